@@ -1,0 +1,1 @@
+//! The only unsafe code: libtorch through a C++ file of our own.

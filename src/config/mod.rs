@@ -1,0 +1,3 @@
+//! Settings after validation: plain structs, no input or output.
+
+pub mod suggest;

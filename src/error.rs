@@ -1,0 +1,302 @@
+//! The one error type of dsr: a code, a message in the user's words, hints, and the cause.
+//!
+//! Every layer returns [`Result`]; nothing below `cli` prints. The layer that knows the remedy adds
+//! the hint; the script layer adds the place in the recipe; `cli::report` is the only renderer.
+//! Several faults found together (all mistakes of a configuration) travel as one error, see
+//! [`Error::all`].
+
+use std::{fmt, io, path::Path};
+
+/// A result whose error is dsr's own.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, as a stable number for users and tests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The recipe is not valid Rhai.
+    Syntax,
+    /// An option or key that does not exist.
+    UnknownOption,
+    /// A value of the wrong type.
+    WrongType,
+    /// A value of the right type that cannot be used.
+    BadValue,
+    /// A required option, argument or parameter is missing.
+    Missing,
+    /// A command line that cannot be understood.
+    Usage,
+    /// A function, method or property that does not exist.
+    UnknownFunction,
+    /// An exception or a failed operation of the recipe itself.
+    Recipe,
+    /// Calls in an order that has no meaning.
+    CallOrder,
+    /// Tensor shapes that do not fit together.
+    Shape,
+    /// A token id outside the model's vocabulary.
+    TokenId,
+    /// Device or host memory is exhausted.
+    Memory,
+    /// The disk is full.
+    DiskFull,
+    /// A loss or gradient that is not finite.
+    Diverged,
+    /// A power that the recipe was not given.
+    Permission,
+    /// A dataset: files, columns, splits, rows.
+    Data,
+    /// A tokenizer that cannot be loaded or used.
+    Tokenizer,
+    /// The Hugging Face hub.
+    Hub,
+    /// A model's `config.json`.
+    ModelConfig,
+    /// A model's weight files.
+    Weights,
+    /// A checkpoint that is missing or damaged.
+    Checkpoint,
+    /// Reading or writing a file.
+    Io,
+    /// Processes that train together.
+    Dist,
+    /// libtorch refused an operation.
+    Torch,
+    /// The user asked to stop.
+    Interrupted,
+    /// A mistake in dsr itself.
+    Internal,
+}
+
+impl Code {
+    /// The number shown as `error[E101]`.
+    pub fn number(self) -> &'static str {
+        match self {
+            Self::Internal => "E001",
+            Self::Syntax => "E100",
+            Self::UnknownOption => "E101",
+            Self::WrongType => "E102",
+            Self::BadValue => "E103",
+            Self::Missing => "E104",
+            Self::Usage => "E105",
+            Self::UnknownFunction => "E110",
+            Self::Recipe => "E111",
+            Self::CallOrder => "E112",
+            Self::Shape => "E201",
+            Self::TokenId => "E202",
+            Self::Memory => "E301",
+            Self::DiskFull => "E302",
+            Self::Diverged => "E401",
+            Self::Permission => "E501",
+            Self::Data => "E601",
+            Self::Tokenizer => "E602",
+            Self::Hub => "E603",
+            Self::ModelConfig => "E701",
+            Self::Weights => "E702",
+            Self::Checkpoint => "E801",
+            Self::Io => "E802",
+            Self::Dist => "E901",
+            Self::Torch => "E902",
+            Self::Interrupted => "E130",
+        }
+    }
+
+    /// The process's exit status: 2 usage and recipe mistakes, 3 permission, 4 data and files,
+    /// 5 memory or disk, 6 divergence, 7 processes, 130 interrupted, 1 anything else.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Internal | Self::Torch | Self::Recipe => 1,
+            Self::Syntax
+            | Self::UnknownOption
+            | Self::WrongType
+            | Self::BadValue
+            | Self::Missing
+            | Self::Usage
+            | Self::UnknownFunction
+            | Self::CallOrder
+            | Self::Shape
+            | Self::TokenId => 2,
+            Self::Permission => 3,
+            Self::Data
+            | Self::Tokenizer
+            | Self::Hub
+            | Self::ModelConfig
+            | Self::Weights
+            | Self::Checkpoint
+            | Self::Io => 4,
+            Self::Memory | Self::DiskFull => 5,
+            Self::Diverged => 6,
+            Self::Dist => 7,
+            Self::Interrupted => 130,
+        }
+    }
+}
+
+/// An error: what went wrong, what to do about it, and what it came from.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    code: Code,
+    message: String,
+    option: Option<String>,
+    hints: Vec<String>,
+    others: Vec<Error>,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with its message: a sentence without a full stop, in the user's vocabulary.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            code,
+            message: message.into(),
+            option: None,
+            hints: Vec::new(),
+            others: Vec::new(),
+            source: None,
+        }))
+    }
+
+    /// Several faults as one error, in the order found; `None` when there are none.
+    pub fn all(faults: Vec<Self>) -> Option<Self> {
+        let mut faults = faults.into_iter();
+        let mut first = faults.next()?;
+        first.0.others.extend(faults);
+        Some(first)
+    }
+
+    /// Adds what the user can do next.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hints.push(hint.into());
+        self
+    }
+
+    /// Names the option that is at fault, as a dotted path such as `optimizer.lr`.
+    #[must_use]
+    pub fn option(mut self, path: impl Into<String>) -> Self {
+        self.0.option = Some(path.into());
+        self
+    }
+
+    /// Keeps the error that caused this one.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// What kind of error this is.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// The sentence that says what went wrong.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The dotted path of the option at fault, if one is.
+    pub fn option_path(&self) -> Option<&str> {
+        self.0.option.as_deref()
+    }
+
+    /// What the user can do next.
+    pub fn hints(&self) -> &[String] {
+        &self.0.hints
+    }
+
+    /// Further faults found together with this one.
+    pub fn others(&self) -> &[Self] {
+        &self.0.others
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)?;
+        for other in &self.0.others {
+            write!(f, "\n{other}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error[{}]: {self}", self.0.code.number())?;
+        for hint in &self.0.hints {
+            write!(f, "\n  = {hint}")?;
+        }
+        if let Some(source) = &self.0.source {
+            write!(f, "\n  caused by: {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|s| s as &(dyn std::error::Error + 'static))
+    }
+}
+
+/// Turns the outcome of a file operation into dsr's error, naming the operation and the path.
+pub trait IoContext<T> {
+    /// `doing` is the verb of the sentence "cannot {doing} {path}".
+    fn at(self, doing: &str, path: &Path) -> Result<T>;
+}
+
+impl<T> IoContext<T> for io::Result<T> {
+    fn at(self, doing: &str, path: &Path) -> Result<T> {
+        self.map_err(|e| io_error(&e, doing, path))
+    }
+}
+
+fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
+    let place = path.display();
+    // The operating system's own words, without Rust's "(os error 2)".
+    let mut reason = e.to_string();
+    if let Some(at) = reason.find(" (os error") {
+        reason.truncate(at);
+    }
+    let message = format!("cannot {doing} {place}: {reason}");
+    match e.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Error::new(Code::DiskFull, message)
+                .hint("free some space, or choose another place; nothing that existed was changed")
+        }
+        _ => Error::new(Code::Io, message),
+    }
+}
+
+/// Returns early with an [`Error`]: `bail!(Code::Data, "no column {name}")`.
+#[macro_export]
+macro_rules! bail {
+    ($code:expr, $($arg:tt)+) => {
+        return Err($crate::error::Error::new($code, format!($($arg)+)))
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_faults_are_one_error() {
+        let e = Error::all(vec![
+            Error::new(Code::UnknownOption, "no option a"),
+            Error::new(Code::WrongType, "b must be a number"),
+        ])
+        .expect("two faults");
+        assert_eq!(e.to_string(), "no option a\nb must be a number");
+        assert!(Error::all(Vec::new()).is_none());
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_code() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let e = Err::<(), _>(full).at("write", Path::new("/x")).unwrap_err();
+        assert_eq!(e.code(), Code::DiskFull);
+        assert!(!e.hints().is_empty());
+    }
+}

@@ -1,0 +1,38 @@
+//! dsr: train GPT-class models from recipes written in Rhai, over libtorch, without Python.
+//!
+//! The modules in reading order; each may use only those above it (`tests/tidy.rs` holds the
+//! table, `ARCHITECTURE.md` the reasons):
+//!
+//! | layer | modules | concept |
+//! |---|---|---|
+//! | 0 | [`error`], [`fs`], [`config`] | the error type; files that are whole or absent; validated settings |
+//! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
+//! | 2 | [`dist`] | process groups and collectives, one rank or many |
+//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`zero`], [`checkpoint`] | what a training step is made of |
+//! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
+//! | 5 | [`run`] | a run's directory, metrics, progress and interruption |
+//! | 6 | [`script`] | recipes: the only code that knows Rhai |
+//! | 7 | [`cli`] | the command line and the only code that prints |
+
+#[macro_use]
+pub mod error;
+pub mod config;
+pub mod fs;
+
+pub mod bridge;
+pub mod tensor;
+
+pub mod dist;
+
+pub mod checkpoint;
+pub mod data;
+pub mod hub;
+pub mod model;
+pub mod optim;
+pub mod zero;
+
+pub mod engine;
+pub mod run;
+pub mod script;
+
+pub mod cli;

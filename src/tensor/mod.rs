@@ -1,0 +1,1 @@
+//! Tensors made safe to use.

@@ -1,0 +1,1 @@
+//! Behaviour of dsr, seen from outside.
