@@ -1,0 +1,215 @@
+//! A checkpoint's list of files with their sizes and checksums: the means to detect damage.
+//!
+//! The checksums are CRC-32: they find truncated and altered files, as disks and copies make them,
+//! at the speed of memory. They do not defend against someone who alters a file on purpose.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{self, Read},
+    path::Path,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{read_to_string, write_atomic},
+};
+
+/// The manifest's file name inside a checkpoint.
+pub const FILE_NAME: &str = "manifest.json";
+
+/// The version of the layout that this program writes and reads.
+const FORMAT: u32 = 1;
+
+/// What belongs to a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// The version of the layout: 1.
+    pub format: u32,
+    /// The optimizer steps that were done when it was written.
+    pub step: u64,
+    /// Every file except the manifest, by its path inside the checkpoint, with `/` between parts.
+    pub files: BTreeMap<String, FileRecord>,
+}
+
+/// What a file looked like when it was written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRecord {
+    /// Its size.
+    pub bytes: u64,
+    /// Its CRC-32 (the one of zip and PNG) in eight hexadecimal digits.
+    pub crc32: String,
+}
+
+impl Manifest {
+    /// Lists the files that are in `dir` now.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when one cannot be read; [`Code::Checkpoint`] for a link or a special file,
+    /// which would not be whole elsewhere.
+    pub fn of(dir: &Path, step: u64) -> Result<Self> {
+        let mut files = BTreeMap::new();
+        collect(dir, "", &mut files)?;
+        Ok(Self { format: FORMAT, step, files })
+    }
+
+    /// Puts the manifest into `dir`.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] or [`Code::Io`].
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        let mut text = serde_json::to_string_pretty(self)
+            .expect("a map of strings and numbers can always be written as JSON");
+        text.push('\n');
+        write_atomic(&dir.join(FILE_NAME), text.as_bytes())
+    }
+
+    /// Reads the manifest of the checkpoint in `dir`.
+    ///
+    /// # Errors
+    /// [`Code::Checkpoint`] when there is none, it is damaged, or a newer dsr wrote it.
+    pub fn read(dir: &Path) -> Result<Self> {
+        let path = dir.join(FILE_NAME);
+        let damaged = |reason: &str| {
+            Error::new(Code::Checkpoint, format!("checkpoint {} {reason}", dir.display()))
+        };
+        if !path.exists() {
+            return Err(damaged("has no manifest.json: it was not written to its end by dsr"));
+        }
+        let text = read_to_string(&path).map_err(|e| damaged("is damaged").caused_by(e))?;
+        let version: Version = serde_json::from_str(&text)
+            .map_err(|e| damaged("is damaged: manifest.json cannot be understood").caused_by(e))?;
+        if version.format != FORMAT {
+            let found = version.format;
+            return Err(damaged(&format!("has format {found}; this dsr reads format {FORMAT}"))
+                .hint("read it with the version of dsr that wrote it"));
+        }
+        serde_json::from_str(&text)
+            .map_err(|e| damaged("is damaged: manifest.json cannot be understood").caused_by(e))
+    }
+
+    /// Compares the files in `dir` with this list. Files that it does not name are not looked at.
+    ///
+    /// # Errors
+    /// [`Code::Checkpoint`] naming the first file that is missing, truncated or altered.
+    pub fn check(&self, dir: &Path) -> Result<()> {
+        let place = dir.display();
+        // Sizes first: they cost nothing, and checksums read every byte.
+        for (name, record) in &self.files {
+            let Ok(found) = fs::metadata(dir.join(name)) else {
+                bail!(Code::Checkpoint, "checkpoint {place} is damaged: {name} is missing");
+            };
+            let (expected, found) = (record.bytes, found.len());
+            if found != expected {
+                bail!(
+                    Code::Checkpoint,
+                    "checkpoint {place} is damaged: {name} has {found} bytes, {expected} expected"
+                );
+            }
+        }
+        for (name, record) in &self.files {
+            let found = crc32(&dir.join(name))?;
+            if found != record.crc32 {
+                bail!(
+                    Code::Checkpoint,
+                    "checkpoint {place} is damaged: {name} was altered (CRC-32 {found}, {} expected)",
+                    record.crc32
+                );
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Read before the rest, which another format may lay out differently.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
+}
+
+fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
+    for entry in fs::read_dir(dir).at("list", dir)? {
+        let entry = entry.at("list", dir)?;
+        let path = entry.path();
+        let kind = entry.file_type().at("read", &path)?;
+        let Ok(name) = entry.file_name().into_string() else {
+            bail!(Code::Checkpoint, "the file name {} is not UTF-8", path.display());
+        };
+        let name = format!("{prefix}{name}");
+        if kind.is_dir() {
+            collect(&path, &format!("{name}/"), files)?;
+        } else if kind.is_file() {
+            let bytes = entry.metadata().at("read", &path)?.len();
+            files.insert(name, FileRecord { bytes, crc32: crc32(&path)? });
+        } else {
+            bail!(
+                Code::Checkpoint,
+                "{} is neither a file nor a directory: a checkpoint holds only these",
+                path.display()
+            );
+        }
+    }
+    Ok(())
+}
+
+fn crc32(path: &Path) -> Result<String> {
+    checksum(path).at("read", path)
+}
+
+fn checksum(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = crc32fast::Hasher::new();
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        let count = file.read(&mut buffer)?;
+        if count == 0 {
+            return Ok(format!("{:08x}", hasher.finalize()));
+        }
+        hasher.update(&buffer[..count]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_files_at_any_depth_with_the_usual_crc() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("optimizer")).unwrap();
+        fs::write(dir.path().join("optimizer/m"), "123456789").unwrap();
+        let manifest = Manifest::of(dir.path(), 7).unwrap();
+        // The check value of CRC-32/ISO-HDLC.
+        let record = FileRecord { bytes: 9, crc32: "cbf43926".into() };
+        assert_eq!(manifest.files, BTreeMap::from([("optimizer/m".into(), record)]));
+        manifest.write(dir.path()).unwrap();
+        assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
+        manifest.check(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_link_does_not_belong_in_a_checkpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        std::os::unix::fs::symlink("/etc/hostname", dir.path().join("link")).unwrap();
+        assert_eq!(Manifest::of(dir.path(), 0).unwrap_err().code(), Code::Checkpoint);
+    }
+
+    #[test]
+    fn another_format_is_refused_by_its_number() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), r#"{"format": 2, "shards": []}"#).unwrap();
+        let e = Manifest::read(dir.path()).unwrap_err();
+        assert!(e.message().contains("has format 2; this dsr reads format 1"), "{e}");
+    }
+
+    #[test]
+    fn a_manifest_that_is_not_json_is_damage() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), r#"{"format": 1, "st"#).unwrap();
+        let e = Manifest::read(dir.path()).unwrap_err();
+        assert_eq!(e.code(), Code::Checkpoint);
+        assert!(e.message().contains("manifest.json cannot be understood"), "{e}");
+    }
+}

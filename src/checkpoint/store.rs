@@ -1,0 +1,429 @@
+//! A directory of checkpoints: publishing, finding, verifying and pruning them.
+//!
+//! A checkpoint is written under a temporary name and renamed when it is whole, then `latest` is
+//! replaced, then the oldest ones go, in this order: at every instant `latest` names a whole
+//! checkpoint. `latest` may be one behind the newest directory when a process was killed between
+//! the first two; that costs the steps in between, not correctness.
+//!
+//! A store knows one writer. With several ranks it is rank 0's.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use crate::{
+    checkpoint::manifest::{self, Manifest},
+    config::suggest::nearest,
+    error::{Code, Error, IoContext, Result},
+    fs::{
+        NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
+        remove_leftovers, write_atomic,
+    },
+};
+
+/// The file that names the latest checkpoint, as in DeepSpeed.
+const LATEST: &str = "latest";
+/// Where a run keeps its store.
+const IN_A_RUN: &str = "checkpoints";
+
+/// A directory of checkpoints. It need not exist until something is saved.
+#[derive(Debug, Clone)]
+pub struct Store {
+    root: PathBuf,
+}
+
+/// A published checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Saved {
+    /// The optimizer steps that were done.
+    pub step: u64,
+    /// Its directory.
+    pub path: PathBuf,
+}
+
+impl Store {
+    /// The store at `root`. Nothing is read or made yet.
+    pub fn open(root: &Path) -> Self {
+        Self { root: root.to_path_buf() }
+    }
+
+    /// The directory of the store.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Refuses to begin what cannot fit: `needed` is an estimate of a checkpoint's bytes.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] naming what is needed and what is free.
+    pub fn check_space(&self, needed: u64) -> Result<()> {
+        let free = available_bytes(&self.root)?;
+        if free >= needed {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::DiskFull,
+            format!(
+                "a checkpoint needs {} and {} has {} free",
+                in_bytes(needed),
+                self.root.display(),
+                in_bytes(free)
+            ),
+        )
+        .hint("free some space, keep fewer checkpoints, or write them to another disk"))
+    }
+
+    /// Saves a checkpoint: `write` fills a directory, which then appears as `step-XXXXXXXX` with its
+    /// manifest and becomes the latest. `keep` is how many to keep, the newest ones; `None` keeps
+    /// all. One of the same step is replaced.
+    ///
+    /// # Errors
+    /// What `write` returns; [`Code::DiskFull`] or [`Code::Io`]. The earlier checkpoints and
+    /// `latest` are then unchanged. [`Code::BadValue`] for `Some(0)`.
+    pub fn save(
+        &self,
+        step: u64,
+        keep: Option<usize>,
+        write: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<PathBuf> {
+        if keep == Some(0) {
+            bail!(Code::BadValue, "0 checkpoints cannot be kept: keep at least 1");
+        }
+        create_dir_all(&self.root)?;
+        remove_leftovers(&self.root)?;
+        let name = directory_name(step);
+        let path = self.root.join(&name);
+        let new = NewDir::create(&path)?;
+        write(new.path())?;
+        Manifest::of(new.path(), step)?.write(new.path())?;
+        new.publish()?;
+        write_atomic(&self.root.join(LATEST), format!("{name}\n").as_bytes())?;
+        if let Some(keep) = keep {
+            self.prune(keep, &path)?;
+        }
+        Ok(path)
+    }
+
+    /// The checkpoint that `latest` names; where that file is absent, the newest: a process killed
+    /// after its first checkpoint was published leaves none.
+    ///
+    /// # Errors
+    /// [`Code::Checkpoint`] when there is no checkpoint or `latest` names a missing one.
+    pub fn latest(&self) -> Result<PathBuf> {
+        let file = self.root.join(LATEST);
+        if !file.exists() {
+            return match self.list()?.pop() {
+                Some(newest) => Ok(newest.path),
+                None => Err(Error::new(
+                    Code::Checkpoint,
+                    format!("no checkpoint in {}", self.root.display()),
+                )),
+            };
+        }
+        let text = read_to_string(&file)?;
+        let name = text.trim();
+        let path = self.root.join(name);
+        // A name, not a path: `latest` cannot lead out of the store.
+        if step_of(name).is_some() && path.join(manifest::FILE_NAME).exists() {
+            return Ok(path);
+        }
+        let e = Error::new(
+            Code::Checkpoint,
+            format!("{} names {name:?}, and there is no such checkpoint", file.display()),
+        );
+        Err(match self.good_before(None)? {
+            Some(good) => e.hint(format!("the newest good checkpoint is {}", good.path.display())),
+            None => e,
+        })
+    }
+
+    /// The published checkpoints, by step. None when the store does not exist.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when the store cannot be listed.
+    pub fn list(&self) -> Result<Vec<Saved>> {
+        if !self.root.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.root).at("list", &self.root)? {
+            let path = entry.at("list", &self.root)?.path();
+            let step = path.file_name().and_then(|n| n.to_str()).and_then(step_of);
+            if let Some(step) = step
+                && path.join(manifest::FILE_NAME).exists()
+            {
+                found.push(Saved { step, path });
+            }
+        }
+        found.sort_by_key(|saved| saved.step);
+        Ok(found)
+    }
+
+    /// Checks every byte of the checkpoint in `dir` against its manifest.
+    ///
+    /// # Errors
+    /// [`Code::Checkpoint`] naming the file that is missing, truncated or altered, with the
+    /// previous good checkpoint of the same store, if there is one, as a hint.
+    pub fn verify(dir: &Path) -> Result<()> {
+        let Err(e) = Manifest::read(dir).and_then(|manifest| manifest.check(dir)) else {
+            return Ok(());
+        };
+        let step = dir.file_name().and_then(|n| n.to_str()).and_then(step_of);
+        let previous = match (dir.parent(), step) {
+            (Some(root), Some(step)) => Self::open(root).good_before(Some(step))?,
+            _ => None,
+        };
+        Err(match previous {
+            Some(good) => {
+                e.hint(format!("the previous good checkpoint is {}", good.path.display()))
+            }
+            None => e,
+        })
+    }
+
+    /// The checkpoint that a path means: itself, or the latest of a store or of a run's directory.
+    /// It is not verified yet.
+    ///
+    /// # Errors
+    /// [`Code::Checkpoint`] when nothing is there, or no checkpoint is in it.
+    pub fn resolve(path: &Path) -> Result<PathBuf> {
+        if path.join(manifest::FILE_NAME).exists() {
+            return Ok(path.to_path_buf());
+        }
+        if !path.is_dir() {
+            return Err(absent(path));
+        }
+        let run = Self::open(&path.join(IN_A_RUN));
+        if run.root.is_dir() {
+            return run.latest();
+        }
+        let store = Self::open(path);
+        if path.join(LATEST).exists() || !store.list()?.is_empty() {
+            return store.latest();
+        }
+        if path.file_name().and_then(|n| n.to_str()).and_then(step_of).is_some() {
+            // It has a checkpoint's name and no manifest: let verification say so.
+            Self::verify(path)?;
+        }
+        Err(Error::new(Code::Checkpoint, format!("no checkpoint in {}", path.display())).hint(
+            "expected a checkpoint (with manifest.json), a directory of checkpoints \
+             (step-...), or a run (with checkpoints/)",
+        ))
+    }
+
+    /// Removes the oldest until `keep` are left, but never `latest`.
+    fn prune(&self, keep: usize, latest: &Path) -> Result<()> {
+        let saved = self.list()?;
+        let surplus = saved.len().saturating_sub(keep);
+        for old in saved.iter().filter(|old| old.path != latest).take(surplus) {
+            remove_dir(&old.path)?;
+        }
+        Ok(())
+    }
+
+    /// The newest checkpoint before `step`, or of all, that is whole.
+    fn good_before(&self, step: Option<u64>) -> Result<Option<Saved>> {
+        let whole = |dir: &Path| Manifest::read(dir).and_then(|m| m.check(dir)).is_ok();
+        let mut earlier = self.list()?;
+        earlier.retain(|saved| step.is_none_or(|step| saved.step < step));
+        Ok(earlier.into_iter().rev().find(|saved| whole(&saved.path)))
+    }
+}
+
+fn directory_name(step: u64) -> String {
+    format!("step-{step:08}")
+}
+
+fn step_of(name: &str) -> Option<u64> {
+    let digits = name.strip_prefix("step-")?;
+    let all_digits = digits.bytes().all(|b| b.is_ascii_digit());
+    if digits.len() >= 8 && all_digits { digits.parse().ok() } else { None }
+}
+
+/// The error for a path that does not exist, with what lies beside it.
+fn absent(path: &Path) -> Error {
+    let e = Error::new(Code::Checkpoint, format!("no checkpoint at {}", path.display()));
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let Ok(entries) = fs::read_dir(parent) else { return e };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok())
+        .filter(|entry| entry.path().is_dir() && !is_temporary(&entry.path()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .collect();
+    names.sort();
+    let wanted = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
+    if let Some(name) = nearest(&wanted, names.iter().map(String::as_str)) {
+        return e.hint(format!("did you mean {}?", parent.join(name).display()));
+    }
+    if names.is_empty() {
+        e
+    } else {
+        e.hint(format!("{} has: {}", parent.display(), names.join(", ")))
+    }
+}
+
+fn in_bytes(bytes: u64) -> String {
+    let value = bytes as f64;
+    match bytes {
+        0..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
+        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
+        _ => format!("{:.1} GiB", value / (1024.0 * 1024.0 * 1024.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("checkpoints"));
+        (dir, store)
+    }
+
+    fn save(store: &Store, step: u64, keep: Option<usize>) -> PathBuf {
+        store
+            .save(step, keep, |dir| write_atomic(&dir.join("weights"), &step.to_le_bytes()))
+            .unwrap()
+    }
+
+    fn steps(store: &Store) -> Vec<u64> {
+        store.list().unwrap().iter().map(|saved| saved.step).collect()
+    }
+
+    #[test]
+    fn the_saved_checkpoint_is_the_latest_and_whole() {
+        let (_dir, store) = store();
+        save(&store, 60, None);
+        let path = save(&store, 120, None);
+        assert!(path.ends_with("step-00000120"));
+        assert_eq!(store.latest().unwrap(), path);
+        assert_eq!(steps(&store), [60, 120]);
+        let latest = fs::read_to_string(store.root().join("latest")).unwrap();
+        assert_eq!(latest, "step-00000120\n");
+        Store::verify(&path).unwrap();
+    }
+
+    #[test]
+    fn the_oldest_go_but_never_the_latest() {
+        let (_dir, store) = store();
+        for step in [10, 20, 30] {
+            save(&store, step, Some(2));
+        }
+        assert_eq!(steps(&store), [20, 30]);
+        // Training went back to an earlier state: the latest is now also the oldest.
+        save(&store, 15, Some(1));
+        assert_eq!(steps(&store), [15]);
+        let e = store.save(40, Some(0), |_| Ok(())).unwrap_err();
+        assert_eq!(e.code(), Code::BadValue);
+    }
+
+    #[test]
+    fn a_failed_write_changes_nothing() {
+        let (_dir, store) = store();
+        let first = save(&store, 1, None);
+        let e = store
+            .save(2, Some(1), |dir| {
+                write_atomic(&dir.join("half"), b"x")?;
+                bail!(Code::DiskFull, "no space")
+            })
+            .unwrap_err();
+        assert_eq!(e.code(), Code::DiskFull);
+        assert_eq!(store.latest().unwrap(), first);
+        assert_eq!(fs::read_dir(store.root()).unwrap().count(), 2, "the checkpoint and `latest`");
+    }
+
+    #[test]
+    fn the_same_step_is_replaced() {
+        let (_dir, store) = store();
+        save(&store, 5, None);
+        let path = store.save(5, None, |dir| write_atomic(&dir.join("other"), b"")).unwrap();
+        Store::verify(&path).unwrap();
+        assert!(!path.join("weights").exists() && path.join("other").exists());
+    }
+
+    #[test]
+    fn leftovers_of_a_killed_writer_go_with_the_next_save() {
+        let (_dir, store) = store();
+        let leftover = store.root().join(".step-00000001.dsr-tmp-x1");
+        fs::create_dir_all(&leftover).unwrap();
+        assert!(steps(&store).is_empty());
+        save(&store, 2, None);
+        assert!(!leftover.exists());
+    }
+
+    #[test]
+    fn space_is_checked_with_both_numbers_named() {
+        let (_dir, store) = store();
+        store.check_space(1).unwrap();
+        let e = store.check_space(u64::MAX).unwrap_err();
+        assert_eq!(e.code(), Code::DiskFull);
+        assert!(e.message().starts_with("a checkpoint needs 17179869184.0 GiB and "), "{e}");
+        assert!(e.message().ends_with("GiB free") || e.message().ends_with("MiB free"), "{e}");
+        assert!(!store.root().exists());
+    }
+
+    #[test]
+    fn damage_is_named_and_the_previous_good_checkpoint_offered() {
+        let (_dir, store) = store();
+        let good = save(&store, 1, None);
+        let damaged = save(&store, 2, None);
+        let weights = damaged.join("weights");
+        let cases: [(&str, &dyn Fn()); 3] = [
+            ("weights was altered (CRC-32", &|| fs::write(&weights, [9; 8]).unwrap()),
+            ("weights has 3 bytes, 8 expected", &|| fs::write(&weights, [2; 3]).unwrap()),
+            ("weights is missing", &|| fs::remove_file(&weights).unwrap()),
+        ];
+        for (expected, damage) in cases {
+            damage();
+            let e = Store::verify(&damaged).unwrap_err();
+            assert_eq!(e.code(), Code::Checkpoint);
+            assert!(e.message().contains(expected), "{e}");
+            assert_eq!(e.hints(), [format!("the previous good checkpoint is {}", good.display())]);
+        }
+        fs::remove_file(good.join("weights")).unwrap();
+        assert!(Store::verify(&damaged).unwrap_err().hints().is_empty());
+    }
+
+    #[test]
+    fn latest_that_names_nothing_is_an_error_with_the_newest_good_one() {
+        let (_dir, store) = store();
+        let good = save(&store, 1, None);
+        for content in ["step-00000009\n", "../../etc\n", "\n"] {
+            fs::write(store.root().join("latest"), content).unwrap();
+            let e = store.latest().unwrap_err();
+            assert_eq!(e.code(), Code::Checkpoint);
+            assert_eq!(e.hints(), [format!("the newest good checkpoint is {}", good.display())]);
+        }
+        fs::remove_file(store.root().join("latest")).unwrap();
+        assert_eq!(store.latest().unwrap(), good);
+    }
+
+    #[test]
+    fn a_checkpoint_a_store_and_a_run_are_all_understood() {
+        let (run, store) = store();
+        let path = save(&store, 3, None);
+        for given in [path.as_path(), store.root(), run.path()] {
+            assert_eq!(Store::resolve(given).unwrap(), path);
+        }
+    }
+
+    #[test]
+    fn a_path_without_a_checkpoint_is_an_error() {
+        let (run, store) = store();
+        let message = |path: &Path| {
+            let e = Store::resolve(path).unwrap_err();
+            assert_eq!(e.code(), Code::Checkpoint);
+            format!("{e:?}")
+        };
+        assert!(message(run.path()).contains("no checkpoint in"));
+        save(&store, 3, None);
+        assert!(message(&run.path().join("checkpoint")).contains("did you mean"));
+        assert!(message(&store.root().join("best")).contains("has: step-00000003"));
+        let torn = store.root().join("step-00000004");
+        fs::create_dir(&torn).unwrap();
+        assert!(message(&torn).contains("has no manifest.json"));
+        assert!(message(&torn).contains("step-00000003"));
+    }
+}
