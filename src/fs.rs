@@ -11,6 +11,7 @@
 
 use std::{
     ffi::OsString,
+    fmt,
     fs::{self, File, Permissions},
     io::{self, Write},
     os::unix::fs::PermissionsExt,
@@ -130,6 +131,22 @@ pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
         .map_err(io::Error::from)
         .at("find the free space of", existing)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A number of bytes as people read it: `1.9 GiB`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = self.0 as f64;
+        match self.0 {
+            0..0x400 => write!(f, "{} bytes", self.0),
+            0x400..0x10_0000 => write!(f, "{:.1} KiB", value / 1024.0),
+            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", value / (1024.0 * 1024.0)),
+            _ => write!(f, "{:.1} GiB", value / (1024.0 * 1024.0 * 1024.0)),
+        }
+    }
 }
 
 /// A directory being written: it appears at its target whole, with [`NewDir::publish`], or never.
@@ -450,6 +467,14 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert!(available_bytes(root.path().join("a/b/c")).unwrap() > 0);
         assert!(available_bytes("not/yet/there").unwrap() > 0);
+    }
+
+    #[test]
+    fn sizes_read_as_people_say_them() {
+        let text = |bytes| Bytes(bytes).to_string();
+        assert_eq!(text(12), "12 bytes");
+        assert_eq!(text(3 << 19), "1.5 MiB");
+        assert_eq!(text(2_040_109_466), "1.9 GiB");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
     fs::{
-        NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
+        Bytes, NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
         remove_leftovers, write_atomic,
     },
 };
@@ -66,9 +66,9 @@ impl Store {
             Code::DiskFull,
             format!(
                 "a checkpoint needs {} and {} has {} free",
-                in_bytes(needed),
+                Bytes(needed),
                 self.root.display(),
-                in_bytes(free)
+                Bytes(free)
             ),
         )
         .hint("free some space, keep fewer checkpoints, or write them to another disk"))
@@ -260,15 +260,6 @@ fn absent(path: &Path) -> Error {
         e
     } else {
         e.hint(format!("{} has: {}", parent.display(), names.join(", ")))
-    }
-}
-
-fn in_bytes(bytes: u64) -> String {
-    let value = bytes as f64;
-    match bytes {
-        0..0x10_0000 => format!("{:.1} KiB", value / 1024.0),
-        0x10_0000..0x4000_0000 => format!("{:.1} MiB", value / (1024.0 * 1024.0)),
-        _ => format!("{:.1} GiB", value / (1024.0 * 1024.0 * 1024.0)),
     }
 }
 

@@ -1,0 +1,298 @@
+//! A run's directory: a name that no earlier run loses, and the files that say what was run.
+//!
+//! ```text
+//! runs/gpt2/                 runs/gpt2-2/ when that exists, then runs/gpt2-3/ ...
+//!     run.json               the run's name: what `--resume auto` goes by
+//!     command.txt            the command line of each start, ready for a shell
+//!     recipe.rhai            the recipe as it was run last
+//!     params.json            its parameters
+//!     metrics.jsonl          one JSON object a step
+//!     loss.svg
+//!     checkpoints/
+//! ```
+//!
+//! The name is kept in `run.json` because `gpt2-2` may be the second run of `gpt2` or the first of
+//! a recipe that is called so.
+
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    checkpoint::Store,
+    config::suggest::nearest,
+    error::{Code, Error, IoContext, Result},
+    fs::{create_dir_all, read_to_string, remove_leftovers, write_atomic},
+    run::interrupt::shell_line,
+};
+
+const RUN: &str = "run.json";
+
+/// The directory of one run.
+#[derive(Debug, Clone)]
+pub struct RunDir {
+    path: PathBuf,
+    name: String,
+}
+
+/// The content of `run.json`.
+#[derive(Serialize, Deserialize)]
+struct Identity {
+    name: String,
+    /// How many runs of this name came before it in the same root, plus one.
+    number: u64,
+}
+
+impl RunDir {
+    /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
+    /// processes that do this at once get two directories.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for a name that cannot be a directory's; [`Code::Io`] when it cannot be
+    /// made.
+    pub fn create(root: &Path, name: &str) -> Result<Self> {
+        check_name(name)?;
+        create_dir_all(root)?;
+        for number in 1.. {
+            let path = match number {
+                1 => root.join(name),
+                _ => root.join(format!("{name}-{number}")),
+            };
+            match fs::create_dir(&path) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
+                made => made.at("make the directory", &path)?,
+            }
+            let identity = Identity { name: name.to_owned(), number };
+            write_json(&path.join(RUN), &identity)?;
+            return Ok(Self { path, name: identity.name });
+        }
+        unreachable!("some number up to 2^64 is free")
+    }
+
+    /// The run that lies at `path`, to go on with it. What killed writers left there is removed.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] when `path` is no run's directory; [`Code::Io`] when it cannot be read.
+    pub fn open(path: &Path) -> Result<Self> {
+        let Some(identity) = identity(path)? else {
+            return Err(Error::new(
+                Code::BadValue,
+                format!("{} is not a run's directory: it has no {RUN}", path.display()),
+            ));
+        };
+        remove_leftovers(path)?;
+        Ok(Self { path: path.to_path_buf(), name: identity.name })
+    }
+
+    /// Records what is run: the recipe's source, its parameters and the command line, whose
+    /// earlier lines stay.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] or [`Code::Io`].
+    pub fn record(&self, recipe: &str, params: &impl Serialize, command: &[String]) -> Result<()> {
+        write_atomic(&self.path.join("recipe.rhai"), recipe.as_bytes())?;
+        write_json(&self.path.join("params.json"), params)?;
+        let file = self.path.join("command.txt");
+        let mut commands = if file.exists() { read_to_string(&file)? } else { String::new() };
+        commands.push_str(&shell_line(command));
+        commands.push('\n');
+        write_atomic(&file, commands.as_bytes())
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The run's name, without a number.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The run's checkpoints.
+    pub fn checkpoints(&self) -> Store {
+        Store::open(&self.path.join("checkpoints"))
+    }
+
+    /// Where the metrics are.
+    pub fn metrics(&self) -> PathBuf {
+        self.path.join("metrics.jsonl")
+    }
+
+    /// Where the loss curve is.
+    pub fn loss_svg(&self) -> PathBuf {
+        self.path.join("loss.svg")
+    }
+}
+
+/// The newest run of `name` in `root` that has a checkpoint: what `--resume auto` means.
+///
+/// # Errors
+/// [`Code::Checkpoint`] when there is none, saying what was looked for and what was found.
+pub fn find_latest(root: &Path, name: &str) -> Result<RunDir> {
+    let mut runs = Vec::new();
+    let mut names = Vec::new();
+    for path in directories(root).at("list", root)? {
+        let Some(found) = identity(&path)? else { continue };
+        if found.name == name {
+            runs.push((found.number, path));
+        } else {
+            names.push(found.name);
+        }
+    }
+    runs.sort();
+    let newest = runs.iter().rev().map(|(_, path)| path);
+    for path in newest {
+        if !Store::open(&path.join("checkpoints")).list()?.is_empty() {
+            return RunDir::open(path);
+        }
+    }
+    let place = root.display();
+    let e = |message| Error::new(Code::Checkpoint, message);
+    if !runs.is_empty() {
+        let paths: Vec<_> = runs.iter().map(|(_, path)| path.display().to_string()).collect();
+        return Err(e(format!("no run of {name:?} has a checkpoint yet: {}", paths.join(", ")))
+            .hint("start afresh by leaving out --resume"));
+    }
+    names.sort();
+    names.dedup();
+    let e = e(format!("no run of {name:?} in {place}"));
+    Err(match nearest(name, names.iter().map(String::as_str)) {
+        Some(near) => e.hint(format!("did you mean {near:?}?")),
+        None if names.is_empty() => e.hint("start afresh by leaving out --resume"),
+        None => e.hint(format!("{place} has runs of: {}", names.join(", "))),
+    })
+}
+
+fn check_name(name: &str) -> Result<()> {
+    let bad = |what: &str| {
+        Err(Error::new(Code::BadValue, format!("{name:?} cannot be the name of a run: {what}"))
+            .hint("a name such as gpt2-small becomes a directory"))
+    };
+    match name {
+        "" => bad("it is empty"),
+        _ if name.contains(['/', '\\']) => bad("it has a slash"),
+        _ if name.starts_with('.') => bad("it begins with a dot"),
+        _ if name.contains(char::is_control) => bad("it has a control character"),
+        _ => Ok(()),
+    }
+}
+
+/// What `run.json` in `path` says; `None` where there is none.
+fn identity(path: &Path) -> Result<Option<Identity>> {
+    let file = path.join(RUN);
+    if !file.exists() {
+        return Ok(None);
+    }
+    serde_json::from_str(&read_to_string(&file)?).map(Some).map_err(|e| {
+        Error::new(Code::Io, format!("{} cannot be understood", file.display())).caused_by(e)
+    })
+}
+
+/// The directories in `root`; none when it does not exist.
+fn directories(root: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(root) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(e),
+        Ok(entries) => {
+            let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
+            Ok(paths?.into_iter().filter(|path| path.is_dir()).collect())
+        }
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| {
+        Error::new(Code::Io, format!("cannot write {} as JSON", path.display())).caused_by(e)
+    })?;
+    text.push('\n');
+    write_atomic(path, text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_checkpoint(run: &RunDir) {
+        run.checkpoints().save(1, None, |_| Ok(())).unwrap();
+    }
+
+    #[test]
+    fn an_earlier_run_is_never_overwritten() {
+        let root = tempfile::tempdir().unwrap();
+        let runs = root.path().join("runs");
+        for expected in ["gpt2", "gpt2-2", "gpt2-3"] {
+            let run = RunDir::create(&runs, "gpt2").unwrap();
+            assert_eq!(run.path(), runs.join(expected));
+            assert_eq!(run.name(), "gpt2");
+        }
+    }
+
+    #[test]
+    fn resume_takes_the_newest_run_of_the_name_with_a_checkpoint() {
+        let root = tempfile::tempdir().unwrap();
+        let first = RunDir::create(root.path(), "gpt2").unwrap();
+        let second = RunDir::create(root.path(), "gpt2").unwrap();
+        RunDir::create(root.path(), "gpt2").unwrap();
+        // Another recipe whose name looks like a number of this one.
+        let other = RunDir::create(root.path(), "gpt2-9").unwrap();
+        with_checkpoint(&other);
+        with_checkpoint(&first);
+        assert_eq!(find_latest(root.path(), "gpt2").unwrap().path(), first.path());
+        with_checkpoint(&second);
+        assert_eq!(find_latest(root.path(), "gpt2").unwrap().path(), second.path());
+    }
+
+    #[test]
+    fn the_tenth_run_is_newer_than_the_ninth() {
+        let root = tempfile::tempdir().unwrap();
+        for _ in 0..10 {
+            with_checkpoint(&RunDir::create(root.path(), "a").unwrap());
+        }
+        assert!(find_latest(root.path(), "a").unwrap().path().ends_with("a-10"));
+    }
+
+    #[test]
+    fn nothing_to_resume_is_an_error_that_says_what_was_looked_for() {
+        let root = tempfile::tempdir().unwrap();
+        let message = |name: &str| {
+            let e = find_latest(root.path(), name).unwrap_err();
+            assert_eq!(e.code(), Code::Checkpoint);
+            format!("{e:?}")
+        };
+        assert!(message("gpt2").contains("no run of \"gpt2\" in"));
+        RunDir::create(root.path(), "gpt2").unwrap();
+        assert!(message("gpt2").contains("has a checkpoint yet"));
+        assert!(message("gtp2").contains("did you mean \"gpt2\"?"));
+        assert!(message("llama").contains("has runs of: gpt2"));
+        assert!(find_latest(&root.path().join("none"), "gpt2").is_err());
+    }
+
+    #[test]
+    fn what_is_run_is_recorded_and_earlier_commands_stay() {
+        let root = tempfile::tempdir().unwrap();
+        let run = RunDir::create(root.path(), "a").unwrap();
+        let params = serde_json::json!({"lr": 0.001});
+        let command = |words: &[&str]| words.iter().map(|w| w.to_string()).collect::<Vec<_>>();
+        run.record("train();", &params, &command(&["dsr", "run", "my recipe.rhai"])).unwrap();
+        let run = RunDir::open(run.path()).unwrap();
+        run.record("train(2);", &params, &command(&["dsr", "run", "--resume", "auto"])).unwrap();
+        let text = |name: &str| fs::read_to_string(run.path().join(name)).unwrap();
+        assert_eq!(text("recipe.rhai"), "train(2);");
+        assert_eq!(text("params.json"), "{\n  \"lr\": 0.001\n}\n");
+        assert_eq!(text("command.txt"), "dsr run 'my recipe.rhai'\ndsr run --resume auto\n");
+    }
+
+    #[test]
+    fn a_name_must_be_able_to_be_a_directory() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["", "a/b", "..", ".hidden", "a\nb"] {
+            assert_eq!(RunDir::create(root.path(), name).unwrap_err().code(), Code::BadValue);
+        }
+        assert_eq!(RunDir::open(root.path()).unwrap_err().code(), Code::BadValue);
+    }
+}

@@ -1,0 +1,129 @@
+//! How a signal asks the training loop to stop, and what the user is told then.
+//!
+//! A signal handler may do next to nothing, so it sets a flag; the loop looks at it between steps,
+//! saves a checkpoint and ends with [`Interrupt::error`]. Catching the signal is `cli`'s part.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use crate::error::{Code, Error};
+
+/// A request to stop. Clones share it.
+#[derive(Debug, Clone, Default)]
+pub struct Interrupt(Arc<AtomicBool>);
+
+impl Interrupt {
+    /// Nothing is requested yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// True once the user has asked to stop.
+    pub fn requested(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Asks to stop.
+    pub fn request(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// The flag itself, for a signal handler to set.
+    pub fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
+    /// The error with which an interrupted run ends. `command` is the command line of this
+    /// process, `saved` the step of the newest checkpoint.
+    pub fn error(step: u64, saved: Option<u64>, command: &[String]) -> Error {
+        match saved {
+            Some(saved) => Error::new(
+                Code::Interrupted,
+                format!("stopped after step {step}; the checkpoint of step {saved} is saved"),
+            )
+            .hint(format!("go on with: {}", resume_command(command))),
+            None => Error::new(
+                Code::Interrupted,
+                format!("stopped after step {step}; no checkpoint is saved"),
+            ),
+        }
+    }
+}
+
+/// The command line that goes on where `command` stopped, ready for a shell.
+pub fn resume_command(command: &[String]) -> String {
+    // What follows `--` is not dsr's.
+    let end = command.iter().position(|word| word == "--").unwrap_or(command.len());
+    let (ours, rest) = command.split_at(end);
+    let mut words = Vec::new();
+    let mut ours = ours.iter();
+    while let Some(word) = ours.next() {
+        if word == "--resume" {
+            // Its value goes too.
+            ours.next();
+        } else if !word.starts_with("--resume=") {
+            words.push(word.clone());
+        }
+    }
+    words.extend(["--resume".to_owned(), "auto".to_owned()]);
+    words.extend(rest.iter().cloned());
+    shell_line(&words)
+}
+
+/// Words as one line for a shell: quoted where the shell would otherwise change them.
+pub(super) fn shell_line(words: &[String]) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let quoted = words.iter().map(|word| match word {
+        word if !word.is_empty() && word.chars().all(plain) => word.clone(),
+        word => format!("'{}'", word.replace('\'', r"'\''")),
+    });
+    quoted.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split(' ').map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn a_clone_sees_the_request() {
+        let interrupt = Interrupt::new();
+        let seen_by_the_loop = interrupt.clone();
+        assert!(!seen_by_the_loop.requested());
+        interrupt.flag().store(true, Ordering::Relaxed);
+        assert!(seen_by_the_loop.requested());
+    }
+
+    #[test]
+    fn the_message_says_how_to_go_on() {
+        let e = Interrupt::error(7, Some(6), &words("dsr run a.rhai -p lr=1e-4"));
+        assert_eq!(e.code(), Code::Interrupted);
+        assert_eq!(e.message(), "stopped after step 7; the checkpoint of step 6 is saved");
+        assert_eq!(e.hints(), ["go on with: dsr run a.rhai -p lr=1e-4 --resume auto"]);
+        assert!(Interrupt::error(7, None, &words("dsr run a.rhai")).hints().is_empty());
+    }
+
+    #[test]
+    fn an_earlier_resume_is_replaced_and_other_words_stay() {
+        let cases = [
+            ("dsr run a.rhai --resume runs/a -p n=2", "dsr run a.rhai -p n=2 --resume auto"),
+            ("dsr run --resume=auto a.rhai", "dsr run a.rhai --resume auto"),
+            ("dsr run a.rhai -- --resume x", "dsr run a.rhai --resume auto -- --resume x"),
+            ("dsr run a.rhai --resume", "dsr run a.rhai --resume auto"),
+        ];
+        for (given, expected) in cases {
+            assert_eq!(resume_command(&words(given)), expected);
+        }
+    }
+
+    #[test]
+    fn words_with_meaning_to_a_shell_are_quoted() {
+        let given = ["a b".to_owned(), String::new(), "it's".to_owned(), "$HOME".to_owned()];
+        assert_eq!(shell_line(&given), r"'a b' '' 'it'\''s' '$HOME'");
+    }
+}

@@ -1,0 +1,187 @@
+//! What a run writes down as it goes, and which of its steps are worth a line on the screen.
+//!
+//! Every step goes to `metrics.jsonl`; how often one is shown is a [`LineInterval`]. The choice
+//! depends on the reports alone, not on a clock.
+
+use std::{num::NonZeroU64, path::PathBuf, time::Duration};
+
+use crate::{
+    error::Result,
+    fs::write_atomic,
+    run::{Evaluated, MetricsLog, Record, RunDir, StepReport, loss_svg, metrics::curves},
+};
+
+/// How long a paced log is silent at most, and about how often it speaks.
+const PACE: Duration = Duration::from_secs(5);
+/// A paced log shows the first steps, so that a wrong loss or speed is seen at once.
+const FIRST_STEPS: u64 = 3;
+
+/// Which steps get a line. The first step of a process and the last of a run always do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LineInterval {
+    /// Each one: for a terminal, where a line replaces the one before.
+    EveryStep,
+    /// Those that this number divides: the option `steps_per_print`.
+    Steps(NonZeroU64),
+    /// The first three, then about one in five seconds: for a file.
+    Paced,
+}
+
+/// The observer of a run.
+#[derive(Debug)]
+pub struct RunLog {
+    dir: RunDir,
+    metrics: MetricsLog,
+    interval: LineInterval,
+    steps_seen: u64,
+    last_line: Duration,
+}
+
+impl RunLog {
+    /// Opens the log of the run in `dir`. `resumed_after` is the step of the checkpoint that the
+    /// run goes on from; metrics of later steps are dropped. `None` for a new run.
+    ///
+    /// # Errors
+    /// As [`MetricsLog::resume`].
+    pub fn open(dir: &RunDir, resumed_after: Option<u64>, interval: LineInterval) -> Result<Self> {
+        let metrics = match resumed_after {
+            Some(step) => MetricsLog::resume(&dir.metrics(), step)?,
+            None => MetricsLog::open(&dir.metrics())?,
+        };
+        let last_line = Duration::ZERO;
+        Ok(Self { dir: dir.clone(), metrics, interval, steps_seen: 0, last_line })
+    }
+
+    /// Writes a step down; returns the line to show, if it is time for one. A skipped step always
+    /// gets one.
+    ///
+    /// # Errors
+    /// As [`MetricsLog::append`].
+    pub fn on_step(&mut self, report: &StepReport) -> Result<Option<String>> {
+        self.metrics.append(&Record::from(report))?;
+        self.steps_seen += 1;
+        if !self.is_due(report) {
+            return Ok(None);
+        }
+        self.last_line = report.elapsed;
+        Ok(Some(report.to_string()))
+    }
+
+    /// Writes an evaluation down; returns the line to show.
+    ///
+    /// # Errors
+    /// As [`MetricsLog::append`].
+    pub fn on_evaluate(&mut self, step: u64, loss: f64, perplexity: f64) -> Result<String> {
+        self.metrics.append(&Evaluated { step, eval_loss: loss, eval_perplexity: perplexity })?;
+        Ok(format!("step {step}  eval loss {loss:.3}  perplexity {perplexity:.2}"))
+    }
+
+    /// Draws `loss.svg` from all that `metrics.jsonl` holds; returns where it is, or `None` when
+    /// there is no loss to draw. May be called while the run goes on.
+    ///
+    /// # Errors
+    /// Those of reading the metrics and writing the picture.
+    pub fn finish(&self) -> Result<Option<PathBuf>> {
+        let curves = curves(&self.dir.metrics())?;
+        let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };
+        let path = self.dir.loss_svg();
+        write_atomic(&path, svg.as_bytes())?;
+        Ok(Some(path))
+    }
+
+    fn is_due(&self, report: &StepReport) -> bool {
+        let step = report.values.step;
+        let always = self.steps_seen == 1 || report.total_steps == Some(step);
+        always
+            || report.values.skipped
+            || match self.interval {
+                LineInterval::EveryStep => true,
+                LineInterval::Steps(n) => step.is_multiple_of(n.get()),
+                LineInterval::Paced => {
+                    self.steps_seen <= FIRST_STEPS
+                        || report.elapsed.saturating_sub(self.last_line) >= PACE
+                }
+            }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::run::meter::tests::report;
+
+    fn run() -> (tempfile::TempDir, RunDir) {
+        let root = tempfile::tempdir().unwrap();
+        let dir = RunDir::create(root.path(), "a").unwrap();
+        (root, dir)
+    }
+
+    /// The steps that get a line, of `(step, seconds since the start)`.
+    fn shown(interval: LineInterval, steps: impl Iterator<Item = (u64, u64)>) -> Vec<u64> {
+        let (_root, dir) = run();
+        let mut log = RunLog::open(&dir, None, interval).unwrap();
+        steps
+            .filter(|&(step, at)| log.on_step(&report(step, at)).unwrap().is_some())
+            .map(|(step, _)| step)
+            .collect()
+    }
+
+    #[test]
+    fn a_terminal_shows_each_step() {
+        let steps = (1..=4).map(|step| (step, 0));
+        assert_eq!(shown(LineInterval::EveryStep, steps), [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn steps_per_print_is_kept_to_with_the_first_and_the_last_step() {
+        let every = LineInterval::Steps(NonZeroU64::new(10).unwrap());
+        let steps = (984..=1000).map(|step| (step, 0));
+        assert_eq!(shown(every, steps), [984, 990, 1000]);
+    }
+
+    #[test]
+    fn a_file_gets_the_first_steps_and_then_a_line_in_five_seconds() {
+        let steps = (1..=20).map(|step| (step, step));
+        assert_eq!(shown(LineInterval::Paced, steps), [1, 2, 3, 8, 13, 18]);
+        let slow = (1..=5).map(|step| (step, 60 * step));
+        assert_eq!(shown(LineInterval::Paced, slow), [1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_skipped_step_is_always_shown() {
+        let (_root, dir) = run();
+        let every = LineInterval::Steps(NonZeroU64::new(100).unwrap());
+        let mut log = RunLog::open(&dir, None, every).unwrap();
+        log.on_step(&report(1, 0)).unwrap();
+        let mut skipped = report(2, 0);
+        skipped.values.skipped = true;
+        assert!(log.on_step(&skipped).unwrap().unwrap().contains("skipped"));
+    }
+
+    #[test]
+    fn a_resumed_run_continues_its_metrics_and_its_curve() {
+        let (_root, dir) = run();
+        let mut log = RunLog::open(&dir, None, LineInterval::EveryStep).unwrap();
+        assert_eq!(log.finish().unwrap(), None);
+        for step in 1..=5 {
+            log.on_step(&report(step, step)).unwrap();
+        }
+        assert_eq!(
+            log.on_evaluate(5, 3.912, 50.0).unwrap(),
+            "step 5  eval loss 3.912  perplexity 50.00"
+        );
+        drop(log);
+        let mut log = RunLog::open(&dir, Some(3), LineInterval::EveryStep).unwrap();
+        log.on_step(&report(4, 1)).unwrap();
+        let steps: Vec<_> = fs::read_to_string(dir.metrics())
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].clone())
+            .collect();
+        assert_eq!(steps, [1, 2, 3, 4]);
+        let svg = log.finish().unwrap().unwrap();
+        assert!(fs::read_to_string(svg).unwrap().contains("train"));
+    }
+}

@@ -1,0 +1,319 @@
+//! Speed, memory and the time left, from the steps as they are done.
+//!
+//! The speed shown is that of the last [`WINDOW`] steps, so that it follows a change within
+//! seconds and does not jump with each step. Time spent beside training (evaluation, saving) is
+//! left out of the speed and kept in the time left.
+
+use std::{
+    collections::VecDeque,
+    fmt, fs,
+    time::{Duration, Instant},
+};
+
+use crate::fs::Bytes;
+
+/// How many steps the shown speed is taken from.
+const WINDOW: usize = 20;
+
+/// What the training loop knows after a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepValues {
+    /// Optimizer steps done, this one included.
+    pub step: u64,
+    /// The step's mean loss.
+    pub loss: f64,
+    /// The learning rate that the step used.
+    pub lr: f64,
+    /// The gradient's norm before clipping, where it was computed.
+    pub grad_norm: Option<f64>,
+    /// Tokens of the step, over all ranks.
+    pub tokens: u64,
+    /// The loss scale that the step used; only with fp16.
+    pub loss_scale: Option<f64>,
+    /// True when the step was skipped because a gradient was not finite.
+    pub skipped: bool,
+    /// Bytes allocated on the device, where it is not the host.
+    pub device_bytes: Option<u64>,
+}
+
+/// A step with what the meter adds. Its `Display` is the progress line.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepReport {
+    /// What the training loop knows.
+    pub values: StepValues,
+    /// The last step of the run, where it is known.
+    pub total_steps: Option<u64>,
+    /// Tokens a second over the recent steps.
+    pub tokens_per_second: f64,
+    /// Tokens a second since the start of this process.
+    pub tokens_per_second_overall: f64,
+    /// Since the start of this process.
+    pub elapsed: Duration,
+    /// Until the last step, where that is known.
+    pub left: Option<Duration>,
+    /// Of this process, where the system tells.
+    pub memory: Option<Memory>,
+}
+
+/// Host memory of this process in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// In use now.
+    pub resident: u64,
+    /// The most that was ever in use.
+    pub peak: u64,
+}
+
+/// Measures a run.
+#[derive(Debug)]
+pub struct Meter {
+    total_steps: Option<u64>,
+    start: Instant,
+    /// Time beside training since the start.
+    paused: Duration,
+    tokens: u64,
+    /// Training time and total tokens at the end of the recent steps, before them one more.
+    recent: VecDeque<(Duration, u64)>,
+}
+
+impl Meter {
+    /// Starts at `now`; `total_steps` is the number of the run's last step.
+    pub fn start(total_steps: Option<u64>, now: Instant) -> Self {
+        let recent = VecDeque::from([(Duration::ZERO, 0)]);
+        Self { total_steps, start: now, paused: Duration::ZERO, tokens: 0, recent }
+    }
+
+    /// Leaves time that was not training (an evaluation, a checkpoint) out of the speed.
+    pub fn exclude(&mut self, pause: Duration) {
+        self.paused += pause;
+    }
+
+    /// Takes note of a step that ended at `now`.
+    pub fn report(&mut self, values: StepValues, now: Instant) -> StepReport {
+        let elapsed = now.saturating_duration_since(self.start);
+        let training = elapsed.saturating_sub(self.paused);
+        self.tokens += values.tokens;
+        let (before, tokens_before) = self.recent[0];
+        let steps = self.recent.len() as f64;
+        let recent = training.saturating_sub(before).as_secs_f64();
+        self.recent.push_back((training, self.tokens));
+        if self.recent.len() > WINDOW {
+            self.recent.pop_front();
+        }
+        let left = self.total_steps.map(|total| {
+            // Evaluations and checkpoints will take the share of the time that they took so far.
+            let share = per_second(elapsed.as_secs_f64(), training.as_secs_f64()).max(1.0);
+            let steps_left = total.saturating_sub(values.step) as f64;
+            Duration::try_from_secs_f64(steps_left * recent / steps * share)
+                .unwrap_or(Duration::MAX)
+        });
+        StepReport {
+            values,
+            total_steps: self.total_steps,
+            tokens_per_second: per_second((self.tokens - tokens_before) as f64, recent),
+            tokens_per_second_overall: per_second(self.tokens as f64, training.as_secs_f64()),
+            elapsed,
+            left,
+            memory: Memory::of_process(),
+        }
+    }
+}
+
+impl Memory {
+    /// The memory of this process now; `None` where the system does not tell.
+    pub fn of_process() -> Option<Self> {
+        Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
+    }
+
+    /// Reads `VmRSS` and `VmHWM`, in kB, out of the text of `/proc/self/status`.
+    fn parse(status: &str) -> Option<Self> {
+        let bytes = |key: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+            Some(kib * 1024)
+        };
+        Some(Self { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
+    }
+}
+
+impl fmt::Display for StepReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let StepValues { step, loss, lr, grad_norm, loss_scale, skipped, device_bytes, .. } =
+            self.values;
+        write!(f, "step {step}")?;
+        if let Some(total) = self.total_steps {
+            write!(f, "/{total}")?;
+        }
+        write!(f, "  loss {loss:.3}  lr {lr:.1e}")?;
+        if let Some(norm) = grad_norm {
+            write!(f, "  |g| {norm:.2}")?;
+        }
+        write!(f, "  {} tok/s", Count(self.tokens_per_second))?;
+        if let Some(memory) = self.memory {
+            write!(f, "  {}", Bytes(memory.resident))?;
+        }
+        if let Some(bytes) = device_bytes {
+            write!(f, "  device {}", Bytes(bytes))?;
+        }
+        if let Some(left) = self.left.filter(|left| !left.is_zero()) {
+            write!(f, "  {} left", Span(left))?;
+        }
+        if skipped {
+            f.write_str("  skipped: a gradient is not finite")?;
+            if let Some(scale) = loss_scale {
+                write!(f, " at loss scale {scale}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A count as people read it: `950`, `3.4k`, `1.2M`.
+struct Count(f64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n < 999.5 => write!(f, "{n:.0}"),
+            n if n < 999_950.0 => write!(f, "{:.1}k", n / 1e3),
+            n => write!(f, "{:.1}M", n / 1e6),
+        }
+    }
+}
+
+/// A time as people read it: `45s`, `2m10s`, `1h05m`, `3d04h`.
+struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = self.0.as_secs();
+        let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
+        match seconds {
+            0..60 => write!(f, "{seconds}s"),
+            60..3600 => write!(f, "{minutes}m{:02}s", seconds % 60),
+            3600..86400 => write!(f, "{hours}h{:02}m", minutes % 60),
+            _ => write!(f, "{days}d{:02}h", hours % 24),
+        }
+    }
+}
+
+/// Zero instead of an infinity when no time has passed.
+fn per_second(count: f64, seconds: f64) -> f64 {
+    if seconds > 0.0 { count / seconds } else { 0.0 }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A step of 100 tokens.
+    pub(in crate::run) fn values(step: u64) -> StepValues {
+        StepValues {
+            step,
+            loss: 4.2134,
+            lr: 3e-4,
+            grad_norm: Some(1.21),
+            tokens: 100,
+            loss_scale: None,
+            skipped: false,
+            device_bytes: None,
+        }
+    }
+
+    /// A report of step `step` of 1000, `seconds` after the start.
+    pub(in crate::run) fn report(step: u64, seconds: u64) -> StepReport {
+        StepReport {
+            values: values(step),
+            total_steps: Some(1000),
+            tokens_per_second: 3400.0,
+            tokens_per_second_overall: 3000.0,
+            elapsed: Duration::from_secs(seconds),
+            left: Some(Duration::from_secs(130)),
+            memory: Some(Memory { resident: 2_040_109_466, peak: 3 << 30 }),
+        }
+    }
+
+    #[test]
+    fn the_progress_line() {
+        assert_eq!(
+            report(120, 0).to_string(),
+            "step 120/1000  loss 4.213  lr 3.0e-4  |g| 1.21  3.4k tok/s  1.9 GiB  2m10s left"
+        );
+        let mut bare = report(1, 0);
+        (bare.total_steps, bare.left, bare.memory) = (None, None, None);
+        bare.values.grad_norm = None;
+        assert_eq!(bare.to_string(), "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s");
+        bare.values.skipped = true;
+        bare.values.loss_scale = Some(65536.0);
+        bare.values.device_bytes = Some(5 << 30);
+        assert_eq!(
+            bare.to_string(),
+            "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s  device 5.0 GiB  \
+             skipped: a gradient is not finite at loss scale 65536"
+        );
+    }
+
+    #[test]
+    fn speed_follows_the_recent_steps_and_the_time_left_follows_speed() {
+        let start = Instant::now();
+        let mut meter = Meter::start(Some(110), start);
+        // 60 steps of one second, then 40 of two.
+        let ends = (1..=60).chain((1..=40).map(|i| 60 + 2 * i));
+        let reports: Vec<_> = (1..)
+            .zip(ends)
+            .map(|(step, end)| meter.report(values(step), start + Duration::from_secs(end)))
+            .collect();
+        assert_eq!(reports[0].tokens_per_second, 100.0);
+        assert_eq!(reports[59].tokens_per_second, 100.0);
+        assert_eq!(reports[59].left, Some(Duration::from_secs(50)));
+        assert_eq!(reports[99].tokens_per_second, 50.0);
+        assert_eq!(reports[99].left, Some(Duration::from_secs(20)));
+        assert_eq!(reports[99].tokens_per_second_overall, 10_000.0 / 140.0);
+        assert_eq!(reports[99].elapsed, Duration::from_secs(140));
+    }
+
+    #[test]
+    fn evaluation_counts_for_the_time_left_but_not_for_the_speed() {
+        let start = Instant::now();
+        let mut meter = Meter::start(Some(4), start);
+        meter.report(values(1), start + Duration::from_secs(1));
+        meter.exclude(Duration::from_secs(2));
+        let report = meter.report(values(2), start + Duration::from_secs(4));
+        assert_eq!(report.tokens_per_second, 100.0);
+        assert_eq!(report.left, Some(Duration::from_secs(4)));
+    }
+
+    #[test]
+    fn no_time_at_all_is_no_division_by_zero() {
+        let start = Instant::now();
+        let report = Meter::start(Some(3), start).report(values(1), start);
+        assert_eq!((report.tokens_per_second, report.left), (0.0, Some(Duration::ZERO)));
+    }
+
+    #[test]
+    fn a_run_resumed_past_its_end_has_no_time_left() {
+        let start = Instant::now();
+        let report = Meter::start(Some(3), start).report(values(9), start + Duration::from_secs(1));
+        assert_eq!(report.left, Some(Duration::ZERO));
+    }
+
+    #[test]
+    fn memory_is_read_from_the_kernels_text() {
+        let status = "Name:\tdsr\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
+        assert_eq!(Memory::parse(status), Some(Memory { resident: 1 << 20, peak: 2 << 20 }));
+        assert_eq!(Memory::parse("Name:\tdsr\n"), None);
+        let now = Memory::of_process().unwrap();
+        assert!(now.resident > 0 && now.peak >= now.resident);
+    }
+
+    #[test]
+    fn numbers_as_people_say_them() {
+        let count = |n| Count(n).to_string();
+        assert_eq!([count(950.4), count(999.7), count(1.23e6)], ["950", "1.0k", "1.2M"]);
+        let span = |s| Span(Duration::from_secs(s)).to_string();
+        assert_eq!(
+            [span(45), span(130), span(3900), span(273_600)],
+            ["45s", "2m10s", "1h05m", "3d04h"]
+        );
+    }
+}

@@ -1,0 +1,260 @@
+//! `metrics.jsonl`: one JSON object a line, for any program to read while the run goes on.
+//!
+//! A step's line has `step`, `loss`, `lr`, ...; an evaluation's `step`, `eval_loss`,
+//! `eval_perplexity`, the names that Hugging Face's Trainer uses. Numbers that JSON has no word for
+//! (an infinite norm) are `null`. Each line reaches the system with one write, so that a killed
+//! process leaves at most one torn line, the last; lines are not flushed to the disk one by one.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{read_to_string, write_atomic},
+    run::StepReport,
+};
+
+/// The line of a step.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Record {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// The step's mean loss.
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The gradient's norm before clipping.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm: Option<f64>,
+    /// The loss scale; only with fp16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// True when the step was skipped; absent otherwise.
+    #[serde(skip_serializing_if = "is_false")]
+    pub skipped: bool,
+    /// Tokens of the step, over all ranks.
+    pub tokens: u64,
+    /// Tokens a second over the recent steps.
+    pub tokens_per_second: f64,
+    /// Seconds since this process started.
+    pub elapsed_s: f64,
+    /// Host memory of the process in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub resident_bytes: Option<u64>,
+    /// The most host memory that was in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_bytes: Option<u64>,
+    /// Memory allocated on the device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub device_bytes: Option<u64>,
+}
+
+/// The line of an evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Evaluated {
+    /// Optimizer steps done.
+    pub step: u64,
+    /// The mean loss over the evaluation's target tokens.
+    pub eval_loss: f64,
+    /// `exp(eval_loss)`.
+    pub eval_perplexity: f64,
+}
+
+/// An open `metrics.jsonl`.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+}
+
+/// The losses of a run by step.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Curves {
+    pub(super) train: Vec<(u64, f64)>,
+    pub(super) eval: Vec<(u64, f64)>,
+}
+
+impl From<&StepReport> for Record {
+    fn from(report: &StepReport) -> Self {
+        let values = &report.values;
+        Self {
+            step: values.step,
+            loss: values.loss,
+            lr: values.lr,
+            grad_norm: values.grad_norm,
+            loss_scale: values.loss_scale,
+            skipped: values.skipped,
+            tokens: values.tokens,
+            tokens_per_second: report.tokens_per_second,
+            elapsed_s: report.elapsed.as_secs_f64(),
+            resident_bytes: report.memory.map(|m| m.resident),
+            peak_bytes: report.memory.map(|m| m.peak),
+            device_bytes: values.device_bytes,
+        }
+    }
+}
+
+impl MetricsLog {
+    /// Opens the log at `path` to append to; it is made when absent.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::options().append(true).create(true).open(path).at("open", path)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Opens the log of a run that goes on after `step`: the lines of later steps, which will be
+    /// done again, and a torn last line are dropped.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when it cannot be read or a line other than the last is not a JSON object.
+    pub fn resume(path: &Path, step: u64) -> Result<Self> {
+        if path.exists() {
+            let mut kept = String::new();
+            for (line, value) in &lines(path)? {
+                if step_of(value).is_none_or(|s| s <= step) {
+                    kept.push_str(line);
+                    kept.push('\n');
+                }
+            }
+            write_atomic(path, kept.as_bytes())?;
+        }
+        Self::open(path)
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] or [`Code::Io`].
+    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
+        let mut line = serde_json::to_string(record).map_err(|e| {
+            Error::new(Code::Internal, "a metric cannot be written as JSON").caused_by(e)
+        })?;
+        line.push('\n');
+        self.file.write_all(line.as_bytes()).at("write", &self.path)
+    }
+}
+
+/// The losses that the log at `path` holds; those that are not finite are left out.
+pub(super) fn curves(path: &Path) -> Result<Curves> {
+    let mut curves = Curves::default();
+    for (_, value) in lines(path)? {
+        let Some(step) = step_of(&value) else { continue };
+        if let Some(loss) = value.get("loss").and_then(Value::as_f64) {
+            curves.train.push((step, loss));
+        }
+        if let Some(loss) = value.get("eval_loss").and_then(Value::as_f64) {
+            curves.eval.push((step, loss));
+        }
+    }
+    Ok(curves)
+}
+
+/// The lines with their values, without a torn last one.
+fn lines(path: &Path) -> Result<Vec<(String, Value)>> {
+    let text = read_to_string(path)?;
+    let mut found = Vec::new();
+    let count = text.lines().count();
+    for (i, line) in text.lines().enumerate() {
+        match serde_json::from_str::<Value>(line) {
+            Ok(value) if value.is_object() => found.push((line.to_owned(), value)),
+            _ if i + 1 == count && !text.ends_with('\n') => {}
+            _ => {
+                return Err(Error::new(
+                    Code::Io,
+                    format!("{} line {} is not a JSON object", path.display(), i + 1),
+                )
+                .hint("move the file away to go on without the earlier metrics"));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn step_of(value: &Value) -> Option<u64> {
+    value.get("step").and_then(Value::as_u64)
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::run::meter::tests::report;
+
+    fn log() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("metrics.jsonl");
+        (dir, path)
+    }
+
+    fn evaluated(step: u64, eval_loss: f64) -> Evaluated {
+        Evaluated { step, eval_loss, eval_perplexity: eval_loss.exp() }
+    }
+
+    #[test]
+    fn a_line_is_there_as_soon_as_it_is_appended() {
+        let (_dir, path) = log();
+        let mut log = MetricsLog::open(&path).unwrap();
+        log.append(&Record::from(&report(1, 2))).unwrap();
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "{\"step\":1,\"loss\":4.2134,\"lr\":0.0003,\"grad_norm\":1.21,\"tokens\":100,\
+             \"tokens_per_second\":3400.0,\"elapsed_s\":2.0,\"resident_bytes\":2040109466,\
+             \"peak_bytes\":3221225472}\n"
+        );
+    }
+
+    #[test]
+    fn resuming_drops_the_steps_that_will_be_done_again() {
+        let (_dir, path) = log();
+        let mut log = MetricsLog::open(&path).unwrap();
+        for step in 1..=4 {
+            log.append(&Record::from(&report(step, step))).unwrap();
+            log.append(&evaluated(step, step as f64)).unwrap();
+        }
+        let mut log = MetricsLog::resume(&path, 2).unwrap();
+        log.append(&evaluated(3, 0.5)).unwrap();
+        let curves = curves(&path).unwrap();
+        assert_eq!(curves.train, [(1, 4.2134), (2, 4.2134)]);
+        assert_eq!(curves.eval, [(1, 1.0), (2, 2.0), (3, 0.5)]);
+    }
+
+    #[test]
+    fn a_torn_last_line_is_dropped_and_any_other_is_an_error() {
+        let (_dir, path) = log();
+        fs::write(&path, "{\"step\":1,\"loss\":2.0}\n{\"step\":2,\"lo").unwrap();
+        MetricsLog::resume(&path, 9).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1,\"loss\":2.0}\n");
+        fs::write(&path, "{\"step\":1}\n[]\n").unwrap();
+        let e = MetricsLog::resume(&path, 9).unwrap_err();
+        assert!(e.message().contains("line 2 is not a JSON object"), "{e}");
+    }
+
+    #[test]
+    fn what_is_not_finite_is_null_and_no_part_of_a_curve() {
+        let (_dir, path) = log();
+        let mut log = MetricsLog::resume(&path, 0).unwrap();
+        log.append(&evaluated(1, f64::NAN)).unwrap();
+        log.append(&evaluated(2, 3.0)).unwrap();
+        assert!(fs::read_to_string(&path).unwrap().contains("\"eval_loss\":null"));
+        assert_eq!(curves(&path).unwrap().eval, [(2, 3.0)]);
+    }
+
+    #[test]
+    fn a_full_disk_is_an_error() {
+        let mut log = MetricsLog::open(Path::new("/dev/full")).unwrap();
+        assert_eq!(log.append(&evaluated(1, 1.0)).unwrap_err().code(), Code::DiskFull);
+    }
+}

@@ -1,0 +1,151 @@
+//! The loss curve as an SVG picture that any browser shows.
+//!
+//! Drawn without fonts: text is left to the viewer, in its sans-serif face. A curve of more than
+//! [`MOST_POINTS`] is drawn as means of as many stretches of equal length, and the legend says so.
+
+use std::ops::Range;
+
+use plotters::prelude::*;
+
+use crate::error::{Code, Error, Result};
+
+const MOST_POINTS: usize = 2000;
+const SIZE: (u32, u32) = (960, 540);
+const TRAIN: RGBColor = RGBColor(31, 119, 180);
+const EVAL: RGBColor = RGBColor(214, 39, 40);
+
+/// Draws the training loss over the steps and, where there are any, the evaluations' losses, as
+/// `(step, loss)` with finite losses. `None` when there is nothing to draw.
+///
+/// # Errors
+/// [`Code::Internal`] when drawing fails, which is a mistake of dsr.
+pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<String>> {
+    if train.is_empty() && eval.is_empty() {
+        return Ok(None);
+    }
+    let mut svg = String::new();
+    draw(train, eval, &mut svg).map_err(|e| {
+        Error::new(Code::Internal, "the loss curve cannot be drawn").caused_by(e.to_string())
+    })?;
+    Ok(Some(svg))
+}
+
+fn draw(
+    train: &[(u64, f64)],
+    eval: &[(u64, f64)],
+    svg: &mut String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let all = || train.iter().chain(eval);
+    let steps = bounds(all().map(|&(step, _)| step as f64), 0.0);
+    let losses = bounds(all().map(|&(_, loss)| loss), 0.05);
+    let (train, stretch) = thinned(train);
+
+    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(steps, losses)?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc("loss")
+        .x_label_formatter(&|step| format!("{step:.0}"))
+        .y_label_formatter(&|loss| format!("{loss:.2}"))
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 16))
+        .draw()?;
+    let name = match stretch {
+        1 => "train".to_owned(),
+        n => format!("train (means of {n} steps)"),
+    };
+    if train.len() == 1 {
+        chart.draw_series(train.iter().map(|&at| Circle::new(at, 3, TRAIN.filled())))?;
+    }
+    chart
+        .draw_series(LineSeries::new(train, TRAIN.stroke_width(2)))?
+        .label(name)
+        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], TRAIN.stroke_width(2)));
+    if !eval.is_empty() {
+        let points: Vec<_> = eval.iter().map(|&(step, loss)| (step as f64, loss)).collect();
+        chart.draw_series(LineSeries::new(points.iter().copied(), EVAL))?;
+        chart
+            .draw_series(points.into_iter().map(|at| Circle::new(at, 3, EVAL.filled())))?
+            .label("validation")
+            .legend(|(x, y)| Circle::new((x + 9, y), 3, EVAL.filled()));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 14))
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
+    area.present()?;
+    Ok(())
+}
+
+/// From the least to the greatest, with `margin` of the difference on both sides, never empty.
+fn bounds(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
+    let (low, high) =
+        values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
+    let around = if high > low { (high - low) * margin } else { 0.5 };
+    low - around..high + around
+}
+
+/// At most [`MOST_POINTS`] points, and how many each stands for.
+fn thinned(points: &[(u64, f64)]) -> (Vec<(f64, f64)>, usize) {
+    let stretch = points.len().div_ceil(MOST_POINTS).max(1);
+    let means = points.chunks(stretch).map(|chunk| {
+        let count = chunk.len() as f64;
+        let steps: f64 = chunk.iter().map(|&(step, _)| step as f64).sum();
+        let losses: f64 = chunk.iter().map(|&(_, loss)| loss).sum();
+        (steps / count, losses / count)
+    });
+    (means.collect(), stretch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn train(steps: u64) -> Vec<(u64, f64)> {
+        (1..=steps).map(|step| (step, 2.0 + 8.0 / step as f64)).collect()
+    }
+
+    #[test]
+    fn both_curves_and_both_axes_are_named() {
+        let svg = loss_svg(&train(100), &[(50, 2.5), (100, 2.4)]).unwrap().unwrap();
+        assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+        for text in ["step", "loss", "train", "validation"] {
+            assert!(svg.lines().any(|line| line.trim() == text), "{text} is missing");
+        }
+        // Two evaluations and the legend's sign.
+        assert_eq!(svg.matches("<circle").count(), 3);
+    }
+
+    #[test]
+    fn without_evaluations_there_is_no_validation_curve() {
+        let svg = loss_svg(&train(100), &[]).unwrap().unwrap();
+        assert!(!svg.contains("validation") && !svg.contains("<circle"));
+    }
+
+    #[test]
+    fn a_single_step_and_equal_losses_can_be_drawn() {
+        assert!(loss_svg(&[(1, 3.0)], &[]).unwrap().unwrap().contains("<circle"));
+        assert!(loss_svg(&[(1, 3.0), (2, 3.0)], &[(2, 3.0)]).unwrap().is_some());
+        assert!(loss_svg(&[], &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_long_curve_is_thinned_to_means() {
+        let (points, stretch) = thinned(&train(10_000));
+        assert_eq!((points.len(), stretch), (2000, 5));
+        // The mean of steps 1 to 5.
+        assert_eq!(points[0].0, 3.0);
+        let svg = loss_svg(&train(10_000), &[]).unwrap().unwrap();
+        assert!(svg.contains("means of 5 steps"));
+    }
+}
