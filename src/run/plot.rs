@@ -51,9 +51,10 @@ fn draw(
         .configure_mesh()
         .x_desc("step")
         .y_desc("loss")
-        .x_label_formatter(&|step| format!("{step:.0}"))
+        .x_label_formatter(&|step| whole(*step))
         .y_label_formatter(&|loss| format!("{loss:.2}"))
-        .light_line_style(WHITE)
+        .max_light_lines(1)
+        .x_labels(10)
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
@@ -85,6 +86,12 @@ fn draw(
         .draw()?;
     area.present()?;
     Ok(())
+}
+
+/// A step's number; nothing for a mark between two steps of a short run.
+fn whole(step: f64) -> String {
+    let nearest = step.round();
+    if (step - nearest).abs() < 1e-6 { format!("{nearest:.0}") } else { String::new() }
 }
 
 /// From the least to the greatest, with `margin` of the difference on both sides, never empty.
@@ -137,6 +144,11 @@ mod tests {
         assert!(loss_svg(&[(1, 3.0)], &[]).unwrap().unwrap().contains("<circle"));
         assert!(loss_svg(&[(1, 3.0), (2, 3.0)], &[(2, 3.0)]).unwrap().is_some());
         assert!(loss_svg(&[], &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn marks_between_steps_have_no_number() {
+        assert_eq!([whole(2.0), whole(2.5), whole(3.000_000_000_4)], ["2", "", "3"]);
     }
 
     #[test]
