@@ -1,0 +1,122 @@
+//! Builds the C++ bridge against the libtorch that tch uses, and links libtorch's shared libraries.
+//!
+//! libtorch is found as torch-sys finds it: `LIBTORCH`, which `.cargo/config.toml` sets to the
+//! directory that `make libtorch` fills. Where it is a CUDA libtorch and NCCL's header is there,
+//! the bridge is built with NCCL as well. It downloads nothing.
+
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+    process::exit,
+};
+
+const NATIVE: &str = "src/bridge/native";
+
+fn main() {
+    let libtorch = Libtorch::find().unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        exit(1);
+    });
+    compile(&libtorch);
+    link(&libtorch);
+}
+
+/// Where libtorch is, and what it was built for.
+struct Libtorch {
+    include: PathBuf,
+    lib: PathBuf,
+    cuda: bool,
+    nccl: bool,
+}
+
+impl Libtorch {
+    fn find() -> Result<Self, String> {
+        if var("LIBTORCH_USE_PYTORCH").is_some() {
+            return Err("LIBTORCH_USE_PYTORCH is not supported: set LIBTORCH to the directory of \
+                        the torch package, or unset both and run `make libtorch`"
+                .into());
+        }
+        let root = var("LIBTORCH").unwrap_or_else(|| "libtorch".into());
+        let include = var("LIBTORCH_INCLUDE").unwrap_or_else(|| root.clone()).join("include");
+        let lib = var("LIBTORCH_LIB").unwrap_or(root).join("lib");
+        let header = include.join("torch/csrc/distributed/c10d/Backend.hpp");
+        for needed in [&header, &lib.join("libtorch_cpu.so")] {
+            if !needed.is_file() {
+                return Err(format!(
+                    "no libtorch: {} does not exist; run `make libtorch`, or set LIBTORCH to a \
+                     libtorch 2.13.0",
+                    needed.display()
+                ));
+            }
+        }
+        // The linker and the dynamic loader need a path that holds in every working directory.
+        let lib = lib.canonicalize().map_err(|e| format!("{}: {e}", lib.display()))?;
+        println!("cargo:rerun-if-changed={}", lib.join("libtorch_cpu.so").display());
+        let cuda = lib.join("libtorch_cuda.so").is_file();
+        let nccl = cuda && include.join("nccl.h").is_file();
+        if cuda && !nccl {
+            println!(
+                "cargo:warning=libtorch has CUDA, but {} is missing: dsr is built without NCCL \
+                 and can use one GPU only; `make libtorch` fetches it",
+                include.join("nccl.h").display()
+            );
+        }
+        Ok(Self { include, lib, cuda, nccl })
+    }
+}
+
+/// Compiles every C++ file of the bridge into one static library.
+fn compile(libtorch: &Libtorch) {
+    println!("cargo:rerun-if-changed={NATIVE}");
+    let mut build = cc::Build::new();
+    build
+        .cpp(true)
+        .pic(true)
+        .flag("-std=c++20")
+        .flag("-Wall")
+        .flag("-Wextra")
+        .include(NATIVE)
+        .include(format!("{NATIVE}/gloo_fwd"))
+        .define("USE_DISTRIBUTED", None)
+        .define("USE_C10D_GLOO", None)
+        .files(sources());
+    // As system headers, so that only our own code is warned about.
+    for include in ["", "torch/csrc/api/include"] {
+        build.flag("-isystem").flag(libtorch.include.join(include).display().to_string());
+    }
+    if libtorch.nccl {
+        build.define("USE_C10D_NCCL", None);
+    }
+    build.compile("dsr_bridge");
+}
+
+fn sources() -> Vec<PathBuf> {
+    let directory = Path::new(NATIVE);
+    let entries = fs::read_dir(directory).expect("the bridge's directory is part of the package");
+    let mut files: Vec<PathBuf> = entries
+        .map(|entry| entry.expect("a directory that was opened can be listed").path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "cpp"))
+        .collect();
+    // Directory order is not stable; a stable order keeps builds the same.
+    files.sort();
+    files
+}
+
+/// Links libtorch's libraries with the directory they were found in as the run-time path.
+fn link(libtorch: &Libtorch) {
+    let lib = libtorch.lib.display();
+    println!("cargo:rustc-link-search=native={lib}");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    // Libraries that register kernels when they are loaded have no symbol that we call.
+    println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+    let cuda: &[&str] = if libtorch.cuda { &["torch_cuda", "c10_cuda"] } else { &[] };
+    for name in ["torch_cpu", "c10"].iter().chain(cuda) {
+        println!("cargo:rustc-link-arg=-l{name}");
+    }
+}
+
+/// A path in the environment; cargo runs this script again when it changes.
+fn var(name: &str) -> Option<PathBuf> {
+    println!("cargo:rerun-if-env-changed={name}");
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
