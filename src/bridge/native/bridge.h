@@ -17,10 +17,10 @@ int fail(const std::exception* error) noexcept;
 
 }  // namespace dsr
 
-// Runs statements that may throw. Statements with commas are fine.
+// Runs statements that may throw; the whole body of a bridge function.
 #define TRY(...)                       \
   try {                                \
-    __VA_ARGS__;                       \
+    __VA_ARGS__                        \
     return dsr::kOk;                   \
   } catch (const std::exception& e) {  \
     return dsr::fail(&e);              \
