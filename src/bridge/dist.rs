@@ -216,9 +216,7 @@ impl Group {
     pub(crate) fn broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Work> {
         let root = int(root)?;
         // SAFETY: as in `all_reduce`.
-        work(|out| unsafe {
-            dsr_broadcast(self.0, handle(tensor), root, mode == Mode::Async, out)
-        })
+        work(|out| unsafe { dsr_broadcast(self.0, handle(tensor), root, mode == Mode::Async, out) })
     }
 
     /// Completes when every rank has called it.
