@@ -105,6 +105,11 @@ c10d::ReduceOp reduction(const Group& group, int op, int64_t* divisor) {
   return type;
 }
 
+// The same memory in one dimension: c10d compares shapes where only sizes matter. Without the
+// tensor's autograd state: a collective is no operation that is differentiated, and what it writes
+// must not count as a change of a tensor that backward has saved.
+at::Tensor flat(const at::Tensor& tensor) { return tensor.variable_data().view({-1}); }
+
 Pending* pending(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors,
                  int64_t divisor = 1) {
   return new Pending{std::move(work), std::move(tensors), divisor};
@@ -184,7 +189,7 @@ void dsr_group_free(void* handle) {
 int dsr_all_reduce(void* handle, at::Tensor* tensor, int op, bool async, void** out) {
   TRY(
     auto& group = *static_cast<Group*>(handle);
-    std::vector<at::Tensor> tensors{*tensor};
+    std::vector<at::Tensor> tensors{flat(*tensor)};
     int64_t divisor;
     c10d::AllreduceOptions options;
     options.reduceOp = reduction(group, op, &divisor);
@@ -197,10 +202,12 @@ int dsr_all_reduce(void* handle, at::Tensor* tensor, int op, bool async, void** 
 int dsr_all_gather(void* handle, at::Tensor* output, at::Tensor* shard, bool async, void** out) {
   TRY(
     auto& group = *static_cast<Group*>(handle);
+    auto to = flat(*output);
+    auto from = flat(*shard);
     c10d::AllgatherOptions options;
     options.asyncOp = async;
-    auto work = group.backend->_allgather_base(*output, *shard, options);
-    *out = pending(std::move(work), {*output, *shard});
+    auto work = group.backend->_allgather_base(to, from, options);
+    *out = pending(std::move(work), {to, from});
   )
 }
 
@@ -208,19 +215,21 @@ int dsr_reduce_scatter(void* handle, at::Tensor* shard, at::Tensor* input, int o
                        void** out) {
   TRY(
     auto& group = *static_cast<Group*>(handle);
+    auto to = flat(*shard);
+    auto from = flat(*input);
     int64_t divisor;
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduction(group, op, &divisor);
     options.asyncOp = async;
-    auto work = group.backend->_reduce_scatter_base(*shard, *input, options);
-    *out = pending(std::move(work), {*shard, *input}, divisor);
+    auto work = group.backend->_reduce_scatter_base(to, from, options);
+    *out = pending(std::move(work), {to, from}, divisor);
   )
 }
 
 int dsr_broadcast(void* handle, at::Tensor* tensor, int root, bool async, void** out) {
   TRY(
     auto& group = *static_cast<Group*>(handle);
-    std::vector<at::Tensor> tensors{*tensor};
+    std::vector<at::Tensor> tensors{flat(*tensor)};
     c10d::BroadcastOptions options;
     options.rootRank = root;
     options.asyncOp = async;
