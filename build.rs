@@ -1,8 +1,8 @@
 //! Builds the C++ bridge against the libtorch that tch uses, and links libtorch's shared libraries.
 //!
 //! libtorch is found as torch-sys finds it: `LIBTORCH`, which `.cargo/config.toml` sets to the
-//! directory that `make libtorch` fills. Where it is a CUDA libtorch and NCCL's header is there,
-//! the bridge is built with NCCL as well. It downloads nothing.
+//! directory that `make libtorch` fills. For a CUDA libtorch the bridge is built with NCCL as well,
+//! which needs CUDA's and NCCL's headers. It downloads nothing.
 
 use std::{
     env, fs,
@@ -23,10 +23,10 @@ fn main() {
 
 /// Where libtorch is, and what it was built for.
 struct Libtorch {
-    include: PathBuf,
     lib: PathBuf,
+    /// Where headers are: libtorch's own and, with CUDA, those of CUDA and NCCL.
+    includes: Vec<PathBuf>,
     cuda: bool,
-    nccl: bool,
 }
 
 impl Libtorch {
@@ -38,7 +38,7 @@ impl Libtorch {
         }
         let root = var("LIBTORCH").unwrap_or_else(|| "libtorch".into());
         let include = var("LIBTORCH_INCLUDE").unwrap_or_else(|| root.clone()).join("include");
-        let lib = var("LIBTORCH_LIB").unwrap_or(root).join("lib");
+        let lib = var("LIBTORCH_LIB").unwrap_or_else(|| root.clone()).join("lib");
         let header = include.join("torch/csrc/distributed/c10d/Backend.hpp");
         for needed in [&header, &lib.join("libtorch_cpu.so")] {
             if !needed.is_file() {
@@ -53,16 +53,37 @@ impl Libtorch {
         let lib = lib.canonicalize().map_err(|e| format!("{}: {e}", lib.display()))?;
         println!("cargo:rerun-if-changed={}", lib.join("libtorch_cpu.so").display());
         let cuda = lib.join("libtorch_cuda.so").is_file();
-        let nccl = cuda && include.join("nccl.h").is_file();
-        if cuda && !nccl {
-            println!(
-                "cargo:warning=libtorch has CUDA, but {} is missing: dsr is built without NCCL \
-                 and can use one GPU only; `make libtorch` fetches it",
-                include.join("nccl.h").display()
-            );
+        let mut includes = vec![include.join("torch/csrc/api/include"), include];
+        if cuda {
+            includes.extend(cuda_includes(&root)?);
         }
-        Ok(Self { include, lib, cuda, nccl })
+        Ok(Self { lib, includes, cuda })
     }
+}
+
+/// The directories of CUDA's and NCCL's headers: fetched with libtorch, or of an installed toolkit.
+fn cuda_includes(root: &Path) -> Result<Vec<PathBuf>, String> {
+    let toolkits = ["CUDA_HOME", "CUDA_PATH"].iter().filter_map(|name| var(name));
+    let places: Vec<PathBuf> = [root.join("cuda")]
+        .into_iter()
+        .chain(toolkits)
+        .chain(["/usr/local/cuda", "/usr"].map(PathBuf::from))
+        .map(|place| place.join("include"))
+        .collect();
+    let mut includes = Vec::new();
+    for header in ["cuda_runtime_api.h", "nccl.h"] {
+        let Some(place) = places.iter().find(|place| place.join(header).is_file()) else {
+            return Err(format!(
+                "libtorch has CUDA, but {header} is missing; `scripts/fetch-libtorch.sh cuda` \
+                 fetches it, or set CUDA_HOME to a CUDA 13.0 toolkit that has NCCL's headers"
+            ));
+        };
+        includes.push(place.clone());
+        // CUDA 13 keeps libcu++, which its own headers include, one level down.
+        includes.extend(Some(place.join("cccl")).filter(|cccl| cccl.is_dir()));
+    }
+    includes.dedup();
+    Ok(includes)
 }
 
 /// Compiles every C++ file of the bridge into one static library.
@@ -81,10 +102,10 @@ fn compile(libtorch: &Libtorch) {
         .define("USE_C10D_GLOO", None)
         .files(sources());
     // As system headers, so that only our own code is warned about.
-    for include in ["", "torch/csrc/api/include"] {
-        build.flag("-isystem").flag(libtorch.include.join(include).display().to_string());
+    for include in &libtorch.includes {
+        build.flag("-isystem").flag(include.display().to_string());
     }
-    if libtorch.nccl {
+    if libtorch.cuda {
         build.define("USE_C10D_NCCL", None);
     }
     build.compile("dsr_bridge");

@@ -17,6 +17,8 @@
 #include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
 #endif
 
+#include <c10/util/Logging.h>
+
 #include <chrono>
 #include <string>
 #include <utility>
@@ -47,6 +49,21 @@ struct Pending {
       tensors.front().div_(divisor);
     }
   }
+};
+
+// While ranks meet, c10d logs every failed attempt with a C++ stack before it throws. The exception
+// becomes dsr's message, so the log is kept only where TORCH_CPP_LOG_LEVEL asks for all of it.
+class QuietLog {
+ public:
+  QuietLog() : level_(FLAGS_caffe2_log_level) {
+    if (level_ > c10::GLOG_INFO) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+  }
+  ~QuietLog() { FLAGS_caffe2_log_level = level_; }
+  QuietLog(const QuietLog&) = delete;
+  QuietLog& operator=(const QuietLog&) = delete;
+
+ private:
+  int level_;
 };
 
 std::string joined_key(int rank) { return "joined/" + std::to_string(rank); }
@@ -131,6 +148,7 @@ int dsr_store_local(void** out) {
 int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* prefix,
                   int64_t timeout_ms, void** out) {
   TRY(
+    QuietLog quiet;
     c10d::TCPStoreOptions options;
     options.port = port;
     options.isServer = server;
@@ -145,6 +163,7 @@ int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* pref
 // receives one flag a rank; time that is over is no failure here, the flags tell.
 int dsr_store_join(void* handle, int rank, int size, int64_t timeout_ms, bool* present) {
   TRY(
+    QuietLog quiet;
     auto& store = **static_cast<Store*>(handle);
     store.set(joined_key(rank), std::vector<uint8_t>{1});
     const auto end = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
@@ -166,6 +185,7 @@ void dsr_store_free(void* handle) { delete static_cast<Store*>(handle); }
 int dsr_group_new(void* store_handle, int rank, int size, int cuda_index, const char* interface,
                   bool loopback, int64_t timeout_ms, void** out) {
   TRY(
+    QuietLog quiet;
     const auto& store = *static_cast<Store*>(store_handle);
     const milliseconds timeout(timeout_ms);
     auto backend = cuda_index < 0
