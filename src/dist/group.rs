@@ -374,3 +374,78 @@ fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()>
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread, time::Duration};
+
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn ranks_meet_at_the_store_of_torchruns_agent() {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let timeout = Duration::from_secs(60);
+        let _agent = Store::tcp(("127.0.0.1", port), true, "agent", timeout).unwrap();
+        let ranks = [0, 1].map(|rank| {
+            thread::spawn(move || {
+                let rendezvous = Rendezvous {
+                    rank,
+                    world_size: 2,
+                    local_rank: rank,
+                    master_addr: "127.0.0.1".into(),
+                    master_port: port,
+                    timeout,
+                    interface: Some("lo".into()),
+                    agent_store: Some(1),
+                };
+                let group = ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap();
+                let tensor = Tensor::full([1], rank as i64 + 1, (Kind::Int64, Device::Cpu));
+                group.all_reduce(&tensor, ReduceOp::Sum).unwrap();
+                // The first to leave must not take the connection from under the other.
+                group.barrier().unwrap();
+                tensor.int64_value(&[0])
+            })
+        });
+        assert_eq!(ranks.map(|rank| rank.join().unwrap()), [3, 3]);
+    }
+
+    #[test]
+    fn an_interface_that_does_not_exist_is_an_error() {
+        let store = Store::local().unwrap();
+        let transport = transport(Device::Cpu, Some("nosuch0"), false).unwrap();
+        let connected = bridge::Group::new(&store, (0, 1), transport, Duration::from_secs(5));
+        let e = connected.err().expect("no such interface");
+        assert!(!e.message().contains("Exception raised from"), "{e}");
+    }
+
+    #[test]
+    fn a_device_without_a_transport_is_refused() {
+        let e = ProcessGroup::single(Device::Mps).err().expect("no transport");
+        assert_eq!(e.message(), "no transport for Mps: the CPU has Gloo, CUDA has NCCL");
+    }
+
+    #[test]
+    fn tensors_may_be_empty() {
+        let group = ProcessGroup::single(Device::Cpu).unwrap();
+        let (a, b) = (
+            Tensor::zeros([0, 3], (Kind::Float, Device::Cpu)),
+            Tensor::empty([0], (Kind::Float, Device::Cpu)),
+        );
+        group.all_reduce(&a, ReduceOp::Avg).unwrap();
+        group.all_gather_into(&a, &b).unwrap();
+        group.reduce_scatter(&a, &b, ReduceOp::Sum).unwrap();
+        group.broadcast(&a, 0).unwrap();
+    }
+
+    #[test]
+    fn without_cuda_a_cuda_group_is_an_error() {
+        if tch::Cuda::is_available() {
+            println!("skipped: this machine has CUDA");
+            return;
+        }
+        let e = ProcessGroup::single(Device::Cuda(0)).err().expect("no CUDA");
+        assert_eq!(e.code(), Code::Dist);
+    }
+}
