@@ -7,18 +7,19 @@
 use std::{
     env, fs,
     path::{Path, PathBuf},
-    process::exit,
 };
 
 const NATIVE: &str = "src/bridge/native";
 
 fn main() {
-    let libtorch = Libtorch::find().unwrap_or_else(|message| {
-        eprintln!("error: {message}");
-        exit(1);
-    });
-    compile(&libtorch);
-    link(&libtorch);
+    match Libtorch::find() {
+        Ok(libtorch) => {
+            compile(&libtorch);
+            link(&libtorch);
+        }
+        // cargo shows it and counts this script as failed.
+        Err(message) => println!("cargo::error={message}"),
+    }
 }
 
 /// Where libtorch is, and what it was built for.

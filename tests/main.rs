@@ -1,3 +1,6 @@
 //! Behaviour of dsr, seen from outside.
 
+// clippy's allow-unwrap-in-tests knows only functions that carry #[test].
+#![allow(clippy::unwrap_used)]
+
 mod dist;
