@@ -20,6 +20,7 @@
 #include <c10/util/Logging.h>
 
 #include <chrono>
+#include <mutex>
 #include <string>
 #include <utility>
 #include <vector>
@@ -55,15 +56,23 @@ struct Pending {
 // becomes dsr's message, so the log is kept only where TORCH_CPP_LOG_LEVEL asks for all of it.
 class QuietLog {
  public:
-  QuietLog() : level_(FLAGS_caffe2_log_level) {
+  QuietLog() {
+    std::lock_guard lock(mutex_);
+    if (users_++ > 0) return;  // The level is the whole process's.
+    level_ = FLAGS_caffe2_log_level;
     if (level_ > c10::GLOG_INFO) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
   }
-  ~QuietLog() { FLAGS_caffe2_log_level = level_; }
+  ~QuietLog() {
+    std::lock_guard lock(mutex_);
+    if (--users_ == 0) FLAGS_caffe2_log_level = level_;
+  }
   QuietLog(const QuietLog&) = delete;
   QuietLog& operator=(const QuietLog&) = delete;
 
  private:
-  int level_;
+  static inline std::mutex mutex_;
+  static inline int users_ = 0;
+  static inline int level_ = 0;
 };
 
 std::string joined_key(int rank) { return "joined/" + std::to_string(rank); }
