@@ -98,6 +98,15 @@ fn a_rank_that_leaves_fails_the_others() {
 }
 
 #[test]
+fn a_rank_that_does_not_take_part_is_not_waited_for_forever() {
+    let port = free_port();
+    let ranks = [0, 1].map(|rank| start("late", rank, 2, port));
+    for output in ranks.map(finish) {
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+#[test]
 fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
     let group = ProcessGroup::single(Device::Cpu).unwrap();
     let of = |shape: &[i64], kind| Tensor::zeros(shape, (kind, Device::Cpu));
@@ -143,6 +152,7 @@ fn rank() {
         "collectives" => collectives(&group),
         "works" => works(&group),
         "leave" => leave(&group),
+        "late" => late(&group),
         "connect" => {}
         other => panic!("no case {other}"),
     }
@@ -269,6 +279,21 @@ fn leave(group: &ProcessGroup) {
     assert!(!e.message().contains("Exception raised from"), "{e}");
     assert!(e.hints()[0].contains("another rank has stopped"));
     assert!(started.elapsed() < SHORT_TIMEOUT * 5, "took {:?}", started.elapsed());
+}
+
+/// Rank 1 is there, but never calls the collective that rank 0 has started.
+fn late(group: &ProcessGroup) {
+    if group.rank() == 1 {
+        return std::thread::sleep(SHORT_TIMEOUT * 2);
+    }
+    let started = Instant::now();
+    let work = group.barrier_async().unwrap();
+    let e = work.wait().unwrap_err();
+    let waited = started.elapsed();
+    assert_eq!(e.code(), Code::Dist);
+    assert!(e.message().starts_with("barrier failed on rank 0 of 2: "), "{e}");
+    assert!(e.message().to_lowercase().contains("timed out"), "{e}");
+    assert!(SHORT_TIMEOUT <= waited && waited < SHORT_TIMEOUT * 2, "waited {waited:?}");
 }
 
 fn empty(len: i64, kind: Kind) -> Tensor {
