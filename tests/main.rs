@@ -1,6 +1,12 @@
 //! Behaviour of dsr, seen from outside.
-// A test's own functions may fail as loudly as the test.
+
 #![allow(clippy::unwrap_used)]
 
 mod checkpoint;
+mod cli;
+mod data;
+mod dist;
+mod hub;
+mod script;
+mod support;
 mod tidy;

@@ -1,1 +1,58 @@
-//! The only unsafe code: libtorch through a C++ file of our own.
+//! The only unsafe code: libtorch through C++ files of our own, for what tch does not wrap.
+//!
+//! `native/` holds `extern "C"` functions that `build.rs` compiles; each file has its Rust side
+//! here with the same name. A C++ exception ends in the bridge: the function returns a status, the
+//! message waits on the same thread, and [`check`] makes an [`Error`] of both. This module checks
+//! no shapes and knows no policy; its callers (`tensor`, `dist`) do.
+#![allow(unsafe_code)]
+
+pub(crate) mod dist;
+
+use std::ffi::{CStr, c_char, c_int};
+
+use crate::error::{Code, Error, Result};
+
+// The statuses of native/bridge.h.
+const OK: c_int = 0;
+const OUT_OF_MEMORY: c_int = 2;
+
+unsafe extern "C" {
+    fn dsr_last_error() -> *const c_char;
+}
+
+/// Turns the status of a bridge function into a result: [`Code::Memory`] or [`Code::Torch`] with
+/// libtorch's message. To be called on the thread that made the call, before the next one.
+pub(crate) fn check(status: c_int) -> Result<()> {
+    if status == OK {
+        return Ok(());
+    }
+    // SAFETY: the pointer is to a string of this thread that lives until its next bridge call.
+    let text = unsafe { CStr::from_ptr(dsr_last_error()) }.to_string_lossy();
+    tracing::debug!("libtorch: {text}");
+    let code = if status == OUT_OF_MEMORY { Code::Memory } else { Code::Torch };
+    Err(Error::new(code, without_backtrace(&text)))
+}
+
+/// The message of a libtorch error without the C++ stack that libtorch appends to it.
+pub(crate) fn without_backtrace(text: &str) -> &str {
+    let end = ["\nException raised from", "C++ CapturedTraceback"]
+        .iter()
+        .filter_map(|mark| text.find(mark))
+        .min()
+        .unwrap_or(text.len());
+    text[..end].trim_end()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_loses_its_stack() {
+        let text =
+            "size mismatch\nException raised from f at x.cpp:1 (most recent call first):\n#0";
+        assert_eq!(without_backtrace(text), "size mismatch");
+        assert_eq!(without_backtrace("a\nC++ CapturedTraceback:\n#4 f"), "a");
+        assert_eq!(without_backtrace("two\nlines"), "two\nlines");
+    }
+}

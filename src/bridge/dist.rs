@@ -1,0 +1,290 @@
+//! Process groups and collectives: the Rust side of `native/dist.cpp`.
+//!
+//! Each type owns one C++ object and frees it. The functions trust their arguments to the extent
+//! that libtorch checks them: a wrong shape is an error, not undefined behaviour. `crate::dist` is
+//! the interface that the rest of dsr uses.
+
+use std::{
+    ffi::{CString, c_char, c_int, c_void},
+    ptr,
+    time::Duration,
+};
+
+use tch::Tensor;
+
+use super::check;
+use crate::error::{Code, Error, Result};
+
+type Handle = *mut c_void;
+/// `at::Tensor*`; what tch's `as_ptr` returns.
+type TensorHandle = *mut c_void;
+
+unsafe extern "C" {
+    fn dsr_store_local(out: *mut Handle) -> c_int;
+    fn dsr_store_tcp(
+        host: *const c_char,
+        port: u16,
+        server: bool,
+        prefix: *const c_char,
+        timeout_ms: i64,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_store_join(
+        store: Handle,
+        rank: c_int,
+        size: c_int,
+        timeout_ms: i64,
+        present: *mut bool,
+    ) -> c_int;
+    fn dsr_store_free(store: Handle);
+    fn dsr_group_new(
+        store: Handle,
+        rank: c_int,
+        size: c_int,
+        cuda_index: c_int,
+        interface: *const c_char,
+        loopback: bool,
+        timeout_ms: i64,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_group_free(group: Handle);
+    fn dsr_all_reduce(
+        group: Handle,
+        tensor: TensorHandle,
+        op: c_int,
+        is_async: bool,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_all_gather(
+        group: Handle,
+        output: TensorHandle,
+        shard: TensorHandle,
+        is_async: bool,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_reduce_scatter(
+        group: Handle,
+        shard: TensorHandle,
+        input: TensorHandle,
+        op: c_int,
+        is_async: bool,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_broadcast(
+        group: Handle,
+        tensor: TensorHandle,
+        root: c_int,
+        is_async: bool,
+        out: *mut Handle,
+    ) -> c_int;
+    fn dsr_barrier(group: Handle, is_async: bool, out: *mut Handle) -> c_int;
+    fn dsr_work_wait(work: Handle) -> c_int;
+    fn dsr_work_is_completed(work: Handle, completed: *mut bool) -> c_int;
+    fn dsr_work_free(work: Handle);
+}
+
+/// How a collective runs: `Sync` may use the caller's CUDA stream, `Async` runs beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Sync,
+    Async,
+}
+
+/// The numbers of c10d's `ReduceOp::RedOpType`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(i32)]
+pub(crate) enum RedOpType {
+    Sum = 0,
+    Avg = 1,
+    Min = 3,
+    Max = 4,
+}
+
+/// Where the ranks of a group meet.
+pub(crate) struct Store(Handle);
+
+impl Store {
+    /// A store for a group of one rank, in this process.
+    pub(crate) fn local() -> Result<Self> {
+        // SAFETY: `make` passes a place for the handle.
+        make(|out| unsafe { dsr_store_local(out) }).map(Self)
+    }
+
+    /// The store at `host:port`; this process hosts it if `server`. Waits for the host only.
+    pub(crate) fn tcp(
+        (host, port): (&str, u16),
+        server: bool,
+        prefix: &str,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (host, prefix) = (c_string(host)?, c_string(prefix)?);
+        let timeout = milliseconds(timeout);
+        // SAFETY: both strings live until the call returns.
+        make(|out| unsafe {
+            dsr_store_tcp(host.as_ptr(), port, server, prefix.as_ptr(), timeout, out)
+        })
+        .map(Self)
+    }
+
+    /// Says that `rank` is there and waits for the others; returns for each rank whether it came
+    /// in time.
+    pub(crate) fn join(&self, rank: usize, size: usize, timeout: Duration) -> Result<Vec<bool>> {
+        let mut present = vec![false; size];
+        let (rank, size) = (int(rank)?, int(size)?);
+        // SAFETY: `present` has one flag for each of the `size` ranks.
+        check(unsafe {
+            dsr_store_join(self.0, rank, size, milliseconds(timeout), present.as_mut_ptr())
+        })?;
+        Ok(present)
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `make` and is freed once. Groups hold their own reference.
+        unsafe { dsr_store_free(self.0) }
+    }
+}
+
+/// What carries the data between the ranks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Transport<'a> {
+    /// Gloo for host memory, on a network interface by name, or else on the loopback interface or
+    /// the one of this machine's host name.
+    Gloo { interface: Option<&'a str>, loopback: bool },
+    /// NCCL for the CUDA device of this index.
+    Nccl { cuda_index: usize },
+}
+
+/// A c10d backend whose ranks are connected.
+pub(crate) struct Group(Handle);
+
+impl Group {
+    /// Connects rank `rank` of `size` with the others. Every rank must call it.
+    pub(crate) fn new(
+        store: &Store,
+        (rank, size): (usize, usize),
+        transport: Transport<'_>,
+        timeout: Duration,
+    ) -> Result<Self> {
+        let (cuda_index, interface, loopback) = match transport {
+            Transport::Gloo { interface, loopback } => (-1, interface.unwrap_or(""), loopback),
+            Transport::Nccl { cuda_index } => (int(cuda_index)?, "", false),
+        };
+        let (rank, size, interface) = (int(rank)?, int(size)?, c_string(interface)?);
+        let timeout = milliseconds(timeout);
+        // SAFETY: the store is alive, and the string lives until the call returns.
+        make(|out| unsafe {
+            let interface = interface.as_ptr();
+            dsr_group_new(store.0, rank, size, cuda_index, interface, loopback, timeout, out)
+        })
+        .map(Self)
+    }
+
+    /// Reduces `tensor` over all ranks, in place.
+    pub(crate) fn all_reduce(&self, tensor: &Tensor, op: RedOpType, mode: Mode) -> Result<Work> {
+        // SAFETY: group and tensor are alive; the work keeps its own reference to the tensor.
+        work(|out| unsafe {
+            dsr_all_reduce(self.0, handle(tensor), op as c_int, mode == Mode::Async, out)
+        })
+    }
+
+    /// Concatenates the shards of all ranks into `output`, in the order of the ranks.
+    pub(crate) fn all_gather(&self, output: &Tensor, shard: &Tensor, mode: Mode) -> Result<Work> {
+        // SAFETY: as in `all_reduce`.
+        work(|out| unsafe {
+            dsr_all_gather(self.0, handle(output), handle(shard), mode == Mode::Async, out)
+        })
+    }
+
+    /// Reduces `input` over all ranks; `shard` receives this rank's slice of the result.
+    pub(crate) fn reduce_scatter(
+        &self,
+        shard: &Tensor,
+        input: &Tensor,
+        op: RedOpType,
+        mode: Mode,
+    ) -> Result<Work> {
+        // SAFETY: as in `all_reduce`.
+        work(|out| unsafe {
+            let (shard, input) = (handle(shard), handle(input));
+            dsr_reduce_scatter(self.0, shard, input, op as c_int, mode == Mode::Async, out)
+        })
+    }
+
+    /// Copies `tensor` of rank `root` over `tensor` of all others.
+    pub(crate) fn broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Work> {
+        let root = int(root)?;
+        // SAFETY: as in `all_reduce`.
+        work(|out| unsafe { dsr_broadcast(self.0, handle(tensor), root, mode == Mode::Async, out) })
+    }
+
+    /// Completes when every rank has called it.
+    pub(crate) fn barrier(&self, mode: Mode) -> Result<Work> {
+        // SAFETY: the group is alive.
+        work(|out| unsafe { dsr_barrier(self.0, mode == Mode::Async, out) })
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `make` and is freed once; works own what they use.
+        unsafe { dsr_group_free(self.0) }
+    }
+}
+
+/// A collective that is under way. It owns references to its tensors.
+pub(crate) struct Work(Handle);
+
+impl Work {
+    /// Waits for the result; on CUDA it makes the current stream wait instead of this thread.
+    pub(crate) fn wait(self) -> Result<()> {
+        // SAFETY: the handle is alive until `self` is dropped.
+        check(unsafe { dsr_work_wait(self.0) })
+    }
+
+    /// Whether the transfer is done, well or not.
+    pub(crate) fn is_completed(&self) -> Result<bool> {
+        let mut completed = false;
+        // SAFETY: the handle is alive and `completed` is a place for a bool.
+        check(unsafe { dsr_work_is_completed(self.0, &raw mut completed) })?;
+        Ok(completed)
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        // SAFETY: the handle came from `make` and is freed once. A transfer that still runs is
+        // kept alive, with its tensors, by the backend that runs it.
+        unsafe { dsr_work_free(self.0) }
+    }
+}
+
+/// Calls a constructor of the bridge and returns the handle that it wrote.
+fn make(construct: impl FnOnce(*mut Handle) -> c_int) -> Result<Handle> {
+    let mut handle = ptr::null_mut();
+    check(construct(&raw mut handle))?;
+    Ok(handle)
+}
+
+fn work(start: impl FnOnce(*mut Handle) -> c_int) -> Result<Work> {
+    make(start).map(Work)
+}
+
+fn handle(tensor: &Tensor) -> TensorHandle {
+    tensor.as_ptr().cast_mut().cast()
+}
+
+fn int(value: usize) -> Result<c_int> {
+    c_int::try_from(value)
+        .map_err(|_| Error::new(Code::Dist, format!("{value} is too large for a rank or a device")))
+}
+
+fn milliseconds(timeout: Duration) -> i64 {
+    i64::try_from(timeout.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn c_string(text: &str) -> Result<CString> {
+    CString::new(text)
+        .map_err(|_| Error::new(Code::Dist, format!("{text:?} contains a zero character")))
+}

@@ -1,0 +1,295 @@
+// Process groups and collectives of libtorch's c10d: Gloo for tensors in host memory, NCCL for
+// tensors of CUDA devices.
+//
+// A group is a backend and the store through which its ranks met. A collective returns a Pending,
+// which owns the running work and references to its tensors, so that no buffer can be freed under
+// a transfer. What is called here is c10d's own backend interface, with no ProcessGroup and no
+// dispatcher between: dsr has one group and chooses the backend itself.
+//
+// Shapes, dtypes and devices are checked by src/dist before a call.
+#include "bridge.h"
+
+#include <torch/csrc/distributed/c10d/HashStore.hpp>
+#include <torch/csrc/distributed/c10d/PrefixStore.hpp>
+#include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
+#include <torch/csrc/distributed/c10d/TCPStore.hpp>
+#ifdef USE_C10D_NCCL
+#include <torch/csrc/distributed/c10d/ProcessGroupNCCL.hpp>
+#endif
+
+#include <c10/util/Logging.h>
+
+#include <chrono>
+#include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace {
+
+using std::chrono::milliseconds;
+using Backend = c10::intrusive_ptr<c10d::Backend>;
+using Store = c10::intrusive_ptr<c10d::Store>;
+
+struct Group {
+  Store store;
+  Backend backend;
+  int cuda_index;  // -1: host memory.
+  milliseconds timeout;
+};
+
+struct Pending {
+  c10::intrusive_ptr<c10d::Work> work;
+  std::vector<at::Tensor> tensors;
+  int64_t divisor;  // The result, the first tensor, is divided by this when the work is done.
+
+  void finish() {
+    TORCH_CHECK(work->wait(), "the collective was aborted");
+    if (divisor != 1) {
+      at::NoGradGuard no_grad;
+      tensors.front().div_(divisor);
+    }
+  }
+};
+
+// While ranks meet, c10d logs every failed attempt with a C++ stack before it throws. The exception
+// becomes dsr's message, so the log is kept only where TORCH_CPP_LOG_LEVEL asks for all of it.
+class QuietLog {
+ public:
+  QuietLog() {
+    std::lock_guard lock(mutex_);
+    if (users_++ > 0) return;  // The level is the whole process's.
+    level_ = FLAGS_caffe2_log_level;
+    if (level_ > c10::GLOG_INFO) FLAGS_caffe2_log_level = c10::GLOG_FATAL;
+  }
+  ~QuietLog() {
+    std::lock_guard lock(mutex_);
+    if (--users_ == 0) FLAGS_caffe2_log_level = level_;
+  }
+  QuietLog(const QuietLog&) = delete;
+  QuietLog& operator=(const QuietLog&) = delete;
+
+ private:
+  static inline std::mutex mutex_;
+  static inline int users_ = 0;
+  static inline int level_ = 0;
+};
+
+std::string joined_key(int rank) { return "joined/" + std::to_string(rank); }
+
+// Whether the keys came in time.
+bool wait_for(c10d::Store& store, const std::vector<std::string>& keys, milliseconds timeout) {
+  try {
+    store.wait(keys, timeout);
+    return true;
+  } catch (const c10::DistStoreError&) {
+    return false;
+  }
+}
+
+Backend connect_gloo(const Store& store, int rank, int size, const char* interface,
+                     bool loopback, milliseconds timeout) {
+  using c10d::ProcessGroupGloo;
+  auto options = ProcessGroupGloo::Options::create(timeout);
+  if (*interface != '\0') {
+    options->devices.push_back(ProcessGroupGloo::createDeviceForInterface(interface));
+  } else if (loopback) {
+    options->devices.push_back(ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+  } else {
+    options->devices.push_back(ProcessGroupGloo::createDefaultDevice());
+  }
+  return c10::make_intrusive<ProcessGroupGloo>(store, rank, size, std::move(options));
+}
+
+Backend connect_nccl([[maybe_unused]] const Store& store, [[maybe_unused]] int rank,
+                     [[maybe_unused]] int size, [[maybe_unused]] int cuda_index,
+                     [[maybe_unused]] milliseconds timeout) {
+#ifdef USE_C10D_NCCL
+  auto options = c10d::ProcessGroupNCCL::Options::create();
+  options->timeout = timeout;
+  auto backend = c10::make_intrusive<c10d::ProcessGroupNCCL>(store, rank, size, options);
+  at::Device device(at::kCUDA, static_cast<c10::DeviceIndex>(cuda_index));
+  backend->setBoundDeviceId(device);
+  // Connects now, where an error still means "connecting failed", and not in the first step.
+  backend->eagerConnectSingleDevice(device);
+  return backend;
+#else
+  TORCH_CHECK(false, "this dsr was built without NCCL");
+#endif
+}
+
+bool is_nccl(const Group& group) { return group.cuda_index >= 0; }
+
+// Gloo has no average: it sums, and Pending divides.
+c10d::ReduceOp reduction(const Group& group, int op, int64_t* divisor) {
+  auto type = static_cast<c10d::ReduceOp::RedOpType>(op);
+  *divisor = 1;
+  if (type == c10d::ReduceOp::AVG && !is_nccl(group)) {
+    *divisor = group.backend->getSize();
+    return c10d::ReduceOp::SUM;
+  }
+  return type;
+}
+
+// The same memory in one dimension: c10d compares shapes where only sizes matter. Without the
+// tensor's autograd state: a collective is no operation that is differentiated, and what it writes
+// must not count as a change of a tensor that backward has saved.
+at::Tensor flat(const at::Tensor& tensor) { return tensor.variable_data().view({-1}); }
+
+Pending* pending(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors,
+                 int64_t divisor = 1) {
+  return new Pending{std::move(work), std::move(tensors), divisor};
+}
+
+}  // namespace
+
+extern "C" {
+
+// A store in this process, for a group of one rank.
+int dsr_store_local(void** out) {
+  TRY(
+    *out = new Store(c10::make_intrusive<c10d::HashStore>());
+  )
+}
+
+// The store at host:port, where all ranks meet. One process hosts it (`server`). Waits for the
+// host, not for the other ranks.
+int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* prefix,
+                  int64_t timeout_ms, void** out) {
+  TRY(
+    QuietLog quiet;
+    c10d::TCPStoreOptions options;
+    options.port = port;
+    options.isServer = server;
+    options.waitWorkers = false;
+    options.timeout = milliseconds(timeout_ms);
+    auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    *out = new Store(c10::make_intrusive<c10d::PrefixStore>(prefix, std::move(store)));
+  )
+}
+
+// Says that this rank is there, and waits until every rank is or the time is over. `present`
+// receives one flag a rank; time that is over is no failure here, the flags tell.
+int dsr_store_join(void* handle, int rank, int size, int64_t timeout_ms, bool* present) {
+  TRY(
+    QuietLog quiet;
+    auto& store = **static_cast<Store*>(handle);
+    store.set(joined_key(rank), std::vector<uint8_t>{1});
+    const auto end = std::chrono::steady_clock::now() + milliseconds(timeout_ms);
+    for (int other = 0; other < size; ++other) {
+      const std::vector<std::string> key{joined_key(other)};
+      const auto left = std::chrono::ceil<milliseconds>(end - std::chrono::steady_clock::now());
+      if (left.count() > 0 && wait_for(store, key, left)) {
+        present[other] = true;
+      } else {
+        present[other] = store.check(key);
+      }
+    }
+  )
+}
+
+void dsr_store_free(void* handle) { delete static_cast<Store*>(handle); }
+
+// `cuda_index` < 0 chooses Gloo, on the network interface of that name if it is not empty.
+int dsr_group_new(void* store_handle, int rank, int size, int cuda_index, const char* interface,
+                  bool loopback, int64_t timeout_ms, void** out) {
+  TRY(
+    QuietLog quiet;
+    const auto& store = *static_cast<Store*>(store_handle);
+    const milliseconds timeout(timeout_ms);
+    auto backend = cuda_index < 0
+        ? connect_gloo(store, rank, size, interface, loopback, timeout)
+        : connect_nccl(store, rank, size, cuda_index, timeout);
+    *out = new Group{store, std::move(backend), cuda_index, timeout};
+  )
+}
+
+// Closes the connections. Ranks that are still in a collective with this one fail.
+void dsr_group_free(void* handle) {
+  auto* group = static_cast<Group*>(handle);
+  try {
+    group->backend->shutdown();
+    delete group;
+  } catch (...) {
+    // A group whose other ranks have died cannot be closed in order; the process goes on.
+  }
+}
+
+int dsr_all_reduce(void* handle, at::Tensor* tensor, int op, bool async, void** out) {
+  TRY(
+    auto& group = *static_cast<Group*>(handle);
+    std::vector<at::Tensor> tensors{flat(*tensor)};
+    int64_t divisor;
+    c10d::AllreduceOptions options;
+    options.reduceOp = reduction(group, op, &divisor);
+    options.asyncOp = async;
+    auto work = group.backend->allreduce(tensors, options);
+    *out = pending(std::move(work), std::move(tensors), divisor);
+  )
+}
+
+int dsr_all_gather(void* handle, at::Tensor* output, at::Tensor* shard, bool async, void** out) {
+  TRY(
+    auto& group = *static_cast<Group*>(handle);
+    auto to = flat(*output);
+    auto from = flat(*shard);
+    c10d::AllgatherOptions options;
+    options.asyncOp = async;
+    auto work = group.backend->_allgather_base(to, from, options);
+    *out = pending(std::move(work), {to, from});
+  )
+}
+
+int dsr_reduce_scatter(void* handle, at::Tensor* shard, at::Tensor* input, int op, bool async,
+                       void** out) {
+  TRY(
+    auto& group = *static_cast<Group*>(handle);
+    auto to = flat(*shard);
+    auto from = flat(*input);
+    int64_t divisor;
+    c10d::ReduceScatterOptions options;
+    options.reduceOp = reduction(group, op, &divisor);
+    options.asyncOp = async;
+    auto work = group.backend->_reduce_scatter_base(to, from, options);
+    *out = pending(std::move(work), {to, from}, divisor);
+  )
+}
+
+int dsr_broadcast(void* handle, at::Tensor* tensor, int root, bool async, void** out) {
+  TRY(
+    auto& group = *static_cast<Group*>(handle);
+    std::vector<at::Tensor> tensors{flat(*tensor)};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    options.asyncOp = async;
+    auto work = group.backend->broadcast(tensors, options);
+    *out = pending(std::move(work), std::move(tensors));
+  )
+}
+
+int dsr_barrier(void* handle, bool async, void** out) {
+  TRY(
+    auto& group = *static_cast<Group*>(handle);
+    c10d::BarrierOptions options;
+    options.asyncOp = async;
+    options.timeout = group.timeout;
+    if (is_nccl(group)) options.device_ids = {group.cuda_index};
+    *out = pending(group.backend->barrier(options), {});
+  )
+}
+
+int dsr_work_wait(void* handle) {
+  TRY(
+    static_cast<Pending*>(handle)->finish();
+  )
+}
+
+int dsr_work_is_completed(void* handle, bool* completed) {
+  TRY(
+    *completed = static_cast<Pending*>(handle)->work->isCompleted();
+  )
+}
+
+void dsr_work_free(void* handle) { delete static_cast<Pending*>(handle); }
+
+}  // extern "C"

@@ -1,0 +1,451 @@
+//! A group of ranks that are connected, and the collectives between them.
+//!
+//! Every rank calls the same collectives in the same order with the same shapes; what one rank can
+//! see of that is checked here, the rest shows as a timeout. Each collective has a form that
+//! returns when its result can be used and an `_async` one that returns a [`Work`].
+
+use tch::{Device, Tensor};
+
+use super::{Rendezvous, Work};
+use crate::{
+    bridge::dist::{self as bridge, Mode, RedOpType, Store, Transport},
+    error::{Code, Error, Result},
+};
+
+/// How values of all ranks become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReduceOp {
+    /// The sum.
+    Sum,
+    /// The sum divided by the world size; for floating-point tensors.
+    Avg,
+    /// The greatest.
+    Max,
+    /// The least.
+    Min,
+}
+
+/// The ranks that train together, connected: over Gloo on the CPU, over NCCL on CUDA.
+pub struct ProcessGroup {
+    inner: bridge::Group,
+    place: Place,
+    local_rank: usize,
+    device: Device,
+}
+
+/// Which rank this is, for results and messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Place {
+    rank: usize,
+    world_size: usize,
+}
+
+impl ProcessGroup {
+    /// A group of this process alone. It needs no network.
+    ///
+    /// # Errors
+    /// [`Code::Dist`] for a device that has no transport.
+    pub fn single(device: Device) -> Result<Self> {
+        let place = Place { rank: 0, world_size: 1 };
+        let transport = transport(device, None, true)?;
+        let inner = Store::local()
+            .and_then(|store| {
+                bridge::Group::new(&store, (0, 1), transport, Rendezvous::DEFAULT_TIMEOUT)
+            })
+            .map_err(|e| place.failed("connecting", e))?;
+        Ok(Self { inner, place, local_rank: 0, device })
+    }
+
+    /// Meets the other ranks and connects with them. Every rank must call it; `device` is where
+    /// the tensors of this rank are.
+    ///
+    /// # Errors
+    /// [`Code::Dist`] when the ranks do not all come within the timeout, saying which are missing.
+    pub fn connect(rendezvous: &Rendezvous, device: Device) -> Result<Self> {
+        let &Rendezvous { rank, world_size, local_rank, timeout, .. } = rendezvous;
+        if world_size == 1 {
+            return Self::single(device);
+        }
+        let place = Place { rank, world_size };
+        let transport =
+            transport(device, rendezvous.interface.as_deref(), rendezvous.is_loopback())?;
+        let store = meet(rendezvous, place)?;
+        let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
+            .map_err(|e| place.failed("connecting", e))?;
+        Ok(Self { inner, place, local_rank, device })
+    }
+
+    /// This process's number, from 0 to `world_size() - 1`.
+    pub fn rank(&self) -> usize {
+        self.place.rank
+    }
+
+    /// How many processes there are.
+    pub fn world_size(&self) -> usize {
+        self.place.world_size
+    }
+
+    /// This process's number on its machine.
+    pub fn local_rank(&self) -> usize {
+        self.local_rank
+    }
+
+    /// Where the tensors of a collective must be.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Reduces `tensor` over all ranks, in place: afterwards all ranks hold the same values.
+    ///
+    /// # Errors
+    /// [`Code::Shape`] for a tensor that is not contiguous, not on the group's device, or not
+    /// floating-point for [`ReduceOp::Avg`]; [`Code::Dist`] when another rank fails.
+    pub fn all_reduce(&self, tensor: &Tensor, op: ReduceOp) -> Result<()> {
+        self.start_all_reduce(tensor, op, Mode::Sync)?.wait()
+    }
+
+    /// Starts [`ProcessGroup::all_reduce`].
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`].
+    pub fn all_reduce_async(&self, tensor: &Tensor, op: ReduceOp) -> Result<Work> {
+        self.start_all_reduce(tensor, op, Mode::Async)
+    }
+
+    /// Concatenates the `shard`s of all ranks into `out`, in the order of the ranks. `out` has
+    /// `world_size` times the elements of `shard`; beyond that its shape is free.
+    ///
+    /// # Errors
+    /// [`Code::Shape`] for tensors that do not fit together, are not contiguous, or are not on the
+    /// group's device; [`Code::Dist`] when another rank fails.
+    pub fn all_gather_into(&self, out: &Tensor, shard: &Tensor) -> Result<()> {
+        self.start_all_gather(out, shard, Mode::Sync)?.wait()
+    }
+
+    /// Starts [`ProcessGroup::all_gather_into`].
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_gather_into`].
+    pub fn all_gather_into_async(&self, out: &Tensor, shard: &Tensor) -> Result<Work> {
+        self.start_all_gather(out, shard, Mode::Async)
+    }
+
+    /// Reduces `input` over all ranks and leaves in `shard` this rank's slice of the result, the
+    /// `rank`-th of `world_size` equal ones.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_gather_into`], and as [`ProcessGroup::all_reduce`] for the operation.
+    pub fn reduce_scatter(&self, shard: &Tensor, input: &Tensor, op: ReduceOp) -> Result<()> {
+        self.start_reduce_scatter(shard, input, op, Mode::Sync)?.wait()
+    }
+
+    /// Starts [`ProcessGroup::reduce_scatter`].
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::reduce_scatter`].
+    pub fn reduce_scatter_async(
+        &self,
+        shard: &Tensor,
+        input: &Tensor,
+        op: ReduceOp,
+    ) -> Result<Work> {
+        self.start_reduce_scatter(shard, input, op, Mode::Async)
+    }
+
+    /// Copies `tensor` of rank `root` over `tensor` of every other rank.
+    ///
+    /// # Errors
+    /// [`Code::Dist`] for a root that does not exist or when another rank fails; [`Code::Shape`]
+    /// for a tensor that is not contiguous or not on the group's device.
+    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<()> {
+        self.start_broadcast(tensor, root, Mode::Sync)?.wait()
+    }
+
+    /// Starts [`ProcessGroup::broadcast`].
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::broadcast`].
+    pub fn broadcast_async(&self, tensor: &Tensor, root: usize) -> Result<Work> {
+        self.start_broadcast(tensor, root, Mode::Async)
+    }
+
+    /// Returns when every rank has called it.
+    ///
+    /// # Errors
+    /// [`Code::Dist`] when another rank fails or does not come within the timeout.
+    pub fn barrier(&self) -> Result<()> {
+        self.start("barrier", self.inner.barrier(Mode::Sync))?.wait()
+    }
+
+    /// Starts [`ProcessGroup::barrier`].
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::barrier`].
+    pub fn barrier_async(&self) -> Result<Work> {
+        self.start("barrier", self.inner.barrier(Mode::Async))
+    }
+
+    fn start_all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Work> {
+        const NAME: &str = "all_reduce";
+        self.check_tensor(NAME, "the tensor", tensor)?;
+        check_reduction(NAME, op, tensor)?;
+        self.start(NAME, self.inner.all_reduce(tensor, op.into(), mode))
+    }
+
+    fn start_all_gather(&self, out: &Tensor, shard: &Tensor, mode: Mode) -> Result<Work> {
+        const NAME: &str = "all_gather_into";
+        self.check_shards(NAME, ("out", out), shard)?;
+        self.start(NAME, self.inner.all_gather(out, shard, mode))
+    }
+
+    fn start_reduce_scatter(
+        &self,
+        shard: &Tensor,
+        input: &Tensor,
+        op: ReduceOp,
+        mode: Mode,
+    ) -> Result<Work> {
+        const NAME: &str = "reduce_scatter";
+        self.check_shards(NAME, ("input", input), shard)?;
+        check_reduction(NAME, op, input)?;
+        self.start(NAME, self.inner.reduce_scatter(shard, input, op.into(), mode))
+    }
+
+    fn start_broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Work> {
+        const NAME: &str = "broadcast";
+        self.check_tensor(NAME, "the tensor", tensor)?;
+        if root >= self.world_size() {
+            bail!(
+                Code::Dist,
+                "{NAME}: rank {root} cannot be the root: the ranks are 0 to {}",
+                self.world_size() - 1
+            );
+        }
+        self.start(NAME, self.inner.broadcast(tensor, root, mode))
+    }
+
+    fn start(&self, operation: &'static str, started: Result<bridge::Work>) -> Result<Work> {
+        let inner = started.map_err(|e| self.place.failed(operation, e))?;
+        Ok(Work { inner, operation, place: self.place })
+    }
+
+    fn check_tensor(&self, operation: &str, name: &str, tensor: &Tensor) -> Result<()> {
+        if !tensor.defined() {
+            bail!(Code::Shape, "{operation}: {name} is undefined");
+        }
+        if tensor.device() != self.device {
+            bail!(
+                Code::Shape,
+                "{operation}: {name} is on {:?}, but the group is on {:?}",
+                tensor.device(),
+                self.device
+            );
+        }
+        if !tensor.is_contiguous() {
+            bail!(
+                Code::Shape,
+                "{operation}: {name} of shape {:?} must be contiguous, found strides {:?}",
+                tensor.size(),
+                tensor.stride()
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that `whole` is as large as one shard a rank.
+    fn check_shards(
+        &self,
+        operation: &str,
+        (name, whole): (&str, &Tensor),
+        shard: &Tensor,
+    ) -> Result<()> {
+        self.check_tensor(operation, name, whole)?;
+        self.check_tensor(operation, "shard", shard)?;
+        if whole.kind() != shard.kind() {
+            bail!(
+                Code::Shape,
+                "{operation}: {name} has dtype {:?}, but shard has {:?}",
+                whole.kind(),
+                shard.kind()
+            );
+        }
+        let world_size = self.world_size();
+        if whole.numel() != shard.numel() * world_size {
+            bail!(
+                Code::Shape,
+                "{operation}: {name} must have {world_size} times the {} elements of shard, one \
+                 shard a rank, found {}",
+                shard.numel(),
+                whole.numel()
+            );
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    /// The error of an operation between ranks, from what libtorch says about it.
+    pub(super) fn failed(self, operation: &str, e: Error) -> Error {
+        if e.code() == Code::Memory {
+            return e;
+        }
+        let Self { rank, world_size } = self;
+        let message = format!("{operation} failed on rank {rank} of {world_size}: {e}");
+        let error = Error::new(Code::Dist, message);
+        if world_size == 1 {
+            return error;
+        }
+        error.hint(
+            "another rank has stopped, or has called other collectives; the first error among the \
+             outputs of all ranks tells",
+        )
+    }
+}
+
+impl From<ReduceOp> for RedOpType {
+    fn from(op: ReduceOp) -> Self {
+        match op {
+            ReduceOp::Sum => Self::Sum,
+            ReduceOp::Avg => Self::Avg,
+            ReduceOp::Max => Self::Max,
+            ReduceOp::Min => Self::Min,
+        }
+    }
+}
+
+fn transport(device: Device, interface: Option<&str>, loopback: bool) -> Result<Transport<'_>> {
+    match device {
+        Device::Cpu => Ok(Transport::Gloo { interface, loopback }),
+        Device::Cuda(cuda_index) => Ok(Transport::Nccl { cuda_index }),
+        other => bail!(Code::Dist, "no transport for {other:?}: the CPU has Gloo, CUDA has NCCL"),
+    }
+}
+
+/// Brings this rank to the store of all ranks and waits until all are there.
+fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
+    let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
+    let Place { rank, world_size } = place;
+    // Ranks of an earlier attempt may have left their keys in a store that outlives them.
+    let prefix = format!("dsr/{}", agent_store.unwrap_or(0));
+    let is_host = rank == 0 && agent_store.is_none();
+    let seconds = timeout.as_secs_f64();
+    let where_to = format!("rank {rank} of {world_size}: {master_addr}:{master_port}");
+    let store =
+        Store::tcp((master_addr, *master_port), is_host, &prefix, *timeout).map_err(|e| {
+            if is_host {
+                Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", first_line(&e)))
+                    .hint("another program uses the port, or MASTER_ADDR is not this machine")
+            } else {
+                let message = format!("{where_to} cannot be reached within {seconds} s");
+                Error::new(Code::Dist, message)
+                    .hint("is rank 0 running, and is MASTER_ADDR its machine?")
+                    .caused_by(e)
+            }
+        })?;
+    let present = store.join(rank, world_size, *timeout).map_err(|e| {
+        Error::new(Code::Dist, format!("{where_to} was lost while ranks were waited for"))
+            .hint("rank 0 has stopped; its output tells why")
+            .caused_by(e)
+    })?;
+    let missing: Vec<String> =
+        (0..world_size).filter(|&rank| !present[rank]).map(|rank| rank.to_string()).collect();
+    if missing.is_empty() {
+        return Ok(store);
+    }
+    let (noun, missing_ranks) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing);
+    Err(Error::new(
+        Code::Dist,
+        format!("{where_to}: {noun} {} did not come within {seconds} s", missing_ranks.join(", ")),
+    )
+    .hint(format!("start {world_size} processes with the ranks 0 to {}", world_size - 1)))
+}
+
+fn first_line(e: &Error) -> &str {
+    e.message().lines().next().unwrap_or_default()
+}
+
+fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()> {
+    if op == ReduceOp::Avg && !tensor.is_floating_point() {
+        bail!(
+            Code::Shape,
+            "{operation}: an average needs a floating-point tensor, found {:?}",
+            tensor.kind()
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{net::TcpListener, thread, time::Duration};
+
+    use tch::Kind;
+
+    use super::*;
+
+    #[test]
+    fn ranks_meet_at_the_store_of_torchruns_agent() {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let timeout = Duration::from_secs(60);
+        let _agent = Store::tcp(("127.0.0.1", port), true, "agent", timeout).unwrap();
+        let ranks = [0, 1].map(|rank| {
+            thread::spawn(move || {
+                let rendezvous = Rendezvous {
+                    rank,
+                    world_size: 2,
+                    local_rank: rank,
+                    master_addr: "127.0.0.1".into(),
+                    master_port: port,
+                    timeout,
+                    interface: Some("lo".into()),
+                    agent_store: Some(1),
+                };
+                let group = ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap();
+                let tensor = Tensor::full([1], rank as i64 + 1, (Kind::Int64, Device::Cpu));
+                group.all_reduce(&tensor, ReduceOp::Sum).unwrap();
+                // The first to leave must not take the connection from under the other.
+                group.barrier().unwrap();
+                tensor.int64_value(&[0])
+            })
+        });
+        assert_eq!(ranks.map(|rank| rank.join().unwrap()), [3, 3]);
+    }
+
+    #[test]
+    fn an_interface_that_does_not_exist_is_an_error() {
+        let store = Store::local().unwrap();
+        let transport = transport(Device::Cpu, Some("nosuch0"), false).unwrap();
+        let connected = bridge::Group::new(&store, (0, 1), transport, Duration::from_secs(5));
+        let e = connected.err().expect("no such interface");
+        assert!(!e.message().contains("Exception raised from"), "{e}");
+    }
+
+    #[test]
+    fn a_device_without_a_transport_is_refused() {
+        let e = ProcessGroup::single(Device::Mps).err().expect("no transport");
+        assert_eq!(e.message(), "no transport for Mps: the CPU has Gloo, CUDA has NCCL");
+    }
+
+    #[test]
+    fn tensors_may_be_empty() {
+        let group = ProcessGroup::single(Device::Cpu).unwrap();
+        let (a, b) = (
+            Tensor::zeros([0, 3], (Kind::Float, Device::Cpu)),
+            Tensor::empty([0], (Kind::Float, Device::Cpu)),
+        );
+        group.all_reduce(&a, ReduceOp::Avg).unwrap();
+        group.all_gather_into(&a, &b).unwrap();
+        group.reduce_scatter(&a, &b, ReduceOp::Sum).unwrap();
+        group.broadcast(&a, 0).unwrap();
+    }
+
+    #[test]
+    fn without_cuda_a_cuda_group_is_an_error() {
+        if tch::Cuda::is_available() {
+            println!("skipped: this machine has CUDA");
+            return;
+        }
+        let e = ProcessGroup::single(Device::Cuda(0)).err().expect("no CUDA");
+        assert_eq!(e.code(), Code::Dist);
+    }
+}

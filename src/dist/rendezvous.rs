@@ -1,0 +1,212 @@
+//! What a process must know to meet the others: its rank, their number, and where they meet.
+//!
+//! The names and meanings are torchrun's, so that torchrun, a Slurm script or five `export`s start
+//! dsr in the same way as a PyTorch program. This module reads no environment: it is given a
+//! lookup. It opens no connection either; that is [`ProcessGroup::connect`].
+//!
+//! [`ProcessGroup::connect`]: super::ProcessGroup::connect
+
+use std::{str::FromStr, time::Duration};
+
+use crate::error::{Code, Error, Result};
+
+/// A rank's place in the run and the address where all ranks meet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rendezvous {
+    /// This process's number, from 0 to `world_size - 1`.
+    pub rank: usize,
+    /// How many processes train together.
+    pub world_size: usize,
+    /// This process's number on its machine; with CUDA, the index of its device.
+    pub local_rank: usize,
+    /// The host name or address of rank 0's machine.
+    pub master_addr: String,
+    /// A free TCP port on that machine.
+    pub master_port: u16,
+    /// How long to wait for other ranks, in the rendezvous and in each collective.
+    pub timeout: Duration,
+    /// The network interface for Gloo, such as `eth0`, from `GLOO_SOCKET_IFNAME`. Without it: the
+    /// loopback interface if `master_addr` is one, else the one of this machine's host name.
+    pub interface: Option<String>,
+    /// How often the launcher has restarted the ranks, where the launcher itself hosts the store
+    /// at `master_addr` as torchrun's agent does. `None`: rank 0 hosts it.
+    pub agent_store: Option<u64>,
+}
+
+impl Rendezvous {
+    /// PyTorch's default for Gloo, 30 minutes: the ranks may load data for very different times.
+    pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+    /// Reads torchrun's variables through `lookup`. `None` when neither `RANK` nor `WORLD_SIZE` is
+    /// set: a program that nobody launched as one of several.
+    ///
+    /// # Errors
+    /// [`Code::Dist`], all faults at once: a variable that is missing or no number, a rank that is
+    /// not below the world size.
+    pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
+        let mut env = Variables { lookup, faults: Vec::new() };
+        if env.get("RANK").is_none() && env.get("WORLD_SIZE").is_none() {
+            return Ok(None);
+        }
+        let rendezvous = Self {
+            rank: env.number("RANK"),
+            world_size: env.number("WORLD_SIZE"),
+            local_rank: env.number("LOCAL_RANK"),
+            master_addr: env.required("MASTER_ADDR").unwrap_or_default(),
+            master_port: env.number("MASTER_PORT"),
+            timeout: Self::DEFAULT_TIMEOUT,
+            interface: env.get("GLOO_SOCKET_IFNAME"),
+            agent_store: env.agent_store(),
+        };
+        if env.faults.is_empty() {
+            env.faults.extend(rendezvous.place_fault());
+        }
+        match Error::all(env.faults) {
+            None => Ok(Some(rendezvous)),
+            Some(faults) => Err(faults.hint(
+                "torchrun sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT; set all \
+                 of them, or none to train with one process",
+            )),
+        }
+    }
+
+    /// Whether all ranks meet on this machine's loopback interface.
+    pub(super) fn is_loopback(&self) -> bool {
+        let address = self.master_addr.as_str();
+        address == "localhost" || address == "::1" || address.starts_with("127.")
+    }
+
+    fn place_fault(&self) -> Option<Error> {
+        let Self { rank, world_size, .. } = self;
+        let message = match world_size {
+            0 => "WORLD_SIZE is 0, but it counts this process too".to_owned(),
+            _ if rank >= world_size => format!(
+                "RANK is {rank}, but with a WORLD_SIZE of {world_size} the ranks are 0 to {}",
+                world_size - 1
+            ),
+            _ => return None,
+        };
+        Some(Error::new(Code::Dist, message))
+    }
+}
+
+/// The launcher's variables and what was wrong with them so far.
+struct Variables<F> {
+    lookup: F,
+    faults: Vec<Error>,
+}
+
+impl<F: Fn(&str) -> Option<String>> Variables<F> {
+    /// A variable that is set to something; launchers write `X=` for "not set".
+    fn get(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|value| !value.is_empty())
+    }
+
+    fn required(&mut self, name: &str) -> Option<String> {
+        let value = self.get(name);
+        if value.is_none() {
+            self.faults.push(Error::new(Code::Dist, format!("the variable {name} is not set")));
+        }
+        value
+    }
+
+    /// A required number; zero, with a fault noted, if there is none.
+    fn number<T: FromStr + Default>(&mut self, name: &str) -> T {
+        let Some(value) = self.required(name) else { return T::default() };
+        value.parse().unwrap_or_else(|_| {
+            let expected = if name == "MASTER_PORT" {
+                "a port from 0 to 65535"
+            } else {
+                "a whole number that is not negative"
+            };
+            let message = format!("the variable {name} must be {expected}, found {value:?}");
+            self.faults.push(Error::new(Code::Dist, message));
+            T::default()
+        })
+    }
+
+    fn agent_store(&mut self) -> Option<u64> {
+        if self.get("TORCHELASTIC_USE_AGENT_STORE")? != "True" {
+            return None;
+        }
+        match self.get("TORCHELASTIC_RESTART_COUNT") {
+            Some(_) => Some(self.number("TORCHELASTIC_RESTART_COUNT")),
+            None => Some(0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TORCHRUN: [(&str, &str); 5] = [
+        ("RANK", "3"),
+        ("WORLD_SIZE", "4"),
+        ("LOCAL_RANK", "1"),
+        ("MASTER_ADDR", "node7"),
+        ("MASTER_PORT", "29500"),
+    ];
+
+    /// torchrun's variables with some replaced, added or, with an empty value, unset.
+    fn read(changes: &[(&str, &str)]) -> Result<Option<Rendezvous>> {
+        Rendezvous::from_env(|name| {
+            let found = changes.iter().chain(&TORCHRUN).find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        })
+    }
+
+    #[test]
+    fn torchruns_variables_are_understood() {
+        let rendezvous = read(&[]).unwrap().expect("a launched process");
+        assert_eq!(
+            rendezvous,
+            Rendezvous {
+                rank: 3,
+                world_size: 4,
+                local_rank: 1,
+                master_addr: "node7".into(),
+                master_port: 29500,
+                timeout: Rendezvous::DEFAULT_TIMEOUT,
+                interface: None,
+                agent_store: None,
+            }
+        );
+    }
+
+    #[test]
+    fn without_a_launcher_there_is_no_rendezvous() {
+        assert!(Rendezvous::from_env(|_| None).unwrap().is_none());
+        // An address alone may be left over from another program.
+        assert!(read(&[("RANK", ""), ("WORLD_SIZE", "")]).unwrap().is_none());
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let e = read(&[("RANK", "one"), ("LOCAL_RANK", ""), ("MASTER_PORT", "70000")]).unwrap_err();
+        assert_eq!(e.code(), Code::Dist);
+        assert_eq!(
+            e.to_string(),
+            "the variable RANK must be a whole number that is not negative, found \"one\"\n\
+             the variable LOCAL_RANK is not set\n\
+             the variable MASTER_PORT must be a port from 0 to 65535, found \"70000\""
+        );
+        assert!(e.hints()[0].contains("torchrun"));
+    }
+
+    #[test]
+    fn a_rank_must_be_below_the_world_size() {
+        let e = read(&[("RANK", "4")]).unwrap_err();
+        assert_eq!(e.message(), "RANK is 4, but with a WORLD_SIZE of 4 the ranks are 0 to 3");
+        let e = read(&[("RANK", "0"), ("WORLD_SIZE", "0")]).unwrap_err();
+        assert_eq!(e.message(), "WORLD_SIZE is 0, but it counts this process too");
+    }
+
+    #[test]
+    fn torchruns_agent_hosts_the_store_itself() {
+        let agent = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
+        assert_eq!(read(&agent).unwrap().unwrap().agent_store, Some(2));
+        let rank_0 = [("TORCHELASTIC_USE_AGENT_STORE", "False")];
+        assert_eq!(read(&rank_0).unwrap().unwrap().agent_store, None);
+    }
+}

@@ -1,0 +1,369 @@
+//! Ranks that train together: real processes, started as torchrun starts them.
+//!
+//! A test starts this test binary again, once a rank, with the filter `dist::rank` and the case to
+//! run in `DIST_CASE`. All numbers are small integers, which every dtype here holds exactly, so
+//! results are compared without a tolerance.
+
+use std::{
+    env,
+    net::TcpListener,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use dsr::{
+    dist::{ProcessGroup, ReduceOp, Rendezvous, Work},
+    error::{Code, Error, Result},
+};
+use tch::{Device, Kind, Tensor};
+
+/// Long enough for a loaded machine, short enough for a test that fails.
+const TIMEOUT: Duration = Duration::from_secs(60);
+/// For the tests in which a rank is waited for in vain.
+const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
+
+#[test]
+fn two_ranks_exchange_tensors() {
+    all_succeed("collectives", 2);
+}
+
+#[test]
+fn four_ranks_exchange_tensors() {
+    all_succeed("collectives", 4);
+}
+
+#[test]
+fn works_complete_in_any_order_and_keep_their_tensors() {
+    all_succeed("works", 2);
+}
+
+#[test]
+fn one_rank_goes_through_the_same_calls() {
+    collectives(&ProcessGroup::single(Device::Cpu).unwrap());
+    let alone = Rendezvous { world_size: 1, ..rendezvous(0, 1, 0) };
+    collectives(&ProcessGroup::connect(&alone, Device::Cpu).unwrap());
+}
+
+#[test]
+fn a_rank_that_never_comes_is_named() {
+    let started = Instant::now();
+    let port = free_port();
+    let present = [0, 2].map(|rank| start("connect", rank, 4, port));
+    for (rank, output) in present.into_iter().map(finish).enumerate() {
+        let rank = rank * 2;
+        let said = text(&output);
+        assert!(!output.status.success(), "rank {rank} connected:\n{said}");
+        // Rank 0 hosts the store, so that whoever is slower may find it gone.
+        let expected = format!("127.0.0.1:{port}: ranks 1, 3 did not come within 3 s");
+        let lost = format!("127.0.0.1:{port} was lost while ranks were waited for");
+        assert!(said.contains(&expected) || (rank == 2 && said.contains(&lost)), "{said}");
+        assert!(said.contains("error[E901]"), "{said}");
+    }
+    assert!(started.elapsed() < SHORT_TIMEOUT * 6, "took {:?}", started.elapsed());
+}
+
+#[test]
+fn a_master_that_never_comes_is_an_error_in_time() {
+    let started = Instant::now();
+    let (rendezvous, device) = (rendezvous(1, 2, free_port()), Device::Cpu);
+    let rendezvous = Rendezvous { timeout: SHORT_TIMEOUT, ..rendezvous };
+    let e = refused(ProcessGroup::connect(&rendezvous, device));
+    assert_eq!(e.code(), Code::Dist);
+    let address = format!("127.0.0.1:{}", rendezvous.master_port);
+    assert_eq!(
+        e.message(),
+        format!("rank 1 of 2: {address} cannot be reached within 3 s"),
+        "the message names the rank and the address"
+    );
+    assert!(started.elapsed() < SHORT_TIMEOUT * 5, "took {:?}", started.elapsed());
+}
+
+#[test]
+fn a_port_that_is_taken_is_an_error() {
+    let taken = TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let e = refused(ProcessGroup::connect(&rendezvous(0, 2, port), Device::Cpu));
+    assert_eq!(e.code(), Code::Dist);
+    assert!(e.message().starts_with(&format!("rank 0 of 2: 127.0.0.1:{port} cannot be opened")));
+    assert!(!e.message().contains("Exception raised from"), "{e}");
+}
+
+#[test]
+fn a_rank_that_leaves_fails_the_others() {
+    let port = free_port();
+    let ranks = [0, 1].map(|rank| start("leave", rank, 2, port));
+    let [stays, leaves] = ranks.map(finish);
+    assert!(leaves.status.success(), "{}", text(&leaves));
+    assert!(stays.status.success(), "{}", text(&stays));
+}
+
+#[test]
+fn a_rank_that_does_not_take_part_is_not_waited_for_forever() {
+    let port = free_port();
+    let ranks = [0, 1].map(|rank| start("late", rank, 2, port));
+    for output in ranks.map(finish) {
+        assert!(output.status.success(), "{}", text(&output));
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
+    let group = ProcessGroup::single(Device::Cpu).unwrap();
+    let of = |shape: &[i64], kind| Tensor::zeros(shape, (kind, Device::Cpu));
+    let (a, b) = (of(&[4], Kind::Float), of(&[6], Kind::Float));
+    let cases = [
+        (
+            group.all_gather_into(&b, &a),
+            "all_gather_into: out must have 1 times the 4 elements of shard, one shard a rank, \
+             found 6",
+        ),
+        (
+            group.reduce_scatter(&a, &of(&[4], Kind::Int64), ReduceOp::Sum),
+            "reduce_scatter: input has dtype Int64, but shard has Float",
+        ),
+        (
+            group.all_reduce(&of(&[2, 3], Kind::Float).tr(), ReduceOp::Sum),
+            "all_reduce: the tensor of shape [3, 2] must be contiguous, found strides [1, 3]",
+        ),
+        (
+            group.all_reduce(&of(&[4], Kind::Int64), ReduceOp::Avg),
+            "all_reduce: an average needs a floating-point tensor, found Int64",
+        ),
+        (group.all_reduce(&Tensor::new(), ReduceOp::Sum), "all_reduce: the tensor is undefined"),
+    ];
+    for (result, message) in cases {
+        let e = result.unwrap_err();
+        assert_eq!((e.code(), e.message()), (Code::Shape, message));
+    }
+    let e = group.broadcast(&a, 1).unwrap_err();
+    assert_eq!(e.code(), Code::Dist);
+    assert_eq!(e.message(), "broadcast: rank 1 cannot be the root: the ranks are 0 to 0");
+}
+
+/// One rank of a test above.
+#[test]
+#[ignore = "is started by the other tests, once a rank"]
+fn rank() {
+    let case = env::var("DIST_CASE").expect("set by the test that starts the ranks");
+    let rendezvous = Rendezvous::from_env(|name| env::var(name).ok()).unwrap().unwrap();
+    let timeout = if case == "collectives" || case == "works" { TIMEOUT } else { SHORT_TIMEOUT };
+    let group = ProcessGroup::connect(&Rendezvous { timeout, ..rendezvous }, Device::Cpu).unwrap();
+    match case.as_str() {
+        "collectives" => collectives(&group),
+        "works" => works(&group),
+        "leave" => leave(&group),
+        "late" => late(&group),
+        "connect" => {}
+        other => panic!("no case {other}"),
+    }
+}
+
+/// Every collective in both its forms, in every dtype that is trained in.
+fn collectives(group: &ProcessGroup) {
+    assert_eq!(group.device(), Device::Cpu);
+    for kind in [Kind::Float, Kind::Double, Kind::Half, Kind::BFloat16] {
+        reductions(group, kind, &[ReduceOp::Sum, ReduceOp::Avg, ReduceOp::Max, ReduceOp::Min]);
+        movements(group, kind);
+    }
+    reductions(group, Kind::Int64, &[ReduceOp::Sum, ReduceOp::Max, ReduceOp::Min]);
+    movements(group, Kind::Int64);
+}
+
+fn reductions(group: &ProcessGroup, kind: Kind, ops: &[ReduceOp]) {
+    let (rank, world_size) = (group.rank() as i64, group.world_size() as i64);
+    for &op in ops {
+        // Rank r has r + [1, 3, 5, ...], two elements for each rank.
+        let own = || Tensor::arange_start_step(1, 4 * world_size, 2, (kind, Device::Cpu)) + rank;
+        // What becomes of the ranks 0 .. n-1 in x + r; the average of them is (n - 1) / 2.
+        let reduced = |x: f64| match (op, world_size as f64) {
+            (ReduceOp::Sum, n) => x * n + n * (n - 1.0) / 2.0,
+            (ReduceOp::Avg, n) => x + (n - 1.0) / 2.0,
+            (ReduceOp::Max, n) => x + n - 1.0,
+            (ReduceOp::Min, _) => x,
+        };
+        let expected: Vec<f64> = (0..2 * world_size).map(|i| reduced((2 * i + 1) as f64)).collect();
+        let slice = &expected[2 * rank as usize..][..2];
+
+        let (now, later) = (own(), own());
+        group.all_reduce(&now, op).unwrap();
+        group.all_reduce_async(&later, op).unwrap().wait().unwrap();
+        assert_eq!(values(&now), expected, "all_reduce {op:?} {kind:?}");
+        assert_eq!(values(&later), expected, "all_reduce_async {op:?} {kind:?}");
+
+        let (now, later) = (empty(2, kind), empty(2, kind));
+        let input = own();
+        group.reduce_scatter(&now, &input, op).unwrap();
+        group.reduce_scatter_async(&later, &input, op).unwrap().wait().unwrap();
+        assert_eq!(values(&now), slice, "reduce_scatter {op:?} {kind:?}");
+        assert_eq!(values(&later), slice, "reduce_scatter_async {op:?} {kind:?}");
+        assert_eq!(values(&input), values(&own()), "reduce_scatter leaves its input alone");
+    }
+}
+
+fn movements(group: &ProcessGroup, kind: Kind) {
+    let (rank, world_size) = (group.rank() as i64, group.world_size() as i64);
+    // Rank r has [10 r, 10 r + 1, 10 r + 2].
+    let shard = Tensor::arange(3, (kind, Device::Cpu)) + 10 * rank;
+    let expected: Vec<f64> =
+        (0..world_size).flat_map(|r| (0..3).map(move |i| (10 * r + i) as f64)).collect();
+    let (now, later) = (empty(3 * world_size, kind), empty(3 * world_size, kind));
+    group.all_gather_into(&now, &shard).unwrap();
+    group.all_gather_into_async(&later, &shard).unwrap().wait().unwrap();
+    assert_eq!(values(&now), expected, "all_gather_into {kind:?}");
+    assert_eq!(values(&later), expected, "all_gather_into_async {kind:?}");
+    // The whole may have any shape of that many elements.
+    let rows = now.view([world_size, 3]).zeros_like();
+    group.all_gather_into(&rows, &shard).unwrap();
+    assert_eq!(values(&rows.flatten(0, 1)), expected);
+
+    for root in 0..group.world_size() {
+        let expected = &expected[3 * root..][..3];
+        let (now, later) = (shard.copy(), shard.copy());
+        group.broadcast(&now, root).unwrap();
+        group.broadcast_async(&later, root).unwrap().wait().unwrap();
+        assert_eq!(values(&now), expected, "broadcast {kind:?} from {root}");
+        assert_eq!(values(&later), expected, "broadcast_async {kind:?} from {root}");
+    }
+    group.barrier().unwrap();
+    group.barrier_async().unwrap().wait().unwrap();
+}
+
+fn works(group: &ProcessGroup) {
+    let other = 1.0 - group.rank() as f64;
+    // One that cannot be done before the other rank has started it, too.
+    if group.rank() == 1 {
+        std::thread::sleep(Duration::from_millis(500));
+    }
+    let tensor = Tensor::from_slice(&[group.rank() as f32]);
+    let work = group.all_reduce_async(&tensor, ReduceOp::Sum).unwrap();
+    if group.rank() == 0 {
+        assert!(!work.is_completed().unwrap(), "the other rank sleeps");
+    }
+    while !work.is_completed().unwrap() {
+        std::thread::yield_now();
+    }
+    work.wait().unwrap();
+    assert_eq!(values(&tensor), [1.0]);
+
+    // Several at once, waited for in the opposite order.
+    let tensors: Vec<Tensor> = (0..8).map(|i| Tensor::from_slice(&[i as f32, 1.0])).collect();
+    let started: Vec<Work> =
+        tensors.iter().map(|t| group.all_reduce_async(t, ReduceOp::Sum).unwrap()).collect();
+    started.into_iter().rev().for_each(|work| work.wait().unwrap());
+    for (i, tensor) in tensors.iter().enumerate() {
+        assert_eq!(values(tensor), [2.0 * i as f64, 2.0]);
+    }
+
+    // The caller's last handle of the input goes away while 16 MiB are on their way.
+    let input = Tensor::ones([4 << 20], (Kind::Float, Device::Cpu)) * group.rank() as f64;
+    let output = Tensor::zeros([8 << 20], (Kind::Float, Device::Cpu));
+    let work = group.all_gather_into_async(&output, &input).unwrap();
+    drop(input);
+    let _reuses_freed_memory = Tensor::full([4 << 20], 7.0, (Kind::Float, Device::Cpu));
+    work.wait().unwrap();
+    let theirs = output.chunk(2, 0).swap_remove(other as usize);
+    assert_eq!(values(&theirs.min()), [other]);
+    assert_eq!(values(&theirs.max()), [other]);
+}
+
+/// Rank 1 leaves at once; rank 0 expects to be told, within the timeout.
+fn leave(group: &ProcessGroup) {
+    if group.rank() == 1 {
+        return;
+    }
+    let started = Instant::now();
+    let tensor = Tensor::ones([4], (Kind::Float, Device::Cpu));
+    let e = group.all_reduce(&tensor, ReduceOp::Sum).unwrap_err();
+    assert_eq!(e.code(), Code::Dist);
+    assert!(e.message().starts_with("all_reduce failed on rank 0 of 2: "), "{e}");
+    assert!(!e.message().contains("Exception raised from"), "{e}");
+    assert!(e.hints()[0].contains("another rank has stopped"));
+    assert!(started.elapsed() < SHORT_TIMEOUT * 5, "took {:?}", started.elapsed());
+}
+
+/// Rank 1 is there, but never calls the collective that rank 0 has started.
+fn late(group: &ProcessGroup) {
+    if group.rank() == 1 {
+        return std::thread::sleep(SHORT_TIMEOUT * 2);
+    }
+    let started = Instant::now();
+    let work = group.barrier_async().unwrap();
+    let e = work.wait().unwrap_err();
+    let waited = started.elapsed();
+    assert_eq!(e.code(), Code::Dist);
+    assert!(e.message().starts_with("barrier failed on rank 0 of 2: "), "{e}");
+    assert!(e.message().to_lowercase().contains("timed out"), "{e}");
+    assert!(SHORT_TIMEOUT <= waited && waited < SHORT_TIMEOUT * 2, "waited {waited:?}");
+}
+
+fn empty(len: i64, kind: Kind) -> Tensor {
+    Tensor::full([len], -1, (kind, Device::Cpu))
+}
+
+fn values(tensor: &Tensor) -> Vec<f64> {
+    Vec::<f64>::try_from(tensor.to_kind(Kind::Double).reshape([-1])).unwrap()
+}
+
+fn refused(connected: Result<ProcessGroup>) -> Error {
+    connected.err().expect("a group that cannot be connected")
+}
+
+fn rendezvous(rank: usize, world_size: usize, master_port: u16) -> Rendezvous {
+    Rendezvous {
+        rank,
+        world_size,
+        local_rank: rank,
+        master_addr: "127.0.0.1".into(),
+        master_port,
+        timeout: TIMEOUT,
+        interface: None,
+        agent_store: None,
+    }
+}
+
+/// Runs a case on all ranks and shows what those say that fail.
+fn all_succeed(case: &str, world_size: usize) {
+    let port = free_port();
+    let ranks: Vec<Child> =
+        (0..world_size).map(|rank| start(case, rank, world_size, port)).collect();
+    let outputs: Vec<Output> = ranks.into_iter().map(finish).collect();
+    for (rank, output) in outputs.iter().enumerate() {
+        assert!(output.status.success(), "rank {rank} of {case}:\n{}", text(output));
+        // A filter that matches nothing succeeds, too.
+        assert!(text(output).contains("1 passed"), "{}", text(output));
+    }
+}
+
+fn start(case: &str, rank: usize, world_size: usize, port: u16) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "dist::rank", "--nocapture"])
+        .env("DIST_CASE", case)
+        .env("RANK", rank.to_string())
+        .env("WORLD_SIZE", world_size.to_string())
+        .env("LOCAL_RANK", rank.to_string())
+        .env("MASTER_ADDR", "127.0.0.1")
+        .env("MASTER_PORT", port.to_string())
+        // One thread a rank, as torchrun sets it: four ranks share the cores.
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn finish(child: Child) -> Output {
+    child.wait_with_output().unwrap()
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+/// A port that was free a moment ago; rank 0 binds it again.
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
