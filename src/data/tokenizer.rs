@@ -12,10 +12,7 @@ use tokenizers::{
 };
 
 use super::embedded;
-use crate::{
-    error::{Code, Error, IoContext, Result},
-    fs,
-};
+use crate::error::{Code, Error, IoContext, Result};
 
 /// Names under which models know their end-of-text token, most specific first.
 const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
@@ -60,7 +57,7 @@ impl Tokenizer {
         };
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
         let inner = if json.is_file() && json.file_name() != Some("vocab.json".as_ref()) {
-            parse(&fs::read(&json)?, &json.display().to_string())?
+            parse(&read(&json)?, &json.display().to_string())?
         } else if (path.is_dir() || path == vocab) && vocab.is_file() && merges.is_file() {
             byte_level_bpe(&vocab, &merges)?
         } else if path.is_dir() {
@@ -190,9 +187,13 @@ fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
 }
 
 fn read_config(path: &Path) -> Result<Value> {
-    serde_json::from_slice(&fs::read(path)?).map_err(|e| {
+    serde_json::from_slice(&read(path)?).map_err(|e| {
         Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
     })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).at("read", path)
 }
 
 fn failed(doing: &str, e: tokenizers::Error) -> Error {
