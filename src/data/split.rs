@@ -57,6 +57,12 @@ pub fn parse_split(spec: &str, splits: &[&str]) -> Result<Vec<SplitSlice>> {
 }
 
 impl SplitSlice {
+    /// All rows of a split.
+    pub fn whole(split: &str) -> Self {
+        let (unit, rounding) = (Unit::Rows, Rounding::Closest);
+        Self { split: split.to_owned(), from: None, to: None, unit, rounding }
+    }
+
     /// The row range `from..to` that this slice means in a split of `num_rows` rows; `to` is `None`
     /// where it is the end. The number is asked for only where the range depends on it.
     ///
