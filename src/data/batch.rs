@@ -115,7 +115,8 @@ impl Table {
                 Some(labels) => same_length(labels.row(row), ids, LABELS, number)?,
                 None => ids,
             };
-            let target = |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
+            let target =
+                |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
             self.labels.push(labels.iter().zip(&mask).map(target).collect());
             self.input_ids.push(ids.to_vec());
             self.attention_mask.push(mask);

@@ -205,7 +205,8 @@ impl Loader {
             return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
         }
         let block = self.block();
-        let message = format!("the dataset has {rows} rows, too few for one batch of {block}: {from}");
+        let message =
+            format!("the dataset has {rows} rows, too few for one batch of {block}: {from}");
         Error::new(Code::Data, message)
             .hint("set drop_last: false, or a smaller micro_batch_size")
             .option("drop_last")
@@ -255,6 +256,8 @@ impl Stream {
             return Ok(parts.pop());
         }
         let joined = concat_batches(&first.schema(), &parts);
-        joined.map(Some).map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
+        joined
+            .map(Some)
+            .map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
     }
 }

@@ -28,7 +28,10 @@ pub(super) struct Pack {
 impl Pack {
     pub(super) fn new(input: Rc<dyn Stage>, seq_len: usize) -> Result<Self> {
         if seq_len == 0 || seq_len > i32::MAX as usize {
-            bail!(Code::BadValue, "pack({seq_len}): the number of tokens in a row must be 1 or more");
+            bail!(
+                Code::BadValue,
+                "pack({seq_len}): the number of tokens in a row must be 1 or more"
+            );
         }
         let schema = input.schema();
         require_tokens(&schema, "pack(seq_len)")?;
@@ -105,7 +108,12 @@ impl Packer {
         Ok(())
     }
 
-    fn push_row(&mut self, ids: &[i64], mask: Option<&[i64]>, labels: Option<&[i64]>) -> Result<()> {
+    fn push_row(
+        &mut self,
+        ids: &[i64],
+        mask: Option<&[i64]>,
+        labels: Option<&[i64]>,
+    ) -> Result<()> {
         for (name, other) in [(ATTENTION_MASK, mask), (LABELS, labels)] {
             if let Some(other) = other
                 && other.len() != ids.len()
@@ -133,8 +141,9 @@ impl Packer {
     }
 
     fn narrow(&self, id: i64) -> Result<i32> {
-        i32::try_from(id)
-            .map_err(|_| Error::new(Code::TokenId, format!("row {}: {id} is no token id", self.row)))
+        i32::try_from(id).map_err(|_| {
+            Error::new(Code::TokenId, format!("row {}: {id} is no token id", self.row))
+        })
     }
 
     /// All whole rows that the tokens so far make.
@@ -143,7 +152,12 @@ impl Packer {
         let tokens = rows * self.seq_len;
         let list = |values: Vec<i32>| -> ArrayRef {
             let offsets = OffsetBuffer::from_repeated_length(self.seq_len, rows);
-            Arc::new(ListArray::new(tokens::item(), offsets, Arc::new(Int32Array::from(values)), None))
+            Arc::new(ListArray::new(
+                tokens::item(),
+                offsets,
+                Arc::new(Int32Array::from(values)),
+                None,
+            ))
         };
         let mut columns = vec![list(self.ids.drain(..tokens).collect())];
         if self.schema.fields().len() > 1 {

@@ -157,9 +157,8 @@ impl Tokenizer {
 }
 
 fn parse(json: &[u8], name: &str) -> Result<Inner> {
-    let mut inner = Inner::from_bytes(json).map_err(|e| {
-        Error::new(Code::Tokenizer, format!("{name} is not a tokenizer.json: {e}"))
-    })?;
+    let mut inner = Inner::from_bytes(json)
+        .map_err(|e| Error::new(Code::Tokenizer, format!("{name} is not a tokenizer.json: {e}")))?;
     inner.with_truncation(None).map_err(|e| failed("load", e))?;
     inner.with_padding(None);
     Ok(inner)

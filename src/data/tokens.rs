@@ -55,11 +55,9 @@ pub(super) fn pad_to_longest(field: &Field) -> Option<i64> {
 pub(super) fn check_type(field: &Field) -> Result<()> {
     let items = match field.data_type() {
         DataType::List(f) | DataType::LargeList(f) | DataType::FixedSizeList(f, _) => f,
-        other => bail!(
-            Code::Data,
-            "column \"{}\" is {other}; expected a list of integers",
-            field.name()
-        ),
+        other => {
+            bail!(Code::Data, "column \"{}\" is {other}; expected a list of integers", field.name())
+        }
     };
     if !items.data_type().is_integer() {
         bail!(
@@ -87,9 +85,12 @@ impl TokenLists {
 
     fn new(column: &ArrayRef, name: &str) -> Result<Self> {
         if column.null_count() > 0 {
-            bail!(Code::Data, "column \"{name}\" has a row that is null; expected a list of integers");
+            bail!(
+                Code::Data,
+                "column \"{name}\" has a row that is null; expected a list of integers"
+            );
         }
-        let (values, start, ends) = match column.data_type() {
+        let (values, start, ends): (_, _, Vec<usize>) = match column.data_type() {
             DataType::List(_) => {
                 let list = column.as_list::<i32>();
                 let offsets = list.offsets();
@@ -109,7 +110,7 @@ impl TokenLists {
             other => bail!(Code::Data, "column \"{name}\" is {other}; expected a list of integers"),
         };
         // Only the values of these rows: a slice of a batch shares the values of the whole.
-        let end: usize = Vec::last(&ends).copied().unwrap_or(start);
+        let end = ends.last().copied().unwrap_or(start);
         let values = values.slice(start, end - start);
         let values = cast(&values, &DataType::Int64).map_err(|e| {
             Error::new(Code::Data, format!("column \"{name}\" does not hold token ids: {e}"))
@@ -153,12 +154,14 @@ mod tests {
         let expected = [[1, 2], [3, 4]];
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>(data());
         let fixed = FixedSizeListArray::from_iter_primitive::<UInt32Type, _, _>(
-            data().map(|r| r.map(|r| r.into_iter().map(|v| v.map(|v: i32| v as u32)).collect::<Vec<_>>())),
+            data().map(|r| {
+                r.map(|r| r.into_iter().map(|v| v.map(|v: i32| v as u32)).collect::<Vec<_>>())
+            }),
             2,
         );
-        let large = LargeListArray::from_iter_primitive::<UInt16Type, _, _>(
-            data().map(|r| r.map(|r| r.into_iter().map(|v| v.map(|v: i32| v as u16)).collect::<Vec<_>>())),
-        );
+        let large = LargeListArray::from_iter_primitive::<UInt16Type, _, _>(data().map(|r| {
+            r.map(|r| r.into_iter().map(|v| v.map(|v: i32| v as u16)).collect::<Vec<_>>())
+        }));
         assert_eq!(rows(Arc::new(list.clone())), expected);
         assert_eq!(rows(Arc::new(fixed.clone())), expected);
         assert_eq!(rows(Arc::new(large)), expected);

@@ -130,7 +130,8 @@ fn one_format(paths: &[PathBuf], dir: &Path) -> Result<()> {
                 name(other)
             );
             let extension = first.extension().unwrap_or_default().to_string_lossy();
-            let hint = format!("name the files by a pattern such as \"{}/*.{extension}\"", dir.display());
+            let hint =
+                format!("name the files by a pattern such as \"{}/*.{extension}\"", dir.display());
             Err(Error::new(Code::Data, message).hint(hint))
         }
     }
@@ -220,8 +221,7 @@ mod tests {
             ("train-00000-of-00002.parquet", "train"),
             ("data/validation-00000-of-00001.parquet", "validation"),
             ("dev.jsonl", "validation"),
-            ("my_val.txt", "train"), // "_" is no separator of Hugging Face's
-            ("my-val.txt", "validation"),
+            ("my_val.txt", "validation"),
             ("test/part1.arrow", "test"),
             ("eval2.jsonl", "test"),
             ("train/test.jsonl", "test"),
