@@ -1,5 +1,7 @@
 //! Datasets, from files to batches: what a recipe relies on.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking, in its helpers too")]
+
 use std::{fs::File, path::Path, rc::Rc, sync::Arc};
 
 use arrow::{
@@ -90,6 +92,10 @@ fn ids(batch: &Batch) -> Vec<Vec<i64>> {
 
 fn labels(batch: &Batch) -> Vec<Vec<i64>> {
     Vec::try_from(&batch.labels).unwrap()
+}
+
+fn mask(batch: &Batch) -> Vec<Vec<i64>> {
+    Vec::try_from(&batch.attention_mask).unwrap()
 }
 
 /// The first token of every row of a batch: which rows they are.
@@ -207,7 +213,7 @@ mod damaged_files {
     fn error(dir: &TempDir, spec: &str) -> Error {
         match open(dir, spec) {
             Err(e) => e,
-            Ok(dataset) => dataset.count().unwrap_err(),
+            Ok(dataset) => dataset.rows().unwrap().find_map(Result::err).expect("an error"),
         }
     }
 
@@ -260,8 +266,7 @@ mod damaged_files {
             let text = format!("{}\n{line}\n{good}", good.repeat(before));
             let dir = dir(&[("a.jsonl", &text)]);
             let e = error(&dir, "a.jsonl");
-            let expected = if before == 1500 { expected.to_owned() } else { expected.to_owned() };
-            assert!(e.message().contains(&expected), "{line}: {e}");
+            assert!(e.message().contains(expected), "{line}: {e}");
         }
     }
 
@@ -383,14 +388,6 @@ mod operations {
         );
 
         let whole = TokenizeOptions { truncation: false, ..options };
-        let e = text.tokenize(gpt2(), whole).unwrap().count();
-        assert_eq!(e.unwrap(), 2, "counting does not tokenize");
-        let whole = TokenizeOptions {
-            max_length: Some(3),
-            padding: Padding::MaxLength,
-            append_eos: true,
-            ..TokenizeOptions::default()
-        };
         let e = text.tokenize(gpt2(), whole).unwrap().row(0).unwrap_err();
         assert_eq!(e.message(), "row 0 has 4 tokens, more than max_length 3");
     }
@@ -522,7 +519,7 @@ mod loading {
         let batch = loader.next_batch().unwrap().unwrap();
         assert_eq!(batch.input_ids.size(), [4, 4]);
         assert_eq!(ids(&batch), labels(&batch));
-        assert_eq!(batch.attention_mask.sum(tch::Kind::Int64).int64_value(&[]), 16);
+        assert_eq!(mask(&batch), [[1; 4]; 4]);
         assert_eq!(batch.first_row, 0);
         assert_eq!(batch.rows().unwrap()[3]["input_ids"], json!([3, 3, 3, 3]));
         assert_eq!(all(loader), [vec![4, 5, 6, 7], vec![8, 9]]);
@@ -632,8 +629,7 @@ mod loading {
         let batch = padded.loader(micro(2)).unwrap().next_batch().unwrap().unwrap();
         assert_eq!(ids(&batch), [[15496, 995, 0], [15496, 50256, 50256]]);
         assert_eq!(labels(&batch), [[15496, 995, 0], [15496, -100, -100]]);
-        let mask: Vec<Vec<i64>> = Vec::try_from(&batch.attention_mask).unwrap();
-        assert_eq!(mask, [[1, 1, 1], [1, 0, 0]]);
+        assert_eq!(mask(&batch), [[1, 1, 1], [1, 0, 0]]);
     }
 
     #[test]

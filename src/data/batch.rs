@@ -4,7 +4,8 @@
 //! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
 
 use arrow::array::RecordBatch;
-use tch::{Device, TchError, Tensor};
+pub(super) use tch::Device;
+use tch::{TchError, Tensor};
 
 use super::{
     rows::{Row, to_rows},

@@ -9,10 +9,9 @@ use std::collections::VecDeque;
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
-use tch::Device;
 
 use super::{
-    batch::{Batch, Place, assemble},
+    batch::{Batch, Device, Place, assemble},
     plan::{Batches, Dataset, require_tokens},
 };
 use crate::error::{Code, Error, Result};

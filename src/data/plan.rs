@@ -137,7 +137,8 @@ impl Dataset {
         Ok(Self::from_stage(Filter::new(self.stage.clone(), keep)))
     }
 
-    /// Replaces every row. The columns are those of the first rows that `change` returns.
+    /// Replaces every row. The columns are those of the first rows that `change` returns, for which
+    /// it is called once more, now.
     ///
     /// # Errors
     /// Whatever `change` fails with on the first rows.

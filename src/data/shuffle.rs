@@ -83,6 +83,6 @@ mod tests {
     fn the_order_of_a_seed_never_changes() {
         // Checkpoints hold a row number: a new version of `rand` that changed this would make a
         // resumed run see some rows twice and others never.
-        assert_eq!(permutation(8, 42), [0, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(permutation(8, 42), [7, 1, 5, 4, 6, 0, 3, 2]);
     }
 }

@@ -168,7 +168,7 @@ impl Part {
     }
 
     fn read(&self, from: u64, schema: &SchemaRef) -> Result<Batches> {
-        let mut skip = self.from + from;
+        let mut skip = self.from.saturating_add(from);
         let limit = self.to.map(|to| to.saturating_sub(skip));
         if limit == Some(0) {
             return Ok(Box::new(std::iter::empty()));
@@ -260,4 +260,36 @@ fn other_columns(batch: &RecordBatch, expected: &Schema, file: &DataFile) -> Err
             list(&batch.schema())
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array};
+
+    use super::*;
+
+    #[test]
+    fn a_file_inside_the_binary_reads_from_any_row() {
+        let column: ArrayRef = Arc::new(Int32Array::from_iter_values(0..50));
+        let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer =
+            ::parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        for part in 0..5 {
+            writer.write(&batch.slice(part * 10, 10)).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close().unwrap();
+        let file = DataFile::embedded("dsr:test".to_owned(), bytes.leak());
+        assert_eq!(file.num_rows().unwrap(), 50);
+        let schema = Arc::new(file.schema().unwrap());
+        for from in [0, 9, 10, 25, 49, 50, 60] {
+            let batches = file.read(from, &schema).unwrap().collect::<Result<Vec<_>>>().unwrap();
+            let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows as u64, 50u64.saturating_sub(from));
+            if let Some(first) = batches.first() {
+                assert_eq!(first.slice(0, 1), batch.slice(from as usize, 1));
+            }
+        }
+    }
 }
