@@ -1,1 +1,44 @@
-//! Datasets.
+//! Datasets: from files to batches of token ids, lazily and in bounded memory.
+//!
+//! A [`Dataset`] is an immutable plan, a source and the operations on it; nothing is read until
+//! batches are asked for, and then a few thousand rows at a time. Arrow's `RecordBatch` is the
+//! currency between the stages, so that every format and every operation speaks the same types.
+//! The last stage is the [`Loader`], which cuts the rows into micro batches for one rank and knows
+//! its place, so that training can stop and go on with the very next row.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `source/` | Parquet, Arrow IPC, JSON Lines and text files; which files belong to which split |
+//! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
+//! | `plan.rs` | [`Dataset`], the chain of stages |
+//! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
+//! | `rows.rs` | rows as JSON objects: `filter` and `map` |
+//! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
+//! | `loader.rs`, `batch.rs` | micro batches of one rank, as tensors |
+//!
+//! Not here: downloading (`hub`), and the shift of labels by one (the model does it, as in
+//! Hugging Face).
+
+mod batch;
+mod embedded;
+mod loader;
+mod pack;
+mod plan;
+mod rows;
+mod shuffle;
+mod source;
+mod split;
+mod spool;
+mod tokenize;
+mod tokenizer;
+mod tokens;
+mod window;
+
+pub use batch::{Batch, IGNORE_INDEX};
+pub use loader::{Loader, LoaderOptions, LoaderState};
+pub use plan::{Batches, Dataset};
+pub use rows::{Row, RowMap, RowPredicate, Rows};
+pub use source::{DatasetFiles, OpenOptions};
+pub use split::{SplitSlice, parse_split};
+pub use tokenize::{Padding, TokenizeOptions};
+pub use tokenizer::Tokenizer;

@@ -1,0 +1,177 @@
+//! `Batch`: the rows of one micro batch as tensors.
+//!
+//! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. A label
+//! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
+
+use arrow::array::RecordBatch;
+pub(super) use tch::Device;
+use tch::{TchError, Tensor};
+
+use super::{
+    rows::{Row, to_rows},
+    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
+};
+use crate::error::{Code, Error, Result};
+
+/// The label that is no target.
+pub const IGNORE_INDEX: i64 = -100;
+
+/// One micro batch of one rank; B rows, T tokens.
+#[derive(Debug)]
+pub struct Batch {
+    /// Token ids, int64 `[B, T]`.
+    pub input_ids: Tensor,
+    /// Targets, not shifted, int64 `[B, T]`; [`IGNORE_INDEX`] where there is none.
+    pub labels: Tensor,
+    /// 1 for a real token, 0 for padding, int64 `[B, T]`.
+    pub attention_mask: Tensor,
+    /// The epoch that the rows belong to.
+    pub epoch: u64,
+    /// The place of the batch's first row among all rows of the epoch, over all ranks.
+    pub first_row: u64,
+    rows: RecordBatch,
+}
+
+impl Batch {
+    /// The rows that the batch was made of, for looking at a bad one. Rows that only fill up the
+    /// last batch of a rank are not among them.
+    ///
+    /// # Errors
+    /// A column that has no JSON form.
+    pub fn rows(&self) -> Result<Vec<Row>> {
+        to_rows(&self.rows)
+    }
+}
+
+/// Where the rows of a batch stand, and how many a batch must have.
+pub(super) struct Place {
+    pub(super) epoch: u64,
+    pub(super) first_row: u64,
+    /// Rows in the batch; filled up with rows that have no target where there are fewer.
+    pub(super) len: usize,
+    pub(super) device: Device,
+}
+
+/// Makes the tensors of `rows`. Where they are too few, `filler` (one row) is repeated without
+/// targets: real text keeps every operation of the model well defined, at no effect on the loss.
+pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -> Result<Batch> {
+    let mut table = Table::default();
+    table.push(&rows, place.first_row)?;
+    while table.rows < place.len {
+        let from = table.labels.len();
+        table.push(filler, place.first_row)?;
+        table.forget_targets(from);
+    }
+    let schema = rows.schema();
+    let pad_id = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
+    table.even_out(pad_id, place.first_row)?;
+    let tensor = |rows: &[Vec<i64>]| -> Result<Tensor, TchError> {
+        let (b, t) = (rows.len() as i64, rows[0].len() as i64);
+        Tensor::f_from_slice(&rows.concat())?.f_view([b, t])?.f_to_device(place.device)
+    };
+    let tensors = || {
+        Ok::<_, TchError>((
+            tensor(&table.input_ids)?,
+            tensor(&table.labels)?,
+            tensor(&table.attention_mask)?,
+        ))
+    };
+    let (input_ids, labels, attention_mask) = tensors().map_err(|e| {
+        let message = format!("cannot put a batch on {:?}: {e}", place.device);
+        Error::new(Code::Torch, message)
+    })?;
+    let (epoch, first_row) = (place.epoch, place.first_row);
+    Ok(Batch { input_ids, labels, attention_mask, epoch, first_row, rows })
+}
+
+/// The rows of a batch before they are tensors.
+#[derive(Default)]
+struct Table {
+    rows: usize,
+    input_ids: Vec<Vec<i64>>,
+    labels: Vec<Vec<i64>>,
+    attention_mask: Vec<Vec<i64>>,
+}
+
+impl Table {
+    fn push(&mut self, batch: &RecordBatch, first_row: u64) -> Result<()> {
+        let ids = TokenLists::of(batch, INPUT_IDS)?;
+        let ids = ids.ok_or_else(|| Error::new(Code::Internal, "a batch lost its input_ids"))?;
+        let labels = TokenLists::of(batch, LABELS)?;
+        let mask = TokenLists::of(batch, ATTENTION_MASK)?;
+        for row in 0..ids.len() {
+            let number = first_row + row as u64;
+            let ids = check_ids(ids.row(row), number)?;
+            let mask = match &mask {
+                Some(mask) => same_length(mask.row(row), ids, ATTENTION_MASK, number)?.to_vec(),
+                None => vec![1; ids.len()],
+            };
+            if !mask.contains(&1) {
+                let message = format!("row {number} has no tokens");
+                return Err(Error::new(Code::Data, message).hint(
+                    "remove empty rows with .filter before .tokenize, or join rows with .pack",
+                ));
+            }
+            let labels = match &labels {
+                Some(labels) => same_length(labels.row(row), ids, LABELS, number)?,
+                None => ids,
+            };
+            let target =
+                |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
+            self.labels.push(labels.iter().zip(&mask).map(target).collect());
+            self.input_ids.push(ids.to_vec());
+            self.attention_mask.push(mask);
+            self.rows += 1;
+        }
+        Ok(())
+    }
+
+    fn forget_targets(&mut self, from: usize) {
+        self.labels[from..].iter_mut().flatten().for_each(|label| *label = IGNORE_INDEX);
+    }
+
+    /// Brings all rows to the length of the longest, if they may be padded.
+    fn even_out(&mut self, pad_id: Option<i64>, first_row: u64) -> Result<()> {
+        let longest = self.input_ids.iter().map(Vec::len).max().unwrap_or(0);
+        let Some(short) = self.input_ids.iter().position(|row| row.len() != longest) else {
+            return Ok(());
+        };
+        let Some(pad_id) = pad_id else {
+            let (len, row) = (self.input_ids[short].len(), first_row + short as u64);
+            let message = format!(
+                "row {row} has {len} tokens, and another of its batch has {longest}: the rows of a \
+                 batch must have one length"
+            );
+            return Err(Error::new(Code::Data, message).hint(
+                "call .pack(seq_len) before .loader, or .tokenize with padding: \"longest\"",
+            ));
+        };
+        self.input_ids.iter_mut().for_each(|row| row.resize(longest, pad_id));
+        self.labels.iter_mut().for_each(|row| row.resize(longest, IGNORE_INDEX));
+        self.attention_mask.iter_mut().for_each(|row| row.resize(longest, 0));
+        Ok(())
+    }
+}
+
+fn check_ids(ids: &[i64], row: u64) -> Result<&[i64]> {
+    match ids.iter().position(|&id| id < 0) {
+        Some(at) => bail!(
+            Code::TokenId,
+            "row {row}: input_ids[{at}] is {}; a token id is 0 or more",
+            ids[at]
+        ),
+        None => Ok(ids),
+    }
+}
+
+fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Result<&'a [i64]> {
+    if other.len() != ids.len() {
+        bail!(
+            Code::Data,
+            "row {row}: {name} has {} entries and input_ids {}; expected the same number",
+            other.len(),
+            ids.len()
+        );
+    }
+    Ok(other)
+}

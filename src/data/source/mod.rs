@@ -1,0 +1,295 @@
+//! Sources: from the name of a dataset to the rows of its files.
+//!
+//! `locate.rs` finds the files and their splits; `file.rs` opens one of them by its format. This
+//! file puts a split expression on top: a list of row ranges over lists of files, read one after
+//! another, a batch at a time. All files of a dataset must have the columns of the first.
+
+mod file;
+mod ipc;
+mod jsonl;
+mod locate;
+mod parquet;
+mod text;
+
+use std::{path::PathBuf, rc::Rc, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    compute::cast,
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+
+use self::file::DataFile;
+use super::{
+    plan::{Batches, Stage, limit_rows},
+    split::{SplitSlice, parse_split},
+};
+use crate::error::{Code, Error, Result};
+
+/// Rows that a source reads at a time.
+const ROWS_PER_BATCH: usize = 1024;
+
+/// Where datasets are looked for.
+#[derive(Clone, Default)]
+pub struct OpenOptions {
+    /// A split expression such as `train[:1%]`; without one `train`, or the only split.
+    pub split: Option<String>,
+    /// The directory that relative paths start from.
+    pub base_dir: PathBuf,
+    /// The branch, tag or commit of a dataset on the hub.
+    pub revision: Option<String>,
+    /// What resolves hub ids; without it they are refused.
+    pub hub: Option<Rc<dyn DatasetFiles>>,
+}
+
+/// The files of a dataset on a hub, present on this machine.
+pub trait DatasetFiles {
+    /// The splits of `repo` (of its configuration `config`) with their files, in order.
+    ///
+    /// # Errors
+    /// The dataset or configuration does not exist, or cannot be fetched.
+    fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>>;
+}
+
+/// The splits of a dataset, each with its files.
+type Splits = Vec<(String, Rc<[DataFile]>)>;
+
+/// Opens the dataset that `spec` names.
+pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
+    let splits = locate::locate(spec, options)?;
+    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
+    let expression = match &options.split {
+        Some(split) => split.as_str(),
+        None if names.contains(&"train") => "train",
+        None if names.len() == 1 => names[0],
+        None => {
+            let message = format!("{spec} has no split train: choose of {}", names.join(", "));
+            let hint = format!("dataset(\"{spec}\", #{{ split: \"{}\" }})", names[0]);
+            return Err(Error::new(Code::Data, message).hint(hint).option("split"));
+        }
+    };
+    let slices = match names.contains(&expression) {
+        true => vec![SplitSlice::whole(expression)],
+        false => parse_split(expression, &names).map_err(|e| e.option("split"))?,
+    };
+    let parts = slices.iter().map(|slice| Part::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
+    let schema = normalize(&parts[0].files[0].schema()?);
+    let source = Source { name: format!("{spec} [{expression}]"), parts: parts.into(), schema };
+    // Reading the first rows now shows a damaged or empty file where the dataset is named.
+    let mut first = source.read(0, 0)?;
+    while let Some(batch) = first.next().transpose()? {
+        if batch.num_rows() > 0 {
+            return Ok(source);
+        }
+    }
+    bail!(Code::Data, "{spec}: split \"{expression}\" has no rows")
+}
+
+/// Row ranges of files.
+#[derive(Clone)]
+pub(super) struct Source {
+    name: String,
+    parts: Rc<[Part]>,
+    schema: SchemaRef,
+}
+
+impl Stage for Source {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn num_rows(&self) -> Result<Option<u64>> {
+        let mut rows = 0;
+        for part in self.parts.iter() {
+            let mut total = 0;
+            for file in part.files.iter() {
+                let Some(rows) = file.known_rows()? else { return Ok(None) };
+                total += rows;
+            }
+            rows += part.len_of(total);
+        }
+        Ok(Some(rows))
+    }
+
+    fn count(&self) -> Result<u64> {
+        self.parts.iter().try_fold(0, |rows, part| Ok(rows + part.count()?))
+    }
+
+    fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
+        let mut skip = from;
+        let mut first = 0;
+        // Only a part with a successor needs to be counted; the last one simply ends.
+        while skip > 0 && first + 1 < self.parts.len() {
+            let rows = self.parts[first].count()?;
+            if rows > skip {
+                break;
+            }
+            skip -= rows;
+            first += 1;
+        }
+        let (parts, schema) = (self.parts.clone(), self.schema.clone());
+        Ok(in_turn(first..self.parts.len(), move |i| {
+            parts[i].read(if i == first { skip } else { 0 }, &schema)
+        }))
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// Rows `from..to` of files that follow each other.
+struct Part {
+    files: Rc<[DataFile]>,
+    from: u64,
+    to: Option<u64>,
+}
+
+impl Part {
+    fn new(slice: &SplitSlice, splits: &Splits) -> Result<Self> {
+        let files = splits.iter().find(|(name, _)| *name == slice.split).map(|(_, files)| files);
+        let files = files.cloned().unwrap_or_default();
+        let (from, to) = slice.range(|| total(&files))?;
+        Ok(Self { files, from, to })
+    }
+
+    /// The rows of this part where the files have `total` rows.
+    fn len_of(&self, total: u64) -> u64 {
+        self.to.unwrap_or(total).min(total).saturating_sub(self.from)
+    }
+
+    fn count(&self) -> Result<u64> {
+        Ok(self.len_of(total(&self.files)?))
+    }
+
+    fn read(&self, from: u64, schema: &SchemaRef) -> Result<Batches> {
+        let mut skip = self.from.saturating_add(from);
+        let limit = self.to.map(|to| to.saturating_sub(skip));
+        if limit == Some(0) {
+            return Ok(Box::new(std::iter::empty()));
+        }
+        let mut first = 0;
+        while skip > 0 && first + 1 < self.files.len() {
+            let rows = self.files[first].num_rows()?;
+            if rows > skip {
+                break;
+            }
+            skip -= rows;
+            first += 1;
+        }
+        let (files, schema) = (self.files.clone(), schema.clone());
+        let batches = in_turn(first..self.files.len(), move |i| {
+            let file = files[i].clone();
+            let batches = file.read(if i == first { skip } else { 0 }, &schema)?;
+            let schema = schema.clone();
+            Ok(Box::new(batches.map(move |batch| conform(&batch?, &schema, &file))) as Batches)
+        });
+        Ok(match limit {
+            Some(limit) => limit_rows(batches, limit),
+            None => batches,
+        })
+    }
+}
+
+fn total(files: &[DataFile]) -> Result<u64> {
+    files.iter().try_fold(0, |rows, file| Ok(rows + file.num_rows()?))
+}
+
+/// Streams one after another, each opened when the one before has ended.
+fn in_turn(
+    indices: std::ops::Range<usize>,
+    open: impl Fn(usize) -> Result<Batches> + 'static,
+) -> Batches {
+    Box::new(indices.flat_map(move |i| match open(i) {
+        Ok(batches) => batches,
+        Err(e) => Box::new(std::iter::once(Err(e))),
+    }))
+}
+
+/// The columns as all stages see them: nullable, and without dictionary encoding.
+fn normalize(schema: &Schema) -> SchemaRef {
+    let field = |f: &Arc<Field>| {
+        let data_type = match f.data_type() {
+            DataType::Dictionary(_, values) => values.as_ref().clone(),
+            other => other.clone(),
+        };
+        f.as_ref().clone().with_data_type(data_type).with_nullable(true)
+    };
+    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<Field>>()))
+}
+
+/// A file's batch with exactly the columns of the dataset.
+fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &DataFile) -> Result<RecordBatch> {
+    if batch.num_columns() != schema.fields().len() {
+        return Err(other_columns(batch, schema, file));
+    }
+    let column = |field: &Arc<Field>| {
+        let column = batch.column_by_name(field.name())?;
+        let (found, expected) = (column.data_type(), field.data_type());
+        let encoded = matches!(found, DataType::Dictionary(_, v) if v.as_ref() == expected);
+        if found == expected {
+            Some(column.clone())
+        } else if encoded || found.equals_datatype(expected) {
+            cast(column, expected).ok()
+        } else {
+            None
+        }
+    };
+    let columns: Option<Vec<_>> = schema.fields().iter().map(column).collect();
+    let columns = columns.ok_or_else(|| other_columns(batch, schema, file))?;
+    RecordBatch::try_new(schema.clone(), columns)
+        .map_err(|e| Error::new(Code::Data, format!("{}: {e}", file.name())).caused_by(e))
+}
+
+fn other_columns(batch: &RecordBatch, expected: &Schema, file: &DataFile) -> Error {
+    let list = |schema: &Schema| {
+        let column = |f: &Arc<Field>| format!("{}: {}", f.name(), f.data_type());
+        schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
+    };
+    Error::new(
+        Code::Data,
+        format!(
+            "{} has other columns than the first file of the dataset: expected {}; found {}",
+            file.name(),
+            list(expected),
+            list(&batch.schema())
+        ),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{ArrayRef, Int32Array};
+
+    use super::*;
+
+    #[test]
+    fn a_file_inside_the_binary_reads_from_any_row() {
+        let column: ArrayRef = Arc::new(Int32Array::from_iter_values(0..50));
+        let batch = RecordBatch::try_from_iter([("n", column)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer =
+            ::parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        for part in 0..5 {
+            writer.write(&batch.slice(part * 10, 10)).unwrap();
+            writer.flush().unwrap();
+        }
+        writer.close().unwrap();
+        let file = DataFile::embedded("dsr:test".to_owned(), bytes.leak());
+        assert_eq!(file.num_rows().unwrap(), 50);
+        let schema = Arc::new(file.schema().unwrap());
+        for from in [0, 9, 10, 25, 49, 50, 60] {
+            let batches = file.read(from, &schema).unwrap().collect::<Result<Vec<_>>>().unwrap();
+            let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
+            assert_eq!(rows as u64, 50u64.saturating_sub(from));
+            if let Some(first) = batches.first() {
+                assert_eq!(first.slice(0, 1), batch.slice(from as usize, 1));
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Parquet files, one row group after another; row groups before the first wanted row are not
+//! touched.
+
+use std::{fs::File, path::Path};
+
+use arrow::datatypes::Schema;
+use bytes::Bytes;
+use parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder, errors::ParquetError,
+    file::reader::ChunkReader,
+};
+
+use super::{
+    ROWS_PER_BATCH,
+    file::{DataFile, Place},
+};
+use crate::{
+    data::plan::Batches,
+    error::{Error, IoContext, Result},
+};
+
+pub(super) fn schema(file: &DataFile) -> Result<Schema> {
+    match file.place() {
+        Place::Path(path) => Ok(builder(open(path)?, file)?.schema().as_ref().clone()),
+        Place::Embedded(bytes) => {
+            Ok(builder(Bytes::from_static(bytes), file)?.schema().as_ref().clone())
+        }
+    }
+}
+
+pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
+    let rows = match file.place() {
+        Place::Path(path) => builder(open(path)?, file)?.metadata().file_metadata().num_rows(),
+        Place::Embedded(bytes) => {
+            builder(Bytes::from_static(bytes), file)?.metadata().file_metadata().num_rows()
+        }
+    };
+    u64::try_from(rows).map_err(|_| file.error("damaged Parquet file: negative number of rows"))
+}
+
+pub(super) fn read(file: &DataFile, from: u64) -> Result<Batches> {
+    match file.place() {
+        Place::Path(path) => batches(builder(open(path)?, file)?, file, from),
+        Place::Embedded(bytes) => batches(builder(Bytes::from_static(bytes), file)?, file, from),
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::open(path).at("read", path)
+}
+
+fn builder<R: ChunkReader + 'static>(
+    reader: R,
+    file: &DataFile,
+) -> Result<ParquetRecordBatchReaderBuilder<R>> {
+    ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|e| damaged(file, e))
+}
+
+fn batches<R: ChunkReader + 'static>(
+    builder: ParquetRecordBatchReaderBuilder<R>,
+    file: &DataFile,
+    from: u64,
+) -> Result<Batches> {
+    let mut skip = from;
+    let mut first = 0;
+    for group in builder.metadata().row_groups() {
+        let rows = group.num_rows().max(0) as u64;
+        if rows > skip {
+            break;
+        }
+        skip -= rows;
+        first += 1;
+    }
+    let groups: Vec<usize> = (first..builder.metadata().num_row_groups()).collect();
+    if groups.is_empty() {
+        return Ok(Box::new(std::iter::empty()));
+    }
+    let reader = builder
+        .with_batch_size(ROWS_PER_BATCH)
+        .with_row_groups(groups)
+        .with_offset(skip as usize)
+        .build()
+        .map_err(|e| damaged(file, e))?;
+    let file = file.clone();
+    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&file, e.into())))))
+}
+
+fn damaged(file: &DataFile, e: ParquetError) -> Error {
+    file.error(format!("damaged or truncated Parquet file: {e}")).caused_by(e)
+}

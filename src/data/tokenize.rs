@@ -1,0 +1,262 @@
+//! `tokenize`: the text column as token ids, a batch at a time on all cores.
+
+use std::{rc::Rc, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
+    buffer::OffsetBuffer,
+    compute::cast,
+    datatypes::{DataType, Schema, SchemaRef},
+};
+
+use super::{
+    plan::{Batches, Stage, is_text, no_column},
+    tokenizer::Tokenizer,
+    tokens::{self, ATTENTION_MASK, INPUT_IDS},
+};
+use crate::error::{Code, Error, Result};
+
+/// Which rows are filled up with padding tokens, and to what length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// None: rows keep their own lengths.
+    None,
+    /// Each row to the longest of its micro batch.
+    Longest,
+    /// Each row to `max_length`.
+    MaxLength,
+}
+
+/// How text becomes rows of token ids.
+#[derive(Debug, Clone)]
+pub struct TokenizeOptions {
+    /// The column that holds the text.
+    pub field: String,
+    /// Whether each row ends in the tokenizer's end-of-text token.
+    pub append_eos: bool,
+    /// The length in tokens to which rows are cut or padded.
+    pub max_length: Option<usize>,
+    /// Which rows are padded.
+    pub padding: Padding,
+    /// Whether rows longer than `max_length` are cut; the end-of-text token of `append_eos` stays.
+    pub truncation: bool,
+}
+
+impl Default for TokenizeOptions {
+    fn default() -> Self {
+        Self {
+            field: "text".to_owned(),
+            append_eos: false,
+            max_length: None,
+            padding: Padding::None,
+            truncation: false,
+        }
+    }
+}
+
+/// The input's text as token ids, row by row.
+pub(super) struct Tokenize {
+    input: Rc<dyn Stage>,
+    rule: Rc<Rule>,
+}
+
+impl Tokenize {
+    pub(super) fn new(
+        input: Rc<dyn Stage>,
+        tokenizer: Rc<Tokenizer>,
+        options: TokenizeOptions,
+    ) -> Result<Self> {
+        let schema = input.schema();
+        let field = schema
+            .field_with_name(&options.field)
+            .map_err(|_| no_column(&options.field, &schema).option("field"))?;
+        if !is_text(field.data_type()) {
+            bail!(
+                Code::Data,
+                "column \"{}\" is {}; tokenize needs text",
+                options.field,
+                field.data_type()
+            );
+        }
+        Ok(Self { input, rule: Rc::new(Rule::new(tokenizer, options)?) })
+    }
+}
+
+impl Stage for Tokenize {
+    fn schema(&self) -> SchemaRef {
+        self.rule.schema.clone()
+    }
+
+    fn num_rows(&self) -> Result<Option<u64>> {
+        self.input.num_rows()
+    }
+
+    fn count(&self) -> Result<u64> {
+        self.input.count()
+    }
+
+    fn is_spooled(&self) -> bool {
+        self.input.is_spooled()
+    }
+
+    fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
+        let rule = self.rule.clone();
+        let mut first_row = from;
+        Ok(Box::new(self.input.read(epoch, from)?.map(move |batch| {
+            let batch = batch?;
+            let tokens = rule.apply(&batch, first_row)?;
+            first_row += batch.num_rows() as u64;
+            Ok(tokens)
+        })))
+    }
+
+    fn describe(&self) -> String {
+        let options = &self.rule.options;
+        let length = options.max_length.map_or(String::new(), |n| format!(", max_length: {n}"));
+        format!("{} -> tokenize({}{length})", self.input.describe(), options.field)
+    }
+}
+
+/// The checked options with what they need of the tokenizer.
+struct Rule {
+    tokenizer: Rc<Tokenizer>,
+    options: TokenizeOptions,
+    schema: SchemaRef,
+    /// The id that `append_eos` appends.
+    eos: Option<u32>,
+    /// The id that fills rows up to `max_length`.
+    fill: Option<u32>,
+}
+
+impl Rule {
+    fn new(tokenizer: Rc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
+        check(&options)?;
+        let need = |id: Option<u32>, option: &str, what: &str| {
+            id.ok_or_else(|| {
+                let message = format!("{option}: the tokenizer has no {what} token");
+                Error::new(Code::Tokenizer, message).option(option.to_owned())
+            })
+        };
+        let eos = match options.append_eos {
+            true => Some(need(tokenizer.eos_id(), "append_eos", "end-of-text")?),
+            false => None,
+        };
+        let mut ids = tokens::int32_list(INPUT_IDS);
+        if options.padding != Padding::None {
+            let pad = need(tokenizer.pad_id(), "padding", "padding or end-of-text")?;
+            ids = tokens::with_padding(ids, options.padding, pad);
+        }
+        let fill = (options.padding == Padding::MaxLength).then(|| tokenizer.pad_id()).flatten();
+        let mut fields = vec![ids];
+        if fill.is_some() {
+            fields.push(tokens::int32_list(ATTENTION_MASK));
+        }
+        Ok(Self { tokenizer, options, schema: Arc::new(Schema::new(fields)), eos, fill })
+    }
+
+    fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
+        let column = batch
+            .column_by_name(&self.options.field)
+            .ok_or_else(|| no_column(&self.options.field, &batch.schema()))?;
+        let texts = cast(column, &DataType::LargeUtf8)
+            .map_err(|e| Error::new(Code::Data, format!("tokenize: {e}")).caused_by(e))?;
+        let texts = texts.as_string::<i64>();
+        if let Some(row) = (0..texts.len()).find(|&row| texts.is_null(row)) {
+            return Err(Error::new(
+                Code::Data,
+                format!("row {}: \"{}\" is null", first_row + row as u64, self.options.field),
+            )
+            .hint("remove such rows with .filter before .tokenize"));
+        }
+        let rows = self.tokenizer.encode_batch(texts.iter().flatten().collect())?;
+        let mut ids = Lists::with_capacity(rows.len());
+        let mut mask = Lists::with_capacity(rows.len());
+        for (row, mut tokens) in rows.into_iter().enumerate() {
+            self.finish(&mut tokens).map_err(|len| self.too_long(first_row + row as u64, len))?;
+            let length = self.options.max_length.unwrap_or(0).max(tokens.len());
+            if let Some(fill) = self.fill {
+                let real = tokens.len();
+                mask.push((0..length).map(|i| i32::from(i < real)));
+                tokens.resize(length, fill);
+            }
+            ids.push(tokens.into_iter().map(|id| id as i32));
+        }
+        let mut columns = vec![ids.finish()];
+        if self.fill.is_some() {
+            columns.push(mask.finish());
+        }
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::new(Code::Internal, format!("tokenize: {e}")).caused_by(e))
+    }
+
+    /// Ends a row and cuts it; fails with the length of a row that is too long to be padded.
+    fn finish(&self, tokens: &mut Vec<u32>) -> Result<(), usize> {
+        if let Some(eos) = self.eos
+            && tokens.last() != Some(&eos)
+        {
+            tokens.push(eos);
+        }
+        let Some(max) = self.options.max_length else { return Ok(()) };
+        if tokens.len() > max {
+            if !self.options.truncation {
+                return Err(tokens.len());
+            }
+            tokens.truncate(max);
+            if let (Some(eos), Some(last)) = (self.eos, tokens.last_mut()) {
+                *last = eos;
+            }
+        }
+        Ok(())
+    }
+
+    fn too_long(&self, row: u64, len: usize) -> Error {
+        let max = self.options.max_length.unwrap_or(0);
+        let message = format!("row {row} has {len} tokens, more than max_length {max}");
+        Error::new(Code::Data, message)
+            .hint("set truncation: true to cut it, or raise max_length")
+            .option("max_length")
+    }
+}
+
+/// Refuses options that would have no effect or contradict each other.
+fn check(options: &TokenizeOptions) -> Result<()> {
+    let uses_length = options.truncation || options.padding == Padding::MaxLength;
+    let fault = |option: &str, message: &str| {
+        Err(Error::new(Code::BadValue, format!("tokenize: {message}")).option(option))
+    };
+    match options.max_length {
+        Some(0) => fault("max_length", "max_length must be 1 or more"),
+        Some(max) if max > i32::MAX as usize => fault("max_length", "max_length is too large"),
+        Some(_) if !uses_length => fault(
+            "max_length",
+            "max_length has no effect without truncation: true or padding: \"max_length\"",
+        ),
+        None if options.truncation => fault("truncation", "truncation: true needs max_length"),
+        None if uses_length => fault("padding", "padding: \"max_length\" needs max_length"),
+        _ => Ok(()),
+    }
+}
+
+/// A list-of-int32 column being filled.
+struct Lists {
+    values: Vec<i32>,
+    lengths: Vec<usize>,
+}
+
+impl Lists {
+    fn with_capacity(rows: usize) -> Self {
+        Self { values: Vec::new(), lengths: Vec::with_capacity(rows) }
+    }
+
+    fn push(&mut self, row: impl Iterator<Item = i32>) {
+        let before = self.values.len();
+        self.values.extend(row);
+        self.lengths.push(self.values.len() - before);
+    }
+
+    fn finish(self) -> ArrayRef {
+        let offsets = OffsetBuffer::from_lengths(self.lengths);
+        let values = Arc::new(Int32Array::from(self.values));
+        Arc::new(ListArray::new(tokens::item(), offsets, values, None))
+    }
+}

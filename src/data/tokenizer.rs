@@ -1,0 +1,200 @@
+//! `Tokenizer`: text to token ids and back, with the files and the results of Hugging Face's
+//! tokenizers, whose Rust crate does the work.
+//!
+//! What a `tokenizer.json` says about truncation and padding is not used: in dsr that is decided
+//! where the data is tokenized, visibly.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use tokenizers::{
+    AddedToken, decoders::byte_level::ByteLevel, models::bpe::BPE, tokenizer::Tokenizer as Inner,
+};
+
+use super::embedded;
+use crate::error::{Code, Error, IoContext, Result};
+
+/// Names under which models know their end-of-text token, most specific first.
+const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
+/// Names under which models know their padding token.
+const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
+
+/// A tokenizer with its vocabulary and special tokens.
+pub struct Tokenizer {
+    inner: Inner,
+    eos: Option<u32>,
+    pad: Option<u32>,
+}
+
+impl std::fmt::Debug for Tokenizer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Tokenizer({} tokens)", self.vocab_size())
+    }
+}
+
+impl Tokenizer {
+    /// Opens `dsr:NAME`, or a path relative to `base_dir`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_path`], or an embedded tokenizer that does not exist.
+    pub fn open(spec: &str, base_dir: &Path) -> Result<Self> {
+        match spec.strip_prefix("dsr:") {
+            Some(name) => Self::from_bytes(embedded::tokenizer(name)?),
+            None => Self::from_path(&base_dir.join(spec)),
+        }
+    }
+
+    /// Opens a `tokenizer.json`, or a directory that holds one, or one that holds `vocab.json` and
+    /// `merges.txt` of a byte-level BPE as GPT-2's. A `tokenizer_config.json` beside them names the
+    /// special tokens.
+    ///
+    /// # Errors
+    /// No such files, or files that are damaged.
+    pub fn from_path(path: &Path) -> Result<Self> {
+        let (dir, json) = match path.is_dir() {
+            true => (path.to_owned(), path.join("tokenizer.json")),
+            false => (path.parent().map(PathBuf::from).unwrap_or_default(), path.to_owned()),
+        };
+        let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
+        let inner = if json.is_file() && json.file_name() != Some("vocab.json".as_ref()) {
+            parse(&read(&json)?, &json.display().to_string())?
+        } else if (path.is_dir() || path == vocab) && vocab.is_file() && merges.is_file() {
+            byte_level_bpe(&vocab, &merges)?
+        } else if path.is_dir() {
+            bail!(
+                Code::Tokenizer,
+                "{} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
+                path.display()
+            );
+        } else {
+            bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
+        };
+        let config = dir.join("tokenizer_config.json");
+        let config = if config.is_file() { Some(read_config(&config)?) } else { None };
+        Ok(Self::new(inner, config.as_ref()))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// It is damaged.
+    pub fn from_bytes(json: &[u8]) -> Result<Self> {
+        Ok(Self::new(parse(json, "the tokenizer")?, None))
+    }
+
+    fn new(inner: Inner, config: Option<&Value>) -> Self {
+        let named = |key: &str, known: &[&str]| {
+            let token = config.and_then(|config| match &config[key] {
+                Value::String(token) => Some(token.as_str()),
+                object => object["content"].as_str(),
+            });
+            let id = |token: &str| inner.token_to_id(token);
+            token.and_then(id).or_else(|| known.iter().find_map(|token| id(token)))
+        };
+        let (eos, pad) = (named("eos_token", &EOS_TOKENS), named("pad_token", &PAD_TOKENS));
+        Self { inner, eos, pad }
+    }
+
+    /// The ids of one text, with the special tokens that the tokenizer itself adds.
+    ///
+    /// # Errors
+    /// The text holds something that the vocabulary cannot express.
+    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, true).map_err(|e| failed("encode", e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The ids of many texts, on all cores.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>> {
+        let encodings =
+            self.inner.encode_batch_fast(texts, true).map_err(|e| failed("encode", e))?;
+        Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
+    }
+
+    /// The text of `ids`, without special tokens such as `<|endoftext|>`.
+    ///
+    /// # Errors
+    /// The decoder of the tokenizer fails.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, true).map_err(|e| failed("decode", e))
+    }
+
+    /// The text of `ids`, special tokens included.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
+    pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.inner.decode(ids, false).map_err(|e| failed("decode", e))
+    }
+
+    /// The number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.inner.get_vocab_size(true)
+    }
+
+    /// The id of the token that ends a text, if the tokenizer has one.
+    pub fn eos_id(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// The id to fill up rows with: the padding token, or else the token that ends a text.
+    pub fn pad_id(&self) -> Option<u32> {
+        self.pad.or(self.eos)
+    }
+
+    /// The token of an id, as the vocabulary spells it.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
+    /// The id of a token, as the vocabulary spells it.
+    pub fn token_id(&self, token: &str) -> Option<u32> {
+        self.inner.token_to_id(token)
+    }
+}
+
+fn parse(json: &[u8], name: &str) -> Result<Inner> {
+    let mut inner = Inner::from_bytes(json)
+        .map_err(|e| Error::new(Code::Tokenizer, format!("{name} is not a tokenizer.json: {e}")))?;
+    inner.with_truncation(None).map_err(|e| failed("load", e))?;
+    inner.with_padding(None);
+    Ok(inner)
+}
+
+/// GPT-2's own files: byte-level BPE without a prefix space.
+fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
+    let text = |path: &Path| path.to_string_lossy().into_owned();
+    let model = BPE::from_file(&text(vocab), &text(merges)).build().map_err(|e| {
+        Error::new(
+            Code::Tokenizer,
+            format!("{} and {} are no BPE vocabulary: {e}", vocab.display(), merges.display()),
+        )
+    })?;
+    let mut inner = Inner::new(model);
+    inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    inner.with_decoder(Some(ByteLevel::default()));
+    let special: Vec<AddedToken> = EOS_TOKENS
+        .iter()
+        .filter(|token| inner.token_to_id(token).is_some())
+        .map(|&token| AddedToken::from(token, true))
+        .collect();
+    inner.add_special_tokens(special).map_err(|e| failed("load", e))?;
+    Ok(inner)
+}
+
+fn read_config(path: &Path) -> Result<Value> {
+    serde_json::from_slice(&read(path)?).map_err(|e| {
+        Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).at("read", path)
+}
+
+fn failed(doing: &str, e: tokenizers::Error) -> Error {
+    Error::new(Code::Tokenizer, format!("the tokenizer cannot {doing}: {e}"))
+}
