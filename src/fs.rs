@@ -1,1 +1,454 @@
-//! Files that are whole or absent.
+//! Files that are whole or absent: whoever looks, whenever the writer died, sees the old or the new.
+//!
+//! Everything is first written beside its target under a temporary name, flushed to the disk, and
+//! only then renamed. The temporary name is locked (`flock`) for as long as its writer lives, so
+//! that what a killed writer left behind can be told from work in progress and removed
+//! ([`remove_leftovers`]); where locks are not supported, leftovers stay. A symbolic link at the
+//! target is replaced, not followed.
+//!
+//! This file keeps nothing open and knows no file format. Data that is streamed or mapped into
+//! memory (`data`, `tensor`) opens its own files.
+
+use std::{
+    ffi::OsString,
+    fs::{self, File, Permissions},
+    io::{self, Write},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{CWD, RenameFlags};
+use tempfile::{Builder, TempDir};
+
+use crate::error::{Code, Error, IoContext, Result};
+
+/// What a temporary name holds between the target's name and its random end.
+const TEMPORARY: &str = ".dsr-tmp-";
+
+/// The content of a file.
+///
+/// # Errors
+/// [`Code::Io`] when the file is missing or cannot be read.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    fs::read(path.as_ref()).at("read", path.as_ref())
+}
+
+/// The content of a file that holds text in UTF-8.
+///
+/// # Errors
+/// [`Code::Io`] when the file is missing, cannot be read or is not UTF-8.
+pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
+    fs::read_to_string(path.as_ref()).at("read", path.as_ref())
+}
+
+/// Makes a directory and those above it; one that exists already is fine.
+///
+/// # Errors
+/// [`Code::Io`] when it cannot be made.
+pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
+    fs::create_dir_all(path.as_ref()).at("make the directory", path.as_ref())
+}
+
+/// Writes a file, or replaces it, in one step: a reader never sees a part of it.
+///
+/// # Errors
+/// [`Code::DiskFull`] or [`Code::Io`]; what stood at `path` is then unchanged.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
+    let parent = parent_of(path);
+    let prefix = temporary_prefix(path)?;
+    let (mut temporary, _lock) = locked(|| {
+        let mut builder = Builder::new();
+        builder.prefix(&prefix).permissions(Permissions::from_mode(0o666));
+        let file = builder.tempfile_in(parent)?;
+        let lock = file.as_file().try_clone()?;
+        let at = file.path().to_path_buf();
+        Ok((file, lock, at))
+    })
+    .at("write", path)?;
+    write_and_sync(temporary.as_file_mut(), bytes).at("write", path)?;
+    temporary.persist(path).map_err(|e| e.error).at("write", path)?;
+    sync_dir(parent).at("write", path)
+}
+
+/// Removes a directory such that it is whole until, at one instant, it is gone.
+///
+/// # Errors
+/// [`Code::Io`] when it is missing or cannot be removed.
+pub fn remove_dir(path: &Path) -> Result<()> {
+    let parent = parent_of(path);
+    // A kill while the files are being deleted must not leave a directory that looks whole.
+    let hidden = Builder::new()
+        .prefix(&temporary_prefix(path)?)
+        .tempdir_in(parent)
+        .at("remove", path)?
+        .keep();
+    fs::rename(path, &hidden).at("remove", path)?;
+    absent_is_fine(fs::remove_dir_all(&hidden)).at("remove", path)
+}
+
+/// Removes what killed writers left in `dir` and returns how many there were. The temporaries of
+/// living writers stay.
+///
+/// # Errors
+/// [`Code::Io`] when `dir` cannot be listed or a leftover cannot be removed.
+pub fn remove_leftovers(dir: &Path) -> Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(dir).at("list", dir)? {
+        let path = entry.at("list", dir)?.path();
+        if !is_temporary(&path) {
+            continue;
+        }
+        // The lock of a killed process is released by the kernel. It is held while removing, so
+        // that a writer that has just made this name notices (see `locked`).
+        let Ok(file) = File::open(&path) else { continue };
+        if file.try_lock().is_err() {
+            continue;
+        }
+        let done = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        absent_is_fine(done).at("remove", &path)?;
+        removed += 1;
+    }
+    Ok(removed)
+}
+
+/// True for a name that a writer uses before it publishes: to be passed over in listings.
+pub fn is_temporary(path: &Path) -> bool {
+    path.file_name()
+        .map(|name| name.to_string_lossy())
+        .is_some_and(|name| name.starts_with('.') && name.contains(TEMPORARY))
+}
+
+/// Bytes that this user can still write to the filesystem of `path`, which need not exist yet.
+///
+/// # Errors
+/// [`Code::Io`] when no directory above `path` can be asked.
+pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
+    let path = path.as_ref();
+    let absolute = std::path::absolute(path).at("find the free space of", path)?;
+    let existing = absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
+    let stat = rustix::fs::statvfs(existing)
+        .map_err(io::Error::from)
+        .at("find the free space of", existing)?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// A directory being written: it appears at its target whole, with [`NewDir::publish`], or never.
+#[derive(Debug)]
+pub struct NewDir {
+    target: PathBuf,
+    temporary: TempDir,
+    _lock: File,
+}
+
+impl NewDir {
+    /// Begins a directory that will stand at `target`; those above it are made.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when `target` exists and is not a directory, or nothing can be made there.
+    pub fn create(target: &Path) -> Result<Self> {
+        if target.exists() && !target.is_dir() {
+            return Err(Error::new(
+                Code::Io,
+                format!("cannot make the directory {}: a file of this name exists", target.display()),
+            ));
+        }
+        let parent = parent_of(target);
+        create_dir_all(parent)?;
+        let prefix = temporary_prefix(target)?;
+        let (temporary, lock) = locked(|| {
+            let mut builder = Builder::new();
+            builder.prefix(&prefix).permissions(Permissions::from_mode(0o777));
+            let dir = builder.tempdir_in(parent)?;
+            let lock = File::open(dir.path())?;
+            let at = dir.path().to_path_buf();
+            Ok((dir, lock, at))
+        })
+        .at("make the directory", target)?;
+        Ok(Self { target: target.to_path_buf(), temporary, _lock: lock })
+    }
+
+    /// Where to write the files.
+    pub fn path(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// Flushes every file to the disk and puts the directory in its place; a directory that stood
+    /// there is exchanged for it in the same instant, then removed.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] or [`Code::Io`]; what stood at the target is then unchanged.
+    pub fn publish(self) -> Result<()> {
+        let Self { target, temporary, _lock } = self;
+        sync_tree(temporary.path()).at("write", &target)?;
+        if target.exists() {
+            exchange(temporary.path(), &target).at("replace", &target)?;
+            sync_dir(parent_of(&target)).at("write", &target)?;
+            // The temporary name now holds the old directory.
+            return absent_is_fine(temporary.close()).at("remove the former", &target);
+        }
+        fs::rename(temporary.path(), &target).at("write", &target)?;
+        // From here on the temporary name does not exist: there is nothing to clean up.
+        let _ = temporary.keep();
+        sync_dir(parent_of(&target)).at("write", &target)
+    }
+}
+
+/// Exchanges two directories; where the filesystem cannot do it in one step, in three.
+fn exchange(new: &Path, target: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(CWD, new, CWD, target, RenameFlags::EXCHANGE) {
+        Ok(()) => Ok(()),
+        Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS | rustix::io::Errno::NOTSUP) => {
+            exchange_in_steps(new, target)
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Between the first and the second rename the target is missing; the old directory then lies
+/// beside it under `NAME.former`, which is never taken for a leftover.
+fn exchange_in_steps(new: &Path, target: &Path) -> io::Result<()> {
+    let mut former = target.as_os_str().to_owned();
+    former.push(".former");
+    fs::rename(target, &former)?;
+    if let Err(e) = fs::rename(new, target) {
+        fs::rename(&former, target)?;
+        return Err(e);
+    }
+    fs::rename(&former, new)
+}
+
+/// Makes a temporary and locks it. The lock comes an instant after the name, and
+/// [`remove_leftovers`] may strike between the two: then the name is gone, and another is made.
+fn locked<T>(make: impl Fn() -> io::Result<(T, File, PathBuf)>) -> io::Result<(T, File)> {
+    loop {
+        let (made, lock, path) = make()?;
+        // Without locks (some network filesystems) nothing is ever taken for a leftover either.
+        let _ = lock.lock();
+        if path.exists() {
+            return Ok((made, lock));
+        }
+    }
+}
+
+fn write_and_sync(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+fn sync_tree(dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            sync_tree(&entry.path())?;
+        } else {
+            File::open(entry.path())?.sync_all()?;
+        }
+    }
+    sync_dir(dir)
+}
+
+/// Makes renames in `dir` durable. Filesystems that cannot flush a directory say EINVAL.
+fn sync_dir(dir: &Path) -> io::Result<()> {
+    match File::open(dir)?.sync_all() {
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => Ok(()),
+        done => done,
+    }
+}
+
+fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
+    match done {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+fn temporary_prefix(target: &Path) -> Result<OsString> {
+    let Some(name) = target.file_name() else {
+        return Err(Error::new(Code::Io, format!("cannot write {}: no file name", target.display())));
+    };
+    let mut prefix = OsString::from(".");
+    prefix.push(name);
+    prefix.push(TEMPORARY);
+    Ok(prefix)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_file_is_replaced_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("latest");
+        write_atomic(&path, b"one").unwrap();
+        write_atomic(&path, b"two").unwrap();
+        assert_eq!(read_to_string(&path).unwrap(), "two");
+        assert_eq!(names(dir.path()), ["latest"]);
+    }
+
+    #[test]
+    fn a_write_that_fails_leaves_the_old_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("taken");
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("inside"), "x").unwrap();
+        let e = write_atomic(&path, b"a file over a directory").unwrap_err();
+        assert_eq!(e.code(), Code::Io);
+        assert!(e.message().contains("taken"), "{e}");
+        assert_eq!(names(dir.path()), ["taken"]);
+        assert_eq!(names(&path), ["inside"]);
+    }
+
+    #[test]
+    fn a_directory_appears_when_published_and_not_before() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("store/step-1");
+        let new = NewDir::create(&target).unwrap();
+        fs::create_dir(new.path().join("deep")).unwrap();
+        fs::write(new.path().join("deep/weights"), "w").unwrap();
+        assert!(!target.exists());
+        new.publish().unwrap();
+        assert_eq!(read_to_string(target.join("deep/weights")).unwrap(), "w");
+        assert_eq!(names(&root.path().join("store")), ["step-1"]);
+    }
+
+    #[test]
+    fn a_published_directory_replaces_the_former_one() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("best");
+        for content in ["old", "new"] {
+            let new = NewDir::create(&target).unwrap();
+            fs::write(new.path().join(content), content).unwrap();
+            new.publish().unwrap();
+        }
+        assert_eq!(names(&target), ["new"]);
+        assert_eq!(names(root.path()), ["best"]);
+    }
+
+    #[test]
+    fn without_an_atomic_exchange_the_directories_still_change_places() {
+        let root = tempfile::tempdir().unwrap();
+        let (new, target) = (root.path().join("new"), root.path().join("target"));
+        for dir in [&new, &target] {
+            fs::create_dir(dir).unwrap();
+            fs::write(dir.join(dir.file_name().unwrap()), "").unwrap();
+        }
+        exchange_in_steps(&new, &target).unwrap();
+        assert_eq!((names(&target), names(&new)), (vec!["new".into()], vec!["target".into()]));
+        assert_eq!(names(root.path()), ["new", "target"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_published_vanishes() {
+        let root = tempfile::tempdir().unwrap();
+        let new = NewDir::create(&root.path().join("step-1")).unwrap();
+        fs::write(new.path().join("half"), "x").unwrap();
+        drop(new);
+        assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn a_directory_cannot_take_the_place_of_a_file() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("notes.txt");
+        fs::write(&target, "mine").unwrap();
+        let e = NewDir::create(&target).unwrap_err();
+        assert!(e.message().contains("a file of this name exists"), "{e}");
+    }
+
+    #[test]
+    fn leftovers_are_removed_but_not_the_work_of_a_living_writer() {
+        let root = tempfile::tempdir().unwrap();
+        let dead_dir = root.path().join(".step-1.dsr-tmp-dead");
+        fs::create_dir(&dead_dir).unwrap();
+        fs::write(dead_dir.join("half"), "x").unwrap();
+        fs::write(root.path().join(".latest.dsr-tmp-dead"), "st").unwrap();
+        fs::write(root.path().join(".hidden"), "the user's own").unwrap();
+        let living = NewDir::create(&root.path().join("step-2")).unwrap();
+        assert_eq!(remove_leftovers(root.path()).unwrap(), 2);
+        assert!(living.path().exists());
+        living.publish().unwrap();
+        assert_eq!(names(root.path()), [".hidden", "step-2"]);
+    }
+
+    #[test]
+    fn a_removed_directory_leaves_no_trace() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("step-1");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("weights"), "w").unwrap();
+        remove_dir(&dir).unwrap();
+        assert!(names(root.path()).is_empty());
+    }
+
+    #[test]
+    fn files_get_the_permissions_that_the_umask_allows() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("usual"), "").unwrap();
+        write_atomic(&dir.path().join("ours"), b"").unwrap();
+        let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("ours"), mode("usual"));
+    }
+
+    #[test]
+    fn a_full_device_is_told_from_other_failures() {
+        let mut full = File::options().write(true).open("/dev/full").unwrap();
+        let e = write_and_sync(&mut full, b"x").at("write", Path::new("x")).unwrap_err();
+        assert_eq!(e.code(), Code::DiskFull);
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_file_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(root.path())
+            .output();
+        if !mount.as_ref().is_ok_and(|o| o.status.success()) {
+            println!("skipped: a small tmpfs cannot be mounted here");
+            return;
+        }
+        let path = root.path().join("state");
+        write_atomic(&path, b"old").unwrap();
+        let file = write_atomic(&path, &vec![7; 1 << 20]).unwrap_err();
+        let content = read(&path);
+        let left = names(root.path());
+        let available = available_bytes(root.path());
+        Command::new("umount").arg(root.path()).status().unwrap();
+        assert_eq!(file.code(), Code::DiskFull);
+        assert_eq!(content.unwrap(), b"old");
+        assert_eq!(left, ["state"]);
+        assert!(available.unwrap() <= 64 << 10);
+    }
+
+    #[test]
+    fn free_space_is_known_for_places_that_do_not_exist_yet() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(available_bytes(root.path().join("a/b/c")).unwrap() > 0);
+        assert!(available_bytes("not/yet/there").unwrap() > 0);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let e = read("/no/such/file").unwrap_err();
+        assert_eq!(e.to_string(), "cannot read /no/such/file: No such file or directory");
+    }
+}
