@@ -1,0 +1,181 @@
+//! What went wrong and where, from what Rhai reports.
+//!
+//! Rhai nests an error once for every script function on the way out. [`diagnose`] unwinds that
+//! nest to the innermost position, turns Rhai's own errors into dsr's, and finds the place of every
+//! fault: an option's key, a callback's line. The result is plain data for the command line to draw.
+
+use rhai::{EvalAltResult, Position};
+
+use super::{
+    error::{Frame, Located, ScriptError, duplicate},
+    locate::{self, Part},
+    sources::{Place, Sources},
+    translate::translate,
+};
+use crate::error::{Code, Error};
+
+/// A failed script: its faults, each with its place, and the calls on the way to them.
+#[derive(Debug)]
+pub struct Failure {
+    /// At least one; several when mistakes were found together.
+    pub faults: Vec<Fault>,
+    /// The calls around the first fault, innermost first.
+    pub calls: Vec<Call>,
+}
+
+/// One thing that went wrong.
+#[derive(Debug)]
+pub struct Fault {
+    /// What it is.
+    pub error: Error,
+    /// Where it is, if it is in a script.
+    pub place: Option<Place>,
+}
+
+/// One call on the way to a fault.
+#[derive(Debug)]
+pub struct Call {
+    /// What was called.
+    pub callee: String,
+    /// Where.
+    pub place: Place,
+}
+
+impl Failure {
+    /// The code of the first fault, which decides the exit status.
+    pub fn code(&self) -> Code {
+        self.faults[0].error.code()
+    }
+}
+
+impl From<Error> for Failure {
+    /// A failure with no place in a script, unless the error carries one that needs no sources.
+    fn from(error: Error) -> Self {
+        Self::of(error, &[], &Sources::default())
+    }
+}
+
+impl Failure {
+    /// Places the faults of `error`, which came up through `outer`.
+    pub(crate) fn of(error: Error, outer: &[Frame], sources: &Sources) -> Self {
+        let located = Located::of(&error).map(|l| l.frames.clone()).unwrap_or_default();
+        let frames: Vec<_> = located.iter().chain(outer).collect();
+        let calls = frames.iter().skip(1).filter_map(|frame| {
+            let place = sources.place(&frame.source, frame.position)?;
+            Some(Call { callee: frame.callee.clone(), place })
+        });
+        let calls = calls.collect();
+        let faults = split(error).into_iter().map(|error| {
+            let place = place(&error, outer, sources);
+            Fault { error, place }
+        });
+        Self { faults: faults.collect(), calls }
+    }
+}
+
+/// The failure that `error`, which ended the source `main`, stands for.
+pub(crate) fn diagnose(
+    engine: &rhai::Engine,
+    error: EvalAltResult,
+    main: &str,
+    sources: &Sources,
+) -> Failure {
+    let (inner, frames) = unwind(error, main);
+    Failure::of(typed(engine, inner), &frames, sources)
+}
+
+/// A script error on its way through Rust, which remembers where it happened.
+pub(crate) fn seal(engine: &rhai::Engine, error: EvalAltResult, source: &str) -> Error {
+    let (inner, mut frames) = unwind(error, source);
+    let error = typed(engine, inner);
+    if let Some(located) = Located::of(&error) {
+        frames.splice(0..0, located.frames.iter().cloned());
+    }
+    let others: Vec<_> = error.others().iter().map(duplicate).collect();
+    let mut all = vec![alone(&error).caused_by(Located { frames })];
+    all.extend(others);
+    Error::all(all).expect("the list begins with the first error")
+}
+
+/// The innermost error and the way to it, innermost frame first.
+fn unwind(error: EvalAltResult, main: &str) -> (EvalAltResult, Vec<Frame>) {
+    let mut error = error;
+    let mut source = main.to_owned();
+    let mut frames = Vec::new();
+    loop {
+        let (callee, inside, inner, position) = match error {
+            EvalAltResult::ErrorInFunctionCall(callee, inside, inner, position) => {
+                (callee, inside, inner, position)
+            }
+            EvalAltResult::ErrorInModule(module, inner, position) => {
+                (format!("import \"{module}\""), module, inner, position)
+            }
+            _ => break,
+        };
+        frames.push(Frame { source: source.clone(), position, callee });
+        if !inside.is_empty() {
+            source = inside;
+        }
+        error = *inner;
+    }
+    let position = error.position();
+    if !position.is_none() || frames.is_empty() {
+        frames.push(Frame { source, position, callee: String::new() });
+    }
+    frames.reverse();
+    (error, frames)
+}
+
+/// dsr's error for an innermost Rhai error.
+fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
+    match error {
+        EvalAltResult::ErrorRuntime(ref value, _) | EvalAltResult::ErrorTerminated(ref value, _) => {
+            match value.clone().try_cast::<ScriptError>() {
+                Some(ScriptError(error)) => duplicate(&error),
+                None => translate(engine, &error),
+            }
+        }
+        other => translate(engine, &other),
+    }
+}
+
+/// The first of several faults, without the others and without a place.
+fn alone(error: &Error) -> Error {
+    let mut copy = Error::new(error.code(), error.message());
+    if let Some(path) = error.option_path() {
+        copy = copy.option(path);
+    }
+    error.hints().iter().fold(copy, |copy, hint| copy.hint(hint))
+}
+
+/// One error for each fault.
+fn split(error: Error) -> Vec<Error> {
+    if error.others().is_empty() {
+        return vec![error];
+    }
+    let mut first = alone(&error);
+    if let Some(located) = Located::of(&error) {
+        first = first.caused_by(located.clone());
+    }
+    let mut all = vec![first];
+    all.extend(error.others().iter().flat_map(|other| split(duplicate(other))));
+    all
+}
+
+/// Where a fault is: where it says so itself, else at the option it names in the call it came
+/// from, else at that call.
+fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
+    let frame = Located::of(error).and_then(|l| l.frames.first()).or_else(|| outer.first())?;
+    let by_option = error.option_path().and_then(|path| {
+        let part = match error.code() {
+            Code::UnknownOption | Code::Missing => Part::Key,
+            _ => Part::Value,
+        };
+        locate::option(&sources.ast(&frame.source)?, frame.position, path, part)
+    });
+    sources.place(&frame.source, by_option.unwrap_or(frame.position)).or_else(|| {
+        let known = |f: &&Frame| f.position != Position::NONE;
+        let frame = outer.iter().find(known)?;
+        sources.place(&frame.source, frame.position)
+    })
+}
