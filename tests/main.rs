@@ -1,1 +1,4 @@
 //! Behaviour of dsr, seen from outside.
+
+mod cli;
+mod script;

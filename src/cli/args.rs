@@ -77,6 +77,9 @@ mod tests {
     #[test]
     fn resume_is_auto_or_a_path() {
         assert_eq!(resume("auto"), Ok(Resume::Auto));
-        assert_eq!(resume("runs/a/checkpoints/step-10"), Ok(Resume::From("runs/a/checkpoints/step-10".into())));
+        assert_eq!(
+            resume("runs/a/checkpoints/step-10"),
+            Ok(Resume::From("runs/a/checkpoints/step-10".into()))
+        );
     }
 }

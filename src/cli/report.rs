@@ -9,11 +9,7 @@ use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 use super::console;
 use crate::{
     error::Error,
-    script::{
-        Failure,
-        diagnostics::Fault,
-        sources::Place,
-    },
+    script::{Failure, diagnostics::Fault, sources::Place},
 };
 
 /// A hint up to this many characters stands beside the mark instead of below it.
@@ -82,14 +78,11 @@ fn header(error: &Error, color: bool) -> String {
 fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
     let name = place.source.name.as_str();
     let span = place.span();
-    let mut label = Label::new((name, span.clone())).with_color(Color::Red);
-    if let Some(hint) = beside {
-        label = label.with_message(hint);
-    }
-    let config = Config::new()
-        .with_color(color)
-        .with_compact(true)
-        .with_char_set(CharSet::Ascii);
+    // ariadne marks nothing for a label that has no words.
+    let label = Label::new((name, span.clone()))
+        .with_color(Color::Red)
+        .with_message(beside.unwrap_or("here"));
+    let config = Config::new().with_color(color).with_char_set(CharSet::Ascii);
     let report = Report::build(ReportKind::Error, (name, span))
         .with_config(config)
         .with_label(label)
@@ -100,7 +93,10 @@ fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
         return format!("  --> {}\n", position(place));
     }
     let drawn = String::from_utf8_lossy(&drawn);
-    drawn.lines().skip(1).fold(String::new(), |text, line| text + line + "\n")
+    // Its own header is replaced by ours, and its closing rule is left out.
+    let lines: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let shown = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
+    shown.iter().fold(String::new(), |text, line| text + *line + "\n")
 }
 
 fn position(place: &Place) -> String {

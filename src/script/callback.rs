@@ -37,9 +37,9 @@ impl Callback {
             Error::new(Code::Internal, "a script function was called after its script had ended")
         })?;
         let ctx = self.context.create_context(&engine);
-        self.function.call_within_context(&ctx, args).map_err(|e| {
-            diagnostics::seal(&engine, *e, ctx.call_source().unwrap_or_default())
-        })
+        self.function
+            .call_within_context(&ctx, args)
+            .map_err(|e| diagnostics::seal(&engine, *e, ctx.call_source().unwrap_or_default()))
     }
 
     /// Calls the function, whose result must be `true` or `false`; `what` names it in errors.

@@ -7,7 +7,7 @@
 use rhai::{EvalAltResult, Position};
 
 use super::{
-    error::{Frame, Located, ScriptError, duplicate},
+    error::{Frame, Located, ScriptError, duplicate, split},
     locate::{self, Part},
     sources::{Place, Sources},
     translate::translate,
@@ -86,15 +86,12 @@ pub(crate) fn diagnose(
 
 /// A script error on its way through Rust, which remembers where it happened.
 pub(crate) fn seal(engine: &rhai::Engine, error: EvalAltResult, source: &str) -> Error {
-    let (inner, mut frames) = unwind(error, source);
-    let error = typed(engine, inner);
-    if let Some(located) = Located::of(&error) {
-        frames.splice(0..0, located.frames.iter().cloned());
-    }
-    let others: Vec<_> = error.others().iter().map(duplicate).collect();
-    let mut all = vec![alone(&error).caused_by(Located { frames })];
-    all.extend(others);
-    Error::all(all).expect("the list begins with the first error")
+    let (inner, frames) = unwind(error, source);
+    let faults = split(typed(engine, inner)).into_iter().map(|error| {
+        let inner = Located::of(&error).map(|l| l.frames.clone()).unwrap_or_default();
+        error.caused_by(Located { frames: inner.into_iter().chain(frames.clone()).collect() })
+    });
+    Error::all(faults.collect()).expect("an error splits into at least one")
 }
 
 /// The innermost error and the way to it, innermost frame first.
@@ -129,7 +126,8 @@ fn unwind(error: EvalAltResult, main: &str) -> (EvalAltResult, Vec<Frame>) {
 /// dsr's error for an innermost Rhai error.
 fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
     match error {
-        EvalAltResult::ErrorRuntime(ref value, _) | EvalAltResult::ErrorTerminated(ref value, _) => {
+        EvalAltResult::ErrorRuntime(ref value, _)
+        | EvalAltResult::ErrorTerminated(ref value, _) => {
             match value.clone().try_cast::<ScriptError>() {
                 Some(ScriptError(error)) => duplicate(&error),
                 None => translate(engine, &error),
@@ -137,29 +135,6 @@ fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
         }
         other => translate(engine, &other),
     }
-}
-
-/// The first of several faults, without the others and without a place.
-fn alone(error: &Error) -> Error {
-    let mut copy = Error::new(error.code(), error.message());
-    if let Some(path) = error.option_path() {
-        copy = copy.option(path);
-    }
-    error.hints().iter().fold(copy, |copy, hint| copy.hint(hint))
-}
-
-/// One error for each fault.
-fn split(error: Error) -> Vec<Error> {
-    if error.others().is_empty() {
-        return vec![error];
-    }
-    let mut first = alone(&error);
-    if let Some(located) = Located::of(&error) {
-        first = first.caused_by(located.clone());
-    }
-    let mut all = vec![first];
-    all.extend(error.others().iter().flat_map(|other| split(duplicate(other))));
-    all
 }
 
 /// Where a fault is: where it says so itself, else at the option it names in the call it came

@@ -11,7 +11,7 @@ use rhai::{Array, CustomType, Dynamic, EvalAltResult, Position, TypeBuilder};
 use crate::error::{Code, Error};
 
 /// What a native function returns to a script.
-pub(crate) type ScriptResult<T> = Result<T, Box<EvalAltResult>>;
+pub type ScriptResult<T> = Result<T, Box<EvalAltResult>>;
 
 /// An [`Error`] as a script value.
 #[derive(Clone)]
@@ -63,6 +63,21 @@ fn kind(code: Code) -> String {
 ///
 /// The cause stays behind unless it is a [`Located`], which is where the error happened.
 pub(crate) fn duplicate(error: &Error) -> Error {
+    let all = std::iter::once(alone(error)).chain(error.others().iter().map(duplicate));
+    Error::all(all.collect()).expect("the list begins with the first error")
+}
+
+/// One error for each of several faults.
+pub(crate) fn split(error: Error) -> Vec<Error> {
+    if error.others().is_empty() {
+        return vec![error];
+    }
+    let others = error.others().iter().flat_map(|other| split(duplicate(other)));
+    std::iter::once(alone(&error)).chain(others).collect()
+}
+
+/// A copy of the first of several faults.
+fn alone(error: &Error) -> Error {
     let mut copy = Error::new(error.code(), error.message());
     if let Some(path) = error.option_path() {
         copy = copy.option(path);
@@ -70,12 +85,23 @@ pub(crate) fn duplicate(error: &Error) -> Error {
     for hint in error.hints() {
         copy = copy.hint(hint);
     }
-    if let Some(located) = Located::of(error) {
-        copy = copy.caused_by(located.clone());
+    match Located::of(error) {
+        Some(located) => copy.caused_by(located.clone()),
+        None => copy,
     }
-    let mut all = vec![copy];
-    all.extend(error.others().iter().map(duplicate));
-    Error::all(all).expect("the list begins with the first error")
+}
+
+/// Gives an error its place in a script.
+pub(crate) trait AtPosition {
+    /// The same error, in the source called `source`.
+    fn at(self, source: &str, position: Position) -> Self;
+}
+
+impl AtPosition for Error {
+    fn at(self, source: &str, position: Position) -> Self {
+        let frame = Frame { source: source.to_owned(), position, callee: String::new() };
+        self.caused_by(Located { frames: vec![frame] })
+    }
 }
 
 /// Where an error happened, known before it reaches the top: carried as its cause.

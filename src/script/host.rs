@@ -103,7 +103,7 @@ pub(crate) fn interruption() -> Error {
 }
 
 /// The host of the script that makes this call.
-pub(crate) fn of(ctx: &NativeCallContext) -> Result<Rc<Host>> {
+pub fn of(ctx: &NativeCallContext) -> Result<Rc<Host>> {
     ctx.tag().and_then(|tag| tag.clone().try_cast::<Rc<Host>>()).ok_or_else(|| {
         Error::new(Code::Internal, format!("`{}` was called without a host", ctx.fn_name()))
     })

@@ -7,7 +7,7 @@
 use rhai::{AST, ASTNode, Expr, Position};
 
 use super::{
-    error::{Frame, Located},
+    error::AtPosition,
     locate,
     params::{self, Parameter},
     translate,
@@ -16,8 +16,18 @@ use crate::error::{Error, Result};
 
 /// Calls that Rhai answers itself and that are in no list of functions.
 const BUILT_IN: [&str; 12] = [
-    "Fn", "call", "curry", "debug", "eval", "exit", "global", "import", "is_def_fn", "is_def_var",
-    "is_shared", "print",
+    "Fn",
+    "call",
+    "curry",
+    "debug",
+    "eval",
+    "exit",
+    "global",
+    "import",
+    "is_def_fn",
+    "is_def_var",
+    "is_shared",
+    "print",
 ];
 
 /// All names of the source that nothing answers to, as one error.
@@ -30,14 +40,11 @@ pub(crate) fn check(
     let known = translate::function_names(engine);
     let own: Vec<String> = ast.iter_functions().map(|f| f.name.to_owned()).collect();
     let is_known = |name: &str| {
-        BUILT_IN.contains(&name)
-            || name == "type_of"
-            || known.iter().chain(&own).any(|k| k == name)
+        BUILT_IN.contains(&name) || name == "type_of" || known.iter().chain(&own).any(|k| k == name)
     };
     let mut faults = Vec::new();
     let mut fault = |position: Position, error: Error| {
-        let frame = Frame { source: source.to_owned(), position, callee: String::new() };
-        faults.push((position, error.caused_by(Located { frames: vec![frame] })));
+        faults.push((position, error.at(source, position)));
     };
     ast.walk(&mut |nodes| {
         let Some(node) = nodes.last() else { return true };

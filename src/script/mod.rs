@@ -8,6 +8,7 @@
 pub mod api;
 pub mod callback;
 pub mod diagnostics;
+pub mod host;
 pub mod options;
 pub mod params;
 pub mod shared;
@@ -15,7 +16,6 @@ pub mod sources;
 pub mod value;
 
 mod error;
-mod host;
 mod lint;
 mod locate;
 mod resolver;
@@ -29,6 +29,7 @@ use rhai::AST;
 pub use self::{
     callback::Callback,
     diagnostics::Failure,
+    error::ScriptResult,
     host::{Host, Resume},
     params::Parameter,
     shared::Shared,
@@ -58,12 +59,18 @@ pub fn describe(path: &Path) -> Result<Description, Failure> {
 /// Runs recipes for one host.
 pub struct Session {
     host: Rc<Host>,
+    modules: Vec<Rc<rhai::Module>>,
 }
 
 impl Session {
     /// A session in the world that `host` describes.
     pub fn new(host: Host) -> Self {
-        Self { host: Rc::new(host) }
+        Self { host: Rc::new(host), modules: Vec::new() }
+    }
+
+    /// Adds functions of the embedding program to those of dsr.
+    pub fn add_functions(&mut self, module: rhai::Module) {
+        self.modules.push(module.into());
     }
 
     /// Runs the recipe at `path` to its end.
@@ -75,7 +82,11 @@ impl Session {
         let (_, parameters) = scan(path, sources)?;
         let values = params::resolve(&parameters, &self.host.params)?;
         *self.host.parameters.borrow_mut() = parameters;
-        let engine = Rc::new(runtime::engine(&self.host, params::module(values)));
+        let mut engine = runtime::engine(&self.host, params::module(values));
+        for module in &self.modules {
+            engine.register_global_module(Rc::clone(module));
+        }
+        let engine = Rc::new(engine);
         *self.host.engine.borrow_mut() = Rc::downgrade(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, &name, sources);

@@ -179,8 +179,7 @@ impl<'a> Options<'a> {
         let owner = self.level.name();
         for key in self.map.keys().filter(|key| !self.asked.contains(key.as_str())) {
             let message = format!("`{owner}` has no option `{key}`");
-            let mut fault =
-                Error::new(Code::UnknownOption, message).option(self.level.join(key));
+            let mut fault = Error::new(Code::UnknownOption, message).option(self.level.join(key));
             if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
                 fault = fault.hint(format!("did you mean `{near}`?"));
             }
@@ -313,15 +312,13 @@ mod tests {
     }
 
     fn faults(error: &Error) -> Vec<(Code, Option<&str>)> {
-        std::iter::once(error)
-            .chain(error.others())
-            .map(|e| (e.code(), e.option_path()))
-            .collect()
+        std::iter::once(error).chain(error.others()).map(|e| (e.code(), e.option_path())).collect()
     }
 
     #[test]
     fn numbers_are_coerced_and_defaults_fill_in() {
-        let given = map(r#"#{ lr: 1, steps: 1e3, betas: [0.9, 1], zero: #{ stage: 2 }, kind: "adamw" }"#);
+        let given =
+            map(r#"#{ lr: 1, steps: 1e3, betas: [0.9, 1], zero: #{ stage: 2 }, kind: "adamw" }"#);
         let (lr, steps, betas, stage, eps, kind) = read("f", &given, |o| {
             (
                 o.get::<f64>("lr").range(0.0..).required(),

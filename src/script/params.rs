@@ -10,7 +10,7 @@ use std::path::Path;
 use rhai::{AST, Dynamic, Expr, FnCallExpr, Module, Position, Stmt};
 
 use super::{
-    error::{Frame, Located},
+    error::{AtPosition, split},
     options,
     value::{self, OptionValue},
 };
@@ -44,10 +44,9 @@ pub enum GivenValue {
 /// Reads `name=value`.
 pub fn parse_assignment(text: &str) -> Result<Given> {
     match text.split_once('=') {
-        Some((name, value)) if !name.trim().is_empty() => Ok(Given {
-            name: name.trim().to_owned(),
-            value: GivenValue::Text(value.to_owned()),
-        }),
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok(Given { name: name.trim().to_owned(), value: GivenValue::Text(value.to_owned()) })
+        }
         _ => Err(Error::new(Code::Usage, format!("`-p {text}` is not of the form name=value"))
             .hint("for example: -p lr=1e-4")),
     }
@@ -80,7 +79,6 @@ pub struct Parameter {
     choices: Vec<Dynamic>,
     min: Option<f64>,
     max: Option<f64>,
-    pub(crate) position: Position,
 }
 
 impl Parameter {
@@ -155,13 +153,13 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
     let mut seen = Vec::new();
     for (call, position) in ast.statements().iter().filter_map(declaration) {
         seen.push(position);
-        match read(call, position) {
+        match read(call) {
             Ok(p) if found.iter().any(|other| other.name == p.name) => {
                 let message = format!("parameter `{}` is declared twice", p.name);
-                faults.push(at(source, position, Error::new(Code::BadValue, message)));
+                faults.push(Error::new(Code::BadValue, message).at(source, position));
             }
             Ok(p) => found.push(p),
-            Err(e) => faults.push(at(source, position, e)),
+            Err(e) => faults.extend(split(e).into_iter().map(|e| e.at(source, position))),
         }
     }
     for position in super::locate::calls_of(ast, DECLARE) {
@@ -169,7 +167,7 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
             let message = "`param` must be a statement of its own at the top level of the recipe";
             let error = Error::new(Code::CallOrder, message)
                 .hint("declare it at the top, and use its value as P::name");
-            faults.push(at(source, position, error));
+            faults.push(error.at(source, position));
         }
     }
     Error::all(faults).map_or(Ok(found), Err)
@@ -177,7 +175,8 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
 
 /// The values of all parameters: the defaults, replaced by what was given.
 pub(crate) fn resolve(parameters: &[Parameter], given: &[Given]) -> Result<Vec<(String, Dynamic)>> {
-    let mut values: Vec<_> = parameters.iter().map(|p| (p.name.clone(), p.default.clone())).collect();
+    let mut values: Vec<_> =
+        parameters.iter().map(|p| (p.name.clone(), p.default.clone())).collect();
     let mut faults = Vec::new();
     for Given { name, value } in given {
         match parameters.iter().position(|p| p.name == *name) {
@@ -227,7 +226,7 @@ fn declaration(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
 }
 
 /// Reads `param(name, default, help, #{ choices, min, max })`.
-fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
+fn read(call: &FnCallExpr) -> Result<Parameter> {
     let literal = |i: usize, what: &str| -> Result<Dynamic> {
         call.args[i].get_literal_value(None).ok_or_else(|| {
             Error::new(Code::BadValue, format!("the {what} of `param` must be written out"))
@@ -253,9 +252,10 @@ fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
             "the default of `{name}` must be a number, a string, true, false or an array, found {found}"
         );
     }
-    let help = if call.args.len() > 2 { word(literal(2, "help text")?, "help")? } else { String::new() };
+    let help =
+        if call.args.len() > 2 { word(literal(2, "help text")?, "help")? } else { String::new() };
     let mut parameter =
-        Parameter { name, default, help, choices: Vec::new(), min: None, max: None, position };
+        Parameter { name, default, help, choices: Vec::new(), min: None, max: None };
     if call.args.len() > 3 {
         let limits = literal(3, "limits")?;
         let limits = limits.as_map_ref().map_err(|_| {
@@ -268,11 +268,6 @@ fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
     }
     parameter.check(&parameter.default)?;
     Ok(parameter)
-}
-
-fn at(source: &str, position: Position, error: Error) -> Error {
-    let frame = Frame { source: source.to_owned(), position, callee: String::new() };
-    error.caused_by(Located { frames: vec![frame] })
 }
 
 fn type_of(value: &Dynamic) -> &'static str {
@@ -346,7 +341,10 @@ mod tests {
 
     fn resolved(text: &str, assignments: &[&str]) -> Vec<String> {
         let values = resolve(&declared(text).unwrap(), &given(assignments)).unwrap();
-        values.into_iter().map(|(name, v)| format!("{name}={}:{}", written(&v), type_of(&v))).collect()
+        values
+            .into_iter()
+            .map(|(name, v)| format!("{name}={}:{}", written(&v), type_of(&v)))
+            .collect()
     }
 
     const RECIPE: &str = r#"
@@ -402,7 +400,8 @@ mod tests {
             &given(&["lrr=1", "steps=1.5", "lr=-1", "model=huge", "fused=yes", "betas=[1,\"x\"]"]),
         )
         .unwrap_err();
-        let all: Vec<_> = std::iter::once(&error).chain(error.others()).map(Error::message).collect();
+        let all: Vec<_> =
+            std::iter::once(&error).chain(error.others()).map(Error::message).collect();
         assert_eq!(
             all,
             [

@@ -110,7 +110,8 @@ fn embedded(name: &str) -> Result<&'static str> {
         return Ok(text);
     }
     let names: Vec<_> = STDLIB.iter().map(|(known, _)| *known).collect();
-    let error = Error::new(Code::UnknownFunction, format!("dsr has no module \"{EMBEDDED}{name}\""));
+    let error =
+        Error::new(Code::UnknownFunction, format!("dsr has no module \"{EMBEDDED}{name}\""));
     let error = match nearest(name, names.iter().copied()) {
         Some(near) => error.hint(format!("did you mean \"{EMBEDDED}{near}\"?")),
         None => error,
@@ -138,13 +139,17 @@ fn confined(base: &Path, importer: Option<&str>, path: &str) -> Result<PathBuf> 
     // Files that were imported are known by their path from the base; the recipe itself is in it.
     let from = importer.map(Path::new).filter(|source| source.is_relative());
     let from = from.map(|source| base.join(source)).filter(|source| source.is_file());
-    let folder = from.and_then(|source| source.parent().map(Path::to_owned)).unwrap_or(base.clone());
+    let folder =
+        from.and_then(|source| source.parent().map(Path::to_owned)).unwrap_or(base.clone());
     let mut file = folder.join(relative);
     if file.extension().is_none_or(|e| e != "rhai") {
         file.as_mut_os_string().push(".rhai");
     }
     if !file.exists() {
-        return Err(Error::new(Code::Io, format!("cannot import \"{path}\": there is no file {}", file.display())));
+        return Err(Error::new(
+            Code::Io,
+            format!("cannot import \"{path}\": there is no file {}", file.display()),
+        ));
     }
     let file = file.canonicalize().at("open", &file)?;
     if !file.starts_with(&base) {

@@ -52,8 +52,11 @@ impl<T> Shared<T> {
 fn in_use<T>() -> Error {
     let path = std::any::type_name::<T>();
     let name = path.split('<').next().unwrap_or(path).rsplit("::").next().unwrap_or(path);
-    Error::new(Code::CallOrder, format!("this {name} is in use by a call that has not returned yet"))
-        .hint("do not call it from a callback that it runs itself")
+    Error::new(
+        Code::CallOrder,
+        format!("this {name} is in use by a call that has not returned yet"),
+    )
+    .hint("do not call it from a callback that it runs itself")
 }
 
 #[cfg(test)]

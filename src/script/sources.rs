@@ -39,7 +39,8 @@ impl Place {
             .map(|line| line.chars().count())
             .sum();
         let start = line_start + self.column.saturating_sub(1);
-        let rest: String = self.source.text.chars().skip(start).take_while(|&c| c != '\n').collect();
+        let rest: String =
+            self.source.text.chars().skip(start).take_while(|&c| c != '\n').collect();
         start..start + token_length(&rest).max(1)
     }
 }

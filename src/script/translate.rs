@@ -64,7 +64,8 @@ pub(crate) fn function_names(engine: &rhai::Engine) -> Vec<String> {
 /// The error for a call of a function that does not exist under any signature.
 pub(crate) fn unknown_function(engine: &rhai::Engine, name: &str, own: &[String]) -> Error {
     let known = function_names(engine);
-    let names = known.iter().chain(own).map(String::as_str).filter(|n| rhai::is_valid_identifier(n));
+    let names =
+        known.iter().chain(own).map(String::as_str).filter(|n| rhai::is_valid_identifier(n));
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{name}`"));
     match nearest(name, names) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
@@ -80,7 +81,8 @@ fn syntax(kind: &ParseErrorType) -> Error {
                 .hint(format!("import it first: import \"...\" as {name};"))
         }
         ParseErrorType::Reserved(word) if rhai::is_valid_identifier(word) => {
-            Error::new(Code::Syntax, format!("`{word}` is a reserved word")).hint("choose another name")
+            Error::new(Code::Syntax, format!("`{word}` is a reserved word"))
+                .hint("choose another name")
         }
         ParseErrorType::BadInput(LexError::UnexpectedInput(text)) => {
             Error::new(Code::Syntax, format!("unexpected `{text}`"))
@@ -106,8 +108,10 @@ fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
     };
     let owner = friendly(engine, owner);
     let verb = if message.contains("setter") { "cannot be set on" } else { "does not exist on" };
-    let error =
-        Error::new(Code::UnknownFunction, format!("property `{property}` {verb} a value of type {owner}"));
+    let error = Error::new(
+        Code::UnknownFunction,
+        format!("property `{property}` {verb} a value of type {owner}"),
+    );
     let prefix = "get$";
     let names = function_names(engine);
     let known = names.iter().filter_map(|n| n.strip_prefix(prefix));
@@ -125,14 +129,20 @@ fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ")"));
     let name = name.rsplit("::").next().unwrap_or(name);
     if let Some(property) = name.strip_prefix("get$").or_else(|| name.strip_prefix("set$")) {
-        return unknown_property(engine, &format!("'{property}' '{}'", types.trim_end_matches(')')));
+        return unknown_property(
+            engine,
+            &format!("'{property}' '{}'", types.trim_end_matches(')')),
+        );
     }
     let types: Vec<_> = split_types(types.strip_suffix(')').unwrap_or(types))
         .map(|t| friendly(engine, t))
         .collect();
     if name.contains('$') {
         let owner = types.first().map_or("this value", String::as_str);
-        return Error::new(Code::WrongType, format!("a value of type {owner} has no elements to index"));
+        return Error::new(
+            Code::WrongType,
+            format!("a value of type {owner} has no elements to index"),
+        );
     }
     let known: Vec<String> = engine.collect_fn_metadata(
         None,
@@ -270,7 +280,10 @@ mod tests {
 
     #[test]
     fn properties_and_operators() {
-        assert_eq!(of("let x = 1; x.foo").message(), "property `foo` does not exist on a value of type int");
+        assert_eq!(
+            of("let x = 1; x.foo").message(),
+            "property `foo` does not exist on a value of type int"
+        );
         assert_eq!(of("true + #{}").message(), "`+` cannot combine bool and map");
         assert_eq!(of("1 / 0").code(), Code::Recipe);
     }

@@ -140,7 +140,8 @@ impl<T: OptionValue> OptionValue for Vec<T> {
     fn read(value: &Dynamic) -> Read<Self> {
         let items = value.as_array_ref().map_err(|_| Wrong::kind("an array", value))?;
         let read = |(i, item)| {
-            T::read(item).map_err(|wrong| Wrong { within: format!("[{i}]{}", wrong.within), ..wrong })
+            T::read(item)
+                .map_err(|wrong| Wrong { within: format!("[{i}]{}", wrong.within), ..wrong })
         };
         items.iter().enumerate().map(read).collect()
     }
@@ -254,9 +255,9 @@ pub fn from_json(value: serde_json::Value) -> Dynamic {
         },
         Value::String(s) => s.into(),
         Value::Array(items) => Dynamic::from_array(items.into_iter().map(from_json).collect()),
-        Value::Object(map) => {
-            Dynamic::from_map(map.into_iter().map(|(k, v)| (k.into(), from_json(v))).collect::<Map>())
-        }
+        Value::Object(map) => Dynamic::from_map(
+            map.into_iter().map(|(k, v)| (k.into(), from_json(v))).collect::<Map>(),
+        ),
     }
 }
 

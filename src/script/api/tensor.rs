@@ -34,13 +34,18 @@ impl Handle {
                 format!("`item` needs a tensor with one value, found shape {shape:?}"),
             ));
         }
-        self.0.f_double_value(&vec![0; shape.len()]).map_err(|e| {
-            Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e)
-        })
+        self.0
+            .f_double_value(&vec![0; shape.len()])
+            .map_err(|e| Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e))
     }
 
     fn describe(&self) -> String {
-        let place = format!("{} {:?} on {}", dtype_name(self.0.kind()), self.0.size(), device_name(self.0.device()));
+        let place = format!(
+            "{} {:?} on {}",
+            dtype_name(self.0.kind()),
+            self.0.size(),
+            device_name(self.0.device())
+        );
         match self.item() {
             Ok(value) => format!("Tensor {value} ({place})"),
             Err(_) => format!("Tensor {place}"),
