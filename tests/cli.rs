@@ -1,8 +1,10 @@
 //! The program itself: arguments, what it prints where, and its exit statuses.
 
 use std::{
+    io::{BufRead, BufReader},
     path::PathBuf,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 struct Folder(tempfile::TempDir);
@@ -243,24 +245,42 @@ fn there_is_no_eval() {
     assert_eq!(status, 2);
 }
 
-#[test]
-fn the_first_interrupt_stops_the_recipe() {
-    let folder = Folder::new("print(\"ready\");\nwhile true {}\n");
+/// A recipe that has printed its first line, and the signals it is sent.
+fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
+    let folder = Folder::new(recipe);
     let mut child = Command::new(env!("CARGO_BIN_EXE_dsr"))
         .args(["run", "r.rhai"])
         .current_dir(folder.0.path())
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut line = String::new();
-    let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
-    std::io::BufRead::read_line(&mut out, &mut line).unwrap();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
-    let status = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-    assert!(status.success());
+    for signal in signals {
+        let status = Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
+        assert!(status.unwrap().success());
+        // Two signals of one kind that wait together are delivered as one.
+        std::thread::sleep(Duration::from_millis(200));
+    }
     let output = child.wait_with_output().unwrap();
-    assert_eq!(output.status.code(), Some(130));
-    let text = String::from_utf8(output.stderr).unwrap();
-    assert!(text.starts_with("error[E130]: interrupted\n"), "{text}");
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_first_interrupt_stops_the_recipe_in_order() {
+    for signal in ["-INT", "-TERM"] {
+        let (status, text) = interrupted("print(\"ready\");\nwhile true {}\n", &[signal]);
+        assert_eq!(status, Some(130));
+        assert!(text.starts_with("error[E130]: interrupted\n"), "{text}");
+    }
+}
+
+#[test]
+fn the_second_interrupt_stops_at_once() {
+    let started = Instant::now();
+    let (status, text) = interrupted("print(\"ready\");\nsleep(60);\n", &["-INT", "-INT"]);
+    assert_eq!((status, text.as_str()), (Some(130), ""));
+    assert!(started.elapsed() < Duration::from_secs(30), "the sleep was not waited for");
 }

@@ -42,6 +42,7 @@ impl Counter {
 }
 
 /// The binding: options to a plain struct, a handle, thin functions, a callback.
+#[allow(unreachable_pub, reason = "the macro needs public functions")]
 #[rhai::export_module]
 mod api {
     use dsr::script::{Callback, ScriptResult, Shared, host, options};
@@ -88,7 +89,7 @@ mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn hold(ctx: NativeCallContext, counter: &mut Counter, f: FnPtr) -> ScriptResult<()> {
         let _held = counter.write()?;
-        Callback::new(&ctx, f)?.call((counter.clone(),))?;
+        let _result = Callback::new(&ctx, f)?.call((counter.clone(),))?;
         Ok(())
     }
 
@@ -197,6 +198,14 @@ fn an_option_in_a_variable_is_found_there() {
     assert_eq!(places(&failure), [(Code::UnknownOption, "recipe.rhai:1:28".to_owned())]);
     assert_eq!(failure.calls[0].callee, "make");
     assert_eq!(failure.calls[0].place.line, 3);
+}
+
+#[test]
+fn an_option_that_an_import_passes_on_is_found_in_the_recipe() {
+    let recipe = Recipe::new("import \"make\" as m;\nlet c = m::make(#{ limit: 3, stepp: 2 });\n");
+    recipe.file("make.rhai", "fn make(options) {\n    counter(options)\n}");
+    let failure = recipe.fails();
+    assert_eq!(places(&failure), [(Code::UnknownOption, "recipe.rhai:2:30".to_owned())]);
 }
 
 #[test]

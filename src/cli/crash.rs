@@ -37,3 +37,16 @@ pub(super) fn guard(
         Err(Error::new(Code::Internal, message).hint("please report this, with the recipe").into())
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_becomes_an_error() {
+        let failure = guard(false, || panic!("the tokens are gone")).unwrap_err();
+        assert_eq!(failure.code(), Code::Internal);
+        assert!(failure.faults[0].error.message().starts_with("internal error: "));
+        assert!(guard(false, || Ok(())).is_ok());
+    }
+}

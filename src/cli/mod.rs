@@ -7,10 +7,11 @@ mod args;
 mod console;
 mod crash;
 mod help;
+mod log;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
@@ -29,9 +30,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(e) => return usage(&e),
     };
     let verbose = cli.verbose;
+    let console = Console::new();
+    log::install(&console, verbose);
     let outcome = crash::guard(verbose, || match cli.command {
-        Command::Run(args) => run(args),
+        Command::Run(args) => run(args, &console),
     });
+    console.finish();
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
@@ -41,6 +45,12 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
+fn colors() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !no_color
+}
+
 /// Shows what clap has to say: help and version are no errors.
 fn usage(e: &clap::Error) -> ExitCode {
     // Nothing can be done when standard error is closed.
@@ -48,7 +58,7 @@ fn usage(e: &clap::Error) -> ExitCode {
     u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(args: RunArgs) -> Result<(), Failure> {
+fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     let Some(recipe) = args.recipe.clone() else {
         console::out(&args::run_help());
         return Ok(());
@@ -57,7 +67,6 @@ fn run(args: RunArgs) -> Result<(), Failure> {
         help::print_recipe(&recipe)?;
         return Ok(());
     }
-    let console = Console::new();
     let output = console.clone();
     let base_dir = match recipe.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

@@ -1,8 +1,8 @@
 //! Draws a failure: the sentence, the line of the recipe with the fault marked, what to do.
 //!
-//! The only renderer of errors. Colour is for terminals, and never where NO_COLOR is set.
+//! The only renderer of errors.
 
-use std::{error::Error as _, fmt::Write, io::IsTerminal};
+use std::{error::Error as _, fmt::Write};
 
 use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 
@@ -17,9 +17,7 @@ const BESIDE_THE_MARK: usize = 60;
 
 /// Shows every fault on standard error, with the causes below if `verbose`.
 pub(super) fn show(failure: &Failure, verbose: bool) {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    let color = std::io::stderr().is_terminal() && !no_color;
-    console::err(&text(failure, verbose, color));
+    console::err(&text(failure, verbose, super::colors()));
 }
 
 fn text(failure: &Failure, verbose: bool, color: bool) -> String {

@@ -137,20 +137,24 @@ fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
     }
 }
 
-/// Where a fault is: where it says so itself, else at the option it names in the call it came
-/// from, else at that call.
+/// Where a fault is: at the option it names, in the innermost call whose arguments show it, else
+/// wherever that option is written, else at the innermost position.
 fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
-    let frame = Located::of(error).and_then(|l| l.frames.first()).or_else(|| outer.first())?;
+    let located = Located::of(error).map(|l| l.frames.as_slice()).unwrap_or_default();
+    let frames: Vec<_> = located.iter().chain(outer).collect();
+    let search = |find: &dyn Fn(&rhai::AST, Position) -> Option<Position>| {
+        frames.iter().find_map(|frame| {
+            let position = find(&sources.ast(&frame.source)?, frame.position)?;
+            sources.place(&frame.source, position)
+        })
+    };
     let by_option = error.option_path().and_then(|path| {
         let part = match error.code() {
             Code::UnknownOption | Code::Missing => Part::Key,
             _ => Part::Value,
         };
-        locate::option(&sources.ast(&frame.source)?, frame.position, path, part)
+        search(&|ast, call| locate::in_call(ast, call, path, part))
+            .or_else(|| search(&|ast, _| locate::anywhere(ast, path)))
     });
-    sources.place(&frame.source, by_option.unwrap_or(frame.position)).or_else(|| {
-        let known = |f: &&Frame| f.position != Position::NONE;
-        let frame = outer.iter().find(known)?;
-        sources.place(&frame.source, frame.position)
-    })
+    by_option.or_else(|| frames.iter().find_map(|f| sources.place(&f.source, f.position)))
 }

@@ -17,7 +17,7 @@ pub(crate) enum Part {
 
 /// The position of the option at `path` in the call at `call`: its key or value, or the innermost
 /// enclosing option that is written out. `None` when no part of the path can be found.
-pub(crate) fn option(ast: &AST, call: Position, path: &str, part: Part) -> Option<Position> {
+pub(crate) fn in_call(ast: &AST, call: Position, path: &str, part: Part) -> Option<Position> {
     let segments = segments(path);
     let mut place = None;
     ast.walk(&mut |nodes| {
@@ -28,7 +28,21 @@ pub(crate) fn option(ast: &AST, call: Position, path: &str, part: Part) -> Optio
         }
         place.is_none()
     });
-    place.or_else(|| anywhere(ast, segments.last()?))
+    place
+}
+
+/// The first map literal that has the last key of `path`, for maps that were built elsewhere.
+pub(crate) fn anywhere(ast: &AST, path: &str) -> Option<Position> {
+    let segments = segments(path);
+    let key = segments.last()?;
+    let mut place = None;
+    ast.walk(&mut |nodes| {
+        if let Some(ASTNode::Expr(Expr::Map(map, _))) = nodes.last() {
+            place = map.0.iter().find(|(k, _)| k.name == *key).map(|(k, _)| k.pos);
+        }
+        place.is_none()
+    });
+    place
 }
 
 /// The positions of all unqualified calls of the function `name`.
@@ -99,18 +113,6 @@ fn definition<'a>(ast: &'a AST, name: &str) -> Option<&'a Expr> {
     })
 }
 
-/// The first map literal with this key, for maps that were built elsewhere.
-fn anywhere(ast: &AST, key: &str) -> Option<Position> {
-    let mut place = None;
-    ast.walk(&mut |nodes| {
-        if let Some(ASTNode::Expr(Expr::Map(map, _))) = nodes.last() {
-            place = map.0.iter().find(|(k, _)| k.name == key).map(|(k, _)| k.pos);
-        }
-        place.is_none()
-    });
-    place
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -119,7 +121,8 @@ mod tests {
         let mut engine = rhai::Engine::new();
         engine.set_optimization_level(rhai::OptimizationLevel::None);
         let ast = engine.compile(text).unwrap();
-        let position = option(&ast, Position::new(call.0, call.1), path, part)?;
+        let position = in_call(&ast, Position::new(call.0, call.1), path, part)
+            .or_else(|| anywhere(&ast, path))?;
         Some((position.line()?, position.position()?))
     }
 
