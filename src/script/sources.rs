@@ -72,36 +72,43 @@ fn token_length(text: &str) -> usize {
 /// Every source that a session has compiled, by the name that Rhai knows it under.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
-    entries: RefCell<BTreeMap<String, (Rc<Source>, Option<AST>)>>,
+    entries: RefCell<BTreeMap<String, Entry>>,
+}
+
+/// A text, and its syntax tree once it has been compiled.
+#[derive(Debug)]
+struct Entry {
+    source: Rc<Source>,
+    ast: Option<AST>,
 }
 
 impl Sources {
     /// Keeps a text before it is compiled, so that its syntax errors can be shown.
     pub(crate) fn insert_text(&self, name: &str, text: &str) {
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        self.entries.borrow_mut().insert(name.to_owned(), (source, None));
+        self.entries.borrow_mut().insert(name.to_owned(), Entry { source, ast: None });
     }
 
     /// Adds the syntax tree of a text that is already known.
     pub(crate) fn insert_ast(&self, name: &str, ast: &AST) {
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
-            entry.1 = Some(ast.clone());
+            entry.ast = Some(ast.clone());
         }
     }
 
     /// The syntax tree of the source called `name`, once it has been compiled.
     pub(crate) fn ast(&self, name: &str) -> Option<AST> {
-        self.entries.borrow().get(name)?.1.clone()
+        self.entries.borrow().get(name)?.ast.clone()
     }
 
     /// The text of the source called `name`.
     pub(crate) fn text(&self, name: &str) -> Option<String> {
-        Some(self.entries.borrow().get(name)?.0.text.clone())
+        Some(self.entries.borrow().get(name)?.source.text.clone())
     }
 
     /// The place that a position in the source called `name` stands for.
     pub(crate) fn place(&self, name: &str, position: Position) -> Option<Place> {
-        let source = Rc::clone(&self.entries.borrow().get(name)?.0);
+        let source = Rc::clone(&self.entries.borrow().get(name)?.source);
         let line = position.line()?;
         Some(Place { source, line, column: position.position().unwrap_or(1).max(1) })
     }

@@ -144,14 +144,10 @@ fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
             format!("a value of type {owner} has no elements to index"),
         );
     }
-    let known: Vec<String> = engine.collect_fn_metadata(
-        None,
-        |f| {
-            let text = || f.metadata.gen_signature(|t| friendly(engine, t).into());
-            (f.metadata.name == name).then(text)
-        },
-        true,
-    );
+    let mut known = signatures(engine, name, false);
+    if known.is_empty() {
+        known = signatures(engine, name, true);
+    }
     if known.is_empty() {
         return unknown_function(engine, name, &[]);
     }
@@ -164,6 +160,21 @@ fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     let error = Error::new(Code::WrongType, message);
     let few = known.len() <= 4 && is_word;
     if few { known.iter().fold(error, |e, s| e.hint(format!("it takes {s}"))) } else { error }
+}
+
+/// What the function `name` takes, in each of its forms: Rhai's own functions only if `standard`.
+fn signatures(engine: &rhai::Engine, name: &str, standard: bool) -> Vec<String> {
+    let form = |f: rhai::FuncInfo<'_>| {
+        let parameter = |p: &rhai::Identifier| match p.split_once(": ") {
+            Some((name, kind)) => format!("{name}: {}", friendly(engine, kind)),
+            None => p.to_string(),
+        };
+        let info = f.metadata;
+        let taken = info.params_info.iter().take(info.num_params).map(parameter);
+        let taken = taken.collect::<Vec<_>>().join(", ");
+        (info.name == name).then(|| format!("{name}({taken})"))
+    };
+    engine.collect_fn_metadata(None, form, standard)
 }
 
 /// Splits the types of a signature at its commas, but not inside of angle brackets.
@@ -186,7 +197,7 @@ fn mismatch(engine: &rhai::Engine, expected: &str, found: &str) -> Error {
     let (expected, found) = (friendly(engine, expected), friendly(engine, found));
     let message = match (expected.as_str(), found.as_str()) {
         ("", found) => format!("a value of type {found} cannot be used here"),
-        (expected, "") => format!("expected {expected}"),
+        (expected, "" | "any") => format!("expected {expected}"),
         (expected, found) => format!("expected {expected}, found {found}"),
     };
     Error::new(Code::WrongType, message)
@@ -227,6 +238,7 @@ fn friendly(engine: &rhai::Engine, name: &str) -> String {
         "()" => "nothing, ()".to_owned(),
         "Dynamic" | "?" => "any".to_owned(),
         other => match engine.map_type_name(other) {
+            mapped if mapped.ends_with("Dynamic") => "any".to_owned(),
             mapped if mapped.contains("::") => value::short_type(mapped).to_owned(),
             "Array" => "array".to_owned(),
             "Map" => "map".to_owned(),

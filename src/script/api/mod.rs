@@ -3,6 +3,8 @@
 //! A binding is thin: it reads its options, calls the layer below and wraps the result in a handle.
 //! Its doc comment is its reference.
 
+#![allow(clippy::unwrap_used, reason = "`#[export_module]` unwraps arguments it has checked")]
+
 use rhai::{Module, exported_module};
 
 pub mod console;
@@ -10,8 +12,11 @@ pub mod data;
 pub mod param;
 pub mod tensor;
 
+/// A group of functions: its name, and what builds it.
+type Group = (&'static str, fn() -> Module);
+
 /// The surface: every group of functions that scripts see.
-const API: &[(&str, fn() -> Module)] = &[
+const API: &[Group] = &[
     ("console", || exported_module!(console::api)),
     ("data", || exported_module!(data::api)),
     ("param", || exported_module!(param::api)),
