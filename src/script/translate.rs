@@ -238,7 +238,8 @@ fn friendly(engine: &rhai::Engine, name: &str) -> String {
         "()" => "nothing, ()".to_owned(),
         "Dynamic" | "?" => "any".to_owned(),
         other => match engine.map_type_name(other) {
-            mapped if mapped.ends_with("Dynamic") => "any".to_owned(),
+            // Also the cell of a variable that a function has captured.
+            mapped if value::short_type(mapped) == "Dynamic" => "any".to_owned(),
             mapped if mapped.contains("::") => value::short_type(mapped).to_owned(),
             "Array" => "array".to_owned(),
             "Map" => "map".to_owned(),

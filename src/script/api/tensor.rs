@@ -5,6 +5,7 @@
 use std::rc::Rc;
 
 use rhai::plugin::*;
+use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::{Code, Error, Result},
@@ -13,16 +14,16 @@ use crate::{
 
 /// A tensor as a script value; copies share the storage.
 #[derive(Clone)]
-pub struct Handle(Rc<tch::Tensor>);
+pub struct Handle(Rc<Tensor>);
 
 impl Handle {
     /// Wraps a tensor for a script.
-    pub fn new(tensor: tch::Tensor) -> Self {
+    pub fn new(tensor: Tensor) -> Self {
         Self(Rc::new(tensor))
     }
 
     /// The tensor.
-    pub fn tensor(&self) -> &tch::Tensor {
+    pub fn tensor(&self) -> &Tensor {
         &self.0
     }
 
@@ -114,8 +115,7 @@ pub mod api {
 }
 
 /// PyTorch's name of an element type.
-fn dtype_name(kind: tch::Kind) -> String {
-    use tch::Kind;
+fn dtype_name(kind: Kind) -> String {
     match kind {
         Kind::Float => "float32",
         Kind::Double => "float64",
@@ -132,10 +132,10 @@ fn dtype_name(kind: tch::Kind) -> String {
     .to_owned()
 }
 
-fn device_name(device: tch::Device) -> String {
+fn device_name(device: Device) -> String {
     match device {
-        tch::Device::Cpu => "cpu".to_owned(),
-        tch::Device::Cuda(index) => format!("cuda:{index}"),
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda(index) => format!("cuda:{index}"),
         other => format!("{other:?}").to_lowercase(),
     }
 }
@@ -146,10 +146,10 @@ mod tests {
 
     #[test]
     fn a_scalar_is_read_and_anything_larger_is_refused() {
-        let scalar = Handle::new(tch::Tensor::from_slice(&[2.5f32]));
+        let scalar = Handle::new(Tensor::from_slice(&[2.5f32]));
         assert_eq!(scalar.item().unwrap(), 2.5);
         assert_eq!(scalar.describe(), "Tensor 2.5 (float32 [1] on cpu)");
-        let error = Handle::new(tch::Tensor::from_slice(&[1i64, 2])).item().unwrap_err();
+        let error = Handle::new(Tensor::from_slice(&[1i64, 2])).item().unwrap_err();
         assert_eq!(error.message(), "`item` needs a tensor with one value, found shape [2]");
     }
 }
