@@ -1,5 +1,14 @@
 //! The `dsr` program.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::process::ExitCode;
+
+use mimalloc::MiMalloc;
+
+// Tokenising and Arrow allocate much and briefly; mimalloc also serves libtorch, as it overrides
+// malloc for the whole process.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
+fn main() -> ExitCode {
+    dsr::cli::main(std::env::args_os())
 }

@@ -1,1 +1,98 @@
-//! The command line.
+//! The command line, and the only code that prints, exits or reads the environment.
+//!
+//! What was typed is parsed here, turned into plain values and passed down. Results go to standard
+//! output; errors, progress and notes to standard error.
+
+mod args;
+mod console;
+mod crash;
+mod help;
+mod log;
+mod report;
+mod signals;
+
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+
+use self::args::{Cli, Command, RunArgs};
+pub use self::console::Console;
+use crate::{
+    error::Error,
+    script::{Failure, Host, Session, params},
+};
+
+/// Runs the program with these arguments (the first is its own name); the result is its exit
+/// status, see [`Code::exit_status`](crate::error::Code::exit_status).
+pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(e) => return usage(&e),
+    };
+    let verbose = cli.verbose;
+    let console = Console::new();
+    log::install(&console, verbose);
+    let outcome = crash::guard(verbose, || match cli.command {
+        Command::Run(args) => run(args, &console),
+    });
+    console.finish();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            report::show(&failure, verbose);
+            ExitCode::from(failure.code().exit_status())
+        }
+    }
+}
+
+/// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
+fn colors() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !no_color
+}
+
+/// Shows what clap has to say: help and version are no errors.
+fn usage(e: &clap::Error) -> ExitCode {
+    // Nothing can be done when standard error is closed.
+    let _ = e.print();
+    u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
+    let Some(recipe) = args.recipe.clone() else {
+        console::out(&args::run_help());
+        return Ok(());
+    };
+    if args.help {
+        help::print_recipe(&recipe)?;
+        return Ok(());
+    }
+    let output = console.clone();
+    let base_dir = match recipe.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => ".".into(),
+    };
+    let mut host = Host::new(base_dir, move |line| output.print(line));
+    host.params = given(&args)?;
+    host.resume = args.resume;
+    host.run_name = args.name;
+    host.interrupt = signals::install()?;
+    host.env = Box::new(|name| std::env::var(name).ok());
+    Session::new(host).run_file(&recipe)
+}
+
+/// The values of the parameter file, then those of `-p`, which win.
+fn given(args: &RunArgs) -> Result<Vec<params::Given>, Failure> {
+    let mut given = match &args.params {
+        Some(path) => params::read_file(path)?,
+        None => Vec::new(),
+    };
+    let mut faults = Vec::new();
+    for text in &args.param {
+        match params::parse_assignment(text) {
+            Ok(assignment) => given.push(assignment),
+            Err(e) => faults.push(e),
+        }
+    }
+    Error::all(faults).map_or(Ok(given), |e| Err(e.into()))
+}

@@ -1,1 +1,125 @@
-//! Recipes.
+//! Recipes: the only code that knows Rhai.
+//!
+//! A recipe is read in steps, and each step reports all the mistakes it finds before the next one
+//! begins: parse, read the parameters, apply the values from the command line, check the names,
+//! run. Nothing is loaded or written before the last step. The functions that a recipe can call
+//! are in [`api`]; what they may reach is the [`Host`].
+
+pub mod api;
+pub mod callback;
+pub mod diagnostics;
+pub mod host;
+pub mod options;
+pub mod params;
+pub mod shared;
+pub mod sources;
+pub mod value;
+
+mod error;
+mod lint;
+mod locate;
+mod resolver;
+mod runtime;
+mod translate;
+
+use std::{path::Path, rc::Rc};
+
+use rhai::AST;
+
+pub use self::{
+    callback::Callback,
+    diagnostics::Failure,
+    error::ScriptResult,
+    host::{Host, Resume},
+    params::Parameter,
+    shared::Shared,
+};
+use self::{diagnostics::diagnose, sources::Sources};
+use crate::fs;
+
+/// The module that holds a recipe's parameters.
+const PARAMETERS: &str = "P";
+
+/// What a recipe says about itself, read without running it.
+#[derive(Debug)]
+pub struct Description {
+    /// The text of its `//!` lines.
+    pub doc: String,
+    /// Its parameters, in order.
+    pub parameters: Vec<Parameter>,
+}
+
+/// Reads what the recipe at `path` says about itself.
+pub fn describe(path: &Path) -> Result<Description, Failure> {
+    let sources = Sources::default();
+    let (ast, parameters) = scan(path, &sources)?;
+    Ok(Description { doc: doc_text(ast.doc()), parameters })
+}
+
+/// Runs recipes for one host.
+pub struct Session {
+    host: Rc<Host>,
+    modules: Vec<Rc<rhai::Module>>,
+}
+
+impl Session {
+    /// A session in the world that `host` describes.
+    pub fn new(host: Host) -> Self {
+        Self { host: Rc::new(host), modules: Vec::new() }
+    }
+
+    /// Adds functions of the embedding program to those of dsr.
+    pub fn add_functions(&mut self, module: rhai::Module) {
+        self.modules.push(module.into());
+    }
+
+    /// Runs the recipe at `path` to its end.
+    ///
+    /// Fails with every mistake found before the recipe ran, or with the error that ended it.
+    pub fn run_file(&self, path: &Path) -> Result<(), Failure> {
+        let sources = &self.host.sources;
+        let name = path.display().to_string();
+        let (_, parameters) = scan(path, sources)?;
+        let values = params::resolve(&parameters, &self.host.params)?;
+        *self.host.parameters.borrow_mut() = parameters;
+        let mut engine = runtime::engine(&self.host, params::module(values));
+        for module in &self.modules {
+            engine.register_global_module(Rc::clone(module));
+        }
+        let engine = Rc::new(engine);
+        *self.host.engine.borrow_mut() = Rc::downgrade(&engine);
+
+        let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, &name, sources);
+        // The text is that of the first reading, even if the file has changed since.
+        let text = sources.text(&name).unwrap_or_default();
+        let mut ast = engine.compile(text).map_err(|e| failed(e.into()))?;
+        ast.set_source(name.as_str());
+        sources.insert_ast(&name, &ast);
+        lint::check(&engine, &name, &ast, &self.host.parameters())
+            .map_err(|e| Failure::of(e, &[], sources))?;
+        engine.run_ast(&ast).map_err(failed)
+    }
+}
+
+/// Parses the recipe and reads its parameters.
+fn scan(path: &Path, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
+    let name = path.display().to_string();
+    let text = fs::read_to_string(path)?;
+    sources.insert_text(&name, &text);
+    let parser = runtime::parser();
+    let mut ast =
+        parser.compile(&text).map_err(|e| diagnose(&parser, *Box::from(e), &name, sources))?;
+    ast.set_source(name.as_str());
+    sources.insert_ast(&name, &ast);
+    let parameters = params::scan(&name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
+    Ok((ast, parameters))
+}
+
+/// The text of `//!` lines without the marks.
+fn doc_text(doc: &str) -> String {
+    let lines = doc.lines().map(|line| {
+        let line = line.strip_prefix("//!").unwrap_or(line);
+        line.strip_prefix(' ').unwrap_or(line).trim_end()
+    });
+    lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+}

@@ -1,0 +1,44 @@
+//! Log lines of the layers below, on standard error and above the progress bar.
+
+use std::io;
+
+use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+
+use super::Console;
+
+/// Shows warnings; with `verbose`, what dsr does in detail. DSR_LOG, where set, decides instead.
+pub(super) fn install(console: &Console, verbose: bool) {
+    let default = if verbose { "warn,dsr=debug" } else { "warn" };
+    let filter = EnvFilter::try_from_env("DSR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(Lines(console.clone()))
+        .with_ansi(super::colors());
+    let builder = builder.without_time().with_target(verbose);
+    // A program that embeds this one may have installed its own.
+    let _ = builder.try_init();
+}
+
+struct Lines(Console);
+
+impl<'a> MakeWriter<'a> for Lines {
+    type Writer = Line;
+
+    fn make_writer(&'a self) -> Line {
+        Line(self.0.clone())
+    }
+}
+
+/// Writes one formatted event.
+struct Line(Console);
+
+impl io::Write for Line {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.note(String::from_utf8_lossy(bytes).trim_end_matches('\n'));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

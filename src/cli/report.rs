@@ -1,0 +1,112 @@
+//! Draws a failure: the sentence, the line of the recipe with the fault marked, what to do.
+//!
+//! The only renderer of errors.
+
+use std::{error::Error as _, fmt::Write};
+
+use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
+
+use super::console;
+use crate::{
+    error::Error,
+    script::{Failure, diagnostics::Fault, sources::Place},
+};
+
+/// A hint up to this many characters stands beside the mark instead of below it.
+const BESIDE_THE_MARK: usize = 60;
+
+/// Shows every fault on standard error, with the causes below if `verbose`.
+pub(super) fn show(failure: &Failure, verbose: bool) {
+    console::err(&text(failure, verbose, super::colors()));
+}
+
+fn text(failure: &Failure, verbose: bool, color: bool) -> String {
+    let mut text = String::new();
+    for (i, fault) in failure.faults.iter().enumerate() {
+        if i > 0 {
+            text.push('\n');
+        }
+        text.push_str(&self::fault(fault, color));
+        if i == 0 {
+            for call in &failure.calls {
+                let what = match call.callee.as_str() {
+                    "" => "called".to_owned(),
+                    name if name.starts_with("anon$") => "in a function called".to_owned(),
+                    name if name.starts_with("import ") => format!("in {name}"),
+                    name => format!("in `{name}`, called"),
+                };
+                let _ = writeln!(text, "   {what} at {}", position(&call.place));
+            }
+        }
+        if verbose {
+            text.push_str(&causes(&fault.error));
+        }
+    }
+    text
+}
+
+fn fault(fault: &Fault, color: bool) -> String {
+    let error = &fault.error;
+    let mut text = header(error, color);
+    let mut hints = error.hints().iter();
+    if let Some(place) = &fault.place {
+        let beside = error.hints().first().filter(|hint| hint.len() <= BESIDE_THE_MARK);
+        if beside.is_some() {
+            hints.next();
+        }
+        text.push_str(&excerpt(place, beside.map(String::as_str), color));
+    }
+    for hint in hints {
+        let _ = writeln!(text, "   = {hint}");
+    }
+    text
+}
+
+fn header(error: &Error, color: bool) -> String {
+    let code = error.code().number();
+    // The other faults have headers of their own.
+    let message = error.message();
+    match color {
+        true => format!("\x1b[1;31merror[{code}]\x1b[0m\x1b[1m: {message}\x1b[0m\n"),
+        false => format!("error[{code}]: {message}\n"),
+    }
+}
+
+/// The line with a mark under the fault, drawn by ariadne below a header of ours.
+fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
+    let name = place.source.name.as_str();
+    let span = place.span();
+    // ariadne marks nothing for a label that has no words.
+    let label = Label::new((name, span.clone()))
+        .with_color(Color::Red)
+        .with_message(beside.unwrap_or("here"));
+    let config = Config::new().with_color(color).with_char_set(CharSet::Ascii);
+    let report = Report::build(ReportKind::Error, (name, span))
+        .with_config(config)
+        .with_label(label)
+        .finish();
+    let mut drawn = Vec::new();
+    let cache = (name, ariadne::Source::from(place.source.text.as_str()));
+    if report.write(cache, &mut drawn).is_err() {
+        return format!("  --> {}\n", position(place));
+    }
+    let drawn = String::from_utf8_lossy(&drawn);
+    // Its own header is replaced by ours, and its closing rule is left out.
+    let lines: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let shown = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
+    shown.iter().fold(String::new(), |text, line| text + *line + "\n")
+}
+
+fn position(place: &Place) -> String {
+    format!("{}:{}:{}", place.source.name, place.line, place.column)
+}
+
+fn causes(error: &Error) -> String {
+    let mut text = String::new();
+    let mut cause = error.source();
+    while let Some(e) = cause {
+        let _ = writeln!(text, "   caused by: {e}");
+        cause = e.source();
+    }
+    text
+}

@@ -1,0 +1,88 @@
+//! What a recipe can call: one file for each concept, and one table of them all.
+//!
+//! A binding is thin: it reads its options, calls the layer below and wraps the result in a handle.
+//! Its doc comment is its reference.
+
+#![allow(clippy::unwrap_used, reason = "`#[export_module]` unwraps arguments it has checked")]
+
+use rhai::{Module, exported_module};
+
+pub mod console;
+pub mod data;
+pub mod param;
+pub mod tensor;
+
+/// A group of functions: its name, and what builds it.
+type Group = (&'static str, fn() -> Module);
+
+/// The surface: every group of functions that scripts see.
+const API: &[Group] = &[
+    ("console", || exported_module!(console::api)),
+    ("data", || exported_module!(data::api)),
+    ("param", || exported_module!(param::api)),
+    ("tensor", || exported_module!(tensor::api)),
+];
+
+/// Registers the whole surface.
+pub(crate) fn register(engine: &mut rhai::Engine) {
+    for (name, module) in API {
+        let mut module = module();
+        module.set_id(*name);
+        engine.register_global_module(module.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::{lint, runtime};
+
+    /// The documentation of every function, with its signature.
+    fn documentation() -> Vec<(String, String)> {
+        let mut engine = rhai::Engine::new_raw();
+        register(&mut engine);
+        engine.collect_fn_metadata(
+            None,
+            |f| {
+                let signature = f.metadata.gen_signature(|t| t.into());
+                Some((signature, f.metadata.comments.join("\n")))
+            },
+            false,
+        )
+    }
+
+    fn examples(doc: &str) -> impl Iterator<Item = String> {
+        let lines = doc.lines().map(|l| l.trim_start().trim_start_matches("///"));
+        let text = lines.collect::<Vec<_>>().join("\n");
+        let blocks = text.split("```rhai").skip(1);
+        let blocks = blocks.map(|block| block.split("```").next().unwrap_or(block).to_owned());
+        blocks.collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn every_function_is_documented() {
+        let all = documentation();
+        assert!(all.len() > 5);
+        for (signature, doc) in all {
+            assert!(doc.trim_start().starts_with("///"), "{signature} has no documentation");
+        }
+    }
+
+    #[test]
+    fn every_example_calls_functions_that_exist() {
+        let mut engine = runtime::parser();
+        register(&mut engine);
+        let mut checked = 0;
+        for (signature, doc) in documentation() {
+            for example in examples(&doc) {
+                let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
+                let parameters = crate::script::params::scan("example", &ast);
+                let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));
+                let result = lint::check(&engine, "example", &ast, &parameters);
+                result.unwrap_or_else(|e| panic!("{signature}: {e}"));
+                checked += 1;
+            }
+        }
+        assert!(checked > 3);
+    }
+}

@@ -1,0 +1,155 @@
+//! `Tensor` in scripts: a handle to look at, such as the loss that `forward` returns.
+//!
+//! There is no arithmetic on tensors here: what is computed on them is the engine's business.
+
+use std::rc::Rc;
+
+use rhai::plugin::*;
+use tch::{Device, Kind, Tensor};
+
+use crate::{
+    error::{Code, Error, Result},
+    script::error::ScriptResult,
+};
+
+/// A tensor as a script value; copies share the storage.
+#[derive(Clone)]
+pub struct Handle(Rc<Tensor>);
+
+impl Handle {
+    /// Wraps a tensor for a script.
+    pub fn new(tensor: Tensor) -> Self {
+        Self(Rc::new(tensor))
+    }
+
+    /// The tensor.
+    pub fn tensor(&self) -> &Tensor {
+        &self.0
+    }
+
+    fn item(&self) -> Result<f64> {
+        let shape = self.0.size();
+        if shape.iter().product::<i64>() != 1 {
+            return Err(Error::new(
+                Code::Shape,
+                format!("`item` needs a tensor with one value, found shape {shape:?}"),
+            ));
+        }
+        self.0
+            .f_double_value(&vec![0; shape.len()])
+            .map_err(|e| Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e))
+    }
+
+    fn describe(&self) -> String {
+        let place = format!(
+            "{} {:?} on {}",
+            dtype_name(self.0.kind()),
+            self.0.size(),
+            device_name(self.0.device())
+        );
+        match self.item() {
+            Ok(value) => format!("Tensor {value} ({place})"),
+            Err(_) => format!("Tensor {place}"),
+        }
+    }
+}
+
+/// Tensors.
+#[export_module]
+pub mod api {
+    use rhai::Array;
+
+    /// A tensor. Made by the functions that return one, such as `engine.forward(batch)`.
+    pub type Tensor = super::Handle;
+
+    /// Returns the value of a tensor that holds one. On a GPU this waits for the computation.
+    ///
+    /// ```rhai
+    /// let loss = engine.forward(batch);
+    /// print(loss.item());
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn item(tensor: &mut Tensor) -> ScriptResult<f64> {
+        Ok(super::Handle::item(tensor)?)
+    }
+
+    /// Returns the sizes of the tensor's dimensions.
+    #[rhai_fn(get = "shape", pure)]
+    pub fn shape(tensor: &mut Tensor) -> Array {
+        tensor.tensor().size().into_iter().map(Dynamic::from).collect()
+    }
+
+    /// Returns the type of the tensor's elements under PyTorch's name, such as `"float32"`.
+    #[rhai_fn(get = "dtype", pure)]
+    pub fn dtype(tensor: &mut Tensor) -> String {
+        dtype_name(tensor.tensor().kind())
+    }
+
+    /// Returns where the tensor is: `"cpu"` or `"cuda:0"`.
+    #[rhai_fn(get = "device", pure)]
+    pub fn device(tensor: &mut Tensor) -> String {
+        device_name(tensor.tensor().device())
+    }
+
+    /// Returns whether every value of the tensor is finite. On a GPU this waits.
+    #[rhai_fn(return_raw, pure)]
+    pub fn is_finite(tensor: &mut Tensor) -> ScriptResult<bool> {
+        let all = tensor.tensor().f_isfinite().and_then(|t| t.f_all()?.f_int64_value(&[]));
+        let all = all.map_err(|e| {
+            Error::new(Code::Torch, "cannot look at the tensor's values").caused_by(e)
+        })?;
+        Ok(all != 0)
+    }
+
+    /// Describes the tensor.
+    #[rhai_fn(name = "to_string", pure)]
+    pub fn describe(tensor: &mut Tensor) -> String {
+        super::Handle::describe(tensor)
+    }
+
+    /// Describes the tensor.
+    #[rhai_fn(name = "to_debug", pure)]
+    pub fn describe_debug(tensor: &mut Tensor) -> String {
+        super::Handle::describe(tensor)
+    }
+}
+
+/// PyTorch's name of an element type.
+fn dtype_name(kind: Kind) -> String {
+    match kind {
+        Kind::Float => "float32",
+        Kind::Double => "float64",
+        Kind::Half => "float16",
+        Kind::BFloat16 => "bfloat16",
+        Kind::Int64 => "int64",
+        Kind::Int => "int32",
+        Kind::Int16 => "int16",
+        Kind::Int8 => "int8",
+        Kind::Uint8 => "uint8",
+        Kind::Bool => "bool",
+        other => return format!("{other:?}").to_lowercase(),
+    }
+    .to_owned()
+}
+
+fn device_name(device: Device) -> String {
+    match device {
+        Device::Cpu => "cpu".to_owned(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scalar_is_read_and_anything_larger_is_refused() {
+        let scalar = Handle::new(Tensor::from_slice(&[2.5f32]));
+        assert_eq!(scalar.item().unwrap(), 2.5);
+        assert_eq!(scalar.describe(), "Tensor 2.5 (float32 [1] on cpu)");
+        let error = Handle::new(Tensor::from_slice(&[1i64, 2])).item().unwrap_err();
+        assert_eq!(error.message(), "`item` needs a tensor with one value, found shape [2]");
+    }
+}

@@ -1,0 +1,159 @@
+//! What a recipe can import: `dsr:NAME` from the binary, and files in its own directory.
+//!
+//! Rhai's own file resolver follows `../` and absolute paths anywhere; this one does not. A path
+//! must be relative and without `..`, and what it leads to after symbolic links must still be
+//! inside of the recipe's directory. A module is compiled and run once.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    path::{Component, Path, PathBuf},
+    rc::{Rc, Weak},
+};
+
+use rhai::{EvalAltResult, Module, ModuleResolver, Position, Scope};
+
+use super::{host::Host, lint};
+use crate::{
+    config::suggest::nearest,
+    error::{Code, Error, IoContext, Result},
+    fs,
+};
+
+/// The prefix of what is embedded in the binary.
+pub(crate) const EMBEDDED: &str = "dsr:";
+
+/// The modules of the standard library: name and text.
+pub(crate) const STDLIB: &[(&str, &str)] = &[];
+
+type Resolved = std::result::Result<Rc<Module>, Box<EvalAltResult>>;
+
+/// Resolves `import` for one session.
+pub(crate) struct Resolver {
+    /// Weak, as the engine that owns this resolver is reachable from the host.
+    host: Weak<Host>,
+    loaded: RefCell<BTreeMap<String, Rc<Module>>>,
+    loading: RefCell<Vec<String>>,
+}
+
+impl Resolver {
+    pub(crate) fn new(host: &Rc<Host>) -> Self {
+        let (loaded, loading) = Default::default();
+        Self { host: Rc::downgrade(host), loaded, loading }
+    }
+
+    fn load(&self, engine: &rhai::Engine, name: &str, text: &str, host: &Host) -> Resolved {
+        host.sources.insert_text(name, text);
+        let within = |e: Box<EvalAltResult>| {
+            Box::new(EvalAltResult::ErrorInModule(name.to_owned(), e, Position::NONE))
+        };
+        let mut ast = engine.compile(text).map_err(|e| within(e.into()))?;
+        ast.set_source(name);
+        host.sources.insert_ast(name, &ast);
+        lint::check(engine, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
+        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
+        Ok(module.into())
+    }
+}
+
+impl ModuleResolver for Resolver {
+    fn resolve(
+        &self,
+        engine: &rhai::Engine,
+        source: Option<&str>,
+        path: &str,
+        position: Position,
+    ) -> Resolved {
+        let at = |mut e: Box<EvalAltResult>| {
+            if e.position().is_none() {
+                e.set_position(position);
+            }
+            e
+        };
+        let Some(host) = self.host.upgrade() else {
+            return Err(Error::new(Code::Internal, "import after the session ended").into());
+        };
+        let (name, text) = find(&host.base_dir, source, path).map_err(|e| at(e.into()))?;
+        if let Some(module) = self.loaded.borrow().get(&name) {
+            return Ok(Rc::clone(module));
+        }
+        if self.loading.borrow().contains(&name) {
+            let chain = self.loading.borrow().join(" -> ");
+            let message = format!("imports go round in a circle: {chain} -> {name}");
+            return Err(at(Error::new(Code::Recipe, message).into()));
+        }
+        self.loading.borrow_mut().push(name.clone());
+        let module = self.load(engine, &name, &text, &host);
+        self.loading.borrow_mut().pop();
+        let module = module.map_err(at)?;
+        self.loaded.borrow_mut().insert(name, Rc::clone(&module));
+        Ok(module)
+    }
+}
+
+/// The name and text of what `path` means when it is imported from `importer`.
+fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
+    if let Some(name) = path.strip_prefix(EMBEDDED) {
+        return embedded(name).map(|text| (path.to_owned(), text.to_owned()));
+    }
+    if importer.is_some_and(|source| source.starts_with(EMBEDDED)) {
+        bail!(Code::Permission, "a module of dsr cannot import the file \"{path}\"");
+    }
+    let file = confined(base, importer, path)?;
+    let text = fs::read_to_string(&file)?;
+    let relative = file.strip_prefix(base.canonicalize().at("open", base)?).unwrap_or(&file);
+    Ok((relative.display().to_string(), text))
+}
+
+fn embedded(name: &str) -> Result<&'static str> {
+    if let Some((_, text)) = STDLIB.iter().find(|(known, _)| *known == name) {
+        return Ok(text);
+    }
+    let names: Vec<_> = STDLIB.iter().map(|(known, _)| *known).collect();
+    let error =
+        Error::new(Code::UnknownFunction, format!("dsr has no module \"{EMBEDDED}{name}\""));
+    let error = match nearest(name, names.iter().copied()) {
+        Some(near) => error.hint(format!("did you mean \"{EMBEDDED}{near}\"?")),
+        None => error,
+    };
+    Err(match names.is_empty() {
+        true => error,
+        false => error.hint(format!("it has: {}", names.join(", "))),
+    })
+}
+
+/// The file that `path` names, proven to be inside of `base`.
+fn confined(base: &Path, importer: Option<&str>, path: &str) -> Result<PathBuf> {
+    let refused = |why: &str| {
+        Error::new(Code::Permission, format!("cannot import \"{path}\": {why}"))
+            .hint("a recipe imports from its own directory: \"name\" or \"folder/name\"")
+    };
+    let relative = Path::new(path);
+    if relative.is_absolute() {
+        return Err(refused("the path is absolute"));
+    }
+    if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return Err(refused("the path leaves the recipe's directory"));
+    }
+    let base = base.canonicalize().at("open", base)?;
+    // Files that were imported are known by their path from the base; the recipe itself is in it.
+    let from = importer.map(Path::new).filter(|source| source.is_relative());
+    let from = from.map(|source| base.join(source)).filter(|source| source.is_file());
+    let folder =
+        from.and_then(|source| source.parent().map(Path::to_owned)).unwrap_or(base.clone());
+    let mut file = folder.join(relative);
+    if file.extension().is_none_or(|e| e != "rhai") {
+        file.as_mut_os_string().push(".rhai");
+    }
+    if !file.exists() {
+        return Err(Error::new(
+            Code::Io,
+            format!("cannot import \"{path}\": there is no file {}", file.display()),
+        ));
+    }
+    let file = file.canonicalize().at("open", &file)?;
+    if !file.starts_with(&base) {
+        return Err(refused("it is a link that leaves the recipe's directory"));
+    }
+    Ok(file)
+}

@@ -1,0 +1,62 @@
+//! The Rhai engine, set up for recipes.
+//!
+//! The word *engine* alone means the training engine everywhere in dsr; Rhai's is `rhai::Engine`.
+//!
+//! No optimization: Rhai's default level folds constant maps, which loses the position of their
+//! keys and makes an assignment into one panic. Variables and map keys are strict, so that a
+//! misspelt name is an error and not `()`. There is no `eval`, and no access to files but `import`.
+
+use std::rc::Rc;
+
+use rhai::{Dynamic, Module, OptimizationLevel};
+
+use super::{PARAMETERS, api, error::ScriptError, host, host::Host, resolver::Resolver};
+use crate::error::Error;
+
+/// How deep script functions may call each other.
+const CALL_LEVELS: usize = 64;
+
+/// How deep an expression may nest at the top level and in functions: method chains count.
+const EXPRESSION_DEPTHS: (usize, usize) = (128, 64);
+
+/// A Rhai engine that only parses: to read the parameters, before `P` exists.
+pub(crate) fn parser() -> rhai::Engine {
+    let mut engine = rhai::Engine::new();
+    limit(&mut engine);
+    engine
+}
+
+/// A Rhai engine that runs a recipe for `host`, with the values of its parameters.
+pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
+    let mut engine = rhai::Engine::new();
+    limit(&mut engine);
+    engine.set_strict_variables(true).set_fail_on_invalid_map_property(true);
+    engine.set_module_resolver(Resolver::new(host));
+    engine.register_static_module(PARAMETERS, parameters.into());
+    engine.build_type::<ScriptError>();
+    api::register(&mut engine);
+    engine.set_default_tag(Dynamic::from(Rc::clone(host)));
+
+    let output = Rc::clone(host);
+    engine.on_print(move |line| output.print(line));
+    let output = Rc::clone(host);
+    engine.on_debug(move |text, source, position| {
+        let place = source.map_or_else(|| position.to_string(), |s| format!("{s}:{position:?}"));
+        output.print(&format!("[{place}] {text}"));
+    });
+    let stop = Rc::clone(host);
+    engine.on_progress(move |_| stop.interrupted().then(|| terminated(host::interruption())));
+    engine
+}
+
+fn limit(engine: &mut rhai::Engine) {
+    engine
+        .set_optimization_level(OptimizationLevel::None)
+        .set_max_call_levels(CALL_LEVELS)
+        .set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1)
+        .disable_symbol("eval");
+}
+
+fn terminated(error: Error) -> Dynamic {
+    Dynamic::from(ScriptError(Rc::new(error)))
+}

@@ -1,0 +1,286 @@
+//! The program itself: arguments, what it prints where, and its exit statuses.
+
+use std::{
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new(recipe: &str) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        std::fs::write(folder.path("r.rhai"), recipe).unwrap();
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn dsr(&self, args: &[&str]) -> Run {
+        let program = env!("CARGO_BIN_EXE_dsr");
+        let output = Command::new(program).args(args).current_dir(self.0.path()).output();
+        Run(output.unwrap())
+    }
+}
+
+struct Run(Output);
+
+impl Run {
+    fn status(&self) -> i32 {
+        self.0.status.code().unwrap()
+    }
+
+    fn out(&self) -> String {
+        String::from_utf8(self.0.stdout.clone()).unwrap()
+    }
+
+    fn err(&self) -> String {
+        String::from_utf8(self.0.stderr.clone()).unwrap()
+    }
+}
+
+/// What `dsr run r.rhai` prints to standard error, and its status.
+fn error_of(recipe: &str) -> (String, i32) {
+    let run = Folder::new(recipe).dsr(&["run", "r.rhai"]);
+    (run.err(), run.status())
+}
+
+#[test]
+fn a_recipe_prints_to_standard_output() {
+    let run =
+        Folder::new("print(1 + 1);\nlog(#{ step: 3, loss: 2.5, a: 1 });").dsr(&["run", "r.rhai"]);
+    assert_eq!((run.out().as_str(), run.err().as_str()), ("2\nstep 3  a 1  loss 2.5\n", ""));
+    assert_eq!(run.status(), 0);
+}
+
+#[test]
+fn a_syntax_error_shows_its_line() {
+    let (text, status) = error_of("let x = 1\nlet y = 2;\n");
+    let expected = "\
+error[E100]: expecting ';' to terminate this statement
+   ,-[ r.rhai:2:1 ]
+   |
+ 2 | let y = 2;
+   | ^|^
+   |  `--- here
+";
+    assert_eq!(text, expected);
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn all_unknown_functions_are_found_before_the_recipe_runs() {
+    let run = Folder::new("print(\"began\");\npritn(1);\nif false { lgo(#{}); }\n")
+        .dsr(&["run", "r.rhai"]);
+    let expected = "\
+error[E110]: unknown function `pritn`
+   ,-[ r.rhai:2:1 ]
+   |
+ 2 | pritn(1);
+   | ^^|^^
+   |   `---- did you mean `print`?
+
+error[E110]: unknown function `lgo`
+   ,-[ r.rhai:3:12 ]
+   |
+ 3 | if false { lgo(#{}); }
+   |            ^|^
+   |             `--- did you mean `log`?
+";
+    assert_eq!(run.err(), expected);
+    assert_eq!(run.out(), "", "nothing ran");
+    assert_eq!(run.status(), 2);
+}
+
+#[test]
+fn an_unknown_option_is_marked_in_the_map() {
+    let (text, status) =
+        error_of("param(\"lr\", 1e-3, \"rate\", #{\n    mni: 0,\n    max: \"1\",\n});\n");
+    // The declaration is read from the text, and both faults stand at the call of `param`.
+    assert!(
+        text.contains(
+            "error[E102]: `max` must be a number, found string \"1\"\n   ,-[ r.rhai:3:10 ]"
+        ),
+        "{text}"
+    );
+    assert!(
+        text.contains("error[E101]: `param` has no option `mni`\n   ,-[ r.rhai:2:5 ]"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean `min`?"), "{text}");
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn calls_are_listed_innermost_first() {
+    let (text, status) =
+        error_of("fn inner() { throw \"no rows\" }\nfn outer() { inner() }\nouter();\n");
+    assert!(text.starts_with("error[E111]: no rows\n   ,-[ r.rhai:1:14 ]"), "{text}");
+    assert!(
+        text.ends_with(
+            "   in `inner`, called at r.rhai:2:14\n   in `outer`, called at r.rhai:3:1\n"
+        ),
+        "{text}"
+    );
+    assert_eq!(status, 1);
+}
+
+#[test]
+fn thrown_maps_show_their_kind() {
+    let (text, status) = error_of("throw #{ kind: \"stalled\", step: 3 };");
+    assert!(text.starts_with("error[E111]: stalled: step: 3\n"), "{text}");
+    assert_eq!(status, 1);
+}
+
+const PARAMETERS: &str = r#"//! Trains nothing.
+//!
+//! Prints its learning rate.
+param("lr", 3e-4, "peak learning rate", #{ min: 0 });
+param("steps", 100, "optimizer steps");
+param("data", "wikitext");
+print(`${P::lr} ${P::steps} ${P::data}`);
+"#;
+
+#[test]
+fn parameters_come_from_the_command_line_and_from_a_file() {
+    let folder = Folder::new(PARAMETERS);
+    assert_eq!(folder.dsr(&["run", "r.rhai"]).out(), "0.0003 100 wikitext\n");
+    assert_eq!(
+        folder.dsr(&["run", "r.rhai", "-p", "lr=1", "-p", "steps=1e3"]).out(),
+        "1.0 1000 wikitext\n"
+    );
+    std::fs::write(folder.path("p.json"), r#"{"lr": 1, "data": "a=b"}"#).unwrap();
+    let run = folder.dsr(&["run", "r.rhai", "--params", "p.json", "-p", "lr=0.5"]);
+    assert_eq!(run.out(), "0.5 100 a=b\n");
+}
+
+#[test]
+fn wrong_parameters_are_refused_together() {
+    let folder = Folder::new(PARAMETERS);
+    let run = folder.dsr(&["run", "r.rhai", "-p", "step=5", "-p", "lr=fast", "-p", "lr=-1"]);
+    let expected = "\
+error[E101]: the recipe has no parameter `step`
+   = did you mean `steps`?
+   = its parameters: lr, steps, data
+
+error[E102]: parameter `lr` must be a number, found `fast`
+   = its default is 0.0003
+
+error[E103]: parameter `lr` must be 0 or more, found -1.0
+";
+    assert_eq!(run.err(), expected);
+    assert_eq!(run.out(), "");
+    assert_eq!(run.status(), 2);
+
+    let run = folder.dsr(&["run", "r.rhai", "-p", "lr"]);
+    assert!(run.err().starts_with("error[E105]: `-p lr` is not of the form name=value\n"));
+    assert_eq!(run.status(), 2);
+}
+
+#[test]
+fn an_undeclared_parameter_in_the_recipe_is_found_before_it_runs() {
+    let (text, status) = error_of("param(\"steps\", 1);\nprint(P::step);");
+    assert!(
+        text.starts_with("error[E101]: the recipe has no parameter `step`\n   ,-[ r.rhai:2:10 ]"),
+        "{text}"
+    );
+    assert!(text.contains("did you mean `steps`?"), "{text}");
+    assert_eq!(status, 2);
+}
+
+#[test]
+fn run_help_shows_the_recipes_own() {
+    let folder = Folder::new(PARAMETERS);
+    let expected = "\
+Trains nothing.
+
+Prints its learning rate.
+
+Usage: dsr run r.rhai [-p NAME=VALUE]...
+
+Parameters:
+  lr     float   0.0003      peak learning rate (0 or more)
+  steps  int     100         optimizer steps
+  data   string  \"wikitext\"
+";
+    for flag in ["--help", "-h"] {
+        let run = folder.dsr(&["run", "r.rhai", flag]);
+        assert_eq!((run.out().as_str(), run.status()), (expected, 0));
+    }
+    let run = folder.dsr(&["run", "--help"]);
+    assert!(run.out().contains("Usage: dsr run"), "{}", run.out());
+    assert!(run.out().contains("--resume"), "{}", run.out());
+    assert_eq!(run.status(), 0);
+}
+
+#[test]
+fn version_and_usage() {
+    let folder = Folder::new("");
+    assert_eq!(folder.dsr(&["--version"]).out(), concat!("dsr ", env!("CARGO_PKG_VERSION"), "\n"));
+    assert_eq!(folder.dsr(&["run"]).status(), 2);
+    assert_eq!(folder.dsr(&["rnu", "r.rhai"]).status(), 2);
+    let missing = folder.dsr(&["run", "missing.rhai"]);
+    assert!(missing.err().contains("missing.rhai: No such file"), "{}", missing.err());
+    assert_eq!(missing.status(), 4);
+}
+
+#[test]
+fn leaving_the_recipes_directory_is_a_permission_error() {
+    let (text, status) = error_of("import \"../other\" as other;");
+    assert!(text.starts_with("error[E501]: cannot import \"../other\""), "{text}");
+    assert_eq!(status, 3);
+    let (text, status) = error_of("import \"other\" as other;");
+    assert!(text.starts_with("error[E802]: cannot import \"other\": there is no file"), "{text}");
+    assert_eq!(status, 4);
+}
+
+#[test]
+fn there_is_no_eval() {
+    let (text, status) = error_of("eval(\"1\");");
+    assert!(text.starts_with("error[E100]: "), "{text}");
+    assert_eq!(status, 2);
+}
+
+/// A recipe that has printed its first line, and the signals it is sent.
+fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
+    let folder = Folder::new(recipe);
+    let mut child = Command::new(env!("CARGO_BIN_EXE_dsr"))
+        .args(["run", "r.rhai"])
+        .current_dir(folder.0.path())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "ready\n");
+    for signal in signals {
+        let status = Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
+        assert!(status.unwrap().success());
+        // Two signals of one kind that wait together are delivered as one.
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    let output = child.wait_with_output().unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[test]
+fn the_first_interrupt_stops_the_recipe_in_order() {
+    for signal in ["-INT", "-TERM"] {
+        let (status, text) = interrupted("print(\"ready\");\nwhile true {}\n", &[signal]);
+        assert_eq!(status, Some(130));
+        assert!(text.starts_with("error[E130]: interrupted\n"), "{text}");
+    }
+}
+
+#[test]
+fn the_second_interrupt_stops_at_once() {
+    let started = Instant::now();
+    let (status, text) = interrupted("print(\"ready\");\nsleep(60);\n", &["-INT", "-INT"]);
+    assert_eq!((status, text.as_str()), (Some(130), ""));
+    assert!(started.elapsed() < Duration::from_secs(30), "the sleep was not waited for");
+}
