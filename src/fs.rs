@@ -149,7 +149,10 @@ impl NewDir {
         if target.exists() && !target.is_dir() {
             return Err(Error::new(
                 Code::Io,
-                format!("cannot make the directory {}: a file of this name exists", target.display()),
+                format!(
+                    "cannot make the directory {}: a file of this name exists",
+                    target.display()
+                ),
             ));
         }
         let parent = parent_of(target);
@@ -271,7 +274,10 @@ fn parent_of(path: &Path) -> &Path {
 
 fn temporary_prefix(target: &Path) -> Result<OsString> {
     let Some(name) = target.file_name() else {
-        return Err(Error::new(Code::Io, format!("cannot write {}: no file name", target.display())));
+        return Err(Error::new(
+            Code::Io,
+            format!("cannot write {}: no file name", target.display()),
+        ));
     };
     let mut prefix = OsString::from(".");
     prefix.push(name);
