@@ -1,1 +1,3 @@
 //! Behaviour of dsr, seen from outside.
+mod hub;
+mod support;

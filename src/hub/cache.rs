@@ -111,7 +111,7 @@ impl RepoCache {
     pub(super) fn link(&self, commit: &str, file: &str, name: &str) -> Result<()> {
         let path = self.snapshot(commit).join(file);
         make_dir(path.parent().unwrap_or(&self.dir))?;
-        let up = "../".repeat(2 + file.split('/').count());
+        let up = "../".repeat(1 + file.split('/').count());
         match symlink(format!("{up}blobs/{name}"), &path) {
             // A link whose blob was deleted by hand is mended by the new blob under the old name.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),

@@ -71,10 +71,6 @@ impl Client {
         })
     }
 
-    pub(super) fn has_token(&self) -> bool {
-        self.token.is_some()
-    }
-
     pub(super) fn attempts(&self) -> u32 {
         self.attempts
     }

@@ -8,7 +8,7 @@ use std::{fs, path::PathBuf};
 use super::{
     Hub, Progress,
     cache::{RepoCache, make_dir},
-    client::Fault,
+    client::{Client, Fault},
     download::download,
     refusal::Asked,
     repo::{Repo, is_commit, percent_encode},
@@ -180,7 +180,7 @@ fn ask_for_files(hub: &Hub, repo: &Repo, cache: &RepoCache, commit: &str) -> Res
     if hub.settings.offline {
         return present().map(Files::Present).ok_or_else(|| offline(hub, repo, None));
     }
-    match read_tree(hub, repo, commit) {
+    match read_tree(hub.client()?, &repo.api_path(&hub.settings.endpoint), commit) {
         Ok(Some(tree)) => {
             cache.set_tree(commit, &tree)?;
             Ok(Files::Known(tree))
@@ -194,14 +194,9 @@ fn ask_for_files(hub: &Hub, repo: &Repo, cache: &RepoCache, commit: &str) -> Res
 }
 
 /// The list of files, page by page; `None` when an answer is not such a list.
-fn read_tree(hub: &Hub, repo: &Repo, commit: &str) -> Result<Option<Tree>, Fault> {
-    let client = match hub.client() {
-        Ok(client) => client,
-        Err(e) => return Err(Fault::Network { host: String::new(), reason: e.to_string() }),
-    };
+fn read_tree(client: &Client, api: &str, commit: &str) -> Result<Option<Tree>, Fault> {
     let mut tree = Tree::default();
-    let path = repo.api_path(&hub.settings.endpoint);
-    let mut next = Some(format!("{path}/tree/{commit}?recursive=true"));
+    let mut next = Some(format!("{api}/tree/{commit}?recursive=true"));
     while let Some(url) = next {
         let (page, following) = client.json(&url)?;
         if tree.add_page(&page).is_none() {
