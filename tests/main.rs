@@ -1,3 +1,7 @@
 //! Behaviour of dsr, seen from outside.
+
+// Outside of `#[test]` functions too: all of this binary is a test.
+#![allow(clippy::unwrap_used)]
+
 mod hub;
 mod support;
