@@ -3,6 +3,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -316,4 +317,42 @@ fn progress_goes_from_nothing_to_everything() {
     let seen = seen.borrow();
     assert_eq!((seen.first(), seen.last()), (Some(&(0, 4_000_000)), Some(&(4_000_000, 4_000_000))));
     assert!(seen.is_sorted());
+}
+
+/// Runs `code` with the Python named by `DSR_TEST_PYTHON`, if it has huggingface_hub.
+fn python(f: &Fixture, code: &str) -> Option<String> {
+    let Some(python) = std::env::var_os("DSR_TEST_PYTHON") else {
+        println!("skipped: DSR_TEST_PYTHON names no Python with huggingface_hub");
+        return None;
+    };
+    let out = Command::new(python)
+        .args(["-c", code])
+        .env("HF_ENDPOINT", &f.server.url)
+        .env("HF_HUB_CACHE", f.cache.path())
+        .env("HF_HUB_DISABLE_XET", "1")
+        .output()
+        .unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    Some(String::from_utf8(out.stdout).unwrap().trim().to_owned())
+}
+
+#[test]
+fn python_finds_what_dsr_downloaded() {
+    let f = Fixture::new();
+    let files = f.hub().dataset_files("O/data", Some("small"), None).unwrap();
+    let code = "from huggingface_hub import snapshot_download as s\n\
+        print(s('O/data', repo_type='dataset', local_files_only=True, allow_patterns='small/*'))";
+    let Some(dir) = python(&f, code) else { return };
+    assert_eq!(Path::new(&dir).join("small/test.parquet"), files[1].1[0]);
+}
+
+#[test]
+fn dsr_finds_what_python_downloaded() {
+    let f = Fixture::new();
+    let code = "from huggingface_hub import snapshot_download as s\n\
+        print(s('O/data', repo_type='dataset'))";
+    let Some(dir) = python(&f, code) else { return };
+    let files = train(&f.offline()).unwrap();
+    assert!(files[0].starts_with(dir));
+    assert_is_large(&files);
 }

@@ -1,7 +1,7 @@
 //! Behaviour of dsr, seen from outside.
 
 // Outside of `#[test]` functions too: all of this binary is a test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod hub;
 mod support;

@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 /// A request as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
+    pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: BTreeMap<String, String>,
 }
@@ -84,15 +85,15 @@ impl HubServer {
         let storage_url = url(&storage);
         let server = Self { url: url(&hub), state: Arc::clone(&state) };
         let for_storage = Arc::clone(&state);
-        serve(storage, move |request, stream| {
+        serve(storage, move |request, reply| {
             lock(&for_storage).storage_requests.push(request.clone());
             let (repo, path) = request.path[1..].split_once("/blob/").unwrap();
             let content = lock(&for_storage).repos[repo].files[path].0.clone();
-            send_file(&for_storage, stream, request, &content, &[("ETag", "\"storage\"".into())]);
+            send_file(&for_storage, reply, request, &content, &[("ETag", "\"storage\"".into())]);
         });
-        serve(hub, move |request, stream| {
+        serve(hub, move |request, reply| {
             lock(&state).requests.push(request.clone());
-            answer(&state, &storage_url, request, stream);
+            answer(&state, &storage_url, request, reply);
         });
         server
     }
@@ -128,6 +129,34 @@ impl HubServer {
     }
 }
 
+/// The way back to the client; an answer to HEAD has no body.
+struct Reply<'a> {
+    stream: &'a mut TcpStream,
+    head_only: bool,
+}
+
+impl Reply<'_> {
+    fn head(&mut self, status: u16, headers: &[(&str, String)], length: usize) {
+        let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        // A client that has gone is its own test's matter.
+        let _ = self.stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes());
+    }
+
+    fn body(&mut self, body: &[u8]) {
+        if !self.head_only {
+            let _ = self.stream.write_all(body);
+        }
+    }
+
+    fn send(&mut self, status: u16, headers: &[(&str, String)], body: &[u8]) {
+        self.head(status, headers, body.len());
+        self.body(body);
+    }
+}
+
 fn listener() -> TcpListener {
     TcpListener::bind("127.0.0.1:0").unwrap()
 }
@@ -140,14 +169,15 @@ fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
     state.lock().unwrap()
 }
 
-fn serve(listener: TcpListener, answer: impl Fn(&Request, &mut TcpStream) + Send + Sync + 'static) {
+fn serve(listener: TcpListener, answer: impl Fn(&Request, &mut Reply<'_>) + Send + Sync + 'static) {
     let answer = Arc::new(answer);
     thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             let answer = Arc::clone(&answer);
             thread::spawn(move || {
                 if let Some(request) = read_request(&stream) {
-                    answer(&request, &mut stream);
+                    let head_only = request.method == "HEAD";
+                    answer(&request, &mut Reply { stream: &mut stream, head_only });
                 }
             });
         }
@@ -156,7 +186,9 @@ fn serve(listener: TcpListener, answer: impl Fn(&Request, &mut TcpStream) + Send
 
 fn read_request(stream: &TcpStream) -> Option<Request> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
-    let path = lines.next()?.split(' ').nth(1)?.to_owned();
+    let line = lines.next()?;
+    let mut words = line.split(' ');
+    let (method, path) = (words.next()?.to_owned(), words.next()?.to_owned());
     let headers = lines
         .take_while(|line| !line.is_empty())
         .filter_map(|line| {
@@ -164,42 +196,43 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
             Some((name.to_lowercase(), value.trim().to_owned()))
         })
         .collect();
-    Some(Request { path, headers })
+    Some(Request { method, path, headers })
 }
 
-fn answer(state: &Mutex<State>, storage: &str, request: &Request, stream: &mut TcpStream) {
+fn answer(state: &Mutex<State>, storage: &str, request: &Request, reply: &mut Reply<'_>) {
     let (path, query) = request.path.split_once('?').unwrap_or((&request.path, ""));
     let Some((id, what, rest)) = parse(path) else {
-        return refuse(stream, 404, "EntryNotFound", "Not Found");
+        return refuse(reply, 404, "EntryNotFound", "Not Found");
     };
     let repo = lock(state).repos.get(&id).cloned();
     let token = lock(state).token.clone();
     let shown = request.headers.get("authorization").and_then(|h| h.strip_prefix("Bearer "));
     let known = token.is_some() && shown == token.as_deref();
     let Some(repo) = repo.filter(|r| known || !r.private) else {
-        return refuse(stream, 401, "RepoNotFound", "Invalid username or password.");
+        return refuse(reply, 401, "RepoNotFound", "Invalid username or password.");
     };
     match what {
         "revision" if rest == "main" || rest == repo.commit => {
             let siblings: Vec<Value> =
                 repo.files.keys().map(|p| json!({ "rfilename": p })).collect();
             let info = json!({ "id": id, "sha": repo.commit, "siblings": siblings });
-            send(stream, 200, &[], info.to_string().as_bytes());
+            reply.send(200, &[], info.to_string().as_bytes());
         }
-        "revision" => refuse(stream, 404, "RevisionNotFound", &format!("Invalid rev id: {rest}")),
-        "tree" => send_tree(state, &repo, request, query, stream),
+        "revision" => refuse(reply, 404, "RevisionNotFound", &format!("Invalid rev id: {rest}")),
+        "tree" => send_tree(state, &repo, request, query, reply),
         _ if repo.gated && !known => {
             let status = if shown.is_some() { 403 } else { 401 };
-            refuse(stream, status, "GatedRepo", "Access to this repository is restricted");
+            refuse(reply, status, "GatedRepo", "Access to this repository is restricted");
         }
-        "resolve" => resolve(&id, &repo, rest, storage, stream),
+        "resolve" => resolve(&id, &repo, rest, storage, reply),
         "resolve-cache" => {
             let file = rest.split_once('/').unwrap().1;
             let content = &repo.files[file].0;
             let etag = ("ETag", format!("\"{}\"", git_oid(content)));
-            send_file(state, stream, request, content, &[etag]);
+            let commit = ("X-Repo-Commit", repo.commit.clone());
+            send_file(state, reply, request, content, &[etag, commit]);
         }
-        _ => refuse(stream, 404, "EntryNotFound", "Entry not found"),
+        _ => refuse(reply, 404, "EntryNotFound", "Entry not found"),
     }
 }
 
@@ -229,7 +262,7 @@ fn send_tree(
     repo: &HubRepo,
     request: &Request,
     query: &str,
-    stream: &mut TcpStream,
+    reply: &mut Reply<'_>,
 ) {
     let start = query.split_once("cursor=").map_or(0, |(_, c)| c.parse().unwrap());
     let size = lock(state).page_size;
@@ -240,7 +273,7 @@ fn send_tree(
         let next = format!("http://{host}{path}?recursive=true&cursor={}", start + size);
         headers.push(("Link", format!("<{next}>; rel=\"next\"")));
     }
-    send(stream, 200, &headers, Value::from(page).to_string().as_bytes());
+    reply.send(200, &headers, Value::from(page).to_string().as_bytes());
 }
 
 fn entry((path, (content, large)): (&String, &(Vec<u8>, bool))) -> Value {
@@ -254,29 +287,29 @@ fn entry((path, (content, large)): (&String, &(Vec<u8>, bool))) -> Value {
     entry
 }
 
-fn resolve(id: &str, repo: &HubRepo, rest: &str, storage: &str, stream: &mut TcpStream) {
+fn resolve(id: &str, repo: &HubRepo, rest: &str, storage: &str, reply: &mut Reply<'_>) {
     let (commit, file) = rest.split_once('/').unwrap();
     let found = repo.files.get(file).filter(|_| commit == repo.commit || commit == "main");
     let Some((content, large)) = found else {
-        return refuse(stream, 404, "EntryNotFound", "Entry not found");
+        return refuse(reply, 404, "EntryNotFound", "Entry not found");
     };
     let mut headers = vec![("X-Repo-Commit", repo.commit.clone())];
     if *large {
         headers.push(("X-Linked-Etag", format!("\"{}\"", sha256(content))));
         headers.push(("X-Linked-Size", content.len().to_string()));
         headers.push(("Location", format!("{storage}/{id}/blob/{file}")));
-        send(stream, 302, &headers, b"");
+        reply.send(302, &headers, b"");
     } else {
         headers.push(("X-Linked-Etag", format!("\"{}\"", git_oid(content))));
         headers.push(("X-Linked-Size", content.len().to_string()));
         headers.push(("Location", format!("/api/resolve-cache/{id}/{}/{file}", repo.commit)));
-        send(stream, 307, &headers, b"");
+        reply.send(307, &headers, b"");
     }
 }
 
 fn send_file(
     state: &Mutex<State>,
-    stream: &mut TcpStream,
+    reply: &mut Reply<'_>,
     request: &Request,
     content: &[u8],
     headers: &[(&str, String)],
@@ -291,36 +324,22 @@ fn send_file(
     }
     let status = if range.is_some() { 206 } else { 200 };
     match mishap {
-        Some(Mishap::Busy) => send(stream, 503, &[], b"busy"),
+        Some(Mishap::Busy) => reply.send(503, &[], b"busy"),
         Some(Mishap::CutAfter(bytes)) => {
-            send_head(stream, status, &headers, body.len());
-            let _ = stream.write_all(&body[..bytes]);
+            reply.head(status, &headers, body.len());
+            reply.body(&body[..bytes]);
         }
         Some(Mishap::Damage) => {
             body[0] ^= 1;
-            send(stream, status, &headers, &body);
+            reply.send(status, &headers, &body);
         }
-        None => send(stream, status, &headers, &body),
+        None => reply.send(status, &headers, &body),
     }
 }
 
-fn refuse(stream: &mut TcpStream, status: u16, code: &str, message: &str) {
+fn refuse(reply: &mut Reply<'_>, status: u16, code: &str, message: &str) {
     let headers = [("X-Error-Code", code.to_owned()), ("X-Error-Message", message.to_owned())];
-    send(stream, status, &headers, json!({ "error": message }).to_string().as_bytes());
-}
-
-fn send(stream: &mut TcpStream, status: u16, headers: &[(&str, String)], body: &[u8]) {
-    send_head(stream, status, headers, body.len());
-    // A client that has gone is its own test's matter.
-    let _ = stream.write_all(body);
-}
-
-fn send_head(stream: &mut TcpStream, status: u16, headers: &[(&str, String)], length: usize) {
-    let mut head = format!("HTTP/1.1 {status} Status\r\nConnection: close\r\n");
-    for (name, value) in headers {
-        head += &format!("{name}: {value}\r\n");
-    }
-    let _ = stream.write_all(format!("{head}Content-Length: {length}\r\n\r\n").as_bytes());
+    reply.send(status, &headers, json!({ "error": message }).to_string().as_bytes());
 }
 
 fn git_oid(content: &[u8]) -> String {
