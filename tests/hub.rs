@@ -201,6 +201,21 @@ fn passing_trouble_is_waited_out() {
 }
 
 #[test]
+fn a_download_may_be_cut_often_as_long_as_it_gets_on() {
+    let f = Fixture::new();
+    f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    f.server.order([Mishap::CutAfter(100_000); 10]);
+    assert_is_large(&train(&f.hub()).unwrap());
+
+    f.server.put("datasets/O/data2", dataset());
+    f.hub().dataset_splits("O/data2", Some("small"), None).unwrap();
+    f.server.order([Mishap::CutAfter(0); 10]);
+    let outcome = f.hub().dataset_split_files("O/data2", Some("small"), None, "train");
+    let text = told(outcome);
+    assert!(text.contains("no answer from 127.0.0.1"), "{text}");
+}
+
+#[test]
 fn damage_is_found_by_the_hash() {
     let f = Fixture::new();
     f.hub().dataset_splits("O/data", Some("small"), None).unwrap();

@@ -12,10 +12,13 @@ use std::{
 
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use ureq::http::StatusCode;
+use ureq::{
+    ResponseExt,
+    http::{StatusCode, Uri},
+};
 
 use super::{
-    client::{Client, Fault},
+    client::{Client, Fault, network},
     refusal::Asked,
     tree::Blob,
 };
@@ -36,30 +39,35 @@ pub(super) fn download(
     on_bytes: OnBytes<'_>,
 ) -> Result<()> {
     let part = target.with_file_name(format!("{}.incomplete", blob.name()));
-    let mut attempt = 1;
     let mut part = Part::open(&part, blob)?;
     part.check_space()?;
+    let (mut attempt, mut damaged) = (1, 0);
     loop {
-        on_bytes(part.done);
-        let outcome =
-            if part.done == blob.size { Ok(()) } else { part.fill(client, url, on_bytes) };
+        let before = part.done;
+        on_bytes(before);
+        let outcome = if before == blob.size { Ok(()) } else { part.fill(client, url, on_bytes) };
         match outcome {
             Ok(()) if part.is_right() => return part.publish(target),
             // What came is not what was announced: nothing of it can be used.
             Ok(()) => {
                 part.restart()?;
-                if attempt >= client.attempts() {
+                damaged += 1;
+                if damaged >= client.attempts() {
                     return Err(asked.damaged());
                 }
             }
             Err(Stop::Error(e)) => return Err(e),
-            Err(Stop::Fault(fault)) if !fault.is_passing() || attempt >= client.attempts() => {
-                part.discard_if_empty();
-                return Err(asked.stopped(fault, part.done, blob.size));
+            Err(Stop::Fault(fault)) => {
+                // A long download may be cut often, as long as each attempt brings something.
+                attempt = if part.done > before { 1 } else { attempt };
+                if !fault.is_passing() || attempt >= client.attempts() {
+                    part.discard_if_empty();
+                    return Err(asked.stopped(fault, part.done, blob.size));
+                }
+                client.wait(attempt, None);
+                attempt += 1;
             }
-            Err(Stop::Fault(_)) => client.wait(attempt, None),
         }
-        attempt += 1;
     }
 }
 
@@ -121,13 +129,14 @@ impl<'a> Part<'a> {
         if self.done > 0 && reply.status() != StatusCode::PARTIAL_CONTENT {
             self.restart()?;
         }
+        let from = reply.get_uri().clone();
         let mut body = reply.body_mut().as_reader();
         let mut chunk = vec![0; CHUNK];
         while self.done < self.blob.size {
             let n = match body.read(&mut chunk) {
-                Ok(0) => return Err(cut("the connection closed early".to_owned())),
+                Ok(0) => return Err(cut(&from, "the connection closed early".to_owned())),
                 Ok(n) => n.min((self.blob.size - self.done) as usize),
-                Err(e) => return Err(cut(e.to_string())),
+                Err(e) => return Err(cut(&from, e.to_string())),
             };
             self.file.write_all(&chunk[..n]).at("write", self.path)?;
             self.hash.update(&chunk[..n]);
@@ -162,8 +171,8 @@ impl<'a> Part<'a> {
     }
 }
 
-fn cut(reason: String) -> Stop {
-    Stop::Fault(Fault::Network { host: String::new(), reason })
+fn cut(from: &Uri, reason: String) -> Stop {
+    Stop::Fault(network(from, reason))
 }
 
 impl Asked<'_> {

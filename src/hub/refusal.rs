@@ -3,7 +3,7 @@
 //! The hub hides private repositories behind the same answer as missing ones, and says with
 //! `X-Error-Code` what its status codes leave open; mirrors may not send that header.
 
-use super::{client::Fault, repo::Repo, repo::RepoKind};
+use super::{client::Fault, repo::Repo};
 use crate::error::{Code, Error};
 
 /// Who asked for what, for the wording of errors.
@@ -84,9 +84,7 @@ impl Asked<'_> {
     fn no_revision(&self) -> Error {
         let revision = &self.repo.revision;
         let message = format!("the {} has no revision `{revision}`", self.repo);
-        let tree = match self.repo.kind {
-            RepoKind::Dataset | RepoKind::Model => self.repo.page(self.endpoint) + "/tree/main",
-        };
+        let tree = self.repo.page(self.endpoint) + "/tree/main";
         Error::new(Code::Hub, message).hint(format!("branches and tags are listed at {tree}"))
     }
 
@@ -94,7 +92,7 @@ impl Asked<'_> {
         let file = self.file.unwrap_or("the file");
         let message = format!("the {} has no file {file} any more", self.repo);
         Error::new(Code::Hub, message)
-            .hint("the commit in the cache may have been removed from the hub: ask for a refresh")
+            .hint("if its history was rewritten: delete its directory in the cache (HF_HUB_CACHE)")
     }
 
     fn forbidden(&self, said: &str) -> Error {
