@@ -102,8 +102,14 @@ impl Asked<'_> {
 
     fn unreachable(&self, host: &str, reason: &str) -> Error {
         let reason = reason.strip_prefix("io: ").unwrap_or(reason);
-        self.plain(format!("no answer from {host} ({reason})"))
-            .hint("check the network; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror of the hub")
+        let e = self.plain(format!("no answer from {host} ({reason})"));
+        if reason.contains("certificate") {
+            return e.hint(
+                "where a proxy signs with a certificate of its own, SSL_CERT_FILE names the file \
+                 of those to trust",
+            );
+        }
+        e.hint("check the network; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror of the hub")
             .hint("what is in the cache already is used without the network")
     }
 }
