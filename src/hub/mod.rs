@@ -1,1 +1,213 @@
-//! The Hugging Face hub.
+//! The Hugging Face hub: files of datasets and models by name, kept in the cache that Python shares.
+//!
+//! A name and a revision lead to a commit, a commit to its list of files, a file to a content in the
+//! cache. All three are remembered, so what was used once is used again without any request: a run
+//! that is repeated reads the same data, on a machine with no network too. A branch that has moved
+//! since is noticed with [`HubSettings::refresh`] only.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `settings` | where the hub and the cache are, and the token |
+//! | `repo`, `tree` | a repository's name; a commit's list of files |
+//! | `cache` | the layout on disk |
+//! | `client`, `download`, `refusal` | requests; contents, resumed and checked; what failures mean |
+//! | `configs`, `splits` | which files are which split of a dataset |
+//!
+//! Not here: reading the files (`data`, `model`), uploading, and showing progress (`cli`).
+
+mod cache;
+mod client;
+mod configs;
+mod download;
+mod refusal;
+mod repo;
+mod settings;
+mod snapshot;
+mod splits;
+mod tree;
+
+use std::{cell::OnceCell, fmt, path::PathBuf};
+
+pub use settings::HubSettings;
+
+use self::{
+    client::Client,
+    repo::{Repo, RepoKind},
+    snapshot::Snapshot,
+};
+use crate::{
+    config::suggest,
+    error::{Code, Error, Result},
+};
+
+/// How far the download of one file is.
+#[derive(Debug, Clone, Copy)]
+pub struct Progress<'a> {
+    /// The repository, such as `Salesforce/wikitext`.
+    pub repo: &'a str,
+    /// The file's path in the repository.
+    pub file: &'a str,
+    /// Bytes that are here.
+    pub done: u64,
+    /// Bytes of the whole file.
+    pub total: u64,
+}
+
+/// The hub, seen through its cache.
+pub struct Hub {
+    settings: HubSettings,
+    client: OnceCell<Client>,
+    on_progress: Box<dyn Fn(&Progress<'_>)>,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl Hub {
+    /// A hub with these settings. Nothing is read or asked before the first use.
+    pub fn new(settings: HubSettings) -> Self {
+        Self { settings, client: OnceCell::new(), on_progress: Box::new(|_| ()) }
+    }
+
+    /// Calls `show` at the start of each file's download, with each chunk, and at its end.
+    #[must_use]
+    pub fn on_progress(mut self, show: impl Fn(&Progress<'_>) + 'static) -> Self {
+        self.on_progress = Box::new(show);
+        self
+    }
+
+    /// The splits of a dataset's configuration, in order; downloads the dataset's card at most.
+    ///
+    /// `revision` is a branch, a tag or a commit; `None` is `main`.
+    ///
+    /// # Errors
+    /// [`Code::Hub`]: no such repository, revision or configuration (those that exist are listed),
+    /// a gated repository, no network, or offline and not in the cache.
+    pub fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>> {
+        let (_, splits) = self.dataset(repo, config, revision)?;
+        Ok(splits.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The files of one split of a dataset, downloaded where they are not in the cache.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset_splits`], a split that does not exist, and [`Code::DiskFull`].
+    pub fn dataset_split_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+        split: &str,
+    ) -> Result<Vec<PathBuf>> {
+        let (snapshot, splits) = self.dataset(repo, config, revision)?;
+        match splits.iter().find(|(name, _)| name == split) {
+            Some((_, files)) => snapshot.fetch(files),
+            None => Err(no_split(snapshot.repo(), split, &splits)),
+        }
+    }
+
+    /// All splits of a dataset's configuration with their files, downloaded where they are not in
+    /// the cache.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset_split_files`].
+    pub fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        let (snapshot, splits) = self.dataset(repo, config, revision)?;
+        splits.into_iter().map(|(name, files)| Ok((name, snapshot.fetch(&files)?))).collect()
+    }
+
+    /// The directory with those files of a model that `wanted` names, by path or by pattern
+    /// (`*.safetensors`; `*` stays within a directory). Names that match nothing are passed over:
+    /// models differ in what they have.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset_splits`], nothing that matches at all, and [`Code::DiskFull`].
+    pub fn model_files(
+        &self,
+        repo: &str,
+        revision: Option<&str>,
+        wanted: &[&str],
+    ) -> Result<PathBuf> {
+        let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
+        let files = snapshot.files();
+        let mut chosen: Vec<String> = Vec::new();
+        for pattern in wanted {
+            let Some(found) = configs::matching(&files, pattern) else {
+                bail!(Code::Hub, "not a pattern of file names: `{pattern}`");
+            };
+            chosen.extend(found.into_iter().map(str::to_owned));
+        }
+        if chosen.is_empty() {
+            let message = format!(
+                "the {} has no file that matches {}; it has {}",
+                snapshot.repo(),
+                wanted.join(", "),
+                listed(&files)
+            );
+            return Err(Error::new(Code::Hub, message));
+        }
+        snapshot.fetch(&chosen)?;
+        Ok(snapshot.dir())
+    }
+
+    /// The names of all files of a model.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset_splits`].
+    pub fn model_file_names(&self, repo: &str, revision: Option<&str>) -> Result<Vec<String>> {
+        let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
+        Ok(snapshot.files().into_iter().map(str::to_owned).collect())
+    }
+
+    fn dataset(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<(Snapshot<'_>, Vec<splits::Split>)> {
+        let snapshot = self.snapshot(Repo::new(RepoKind::Dataset, repo, revision)?)?;
+        let card = snapshot.read_if_exists(configs::CARD)?;
+        let splits = configs::resolve(snapshot.repo(), &snapshot.files(), card.as_deref(), config)?;
+        Ok((snapshot, splits))
+    }
+
+    fn snapshot(&self, repo: Repo) -> Result<Snapshot<'_>> {
+        Snapshot::open(self, repo)
+    }
+
+    fn client(&self) -> Result<&Client> {
+        if self.client.get().is_none() {
+            let _ = self.client.set(Client::new(&self.settings)?);
+        }
+        Ok(self.client.get().expect("it was set just now"))
+    }
+}
+
+fn no_split(repo: &Repo, wanted: &str, splits: &[splits::Split]) -> Error {
+    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
+    let message = format!("the {repo} has no split `{wanted}`; it has {}", names.join(", "));
+    let e = Error::new(Code::Hub, message);
+    match suggest::nearest(wanted, names) {
+        Some(near) => e.hint(format!("did you mean `{near}`?")),
+        None => e,
+    }
+}
+
+/// The first names of a list, for an error.
+fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(12).copied().collect::<Vec<_>>().join(", ");
+    if names.len() > 12 { format!("{shown}, and {} more", names.len() - 12) } else { shown }
+}
