@@ -1,6 +1,6 @@
 # What people run first. cargo works by itself once libtorch/ is there, see .cargo/config.toml.
 #
-#   make run          train GPT-2 on the embedded sample of WikiText
+#   make run          train GPT-2 on the embedded sample of Jane Austen
 #   make test         everything that must hold before a change is kept
 #   make bench        the benchmarks
 #   make libtorch     fetch libtorch into libtorch/, unless LIBTORCH names one

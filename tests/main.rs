@@ -1,6 +1,7 @@
 //! Behaviour of dsr, seen from outside.
 
-#![allow(clippy::unwrap_used)]
+// Outside of `#[test]` functions too: all of this binary is a test.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod checkpoint;
 mod cli;

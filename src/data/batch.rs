@@ -3,9 +3,9 @@
 //! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. A label
 //! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
 
+pub(super) use crate::tensor::Device;
+use crate::tensor::{TchError, Tensor};
 use arrow::array::RecordBatch;
-pub(super) use tch::Device;
-use tch::{TchError, Tensor};
 
 use super::{
     rows::{Row, to_rows},

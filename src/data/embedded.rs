@@ -8,7 +8,14 @@ use crate::{
 /// A dataset's splits, each one Parquet file.
 pub(super) type EmbeddedSplits = &'static [(&'static str, &'static [u8])];
 
-const DATASETS: &[(&str, EmbeddedSplits)] = &[];
+const DATASETS: &[(&str, EmbeddedSplits)] = &[(
+    "austen",
+    &[
+        ("train", include_bytes!("../../recipes/data/austen/train.parquet")),
+        ("validation", include_bytes!("../../recipes/data/austen/validation.parquet")),
+        ("test", include_bytes!("../../recipes/data/austen/test.parquet")),
+    ],
+)];
 
 const TOKENIZERS: &[(&str, &[u8])] =
     &[("gpt2", include_bytes!("../../recipes/data/gpt2/tokenizer.json"))];

@@ -4,7 +4,7 @@
 //! see of that is checked here, the rest shows as a timeout. Each collective has a form that
 //! returns when its result can be used and an `_async` one that returns a [`Work`].
 
-use tch::{Device, Tensor};
+use crate::tensor::{Device, Tensor};
 
 use super::{Rendezvous, Work};
 use crate::{
@@ -379,7 +379,7 @@ fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()>
 mod tests {
     use std::{net::TcpListener, thread, time::Duration};
 
-    use tch::Kind;
+    use crate::tensor::Kind;
 
     use super::*;
 
@@ -441,7 +441,7 @@ mod tests {
 
     #[test]
     fn without_cuda_a_cuda_group_is_an_error() {
-        if tch::Cuda::is_available() {
+        if crate::tensor::cuda_is_available() {
             println!("skipped: this machine has CUDA");
             return;
         }

@@ -1,1 +1,14 @@
-//! Tensors made safe to use.
+//! Tensors made safe to use: libtorch's types under one name, and its panics turned into errors.
+//!
+//! Everyone above writes `crate::tensor::{Tensor, Kind, Device}`, so that the binding to libtorch is
+//! named in one place.
+
+mod guard;
+
+pub use guard::guard;
+pub use tch::{Device, Kind, TchError, Tensor, no_grad};
+
+/// Whether libtorch sees a CUDA device that it can use.
+pub fn cuda_is_available() -> bool {
+    tch::Cuda::is_available()
+}

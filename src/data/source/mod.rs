@@ -56,6 +56,17 @@ pub trait DatasetFiles {
     ) -> Result<Vec<(String, Vec<PathBuf>)>>;
 }
 
+impl DatasetFiles for crate::hub::Hub {
+    fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        Self::dataset_files(self, repo, config, revision)
+    }
+}
+
 /// The splits of a dataset, each with its files.
 type Splits = Vec<(String, Rc<[DataFile]>)>;
 

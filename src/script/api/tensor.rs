@@ -4,8 +4,8 @@
 
 use std::rc::Rc;
 
+use crate::tensor::{Device, Kind, Tensor};
 use rhai::plugin::*;
-use tch::{Device, Kind, Tensor};
 
 use crate::{
     error::{Code, Error, Result},
