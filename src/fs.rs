@@ -6,7 +6,7 @@
 //! ([`remove_leftovers`]); where locks are not supported, leftovers stay. A symbolic link at the
 //! target is replaced, not followed.
 //!
-//! This file keeps nothing open and knows no file format. Data that is streamed or mapped into
+//! This file keeps nothing open and knows no file format but JSON. Data that is streamed or mapped into
 //! memory (`data`, `tensor`) opens its own files.
 
 use std::{
@@ -19,6 +19,7 @@ use std::{
 };
 
 use rustix::fs::{CWD, RenameFlags};
+use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
 use crate::error::{Code, Error, IoContext, Result};
@@ -69,6 +70,18 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_and_sync(temporary.as_file_mut(), bytes).at("write", path)?;
     temporary.persist(path).map_err(|e| e.error).at("write", path)?;
     sync_dir(parent).at("write", path)
+}
+
+/// Writes a value as JSON, as [`write_atomic`] does.
+///
+/// # Errors
+/// As [`write_atomic`]; a value that has no JSON form.
+pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|e| {
+        Error::new(Code::Io, format!("cannot write {} as JSON", path.display())).caused_by(e)
+    })?;
+    text.push('\n');
+    write_atomic(path, text.as_bytes())
 }
 
 /// Removes a directory such that it is whole until, at one instant, it is gone.

@@ -8,7 +8,7 @@
 //! | 0 | [`error`], [`fs`], [`config`] | the error type; files that are whole or absent; validated settings |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
-//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`zero`], [`checkpoint`] | what a training step is made of |
+//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`] | what a training step is made of |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`] | a run's directory, metrics, progress and interruption |
 //! | 6 | [`script`] | recipes: the only code that knows Rhai |
@@ -29,7 +29,6 @@ pub mod data;
 pub mod hub;
 pub mod model;
 pub mod optim;
-pub mod zero;
 
 pub mod engine;
 pub mod run;

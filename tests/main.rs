@@ -7,6 +7,7 @@ mod checkpoint;
 mod cli;
 mod data;
 mod dist;
+mod engine;
 mod hub;
 mod script;
 mod support;

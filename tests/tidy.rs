@@ -26,18 +26,11 @@ const LAYERS: &[(&str, &str)] = &[
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor"),
-    ("zero", "error config bridge tensor dist model optim"),
     ("checkpoint", "error fs config tensor"),
-    ("engine", "error fs config bridge tensor dist data model optim zero checkpoint"),
-    ("run", "error fs config checkpoint engine"),
-    (
-        "script",
-        "error fs config bridge tensor dist hub data model optim zero checkpoint engine run",
-    ),
-    (
-        "cli",
-        "error fs config bridge tensor dist hub data model optim zero checkpoint engine run script",
-    ),
+    ("engine", "error fs config bridge tensor dist data model optim checkpoint"),
+    ("run", "error fs config data checkpoint engine"),
+    ("script", "error fs config bridge tensor dist hub data model optim checkpoint engine run"),
+    ("cli", "error fs config bridge tensor dist hub data model optim checkpoint engine run script"),
 ];
 
 /// Words of code in `src`, where they may stand, and why. Unit tests may print, open files,
@@ -273,7 +266,7 @@ mod law {
     #[test]
     fn a_file_opens_with_its_concept_and_a_name() {
         assert_eq!(faults("recipes/a.rhai", "let x = 1;\n").len(), 1);
-        assert_eq!(of("src/zero/utils.rs", "").len(), 1);
+        assert_eq!(of("src/optim/utils.rs", "").len(), 1);
         assert!(of("recipes/a.rhai", "let x = 1;").is_empty());
     }
 

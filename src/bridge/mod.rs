@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod dist;
+pub(crate) mod map;
+pub(crate) mod ops;
 
 use std::ffi::{CStr, c_char, c_int};
 

@@ -1,1 +1,199 @@
-//! Models as lists of layers.
+//! Models as lists of layers over flat parameter units.
+//!
+//! A [`Model`] is an embedding, blocks and a head, each with the units that hold its parameters.
+//! The engine walks them one by one; nothing here knows of optimizers, gradients of units or ranks.
+//! Shapes in comments: B batch, T tokens, C channels (hidden_size), H heads, D head dim, V vocab.
+
+mod build;
+mod config;
+mod config_json;
+mod embedding;
+mod export;
+mod generate;
+mod gpt2;
+mod head;
+mod layer;
+mod loss;
+mod unit;
+mod weights;
+
+pub use config::{Activation, Gpt2Config};
+pub use embedding::Embedding;
+pub use generate::Sampling;
+pub use head::{Head, HeadGrads, HeadOutput};
+pub use layer::{Block, BlockContext, KeyValues, padding_mask};
+pub use loss::{LossGradient, Targets};
+pub use unit::{FlatUnit, Init, ParamSpec};
+
+use std::path::Path;
+
+use crate::{
+    error::{Code, Error, Result},
+    tensor::{Device, Kind, Tensor, guard, no_grad},
+};
+
+/// A language model: layers in the order of the forward pass, and the units of their parameters.
+pub struct Model {
+    config: Gpt2Config,
+    units: Vec<FlatUnit>,
+    embedding: Embedding,
+    blocks: Vec<Box<dyn Block>>,
+    head: Head,
+    device: Device,
+    tokenizer_json: Option<Vec<u8>>,
+}
+
+impl Model {
+    /// The settings that `config.json` holds.
+    pub fn config(&self) -> &Gpt2Config {
+        &self.config
+    }
+
+    /// The parameter units, in the order of the forward pass: embedding, blocks, head.
+    pub fn units(&self) -> &[FlatUnit] {
+        &self.units
+    }
+
+    /// The first layer.
+    pub fn embedding(&self) -> &Embedding {
+        &self.embedding
+    }
+
+    /// The blocks in order; block `i` has the parameters of unit `i + 1`.
+    pub fn blocks(&self) -> &[Box<dyn Block>] {
+        &self.blocks
+    }
+
+    /// The parameters of block `i`.
+    pub fn block_params(&self, i: usize) -> &[Tensor] {
+        self.units[i + 1].params()
+    }
+
+    /// The last layer.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The index of the unit with the head's own parameters.
+    pub fn head_unit(&self) -> usize {
+        self.units.len() - 1
+    }
+
+    /// The head's norm parameters: those of its own unit.
+    pub fn head_params(&self) -> &[Tensor] {
+        self.units[self.head_unit()].params()
+    }
+
+    /// The matrix that turns hidden states into logits, `[V, C]`: the head's own, or the token
+    /// embedding where they are tied.
+    pub fn projection(&self) -> &Tensor {
+        let (unit, param) = self.projection_place();
+        &self.units[unit].params()[param]
+    }
+
+    /// Unit and parameter index of [`Model::projection`].
+    pub fn projection_place(&self) -> (usize, usize) {
+        if self.config.tie_word_embeddings { (0, 0) } else { (self.head_unit(), 2) }
+    }
+
+    /// Where the parameters are.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Number of parameters, a tied head counted once.
+    pub fn num_params(&self) -> u64 {
+        self.units.iter().map(|u| u.numel() as u64).sum()
+    }
+
+    /// The `tokenizer.json` of the directory that the model was loaded from.
+    pub fn tokenizer_json(&self) -> Option<&[u8]> {
+        self.tokenizer_json.as_deref()
+    }
+
+    /// Writes the model as a directory that transformers loads, with `tokenizer_json` or else the
+    /// one that the model was loaded with.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`], [`Code::Io`]; nothing is then changed. A directory that holds anything
+    /// but an earlier export is not overwritten.
+    pub fn export_hf(&self, dir: &Path, tokenizer_json: Option<&[u8]>) -> Result<()> {
+        let tokenizer_json = tokenizer_json.or(self.tokenizer_json());
+        export::export(dir, &self.config, self.named_params(), tokenizer_json)
+    }
+
+    /// Every parameter with its Hugging Face name.
+    pub fn named_params(&self) -> impl Iterator<Item = (&str, &Tensor)> {
+        self.units
+            .iter()
+            .flat_map(|u| u.specs().iter().zip(u.params()))
+            .map(|(spec, param)| (spec.name.as_str(), param))
+    }
+
+    /// Refuses token ids and lengths that the model has no embedding for.
+    ///
+    /// # Errors
+    /// [`Code::Shape`] for a length over `n_positions` or a tensor that is not `[B, T]`,
+    /// [`Code::TokenId`] for an id outside the vocabulary.
+    pub fn check_input_ids(&self, input_ids: &Tensor, past: i64) -> Result<()> {
+        let size = input_ids.size();
+        let &[rows, tokens] = size.as_slice() else {
+            bail!(Code::Shape, "input_ids must have the shape [batch, tokens], not {size:?}");
+        };
+        if input_ids.kind() != Kind::Int64 {
+            bail!(Code::Shape, "input_ids must be int64, not {:?}", input_ids.kind());
+        }
+        if rows == 0 || tokens == 0 {
+            bail!(Code::Shape, "input_ids of the shape {size:?} hold no token");
+        }
+        let positions = self.config.n_positions;
+        if past + tokens > positions {
+            return Err(Error::new(
+                Code::Shape,
+                format!("{} tokens are more than the model's {positions} positions", past + tokens),
+            )
+            .hint(format!("pack or truncate the rows to at most {positions} tokens")));
+        }
+        let (low, high) =
+            (input_ids.f_min()?.int64_value(&[]), input_ids.f_max()?.int64_value(&[]));
+        let vocab = self.config.vocab_size;
+        if low < 0 || high >= vocab {
+            let id = if low < 0 { low } else { high };
+            return Err(Error::new(
+                Code::TokenId,
+                format!(
+                    "token id {id} is outside the model's vocabulary ({vocab} rows: ids 0..={})",
+                    vocab - 1
+                ),
+            )
+            .hint("load the tokenizer that belongs to the model, or make the model with its vocab_size"));
+        }
+        Ok(())
+    }
+
+    /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, without dropout.
+    ///
+    /// # Errors
+    /// As [`Model::check_input_ids`], or memory is exhausted.
+    pub fn logits(&self, input_ids: &Tensor) -> Result<Tensor> {
+        self.check_input_ids(input_ids, 0)?;
+        guard("logits", || {
+            Ok(no_grad(|| {
+                let hidden = self.hidden(input_ids, None);
+                self.head.logits(self.head_params(), self.projection(), &hidden)
+            }))
+        })
+    }
+
+    /// The input of the head, `[B, T, C]`; with a cache, `input_ids` go on after what it holds.
+    fn hidden(&self, input_ids: &Tensor, mut cache: Option<&mut [KeyValues]>) -> Tensor {
+        let past = cache.as_ref().and_then(|c| c.first()).map_or(0, KeyValues::tokens);
+        let mut x = self.embedding.forward(self.units[0].params(), input_ids, past, false);
+        for (i, block) in self.blocks.iter().enumerate() {
+            let key_values = cache.as_mut().map(|c| &mut c[i]);
+            let context = BlockContext { key_values, ..BlockContext::default() };
+            x = block.forward(self.block_params(i), &x, context);
+        }
+        x
+    }
+}

@@ -1,1 +1,7 @@
-//! Optimizers and schedules.
+//! The optimizer, over whole parameter units, and the norm that gradients are clipped by.
+
+mod adamw;
+mod clip;
+
+pub use adamw::{AdamW, Moments};
+pub use clip::{clip_coefficient, norm};

@@ -26,7 +26,7 @@ use crate::{
     checkpoint::Store,
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
-    fs::{create_dir_all, read_to_string, remove_leftovers, write_atomic},
+    fs::{create_dir_all, read_to_string, remove_leftovers, write_atomic, write_json},
     run::interrupt::shell_line,
 };
 
@@ -203,14 +203,6 @@ fn directories(root: &Path) -> io::Result<Vec<PathBuf>> {
             Ok(paths?.into_iter().filter(|path| path.is_dir()).collect())
         }
     }
-}
-
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|e| {
-        Error::new(Code::Io, format!("cannot write {} as JSON", path.display())).caused_by(e)
-    })?;
-    text.push('\n');
-    write_atomic(path, text.as_bytes())
 }
 
 #[cfg(test)]

@@ -16,10 +16,13 @@ const PACE: Duration = Duration::from_secs(5);
 /// A paced log shows the first steps, so that a wrong loss or speed is seen at once.
 const FIRST_STEPS: u64 = 3;
 
-/// Which steps get a line. The first step of a process and the last of a run always do.
+/// Which steps get a line. The first step of a process and the last of a run always do, unless it
+/// is none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LineInterval {
-    /// Each one: for a terminal, where a line replaces the one before.
+    /// None but skipped ones: for a terminal, where a bar shows each step.
+    Never,
+    /// Each one.
     EveryStep,
     /// Those that this number divides: the option `steps_per_print`.
     Steps(NonZeroU64),
@@ -91,10 +94,11 @@ impl RunLog {
 
     fn is_due(&self, report: &StepReport) -> bool {
         let step = report.values.step;
-        let always = self.steps_seen == 1 || report.total_steps == Some(step);
-        always
-            || report.values.skipped
+        let ends = self.steps_seen == 1 || report.total_steps == Some(step);
+        report.values.skipped
             || match self.interval {
+                LineInterval::Never => false,
+                _ if ends => true,
                 LineInterval::EveryStep => true,
                 LineInterval::Steps(n) => step.is_multiple_of(n.get()),
                 LineInterval::Paced => {
@@ -129,7 +133,8 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_shows_each_step() {
+    fn each_step_can_be_shown_or_none() {
+        assert!(shown(LineInterval::Never, (1..=4).map(|step| (step, 9 * step))).is_empty());
         let steps = (1..=4).map(|step| (step, 0));
         assert_eq!(shown(LineInterval::EveryStep, steps), [1, 2, 3, 4]);
     }

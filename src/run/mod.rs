@@ -1,9 +1,9 @@
 //! A run seen from outside: its directory, its metrics, its progress and how it is interrupted.
 //!
-//! [`RunDir`] is where everything of a run lies. After each step the training loop hands its
-//! [`StepValues`] to the [`Meter`], which adds speed, memory and the time left, and the resulting
-//! [`StepReport`] to the [`RunLog`], which appends it to `metrics.jsonl` and answers with the line
-//! to show, if it is time for one. [`Interrupt`] is how a signal asks the loop to stop.
+//! [`RunDir`] is where everything of a run lies. [`Training`] accompanies the loop: after each step
+//! it hands [`StepValues`] to the [`Meter`], which adds speed, memory and the time left, and the
+//! resulting [`StepReport`] to the [`RunLog`], which appends it to `metrics.jsonl` and answers with
+//! the line to show, if it is time for one. [`Interrupt`] is how a signal asks the loop to stop.
 //!
 //! Nothing here prints, catches signals or reads the environment: that is `cli`. With several ranks
 //! all of it is rank 0's.
@@ -14,6 +14,7 @@ mod log;
 mod meter;
 mod metrics;
 mod plot;
+mod training;
 
 pub use dir::{RunDir, find_latest};
 pub use interrupt::{Interrupt, resume_command};
@@ -21,3 +22,4 @@ pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, Record};
 pub use plot::loss_svg;
+pub use training::{Shown, Start, Training, TrainingOptions, load_checkpoint, save_checkpoint};

@@ -13,7 +13,8 @@ use std::{
 
 use crate::{
     bridge::without_backtrace,
-    error::{Code, Error, Result},
+    error::{Error, Result},
+    tensor::errors,
 };
 
 thread_local! {
@@ -23,7 +24,7 @@ thread_local! {
 /// Runs `work`, turning a panic inside it into an error that names the operation.
 ///
 /// # Errors
-/// [`Code::Memory`] where libtorch ran out of memory, [`Code::Torch`] with libtorch's own words
+/// `Code::Memory` where libtorch ran out of memory, `Code::Torch` with libtorch's own words
 /// otherwise, and whatever `work` returns.
 pub fn guard<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     silence_guarded_panics();
@@ -57,19 +58,13 @@ fn panic_error(doing: &str, panic: &(dyn Any + Send)) -> Error {
     let words = text.split_once("Torch(\"").map_or(text, |(_, words)| words);
     let words = without_backtrace(&words.replace("\\n", "\n").replace("\\\"", "\"")).to_owned();
     let words = words.trim_end_matches(['"', ')', '\n']).trim();
-    let out_of_memory = words.contains("out of memory") || words.contains("can't allocate memory");
-    let code = if out_of_memory { Code::Memory } else { Code::Torch };
-    let error = Error::new(code, format!("{doing}: {words}"));
-    if out_of_memory {
-        error.hint("a smaller micro_batch_size, a shorter sequence or a smaller model needs less")
-    } else {
-        error
-    }
+    errors::from_words(&format!("{doing}: {words}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::Code;
     use crate::tensor::{Device, Kind, Tensor};
 
     #[test]

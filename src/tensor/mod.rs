@@ -3,9 +3,14 @@
 //! Everyone above writes `crate::tensor::{Tensor, Kind, Device}`, so that the binding to libtorch is
 //! named in one place.
 
+mod errors;
 mod guard;
+mod rng;
+pub mod safetensors;
 
+pub use self::safetensors::SafetensorsFile;
 pub use guard::guard;
+pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 
 /// Whether libtorch sees a CUDA device that it can use.

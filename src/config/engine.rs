@@ -1,0 +1,42 @@
+//! The settings of an engine and of its optimizer.
+
+use super::schedule::Schedule;
+
+/// What an engine is made with; options of scripts have these names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineConfig {
+    /// Rows in a batch of one rank.
+    pub micro_batch_size: usize,
+    /// Micro batches in an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// The largest norm of the gradient, over all parameters; `None` leaves it as it is.
+    pub gradient_clipping: Option<f64>,
+    /// The optimizer.
+    pub optimizer: AdamWConfig,
+    /// The learning rate over the steps.
+    pub scheduler: Schedule,
+    /// Whether only the input of each block is kept for the backward pass, which then runs the
+    /// block once more (Chen et al. 2016).
+    pub activation_checkpointing: bool,
+    /// The seed of dropout.
+    pub seed: u64,
+}
+
+/// AdamW (Loshchilov and Hutter 2019) with PyTorch's names and defaults.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdamWConfig {
+    /// The learning rate that the schedule scales.
+    pub lr: f64,
+    /// The decay of the averages of the gradient and of its square.
+    pub betas: (f64, f64),
+    /// Added to the root of the average square.
+    pub eps: f64,
+    /// Decay of the parameters, decoupled from the gradient.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+    }
+}

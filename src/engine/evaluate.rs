@@ -1,0 +1,59 @@
+//! Evaluation: the mean loss over a dataset, without dropout and without touching the training.
+
+use super::{Engine, walk::loss_without_gradients};
+use crate::{
+    data::Batch,
+    dist::ReduceOp,
+    error::{Code, Error, Result},
+    tensor::{Tensor, guard},
+};
+
+/// How well the model predicts a dataset.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluation {
+    /// The mean loss over all target tokens, in nats.
+    pub loss: f64,
+    /// `exp(loss)`.
+    pub perplexity: f64,
+    /// Target tokens.
+    pub targets: u64,
+}
+
+impl Engine {
+    /// The loss over all target tokens of `batches`, which are this rank's; the result is that of
+    /// all ranks. `stop` is asked before each batch, and ends the evaluation without a result.
+    ///
+    /// # Errors
+    /// What the batches fail with, [`Code::Data`] where there is no target at all, and
+    /// [`Code::Diverged`] for a loss that is not a number.
+    pub fn evaluate(
+        &self,
+        batches: impl IntoIterator<Item = Result<Batch>>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Evaluation>> {
+        let (mut loss_sum, mut targets) = (0.0, 0);
+        for batch in batches {
+            if stop() {
+                return Ok(None);
+            }
+            let batch = batch?;
+            self.check_batch(&batch)?;
+            let (sum, count) =
+                guard("evaluate", || Ok(loss_without_gradients(&self.model, &batch)))?;
+            loss_sum += sum.f_double_value(&[])?;
+            targets += count;
+        }
+        let all = Tensor::f_from_slice(&[loss_sum, targets as f64])?;
+        let all = all.f_to_device(self.group.device())?;
+        self.group.all_reduce(&all, ReduceOp::Sum)?;
+        let (loss_sum, targets) = (all.f_double_value(&[0])?, all.f_double_value(&[1])?);
+        if targets == 0.0 {
+            return Err(Error::new(Code::Data, "nothing to evaluate: no row has a target token"));
+        }
+        let loss = loss_sum / targets;
+        if loss.is_nan() {
+            bail!(Code::Diverged, "the evaluation's loss is NaN");
+        }
+        Ok(Some(Evaluation { loss, perplexity: loss.exp(), targets: targets as u64 }))
+    }
+}

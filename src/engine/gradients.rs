@@ -1,0 +1,72 @@
+//! The gradients of the parameter units: flat buffers that exist from a unit's first gradient to
+//! the optimizer step, so that they take no memory while activations do.
+
+use crate::{
+    error::{Code, Error, Result},
+    model::FlatUnit,
+    tensor::{Tensor, no_grad},
+};
+
+/// A buffer for each unit that has a gradient.
+#[derive(Debug)]
+pub(super) struct Gradients(Vec<Option<Tensor>>);
+
+impl Gradients {
+    pub(super) fn new(units: usize) -> Self {
+        Self((0..units).map(|_| None).collect())
+    }
+
+    /// Adds the gradients of the first parameters of unit `i`, in order.
+    pub(super) fn add(&mut self, unit: &FlatUnit, i: usize, grads: &[Tensor]) -> Result<()> {
+        no_grad(|| match &self.0[i] {
+            Some(flat) => {
+                for (mut view, grad) in unit.views(flat).into_iter().zip(grads) {
+                    let _ = view.f_add_(grad)?;
+                }
+                Ok(())
+            }
+            None => {
+                let flat = unit.flat().f_zeros_like()?;
+                for (mut view, grad) in unit.views(&flat).into_iter().zip(grads) {
+                    view.f_copy_(grad)?;
+                }
+                self.0[i] = Some(flat);
+                Ok(())
+            }
+        })
+    }
+
+    /// Adds a whole buffer to unit `i`, which may become the unit's own.
+    pub(super) fn add_flat(&mut self, i: usize, buffer: Tensor) -> Result<()> {
+        match &mut self.0[i] {
+            Some(flat) => {
+                let _ = no_grad(|| flat.f_add_(&buffer))?;
+            }
+            none => *none = Some(buffer),
+        }
+        Ok(())
+    }
+
+    /// The parameters' parts of the buffer of unit `i`, which is made if there is none.
+    pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
+        if self.0[i].is_none() {
+            self.0[i] = Some(unit.flat().f_zeros_like()?);
+        }
+        let flat = self.0[i].as_ref().ok_or_else(|| Error::new(Code::Internal, "no gradient"))?;
+        Ok(unit.views(flat))
+    }
+
+    /// All buffers, each of them there; none is left here.
+    pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
+        let buffer = |(unit, grad): (&FlatUnit, &mut Option<Tensor>)| match grad.take() {
+            Some(flat) => Ok(flat),
+            None => Ok(unit.flat().f_zeros_like()?),
+        };
+        units.iter().zip(&mut self.0).map(buffer).collect()
+    }
+
+    /// Drops what has been added.
+    pub(super) fn clear(&mut self) {
+        self.0.iter_mut().for_each(|grad| *grad = None);
+    }
+}

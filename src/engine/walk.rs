@@ -1,0 +1,165 @@
+//! The walk over the layers: forward, keeping what backward needs, and backward.
+//!
+//! Every layer runs on a detached input, so that autograd never sees more than one layer at a time:
+//! the graph of a layer is freed as soon as its gradients are there. Dropout draws from libtorch's
+//! generator, seeded before each layer from the run's seed and the layer's place ([`Seeds`]): a
+//! recomputed layer draws the same masks, and a resumed run needs no generator state.
+
+use super::gradients::Gradients;
+use crate::{
+    bridge::ops,
+    data::Batch,
+    error::{Code, Error, Result},
+    model::{BlockContext, HeadOutput, LossGradient, Model, Targets, padding_mask},
+    tensor::{Tensor, manual_seed, mix, no_grad},
+};
+
+/// The seeds of one micro batch's dropout masks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seeds(u64);
+
+impl Seeds {
+    pub(super) fn new(seed: u64, global_step: u64, micro_step: u64, rank: u64) -> Self {
+        Self(mix(&[seed, global_step, micro_step, rank]))
+    }
+
+    /// Seeds libtorch for layer `layer_idx`: 0 is the embedding, block `i` is `i + 1`.
+    fn plant(self, layer_idx: usize) {
+        manual_seed(mix(&[self.0, layer_idx as u64]));
+    }
+}
+
+/// What a forward pass leaves for the backward pass.
+pub(super) struct Activations {
+    input_ids: Tensor,
+    embedded: Layer,
+    blocks: Vec<Layer>,
+    attention_mask: Option<Tensor>,
+    head: HeadOutput,
+    /// Laid out as the unit with the projection, and holding its gradient.
+    projection_grad: Tensor,
+    seeds: Seeds,
+}
+
+/// A layer's detached input and its output with the graph between; no output where the layer is to
+/// be run again.
+struct Layer {
+    input: Tensor,
+    output: Option<Tensor>,
+}
+
+impl Activations {
+    /// Runs the model on `batch` with dropout. The gradients will be those of the sum of the losses
+    /// divided by `nominal`.
+    pub(super) fn forward(
+        model: &Model,
+        batch: &Batch,
+        checkpointing: bool,
+        seeds: Seeds,
+        nominal: f64,
+    ) -> Result<Self> {
+        let attention_mask = padding_mask(&batch.attention_mask);
+        let input_ids = batch.input_ids.shallow_clone();
+        let embedded = embed(model, &input_ids, seeds);
+        let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
+        let mut blocks = Vec::with_capacity(model.blocks().len());
+        for i in 0..model.blocks().len() {
+            let input = x.detach().set_requires_grad(true);
+            let run = || run_block(model, i, &input, attention_mask.as_ref(), seeds);
+            let output = if checkpointing { no_grad(run) } else { run() };
+            x = output.detach();
+            blocks.push(Layer { input, output: (!checkpointing).then_some(output) });
+        }
+        let (unit, param) = model.projection_place();
+        let projection_grad = model.units()[unit].flat().f_zeros_like()?;
+        let views = model.units()[unit].views(&projection_grad);
+        let gradient = LossGradient { nominal, projection: &views[param] };
+        let targets = Targets::shifted(&batch.labels);
+        let head = model.head().loss(
+            model.head_params(),
+            model.projection(),
+            &x,
+            &targets,
+            Some(gradient),
+        );
+        Ok(Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds })
+    }
+
+    /// The sum of the losses, float64 scalar, and the number of targets.
+    pub(super) fn loss(&self) -> (Tensor, i64) {
+        (self.head.loss_sum.shallow_clone(), self.head.targets)
+    }
+
+    /// Walks back from the head to the embedding and adds to `gradients`.
+    pub(super) fn backward(self, model: &Model, gradients: &mut Gradients) -> Result<()> {
+        let Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds } =
+            self;
+        let units = model.units();
+        let head = model.head().backward(model.head_params(), head)?;
+        let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
+        gradients.add_flat(model.projection_place().0, projection_grad)?;
+        gradients.add(&units[model.head_unit()], model.head_unit(), &head.params)?;
+        let mut grad = head.input;
+        for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
+            let output = output
+                .unwrap_or_else(|| run_block(model, i, &input, attention_mask.as_ref(), seeds));
+            let params = model.block_params(i);
+            let inputs: Vec<&Tensor> = std::iter::once(&input).chain(params).collect();
+            let mut grads = ops::grad(&output, &grad, &inputs)?
+                .into_iter()
+                .zip(inputs)
+                .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()));
+            grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradients"))?;
+            gradients.add(&units[i + 1], i + 1, &grads.collect::<Vec<_>>())?;
+        }
+        if let Some(output) = &embedded.output {
+            let back = ops::grad(output, &grad, &[&embedded.input])?.into_iter().flatten().next();
+            grad = back.unwrap_or_else(|| grad.zeros_like());
+        }
+        let views = gradients.views(&units[0], 0)?;
+        no_grad(|| model.embedding().backward(&views, &input_ids, &grad));
+        Ok(())
+    }
+}
+
+/// The embedding, whose lookup has its gradient by hand: autograd sees the dropout alone.
+fn embed(model: &Model, input_ids: &Tensor, seeds: Seeds) -> Layer {
+    let embedding = model.embedding();
+    let sum = no_grad(|| embedding.lookup(model.units()[0].params(), input_ids, 0));
+    if embedding.dropout == 0.0 {
+        return Layer { input: sum, output: None };
+    }
+    let input = sum.set_requires_grad(true);
+    seeds.plant(0);
+    let output = input.dropout(embedding.dropout, true);
+    Layer { input, output: Some(output) }
+}
+
+fn run_block(
+    model: &Model,
+    i: usize,
+    input: &Tensor,
+    attention_mask: Option<&Tensor>,
+    seeds: Seeds,
+) -> Tensor {
+    seeds.plant(i + 1);
+    let context = BlockContext { train: true, attention_mask, key_values: None };
+    model.blocks()[i].forward(model.block_params(i), input, context)
+}
+
+/// The sum of the losses of `batch` without dropout and without gradients, and the number of
+/// targets.
+pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i64) {
+    no_grad(|| {
+        let attention_mask = padding_mask(&batch.attention_mask);
+        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
+        for (i, block) in model.blocks().iter().enumerate() {
+            let context =
+                BlockContext { attention_mask: attention_mask.as_ref(), ..BlockContext::default() };
+            x = block.forward(model.block_params(i), &x, context);
+        }
+        let targets = Targets::shifted(&batch.labels);
+        let head = model.head().loss(model.head_params(), model.projection(), &x, &targets, None);
+        (head.loss_sum, head.targets)
+    })
+}

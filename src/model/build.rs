@@ -1,0 +1,82 @@
+//! Models from a config: with GPT-2's random start, or with the weights of a directory.
+
+use std::path::Path;
+
+use super::{
+    Model,
+    config::Gpt2Config,
+    embedding::Embedding,
+    gpt2::Gpt2Block,
+    head::Head,
+    layer::Block,
+    unit::{FlatUnit, Init},
+    weights,
+};
+use crate::{
+    error::Result,
+    fs,
+    tensor::{Device, Kind, Tensor, guard, manual_seed, no_grad},
+};
+
+impl Model {
+    /// A model with GPT-2's initialisation, the same for the same seed on every device.
+    ///
+    /// # Errors
+    /// [`Code::Memory`](crate::error::Code::Memory) where there is not enough.
+    pub fn from_scratch(config: Gpt2Config, seed: u64, device: Device) -> Result<Self> {
+        let model = Self::zeros(config, device)?;
+        guard("new_model", || {
+            manual_seed(seed);
+            no_grad(|| model.units.iter().for_each(initialise));
+            Ok(model)
+        })
+    }
+
+    /// The model in a directory as Hugging Face writes it: `config.json` and safetensors.
+    ///
+    /// # Errors
+    /// [`Code::ModelConfig`](crate::error::Code::ModelConfig) or
+    /// [`Code::Weights`](crate::error::Code::Weights), each with all that is wrong.
+    pub fn load(dir: &Path, config: Gpt2Config, device: Device) -> Result<Self> {
+        let mut model = Self::zeros(config, device)?;
+        weights::load(dir, &model.units, model.config.tie_word_embeddings)?;
+        let tokenizer = dir.join("tokenizer.json");
+        if tokenizer.is_file() {
+            model.tokenizer_json = Some(fs::read(&tokenizer)?);
+        }
+        Ok(model)
+    }
+
+    fn zeros(config: Gpt2Config, device: Device) -> Result<Self> {
+        let (vocab, c, std) = (config.vocab_size, config.n_embd, config.initializer_range);
+        let tied = config.tie_word_embeddings;
+        let mut specs = vec![Embedding::specs(vocab, config.n_positions, c, std)];
+        specs.extend((0..config.n_layer).map(|i| Gpt2Block::specs(&config, i)));
+        specs.push(Head::specs(vocab, c, std, tied));
+        let units = specs.into_iter().map(|specs| FlatUnit::zeros(specs, device));
+        let block = |i| Box::new(Gpt2Block::new(&config, i)) as Box<dyn Block>;
+        Ok(Self {
+            units: units.collect::<Result<_>>()?,
+            embedding: Embedding { dropout: config.embd_pdrop },
+            blocks: (0..config.n_layer).map(block).collect(),
+            head: Head { epsilon: config.layer_norm_epsilon },
+            device,
+            tokenizer_json: None,
+            config,
+        })
+    }
+}
+
+/// Gives a unit its first values. They are drawn on the CPU, so that the device does not matter.
+fn initialise(unit: &FlatUnit) {
+    for (spec, mut param) in unit.specs().iter().zip(unit.views(unit.flat())) {
+        match spec.init {
+            Init::Zeros => {}
+            Init::Ones => drop(param.fill_(1.0)),
+            Init::Normal(std) => {
+                let mut cpu = Tensor::empty(&spec.shape[..], (Kind::Float, Device::Cpu));
+                param.copy_(&cpu.normal_(0.0, std));
+            }
+        }
+    }
+}

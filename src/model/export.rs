@@ -1,0 +1,342 @@
+//! Writing a model as a Hugging Face directory that transformers loads.
+//!
+//! `config.json`, `generation_config.json`, `model.safetensors` (or shards with their index) and,
+//! with a tokenizer, `tokenizer.json` and `tokenizer_config.json`. The directory appears whole or
+//! not at all. One that stands there already is replaced only if it holds an export and nothing
+//! else.
+
+use std::{fs::read_dir, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    config::Gpt2Config,
+    config_json,
+    weights::{INDEX, SINGLE},
+};
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{NewDir, is_temporary, write_atomic},
+    tensor::{Kind, Tensor, safetensors},
+};
+
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// The largest shard, as in transformers 5.
+const MOST_SHARD_BYTES: usize = 50_000_000_000;
+
+/// Writes the parameters `named`, float32 and under their names in `GPT2LMHeadModel`, to `target`.
+///
+/// # Errors
+/// [`Code::BadValue`] when `target` holds other files, [`Code::DiskFull`] or [`Code::Io`]; what
+/// stood at `target` is then unchanged. [`Code::Tokenizer`] when `tokenizer_json` is not JSON.
+pub(super) fn export<'a>(
+    target: &Path,
+    config: &Gpt2Config,
+    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    tokenizer_json: Option<&[u8]>,
+) -> Result<()> {
+    refuse_other_files(target)?;
+    let new = NewDir::create(target)?;
+    let dir = new.path();
+    write_json(&dir.join(config_json::FILE_NAME), config.to_json())?;
+    write_json(&dir.join(GENERATION_CONFIG), generation_config(config))?;
+    if let Some(bytes) = tokenizer_json {
+        write_json(&dir.join(TOKENIZER_CONFIG), tokenizer_config(config, bytes)?)?;
+        write_atomic(&dir.join(TOKENIZER), bytes)?;
+    }
+    write_weights(dir, named, MOST_SHARD_BYTES)?;
+    new.publish()
+}
+
+/// Refuses to replace a directory with anything in it that is not of an export.
+fn refuse_other_files(target: &Path) -> Result<()> {
+    if !target.is_dir() {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    for entry in read_dir(target).at("list", target)? {
+        let name = entry.at("list", target)?.file_name();
+        if !is_temporary(Path::new(&name)) && !is_of_an_export(&name.to_string_lossy()) {
+            others.push(name.to_string_lossy().into_owned());
+        }
+    }
+    others.sort();
+    let Some(first) = others.first() else { return Ok(()) };
+    let more = match others.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(Error::new(
+        Code::BadValue,
+        format!(
+            "{} is not replaced by an export: it holds {first}{more}, which is not of an export",
+            target.display()
+        ),
+    )
+    .hint("export to a directory that does not exist yet"))
+}
+
+fn is_of_an_export(name: &str) -> bool {
+    let files =
+        [config_json::FILE_NAME, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG, SINGLE, INDEX];
+    let is_shard = || {
+        let numbers = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+        let (number, count) = numbers.split_once("-of-")?;
+        Some([number, count].iter().all(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit())))
+    };
+    files.contains(&name) || is_shard() == Some(true)
+}
+
+/// One file, or shards of at most `most_bytes` (or one tensor) with their index.
+fn write_weights<'a>(
+    dir: &Path,
+    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    most_bytes: usize,
+) -> Result<()> {
+    // As transformers does: without it, old versions refuse to load the file.
+    let metadata = [("format", "pt")];
+    let shards = shards(named, most_bytes)?;
+    if let [all] = &shards[..] {
+        return safetensors::write(&dir.join(SINGLE), all.iter().copied(), &metadata);
+    }
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        safetensors::write(&dir.join(&file), shard.iter().copied(), &metadata)?;
+        weight_map.extend(shard.iter().map(|(name, _)| (String::from(*name), json!(file))));
+    }
+    weight_map.sort_keys();
+    let tensors = || shards.iter().flatten().map(|(_, tensor)| *tensor);
+    let mut index = Map::new();
+    let metadata = json!({
+        "total_parameters": tensors().map(Tensor::numel).sum::<usize>(),
+        "total_size": tensors().map(bytes_of).sum::<usize>(),
+    });
+    index.insert("metadata".to_owned(), metadata);
+    index.insert("weight_map".to_owned(), weight_map.into());
+    write_json(&dir.join(INDEX), index)
+}
+
+type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
+
+/// Fills shard after shard in the order of the parameters; at least one, even if it is empty.
+fn shards<'a>(
+    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    most_bytes: usize,
+) -> Result<Vec<Shard<'a>>> {
+    let (mut shards, mut current, mut filled) = (Vec::new(), Vec::new(), 0);
+    for (name, tensor) in named {
+        if tensor.kind() != Kind::Float {
+            bail!(Code::Internal, "{name} is {:?}, an export is float32", tensor.kind());
+        }
+        let bytes = bytes_of(tensor);
+        if !current.is_empty() && filled + bytes > most_bytes {
+            shards.push(std::mem::take(&mut current));
+            filled = 0;
+        }
+        current.push((name, tensor));
+        filled += bytes;
+    }
+    shards.push(current);
+    Ok(shards)
+}
+
+fn bytes_of(tensor: &Tensor) -> usize {
+    tensor.numel() * tensor.kind().elt_size_in_bytes()
+}
+
+/// What transformers derives from a `config.json` when it finds no such file.
+fn generation_config(config: &Gpt2Config) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("_from_model_config".to_owned(), true.into());
+    let pad = config.kept.get("pad_token_id").and_then(Value::as_i64);
+    let ids = [
+        ("bos_token_id", config.bos_token_id),
+        ("eos_token_id", config.eos_token_id),
+        ("pad_token_id", pad),
+    ];
+    for (key, id) in ids {
+        if let Some(id) = id {
+            map.insert(key.to_owned(), id.into());
+        }
+    }
+    map
+}
+
+/// Makes transformers use `tokenizer.json` as it is. Without the class, a GPT-2 would get a
+/// tokenizer that takes only the vocabulary from that file and splits text in its own way.
+fn tokenizer_config(config: &Gpt2Config, tokenizer_json: &[u8]) -> Result<Map<String, Value>> {
+    let tokenizer: Value = serde_json::from_slice(tokenizer_json).map_err(|e| {
+        Error::new(Code::Tokenizer, format!("the tokenizer is not valid JSON: {e}"))
+    })?;
+    let added = tokenizer.get("added_tokens").and_then(Value::as_array);
+    let special = |id: Option<i64>| {
+        let token = added?.iter().find(|token| {
+            token["special"] == true && id.is_some_and(|id| token["id"].as_i64() == Some(id))
+        })?;
+        token.get("content")
+    };
+    let mut map = Map::new();
+    map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+    map.insert("model_max_length".to_owned(), config.n_positions.into());
+    // Decoding gives back the text, blanks before punctuation included.
+    map.insert("clean_up_tokenization_spaces".to_owned(), false.into());
+    for (key, id) in [("bos_token", config.bos_token_id), ("eos_token", config.eos_token_id)] {
+        if let Some(content) = special(id) {
+            map.insert(key.to_owned(), content.clone());
+        }
+    }
+    Ok(map)
+}
+
+fn write_json(path: &Path, map: Map<String, Value>) -> Result<()> {
+    write_atomic(path, format!("{:#}\n", Value::from(map)).as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, read, write};
+
+    use super::*;
+    use crate::{
+        model::{FlatUnit, Init, ParamSpec, weights::load},
+        tensor::Device,
+    };
+
+    /// Three parameters of 48, 24 and 48 bytes.
+    fn units() -> Vec<FlatUnit> {
+        let specs = [
+            ParamSpec::new("transformer.wte.weight", &[4, 3], Init::Zeros),
+            ParamSpec::new("transformer.h.0.ln_1.bias", &[6], Init::Zeros),
+            ParamSpec::new("lm_head.weight", &[4, 3], Init::Zeros),
+        ];
+        specs.into_iter().map(|spec| FlatUnit::zeros(vec![spec], Device::Cpu).unwrap()).collect()
+    }
+
+    fn named(units: &[FlatUnit]) -> impl Iterator<Item = (&str, &Tensor)> {
+        units
+            .iter()
+            .flat_map(|unit| unit.specs().iter().zip(unit.params()))
+            .map(|(spec, param)| (spec.name.as_str(), param))
+    }
+
+    fn random_units() -> Vec<FlatUnit> {
+        let units = units();
+        for unit in &units {
+            let _ = unit.flat().shallow_clone().uniform_(-1.0, 1.0);
+        }
+        units
+    }
+
+    fn assert_loads(dir: &Path, expected: &[FlatUnit]) {
+        let loaded = units();
+        load(dir, &loaded, false).unwrap();
+        for ((name, a), (_, b)) in named(&loaded).zip(named(expected)) {
+            assert!(a.equal(b), "{name}");
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn json_of(path: &Path) -> Value {
+        serde_json::from_slice(&read(path).unwrap()).unwrap()
+    }
+
+    fn config() -> Gpt2Config {
+        Gpt2Config { tie_word_embeddings: false, bos_token_id: None, ..Gpt2Config::default() }
+    }
+
+    #[test]
+    fn an_export_loads_bit_by_bit() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        let units = random_units();
+        export(&dir, &config(), named(&units), None).unwrap();
+        assert_eq!(names(&dir), ["config.json", "generation_config.json", "model.safetensors"]);
+        assert_loads(&dir, &units);
+        assert_eq!(Gpt2Config::read(&dir).unwrap(), config());
+        let generation = json_of(&dir.join(GENERATION_CONFIG));
+        assert_eq!(generation, json!({"_from_model_config": true, "eos_token_id": 50256}));
+    }
+
+    #[test]
+    fn a_large_model_is_sharded_with_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let units = random_units();
+        write_weights(dir.path(), named(&units), 72).unwrap();
+        let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+        assert_eq!(names(dir.path()), [one, two, INDEX]);
+        assert_eq!(
+            json_of(&dir.path().join(INDEX)),
+            json!({
+                "metadata": {"total_parameters": 30, "total_size": 120},
+                "weight_map": {
+                    "lm_head.weight": two,
+                    "transformer.h.0.ln_1.bias": one,
+                    "transformer.wte.weight": one,
+                },
+            })
+        );
+        assert!(names(dir.path()).iter().all(|name| is_of_an_export(name)));
+        assert_loads(dir.path(), &units);
+        let each = tempfile::tempdir().unwrap();
+        write_weights(each.path(), named(&units), 1).unwrap();
+        assert_eq!(names(each.path()).len(), 4);
+        assert_loads(each.path(), &units);
+    }
+
+    #[test]
+    fn a_tokenizer_comes_along_with_its_special_tokens() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        let tokenizer = json!({"added_tokens": [
+            {"id": 50256, "content": "<|endoftext|>", "special": true},
+            {"id": 0, "content": "<s>", "special": false},
+        ]});
+        let bytes = tokenizer.to_string().into_bytes();
+        let config = Gpt2Config { bos_token_id: Some(0), ..config() };
+        export(&dir, &config, named(&units()), Some(&bytes)).unwrap();
+        assert_eq!(read(dir.join(TOKENIZER)).unwrap(), bytes);
+        assert_eq!(
+            json_of(&dir.join(TOKENIZER_CONFIG)),
+            json!({
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": 1024,
+                "clean_up_tokenization_spaces": false,
+                "eos_token": "<|endoftext|>",
+            })
+        );
+        let e = export(&dir, &config, named(&units()), Some(b"{")).unwrap_err();
+        assert_eq!(e.code(), Code::Tokenizer);
+        assert!(dir.join(TOKENIZER).exists(), "a failed export leaves the old one");
+        assert_eq!(names(root.path()), ["hf"]);
+    }
+
+    #[test]
+    fn only_an_export_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        create_dir(&dir).unwrap();
+        export(&dir, &config(), named(&units()), Some(b"{}")).unwrap();
+        let units = random_units();
+        export(&dir, &config(), named(&units), None).unwrap();
+        assert!(!dir.join(TOKENIZER).exists());
+        write(dir.join("notes.txt"), "mine").unwrap();
+        write(dir.join("model-1-of-2.safetensors"), "mine").unwrap();
+        let e = export(&dir, &config(), named(&units), None).unwrap_err();
+        assert_eq!(e.code(), Code::BadValue);
+        assert!(e.message().contains("it holds model-1-of-2.safetensors and 1 more"), "{e}");
+        assert_eq!(read(dir.join("notes.txt")).unwrap(), b"mine");
+        assert_loads(&dir, &units);
+    }
+}

@@ -1,0 +1,229 @@
+//! Generation: one token after another, with the keys and values of earlier tokens kept.
+//!
+//! The options have the names and defaults of transformers' sampling (`do_sample=True`): the logits
+//! are divided by the temperature, cut to the `top_k` largest, then to the smallest set whose
+//! probabilities sum to `top_p` (Holtzman et al. 2020), and one is drawn. The draw is made here on
+//! the CPU, so that a seed gives the same text on every device that computes the same logits.
+
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Model, layer::KeyValues};
+use crate::{
+    error::{Code, Error, Result},
+    tensor::{Kind, Tensor, guard, no_grad},
+};
+
+/// How the next token is chosen, and when to stop.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sampling {
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// What logits are divided by; 0 takes the most likely token always.
+    pub temperature: f64,
+    /// Only this many of the most likely tokens are drawn from; `None` is all.
+    pub top_k: Option<usize>,
+    /// Only the most likely tokens whose probabilities reach this sum are drawn from.
+    pub top_p: f64,
+    /// The seed of the draws.
+    pub seed: u64,
+}
+
+impl Default for Sampling {
+    fn default() -> Self {
+        Self { max_new_tokens: 50, temperature: 1.0, top_k: Some(50), top_p: 1.0, seed: 0 }
+    }
+}
+
+impl Model {
+    /// The tokens that follow `prompt`, without it; ends at `eos` (which is not returned), at
+    /// `max_new_tokens`, or when `stop` says so after a token.
+    ///
+    /// # Errors
+    /// An empty prompt, a token id outside the vocabulary, or more tokens than the model has
+    /// positions.
+    pub fn generate(
+        &self,
+        prompt: &[i64],
+        sampling: &Sampling,
+        eos: Option<i64>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Vec<i64>> {
+        self.check_length(prompt.len(), sampling.max_new_tokens)?;
+        let prompt = Tensor::f_from_slice(prompt)?.f_view([1, -1])?.f_to_device(self.device())?;
+        self.check_input_ids(&prompt, 0)?;
+        guard("generate", || {
+            let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+            let mut cache: Vec<KeyValues> =
+                self.blocks.iter().map(|_| KeyValues::default()).collect();
+            let mut input = prompt;
+            let mut generated = Vec::new();
+            while generated.len() < sampling.max_new_tokens && !stop() {
+                let logits = no_grad(|| self.last_logits(&input, &mut cache));
+                let token = choose(&logits, sampling, &mut rng)?;
+                if Some(token) == eos {
+                    break;
+                }
+                generated.push(token);
+                input =
+                    Tensor::f_from_slice(&[token])?.f_view([1, 1])?.f_to_device(self.device())?;
+            }
+            Ok(generated)
+        })
+    }
+
+    fn check_length(&self, prompt: usize, new: usize) -> Result<()> {
+        if prompt == 0 {
+            return Err(Error::new(Code::BadValue, "the prompt has no token")
+                .hint("begin with the end-of-text token, which models see before each text"));
+        }
+        let positions = self.config.n_positions;
+        if (prompt + new) as i64 > positions {
+            return Err(Error::new(
+                Code::Shape,
+                format!(
+                    "a prompt of {prompt} tokens and max_new_tokens {new} are more than the model's \
+                     {positions} positions"
+                ),
+            )
+            .hint("shorten the prompt or lower max_new_tokens"));
+        }
+        Ok(())
+    }
+
+    /// The logits after the last of `input_ids` `[1, T]`, which follow what `cache` holds: `[V]`.
+    fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Tensor {
+        let hidden = self.hidden(input_ids, Some(cache));
+        let last = hidden.narrow(1, hidden.size()[1] - 1, 1);
+        self.head.logits(self.head_params(), self.projection(), &last).reshape([-1])
+    }
+}
+
+/// Draws one token.
+fn choose(logits: &Tensor, sampling: &Sampling, rng: &mut impl Rng) -> Result<i64> {
+    if sampling.temperature == 0.0 {
+        return Ok(logits.f_argmax(0, false)?.f_int64_value(&[])?);
+    }
+    let logits = Vec::<f64>::try_from(&logits.f_to_kind(Kind::Double)?)?;
+    if logits.iter().any(|l| l.is_nan()) {
+        bail!(Code::Diverged, "the model's logits are NaN: no token can be drawn");
+    }
+    let candidates = candidates(&logits, sampling);
+    let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
+    let mut left = rng.random::<f64>() * total;
+    for &(token, weight) in &candidates {
+        left -= weight;
+        if left < 0.0 {
+            return Ok(token as i64);
+        }
+    }
+    // Rounding can leave a little over after the last one.
+    Ok(candidates.last().map_or(0, |&(token, _)| token as i64))
+}
+
+/// The tokens that may be drawn with their weights, the most likely first.
+fn candidates(logits: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let weight = |logit: f64| ((logit - max) / sampling.temperature).exp();
+    let mut tokens: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
+    // The id breaks ties, so that the order is one on every machine.
+    let likely_first = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if let Some(k) = sampling.top_k.filter(|&k| k < tokens.len()) {
+        tokens.select_nth_unstable_by(k, likely_first);
+        tokens.truncate(k);
+    }
+    tokens.sort_unstable_by(likely_first);
+    if sampling.top_p < 1.0 {
+        let most = sampling.top_p * tokens.iter().map(|(_, weight)| weight).sum::<f64>();
+        let mut sum = 0.0;
+        let reached = tokens.iter().position(|(_, weight)| {
+            sum += weight;
+            sum >= most
+        });
+        tokens.truncate(reached.map_or(tokens.len(), |i| i + 1));
+    }
+    tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::Gpt2Config, tensor::Device};
+
+    fn sampling() -> Sampling {
+        Sampling { top_k: None, ..Sampling::default() }
+    }
+
+    fn ids(candidates: &[(usize, f64)]) -> Vec<usize> {
+        candidates.iter().map(|&(id, _)| id).collect()
+    }
+
+    #[test]
+    fn top_k_and_top_p_keep_the_most_likely() {
+        // Probabilities 0.1, 0.5, 0.25, 0.15.
+        let logits = [0.1f64, 0.5, 0.25, 0.15].map(f64::ln);
+        let with =
+            |top_k, top_p| ids(&candidates(&logits, &Sampling { top_k, top_p, ..sampling() }));
+        assert_eq!(with(None, 1.0), [1, 2, 3, 0]);
+        assert_eq!(with(Some(2), 1.0), [1, 2]);
+        assert_eq!(with(None, 0.74), [1, 2]);
+        assert_eq!(with(None, 0.76), [1, 2, 3]);
+        assert_eq!(with(None, 0.1), [1], "at least one stays");
+    }
+
+    #[test]
+    fn draws_follow_the_probabilities() {
+        let logits = Tensor::from_slice(&[0.25f64.ln(), 0.75f64.ln()]);
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let draws = 4000;
+        let ones: i64 = (0..draws).map(|_| choose(&logits, &sampling(), &mut rng).unwrap()).sum();
+        // Four standard deviations of the binomial.
+        let deviation = 4.0 * (0.75 * 0.25 / draws as f64).sqrt();
+        assert!((ones as f64 / draws as f64 - 0.75).abs() < deviation, "{ones}");
+    }
+
+    /// The cache changes the cost, not the tokens.
+    #[test]
+    fn the_cache_gives_the_tokens_of_the_whole_sequence() {
+        let config = Gpt2Config {
+            vocab_size: 31,
+            n_positions: 16,
+            n_embd: 16,
+            n_layer: 2,
+            n_head: 2,
+            ..Gpt2Config::default()
+        };
+        let model = Model::from_scratch(config, 3, Device::Cpu).unwrap();
+        let greedy = Sampling { max_new_tokens: 8, temperature: 0.0, ..sampling() };
+        let with_cache = model.generate(&[5, 6, 7], &greedy, None, &|| false).unwrap();
+        let mut all = vec![5i64, 6, 7];
+        for _ in 0..8 {
+            let logits = model.logits(&Tensor::from_slice(&all).view([1, -1])).unwrap();
+            let last = logits.select(1, logits.size()[1] - 1);
+            all.push(last.argmax(1, false).int64_value(&[0]));
+        }
+        assert_eq!(with_cache, all[3..]);
+        let until = model.generate(&[5, 6, 7], &greedy, Some(all[4]), &|| false).unwrap();
+        assert!(until.len() <= 1, "the end-of-text token ends the text");
+    }
+
+    #[test]
+    fn what_the_model_has_no_position_for_is_refused() {
+        let config = Gpt2Config {
+            vocab_size: 8,
+            n_positions: 4,
+            n_embd: 4,
+            n_layer: 1,
+            n_head: 1,
+            ..Gpt2Config::default()
+        };
+        let model = Model::from_scratch(config, 0, Device::Cpu).unwrap();
+        let new = |prompt: &[i64], max_new_tokens| {
+            model.generate(prompt, &Sampling { max_new_tokens, ..sampling() }, None, &|| false)
+        };
+        assert_eq!(new(&[1, 2], 3).unwrap_err().code(), Code::Shape);
+        assert_eq!(new(&[1, 8], 1).unwrap_err().code(), Code::TokenId);
+        assert_eq!(new(&[], 1).unwrap_err().code(), Code::BadValue);
+        assert_eq!(new(&[1, 2], 2).unwrap().len(), 2);
+    }
+}

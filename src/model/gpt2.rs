@@ -1,0 +1,163 @@
+//! GPT-2's block: pre-norm attention and a two-layer MLP, each added to the residual stream.
+//!
+//! Radford et al. 2019, in the form and with the parameter names of Hugging Face's
+//! `GPT2LMHeadModel`. The weights of linear layers are stored as transformers' `Conv1D` stores
+//! them, `[in, out]`.
+
+use super::{
+    config::{Activation, Gpt2Config},
+    layer::{Block, BlockContext},
+    unit::{Init, ParamSpec},
+};
+use crate::tensor::Tensor;
+
+/// One block; its position decides the attention's scale where the config says so.
+#[derive(Debug)]
+pub(super) struct Gpt2Block {
+    num_heads: i64,
+    epsilon: f64,
+    attn_dropout: f64,
+    resid_dropout: f64,
+    activation: Activation,
+    /// `None` is one over the square root of the head dim.
+    scale: Option<f64>,
+}
+
+/// The parameters of a block by name, in the order of [`Gpt2Block::specs`].
+struct Params<'a> {
+    ln_1: (&'a Tensor, &'a Tensor),
+    c_attn: (&'a Tensor, &'a Tensor),
+    attn_c_proj: (&'a Tensor, &'a Tensor),
+    ln_2: (&'a Tensor, &'a Tensor),
+    c_fc: (&'a Tensor, &'a Tensor),
+    mlp_c_proj: (&'a Tensor, &'a Tensor),
+}
+
+impl<'a> Params<'a> {
+    fn of(params: &'a [Tensor]) -> Self {
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = params else {
+            unreachable!("a block has twelve parameters")
+        };
+        Self {
+            ln_1: (a, b),
+            c_attn: (c, d),
+            attn_c_proj: (e, f),
+            ln_2: (g, h),
+            c_fc: (i, j),
+            mlp_c_proj: (k, l),
+        }
+    }
+}
+
+impl Gpt2Block {
+    /// Block `layer_idx` of the model that `config` describes.
+    pub(super) fn new(config: &Gpt2Config, layer_idx: i64) -> Self {
+        let head_dim = config.n_embd / config.n_head;
+        let base = if config.scale_attn_weights { 1.0 / (head_dim as f64).sqrt() } else { 1.0 };
+        let by_layer =
+            if config.scale_attn_by_inverse_layer_idx { (layer_idx + 1) as f64 } else { 1.0 };
+        let usual = config.scale_attn_weights && !config.scale_attn_by_inverse_layer_idx;
+        Self {
+            num_heads: config.n_head,
+            epsilon: config.layer_norm_epsilon,
+            attn_dropout: config.attn_pdrop,
+            resid_dropout: config.resid_pdrop,
+            activation: config.activation_function,
+            scale: (!usual).then_some(base / by_layer),
+        }
+    }
+
+    /// The parameters of block `layer_idx`, with GPT-2's initialisation: the projections into the
+    /// residual stream start smaller by the square root of their number, `2 * n_layer`.
+    pub(super) fn specs(config: &Gpt2Config, layer_idx: i64) -> Vec<ParamSpec> {
+        let (c, inner) = (config.n_embd, config.inner());
+        let std = config.initializer_range;
+        let normal = Init::Normal(std);
+        let residual = Init::Normal(std / (2.0 * config.n_layer as f64).sqrt());
+        let spec = |name: &str, shape: &[i64], init| {
+            ParamSpec::new(format!("transformer.h.{layer_idx}.{name}"), shape, init)
+        };
+        vec![
+            spec("ln_1.weight", &[c], Init::Ones),
+            spec("ln_1.bias", &[c], Init::Zeros),
+            spec("attn.c_attn.weight", &[c, 3 * c], normal),
+            spec("attn.c_attn.bias", &[3 * c], Init::Zeros),
+            spec("attn.c_proj.weight", &[c, c], residual),
+            spec("attn.c_proj.bias", &[c], Init::Zeros),
+            spec("ln_2.weight", &[c], Init::Ones),
+            spec("ln_2.bias", &[c], Init::Zeros),
+            spec("mlp.c_fc.weight", &[c, inner], normal),
+            spec("mlp.c_fc.bias", &[inner], Init::Zeros),
+            spec("mlp.c_proj.weight", &[inner, c], residual),
+            spec("mlp.c_proj.bias", &[c], Init::Zeros),
+        ]
+    }
+
+    fn norm(&self, (weight, bias): (&Tensor, &Tensor), x: &Tensor) -> Tensor {
+        x.layer_norm(weight.size().as_slice(), Some(weight), Some(bias), self.epsilon, true)
+    }
+
+    /// Causal self-attention of `x` `[B, T, C]`, before its dropout.
+    fn attention(&self, p: &Params<'_>, x: &Tensor, context: BlockContext<'_>) -> Tensor {
+        let &[b, t, c] = x.size().as_slice() else { unreachable!("hidden states are [B, T, C]") };
+        let heads = |part: i64, qkv: &Tensor| {
+            // [B, T, C] to [B, H, T, D]
+            qkv.narrow(2, part * c, c).view([b, t, self.num_heads, -1]).transpose(1, 2)
+        };
+        let qkv = conv1d(p.c_attn, x);
+        let (q, mut k, mut v) = (heads(0, &qkv), heads(1, &qkv), heads(2, &qkv));
+        if let Some(key_values) = context.key_values {
+            (k, v) = key_values.append(k, v);
+        }
+        let past = k.size()[2] - t;
+        // Without a mask: every query sees the keys up to its own place. A single query after a
+        // cache sees all keys.
+        let mask = match context.attention_mask {
+            Some(mask) => Some(mask.shallow_clone()),
+            None if past > 0 && t > 1 => Some(causal_mask(t, past, x)),
+            None => None,
+        };
+        let is_causal = mask.is_none() && t > 1;
+        let dropout = if context.train { self.attn_dropout } else { 0.0 };
+        let y = Tensor::scaled_dot_product_attention(
+            &q, &k, &v, mask, dropout, is_causal, self.scale, false,
+        );
+        conv1d(p.attn_c_proj, &y.transpose(1, 2).reshape([b, t, c]))
+    }
+
+    fn activate(&self, x: &Tensor) -> Tensor {
+        match self.activation {
+            Activation::GeluNew | Activation::GeluPytorchTanh => x.gelu("tanh"),
+            Activation::Gelu => x.gelu("none"),
+            Activation::Relu => x.relu(),
+            Activation::Silu => x.silu(),
+        }
+    }
+}
+
+impl Block for Gpt2Block {
+    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Tensor {
+        let p = Params::of(params);
+        let drop_p = if context.train { self.resid_dropout } else { 0.0 };
+        let attended = self.attention(&p, &self.norm(p.ln_1, x), context);
+        let x = x + dropout(attended, drop_p);
+        let inner = self.activate(&conv1d(p.c_fc, &self.norm(p.ln_2, &x)));
+        &x + dropout(conv1d(p.mlp_c_proj, &inner), drop_p)
+    }
+}
+
+/// `x @ weight + bias` for `x` `[B, T, in]` and `weight` `[in, out]`.
+fn conv1d((weight, bias): (&Tensor, &Tensor), x: &Tensor) -> Tensor {
+    let &[b, t, c] = x.size().as_slice() else { unreachable!("hidden states are [B, T, C]") };
+    bias.addmm(&x.reshape([b * t, c]), weight).view([b, t, -1])
+}
+
+fn dropout(x: Tensor, p: f64) -> Tensor {
+    if p > 0.0 { x.dropout(p, true) } else { x }
+}
+
+/// Whether query `i` of `t` sees key `j` of `past + t`, bool `[T, past + T]`.
+fn causal_mask(t: i64, past: i64, like: &Tensor) -> Tensor {
+    let ones = Tensor::ones([t, past + t], (crate::tensor::Kind::Bool, like.device()));
+    ones.tril(past)
+}

@@ -1,0 +1,124 @@
+//! A flat parameter unit: all parameters of one layer in one storage.
+//!
+//! The engine gathers, reduces, shards and updates whole units, so that one collective or one fused
+//! kernel serves a layer (DeepSpeed's contiguous buffers, FSDP's FlatParameter). The layers see the
+//! parameters as ordinary tensors that share the unit's storage.
+
+use crate::{
+    error::Result,
+    tensor::{Device, Kind, Tensor},
+};
+
+/// Each parameter starts at a multiple of this many elements, for aligned vector loads.
+const ALIGNMENT: i64 = 16;
+
+/// How a parameter starts when a model is made from scratch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All zeros.
+    Zeros,
+    /// All ones.
+    Ones,
+    /// Normally distributed around zero with this standard deviation.
+    Normal(f64),
+}
+
+/// One parameter: its Hugging Face name, shape and first values.
+#[derive(Debug, Clone)]
+pub struct ParamSpec {
+    /// The name in Hugging Face's `model.safetensors`.
+    pub name: String,
+    /// Its shape, as stored there.
+    pub shape: Vec<i64>,
+    /// How it starts from scratch.
+    pub init: Init,
+}
+
+impl ParamSpec {
+    /// A parameter with its name, shape and start.
+    pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
+        Self { name: name.into(), shape: shape.to_vec(), init }
+    }
+
+    /// Number of elements.
+    pub fn numel(&self) -> i64 {
+        self.shape.iter().product()
+    }
+}
+
+/// A unit with its storage.
+#[derive(Debug)]
+pub struct FlatUnit {
+    specs: Vec<ParamSpec>,
+    offsets: Vec<i64>,
+    flat: Tensor,
+    params: Vec<Tensor>,
+}
+
+impl FlatUnit {
+    /// A unit of zeros for these parameters, float32.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn zeros(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
+        let mut offsets = Vec::with_capacity(specs.len());
+        let mut end = 0;
+        for spec in &specs {
+            offsets.push(end);
+            end += (spec.numel() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        }
+        let flat = Tensor::f_zeros([end], (Kind::Float, device))?;
+        let mut unit = Self { specs, offsets, flat, params: Vec::new() };
+        unit.params = unit
+            .views(&unit.flat)
+            .into_iter()
+            .map(|view| view.detach().set_requires_grad(true))
+            .collect();
+        Ok(unit)
+    }
+
+    /// The parameters' descriptions, in the order of the storage.
+    pub fn specs(&self) -> &[ParamSpec] {
+        &self.specs
+    }
+
+    /// The whole storage: `[numel]`, padding included, without gradient.
+    pub fn flat(&self) -> &Tensor {
+        &self.flat
+    }
+
+    /// The parameters as leaves of autograd, sharing the storage.
+    pub fn params(&self) -> &[Tensor] {
+        &self.params
+    }
+
+    /// The parts of `flat`, a tensor laid out as this unit, that belong to each parameter.
+    pub fn views(&self, flat: &Tensor) -> Vec<Tensor> {
+        self.specs
+            .iter()
+            .zip(&self.offsets)
+            .map(|(spec, &offset)| flat.narrow(0, offset, spec.numel()).view(&spec.shape[..]))
+            .collect()
+    }
+
+    /// Number of parameters without padding.
+    pub fn numel(&self) -> i64 {
+        self.specs.iter().map(ParamSpec::numel).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_share_the_units_storage_and_start_aligned() {
+        let specs =
+            vec![ParamSpec::new("a", &[2, 3], Init::Zeros), ParamSpec::new("b", &[5], Init::Zeros)];
+        let unit = FlatUnit::zeros(specs, Device::Cpu).unwrap();
+        assert_eq!((unit.flat().numel(), unit.numel()), (32, 11));
+        let _ = unit.flat().shallow_clone().narrow(0, 16, 5).fill_(2.0);
+        assert_eq!(unit.params()[1].sum(Kind::Double).double_value(&[]), 10.0);
+        assert_eq!(unit.params()[0].sum(Kind::Double).double_value(&[]), 0.0);
+    }
+}

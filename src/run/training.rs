@@ -1,0 +1,281 @@
+//! A training run as it goes: where it starts from, what each step leaves behind, when it saves.
+//!
+//! [`Training`] ties an engine and its loader to a run's directory. It returns the lines to show
+//! and prints nothing. Only rank 0 writes; the other ranks keep step with it.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+use super::{Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest};
+use crate::{
+    checkpoint::Store,
+    data::Loader,
+    engine::{Engine, Evaluation, RecipeRecord},
+    error::{Code, Error, Result},
+};
+
+/// What a run starts from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing: a new directory.
+    Afresh,
+    /// The newest checkpoint of the newest run of the same name.
+    Latest,
+    /// This checkpoint, or the latest of this run's directory.
+    From(PathBuf),
+}
+
+/// How a run is kept.
+#[derive(Debug, Clone)]
+pub struct TrainingOptions {
+    /// The directory of all runs.
+    pub root: PathBuf,
+    /// The run's name.
+    pub name: String,
+    /// Where it starts.
+    pub start: Start,
+    /// The number of its last step.
+    pub total_steps: u64,
+    /// After how many steps a checkpoint is saved; `None` is only at the end.
+    pub save_every: Option<u64>,
+    /// How many checkpoints are kept; `None` is all.
+    pub keep: Option<usize>,
+    /// Which steps get a line.
+    pub lines: LineInterval,
+    /// What is run.
+    pub recipe: RecipeRecord,
+    /// The command line of this process.
+    pub command: Vec<String>,
+}
+
+/// A run that has started.
+#[derive(Debug)]
+pub struct Training {
+    options: TrainingOptions,
+    meter: Meter,
+    /// The files of the run, on rank 0.
+    files: Option<(RunDir, RunLog)>,
+    /// The step of the newest checkpoint.
+    saved: Option<u64>,
+}
+
+/// What a step left to show.
+#[derive(Debug, Default)]
+pub struct Shown {
+    /// The step with speed and memory; its `Display` is the progress line.
+    pub report: Option<StepReport>,
+    /// Lines to keep on the screen.
+    pub lines: Vec<String>,
+}
+
+impl Training {
+    /// Begins a run, or goes on with one: engine and loader are then brought to its checkpoint.
+    ///
+    /// # Errors
+    /// What there is to resume cannot be found or used; a name that cannot be a directory's; no
+    /// room for a checkpoint on the disk.
+    pub fn start(
+        options: TrainingOptions,
+        engine: &mut Engine,
+        loader: &mut Loader,
+    ) -> Result<(Self, Shown)> {
+        let resumed = match &options.start {
+            Start::Afresh => None,
+            Start::Latest => {
+                Some(find_latest(&options.root, &options.name)?.checkpoints().latest()?)
+            }
+            Start::From(path) => Some(Store::resolve(path)?),
+        };
+        if let Some(checkpoint) = &resumed {
+            load_checkpoint(engine, Some(loader), checkpoint)?;
+        }
+        let step = engine.global_step();
+        if step >= options.total_steps {
+            let message = format!(
+                "the run is at step {step} already, and total_steps is {}",
+                options.total_steps
+            );
+            return Err(Error::new(Code::BadValue, message)
+                .option("total_steps")
+                .hint("raise total_steps to go on with it"));
+        }
+        let files = match engine.group().rank() {
+            0 => Some(open_files(&options, resumed.as_deref(), step)?),
+            _ => None,
+        };
+        let mut shown = Shown::default();
+        if let Some((dir, _)) = &files {
+            dir.checkpoints().check_space(engine.state_bytes())?;
+            shown.lines.push(match &resumed {
+                Some(from) => format!("going on after step {step}, from {}", from.display()),
+                None => format!("a new run in {}", dir.path().display()),
+            });
+        }
+        let meter = Meter::start(Some(options.total_steps), Instant::now());
+        let saved = resumed.map(|_| step);
+        Ok((Self { options, meter, files, saved }, shown))
+    }
+
+    /// The number of the last step.
+    pub fn total_steps(&self) -> u64 {
+        self.options.total_steps
+    }
+
+    /// The run's directory, on rank 0.
+    pub fn dir(&self) -> Option<&Path> {
+        self.files.as_ref().map(|(dir, _)| dir.path())
+    }
+
+    /// Writes down the step that `engine` has just done, and saves a checkpoint when it is time.
+    ///
+    /// # Errors
+    /// The metrics or the checkpoint cannot be written; no step was done.
+    pub fn on_step(&mut self, engine: &Engine, loader: &Loader) -> Result<Shown> {
+        let Some(outcome) = engine.last_step() else {
+            return Err(Error::new(Code::CallOrder, "no step was done since the run started")
+                .hint("call it where engine.step() returned true"));
+        };
+        let values = StepValues {
+            step: engine.global_step(),
+            loss: outcome.loss,
+            lr: outcome.lr,
+            grad_norm: Some(outcome.grad_norm),
+            tokens: outcome.tokens,
+            loss_scale: None,
+            skipped: false,
+            device_bytes: None,
+        };
+        let report = self.meter.report(values, Instant::now());
+        let mut shown = Shown::default();
+        if let Some((_, log)) = &mut self.files {
+            shown.lines.extend(log.on_step(&report)?);
+            shown.report = Some(report);
+        }
+        let due = |every: u64| engine.global_step().is_multiple_of(every);
+        if self.options.save_every.is_some_and(due) {
+            self.save(engine, loader)?;
+        }
+        Ok(shown)
+    }
+
+    /// Writes an evaluation down, which began at `began`; returns the line to show.
+    ///
+    /// # Errors
+    /// The metrics cannot be written.
+    pub fn on_evaluation(
+        &mut self,
+        step: u64,
+        evaluation: &Evaluation,
+        began: Instant,
+    ) -> Result<Option<String>> {
+        self.meter.exclude(began.elapsed());
+        match &mut self.files {
+            Some((_, log)) => {
+                log.on_evaluate(step, evaluation.loss, evaluation.perplexity).map(Some)
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Saves a checkpoint and redraws the loss curve. Every rank must call it.
+    ///
+    /// # Errors
+    /// It cannot be written; the earlier ones are then as they were.
+    pub fn save(&mut self, engine: &Engine, loader: &Loader) -> Result<()> {
+        if self.saved == Some(engine.global_step()) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        if let Some((dir, log)) = &self.files {
+            let store = dir.checkpoints();
+            let recipe = Some(self.options.recipe.clone());
+            save_checkpoint(engine, &store, self.options.keep, Some(loader), recipe)?;
+            log.finish()?;
+        }
+        engine.group().barrier()?;
+        self.saved = Some(engine.global_step());
+        self.meter.exclude(began.elapsed());
+        Ok(())
+    }
+
+    /// Saves the last step and draws the loss curve; returns the line that sums the run up.
+    ///
+    /// # Errors
+    /// As [`Training::save`].
+    pub fn finish(&mut self, engine: &Engine, loader: &Loader) -> Result<Option<String>> {
+        self.save(engine, loader)?;
+        let Some((dir, log)) = &self.files else { return Ok(None) };
+        log.finish()?;
+        Ok(Some(format!("done: {} (metrics.jsonl, loss.svg, checkpoints/)", dir.path().display())))
+    }
+
+    /// Saves and gives the error with which an interrupted run ends.
+    ///
+    /// # Errors
+    /// As [`Training::save`].
+    pub fn interrupted(&mut self, engine: &Engine, loader: &Loader) -> Result<Error> {
+        // Amid an accumulation the checkpoint is the one of the last whole step, if any.
+        if engine.micro_step() == 0 && engine.global_step() > 0 {
+            self.save(engine, loader)?;
+        }
+        Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
+    }
+}
+
+/// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`.
+///
+/// # Errors
+/// It cannot be written; the earlier ones are then as they were.
+pub fn save_checkpoint(
+    engine: &Engine,
+    store: &Store,
+    keep: Option<usize>,
+    loader: Option<&Loader>,
+    recipe: Option<RecipeRecord>,
+) -> Result<PathBuf> {
+    store.check_space(engine.state_bytes())?;
+    let place = loader.map(Loader::state);
+    store.save(engine.global_step(), keep, |dir| engine.write_state(dir, place, recipe))
+}
+
+/// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
+///
+/// # Errors
+/// [`Code::Checkpoint`] for one that is damaged, of another model, or without a place in the data
+/// where a loader asks for it.
+pub fn load_checkpoint(engine: &mut Engine, loader: Option<&mut Loader>, dir: &Path) -> Result<()> {
+    Store::verify(dir)?;
+    let state = engine.read_state(dir)?;
+    let Some(loader) = loader else { return Ok(()) };
+    match state.loader {
+        Some(place) => loader.restore(place),
+        None => Err(Error::new(
+            Code::Checkpoint,
+            format!("checkpoint {} holds no place in the data", dir.display()),
+        )
+        .hint("it was saved without a loader")),
+    }
+}
+
+/// The directory of the run, as it stands at `step`. A run goes on in its own directory only from
+/// its latest checkpoint; from an earlier one it branches off into a new directory.
+fn open_files(
+    options: &TrainingOptions,
+    resumed: Option<&Path>,
+    step: u64,
+) -> Result<(RunDir, RunLog)> {
+    let own = resumed.and_then(|checkpoint| {
+        let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
+        (dir.checkpoints().latest().ok()? == checkpoint).then_some(dir)
+    });
+    let goes_on = own.is_some();
+    let dir = match own {
+        Some(dir) => dir,
+        None => RunDir::create(&options.root, &options.name)?,
+    };
+    dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
+    let log = RunLog::open(&dir, goes_on.then_some(step), options.lines)?;
+    Ok((dir, log))
+}

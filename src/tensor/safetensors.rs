@@ -1,0 +1,476 @@
+//! Files of tensors in Hugging Face's safetensors format: a JSON header and raw bytes, never code.
+//!
+//! A file is mapped, not read: a tensor's bytes go from the page cache straight into the
+//! parameter, converted on the way. Writing streams one tensor after another, so that a model on a
+//! device never has a second copy in host memory. A header is checked against the size of the file
+//! before anything is looked up in it.
+//!
+//! The format: <https://github.com/huggingface/safetensors#format>.
+
+use std::{
+    fs::File,
+    io::{BufWriter, Write},
+    path::{Path, PathBuf},
+};
+
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, Metadata, TensorInfo};
+use serde_json::{Map, Value};
+
+use super::{Device, Kind, Tensor};
+use crate::{
+    bridge::{
+        map::{copy_from_bytes, map_file},
+        ops::with_bytes,
+    },
+    error::{Code, Error, IoContext, Result},
+    fs::Bytes,
+};
+
+/// Bytes of the number at the start of a file that says how long the header is; also what the data
+/// is aligned to.
+const LENGTH_BYTES: usize = 8;
+/// The longest header that the format allows.
+const MOST_HEADER_BYTES: u64 = 100_000_000;
+/// Where the header keeps its free text.
+const METADATA: &str = "__metadata__";
+
+// The format is little-endian, and so are the tensors in memory.
+const _: () = assert!(cfg!(target_endian = "little"), "tensors are written as they lie in memory");
+
+/// An open file of tensors.
+#[derive(Debug)]
+pub struct SafetensorsFile {
+    path: PathBuf,
+    map: Mmap,
+    header: Metadata,
+    data_start: usize,
+}
+
+impl SafetensorsFile {
+    /// Opens a file and checks its header; no tensor is read yet.
+    ///
+    /// # Errors
+    /// [`Code::Io`] when it cannot be opened, [`Code::Weights`] when it is truncated or its header
+    /// is invalid.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).at("open", path)?;
+        let map = map_file(&file).at("read", path)?;
+        let header = header_bytes(path, &map)?;
+        let data_start = LENGTH_BYTES + header.len();
+        let header: Metadata = serde_json::from_slice(header).map_err(|e| {
+            Error::new(Code::Weights, format!("{} has an invalid header: {e}", path.display()))
+        })?;
+        let promised = data_start as u128 + header.data_len() as u128;
+        let found = map.len() as u128;
+        if promised > found {
+            return Err(truncated(path, promised, map.len()));
+        }
+        if promised < found {
+            bail!(
+                Code::Weights,
+                "{} is damaged: its header describes {promised} bytes, the file has {found}",
+                path.display()
+            );
+        }
+        Ok(Self { path: path.to_path_buf(), map, header, data_start })
+    }
+
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The names of the tensors, in the order of their data.
+    pub fn names(&self) -> Vec<String> {
+        self.header.offset_keys()
+    }
+
+    /// Whether there is a tensor of this name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// The shape of a tensor.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] when there is no tensor of this name.
+    pub fn shape(&self, name: &str) -> Result<Vec<i64>> {
+        // The header's own check bounds the product by the size of a file, not each factor where
+        // another is 0.
+        let dims = self.info(name)?.shape.iter().map(|&dim| i64::try_from(dim));
+        dims.collect::<Result<_, _>>().map_err(|e| {
+            let path = self.path.display();
+            Error::new(Code::Weights, format!("{path}: the shape of {name} is impossible"))
+                .caused_by(e)
+        })
+    }
+
+    /// The dtype of a tensor.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] when there is no tensor of this name, or its dtype is not supported.
+    pub fn kind(&self, name: &str) -> Result<Kind> {
+        let dtype = self.info(name)?.dtype;
+        match KINDS.iter().find(|(_, known)| *known == dtype) {
+            Some(&(kind, _)) => Ok(kind),
+            None => {
+                let known: Vec<_> = KINDS.iter().map(|(_, dtype)| dtype.to_string()).collect();
+                bail!(
+                    Code::Weights,
+                    "{}: {name} has the dtype {dtype}; expected one of {}",
+                    self.path.display(),
+                    known.join(", ")
+                )
+            }
+        }
+    }
+
+    /// The free text of the header under a key, `format` for one.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.header.metadata().as_ref()?.get(key).map(String::as_str)
+    }
+
+    /// The bytes of a tensor as they lie in the file.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] when there is no tensor of this name.
+    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+        let (start, end) = self.info(name)?.data_offsets;
+        Ok(&self.map[self.data_start + start..self.data_start + end])
+    }
+
+    /// Copies a tensor into one of the same shape; floating-point numbers are converted to its
+    /// dtype, others must have it already. Autograd does not see it.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] when there is no tensor of this name, or its shape or dtype does not fit.
+    pub fn copy_into(&self, name: &str, into: &Tensor) -> Result<()> {
+        let (shape, kind) = (self.shape(name)?, self.kind(name)?);
+        if shape != into.size() {
+            bail!(
+                Code::Weights,
+                "{}: {name} has the shape {shape:?}, expected {:?}",
+                self.path.display(),
+                into.size()
+            );
+        }
+        if kind != into.kind() && !(is_float(kind) && is_float(into.kind())) {
+            bail!(
+                Code::Weights,
+                "{}: {name} has the dtype {}, expected {:?}",
+                self.path.display(),
+                self.info(name)?.dtype,
+                into.kind()
+            );
+        }
+        copy_from_bytes(self.bytes(name)?, kind, &shape, into)
+    }
+
+    fn info(&self, name: &str) -> Result<&TensorInfo> {
+        self.header.info(name).ok_or_else(|| {
+            let path = self.path.display();
+            Error::new(Code::Weights, format!("{path} has no tensor {name}"))
+        })
+    }
+}
+
+/// Writes a new file with these tensors and free texts, and flushes it to the disk. Tensors on a
+/// device come to host memory one at a time.
+///
+/// # Errors
+/// [`Code::DiskFull`] or [`Code::Io`], also when the file exists already: somebody may have it
+/// mapped. What was written until then stays; write into a [`crate::fs::NewDir`].
+pub fn write<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    let tensors = in_file_order(tensors)?;
+    let header = header(&tensors, metadata)?;
+    let file = File::create_new(path).at("write", path)?;
+    let mut writer = BufWriter::with_capacity(1 << 20, &file);
+    writer.write_all(&(header.len() as u64).to_le_bytes()).at("write", path)?;
+    writer.write_all(&header).at("write", path)?;
+    for (_, _, tensor) in tensors {
+        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+        with_bytes(&on_host, |bytes| writer.write_all(bytes))?.at("write", path)?;
+    }
+    writer.flush().at("write", path)?;
+    drop(writer);
+    file.sync_all().at("write", path)
+}
+
+/// The dtypes of both libtorch and the format. No booleans: a byte of a file may be 2.
+const KINDS: [(Kind, Dtype); 9] = [
+    (Kind::Float, Dtype::F32),
+    (Kind::Half, Dtype::F16),
+    (Kind::BFloat16, Dtype::BF16),
+    (Kind::Double, Dtype::F64),
+    (Kind::Int64, Dtype::I64),
+    (Kind::Int, Dtype::I32),
+    (Kind::Int16, Dtype::I16),
+    (Kind::Int8, Dtype::I8),
+    (Kind::Uint8, Dtype::U8),
+];
+
+fn is_float(kind: Kind) -> bool {
+    matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)
+}
+
+/// The header of a mapped file, once its length is known to be possible.
+fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
+    if file.starts_with(b"version https://git-lfs") {
+        return Err(Error::new(
+            Code::Weights,
+            format!("{} is a Git LFS pointer, not the file itself", path.display()),
+        )
+        .hint("`git lfs pull` in that repository downloads the file"));
+    }
+    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+        bail!(
+            Code::Weights,
+            "{} is truncated: a safetensors file begins with {LENGTH_BYTES} bytes of length, \
+             the file has {}",
+            path.display(),
+            file.len()
+        );
+    };
+    let length = u64::from_le_bytes(*length);
+    if length > MOST_HEADER_BYTES {
+        bail!(
+            Code::Weights,
+            "{} is not a safetensors file: its first {LENGTH_BYTES} bytes would mean a header of \
+             {length} bytes, {MOST_HEADER_BYTES} at most are allowed",
+            path.display()
+        );
+    }
+    // At most MOST_HEADER_BYTES: the conversion is exact.
+    let Some(header) = rest.get(..length as usize) else {
+        return Err(truncated(path, u128::from(length) + LENGTH_BYTES as u128, file.len()));
+    };
+    Ok(header)
+}
+
+fn truncated(path: &Path, promised: u128, found: usize) -> Error {
+    Error::new(
+        Code::Weights,
+        format!(
+            "{} is truncated: its header promises {promised} bytes, the file has {found} ({})",
+            path.display(),
+            Bytes(found as u64)
+        ),
+    )
+    .hint("copy or download the file again")
+}
+
+type Entry<'a> = (&'a str, Dtype, &'a Tensor);
+
+/// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
+fn in_file_order<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+) -> Result<Vec<Entry<'a>>> {
+    let mut entries = Vec::new();
+    for (name, tensor) in tensors {
+        let kind = tensor.kind();
+        let Some(&(_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
+            bail!(Code::Internal, "{name} has the dtype {kind:?}, which is not written to files");
+        };
+        entries.push((name, dtype, tensor));
+    }
+    entries.sort_by_key(|&(name, dtype, _)| (std::cmp::Reverse(dtype), name));
+    Ok(entries)
+}
+
+/// The header's JSON, with the blanks that align the data.
+fn header(tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let mut entries = Map::new();
+    if !metadata.is_empty() {
+        let texts: Map<_, _> =
+            metadata.iter().map(|&(key, text)| (key.to_owned(), Value::from(text))).collect();
+        entries.insert(METADATA.to_owned(), texts.into());
+    }
+    let mut end = 0;
+    for &(name, dtype, tensor) in tensors {
+        let start = end;
+        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        let entry = serde_json::json!({
+            "dtype": dtype.to_string(),
+            "shape": tensor.size(),
+            "data_offsets": [start, end],
+        });
+        if entries.insert(name.to_owned(), entry).is_some() {
+            bail!(Code::Internal, "two tensors of the name {name} in one file");
+        }
+    }
+    let mut json = Value::from(entries).to_string().into_bytes();
+    json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
+    Ok(json)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const CPU: Device = Device::Cpu;
+
+    fn directory() -> tempfile::TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    /// The message of the error for a file with these bytes.
+    fn refusal(bytes: &[u8]) -> String {
+        let dir = directory();
+        let path = dir.path().join("model.safetensors");
+        fs::write(&path, bytes).unwrap();
+        let e = SafetensorsFile::open(&path).unwrap_err();
+        assert_eq!(e.code(), Code::Weights);
+        e.message().replace(&format!("{}/", dir.path().display()), "")
+    }
+
+    fn with_header(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    #[test]
+    fn what_is_written_comes_back_bit_by_bit() {
+        let dir = directory();
+        let path = dir.path().join("a.safetensors");
+        let weight = Tensor::from_slice(&[f32::MIN_POSITIVE / 2.0, -0.0, f32::NAN, 1e38, 1.0, 2.0]);
+        let weight = weight.view([2, 3]).set_requires_grad(true);
+        let transposed = Tensor::from_slice(&[1i64, 2, 3, 4]).view([2, 2]).transpose(0, 1);
+        let empty = Tensor::zeros([0, 4], (Kind::Half, CPU));
+        let tensors = [("w", &weight), ("ids", &transposed), ("none", &empty)];
+        write(&path, tensors, &[("format", "pt"), ("step", "3")]).unwrap();
+
+        let file = SafetensorsFile::open(&path).unwrap();
+        assert_eq!(file.names(), ["ids", "w", "none"]);
+        assert_eq!((file.metadata("format"), file.metadata("step")), (Some("pt"), Some("3")));
+        assert_eq!(file.shape("none").unwrap(), [0, 4]);
+        assert_eq!(file.kind("w").unwrap(), Kind::Float);
+        let back = Tensor::zeros([2, 3], (Kind::Float, CPU)).set_requires_grad(true);
+        file.copy_into("w", &back).unwrap();
+        let bits = |t: &Tensor| with_bytes(&t.detach(), <[u8]>::to_vec).unwrap();
+        assert_eq!(bits(&back), bits(&weight));
+        let ids = Tensor::zeros([2, 2], (Kind::Int64, CPU));
+        file.copy_into("ids", &ids).unwrap();
+        assert!(ids.equal(&transposed));
+        file.copy_into("none", &empty).unwrap();
+    }
+
+    #[test]
+    fn floating_point_numbers_are_converted() {
+        let dir = directory();
+        for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
+            let path = dir.path().join(format!("{kind:?}"));
+            let tensor = Tensor::from_slice(&[0.5f32, -3.0]).to_kind(kind);
+            write(&path, [("w", &tensor)], &[]).unwrap();
+            let file = SafetensorsFile::open(&path).unwrap();
+            let back = Tensor::zeros([2], (Kind::Float, CPU));
+            file.copy_into("w", &back).unwrap();
+            assert_eq!(Vec::<f32>::try_from(&back).unwrap(), [0.5, -3.0]);
+            let e = file.copy_into("w", &Tensor::zeros([2], (Kind::Int64, CPU))).unwrap_err();
+            assert!(e.message().ends_with("expected Int64"), "{e}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_does_not_fit_is_named() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        write(&path, [("w", &Tensor::zeros([2, 3], (Kind::Float, CPU)))], &[]).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        let into = Tensor::zeros([3, 2], (Kind::Float, CPU));
+        let e = file.copy_into("w", &into).unwrap_err();
+        assert!(e.message().ends_with("w has the shape [2, 3], expected [3, 2]"), "{e}");
+        let e = file.copy_into("v", &into).unwrap_err();
+        assert!(e.message().ends_with("has no tensor v"), "{e}");
+    }
+
+    #[test]
+    fn a_truncated_file_is_refused_with_both_sizes() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        write(&path, [("w", &Tensor::zeros([8], (Kind::Float, CPU)))], &[]).unwrap();
+        let whole = fs::read(&path).unwrap();
+        for end in 0..whole.len() {
+            let message = refusal(&whole[..end]);
+            assert!(message.starts_with("model.safetensors is truncated: "), "{message}");
+        }
+        let short = whole.len() - 4;
+        assert!(
+            refusal(&whole[..short]).contains(&format!(
+                "its header promises {} bytes, the file has {short}",
+                whole.len()
+            ))
+        );
+        assert!(refusal(&[&whole[..], b"x"].concat()).contains("is damaged"));
+    }
+
+    #[test]
+    fn a_header_that_lies_is_refused() {
+        let huge = [u64::MAX.to_le_bytes(), [b' '; 8]].concat();
+        assert!(refusal(&huge).contains("is not a safetensors file"), "{}", refusal(&huge));
+        let entry = |dtype: &str, shape: &str, offsets: &str| {
+            let header = format!(
+                r#"{{"w":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#
+            );
+            refusal(&with_header(&header, &[0; 4]))
+        };
+        let lies = [
+            entry("F32", "[2]", "[0,4]"),
+            entry("F32", "[1]", "[4,8]"),
+            entry("F32", "[1]", "[4,0]"),
+            entry("F32", "[1]", "[-4,0]"),
+            entry("F32", "[18446744073709551615,18446744073709551615]", "[0,4]"),
+            entry("Q4_K", "[1]", "[0,4]"),
+            refusal(&with_header("[]", &[])),
+            refusal(&with_header("{\"w\"", &[])),
+            refusal(&with_header("\u{0}\u{0}", &[])),
+        ];
+        for lie in lies {
+            assert!(lie.starts_with("model.safetensors has an invalid header: "), "{lie}");
+        }
+        let far = entry("F32", "[36028797018963968]", "[0,144115188075855872]");
+        assert!(far.starts_with("model.safetensors is truncated"), "{far}");
+        assert!(refusal(b"version https://git-lfs.github.com/spec/v1\n").contains("Git LFS"));
+    }
+
+    #[test]
+    fn a_dtype_that_cannot_be_read_is_an_error_where_it_is_wanted() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        let header = r#"{"mask":{"dtype":"BOOL","shape":[4],"data_offsets":[0,4]}}"#;
+        fs::write(&path, with_header(header, &[0, 1, 2, 3])).unwrap();
+        let e = SafetensorsFile::open(&path).unwrap().kind("mask").unwrap_err();
+        assert!(e.message().contains("mask has the dtype BOOL; expected one of F32, F16"), "{e}");
+    }
+
+    #[test]
+    fn a_file_that_exists_is_not_written_over() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        fs::write(&path, "mine").unwrap();
+        assert_eq!(write(&path, [], &[]).unwrap_err().code(), Code::Io);
+        assert_eq!(fs::read(&path).unwrap(), b"mine");
+    }
+
+    #[test]
+    fn a_full_disk_has_its_own_code() {
+        let root = directory();
+        let mount = std::process::Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(root.path())
+            .output();
+        if !mount.as_ref().is_ok_and(|o| o.status.success()) {
+            println!("skipped: a small tmpfs cannot be mounted here");
+            return;
+        }
+        let large = Tensor::zeros([1 << 20], (Kind::Float, CPU));
+        let outcome = write(&root.path().join("a"), [("w", &large)], &[]);
+        std::process::Command::new("umount").arg(root.path()).status().unwrap();
+        assert_eq!(outcome.unwrap_err().code(), Code::DiskFull);
+    }
+}

@@ -1,1 +1,0 @@
-//! Flat parameter units.

@@ -1,0 +1,328 @@
+//! The engine against values that PyTorch and transformers computed (tests/golden/README.md), and
+//! against itself.
+
+use std::{
+    path::Path,
+    rc::Rc,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use dsr::{
+    checkpoint::Store,
+    config::{AdamWConfig, EngineConfig, Schedule},
+    data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
+    dist::ProcessGroup,
+    engine::Engine,
+    error::Code,
+    model::{Gpt2Config, Model},
+    run::{load_checkpoint, save_checkpoint},
+    tensor::{Device, Kind, Tensor},
+};
+use serde_json::Value;
+
+pub(crate) fn golden(name: &str) -> std::path::PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
+}
+
+fn expected() -> Value {
+    let text = std::fs::read_to_string(golden("gpt2-tiny-v512.fp32.json")).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn floats(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
+}
+
+fn config(micro: usize, accum: usize) -> EngineConfig {
+    EngineConfig {
+        micro_batch_size: micro,
+        gradient_accumulation_steps: accum,
+        gradient_clipping: Some(1.0),
+        optimizer: AdamWConfig { lr: 5e-4, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 },
+        scheduler: Schedule::Constant,
+        activation_checkpointing: false,
+        seed: 1,
+    }
+}
+
+fn model(dropout: f64) -> Rc<Model> {
+    let dir = golden("gpt2-tiny-v512");
+    let config = Gpt2Config {
+        resid_pdrop: dropout,
+        embd_pdrop: dropout,
+        attn_pdrop: dropout,
+        ..Gpt2Config::read(&dir).unwrap()
+    };
+    Rc::new(Model::load(&dir, config, Device::Cpu).unwrap())
+}
+
+/// To be held by each test here: libtorch has one random generator for all threads, and engines
+/// seed it.
+fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
+    let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
+    Engine::new(model, group, config).unwrap()
+}
+
+fn rows() -> Dataset {
+    let path = golden("tokens-v512.parquet");
+    Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
+}
+
+fn loader(micro_batch_size: usize) -> Loader {
+    let options = LoaderOptions { micro_batch_size, epochs: None, ..LoaderOptions::default() };
+    rows().loader(options).unwrap()
+}
+
+/// Runs until `steps` more optimizer steps are done; loss and gradient norm of each.
+fn train(engine: &mut Engine, loader: &mut Loader, steps: u64) -> Vec<(f64, f64)> {
+    let mut outcomes = Vec::new();
+    while outcomes.len() < steps as usize {
+        let batch: Batch = loader.next_batch().unwrap().unwrap();
+        let loss = engine.forward(&batch).unwrap();
+        engine.backward(&loss).unwrap();
+        if engine.step().unwrap() {
+            let last = engine.last_step().unwrap();
+            outcomes.push((last.loss, last.grad_norm));
+        }
+    }
+    outcomes
+}
+
+fn assert_relative(what: &str, found: f64, expected: f64, tolerance: f64) {
+    let relative = (found / expected - 1.0).abs();
+    assert!(relative <= tolerance, "{what}: {found} is not {expected} ({relative:.1e})");
+}
+
+/// However the global batch of eight rows is cut, thirty steps have PyTorch's losses (2e-5),
+/// gradient norms (2e-4) and parameter sums (2e-4 of the sum of absolute values): float32 on two
+/// machines with different kernels.
+#[test]
+fn thirty_steps_have_pytorchs_losses_however_the_batch_is_cut() {
+    let _alone = alone();
+    let expected = expected();
+    for (micro, accum) in [(8, 1), (4, 2), (2, 4), (1, 8)] {
+        let mut engine = init_engine(model(0.0), config(micro, accum));
+        let mut loader = loader(micro);
+        let mut outcomes = Vec::new();
+        for step in 1..=30 {
+            outcomes.extend(train(&mut engine, &mut loader, 1));
+            if let Some(sums) = expected.get(format!("param_sums_after_{step}")) {
+                check_sums(engine.model(), sums, step);
+            }
+        }
+        let losses = floats(&expected["losses"]);
+        let norms = floats(&expected["grad_norms"]);
+        for (i, (loss, norm)) in outcomes.iter().enumerate() {
+            assert_relative(&format!("{micro}x{accum}: loss {i}"), *loss, losses[i], 2e-5);
+            assert_relative(&format!("{micro}x{accum}: norm {i}"), *norm, norms[i], 2e-4);
+        }
+    }
+}
+
+fn check_sums(model: &Model, sums: &Value, step: usize) {
+    for (name, param) in model.named_params() {
+        let [sum, abs_sum] = floats(&sums[name])[..] else { panic!("{name} has two sums") };
+        let found = param.sum(Kind::Double).double_value(&[]);
+        let off = (found - sum).abs() / abs_sum;
+        assert!(off <= 2e-4, "step {step}, {name}: {found} is not {sum}");
+    }
+}
+
+/// transformers' logits of the first two rows: mean and absolute mean, float32.
+#[test]
+fn logits_are_those_of_transformers() {
+    let _alone = alone();
+    let expected = &expected()["logits_first_micro"];
+    let batch = loader(2).next_batch().unwrap().unwrap();
+    let logits = model(0.0).logits(&batch.input_ids).unwrap();
+    let shape: Vec<i64> =
+        expected["shape"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
+    assert_eq!(logits.size(), shape);
+    let mean = logits.mean(Kind::Double).double_value(&[]);
+    let scale = logits.abs().mean(Kind::Double).double_value(&[]);
+    let off = (mean - expected["mean"].as_f64().unwrap()).abs() / scale;
+    assert!(off < 1e-6, "{off}");
+}
+
+/// All parameters as one tensor, for comparing to the bit.
+fn flat(model: &Model) -> Tensor {
+    let parts: Vec<Tensor> = model.named_params().map(|(_, p)| p.detach().reshape([-1])).collect();
+    Tensor::cat(&parts, 0)
+}
+
+#[test]
+fn an_exported_model_is_the_same_to_the_bit() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let target = dir.path().join("export");
+    let original = model(0.0);
+    original.export_hf(&target, None).unwrap();
+    let config = Gpt2Config::read(&target).unwrap();
+    let again = Model::load(&target, config, Device::Cpu).unwrap();
+    assert!(flat(&original).equal(&flat(&again)));
+    let batch = loader(2).next_batch().unwrap().unwrap();
+    let logits = |m: &Model| m.logits(&batch.input_ids).unwrap();
+    assert!(logits(&original).equal(&logits(&again)));
+}
+
+/// With dropout: a recomputed block draws the masks that it drew before.
+#[test]
+fn activation_checkpointing_changes_nothing() {
+    let _alone = alone();
+    let run = |activation_checkpointing| {
+        let config = EngineConfig { activation_checkpointing, ..config(2, 2) };
+        let mut engine = init_engine(model(0.1), config);
+        let outcomes = train(&mut engine, &mut loader(2), 5);
+        (outcomes, flat(engine.model()))
+    };
+    let (kept, recomputed) = (run(false), run(true));
+    assert_eq!(kept.0, recomputed.0);
+    assert!(kept.1.equal(&recomputed.1));
+}
+
+#[test]
+fn dropout_is_reproducible_by_its_seed() {
+    let _alone = alone();
+    let losses = |seed| {
+        let mut engine = init_engine(model(0.1), EngineConfig { seed, ..config(2, 1) });
+        train(&mut engine, &mut loader(2), 2)
+    };
+    assert_eq!(losses(1), losses(1));
+    assert_ne!(losses(1), losses(2));
+}
+
+/// Sixty steps are thirty, a checkpoint, another process's engine and thirty more: data order,
+/// dropout and schedule included.
+#[test]
+fn a_resumed_run_is_the_same_to_the_bit() {
+    let _alone = alone();
+    let scheduler =
+        Schedule::Cosine { total_num_steps: 60, warmup_num_steps: 10, cos_min_ratio: 0.1 };
+    let config = || EngineConfig { scheduler, ..config(2, 2) };
+    let shuffled = || {
+        let options =
+            LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
+        rows().shuffle(7).unwrap().loader(options).unwrap()
+    };
+    let mut whole = init_engine(model(0.1), config());
+    let straight = train(&mut whole, &mut shuffled(), 60);
+
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(&dir.path().join("checkpoints"));
+    let (mut first, mut loader) = (init_engine(model(0.1), config()), shuffled());
+    let mut outcomes = train(&mut first, &mut loader, 30);
+    save_checkpoint(&first, &store, None, Some(&loader), None).unwrap();
+    // What happens after the checkpoint leaves no trace in it.
+    train(&mut first, &mut loader, 2);
+
+    let (mut second, mut loader) = (init_engine(model(0.1), config()), shuffled());
+    load_checkpoint(&mut second, Some(&mut loader), &store.latest().unwrap()).unwrap();
+    assert_eq!(second.global_step(), 30);
+    outcomes.extend(train(&mut second, &mut loader, 30));
+    assert_eq!(straight, outcomes);
+    assert!(flat(whole.model()).equal(&flat(second.model())));
+}
+
+#[test]
+fn a_checkpoint_of_another_model_changes_nothing() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path());
+    let small = |n_layer| {
+        let config = Gpt2Config {
+            vocab_size: 512,
+            n_positions: 128,
+            n_embd: 16,
+            n_layer,
+            n_head: 2,
+            ..Gpt2Config::default()
+        };
+        init_engine(
+            Rc::new(Model::from_scratch(config, 5, Device::Cpu).unwrap()),
+            self::config(2, 1),
+        )
+    };
+    save_checkpoint(&small(2), &store, None, None, None).unwrap();
+    let mut other = small(1);
+    let before = flat(other.model());
+    let e = load_checkpoint(&mut other, None, &store.latest().unwrap()).unwrap_err();
+    assert_eq!(e.code(), Code::Checkpoint);
+    assert!(e.message().contains("transformer.h.1.ln_1.weight is too much"), "{e}");
+    assert!(before.equal(&flat(other.model())));
+    let mut same = small(2);
+    let e = load_checkpoint(&mut same, Some(&mut loader(2)), &store.latest().unwrap()).unwrap_err();
+    assert!(e.message().contains("holds no place in the data"), "{e}");
+}
+
+/// Padding is no target and, on the left, is not attended to: a row gives the same loss alone as
+/// beside padding.
+#[test]
+fn padding_does_not_count() {
+    let _alone = alone();
+    let batch = |rows: &str| {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        std::fs::write(&path, rows).unwrap();
+        let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let options = LoaderOptions { micro_batch_size: 2, ..LoaderOptions::default() };
+        rows.loader(options).unwrap().next_batch().unwrap().unwrap()
+    };
+    let loss = |rows: &str| {
+        let mut engine = init_engine(model(0.0), config(2, 1));
+        let loss = engine.forward(&batch(rows)).unwrap();
+        engine.backward(&loss).unwrap();
+        engine.step().unwrap();
+        let last = engine.last_step().unwrap();
+        (last.loss, last.grad_norm, last.tokens)
+    };
+    let alone = loss(r#"{"input_ids": [5, 6, 7, 8]}"#);
+    let padded = loss(r#"{"input_ids": [5, 6, 7, 8, 0, 0], "attention_mask": [1, 1, 1, 1, 0, 0]}"#);
+    assert_relative("loss", padded.0, alone.0, 1e-6);
+    assert_relative("gradient norm", padded.1, alone.1, 1e-5);
+    assert_eq!((alone.2, padded.2), (4, 4));
+}
+
+#[test]
+fn calls_out_of_order_are_refused_and_do_no_harm() {
+    let _alone = alone();
+    let (mut engine, mut loader) = (init_engine(model(0.0), config(2, 2)), loader(2));
+    assert_eq!(engine.step().unwrap_err().code(), Code::CallOrder);
+    let batch = loader.next_batch().unwrap().unwrap();
+    let old = engine.forward(&batch).unwrap();
+    let loss = engine.forward(&batch).unwrap();
+    assert_eq!(engine.backward(&old).unwrap_err().code(), Code::CallOrder, "an older loss");
+    engine.backward(&loss).unwrap();
+    assert_eq!(engine.backward(&loss).unwrap_err().code(), Code::CallOrder, "a second time");
+    assert!(!engine.step().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    assert_eq!(engine.write_state(dir.path(), None, None).unwrap_err().code(), Code::CallOrder);
+    let loss = engine.forward(&batch).unwrap();
+    engine.backward(&loss).unwrap();
+    assert_eq!(engine.forward(&batch).unwrap_err().code(), Code::CallOrder, "step is due");
+    assert!(engine.step().unwrap());
+    assert_eq!(engine.global_step(), 1);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() {
+    let _alone = alone();
+    let (mut engine, mut loader) = (init_engine(model(0.0), config(2, 1)), loader(2));
+    train(&mut engine, &mut loader, 1);
+    let batch = loader.next_batch().unwrap().unwrap();
+    let (_, first) = engine.model().named_params().next().unwrap();
+    let id = batch.input_ids.int64_value(&[0, 0]);
+    let _ = first.detach().get(id).fill_(f64::NAN);
+    let before = flat(engine.model());
+    let loss = engine.forward(&batch).unwrap();
+    engine.backward(&loss).unwrap();
+    let e = engine.step().unwrap_err();
+    assert_eq!(e.code(), Code::Diverged);
+    assert_eq!(e.message(), "the loss is NaN at step 2");
+    assert!(before.isclose(&flat(engine.model()), 0.0, 0.0, true).all().int64_value(&[]) == 1);
+    assert_eq!(engine.global_step(), 1);
+}
