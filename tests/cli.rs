@@ -2,10 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader},
+    net::TcpListener,
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
+
+use crate::support::hub_server::{HubRepo, HubServer};
 
 struct Folder(tempfile::TempDir);
 
@@ -245,6 +248,65 @@ fn there_is_no_eval() {
     assert_eq!(status, 2);
 }
 
+#[test]
+fn data_is_looked_for_in_the_working_directory() {
+    let folder = Folder::new("");
+    std::fs::create_dir(folder.path("recipes")).unwrap();
+    let recipe = "param(\"data\", \"\");\nprint(dataset(P::data)[0].text);";
+    std::fs::write(folder.path("recipes/r.rhai"), recipe).unwrap();
+    std::fs::write(folder.path("a.txt"), "one\ntwo\n").unwrap();
+    let run = folder.dsr(&["run", "recipes/r.rhai", "-p", "data=*.txt"]);
+    assert_eq!((run.out().as_str(), run.err().as_str()), ("one\n", ""));
+    let run = folder.dsr(&["run", "recipes/r.rhai", "-p", "data=b.txt"]);
+    assert!(run.err().starts_with("error[E601]: no file b.txt\n"), "{}", run.err());
+    assert_eq!(run.status(), 4);
+}
+
+#[test]
+fn each_rank_takes_its_own_batches() {
+    let folder = Folder::new(
+        "let tok = tokenizer(\"dsr:gpt2\");
+         let ds = dataset(\"a.txt\").tokenize(tok);
+         for batch in ds.loader(#{ micro_batch_size: 1 }) { print(batch.first_row); }",
+    );
+    std::fs::write(folder.path("a.txt"), "a\nb\nc\nd\n").unwrap();
+    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let ranks = ["0", "1"].map(|rank| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
+        command.args(["run", "r.rhai"]).current_dir(folder.0.path());
+        command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")]);
+        command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
+        // Both ranks on the CPU, also where there is one GPU.
+        command.env("CUDA_VISIBLE_DEVICES", "");
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    });
+    let outputs = ranks.map(|rank| Run(rank.wait_with_output().unwrap()));
+    let printed = outputs.map(|run| (run.out(), run.err()));
+    assert_eq!(printed[0], ("0\n2\n".to_owned(), String::new()));
+    assert_eq!(printed[1], ("1\n3\n".to_owned(), String::new()));
+}
+
+#[test]
+fn a_download_is_told_in_lines_where_there_is_no_terminal() {
+    let server = HubServer::start();
+    server.put("datasets/O/data", HubRepo::new([("train.txt", b"one\ntwo\n".as_slice())]));
+    let folder = Folder::new("print(dataset(\"O/data\").count());");
+    let output = Command::new(env!("CARGO_BIN_EXE_dsr"))
+        .args(["run", "r.rhai"])
+        .current_dir(folder.0.path())
+        .env("HF_HOME", folder.path("hf"))
+        .env("HF_ENDPOINT", &server.url)
+        .env_remove("http_proxy")
+        .env_remove("HTTP_PROXY")
+        .output();
+    let run = Run(output.unwrap());
+    assert_eq!(run.out(), "2\n");
+    assert_eq!(
+        run.err(),
+        "downloading O/data: train.txt (8 B)\ndownloaded O/data: train.txt in 0 seconds\n"
+    );
+}
+
 /// A recipe that has printed its first line, and the signals it is sent.
 fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
     let folder = Folder::new(recipe);
@@ -259,10 +321,11 @@ fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     for signal in signals {
+        // The recipe gets on to its next line; and two signals of one kind that wait together are
+        // delivered as one.
+        std::thread::sleep(Duration::from_millis(200));
         let status = Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
         assert!(status.unwrap().success());
-        // Two signals of one kind that wait together are delivered as one.
-        std::thread::sleep(Duration::from_millis(200));
     }
     let output = child.wait_with_output().unwrap();
     (output.status.code(), String::from_utf8(output.stderr).unwrap())

@@ -9,6 +9,8 @@ mod data;
 mod dist;
 mod engine;
 mod hub;
+mod recipes;
 mod script;
+mod script_data;
 mod support;
 mod tidy;

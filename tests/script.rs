@@ -1,12 +1,12 @@
 //! The script host, with a small binding written the way all bindings are.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::atomic::Ordering};
-
 use dsr::{
     error::{Code, Error},
-    script::{Failure, Host, Session, params},
+    script::{Failure, Session, params},
 };
 use rhai::exported_module;
+
+use crate::support::recipe::{self, places};
 
 /// What lies below the script layer: it knows nothing of Rhai.
 struct Counter {
@@ -74,8 +74,8 @@ mod api {
     }
 
     /// Calls the function with every value until it returns false.
-    #[rhai_fn(return_raw, pure)]
-    pub fn each(ctx: NativeCallContext, counter: &mut Counter, f: FnPtr) -> ScriptResult<()> {
+    #[rhai_fn(return_raw)]
+    pub fn each(ctx: NativeCallContext, counter: Counter, f: FnPtr) -> ScriptResult<()> {
         let callback = Callback::new(&ctx, f)?;
         loop {
             let value = counter.write()?.advance()?;
@@ -96,44 +96,31 @@ mod api {
     #[rhai_fn(return_raw)]
     pub fn interrupt(ctx: NativeCallContext) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
-        host.interrupt.store(true, super::Ordering::Relaxed);
+        host.interrupt.request();
         Ok(())
     }
 }
 
-struct Recipe {
-    directory: tempfile::TempDir,
-}
+/// A recipe that sees the binding above.
+struct Recipe(recipe::Recipe);
 
 impl Recipe {
     fn new(text: &str) -> Self {
-        let recipe = Self { directory: tempfile::tempdir().unwrap() };
-        recipe.file("recipe.rhai", text);
-        recipe
+        Self(recipe::Recipe::new(text))
     }
 
     fn file(&self, name: &str, text: &str) -> &Self {
-        let path = self.directory.path().join(name);
-        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        self.0.file(name, text);
         self
     }
 
-    fn path(&self) -> PathBuf {
-        self.directory.path().join("recipe.rhai")
-    }
-
     fn run_with(&self, params: &[&str]) -> (Vec<String>, Result<(), Failure>) {
-        let lines = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&lines);
-        let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
-        let mut host = Host::new(self.directory.path(), output);
-        host.params = params.iter().map(|p| params::parse_assignment(p).unwrap()).collect();
-        let mut session = Session::new(host);
-        session.add_functions(exported_module!(api));
-        let result = session.run_file(&self.path());
-        let lines = lines.borrow().clone();
-        (lines, result)
+        self.0.run(|mut host| {
+            host.params = params.iter().map(|p| params::parse_assignment(p).unwrap()).collect();
+            let mut session = Session::new(host);
+            session.add_functions(exported_module!(api));
+            session
+        })
     }
 
     fn prints(&self) -> Vec<String> {
@@ -145,18 +132,6 @@ impl Recipe {
     fn fails(&self) -> Failure {
         self.run_with(&[]).1.expect_err("the recipe should fail")
     }
-}
-
-/// Code and place of every fault.
-fn places(failure: &Failure) -> Vec<(Code, String)> {
-    let place = |fault: &dsr::script::diagnostics::Fault| match &fault.place {
-        Some(p) => {
-            let file = p.source.name.rsplit('/').next().unwrap_or_default();
-            format!("{file}:{}:{}", p.line, p.column)
-        }
-        None => "nowhere".to_owned(),
-    };
-    failure.faults.iter().map(|f| (f.error.code(), place(f))).collect()
 }
 
 #[test]
@@ -239,7 +214,7 @@ fn a_callback_must_return_what_is_asked_for() {
     assert_eq!(failure.code(), Code::WrongType);
     assert_eq!(
         failure.faults[0].error.message(),
-        "the function of `each` must return true or false, found i64"
+        "the function of `each` must return true or false, found 1"
     );
 }
 
@@ -251,6 +226,19 @@ fn a_handle_in_use_is_an_error() {
         failure.faults[0].error.message(),
         "this Counter is in use by a call that has not returned yet"
     );
+}
+
+#[test]
+fn a_closure_uses_the_handle_whose_method_runs_it() {
+    let recipe = Recipe::new(
+        "let c = counter(#{ limit: 9 });
+         let seen = 0;
+         c.each(|i| { seen += i; c.advance() < 8 });
+         print(seen);
+         c = counter(#{ limit: 1 });
+         print(c.advance());",
+    );
+    assert_eq!(recipe.prints(), ["16", "1"]);
 }
 
 #[test]
@@ -299,10 +287,10 @@ fn imports_stay_in_the_recipes_directory() {
     let evil = outside.path().join("evil");
     std::os::unix::fs::symlink(
         outside.path().join("evil.rhai"),
-        recipe.directory.path().join("link.rhai"),
+        recipe.0.directory().join("link.rhai"),
     )
     .unwrap();
-    std::os::unix::fs::symlink(outside.path(), recipe.directory.path().join("folder")).unwrap();
+    std::os::unix::fs::symlink(outside.path(), recipe.0.directory().join("folder")).unwrap();
     for path in ["../evil", "parts/../../evil", evil.to_str().unwrap(), "link", "folder/evil"] {
         recipe.file("recipe.rhai", &format!("import \"{path}\" as evil;"));
         let (lines, result) = recipe.run_with(&[]);

@@ -6,6 +6,7 @@
 //! no shapes and knows no policy; its callers (`tensor`, `dist`) do.
 #![allow(unsafe_code)]
 
+pub(crate) mod alloc;
 pub(crate) mod dist;
 pub(crate) mod map;
 pub(crate) mod ops;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::script::Resume;
+use crate::run::Start;
 
 /// Train GPT-class models from Rhai recipes.
 #[derive(Debug, Parser)]
@@ -39,9 +39,9 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE.json")]
     pub(super) params: Option<PathBuf>,
 
-    /// Go on from a checkpoint: `auto` takes the run's latest, if there is one.
+    /// Go on from a checkpoint: `auto` takes the newest of the newest run of this name.
     #[arg(long, value_name = "auto|PATH", value_parser = resume)]
-    pub(super) resume: Option<Resume>,
+    pub(super) resume: Option<Start>,
 
     /// Name the run and its directory.
     #[arg(long)]
@@ -52,8 +52,8 @@ pub(super) struct RunArgs {
     pub(super) help: bool,
 }
 
-fn resume(text: &str) -> Result<Resume, std::convert::Infallible> {
-    Ok(if text == "auto" { Resume::Auto } else { Resume::From(text.into()) })
+fn resume(text: &str) -> Result<Start, std::convert::Infallible> {
+    Ok(if text == "auto" { Start::Latest } else { Start::From(text.into()) })
 }
 
 /// The help of `dsr run` itself.
@@ -76,10 +76,10 @@ mod tests {
 
     #[test]
     fn resume_is_auto_or_a_path() {
-        assert_eq!(resume("auto"), Ok(Resume::Auto));
+        assert_eq!(resume("auto"), Ok(Start::Latest));
         assert_eq!(
             resume("runs/a/checkpoints/step-10"),
-            Ok(Resume::From("runs/a/checkpoints/step-10".into()))
+            Ok(Start::From("runs/a/checkpoints/step-10".into()))
         );
     }
 }

@@ -3,7 +3,13 @@
 //! Standard output belongs to the recipe. The bar is drawn on standard error, and only when that is
 //! a terminal; a line that is printed meanwhile goes above it.
 
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{IsTerminal, Write},
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
@@ -11,6 +17,30 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 #[derive(Clone)]
 pub struct Console {
     bar: ProgressBar,
+    /// The [`Unit`] of the bar.
+    unit: Arc<AtomicU8>,
+}
+
+/// What the bar counts.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+enum Unit {
+    /// There is no bar.
+    None,
+    Steps,
+    Bytes,
+}
+
+impl Unit {
+    fn template(self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Steps => "{wide_bar} {pos}/{len}  {msg}",
+            Self::Bytes => {
+                "{msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}"
+            }
+        }
+    }
 }
 
 impl Default for Console {
@@ -22,7 +52,7 @@ impl Default for Console {
 impl Console {
     /// A console without a bar until [`progress`](Self::progress) is called.
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden() }
+        Self { bar: ProgressBar::hidden(), unit: Arc::new(AtomicU8::new(Unit::None as u8)) }
     }
 
     /// Prints a line (or several) to standard output.
@@ -37,19 +67,43 @@ impl Console {
 
     /// Shows how far the run is: `done` of `total` steps and a few words.
     pub fn progress(&self, done: u64, total: u64, words: &str) {
-        if self.bar.is_hidden() && std::io::stderr().is_terminal() {
-            let style = ProgressStyle::with_template("{wide_bar} {pos}/{len}  {msg}");
-            self.bar.set_style(style.expect("the template is a constant"));
-            self.bar.set_draw_target(ProgressDrawTarget::stderr());
-        }
-        self.bar.set_length(total);
-        self.bar.set_position(done);
-        self.bar.set_message(words.to_owned());
+        self.draw(Unit::Steps, done, total, words);
+    }
+
+    /// Whether there is a terminal for a bar.
+    pub(super) fn has_bar(&self) -> bool {
+        std::io::stderr().is_terminal()
+    }
+
+    /// Shows how far a download is: `done` of `total` bytes of the file `name`. False where there
+    /// is no terminal to show it on.
+    pub(super) fn bytes(&self, done: u64, total: u64, name: &str) -> bool {
+        self.draw(Unit::Bytes, done, total, name)
     }
 
     /// Takes the bar away.
     pub fn finish(&self) {
+        self.unit.store(Unit::None as u8, Ordering::Relaxed);
         self.bar.finish_and_clear();
+    }
+
+    fn draw(&self, unit: Unit, done: u64, total: u64, words: &str) -> bool {
+        if !self.has_bar() {
+            return false;
+        }
+        let is_new = self.unit.swap(unit as u8, Ordering::Relaxed) != unit as u8;
+        if is_new {
+            let style = ProgressStyle::with_template(unit.template());
+            self.bar.set_style(style.expect("the templates are constants"));
+            self.bar.reset();
+        }
+        self.bar.set_length(total);
+        self.bar.set_position(done);
+        self.bar.set_message(words.to_owned());
+        if is_new {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr());
+        }
+        true
     }
 }
 

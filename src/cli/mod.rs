@@ -6,25 +6,32 @@
 mod args;
 mod console;
 mod crash;
+mod download;
 mod help;
 mod log;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc};
 
 use clap::Parser;
 
-use self::args::{Cli, Command, RunArgs};
 pub use self::console::Console;
+use self::{
+    args::{Cli, Command, RunArgs},
+    download::Downloads,
+};
 use crate::{
+    bridge,
     error::Error,
+    run::{LineInterval, Start},
     script::{Failure, Host, Session, params},
 };
 
 /// Runs the program with these arguments (the first is its own name); the result is its exit
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    bridge::alloc::keep_freed_memory();
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -74,10 +81,20 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     };
     let mut host = Host::new(base_dir, move |line| output.print(line));
     host.params = given(&args)?;
-    host.resume = args.resume;
+    host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
-    host.interrupt = signals::install()?;
+    signals::install(&host.interrupt)?;
+    host.command = std::env::args().collect();
     host.env = Box::new(|name| std::env::var(name).ok());
+    let notes = console.clone();
+    host.notes = Box::new(move |line| notes.note(line));
+    let downloads = Downloads::new(console.clone());
+    host.show_download = Rc::new(move |progress| downloads.show(progress));
+    if console.has_bar() {
+        let bar = console.clone();
+        host.lines = LineInterval::Never;
+        host.show_progress = Box::new(move |done, total, line| bar.progress(done, total, line));
+    }
     Session::new(host).run_file(&recipe)
 }
 

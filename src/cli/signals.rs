@@ -1,23 +1,26 @@
 //! Interruption: the first SIGINT or SIGTERM asks the run to stop, a second SIGINT ends it.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use signal_hook::{
     consts::{SIGINT, SIGTERM},
     flag,
 };
 
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    run::Interrupt,
+};
 
 /// Installs the handlers; the flag is set by the first signal.
-pub(super) fn install() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
+pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
+    let stop = interrupt.flag();
     let status = i32::from(Code::Interrupted.exit_status());
     // Handlers run in the order of their registration: the first one finds the flag as the signal
     // before left it.
     flag::register_conditional_shutdown(SIGINT, status, Arc::clone(&stop))
         .and_then(|_| flag::register(SIGINT, Arc::clone(&stop)))
         .and_then(|_| flag::register(SIGTERM, Arc::clone(&stop)))
-        .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))?;
-    Ok(stop)
+        .map(drop)
+        .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
 }

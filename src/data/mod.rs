@@ -38,7 +38,7 @@ pub use batch::{Batch, IGNORE_INDEX};
 pub use loader::{Loader, LoaderOptions, LoaderState};
 pub use plan::{Batches, Dataset};
 pub use rows::{Row, RowMap, RowPredicate, Rows};
-pub use source::{DatasetFiles, OpenOptions};
+pub use source::{DatasetFiles, OpenOptions, is_hub_id};
 pub use split::{SplitSlice, parse_split};
 pub use tokenize::{Padding, TokenizeOptions};
 pub use tokenizer::Tokenizer;

@@ -129,12 +129,13 @@ impl Term<'_> {
                 (&text[..open], from, to, unit)
             }
         };
+        let indent = name.len() - name.trim_start().len();
         let name = name.trim();
         if name.is_empty() {
             return Err(self.error(0, "expected the name of a split"));
         }
         if let Some(bad) = name.find([']', '(', ')', ':', '%', ' ']) {
-            return Err(self.error(bad, "expected the name of a split"));
+            return Err(self.error(indent + bad, "expected the name of a split"));
         }
         Ok(SplitSlice { split: name.to_owned(), from, to, unit, rounding })
     }
@@ -156,7 +157,7 @@ impl Term<'_> {
         let (from, from_percent) = self.boundary(&inner[..colon], at)?;
         let (to, to_percent) = self.boundary(&inner[colon + 1..], at + colon + 1)?;
         let unit = if from_percent || to_percent { Unit::Percent } else { Unit::Rows };
-        let beyond = |b: Option<i64>| b.is_some_and(|b| b.abs() > 100);
+        let beyond = |b: Option<i64>| b.is_some_and(|b| b.unsigned_abs() > 100);
         if unit == Unit::Percent && (beyond(from) || beyond(to)) {
             return Err(self.error(at, "percentages go from -100 to 100"));
         }
@@ -267,6 +268,7 @@ mod tests {
             ("test+train[:1.5%]", "character 13: expected a whole number"),
             ("train[:200%]", "percentages go from -100 to 100"),
             ("train[:5%](up)", "character 11: expected (closest)"),
+            (" \u{e9}%", "character 3: expected the name of a split"),
             ("", "character 1: expected the name of a split"),
         ];
         for (spec, expected) in table {

@@ -40,7 +40,12 @@ impl Tokenizer {
     pub fn open(spec: &str, base_dir: &Path) -> Result<Self> {
         match spec.strip_prefix("dsr:") {
             Some(name) => Self::from_bytes(embedded::tokenizer(name)?),
-            None => Self::from_path(&base_dir.join(spec)),
+            None => Self::from_path(&base_dir.join(spec)).map_err(|e| {
+                match embedded::tokenizer(spec).is_ok() {
+                    true => e.hint(format!("did you mean \"dsr:{spec}\"?")),
+                    false => e,
+                }
+            }),
         }
     }
 
@@ -69,9 +74,19 @@ impl Tokenizer {
         } else {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
-        let config = dir.join("tokenizer_config.json");
-        let config = if config.is_file() { Some(read_config(&config)?) } else { None };
-        Ok(Self::new(inner, config.as_ref()))
+        Ok(Self::new(inner, config_in(&dir)?.as_ref()))
+    }
+
+    /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
+    ///
+    /// # Errors
+    /// A file that does not exist, or files that are damaged.
+    pub fn from_vocab_and_merges(vocab: &Path, merges: &Path) -> Result<Self> {
+        if let Some(absent) = [vocab, merges].into_iter().find(|path| !path.is_file()) {
+            bail!(Code::Tokenizer, "no file {}", absent.display());
+        }
+        let dir = vocab.parent().map(PathBuf::from).unwrap_or_default();
+        Ok(Self::new(byte_level_bpe(vocab, merges)?, config_in(&dir)?.as_ref()))
     }
 
     /// Reads the text of a `tokenizer.json`.
@@ -117,9 +132,9 @@ impl Tokenizer {
     /// The text of `ids`, without special tokens such as `<|endoftext|>`.
     ///
     /// # Errors
-    /// The decoder of the tokenizer fails.
+    /// [`Code::TokenId`] for an id that is not in the vocabulary; a decoder that fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| failed("decode", e))
+        self.decode_all(ids, true)
     }
 
     /// The text of `ids`, special tokens included.
@@ -127,7 +142,27 @@ impl Tokenizer {
     /// # Errors
     /// As [`Tokenizer::decode`].
     pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, false).map_err(|e| failed("decode", e))
+        self.decode_all(ids, false)
+    }
+
+    fn decode_all(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        // The decoder would leave an unknown id out.
+        if let Some(at) = ids.iter().position(|&id| self.inner.id_to_token(id).is_none()) {
+            let (id, tokens) = (ids[at], self.vocab_size());
+            bail!(Code::TokenId, "ids[{at}] is {id}, and the vocabulary has {tokens} tokens");
+        }
+        self.inner.decode(ids, skip_special_tokens).map_err(|e| failed("decode", e))
+    }
+
+    /// The tokenizer as the content of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Code::Tokenizer`] where it has parts that have no JSON form.
+    pub fn to_json(&self) -> Result<Vec<u8>> {
+        let json = self.inner.to_string(false);
+        json.map(String::into_bytes).map_err(|e| {
+            Error::new(Code::Tokenizer, format!("the tokenizer cannot be written: {e}"))
+        })
     }
 
     /// The number of tokens, added ones included.
@@ -185,8 +220,13 @@ fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
     Ok(inner)
 }
 
-fn read_config(path: &Path) -> Result<Value> {
-    serde_json::from_slice(&read(path)?).map_err(|e| {
+/// The `tokenizer_config.json` of a directory, where there is one.
+fn config_in(dir: &Path) -> Result<Option<Value>> {
+    let path = dir.join("tokenizer_config.json");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&read(&path)?).map(Some).map_err(|e| {
         Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
     })
 }

@@ -72,7 +72,10 @@ impl ProcessGroup {
         let store = meet(rendezvous, place)?;
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;
-        Ok(Self { inner, place, local_rank, device })
+        let group = Self { inner, place, local_rank, device };
+        // A rank whose work ended at once would close connections that others still make.
+        group.barrier()?;
+        Ok(group)
     }
 
     /// This process's number, from 0 to `world_size() - 1`.

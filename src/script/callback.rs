@@ -3,15 +3,28 @@
 //! A lazy dataset runs its closures long after the call that took them has returned. A
 //! [`Callback`] therefore carries all that the closure needs except the Rhai engine itself, which
 //! it only refers to weakly. Its errors are dsr's own and remember the place inside the closure.
+//!
+//! Handles that a closure has captured are kept as they are when it is passed on: after
+//! `ds = ds.filter(|row| row.n < ds.count())` the closure still sees the dataset before the filter.
+//! Other captured variables stay shared, as everywhere in Rhai.
 
-use std::rc::{Rc, Weak};
+use std::{
+    cell::Cell,
+    rc::{Rc, Weak},
+};
 
 #[allow(deprecated, reason = "Rhai marks the type as one that may change, and dsr pins Rhai")]
 use rhai::NativeCallContextStore;
 use rhai::{Dynamic, FnPtr, FuncArgs, NativeCallContext};
 
-use super::{diagnostics, host};
+use super::{
+    diagnostics, host,
+    value::{describe, is_handle},
+};
 use crate::error::{Code, Error, Result};
+
+/// How often a function may be entered again while it runs; the Rust stack ends far later.
+const MOST_ENTRIES: usize = 16;
 
 /// A script function together with the surroundings that it was made in.
 #[derive(Clone)]
@@ -20,19 +33,38 @@ pub struct Callback {
     #[allow(deprecated, reason = "see the import")]
     context: Rc<NativeCallContextStore>,
     engine: Weak<rhai::Engine>,
+    /// Calls that have not returned yet.
+    entries: Rc<Cell<usize>>,
 }
 
 impl Callback {
     /// Keeps `function`, which a script passed to the call `ctx`.
     #[allow(deprecated, reason = "see the import")]
-    pub fn new(ctx: &NativeCallContext, function: FnPtr) -> Result<Self> {
+    pub fn new(ctx: &NativeCallContext, mut function: FnPtr) -> Result<Self> {
         let engine = host::of(ctx)?.engine.borrow().clone();
-        Ok(Self { function, context: Rc::new(ctx.store_data()), engine })
+        for captured in function.iter_curry_mut() {
+            if captured.is_shared() && !captured.is_locked() && is_handle(captured) {
+                *captured = captured.flatten_clone();
+            }
+        }
+        let (context, entries) = (Rc::new(ctx.store_data()), Rc::default());
+        Ok(Self { function, context, engine, entries })
     }
 
     /// Calls the function.
-    #[allow(deprecated, reason = "see the import")]
     pub fn call(&self, args: impl FuncArgs) -> Result<Dynamic> {
+        if self.entries.get() == MOST_ENTRIES {
+            return Err(Error::new(Code::Recipe, "a function runs itself without an end")
+                .hint("it uses a dataset that is made with this same function"));
+        }
+        self.entries.update(|n| n + 1);
+        let result = self.enter(args);
+        self.entries.update(|n| n - 1);
+        result
+    }
+
+    #[allow(deprecated, reason = "see the import")]
+    fn enter(&self, args: impl FuncArgs) -> Result<Dynamic> {
         let engine = self.engine.upgrade().ok_or_else(|| {
             Error::new(Code::Internal, "a script function was called after its script had ended")
         })?;
@@ -45,7 +77,8 @@ impl Callback {
     /// Calls the function, whose result must be `true` or `false`; `what` names it in errors.
     pub fn call_predicate(&self, what: &str, args: impl FuncArgs) -> Result<bool> {
         let result = self.call(args)?;
-        result.as_bool().map_err(|found| {
+        result.as_bool().map_err(|_| {
+            let found = describe(&result);
             Error::new(Code::WrongType, format!("{what} must return true or false, found {found}"))
         })
     }

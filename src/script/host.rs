@@ -2,17 +2,13 @@
 //!
 //! The command line builds one [`Host`] and hands it to a [`Session`](super::Session); every native
 //! function gets it back from its call context with [`of`]. Nothing here is global.
-//! What the layers below need to live for the length of a run (the run directory, the process
-//! group, the hub) becomes a field here.
+//! What lives for the length of a run (the process group, the hub) is a field here, made when it is
+//! first asked for.
 
 use std::{
-    cell::{Ref, RefCell},
-    path::PathBuf,
+    cell::{Cell, OnceCell, Ref, RefCell},
+    path::{Path, PathBuf},
     rc::{Rc, Weak},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
 };
 
 use rhai::NativeCallContext;
@@ -21,39 +17,69 @@ use super::{
     params::{Given, Parameter},
     sources::Sources,
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    data::DatasetFiles,
+    dist::{ProcessGroup, Rendezvous},
+    engine::RecipeRecord,
+    error::{Code, Error, Result},
+    hub::{Hub, HubSettings, Progress},
+    run::{Interrupt, LineInterval, Start},
+    tensor::{self, Device},
+};
 
 /// Where `print` and `debug` go, one line at a time and without the line's end.
 pub type Output = Box<dyn FnMut(&str)>;
 
+/// Where dsr's own lines go, one at a time and without the line's end.
+pub type Notes = Box<dyn Fn(&str)>;
+
+/// Shows how far a download is.
+pub type ShowDownload = Rc<dyn Fn(&Progress<'_>)>;
+
+/// Shows how far a run is.
+pub type ShowProgress = Box<dyn Fn(u64, u64, &str)>;
+
 /// Looks an environment variable up.
 pub type Lookup = Box<dyn Fn(&str) -> Option<String>>;
 
-/// What to start a run from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Resume {
-    /// The latest checkpoint of the run, if there is one.
-    Auto,
-    /// This checkpoint.
-    From(PathBuf),
-}
-
 /// The world of a script.
 pub struct Host {
-    /// The recipe's directory: what relative paths start from, and what imports are confined to.
+    /// The recipe's directory, which imports are confined to.
     pub base_dir: PathBuf,
+    /// What all other relative paths of a recipe start from, as those of any program do: the
+    /// process's working directory, where this is empty.
+    pub work_dir: PathBuf,
     /// Values for the recipe's parameters, in the order given; a later one wins.
     pub params: Vec<Given>,
     /// The name of the run, where the user chose one.
     pub run_name: Option<String>,
-    /// The checkpoint to go on from.
-    pub resume: Option<Resume>,
-    /// Set from outside to stop the script at its next operation.
-    pub interrupt: Arc<AtomicBool>,
+    /// What a run of the recipe starts from.
+    pub start: Start,
+    /// Which steps of a run get a line.
+    pub lines: LineInterval,
+    /// The command line of this process, for what a run keeps and for how to go on with it.
+    pub command: Vec<String>,
+    /// A request from outside to stop: the script ends at its next operation, or, while a run is
+    /// active, when it has saved the step that is under way.
+    pub interrupt: Interrupt,
     /// The environment, as far as the user lets dsr see it. Scripts have no access to it.
     pub env: Lookup,
+    /// Where [`note`](Self::note) puts its lines.
+    pub notes: Notes,
+    /// Called with each step of a download from the hub.
+    pub show_download: ShowDownload,
+    /// Called with each step of a run: steps done, all steps, and the progress line.
+    pub show_progress: ShowProgress,
+    /// Set while a run accompanies the recipe's training loop.
+    pub(crate) run_is_active: Cell<bool>,
+    hub: OnceCell<Rc<Hub>>,
+    group: OnceCell<Rc<ProcessGroup>>,
     pub(crate) output: RefCell<Output>,
     pub(crate) sources: Sources,
+    /// The name of the recipe that runs, as in [`sources`](Self::sources).
+    pub(crate) main: RefCell<String>,
+    /// The values of its parameters.
+    pub(crate) values: RefCell<serde_json::Map<String, serde_json::Value>>,
     /// What the recipe that runs declares.
     pub(crate) parameters: RefCell<Vec<Parameter>>,
     /// Set while a script runs; weak because the engine owns this host.
@@ -61,18 +87,29 @@ pub struct Host {
 }
 
 impl Host {
-    /// A host for a recipe in `base_dir` that prints through `output`; no parameters are given, no
-    /// environment is visible.
+    /// A host for a recipe in `base_dir` that prints through `output`. No parameters are given, no
+    /// environment is visible, notes and downloads are not shown.
     pub fn new(base_dir: impl Into<PathBuf>, output: impl FnMut(&str) + 'static) -> Self {
         Self {
             base_dir: base_dir.into(),
+            work_dir: PathBuf::new(),
             params: Vec::new(),
             run_name: None,
-            resume: None,
-            interrupt: Arc::default(),
+            start: Start::Afresh,
+            lines: LineInterval::Paced,
+            command: Vec::new(),
+            interrupt: Interrupt::new(),
             env: Box::new(|_| None),
+            notes: Box::new(|_| ()),
+            show_download: Rc::new(|_| ()),
+            show_progress: Box::new(|_, _, _| ()),
+            run_is_active: Cell::new(false),
+            hub: OnceCell::new(),
+            group: OnceCell::new(),
             output: RefCell::new(Box::new(output)),
             sources: Sources::default(),
+            main: RefCell::default(),
+            values: RefCell::default(),
             parameters: RefCell::default(),
             engine: RefCell::default(),
         }
@@ -86,15 +123,99 @@ impl Host {
         }
     }
 
+    /// Tells the user one line that is no output of the recipe.
+    pub fn note(&self, line: &str) {
+        (self.notes)(line);
+    }
+
+    /// The hub that the environment names.
+    ///
+    /// # Errors
+    /// As [`HubSettings::from_env`].
+    pub fn hub(&self) -> Result<Rc<Hub>> {
+        once(&self.hub, || {
+            let show = Rc::clone(&self.show_download);
+            let hub = Hub::new(HubSettings::from_env(&self.env)?);
+            Ok(hub.on_progress(move |progress| show(progress)))
+        })
+    }
+
+    /// The ranks that train together, connected at the first call, which all ranks must make: those
+    /// that torchrun's variables name, or this process alone. A rank's device is the GPU of its
+    /// local rank, or the CPU where there is no GPU.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::from_env`] and [`ProcessGroup::connect`].
+    pub fn group(&self) -> Result<Rc<ProcessGroup>> {
+        once(&self.group, || {
+            let rendezvous = Rendezvous::from_env(&self.env)?;
+            let local_rank = rendezvous.as_ref().map_or(0, |r| r.local_rank);
+            let device = match tensor::cuda_is_available() {
+                true => Device::Cuda(local_rank),
+                false => Device::Cpu,
+            };
+            match rendezvous {
+                Some(rendezvous) => ProcessGroup::connect(&rendezvous, device),
+                None => ProcessGroup::single(device),
+            }
+        })
+    }
+
     /// The parameters that the recipe declares.
     pub(crate) fn parameters(&self) -> Ref<'_, Vec<Parameter>> {
         self.parameters.borrow()
     }
 
+    /// Shows how far a run is: `done` of `total` steps, and the line for it.
+    pub fn progress(&self, done: u64, total: u64, line: &str) {
+        (self.show_progress)(done, total, line);
+    }
+
     /// Whether the user asked to stop.
     pub fn interrupted(&self) -> bool {
-        self.interrupt.load(Ordering::Relaxed)
+        self.interrupt.requested()
     }
+
+    /// Whether the script is to end at once: an active run ends it itself, after saving.
+    pub fn must_stop(&self) -> bool {
+        self.interrupted() && !self.run_is_active.get()
+    }
+
+    /// The recipe's name: that of its file.
+    pub(crate) fn recipe_name(&self) -> String {
+        let name = self.main.borrow();
+        let stem = Path::new(name.as_str()).file_stem().map(|stem| stem.to_string_lossy());
+        stem.map_or_else(|| "run".to_owned(), |stem| stem.into_owned())
+    }
+
+    /// The recipe as it runs, for what keeps it.
+    pub(crate) fn recipe_record(&self) -> RecipeRecord {
+        RecipeRecord {
+            source: self.sources.text(&self.main.borrow()).unwrap_or_default(),
+            params: self.values.borrow().clone(),
+        }
+    }
+}
+
+/// A host is the hub of its datasets, so that the settings are read only when a hub is needed.
+impl DatasetFiles for Host {
+    fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        self.hub()?.dataset_files(repo, config, revision)
+    }
+}
+
+/// What `cell` holds, made now if it holds nothing yet.
+fn once<T>(cell: &OnceCell<Rc<T>>, make: impl FnOnce() -> Result<T>) -> Result<Rc<T>> {
+    if let Some(made) = cell.get() {
+        return Ok(Rc::clone(made));
+    }
+    let made = Rc::new(make()?);
+    Ok(Rc::clone(cell.get_or_init(|| made)))
 }
 
 /// The error that stops a script when the user asked to.

@@ -15,7 +15,9 @@ pub mod shared;
 pub mod sources;
 pub mod value;
 
+mod engine_options;
 mod error;
+mod iterate;
 mod lint;
 mod locate;
 mod resolver;
@@ -27,11 +29,7 @@ use std::{path::Path, rc::Rc};
 use rhai::AST;
 
 pub use self::{
-    callback::Callback,
-    diagnostics::Failure,
-    error::ScriptResult,
-    host::{Host, Resume},
-    params::Parameter,
+    callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
     shared::Shared,
 };
 use self::{diagnostics::diagnose, sources::Sources};
@@ -81,6 +79,8 @@ impl Session {
         let name = path.display().to_string();
         let (_, parameters) = scan(path, sources)?;
         let values = params::resolve(&parameters, &self.host.params)?;
+        self.host.main.replace(name.clone());
+        self.host.values.replace(params::to_json(&values)?);
         *self.host.parameters.borrow_mut() = parameters;
         let mut engine = runtime::engine(&self.host, params::module(values));
         for module in &self.modules {

@@ -130,6 +130,17 @@ impl<'a> Options<'a> {
         self.map.get(key).cloned()
     }
 
+    /// A handle such as a loader; `what` completes "`path` must be ...".
+    pub fn handle<T: Clone + 'static>(&mut self, key: &'static str, what: &str) -> Option<T> {
+        let found = self.raw(key)?;
+        let handle = found.clone().try_cast::<T>();
+        if handle.is_none() {
+            let found = value::describe(&found);
+            self.fault(key, Code::WrongType, format!("`{key}` must be {what}, found {found}"));
+        }
+        handle
+    }
+
     /// Whether the key is there at all.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)

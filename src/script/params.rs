@@ -204,6 +204,13 @@ pub(crate) fn undeclared(name: &str, parameters: &[Parameter]) -> Error {
     })
 }
 
+/// The values as JSON, for what keeps them.
+pub(crate) fn to_json(
+    values: &[(String, Dynamic)],
+) -> Result<serde_json::Map<String, serde_json::Value>> {
+    values.iter().map(|(name, v)| Ok((name.clone(), value::to_json(v)?))).collect()
+}
+
 /// The module `P`.
 pub(crate) fn module(values: Vec<(String, Dynamic)>) -> Module {
     let mut module = Module::new();

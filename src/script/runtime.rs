@@ -10,7 +10,7 @@ use std::rc::Rc;
 
 use rhai::{Dynamic, Module, OptimizationLevel};
 
-use super::{PARAMETERS, api, error::ScriptError, host, host::Host, resolver::Resolver};
+use super::{PARAMETERS, api, error::ScriptError, host, host::Host, resolver::Resolver, value};
 use crate::error::Error;
 
 /// How deep script functions may call each other.
@@ -37,6 +37,7 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
     api::register(&mut engine);
     engine.set_default_tag(Dynamic::from(Rc::clone(host)));
 
+    unlock_handles(&mut engine);
     let output = Rc::clone(host);
     engine.on_print(move |line| output.print(line));
     let output = Rc::clone(host);
@@ -45,8 +46,21 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
         output.print(&format!("[{place}] {text}"));
     });
     let stop = Rc::clone(host);
-    engine.on_progress(move |_| stop.interrupted().then(|| terminated(host::interruption())));
+    engine.on_progress(move |_| stop.must_stop().then(|| terminated(host::interruption())));
     engine
+}
+
+/// Lets a closure use the handle whose method it is passed to: `ds.filter(|row| ds.count() > 0)`.
+///
+/// A captured variable is shared from then on, and Rhai keeps a shared variable locked for as long
+/// as a method call on it lasts, arguments included. Reading it through this hook gives the shared
+/// value without the lock. Only handles are read so: what is done to a copy of them is done to all.
+#[allow(deprecated, reason = "Rhai marks the hook as one that may change, and dsr pins Rhai")]
+fn unlock_handles(engine: &mut rhai::Engine) {
+    engine.on_var(|name, _, ctx| {
+        let value = ctx.scope().get(name);
+        Ok(value.filter(|v| v.is_shared() && !v.is_locked() && value::is_handle(v)).cloned())
+    });
 }
 
 fn limit(engine: &mut rhai::Engine) {

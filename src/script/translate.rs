@@ -51,7 +51,7 @@ pub(crate) fn translate(engine: &rhai::Engine, error: &EvalAltResult) -> Error {
             Error::new(Code::BadValue, plain(error))
         }
         E::ErrorFor(_) => Error::new(Code::WrongType, "`for` cannot go over this value")
-            .hint("it goes over arrays, ranges, strings, maps' keys() and datasets"),
+            .hint("it goes over arrays, ranges, strings, maps' keys(), datasets and loaders"),
         _ => Error::new(Code::Recipe, plain(error)),
     }
 }

@@ -38,10 +38,15 @@ impl Wrong {
 
     /// The error for the option at `path`.
     pub fn into_error(self, path: &str) -> Error {
-        let path = format!("{path}{}", self.within);
-        let message = format!("`{path}` must be {}, found {}", self.must, self.found);
-        let error = Error::new(self.code, message).option(path);
-        match self.hint {
+        let option = format!("{path}{}", self.within);
+        self.into_argument_error(path).option(option)
+    }
+
+    /// The error for the argument called `name`, which is no option of a map.
+    fn into_argument_error(self, name: &str) -> Error {
+        let Self { code, must, found, hint, within } = self;
+        let error = Error::new(code, format!("`{name}{within}` must be {must}, found {found}"));
+        match hint {
             Some(hint) => error.hint(hint),
             None => error,
         }
@@ -161,6 +166,11 @@ impl OptionValue for serde_json::Value {
     }
 }
 
+/// Reads the argument of a function that is called `name` in its signature.
+pub(crate) fn argument<T: OptionValue>(name: &str, value: &Dynamic) -> Result<T> {
+    T::read(value).map_err(|wrong| wrong.into_argument_error(name))
+}
+
 /// A number that may be written as an int or as a float.
 pub(crate) fn number(value: &Dynamic) -> Option<f64> {
     value.as_float().or_else(|_| value.as_int().map(|i| i as f64)).ok()
@@ -227,6 +237,12 @@ pub(crate) fn describe(value: &Dynamic) -> String {
         "Fn" => "a function".to_owned(),
         other => short_type(other).to_owned(),
     }
+}
+
+/// Whether a value is of a Rust type that dsr added to the script's own. It must not be locked.
+pub(crate) fn is_handle(value: &Dynamic) -> bool {
+    // Rhai's own types have short names.
+    value.type_name().contains("::")
 }
 
 /// A Rust type's own name, without its path.

@@ -47,5 +47,6 @@ fn mistakes_are_named() {
     assert!(error("bad").message().contains("tokenizer.json is not a tokenizer.json"));
     assert!(error("none").message().contains("expected tokenizer.json, or vocab.json and"));
     assert!(error("absent").message().contains("no such file or directory"));
+    assert_eq!(error("gpt2").hints(), ["did you mean \"dsr:gpt2\"?"]);
     assert!(error("dsr:gpt").message().contains("there is dsr:gpt2"));
 }

@@ -1,3 +1,4 @@
 //! What several tests stand on.
 
 pub(crate) mod hub_server;
+pub(crate) mod recipe;

@@ -52,6 +52,11 @@ pub(super) fn locate(spec: &str, options: &OpenOptions) -> Result<Splits> {
     }
 }
 
+/// Whether `spec` names a repository on the hub, `Owner/name`, and no file in `base_dir`.
+pub fn is_hub_id(spec: &str, base_dir: &Path) -> bool {
+    !spec.starts_with("dsr:") && !base_dir.join(spec).exists() && !looks_like_path(spec)
+}
+
 /// Whether `spec`, which does not exist, was meant as a path.
 fn looks_like_path(spec: &str) -> bool {
     let extension = Path::new(spec).extension().and_then(|e| e.to_str()).unwrap_or("");
@@ -241,5 +246,7 @@ mod tests {
         for path in ["data/x.parquet", "./data", "/data/x", "data/train.csv", "a/b/c", "words"] {
             assert!(looks_like_path(path), "{path}");
         }
+        let here = |spec| is_hub_id(spec, Path::new(env!("CARGO_MANIFEST_DIR")));
+        assert!(here("src/absent") && !here("src/data") && !here("dsr:a/b"));
     }
 }

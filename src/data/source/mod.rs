@@ -20,6 +20,7 @@ use arrow::{
 };
 
 use self::file::DataFile;
+pub use self::locate::is_hub_id;
 use super::{
     plan::{Batches, Stage, limit_rows},
     split::{SplitSlice, parse_split},

@@ -7,20 +7,36 @@
 
 use rhai::{Module, exported_module};
 
+pub mod batch;
 pub mod console;
-pub mod data;
+pub mod dataset;
+pub mod engine;
+pub mod generate;
+pub mod json;
+pub mod loader;
+pub mod model;
 pub mod param;
+pub mod run;
 pub mod tensor;
+pub mod tokenizer;
 
 /// A group of functions: its name, and what builds it.
 type Group = (&'static str, fn() -> Module);
 
 /// The surface: every group of functions that scripts see.
 const API: &[Group] = &[
+    ("batch", || exported_module!(batch::api)),
     ("console", || exported_module!(console::api)),
-    ("data", || exported_module!(data::api)),
+    ("dataset", dataset::build),
+    ("engine", || exported_module!(engine::api)),
+    ("generate", || exported_module!(generate::api)),
+    ("json", || exported_module!(json::api)),
+    ("loader", loader::build),
+    ("model", || exported_module!(model::api)),
     ("param", || exported_module!(param::api)),
+    ("run", run::build),
     ("tensor", || exported_module!(tensor::api)),
+    ("tokenizer", || exported_module!(tokenizer::api)),
 ];
 
 /// Registers the whole surface.

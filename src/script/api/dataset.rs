@@ -1,0 +1,333 @@
+//! `Dataset` in scripts: rows of files, and lazy operations on them.
+//!
+//! A thin layer over [`crate::data::Dataset`]. Rows are maps; functions of the recipe see them as
+//! JSON would carry them.
+
+use std::{
+    ops::{Range, RangeInclusive},
+    rc::Rc,
+};
+
+use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
+
+use crate::{
+    data::{self, OpenOptions, Padding, Row, TokenizeOptions},
+    error::{Code, Error, Result},
+    script::{
+        Callback,
+        error::ScriptResult,
+        host,
+        iterate::set_iterator,
+        options,
+        value::{self, argument, describe},
+    },
+};
+
+/// The seed of a shuffle that names none.
+const DEFAULT_SEED: u64 = 0;
+
+const PADDINGS: &[(&str, Padding)] =
+    &[("none", Padding::None), ("longest", Padding::Longest), ("max_length", Padding::MaxLength)];
+
+/// The functions of datasets, and `for` over the rows.
+pub(super) fn build() -> Module {
+    let mut module = rhai::exported_module!(api);
+    set_iterator(&mut module, |dataset: data::Dataset| {
+        Ok(dataset.rows()?.map(|row| row.map(row_to_map)))
+    });
+    module
+}
+
+/// Datasets.
+#[export_module]
+pub mod api {
+    use crate::script::api::tokenizer::api::Tokenizer;
+
+    /// A table of rows: where it comes from and what is done to it. Every operation makes a new
+    /// one; nothing is read before it is needed.
+    pub type Dataset = data::Dataset;
+
+    /// Opens a dataset: a Parquet, Arrow, JSON Lines or text file, a glob, a directory, `dsr:austen`,
+    /// which is in the binary, or `Owner/name:config` of the Hugging Face hub. Relative paths start
+    /// from the working directory.
+    ///
+    /// * `spec` - the path, name or hub id
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen");
+    /// let ds = dataset("corpus/*.parquet");
+    /// let ds = dataset("Salesforce/wikitext:wikitext-2-raw-v1");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn dataset(ctx: NativeCallContext, spec: &str) -> ScriptResult<Dataset> {
+        dataset_with_options(ctx, spec, Map::new())
+    }
+
+    /// Opens a dataset with options: `split`, in Hugging Face's slicing syntax, by default `train`
+    /// or the only one; `revision`, a branch, tag or commit of the hub.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen", #{ split: "train[:1%]+test" });
+    /// let ds = dataset("Salesforce/wikitext:wikitext-2-raw-v1", #{ revision: "main" });
+    /// ```
+    #[rhai_fn(name = "dataset", return_raw)]
+    pub fn dataset_with_options(
+        ctx: NativeCallContext,
+        spec: &str,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
+        let host = host::of(&ctx)?;
+        let base_dir = host.work_dir.clone();
+        let options = options::read("dataset", &options, |o| OpenOptions {
+            split: o.get("split").optional(),
+            revision: o.get("revision").optional(),
+            base_dir,
+            hub: Some(host),
+        })?;
+        Ok(Dataset::open(spec, &options)?)
+    }
+
+    /// Turns the column `text` into token ids, on all cores. The other columns are dropped.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2"));
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn tokenize(dataset: &mut Dataset, tokenizer: Tokenizer) -> ScriptResult<Dataset> {
+        Ok(dataset.tokenize(tokenizer, TokenizeOptions::default())?)
+    }
+
+    /// Turns a column of text into token ids, with options: `field`, the column (`"text"`);
+    /// `append_eos`, whether each row ends in the end-of-text token (false); `max_length` and
+    /// `truncation`, to cut longer rows; `padding`, `"none"`, `"longest"` of a micro batch, or
+    /// `"max_length"`.
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("dsr:gpt2");
+    /// let ds = dataset("dsr:austen").tokenize(tok, #{
+    ///     field: "text",
+    ///     max_length: 128,
+    ///     truncation: true,
+    ///     padding: "max_length",
+    /// });
+    /// ```
+    #[rhai_fn(name = "tokenize", return_raw, pure)]
+    pub fn tokenize_with_options(
+        dataset: &mut Dataset,
+        tokenizer: Tokenizer,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
+        let default = TokenizeOptions::default();
+        let options = options::read("tokenize", &options, |o| TokenizeOptions {
+            field: o.get("field").or(default.field),
+            append_eos: o.get("append_eos").or(default.append_eos),
+            max_length: o.get("max_length").optional(),
+            padding: o.choice("padding", PADDINGS).or(default.padding),
+            truncation: o.get("truncation").or(default.truncation),
+        })?;
+        Ok(dataset.tokenize(tokenizer, options)?)
+    }
+
+    /// Joins the tokens of all rows and cuts them into rows of `seq_len` tokens. A shorter
+    /// remainder at the end is dropped.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(1024);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn pack(dataset: &mut Dataset, seq_len: Dynamic) -> ScriptResult<Dataset> {
+        Ok(dataset.pack(argument("seq_len", &seq_len)?)?)
+    }
+
+    /// Keeps the rows for which a function returns true. The function runs when rows are read.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").filter(|row| row.text.len > 0);
+    /// ```
+    // By value, so that the function can use the variable that it is called on; so is `map`.
+    #[rhai_fn(return_raw)]
+    pub fn filter(ctx: NativeCallContext, dataset: Dataset, keep: FnPtr) -> ScriptResult<Dataset> {
+        let keep = Callback::new(&ctx, keep)?;
+        Ok(dataset.filter(Rc::new(move |row| {
+            keep.call_predicate("the function of `filter`", (super::row_to_map(row.clone()),))
+        }))?)
+    }
+
+    /// Replaces every row by the map that a function returns. The function runs when rows are read,
+    /// and once more for the first rows, now: they say what the columns are.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").map(|row| #{ text: row.text.to_lower() });
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn map(ctx: NativeCallContext, dataset: Dataset, change: FnPtr) -> ScriptResult<Dataset> {
+        let change = Callback::new(&ctx, change)?;
+        Ok(dataset
+            .map(Rc::new(move |row| super::map_to_row(&change.call((super::row_to_map(row),))?)))?)
+    }
+
+    /// Puts all rows in a random order, another in every epoch, always the same ones: the seed is 0.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").shuffle();
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn shuffle(dataset: &mut Dataset) -> ScriptResult<Dataset> {
+        Ok(dataset.shuffle(DEFAULT_SEED)?)
+    }
+
+    /// Puts all rows in a random order that depends on the option `seed` and on the epoch.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").shuffle(#{ seed: 42 });
+    /// ```
+    #[rhai_fn(name = "shuffle", return_raw, pure)]
+    pub fn shuffle_with_options(dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
+        let seed = options::read("shuffle", &options, |o| o.get("seed").or(DEFAULT_SEED))?;
+        Ok(dataset.shuffle(seed)?)
+    }
+
+    /// Copies the rows to a temporary file when they are first read; later epochs read the copy.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).cache();
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn cache(dataset: &mut Dataset) -> ScriptResult<Dataset> {
+        Ok(dataset.cache()?)
+    }
+
+    /// Keeps the first `n` rows.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").take(100);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn take(dataset: &mut Dataset, n: Dynamic) -> ScriptResult<Dataset> {
+        Ok(dataset.take(argument("n", &n)?)?)
+    }
+
+    /// Leaves the first `n` rows out.
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").skip(100);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn skip(dataset: &mut Dataset, n: Dynamic) -> ScriptResult<Dataset> {
+        Ok(dataset.skip(argument("n", &n)?)?)
+    }
+
+    /// Returns the number of rows. Where it depends on what is in the rows, they are all read.
+    ///
+    /// ```rhai
+    /// print(dataset("dsr:austen").count());
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn count(dataset: &mut Dataset) -> ScriptResult<i64> {
+        Ok(dataset.count()? as i64)
+    }
+
+    /// Returns the names of the columns.
+    ///
+    /// ```rhai
+    /// print(dataset("dsr:austen").columns);           // ["text"]
+    /// ```
+    #[rhai_fn(get = "columns", pure)]
+    pub fn columns(dataset: &mut Dataset) -> Array {
+        dataset.columns().into_iter().map(Dynamic::from).collect()
+    }
+
+    /// Returns one row as a map; a negative index counts from the end.
+    ///
+    /// ```rhai
+    /// print(dataset("dsr:austen")[3].text);
+    /// ```
+    #[rhai_fn(index_get, return_raw, pure)]
+    pub fn row(dataset: &mut Dataset, index: i64) -> ScriptResult<Dynamic> {
+        Ok(super::row_at(dataset, index)?)
+    }
+
+    /// Returns the rows of a range as an array of maps; those beyond the last row are left out.
+    ///
+    /// ```rhai
+    /// for row in dataset("dsr:austen")[0..3] {
+    ///     print(row.text);
+    /// }
+    /// ```
+    #[rhai_fn(index_get, return_raw, pure)]
+    pub fn rows(dataset: &mut Dataset, range: Range<i64>) -> ScriptResult<Array> {
+        Ok(super::rows_in(dataset, range.start, range.end)?)
+    }
+
+    /// Returns the rows of a range with its last, as an array of maps.
+    ///
+    /// ```rhai
+    /// print(dataset("dsr:austen")[0..=2].len);        // 3
+    /// ```
+    #[rhai_fn(index_get, return_raw, pure)]
+    pub fn rows_with_last(
+        dataset: &mut Dataset,
+        range: RangeInclusive<i64>,
+    ) -> ScriptResult<Array> {
+        Ok(super::rows_in(dataset, *range.start(), range.end().saturating_add(1))?)
+    }
+
+    /// Describes the dataset: where it comes from, what is done to it, its columns.
+    #[rhai_fn(name = "to_string", pure)]
+    pub fn describe(dataset: &mut Dataset) -> String {
+        super::description(dataset)
+    }
+
+    /// Describes the dataset.
+    #[rhai_fn(name = "to_debug", pure)]
+    pub fn describe_debug(dataset: &mut Dataset) -> String {
+        super::description(dataset)
+    }
+}
+
+/// A row as scripts see it.
+pub(super) fn row_to_map(row: Row) -> Dynamic {
+    value::from_json(row.into())
+}
+
+/// A row that a function of the recipe has made.
+fn map_to_row(returned: &Dynamic) -> Result<Row> {
+    match value::to_json(returned)? {
+        serde_json::Value::Object(row) => Ok(row),
+        _ => {
+            let found = describe(returned);
+            let message = format!("the function of `map` must return a map, found {found}");
+            Err(Error::new(Code::WrongType, message).hint("for example: |row| #{ text: row.text }"))
+        }
+    }
+}
+
+fn row_at(dataset: &data::Dataset, index: i64) -> Result<Dynamic> {
+    let from_start = match u64::try_from(index) {
+        Ok(index) => index,
+        Err(_) => {
+            let rows = dataset.count()?;
+            rows.checked_sub(index.unsigned_abs()).ok_or_else(|| {
+                Error::new(Code::Data, format!("no row {index}: the dataset has {rows} rows"))
+            })?
+        }
+    };
+    dataset.row(from_start).map(row_to_map)
+}
+
+fn rows_in(dataset: &data::Dataset, from: i64, to: i64) -> Result<Array> {
+    let Ok(first) = u64::try_from(from) else {
+        bail!(Code::BadValue, "a range of rows starts at 0 or later, found {from}..{to}");
+    };
+    let len = u64::try_from(to.saturating_sub(from)).unwrap_or(0);
+    dataset.skip(first)?.take(len)?.rows()?.map(|row| row.map(row_to_map)).collect()
+}
+
+fn description(dataset: &data::Dataset) -> String {
+    // What cannot be counted is reported by whoever reads the rows.
+    let rows = match dataset.num_rows() {
+        Ok(Some(rows)) => format!("{rows} rows, "),
+        _ => String::new(),
+    };
+    format!("Dataset({}; {rows}columns {})", dataset.describe(), dataset.columns().join(", "))
+}

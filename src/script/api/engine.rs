@@ -1,0 +1,272 @@
+//! `Engine` in scripts: DeepSpeed's three lines, forward, backward, step, and what goes with them.
+
+use rhai::{Map, plugin::*};
+
+use super::{
+    batch::api::Batch, dataset::api::Dataset, loader::api::Loader, model::api::Model,
+    tensor::Handle as TensorHandle,
+};
+use crate::{
+    checkpoint::Store,
+    data::LoaderOptions,
+    engine::{self, Evaluation},
+    error::Result,
+    run::{load_checkpoint, save_checkpoint},
+    script::{
+        Shared, engine_options,
+        error::ScriptResult,
+        host::{self, Host},
+        options,
+    },
+};
+
+/// An engine as a script value.
+pub type Engine = Shared<engine::Engine>;
+
+/// Training, one micro batch at a time.
+#[export_module]
+pub mod api {
+    /// A model with its optimizer. Made by `init_engine`.
+    pub type Engine = super::Engine;
+
+    /// Makes an engine that trains `model`.
+    ///
+    /// * `options` - `micro_batch_size` (required), `gradient_accumulation_steps` (1),
+    ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer`: `type` ("AdamW"),
+    ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01); `scheduler`:
+    ///   `type` ("constant", "linear", "cosine", "WarmupCosineLR"), `total_num_steps`,
+    ///   `warmup_num_steps`, ...; `activation_checkpointing` (false); `seed` of dropout (42)
+    ///
+    /// ```rhai
+    /// let engine = init_engine(model, #{
+    ///     micro_batch_size: 4,
+    ///     gradient_accumulation_steps: 2,
+    ///     optimizer: #{ type: "AdamW", lr: 6e-4, betas: [0.9, 0.95], weight_decay: 0.1 },
+    ///     scheduler: #{ type: "cosine", total_num_steps: 1000, warmup_num_steps: 100 },
+    /// });
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
+        let config = engine_options::read(&options)?;
+        let group = host::of(&ctx)?.group()?;
+        Ok(Shared::new(engine::Engine::new(model, group, config)?))
+    }
+
+    /// Computes the mean loss of a batch over its target tokens.
+    ///
+    /// ```rhai
+    /// let loss = engine.forward(batch);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<TensorHandle> {
+        Ok(TensorHandle::new(engine.write()?.forward(&batch)?))
+    }
+
+    /// Computes the gradients of the loss that `forward` returned, and adds them up.
+    ///
+    /// ```rhai
+    /// engine.backward(loss);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn backward(engine: &mut Engine, loss: TensorHandle) -> ScriptResult<()> {
+        Ok(engine.write()?.backward(loss.tensor())?)
+    }
+
+    /// Applies the gradients when `gradient_accumulation_steps` micro batches are done, and returns
+    /// whether it did. To be called after each `backward`.
+    ///
+    /// ```rhai
+    /// if engine.step() { print(engine.loss); }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn step(engine: &mut Engine) -> ScriptResult<bool> {
+        Ok(engine.write()?.step()?)
+    }
+
+    /// Computes the mean loss over all target tokens of a dataset, without dropout: a map with
+    /// `loss`, `perplexity` and `targets`.
+    ///
+    /// ```rhai
+    /// print(engine.evaluate(validation).perplexity);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn evaluate(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        dataset: Dataset,
+    ) -> ScriptResult<Map> {
+        let host = host::of(&ctx)?;
+        let found = super::evaluate(&host, &*engine.read()?, &dataset, &|| host.must_stop())?;
+        Ok(super::evaluation_map(&found.ok_or_else(host::interruption)?))
+    }
+
+    /// Saves parameters and optimizer into a directory of checkpoints, and returns the path of the
+    /// new one.
+    ///
+    /// ```rhai
+    /// engine.save_checkpoint("checkpoints");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn save_checkpoint(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        dir: &str,
+    ) -> ScriptResult<String> {
+        save_checkpoint_with(ctx, engine, dir, Map::new())
+    }
+
+    /// Saves with the place of a `loader` in the data, keeping only the newest `keep` checkpoints.
+    ///
+    /// ```rhai
+    /// engine.save_checkpoint("checkpoints", #{ loader: loader, keep: 2 });
+    /// ```
+    #[rhai_fn(name = "save_checkpoint", return_raw, pure)]
+    pub fn save_checkpoint_with(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        dir: &str,
+        options: Map,
+    ) -> ScriptResult<String> {
+        Ok(super::save(&*host::of(&ctx)?, engine, dir, &options)?)
+    }
+
+    /// Goes on from a checkpoint, or from the latest of a directory of checkpoints or of a run.
+    ///
+    /// ```rhai
+    /// engine.load_checkpoint("checkpoints");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn load_checkpoint(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        path: &str,
+    ) -> ScriptResult<()> {
+        load_checkpoint_with(ctx, engine, path, Map::new())
+    }
+
+    /// Goes on from a checkpoint, and brings a `loader` to its place in the data.
+    ///
+    /// ```rhai
+    /// engine.load_checkpoint("checkpoints", #{ loader: loader });
+    /// ```
+    #[rhai_fn(name = "load_checkpoint", return_raw, pure)]
+    pub fn load_checkpoint_with(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        path: &str,
+        options: Map,
+    ) -> ScriptResult<()> {
+        Ok(super::load(&*host::of(&ctx)?, engine, path, &options)?)
+    }
+
+    /// Returns the number of optimizer steps done.
+    #[rhai_fn(get = "global_step", return_raw, pure)]
+    pub fn global_step(engine: &mut Engine) -> ScriptResult<i64> {
+        Ok(engine.read()?.global_step() as i64)
+    }
+
+    /// Returns the number of micro batches of the step that has begun.
+    #[rhai_fn(get = "micro_step", return_raw, pure)]
+    pub fn micro_step(engine: &mut Engine) -> ScriptResult<i64> {
+        Ok(engine.read()?.micro_step() as i64)
+    }
+
+    /// Returns the mean loss of the last step over the target tokens of its whole global batch; `()`
+    /// before the first.
+    #[rhai_fn(get = "loss", return_raw, pure)]
+    pub fn loss(engine: &mut Engine) -> ScriptResult<Dynamic> {
+        Ok(engine.read()?.last_step().map_or(Dynamic::UNIT, |last| last.loss.into()))
+    }
+
+    /// Returns the norm of the last step's gradient before clipping; `()` before the first.
+    #[rhai_fn(get = "grad_norm", return_raw, pure)]
+    pub fn grad_norm(engine: &mut Engine) -> ScriptResult<Dynamic> {
+        Ok(engine.read()?.last_step().map_or(Dynamic::UNIT, |last| last.grad_norm.into()))
+    }
+
+    /// Returns the learning rate of the next step.
+    #[rhai_fn(get = "lr", return_raw, pure)]
+    pub fn lr(engine: &mut Engine) -> ScriptResult<f64> {
+        Ok(engine.read()?.lr())
+    }
+
+    /// Returns the model that is trained.
+    #[rhai_fn(get = "model", return_raw, pure)]
+    pub fn model(engine: &mut Engine) -> ScriptResult<Model> {
+        Ok(engine.read()?.model().clone())
+    }
+
+    /// Describes the engine.
+    #[rhai_fn(name = "to_string", return_raw, pure)]
+    pub fn describe(engine: &mut Engine) -> ScriptResult<String> {
+        Ok(super::describe(&*engine.read()?))
+    }
+
+    /// Describes the engine.
+    #[rhai_fn(name = "to_debug", return_raw, pure)]
+    pub fn describe_debug(engine: &mut Engine) -> ScriptResult<String> {
+        Ok(super::describe(&*engine.read()?))
+    }
+}
+
+/// Evaluates this rank's part of `dataset`; `None` when `stop` said so.
+pub(super) fn evaluate(
+    host: &Host,
+    engine: &engine::Engine,
+    dataset: &Dataset,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
+    let group = host.group()?;
+    let batches = dataset.loader(LoaderOptions {
+        micro_batch_size: engine.config().micro_batch_size,
+        rank: group.rank(),
+        world_size: group.world_size(),
+        device: group.device(),
+        ..LoaderOptions::default()
+    })?;
+    engine.evaluate(batches, stop)
+}
+
+/// An evaluation as a script sees it.
+pub(super) fn evaluation_map(evaluation: &Evaluation) -> Map {
+    Map::from([
+        ("loss".into(), evaluation.loss.into()),
+        ("perplexity".into(), evaluation.perplexity.into()),
+        ("targets".into(), (evaluation.targets as i64).into()),
+    ])
+}
+
+fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
+    let (loader, keep) = options::read("save_checkpoint", options, |o| {
+        (o.handle::<Loader>("loader", "a loader"), o.get("keep").range(1..).optional())
+    })?;
+    let loader = loader.as_ref().map(Shared::read).transpose()?;
+    let engine = engine.read()?;
+    let store = Store::open(&host.work_dir.join(dir));
+    if engine.group().rank() == 0 {
+        save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
+    }
+    engine.group().barrier()?;
+    Ok(store.latest()?.display().to_string())
+}
+
+fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
+    let loader =
+        options::read("load_checkpoint", options, |o| o.handle::<Loader>("loader", "a loader"))?;
+    let mut loader = loader.as_ref().map(Shared::write).transpose()?;
+    let dir = Store::resolve(&host.work_dir.join(path))?;
+    load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
+}
+
+fn describe(engine: &engine::Engine) -> String {
+    let config = engine.config();
+    format!(
+        "Engine after step {} (micro_batch_size {} x gradient_accumulation_steps {} x world_size {}, \
+         AdamW, lr {:e})",
+        engine.global_step(),
+        config.micro_batch_size,
+        config.gradient_accumulation_steps,
+        engine.group().world_size(),
+        engine.lr(),
+    )
+}

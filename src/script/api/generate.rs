@@ -1,0 +1,90 @@
+//! `generate`: text that a model goes on with.
+
+use rhai::{Map, plugin::*};
+
+use super::{model::api::Model, tokenizer::api::Tokenizer};
+use crate::{
+    error::{Code, Error, Result},
+    model::Sampling,
+    script::{
+        error::ScriptResult,
+        host::{self, Host},
+        options,
+    },
+};
+
+/// Generation of text.
+#[export_module]
+pub mod api {
+    /// Returns `prompt` and what the model goes on with, drawn with transformers' defaults: at most
+    /// 50 tokens, temperature 1, top_k 50.
+    ///
+    /// ```rhai
+    /// print(generate(model, tok, "It is a truth"));
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn generate(
+        ctx: NativeCallContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompt: &str,
+    ) -> ScriptResult<String> {
+        Ok(text(&*host::of(&ctx)?, &model, &tokenizer, prompt, &Map::new())?)
+    }
+
+    /// Returns `prompt` and what the model goes on with. A `temperature` of 0 takes the most likely
+    /// token each time; a `top_k` of 0 keeps all tokens.
+    ///
+    /// ```rhai
+    /// let options = #{ max_new_tokens: 40, temperature: 0.8, top_k: 40, top_p: 0.95, seed: 1 };
+    /// print(generate(model, tok, "It is a truth", options));
+    /// ```
+    #[rhai_fn(name = "generate", return_raw)]
+    pub fn generate_with(
+        ctx: NativeCallContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompt: &str,
+        options: Map,
+    ) -> ScriptResult<String> {
+        Ok(text(&*host::of(&ctx)?, &model, &tokenizer, prompt, &options)?)
+    }
+}
+
+fn text(
+    host: &Host,
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompt: &str,
+    options: &Map,
+) -> Result<String> {
+    let sampling = sampling(options)?;
+    let mut ids: Vec<i64> = tokenizer.encode(prompt)?.into_iter().map(i64::from).collect();
+    let eos = tokenizer.eos_id().map(i64::from);
+    let from_nothing = ids.is_empty();
+    if let (true, Some(eos)) = (from_nothing, eos) {
+        // What precedes each text in training.
+        ids.push(eos);
+    }
+    let new = model.generate(&ids, &sampling, eos, &|| host.must_stop())?;
+    if host.must_stop() {
+        return Err(host::interruption());
+    }
+    if from_nothing {
+        ids.clear();
+    }
+    ids.extend(new);
+    let ids: Option<Vec<u32>> = ids.into_iter().map(|id| u32::try_from(id).ok()).collect();
+    tokenizer.decode(&ids.ok_or_else(|| Error::new(Code::Internal, "a token id is negative"))?)
+}
+
+fn sampling(options: &Map) -> Result<Sampling> {
+    let default = Sampling::default();
+    options::read("generate", options, |o| Sampling {
+        max_new_tokens: o.get("max_new_tokens").range(1..).or(default.max_new_tokens),
+        temperature: o.get("temperature").range(0.0..).or(default.temperature),
+        top_k: o.get("top_k").optional().map_or(default.top_k, |k: usize| (k > 0).then_some(k)),
+        top_p: o.get("top_p").check(|p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1").or(1.0),
+        seed: o.get("seed").or(default.seed),
+    })
+}

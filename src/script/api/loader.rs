@@ -1,0 +1,133 @@
+//! `Loader` in scripts: micro batches of this rank, and the place in the data.
+//!
+//! A thin layer over [`crate::data::Loader`]. Going over a loader moves its place, so that a loop
+//! that was left with `break` can be taken up again.
+
+use std::iter;
+
+use rhai::{Dynamic, Map, Module, plugin::*};
+
+use crate::{
+    data::{self, LoaderOptions},
+    error::{Code, Result},
+    script::{Shared, api::batch, error::ScriptResult, host, iterate::set_iterator, options},
+};
+
+/// More rows than this in a micro batch are a mistake in the recipe.
+const MOST_ROWS: usize = 1 << 24;
+
+/// The functions of loaders, and `for` over the batches.
+pub(super) fn build() -> Module {
+    let mut module = rhai::exported_module!(api);
+    set_iterator(&mut module, |loader: api::Loader| {
+        Ok(iter::from_fn(move || next_batch(&loader).transpose()))
+    });
+    module
+}
+
+/// Loaders.
+#[export_module]
+pub mod api {
+    use crate::script::api::dataset::api::Dataset;
+
+    /// Micro batches in order, and the place of the next one. Made by `dataset.loader(options)`.
+    pub type Loader = Shared<data::Loader>;
+
+    /// Cuts the rows into micro batches, of which each process takes its own. `for` goes over them.
+    ///
+    /// Options: `micro_batch_size`, rows in a batch of one process; `epochs`, how often the data is
+    /// gone through (1), or `endless: true`; `drop_last`, whether a last batch that is not full is
+    /// left out (false).
+    ///
+    /// ```rhai
+    /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(1024);
+    /// for batch in ds.loader(#{ micro_batch_size: 4, epochs: 1 }) {
+    ///     print(batch.input_ids.shape);               // [4, 1024]
+    /// }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn loader(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        options: Map,
+    ) -> ScriptResult<Loader> {
+        let options = super::read_options(&options)?;
+        let group = host::of(&ctx)?.group()?;
+        let (rank, world_size, device) = (group.rank(), group.world_size(), group.device());
+        let options = LoaderOptions { rank, world_size, device, ..options };
+        Ok(dataset.loader(options)?.into())
+    }
+
+    /// Returns the epoch of the next batch, from 0.
+    ///
+    /// ```rhai
+    /// if loader.epoch > 0 { print("the data has been gone through once"); }
+    /// ```
+    #[rhai_fn(get = "epoch", return_raw, pure)]
+    pub fn epoch(loader: &mut Loader) -> ScriptResult<i64> {
+        Ok(loader.read()?.state().epoch as i64)
+    }
+
+    /// Returns the row of the epoch at which the next batch begins, over all processes.
+    ///
+    /// ```rhai
+    /// print(`${loader.row} rows of epoch ${loader.epoch} are done`);
+    /// ```
+    #[rhai_fn(get = "row", return_raw, pure)]
+    pub fn row(loader: &mut Loader) -> ScriptResult<i64> {
+        Ok(loader.read()?.state().row as i64)
+    }
+
+    /// Returns the number of batches in an epoch, or `()` where the rows would have to be read to
+    /// know it; `cache()` and `shuffle()` make it known.
+    ///
+    /// ```rhai
+    /// print(loader.batches_per_epoch);
+    /// ```
+    #[rhai_fn(get = "batches_per_epoch", return_raw, pure)]
+    pub fn batches_per_epoch(loader: &mut Loader) -> ScriptResult<Dynamic> {
+        let batches = loader.read()?.batches_per_epoch()?;
+        Ok(batches.map_or(Dynamic::UNIT, |batches| (batches as i64).into()))
+    }
+
+    /// Describes the loader: its dataset and its place.
+    #[rhai_fn(name = "to_string", pure)]
+    pub fn describe(loader: &mut Loader) -> String {
+        super::description(loader)
+    }
+
+    /// Describes the loader.
+    #[rhai_fn(name = "to_debug", pure)]
+    pub fn describe_debug(loader: &mut Loader) -> String {
+        super::description(loader)
+    }
+}
+
+/// The options of a loader, for a process that is alone.
+fn read_options(map: &Map) -> Result<LoaderOptions> {
+    options::read("loader", map, |o| {
+        let epochs = o.get("epochs").range(1..).optional();
+        let endless = o.get("endless").or(false);
+        if endless && o.has("epochs") {
+            let message = "`endless: true` and `epochs` exclude each other";
+            o.fault("endless", Code::BadValue, message);
+        }
+        LoaderOptions {
+            micro_batch_size: o.get("micro_batch_size").range(1..=MOST_ROWS).required(),
+            epochs: if endless { None } else { epochs.or(Some(1)) },
+            drop_last: o.get("drop_last").or(false),
+            ..LoaderOptions::default()
+        }
+    })
+}
+
+fn next_batch(loader: &api::Loader) -> Result<Option<Dynamic>> {
+    let batch = loader.write()?.next_batch()?;
+    Ok(batch.map(|batch| Dynamic::from(batch::api::Batch::new(batch))))
+}
+
+fn description(loader: &api::Loader) -> String {
+    let Ok(loader) = loader.read() else { return "Loader(in use)".to_owned() };
+    let data::LoaderState { epoch, row } = loader.state();
+    format!("Loader({}; at row {row} of epoch {epoch})", loader.dataset().describe())
+}

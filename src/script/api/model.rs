@@ -1,0 +1,271 @@
+//! `Model` in scripts: from scratch, from a directory or the hub, and out again.
+
+use std::{path::PathBuf, rc::Rc};
+
+use rhai::{Map, plugin::*};
+
+use crate::{
+    data,
+    error::{Code, Error, Result},
+    model::{self, Gpt2Config},
+    script::{
+        error::ScriptResult,
+        host::{self, Host},
+        options::{self, Options},
+        value,
+    },
+};
+
+/// What is fetched of a model on the hub.
+const MODEL_FILES: &[&str] = &[
+    "config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+    "tokenizer.json",
+];
+
+/// Models.
+#[export_module]
+pub mod api {
+    use crate::script::api::tokenizer::api::Tokenizer;
+
+    /// A language model; copies are the same one. Made by `load_model` or `new_model`.
+    pub type Model = Rc<model::Model>;
+
+    /// Loads a GPT-2 model as Hugging Face writes it: `config.json` and `model.safetensors`, or
+    /// shards with `model.safetensors.index.json`.
+    ///
+    /// * `spec` - a directory, or a model on the hub
+    ///
+    /// ```rhai
+    /// let model = load_model("openai-community/gpt2");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn load_model(ctx: NativeCallContext, spec: &str) -> ScriptResult<Model> {
+        load_model_with(ctx, spec, Map::new())
+    }
+
+    /// Loads a model, at a `revision` of the hub, or with another dropout than its config says:
+    /// `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
+    ///
+    /// ```rhai
+    /// let model = load_model("openai-community/gpt2", #{ resid_pdrop: 0, revision: "main" });
+    /// ```
+    #[rhai_fn(name = "load_model", return_raw)]
+    pub fn load_model_with(
+        ctx: NativeCallContext,
+        spec: &str,
+        options: Map,
+    ) -> ScriptResult<Model> {
+        Ok(super::load(&*host::of(&ctx)?, spec, &options)?)
+    }
+
+    /// Makes a GPT-2 with random weights, in one of the published sizes or as a `config.json` says.
+    ///
+    /// * `spec` - "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or the path of a `config.json` or
+    ///   of its directory
+    ///
+    /// ```rhai
+    /// let model = new_model("gpt2-medium");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn new_model(ctx: NativeCallContext, spec: &str) -> ScriptResult<Model> {
+        new_model_with(ctx, spec, Map::new())
+    }
+
+    /// Makes a GPT-2 with random weights drawn from `seed` (42), and with other settings than those
+    /// of `spec`, under the names of `config.json`.
+    ///
+    /// ```rhai
+    /// let model = new_model("gpt2", #{ n_layer: 4, n_head: 4, n_embd: 128, seed: 1 });
+    /// ```
+    #[rhai_fn(name = "new_model", return_raw)]
+    pub fn new_model_with(ctx: NativeCallContext, spec: &str, options: Map) -> ScriptResult<Model> {
+        Ok(super::make(&*host::of(&ctx)?, spec, &options)?)
+    }
+
+    /// Returns the number of parameters; a tied head counts once.
+    #[rhai_fn(get = "num_params", pure)]
+    pub fn num_params(model: &mut Model) -> i64 {
+        model.num_params() as i64
+    }
+
+    /// Returns the settings of the model, as `config.json` has them.
+    #[rhai_fn(get = "config", pure)]
+    pub fn config(model: &mut Model) -> Dynamic {
+        value::from_json(model.config().to_json().into())
+    }
+
+    /// Writes the model as a directory that transformers loads, with the tokenizer that it was
+    /// loaded with, if any. The directory is whole or absent at every instant.
+    ///
+    /// * `dir` - a new directory, or one that holds an earlier export
+    ///
+    /// ```rhai
+    /// model.export_hf("exports/gpt2");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn export_hf(ctx: NativeCallContext, model: &mut Model, dir: &str) -> ScriptResult<()> {
+        export_hf_with(ctx, model, dir, Map::new())
+    }
+
+    /// Writes the model with a `tokenizer`.
+    ///
+    /// ```rhai
+    /// model.export_hf("exports/gpt2", #{ tokenizer: tokenizer("dsr:gpt2") });
+    /// ```
+    #[rhai_fn(name = "export_hf", return_raw, pure)]
+    pub fn export_hf_with(
+        ctx: NativeCallContext,
+        model: &mut Model,
+        dir: &str,
+        options: Map,
+    ) -> ScriptResult<()> {
+        let host = host::of(&ctx)?;
+        let tokenizer = options::read("export_hf", &options, |o| {
+            o.handle::<Tokenizer>("tokenizer", "a tokenizer")
+        })?;
+        let json = tokenizer.map(|tokenizer| tokenizer.to_json()).transpose()?;
+        // Every rank has the whole model.
+        if host.group()?.rank() == 0 {
+            model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
+        }
+        Ok(())
+    }
+
+    /// Describes the model.
+    #[rhai_fn(name = "to_string", pure)]
+    pub fn describe(model: &mut Model) -> String {
+        super::describe(model)
+    }
+
+    /// Describes the model.
+    #[rhai_fn(name = "to_debug", pure)]
+    pub fn describe_debug(model: &mut Model) -> String {
+        super::describe(model)
+    }
+}
+
+fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
+    let (revision, overrides) = options::read("load_model", options, |o| {
+        let revision = o.get::<String>("revision").optional();
+        (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
+    })?;
+    let dir = directory(host, spec, revision.as_deref())?;
+    let config = Gpt2Config::read(&dir)?;
+    let config = with_overrides(config, overrides, "load_model")?;
+    let model = model::Model::load(&dir, config, host.group()?.device())?;
+    Ok(Rc::new(model))
+}
+
+/// The directory that `spec` means, fetched from the hub where it is none here.
+fn directory(host: &Host, spec: &str, revision: Option<&str>) -> Result<PathBuf> {
+    let path = host.work_dir.join(spec);
+    if spec.is_empty() {
+        return Err(Error::new(Code::BadValue, "the model has no name")
+            .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
+    }
+    if path.is_dir() {
+        return Ok(path);
+    }
+    if !data::is_hub_id(spec, &host.work_dir) {
+        let what = if path.exists() { "is a file" } else { "does not exist" };
+        let message = format!("the model directory {} {what}", path.display());
+        return Err(Error::new(Code::Io, message)
+            .hint("expected a directory with config.json and model.safetensors"));
+    }
+    let fetched = host.hub()?.model_files(spec, revision, MODEL_FILES);
+    fetched.map_err(|e| e.hint(format!("there is no directory {} either", path.display())))
+}
+
+fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
+    let (seed, overrides) = options::read("new_model", options, |o| {
+        (o.get::<u64>("seed").or(42), overrides(o, CONFIG_KEYS))
+    })?;
+    let config = match Gpt2Config::named(spec) {
+        Some(config) => config,
+        None => from_file(host, spec)?,
+    };
+    let config = with_overrides(config, overrides, "new_model")?;
+    let model = model::Model::from_scratch(config, seed, host.group()?.device())?;
+    Ok(Rc::new(model))
+}
+
+fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
+    let path = host.work_dir.join(spec);
+    if spec.is_empty() || !path.exists() {
+        let names = Gpt2Config::NAMES.join(", ");
+        let message =
+            format!("no model \"{spec}\": there are {names}, and no config.json is there");
+        return Err(Error::new(Code::BadValue, message)
+            .hint("give one of these names, or the path of a config.json or of its directory"));
+    }
+    Gpt2Config::read(&path)
+}
+
+/// The settings of `config.json` that a recipe may set.
+const CONFIG_KEYS: &[&str] = &[
+    "vocab_size",
+    "n_positions",
+    "n_embd",
+    "n_layer",
+    "n_head",
+    "n_inner",
+    "activation_function",
+    "resid_pdrop",
+    "embd_pdrop",
+    "attn_pdrop",
+    "layer_norm_epsilon",
+    "initializer_range",
+    "scale_attn_weights",
+    "scale_attn_by_inverse_layer_idx",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+];
+
+/// Those of `keys` that are given; their types are checked as those of a `config.json` are.
+fn overrides(
+    o: &mut Options<'_>,
+    keys: &'static [&'static str],
+) -> Vec<(&'static str, serde_json::Value)> {
+    keys.iter().filter_map(|&key| Some((key, o.get(key).optional()?))).collect()
+}
+
+fn with_overrides(
+    config: Gpt2Config,
+    overrides: Vec<(&'static str, serde_json::Value)>,
+    owner: &str,
+) -> Result<Gpt2Config> {
+    if overrides.is_empty() {
+        return Ok(config);
+    }
+    let mut json = config.to_json();
+    for (key, value) in overrides {
+        json.insert(key.to_owned(), whole(value));
+    }
+    Gpt2Config::from_json(&json, owner)
+}
+
+/// Whole floats are whole numbers, as in every option.
+fn whole(value: serde_json::Value) -> serde_json::Value {
+    match value.as_f64() {
+        Some(f) if value.is_f64() && f.fract() == 0.0 && f.abs() < 9.0e15 => (f as i64).into(),
+        _ => value,
+    }
+}
+
+fn describe(model: &model::Model) -> String {
+    let config = model.config();
+    format!(
+        "Model gpt2, {:.1}M parameters ({} layers of {} x {} heads, {} positions, vocabulary {}{})",
+        model.num_params() as f64 / 1e6,
+        config.n_layer,
+        config.n_embd,
+        config.n_head,
+        config.n_positions,
+        config.vocab_size,
+        if config.tie_word_embeddings { ", tied head" } else { "" },
+    )
+}

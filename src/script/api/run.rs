@@ -1,0 +1,222 @@
+//! `Run` in scripts: the directory, the progress line, checkpoints and Ctrl-C of a training loop.
+
+use std::time::Instant;
+
+use rhai::{Map, Module, plugin::*};
+
+use super::{
+    batch::api::Batch,
+    dataset::api::Dataset,
+    engine::{self, Engine},
+    loader::api::Loader,
+};
+use crate::{
+    error::{Code, Error, Result},
+    run::{Shown, Training, TrainingOptions},
+    script::{
+        Shared,
+        error::ScriptResult,
+        host::{self, Host},
+        iterate, options,
+    },
+};
+
+/// A run as a script value: what is written down, and the engine and loader that it follows.
+#[derive(Clone)]
+pub struct Run {
+    training: Shared<Training>,
+    engine: Engine,
+    loader: Loader,
+}
+
+/// The functions of runs, and `for` over the batches that are left of one.
+pub(super) fn build() -> Module {
+    let mut module = rhai::exported_module!(api);
+    iterate::set_iterator(&mut module, |run: Run| Ok(Batches(run)));
+    module
+}
+
+/// Runs.
+#[export_module]
+pub mod api {
+    /// A training run with its directory. Made by `start_run`.
+    pub type Run = super::Run;
+
+    /// Starts a run, or goes on with one under `--resume`: makes its directory `runs/NAME`, or brings
+    /// engine and loader to its checkpoint.
+    ///
+    /// * `options` - `total_steps` (required), `save_every` (none: a checkpoint only at the end),
+    ///   `keep` (2 checkpoints; 0 keeps all), `name` (the recipe's)
+    ///
+    /// ```rhai
+    /// let run = start_run(engine, loader, #{ total_steps: 300, save_every: 100 });
+    /// for batch in run {
+    ///     engine.backward(engine.forward(batch));
+    ///     if engine.step() { run.after_step(); }
+    /// }
+    /// run.finish();
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn start_run(
+        ctx: NativeCallContext,
+        engine: Engine,
+        loader: Loader,
+        options: Map,
+    ) -> ScriptResult<Run> {
+        Ok(super::start(&*host::of(&ctx)?, engine, loader, &options)?)
+    }
+
+    /// Writes the step that was just done into `metrics.jsonl`, shows the progress line, saves a
+    /// checkpoint when one is due, and, if the user has pressed Ctrl-C, saves and ends the recipe.
+    ///
+    /// ```rhai
+    /// if engine.step() { run.after_step(); }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn after_step(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
+        let host = host::of(&ctx)?;
+        let shown = run.training.write()?.on_step(&*run.engine.read()?, &*run.loader.read()?)?;
+        super::show(&host, &run.training, shown)?;
+        Ok(run.end_if_interrupted(&host)?)
+    }
+
+    /// Computes the mean loss over all target tokens of a dataset, as `engine.evaluate` does, and
+    /// writes it down.
+    ///
+    /// ```rhai
+    /// if engine.global_step % 100 == 0 { run.evaluate(validation); }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn evaluate(ctx: NativeCallContext, run: &mut Run, dataset: Dataset) -> ScriptResult<Map> {
+        Ok(run.evaluate_and_log(&*host::of(&ctx)?, &dataset)?)
+    }
+
+    /// Saves a checkpoint now.
+    ///
+    /// ```rhai
+    /// run.save();
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn save(run: &mut Run) -> ScriptResult<()> {
+        Ok(run.training.write()?.save(&*run.engine.read()?, &*run.loader.read()?)?)
+    }
+
+    /// Ends the run: saves the last step, draws `loss.svg` and says where everything is.
+    ///
+    /// ```rhai
+    /// run.finish();
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn finish(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
+        let host = host::of(&ctx)?;
+        let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
+        host.run_is_active.set(false);
+        line.iter().for_each(|line| host.note(line));
+        Ok(())
+    }
+
+    /// Returns the run's directory; `()` on every rank but the first.
+    #[rhai_fn(get = "dir", return_raw, pure)]
+    pub fn dir(run: &mut Run) -> ScriptResult<Dynamic> {
+        let training = run.training.read()?;
+        Ok(training.dir().map_or(Dynamic::UNIT, |dir| dir.display().to_string().into()))
+    }
+
+    /// Returns the number of the run's last step.
+    #[rhai_fn(get = "total_steps", return_raw, pure)]
+    pub fn total_steps(run: &mut Run) -> ScriptResult<i64> {
+        Ok(run.training.read()?.total_steps() as i64)
+    }
+}
+
+fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
+    let options = options::read("start_run", options, |o| {
+        let keep = o.get::<usize>("keep").or(2);
+        TrainingOptions {
+            root: host.work_dir.join("runs"),
+            name: o.get("name").optional().unwrap_or_else(|| host.recipe_name()),
+            start: host.start.clone(),
+            total_steps: o.get("total_steps").range(1..).required(),
+            save_every: o.get("save_every").range(1..).optional(),
+            keep: (keep > 0).then_some(keep),
+            lines: host.lines,
+            recipe: host.recipe_record(),
+            command: host.command.clone(),
+        }
+    })?;
+    let options =
+        TrainingOptions { name: host.run_name.clone().unwrap_or(options.name), ..options };
+    let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
+    let training = Shared::new(training);
+    show(host, &training, shown)?;
+    host.run_is_active.set(true);
+    Ok(Run { training, engine, loader })
+}
+
+fn show(host: &Host, training: &Shared<Training>, shown: Shown) -> Result<()> {
+    if let Some(report) = &shown.report {
+        let total = training.read()?.total_steps();
+        host.progress(report.values.step, total, &report.to_string());
+    }
+    shown.lines.iter().for_each(|line| host.note(line));
+    Ok(())
+}
+
+impl Run {
+    fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
+        let began = Instant::now();
+        let stop = || host.interrupted();
+        let found = engine::evaluate(host, &*self.engine.read()?, dataset, &stop)?;
+        let Some(evaluation) = found else {
+            self.end_if_interrupted(host)?;
+            return Err(host::interruption());
+        };
+        let step = self.engine.read()?.global_step();
+        let line = self.training.write()?.on_evaluation(step, &evaluation, began)?;
+        line.iter().for_each(|line| host.note(line));
+        Ok(engine::evaluation_map(&evaluation))
+    }
+
+    /// Saves and fails with the way to go on, if the user asked to stop.
+    fn end_if_interrupted(&self, host: &Host) -> Result<()> {
+        if !host.interrupted() {
+            return Ok(());
+        }
+        let mut training = self.training.write()?;
+        Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?)
+    }
+}
+
+/// The batches until the run's last step.
+struct Batches(Run);
+
+impl Iterator for Batches {
+    type Item = Result<Dynamic>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_batch().transpose()
+    }
+}
+
+impl Batches {
+    fn next_batch(&mut self) -> Result<Option<Dynamic>> {
+        let Run { training, engine, loader } = &self.0;
+        let (step, total) = (engine.read()?.global_step(), training.read()?.total_steps());
+        if step >= total {
+            return Ok(None);
+        }
+        let batch = loader.write()?.next_batch()?;
+        match batch {
+            Some(batch) => Ok(Some(Dynamic::from(Batch::new(batch)))),
+            None => Err(ended_early(step, total)),
+        }
+    }
+}
+
+fn ended_early(step: u64, total: u64) -> Error {
+    Error::new(Code::Data, format!("the data ended after step {step} of {total}"))
+        .hint(
+            "let the loader go on without end: .loader(#{ micro_batch_size: ..., endless: true })",
+        )
+        .hint("or lower total_steps")
+}

@@ -1,0 +1,178 @@
+//! `Tokenizer` in scripts: text to token ids and back.
+//!
+//! A thin layer over [`crate::data::Tokenizer`].
+
+use std::rc::Rc;
+
+use rhai::{Array, Map, plugin::*};
+
+use crate::{
+    data,
+    error::Result,
+    script::{Host, error::ScriptResult, host, options, value::argument},
+};
+
+/// The files of a model on the hub that make its tokenizer, as far as it has them.
+const HUB_FILES: [&str; 4] =
+    ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"];
+
+/// Tokenizers.
+#[export_module]
+pub mod api {
+    /// A tokenizer with its vocabulary and special tokens.
+    pub type Tokenizer = Rc<data::Tokenizer>;
+
+    /// Opens a tokenizer: `dsr:gpt2`, which is in the binary; a `tokenizer.json`; a directory that
+    /// holds one, or that holds `vocab.json` and `merges.txt`; or a model of the Hugging Face hub.
+    ///
+    /// * `spec` - the name, path or hub id
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("dsr:gpt2");
+    /// print(tok.encode("Hello world!"));              // [15496, 995, 0]
+    /// let tok = tokenizer("openai-community/gpt2");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn tokenizer(ctx: NativeCallContext, spec: &str) -> ScriptResult<Tokenizer> {
+        Ok(super::open(&*host::of(&ctx)?, spec, None)?.into())
+    }
+
+    /// Opens a tokenizer with options: `revision`, a branch, tag or commit of the hub.
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("openai-community/gpt2", #{ revision: "main" });
+    /// ```
+    #[rhai_fn(name = "tokenizer", return_raw)]
+    pub fn tokenizer_with_options(
+        ctx: NativeCallContext,
+        spec: &str,
+        options: Map,
+    ) -> ScriptResult<Tokenizer> {
+        let revision =
+            options::read("tokenizer", &options, |o| o.get::<String>("revision").optional())?;
+        Ok(super::open(&*host::of(&ctx)?, spec, revision.as_deref())?.into())
+    }
+
+    /// Opens the two files of a byte-level BPE such as GPT-2's.
+    ///
+    /// * `vocab` - path of the `vocab.json`
+    /// * `merges` - path of the `merges.txt`
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("vocab.json", "merges.txt");
+    /// ```
+    #[rhai_fn(name = "tokenizer", return_raw)]
+    pub fn tokenizer_of_files(
+        ctx: NativeCallContext,
+        vocab: &str,
+        merges: &str,
+    ) -> ScriptResult<Tokenizer> {
+        let dir = &host::of(&ctx)?.work_dir;
+        Ok(data::Tokenizer::from_vocab_and_merges(&dir.join(vocab), &dir.join(merges))?.into())
+    }
+
+    /// Returns the token ids of a text, with the special tokens that the tokenizer itself adds.
+    ///
+    /// ```rhai
+    /// let ids = tokenizer("dsr:gpt2").encode("Hello world!");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn encode(tokenizer: &mut Tokenizer, text: &str) -> ScriptResult<Array> {
+        Ok(tokenizer.encode(text)?.into_iter().map(|id| i64::from(id).into()).collect())
+    }
+
+    /// Returns the text of token ids, without special tokens such as `<|endoftext|>`.
+    ///
+    /// ```rhai
+    /// print(tokenizer("dsr:gpt2").decode([15496, 995, 0]));       // Hello world!
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn decode(tokenizer: &mut Tokenizer, ids: Array) -> ScriptResult<String> {
+        Ok(tokenizer.decode(&argument::<Vec<u32>>("ids", &ids.into())?)?)
+    }
+
+    /// Returns the text of token ids; with `skip_special_tokens: false`, special tokens included.
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("dsr:gpt2");
+    /// print(tok.decode([15496, tok.eos_id], #{ skip_special_tokens: false }));
+    /// ```
+    #[rhai_fn(name = "decode", return_raw, pure)]
+    pub fn decode_with_options(
+        tokenizer: &mut Tokenizer,
+        ids: Array,
+        options: Map,
+    ) -> ScriptResult<String> {
+        let skip = options::read("decode", &options, |o| o.get("skip_special_tokens").or(true))?;
+        let ids = argument::<Vec<u32>>("ids", &ids.into())?;
+        Ok(match skip {
+            true => tokenizer.decode(&ids)?,
+            false => tokenizer.decode_with_special_tokens(&ids)?,
+        })
+    }
+
+    /// Returns the number of tokens in the vocabulary, added ones included.
+    ///
+    /// ```rhai
+    /// print(tokenizer("dsr:gpt2").vocab_size);        // 50257
+    /// ```
+    #[rhai_fn(get = "vocab_size", pure)]
+    pub fn vocab_size(tokenizer: &mut Tokenizer) -> i64 {
+        tokenizer.vocab_size() as i64
+    }
+
+    /// Returns the id of the token that ends a text, or `()` if there is none.
+    ///
+    /// ```rhai
+    /// print(tokenizer("dsr:gpt2").eos_id);            // 50256
+    /// ```
+    #[rhai_fn(get = "eos_id", pure)]
+    pub fn eos_id(tokenizer: &mut Tokenizer) -> Dynamic {
+        super::id_or_unit(tokenizer.eos_id())
+    }
+
+    /// Returns the id that rows are padded with: that of the padding token, or else of the token
+    /// that ends a text, or `()` if there is neither.
+    ///
+    /// ```rhai
+    /// print(tokenizer("dsr:gpt2").pad_id);            // 50256
+    /// ```
+    #[rhai_fn(get = "pad_id", pure)]
+    pub fn pad_id(tokenizer: &mut Tokenizer) -> Dynamic {
+        super::id_or_unit(tokenizer.pad_id())
+    }
+
+    /// Returns the id of a token as the vocabulary spells it, or `()` if it is not one.
+    ///
+    /// ```rhai
+    /// print(tokenizer("dsr:gpt2").token_id("<|endoftext|>"));     // 50256
+    /// ```
+    #[rhai_fn(pure)]
+    pub fn token_id(tokenizer: &mut Tokenizer, token: &str) -> Dynamic {
+        super::id_or_unit(tokenizer.token_id(token))
+    }
+
+    /// Describes the tokenizer.
+    #[rhai_fn(name = "to_string", pure)]
+    pub fn describe(tokenizer: &mut Tokenizer) -> String {
+        format!("{tokenizer:?}")
+    }
+
+    /// Describes the tokenizer.
+    #[rhai_fn(name = "to_debug", pure)]
+    pub fn describe_debug(tokenizer: &mut Tokenizer) -> String {
+        format!("{tokenizer:?}")
+    }
+}
+
+fn open(host: &Host, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
+    if data::is_hub_id(spec, &host.work_dir) {
+        let dir = host.hub()?.model_files(spec, revision, &HUB_FILES)?;
+        return data::Tokenizer::from_path(&dir);
+    }
+    data::Tokenizer::open(spec, &host.work_dir)
+}
+
+fn id_or_unit(id: Option<u32>) -> Dynamic {
+    id.map_or(Dynamic::UNIT, |id| i64::from(id).into())
+}

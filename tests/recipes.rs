@@ -1,0 +1,327 @@
+//! The recipes and the program around them, run as a user runs them.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use crate::engine::golden;
+
+fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// A command that runs dsr in `dir`.
+fn dsr(dir: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
+    command.args(args).current_dir(dir);
+    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a run that succeeds.
+fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{:?}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+fn recipe(name: &str) -> String {
+    repository().join("recipes").join(name).display().to_string()
+}
+
+fn metrics(run: &Path) -> Vec<Value> {
+    let text = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Step and loss of each training step that a run wrote down.
+fn losses(run: &Path) -> Vec<(u64, f64)> {
+    let step = |value: &Value| Some((value["step"].as_u64()?, value["loss"].as_f64()?));
+    metrics(run).iter().filter_map(step).collect()
+}
+
+/// The recipe of the golden values, as it stands in their folder, prints PyTorch's losses (2e-5
+/// relative) and gradient norms (2e-4): float32 with other kernels.
+#[test]
+fn the_golden_recipe_prints_pytorchs_losses() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = format!("model={}", golden("gpt2-tiny-v512").display());
+    let data = format!("data={}", golden("tokens-v512.parquet").display());
+    let script = golden("gpt2_golden.rhai").display().to_string();
+    let output = dsr(dir.path(), &["run", &script, "-p", &model, "-p", &data]).output().unwrap();
+    let expected: Value =
+        serde_json::from_str(&fs::read_to_string(golden("gpt2-tiny-v512.fp32.json")).unwrap())
+            .unwrap();
+    let lines: Vec<Value> =
+        out(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 30);
+    for (i, line) in lines.iter().enumerate() {
+        assert_eq!(line["step"], i as u64 + 1);
+        for (key, series, tolerance) in
+            [("loss", "losses", 2e-5), ("grad_norm", "grad_norms", 2e-4)]
+        {
+            let expected = expected[series][i].as_f64().unwrap();
+            let relative = (line[key].as_f64().unwrap() / expected - 1.0).abs();
+            assert!(relative <= tolerance, "step {}: {key} is off by {relative:.1e}", i + 1);
+        }
+    }
+}
+
+/// `make run`: the defaults, offline. The perplexity falls from that of a uniform guess over the
+/// vocabulary (about 50,000) to less than a hundredth, and the sample is made of words.
+#[test]
+fn the_default_recipe_learns_to_write_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let output =
+        dsr(dir.path(), &["run", &recipe("gpt2_wikitext.rhai"), "-p", "export_dir=exported"])
+            .env("HF_HUB_OFFLINE", "1")
+            .output()
+            .unwrap();
+    let printed = out(&output);
+    let perplexity = |begins: &str| {
+        let line = printed.lines().find(|line| line.starts_with(begins)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<f64>().unwrap()
+    };
+    let (before, after) = (perplexity("before training"), perplexity("after training"));
+    assert!(before > 40_000.0 && after < before / 100.0, "{before} to {after}");
+
+    let sample = &printed[printed.find("It is a truth").unwrap()..];
+    let words: Vec<&str> = sample.split(|c: char| !c.is_alphabetic()).collect();
+    let common = words.iter().filter(|word| COMMON_WORDS.contains(&&*word.to_lowercase())).count();
+    assert!(words.len() > 40 && common * 4 > words.len(), "{common} of {}: {sample}", words.len());
+
+    let run = dir.path().join("runs/gpt2_wikitext");
+    let steps = losses(&run);
+    assert_eq!(steps.last().unwrap().0 as usize, steps.len());
+    for file in ["recipe.rhai", "params.json", "command.txt", "loss.svg", "checkpoints/latest"] {
+        assert!(run.join(file).exists(), "{file}");
+    }
+    for file in ["config.json", "model.safetensors", "tokenizer.json"] {
+        assert!(dir.path().join("exported").join(file).exists(), "{file}");
+    }
+    let progress = text(&output.stderr);
+    for part in ["step 1/", "loss", "lr", "|g|", "tok/s", "MiB", "left"] {
+        assert!(progress.contains(part), "{part}: {progress}");
+    }
+}
+
+/// Words of which every English text is full.
+const COMMON_WORDS: &[&str] = &[
+    "the", "to", "and", "of", "a", "i", "her", "was", "it", "in", "she", "not", "be", "that", "he",
+    "had", "as", "you", "for", "have", "is", "with", "his", "but", "my", "at", "all", "so", "him",
+    "on", "very", "been", "by", "could", "would", "they", "no", "were", "from", "what", "which",
+];
+
+#[test]
+fn the_loop_recipe_runs_and_saves() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["run", &recipe("gpt2_loop.rhai"), "-p", "steps=3", "-p", "checkpoints=saved"];
+    let printed = out(&dsr(dir.path(), &args).output().unwrap());
+    let lines: Vec<&str> = printed.lines().collect();
+    assert_eq!(lines.len(), 4, "{printed}");
+    assert!(lines[0].starts_with("step 1  grad_norm "), "{printed}");
+    assert!(lines[3].ends_with("saved/step-00000003"), "{printed}");
+}
+
+/// A run on a tiny model, whose steps take milliseconds.
+const TINY: &str = r#"
+param("steps", 12, "optimizer steps");
+param("lr", 1e-3, "learning rate");
+param("dropout", 0.1, "dropout");
+param("pause", 0.0, "seconds between steps");
+let rows = dataset("rows.jsonl").shuffle(#{ seed: 3 });
+let model = new_model("gpt2", #{
+    vocab_size: 64, n_positions: 16, n_embd: 16, n_layer: 2, n_head: 2, seed: 1,
+    embd_pdrop: P::dropout, attn_pdrop: P::dropout, resid_pdrop: P::dropout,
+});
+let engine = init_engine(model, #{
+    micro_batch_size: 2,
+    gradient_accumulation_steps: 2,
+    optimizer: #{ type: "AdamW", lr: P::lr },
+    scheduler: #{ type: "linear", total_num_steps: 200, warmup_num_steps: 4 },
+});
+let loader = rows.loader(#{ micro_batch_size: 2, endless: true });
+let run = start_run(engine, loader, #{ total_steps: P::steps, save_every: 2 });
+for batch in run {
+    engine.backward(engine.forward(batch));
+    if engine.step() {
+        run.after_step();
+        print(`step ${engine.global_step}`);
+        if P::pause > 0.0 { sleep(P::pause); }
+    }
+}
+run.finish();
+"#;
+
+struct Tiny(tempfile::TempDir);
+
+impl Tiny {
+    fn new() -> Self {
+        let tiny = Self(tempfile::tempdir().unwrap());
+        fs::write(tiny.path("tiny.rhai"), TINY).unwrap();
+        let row = |i: usize| {
+            let ids: Vec<_> = (0..16).map(|t| ((i * 7 + t * t) % 64).to_string()).collect();
+            format!("{{\"input_ids\": [{}]}}\n", ids.join(", "))
+        };
+        fs::write(tiny.path("rows.jsonl"), (0..20).map(row).collect::<String>()).unwrap();
+        tiny
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        dsr(self.0.path(), &[&["run", "tiny.rhai"], args].concat()).output().unwrap()
+    }
+
+    /// Starts a run, waits until it has printed `lines` lines, and hands it over.
+    fn until(&self, args: &[&str], lines: usize) -> std::process::Child {
+        let mut child = dsr(self.0.path(), &[&["run", "tiny.rhai"], args].concat())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        for _ in 0..lines {
+            let mut line = String::new();
+            stdout.read_line(&mut line).unwrap();
+            assert!(line.starts_with("step"), "{line}");
+        }
+        // Kept open: a closed pipe would be an error of its own.
+        std::thread::spawn(move || stdout.lines().for_each(drop));
+        child
+    }
+}
+
+fn signal(child: &std::process::Child, name: &str) {
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+#[test]
+fn ctrl_c_finishes_the_step_saves_and_says_how_to_go_on() {
+    let tiny = Tiny::new();
+    out(&tiny.run(&["--name", "whole"]));
+
+    let child = tiny.until(&["--name", "cut", "-p", "pause=0.05"], 3);
+    signal(&child, "-INT");
+    let output = child.wait_with_output().unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(130), "{error}");
+    let stopped = losses(&tiny.path("runs/cut")).len();
+    assert!((3..12).contains(&stopped));
+    let saved = format!("stopped after step {stopped}; the checkpoint of step {stopped} is saved");
+    assert!(error.contains(&saved), "{error}");
+    let how = "run tiny.rhai --name cut -p pause=0.05 --resume auto";
+    assert!(error.contains(how), "{error}");
+
+    out(&tiny.run(&["--name", "cut", "--resume", "auto"]));
+    assert_eq!(losses(&tiny.path("runs/cut")), losses(&tiny.path("runs/whole")));
+}
+
+#[test]
+fn a_kill_at_any_instant_leaves_a_checkpoint_to_go_on_from() {
+    let tiny = Tiny::new();
+    out(&tiny.run(&["--name", "whole"]));
+    for (i, delay_ms) in [0, 7, 19, 31, 53].into_iter().enumerate() {
+        let name = format!("killed{i}");
+        let mut child = tiny.until(&["--name", &name], 2);
+        std::thread::sleep(Duration::from_millis(delay_ms));
+        // It may have ended already.
+        let _ = child.kill();
+        child.wait().unwrap();
+        let again = tiny.run(&["--name", &name, "--resume", "auto"]);
+        if !again.status.success() {
+            assert!(text(&again.stderr).contains("is at step 12 already"), "{again:?}");
+        }
+        let run = tiny.path("runs").join(&name);
+        assert_eq!(losses(&run), losses(&tiny.path("runs/whole")), "killed after {delay_ms} ms");
+    }
+}
+
+#[test]
+fn resuming_from_an_earlier_checkpoint_branches_off() {
+    let tiny = Tiny::new();
+    out(&tiny.run(&[]));
+    let earlier = "runs/tiny/checkpoints/step-00000010";
+    let before = fs::read_to_string(tiny.path("runs/tiny/metrics.jsonl")).unwrap();
+    out(&tiny.run(&["--resume", earlier]));
+    assert_eq!(fs::read_to_string(tiny.path("runs/tiny/metrics.jsonl")).unwrap(), before);
+    let branch = losses(&tiny.path("runs/tiny-2"));
+    assert_eq!(branch, losses(&tiny.path("runs/tiny"))[10..]);
+}
+
+#[test]
+fn a_damaged_checkpoint_is_an_error_that_names_the_file() {
+    let tiny = Tiny::new();
+    out(&tiny.run(&["-p", "steps=4"]));
+    let file = tiny.path("runs/tiny/checkpoints/step-00000004/model.safetensors");
+    let mut bytes = fs::read(&file).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    fs::write(&file, bytes).unwrap();
+    let output = tiny.run(&["--resume", "auto"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    assert!(error.contains("model.safetensors was altered"), "{error}");
+    assert!(error.contains("the previous good checkpoint is runs/tiny/checkpoints/step-00000002"));
+    let output = tiny.run(&["--resume", "auto", "--name", "tinny"]);
+    assert!(text(&output.stderr).contains("did you mean \"tiny\"?"), "{output:?}");
+}
+
+#[test]
+fn a_loss_that_diverges_ends_the_run_and_keeps_its_checkpoints() {
+    let tiny = Tiny::new();
+    let output = tiny.run(&["-p", "lr=1e30"]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(6), "{error}");
+    assert!(error.contains("error[E401]: the loss is"), "{error}");
+    assert!(error.contains("tiny.rhai:"), "{error}");
+    assert!(error.contains("engine.step()"), "{error}");
+}
+
+/// Two processes with torchrun's variables train as one does on the same global batch; sums in
+/// another order, hence 1e-5.
+#[test]
+fn two_ranks_train_as_one() {
+    let tiny = Tiny::new();
+    let recipe = TINY.replace("gradient_accumulation_steps: 2", "gradient_accumulation_steps: 1");
+    out(&tiny.run(&["--name", "one", "-p", "dropout=0"]));
+    fs::write(tiny.path("two.rhai"), recipe).unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let ranks: Vec<_> = (0..2)
+        .map(|rank: u32| {
+            dsr(tiny.0.path(), &["run", "two.rhai", "--name", "two", "-p", "dropout=0"])
+                .env("RANK", rank.to_string())
+                .env("LOCAL_RANK", rank.to_string())
+                .env("WORLD_SIZE", "2")
+                .env("MASTER_ADDR", "127.0.0.1")
+                .env("MASTER_PORT", port.to_string())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    for rank in ranks {
+        out(&rank.wait_with_output().unwrap());
+    }
+    let (one, two) = (losses(&tiny.path("runs/one")), losses(&tiny.path("runs/two")));
+    assert_eq!(one.len(), two.len());
+    for ((step, a), (_, b)) in one.iter().zip(&two) {
+        assert!((a / b - 1.0).abs() < 1e-5, "step {step}: {a} and {b}");
+    }
+    assert!(!tiny.path("runs/two-2").exists(), "only one rank writes");
+}

@@ -1,0 +1,80 @@
+//! A recipe in a directory of its own, run as `dsr run` would.
+
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use dsr::{
+    error::Code,
+    script::{Failure, Host, Session, diagnostics::Fault},
+};
+
+/// The directory, with the recipe in `recipe.rhai`; it is the working directory too.
+pub(crate) struct Recipe {
+    directory: tempfile::TempDir,
+}
+
+impl Recipe {
+    pub(crate) fn new(text: &str) -> Self {
+        let recipe = Self { directory: tempfile::tempdir().unwrap() };
+        recipe.file("recipe.rhai", text);
+        recipe
+    }
+
+    /// Adds or replaces a file.
+    pub(crate) fn file(&self, name: &str, text: &str) -> &Self {
+        let path = self.directory().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+        self
+    }
+
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory().join("recipe.rhai")
+    }
+
+    /// Runs the recipe in a session that `prepare` has added to; gives the lines that it printed.
+    pub(crate) fn run(
+        &self,
+        prepare: impl FnOnce(Host) -> Session,
+    ) -> (Vec<String>, Result<(), Failure>) {
+        let lines = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&lines);
+        let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
+        let mut host = Host::new(self.directory(), output);
+        host.work_dir = self.directory().to_owned();
+        let result = prepare(host).run_file(&self.path());
+        let lines = lines.borrow().clone();
+        (lines, result)
+    }
+
+    /// What the recipe prints; it must end well.
+    pub(crate) fn prints(&self) -> Vec<String> {
+        let (lines, result) = self.run(Session::new);
+        result.unwrap_or_else(|f| panic!("{:?}", f.faults));
+        lines
+    }
+
+    /// How the recipe fails.
+    pub(crate) fn fails(&self) -> Failure {
+        self.run(Session::new).1.expect_err("the recipe should fail")
+    }
+}
+
+/// Code and place of every fault.
+pub(crate) fn places(failure: &Failure) -> Vec<(Code, String)> {
+    let place = |fault: &Fault| match &fault.place {
+        Some(p) => {
+            let file = p.source.name.rsplit('/').next().unwrap_or_default();
+            format!("{file}:{}:{}", p.line, p.column)
+        }
+        None => "nowhere".to_owned(),
+    };
+    failure.faults.iter().map(|f| (f.error.code(), place(f))).collect()
+}
