@@ -9,6 +9,8 @@ mod data;
 mod dist;
 mod engine;
 mod hub;
+mod mistakes;
+mod readme;
 mod recipes;
 mod script;
 mod script_data;

@@ -12,12 +12,12 @@ use serde_json::Value;
 
 use crate::engine::golden;
 
-fn repository() -> &'static Path {
+pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
 /// A command that runs dsr in `dir`.
-fn dsr(dir: &Path, args: &[&str]) -> Command {
+pub(crate) fn dsr(dir: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
     command.args(args).current_dir(dir);
     for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
@@ -26,12 +26,12 @@ fn dsr(dir: &Path, args: &[&str]) -> Command {
     command
 }
 
-fn text(bytes: &[u8]) -> String {
+pub(crate) fn text(bytes: &[u8]) -> String {
     String::from_utf8(bytes.to_vec()).unwrap()
 }
 
 /// Standard output of a run that succeeds.
-fn out(output: &Output) -> String {
+pub(crate) fn out(output: &Output) -> String {
     assert!(output.status.success(), "{:?}\n{}", output.status, text(&output.stderr));
     text(&output.stdout)
 }

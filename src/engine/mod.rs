@@ -32,8 +32,11 @@ use crate::{
     error::{Code, Error, Result},
     model::Model,
     optim::{AdamW, clip_coefficient, norm},
-    tensor::{Kind, Tensor, guard, no_grad},
+    tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
+
+/// Bytes of a float32.
+const F32_BYTES: u64 = 4;
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
@@ -88,6 +91,9 @@ impl Engine {
     /// # Errors
     /// There is not enough memory for the optimizer's state.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
+        let bytes: u64 = model.units().iter().map(|u| u.flat().numel() as u64 * F32_BYTES).sum();
+        // AdamW's two averages, and the gradients.
+        check_memory(model.device(), 3 * bytes, "training the model")?;
         let optimizer = AdamW::new(config.optimizer, model.units().iter().map(|unit| unit.flat()))?;
         let gradients = Gradients::new(model.units().len());
         Ok(Self {

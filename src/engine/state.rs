@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Window};
+use super::{Engine, F32_BYTES, Window};
 use crate::{
     data::LoaderState,
     error::{Code, Error, Result},
@@ -104,7 +104,6 @@ impl Engine {
 
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
-        const F32_BYTES: u64 = 4;
         const JSON_BYTES: u64 = 4 << 20;
         3 * F32_BYTES * self.model.num_params() + JSON_BYTES
     }

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     error::Result,
     fs,
-    tensor::{Device, Kind, Tensor, guard, manual_seed, no_grad},
+    tensor::{Device, Kind, Tensor, check_memory, guard, manual_seed, no_grad},
 };
 
 impl Model {
@@ -48,6 +48,8 @@ impl Model {
     }
 
     fn zeros(config: Gpt2Config, device: Device) -> Result<Self> {
+        let bytes = Kind::Float.elt_size_in_bytes() as u64 * config.num_parameters() as u64;
+        check_memory(device, bytes, "the model")?;
         let (vocab, c, std) = (config.vocab_size, config.n_embd, config.initializer_range);
         let tied = config.tie_word_embeddings;
         let mut specs = vec![Embedding::specs(vocab, config.n_positions, c, std)];

@@ -5,11 +5,13 @@
 
 mod errors;
 mod guard;
+mod memory;
 mod rng;
 pub mod safetensors;
 
 pub use self::safetensors::SafetensorsFile;
 pub use guard::guard;
+pub use memory::check_memory;
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 

@@ -1,0 +1,79 @@
+//! Host memory: how much is left, so that what cannot fit is refused before the kernel kills us.
+//!
+//! Linux hands out more memory than there is and ends a process that uses it. libtorch therefore
+//! never sees an allocation fail; the sizes of models and optimizers are known, and are checked.
+
+use std::path::Path;
+
+use super::Device;
+use crate::{
+    error::{Code, Error, Result},
+    fs::{Bytes, read_to_string},
+};
+
+/// Refuses `needed` more bytes for `what` on `device`, if that is the host and they are not there.
+/// On other devices, and where the system does not tell, the allocation itself decides.
+///
+/// # Errors
+/// [`Code::Memory`] with both numbers.
+pub fn check_memory(device: Device, needed: u64, what: &str) -> Result<()> {
+    let Some(available) = (device == Device::Cpu).then(available_bytes).flatten() else {
+        return Ok(());
+    };
+    check(needed, available, what)
+}
+
+fn check(needed: u64, available: u64, what: &str) -> Result<()> {
+    if needed <= available {
+        return Ok(());
+    }
+    let (needed, available) = (Bytes(needed), Bytes(available));
+    let message = format!("{what} needs {needed} of memory, and {available} are available");
+    Err(Error::new(Code::Memory, message).hint("a smaller model needs less"))
+}
+
+/// Bytes that this process can still use: what the kernel says, within the limit of its control
+/// group.
+fn available_bytes() -> Option<u64> {
+    let system = meminfo(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    Some(system.min(group_bytes().unwrap_or(u64::MAX)))
+}
+
+/// The value of a line of `/proc/meminfo`, in bytes.
+fn meminfo(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// What the limit of this process's control group (version 2) leaves, where there is one.
+fn group_bytes() -> Option<u64> {
+    let group = read_to_string("/proc/self/cgroup").ok()?;
+    let group = group.lines().find_map(|line| line.strip_prefix("0::/"))?;
+    let dir = Path::new("/sys/fs/cgroup").join(group);
+    let number = |name: &str| read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
+    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_not_fit_is_refused_with_both_numbers() {
+        check(10, 10, "a model").unwrap();
+        let e = check(3 << 30, 1 << 30, "the model").unwrap_err();
+        assert_eq!(e.code(), Code::Memory);
+        assert_eq!(e.message(), "the model needs 3.0 GiB of memory, and 1.0 GiB are available");
+    }
+
+    #[test]
+    fn the_kernels_numbers_are_read() {
+        let text = "MemTotal:       24683628 kB\nMemAvailable:   22846372 kB\n";
+        assert_eq!(meminfo(text, "MemAvailable:"), Some(22_846_372 * 1024));
+        assert_eq!(meminfo(text, "SwapFree:"), None);
+        if Path::new("/proc/meminfo").exists() {
+            assert!(available_bytes().is_some_and(|bytes| bytes > 0));
+        }
+    }
+}
