@@ -336,7 +336,7 @@ fn the_first_interrupt_stops_the_recipe_in_order() {
     for signal in ["-INT", "-TERM"] {
         let (status, text) = interrupted("print(\"ready\");\nwhile true {}\n", &[signal]);
         assert_eq!(status, Some(130));
-        assert!(text.starts_with("error[E130]: interrupted\n"), "{text}");
+        assert_eq!(text, "interrupted\n");
     }
 }
 

@@ -35,7 +35,7 @@ impl Unit {
     fn template(self) -> &'static str {
         match self {
             Self::None => "",
-            Self::Steps => "{wide_bar} {pos}/{len}  {msg}",
+            Self::Steps => "{bar:20}  {msg}",
             Self::Bytes => {
                 "{msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}"
             }

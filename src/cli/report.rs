@@ -8,7 +8,7 @@ use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 
 use super::console;
 use crate::{
-    error::Error,
+    error::{Code, Error},
     script::{Failure, diagnostics::Fault, sources::Place},
 };
 
@@ -21,6 +21,9 @@ pub(super) fn show(failure: &Failure, verbose: bool) {
 }
 
 fn text(failure: &Failure, verbose: bool, color: bool) -> String {
+    if failure.code() == Code::Interrupted {
+        return interruption(failure);
+    }
     let mut text = String::new();
     for (i, fault) in failure.faults.iter().enumerate() {
         if i > 0 {
@@ -40,6 +43,18 @@ fn text(failure: &Failure, verbose: bool, color: bool) -> String {
         }
         if verbose {
             text.push_str(&causes(&fault.error));
+        }
+    }
+    text
+}
+
+/// What the user asked for is no error, and has no place in the recipe.
+fn interruption(failure: &Failure) -> String {
+    let mut text = String::new();
+    for error in failure.faults.iter().map(|fault| &fault.error) {
+        let _ = writeln!(text, "{}", error.message());
+        for hint in error.hints() {
+            let _ = writeln!(text, "{hint}");
         }
     }
     text

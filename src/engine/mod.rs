@@ -277,9 +277,6 @@ impl Engine {
 
     /// Sums each unit's gradient over the ranks; all are under way before the first is waited for.
     fn reduce_gradients(&self, grads: &[Tensor]) -> Result<()> {
-        if self.group.world_size() == 1 {
-            return Ok(());
-        }
         let works: Result<Vec<_>> =
             grads.iter().map(|grad| self.group.all_reduce_async(grad, ReduceOp::Sum)).collect();
         works?.into_iter().try_for_each(|work| work.wait())
