@@ -5,14 +5,15 @@
 //! their number, and the place in it is one row number. Every rank yields equally many batches:
 //! where the last block is short, ranks fill up with rows that have no target.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, rc::Rc};
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
 
 use super::{
     batch::{Batch, Device, Place, assemble},
-    plan::{Batches, Dataset, require_tokens},
+    stage::{Batches, Stage},
+    tokens::require_tokens,
 };
 use crate::error::{Code, Error, Result};
 
@@ -57,7 +58,7 @@ pub struct LoaderState {
 
 /// Micro batches of one rank, in order; an iterator that knows its place.
 pub struct Loader {
-    dataset: Dataset,
+    rows: Rc<dyn Stage>,
     options: LoaderOptions,
     state: LoaderState,
     /// The open epoch; `None` before the first batch and after a restore.
@@ -66,12 +67,12 @@ pub struct Loader {
 
 impl std::fmt::Debug for Loader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Loader({:?}, {:?})", self.dataset, self.state)
+        write!(f, "Loader({}, {:?})", self.describe(), self.state)
     }
 }
 
 impl Loader {
-    pub(super) fn new(dataset: Dataset, options: LoaderOptions) -> Result<Self> {
+    pub(super) fn new(rows: Rc<dyn Stage>, options: LoaderOptions) -> Result<Self> {
         let LoaderOptions { micro_batch_size, rank, world_size, .. } = options;
         if micro_batch_size == 0 {
             let e = Error::new(Code::BadValue, "micro_batch_size must be 1 or more, found 0");
@@ -80,8 +81,8 @@ impl Loader {
         if rank >= world_size {
             bail!(Code::BadValue, "rank {rank} does not exist among {world_size} processes");
         }
-        require_tokens(&dataset.schema(), "loader(...)")?;
-        Ok(Self { dataset, options, state: LoaderState::default(), stream: None })
+        require_tokens(&rows.schema(), "loader(...)")?;
+        Ok(Self { rows, options, state: LoaderState::default(), stream: None })
     }
 
     /// The next batch, or `None` after the last epoch.
@@ -106,7 +107,7 @@ impl Loader {
     /// # Errors
     /// The dataset has fewer rows than were read from it before.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
-        if let Some(rows) = self.dataset.num_rows()?
+        if let Some(rows) = self.rows.num_rows()?
             && state.row > rows
         {
             return Err(Error::new(
@@ -125,9 +126,9 @@ impl Loader {
         &self.options
     }
 
-    /// The dataset that is loaded.
-    pub fn dataset(&self) -> &Dataset {
-        &self.dataset
+    /// Where the rows come from, in one line.
+    pub fn describe(&self) -> String {
+        self.rows.describe()
     }
 
     /// The number of batches in one epoch, where it can be known without going through the data
@@ -136,8 +137,8 @@ impl Loader {
     /// # Errors
     /// Whatever reading the data fails with.
     pub fn batches_per_epoch(&self) -> Result<Option<u64>> {
-        let rows = match self.dataset.num_rows()? {
-            None if self.dataset.stage().is_spooled() => Some(self.dataset.count()?),
+        let rows = match self.rows.num_rows()? {
+            None if self.rows.is_spooled() => Some(self.rows.count()?),
             known => known,
         };
         let block = self.block() as u64;
@@ -162,7 +163,7 @@ impl Loader {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 None => {
-                    let batches = self.dataset.stage().read(epoch, row)?;
+                    let batches = self.rows.read(epoch, row)?;
                     self.stream.insert(Stream { batches, ready: VecDeque::new(), rows: 0 })
                 }
             };
@@ -199,7 +200,7 @@ impl Loader {
     }
 
     fn no_batch(&self, rows: usize) -> Error {
-        let from = self.dataset.describe();
+        let from = self.rows.describe();
         if rows == 0 {
             return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
         }

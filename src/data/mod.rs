@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `source/` | Parquet, Arrow IPC, JSON Lines and text files; which files belong to which split |
 //! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
-//! | `plan.rs` | [`Dataset`], the chain of stages |
+//! | `dataset.rs`, `stage.rs` | [`Dataset`], the chain of stages |
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
 //! | `rows.rs` | rows as JSON objects: `filter` and `map` |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
@@ -20,25 +20,28 @@
 //! Hugging Face).
 
 mod batch;
+mod dataset;
 mod embedded;
 mod loader;
 mod pack;
-mod plan;
 mod rows;
 mod shuffle;
 mod source;
 mod split;
 mod spool;
+mod stage;
 mod tokenize;
 mod tokenizer;
 mod tokens;
 mod window;
 
 pub use batch::{Batch, IGNORE_INDEX};
+pub use dataset::Dataset;
 pub use loader::{Loader, LoaderOptions, LoaderState};
-pub use plan::{Batches, Dataset};
 pub use rows::{Row, RowMap, RowPredicate, Rows};
 pub use source::{DatasetFiles, OpenOptions, is_hub_id};
 pub use split::{SplitSlice, parse_split};
-pub use tokenize::{Padding, TokenizeOptions};
+pub use stage::Batches;
+pub use tokenize::TokenizeOptions;
 pub use tokenizer::Tokenizer;
+pub use tokens::Padding;

@@ -13,8 +13,8 @@ use arrow::{
 };
 
 use super::{
-    plan::{Batches, Stage, require_tokens, skip_rows},
-    tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists},
+    stage::{Batches, Stage, skip_rows},
+    tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, require_tokens},
 };
 use crate::error::{Code, Error, Result};
 

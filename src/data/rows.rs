@@ -18,7 +18,7 @@ use arrow::{
 };
 use serde_json::Value;
 
-use super::plan::{Batches, Stage, skip_rows};
+use super::stage::{Batches, Stage, skip_rows};
 use crate::error::{Code, Error, Result};
 
 /// One row: the columns' names and values.

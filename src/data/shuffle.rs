@@ -12,8 +12,8 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    plan::{Batches, Stage},
     spool::{Spool, SpoolFile},
+    stage::{Batches, Stage},
 };
 use crate::error::Result;
 

@@ -20,7 +20,7 @@ use arrow::{
     ipc::{reader::FileReader, writer::FileWriter},
 };
 
-use super::plan::{Batches, Stage};
+use super::stage::{Batches, Stage};
 use crate::error::{Code, Error, IoContext, Result};
 
 /// How many rows are joined into one batch when reading.

@@ -10,22 +10,11 @@ use arrow::{
 };
 
 use super::{
-    plan::{Batches, Stage, is_text, no_column},
+    stage::{Batches, Stage, is_text, no_column},
     tokenizer::Tokenizer,
-    tokens::{self, ATTENTION_MASK, INPUT_IDS},
+    tokens::{self, ATTENTION_MASK, INPUT_IDS, Padding},
 };
 use crate::error::{Code, Error, Result};
-
-/// Which rows are filled up with padding tokens, and to what length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Padding {
-    /// None: rows keep their own lengths.
-    None,
-    /// Each row to the longest of its micro batch.
-    Longest,
-    /// Each row to `max_length`.
-    MaxLength,
-}
 
 /// How text becomes rows of token ids.
 #[derive(Debug, Clone)]

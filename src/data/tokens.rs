@@ -8,11 +8,22 @@ use std::{collections::HashMap, sync::Arc};
 use arrow::{
     array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray},
     compute::cast,
-    datatypes::{DataType, Field, FieldRef, Int64Type},
+    datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef},
 };
 
-use super::tokenize::Padding;
+use super::stage::{is_text, no_column};
 use crate::error::{Code, Error, Result};
+
+/// Which rows are filled up with padding tokens, and to what length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Padding {
+    /// None: rows keep their own lengths.
+    None,
+    /// Each row to the longest of its micro batch.
+    Longest,
+    /// Each row to `max_length`.
+    MaxLength,
+}
 
 /// The column of token ids.
 pub(super) const INPUT_IDS: &str = "input_ids";
@@ -132,6 +143,25 @@ impl TokenLists {
         let from = if row == 0 { self.start } else { self.ends[row - 1] };
         &self.values.values()[from - self.start..self.ends[row] - self.start]
     }
+}
+
+/// Checks for a column of token ids, pointing to `tokenize` where there is text instead.
+pub(super) fn require_tokens(schema: &SchemaRef, doing: &str) -> Result<()> {
+    let Ok(field) = schema.field_with_name(INPUT_IDS) else {
+        let e = no_column(INPUT_IDS, schema);
+        let text = schema.fields().iter().find(|f| is_text(f.data_type()));
+        return Err(match text {
+            Some(f) if f.name() == "text" => {
+                e.hint(format!("call .tokenize(tokenizer) before .{doing}"))
+            }
+            Some(f) => e.hint(format!(
+                "call .tokenize(tokenizer, #{{ field: \"{}\" }}) before .{doing}",
+                f.name()
+            )),
+            None => e,
+        });
+    };
+    check_type(field)
 }
 
 #[cfg(test)]

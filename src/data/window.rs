@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::plan::{Batches, Stage, limit_rows};
+use super::stage::{Batches, Stage, limit_rows};
 use crate::error::Result;
 
 /// Rows `from..from + len` of the input.

@@ -22,6 +22,27 @@ pub(super) const FILE_NAME: &str = "config.json";
 const MODEL_TYPE: &str = "gpt2";
 
 impl Gpt2Config {
+    /// The names of the settings in `config.json`.
+    pub const KEYS: [&str; 17] = [
+        "vocab_size",
+        "n_positions",
+        "n_embd",
+        "n_layer",
+        "n_head",
+        "n_inner",
+        "activation_function",
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "layer_norm_epsilon",
+        "initializer_range",
+        "scale_attn_weights",
+        "scale_attn_by_inverse_layer_idx",
+        "tie_word_embeddings",
+        "bos_token_id",
+        "eos_token_id",
+    ];
+
     /// Reads a `config.json`, or the one in a directory.
     ///
     /// # Errors
@@ -95,27 +116,6 @@ impl Gpt2Config {
         map
     }
 }
-
-/// The keys of [`Gpt2Config`].
-const KNOWN: [&str; 17] = [
-    "vocab_size",
-    "n_positions",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "activation_function",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "layer_norm_epsilon",
-    "initializer_range",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-];
 
 /// The names that transformers lets stand for its own, `GPT2Config.attribute_map`.
 const ALIASES: [(&str, &str); 4] = [
@@ -244,11 +244,14 @@ impl Reader<'_> {
         let mut kept = Map::new();
         for (key, value) in self.map {
             let name = key.as_str();
-            if KNOWN.contains(&name) || aliases.contains(&name) || NOT_KEPT.contains(&name) {
+            if Gpt2Config::KEYS.contains(&name)
+                || aliases.contains(&name)
+                || NOT_KEPT.contains(&name)
+            {
                 continue;
             }
             let is_fine = unsupported.contains(&name) || NO_MISSPELLING.contains(&name);
-            let known = KNOWN.into_iter().chain(aliases).chain(unsupported);
+            let known = Gpt2Config::KEYS.into_iter().chain(aliases).chain(unsupported);
             match nearest(name, known).filter(|_| !is_fine) {
                 Some(meant) => {
                     let text = format!("{}: unknown key {name}", self.origin);
@@ -367,7 +370,7 @@ mod tests {
         };
         let json = config.to_json();
         assert_eq!(Gpt2Config::from_json(&json, "x").unwrap(), config);
-        for key in KNOWN {
+        for key in Gpt2Config::KEYS {
             assert!(json.contains_key(key), "{key}");
         }
     }

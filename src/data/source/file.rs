@@ -2,18 +2,19 @@
 
 use std::{
     cell::OnceCell,
-    fs::File,
-    io::{BufRead, BufReader, Cursor},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use arrow::datatypes::{Schema, SchemaRef};
 
-use super::{ipc, jsonl, parquet, text};
+use super::{
+    bytes::{FileBytes, Place},
+    ipc, jsonl, parquet, text,
+};
 use crate::{
-    data::plan::Batches,
-    error::{Code, Error, IoContext, Result},
+    data::stage::Batches,
+    error::{Code, IoContext, Result},
 };
 
 /// How the rows are written.
@@ -43,21 +44,13 @@ impl Format {
     }
 }
 
-/// Where the bytes are.
-#[derive(Debug, Clone)]
-pub(super) enum Place {
-    Path(PathBuf),
-    Embedded(&'static [u8]),
-}
-
 /// One file of a dataset; cheap to clone.
 #[derive(Debug, Clone)]
 pub(super) struct DataFile(Rc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    name: String,
-    place: Place,
+    bytes: FileBytes,
     format: Format,
     rows: OnceCell<u64>,
 }
@@ -78,31 +71,26 @@ impl DataFile {
         if std::fs::metadata(&path).at("read", &path)?.len() == 0 {
             bail!(Code::Data, "{} is empty", path.display());
         }
-        let name = path.display().to_string();
-        Ok(Self(Rc::new(Inner { name, place: Place::Path(path), format, rows: OnceCell::new() })))
+        let bytes = FileBytes::new(path.display().to_string(), Place::Path(path));
+        Ok(Self(Rc::new(Inner { bytes, format, rows: OnceCell::new() })))
     }
 
     /// A Parquet file inside the binary.
     pub(super) fn embedded(name: String, bytes: &'static [u8]) -> Self {
-        let (place, format) = (Place::Embedded(bytes), Format::Parquet);
-        Self(Rc::new(Inner { name, place, format, rows: OnceCell::new() }))
+        let bytes = FileBytes::new(name, Place::Embedded(bytes));
+        Self(Rc::new(Inner { bytes, format: Format::Parquet, rows: OnceCell::new() }))
     }
 
     /// What messages call it.
     pub(super) fn name(&self) -> &str {
-        &self.0.name
-    }
-
-    /// Where its bytes are.
-    pub(super) fn place(&self) -> &Place {
-        &self.0.place
+        self.0.bytes.name()
     }
 
     pub(super) fn schema(&self) -> Result<Schema> {
         match self.0.format {
-            Format::Parquet => parquet::schema(self),
-            Format::ArrowIpc => ipc::schema(self),
-            Format::JsonLines => jsonl::schema(self),
+            Format::Parquet => parquet::schema(&self.0.bytes),
+            Format::ArrowIpc => ipc::schema(&self.0.bytes),
+            Format::JsonLines => jsonl::schema(&self.0.bytes),
             Format::Text => Ok(text::schema()),
         }
     }
@@ -113,10 +101,10 @@ impl DataFile {
             return Ok(rows);
         }
         let rows = match self.0.format {
-            Format::Parquet => parquet::num_rows(self),
-            Format::ArrowIpc => ipc::num_rows(self),
-            Format::JsonLines => jsonl::num_rows(self),
-            Format::Text => text::num_rows(self),
+            Format::Parquet => parquet::num_rows(&self.0.bytes),
+            Format::ArrowIpc => ipc::num_rows(&self.0.bytes),
+            Format::JsonLines => jsonl::num_rows(&self.0.bytes),
+            Format::Text => text::num_rows(&self.0.bytes),
         }?;
         Ok(*self.0.rows.get_or_init(|| rows))
     }
@@ -133,59 +121,10 @@ impl DataFile {
     /// read by.
     pub(super) fn read(&self, from: u64, schema: &SchemaRef) -> Result<Batches> {
         match self.0.format {
-            Format::Parquet => parquet::read(self, from),
-            Format::ArrowIpc => ipc::read(self, from),
-            Format::JsonLines => jsonl::read(self, from, schema),
-            Format::Text => text::read(self, from, schema),
-        }
-    }
-
-    /// An error about this file.
-    pub(super) fn error(&self, reason: impl std::fmt::Display) -> Error {
-        Error::new(Code::Data, format!("{}: {reason}", self.name()))
-    }
-
-    /// Its bytes as a stream.
-    pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
-        Ok(match self.place() {
-            Place::Path(path) => {
-                Box::new(BufReader::with_capacity(1 << 20, File::open(path).at("read", path)?))
-            }
-            Place::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
-        })
-    }
-
-    /// Its lines with their numbers, from 1; line ends are cut off.
-    pub(super) fn lines(&self) -> Result<Lines> {
-        Ok(Lines { stream: self.stream()?, file: self.clone(), number: 0 })
-    }
-}
-
-/// The lines of a file as bytes.
-pub(super) struct Lines {
-    stream: Box<dyn BufRead>,
-    file: DataFile,
-    number: u64,
-}
-
-impl Iterator for Lines {
-    type Item = Result<(u64, Vec<u8>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let mut line = Vec::new();
-        match self.stream.read_until(b'\n', &mut line) {
-            Ok(0) => None,
-            Ok(_) => {
-                if line.ends_with(b"\n") {
-                    line.pop();
-                }
-                if line.ends_with(b"\r") {
-                    line.pop();
-                }
-                self.number += 1;
-                Some(Ok((self.number, line)))
-            }
-            Err(e) => Some(Err(e).at("read", Path::new(self.file.name()))),
+            Format::Parquet => parquet::read(&self.0.bytes, from),
+            Format::ArrowIpc => ipc::read(&self.0.bytes, from),
+            Format::JsonLines => jsonl::read(&self.0.bytes, from, schema),
+            Format::Text => text::read(&self.0.bytes, from, schema),
         }
     }
 }

@@ -11,9 +11,9 @@ use arrow::{
     ipc::reader::{FileReader, StreamReader},
 };
 
-use super::file::{DataFile, Place};
+use super::bytes::{FileBytes, Place};
 use crate::{
-    data::plan::{Batches, skip_rows},
+    data::stage::{Batches, skip_rows},
     error::{Error, IoContext, Result},
 };
 
@@ -22,21 +22,21 @@ const MAGIC: &[u8] = b"ARROW1";
 /// What version 1 of Feather begins with, which is another format.
 const FEATHER_1: &[u8] = b"FEA1";
 
-pub(super) fn schema(file: &DataFile) -> Result<Schema> {
+pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     Ok(open(file, None)?.0)
 }
 
-pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
+pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     // Neither format stores the number; without columns to decode, counting is cheap.
     let (_, batches) = open(file, Some(Vec::new()))?;
     batches.into_iter().try_fold(0, |rows, batch| Ok(rows + batch?.num_rows() as u64))
 }
 
-pub(super) fn read(file: &DataFile, from: u64) -> Result<Batches> {
+pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
     Ok(skip_rows(open(file, None)?.1, from))
 }
 
-fn open(file: &DataFile, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
+fn open(file: &FileBytes, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
     match file.place() {
         Place::Path(path) => {
             read_either(BufReader::new(File::open(path).at("read", path)?), file, columns)
@@ -47,7 +47,7 @@ fn open(file: &DataFile, columns: Option<Vec<usize>>) -> Result<(Schema, Batches
 
 fn read_either<R: BufRead + Seek + 'static>(
     mut reader: R,
-    file: &DataFile,
+    file: &FileBytes,
     columns: Option<Vec<usize>>,
 ) -> Result<(Schema, Batches)> {
     let mut start = Vec::new();
@@ -68,12 +68,12 @@ fn read_either<R: BufRead + Seek + 'static>(
 
 fn named(
     batches: impl Iterator<Item = Result<RecordBatch, ArrowError>> + 'static,
-    file: &DataFile,
+    file: &FileBytes,
 ) -> Batches {
     let file = file.clone();
     Box::new(batches.map(move |batch| batch.map_err(|e| damaged(&file, e))))
 }
 
-fn damaged(file: &DataFile, e: ArrowError) -> Error {
+fn damaged(file: &FileBytes, e: ArrowError) -> Error {
     file.error(format!("damaged or truncated Arrow file: {e}")).caused_by(e)
 }

@@ -14,17 +14,17 @@ use serde_json::Value;
 
 use super::{
     ROWS_PER_BATCH,
-    file::{DataFile, Lines},
+    bytes::{FileBytes, Lines},
 };
 use crate::{
     data::{
-        plan::Batches,
         rows::{Row, from_rows, infer_schema},
+        stage::Batches,
     },
     error::{Error, Result},
 };
 
-pub(super) fn schema(file: &DataFile) -> Result<Schema> {
+pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     let mut lines = Objects { lines: file.lines()?, file: file.clone() };
     let (_, rows) = lines.take_rows()?;
     if rows.is_empty() {
@@ -37,11 +37,11 @@ pub(super) fn schema(file: &DataFile) -> Result<Schema> {
     Ok(nulls_are_text(&schema))
 }
 
-pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
+pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     file.lines()?.try_fold(0, |rows, line| Ok(rows + u64::from(!is_blank(&line?.1))))
 }
 
-pub(super) fn read(file: &DataFile, from: u64, schema: &SchemaRef) -> Result<Batches> {
+pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Batches> {
     let mut objects = Objects { lines: file.lines()?, file: file.clone() };
     objects.skip_rows(from)?;
     let schema = schema.clone();
@@ -55,7 +55,7 @@ pub(super) fn read(file: &DataFile, from: u64, schema: &SchemaRef) -> Result<Bat
 /// The objects of a file, line by line.
 struct Objects {
     lines: Lines,
-    file: DataFile,
+    file: FileBytes,
 }
 
 impl Objects {
@@ -112,7 +112,7 @@ fn to_batch(
     schema: &SchemaRef,
     numbers: &[u64],
     rows: &[Row],
-    file: &DataFile,
+    file: &FileBytes,
 ) -> Result<RecordBatch> {
     from_rows(schema, rows).map_err(|e| {
         let alone = |row: &Row| from_rows(schema, std::slice::from_ref(row)).err();
@@ -122,7 +122,7 @@ fn to_batch(
     })
 }
 
-fn misfit(file: &DataFile, number: u64, e: ArrowError) -> Error {
+fn misfit(file: &FileBytes, number: u64, e: ArrowError) -> Error {
     file.error(format!("line {number} does not fit the columns of the first lines: {e}"))
 }
 

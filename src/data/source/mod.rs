@@ -4,6 +4,7 @@
 //! file puts a split expression on top: a list of row ranges over lists of files, read one after
 //! another, a batch at a time. All files of a dataset must have the columns of the first.
 
+mod bytes;
 mod file;
 mod ipc;
 mod jsonl;
@@ -22,8 +23,8 @@ use arrow::{
 use self::file::DataFile;
 pub use self::locate::is_hub_id;
 use super::{
-    plan::{Batches, Stage, limit_rows},
     split::{SplitSlice, parse_split},
+    stage::{Batches, Stage, limit_rows},
 };
 use crate::error::{Code, Error, Result};
 

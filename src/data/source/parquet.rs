@@ -12,14 +12,14 @@ use parquet::{
 
 use super::{
     ROWS_PER_BATCH,
-    file::{DataFile, Place},
+    bytes::{FileBytes, Place},
 };
 use crate::{
-    data::plan::Batches,
+    data::stage::Batches,
     error::{Error, IoContext, Result},
 };
 
-pub(super) fn schema(file: &DataFile) -> Result<Schema> {
+pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     match file.place() {
         Place::Path(path) => Ok(builder(open(path)?, file)?.schema().as_ref().clone()),
         Place::Embedded(bytes) => {
@@ -28,7 +28,7 @@ pub(super) fn schema(file: &DataFile) -> Result<Schema> {
     }
 }
 
-pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
+pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     let rows = match file.place() {
         Place::Path(path) => builder(open(path)?, file)?.metadata().file_metadata().num_rows(),
         Place::Embedded(bytes) => {
@@ -38,7 +38,7 @@ pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
     u64::try_from(rows).map_err(|_| file.error("damaged Parquet file: negative number of rows"))
 }
 
-pub(super) fn read(file: &DataFile, from: u64) -> Result<Batches> {
+pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
     match file.place() {
         Place::Path(path) => batches(builder(open(path)?, file)?, file, from),
         Place::Embedded(bytes) => batches(builder(Bytes::from_static(bytes), file)?, file, from),
@@ -51,14 +51,14 @@ fn open(path: &Path) -> Result<File> {
 
 fn builder<R: ChunkReader + 'static>(
     reader: R,
-    file: &DataFile,
+    file: &FileBytes,
 ) -> Result<ParquetRecordBatchReaderBuilder<R>> {
     ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|e| damaged(file, e))
 }
 
 fn batches<R: ChunkReader + 'static>(
     builder: ParquetRecordBatchReaderBuilder<R>,
-    file: &DataFile,
+    file: &FileBytes,
     from: u64,
 ) -> Result<Batches> {
     let mut skip = from;
@@ -85,6 +85,6 @@ fn batches<R: ChunkReader + 'static>(
     Ok(Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&file, e.into())))))
 }
 
-fn damaged(file: &DataFile, e: ParquetError) -> Error {
+fn damaged(file: &FileBytes, e: ParquetError) -> Error {
     file.error(format!("damaged or truncated Parquet file: {e}")).caused_by(e)
 }

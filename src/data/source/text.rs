@@ -8,18 +8,18 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use super::{ROWS_PER_BATCH, file::DataFile};
-use crate::{data::plan::Batches, error::Result};
+use super::{ROWS_PER_BATCH, bytes::FileBytes};
+use crate::{data::stage::Batches, error::Result};
 
 pub(super) fn schema() -> Schema {
     Schema::new(vec![Field::new("text", DataType::Utf8, true)])
 }
 
-pub(super) fn num_rows(file: &DataFile) -> Result<u64> {
+pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     file.lines()?.try_fold(0, |rows, line| line.map(|_| rows + 1))
 }
 
-pub(super) fn read(file: &DataFile, from: u64, schema: &SchemaRef) -> Result<Batches> {
+pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Batches> {
     let mut lines = file.lines()?.skip(from as usize);
     let (file, schema) = (file.clone(), schema.clone());
     Ok(Box::new(std::iter::from_fn(move || {

@@ -129,5 +129,5 @@ fn next_batch(loader: &api::Loader) -> Result<Option<Dynamic>> {
 fn description(loader: &api::Loader) -> String {
     let Ok(loader) = loader.read() else { return "Loader(in use)".to_owned() };
     let data::LoaderState { epoch, row } = loader.state();
-    format!("Loader({}; at row {row} of epoch {epoch})", loader.dataset().describe())
+    format!("Loader({}; at row {row} of epoch {epoch})", loader.describe())
 }

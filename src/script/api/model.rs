@@ -181,7 +181,7 @@ fn directory(host: &Host, spec: &str, revision: Option<&str>) -> Result<PathBuf>
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     let (seed, overrides) = options::read("new_model", options, |o| {
-        (o.get::<u64>("seed").or(42), overrides(o, CONFIG_KEYS))
+        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
     })?;
     let config = match Gpt2Config::named(spec) {
         Some(config) => config,
@@ -203,27 +203,6 @@ fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
     }
     Gpt2Config::read(&path)
 }
-
-/// The settings of `config.json` that a recipe may set.
-const CONFIG_KEYS: &[&str] = &[
-    "vocab_size",
-    "n_positions",
-    "n_embd",
-    "n_layer",
-    "n_head",
-    "n_inner",
-    "activation_function",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "layer_norm_epsilon",
-    "initializer_range",
-    "scale_attn_weights",
-    "scale_attn_by_inverse_layer_idx",
-    "tie_word_embeddings",
-    "bos_token_id",
-    "eos_token_id",
-];
 
 /// Those of `keys` that are given; their types are checked as those of a `config.json` are.
 fn overrides(

@@ -1,0 +1,86 @@
+//! The bytes of one data file, on disk or in the binary, as a stream or as lines.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Cursor},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use crate::error::{Code, Error, IoContext, Result};
+
+/// Where the bytes are.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    Path(PathBuf),
+    Embedded(&'static [u8]),
+}
+
+/// A file's bytes and what messages call it; cheap to clone.
+#[derive(Debug, Clone)]
+pub(super) struct FileBytes(Rc<(String, Place)>);
+
+impl FileBytes {
+    pub(super) fn new(name: String, place: Place) -> Self {
+        Self(Rc::new((name, place)))
+    }
+
+    /// What messages call it.
+    pub(super) fn name(&self) -> &str {
+        &self.0.0
+    }
+
+    /// Where its bytes are.
+    pub(super) fn place(&self) -> &Place {
+        &self.0.1
+    }
+
+    /// An error about this file.
+    pub(super) fn error(&self, reason: impl std::fmt::Display) -> Error {
+        Error::new(Code::Data, format!("{}: {reason}", self.name()))
+    }
+
+    /// Its bytes as a stream.
+    pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
+        Ok(match self.place() {
+            Place::Path(path) => {
+                Box::new(BufReader::with_capacity(1 << 20, File::open(path).at("read", path)?))
+            }
+            Place::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
+        })
+    }
+
+    /// Its lines with their numbers, from 1; line ends are cut off.
+    pub(super) fn lines(&self) -> Result<Lines> {
+        Ok(Lines { stream: self.stream()?, file: self.clone(), number: 0 })
+    }
+}
+
+/// The lines of a file as bytes.
+pub(super) struct Lines {
+    stream: Box<dyn BufRead>,
+    file: FileBytes,
+    number: u64,
+}
+
+impl Iterator for Lines {
+    type Item = Result<(u64, Vec<u8>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut line = Vec::new();
+        match self.stream.read_until(b'\n', &mut line) {
+            Ok(0) => None,
+            Ok(_) => {
+                if line.ends_with(b"\n") {
+                    line.pop();
+                }
+                if line.ends_with(b"\r") {
+                    line.pop();
+                }
+                self.number += 1;
+                Some(Ok((self.number, line)))
+            }
+            Err(e) => Some(Err(e).at("read", Path::new(self.file.name()))),
+        }
+    }
+}

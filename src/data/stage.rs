@@ -1,0 +1,96 @@
+//! A stage of a plan: a source, or an operation on another stage.
+//!
+//! Every stage answers the same few questions: its columns, how many rows if that is known without
+//! reading, and its rows from a given one on. A stage that keeps rows one to one hands the starting
+//! row down, so that a resumed run skips row groups of a Parquet file instead of decoding them; the
+//! others read and drop.
+
+use arrow::{
+    array::RecordBatch,
+    datatypes::{DataType, SchemaRef},
+};
+
+use crate::{
+    config::suggest,
+    error::{Code, Error, Result},
+};
+
+/// Rows as Arrow batches, in order.
+pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
+
+/// One stage of a plan: a source, or an operation on another stage.
+pub(super) trait Stage {
+    /// The columns of every batch.
+    fn schema(&self) -> SchemaRef;
+
+    /// The number of rows, where it is known without reading them.
+    fn num_rows(&self) -> Result<Option<u64>>;
+
+    /// The rows of `epoch`, from row `from` on; empty when there are not that many.
+    fn read(&self, epoch: u64, from: u64) -> Result<Batches>;
+
+    /// The number of rows, by reading them where it must be.
+    fn count(&self) -> Result<u64> {
+        if let Some(rows) = self.num_rows()? {
+            return Ok(rows);
+        }
+        self.read(0, 0)?.try_fold(0, |rows, batch| Ok(rows + batch?.num_rows() as u64))
+    }
+
+    /// Whether counting costs nothing extra, because reading has to pass over all rows anyway.
+    fn is_spooled(&self) -> bool {
+        false
+    }
+
+    /// What this stage does, in a few words, after its input's description.
+    fn describe(&self) -> String;
+}
+
+/// Refuses a column that does not exist, listing those that do.
+pub(super) fn no_column(name: &str, schema: &SchemaRef) -> Error {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    let e = Error::new(
+        Code::Data,
+        format!("no column \"{name}\": the columns are {}", names.join(", ")),
+    );
+    match suggest::nearest(name, names) {
+        Some(near) => e.hint(format!("did you mean \"{near}\"?")),
+        None => e,
+    }
+}
+
+/// Whether a column holds strings.
+pub(super) fn is_text(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Drops the first `n` rows of a stream.
+pub(super) fn skip_rows(batches: Batches, n: u64) -> Batches {
+    let mut left = n;
+    Box::new(batches.filter_map(move |batch| {
+        let batch = match batch {
+            Ok(batch) if left > 0 => batch,
+            other => return Some(other),
+        };
+        let rows = batch.num_rows() as u64;
+        let drop = left.min(rows);
+        left -= drop;
+        (drop < rows).then(|| Ok(batch.slice(drop as usize, (rows - drop) as usize)))
+    }))
+}
+
+/// Ends a stream after `n` rows, without reading further.
+pub(super) fn limit_rows(mut batches: Batches, n: u64) -> Batches {
+    let mut left = n;
+    Box::new(std::iter::from_fn(move || {
+        if left == 0 {
+            return None;
+        }
+        let batch = batches.next()?;
+        Some(batch.map(|batch| {
+            let keep = left.min(batch.num_rows() as u64);
+            left -= keep;
+            batch.slice(0, keep as usize)
+        }))
+    }))
+}
