@@ -158,24 +158,19 @@ impl Engine {
         if self.window.micro_steps == self.config.gradient_accumulation_steps {
             return Err(step_is_due(self.window.micro_steps));
         }
-        let seeds = self.seeds();
-        let (model, gradients) = (&self.model, &self.config);
-        let nominal = self.nominal_targets();
-        let (activations, tokens) = guard("forward", || {
-            let activations = Activations::forward(
-                model,
-                batch,
-                gradients.activation_checkpointing,
-                seeds,
-                nominal,
-            )?;
-            Ok((activations, batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?))
+        let checkpointing = self.config.activation_checkpointing;
+        let (seeds, nominal) = (self.seeds(), self.nominal_targets());
+        let pending = guard("forward", || {
+            let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
+            let activations =
+                Activations::forward(&self.model, batch, checkpointing, seeds, nominal)?;
+            let (loss_sum, targets) = activations.loss();
+            let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
+            Ok(Pending { loss, activations, loss_sum, targets, tokens })
         })?;
-        let (loss_sum, targets) = activations.loss();
-        let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
-        let handle = loss.shallow_clone();
-        self.pending = Some(Pending { loss, activations, loss_sum, targets, tokens });
-        Ok(handle)
+        let loss = pending.loss.shallow_clone();
+        self.pending = Some(pending);
+        Ok(loss)
     }
 
     /// Runs the backward pass of the micro batch whose `loss` [`Engine::forward`] returned, and adds
