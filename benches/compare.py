@@ -128,7 +128,8 @@ def main():
             ],
             "peer": [*peer, "golden", args.golden],
         }
-        runs = in_turns(args.rounds, commands, 1, environment)
+        # Short processes: more of them cost little and say more.
+        runs = in_turns(3 * args.rounds, commands, 1, environment)
         print(row("start to end of first step, tiny model", "s",
                   *[[run.arrivals[0] for run in runs[name]] for name in commands], 2))
 

@@ -264,6 +264,16 @@ fn resuming_from_an_earlier_checkpoint_branches_off() {
 }
 
 #[test]
+fn resuming_a_recipe_without_a_run_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["run", &recipe("gpt2_loop.rhai"), "--resume", "auto"];
+    let output = dsr(dir.path(), &args).output().unwrap();
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    assert!(error.starts_with("error[E105]: --resume has no meaning for this recipe"), "{error}");
+}
+
+#[test]
 fn a_damaged_checkpoint_is_an_error_that_names_the_file() {
     let tiny = Tiny::new();
     out(&tiny.run(&["-p", "steps=4"]));

@@ -322,6 +322,12 @@ fn imports_that_go_round_are_refused() {
 }
 
 #[test]
+fn an_empty_loop_is_refused() {
+    let failure = Recipe::new("print(1);\nfor row in dataset(\"rows.txt\") {}").fails();
+    assert_eq!(places(&failure), [(Code::Recipe, "recipe.rhai:2:1".to_owned())]);
+}
+
+#[test]
 fn json_keeps_every_digit() {
     let recipe = Recipe::new(
         "print(#{ loss: 6.2687934637, text: \"tab\\tquote\\\"\", n: 1e3, x: [1, (), true] }.to_json());

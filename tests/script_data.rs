@@ -257,7 +257,7 @@ fn a_function_that_fails_is_shown_with_its_line() {
     assert_eq!(places(&failure), [(Code::UnknownFunction, "recipe.rhai:3:9".to_owned())]);
     assert_eq!(failure.calls.last().unwrap().place.line, 2);
 
-    let later = "let ds = dataset(\"rows.txt\").filter(|row|\n    row.text.len);\nfor row in ds {\n}\nfor row in ds { print(row) }";
+    let later = "let ds = dataset(\"rows.txt\").filter(|row|\n    row.text.len);\n\n\nfor row in ds { print(row) }";
     let failure = fails(later);
     let fault = &failure.faults[0];
     assert_eq!(
@@ -406,7 +406,7 @@ fn a_bad_record_stops_the_loop_and_can_be_caught() {
         try {
             for row in ds { print(row.n); }
         } catch (e) { print(e.kind); }
-        for row in ds {}
+
         for row in ds { print(row.n); }",
     );
     let good: String = (0..1024).map(|i| format!("{{\"n\": {i}}}\n")).collect();

@@ -4,7 +4,7 @@
 //! checked at once: a plain call `f(x)` must name a function that dsr or the file has, and `P::x` a
 //! parameter that the recipe declares. Methods are left to the run, because a map may hold them.
 
-use rhai::{AST, ASTNode, Expr, Position};
+use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
 use super::{
     error::AtPosition,
@@ -12,7 +12,7 @@ use super::{
     params::{self, Parameter},
     translate,
 };
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 
 /// Calls that Rhai answers itself and that are in no list of functions.
 const BUILT_IN: [&str; 12] = [
@@ -53,6 +53,14 @@ pub(crate) fn check(
             && !parameters.iter().any(|p| p.name == *variable.1)
         {
             fault(*position, params::undeclared(&variable.1, parameters));
+        }
+        if let ASTNode::Stmt(Stmt::For(x, position)) = node
+            && x.2.body.is_empty()
+        {
+            // Rhai passes over the errors of what an empty loop goes over.
+            let message =
+                "the body of this loop is empty: it would hide errors in what it goes over";
+            fault(*position, Error::new(Code::Recipe, message));
         }
         if let Some((call, position)) = locate::as_call(node)
             && !matches!(node, ASTNode::Expr(Expr::MethodCall(..)))

@@ -33,10 +33,16 @@ pub use self::{
     shared::Shared,
 };
 use self::{diagnostics::diagnose, sources::Sources};
-use crate::fs;
+use crate::{
+    error::{Code, Error},
+    fs,
+    run::Start,
+};
 
 /// The module that holds a recipe's parameters.
 const PARAMETERS: &str = "P";
+/// The function that `--resume` and `--name` are for.
+const START_RUN: &str = "start_run";
 
 /// What a recipe says about itself, read without running it.
 #[derive(Debug)]
@@ -97,7 +103,27 @@ impl Session {
         sources.insert_ast(&name, &ast);
         lint::check(&engine, &name, &ast, &self.host.parameters())
             .map_err(|e| Failure::of(e, &[], sources))?;
+        self.check_run_options(&ast)?;
         engine.run_ast(&ast).map_err(failed)
+    }
+
+    /// Refuses options for a run before a recipe that starts none.
+    fn check_run_options(&self, ast: &AST) -> Result<(), Error> {
+        let option = match (&self.host.start, &self.host.run_name) {
+            (Start::Afresh, None) => return Ok(()),
+            (Start::Afresh, Some(_)) => "--name",
+            _ => "--resume",
+        };
+        // An import may start it.
+        let imports = ast.statements().iter().any(|s| matches!(s, rhai::Stmt::Import(..)));
+        if imports || !locate::calls_of(ast, START_RUN).is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("{option} has no meaning for this recipe: it does not call `{START_RUN}`");
+        Err(Error::new(Code::Usage, message).hint(
+            "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
+        ))
     }
 }
 
