@@ -2,7 +2,7 @@
 #
 #   make run          train GPT-2 on the embedded sample of Jane Austen
 #   make test         everything that must hold before a change is kept
-#   make bench        the benchmarks
+#   make bench        speed and memory beside PyTorch, which it installs (6 GB)
 #   make libtorch     fetch libtorch into libtorch/, unless LIBTORCH names one
 #   make check-cuda   build for CUDA, with NCCL, on any machine (8 GB of disk)
 
@@ -20,7 +20,7 @@ test: libtorch
 	$(CARGO) test --release
 
 bench: libtorch
-	$(CARGO) bench
+	benches/run.sh
 
 # Always asked: the script does nothing where libtorch is there, and says what is missing where the
 # directory is not whole.

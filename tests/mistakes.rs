@@ -193,6 +193,18 @@ fn a_wrong_type_of_argument_and_calls_out_of_order() {
 }
 
 #[test]
+fn an_export_with_a_tokenizer_that_is_too_large() {
+    let folder = Folder::new();
+    folder.write(
+        "r.rhai",
+        "load_model(\"model\").export_hf(\"out\", #{ tokenizer: tokenizer(\"dsr:gpt2\") });",
+    );
+    let first = "error[E202]: the tokenizer has 50257 tokens, the model's vocabulary 512 rows";
+    assert_error(&folder.fails(&[], 2), first, "1:52", &[]);
+    assert!(!folder.path().join("out").exists());
+}
+
+#[test]
 fn a_model_that_cannot_fit_in_memory() {
     let folder = Folder::new();
     folder.write("r.rhai", "new_model(\"gpt2\", #{ n_layer: 1000, n_embd: 16000, n_head: 10 });");

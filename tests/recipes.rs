@@ -263,6 +263,32 @@ fn resuming_from_an_earlier_checkpoint_branches_off() {
     assert_eq!(branch, losses(&tiny.path("runs/tiny"))[10..]);
 }
 
+/// Data that is too short is an error before the run where its length is known, and one that keeps
+/// what was trained where it is not.
+#[test]
+fn data_that_ends_too_early_is_an_error() {
+    let tiny = Tiny::new();
+    let once = TINY.replace("endless: true", "epochs: 2");
+    fs::write(tiny.path("tiny.rhai"), &once).unwrap();
+    let output = tiny.run(&[]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{error}");
+    let message = "12 steps of 2 micro batches need 24, and the loader has 20 left";
+    assert!(error.starts_with(&format!("error[E103]: {message}")), "{error}");
+    assert!(error.contains("[ tiny.rhai:20:51 ]"), "{error}");
+    assert!(!tiny.path("runs").exists());
+
+    let unknown = once.replace(".shuffle(#{ seed: 3 })", ".filter(|row| true)");
+    fs::write(tiny.path("tiny.rhai"), unknown).unwrap();
+    let output = tiny.run(&[]);
+    let error = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{error}");
+    let message = "error[E601]: the data ended after step 10 of 12, whose checkpoint is saved";
+    assert!(error.starts_with("a new run in runs/tiny\n"), "{error}");
+    assert!(error.contains(message), "{error}");
+    assert!(tiny.path("runs/tiny/checkpoints/step-00000010").exists());
+}
+
 #[test]
 fn resuming_a_recipe_without_a_run_is_refused() {
     let dir = tempfile::tempdir().unwrap();

@@ -163,3 +163,83 @@ pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i
         (head.loss_sum, head.targets)
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        data::{Dataset, LoaderOptions, OpenOptions},
+        model::Gpt2Config,
+        tensor::{Device, Kind},
+    };
+
+    fn batch() -> Batch {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 5, 9, 0]}\n";
+        std::fs::write(&path, rows).unwrap();
+        let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let options = LoaderOptions { micro_batch_size: 2, ..LoaderOptions::default() };
+        rows.loader(options).unwrap().next_batch().unwrap().unwrap()
+    }
+
+    fn model(tie_word_embeddings: bool) -> Model {
+        let config = Gpt2Config {
+            vocab_size: 11,
+            n_positions: 5,
+            n_embd: 8,
+            n_layer: 2,
+            n_head: 2,
+            resid_pdrop: 0.0,
+            embd_pdrop: 0.0,
+            attn_pdrop: 0.0,
+            tie_word_embeddings,
+            ..Gpt2Config::default()
+        };
+        Model::from_scratch(config, 4, Device::Cpu).unwrap()
+    }
+
+    /// The gradients of the whole model as one graph of autograd's.
+    fn by_autograd(model: &Model, batch: &Batch, nominal: f64) -> Vec<Tensor> {
+        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
+        for (i, block) in model.blocks().iter().enumerate() {
+            x = block.forward(model.block_params(i), &x, BlockContext::default());
+        }
+        let logits = model.head().logits(model.head_params(), model.projection(), &x);
+        let (t, vocab) = (batch.labels.size()[1], logits.size()[2]);
+        let logits = logits.narrow(1, 0, t - 1).reshape([-1, vocab]);
+        let targets = batch.labels.narrow(1, 1, t - 1).reshape([-1]);
+        let mean = logits.cross_entropy_for_logits(&targets);
+        (mean * targets.numel() as f64 / nominal).backward();
+        model.named_params().map(|(_, param)| param.grad()).collect()
+    }
+
+    /// Layer by layer, with a loss and an embedding whose gradients are made by hand, the gradients
+    /// are autograd's; float32 sums in another order, hence 1e-5 of the largest.
+    #[test]
+    fn the_walk_has_the_gradients_of_the_whole_graph() {
+        let (batch, nominal) = (batch(), 12.0);
+        for (tied, checkpointing) in [(true, false), (true, true), (false, false)] {
+            let model = model(tied);
+            let seeds = Seeds::new(0, 0, 0, 0);
+            let mut gradients = Gradients::new(model.units().len());
+            // Twice, to see that they add up.
+            for _ in 0..2 {
+                let activations =
+                    Activations::forward(&model, &batch, checkpointing, seeds, nominal).unwrap();
+                activations.backward(&model, &mut gradients).unwrap();
+            }
+            let flat = gradients.take(model.units()).unwrap();
+            let units = model.units().iter().zip(&flat);
+            let walked = units.flat_map(|(unit, flat)| unit.views(flat));
+            for ((name, _), (walked, whole)) in
+                model.named_params().zip(walked.zip(by_autograd(&model, &batch, nominal)))
+            {
+                let off = (walked / 2.0 - &whole).abs().max().double_value(&[]);
+                let largest = whole.abs().max().double_value(&[]);
+                assert!(off <= 1e-5 * largest.max(1e-3), "tied {tied}, {name}: {off}");
+                assert_eq!(whole.kind(), Kind::Float);
+            }
+        }
+    }
+}

@@ -11,7 +11,7 @@ use std::{
 use super::{Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest};
 use crate::{
     checkpoint::Store,
-    data::Loader,
+    data::{Loader, LoaderOptions},
     engine::{Engine, Evaluation, RecipeRecord},
     error::{Code, Error, Result},
 };
@@ -101,6 +101,7 @@ impl Training {
                 .option("total_steps")
                 .hint("raise total_steps to go on with it"));
         }
+        check_data(&options, engine, loader)?;
         let files = match engine.group().rank() {
             0 => Some(open_files(&options, resumed.as_deref(), step)?),
             _ => None,
@@ -200,6 +201,21 @@ impl Training {
         Ok(())
     }
 
+    /// The error for data that ended before the last step; what was trained is saved.
+    ///
+    /// # Errors
+    /// As [`Training::save`].
+    pub fn data_ended(&mut self, engine: &Engine, loader: &Loader) -> Result<Error> {
+        let (step, total) = (engine.global_step(), self.options.total_steps);
+        let mut message = format!("the data ended after step {step} of {total}");
+        if engine.micro_step() == 0 && step > 0 {
+            self.save(engine, loader)?;
+            message.push_str(", whose checkpoint is saved");
+        }
+        Ok(Error::new(Code::Data, message)
+            .hint("let the loader go on without end (endless: true), or lower total_steps"))
+    }
+
     /// Saves the last step and draws the loss curve; returns the line that sums the run up.
     ///
     /// # Errors
@@ -257,6 +273,32 @@ pub fn load_checkpoint(engine: &mut Engine, loader: Option<&mut Loader>, dir: &P
         )
         .hint("it was saved without a loader")),
     }
+}
+
+/// Refuses a loader that ends before the last step, where its length is known.
+fn check_data(options: &TrainingOptions, engine: &Engine, loader: &Loader) -> Result<()> {
+    let (Some(epochs), Some(per_epoch)) = (loader.options().epochs, loader.batches_per_epoch()?)
+    else {
+        return Ok(());
+    };
+    let place = loader.state();
+    let LoaderOptions { micro_batch_size, world_size, .. } = *loader.options();
+    let done = place.epoch * per_epoch + place.row / (micro_batch_size * world_size) as u64;
+    let there = (epochs * per_epoch).saturating_sub(done);
+    let steps = options.total_steps - engine.global_step();
+    let accumulated = engine.config().gradient_accumulation_steps as u64;
+    if there >= steps * accumulated {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::BadValue,
+        format!(
+            "{steps} steps of {accumulated} micro batches need {}, and the loader has {there} left",
+            steps * accumulated
+        ),
+    )
+    .option("total_steps")
+    .hint("let the loader go on without end (endless: true), or lower total_steps"))
 }
 
 /// The directory of the run, as it stands at `step`. A run goes on in its own directory only from

@@ -126,7 +126,7 @@ pub mod api {
         let tokenizer = options::read("export_hf", &options, |o| {
             o.handle::<Tokenizer>("tokenizer", "a tokenizer")
         })?;
-        let json = tokenizer.map(|tokenizer| tokenizer.to_json()).transpose()?;
+        let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
         // Every rank has the whole model.
         if host.group()?.rank() == 0 {
             model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
@@ -157,6 +157,19 @@ fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     let config = with_overrides(config, overrides, "load_model")?;
     let model = model::Model::load(&dir, config, host.group()?.device())?;
     Ok(Rc::new(model))
+}
+
+/// The tokenizer's JSON, if the model has an embedding for each of its tokens.
+fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec<u8>> {
+    let (tokens, rows) = (tokenizer.vocab_size() as i64, model.config().vocab_size);
+    if tokens > rows {
+        let message =
+            format!("the tokenizer has {tokens} tokens, the model's vocabulary {rows} rows");
+        return Err(Error::new(Code::TokenId, message)
+            .option("tokenizer")
+            .hint("export the tokenizer that the model was trained with"));
+    }
+    tokenizer.to_json()
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.

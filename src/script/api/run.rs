@@ -11,7 +11,7 @@ use super::{
     loader::api::Loader,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::Result,
     run::{Shown, Training, TrainingOptions},
     script::{
         Shared,
@@ -205,18 +205,9 @@ impl Batches {
         if step >= total {
             return Ok(None);
         }
-        let batch = loader.write()?.next_batch()?;
-        match batch {
-            Some(batch) => Ok(Some(Dynamic::from(Batch::new(batch)))),
-            None => Err(ended_early(step, total)),
+        if let Some(batch) = loader.write()?.next_batch()? {
+            return Ok(Some(Dynamic::from(Batch::new(batch))));
         }
+        Err(training.write()?.data_ended(&*engine.read()?, &*loader.read()?)?)
     }
-}
-
-fn ended_early(step: u64, total: u64) -> Error {
-    Error::new(Code::Data, format!("the data ended after step {step} of {total}"))
-        .hint(
-            "let the loader go on without end: .loader(#{ micro_batch_size: ..., endless: true })",
-        )
-        .hint("or lower total_steps")
 }
