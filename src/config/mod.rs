@@ -1,8 +1,8 @@
 //! Settings after validation: plain structs, no input or output.
 
 mod engine;
-mod schedule;
+pub mod schedule;
 pub mod suggest;
 
 pub use engine::{AdamWConfig, EngineConfig};
-pub use schedule::{Schedule, WarmupType};
+pub use schedule::Schedule;
