@@ -74,7 +74,7 @@ fn mistakes_of_a_schedule_have_the_places_of_its_options() {
     assert_eq!(
         places(&recipe("", map).fails()),
         [
-            (Code::BadValue, "recipe.rhai:5:52".to_owned()),
+            (Code::BadValue, "recipe.rhai:5:51".to_owned()),
             (Code::UnknownOption, "recipe.rhai:6:28".to_owned()),
         ]
     );

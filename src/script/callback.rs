@@ -79,7 +79,7 @@ impl Callback {
     /// Gives an error the place of the call that took the function, for what is wrong with a result.
     #[allow(deprecated, reason = "see the import")]
     pub(super) fn at_its_call(&self, error: Error) -> Error {
-        error.at(self.context.source.as_deref().unwrap_or_default(), self.context.pos)
+        error.at(self.context.global.source().unwrap_or_default(), self.context.pos)
     }
 
     /// Calls the function, whose result must be `true` or `false`; `what` names it in errors.

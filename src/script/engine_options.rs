@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     config::{AdamWConfig, EngineConfig},
-    error::Result,
+    error::{Code, Result},
 };
 
 /// The only precision of this engine; others are refused by the reader of choices.
@@ -23,15 +23,14 @@ pub(crate) fn read(
     options::read("init_engine", map, |o| {
         o.choice("precision", PRECISIONS).or(());
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
-        let (optimizer, given) = o.map_or_empty("optimizer", optimizer);
+        let micro_batch_size = o.get("micro_batch_size").range(1..).required();
+        let gradient_accumulation_steps = o.get("gradient_accumulation_steps").range(1..).or(1);
+        let (optimizer, lr, betas) = o.map_or_empty("optimizer", optimizer);
         let scheduler = scheduler_options::read(o, optimizer.lr, keep);
-        o.check(scheduler.check_replaced(
-            given.lr.then_some(optimizer.lr),
-            given.betas.then_some(optimizer.betas),
-        ));
+        o.check(scheduler.check_replaced(lr, betas));
         EngineConfig {
-            micro_batch_size: o.get("micro_batch_size").range(1..).required(),
-            gradient_accumulation_steps: o.get("gradient_accumulation_steps").range(1..).or(1),
+            micro_batch_size,
+            gradient_accumulation_steps,
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             optimizer,
             scheduler,
@@ -41,37 +40,35 @@ pub(crate) fn read(
     })
 }
 
-/// What of the optimizer was written down, and not taken by default.
-struct Given {
-    lr: bool,
-    betas: bool,
-}
+/// The optimizer, with its `lr` and `betas` as they were given, if they were.
+type Optimizer = (AdamWConfig, Option<f64>, Option<(f64, f64)>);
 
-fn optimizer(o: &mut Options<'_>) -> (AdamWConfig, Given) {
+fn optimizer(o: &mut Options<'_>) -> Optimizer {
     let default = AdamWConfig::default();
     o.choice("type", &[("AdamW", ())]).or(());
-    let given = Given { lr: o.has("lr"), betas: o.has("betas") };
+    let lr = o.get("lr").range(0.0..).optional();
+    let betas = betas(o);
     let config = AdamWConfig {
-        lr: o.get("lr").range(0.0..).or(default.lr),
-        betas: betas(o, default.betas),
+        lr: lr.unwrap_or(default.lr),
+        betas: betas.unwrap_or(default.betas),
         eps: o.get("eps").range(0.0..).or(default.eps),
         weight_decay: o.get("weight_decay").range(0.0..).or(default.weight_decay),
     };
-    (config, given)
+    (config, lr, betas)
 }
 
-fn betas(o: &mut Options<'_>, default: (f64, f64)) -> (f64, f64) {
-    let Some(betas) = o.get::<Vec<f64>>("betas").optional() else { return default };
-    match betas.as_slice() {
-        &[a, b] if (0.0..1.0).contains(&a) && (0.0..1.0).contains(&b) => (a, b),
-        _ => {
-            let code = crate::error::Code::BadValue;
-            let message =
-                format!("`optimizer.betas` must be two numbers from 0 to below 1, found {betas:?}");
-            o.fault("betas", code, message);
-            default
-        }
+fn betas(o: &mut Options<'_>) -> Option<(f64, f64)> {
+    let betas = o.get::<Vec<f64>>("betas").optional()?;
+    if let &[a, b] = betas.as_slice()
+        && (0.0..1.0).contains(&a)
+        && (0.0..1.0).contains(&b)
+    {
+        return Some((a, b));
     }
+    let message =
+        format!("`optimizer.betas` must be two numbers from 0 to below 1, found {betas:?}");
+    o.fault("betas", Code::BadValue, message);
+    None
 }
 
 #[cfg(test)]

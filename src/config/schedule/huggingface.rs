@@ -156,6 +156,8 @@ fn cosine(num_cycles: f64, progress: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::f64::consts::FRAC_1_SQRT_2;
+
     use super::*;
 
     /// The rates that transformers 5.23 left in an optimizer (lr 1) before each step; so in all
@@ -213,7 +215,7 @@ mod tests {
         let expected =
             [0.0, 0.25, 0.5, 0.75, 1.0, 0.894427190999916, 0.816496580927726, 0.755928946018454];
         assert_ratios(schedule(4, 4), &expected);
-        let expected = [0.0, 0.5, 1.0, 0.866025403784439, 0.774596669241483, 0.707106781186547];
+        let expected = [0.0, 0.5, 1.0, 0.866025403784439, 0.774596669241483, FRAC_1_SQRT_2];
         assert_ratios(schedule(2, 3), &expected);
         assert_ratios(schedule(0, 10_000), &[1.0, 0.999950003749688, 0.999900014997501]);
     }
