@@ -141,6 +141,11 @@ impl<'a> Options<'a> {
         handle
     }
 
+    /// Whether nothing wrong was found so far.
+    pub fn is_faultless(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Whether the key is there at all.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
