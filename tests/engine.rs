@@ -9,7 +9,10 @@ use std::{
 
 use dsr::{
     checkpoint::Store,
-    config::{AdamWConfig, EngineConfig, LossAverage, Schedule},
+    config::{
+        AdamWConfig, EngineConfig, LossAverage, Schedule,
+        schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
+    },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
@@ -225,9 +228,13 @@ fn dropout_is_reproducible_by_its_seed() {
 #[test]
 fn a_resumed_run_is_the_same_to_the_bit() {
     let _alone = alone();
-    let scheduler =
-        Schedule::Cosine { total_num_steps: 60, warmup_num_steps: 10, cos_min_ratio: 0.1 };
-    let config = || EngineConfig { scheduler, ..config(2, 2) };
+    let scheduler = Schedule::HuggingFace(HuggingFaceSchedule::Cosine {
+        total_num_steps: 60,
+        warmup_num_steps: 10,
+        cos_min_ratio: 0.1,
+        num_cycles: 0.5,
+    });
+    let config = || EngineConfig { scheduler: scheduler.clone(), ..config(2, 2) };
     let shuffled = || {
         let options =
             LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
@@ -250,6 +257,54 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     outcomes.extend(train(&mut second, &mut loader, 30));
     assert_eq!(straight, outcomes);
     assert!(flat(whole.model()).equal(&flat(second.model())));
+}
+
+/// OneCycle's betas go to AdamW: cycled around a momentum that does not move, training is that with
+/// these betas; the cycled one is another.
+#[test]
+fn one_cycle_sets_the_betas_of_adamw() {
+    let _alone = alone();
+    let run = |betas, momentum| {
+        let cycle = OneCycle {
+            cycle_min_lr: 1e-3,
+            cycle_max_lr: 1e-3,
+            cycle_first_step_size: 2,
+            cycle_second_step_size: 2,
+            cycle_first_stair_count: 0,
+            cycle_second_stair_count: 0,
+            decay_lr_rate: 0.0,
+            decay_step_size: 0,
+            momentum,
+        };
+        let plain = config(2, 1);
+        let optimizer = AdamWConfig { betas, ..plain.optimizer };
+        let scheduler = Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(cycle));
+        let mut engine = init_engine(model(0.0), EngineConfig { optimizer, scheduler, ..plain });
+        train(&mut engine, &mut loader(2), 4)
+    };
+    let cycled = |cycle_min_mom, cycle_max_mom| {
+        Some(CycleMomentum { cycle_min_mom, cycle_max_mom, decay_mom_rate: 0.0 })
+    };
+    let still = run((0.5, 0.6), cycled(0.8, 0.8));
+    assert_eq!(still, run((0.8, 0.99), None));
+    assert_ne!(still, run((0.5, 0.6), cycled(0.8, 0.9)));
+}
+
+#[test]
+fn a_schedules_function_that_fails_leaves_the_step_to_be_done() {
+    let _alone = alone();
+    let good = Rc::new(std::cell::Cell::new(false));
+    let asked = Rc::clone(&good);
+    let rate = move |_| Ok(if asked.get() { 1e-3 } else { -1.0 });
+    let scheduler = Schedule::Function(LrFunction::new(rate));
+    let mut engine = init_engine(model(0.0), EngineConfig { scheduler, ..config(2, 1) });
+    let loss = engine.forward(&loader(2).next_batch().unwrap().unwrap()).unwrap();
+    engine.backward(&loss).unwrap();
+    assert_eq!(engine.step().unwrap_err().code(), Code::BadValue);
+    assert_eq!((engine.global_step(), engine.micro_step()), (0, 1));
+    good.set(true);
+    assert!(engine.step().unwrap());
+    assert_eq!(engine.last_step().unwrap().lr, 1e-3);
 }
 
 #[test]

@@ -14,5 +14,6 @@ mod readme;
 mod recipes;
 mod script;
 mod script_data;
+mod script_schedules;
 mod support;
 mod tidy;

@@ -3,7 +3,7 @@
 use super::schedule::Schedule;
 
 /// What an engine is made with; options of scripts have these names.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct EngineConfig {
     /// Rows in a batch of one rank.
     pub micro_batch_size: usize,

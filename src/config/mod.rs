@@ -2,9 +2,9 @@
 
 mod batch;
 mod engine;
-mod schedule;
+pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
 pub use engine::{AdamWConfig, EngineConfig, LossAverage};
-pub use schedule::{Schedule, WarmupType};
+pub use schedule::Schedule;

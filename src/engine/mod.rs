@@ -31,7 +31,7 @@ use crate::{
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
     model::{Model, Targets},
-    optim::{AdamW, clip_coefficient, norm},
+    optim::{AdamW, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -131,8 +131,16 @@ impl Engine {
     }
 
     /// The learning rate of the next step.
-    pub fn lr(&self) -> f64 {
-        self.config.optimizer.lr * self.config.scheduler.ratio(self.optimizer.applied_steps())
+    ///
+    /// # Errors
+    /// Those of the schedule's function.
+    pub fn lr(&self) -> Result<f64> {
+        self.config.scheduler.lr(self.config.optimizer.lr, self.optimizer.applied_steps())
+    }
+
+    fn rates(&self) -> Result<StepRates> {
+        let (betas, applied) = (self.config.optimizer.betas, self.optimizer.applied_steps());
+        Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
     }
 
     /// The mean loss over the target tokens of `batch`, float32 scalar, with all that
@@ -197,7 +205,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Code::Diverged`] for a loss or gradient that is not finite: the gradients are dropped, and
-    /// parameters and optimizer stay as they were. [`Code::CallOrder`] without a backward before it.
+    /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
+    /// too. [`Code::CallOrder`] without a backward before it.
     pub fn step(&mut self) -> Result<bool> {
         self.check_whole()?;
         if self.window.micro_steps() == 0 {
@@ -207,10 +216,12 @@ impl Engine {
         if self.window.micro_steps() < self.config.gradient_accumulation_steps {
             return Ok(false);
         }
+        // A schedule's function that fails leaves the engine as it was.
+        let rates = self.rates()?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let mut grads = self.gradients.take(self.model.units())?;
-        let outcome = guard("step", || self.reduce_and_apply(&window, &mut grads))?;
+        let outcome = guard("step", || self.reduce_and_apply(&window, &mut grads, rates))?;
         self.torn = false;
         let outcome = outcome?;
         self.global_step += 1;
@@ -223,6 +234,7 @@ impl Engine {
         &mut self,
         window: &Window,
         grads: &mut [Tensor],
+        rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
         self.reduce_gradients(grads)?;
@@ -237,11 +249,10 @@ impl Engine {
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Ok(Err(self.diverged(loss, grad_norm)));
         }
-        let lr = self.lr();
         let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
         let params: Vec<&Tensor> = self.model.units().iter().map(|unit| unit.flat()).collect();
-        no_grad(|| self.optimizer.step(&params, grads, lr, 1.0 / scale))?;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr, tokens }))
+        no_grad(|| self.optimizer.step(&params, grads, rates, 1.0 / scale))?;
+        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens }))
     }
 
     /// Sums each unit's gradient over the ranks; all are under way before the first is waited for.

@@ -20,6 +20,15 @@ pub struct Moments {
     pub exp_avg_sq: Tensor,
 }
 
+/// What a schedule may set for one step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct StepRates {
+    /// The learning rate.
+    pub lr: f64,
+    /// The decay of the averages of the gradient and of its square.
+    pub betas: (f64, f64),
+}
+
 /// The optimizer's state.
 #[derive(Debug)]
 pub struct AdamW {
@@ -66,7 +75,7 @@ impl AdamW {
         self.step = step;
     }
 
-    /// Updates `params` in place with `grads` divided by `grad_scale`, at the rate `lr`. The
+    /// Updates `params` in place with `grads` divided by `grad_scale`, at these rates. The
     /// gradients may be overwritten.
     ///
     /// # Errors
@@ -75,7 +84,7 @@ impl AdamW {
         &mut self,
         params: &[&Tensor],
         grads: &[Tensor],
-        lr: f64,
+        rates: StepRates,
         grad_scale: f64,
     ) -> Result<()> {
         let Some(first) = params.first() else { return Ok(()) };
@@ -96,7 +105,8 @@ impl AdamW {
                 step: &step,
             })
             .collect();
-        let AdamWConfig { betas, eps, weight_decay, .. } = self.config;
+        let AdamWConfig { eps, weight_decay, .. } = self.config;
+        let StepRates { lr, betas } = rates;
         fused_adamw(&units, AdamWNumbers { lr, betas, weight_decay, eps }, scale.as_ref())?;
         self.step += 1;
         Ok(())
@@ -126,7 +136,8 @@ mod tests {
             }
             // Three times the gradient, divided by three.
             let grad = Tensor::from_slice(&g).to_kind(Kind::Float) * 3.0;
-            optimizer.step(&[&param], &[grad], 0.01, 3.0).unwrap();
+            let rates = StepRates { lr: config.lr, betas: config.betas };
+            optimizer.step(&[&param], &[grad], rates, 3.0).unwrap();
         }
         assert_eq!(optimizer.applied_steps(), 50);
         for (i, expected) in p.iter().enumerate() {

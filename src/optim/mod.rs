@@ -3,5 +3,5 @@
 mod adamw;
 mod clip;
 
-pub use adamw::{AdamW, Moments};
+pub use adamw::{AdamW, Moments, StepRates};
 pub use clip::{clip_coefficient, norm};

@@ -18,7 +18,9 @@ use rhai::NativeCallContextStore;
 use rhai::{Dynamic, FnPtr, FuncArgs, NativeCallContext};
 
 use super::{
-    diagnostics, host,
+    diagnostics,
+    error::AtPosition,
+    host,
     value::{describe, is_handle},
 };
 use crate::error::{Code, Error, Result};
@@ -72,6 +74,12 @@ impl Callback {
         self.function
             .call_within_context(&ctx, args)
             .map_err(|e| diagnostics::seal(&engine, *e, ctx.call_source().unwrap_or_default()))
+    }
+
+    /// Gives an error the place of the call that took the function, for what is wrong with a result.
+    #[allow(deprecated, reason = "see the import")]
+    pub(super) fn at_its_call(&self, error: Error) -> Error {
+        error.at(self.context.source.as_deref().unwrap_or_default(), self.context.pos)
     }
 
     /// Calls the function, whose result must be `true` or `false`; `what` names it in errors.

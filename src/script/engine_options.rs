@@ -1,10 +1,14 @@
 //! The options of `init_engine`, under DeepSpeed's leaf names and with its defaults.
 
-use rhai::Map;
+use rhai::{FnPtr, Map};
 
-use super::options::{self, Options};
+use super::{
+    Callback,
+    options::{self, Options},
+    scheduler_options,
+};
 use crate::{
-    config::{AdamWConfig, BatchSizes, EngineConfig, LossAverage, Schedule, WarmupType},
+    config::{AdamWConfig, BatchSizes, EngineConfig, LossAverage},
     error::Result,
 };
 
@@ -14,8 +18,12 @@ const PRECISIONS: &[(&str, ())] = &[("fp32", ())];
 const AVERAGES: &[(&str, LossAverage)] =
     &[("tokens", LossAverage::Tokens), ("micro_batches", LossAverage::MicroBatches)];
 
-/// Reads the option map of `init_engine` for this many ranks.
-pub(crate) fn read(map: &Map, world_size: usize) -> Result<EngineConfig> {
+/// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.
+pub(crate) fn read(
+    map: &Map,
+    world_size: usize,
+    keep: impl FnOnce(FnPtr) -> Result<Callback>,
+) -> Result<EngineConfig> {
     options::read("init_engine", map, |o| {
         let sizes = BatchSizes {
             train_batch_size: o.get("train_batch_size").range(1..).optional(),
@@ -30,28 +38,42 @@ pub(crate) fn read(map: &Map, world_size: usize) -> Result<EngineConfig> {
         };
         o.choice("precision", PRECISIONS).or(());
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
+        let (optimizer, given) = o.map_or_empty("optimizer", optimizer);
+        let scheduler = scheduler_options::read(o, optimizer.lr, keep);
+        o.check(scheduler.check_replaced(
+            given.lr.then_some(optimizer.lr),
+            given.betas.then_some(optimizer.betas),
+        ));
         EngineConfig {
             micro_batch_size,
             gradient_accumulation_steps,
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
-            optimizer: o.map_or_empty("optimizer", optimizer),
-            scheduler: o.map("scheduler", scheduler).unwrap_or(Schedule::Constant),
+            optimizer,
+            scheduler,
             activation_checkpointing: o.get("activation_checkpointing").or(false),
             seed: o.get("seed").or(42),
         }
     })
 }
 
-fn optimizer(o: &mut Options<'_>) -> AdamWConfig {
+/// What of the optimizer was written down, and not taken by default.
+struct Given {
+    lr: bool,
+    betas: bool,
+}
+
+fn optimizer(o: &mut Options<'_>) -> (AdamWConfig, Given) {
     let default = AdamWConfig::default();
     o.choice("type", &[("AdamW", ())]).or(());
-    AdamWConfig {
+    let given = Given { lr: o.has("lr"), betas: o.has("betas") };
+    let config = AdamWConfig {
         lr: o.get("lr").range(0.0..).or(default.lr),
         betas: betas(o, default.betas),
         eps: o.get("eps").range(0.0..).or(default.eps),
         weight_decay: o.get("weight_decay").range(0.0..).or(default.weight_decay),
-    }
+    };
+    (config, given)
 }
 
 fn betas(o: &mut Options<'_>, default: (f64, f64)) -> (f64, f64) {
@@ -68,54 +90,13 @@ fn betas(o: &mut Options<'_>, default: (f64, f64)) -> (f64, f64) {
     }
 }
 
-/// The names of schedules, as the map's `type` gives them.
-#[derive(Clone, Copy)]
-enum Kind {
-    Constant,
-    WarmupCosineLr,
-    Linear,
-    Cosine,
-}
-
-const KINDS: &[(&str, Kind)] = &[
-    ("constant", Kind::Constant),
-    ("linear", Kind::Linear),
-    ("cosine", Kind::Cosine),
-    ("WarmupCosineLR", Kind::WarmupCosineLr),
-];
-
-fn scheduler(o: &mut Options<'_>) -> Schedule {
-    let schedule = match o.choice("type", KINDS).required() {
-        Kind::Constant => Schedule::Constant,
-        Kind::Linear => Schedule::Linear {
-            total_num_steps: o.get("total_num_steps").range(1..).required(),
-            warmup_num_steps: o.get("warmup_num_steps").or(0),
-        },
-        Kind::Cosine => Schedule::Cosine {
-            total_num_steps: o.get("total_num_steps").range(1..).required(),
-            warmup_num_steps: o.get("warmup_num_steps").or(0),
-            cos_min_ratio: o.get("cos_min_ratio").range(0.0..=1.0).or(0.0),
-        },
-        Kind::WarmupCosineLr => Schedule::WarmupCosineLr {
-            total_num_steps: o.get("total_num_steps").range(1..).required(),
-            warmup_num_steps: o.get("warmup_num_steps").range(1..).or(1000),
-            warmup_min_ratio: o.get("warmup_min_ratio").range(0.0..=1.0).or(0.0),
-            cos_min_ratio: o.get("cos_min_ratio").range(0.0..=1.0).or(1e-4),
-            warmup_type: o
-                .choice("warmup_type", &[("log", WarmupType::Log), ("linear", WarmupType::Linear)])
-                .or(WarmupType::Log),
-        },
-    };
-    o.check(schedule.check()).unwrap_or(Schedule::Constant)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Error;
+    use crate::{config::Schedule, error::Error};
 
     fn config(source: &str) -> Result<EngineConfig> {
-        read(&rhai::Engine::new().eval(source).unwrap(), 2)
+        read(&rhai::Engine::new().eval(source).unwrap(), 2, |_| panic!("no function here"))
     }
 
     #[test]
@@ -124,7 +105,7 @@ mod tests {
         assert_eq!(config.gradient_accumulation_steps, 1);
         assert_eq!(config.gradient_clipping, Some(1.0));
         assert_eq!(config.optimizer, AdamWConfig::default());
-        assert_eq!(config.scheduler, Schedule::Constant);
+        assert!(matches!(config.scheduler, Schedule::Constant));
     }
 
     #[test]
@@ -141,17 +122,18 @@ mod tests {
         assert_eq!(config.gradient_clipping, None);
     }
 
+    fn paths(source: &str) -> Vec<String> {
+        let e = config(source).unwrap_err();
+        let all = std::iter::once(&e).chain(e.others());
+        all.filter_map(Error::option_path).map(ToOwned::to_owned).collect()
+    }
+
     #[test]
     fn all_mistakes_are_listed() {
-        let e = config(
-            r#"#{ precision: "bf16", optimizer: #{ type: "Adam", betas: [0.9] },
-                  scheduler: #{ type: "linear", total_num_steps: 5, warmup_num_steps: 9, warmup: 1 } }"#,
-        )
-        .unwrap_err();
-        let paths: Vec<_> =
-            std::iter::once(&e).chain(e.others()).filter_map(Error::option_path).collect();
+        let source = r#"#{ precision: "bf16", optimizer: #{ type: "Adam", betas: [0.9] },
+            scheduler: #{ type: "linear", total_num_steps: 5, warmup_num_steps: 9, warmup: 1 } }"#;
         assert_eq!(
-            paths,
+            paths(source),
             [
                 "micro_batch_size",
                 "precision",
@@ -160,6 +142,23 @@ mod tests {
                 "scheduler.warmup_num_steps",
                 "scheduler.warmup"
             ]
+        );
+    }
+
+    #[test]
+    fn what_the_scheduler_replaces_is_refused() {
+        let cycle = r#"scheduler: #{ type: "OneCycle", cycle_min_lr: 1e-4, cycle_max_lr: 1e-3 } }"#;
+        let given = "#{ micro_batch_size: 1, optimizer: #{ lr: 0.1, betas: [0.9, 0.95] }, ";
+        assert_eq!(paths(&format!("{given}{cycle}")), ["optimizer.lr", "optimizer.betas"]);
+        assert!(config(&format!("#{{ micro_batch_size: 1, {cycle}")).is_ok());
+        let e = config(
+            r#"#{ micro_batch_size: 1, optimizer: #{ lr: 5e-5 },
+                  scheduler: #{ type: "WarmupDecayLR", total_num_steps: 1000 } }"#,
+        )
+        .unwrap_err();
+        assert_eq!(
+            e.message(),
+            "`optimizer.lr` 0.00005 would not be used: WarmupDecayLR goes by its own warmup_max_lr, 0.001"
         );
     }
 }

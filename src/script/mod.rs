@@ -22,6 +22,7 @@ mod lint;
 mod locate;
 mod resolver;
 mod runtime;
+mod scheduler_options;
 mod translate;
 
 use std::{path::Path, rc::Rc};

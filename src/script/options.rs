@@ -12,7 +12,10 @@ use std::{collections::BTreeSet, ops::RangeBounds};
 
 use rhai::{Dynamic, Map};
 
-use super::value::{self, OptionValue};
+use super::{
+    error::split,
+    value::{self, OptionValue},
+};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -146,6 +149,16 @@ impl<'a> Options<'a> {
         self.faults.is_empty()
     }
 
+    /// Accepts whatever else the map holds, where a fault leaves unknown what it may hold.
+    pub fn accept_rest(&mut self) {
+        self.asked.extend(self.map.keys().map(ToString::to_string));
+    }
+
+    /// The dotted path of the option `key`, for messages.
+    pub fn path(&self, key: &str) -> String {
+        self.level.join(key)
+    }
+
     /// Whether the key is there at all.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
@@ -162,17 +175,20 @@ impl<'a> Options<'a> {
         self.faults.push(Error::new(code, message).option(path));
     }
 
-    /// Adds a validated layer's own error, whose option path starts at this level.
+    /// Adds a validated layer's own faults, whose option paths start at this level.
     pub fn check<T>(&mut self, result: Result<T>) -> Option<T> {
-        result
-            .map_err(|error| {
-                let path = error.option_path().map(|path| self.level.join(path));
-                self.faults.push(match path {
-                    Some(path) => error.option(path),
-                    None => error,
-                });
-            })
-            .ok()
+        let error = match result {
+            Ok(value) => return Some(value),
+            Err(error) => error,
+        };
+        for fault in split(error) {
+            let path = fault.option_path().map(|path| self.level.join(path));
+            self.faults.push(match path {
+                Some(path) => fault.option(path),
+                None => fault,
+            });
+        }
+        None
     }
 
     fn ask(&mut self, key: &'static str) -> String {
@@ -290,15 +306,17 @@ pub struct Choice<'a, T: 'static> {
 impl<T: Copy> Choice<'_, T> {
     /// The chosen value; its absence is a fault.
     pub fn required(self) -> T {
-        match self.value {
-            Given::Value(v) => v,
-            Given::Faulty => self.choices[0].1,
-            Given::Absent => {
-                let words = value::words(self.choices);
-                self.faults.push(missing(&self.path).hint(format!("it is one of {words}")));
-                self.choices[0].1
-            }
+        let stand_in = self.choices[0].1;
+        self.required_or_none().unwrap_or(stand_in)
+    }
+
+    /// The chosen value; its absence is a fault, and any fault is `None`.
+    pub fn required_or_none(self) -> Option<T> {
+        if let Given::Absent = self.value {
+            let words = value::words(self.choices);
+            self.faults.push(missing(&self.path).hint(format!("it is one of {words}")));
         }
+        self.optional()
     }
 
     /// The chosen value, or this one when the option is absent.

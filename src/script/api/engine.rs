@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     run::{load_checkpoint, save_checkpoint},
     script::{
-        Shared, engine_options,
+        Callback, Shared, engine_options,
         error::ScriptResult,
         host::{self, Host},
         options,
@@ -34,9 +34,23 @@ pub mod api {
     /// * `options` - `micro_batch_size`, `gradient_accumulation_steps` (1) and `train_batch_size`, any
     ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
     ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer`: `type` ("AdamW"),
-    ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01); `scheduler`:
-    ///   `type` ("constant", "linear", "cosine", "WarmupCosineLR"), `total_num_steps`,
-    ///   `warmup_num_steps`, ...; `activation_checkpointing` (false); `seed` of dropout (42)
+    ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01);
+    ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
+    ///
+    /// The scheduler is a function of the steps applied so far that returns the learning rate
+    /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
+    /// step does not advance it.
+    ///
+    /// With transformers' values: `constant`; `constant_with_warmup`: `warmup_num_steps`; `linear`:
+    /// `total_num_steps`, `warmup_num_steps` (0); `cosine`: these, `cos_min_ratio` (0), `num_cycles`
+    /// (0.5); `inverse_sqrt`: `warmup_num_steps`, `timescale` (the warm-up); `wsd` or
+    /// `warmup_stable_decay`: `warmup_num_steps` (0), `num_decay_steps`, `num_stable_steps` or
+    /// `total_num_steps`, `warmup_type` ("linear"; "cosine", "1-sqrt"), `decay_type` ("cosine"),
+    /// `min_lr_ratio` (0), `num_cycles` (0.5).
+    ///
+    /// With DeepSpeed's values, options and defaults: `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`,
+    /// `OneCycle` (which, unless `cycle_momentum` is false, sets AdamW's betas too), `LRRangeTest`.
+    /// Those with rates of their own refuse another `lr` of the optimizer.
     ///
     /// ```rhai
     /// let engine = init_engine(model, #{
@@ -49,7 +63,8 @@ pub mod api {
     #[rhai_fn(return_raw)]
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
         let group = host::of(&ctx)?.group()?;
-        let config = engine_options::read(&options, group.world_size())?;
+        let keep = |f| Callback::new(&ctx, f);
+        let config = engine_options::read(&options, group.world_size(), keep)?;
         Ok(Shared::new(engine::Engine::new(model, group, config)?))
     }
 
@@ -188,7 +203,7 @@ pub mod api {
     /// Returns the learning rate of the next step.
     #[rhai_fn(get = "lr", return_raw, pure)]
     pub fn lr(engine: &mut Engine) -> ScriptResult<f64> {
-        Ok(engine.read()?.lr())
+        Ok(engine.read()?.lr()?)
     }
 
     /// Returns the model that is trained.
@@ -200,13 +215,13 @@ pub mod api {
     /// Describes the engine.
     #[rhai_fn(name = "to_string", return_raw, pure)]
     pub fn describe(engine: &mut Engine) -> ScriptResult<String> {
-        Ok(super::describe(&*engine.read()?))
+        Ok(super::describe(&*engine.read()?)?)
     }
 
     /// Describes the engine.
     #[rhai_fn(name = "to_debug", return_raw, pure)]
     pub fn describe_debug(engine: &mut Engine) -> ScriptResult<String> {
-        Ok(super::describe(&*engine.read()?))
+        Ok(super::describe(&*engine.read()?)?)
     }
 }
 
@@ -259,15 +274,15 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
 }
 
-fn describe(engine: &engine::Engine) -> String {
+fn describe(engine: &engine::Engine) -> Result<String> {
     let config = engine.config();
-    format!(
+    Ok(format!(
         "Engine after step {} (micro_batch_size {} x gradient_accumulation_steps {} x world_size {}, \
          AdamW, lr {:e})",
         engine.global_step(),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
         engine.group().world_size(),
-        engine.lr(),
-    )
+        engine.lr()?,
+    ))
 }
