@@ -10,7 +10,7 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, EngineConfig, Schedule,
+        AdamWConfig, EngineConfig, LossAverage, Schedule,
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -41,6 +41,7 @@ fn config(micro: usize, accum: usize) -> EngineConfig {
         micro_batch_size: micro,
         gradient_accumulation_steps: accum,
         gradient_clipping: Some(1.0),
+        loss_average: LossAverage::Tokens,
         optimizer: AdamWConfig { lr: 5e-4, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 },
         scheduler: Schedule::Constant,
         activation_checkpointing: false,
@@ -363,6 +364,45 @@ fn padding_does_not_count() {
     assert_relative("loss", padded.0, alone.0, 1e-6);
     assert_relative("gradient norm", padded.1, alone.1, 1e-5);
     assert_eq!((alone.2, padded.2), (4, 4));
+}
+
+/// Two micro batches of one row each, with three targets and with one: the mean over the four
+/// targets, or DeepSpeed's mean of the two means.
+#[test]
+fn losses_are_averaged_over_tokens_or_over_micro_batches() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let rows = r#"{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}
+{"input_ids": [9, 3, 2, 1], "labels": [-100, 3, -100, -100]}"#;
+    std::fs::write(&path, rows).unwrap();
+    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let run = |loss_average| {
+        let mut engine = init_engine(model(0.0), EngineConfig { loss_average, ..config(1, 2) });
+        let mut micro_losses = Vec::new();
+        for batch in rows.loader(LoaderOptions::default()).unwrap() {
+            let loss = engine.forward(&batch.unwrap()).unwrap();
+            engine.backward(&loss).unwrap();
+            engine.step().unwrap();
+            micro_losses.push(loss.double_value(&[]));
+        }
+        (engine.last_step().unwrap(), micro_losses)
+    };
+    let (tokens, means) = run(LossAverage::Tokens);
+    let (micro_batches, _) = run(LossAverage::MicroBatches);
+    assert_relative("tokens", tokens.loss, (3.0 * means[0] + means[1]) / 4.0, 1e-6);
+    assert_relative("micro batches", micro_batches.loss, (means[0] + means[1]) / 2.0, 1e-6);
+    assert!((tokens.grad_norm / micro_batches.grad_norm - 1.0).abs() > 1e-3);
+    // Equal micro batches have no difference.
+    let equal = |loss_average| {
+        let mut engine = init_engine(model(0.0), EngineConfig { loss_average, ..config(2, 2) });
+        train(&mut engine, &mut loader(2), 2)
+    };
+    let pairs = equal(LossAverage::Tokens).into_iter().zip(equal(LossAverage::MicroBatches));
+    for ((loss, norm), (micro_loss, micro_norm)) in pairs {
+        assert_relative("loss", micro_loss, loss, 1e-6);
+        assert_relative("norm", micro_norm, norm, 1e-5);
+    }
 }
 
 #[test]

@@ -275,7 +275,7 @@ fn data_that_ends_too_early_is_an_error() {
     assert_eq!(output.status.code(), Some(2), "{error}");
     let message = "12 steps of 2 micro batches need 24, and the loader has 20 left";
     assert!(error.starts_with(&format!("error[E103]: {message}")), "{error}");
-    assert!(error.contains("[ tiny.rhai:20:51 ]"), "{error}");
+    assert!(error.contains("[ tiny.rhai:18:53 ]"), "{error}");
     assert!(!tiny.path("runs").exists());
 
     let unknown = once.replace(".shuffle(#{ seed: 3 })", ".filter(|row| true)");

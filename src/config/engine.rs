@@ -11,6 +11,8 @@ pub struct EngineConfig {
     pub gradient_accumulation_steps: usize,
     /// The largest norm of the gradient, over all parameters; `None` leaves it as it is.
     pub gradient_clipping: Option<f64>,
+    /// How the losses of a global batch become one.
+    pub loss_average: LossAverage,
     /// The optimizer.
     pub optimizer: AdamWConfig,
     /// The learning rate over the steps.
@@ -20,6 +22,16 @@ pub struct EngineConfig {
     pub activation_checkpointing: bool,
     /// The seed of dropout.
     pub seed: u64,
+}
+
+/// What the loss of an optimizer step is the mean of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LossAverage {
+    /// The target tokens of the whole global batch: the result does not depend on how it is cut.
+    Tokens,
+    /// The means of the micro batches, as in DeepSpeed: tokens of a micro batch with few targets
+    /// count for more.
+    MicroBatches,
 }
 
 /// AdamW (Loshchilov and Hutter 2019) with PyTorch's names and defaults.

@@ -1,8 +1,10 @@
 //! Settings after validation: plain structs, no input or output.
 
+mod batch;
 mod engine;
 pub mod schedule;
 pub mod suggest;
 
-pub use engine::{AdamWConfig, EngineConfig};
+pub use batch::BatchSizes;
+pub use engine::{AdamWConfig, EngineConfig, LossAverage};
 pub use schedule::Schedule;

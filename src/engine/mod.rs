@@ -5,15 +5,14 @@
 //! gradients (`gradients.rs`). What ZeRO, offload and checkpointing change is therefore a line in
 //! one visible loop.
 //!
-//! Losses are averaged over the target tokens of the whole global batch, so that the result does
-//! not depend on how it is cut into micro batches and ranks. The number of targets is known only at
-//! the end: each loss is a sum over its targets divided by a nominal count, and the gradients are
-//! corrected once, in [`Engine::step`], by nominal over counted.
+//! The losses of a global batch are averaged as `window.rs` says, whose nominal weight is corrected
+//! once, in [`Engine::step`].
 
 mod evaluate;
 mod gradients;
 mod state;
 mod walk;
+mod window;
 
 use std::rc::Rc;
 
@@ -23,14 +22,15 @@ pub use self::{
 };
 use self::{
     gradients::Gradients,
-    walk::{Activations, Seeds},
+    walk::{Activations, Pass, Seeds},
+    window::{Totals, Window},
 };
 use crate::{
-    config::EngineConfig,
+    config::{EngineConfig, LossAverage},
     data::Batch,
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
-    model::Model,
+    model::{Model, Targets},
     optim::{AdamW, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
@@ -64,16 +64,6 @@ pub struct StepOutcome {
     pub lr: f64,
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
-}
-
-/// What the micro batches of a step add up to.
-#[derive(Default)]
-struct Window {
-    micro_steps: usize,
-    /// Sums of losses, float64 scalars; kept on the device, since reading one waits.
-    loss_sums: Vec<Tensor>,
-    targets: i64,
-    tokens: i64,
 }
 
 /// A forward pass that waits for its backward pass.
@@ -132,7 +122,7 @@ impl Engine {
 
     /// Micro batches of the step that has begun.
     pub fn micro_step(&self) -> usize {
-        self.window.micro_steps
+        self.window.micro_steps()
     }
 
     /// What the last optimizer step was like; `None` before the first of this process.
@@ -163,15 +153,18 @@ impl Engine {
         // Frees the activations of a forward pass that was not used.
         self.pending = None;
         self.check_batch(batch)?;
-        if self.window.micro_steps == self.config.gradient_accumulation_steps {
-            return Err(step_is_due(self.window.micro_steps));
+        if self.window.micro_steps() == self.config.gradient_accumulation_steps {
+            return Err(step_is_due(self.window.micro_steps()));
         }
-        let checkpointing = self.config.activation_checkpointing;
-        let (seeds, nominal) = (self.seeds(), self.nominal_targets());
         let pending = guard("forward", || {
             let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-            let activations =
-                Activations::forward(&self.model, batch, checkpointing, seeds, nominal)?;
+            let targets = Targets::shifted(&batch.labels);
+            let pass = Pass {
+                checkpointing: self.config.activation_checkpointing,
+                seeds: self.seeds(),
+                nominal: self.nominal(targets.count()),
+            };
+            let activations = Activations::forward(&self.model, batch, &targets, pass)?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
             Ok(Pending { loss, activations, loss_sum, targets, tokens })
@@ -203,11 +196,8 @@ impl Engine {
         let (model, gradients) = (&self.model, &mut self.gradients);
         guard("backward", || pending.activations.backward(model, gradients))?;
         self.torn = false;
-        self.window.micro_steps += 1;
-        self.window.loss_sums.push(pending.loss_sum);
-        self.window.targets += pending.targets;
-        self.window.tokens += pending.tokens;
-        Ok(())
+        let loss = (pending.loss_sum, pending.targets);
+        self.window.add(self.config.loss_average, loss, pending.tokens)
     }
 
     /// At the last micro batch of a global batch: reduces, clips and applies the gradients, and
@@ -219,11 +209,11 @@ impl Engine {
     /// too. [`Code::CallOrder`] without a backward before it.
     pub fn step(&mut self) -> Result<bool> {
         self.check_whole()?;
-        if self.window.micro_steps == 0 {
+        if self.window.micro_steps() == 0 {
             return Err(Error::new(Code::CallOrder, "step without a backward before it")
                 .hint("the order is forward, backward, step for each batch"));
         }
-        if self.window.micro_steps < self.config.gradient_accumulation_steps {
+        if self.window.micro_steps() < self.config.gradient_accumulation_steps {
             return Ok(false);
         }
         // A schedule's function that fails leaves the engine as it was.
@@ -246,17 +236,15 @@ impl Engine {
         grads: &mut [Tensor],
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
-        let (loss_sum, targets, tokens) = self.reduce_counts(window)?;
+        let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
         self.reduce_gradients(grads)?;
-        let loss = loss_sum / targets;
-        if targets == 0.0 {
+        if weight == 0.0 {
             let message =
                 format!("step {}: no row of the global batch has a target", self.global_step + 1);
             return Ok(Err(Error::new(Code::Data, message)
                 .hint("rows of one token, or of padding alone, have nothing to predict")));
         }
-        // From the mean over the nominal count to that over the counted targets.
-        let correction = self.nominal_targets() / targets;
+        let correction = self.nominal_total() / weight;
         let grad_norm = norm(grads)? * correction;
         if !loss.is_finite() || !grad_norm.is_finite() {
             return Ok(Err(self.diverged(loss, grad_norm)));
@@ -264,21 +252,7 @@ impl Engine {
         let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
         let params: Vec<&Tensor> = self.model.units().iter().map(|unit| unit.flat()).collect();
         no_grad(|| self.optimizer.step(&params, grads, rates, 1.0 / scale))?;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens: tokens as u64 }))
-    }
-
-    /// Loss, targets and tokens over the micro batches of all ranks.
-    fn reduce_counts(&self, window: &Window) -> Result<(f64, f64, f64)> {
-        let device = self.group.device();
-        let mut loss_sum = Tensor::f_zeros([0i64; 0], (Kind::Double, device))?;
-        for part in &window.loss_sums {
-            loss_sum = loss_sum.f_add(part)?;
-        }
-        let counts = Tensor::f_from_slice(&[window.targets as f64, window.tokens as f64])?;
-        let all = Tensor::f_cat(&[loss_sum.f_view([1])?, counts.f_to_device(device)?], 0)?;
-        self.group.all_reduce(&all, ReduceOp::Sum)?;
-        let all = Vec::<f64>::try_from(&all)?;
-        Ok((all[0], all[1], all[2]))
+        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens }))
     }
 
     /// Sums each unit's gradient over the ranks; all are under way before the first is waited for.
@@ -305,20 +279,31 @@ impl Engine {
         e.hint("parameters are as before the step; try a lower lr, a longer warm-up or gradient_clipping: 1.0")
     }
 
-    /// What a loss is divided by before the number of targets is known. Any number would do, as it
-    /// is corrected in the step; this one is the same however the global batch is cut.
-    fn nominal_targets(&self) -> f64 {
-        let rows = self.config.micro_batch_size
-            * self.config.gradient_accumulation_steps
-            * self.group.world_size();
-        rows as f64 * (self.model.config().n_positions - 1).max(1) as f64
+    /// What the losses of a micro batch with this many targets are divided by for its gradient.
+    fn nominal(&self, targets: i64) -> f64 {
+        match self.config.loss_average {
+            LossAverage::Tokens => self.nominal_total(),
+            LossAverage::MicroBatches => self.nominal_total() * targets.max(1) as f64,
+        }
+    }
+
+    /// The weight of a whole step before it is known. For tokens any number would do; this one is
+    /// the same however the global batch is cut.
+    fn nominal_total(&self) -> f64 {
+        let micro_batches =
+            (self.config.gradient_accumulation_steps * self.group.world_size()) as f64;
+        let tokens = (self.model.config().n_positions - 1).max(1) as f64;
+        match self.config.loss_average {
+            LossAverage::Tokens => micro_batches * self.config.micro_batch_size as f64 * tokens,
+            LossAverage::MicroBatches => micro_batches,
+        }
     }
 
     fn seeds(&self) -> Seeds {
         Seeds::new(
             self.config.seed,
             self.global_step,
-            self.window.micro_steps as u64,
+            self.window.micro_steps() as u64,
             self.group.rank() as u64,
         )
     }

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, F32_BYTES, Window};
+use super::{Engine, F32_BYTES, window::Window};
 use crate::{
     data::LoaderState,
     error::{Code, Error, Result},
@@ -74,12 +74,12 @@ impl Engine {
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
         self.check_whole()?;
-        if self.window.micro_steps > 0 {
+        if self.window.micro_steps() > 0 {
             return Err(Error::new(
                 Code::CallOrder,
                 format!(
                     "a checkpoint is of whole steps, and {} of {} micro batches of the next are done",
-                    self.window.micro_steps, self.config.gradient_accumulation_steps
+                    self.window.micro_steps(), self.config.gradient_accumulation_steps
                 ),
             )
             .hint("save where engine.step() returned true"));

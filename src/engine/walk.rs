@@ -29,6 +29,17 @@ impl Seeds {
     }
 }
 
+/// How a micro batch is run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass {
+    /// Whether blocks keep their input alone.
+    pub(super) checkpointing: bool,
+    /// The seeds of dropout.
+    pub(super) seeds: Seeds,
+    /// The gradients will be those of the sum of the losses divided by this.
+    pub(super) nominal: f64,
+}
+
 /// What a forward pass leaves for the backward pass.
 pub(super) struct Activations {
     input_ids: Tensor,
@@ -49,15 +60,14 @@ struct Layer {
 }
 
 impl Activations {
-    /// Runs the model on `batch` with dropout. The gradients will be those of the sum of the losses
-    /// divided by `nominal`.
+    /// Runs the model on `batch` with dropout; `targets` are those of its labels.
     pub(super) fn forward(
         model: &Model,
         batch: &Batch,
-        checkpointing: bool,
-        seeds: Seeds,
-        nominal: f64,
+        targets: &Targets,
+        pass: Pass,
     ) -> Result<Self> {
+        let Pass { checkpointing, seeds, nominal } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
         let input_ids = batch.input_ids.shallow_clone();
         let embedded = embed(model, &input_ids, seeds);
@@ -74,14 +84,8 @@ impl Activations {
         let projection_grad = model.units()[unit].flat().f_zeros_like()?;
         let views = model.units()[unit].views(&projection_grad);
         let gradient = LossGradient { nominal, projection: &views[param] };
-        let targets = Targets::shifted(&batch.labels);
-        let head = model.head().loss(
-            model.head_params(),
-            model.projection(),
-            &x,
-            &targets,
-            Some(gradient),
-        );
+        let head =
+            model.head().loss(model.head_params(), model.projection(), &x, targets, Some(gradient));
         Ok(Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds })
     }
 
@@ -225,8 +229,9 @@ mod tests {
             let mut gradients = Gradients::new(model.units().len());
             // Twice, to see that they add up.
             for _ in 0..2 {
-                let activations =
-                    Activations::forward(&model, &batch, checkpointing, seeds, nominal).unwrap();
+                let targets = Targets::shifted(&batch.labels);
+                let pass = Pass { checkpointing, seeds, nominal };
+                let activations = Activations::forward(&model, &batch, &targets, pass).unwrap();
                 activations.backward(&model, &mut gradients).unwrap();
             }
             let flat = gradients.take(model.units()).unwrap();

@@ -8,23 +8,36 @@ use super::{
     scheduler_options,
 };
 use crate::{
-    config::{AdamWConfig, EngineConfig},
+    config::{AdamWConfig, BatchSizes, EngineConfig, LossAverage},
     error::{Code, Result},
 };
 
 /// The only precision of this engine; others are refused by the reader of choices.
 const PRECISIONS: &[(&str, ())] = &[("fp32", ())];
 
-/// Reads the option map of `init_engine`; `keep` keeps a function of the script.
+const AVERAGES: &[(&str, LossAverage)] =
+    &[("tokens", LossAverage::Tokens), ("micro_batches", LossAverage::MicroBatches)];
+
+/// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.
 pub(crate) fn read(
     map: &Map,
+    world_size: usize,
     keep: impl FnOnce(FnPtr) -> Result<Callback>,
 ) -> Result<EngineConfig> {
     options::read("init_engine", map, |o| {
+        let sizes = BatchSizes {
+            train_batch_size: o.get("train_batch_size").range(1..).optional(),
+            micro_batch_size: o.get("micro_batch_size").range(1..).optional(),
+            gradient_accumulation_steps: o.get("gradient_accumulation_steps").range(1..).optional(),
+        };
+        let resolved = sizes.resolve(world_size);
+        // A size that is wrong in itself is a fault already.
+        let (micro_batch_size, gradient_accumulation_steps) = match o.is_faultless() {
+            true => o.check(resolved).unwrap_or((1, 1)),
+            false => (1, 1),
+        };
         o.choice("precision", PRECISIONS).or(());
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
-        let micro_batch_size = o.get("micro_batch_size").range(1..).required();
-        let gradient_accumulation_steps = o.get("gradient_accumulation_steps").range(1..).or(1);
         let (optimizer, lr, betas) = o.map_or_empty("optimizer", optimizer);
         let scheduler = scheduler_options::read(o, optimizer.lr, keep);
         o.check(scheduler.check_replaced(lr, betas));
@@ -32,6 +45,7 @@ pub(crate) fn read(
             micro_batch_size,
             gradient_accumulation_steps,
             gradient_clipping: (clipping > 0.0).then_some(clipping),
+            loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
             optimizer,
             scheduler,
             activation_checkpointing: o.get("activation_checkpointing").or(false),
@@ -77,7 +91,7 @@ mod tests {
     use crate::{config::Schedule, error::Error};
 
     fn config(source: &str) -> Result<EngineConfig> {
-        read(&rhai::Engine::new().eval(source).unwrap(), |_| panic!("no function here"))
+        read(&rhai::Engine::new().eval(source).unwrap(), 2, |_| panic!("no function here"))
     }
 
     #[test]
@@ -87,6 +101,14 @@ mod tests {
         assert_eq!(config.gradient_clipping, Some(1.0));
         assert_eq!(config.optimizer, AdamWConfig::default());
         assert!(matches!(config.scheduler, Schedule::Constant));
+    }
+
+    #[test]
+    fn the_batch_sizes_give_each_other() {
+        let config = config("#{ train_batch_size: 32, micro_batch_size: 4 }").unwrap();
+        assert_eq!(config.gradient_accumulation_steps, 4);
+        let e = self::config("#{ train_batch_size: 30, micro_batch_size: 4 }").unwrap_err();
+        assert_eq!(e.option_path(), Some("train_batch_size"));
     }
 
     #[test]
@@ -108,8 +130,8 @@ mod tests {
         assert_eq!(
             paths(source),
             [
-                "precision",
                 "micro_batch_size",
+                "precision",
                 "optimizer.type",
                 "optimizer.betas",
                 "scheduler.warmup_num_steps",

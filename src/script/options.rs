@@ -144,6 +144,11 @@ impl<'a> Options<'a> {
         handle
     }
 
+    /// Whether nothing wrong was found so far.
+    pub fn is_faultless(&self) -> bool {
+        self.faults.is_empty()
+    }
+
     /// Accepts whatever else the map holds, where a fault leaves unknown what it may hold.
     pub fn accept_rest(&mut self) {
         self.asked.extend(self.map.keys().map(ToString::to_string));

@@ -31,7 +31,8 @@ pub mod api {
 
     /// Makes an engine that trains `model`.
     ///
-    /// * `options` - `micro_batch_size` (required), `gradient_accumulation_steps` (1),
+    /// * `options` - `micro_batch_size`, `gradient_accumulation_steps` (1) and `train_batch_size`, any
+    ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
     ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer`: `type` ("AdamW"),
     ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01);
     ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
@@ -61,8 +62,9 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
-        let config = engine_options::read(&options, |f| Callback::new(&ctx, f))?;
         let group = host::of(&ctx)?.group()?;
+        let keep = |f| Callback::new(&ctx, f);
+        let config = engine_options::read(&options, group.world_size(), keep)?;
         Ok(Shared::new(engine::Engine::new(model, group, config)?))
     }
 
