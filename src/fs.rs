@@ -146,6 +146,13 @@ pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
+/// The value in bytes of a line such as `VmRSS:   1234 kB` in a text of Linux's `/proc`.
+pub fn proc_bytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
 /// A number of bytes as people read it: `1.9 GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);

@@ -12,12 +12,10 @@ use std::{
 
 use tch::Tensor;
 
-use super::check;
+use super::{RawTensor, check, raw};
 use crate::error::{Code, Error, Result};
 
 type Handle = *mut c_void;
-/// `at::Tensor*`; what tch's `as_ptr` returns.
-type TensorHandle = *mut c_void;
 
 unsafe extern "C" {
     fn dsr_store_local(out: *mut Handle) -> c_int;
@@ -50,29 +48,29 @@ unsafe extern "C" {
     fn dsr_group_free(group: Handle);
     fn dsr_all_reduce(
         group: Handle,
-        tensor: TensorHandle,
+        tensor: RawTensor,
         op: c_int,
         is_async: bool,
         out: *mut Handle,
     ) -> c_int;
     fn dsr_all_gather(
         group: Handle,
-        output: TensorHandle,
-        shard: TensorHandle,
+        output: RawTensor,
+        shard: RawTensor,
         is_async: bool,
         out: *mut Handle,
     ) -> c_int;
     fn dsr_reduce_scatter(
         group: Handle,
-        shard: TensorHandle,
-        input: TensorHandle,
+        shard: RawTensor,
+        input: RawTensor,
         op: c_int,
         is_async: bool,
         out: *mut Handle,
     ) -> c_int;
     fn dsr_broadcast(
         group: Handle,
-        tensor: TensorHandle,
+        tensor: RawTensor,
         root: c_int,
         is_async: bool,
         out: *mut Handle,
@@ -185,7 +183,7 @@ impl Group {
     pub(crate) fn all_reduce(&self, tensor: &Tensor, op: RedOpType, mode: Mode) -> Result<Work> {
         // SAFETY: group and tensor are alive; the work keeps its own reference to the tensor.
         work(|out| unsafe {
-            dsr_all_reduce(self.0, handle(tensor), op as c_int, mode == Mode::Async, out)
+            dsr_all_reduce(self.0, raw(tensor), op as c_int, mode == Mode::Async, out)
         })
     }
 
@@ -193,7 +191,7 @@ impl Group {
     pub(crate) fn all_gather(&self, output: &Tensor, shard: &Tensor, mode: Mode) -> Result<Work> {
         // SAFETY: as in `all_reduce`.
         work(|out| unsafe {
-            dsr_all_gather(self.0, handle(output), handle(shard), mode == Mode::Async, out)
+            dsr_all_gather(self.0, raw(output), raw(shard), mode == Mode::Async, out)
         })
     }
 
@@ -207,7 +205,7 @@ impl Group {
     ) -> Result<Work> {
         // SAFETY: as in `all_reduce`.
         work(|out| unsafe {
-            let (shard, input) = (handle(shard), handle(input));
+            let (shard, input) = (raw(shard), raw(input));
             dsr_reduce_scatter(self.0, shard, input, op as c_int, mode == Mode::Async, out)
         })
     }
@@ -216,7 +214,7 @@ impl Group {
     pub(crate) fn broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Work> {
         let root = int(root)?;
         // SAFETY: as in `all_reduce`.
-        work(|out| unsafe { dsr_broadcast(self.0, handle(tensor), root, mode == Mode::Async, out) })
+        work(|out| unsafe { dsr_broadcast(self.0, raw(tensor), root, mode == Mode::Async, out) })
     }
 
     /// Completes when every rank has called it.
@@ -269,10 +267,6 @@ fn make(construct: impl FnOnce(*mut Handle) -> c_int) -> Result<Handle> {
 
 fn work(start: impl FnOnce(*mut Handle) -> c_int) -> Result<Work> {
     make(start).map(Work)
-}
-
-fn handle(tensor: &Tensor) -> TensorHandle {
-    tensor.as_ptr().cast_mut().cast()
 }
 
 fn int(value: usize) -> Result<c_int> {

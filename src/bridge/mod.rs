@@ -11,9 +11,19 @@ pub(crate) mod dist;
 pub(crate) mod map;
 pub(crate) mod ops;
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
+
+use tch::Tensor;
 
 use crate::error::{Code, Error, Result};
+
+/// `at::Tensor*`: a tensor as the functions of the bridge take it.
+type RawTensor = *mut c_void;
+
+/// The pointer to a tensor, alive as long as the tensor is.
+fn raw(tensor: &Tensor) -> RawTensor {
+    tensor.as_ptr().cast_mut().cast()
+}
 
 // The statuses of native/bridge.h.
 const OK: c_int = 0;

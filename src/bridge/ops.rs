@@ -1,49 +1,38 @@
 //! Operations on tensors that tch does not offer: gradients for given output gradients, the fused
 //! optimizer, and a tensor's bytes.
 
-use std::{
-    ffi::{c_int, c_void},
-    ptr::null_mut,
-    slice,
-};
+use std::{ffi::c_int, ptr::null_mut, slice};
 
 use tch::{Device, Tensor};
 
-use super::check;
+use super::{RawTensor, check, raw};
 use crate::error::{Code, Result};
-
-type Raw = *mut c_void;
 
 unsafe extern "C" {
     fn dsr_grad(
-        outputs: *const Raw,
-        output_grads: *const Raw,
-        outputs_count: i64,
-        inputs: *const Raw,
+        output: RawTensor,
+        output_grad: RawTensor,
+        inputs: *const RawTensor,
         inputs_count: i64,
-        grads: *mut Raw,
+        grads: *mut RawTensor,
     ) -> c_int;
     fn dsr_fused_adamw(
-        params: *const Raw,
-        grads: *const Raw,
-        exp_avgs: *const Raw,
-        exp_avg_sqs: *const Raw,
-        steps: *const Raw,
+        params: *const RawTensor,
+        grads: *const RawTensor,
+        exp_avgs: *const RawTensor,
+        exp_avg_sqs: *const RawTensor,
+        steps: *const RawTensor,
         count: i64,
         lr: f64,
         beta1: f64,
         beta2: f64,
         weight_decay: f64,
         eps: f64,
-        grad_scale: Raw,
+        grad_scale: RawTensor,
     ) -> c_int;
 }
 
-fn raw(tensor: &Tensor) -> Raw {
-    tensor.as_ptr().cast_mut().cast()
-}
-
-fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<Raw> {
+fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
     tensors.into_iter().map(raw).collect()
 }
 
@@ -54,15 +43,13 @@ pub(crate) fn grad(
     output_grad: &Tensor,
     inputs: &[&Tensor],
 ) -> Result<Vec<Option<Tensor>>> {
-    let (outputs, output_grads) = ([raw(output)], [raw(output_grad)]);
     let inputs = raws(inputs.iter().copied());
     let mut grads = vec![null_mut(); inputs.len()];
     // SAFETY: every pointer is to a live tensor or array of the stated length for the whole call.
     let status = unsafe {
         dsr_grad(
-            outputs.as_ptr(),
-            output_grads.as_ptr(),
-            1,
+            raw(output),
+            raw(output_grad),
             inputs.as_ptr(),
             inputs.len() as i64,
             grads.as_mut_ptr(),
@@ -70,7 +57,7 @@ pub(crate) fn grad(
     };
     check(status)?;
     // SAFETY: each pointer that is not null is a new tensor that nobody else owns.
-    let own = |p: Raw| (!p.is_null()).then(|| unsafe { Tensor::from_ptr(p.cast()) });
+    let own = |p: RawTensor| (!p.is_null()).then(|| unsafe { Tensor::from_ptr(p.cast()) });
     Ok(grads.into_iter().map(own).collect())
 }
 

@@ -4,7 +4,7 @@
 //! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
 
 pub(super) use crate::tensor::Device;
-use crate::tensor::{TchError, Tensor};
+use crate::tensor::{IGNORE_INDEX, TchError, Tensor};
 use arrow::array::RecordBatch;
 
 use super::{
@@ -12,9 +12,6 @@ use super::{
     tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
 };
 use crate::error::{Code, Error, Result};
-
-/// The label that is no target.
-pub const IGNORE_INDEX: i64 = -100;
 
 /// One micro batch of one rank; B rows, T tokens.
 #[derive(Debug)]

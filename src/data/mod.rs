@@ -35,7 +35,7 @@ mod tokenizer;
 mod tokens;
 mod window;
 
-pub use batch::{Batch, IGNORE_INDEX};
+pub use batch::Batch;
 pub use dataset::Dataset;
 pub use loader::{Loader, LoaderOptions, LoaderState};
 pub use rows::{Row, RowMap, RowPredicate, Rows};

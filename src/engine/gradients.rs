@@ -2,7 +2,7 @@
 //! the optimizer step, so that they take no memory while activations do.
 
 use crate::{
-    error::{Code, Error, Result},
+    error::Result,
     model::FlatUnit,
     tensor::{Tensor, no_grad},
 };
@@ -49,10 +49,10 @@ impl Gradients {
 
     /// The parameters' parts of the buffer of unit `i`, which is made if there is none.
     pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
-        if self.0[i].is_none() {
-            self.0[i] = Some(unit.flat().f_zeros_like()?);
-        }
-        let flat = self.0[i].as_ref().ok_or_else(|| Error::new(Code::Internal, "no gradient"))?;
+        let flat = match &mut self.0[i] {
+            Some(flat) => flat,
+            none => none.insert(unit.flat().f_zeros_like()?),
+        };
         Ok(unit.views(flat))
     }
 

@@ -156,12 +156,7 @@ fn run_block(
 pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i64) {
     no_grad(|| {
         let attention_mask = padding_mask(&batch.attention_mask);
-        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
-        for (i, block) in model.blocks().iter().enumerate() {
-            let context =
-                BlockContext { attention_mask: attention_mask.as_ref(), ..BlockContext::default() };
-            x = block.forward(model.block_params(i), &x, context);
-        }
+        let x = model.hidden(&batch.input_ids, attention_mask.as_ref(), None);
         let targets = Targets::shifted(&batch.labels);
         let head = model.head().loss(model.head_params(), model.projection(), &x, &targets, None);
         (head.loss_sum, head.targets)

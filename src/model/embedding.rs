@@ -28,12 +28,6 @@ impl Embedding {
             + positions.narrow(0, past, t)
     }
 
-    /// [`Embedding::lookup`] with dropout.
-    pub fn forward(&self, params: &[Tensor], input_ids: &Tensor, past: i64, train: bool) -> Tensor {
-        let sum = self.lookup(params, input_ids, past);
-        if train && self.dropout > 0.0 { sum.dropout(self.dropout, true) } else { sum }
-    }
-
     /// Adds the gradient of [`Embedding::lookup`] at positions `0..` to `grads`, laid out as the
     /// parameters; `sum_grad` `[B, T, C]` is the gradient of its result.
     ///

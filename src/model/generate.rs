@@ -93,7 +93,7 @@ impl Model {
 
     /// The logits after the last of `input_ids` `[1, T]`, which follow what `cache` holds: `[V]`.
     fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Tensor {
-        let hidden = self.hidden(input_ids, Some(cache));
+        let hidden = self.hidden(input_ids, None, Some(cache));
         let last = hidden.narrow(1, hidden.size()[1] - 1, 1);
         self.head.logits(self.head_params(), self.projection(), &last).reshape([-1])
     }

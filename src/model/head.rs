@@ -7,7 +7,7 @@ use super::{
 use crate::{
     bridge::ops,
     error::Result,
-    tensor::{Kind, Tensor, no_grad},
+    tensor::{Tensor, no_grad},
 };
 
 /// The final layer norm and the projection.
@@ -98,10 +98,5 @@ impl Head {
             grads.into_iter().zip(inputs).map(|(g, x)| g.unwrap_or_else(|| x.zeros_like()));
         let input = grads.next().expect("three inputs have three gradients");
         Ok(Some(HeadGrads { input, params: grads.collect() }))
-    }
-
-    /// The mean of the losses, float32 scalar; NaN without any target, as in PyTorch.
-    pub fn mean(output: &HeadOutput) -> Tensor {
-        (&output.loss_sum / output.targets as f64).to_kind(Kind::Float)
     }
 }

@@ -5,7 +5,7 @@
 //! and multiplied back (Liger Kernel's fused linear cross-entropy). The gradient for a mean over
 //! `nominal` targets is made in the forward pass, since the slice is at hand only there.
 
-use crate::tensor::{Device, Kind, Tensor};
+use crate::tensor::{Device, IGNORE_INDEX, Kind, Tensor};
 
 /// Bytes of logits held at a time on the CPU, where larger slices gain nothing, and elsewhere.
 const SLICE_BYTES_CPU: i64 = 104 << 20;
@@ -19,9 +19,6 @@ pub struct Targets {
     /// How many of them count.
     count: i64,
 }
-
-/// The label that is not a target, as in PyTorch and Hugging Face.
-const IGNORE_INDEX: i64 = -100;
 
 impl Targets {
     /// The targets of `labels` `[B, T]`: position `t` should predict `labels[t + 1]`.

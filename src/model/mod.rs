@@ -179,19 +179,27 @@ impl Model {
         self.check_input_ids(input_ids, 0)?;
         guard("logits", || {
             Ok(no_grad(|| {
-                let hidden = self.hidden(input_ids, None);
+                let hidden = self.hidden(input_ids, None, None);
                 self.head.logits(self.head_params(), self.projection(), &hidden)
             }))
         })
     }
 
-    /// The input of the head, `[B, T, C]`; with a cache, `input_ids` go on after what it holds.
-    fn hidden(&self, input_ids: &Tensor, mut cache: Option<&mut [KeyValues]>) -> Tensor {
+    /// The input of the head, `[B, T, C]`, without dropout; with a cache, `input_ids` go on after
+    /// what it holds. `attention_mask` is that of [`BlockContext`].
+    ///
+    /// Panics where libtorch refuses, to be called under [`guard`].
+    pub fn hidden(
+        &self,
+        input_ids: &Tensor,
+        attention_mask: Option<&Tensor>,
+        mut cache: Option<&mut [KeyValues]>,
+    ) -> Tensor {
         let past = cache.as_ref().and_then(|c| c.first()).map_or(0, KeyValues::tokens);
-        let mut x = self.embedding.forward(self.units[0].params(), input_ids, past, false);
+        let mut x = self.embedding.lookup(self.units[0].params(), input_ids, past);
         for (i, block) in self.blocks.iter().enumerate() {
             let key_values = cache.as_mut().map(|c| &mut c[i]);
-            let context = BlockContext { key_values, ..BlockContext::default() };
+            let context = BlockContext { train: false, attention_mask, key_values };
             x = block.forward(self.block_params(i), &x, context);
         }
         x

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fs::Bytes;
+use crate::fs::{Bytes, proc_bytes};
 
 /// How many steps the shown speed is taken from.
 const WINDOW: usize = 20;
@@ -127,11 +127,7 @@ impl Memory {
 
     /// Reads `VmRSS` and `VmHWM`, in kB, out of the text of `/proc/self/status`.
     fn parse(status: &str) -> Option<Self> {
-        let bytes = |key: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(key))?;
-            let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-            Some(kib * 1024)
-        };
+        let bytes = |key| proc_bytes(status, key);
         Some(Self { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
     }
 }

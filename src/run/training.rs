@@ -189,11 +189,11 @@ impl Training {
             return Ok(());
         }
         let began = Instant::now();
-        if let Some((dir, log)) = &self.files {
+        if let Some((dir, _)) = &self.files {
             let store = dir.checkpoints();
             let recipe = Some(self.options.recipe.clone());
             save_checkpoint(engine, &store, self.options.keep, Some(loader), recipe)?;
-            log.finish()?;
+            self.draw()?;
         }
         engine.group().barrier()?;
         self.saved = Some(engine.global_step());
@@ -221,10 +221,19 @@ impl Training {
     /// # Errors
     /// As [`Training::save`].
     pub fn finish(&mut self, engine: &Engine, loader: &Loader) -> Result<Option<String>> {
-        self.save(engine, loader)?;
-        let Some((dir, log)) = &self.files else { return Ok(None) };
-        log.finish()?;
+        if self.saved == Some(engine.global_step()) {
+            // It may lack what was evaluated since.
+            self.draw()?;
+        } else {
+            self.save(engine, loader)?;
+        }
+        let Some((dir, _)) = &self.files else { return Ok(None) };
         Ok(Some(format!("done: {} (metrics.jsonl, loss.svg, checkpoints/)", dir.path().display())))
+    }
+
+    /// Draws the loss curve, on rank 0.
+    fn draw(&self) -> Result<()> {
+        self.files.iter().try_for_each(|(_, log)| log.finish().map(drop))
     }
 
     /// Saves and gives the error with which an interrupted run ends.

@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Device;
 use crate::{
     error::{Code, Error, Result},
-    fs::{Bytes, read_to_string},
+    fs::{Bytes, proc_bytes, read_to_string},
 };
 
 /// Refuses `needed` more bytes for `what` on `device`, if that is the host and they are not there.
@@ -35,15 +35,8 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
 /// Bytes that this process can still use: what the kernel says, within the limit of its control
 /// group.
 fn available_bytes() -> Option<u64> {
-    let system = meminfo(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let system = proc_bytes(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
     Some(system.min(group_bytes().unwrap_or(u64::MAX)))
-}
-
-/// The value of a line of `/proc/meminfo`, in bytes.
-fn meminfo(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// What the limit of this process's control group (version 2) leaves, where there is one.
@@ -70,8 +63,8 @@ mod tests {
     #[test]
     fn the_kernels_numbers_are_read() {
         let text = "MemTotal:       24683628 kB\nMemAvailable:   22846372 kB\n";
-        assert_eq!(meminfo(text, "MemAvailable:"), Some(22_846_372 * 1024));
-        assert_eq!(meminfo(text, "SwapFree:"), None);
+        assert_eq!(proc_bytes(text, "MemAvailable:"), Some(22_846_372 * 1024));
+        assert_eq!(proc_bytes(text, "SwapFree:"), None);
         if Path::new("/proc/meminfo").exists() {
             assert!(available_bytes().is_some_and(|bytes| bytes > 0));
         }

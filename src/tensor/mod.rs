@@ -15,6 +15,9 @@ pub use memory::check_memory;
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 
+/// The label that is no target, as in PyTorch and Hugging Face.
+pub const IGNORE_INDEX: i64 = -100;
+
 /// Whether libtorch sees a CUDA device that it can use.
 pub fn cuda_is_available() -> bool {
     tch::Cuda::is_available()

@@ -22,15 +22,14 @@ std::vector<at::Tensor> list(at::Tensor* const* tensors, int64_t count) {
 
 extern "C" {
 
-// d(outputs)/d(inputs) weighted with output_grads; the graph is freed. grads[i] becomes a new
-// tensor that the caller owns, or null where outputs do not depend on inputs[i].
-int dsr_grad(at::Tensor* const* outputs, at::Tensor* const* output_grads, int64_t outputs_count,
-             at::Tensor* const* inputs, int64_t inputs_count, at::Tensor** grads) {
+// d(output)/d(inputs) weighted with output_grad; the graph is freed. grads[i] becomes a new tensor
+// that the caller owns, or null where output does not depend on inputs[i].
+int dsr_grad(at::Tensor* output, at::Tensor* output_grad, at::Tensor* const* inputs,
+             int64_t inputs_count, at::Tensor** grads) {
   TRY(
     auto result = torch::autograd::grad(
-        list(outputs, outputs_count), list(inputs, inputs_count),
-        list(output_grads, outputs_count), /*retain_graph=*/false, /*create_graph=*/false,
-        /*allow_unused=*/true);
+        {*output}, list(inputs, inputs_count), {*output_grad}, /*retain_graph=*/false,
+        /*create_graph=*/false, /*allow_unused=*/true);
     for (int64_t i = 0; i < inputs_count; ++i)
       grads[i] = result[i].defined() ? new at::Tensor(std::move(result[i])) : nullptr;
   )

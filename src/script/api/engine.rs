@@ -3,7 +3,10 @@
 use rhai::{Map, plugin::*};
 
 use super::{
-    batch::api::Batch, dataset::api::Dataset, loader::api::Loader, model::api::Model,
+    batch::api::Batch,
+    dataset::api::Dataset,
+    loader::{self, api::Loader},
+    model::api::Model,
     tensor::Handle as TensorHandle,
 };
 use crate::{
@@ -112,7 +115,7 @@ pub mod api {
         dataset: Dataset,
     ) -> ScriptResult<Map> {
         let host = host::of(&ctx)?;
-        let found = super::evaluate(&host, &*engine.read()?, &dataset, &|| host.must_stop())?;
+        let found = super::evaluate(&*engine.read()?, &dataset, &|| host.must_stop())?;
         Ok(super::evaluation_map(&found.ok_or_else(host::interruption)?))
     }
 
@@ -227,19 +230,13 @@ pub mod api {
 
 /// Evaluates this rank's part of `dataset`; `None` when `stop` said so.
 pub(super) fn evaluate(
-    host: &Host,
     engine: &engine::Engine,
     dataset: &Dataset,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
-    let group = host.group()?;
-    let batches = dataset.loader(LoaderOptions {
-        micro_batch_size: engine.config().micro_batch_size,
-        rank: group.rank(),
-        world_size: group.world_size(),
-        device: group.device(),
-        ..LoaderOptions::default()
-    })?;
+    let micro_batch_size = engine.config().micro_batch_size;
+    let options = LoaderOptions { micro_batch_size, ..LoaderOptions::default() };
+    let batches = dataset.loader(loader::for_rank(engine.group(), options))?;
     engine.evaluate(batches, stop)
 }
 

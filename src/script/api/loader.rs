@@ -9,6 +9,7 @@ use rhai::{Dynamic, Map, Module, plugin::*};
 
 use crate::{
     data::{self, LoaderOptions},
+    dist::ProcessGroup,
     error::{Code, Result},
     script::{Shared, api::batch, error::ScriptResult, host, iterate::set_iterator, options},
 };
@@ -52,9 +53,7 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Loader> {
         let options = super::read_options(&options)?;
-        let group = host::of(&ctx)?.group()?;
-        let (rank, world_size, device) = (group.rank(), group.world_size(), group.device());
-        let options = LoaderOptions { rank, world_size, device, ..options };
+        let options = super::for_rank(&*host::of(&ctx)?.group()?, options);
         Ok(dataset.loader(options)?.into())
     }
 
@@ -101,6 +100,12 @@ pub mod api {
     pub fn describe_debug(loader: &mut Loader) -> String {
         super::description(loader)
     }
+}
+
+/// The options for this rank of `group`.
+pub(super) fn for_rank(group: &ProcessGroup, options: LoaderOptions) -> LoaderOptions {
+    let (rank, world_size, device) = (group.rank(), group.world_size(), group.device());
+    LoaderOptions { rank, world_size, device, ..options }
 }
 
 /// The options of a loader, for a process that is alone.

@@ -166,7 +166,7 @@ impl Run {
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
         let began = Instant::now();
         let stop = || host.interrupted();
-        let found = engine::evaluate(host, &*self.engine.read()?, dataset, &stop)?;
+        let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
             self.end_if_interrupted(host)?;
             return Err(host::interruption());
