@@ -10,7 +10,7 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, EngineConfig, LossAverage, Schedule,
+        AdamWConfig, Dtype, EngineConfig, LossAverage, PrecisionConfig, Schedule,
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -32,14 +32,15 @@ fn expected() -> Value {
     serde_json::from_str(&text).unwrap()
 }
 
-fn floats(value: &Value) -> Vec<f64> {
+pub(crate) fn floats(value: &Value) -> Vec<f64> {
     value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
 }
 
-fn config(micro: usize, accum: usize) -> EngineConfig {
+pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
     EngineConfig {
         micro_batch_size: micro,
         gradient_accumulation_steps: accum,
+        precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer: AdamWConfig { lr: 5e-4, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 },
@@ -49,7 +50,7 @@ fn config(micro: usize, accum: usize) -> EngineConfig {
     }
 }
 
-fn model(dropout: f64) -> Rc<Model> {
+pub(crate) fn model(dropout: f64) -> Rc<Model> {
     let dir = golden("gpt2-tiny-v512");
     let config = Gpt2Config {
         resid_pdrop: dropout,
@@ -62,28 +63,28 @@ fn model(dropout: f64) -> Rc<Model> {
 
 /// To be held by each test here: libtorch has one random generator for all threads, and engines
 /// seed it.
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
+pub(crate) fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
     let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     Engine::new(model, group, config).unwrap()
 }
 
-fn rows() -> Dataset {
+pub(crate) fn rows() -> Dataset {
     let path = golden("tokens-v512.parquet");
     Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
 }
 
-fn loader(micro_batch_size: usize) -> Loader {
+pub(crate) fn loader(micro_batch_size: usize) -> Loader {
     let options = LoaderOptions { micro_batch_size, epochs: None, ..LoaderOptions::default() };
     rows().loader(options).unwrap()
 }
 
 /// Runs until `steps` more optimizer steps are done; loss and gradient norm of each.
-fn train(engine: &mut Engine, loader: &mut Loader, steps: u64) -> Vec<(f64, f64)> {
+pub(crate) fn train(engine: &mut Engine, loader: &mut Loader, steps: u64) -> Vec<(f64, f64)> {
     let mut outcomes = Vec::new();
     while outcomes.len() < steps as usize {
         let batch: Batch = loader.next_batch().unwrap().unwrap();
@@ -97,7 +98,7 @@ fn train(engine: &mut Engine, loader: &mut Loader, steps: u64) -> Vec<(f64, f64)
     outcomes
 }
 
-fn assert_relative(what: &str, found: f64, expected: f64, tolerance: f64) {
+pub(crate) fn assert_relative(what: &str, found: f64, expected: f64, tolerance: f64) {
     let relative = (found / expected - 1.0).abs();
     assert!(relative <= tolerance, "{what}: {found} is not {expected} ({relative:.1e})");
 }
@@ -177,7 +178,7 @@ fn logits_are_those_of_transformers() {
 }
 
 /// All parameters as one tensor, for comparing to the bit.
-fn flat(model: &Model) -> Tensor {
+pub(crate) fn flat(model: &Model) -> Tensor {
     let parts: Vec<Tensor> = model.named_params().map(|(_, p)| p.detach().reshape([-1])).collect();
     Tensor::cat(&parts, 0)
 }

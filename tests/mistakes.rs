@@ -160,7 +160,7 @@ fn wrong_options_are_all_shown_where_they_are_written() {
         r#"let engine = init_engine(load_model("model"), #{
     micro_batch_size: "2",
     gradient_acumulation_steps: 2,
-    precision: "bf16",
+    precision: "int8",
     optimizer: #{ type: "AdamW", lr: -1, wieght_decay: 0.1 },
 });
 "#,
@@ -169,7 +169,7 @@ fn wrong_options_are_all_shown_where_they_are_written() {
     for (place, says) in [
         ("2:23", "`micro_batch_size` must be a whole number, found string \"2\""),
         ("3:5", "`init_engine` has no option `gradient_acumulation_steps`"),
-        ("4:16", "`precision` must be one of \"fp32\", found string \"bf16\""),
+        ("4:16", "`precision` must be one of \"fp32\", \"bf16\", \"fp16\", found string \"int8\""),
         ("5:38", "`optimizer.lr` must be 0 or more, found -1"),
         ("5:42", "`optimizer` has no option `wieght_decay`"),
     ] {

@@ -20,7 +20,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("fs", "error"),
     ("config", "error"),
     ("bridge", "error"),
-    ("tensor", "error fs bridge"),
+    ("tensor", "error fs config bridge"),
     ("dist", "error config bridge tensor"),
     ("hub", "error fs config"),
     ("data", "error fs config tensor hub"),

@@ -1,6 +1,6 @@
 //! The settings of an engine and of its optimizer.
 
-use super::schedule::Schedule;
+use super::{precision::PrecisionConfig, schedule::Schedule};
 
 /// What an engine is made with; options of scripts have these names.
 #[derive(Debug, Clone)]
@@ -9,6 +9,8 @@ pub struct EngineConfig {
     pub micro_batch_size: usize,
     /// Micro batches in an optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// The number formats.
+    pub precision: PrecisionConfig,
     /// The largest norm of the gradient, over all parameters; `None` leaves it as it is.
     pub gradient_clipping: Option<f64>,
     /// How the losses of a global batch become one.

@@ -2,9 +2,11 @@
 
 mod batch;
 mod engine;
+mod precision;
 pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
 pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;

@@ -8,6 +8,7 @@ use crate::tensor::{IGNORE_INDEX, TchError, Tensor};
 use arrow::array::RecordBatch;
 
 use super::{
+    batch_rows::BatchRows,
     rows::{Row, to_rows},
     tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
 };
@@ -37,6 +38,11 @@ impl Batch {
     /// A column that has no JSON form.
     pub fn rows(&self) -> Result<Vec<Row>> {
         to_rows(&self.rows)
+    }
+
+    /// The same rows as they came, to be written to a file.
+    pub fn source(&self) -> BatchRows {
+        BatchRows { epoch: self.epoch, first_row: self.first_row, rows: self.rows.clone() }
     }
 }
 

@@ -15,11 +15,13 @@
 //! | `rows.rs` | rows as JSON objects: `filter` and `map` |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
 //! | `loader.rs`, `batch.rs` | micro batches of one rank, as tensors |
+//! | `batch_rows.rs` | the rows of a batch that training failed on |
 //!
 //! Not here: downloading (`hub`), and the shift of labels by one (the model does it, as in
 //! Hugging Face).
 
 mod batch;
+mod batch_rows;
 mod dataset;
 mod embedded;
 mod loader;
@@ -36,6 +38,7 @@ mod tokens;
 mod window;
 
 pub use batch::Batch;
+pub use batch_rows::{BatchRows, write_rows};
 pub use dataset::Dataset;
 pub use loader::{Loader, LoaderOptions, LoaderState};
 pub use rows::{Row, RowMap, RowPredicate, Rows};

@@ -4,21 +4,25 @@
 use crate::{
     error::Result,
     model::FlatUnit,
-    tensor::{Tensor, no_grad},
+    tensor::{Kind, Tensor, no_grad},
 };
 
 /// A buffer for each unit that has a gradient.
 #[derive(Debug)]
-pub(super) struct Gradients(Vec<Option<Tensor>>);
+pub(super) struct Gradients {
+    buffers: Vec<Option<Tensor>>,
+    kind: Kind,
+}
 
 impl Gradients {
-    pub(super) fn new(units: usize) -> Self {
-        Self((0..units).map(|_| None).collect())
+    /// No gradient yet for this many units; they will add up in the format `kind`.
+    pub(super) fn new(units: usize, kind: Kind) -> Self {
+        Self { buffers: (0..units).map(|_| None).collect(), kind }
     }
 
     /// Adds the gradients of the first parameters of unit `i`, in order.
     pub(super) fn add(&mut self, unit: &FlatUnit, i: usize, grads: &[Tensor]) -> Result<()> {
-        no_grad(|| match &self.0[i] {
+        no_grad(|| match &self.buffers[i] {
             Some(flat) => {
                 for (mut view, grad) in unit.views(flat).into_iter().zip(grads) {
                     let _ = view.f_add_(grad)?;
@@ -26,11 +30,11 @@ impl Gradients {
                 Ok(())
             }
             None => {
-                let flat = unit.flat().f_zeros_like()?;
+                let flat = unit.zeros_of(self.kind)?;
                 for (mut view, grad) in unit.views(&flat).into_iter().zip(grads) {
                     view.f_copy_(grad)?;
                 }
-                self.0[i] = Some(flat);
+                self.buffers[i] = Some(flat);
                 Ok(())
             }
         })
@@ -38,7 +42,7 @@ impl Gradients {
 
     /// Adds a whole buffer to unit `i`, which may become the unit's own.
     pub(super) fn add_flat(&mut self, i: usize, buffer: Tensor) -> Result<()> {
-        match &mut self.0[i] {
+        match &mut self.buffers[i] {
             Some(flat) => {
                 let _ = no_grad(|| flat.f_add_(&buffer))?;
             }
@@ -49,24 +53,25 @@ impl Gradients {
 
     /// The parameters' parts of the buffer of unit `i`, which is made if there is none.
     pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
-        let flat = match &mut self.0[i] {
+        let flat = match &mut self.buffers[i] {
             Some(flat) => flat,
-            none => none.insert(unit.flat().f_zeros_like()?),
+            none => none.insert(unit.zeros_of(self.kind)?),
         };
         Ok(unit.views(flat))
     }
 
     /// All buffers, each of them there; none is left here.
     pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
+        let kind = self.kind;
         let buffer = |(unit, grad): (&FlatUnit, &mut Option<Tensor>)| match grad.take() {
             Some(flat) => Ok(flat),
-            None => Ok(unit.flat().f_zeros_like()?),
+            None => unit.zeros_of(kind),
         };
-        units.iter().zip(&mut self.0).map(buffer).collect()
+        units.iter().zip(&mut self.buffers).map(buffer).collect()
     }
 
     /// Drops what has been added.
     pub(super) fn clear(&mut self) {
-        self.0.iter_mut().for_each(|grad| *grad = None);
+        self.buffers.iter_mut().for_each(|grad| *grad = None);
     }
 }

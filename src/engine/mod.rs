@@ -10,24 +10,30 @@
 
 mod evaluate;
 mod gradients;
+mod health;
+mod loss_scaler;
+mod master_weights;
 mod state;
 mod walk;
 mod window;
 
-use std::rc::Rc;
+use std::{path::Path, rc::Rc};
 
 pub use self::{
     evaluate::Evaluation,
+    loss_scaler::LossScalerState,
     state::{RecipeRecord, TrainState},
 };
 use self::{
     gradients::Gradients,
+    health::{Health, Verdict, first_not_finite},
+    master_weights::MasterWeights,
     walk::{Activations, Pass, Seeds},
     window::{Totals, Window},
 };
 use crate::{
-    config::{EngineConfig, LossAverage},
-    data::Batch,
+    config::{Dtype, EngineConfig, LossAverage},
+    data::{Batch, BatchRows},
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
     model::{Model, Targets},
@@ -36,15 +42,17 @@ use crate::{
 };
 
 /// Bytes of a float32.
-const F32_BYTES: u64 = 4;
+const F32_BYTES: u64 = Dtype::Fp32.bytes();
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
     model: Rc<Model>,
     group: Rc<ProcessGroup>,
     config: EngineConfig,
+    masters: MasterWeights,
     optimizer: AdamW,
     gradients: Gradients,
+    health: Health,
     window: Window,
     pending: Option<Pending>,
     global_step: u64,
@@ -64,6 +72,10 @@ pub struct StepOutcome {
     pub lr: f64,
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
+    /// What the loss was multiplied by for the backward pass; only with fp16.
+    pub loss_scale: Option<f64>,
+    /// Whether a gradient was not finite, so that nothing was applied.
+    pub skipped: bool,
 }
 
 /// A forward pass that waits for its backward pass.
@@ -73,6 +85,7 @@ struct Pending {
     loss_sum: Tensor,
     targets: i64,
     tokens: i64,
+    rows: BatchRows,
 }
 
 impl Engine {
@@ -81,15 +94,21 @@ impl Engine {
     /// # Errors
     /// There is not enough memory for the optimizer's state.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
-        let bytes: u64 = model.units().iter().map(|u| u.flat().numel() as u64 * F32_BYTES).sum();
-        // AdamW's two averages, and the gradients.
-        check_memory(model.device(), 3 * bytes, "training the model")?;
-        let optimizer = AdamW::new(config.optimizer, model.units().iter().map(|unit| unit.flat()))?;
-        let gradients = Gradients::new(model.units().len());
+        let precision = config.precision;
+        let elements: u64 = model.units().iter().map(|unit| unit.flat().numel() as u64).sum();
+        // AdamW's two averages, the gradients, and the parameters once more in 16 bits.
+        let parameters = if precision.has_master_weights() { precision.dtype.bytes() } else { 0 };
+        let bytes = 2 * F32_BYTES + precision.grad_accum_dtype.bytes() + parameters;
+        check_memory(model.device(), bytes * elements, "training the model")?;
+        let masters = MasterWeights::take(&model, &precision)?;
+        let optimizer = AdamW::new(config.optimizer, masters.flats())?;
+        let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
         Ok(Self {
             model,
             group,
+            health: Health::new(precision.loss_scale),
             config,
+            masters,
             optimizer,
             gradients,
             window: Window::default(),
@@ -138,6 +157,27 @@ impl Engine {
         self.config.scheduler.lr(self.config.optimizer.lr, self.optimizer.applied_steps())
     }
 
+    /// What the loss of the next step is multiplied by for its backward pass; only with fp16.
+    pub fn loss_scale(&self) -> Option<f64> {
+        self.health.scaler.shown()
+    }
+
+    /// Steps that were skipped because a gradient was not finite; [`Engine::global_step`] counts
+    /// them too, the schedule does not.
+    pub fn skipped_steps(&self) -> u64 {
+        self.health.skipped_steps
+    }
+
+    /// Makes a stop because of a loss or gradient that is not finite save the rows of its batch
+    /// into `dir`, as an Arrow file.
+    pub fn save_bad_batches(&mut self, dir: &Path) {
+        let suffix = match self.group.world_size() {
+            1 => String::new(),
+            _ => format!("-rank-{}", self.group.rank()),
+        };
+        self.health.save_bad_batches(dir, suffix);
+    }
+
     fn rates(&self) -> Result<StepRates> {
         let (betas, applied) = (self.config.optimizer.betas, self.optimizer.applied_steps());
         Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
@@ -162,12 +202,13 @@ impl Engine {
             let pass = Pass {
                 checkpointing: self.config.activation_checkpointing,
                 seeds: self.seeds(),
-                nominal: self.nominal(targets.count()),
+                nominal: self.nominal(targets.count()) / self.health.scaler.scale(),
+                grad_kind: self.config.precision.grad_accum_dtype.into(),
             };
             let activations = Activations::forward(&self.model, batch, &targets, pass)?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
-            Ok(Pending { loss, activations, loss_sum, targets, tokens })
+            Ok(Pending { loss, activations, loss_sum, targets, tokens, rows: batch.source() })
         })?;
         let loss = pending.loss.shallow_clone();
         self.pending = Some(pending);
@@ -197,14 +238,16 @@ impl Engine {
         guard("backward", || pending.activations.backward(model, gradients))?;
         self.torn = false;
         let loss = (pending.loss_sum, pending.targets);
-        self.window.add(self.config.loss_average, loss, pending.tokens)
+        self.window.add(self.config.loss_average, loss, pending.tokens, pending.rows)
     }
 
     /// At the last micro batch of a global batch: reduces, clips and applies the gradients, and
-    /// returns true; before it returns false and does nothing.
+    /// returns true; before it returns false and does nothing. A gradient that is not finite skips
+    /// the step: parameters, optimizer and schedule stay as they were.
     ///
     /// # Errors
-    /// [`Code::Diverged`] for a loss or gradient that is not finite: the gradients are dropped, and
+    /// [`Code::Diverged`] for a loss that is not finite, a gradient that is not at the lowest loss
+    /// scale, or many such in a row without a dynamic scale: the gradients are dropped, and
     /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
     /// too. [`Code::CallOrder`] without a backward before it.
     pub fn step(&mut self) -> Result<bool> {
@@ -220,8 +263,8 @@ impl Engine {
         let rates = self.rates()?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
-        let mut grads = self.gradients.take(self.model.units())?;
-        let outcome = guard("step", || self.reduce_and_apply(&window, &mut grads, rates))?;
+        let grads = self.gradients.take(self.model.units())?;
+        let outcome = guard("step", || self.reduce_and_apply(&window, grads, rates))?;
         self.torn = false;
         let outcome = outcome?;
         self.global_step += 1;
@@ -233,50 +276,50 @@ impl Engine {
     fn reduce_and_apply(
         &mut self,
         window: &Window,
-        grads: &mut [Tensor],
+        grads: Vec<Tensor>,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
-        self.reduce_gradients(grads)?;
+        let grads = no_grad(|| self.reduce_gradients(grads))?;
         if weight == 0.0 {
             let message =
                 format!("step {}: no row of the global batch has a target", self.global_step + 1);
             return Ok(Err(Error::new(Code::Data, message)
                 .hint("rows of one token, or of padding alone, have nothing to predict")));
         }
-        let correction = self.nominal_total() / weight;
-        let grad_norm = norm(grads)? * correction;
-        if !loss.is_finite() || !grad_norm.is_finite() {
-            return Ok(Err(self.diverged(loss, grad_norm)));
+        // The gradients carry the loss scale of their backward pass.
+        let loss_scale = self.health.scaler.shown();
+        let correction = self.nominal_total() / weight / self.health.scaler.scale();
+        let grad_norm = norm(&grads)? * correction;
+        let verdict = self.health.judge(loss, grad_norm);
+        if let Verdict::Stop(reason) = verdict {
+            let culprit = first_not_finite(&self.model, self.masters.flats(), &grads)?;
+            let step = self.global_step + 1;
+            return Ok(Err(self.health.stop(&reason, step, culprit, &window.suspects()?)));
         }
-        let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
-        let params: Vec<&Tensor> = self.model.units().iter().map(|unit| unit.flat()).collect();
-        no_grad(|| self.optimizer.step(&params, grads, rates, 1.0 / scale))?;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens }))
+        if verdict == Verdict::Apply {
+            let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
+            let params: Vec<&Tensor> = self.masters.flats().iter().collect();
+            no_grad(|| self.optimizer.step(&params, &grads, rates, 1.0 / scale))?;
+            self.masters.publish(&self.model)?;
+        }
+        let skipped = verdict == Verdict::Skip;
+        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens, loss_scale, skipped }))
     }
 
-    /// Sums each unit's gradient over the ranks; all are under way before the first is waited for.
-    fn reduce_gradients(&self, grads: &[Tensor]) -> Result<()> {
-        let works: Result<Vec<_>> =
-            grads.iter().map(|grad| self.group.all_reduce_async(grad, ReduceOp::Sum)).collect();
-        works?.into_iter().try_for_each(|work| work.wait())
-    }
-
-    fn diverged(&self, loss: f64, grad_norm: f64) -> Error {
-        let step = self.global_step + 1;
-        let message = match loss.is_finite() {
-            false => format!("the loss is {loss} at step {step}"),
-            true => format!("the gradient's norm is {grad_norm} at step {step} (loss {loss:.4})"),
-        };
-        let before = self.last_step.map(|last| {
-            format!(
-                "the step before had loss {:.4} and gradient norm {:.3}",
-                last.loss, last.grad_norm
-            )
-        });
-        let e = Error::new(Code::Diverged, message);
-        let e = before.into_iter().fold(e, |e, hint| e.hint(hint));
-        e.hint("parameters are as before the step; try a lower lr, a longer warm-up or gradient_clipping: 1.0")
+    /// Each unit's gradient summed over the ranks, float32; all are under way before the first is
+    /// waited for.
+    fn reduce_gradients(&self, mut grads: Vec<Tensor>) -> Result<Vec<Tensor>> {
+        if self.group.world_size() > 1 {
+            let kind = Kind::from(self.config.precision.communication_data_type);
+            for grad in &mut grads {
+                *grad = grad.f_to_kind(kind)?;
+            }
+            let works: Result<Vec<_>> =
+                grads.iter().map(|grad| self.group.all_reduce_async(grad, ReduceOp::Sum)).collect();
+            works?.into_iter().try_for_each(|work| work.wait())?;
+        }
+        grads.into_iter().map(|grad| Ok(grad.f_to_kind(Kind::Float)?)).collect()
     }
 
     /// What the losses of a micro batch with this many targets are divided by for its gradient.

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, F32_BYTES, window::Window};
+use super::{Engine, F32_BYTES, loss_scaler::LossScalerState, window::Window};
 use crate::{
     data::LoaderState,
     error::{Code, Error, Result},
@@ -45,6 +45,12 @@ pub struct TrainState {
     pub global_step: u64,
     /// Those of them that changed the parameters; the schedule and AdamW's bias go by it.
     pub applied_steps: u64,
+    /// Those that were skipped, because a gradient was not finite.
+    #[serde(default)]
+    pub skipped_steps: u64,
+    /// The dynamic loss scale, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_scaler: Option<LossScalerState>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<LoaderState>,
     /// What was run, where it is known.
@@ -85,7 +91,9 @@ impl Engine {
             .hint("save where engine.step() returned true"));
         }
         write_json(&dir.join("config.json"), &self.model.config().to_json())?;
-        safetensors::write(&dir.join(MODEL), self.model.named_params(), &[("format", "pt")])?;
+        let params = self.masters.named(&self.model);
+        let params = params.iter().map(|(name, tensor)| (*name, tensor));
+        safetensors::write(&dir.join(MODEL), params, &[("format", "pt")])?;
         let averages = self.named_averages();
         let averages = averages.iter().map(|(name, tensor)| (name.as_str(), tensor));
         safetensors::write(&dir.join(OPTIMIZER), averages, &[("format", "pt")])?;
@@ -96,6 +104,8 @@ impl Engine {
             format: FORMAT,
             global_step: self.global_step,
             applied_steps: self.optimizer.applied_steps(),
+            skipped_steps: self.health.skipped_steps,
+            loss_scaler: self.health.scaler.state(),
             loader,
             recipe,
         };
@@ -118,7 +128,7 @@ impl Engine {
         let open = |name: &str| SafetensorsFile::open(&dir.join(name)).map_err(|e| damaged(dir, e));
         let (params, averages) = (open(MODEL)?, open(OPTIMIZER)?);
         let named: Vec<(String, Tensor)> =
-            self.model.named_params().map(|(name, p)| (name.to_owned(), p.detach())).collect();
+            self.masters.named(&self.model).into_iter().map(|(n, p)| (n.to_owned(), p)).collect();
         let named_averages = self.named_averages();
         check_names(dir, &params, &named)?;
         check_names(dir, &averages, &named_averages)?;
@@ -128,6 +138,10 @@ impl Engine {
                 file.copy_into(name, tensor)?;
             }
         }
+        self.masters.publish(&self.model)?;
+        self.health.forget();
+        self.health.skipped_steps = state.skipped_steps;
+        self.health.scaler.restore(state.loss_scaler);
         self.optimizer.set_applied_steps(state.applied_steps);
         self.global_step = state.global_step;
         self.window = Window::default();

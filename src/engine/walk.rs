@@ -11,7 +11,7 @@ use crate::{
     data::Batch,
     error::{Code, Error, Result},
     model::{BlockContext, HeadOutput, LossGradient, Model, Targets, padding_mask},
-    tensor::{Tensor, manual_seed, mix, no_grad},
+    tensor::{Kind, Tensor, manual_seed, mix, no_grad},
 };
 
 /// The seeds of one micro batch's dropout masks.
@@ -38,6 +38,8 @@ pub(super) struct Pass {
     pub(super) seeds: Seeds,
     /// The gradients will be those of the sum of the losses divided by this.
     pub(super) nominal: f64,
+    /// The format in which they add up.
+    pub(super) grad_kind: Kind,
 }
 
 /// What a forward pass leaves for the backward pass.
@@ -67,7 +69,7 @@ impl Activations {
         targets: &Targets,
         pass: Pass,
     ) -> Result<Self> {
-        let Pass { checkpointing, seeds, nominal } = pass;
+        let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
         let input_ids = batch.input_ids.shallow_clone();
         let embedded = embed(model, &input_ids, seeds);
@@ -81,7 +83,7 @@ impl Activations {
             blocks.push(Layer { input, output: (!checkpointing).then_some(output) });
         }
         let (unit, param) = model.projection_place();
-        let projection_grad = model.units()[unit].flat().f_zeros_like()?;
+        let projection_grad = model.units()[unit].zeros_of(pass.grad_kind)?;
         let views = model.units()[unit].views(&projection_grad);
         let gradient = LossGradient { nominal, projection: &views[param] };
         let head =
@@ -169,7 +171,7 @@ mod tests {
     use crate::{
         data::{Dataset, LoaderOptions, OpenOptions},
         model::Gpt2Config,
-        tensor::{Device, Kind},
+        tensor::Device,
     };
 
     fn batch() -> Batch {
@@ -221,11 +223,11 @@ mod tests {
         for (tied, checkpointing) in [(true, false), (true, true), (false, false)] {
             let model = model(tied);
             let seeds = Seeds::new(0, 0, 0, 0);
-            let mut gradients = Gradients::new(model.units().len());
+            let mut gradients = Gradients::new(model.units().len(), Kind::Float);
             // Twice, to see that they add up.
             for _ in 0..2 {
                 let targets = Targets::shifted(&batch.labels);
-                let pass = Pass { checkpointing, seeds, nominal };
+                let pass = Pass { checkpointing, seeds, nominal, grad_kind: Kind::Float };
                 let activations = Activations::forward(&model, &batch, &targets, pass).unwrap();
                 activations.backward(&model, &mut gradients).unwrap();
             }

@@ -10,6 +10,7 @@
 
 use crate::{
     config::LossAverage,
+    data::BatchRows,
     dist::{ProcessGroup, ReduceOp},
     error::Result,
     tensor::{Kind, Tensor},
@@ -21,6 +22,8 @@ pub(super) struct Window {
     micro_steps: usize,
     /// Float64 scalars; kept on the device, since reading one waits.
     losses: Vec<Tensor>,
+    /// The rows of each micro batch.
+    rows: Vec<BatchRows>,
     weight: f64,
     tokens: i64,
 }
@@ -47,6 +50,7 @@ impl Window {
         average: LossAverage,
         (loss_sum, targets): (Tensor, i64),
         tokens: i64,
+        rows: BatchRows,
     ) -> Result<()> {
         self.micro_steps += 1;
         self.tokens += tokens;
@@ -56,8 +60,23 @@ impl Window {
             LossAverage::MicroBatches => (loss_sum.f_div_scalar(targets)?, 1.0),
         };
         self.losses.push(loss);
+        self.rows.push(rows);
         self.weight += weight;
         Ok(())
+    }
+
+    /// The rows of this rank's micro batches whose loss is not finite, or of all if each is.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(super) fn suspects(&self) -> Result<Vec<BatchRows>> {
+        let mut suspects = Vec::new();
+        for (loss, rows) in self.losses.iter().zip(&self.rows) {
+            if !loss.f_double_value(&[])?.is_finite() {
+                suspects.push(rows.clone());
+            }
+        }
+        Ok(if suspects.is_empty() { self.rows.clone() } else { suspects })
     }
 
     /// The sums over all ranks.

@@ -27,7 +27,8 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The largest shard, as in transformers 5.
 const MOST_SHARD_BYTES: usize = 50_000_000_000;
 
-/// Writes the parameters `named`, float32 and under their names in `GPT2LMHeadModel`, to `target`.
+/// Writes the parameters `named`, all in one format and under their names in `GPT2LMHeadModel`, to
+/// `target`.
 ///
 /// # Errors
 /// [`Code::BadValue`] when `target` holds other files, [`Code::DiskFull`] or [`Code::Io`]; what
@@ -38,17 +39,35 @@ pub(super) fn export<'a>(
     named: impl Iterator<Item = (&'a str, &'a Tensor)>,
     tokenizer_json: Option<&[u8]>,
 ) -> Result<()> {
+    let named: Vec<_> = named.collect();
+    let dtype = dtype(&named)?;
     refuse_other_files(target)?;
     let new = NewDir::create(target)?;
     let dir = new.path();
-    write_json(&dir.join(config_json::FILE_NAME), config.to_json())?;
+    let mut json = config.to_json();
+    json.insert("dtype".to_owned(), dtype.into());
+    write_json(&dir.join(config_json::FILE_NAME), json)?;
     write_json(&dir.join(GENERATION_CONFIG), generation_config(config))?;
     if let Some(bytes) = tokenizer_json {
         write_json(&dir.join(TOKENIZER_CONFIG), tokenizer_config(config, bytes)?)?;
         write_atomic(&dir.join(TOKENIZER), bytes)?;
     }
-    write_weights(dir, named, MOST_SHARD_BYTES)?;
+    write_weights(dir, named.into_iter(), MOST_SHARD_BYTES)?;
     new.publish()
+}
+
+/// The name that transformers has for the format of all tensors.
+fn dtype(named: &[(&str, &Tensor)]) -> Result<&'static str> {
+    let kind = named.first().map_or(Kind::Float, |(_, tensor)| tensor.kind());
+    if let Some((name, tensor)) = named.iter().find(|(_, tensor)| tensor.kind() != kind) {
+        bail!(Code::Internal, "{name} is {:?}, and others are {kind:?}", tensor.kind());
+    }
+    match kind {
+        Kind::Float => Ok("float32"),
+        Kind::BFloat16 => Ok("bfloat16"),
+        Kind::Half => Ok("float16"),
+        other => bail!(Code::Internal, "weights are not exported as {other:?}"),
+    }
 }
 
 /// Refuses to replace a directory with anything in it that is not of an export.
@@ -129,9 +148,6 @@ fn shards<'a>(
 ) -> Result<Vec<Shard<'a>>> {
     let (mut shards, mut current, mut filled) = (Vec::new(), Vec::new(), 0);
     for (name, tensor) in named {
-        if tensor.kind() != Kind::Float {
-            bail!(Code::Internal, "{name} is {:?}, an export is float32", tensor.kind());
-        }
         let bytes = bytes_of(tensor);
         if !current.is_empty() && filled + bytes > most_bytes {
             shards.push(std::mem::take(&mut current));

@@ -4,6 +4,9 @@
 //! held whole: a slice of rows is multiplied, turned into losses and, in place, into its gradient,
 //! and multiplied back (Liger Kernel's fused linear cross-entropy). The gradient for a mean over
 //! `nominal` targets is made in the forward pass, since the slice is at hand only there.
+//!
+//! In 16 bits the matrices are multiplied in that format; losses and the gradient of the logits are
+//! float32, as when transformers computes `logits.float()`.
 
 use crate::tensor::{Device, IGNORE_INDEX, Kind, Tensor};
 
@@ -41,7 +44,8 @@ impl Targets {
 pub struct LossGradient<'a> {
     /// The gradient is that of the sum of the losses divided by this.
     pub nominal: f64,
-    /// Where the gradient with respect to the projection is written, contiguous `[V, C]`.
+    /// Where the gradient with respect to the projection is written, contiguous `[V, C]`; its format
+    /// may differ from the projection's.
     pub projection: &'a Tensor,
 }
 
@@ -108,8 +112,10 @@ impl Slice {
         let counts = ids.not_equal(IGNORE_INDEX);
         let ids = ids.clamp_min(0);
         let logits = hidden.mm_out(logits, &projection.transpose(0, 1));
+        let owned = logits.kind() != Kind::Float;
+        let logits = logits.to_kind(Kind::Float);
         // The CPU's kernel reads a whole row before it writes it: it may write in place.
-        let onto = if logits.device() == Device::Cpu {
+        let onto = if owned || logits.device() == Device::Cpu {
             logits.shallow_clone()
         } else {
             logits.empty_like()
@@ -128,10 +134,24 @@ impl Slice {
         hidden_grad: &Tensor,
         first: bool,
     ) {
-        // softmax - onehot; what a row counts for is multiplied into the smaller matrices.
+        // softmax - onehot
         let weight = self.counts.to_kind(Kind::Float) / gradient.nominal;
         let mut logits_grad = self.log_probabilities.exp_();
         let _ = logits_grad.scatter_add_(1, &self.ids, &Tensor::full_like(&weight, -1.0));
+        if projection.kind() != Kind::Float {
+            // The loss scale in the weight keeps what follows within the range of fp16.
+            let logits_grad = (logits_grad * weight).to_kind(projection.kind());
+            let _ = logits_grad.mm_out(hidden_grad, projection);
+            let part = logits_grad.transpose(0, 1).mm(&self.hidden);
+            let mut onto = gradient.projection.shallow_clone();
+            if first {
+                onto.copy_(&part)
+            } else {
+                drop(onto.g_add_(&part))
+            }
+            return;
+        }
+        // What a row counts for is multiplied into the smaller matrices.
         let _ = logits_grad.mm_out(hidden_grad, projection).g_mul_(&weight);
         let (transposed, hidden) = (logits_grad.transpose(0, 1), self.hidden * weight);
         let mut onto = gradient.projection.shallow_clone();

@@ -111,7 +111,8 @@ impl Model {
         self.tokenizer_json.as_deref()
     }
 
-    /// Writes the model as a directory that transformers loads, with `tokenizer_json` or else the
+    /// Writes the model as a directory that transformers loads, in its own format (that of the
+    /// `precision` it was trained with last), with `tokenizer_json` or else the
     /// one that the model was loaded with.
     ///
     /// # Errors
@@ -171,7 +172,7 @@ impl Model {
         Ok(())
     }
 
-    /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, without dropout.
+    /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, float32, without dropout.
     ///
     /// # Errors
     /// As [`Model::check_input_ids`], or memory is exhausted.
@@ -180,7 +181,9 @@ impl Model {
         guard("logits", || {
             Ok(no_grad(|| {
                 let hidden = self.hidden(input_ids, None, None);
-                self.head.logits(self.head_params(), self.projection(), &hidden)
+                self.head
+                    .logits(self.head_params(), self.projection(), &hidden)
+                    .to_kind(Kind::Float)
             }))
         })
     }

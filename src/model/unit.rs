@@ -6,7 +6,7 @@
 
 use crate::{
     error::Result,
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Kind, Tensor, no_grad},
 };
 
 /// Each parameter starts at a multiple of this many elements, for aligned vector loads.
@@ -56,7 +56,7 @@ pub struct FlatUnit {
 }
 
 impl FlatUnit {
-    /// A unit of zeros for these parameters, float32.
+    /// A unit of zeros for these parameters, float32 until it is [`cast`](Self::cast).
     ///
     /// # Errors
     /// There is not enough memory.
@@ -82,6 +82,11 @@ impl FlatUnit {
         &self.specs
     }
 
+    /// The parameters' names, in the order of the storage.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.specs.iter().map(|spec| spec.name.as_str())
+    }
+
     /// The whole storage: `[numel]`, padding included, without gradient.
     pub fn flat(&self) -> &Tensor {
         &self.flat
@@ -99,6 +104,34 @@ impl FlatUnit {
             .zip(&self.offsets)
             .map(|(spec, &offset)| flat.narrow(0, offset, spec.numel()).view(&spec.shape[..]))
             .collect()
+    }
+
+    /// Zeros laid out as this unit, in the format `kind`.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn zeros_of(&self, kind: Kind) -> Result<Tensor> {
+        Ok(Tensor::f_zeros([self.flat.numel() as i64], (kind, self.flat.device()))?)
+    }
+
+    /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch: whoever holds
+    /// one of them sees it change. Returns the storage as it was.
+    ///
+    /// # Errors
+    /// There is not enough memory; nothing is then changed.
+    pub fn cast(&self, kind: Kind) -> Result<Tensor> {
+        let before = self.flat.f_detach()?;
+        if before.kind() == kind {
+            return Ok(before);
+        }
+        no_grad(|| {
+            let cast = before.f_to_kind(kind)?;
+            for (param, view) in self.params.iter().zip(self.views(&cast)) {
+                param.shallow_clone().f_set_data(&view)?;
+            }
+            self.flat.shallow_clone().f_set_data(&cast)?;
+            Ok(before)
+        })
     }
 
     /// Number of parameters without padding.
@@ -120,5 +153,22 @@ mod tests {
         let _ = unit.flat().shallow_clone().narrow(0, 16, 5).fill_(2.0);
         assert_eq!(unit.params()[1].sum(Kind::Double).double_value(&[]), 10.0);
         assert_eq!(unit.params()[0].sum(Kind::Double).double_value(&[]), 0.0);
+    }
+
+    #[test]
+    fn a_cast_reaches_all_who_hold_a_parameter() {
+        let unit =
+            FlatUnit::zeros(vec![ParamSpec::new("a", &[3], Init::Zeros)], Device::Cpu).unwrap();
+        let _ = unit.flat().shallow_clone().fill_(1.0 + 2f64.powi(-10));
+        let held = unit.params()[0].shallow_clone();
+        let before = unit.cast(Kind::BFloat16).unwrap();
+        assert_eq!((held.kind(), before.kind()), (Kind::BFloat16, Kind::Float));
+        assert_eq!(
+            (held.double_value(&[0]), before.double_value(&[0])),
+            (1.0, 1.0 + 2f64.powi(-10))
+        );
+        let _ = unit.flat().shallow_clone().fill_(2.0);
+        assert_eq!(held.double_value(&[2]), 2.0);
+        assert!(held.requires_grad());
     }
 }

@@ -108,6 +108,7 @@ impl Training {
         };
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
+            engine.save_bad_batches(dir.path());
             dir.checkpoints().check_space(engine.state_bytes())?;
             shown.lines.push(match &resumed {
                 Some(from) => format!("going on after step {step}, from {}", from.display()),
@@ -142,10 +143,10 @@ impl Training {
             step: engine.global_step(),
             loss: outcome.loss,
             lr: outcome.lr,
-            grad_norm: Some(outcome.grad_norm),
+            grad_norm: Some(outcome.grad_norm).filter(|norm| norm.is_finite()),
             tokens: outcome.tokens,
-            loss_scale: None,
-            skipped: false,
+            loss_scale: outcome.loss_scale,
+            skipped: outcome.skipped,
             device_bytes: None,
         };
         let report = self.meter.report(values, Instant::now());

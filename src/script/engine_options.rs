@@ -5,15 +5,12 @@ use rhai::{FnPtr, Map};
 use super::{
     Callback,
     options::{self, Options},
-    scheduler_options,
+    precision_options, scheduler_options,
 };
 use crate::{
     config::{AdamWConfig, BatchSizes, EngineConfig, LossAverage},
     error::{Code, Result},
 };
-
-/// The only precision of this engine; others are refused by the reader of choices.
-const PRECISIONS: &[(&str, ())] = &[("fp32", ())];
 
 const AVERAGES: &[(&str, LossAverage)] =
     &[("tokens", LossAverage::Tokens), ("micro_batches", LossAverage::MicroBatches)];
@@ -36,7 +33,7 @@ pub(crate) fn read(
             true => o.check(resolved).unwrap_or((1, 1)),
             false => (1, 1),
         };
-        o.choice("precision", PRECISIONS).or(());
+        let precision = precision_options::read(o);
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
         let (optimizer, lr, betas) = o.map_or_empty("optimizer", optimizer);
         let scheduler = scheduler_options::read(o, optimizer.lr, keep);
@@ -44,6 +41,7 @@ pub(crate) fn read(
         EngineConfig {
             micro_batch_size,
             gradient_accumulation_steps,
+            precision,
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
             optimizer,
@@ -125,7 +123,7 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_listed() {
-        let source = r#"#{ precision: "bf16", optimizer: #{ type: "Adam", betas: [0.9] },
+        let source = r#"#{ precision: "int8", optimizer: #{ type: "Adam", betas: [0.9] },
             scheduler: #{ type: "linear", total_num_steps: 5, warmup_num_steps: 9, warmup: 1 } }"#;
         assert_eq!(
             paths(source),

@@ -15,8 +15,20 @@ pub use memory::check_memory;
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 
+use crate::config::Dtype;
+
 /// The label that is no target, as in PyTorch and Hugging Face.
 pub const IGNORE_INDEX: i64 = -100;
+
+impl From<Dtype> for Kind {
+    fn from(dtype: Dtype) -> Self {
+        match dtype {
+            Dtype::Fp32 => Self::Float,
+            Dtype::Bf16 => Self::BFloat16,
+            Dtype::Fp16 => Self::Half,
+        }
+    }
+}
 
 /// Whether libtorch sees a CUDA device that it can use.
 pub fn cuda_is_available() -> bool {

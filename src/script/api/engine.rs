@@ -40,6 +40,13 @@ pub mod api {
     ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01);
     ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
     ///
+    /// The precision is "fp32", "bf16" or "fp16", or a map with a `dtype` and `grad_accum_dtype`
+    /// ("fp32"), in which gradients are summed, `communication_data_type` ("fp32"), in which they
+    /// travel; for fp16 also `loss_scale` (0, which is a dynamic one), `initial_scale_power` (16),
+    /// `loss_scale_window` (1000), `hysteresis` (2), `consecutive_hysteresis` (false),
+    /// `min_loss_scale` (1). With bf16 and fp16 the optimizer updates float32 master weights, and
+    /// the model's own parameters change their format. A gradient that is not finite skips its step.
+    ///
     /// The scheduler is a function of the steps applied so far that returns the learning rate
     /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
     /// step does not advance it.
@@ -203,6 +210,26 @@ pub mod api {
         Ok(engine.read()?.last_step().map_or(Dynamic::UNIT, |last| last.grad_norm.into()))
     }
 
+    /// Returns whether the last step was skipped because a gradient was not finite.
+    #[rhai_fn(get = "skipped", return_raw, pure)]
+    pub fn skipped(engine: &mut Engine) -> ScriptResult<bool> {
+        Ok(engine.read()?.last_step().is_some_and(|last| last.skipped))
+    }
+
+    /// Returns the number of steps that were skipped because a gradient was not finite; they count
+    /// as steps, and do not advance the scheduler.
+    #[rhai_fn(get = "skipped_steps", return_raw, pure)]
+    pub fn skipped_steps(engine: &mut Engine) -> ScriptResult<i64> {
+        Ok(engine.read()?.skipped_steps() as i64)
+    }
+
+    /// Returns what the loss of the next step is multiplied by for its backward pass; `()` without
+    /// fp16.
+    #[rhai_fn(get = "loss_scale", return_raw, pure)]
+    pub fn loss_scale(engine: &mut Engine) -> ScriptResult<Dynamic> {
+        Ok(engine.read()?.loss_scale().map_or(Dynamic::UNIT, Dynamic::from))
+    }
+
     /// Returns the learning rate of the next step.
     #[rhai_fn(get = "lr", return_raw, pure)]
     pub fn lr(engine: &mut Engine) -> ScriptResult<f64> {
@@ -274,9 +301,10 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
 fn describe(engine: &engine::Engine) -> Result<String> {
     let config = engine.config();
     Ok(format!(
-        "Engine after step {} (micro_batch_size {} x gradient_accumulation_steps {} x world_size {}, \
-         AdamW, lr {:e})",
+        "Engine after step {} ({}, micro_batch_size {} x gradient_accumulation_steps {} x \
+         world_size {}, AdamW, lr {:e})",
         engine.global_step(),
+        config.precision.dtype.name(),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
         engine.group().world_size(),
