@@ -10,7 +10,7 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, EngineConfig, LossAverage, Schedule,
+        AdamWConfig, EngineConfig, LossAverage, MonitorConfig, Schedule,
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -46,6 +46,7 @@ fn config(micro: usize, accum: usize) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: false,
         seed: 1,
+        monitor: MonitorConfig::default(),
     }
 }
 
@@ -60,9 +61,9 @@ fn model(dropout: f64) -> Rc<Model> {
     Rc::new(Model::load(&dir, config, Device::Cpu).unwrap())
 }
 
-/// To be held by each test here: libtorch has one random generator for all threads, and engines
-/// seed it.
-fn alone() -> MutexGuard<'static, ()> {
+/// To be held by each test with an engine: libtorch has one random generator for all threads, and
+/// engines seed it.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,6 +1,6 @@
 //! The settings of an engine and of its optimizer.
 
-use super::schedule::Schedule;
+use super::{monitor::MonitorConfig, schedule::Schedule};
 
 /// What an engine is made with; options of scripts have these names.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct EngineConfig {
     pub activation_checkpointing: bool,
     /// The seed of dropout.
     pub seed: u64,
+    /// What is timed, printed and logged.
+    pub monitor: MonitorConfig,
 }
 
 /// What the loss of an optimizer step is the mean of.

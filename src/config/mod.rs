@@ -2,9 +2,11 @@
 
 mod batch;
 mod engine;
+mod monitor;
 pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
 pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use schedule::Schedule;

@@ -10,18 +10,25 @@
 
 mod evaluate;
 mod gradients;
+mod observe;
 mod state;
+mod timers;
 mod walk;
 mod window;
 
 use std::rc::Rc;
 
+pub use crate::model::ModuleProfile;
+
 pub use self::{
     evaluate::Evaluation,
+    observe::Observer,
     state::{RecipeRecord, TrainState},
+    timers::PhaseTimes,
 };
 use self::{
     gradients::Gradients,
+    timers::{Phase, Timers},
     walk::{Activations, Pass, Seeds},
     window::{Totals, Window},
 };
@@ -30,7 +37,7 @@ use crate::{
     data::Batch,
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
-    model::{Model, Targets},
+    model::{Model, Targets, record},
     optim::{AdamW, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
@@ -48,7 +55,12 @@ pub struct Engine {
     window: Window,
     pending: Option<Pending>,
     global_step: u64,
+    global_samples: u64,
     last_step: Option<StepOutcome>,
+    timers: Timers,
+    phase_times: Option<PhaseTimes>,
+    flops_profile: Option<ModuleProfile>,
+    observers: Vec<Box<dyn Observer>>,
     /// Set while state is changed, and left set by an error in between.
     torn: bool,
 }
@@ -62,8 +74,12 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// The learning rate that the step used.
     pub lr: f64,
+    /// The averages' decay that the step used.
+    pub betas: (f64, f64),
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
+    /// What the loss was multiplied by for the backward pass; only with fp16.
+    pub loss_scale: Option<f64>,
 }
 
 /// A forward pass that waits for its backward pass.
@@ -86,6 +102,7 @@ impl Engine {
         check_memory(model.device(), 3 * bytes, "training the model")?;
         let optimizer = AdamW::new(config.optimizer, model.units().iter().map(|unit| unit.flat()))?;
         let gradients = Gradients::new(model.units().len());
+        let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
             model,
             group,
@@ -95,7 +112,12 @@ impl Engine {
             window: Window::default(),
             pending: None,
             global_step: 0,
+            global_samples: 0,
             last_step: None,
+            timers,
+            phase_times: None,
+            flops_profile: None,
+            observers: Vec::new(),
             torn: false,
         })
     }
@@ -123,6 +145,11 @@ impl Engine {
     /// Micro batches of the step that has begun.
     pub fn micro_step(&self) -> usize {
         self.window.micro_steps()
+    }
+
+    /// Steps that did not change the parameters; [`Engine::global_step`] counts them too.
+    pub fn skipped_steps(&self) -> u64 {
+        self.global_step.saturating_sub(self.optimizer.applied_steps())
     }
 
     /// What the last optimizer step was like; `None` before the first of this process.
@@ -156,6 +183,10 @@ impl Engine {
         if self.window.micro_steps() == self.config.gradient_accumulation_steps {
             return Err(step_is_due(self.window.micro_steps()));
         }
+        self.timers.discard();
+        self.timers.start(Phase::Forward)?;
+        let recorder = self.recorder();
+        let recorder = recorder.as_ref();
         let pending = guard("forward", || {
             let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             let targets = Targets::shifted(&batch.labels);
@@ -164,11 +195,19 @@ impl Engine {
                 seeds: self.seeds(),
                 nominal: self.nominal(targets.count()),
             };
-            let activations = Activations::forward(&self.model, batch, &targets, pass)?;
+            let activations = record(recorder, Model::SCOPE, || {
+                Activations::forward(&self.model, batch, &targets, pass, recorder)
+            })?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
             Ok(Pending { loss, activations, loss_sum, targets, tokens })
         })?;
+        self.timers.stop()?;
+        self.timers.add_data(batch.load_time);
+        self.flops_profile = recorder.map(|recorder| {
+            let size = batch.input_ids.size();
+            self.model.profile(size[0], size[1], recorder)
+        });
         let loss = pending.loss.shallow_clone();
         self.pending = Some(pending);
         Ok(loss)
@@ -192,10 +231,12 @@ impl Engine {
                 "backward needs the loss that the last engine.forward(batch) returned",
             ));
         }
+        self.timers.start(Phase::Backward)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
         guard("backward", || pending.activations.backward(model, gradients))?;
         self.torn = false;
+        self.timers.stop()?;
         let loss = (pending.loss_sum, pending.targets);
         self.window.add(self.config.loss_average, loss, pending.tokens)
     }
@@ -206,7 +247,8 @@ impl Engine {
     /// # Errors
     /// [`Code::Diverged`] for a loss or gradient that is not finite: the gradients are dropped, and
     /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
-    /// too. [`Code::CallOrder`] without a backward before it.
+    /// too. [`Code::CallOrder`] without a backward before it. Those of the observers, when the step
+    /// is done and whole.
     pub fn step(&mut self) -> Result<bool> {
         self.check_whole()?;
         if self.window.micro_steps() == 0 {
@@ -218,14 +260,19 @@ impl Engine {
         }
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
+        self.timers.start(Phase::Reduce)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let mut grads = self.gradients.take(self.model.units())?;
         let outcome = guard("step", || self.reduce_and_apply(&window, &mut grads, rates))?;
         self.torn = false;
+        self.timers.stop()?;
+        self.phase_times = self.timers.take();
         let outcome = outcome?;
         self.global_step += 1;
+        self.global_samples += self.train_batch_size() as u64;
         self.last_step = Some(outcome);
+        self.tell_observers()?;
         Ok(true)
     }
 
@@ -238,6 +285,7 @@ impl Engine {
     ) -> Result<Result<StepOutcome>> {
         let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
         self.reduce_gradients(grads)?;
+        self.timers.start(Phase::Step)?;
         if weight == 0.0 {
             let message =
                 format!("step {}: no row of the global batch has a target", self.global_step + 1);
@@ -252,7 +300,8 @@ impl Engine {
         let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
         let params: Vec<&Tensor> = self.model.units().iter().map(|unit| unit.flat()).collect();
         no_grad(|| self.optimizer.step(&params, grads, rates, 1.0 / scale))?;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens }))
+        let StepRates { lr, betas } = rates;
+        Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale: None }))
     }
 
     /// Sums each unit's gradient over the ranks; all are under way before the first is waited for.

@@ -45,6 +45,9 @@ pub struct TrainState {
     pub global_step: u64,
     /// Those of them that changed the parameters; the schedule and AdamW's bias go by it.
     pub applied_steps: u64,
+    /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
+    #[serde(default)]
+    pub global_samples: Option<u64>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<LoaderState>,
     /// What was run, where it is known.
@@ -96,6 +99,7 @@ impl Engine {
             format: FORMAT,
             global_step: self.global_step,
             applied_steps: self.optimizer.applied_steps(),
+            global_samples: Some(self.global_samples),
             loader,
             recipe,
         };
@@ -130,7 +134,11 @@ impl Engine {
         }
         self.optimizer.set_applied_steps(state.applied_steps);
         self.global_step = state.global_step;
+        let samples = state.global_step * self.train_batch_size() as u64;
+        self.global_samples = state.global_samples.unwrap_or(samples);
         self.window = Window::default();
+        self.timers.reset();
+        (self.phase_times, self.flops_profile) = (None, None);
         self.gradients.clear();
         (self.pending, self.last_step) = (None, None);
         self.torn = false;

@@ -147,6 +147,7 @@ impl Training {
             loss_scale: None,
             skipped: false,
             device_bytes: None,
+            phases: engine.phase_times(),
         };
         let report = self.meter.report(values, Instant::now());
         let mut shown = Shown::default();

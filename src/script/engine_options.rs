@@ -3,7 +3,7 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback,
+    Callback, monitor_options,
     options::{self, Options},
     scheduler_options,
 };
@@ -50,6 +50,7 @@ pub(crate) fn read(
             scheduler,
             activation_checkpointing: o.get("activation_checkpointing").or(false),
             seed: o.get("seed").or(42),
+            monitor: monitor_options::read(o),
         }
     })
 }

@@ -18,6 +18,15 @@ pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 /// The label that is no target, as in PyTorch and Hugging Face.
 pub const IGNORE_INDEX: i64 = -100;
 
+/// Waits until `device` has done all that it was given; the CPU always has.
+///
+/// Panics where libtorch reports what went wrong there, to be called under [`guard`].
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
 /// Whether libtorch sees a CUDA device that it can use.
 pub fn cuda_is_available() -> bool {
     tch::Cuda::is_available()
