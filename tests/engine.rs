@@ -10,7 +10,7 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, Dtype, EngineConfig, LossAverage, PrecisionConfig, Schedule,
+        AdamWConfig, Dtype, EngineConfig, LossAverage, MonitorConfig, PrecisionConfig, Schedule,
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -47,6 +47,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: false,
         seed: 1,
+        monitor: MonitorConfig::default(),
     }
 }
 
@@ -61,8 +62,8 @@ pub(crate) fn model(dropout: f64) -> Rc<Model> {
     Rc::new(Model::load(&dir, config, Device::Cpu).unwrap())
 }
 
-/// To be held by each test here: libtorch has one random generator for all threads, and engines
-/// seed it.
+/// To be held by each test with an engine: libtorch has one random generator for all threads, and
+/// engines seed it.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static GENERATOR: Mutex<()> = Mutex::new(());
     GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)

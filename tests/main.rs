@@ -10,6 +10,7 @@ mod dist;
 mod engine;
 mod hub;
 mod mistakes;
+mod monitor;
 mod precision;
 mod readme;
 mod recipes;

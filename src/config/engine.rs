@@ -1,6 +1,6 @@
 //! The settings of an engine and of its optimizer.
 
-use super::{precision::PrecisionConfig, schedule::Schedule};
+use super::{monitor::MonitorConfig, precision::PrecisionConfig, schedule::Schedule};
 
 /// What an engine is made with; options of scripts have these names.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub activation_checkpointing: bool,
     /// The seed of dropout.
     pub seed: u64,
+    /// What is timed, printed and logged.
+    pub monitor: MonitorConfig,
 }
 
 /// What the loss of an optimizer step is the mean of.

@@ -2,11 +2,13 @@
 
 mod batch;
 mod engine;
+mod monitor;
 mod precision;
 pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
 pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;

@@ -3,6 +3,8 @@
 //! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. A label
 //! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
 
+use std::time::Duration;
+
 pub(super) use crate::tensor::Device;
 use crate::tensor::{IGNORE_INDEX, TchError, Tensor};
 use arrow::array::RecordBatch;
@@ -27,6 +29,8 @@ pub struct Batch {
     pub epoch: u64,
     /// The place of the batch's first row among all rows of the epoch, over all ranks.
     pub first_row: u64,
+    /// What the loader took to make the batch, reading and tokenizing included.
+    pub load_time: Duration,
     rows: RecordBatch,
 }
 
@@ -84,7 +88,8 @@ pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -
         Error::new(Code::Torch, message)
     })?;
     let (epoch, first_row) = (place.epoch, place.first_row);
-    Ok(Batch { input_ids, labels, attention_mask, epoch, first_row, rows })
+    let load_time = Duration::ZERO;
+    Ok(Batch { input_ids, labels, attention_mask, epoch, first_row, load_time, rows })
 }
 
 /// The rows of a batch before they are tensors.

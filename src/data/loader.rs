@@ -5,7 +5,7 @@
 //! their number, and the place in it is one row number. Every rank yields equally many batches:
 //! where the last block is short, ranks fill up with rows that have no target.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, time::Instant};
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
@@ -90,9 +90,12 @@ impl Loader {
     /// # Errors
     /// Whatever reading the data fails with; rows that make no batch. The place stays where it was.
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
-        let batch = self.advance();
-        if batch.is_err() {
-            self.stream = None;
+        let began = Instant::now();
+        let mut batch = self.advance();
+        match &mut batch {
+            Ok(Some(batch)) => batch.load_time = began.elapsed(),
+            Ok(None) => {}
+            Err(_) => self.stream = None,
         }
         batch
     }

@@ -13,21 +13,28 @@ mod gradients;
 mod health;
 mod loss_scaler;
 mod master_weights;
+mod observe;
 mod state;
+mod timers;
 mod walk;
 mod window;
 
 use std::{path::Path, rc::Rc};
 
+pub use crate::model::ModuleProfile;
+
 pub use self::{
     evaluate::Evaluation,
     loss_scaler::LossScalerState,
+    observe::Observer,
     state::{RecipeRecord, TrainState},
+    timers::PhaseTimes,
 };
 use self::{
     gradients::Gradients,
     health::{Health, Verdict, first_not_finite},
     master_weights::MasterWeights,
+    timers::{Phase, Timers},
     walk::{Activations, Pass, Seeds},
     window::{Totals, Window},
 };
@@ -36,7 +43,7 @@ use crate::{
     data::{Batch, BatchRows},
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
-    model::{Model, Targets},
+    model::{Model, Targets, record},
     optim::{AdamW, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
@@ -56,7 +63,12 @@ pub struct Engine {
     window: Window,
     pending: Option<Pending>,
     global_step: u64,
+    global_samples: u64,
     last_step: Option<StepOutcome>,
+    timers: Timers,
+    phase_times: Option<PhaseTimes>,
+    flops_profile: Option<ModuleProfile>,
+    observers: Vec<Box<dyn Observer>>,
     /// Set while state is changed, and left set by an error in between.
     torn: bool,
 }
@@ -70,6 +82,8 @@ pub struct StepOutcome {
     pub grad_norm: f64,
     /// The learning rate that the step used.
     pub lr: f64,
+    /// The averages' decay that the step used.
+    pub betas: (f64, f64),
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
     /// What the loss was multiplied by for the backward pass; only with fp16.
@@ -103,6 +117,7 @@ impl Engine {
         let masters = MasterWeights::take(&model, &precision)?;
         let optimizer = AdamW::new(config.optimizer, masters.flats())?;
         let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
+        let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
             model,
             group,
@@ -114,7 +129,12 @@ impl Engine {
             window: Window::default(),
             pending: None,
             global_step: 0,
+            global_samples: 0,
             last_step: None,
+            timers,
+            phase_times: None,
+            flops_profile: None,
+            observers: Vec::new(),
             torn: false,
         })
     }
@@ -196,6 +216,10 @@ impl Engine {
         if self.window.micro_steps() == self.config.gradient_accumulation_steps {
             return Err(step_is_due(self.window.micro_steps()));
         }
+        self.timers.discard();
+        self.timers.start(Phase::Forward)?;
+        let recorder = self.recorder();
+        let recorder = recorder.as_ref();
         let pending = guard("forward", || {
             let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             let targets = Targets::shifted(&batch.labels);
@@ -205,11 +229,19 @@ impl Engine {
                 nominal: self.nominal(targets.count()) / self.health.scaler.scale(),
                 grad_kind: self.config.precision.grad_accum_dtype.into(),
             };
-            let activations = Activations::forward(&self.model, batch, &targets, pass)?;
+            let activations = record(recorder, Model::SCOPE, || {
+                Activations::forward(&self.model, batch, &targets, pass, recorder)
+            })?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
             Ok(Pending { loss, activations, loss_sum, targets, tokens, rows: batch.source() })
         })?;
+        self.timers.stop()?;
+        self.timers.add_data(batch.load_time);
+        self.flops_profile = recorder.map(|recorder| {
+            let size = batch.input_ids.size();
+            self.model.profile(size[0], size[1], recorder)
+        });
         let loss = pending.loss.shallow_clone();
         self.pending = Some(pending);
         Ok(loss)
@@ -233,10 +265,12 @@ impl Engine {
                 "backward needs the loss that the last engine.forward(batch) returned",
             ));
         }
+        self.timers.start(Phase::Backward)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
         guard("backward", || pending.activations.backward(model, gradients))?;
         self.torn = false;
+        self.timers.stop()?;
         let loss = (pending.loss_sum, pending.targets);
         self.window.add(self.config.loss_average, loss, pending.tokens, pending.rows)
     }
@@ -249,7 +283,8 @@ impl Engine {
     /// [`Code::Diverged`] for a loss that is not finite, a gradient that is not at the lowest loss
     /// scale, or many such in a row without a dynamic scale: the gradients are dropped, and
     /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
-    /// too. [`Code::CallOrder`] without a backward before it.
+    /// too. [`Code::CallOrder`] without a backward before it. Those of the observers, when the step
+    /// is done and whole.
     pub fn step(&mut self) -> Result<bool> {
         self.check_whole()?;
         if self.window.micro_steps() == 0 {
@@ -261,14 +296,19 @@ impl Engine {
         }
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
+        self.timers.start(Phase::Reduce)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let grads = self.gradients.take(self.model.units())?;
         let outcome = guard("step", || self.reduce_and_apply(&window, grads, rates))?;
         self.torn = false;
+        self.timers.stop()?;
+        self.phase_times = self.timers.take();
         let outcome = outcome?;
         self.global_step += 1;
+        self.global_samples += self.train_batch_size() as u64;
         self.last_step = Some(outcome);
+        self.tell_observers()?;
         Ok(true)
     }
 
@@ -281,6 +321,7 @@ impl Engine {
     ) -> Result<Result<StepOutcome>> {
         let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
         let grads = no_grad(|| self.reduce_gradients(grads))?;
+        self.timers.start(Phase::Step)?;
         if weight == 0.0 {
             let message =
                 format!("step {}: no row of the global batch has a target", self.global_step + 1);
@@ -304,7 +345,8 @@ impl Engine {
             self.masters.publish(&self.model)?;
         }
         let skipped = verdict == Verdict::Skip;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr: rates.lr, tokens, loss_scale, skipped }))
+        let StepRates { lr, betas } = rates;
+        Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
     }
 
     /// Each unit's gradient summed over the ranks, float32; all are under way before the first is

@@ -51,6 +51,9 @@ pub struct TrainState {
     /// The dynamic loss scale, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scaler: Option<LossScalerState>,
+    /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
+    #[serde(default)]
+    pub global_samples: Option<u64>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<LoaderState>,
     /// What was run, where it is known.
@@ -106,6 +109,7 @@ impl Engine {
             applied_steps: self.optimizer.applied_steps(),
             skipped_steps: self.health.skipped_steps,
             loss_scaler: self.health.scaler.state(),
+            global_samples: Some(self.global_samples),
             loader,
             recipe,
         };
@@ -144,7 +148,11 @@ impl Engine {
         self.health.scaler.restore(state.loss_scaler);
         self.optimizer.set_applied_steps(state.applied_steps);
         self.global_step = state.global_step;
+        let samples = state.global_step * self.train_batch_size() as u64;
+        self.global_samples = state.global_samples.unwrap_or(samples);
         self.window = Window::default();
+        self.timers.reset();
+        (self.phase_times, self.flops_profile) = (None, None);
         self.gradients.clear();
         (self.pending, self.last_step) = (None, None);
         self.torn = false;

@@ -10,7 +10,9 @@ use crate::{
     bridge::ops,
     data::Batch,
     error::{Code, Error, Result},
-    model::{BlockContext, HeadOutput, LossGradient, Model, Targets, padding_mask},
+    model::{
+        BlockContext, HeadOutput, LossGradient, Model, Recorder, Targets, padding_mask, record,
+    },
     tensor::{Kind, Tensor, manual_seed, mix, no_grad},
 };
 
@@ -62,22 +64,25 @@ struct Layer {
 }
 
 impl Activations {
-    /// Runs the model on `batch` with dropout; `targets` are those of its labels.
+    /// Runs the model on `batch` with dropout; `targets` are those of its labels. A `recorder`
+    /// measures the layers.
     pub(super) fn forward(
         model: &Model,
         batch: &Batch,
         targets: &Targets,
         pass: Pass,
+        recorder: Option<&Recorder>,
     ) -> Result<Self> {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
         let input_ids = batch.input_ids.shallow_clone();
-        let embedded = embed(model, &input_ids, seeds);
+        let embedded = record(recorder, Model::EMBEDDING_SCOPE, || embed(model, &input_ids, seeds));
         let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
         let mut blocks = Vec::with_capacity(model.blocks().len());
         for i in 0..model.blocks().len() {
             let input = x.detach().set_requires_grad(true);
-            let run = || run_block(model, i, &input, attention_mask.as_ref(), seeds);
+            let run = || run_block(model, i, &input, attention_mask.as_ref(), seeds, recorder);
+            let run = || record(recorder, format_args!("h.{i}"), run);
             let output = if checkpointing { no_grad(run) } else { run() };
             x = output.detach();
             blocks.push(Layer { input, output: (!checkpointing).then_some(output) });
@@ -86,8 +91,9 @@ impl Activations {
         let projection_grad = model.units()[unit].zeros_of(pass.grad_kind)?;
         let views = model.units()[unit].views(&projection_grad);
         let gradient = LossGradient { nominal, projection: &views[param] };
-        let head =
-            model.head().loss(model.head_params(), model.projection(), &x, targets, Some(gradient));
+        let head = record(recorder, Model::HEAD_SCOPE, || {
+            model.head().loss(model.head_params(), model.projection(), &x, targets, Some(gradient))
+        });
         Ok(Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds })
     }
 
@@ -107,8 +113,9 @@ impl Activations {
         gradients.add(&units[model.head_unit()], model.head_unit(), &head.params)?;
         let mut grad = head.input;
         for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
-            let output = output
-                .unwrap_or_else(|| run_block(model, i, &input, attention_mask.as_ref(), seeds));
+            let output = output.unwrap_or_else(|| {
+                run_block(model, i, &input, attention_mask.as_ref(), seeds, None)
+            });
             let params = model.block_params(i);
             let inputs: Vec<&Tensor> = std::iter::once(&input).chain(params).collect();
             let mut grads = ops::grad(&output, &grad, &inputs)?
@@ -147,9 +154,10 @@ fn run_block(
     input: &Tensor,
     attention_mask: Option<&Tensor>,
     seeds: Seeds,
+    recorder: Option<&Recorder>,
 ) -> Tensor {
     seeds.plant(i + 1);
-    let context = BlockContext { train: true, attention_mask, key_values: None };
+    let context = BlockContext { train: true, attention_mask, key_values: None, recorder };
     model.blocks()[i].forward(model.block_params(i), input, context)
 }
 
@@ -228,7 +236,8 @@ mod tests {
             for _ in 0..2 {
                 let targets = Targets::shifted(&batch.labels);
                 let pass = Pass { checkpointing, seeds, nominal, grad_kind: Kind::Float };
-                let activations = Activations::forward(&model, &batch, &targets, pass).unwrap();
+                let activations =
+                    Activations::forward(&model, &batch, &targets, pass, None).unwrap();
                 activations.backward(&model, &mut gradients).unwrap();
             }
             let flat = gradients.take(model.units()).unwrap();

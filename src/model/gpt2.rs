@@ -7,6 +7,7 @@
 use super::{
     config::{Activation, Gpt2Config},
     layer::{Block, BlockContext},
+    profile::{ModuleProfile, Recorder, record},
     unit::{Init, ParamSpec},
 };
 use crate::tensor::Tensor;
@@ -14,6 +15,8 @@ use crate::tensor::Tensor;
 /// One block; its position decides the attention's scale where the config says so.
 #[derive(Debug)]
 pub(super) struct Gpt2Block {
+    hidden: i64,
+    inner: i64,
     num_heads: i64,
     epsilon: f64,
     attn_dropout: f64,
@@ -58,6 +61,8 @@ impl Gpt2Block {
             if config.scale_attn_by_inverse_layer_idx { (layer_idx + 1) as f64 } else { 1.0 };
         let usual = config.scale_attn_weights && !config.scale_attn_by_inverse_layer_idx;
         Self {
+            hidden: config.n_embd,
+            inner: config.inner(),
             num_heads: config.n_head,
             epsilon: config.layer_norm_epsilon,
             attn_dropout: config.attn_pdrop,
@@ -104,7 +109,8 @@ impl Gpt2Block {
             // [B, T, C] to [B, H, T, D]
             qkv.narrow(2, part * c, c).view([b, t, self.num_heads, -1]).transpose(1, 2)
         };
-        let qkv = conv1d(p.c_attn, x);
+        let recorder = context.recorder;
+        let qkv = record(recorder, "c_attn", || conv1d(p.c_attn, x));
         let (q, mut k, mut v) = (heads(0, &qkv), heads(1, &qkv), heads(2, &qkv));
         if let Some(key_values) = context.key_values {
             (k, v) = key_values.append(k, v);
@@ -122,7 +128,15 @@ impl Gpt2Block {
         let y = Tensor::scaled_dot_product_attention(
             &q, &k, &v, mask, dropout, is_causal, self.scale, false,
         );
-        conv1d(p.attn_c_proj, &y.transpose(1, 2).reshape([b, t, c]))
+        let y = y.transpose(1, 2).reshape([b, t, c]);
+        record(recorder, "c_proj", || conv1d(p.attn_c_proj, &y))
+    }
+
+    /// The two-layer network on `x` `[B, T, C]`, before its dropout.
+    fn mlp(&self, p: &Params<'_>, x: &Tensor, recorder: Option<&Recorder>) -> Tensor {
+        let inner = record(recorder, "c_fc", || conv1d(p.c_fc, x));
+        let inner = record(recorder, "act", || self.activate(&inner));
+        record(recorder, "c_proj", || conv1d(p.mlp_c_proj, &inner))
     }
 
     fn activate(&self, x: &Tensor) -> Tensor {
@@ -139,10 +153,35 @@ impl Block for Gpt2Block {
     fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Tensor {
         let p = Params::of(params);
         let drop_p = if context.train { self.resid_dropout } else { 0.0 };
-        let attended = self.attention(&p, &self.norm(p.ln_1, x), context);
+        let recorder = context.recorder;
+        let normed = record(recorder, "ln_1", || self.norm(p.ln_1, x));
+        let attended = record(recorder, "attn", || self.attention(&p, &normed, context));
         let x = x + dropout(attended, drop_p);
-        let inner = self.activate(&conv1d(p.c_fc, &self.norm(p.ln_2, &x)));
-        &x + dropout(conv1d(p.mlp_c_proj, &inner), drop_p)
+        let normed = record(recorder, "ln_2", || self.norm(p.ln_2, &x));
+        &x + dropout(record(recorder, "mlp", || self.mlp(&p, &normed, recorder)), drop_p)
+    }
+
+    fn profile(&self, rows: i64, tokens: i64) -> ModuleProfile {
+        let (n, c, inner) = (rows * tokens, self.hidden, self.inner);
+        let conv1d = |name, shape| ModuleProfile::linear(name, "Conv1D", n, shape, true);
+        // Every query with every key, and every weight with every value.
+        let attention_macs = (2 * n * tokens * c) as u64;
+        let attention = ModuleProfile {
+            macs: attention_macs,
+            flops: 2 * attention_macs,
+            ..ModuleProfile::new("attn", "Attention")
+        };
+        let activation = ModuleProfile {
+            flops: (n * inner) as u64,
+            ..ModuleProfile::new("act", self.activation.name())
+        };
+        let mlp = vec![conv1d("c_fc", (c, inner)), activation, conv1d("c_proj", (inner, c))];
+        ModuleProfile::new("", "Block").with(vec![
+            ModuleProfile::layer_norm("ln_1", n, c),
+            attention.with(vec![conv1d("c_attn", (c, 3 * c)), conv1d("c_proj", (c, c))]),
+            ModuleProfile::layer_norm("ln_2", n, c),
+            ModuleProfile::new("mlp", "Mlp").with(mlp),
+        ])
     }
 }
 

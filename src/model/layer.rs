@@ -1,5 +1,6 @@
 //! What the engine and generation know of a block: a function of hidden states and parameters.
 
+use super::profile::{ModuleProfile, Recorder};
 use crate::tensor::{Kind, Tensor};
 
 /// The keys and values of the tokens seen so far, of one block: `[B, H, T, D]` each.
@@ -32,6 +33,8 @@ pub struct BlockContext<'a> {
     pub attention_mask: Option<&'a Tensor>,
     /// The cache of this block while generating.
     pub key_values: Option<&'a mut KeyValues>,
+    /// What measures the modules inside, where they are profiled.
+    pub recorder: Option<&'a Recorder>,
 }
 
 /// One block: hidden states `[B, T, C]` to hidden states of the same shape.
@@ -41,6 +44,10 @@ pub struct BlockContext<'a> {
 pub trait Block {
     /// Runs the block; panics where libtorch refuses, to be called under [`crate::tensor::guard`].
     fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Tensor;
+
+    /// What [`Block::forward`] costs for `rows` rows of `tokens` tokens, without a name; the modules
+    /// inside are named as it names them to the recorder.
+    fn profile(&self, rows: i64, tokens: i64) -> ModuleProfile;
 }
 
 /// The mask for [`BlockContext::attention_mask`] that hides padding (0 in `attention_mask`

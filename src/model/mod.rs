@@ -14,6 +14,7 @@ mod gpt2;
 mod head;
 mod layer;
 mod loss;
+mod profile;
 mod unit;
 mod weights;
 
@@ -23,6 +24,7 @@ pub use generate::Sampling;
 pub use head::{Head, HeadGrads, HeadOutput};
 pub use layer::{Block, BlockContext, KeyValues, padding_mask};
 pub use loss::{LossGradient, Targets};
+pub use profile::{ModuleProfile, Recorder, record};
 pub use unit::{FlatUnit, Init, ParamSpec};
 
 use std::path::Path;
@@ -202,7 +204,7 @@ impl Model {
         let mut x = self.embedding.lookup(self.units[0].params(), input_ids, past);
         for (i, block) in self.blocks.iter().enumerate() {
             let key_values = cache.as_mut().map(|c| &mut c[i]);
-            let context = BlockContext { train: false, attention_mask, key_values };
+            let context = BlockContext { train: false, attention_mask, key_values, recorder: None };
             x = block.forward(self.block_params(i), &x, context);
         }
         x

@@ -30,6 +30,16 @@ pub enum LineInterval {
     Paced,
 }
 
+impl LineInterval {
+    /// The steps that the option `steps_per_print` names, where it is given and lines are shown.
+    pub fn or_steps(self, steps_per_print: Option<NonZeroU64>) -> Self {
+        match (self, steps_per_print) {
+            (Self::Never, _) | (_, None) => self,
+            (_, Some(every)) => Self::Steps(every),
+        }
+    }
+}
+
 /// The observer of a run.
 #[derive(Debug)]
 pub struct RunLog {

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::fs::{Bytes, proc_bytes};
+use crate::{
+    engine::PhaseTimes,
+    fs::{Bytes, proc_bytes},
+};
 
 /// How many steps the shown speed is taken from.
 const WINDOW: usize = 20;
@@ -34,6 +37,8 @@ pub struct StepValues {
     pub skipped: bool,
     /// Bytes allocated on the device, where it is not the host.
     pub device_bytes: Option<u64>,
+    /// What the phases of the step took, where they were timed.
+    pub phases: Option<PhaseTimes>,
 }
 
 /// A step with what the meter adds. Its `Display` is the progress line.
@@ -213,6 +218,7 @@ pub(super) mod tests {
             loss_scale: None,
             skipped: false,
             device_bytes: None,
+            phases: None,
         }
     }
 

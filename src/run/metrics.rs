@@ -9,12 +9,14 @@ use std::{
     fs::File,
     io::Write,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    engine::PhaseTimes,
     error::{Code, Error, IoContext, Result},
     fs::{read_to_string, write_atomic},
     run::StepReport,
@@ -44,6 +46,9 @@ pub struct Record {
     pub tokens_per_second: f64,
     /// Seconds since this process started.
     pub elapsed_s: f64,
+    /// The phases of the step; only with `wall_clock_breakdown`.
+    #[serde(flatten)]
+    pub phases: Option<PhaseMs>,
     /// Host memory of the process in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resident_bytes: Option<u64>,
@@ -53,6 +58,34 @@ pub struct Record {
     /// Memory allocated on the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+}
+
+/// What the phases of a step took on rank 0, in milliseconds; see [`PhaseTimes`].
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct PhaseMs {
+    /// Forward passes.
+    pub forward_ms: f64,
+    /// Backward passes.
+    pub backward_ms: f64,
+    /// Summing over the ranks.
+    pub reduce_ms: f64,
+    /// Norm, clipping and optimizer.
+    pub step_ms: f64,
+    /// Making the batches.
+    pub data_ms: f64,
+}
+
+impl From<PhaseTimes> for PhaseMs {
+    fn from(times: PhaseTimes) -> Self {
+        let ms = |duration: Duration| duration.as_secs_f64() * 1e3;
+        Self {
+            forward_ms: ms(times.forward),
+            backward_ms: ms(times.backward),
+            reduce_ms: ms(times.reduce),
+            step_ms: ms(times.step),
+            data_ms: ms(times.data),
+        }
+    }
 }
 
 /// The line of an evaluation.
@@ -93,6 +126,7 @@ impl From<&StepReport> for Record {
             tokens: values.tokens,
             tokens_per_second: report.tokens_per_second,
             elapsed_s: report.elapsed.as_secs_f64(),
+            phases: values.phases.map(PhaseMs::from),
             resident_bytes: report.memory.map(|m| m.resident),
             peak_bytes: report.memory.map(|m| m.peak),
             device_bytes: values.device_bytes,

@@ -3,7 +3,8 @@
 //! [`RunDir`] is where everything of a run lies. [`Training`] accompanies the loop: after each step
 //! it hands [`StepValues`] to the [`Meter`], which adds speed, memory and the time left, and the
 //! resulting [`StepReport`] to the [`RunLog`], which appends it to `metrics.jsonl` and answers with
-//! the line to show, if it is time for one. [`Interrupt`] is how a signal asks the loop to stop.
+//! the line to show, if it is time for one. [`Monitors`] look on an engine with or without a run:
+//! DeepSpeed's lines and logs. [`Interrupt`] is how a signal asks the loop to stop.
 //!
 //! Nothing here prints, catches signals or reads the environment: that is `cli`. With several ranks
 //! all of it is rank 0's.
@@ -13,6 +14,7 @@ mod interrupt;
 mod log;
 mod meter;
 mod metrics;
+mod monitor;
 mod plot;
 mod training;
 
@@ -20,6 +22,7 @@ pub use dir::{RunDir, find_latest};
 pub use interrupt::{Interrupt, resume_command};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};
-pub use metrics::{Evaluated, MetricsLog, Record};
+pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
+pub use monitor::{Monitors, ShowLine};
 pub use plot::loss_svg;
 pub use training::{Shown, Start, Training, TrainingOptions, load_checkpoint, save_checkpoint};

@@ -148,6 +148,7 @@ impl Training {
             loss_scale: outcome.loss_scale,
             skipped: outcome.skipped,
             device_bytes: None,
+            phases: engine.phase_times(),
         };
         let report = self.meter.report(values, Instant::now());
         let mut shown = Shown::default();

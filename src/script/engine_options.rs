@@ -3,7 +3,7 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback,
+    Callback, monitor_options,
     options::{self, Options},
     precision_options, scheduler_options,
 };
@@ -48,6 +48,7 @@ pub(crate) fn read(
             scheduler,
             activation_checkpointing: o.get("activation_checkpointing").or(false),
             seed: o.get("seed").or(42),
+            monitor: monitor_options::read(o),
         }
     })
 }

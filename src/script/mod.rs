@@ -20,6 +20,7 @@ mod error;
 mod iterate;
 mod lint;
 mod locate;
+mod monitor_options;
 mod precision_options;
 mod resolver;
 mod runtime;

@@ -30,6 +30,15 @@ impl From<Dtype> for Kind {
     }
 }
 
+/// Waits until `device` has done all that it was given; the CPU always has.
+///
+/// Panics where libtorch reports what went wrong there, to be called under [`guard`].
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        tch::Cuda::synchronize(index as i64);
+    }
+}
+
 /// Whether libtorch sees a CUDA device that it can use.
 pub fn cuda_is_available() -> bool {
     tch::Cuda::is_available()

@@ -1,5 +1,7 @@
 //! `Engine` in scripts: DeepSpeed's three lines, forward, backward, step, and what goes with them.
 
+use std::rc::Rc;
+
 use rhai::{Map, plugin::*};
 
 use super::{
@@ -14,7 +16,7 @@ use crate::{
     data::LoaderOptions,
     engine::{self, Evaluation},
     error::Result,
-    run::{load_checkpoint, save_checkpoint},
+    run::{Monitors, load_checkpoint, save_checkpoint},
     script::{
         Callback, Shared, engine_options,
         error::ScriptResult,
@@ -62,6 +64,22 @@ pub mod api {
     /// `OneCycle` (which, unless `cycle_momentum` is false, sets AdamW's betas too), `LRRangeTest`.
     /// Those with rates of their own refuse another `lr` of the optimizer.
     ///
+    /// What is shown and logged on rank 0, with or without a run, all off by default:
+    ///
+    /// * `steps_per_print` - after how many steps DeepSpeed's line is shown, with the loss; a run
+    ///   shows its own line at the same steps
+    /// * `wall_clock_breakdown` - shows after each step what its forward and backward passes, the
+    ///   reduction over the ranks, the optimizer and the loader took, in milliseconds summed over
+    ///   the micro batches. The device is waited for at the ends of each
+    /// * `flops_profiler` - a profile of the step after `profile_step` (1) others: `enabled` (false),
+    ///   `module_depth` (-1: all), `top_modules` (1), `detailed` (true), `output_file` (the screen),
+    ///   `recompute_fwd_factor` (0.0): the part of the forward pass that the backward pass computes
+    ///   again, for its count of operations. It turns `wall_clock_breakdown` on
+    /// * `csv_monitor`, `tensorboard` - write `Train/Samples/train_loss`, `lr`, `loss_scale` (fp16),
+    ///   and with the phases `elapsed_time_ms_*` (DeepSpeed's, and `data`), over the samples seen:
+    ///   `enabled` (false), `output_path` (the working directory), `job_name` ("DeepSpeedJobName")
+    ///   for the directory in it. Rows are added to CSV files that exist
+    ///
     /// ```rhai
     /// let engine = init_engine(model, #{
     ///     micro_batch_size: 4,
@@ -72,10 +90,13 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
-        let group = host::of(&ctx)?.group()?;
+        let host = host::of(&ctx)?;
+        let group = host.group()?;
         let keep = |f| Callback::new(&ctx, f);
         let config = engine_options::read(&options, group.world_size(), keep)?;
-        Ok(Shared::new(engine::Engine::new(model, group, config)?))
+        let mut engine = engine::Engine::new(model, group, config)?;
+        super::monitor(host, &mut engine)?;
+        Ok(Shared::new(engine))
     }
 
     /// Computes the mean loss of a batch over its target tokens.
@@ -253,6 +274,19 @@ pub mod api {
     pub fn describe_debug(engine: &mut Engine) -> ScriptResult<String> {
         Ok(super::describe(&*engine.read()?)?)
     }
+}
+
+/// Has rank 0 print and log what the options ask for.
+fn monitor(host: Rc<Host>, engine: &mut engine::Engine) -> Result<()> {
+    if engine.group().rank() > 0 {
+        return Ok(());
+    }
+    let work_dir = host.work_dir.clone();
+    let show = Box::new(move |line: &str| host.note(line));
+    if let Some(monitors) = Monitors::open(&engine.config().monitor, &work_dir, show)? {
+        engine.observe(Box::new(monitors));
+    }
+    Ok(())
 }
 
 /// Evaluates this rank's part of `dataset`; `None` when `stop` said so.

@@ -130,6 +130,7 @@ pub mod api {
 }
 
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
+    let lines = host.lines.or_steps(engine.read()?.config().monitor.steps_per_print);
     let options = options::read("start_run", options, |o| {
         let keep = o.get::<usize>("keep").or(2);
         TrainingOptions {
@@ -139,7 +140,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
             total_steps: o.get("total_steps").range(1..).required(),
             save_every: o.get("save_every").range(1..).optional(),
             keep: (keep > 0).then_some(keep),
-            lines: host.lines,
+            lines,
             recipe: host.recipe_record(),
             command: host.command.clone(),
         }

@@ -1,0 +1,66 @@
+//! What the engine shows of its steps to those who look on: times, the profile, observers.
+//!
+//! The engine prints nothing and opens no file. An [`Observer`] is called after each optimizer step
+//! and may look at all of the engine; what it makes of it (`crate::run` has monitors) is its own.
+
+use super::{Engine, timers::PhaseTimes};
+use crate::{
+    config::EngineConfig,
+    error::{Error, Result},
+    model::{ModuleProfile, Recorder},
+};
+
+/// Is told of each optimizer step.
+pub trait Observer {
+    /// A step was done: [`Engine::last_step`] says what it was like.
+    ///
+    /// # Errors
+    /// Those of writing it down. [`Engine::step`] passes them on when all observers were called;
+    /// the step is done all the same.
+    fn on_step(&mut self, engine: &Engine) -> Result<()>;
+}
+
+impl Engine {
+    /// Calls `observer` after each optimizer step from now on.
+    pub fn observe(&mut self, observer: Box<dyn Observer>) {
+        self.observers.push(observer);
+    }
+
+    /// What the phases of the last optimizer step took on this rank; `None` unless
+    /// [`times_phases`](crate::config::MonitorConfig::times_phases).
+    pub fn phase_times(&self) -> Option<PhaseTimes> {
+        self.phase_times
+    }
+
+    /// The profile of the last forward pass, where it was that of the step to profile.
+    pub fn flops_profile(&self) -> Option<&ModuleProfile> {
+        self.flops_profile.as_ref()
+    }
+
+    /// Rows that the optimizer steps so far were made of, over all ranks: `train_batch_size` for
+    /// each step, skipped ones included, as DeepSpeed counts them.
+    pub fn global_samples(&self) -> u64 {
+        self.global_samples
+    }
+
+    /// Rows in the global batch of an optimizer step.
+    pub fn train_batch_size(&self) -> usize {
+        let EngineConfig { micro_batch_size, gradient_accumulation_steps, .. } = self.config;
+        micro_batch_size * gradient_accumulation_steps * self.group.world_size()
+    }
+
+    /// Tells the observers of the step that was just done.
+    pub(super) fn tell_observers(&mut self) -> Result<()> {
+        let mut observers = std::mem::take(&mut self.observers);
+        let told = observers.iter_mut().filter_map(|observer| observer.on_step(self).err());
+        let faults = told.collect();
+        self.observers = observers;
+        Error::all(faults).map_or(Ok(()), Err)
+    }
+
+    /// What measures the modules of the next forward pass, where it is to be profiled.
+    pub(super) fn recorder(&self) -> Option<Recorder> {
+        let profiler = self.config.monitor.flops_profiler.as_ref()?;
+        (self.global_step == profiler.profile_step).then(|| Recorder::new(self.model.device()))
+    }
+}

@@ -1,0 +1,141 @@
+//! The wall clock of a step's phases: DeepSpeed's `wall_clock_breakdown`.
+//!
+//! Off unless asked for, since a time on a device has a meaning only when the device has done all
+//! that it was given, and waiting for that costs speed.
+
+use std::time::{Duration, Instant};
+
+use crate::{
+    error::Result,
+    tensor::{Device, guard, synchronize},
+};
+
+/// What each phase of an optimizer step took on this rank, summed over its micro batches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PhaseTimes {
+    /// Forward passes.
+    pub forward: Duration,
+    /// Backward passes, without exchanging gradients.
+    pub backward: Duration,
+    /// Summing losses and gradients over the ranks, waiting for the slowest one included.
+    pub reduce: Duration,
+    /// Norm, clipping and optimizer.
+    pub step: Duration,
+    /// What the loader took to make the batches.
+    pub data: Duration,
+}
+
+/// A part of a step that is timed while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Forward,
+    Backward,
+    Reduce,
+    Step,
+}
+
+/// Times one phase at a time, and adds up those of a step.
+#[derive(Debug)]
+pub(super) struct Timers {
+    /// `None` where nothing is timed.
+    device: Option<Device>,
+    running: Option<(Phase, Instant)>,
+    times: PhaseTimes,
+}
+
+impl Timers {
+    /// Timers of what runs on `device`.
+    pub(super) fn new(device: Device, is_on: bool) -> Self {
+        Self { device: is_on.then_some(device), running: None, times: PhaseTimes::default() }
+    }
+
+    /// Ends the phase that runs, if one does, and begins another.
+    pub(super) fn start(&mut self, phase: Phase) -> Result<()> {
+        self.stop()?;
+        self.running = self.now()?.map(|now| (phase, now));
+        Ok(())
+    }
+
+    /// Ends the phase that runs, if one does.
+    pub(super) fn stop(&mut self) -> Result<()> {
+        let Some((phase, began)) = self.running.take() else { return Ok(()) };
+        if let Some(now) = self.now()? {
+            *self.sum(phase) += now - began;
+        }
+        Ok(())
+    }
+
+    /// Forgets the phase that runs: it failed.
+    pub(super) fn discard(&mut self) {
+        self.running = None;
+    }
+
+    /// Forgets all that was measured.
+    pub(super) fn reset(&mut self) {
+        self.running = None;
+        self.times = PhaseTimes::default();
+    }
+
+    /// Adds what the loader took.
+    pub(super) fn add_data(&mut self, took: Duration) {
+        self.times.data += took;
+    }
+
+    /// The sums since the last call; `None` where nothing is timed.
+    pub(super) fn take(&mut self) -> Option<PhaseTimes> {
+        let times = std::mem::take(&mut self.times);
+        self.device.map(|_| times)
+    }
+
+    fn sum(&mut self, phase: Phase) -> &mut Duration {
+        match phase {
+            Phase::Forward => &mut self.times.forward,
+            Phase::Backward => &mut self.times.backward,
+            Phase::Reduce => &mut self.times.reduce,
+            Phase::Step => &mut self.times.step,
+        }
+    }
+
+    /// The time when the device has done all that it was given.
+    fn now(&self) -> Result<Option<Instant>> {
+        let Some(device) = self.device else { return Ok(None) };
+        guard("synchronize", || {
+            synchronize(device);
+            Ok(())
+        })?;
+        Ok(Some(Instant::now()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_phase_goes_from_its_start_to_the_next_one() {
+        let mut timers = Timers::new(Device::Cpu, true);
+        let pause = Duration::from_millis(2);
+        timers.start(Phase::Reduce).unwrap();
+        std::thread::sleep(pause);
+        timers.start(Phase::Step).unwrap();
+        timers.stop().unwrap();
+        timers.start(Phase::Forward).unwrap();
+        timers.discard();
+        timers.stop().unwrap();
+        timers.add_data(pause);
+        timers.add_data(pause);
+        let times = timers.take().unwrap();
+        assert!(times.reduce >= pause, "{times:?}");
+        assert_eq!((times.forward, times.backward), (Duration::ZERO, Duration::ZERO));
+        assert_eq!(times.data, 2 * pause);
+        assert_eq!(timers.take(), Some(PhaseTimes::default()));
+    }
+
+    #[test]
+    fn timers_that_are_off_measure_nothing() {
+        let mut timers = Timers::new(Device::Cpu, false);
+        timers.start(Phase::Forward).unwrap();
+        timers.stop().unwrap();
+        assert_eq!(timers.take(), None);
+    }
+}

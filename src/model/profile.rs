@@ -1,0 +1,232 @@
+//! What a forward pass costs, module by module: parameters, multiply-accumulates, operations and
+//! measured time.
+//!
+//! Operations are counted from shapes with the formulas of DeepSpeed's flops profiler: `2 M N K` for
+//! a product of `M x K` and `K x N`, one addition for each element a bias is added to, 5 for each
+//! element of a layer norm, 1 for each element of an activation. Attention counts all pairs of
+//! tokens, whether or not the mask lets one see the other. Embeddings, dropout, residual additions
+//! and the loss count nothing.
+//!
+//! Time is measured by a [`Recorder`] that the layers hand down; a module that the code does not
+//! run on its own has none.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    fmt::Display,
+    time::{Duration, Instant},
+};
+
+use super::Model;
+use crate::tensor::{Device, synchronize};
+
+/// One module, its children included.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModuleProfile {
+    /// Its name within the one above it.
+    pub name: String,
+    /// The kind of module.
+    pub kind: &'static str,
+    /// Parameters, a tied projection counted where it is stored and where it is used.
+    pub params: u64,
+    /// Multiply-accumulates of matrix products.
+    pub macs: u64,
+    /// Floating-point operations.
+    pub flops: u64,
+    /// What it took, where it was measured.
+    pub latency: Option<Duration>,
+    /// The modules inside.
+    pub children: Vec<Self>,
+}
+
+impl ModuleProfile {
+    /// A module without any inside. `name` is the one that its [`Recorder`] scope has.
+    pub(super) fn new(name: impl Into<String>, kind: &'static str) -> Self {
+        let (name, children) = (name.into(), Vec::new());
+        Self { name, kind, params: 0, macs: 0, flops: 0, latency: None, children }
+    }
+
+    /// A product of `rows` rows of `inputs` with a matrix of `inputs` x `outputs`.
+    pub(super) fn linear(
+        name: &str,
+        kind: &'static str,
+        rows: i64,
+        (inputs, outputs): (i64, i64),
+        bias: bool,
+    ) -> Self {
+        let bias = i64::from(bias);
+        let macs = (rows * inputs * outputs) as u64;
+        Self {
+            params: (inputs * outputs + bias * outputs) as u64,
+            macs,
+            flops: 2 * macs + (bias * rows * outputs) as u64,
+            ..Self::new(name, kind)
+        }
+    }
+
+    /// A layer norm of `rows` rows of `width`.
+    pub(super) fn layer_norm(name: &str, rows: i64, width: i64) -> Self {
+        let (params, flops) = (2 * width as u64, 5 * (rows * width) as u64);
+        Self { params, flops, ..Self::new(name, "LayerNorm") }
+    }
+
+    /// This module with others inside, whose costs are added to its own.
+    pub(super) fn with(mut self, children: Vec<Self>) -> Self {
+        for child in &children {
+            self.params += child.params;
+            self.macs += child.macs;
+            self.flops += child.flops;
+        }
+        self.children = children;
+        self
+    }
+
+    /// Takes over what `recorder` measured.
+    pub(super) fn measured(mut self, recorder: &Recorder) -> Self {
+        let name = self.name.clone();
+        self.measure(&name, &recorder.latencies.borrow());
+        self
+    }
+
+    fn measure(&mut self, path: &str, latencies: &BTreeMap<String, Duration>) {
+        self.latency = latencies.get(path).copied();
+        for child in &mut self.children {
+            child.measure(&format!("{path}.{}", child.name), latencies);
+        }
+    }
+}
+
+impl Model {
+    /// The scope of the whole forward pass, and the names of the layers inside.
+    pub const SCOPE: &str = "model";
+    /// The name of the embedding's scope.
+    pub const EMBEDDING_SCOPE: &str = "embedding";
+    /// The name of the head's scope.
+    pub const HEAD_SCOPE: &str = "head";
+
+    /// What a forward pass of `rows` rows of `tokens` tokens costs; `recorder` measured one whose
+    /// scopes have the names of these modules, block `i` being `h.i`.
+    pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> ModuleProfile {
+        let (n, c) = (rows * tokens, self.config.n_embd);
+        let embedding = ModuleProfile {
+            params: self.units[0].numel() as u64,
+            ..ModuleProfile::new(Self::EMBEDDING_SCOPE, "Embedding")
+        };
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| ModuleProfile {
+            name: format!("h.{i}"),
+            ..block.profile(rows, tokens)
+        });
+        let vocab = self.config.vocab_size;
+        let head = ModuleProfile::new(Self::HEAD_SCOPE, "Head").with(vec![
+            ModuleProfile::layer_norm("ln_f", n, c),
+            ModuleProfile::linear("lm_head", "Linear", n, (c, vocab), false),
+        ]);
+        let layers = std::iter::once(embedding).chain(blocks).chain([head]).collect();
+        let whole = ModuleProfile::new(Self::SCOPE, "Model").with(layers);
+        ModuleProfile { params: self.num_params(), ..whole }.measured(recorder)
+    }
+}
+
+/// Measures scopes that lie in each other; the device has done its work at both ends of each.
+#[derive(Debug)]
+pub struct Recorder {
+    device: Device,
+    /// The path of the scope that runs.
+    path: RefCell<String>,
+    latencies: RefCell<BTreeMap<String, Duration>>,
+}
+
+impl Recorder {
+    /// A recorder of what runs on `device`.
+    pub fn new(device: Device) -> Self {
+        Self { device, path: RefCell::default(), latencies: RefCell::default() }
+    }
+
+    fn time<T>(&self, name: &dyn Display, work: impl FnOnce() -> T) -> T {
+        let outer = self.path.borrow().clone();
+        let path = if outer.is_empty() { name.to_string() } else { format!("{outer}.{name}") };
+        self.path.replace(path.clone());
+        synchronize(self.device);
+        let began = Instant::now();
+        let result = work();
+        synchronize(self.device);
+        *self.latencies.borrow_mut().entry(path).or_default() += began.elapsed();
+        self.path.replace(outer);
+        result
+    }
+}
+
+/// Runs `work`, as a scope called `name` where there is a recorder.
+pub fn record<T>(recorder: Option<&Recorder>, name: impl Display, work: impl FnOnce() -> T) -> T {
+    match recorder {
+        Some(recorder) => recorder.time(&name, work),
+        None => work(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Gpt2Config, Model};
+
+    fn model(tie_word_embeddings: bool) -> Model {
+        let config = Gpt2Config {
+            vocab_size: 11,
+            n_positions: 5,
+            n_embd: 8,
+            n_layer: 2,
+            n_head: 2,
+            n_inner: Some(24),
+            tie_word_embeddings,
+            ..Gpt2Config::default()
+        };
+        Model::from_scratch(config, 4, Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn the_modules_have_all_parameters_of_their_units() {
+        for tied in [true, false] {
+            let model = model(tied);
+            let profile = model.profile(3, 4, &Recorder::new(Device::Cpu));
+            assert_eq!(profile.params, model.num_params());
+            let units = model.units().iter().map(|unit| unit.numel() as u64);
+            let modules = profile.children.iter().map(|module| module.params);
+            let tied_projection = if tied { 11 * 8 } else { 0 };
+            for (i, (unit, module)) in units.zip(modules).enumerate() {
+                let shared = if i == model.head_unit() { tied_projection } else { 0 };
+                assert_eq!(module, unit + shared, "unit {i}");
+            }
+        }
+    }
+
+    /// 3 rows of 4 tokens, 8 wide, 24 inside the MLP, 11 words.
+    #[test]
+    fn operations_are_those_of_the_shapes() {
+        let profile = model(true).profile(3, 4, &Recorder::new(Device::Cpu));
+        let n = 3 * 4;
+        let block = &profile.children[1];
+        let attention = n * 8 * 24 + n * 8 * 8 + 2 * n * 4 * 8;
+        let mlp = 2 * n * 8 * 24;
+        assert_eq!(block.macs, attention + mlp);
+        let biases = n * 24 + n * 8 + n * 24 + n * 8;
+        assert_eq!(block.flops, 2 * block.macs + biases + 2 * 5 * n * 8 + n * 24);
+        assert_eq!(profile.macs, 2 * block.macs + n * 8 * 11);
+        assert_eq!(profile.flops, 2 * block.flops + 2 * n * 8 * 11 + 5 * n * 8);
+    }
+
+    #[test]
+    fn scopes_are_told_apart_by_where_they_lie() {
+        let recorder = Recorder::new(Device::Cpu);
+        let some = Some(&recorder);
+        record(some, "a", || {
+            record(some, format_args!("b{}", 1), || ());
+            record(some, "c", || ());
+        });
+        record(some, "c", || ());
+        assert!(recorder.latencies.borrow().keys().eq(["a", "a.b1", "a.c", "c"]));
+        assert_eq!(record(None, "x", || 7), 7);
+        let inner = ModuleProfile::new("c", "Inner");
+        let profile = ModuleProfile::new("a", "Outer").with(vec![inner]).measured(&recorder);
+        assert!(profile.children[0].latency.unwrap() <= profile.latency.unwrap());
+    }
+}

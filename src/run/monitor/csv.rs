@@ -1,0 +1,126 @@
+//! `csv_monitor`: a file for each value, in DeepSpeed's layout.
+//!
+//! `Train/Samples/lr` goes to `Train_Samples_lr.csv`: the header `step,lr`, then a row for each
+//! optimizer step, whose `step` is the number of samples seen. A file that exists is gone on with;
+//! DeepSpeed writes its header once more then, dsr does not.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+};
+
+use super::{Event, LR, TRAIN_LOSS};
+use crate::{
+    error::{IoContext, Result},
+    fs::create_dir_all,
+};
+
+/// The open files of one directory.
+#[derive(Debug)]
+pub(super) struct CsvMonitor {
+    dir: PathBuf,
+    files: HashMap<&'static str, (PathBuf, File)>,
+}
+
+impl CsvMonitor {
+    /// Makes the directory and the files that every step writes.
+    pub(super) fn open(dir: &Path) -> Result<Self> {
+        create_dir_all(dir)?;
+        let mut monitor = Self { dir: dir.to_path_buf(), files: HashMap::new() };
+        for tag in [TRAIN_LOSS, LR] {
+            monitor.file(tag)?;
+        }
+        Ok(monitor)
+    }
+
+    /// Appends a row for each event.
+    pub(super) fn write(&mut self, events: &[Event]) -> Result<()> {
+        for Event { tag, value, samples } in events {
+            let (path, file) = self.file(tag)?;
+            // One write, so that a killed process leaves no part of a row.
+            file.write_all(format!("{samples},{value:?}\n").as_bytes()).at("write", path)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, tag: &'static str) -> Result<&mut (PathBuf, File)> {
+        if !self.files.contains_key(tag) {
+            let path = self.dir.join(format!("{}.csv", tag.replace('/', "_")));
+            let mut file = File::options()
+                .read(true)
+                .append(true)
+                .create(true)
+                .open(&path)
+                .at("open", &path)?;
+            if cut_torn_row(&mut file).at("read", &path)? == 0 {
+                let column = tag.rsplit('/').next().unwrap_or(tag);
+                file.write_all(format!("step,{column}\n").as_bytes()).at("write", &path)?;
+            }
+            self.files.insert(tag, (path, file));
+        }
+        Ok(self.files.get_mut(tag).expect("it was just put there"))
+    }
+}
+
+/// Removes a last row that a full disk left without its end; returns the length that is left.
+fn cut_torn_row(file: &mut File) -> std::io::Result<u64> {
+    /// More than any row has.
+    const TAIL: u64 = 256;
+    let len = file.metadata()?.len();
+    let from = len.saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(from))?;
+    let mut tail = Vec::new();
+    Read::by_ref(file).take(TAIL).read_to_end(&mut tail)?;
+    let whole = tail.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end as u64 + 1);
+    let kept = if tail.is_empty() || whole == tail.len() as u64 { len } else { from + whole };
+    if kept < len {
+        file.set_len(kept)?;
+    }
+    Ok(kept)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::error::Code;
+
+    fn lr(value: f64, samples: u64) -> Event {
+        Event { tag: LR, value, samples }
+    }
+
+    #[test]
+    fn a_file_that_exists_is_gone_on_with() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("logs/job");
+        CsvMonitor::open(&dir).unwrap().write(&[lr(1e-5, 8), lr(0.5, 16)]).unwrap();
+        let path = dir.join("Train_Samples_lr.csv");
+        // What a full disk may leave.
+        File::options().append(true).open(&path).unwrap().write_all(b"24,0.").unwrap();
+        CsvMonitor::open(&dir).unwrap().write(&[lr(65536.0, 24)]).unwrap();
+        assert_eq!(fs::read_to_string(path).unwrap(), "step,lr\n8,1e-5\n16,0.5\n24,65536.0\n");
+        let loss = fs::read_to_string(dir.join("Train_Samples_train_loss.csv")).unwrap();
+        assert_eq!(loss, "step,train_loss\n");
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        let file = root.path().join("file");
+        fs::write(&file, "").unwrap();
+        let e = CsvMonitor::open(&file.join("job")).unwrap_err();
+        assert_eq!(e.code(), Code::Io);
+        assert!(e.message().contains("file/job"), "{e}");
+
+        let path = PathBuf::from("/dev/full");
+        let full = File::options().append(true).open(&path).unwrap();
+        let dir = root.path().to_path_buf();
+        let mut monitor = CsvMonitor { dir, files: HashMap::from([(LR, (path, full))]) };
+        let e = monitor.write(&[lr(0.1, 1)]).unwrap_err();
+        assert_eq!(e.code(), Code::DiskFull);
+        assert!(e.message().contains("/dev/full"), "{e}");
+    }
+}

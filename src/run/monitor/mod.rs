@@ -1,0 +1,147 @@
+//! What an engine prints and logs of its steps: DeepSpeed's `steps_per_print`,
+//! `wall_clock_breakdown`, `flops_profiler`, `csv_monitor` and `tensorboard`.
+//!
+//! [`Monitors`] is an [`Observer`] of the engine, on rank 0, with or without a run. What goes to
+//! the logs are [`Event`]s with DeepSpeed's tags; their x axis is the number of samples seen.
+//!
+//! Where dsr differs from DeepSpeed: `train_loss`, which DeepSpeed documents and only its pipeline
+//! engine writes, is there; `lr` is the rate that the step used, where DeepSpeed's scheduler has
+//! already gone on; `elapsed_time_ms_data` is new.
+
+mod csv;
+mod flops;
+mod line;
+mod tensorboard;
+
+use std::path::{Path, PathBuf};
+
+use self::{csv::CsvMonitor, tensorboard::EventFile};
+use crate::{
+    config::MonitorConfig,
+    engine::{Engine, Observer, PhaseTimes},
+    error::{Code, Error, Result},
+    fs::{create_dir_all, write_atomic},
+};
+
+/// Takes the lines that are to be shown.
+pub type ShowLine = Box<dyn Fn(&str)>;
+
+const TRAIN_LOSS: &str = "Train/Samples/train_loss";
+const LR: &str = "Train/Samples/lr";
+const LOSS_SCALE: &str = "Train/Samples/loss_scale";
+
+/// One value of a log.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Event {
+    tag: &'static str,
+    value: f64,
+    /// The place on the x axis: samples seen.
+    samples: u64,
+}
+
+/// The monitors of one engine.
+pub struct Monitors {
+    config: MonitorConfig,
+    csv: Option<CsvMonitor>,
+    tensorboard: Option<EventFile>,
+    /// Where the profile goes, if not to the screen.
+    profile_file: Option<PathBuf>,
+    show: ShowLine,
+}
+
+impl Monitors {
+    /// The monitors that `config` asks for, with their files opened: relative paths start from
+    /// `work_dir`, lines go to `show`. `None` where it asks for none.
+    ///
+    /// # Errors
+    /// [`Code::Io`] or [`Code::DiskFull`] where a file cannot be made; the error names the option.
+    pub fn open(config: &MonitorConfig, work_dir: &Path, show: ShowLine) -> Result<Option<Self>> {
+        if *config == MonitorConfig::default() {
+            return Ok(None);
+        }
+        let csv = config.csv_monitor.as_ref();
+        let csv = csv.map(|dir| CsvMonitor::open(&work_dir.join(dir.path()))).transpose();
+        let tensorboard = config.tensorboard.as_ref();
+        let tensorboard =
+            tensorboard.map(|dir| EventFile::create(&work_dir.join(dir.path()))).transpose();
+        let profiler = config.flops_profiler.as_ref();
+        let file = profiler.and_then(|profiler| profiler.output_file.as_ref());
+        let profile_file = file.map(|file| prepare(work_dir.join(file))).transpose();
+        Ok(Some(Self {
+            config: config.clone(),
+            csv: csv.map_err(|e| e.option("csv_monitor"))?,
+            tensorboard: tensorboard.map_err(|e| e.option("tensorboard"))?,
+            profile_file: profile_file.map_err(|e| e.option("flops_profiler.output_file"))?,
+            show,
+        }))
+    }
+
+    fn show_profile(&self, engine: &Engine) -> Result<()> {
+        let Some(profiler) = &self.config.flops_profiler else { return Ok(()) };
+        let Some(text) = flops::text(engine, profiler) else { return Ok(()) };
+        match &self.profile_file {
+            Some(file) => write_atomic(file, text.as_bytes()),
+            None => {
+                (self.show)(text.trim_end());
+                Ok(())
+            }
+        }
+    }
+}
+
+impl Observer for Monitors {
+    fn on_step(&mut self, engine: &Engine) -> Result<()> {
+        let is_due = |every: u64| engine.global_step().is_multiple_of(every);
+        if self.config.steps_per_print.is_some_and(|every| is_due(every.get())) {
+            line::progress(engine).iter().for_each(|line| (self.show)(line));
+        }
+        let events = events(engine);
+        let csv = self.csv.as_mut().map(|csv| csv.write(&events));
+        let tensorboard = self.tensorboard.as_mut().map(|file| file.write(&events));
+        let profile = Some(self.show_profile(engine));
+        if let Some(times) = engine.phase_times() {
+            (self.show)(&line::breakdown(&times));
+        }
+        let written = [csv, tensorboard, profile].into_iter().flatten();
+        Error::all(written.filter_map(Result::err).collect()).map_or(Ok(()), |e| {
+            Err(e.hint("the step is done and the engine whole: it can go on or be saved"))
+        })
+    }
+}
+
+/// The events of the last step, in DeepSpeed's order.
+fn events(engine: &Engine) -> Vec<Event> {
+    let samples = engine.global_samples();
+    let Some(outcome) = engine.last_step() else { return Vec::new() };
+    let event = |tag, value| Event { tag, value, samples };
+    let mut events = vec![event(TRAIN_LOSS, outcome.loss), event(LR, outcome.lr)];
+    events.extend(outcome.loss_scale.map(|scale| event(LOSS_SCALE, scale)));
+    if let Some(times) = engine.phase_times() {
+        events.extend(elapsed(&times).map(|(tag, ms)| event(tag, ms)));
+    }
+    events
+}
+
+/// In DeepSpeed the backward pass includes the reduction of the gradients, and `_inner` does not.
+fn elapsed(times: &PhaseTimes) -> [(&'static str, f64); 6] {
+    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
+    [
+        ("Train/Samples/elapsed_time_ms_forward", ms(times.forward)),
+        ("Train/Samples/elapsed_time_ms_backward", ms(times.backward + times.reduce)),
+        ("Train/Samples/elapsed_time_ms_backward_inner", ms(times.backward)),
+        ("Train/Samples/elapsed_time_ms_backward_allreduce", ms(times.reduce)),
+        ("Train/Samples/elapsed_time_ms_step", ms(times.step)),
+        ("Train/Samples/elapsed_time_ms_data", ms(times.data)),
+    ]
+}
+
+/// Makes the directory of a file to be written later.
+fn prepare(file: PathBuf) -> Result<PathBuf> {
+    if file.is_dir() {
+        bail!(Code::Io, "cannot write {}: it is a directory", file.display());
+    }
+    if let Some(dir) = file.parent() {
+        create_dir_all(dir)?;
+    }
+    Ok(file)
+}
