@@ -10,7 +10,8 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, EngineConfig, LossAverage, Schedule,
+        EngineConfig, LossAverage, OptimizerConfig, Schedule,
+        optimizer::{AdamConfig, Algorithm},
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -42,11 +43,16 @@ fn config(micro: usize, accum: usize) -> EngineConfig {
         gradient_accumulation_steps: accum,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
-        optimizer: AdamWConfig { lr: 5e-4, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 },
+        optimizer: adamw((0.9, 0.95)),
         scheduler: Schedule::Constant,
         activation_checkpointing: false,
         seed: 1,
     }
+}
+
+fn adamw(betas: (f64, f64)) -> OptimizerConfig {
+    let algorithm = Algorithm::Adam(AdamConfig { betas, ..AdamConfig::default() });
+    OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::new(algorithm, 5e-4) }
 }
 
 fn model(dropout: f64) -> Rc<Model> {
@@ -277,7 +283,7 @@ fn one_cycle_sets_the_betas_of_adamw() {
             momentum,
         };
         let plain = config(2, 1);
-        let optimizer = AdamWConfig { betas, ..plain.optimizer };
+        let optimizer = adamw(betas);
         let scheduler = Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(cycle));
         let mut engine = init_engine(model(0.0), EngineConfig { optimizer, scheduler, ..plain });
         train(&mut engine, &mut loader(2), 4)

@@ -10,6 +10,7 @@ mod dist;
 mod engine;
 mod hub;
 mod mistakes;
+mod optimizers;
 mod readme;
 mod recipes;
 mod script;

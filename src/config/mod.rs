@@ -2,9 +2,11 @@
 
 mod batch;
 mod engine;
+pub mod optimizer;
 pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
-pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use engine::{EngineConfig, LossAverage};
+pub use optimizer::OptimizerConfig;
 pub use schedule::Schedule;

@@ -10,6 +10,7 @@
 
 mod evaluate;
 mod gradients;
+mod layout;
 mod state;
 mod walk;
 mod window;
@@ -22,6 +23,7 @@ pub use self::{
 };
 use self::{
     gradients::Gradients,
+    layout::layouts,
     walk::{Activations, Pass, Seeds},
     window::{Totals, Window},
 };
@@ -31,7 +33,7 @@ use crate::{
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
     model::{Model, Targets},
-    optim::{AdamW, StepRates, clip_coefficient, norm},
+    optim::{Optimizer, Plan, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -43,7 +45,7 @@ pub struct Engine {
     model: Rc<Model>,
     group: Rc<ProcessGroup>,
     config: EngineConfig,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     gradients: Gradients,
     window: Window,
     pending: Option<Pending>,
@@ -79,12 +81,15 @@ impl Engine {
     /// An engine for `model` as one rank of `group`.
     ///
     /// # Errors
-    /// There is not enough memory for the optimizer's state.
+    /// There is not enough memory for the optimizer's state. Parameter groups that do not fit the
+    /// model; a schedule that cycles a momentum where there is none.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let bytes: u64 = model.units().iter().map(|u| u.flat().numel() as u64 * F32_BYTES).sum();
-        // AdamW's two averages, and the gradients.
-        check_memory(model.device(), 3 * bytes, "training the model")?;
-        let optimizer = AdamW::new(config.optimizer, model.units().iter().map(|unit| unit.flat()))?;
+        config.scheduler.check_momentum(&config.optimizer)?;
+        let plan = Plan::new(&config.optimizer, &layouts(model.units()))?;
+        // The gradients, and the optimizer's state.
+        check_memory(model.device(), bytes + plan.state_bytes(), "training the model")?;
+        let optimizer = Optimizer::new(plan, model.device())?;
         let gradients = Gradients::new(model.units().len());
         Ok(Self {
             model,
@@ -139,7 +144,7 @@ impl Engine {
     }
 
     fn rates(&self) -> Result<StepRates> {
-        let (betas, applied) = (self.config.optimizer.betas, self.optimizer.applied_steps());
+        let (betas, applied) = (self.config.optimizer.betas(), self.optimizer.applied_steps());
         Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
     }
 

@@ -20,6 +20,7 @@ mod error;
 mod iterate;
 mod lint;
 mod locate;
+mod optimizer_options;
 mod resolver;
 mod runtime;
 mod scheduler_options;
