@@ -15,6 +15,7 @@ mod readme;
 mod recipes;
 mod script;
 mod script_data;
+mod script_optimizers;
 mod script_schedules;
 mod support;
 mod tidy;

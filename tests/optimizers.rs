@@ -268,7 +268,7 @@ fn every_optimizer() -> Vec<OptimizerConfig> {
         with_decay(Algorithm::Lion(LionConfig::default()), 1e-4),
         sgd(0.0, 0.0, false),
         bf16(sgd(0.9, 0.1, false)),
-        with_decay(Algorithm::Adagrad(AdagradConfig::default()), 1e-2),
+        with_decay(Algorithm::Adagrad(AdagradConfig::default()), 1e-3),
         grouped(muon(true, NsMethod::Gram)),
         bf16(muon(true, NsMethod::Standard)),
     ]
