@@ -8,11 +8,16 @@
 
 use crate::tensor::{Device, Kind, Tensor, mix};
 
-/// Elements that are rounded at once: what is needed beside the state stays in a processor's cache.
-const CHUNK: i64 = 1 << 18;
+/// Elements that are rounded at once on a CPU, so that what is needed beside the state stays in its
+/// cache, and on a device, which is asked less often.
+const CPU_CHUNK: i64 = 1 << 16;
+const DEVICE_CHUNK: i64 = 1 << 24;
 
 /// The bits of a float32 that bfloat16 does not have.
 const DROPPED_BITS: i64 = 0xffff;
+
+/// 2^32 over the golden ratio: multiples of it are far apart.
+const GOLDEN_RATIO: u32 = 0x9e37_79b9;
 
 /// One state tensor of a span, flat.
 #[derive(Debug)]
@@ -42,11 +47,12 @@ impl State {
         if self.0.kind() == Kind::Float {
             return;
         }
-        let len = self.0.size()[0];
-        for (chunk, start) in (0..len).step_by(CHUNK as usize).enumerate() {
-            let part = CHUNK.min(len - start);
+        let (len, device, seed) = (self.0.size()[0], self.0.device(), mix(seed) as u32);
+        let chunk = if device == Device::Cpu { CPU_CHUNK } else { DEVICE_CHUNK };
+        for start in (0..len).step_by(chunk as usize) {
+            let part = chunk.min(len - start);
             let bits = loaded.narrow(0, start, part).view_dtype(Kind::Int);
-            let random = random_bits(part, mix(&[mix(seed), chunk as u64]), self.0.device());
+            let random = random_bits(start as u32, part, seed, device);
             // In place: `loaded` is a copy of ours.
             let _ = bits.shallow_clone().g_add_(&random).bitwise_and_(!DROPPED_BITS);
         }
@@ -54,14 +60,15 @@ impl State {
     }
 }
 
-/// As many random bits as bfloat16 drops, for each of `len` elements: int32 `[len]`.
+/// As many random bits as bfloat16 drops, for each of the `len` elements from `start` on: int32
+/// `[len]`.
 ///
-/// Wellons' hash "lowbias32" of the element's place, which starts at a number made of the seed.
-fn random_bits(len: i64, seed: u64, device: Device) -> Tensor {
-    let start = i64::from((seed >> 32) as u32) - (1 << 31);
+/// Wellons' hash "lowbias32" of the seed plus the element's place in steps of the golden ratio.
+fn random_bits(start: u32, len: i64, seed: u32, device: Device) -> Tensor {
+    let first = start.wrapping_mul(GOLDEN_RATIO).wrapping_add(seed);
     let mut x = Tensor::arange(len, (Kind::Int, device));
-    x *= 0x9e37_79b9_u32 as i32;
-    x += start;
+    x *= i64::from(GOLDEN_RATIO as i32);
+    x += i64::from(first as i32);
     for (shift, factor) in [(16, 0x7feb_352d_u32), (15, 0x846c_a68b)] {
         xor_shifted(&mut x, shift);
         x *= i64::from(factor as i32);
@@ -104,7 +111,7 @@ mod tests {
             let up = state.load().gt(1.001).mean(Kind::Double).double_value(&[]);
             assert!((up - 0.75).abs() < 0.005, "seed {seed}: {up}");
             let first = state.load().narrow(0, 0, 1000).gt(1.001);
-            let second = state.load().narrow(0, CHUNK, 1000).gt(1.001);
+            let second = state.load().narrow(0, CPU_CHUNK, 1000).gt(1.001);
             assert!(!first.equal(&second), "the chunks have the same bits");
         }
     }
@@ -116,6 +123,12 @@ mod tests {
         let mut state = bf16(values.len() as i64);
         state.store(&exact.to_kind(Kind::Float), &[3]);
         assert!(state.stored().equal(&exact));
+    }
+
+    #[test]
+    fn the_bits_do_not_depend_on_the_chunks() {
+        let all = random_bits(5, 100, 7, CPU);
+        assert!(all.narrow(0, 60, 40).equal(&random_bits(65, 40, 7, CPU)));
     }
 
     #[test]
