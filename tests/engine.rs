@@ -1,16 +1,14 @@
 //! The engine against values that PyTorch and transformers computed (tests/golden/README.md), and
 //! against itself.
 
-use std::{
-    path::Path,
-    rc::Rc,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+use std::{path::Path, rc::Rc};
 
 use dsr::{
     checkpoint::Store,
     config::{
-        AdamWConfig, Dtype, EngineConfig, LossAverage, MonitorConfig, PrecisionConfig, Schedule,
+        Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
+        Schedule,
+        optimizer::{AdamConfig, Algorithm},
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
@@ -22,6 +20,8 @@ use dsr::{
     tensor::{Device, Kind, Tensor},
 };
 use serde_json::Value;
+
+use super::support::alone;
 
 pub(crate) fn golden(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
@@ -43,12 +43,17 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
-        optimizer: AdamWConfig { lr: 5e-4, betas: (0.9, 0.95), eps: 1e-8, weight_decay: 0.1 },
+        optimizer: adamw((0.9, 0.95)),
         scheduler: Schedule::Constant,
         activation_checkpointing: false,
         seed: 1,
         monitor: MonitorConfig::default(),
     }
+}
+
+fn adamw(betas: (f64, f64)) -> OptimizerConfig {
+    let algorithm = Algorithm::Adam(AdamConfig { betas, ..AdamConfig::default() });
+    OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::new(algorithm, 5e-4) }
 }
 
 pub(crate) fn model(dropout: f64) -> Rc<Model> {
@@ -60,13 +65,6 @@ pub(crate) fn model(dropout: f64) -> Rc<Model> {
         ..Gpt2Config::read(&dir).unwrap()
     };
     Rc::new(Model::load(&dir, config, Device::Cpu).unwrap())
-}
-
-/// To be held by each test with an engine: libtorch has one random generator for all threads, and
-/// engines seed it.
-pub(crate) fn alone() -> MutexGuard<'static, ()> {
-    static GENERATOR: Mutex<()> = Mutex::new(());
-    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(crate) fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
@@ -279,7 +277,7 @@ fn one_cycle_sets_the_betas_of_adamw() {
             momentum,
         };
         let plain = config(2, 1);
-        let optimizer = AdamWConfig { betas, ..plain.optimizer };
+        let optimizer = adamw(betas);
         let scheduler = Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(cycle));
         let mut engine = init_engine(model(0.0), EngineConfig { optimizer, scheduler, ..plain });
         train(&mut engine, &mut loader(2), 4)

@@ -11,7 +11,7 @@ use std::{
 use dsr::{error::Code, script::Session};
 
 use crate::{
-    engine::{alone, golden},
+    engine::golden,
     recipes::{dsr, out, text},
     support::recipe::{Recipe, places},
 };
@@ -41,7 +41,6 @@ for batch in dataset("rows.jsonl").loader(#{{ micro_batch_size: 2, endless: true
 
 /// What the recipe prints, and what dsr notes meanwhile.
 fn run(recipe: &Recipe) -> (Vec<String>, Vec<String>) {
-    let _alone = alone();
     let notes = Rc::new(RefCell::new(Vec::new()));
     let sink = Rc::clone(&notes);
     let (printed, result) = recipe.run(|mut host| {
@@ -292,7 +291,6 @@ fn a_place_that_cannot_be_written_is_refused_before_the_training() {
         "tensorboard: #{ enabled: true, output_path: \"rows.jsonl\" }",
         "flops_profiler: #{ enabled: true, output_file: \"rows.jsonl/profile.txt\" }",
     ] {
-        let _alone = alone();
         let failure = recipe(1, option).fails();
         assert_eq!(failure.faults[0].error.code(), Code::Io, "{option}");
         let column = if option.starts_with("flops") { 52 } else { 18 };

@@ -15,9 +15,8 @@ use dsr::{
 };
 use serde_json::Value;
 
-use super::engine::{
-    alone, assert_relative, config, flat, floats, golden, init_engine, loader, model,
-};
+use super::engine::{assert_relative, config, flat, floats, golden, init_engine, loader, model};
+use super::support::alone;
 
 fn with_precision(precision: PrecisionConfig) -> EngineConfig {
     EngineConfig { precision, ..config(2, 4) }

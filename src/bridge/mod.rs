@@ -8,6 +8,7 @@
 
 pub(crate) mod alloc;
 pub(crate) mod dist;
+pub(crate) mod fused;
 pub(crate) mod map;
 pub(crate) mod ops;
 
@@ -23,6 +24,10 @@ type RawTensor = *mut c_void;
 /// The pointer to a tensor, alive as long as the tensor is.
 fn raw(tensor: &Tensor) -> RawTensor {
     tensor.as_ptr().cast_mut().cast()
+}
+
+fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
+    tensors.into_iter().map(raw).collect()
 }
 
 // The statuses of native/bridge.h.

@@ -1,11 +1,11 @@
-//! Operations on tensors that tch does not offer: gradients for given output gradients, the fused
-//! optimizer, and a tensor's bytes.
+//! Operations on tensors that tch does not offer: gradients for given output gradients, and a
+//! tensor's bytes.
 
 use std::{ffi::c_int, ptr::null_mut, slice};
 
 use tch::{Device, Tensor};
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, raw, raws};
 use crate::error::{Code, Result};
 
 unsafe extern "C" {
@@ -16,24 +16,6 @@ unsafe extern "C" {
         inputs_count: i64,
         grads: *mut RawTensor,
     ) -> c_int;
-    fn dsr_fused_adamw(
-        params: *const RawTensor,
-        grads: *const RawTensor,
-        exp_avgs: *const RawTensor,
-        exp_avg_sqs: *const RawTensor,
-        steps: *const RawTensor,
-        count: i64,
-        lr: f64,
-        beta1: f64,
-        beta2: f64,
-        weight_decay: f64,
-        eps: f64,
-        grad_scale: RawTensor,
-    ) -> c_int;
-}
-
-fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
-    tensors.into_iter().map(raw).collect()
 }
 
 /// The gradients of `output` with respect to `inputs`, weighted with `output_grad`; `None` where
@@ -61,55 +43,6 @@ pub(crate) fn grad(
     Ok(grads.into_iter().map(own).collect())
 }
 
-/// What one call of the fused AdamW changes: tensors of equal shape, `step` a float32 scalar.
-pub(crate) struct AdamWTensors<'a> {
-    pub(crate) param: &'a Tensor,
-    pub(crate) grad: &'a Tensor,
-    pub(crate) exp_avg: &'a Tensor,
-    pub(crate) exp_avg_sq: &'a Tensor,
-    pub(crate) step: &'a Tensor,
-}
-
-/// The numbers of one AdamW step, named as in PyTorch.
-#[derive(Clone, Copy)]
-pub(crate) struct AdamWNumbers {
-    pub(crate) lr: f64,
-    pub(crate) betas: (f64, f64),
-    pub(crate) weight_decay: f64,
-    pub(crate) eps: f64,
-}
-
-/// One step of `torch.optim.AdamW(fused=True)`; gradients are first divided by `grad_scale`, a
-/// float32 scalar.
-pub(crate) fn fused_adamw(
-    units: &[AdamWTensors<'_>],
-    numbers: AdamWNumbers,
-    grad_scale: Option<&Tensor>,
-) -> Result<()> {
-    let params = raws(units.iter().map(|u| u.param));
-    let grads = raws(units.iter().map(|u| u.grad));
-    let exp_avgs = raws(units.iter().map(|u| u.exp_avg));
-    let exp_avg_sqs = raws(units.iter().map(|u| u.exp_avg_sq));
-    let steps = raws(units.iter().map(|u| u.step));
-    // SAFETY: every pointer is to a live tensor, and each array has `units.len()` entries.
-    check(unsafe {
-        dsr_fused_adamw(
-            params.as_ptr(),
-            grads.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            steps.as_ptr(),
-            units.len() as i64,
-            numbers.lr,
-            numbers.betas.0,
-            numbers.betas.1,
-            numbers.weight_decay,
-            numbers.eps,
-            grad_scale.map_or(null_mut(), raw),
-        )
-    })
-}
-
 /// Runs `work` on the bytes of a contiguous tensor on the CPU, in the machine's byte order.
 pub(crate) fn with_bytes<R>(tensor: &Tensor, work: impl FnOnce(&[u8]) -> R) -> Result<R> {
     if tensor.device() != Device::Cpu || !tensor.is_contiguous() {
@@ -127,7 +60,6 @@ pub(crate) fn with_bytes<R>(tensor: &Tensor, work: impl FnOnce(&[u8]) -> R) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Kind;
 
     #[test]
     fn a_gradient_is_weighted_with_the_gradient_of_the_output() {
@@ -138,27 +70,6 @@ mod tests {
         let dx = grads[0].as_ref().unwrap();
         assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [2.0, 40.0]);
         assert!(grads[1].is_none());
-    }
-
-    /// The first step of AdamW moves by lr * sign(grad) after the decay, whatever grad_scale is.
-    #[test]
-    fn the_fused_adamw_steps_as_the_formula_says() {
-        let cpu = (Kind::Float, Device::Cpu);
-        let (param, grad) = (Tensor::ones([4], cpu), Tensor::full([4], 6.0, cpu));
-        let (exp_avg, exp_avg_sq) = (Tensor::zeros([4], cpu), Tensor::zeros([4], cpu));
-        let (step, scale) = (Tensor::ones([], cpu), Tensor::full([], 2.0, cpu));
-        let unit = AdamWTensors {
-            param: &param,
-            grad: &grad,
-            exp_avg: &exp_avg,
-            exp_avg_sq: &exp_avg_sq,
-            step: &step,
-        };
-        let numbers = AdamWNumbers { lr: 0.1, betas: (0.9, 0.99), weight_decay: 0.5, eps: 1e-8 };
-        fused_adamw(&[unit], numbers, Some(&scale)).unwrap();
-        // 1 - 0.1*0.5*1 - 0.1*1 = 0.85; float32 arithmetic, hence 1e-6.
-        assert!((param.double_value(&[0]) - 0.85).abs() < 1e-6);
-        assert!((exp_avg.double_value(&[0]) - 0.3).abs() < 1e-6);
     }
 
     #[test]

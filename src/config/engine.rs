@@ -1,6 +1,9 @@
-//! The settings of an engine and of its optimizer.
+//! The settings of an engine.
 
-use super::{monitor::MonitorConfig, precision::PrecisionConfig, schedule::Schedule};
+use super::{
+    monitor::MonitorConfig, optimizer::OptimizerConfig, precision::PrecisionConfig,
+    schedule::Schedule,
+};
 
 /// What an engine is made with; options of scripts have these names.
 #[derive(Debug, Clone)]
@@ -16,7 +19,7 @@ pub struct EngineConfig {
     /// How the losses of a global batch become one.
     pub loss_average: LossAverage,
     /// The optimizer.
-    pub optimizer: AdamWConfig,
+    pub optimizer: OptimizerConfig,
     /// The learning rate over the steps.
     pub scheduler: Schedule,
     /// Whether only the input of each block is kept for the backward pass, which then runs the
@@ -36,23 +39,4 @@ pub enum LossAverage {
     /// The means of the micro batches, as in DeepSpeed: tokens of a micro batch with few targets
     /// count for more.
     MicroBatches,
-}
-
-/// AdamW (Loshchilov and Hutter 2019) with PyTorch's names and defaults.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct AdamWConfig {
-    /// The learning rate that the schedule scales.
-    pub lr: f64,
-    /// The decay of the averages of the gradient and of its square.
-    pub betas: (f64, f64),
-    /// Added to the root of the average square.
-    pub eps: f64,
-    /// Decay of the parameters, decoupled from the gradient.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self { lr: 1e-3, betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
-    }
 }

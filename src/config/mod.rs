@@ -3,12 +3,14 @@
 mod batch;
 mod engine;
 mod monitor;
+pub mod optimizer;
 mod precision;
 pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
-pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use engine::{EngineConfig, LossAverage};
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
+pub use optimizer::OptimizerConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;

@@ -11,6 +11,7 @@
 mod evaluate;
 mod gradients;
 mod health;
+mod layout;
 mod loss_scaler;
 mod master_weights;
 mod observe;
@@ -33,6 +34,7 @@ pub use self::{
 use self::{
     gradients::Gradients,
     health::{Health, Verdict, first_not_finite},
+    layout::layouts,
     master_weights::MasterWeights,
     timers::{Phase, Timers},
     walk::{Activations, Pass, Seeds},
@@ -44,7 +46,7 @@ use crate::{
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
     model::{Model, Targets, record},
-    optim::{AdamW, StepRates, clip_coefficient, norm},
+    optim::{Optimizer, Plan, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -57,7 +59,7 @@ pub struct Engine {
     group: Rc<ProcessGroup>,
     config: EngineConfig,
     masters: MasterWeights,
-    optimizer: AdamW,
+    optimizer: Optimizer,
     gradients: Gradients,
     health: Health,
     window: Window,
@@ -106,16 +108,19 @@ impl Engine {
     /// An engine for `model` as one rank of `group`.
     ///
     /// # Errors
-    /// There is not enough memory for the optimizer's state.
+    /// There is not enough memory for the optimizer's state. Parameter groups that do not fit the
+    /// model; a schedule that cycles a momentum where there is none.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         let elements: u64 = model.units().iter().map(|unit| unit.flat().numel() as u64).sum();
-        // AdamW's two averages, the gradients, and the parameters once more in 16 bits.
+        config.scheduler.check_momentum(&config.optimizer)?;
+        let plan = Plan::new(&config.optimizer, &layouts(model.units()))?;
+        // The gradients, the optimizer's state, and the parameters once more in 16 bits.
         let parameters = if precision.has_master_weights() { precision.dtype.bytes() } else { 0 };
-        let bytes = 2 * F32_BYTES + precision.grad_accum_dtype.bytes() + parameters;
-        check_memory(model.device(), bytes * elements, "training the model")?;
+        let bytes = (precision.grad_accum_dtype.bytes() + parameters) * elements;
+        check_memory(model.device(), bytes + plan.state_bytes(), "training the model")?;
         let masters = MasterWeights::take(&model, &precision)?;
-        let optimizer = AdamW::new(config.optimizer, masters.flats())?;
+        let optimizer = Optimizer::new(plan, model.device())?;
         let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
@@ -199,7 +204,7 @@ impl Engine {
     }
 
     fn rates(&self) -> Result<StepRates> {
-        let (betas, applied) = (self.config.optimizer.betas, self.optimizer.applied_steps());
+        let (betas, applied) = (self.config.optimizer.betas(), self.optimizer.applied_steps());
         Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
     }
 

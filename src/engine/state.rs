@@ -1,14 +1,15 @@
-//! What a checkpoint holds of an engine: parameters and averages by name, and one JSON.
+//! What a checkpoint holds of an engine: parameters and optimizer state by name, and one JSON.
 //!
 //! ```text
 //! config.json               the model's, as Hugging Face writes it
 //! model.safetensors         parameters, float32, under Hugging Face's names
-//! optimizer.safetensors     exp_avg.NAME and exp_avg_sq.NAME for each parameter
+//! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
+//!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
 //! tokenizer.json            where the model came with one
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
 //!
-//! Nothing in it depends on ranks or on how state is laid out in memory. There is no generator
+//! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no generator
 //! state: dropout is seeded from the step. A checkpoint directory also loads as a model.
 
 use std::path::Path;
@@ -21,7 +22,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::{read_to_string, write_atomic, write_json},
     tensor::{
-        Tensor,
+        Kind, Tensor,
         safetensors::{self, SafetensorsFile},
     },
 };
@@ -29,8 +30,6 @@ use crate::{
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// What precedes a parameter's name in [`OPTIMIZER`].
-const AVERAGES: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
 /// How much that does not fit is listed.
@@ -43,7 +42,7 @@ pub struct TrainState {
     pub format: u32,
     /// Optimizer steps done.
     pub global_step: u64,
-    /// Those of them that changed the parameters; the schedule and AdamW's bias go by it.
+    /// Those of them that changed the parameters; the schedule and the averages' bias go by it.
     pub applied_steps: u64,
     /// Those that were skipped, because a gradient was not finite.
     #[serde(default)]
@@ -54,10 +53,18 @@ pub struct TrainState {
     /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
     #[serde(default)]
     pub global_samples: Option<u64>,
+    /// The optimizer, whose state is in the checkpoint.
+    #[serde(default = "adamw")]
+    pub optimizer: String,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<LoaderState>,
     /// What was run, where it is known.
     pub recipe: Option<RecipeRecord>,
+}
+
+/// The optimizer of checkpoints that do not name it: there was one.
+fn adamw() -> String {
+    "AdamW".to_owned()
 }
 
 /// A recipe with the values of its parameters.
@@ -97,9 +104,9 @@ impl Engine {
         let params = self.masters.named(&self.model);
         let params = params.iter().map(|(name, tensor)| (*name, tensor));
         safetensors::write(&dir.join(MODEL), params, &[("format", "pt")])?;
-        let averages = self.named_averages();
-        let averages = averages.iter().map(|(name, tensor)| (name.as_str(), tensor));
-        safetensors::write(&dir.join(OPTIMIZER), averages, &[("format", "pt")])?;
+        let state = self.optimizer.named_state();
+        let state = state.iter().map(|state| (state.name.as_str(), &state.tensor));
+        safetensors::write_as(&dir.join(OPTIMIZER), state, Kind::Float, &[("format", "pt")])?;
         if let Some(tokenizer) = self.model.tokenizer_json() {
             write_atomic(&dir.join("tokenizer.json"), tokenizer)?;
         }
@@ -110,6 +117,7 @@ impl Engine {
             skipped_steps: self.health.skipped_steps,
             loss_scaler: self.health.scaler.state(),
             global_samples: Some(self.global_samples),
+            optimizer: self.config.optimizer.algorithm.name().to_owned(),
             loader,
             recipe,
         };
@@ -119,25 +127,32 @@ impl Engine {
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
         const JSON_BYTES: u64 = 4 << 20;
-        3 * F32_BYTES * self.model.num_params() + JSON_BYTES
+        F32_BYTES * (self.model.num_params() + self.optimizer.state_numel()) + JSON_BYTES
     }
 
     /// Goes on from the checkpoint in `dir`, which was verified. Everything is checked before
     /// anything is changed.
     ///
     /// # Errors
-    /// [`Code::Checkpoint`] for one of another model or layout, listing what does not fit.
+    /// [`Code::Checkpoint`] for one of another model, optimizer or layout, listing what does not
+    /// fit.
     pub fn read_state(&mut self, dir: &Path) -> Result<TrainState> {
         let state = train_state(dir)?;
+        self.check_optimizer(dir, &state)?;
         let open = |name: &str| SafetensorsFile::open(&dir.join(name)).map_err(|e| damaged(dir, e));
-        let (params, averages) = (open(MODEL)?, open(OPTIMIZER)?);
+        let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
         let named: Vec<(String, Tensor)> =
             self.masters.named(&self.model).into_iter().map(|(n, p)| (n.to_owned(), p)).collect();
-        let named_averages = self.named_averages();
+        let named_state: Vec<_> = self
+            .optimizer
+            .named_state()
+            .into_iter()
+            .map(|state| (state.name, state.tensor))
+            .collect();
         check_names(dir, &params, &named)?;
-        check_names(dir, &averages, &named_averages)?;
+        check_names(dir, &optimizer, &named_state)?;
         self.torn = true;
-        for (file, tensors) in [(&params, &named), (&averages, &named_averages)] {
+        for (file, tensors) in [(&params, &named), (&optimizer, &named_state)] {
             for (name, tensor) in tensors {
                 file.copy_into(name, tensor)?;
             }
@@ -159,16 +174,19 @@ impl Engine {
         Ok(state)
     }
 
-    /// The optimizer's averages as views with their names in the file.
-    fn named_averages(&self) -> Vec<(String, Tensor)> {
-        let mut named = Vec::new();
-        for (unit, moments) in self.model.units().iter().zip(self.optimizer.moments()) {
-            for (prefix, flat) in AVERAGES.iter().zip([&moments.exp_avg, &moments.exp_avg_sq]) {
-                let names = unit.specs().iter().map(|spec| format!("{prefix}{}", spec.name));
-                named.extend(names.zip(unit.views(flat)));
-            }
+    /// Refuses a checkpoint whose state is that of another optimizer.
+    fn check_optimizer(&self, dir: &Path, state: &TrainState) -> Result<()> {
+        let (found, expected) = (&state.optimizer, self.config.optimizer.algorithm.name());
+        if found == expected {
+            return Ok(());
         }
-        named
+        let message = format!(
+            "checkpoint {} has the state of {found}, and the engine's optimizer is {expected}",
+            dir.display()
+        );
+        Err(Error::new(Code::Checkpoint, message).hint(
+            "train with the same optimizer, or begin a new run with load_model of the checkpoint",
+        ))
     }
 }
 

@@ -82,18 +82,21 @@ impl Gpt2Block {
         let spec = |name: &str, shape: &[i64], init| {
             ParamSpec::new(format!("transformer.h.{layer_idx}.{name}"), shape, init)
         };
+        let conv1d = |name: &str, fan_in, fan_out, init| {
+            spec(name, &[fan_in, fan_out], init).linear(fan_in, fan_out)
+        };
         vec![
             spec("ln_1.weight", &[c], Init::Ones),
             spec("ln_1.bias", &[c], Init::Zeros),
-            spec("attn.c_attn.weight", &[c, 3 * c], normal),
+            conv1d("attn.c_attn.weight", c, 3 * c, normal),
             spec("attn.c_attn.bias", &[3 * c], Init::Zeros),
-            spec("attn.c_proj.weight", &[c, c], residual),
+            conv1d("attn.c_proj.weight", c, c, residual),
             spec("attn.c_proj.bias", &[c], Init::Zeros),
             spec("ln_2.weight", &[c], Init::Ones),
             spec("ln_2.bias", &[c], Init::Zeros),
-            spec("mlp.c_fc.weight", &[c, inner], normal),
+            conv1d("mlp.c_fc.weight", c, inner, normal),
             spec("mlp.c_fc.bias", &[inner], Init::Zeros),
-            spec("mlp.c_proj.weight", &[inner, c], residual),
+            conv1d("mlp.c_proj.weight", inner, c, residual),
             spec("mlp.c_proj.bias", &[c], Init::Zeros),
         ]
     }

@@ -32,12 +32,19 @@ pub struct ParamSpec {
     pub shape: Vec<i64>,
     /// How it starts from scratch.
     pub init: Init,
+    /// Inputs and outputs of the linear layer of a block whose weight this is: `(fan_in, fan_out)`.
+    pub fans: Option<(i64, i64)>,
 }
 
 impl ParamSpec {
     /// A parameter with its name, shape and start.
     pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), init }
+        Self { name: name.into(), shape: shape.to_vec(), init, fans: None }
+    }
+
+    /// The same, known as the weight of a block's linear layer.
+    pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
+        Self { fans: Some((fan_in, fan_out)), ..self }
     }
 
     /// Number of elements.
@@ -85,6 +92,11 @@ impl FlatUnit {
     /// The parameters' names, in the order of the storage.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.specs.iter().map(|spec| spec.name.as_str())
+    }
+
+    /// Where each parameter starts in the storage.
+    pub fn offsets(&self) -> &[i64] {
+        &self.offsets
     }
 
     /// The whole storage: `[numel]`, padding included, without gradient.

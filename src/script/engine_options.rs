@@ -3,13 +3,11 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback, monitor_options,
-    options::{self, Options},
-    precision_options, scheduler_options,
+    Callback, monitor_options, optimizer_options, options, precision_options, scheduler_options,
 };
 use crate::{
-    config::{AdamWConfig, BatchSizes, EngineConfig, LossAverage},
-    error::{Code, Result},
+    config::{BatchSizes, EngineConfig, LossAverage},
+    error::Result,
 };
 
 const AVERAGES: &[(&str, LossAverage)] =
@@ -35,9 +33,9 @@ pub(crate) fn read(
         };
         let precision = precision_options::read(o);
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
-        let (optimizer, lr, betas) = o.map_or_empty("optimizer", optimizer);
-        let scheduler = scheduler_options::read(o, optimizer.lr, keep);
-        o.check(scheduler.check_replaced(lr, betas));
+        let optimizer = o.map_or_empty("optimizer", optimizer_options::read);
+        let scheduler = scheduler_options::read(o, optimizer.config.lr, keep);
+        let optimizer = optimizer.with(o, &scheduler);
         EngineConfig {
             micro_batch_size,
             gradient_accumulation_steps,
@@ -53,41 +51,13 @@ pub(crate) fn read(
     })
 }
 
-/// The optimizer, with its `lr` and `betas` as they were given, if they were.
-type Optimizer = (AdamWConfig, Option<f64>, Option<(f64, f64)>);
-
-fn optimizer(o: &mut Options<'_>) -> Optimizer {
-    let default = AdamWConfig::default();
-    o.choice("type", &[("AdamW", ())]).or(());
-    let lr = o.get("lr").range(0.0..).optional();
-    let betas = betas(o);
-    let config = AdamWConfig {
-        lr: lr.unwrap_or(default.lr),
-        betas: betas.unwrap_or(default.betas),
-        eps: o.get("eps").range(0.0..).or(default.eps),
-        weight_decay: o.get("weight_decay").range(0.0..).or(default.weight_decay),
-    };
-    (config, lr, betas)
-}
-
-fn betas(o: &mut Options<'_>) -> Option<(f64, f64)> {
-    let betas = o.get::<Vec<f64>>("betas").optional()?;
-    if let &[a, b] = betas.as_slice()
-        && (0.0..1.0).contains(&a)
-        && (0.0..1.0).contains(&b)
-    {
-        return Some((a, b));
-    }
-    let message =
-        format!("`optimizer.betas` must be two numbers from 0 to below 1, found {betas:?}");
-    o.fault("betas", Code::BadValue, message);
-    None
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::Schedule, error::Error};
+    use crate::{
+        config::{OptimizerConfig, Schedule},
+        error::Error,
+    };
 
     fn config(source: &str) -> Result<EngineConfig> {
         read(&rhai::Engine::new().eval(source).unwrap(), 2, |_| panic!("no function here"))
@@ -98,7 +68,7 @@ mod tests {
         let config = config("#{ micro_batch_size: 2 }").unwrap();
         assert_eq!(config.gradient_accumulation_steps, 1);
         assert_eq!(config.gradient_clipping, Some(1.0));
-        assert_eq!(config.optimizer, AdamWConfig::default());
+        assert_eq!(config.optimizer, OptimizerConfig::default());
         assert!(matches!(config.scheduler, Schedule::Constant));
     }
 
@@ -124,7 +94,7 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_listed() {
-        let source = r#"#{ precision: "int8", optimizer: #{ type: "Adam", betas: [0.9] },
+        let source = r#"#{ precision: "int8", optimizer: #{ type: "Adan", betas: [0.9] },
             scheduler: #{ type: "linear", total_num_steps: 5, warmup_num_steps: 9, warmup: 1 } }"#;
         assert_eq!(
             paths(source),

@@ -21,6 +21,7 @@ mod iterate;
 mod lint;
 mod locate;
 mod monitor_options;
+mod optimizer_options;
 mod precision_options;
 mod resolver;
 mod runtime;

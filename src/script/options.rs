@@ -127,6 +127,37 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// A list of maps inside this one, each read by `fields`; empty when the key is absent.
+    pub fn maps<T>(
+        &mut self,
+        key: &'static str,
+        mut fields: impl FnMut(&mut Options<'_>) -> T,
+    ) -> Vec<T> {
+        let path = self.ask(key);
+        let Some(found) = self.map.get(key) else { return Vec::new() };
+        let Ok(items) = found.as_array_ref() else {
+            let found = value::describe(found);
+            let message = format!("`{path}` must be a list of maps, found {found}");
+            let fault = Error::new(Code::WrongType, message).option(&path);
+            self.faults.push(fault.hint(format!("write {key}: [#{{ ... }}]")));
+            return Vec::new();
+        };
+        let mut read = Vec::new();
+        for (i, item) in items.iter().enumerate() {
+            let path = format!("{path}[{i}]");
+            let level = Level { owner: self.level.owner, path: &path };
+            match item.as_map_ref() {
+                Ok(map) => read.push(Options::read_map(level, &map, self.faults, &mut fields)),
+                Err(_) => {
+                    let message =
+                        format!("`{path}` must be a map, found {}", value::describe(item));
+                    self.faults.push(Error::new(Code::WrongType, message).option(&path));
+                }
+            }
+        }
+        read
+    }
+
     /// The script value itself, for what only a binding understands (a handle, a function).
     pub fn raw(&mut self, key: &'static str) -> Option<Dynamic> {
         self.ask(key);

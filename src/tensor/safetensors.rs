@@ -186,14 +186,31 @@ pub fn write<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<()> {
-    let tensors = in_file_order(tensors)?;
+    write_entries(path, in_file_order(tensors, None)?, metadata)
+}
+
+/// Like [`write`], with every tensor converted to `kind`, one at a time.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_as<'a>(
+    path: &Path,
+    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    kind: Kind,
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    write_entries(path, in_file_order(tensors, Some(kind))?, metadata)
+}
+
+fn write_entries(path: &Path, tensors: Vec<Entry<'_>>, metadata: &[(&str, &str)]) -> Result<()> {
     let header = header(&tensors, metadata)?;
     let file = File::create_new(path).at("write", path)?;
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
     writer.write_all(&(header.len() as u64).to_le_bytes()).at("write", path)?;
     writer.write_all(&header).at("write", path)?;
-    for (_, _, tensor) in tensors {
-        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_contiguous()?;
+    for Entry { tensor, kind, .. } in tensors {
+        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?;
+        let on_host = on_host.f_contiguous()?;
         with_bytes(&on_host, |bytes| writer.write_all(bytes))?.at("write", path)?;
     }
     writer.flush().at("write", path)?;
@@ -264,21 +281,28 @@ fn truncated(path: &Path, promised: u128, found: usize) -> Error {
     .hint("copy or download the file again")
 }
 
-type Entry<'a> = (&'a str, Dtype, &'a Tensor);
+/// A tensor with its name and dtype in the file.
+struct Entry<'a> {
+    name: &'a str,
+    dtype: Dtype,
+    kind: Kind,
+    tensor: &'a Tensor,
+}
 
 /// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
 fn in_file_order<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
+    kind: Option<Kind>,
 ) -> Result<Vec<Entry<'a>>> {
     let mut entries = Vec::new();
     for (name, tensor) in tensors {
-        let kind = tensor.kind();
+        let kind = kind.unwrap_or_else(|| tensor.kind());
         let Some(&(_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
             bail!(Code::Internal, "{name} has the dtype {kind:?}, which is not written to files");
         };
-        entries.push((name, dtype, tensor));
+        entries.push(Entry { name, dtype, kind, tensor });
     }
-    entries.sort_by_key(|&(name, dtype, _)| (std::cmp::Reverse(dtype), name));
+    entries.sort_by_key(|entry| (std::cmp::Reverse(entry.dtype), entry.name));
     Ok(entries)
 }
 
@@ -291,9 +315,9 @@ fn header(tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
         entries.insert(METADATA.to_owned(), texts.into());
     }
     let mut end = 0;
-    for &(name, dtype, tensor) in tensors {
+    for &Entry { name, dtype, kind, tensor } in tensors {
         let start = end;
-        end += tensor.numel() * tensor.kind().elt_size_in_bytes();
+        end += tensor.numel() * kind.elt_size_in_bytes();
         let entry = serde_json::json!({
             "dtype": dtype.to_string(),
             "shape": tensor.size(),

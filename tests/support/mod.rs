@@ -2,3 +2,12 @@
 
 pub(crate) mod hub_server;
 pub(crate) mod recipe;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// To be held by each test that trains in this process: libtorch has one random generator for all
+/// threads, and engines seed it. Running a [`recipe::Recipe`] holds it.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    static GENERATOR: Mutex<()> = Mutex::new(());
+    GENERATOR.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -44,6 +44,7 @@ impl Recipe {
         &self,
         prepare: impl FnOnce(Host) -> Session,
     ) -> (Vec<String>, Result<(), Failure>) {
+        let _alone = super::alone();
         let lines = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&lines);
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());

@@ -16,6 +16,7 @@ pub use self::{
     huggingface::{HuggingFaceSchedule, Ramp, WarmupStableDecay},
     one_cycle::{CycleMomentum, OneCycle},
 };
+use super::optimizer::{Algorithm, OptimizerConfig};
 use crate::error::{Code, Error, Result};
 
 /// A schedule with its settings.
@@ -72,7 +73,8 @@ impl Schedule {
         Err(Error::new(Code::BadValue, message).option("scheduler"))
     }
 
-    /// AdamW's betas of the step after `applied` steps; `betas` are the optimizer's.
+    /// The betas of the step after `applied` steps; `betas` are the optimizer's, the first its
+    /// momentum.
     ///
     /// # Errors
     /// [`Code::BadValue`] when `decay_mom_rate` has brought the momentum to 1.
@@ -83,7 +85,7 @@ impl Schedule {
             return Ok(cycled);
         }
         let message = format!(
-            "OneCycle's momentum of step {} is {}, and AdamW's beta1 must be below 1",
+            "OneCycle's momentum of step {} is {}, and it must be below 1",
             applied + 1,
             cycled.0
         );
@@ -120,6 +122,36 @@ impl Schedule {
     pub fn check_replaced(&self, lr: Option<f64>, betas: Option<(f64, f64)>) -> Result<()> {
         let faults = [lr.and_then(|lr| self.replaced_lr(lr)), betas.and(self.replaced_betas())];
         Error::all(faults.into_iter().flatten().collect()).map_or(Ok(()), Err)
+    }
+
+    /// Refuses a cycle of the momentum where the optimizer has none.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] at `scheduler.cycle_momentum`.
+    pub fn check_momentum(&self, optimizer: &OptimizerConfig) -> Result<()> {
+        let Some(cycle) = self.cycled_momentum() else { return Ok(()) };
+        let reason = match optimizer.algorithm {
+            Algorithm::Adagrad(_) => "Adagrad has no momentum".to_owned(),
+            Algorithm::Sgd(sgd) if sgd.momentum == 0.0 => {
+                format!("SGD without momentum has none to cycle up to {}", cycle.cycle_max_mom)
+            }
+            _ => return Ok(()),
+        };
+        let message = format!("OneCycle cycles the momentum, and {reason}");
+        let fault = Error::new(Code::BadValue, message).option("scheduler.cycle_momentum");
+        Err(fault.hint("give the scheduler cycle_momentum: false"))
+    }
+
+    /// The cycle of the momentum, if there is one.
+    pub fn cycled_momentum(&self) -> Option<CycleMomentum> {
+        let Self::DeepSpeed(DeepSpeedSchedule::OneCycle(cycle)) = self else { return None };
+        cycle.momentum
+    }
+
+    /// The learning rate that stands for the optimizer's `lr`, where the schedule has its own.
+    pub fn own_lr(&self) -> Option<f64> {
+        let Self::DeepSpeed(schedule) = self else { return None };
+        schedule.own_lr().map(|(_, _, rate)| rate)
     }
 
     fn replaced_lr(&self, lr: f64) -> Option<Error> {

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::Store,
+    config::{EngineConfig, optimizer::StateDtype},
     data::LoaderOptions,
     engine::{self, Evaluation},
     error::Result,
@@ -38,8 +39,7 @@ pub mod api {
     ///
     /// * `options` - `micro_batch_size`, `gradient_accumulation_steps` (1) and `train_batch_size`, any
     ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
-    ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer`: `type` ("AdamW"),
-    ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01);
+    ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer` (AdamW),
     ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
     ///
     /// The precision is "fp32", "bf16" or "fp16", or a map with a `dtype` and `grad_accum_dtype`
@@ -48,6 +48,21 @@ pub mod api {
     /// `loss_scale_window` (1000), `hysteresis` (2), `consecutive_hysteresis` (false),
     /// `min_loss_scale` (1). With bf16 and fp16 the optimizer updates float32 master weights, and
     /// the model's own parameters change their format. A gradient that is not finite skips its step.
+    ///
+    /// The optimizer is a map with a `type`, by DeepSpeed's names and with its defaults. All have
+    /// `lr` (0.001), `weight_decay` (0), and `state_dtype` ("fp32", or "bf16" with stochastic
+    /// rounding). `AdamW` (`weight_decay` 0.01 as in PyTorch) and `Adam`: `betas` ([0.9, 0.999]),
+    /// `eps` (1e-8), `bias_correction` (true), and Adam's `adam_w_mode` (true: it is AdamW). `Lamb`:
+    /// these, `max_coeff` (10), `min_coeff` (0.01), `eps_inside_sqrt` (false). `Lion`: `betas`
+    /// ([0.9, 0.999]). `SGD`: `momentum` (0), `dampening` (0), `nesterov` (false). `Adagrad`: `lr`
+    /// (0.01), `eps` (1e-10). `Muon` for the matrices of blocks, AdamW for the rest: `muon_lr`
+    /// (0.02) and `adam_lr` (0.0003), or `lr` for both; `momentum` (0.95), `nesterov` (true),
+    /// `ns_steps` (5), `ns_method` ("gram", "standard"), `betas` ([0.9, 0.95]), `eps` (1e-10).
+    ///
+    /// Parameters go by patterns of their Hugging Face names: `no_decay: ["*.bias", "*ln_*"]` do
+    /// not decay, and each of `groups: [#{ params: ["*wte*"], lr: 1e-4, weight_decay: 0 }]` has its
+    /// own `lr`, which the scheduler scales as it does the optimizer's, or `weight_decay`. Two
+    /// values of one setting for the same parameter are refused.
     ///
     /// The scheduler is a function of the steps applied so far that returns the learning rate
     /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
@@ -61,7 +76,7 @@ pub mod api {
     /// `min_lr_ratio` (0), `num_cycles` (0.5).
     ///
     /// With DeepSpeed's values, options and defaults: `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`,
-    /// `OneCycle` (which, unless `cycle_momentum` is false, sets AdamW's betas too), `LRRangeTest`.
+    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too), `LRRangeTest`.
     /// Those with rates of their own refuse another `lr` of the optimizer.
     ///
     /// What is shown and logged on rank 0, with or without a run, all off by default:
@@ -336,12 +351,22 @@ fn describe(engine: &engine::Engine) -> Result<String> {
     let config = engine.config();
     Ok(format!(
         "Engine after step {} ({}, micro_batch_size {} x gradient_accumulation_steps {} x \
-         world_size {}, AdamW, lr {:e})",
+         world_size {}, {}, lr {:e})",
         engine.global_step(),
         config.precision.dtype.name(),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
         engine.group().world_size(),
+        optimizer_name(config),
         engine.lr()?,
     ))
+}
+
+/// The optimizer's name, with what changes its memory.
+fn optimizer_name(config: &EngineConfig) -> String {
+    let name = config.optimizer.algorithm.name();
+    match config.optimizer.state_dtype {
+        StateDtype::Fp32 => name.to_owned(),
+        StateDtype::Bf16 => format!("{name} with bf16 state"),
+    }
 }

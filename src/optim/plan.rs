@@ -1,0 +1,445 @@
+//! Which parameters are updated how: the groups of a config, applied to the names of a model.
+//!
+//! Neighbours in a unit that are updated alike are one [`Span`], padding included, so that a unit
+//! without groups is one call of a kernel; all spans with the same settings are one [`Group`].
+
+use std::collections::BTreeSet;
+
+use glob::Pattern;
+
+use super::layout::{ParamLayout, UnitLayout};
+use crate::{
+    config::{
+        OptimizerConfig,
+        optimizer::{AdamConfig, Algorithm, StateDtype},
+        suggest::nearest,
+    },
+    error::{Code, Error, Result},
+    tensor::Kind,
+};
+
+/// Names that an error shows of a model.
+const SHOWN_NAMES: usize = 3;
+
+/// An optimizer's work and state before any memory is taken.
+#[derive(Debug)]
+pub struct Plan {
+    pub(super) config: OptimizerConfig,
+    pub(super) groups: Vec<Group>,
+}
+
+/// Spans that are updated alike.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) setting: Setting,
+    pub(super) spans: Vec<Span>,
+}
+
+/// How a parameter is updated.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Setting {
+    pub(super) rule: Algorithm,
+    /// Its learning rate is that of the schedule times this.
+    pub(super) lr_factor: f64,
+    pub(super) weight_decay: f64,
+}
+
+/// A part of a unit.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) unit: usize,
+    pub(super) offset: i64,
+    /// Padding included.
+    pub(super) len: i64,
+    pub(super) params: Vec<SpanParam>,
+}
+
+/// A parameter in a span.
+#[derive(Debug)]
+pub(super) struct SpanParam {
+    pub(super) name: String,
+    /// Its first element in the span.
+    pub(super) offset: i64,
+    pub(super) shape: Vec<i64>,
+    pub(super) fans: Option<(i64, i64)>,
+}
+
+impl SpanParam {
+    pub(super) fn numel(&self) -> i64 {
+        self.shape.iter().product()
+    }
+}
+
+impl Plan {
+    /// The plan for these units.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for patterns that name no parameter, groups that contradict each other,
+    /// and learning rates without a proportion to the optimizer's, all together.
+    pub fn new(config: &OptimizerConfig, units: &[UnitLayout]) -> Result<Self> {
+        let choices = Choices::of(config);
+        let mut faults = choices.unused(units);
+        let mut groups: Vec<Group> = Vec::new();
+        for (index, unit) in units.iter().enumerate() {
+            let ends = unit.params.iter().skip(1).map(|p| p.offset).chain([unit.numel]);
+            let mut last: Option<Setting> = None;
+            for (param, end) in unit.params.iter().zip(ends) {
+                let setting = match setting(config, &choices, param) {
+                    Ok(setting) => setting,
+                    Err(fault) => {
+                        faults.push(fault);
+                        continue;
+                    }
+                };
+                let continues = last.as_ref() == Some(&setting);
+                add(&mut groups, &setting, continues, (index, param, end));
+                last = Some(setting);
+            }
+        }
+        let plan = Self { config: config.clone(), groups };
+        Error::all(faults).map_or(Ok(plan), Err)
+    }
+
+    /// Elements of all state tensors together.
+    pub fn state_numel(&self) -> u64 {
+        self.groups
+            .iter()
+            .map(|group| {
+                let elements: i64 = group.spans.iter().map(|span| span.len).sum();
+                state_names(&group.setting.rule).len() as u64 * elements as u64
+            })
+            .sum()
+    }
+
+    /// Bytes of all state tensors together.
+    pub fn state_bytes(&self) -> u64 {
+        self.state_numel() * state_kind(&self.config).elt_size_in_bytes() as u64
+    }
+}
+
+/// The state tensors of a rule, by PyTorch's names.
+pub(super) fn state_names(rule: &Algorithm) -> &'static [&'static str] {
+    match rule {
+        Algorithm::Adam(_) | Algorithm::Lamb(_) => &["exp_avg", "exp_avg_sq"],
+        Algorithm::Lion(_) => &["exp_avg"],
+        Algorithm::Sgd(sgd) if sgd.momentum == 0.0 => &[],
+        Algorithm::Sgd(_) | Algorithm::Muon(_) => &["momentum_buffer"],
+        Algorithm::Adagrad(_) => &["sum"],
+    }
+}
+
+/// The dtype of state tensors.
+pub(super) fn state_kind(config: &OptimizerConfig) -> Kind {
+    match config.state_dtype {
+        StateDtype::Fp32 => Kind::Float,
+        StateDtype::Bf16 => Kind::BFloat16,
+    }
+}
+
+/// Adds a parameter, which ends at `end` with its padding, to the last span or in a new one.
+fn add(
+    groups: &mut Vec<Group>,
+    setting: &Setting,
+    continues: bool,
+    (unit, param, end): (usize, &ParamLayout, i64),
+) {
+    let at = groups.iter().position(|group| group.setting == *setting).unwrap_or_else(|| {
+        groups.push(Group { setting: setting.clone(), spans: Vec::new() });
+        groups.len() - 1
+    });
+    let spans = &mut groups[at].spans;
+    if !continues {
+        spans.push(Span { unit, offset: param.offset, len: 0, params: Vec::new() });
+    }
+    if let Some(span) = spans.last_mut() {
+        span.len = end - span.offset;
+        span.params.push(SpanParam {
+            name: param.name.clone(),
+            offset: param.offset - span.offset,
+            shape: param.shape.clone(),
+            fans: param.fans,
+        });
+    }
+}
+
+/// How this parameter is updated.
+fn setting(
+    config: &OptimizerConfig,
+    choices: &Choices<'_>,
+    param: &ParamLayout,
+) -> Result<Setting> {
+    let (rule, usual_lr) = rule(config, param);
+    let lr = choose(&choices.lr, &param.name, "lr")?.unwrap_or(usual_lr);
+    let weight_decay = choose(&choices.weight_decay, &param.name, "weight_decay")?;
+    let weight_decay = weight_decay.unwrap_or(config.weight_decay);
+    if lr != config.lr && config.lr == 0.0 {
+        let message = format!(
+            "the learning rate {lr} of {} has no proportion to the optimizer's, which is 0",
+            param.name
+        );
+        return Err(Error::new(Code::BadValue, message).option("optimizer.lr"));
+    }
+    let lr_factor = if lr == config.lr { 1.0 } else { lr / config.lr };
+    Ok(Setting { rule, lr_factor, weight_decay })
+}
+
+/// The rule for this parameter, and the learning rate that it has without a group.
+fn rule(config: &OptimizerConfig, param: &ParamLayout) -> (Algorithm, f64) {
+    match &config.algorithm {
+        Algorithm::Muon(muon) if param.fans.is_none() => {
+            let adam = AdamConfig { betas: muon.betas, eps: muon.eps, ..AdamConfig::default() };
+            (Algorithm::Adam(adam), muon.adam_lr.unwrap_or(config.lr))
+        }
+        algorithm => (algorithm.clone(), config.lr),
+    }
+}
+
+/// What the patterns of a config choose, setting by setting.
+struct Choices<'a> {
+    lr: Vec<Choice<'a>>,
+    weight_decay: Vec<Choice<'a>>,
+    /// Every pattern with its option.
+    patterns: Vec<(&'a Pattern, String)>,
+}
+
+/// A value for the parameters with a name of these.
+struct Choice<'a> {
+    patterns: &'a [Pattern],
+    value: f64,
+    option: String,
+}
+
+impl<'a> Choices<'a> {
+    fn of(config: &'a OptimizerConfig) -> Self {
+        let (mut lr, mut weight_decay) = (Vec::new(), Vec::new());
+        let mut patterns: Vec<_> = numbered(&config.no_decay, "optimizer.no_decay");
+        if !config.no_decay.is_empty() {
+            let option = "optimizer.no_decay".to_owned();
+            weight_decay.push(Choice { patterns: &config.no_decay, value: 0.0, option });
+        }
+        for (i, group) in config.groups.iter().enumerate() {
+            let option = format!("optimizer.groups[{i}]");
+            patterns.extend(numbered(&group.params, &format!("{option}.params")));
+            for (value, list, key) in
+                [(group.lr, &mut lr, "lr"), (group.weight_decay, &mut weight_decay, "weight_decay")]
+            {
+                let option = format!("{option}.{key}");
+                list.extend(value.map(|value| Choice { patterns: &group.params, value, option }));
+            }
+        }
+        Self { lr, weight_decay, patterns }
+    }
+
+    /// A fault for each pattern that names no parameter.
+    fn unused(&self, units: &[UnitLayout]) -> Vec<Error> {
+        let names = || units.iter().flat_map(|unit| &unit.params).map(|p| p.name.as_str());
+        let unused = self.patterns.iter().filter(|(p, _)| !names().any(|name| p.matches(name)));
+        unused.map(|(pattern, option)| names_nothing(pattern, option, names())).collect()
+    }
+}
+
+fn numbered<'a>(patterns: &'a [Pattern], option: &str) -> Vec<(&'a Pattern, String)> {
+    patterns.iter().enumerate().map(|(i, p)| (p, format!("{option}[{i}]"))).collect()
+}
+
+/// The one value that is chosen for `name`, if one is.
+fn choose(choices: &[Choice<'_>], name: &str, what: &str) -> Result<Option<f64>> {
+    let mut chosen: Option<&Choice<'_>> = None;
+    for choice in choices.iter().filter(|c| c.patterns.iter().any(|p| p.matches(name))) {
+        let Some(first) = chosen else {
+            chosen = Some(choice);
+            continue;
+        };
+        if first.value != choice.value {
+            let message = format!(
+                "{name} has two values of {what}: {} by `{}` and {} by `{}`",
+                first.value, first.option, choice.value, choice.option
+            );
+            return Err(Error::new(Code::BadValue, message)
+                .option(&choice.option)
+                .hint("write patterns that do not name the same parameters"));
+        }
+    }
+    Ok(chosen.map(|choice| choice.value))
+}
+
+fn names_nothing<'a>(
+    pattern: &Pattern,
+    option: &str,
+    names: impl Iterator<Item = &'a str> + Clone,
+) -> Error {
+    let message = format!("`{option}`: no parameter of the model has a name like \"{pattern}\"");
+    let mut error = Error::new(Code::BadValue, message).option(option);
+    let literal = pattern.as_str().trim_matches(['*', '.']);
+    let parts: BTreeSet<&str> = names.clone().flat_map(suffixes_and_parts).collect();
+    if let Some(near) = nearest(literal, parts) {
+        error = error.hint(format!("did you mean `{}`?", pattern.as_str().replace(literal, near)));
+    }
+    let shown: Vec<_> = names.take(SHOWN_NAMES).collect();
+    error.hint(format!("names are such as {}", shown.join(", ")))
+}
+
+/// `a.b.c` as `a.b.c`, `b.c`, `c`, and `a`, `b`, `c`.
+fn suffixes_and_parts(name: &str) -> impl Iterator<Item = &str> {
+    let suffixes = name.match_indices('.').map(move |(at, _)| &name[at + 1..]);
+    name.split('.').chain([name]).chain(suffixes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::optimizer::{LambConfig, MuonConfig, ParamGroup, SgdConfig};
+
+    fn unit(names: &[&str]) -> UnitLayout {
+        let param = |(i, name): (usize, &&str)| ParamLayout {
+            name: (*name).to_owned(),
+            offset: i as i64 * 16,
+            shape: vec![3, 3],
+            fans: name.ends_with("c_fc.weight").then_some((3, 3)),
+        };
+        let params: Vec<_> = names.iter().enumerate().map(param).collect();
+        UnitLayout { numel: params.len() as i64 * 16, params }
+    }
+
+    /// An embedding, two blocks and a norm.
+    fn units() -> Vec<UnitLayout> {
+        let block = ["h.0.ln.weight", "h.0.ln.bias", "h.0.c_fc.weight", "h.0.c_fc.bias"];
+        let second = block.map(|name| name.replace("h.0", "h.1"));
+        let second: Vec<_> = second.iter().map(String::as_str).collect();
+        vec![unit(&["wte.weight"]), unit(&block), unit(&second), unit(&["ln_f.bias"])]
+    }
+
+    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+        texts.iter().map(|text| Pattern::new(text).unwrap()).collect()
+    }
+
+    fn group(params: &[&str], lr: Option<f64>, weight_decay: Option<f64>) -> ParamGroup {
+        ParamGroup { params: patterns(params), lr, weight_decay }
+    }
+
+    /// Unit, offset and length of each span of each group.
+    fn spans(plan: &Plan) -> Vec<Vec<(usize, i64, i64)>> {
+        let span = |s: &Span| (s.unit, s.offset, s.len);
+        plan.groups.iter().map(|group| group.spans.iter().map(span).collect()).collect()
+    }
+
+    #[test]
+    fn without_groups_a_unit_is_one_span() {
+        let plan = Plan::new(&OptimizerConfig::default(), &units()).unwrap();
+        assert_eq!(spans(&plan), [[(0, 0, 16), (1, 0, 64), (2, 0, 64), (3, 0, 16)]]);
+        assert_eq!(plan.state_bytes(), 2 * 160 * 4);
+        let lamb = OptimizerConfig::new(Algorithm::Lamb(LambConfig::default()), 1e-3);
+        assert_eq!(spans(&Plan::new(&lamb, &units()).unwrap()), spans(&plan));
+    }
+
+    #[test]
+    fn neighbours_of_one_setting_are_one_span() {
+        let config = OptimizerConfig {
+            no_decay: patterns(&["*.bias", "*ln*"]),
+            groups: vec![group(&["h.1.*"], Some(2e-3), None)],
+            state_dtype: StateDtype::Bf16,
+            ..OptimizerConfig::default()
+        };
+        let plan = Plan::new(&config, &units()).unwrap();
+        let found: Vec<_> = plan
+            .groups
+            .iter()
+            .map(|group| (group.setting.lr_factor, group.setting.weight_decay))
+            .collect();
+        assert_eq!(found, [(1.0, 0.01), (1.0, 0.0), (2.0, 0.0), (2.0, 0.01)]);
+        assert_eq!(
+            spans(&plan),
+            [
+                vec![(0, 0, 16), (1, 32, 16)],
+                vec![(1, 0, 32), (1, 48, 16), (3, 0, 16)],
+                vec![(2, 0, 32), (2, 48, 16)],
+                vec![(2, 32, 16)],
+            ]
+        );
+        assert_eq!(plan.state_bytes(), 2 * 160 * 2);
+    }
+
+    #[test]
+    fn muon_has_the_matrices_of_blocks_and_adamw_the_rest() {
+        let muon = MuonConfig { adam_lr: Some(0.005), ..MuonConfig::default() };
+        let plan = Plan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units()).unwrap();
+        let [rest, matrices] = plan.groups.as_slice() else { panic!("{plan:?}") };
+        assert_eq!((rest.setting.rule.name(), rest.setting.lr_factor), ("AdamW", 0.25));
+        assert_eq!((matrices.setting.rule.name(), matrices.setting.lr_factor), ("Muon", 1.0));
+        assert_eq!(spans(&plan)[1], [(1, 32, 16), (2, 32, 16)]);
+        // Two averages of eight parameters, one of two.
+        assert_eq!(plan.state_numel(), (2 * 8 + 2) * 16);
+    }
+
+    #[test]
+    fn without_momentum_there_is_no_state() {
+        let sgd = |momentum| {
+            let sgd = SgdConfig { momentum, ..SgdConfig::default() };
+            let config = OptimizerConfig::new(Algorithm::Sgd(sgd), 0.1);
+            Plan::new(&config, &units()).unwrap().state_bytes()
+        };
+        assert_eq!((sgd(0.0), sgd(0.9)), (0, 160 * 4));
+    }
+
+    fn faults(config: OptimizerConfig) -> Vec<(String, String)> {
+        let e = Plan::new(&config, &units()).unwrap_err();
+        let fault = |e: &Error| (e.option_path().unwrap().to_owned(), e.message().to_owned());
+        std::iter::once(&e).chain(e.others()).map(fault).collect()
+    }
+
+    #[test]
+    fn patterns_that_name_nothing_are_refused_together() {
+        let config = OptimizerConfig {
+            no_decay: patterns(&["*.bias", "*.bais"]),
+            groups: vec![group(&["h.7.*", "wte*"], Some(1.0), None)],
+            ..OptimizerConfig::default()
+        };
+        let e = Plan::new(&config, &units()).unwrap_err();
+        assert_eq!(e.hints()[0], "did you mean `*.bias`?");
+        assert_eq!(e.hints()[1], "names are such as wte.weight, h.0.ln.weight, h.0.ln.bias");
+        let found = faults(config);
+        assert_eq!(found[0].0, "optimizer.no_decay[1]");
+        assert_eq!(
+            found[0].1,
+            "`optimizer.no_decay[1]`: no parameter of the model has a name like \"*.bais\""
+        );
+        assert_eq!(found[1].0, "optimizer.groups[0].params[0]");
+        assert_eq!(found.len(), 2);
+    }
+
+    #[test]
+    fn two_values_for_one_parameter_are_refused_and_one_twice_is_not() {
+        let config = |decay| OptimizerConfig {
+            no_decay: patterns(&["*.bias"]),
+            groups: vec![
+                group(&["ln_f.*"], None, Some(decay)),
+                group(&["*f.bias"], Some(1.0), None),
+            ],
+            ..OptimizerConfig::default()
+        };
+        Plan::new(&config(0.0), &units()).unwrap();
+        assert_eq!(
+            faults(config(0.2)),
+            [(
+                "optimizer.groups[0].weight_decay".to_owned(),
+                "ln_f.bias has two values of weight_decay: 0 by `optimizer.no_decay` and 0.2 by \
+                 `optimizer.groups[0].weight_decay`"
+                    .to_owned()
+            )]
+        );
+    }
+
+    #[test]
+    fn a_rate_of_zero_has_no_proportion() {
+        let config = OptimizerConfig {
+            lr: 0.0,
+            groups: vec![group(&["wte*"], Some(1e-3), None)],
+            ..OptimizerConfig::default()
+        };
+        assert_eq!(faults(config.clone())[0].0, "optimizer.lr");
+        let still = OptimizerConfig { lr: 1e-3, ..config };
+        let still = OptimizerConfig { groups: vec![group(&["wte*"], Some(0.0), None)], ..still };
+        let plan = Plan::new(&still, &units()).unwrap();
+        assert_eq!(plan.groups[0].setting.lr_factor, 0.0);
+    }
+}
