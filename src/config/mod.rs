@@ -6,5 +6,5 @@ pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
-pub use engine::{AdamWConfig, EngineConfig, LossAverage};
+pub use engine::{ActivationCheckpointing, AdamWConfig, EngineConfig, LossAverage};
 pub use schedule::Schedule;

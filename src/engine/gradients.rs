@@ -2,6 +2,7 @@
 //! the optimizer step, so that they take no memory while activations do.
 
 use crate::{
+    bridge::memory,
     error::Result,
     model::FlatUnit,
     tensor::{Tensor, no_grad},
@@ -16,19 +17,25 @@ impl Gradients {
         Self((0..units).map(|_| None).collect())
     }
 
-    /// Adds the gradients of the first parameters of unit `i`, in order.
-    pub(super) fn add(&mut self, unit: &FlatUnit, i: usize, grads: &[Tensor]) -> Result<()> {
+    /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the
+    /// next is asked for.
+    pub(super) fn add(
+        &mut self,
+        unit: &FlatUnit,
+        i: usize,
+        grads: impl IntoIterator<Item = Tensor>,
+    ) -> Result<()> {
         no_grad(|| match &self.0[i] {
             Some(flat) => {
                 for (mut view, grad) in unit.views(flat).into_iter().zip(grads) {
-                    let _ = view.f_add_(grad)?;
+                    let _ = view.f_add_(&grad)?;
                 }
                 Ok(())
             }
             None => {
-                let flat = unit.flat().f_zeros_like()?;
+                let flat = zeros(unit)?;
                 for (mut view, grad) in unit.views(&flat).into_iter().zip(grads) {
-                    view.f_copy_(grad)?;
+                    view.f_copy_(&grad)?;
                 }
                 self.0[i] = Some(flat);
                 Ok(())
@@ -51,7 +58,7 @@ impl Gradients {
     pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
         let flat = match &mut self.0[i] {
             Some(flat) => flat,
-            none => none.insert(unit.flat().f_zeros_like()?),
+            none => none.insert(zeros(unit)?),
         };
         Ok(unit.views(flat))
     }
@@ -60,7 +67,7 @@ impl Gradients {
     pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
         let buffer = |(unit, grad): (&FlatUnit, &mut Option<Tensor>)| match grad.take() {
             Some(flat) => Ok(flat),
-            None => Ok(unit.flat().f_zeros_like()?),
+            None => zeros(unit),
         };
         units.iter().zip(&mut self.0).map(buffer).collect()
     }
@@ -69,4 +76,10 @@ impl Gradients {
     pub(super) fn clear(&mut self) {
         self.0.iter_mut().for_each(|grad| *grad = None);
     }
+}
+
+/// A buffer of zeros laid out as `unit`, counted as gradient.
+pub(super) fn zeros(unit: &FlatUnit) -> Result<Tensor> {
+    let _counting = memory::count_as(memory::Kind::Gradients)?;
+    Ok(unit.flat().f_zeros_like()?)
 }

@@ -10,6 +10,8 @@
 
 mod evaluate;
 mod gradients;
+mod memory;
+pub mod plan;
 mod state;
 mod walk;
 mod window;
@@ -18,6 +20,7 @@ use std::rc::Rc;
 
 pub use self::{
     evaluate::Evaluation,
+    memory::MemoryUse,
     state::{RecipeRecord, TrainState},
 };
 use self::{
@@ -26,6 +29,7 @@ use self::{
     window::{Totals, Window},
 };
 use crate::{
+    bridge::memory::{self as ledger, Ledger},
     config::{EngineConfig, LossAverage},
     data::Batch,
     dist::{ProcessGroup, ReduceOp},
@@ -51,6 +55,8 @@ pub struct Engine {
     last_step: Option<StepOutcome>,
     /// Set while state is changed, and left set by an error in between.
     torn: bool,
+    /// What the engine allocates, by kind.
+    ledger: Ledger,
 }
 
 /// What an optimizer step was like.
@@ -84,7 +90,13 @@ impl Engine {
         let bytes: u64 = model.units().iter().map(|u| u.flat().numel() as u64 * F32_BYTES).sum();
         // AdamW's two averages, and the gradients.
         check_memory(model.device(), 3 * bytes, "training the model")?;
+        if let Some(checkpointing) = config.activation_checkpointing {
+            checkpointing.check(model.blocks().len())?;
+        }
+        let ledger = Ledger::new(model.device())?;
+        let counting = ledger.open(ledger::Kind::OptimizerState)?;
         let optimizer = AdamW::new(config.optimizer, model.units().iter().map(|unit| unit.flat()))?;
+        drop(counting);
         let gradients = Gradients::new(model.units().len());
         Ok(Self {
             model,
@@ -97,6 +109,7 @@ impl Engine {
             global_step: 0,
             last_step: None,
             torn: false,
+            ledger,
         })
     }
 
@@ -156,6 +169,7 @@ impl Engine {
         if self.window.micro_steps() == self.config.gradient_accumulation_steps {
             return Err(step_is_due(self.window.micro_steps()));
         }
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         let pending = guard("forward", || {
             let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             let targets = Targets::shifted(&batch.labels);
@@ -192,6 +206,7 @@ impl Engine {
                 "backward needs the loss that the last engine.forward(batch) returned",
             ));
         }
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
         guard("backward", || pending.activations.backward(model, gradients))?;
@@ -218,6 +233,7 @@ impl Engine {
         }
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let mut grads = self.gradients.take(self.model.units())?;

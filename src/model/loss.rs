@@ -144,7 +144,7 @@ impl Slice {
 }
 
 /// Rows in a slice: equal slices of about the allowed size.
-fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
+pub(super) fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
     let bytes = if device == Device::Cpu { SLICE_BYTES_CPU } else { SLICE_BYTES_GPU };
     let most = (bytes / (4 * vocab)).max(1);
     let slices = (n + most - 1) / most;

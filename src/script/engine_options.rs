@@ -3,7 +3,7 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback,
+    Callback, memory_options,
     options::{self, Options},
     scheduler_options,
 };
@@ -48,7 +48,7 @@ pub(crate) fn read(
             loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
             optimizer,
             scheduler,
-            activation_checkpointing: o.get("activation_checkpointing").or(false),
+            activation_checkpointing: memory_options::activation_checkpointing(o),
             seed: o.get("seed").or(42),
         }
     })

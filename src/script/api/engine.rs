@@ -12,7 +12,7 @@ use super::{
 use crate::{
     checkpoint::Store,
     data::LoaderOptions,
-    engine::{self, Evaluation},
+    engine::{self, Evaluation, MemoryUse},
     error::Result,
     run::{load_checkpoint, save_checkpoint},
     script::{
@@ -38,7 +38,9 @@ pub mod api {
     ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
     ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer`: `type` ("AdamW"),
     ///   `lr` (0.001), `betas` ([0.9, 0.999]), `eps` (1e-8), `weight_decay` (0.01);
-    ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
+    ///   `activation_checkpointing` (false), or a map: `every`, how many blocks for one that keeps only
+    ///   its input (1), `cpu_checkpointing`, whether in host memory (false); `seed` of dropout (42);
+    ///   `scheduler` ("constant")
     ///
     /// The scheduler is a function of the steps applied so far that returns the learning rate
     /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
@@ -65,9 +67,14 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
-        let group = host::of(&ctx)?.group()?;
+        let host = host::of(&ctx)?;
+        let world_size = host.world_size()?;
         let keep = |f| Callback::new(&ctx, f);
-        let config = engine_options::read(&options, group.world_size(), keep)?;
+        let config = engine_options::read(&options, world_size, keep)?;
+        if let Some(planning) = &host.planning {
+            return Err(planning.end(&model, config)?);
+        }
+        let group = host.group()?;
         Ok(Shared::new(engine::Engine::new(model, group, config)?))
     }
 
@@ -209,6 +216,19 @@ pub mod api {
         Ok(engine.read()?.lr()?)
     }
 
+    /// Returns what the engine's memory was used for when it used most of it, in bytes: a map with
+    /// `peak` and, adding up to it, `parameters`, `master_weights`, `gradients`, `optimizer_state`,
+    /// `activations` and `buffers`, which is the rest. Counted from the tensors on the engine's
+    /// device; batches do not count.
+    ///
+    /// ```rhai
+    /// print(`${engine.memory().peak / 1000000} MB`);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn memory(engine: &mut Engine) -> ScriptResult<Map> {
+        Ok(super::memory_map(engine.read()?.memory()))
+    }
+
     /// Returns the model that is trained.
     #[rhai_fn(get = "model", return_raw, pure)]
     pub fn model(engine: &mut Engine) -> ScriptResult<Model> {
@@ -247,6 +267,11 @@ pub(super) fn evaluation_map(evaluation: &Evaluation) -> Map {
         ("perplexity".into(), evaluation.perplexity.into()),
         ("targets".into(), (evaluation.targets as i64).into()),
     ])
+}
+
+fn memory_map(memory: MemoryUse) -> Map {
+    let kinds = memory.kinds().into_iter().chain([("peak", memory.peak())]);
+    kinds.map(|(kind, bytes)| (kind.into(), (bytes as i64).into())).collect()
 }
 
 fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
