@@ -381,7 +381,7 @@ fn padded_rows_train_alike_however_the_batch_is_cut() {
     let row = |r: usize| {
         let real = [16, 3, 9, 16, 1, 12, 7, 16][r];
         let ids: Vec<usize> = (0..16).map(|t| (r * 37 + t * 11) % 512).collect();
-        let is_real = |t: usize| if r % 2 == 0 { t < real } else { t >= 16 - real };
+        let is_real = |t: usize| if r.is_multiple_of(2) { t < real } else { t >= 16 - real };
         let mask: Vec<u8> = (0..16).map(|t| is_real(t).into()).collect();
         serde_json::json!({ "input_ids": ids, "attention_mask": mask }).to_string()
     };
