@@ -9,6 +9,7 @@ mod data;
 mod dist;
 mod engine;
 mod hub;
+mod memory;
 mod mistakes;
 mod monitor;
 mod optimizers;

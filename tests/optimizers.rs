@@ -214,7 +214,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         loss_average: LossAverage::Tokens,
         optimizer,
         scheduler: Schedule::Constant,
-        activation_checkpointing: false,
+        activation_checkpointing: None,
         seed: 1,
         monitor: MonitorConfig::default(),
     }

@@ -10,6 +10,7 @@ pub(crate) mod alloc;
 pub(crate) mod dist;
 pub(crate) mod fused;
 pub(crate) mod map;
+pub(crate) mod memory;
 pub(crate) mod ops;
 
 use std::ffi::{CStr, c_char, c_int, c_void};

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use super::plan::PlanArgs;
 use crate::run::Start;
 
 /// Train GPT-class models from Rhai recipes.
@@ -23,6 +24,9 @@ pub(super) enum Command {
     /// Run a recipe.
     #[command(disable_help_flag = true)]
     Run(RunArgs),
+
+    /// Print what a recipe will need of memory, without loading weights.
+    Plan(PlanArgs),
 }
 
 #[derive(Debug, Args)]

@@ -7,12 +7,14 @@ mod args;
 mod console;
 mod crash;
 mod download;
+mod gpu;
 mod help;
 mod log;
+mod plan;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc};
+use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode, rc::Rc};
 
 use clap::Parser;
 
@@ -20,6 +22,7 @@ pub use self::console::Console;
 use self::{
     args::{Cli, Command, RunArgs},
     download::Downloads,
+    plan::PlanArgs,
 };
 use crate::{
     bridge,
@@ -41,6 +44,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     log::install(&console, verbose);
     let outcome = crash::guard(verbose, || match cli.command {
         Command::Run(args) => run(args, &console),
+        Command::Plan(args) => plan(&args, &console),
     });
     console.finish();
     match outcome {
@@ -75,21 +79,12 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
         return Ok(());
     }
     let output = console.clone();
-    let base_dir = match recipe.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => ".".into(),
-    };
-    let mut host = Host::new(base_dir, move |line| output.print(line));
-    host.params = given(&args)?;
+    let mut host = host(&recipe, console, move |line| output.print(line));
+    host.params = given(&args.param, args.params.as_deref())?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     signals::install(&host.interrupt)?;
     host.command = std::env::args().collect();
-    host.env = Box::new(|name| std::env::var(name).ok());
-    let notes = console.clone();
-    host.notes = Box::new(move |line| notes.note(line));
-    let downloads = Downloads::new(console.clone());
-    host.show_download = Rc::new(move |progress| downloads.show(progress));
     if console.has_bar() {
         let bar = console.clone();
         host.lines = LineInterval::Never;
@@ -98,14 +93,38 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     Session::new(host).run_file(&recipe)
 }
 
+/// What the recipe prints before its training has no place in a plan.
+fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
+    let mut host = host(args.recipe(), console, |_| ());
+    let (param, params) = args.given();
+    host.params = given(param, params)?;
+    signals::install(&host.interrupt)?;
+    plan::run(args, host)
+}
+
+/// A host with what all commands have in common.
+fn host(recipe: &Path, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
+    let base_dir = match recipe.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => ".".into(),
+    };
+    let mut host = Host::new(base_dir, output);
+    host.env = Box::new(|name| std::env::var(name).ok());
+    let notes = console.clone();
+    host.notes = Box::new(move |line| notes.note(line));
+    let downloads = Downloads::new(console.clone());
+    host.show_download = Rc::new(move |progress| downloads.show(progress));
+    host
+}
+
 /// The values of the parameter file, then those of `-p`, which win.
-fn given(args: &RunArgs) -> Result<Vec<params::Given>, Failure> {
-    let mut given = match &args.params {
+fn given(param: &[String], params: Option<&Path>) -> Result<Vec<params::Given>, Failure> {
+    let mut given = match params {
         Some(path) => params::read_file(path)?,
         None => Vec::new(),
     };
     let mut faults = Vec::new();
-    for text in &args.param {
+    for text in param {
         match params::parse_assignment(text) {
             Ok(assignment) => given.push(assignment),
             Err(e) => faults.push(e),

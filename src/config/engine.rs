@@ -4,6 +4,7 @@ use super::{
     monitor::MonitorConfig, optimizer::OptimizerConfig, precision::PrecisionConfig,
     schedule::Schedule,
 };
+use crate::error::{Code, Error, Result};
 
 /// What an engine is made with; options of scripts have these names.
 #[derive(Debug, Clone)]
@@ -22,13 +23,50 @@ pub struct EngineConfig {
     pub optimizer: OptimizerConfig,
     /// The learning rate over the steps.
     pub scheduler: Schedule,
-    /// Whether only the input of each block is kept for the backward pass, which then runs the
-    /// block once more (Chen et al. 2016).
-    pub activation_checkpointing: bool,
+    /// Which blocks keep only their input for the backward pass; `None` is no block.
+    pub activation_checkpointing: Option<ActivationCheckpointing>,
     /// The seed of dropout.
     pub seed: u64,
     /// What is timed, printed and logged.
     pub monitor: MonitorConfig,
+}
+
+/// Blocks that keep only their input for the backward pass, which runs them once more (Chen et al.
+/// 2016).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActivationCheckpointing {
+    /// Every how many blocks one does so, from 1: the last of each group of this many, as in
+    /// torchtitan's selective checkpointing.
+    pub every: usize,
+    /// Whether the kept inputs are in host memory until the backward pass, as in DeepSpeed.
+    pub cpu_checkpointing: bool,
+}
+
+impl ActivationCheckpointing {
+    /// Refuses an `every` that none of `blocks` blocks is reached by.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`].
+    pub fn check(&self, blocks: usize) -> Result<()> {
+        if self.every <= blocks {
+            return Ok(());
+        }
+        let path = "activation_checkpointing.every";
+        let message =
+            format!("`{path}` must be at most the model's {blocks} blocks, found {}", self.every);
+        Err(Error::new(Code::BadValue, message).option(path))
+    }
+
+    /// Whether block `i`, from 0, keeps only its input.
+    pub fn applies_to(&self, i: usize) -> bool {
+        (i + 1).is_multiple_of(self.every)
+    }
+}
+
+impl Default for ActivationCheckpointing {
+    fn default() -> Self {
+        Self { every: 1, cpu_checkpointing: false }
+    }
 }
 
 /// What the loss of an optimizer step is the mean of.

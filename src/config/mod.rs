@@ -9,7 +9,7 @@ pub mod schedule;
 pub mod suggest;
 
 pub use batch::BatchSizes;
-pub use engine::{EngineConfig, LossAverage};
+pub use engine::{ActivationCheckpointing, EngineConfig, LossAverage};
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use optimizer::OptimizerConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};

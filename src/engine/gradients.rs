@@ -2,6 +2,7 @@
 //! the optimizer step, so that they take no memory while activations do.
 
 use crate::{
+    bridge::memory,
     error::Result,
     model::FlatUnit,
     tensor::{Kind, Tensor, no_grad},
@@ -20,19 +21,25 @@ impl Gradients {
         Self { buffers: (0..units).map(|_| None).collect(), kind }
     }
 
-    /// Adds the gradients of the first parameters of unit `i`, in order.
-    pub(super) fn add(&mut self, unit: &FlatUnit, i: usize, grads: &[Tensor]) -> Result<()> {
+    /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the
+    /// next is asked for.
+    pub(super) fn add(
+        &mut self,
+        unit: &FlatUnit,
+        i: usize,
+        grads: impl IntoIterator<Item = Tensor>,
+    ) -> Result<()> {
         no_grad(|| match &self.buffers[i] {
             Some(flat) => {
                 for (mut view, grad) in unit.views(flat).into_iter().zip(grads) {
-                    let _ = view.f_add_(grad)?;
+                    let _ = view.f_add_(&grad)?;
                 }
                 Ok(())
             }
             None => {
-                let flat = unit.zeros_of(self.kind)?;
+                let flat = zeros(unit, self.kind)?;
                 for (mut view, grad) in unit.views(&flat).into_iter().zip(grads) {
-                    view.f_copy_(grad)?;
+                    view.f_copy_(&grad)?;
                 }
                 self.buffers[i] = Some(flat);
                 Ok(())
@@ -55,7 +62,7 @@ impl Gradients {
     pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
         let flat = match &mut self.buffers[i] {
             Some(flat) => flat,
-            none => none.insert(unit.zeros_of(self.kind)?),
+            none => none.insert(zeros(unit, self.kind)?),
         };
         Ok(unit.views(flat))
     }
@@ -65,7 +72,7 @@ impl Gradients {
         let kind = self.kind;
         let buffer = |(unit, grad): (&FlatUnit, &mut Option<Tensor>)| match grad.take() {
             Some(flat) => Ok(flat),
-            None => unit.zeros_of(kind),
+            None => zeros(unit, kind),
         };
         units.iter().zip(&mut self.buffers).map(buffer).collect()
     }
@@ -74,4 +81,10 @@ impl Gradients {
     pub(super) fn clear(&mut self) {
         self.buffers.iter_mut().for_each(|grad| *grad = None);
     }
+}
+
+/// A buffer of zeros laid out as `unit` in the format `kind`, counted as gradient.
+pub(super) fn zeros(unit: &FlatUnit, kind: Kind) -> Result<Tensor> {
+    let _counting = memory::count_as(memory::Kind::Gradients)?;
+    unit.zeros_of(kind)
 }

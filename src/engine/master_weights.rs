@@ -35,6 +35,11 @@ impl MasterWeights {
         Ok(Self { flats, shared })
     }
 
+    /// Whether they are the model's parameters themselves.
+    pub(super) fn are_shared(&self) -> bool {
+        self.shared
+    }
+
     /// One tensor for each unit.
     pub(super) fn flats(&self) -> &[Tensor] {
         &self.flats

@@ -14,7 +14,9 @@ mod health;
 mod layout;
 mod loss_scaler;
 mod master_weights;
+mod memory;
 mod observe;
+pub mod plan;
 mod state;
 mod timers;
 mod walk;
@@ -27,6 +29,7 @@ pub use crate::model::ModuleProfile;
 pub use self::{
     evaluate::Evaluation,
     loss_scaler::LossScalerState,
+    memory::MemoryUse,
     observe::Observer,
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
@@ -41,6 +44,7 @@ use self::{
     window::{Totals, Window},
 };
 use crate::{
+    bridge::memory::{self as ledger, Ledger},
     config::{Dtype, EngineConfig, LossAverage},
     data::{Batch, BatchRows},
     dist::{ProcessGroup, ReduceOp},
@@ -73,6 +77,8 @@ pub struct Engine {
     observers: Vec<Box<dyn Observer>>,
     /// Set while state is changed, and left set by an error in between.
     torn: bool,
+    /// What the engine allocates, by kind.
+    ledger: Ledger,
 }
 
 /// What an optimizer step was like.
@@ -119,8 +125,14 @@ impl Engine {
         let parameters = if precision.has_master_weights() { precision.dtype.bytes() } else { 0 };
         let bytes = (precision.grad_accum_dtype.bytes() + parameters) * elements;
         check_memory(model.device(), bytes + plan.state_bytes(), "training the model")?;
+        if let Some(checkpointing) = config.activation_checkpointing {
+            checkpointing.check(model.blocks().len())?;
+        }
         let masters = MasterWeights::take(&model, &precision)?;
+        let ledger = Ledger::new(model.device())?;
+        let counting = ledger.open(ledger::Kind::OptimizerState)?;
         let optimizer = Optimizer::new(plan, model.device())?;
+        drop(counting);
         let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
@@ -141,6 +153,7 @@ impl Engine {
             flops_profile: None,
             observers: Vec::new(),
             torn: false,
+            ledger,
         })
     }
 
@@ -225,6 +238,7 @@ impl Engine {
         self.timers.start(Phase::Forward)?;
         let recorder = self.recorder();
         let recorder = recorder.as_ref();
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         let pending = guard("forward", || {
             let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
             let targets = Targets::shifted(&batch.labels);
@@ -271,6 +285,7 @@ impl Engine {
             ));
         }
         self.timers.start(Phase::Backward)?;
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
         guard("backward", || pending.activations.backward(model, gradients))?;
@@ -302,6 +317,7 @@ impl Engine {
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
         self.timers.start(Phase::Reduce)?;
+        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let grads = self.gradients.take(self.model.units())?;

@@ -5,15 +5,16 @@
 //! generator, seeded before each layer from the run's seed and the layer's place ([`Seeds`]): a
 //! recomputed layer draws the same masks, and a resumed run needs no generator state.
 
-use super::gradients::Gradients;
+use super::gradients::{self, Gradients};
 use crate::{
-    bridge::ops,
+    bridge::{memory, ops},
+    config::ActivationCheckpointing,
     data::Batch,
     error::{Code, Error, Result},
     model::{
         BlockContext, HeadOutput, LossGradient, Model, Recorder, Targets, padding_mask, record,
     },
-    tensor::{Kind, Tensor, manual_seed, mix, no_grad},
+    tensor::{Device, Kind, Tensor, manual_seed, mix, no_grad},
 };
 
 /// The seeds of one micro batch's dropout masks.
@@ -34,8 +35,8 @@ impl Seeds {
 /// How a micro batch is run.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
-    /// Whether blocks keep their input alone.
-    pub(super) checkpointing: bool,
+    /// Which blocks keep their input alone.
+    pub(super) checkpointing: Option<ActivationCheckpointing>,
     /// The seeds of dropout.
     pub(super) seeds: Seeds,
     /// The gradients will be those of the sum of the losses divided by this.
@@ -57,10 +58,24 @@ pub(super) struct Activations {
 }
 
 /// A layer's detached input and its output with the graph between; no output where the layer is to
-/// be run again.
+/// be run again, and then the input may be in host memory.
 struct Layer {
     input: Tensor,
     output: Option<Tensor>,
+}
+
+impl Layer {
+    /// A layer that is to be run again on `input`, which with `on_host` waits in host memory. From
+    /// a GPU the copy goes into pinned memory and is not waited for.
+    fn checkpoint(input: Tensor, on_host: bool) -> Result<Self> {
+        let input = if on_host { moved(&input, Device::Cpu)? } else { input };
+        Ok(Self { input, output: None })
+    }
+}
+
+/// `x` on `device`: `x` itself, or a copy that the device's stream makes in its turn.
+fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
+    Ok(no_grad(|| x.f_to_device_(device, x.kind(), true, false))?)
 }
 
 impl Activations {
@@ -76,19 +91,24 @@ impl Activations {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
         let input_ids = batch.input_ids.shallow_clone();
-        let embedded = record(recorder, Model::EMBEDDING_SCOPE, || embed(model, &input_ids, seeds));
+        let embedded =
+            record(recorder, Model::EMBEDDING_SCOPE, || embed(model, &input_ids, seeds))?;
         let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
         let mut blocks = Vec::with_capacity(model.blocks().len());
         for i in 0..model.blocks().len() {
             let input = x.detach().set_requires_grad(true);
             let run = || run_block(model, i, &input, attention_mask.as_ref(), seeds, recorder);
             let run = || record(recorder, format_args!("h.{i}"), run);
-            let output = if checkpointing { no_grad(run) } else { run() };
+            let again = checkpointing.filter(|checkpointing| checkpointing.applies_to(i));
+            let output = if again.is_some() { no_grad(run)? } else { run()? };
             x = output.detach();
-            blocks.push(Layer { input, output: (!checkpointing).then_some(output) });
+            blocks.push(match again {
+                Some(again) => Layer::checkpoint(input, again.cpu_checkpointing)?,
+                None => Layer { input, output: Some(output) },
+            });
         }
         let (unit, param) = model.projection_place();
-        let projection_grad = model.units()[unit].zeros_of(pass.grad_kind)?;
+        let projection_grad = gradients::zeros(&model.units()[unit], pass.grad_kind)?;
         let views = model.units()[unit].views(&projection_grad);
         let gradient = LossGradient { nominal, projection: &views[param] };
         let head = record(recorder, Model::HEAD_SCOPE, || {
@@ -110,12 +130,18 @@ impl Activations {
         let head = model.head().backward(model.head_params(), head)?;
         let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
         gradients.add_flat(model.projection_place().0, projection_grad)?;
-        gradients.add(&units[model.head_unit()], model.head_unit(), &head.params)?;
+        gradients.add(&units[model.head_unit()], model.head_unit(), head.params)?;
         let mut grad = head.input;
         for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
-            let output = output.unwrap_or_else(|| {
-                run_block(model, i, &input, attention_mask.as_ref(), seeds, None)
-            });
+            let (input, output) = match output {
+                Some(output) => (input, output),
+                None => {
+                    let input = moved(&input, grad.device())?.detach().set_requires_grad(true);
+                    let mask = attention_mask.as_ref();
+                    let output = run_block(model, i, &input, mask, seeds, None)?;
+                    (input, output)
+                }
+            };
             let params = model.block_params(i);
             let inputs: Vec<&Tensor> = std::iter::once(&input).chain(params).collect();
             let mut grads = ops::grad(&output, &grad, &inputs)?
@@ -123,7 +149,7 @@ impl Activations {
                 .zip(inputs)
                 .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()));
             grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradients"))?;
-            gradients.add(&units[i + 1], i + 1, &grads.collect::<Vec<_>>())?;
+            gradients.add(&units[i + 1], i + 1, grads)?;
         }
         if let Some(output) = &embedded.output {
             let back = ops::grad(output, &grad, &[&embedded.input])?.into_iter().flatten().next();
@@ -136,16 +162,17 @@ impl Activations {
 }
 
 /// The embedding, whose lookup has its gradient by hand: autograd sees the dropout alone.
-fn embed(model: &Model, input_ids: &Tensor, seeds: Seeds) -> Layer {
+fn embed(model: &Model, input_ids: &Tensor, seeds: Seeds) -> Result<Layer> {
+    let _counting = memory::count_as(memory::Kind::Activations)?;
     let embedding = model.embedding();
     let sum = no_grad(|| embedding.lookup(model.units()[0].params(), input_ids, 0));
     if embedding.dropout == 0.0 {
-        return Layer { input: sum, output: None };
+        return Ok(Layer { input: sum, output: None });
     }
     let input = sum.set_requires_grad(true);
     seeds.plant(0);
     let output = input.dropout(embedding.dropout, true);
-    Layer { input, output: Some(output) }
+    Ok(Layer { input, output: Some(output) })
 }
 
 fn run_block(
@@ -155,10 +182,11 @@ fn run_block(
     attention_mask: Option<&Tensor>,
     seeds: Seeds,
     recorder: Option<&Recorder>,
-) -> Tensor {
+) -> Result<Tensor> {
+    let _counting = memory::count_as(memory::Kind::Activations)?;
     seeds.plant(i + 1);
     let context = BlockContext { train: true, attention_mask, key_values: None, recorder };
-    model.blocks()[i].forward(model.block_params(i), input, context)
+    Ok(model.blocks()[i].forward(model.block_params(i), input, context))
 }
 
 /// The sum of the losses of `batch` without dropout and without gradients, and the number of
@@ -179,7 +207,6 @@ mod tests {
     use crate::{
         data::{Dataset, LoaderOptions, OpenOptions},
         model::Gpt2Config,
-        tensor::Device,
     };
 
     fn batch() -> Batch {
@@ -228,7 +255,11 @@ mod tests {
     #[test]
     fn the_walk_has_the_gradients_of_the_whole_graph() {
         let (batch, nominal) = (batch(), 12.0);
-        for (tied, checkpointing) in [(true, false), (true, true), (false, false)] {
+        let every =
+            |every, cpu_checkpointing| Some(ActivationCheckpointing { every, cpu_checkpointing });
+        for (tied, checkpointing) in
+            [(true, None), (true, every(1, false)), (true, every(2, true)), (false, None)]
+        {
             let model = model(tied);
             let seeds = Seeds::new(0, 0, 0, 0);
             let mut gradients = Gradients::new(model.units().len(), Kind::Float);

@@ -9,7 +9,7 @@ use super::{
     gpt2::Gpt2Block,
     head::Head,
     layer::Block,
-    unit::{FlatUnit, Init},
+    unit::{FlatUnit, Init, ParamSpec},
     weights,
 };
 use crate::{
@@ -47,15 +47,27 @@ impl Model {
         Ok(model)
     }
 
+    /// A model without weights, to plan with: all of its parameters are one zero, and take no
+    /// memory. It cannot be trained.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn outline(config: Gpt2Config, device: Device) -> Result<Self> {
+        Self::of_units(config, device, FlatUnit::outline)
+    }
+
     fn zeros(config: Gpt2Config, device: Device) -> Result<Self> {
         let bytes = Kind::Float.elt_size_in_bytes() as u64 * config.num_parameters() as u64;
         check_memory(device, bytes, "the model")?;
-        let (vocab, c, std) = (config.vocab_size, config.n_embd, config.initializer_range);
-        let tied = config.tie_word_embeddings;
-        let mut specs = vec![Embedding::specs(vocab, config.n_positions, c, std)];
-        specs.extend((0..config.n_layer).map(|i| Gpt2Block::specs(&config, i)));
-        specs.push(Head::specs(vocab, c, std, tied));
-        let units = specs.into_iter().map(|specs| FlatUnit::zeros(specs, device));
+        Self::of_units(config, device, FlatUnit::zeros)
+    }
+
+    fn of_units(
+        config: Gpt2Config,
+        device: Device,
+        unit: fn(Vec<ParamSpec>, Device) -> Result<FlatUnit>,
+    ) -> Result<Self> {
+        let units = config.unit_specs().into_iter().map(|specs| unit(specs, device));
         let block = |i| Box::new(Gpt2Block::new(&config, i)) as Box<dyn Block>;
         Ok(Self {
             units: units.collect::<Result<_>>()?,

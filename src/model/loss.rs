@@ -99,7 +99,9 @@ struct Slice {
     ids: Tensor,
     /// Which rows have a target, `[n, 1]`.
     counts: Tensor,
-    /// `[n, V]`.
+    /// `[n, V]`, in the format of the model; with float32 what holds the next.
+    logits: Tensor,
+    /// `[n, V]`, float32.
     log_probabilities: Tensor,
     /// `[n, 1]`, 0 where there is no target.
     losses: Tensor,
@@ -112,17 +114,13 @@ impl Slice {
         let counts = ids.not_equal(IGNORE_INDEX);
         let ids = ids.clamp_min(0);
         let logits = hidden.mm_out(logits, &projection.transpose(0, 1));
-        let owned = logits.kind() != Kind::Float;
-        let logits = logits.to_kind(Kind::Float);
+        let exact = logits.to_kind(Kind::Float);
         // The CPU's kernel reads a whole row before it writes it: it may write in place.
-        let onto = if owned || logits.device() == Device::Cpu {
-            logits.shallow_clone()
-        } else {
-            logits.empty_like()
-        };
-        let log_probabilities = logits.internal_log_softmax_out(&onto, 1, false);
+        let onto =
+            if exact.device() == Device::Cpu { exact.shallow_clone() } else { exact.empty_like() };
+        let log_probabilities = exact.internal_log_softmax_out(&onto, 1, false);
         let losses = -log_probabilities.gather(1, &ids, false) * &counts;
-        Self { hidden, ids, counts, log_probabilities, losses }
+        Self { hidden, ids, counts, logits, log_probabilities, losses }
     }
 
     /// Writes the gradient for the rows to `hidden_grad`, and that for the projection over
@@ -140,7 +138,9 @@ impl Slice {
         let _ = logits_grad.scatter_add_(1, &self.ids, &Tensor::full_like(&weight, -1.0));
         if projection.kind() != Kind::Float {
             // The loss scale in the weight keeps what follows within the range of fp16.
-            let logits_grad = (logits_grad * weight).to_kind(projection.kind());
+            let mut rounded = self.logits;
+            rounded.copy_(&logits_grad.g_mul_(&weight));
+            let logits_grad = rounded;
             let _ = logits_grad.mm_out(hidden_grad, projection);
             let part = logits_grad.transpose(0, 1).mm(&self.hidden);
             let mut onto = gradient.projection.shallow_clone();
@@ -164,7 +164,7 @@ impl Slice {
 }
 
 /// Rows in a slice: equal slices of about the allowed size.
-fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
+pub(super) fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
     let bytes = if device == Device::Cpu { SLICE_BYTES_CPU } else { SLICE_BYTES_GPU };
     let most = (bytes / (4 * vocab)).max(1);
     let slices = (n + most - 1) / most;

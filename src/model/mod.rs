@@ -9,6 +9,7 @@ mod config;
 mod config_json;
 mod embedding;
 mod export;
+mod footprint;
 mod generate;
 mod gpt2;
 mod head;
@@ -20,6 +21,7 @@ mod weights;
 
 pub use config::{Activation, Gpt2Config};
 pub use embedding::Embedding;
+pub use footprint::{Footprint, Held, Workload};
 pub use generate::Sampling;
 pub use head::{Head, HeadGrads, HeadOutput};
 pub use layer::{Block, BlockContext, KeyValues, padding_mask};

@@ -53,6 +53,16 @@ impl ParamSpec {
     }
 }
 
+/// Elements of a parameter with the padding behind it.
+fn padded(spec: &ParamSpec) -> i64 {
+    (spec.numel() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT
+}
+
+/// Elements of a unit of these parameters, padding included.
+pub(super) fn padded_size(specs: &[ParamSpec]) -> i64 {
+    specs.iter().map(padded).sum()
+}
+
 /// A unit with its storage.
 #[derive(Debug)]
 pub struct FlatUnit {
@@ -68,20 +78,36 @@ impl FlatUnit {
     /// # Errors
     /// There is not enough memory.
     pub fn zeros(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
-        let mut offsets = Vec::with_capacity(specs.len());
-        let mut end = 0;
-        for spec in &specs {
-            offsets.push(end);
-            end += (spec.numel() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
-        }
-        let flat = Tensor::f_zeros([end], (Kind::Float, device))?;
+        let flat = Tensor::f_zeros([padded_size(&specs)], (Kind::Float, device))?;
+        Ok(Self::over(specs, flat))
+    }
+
+    /// A unit without a storage: shapes and names of its parameters, all of one zero that cannot be
+    /// written to.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(super) fn outline(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
+        let zero = Tensor::f_zeros([1], (Kind::Float, device))?;
+        let flat = zero.f_expand([padded_size(&specs)], false)?;
+        Ok(Self::over(specs, flat))
+    }
+
+    /// A unit over this storage, as large as it has to be.
+    fn over(specs: Vec<ParamSpec>, flat: Tensor) -> Self {
+        let offsets = specs.iter().scan(0, |end, spec| {
+            let offset = *end;
+            *end += padded(spec);
+            Some(offset)
+        });
+        let offsets = offsets.collect();
         let mut unit = Self { specs, offsets, flat, params: Vec::new() };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
-        Ok(unit)
+        unit
     }
 
     /// The parameters' descriptions, in the order of the storage.

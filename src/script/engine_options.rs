@@ -3,7 +3,8 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback, monitor_options, optimizer_options, options, precision_options, scheduler_options,
+    Callback, memory_options, monitor_options, optimizer_options, options, precision_options,
+    scheduler_options,
 };
 use crate::{
     config::{BatchSizes, EngineConfig, LossAverage},
@@ -44,7 +45,7 @@ pub(crate) fn read(
             loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
             optimizer,
             scheduler,
-            activation_checkpointing: o.get("activation_checkpointing").or(false),
+            activation_checkpointing: memory_options::activation_checkpointing(o),
             seed: o.get("seed").or(42),
             monitor: monitor_options::read(o),
         }

@@ -15,6 +15,7 @@ use rhai::NativeCallContext;
 
 use super::{
     params::{Given, Parameter},
+    planning::{Planning, needs_weights},
     sources::Sources,
 };
 use crate::{
@@ -70,6 +71,8 @@ pub struct Host {
     pub show_download: ShowDownload,
     /// Called with each step of a run: steps done, all steps, and the progress line.
     pub show_progress: ShowProgress,
+    /// Set where the recipe is only to be planned.
+    pub(crate) planning: Option<Planning>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Cell<bool>,
     hub: OnceCell<Rc<Hub>>,
@@ -103,6 +106,7 @@ impl Host {
             notes: Box::new(|_| ()),
             show_download: Rc::new(|_| ()),
             show_progress: Box::new(|_, _, _| ()),
+            planning: None,
             run_is_active: Cell::new(false),
             hub: OnceCell::new(),
             group: OnceCell::new(),
@@ -148,6 +152,9 @@ impl Host {
     /// As [`Rendezvous::from_env`] and [`ProcessGroup::connect`].
     pub fn group(&self) -> Result<Rc<ProcessGroup>> {
         once(&self.group, || {
+            if self.planning.is_some() {
+                return ProcessGroup::single(Device::Cpu);
+            }
             let rendezvous = Rendezvous::from_env(&self.env)?;
             let local_rank = rendezvous.as_ref().map_or(0, |r| r.local_rank);
             let device = match tensor::cuda_is_available() {
@@ -161,6 +168,14 @@ impl Host {
         })
     }
 
+    /// How many ranks train together, or would by the plan.
+    pub(crate) fn world_size(&self) -> Result<usize> {
+        match &self.planning {
+            Some(planning) => Ok(planning.world_size()),
+            None => Ok(self.group()?.world_size()),
+        }
+    }
+
     /// The parameters that the recipe declares.
     pub(crate) fn parameters(&self) -> Ref<'_, Vec<Parameter>> {
         self.parameters.borrow()
@@ -169,6 +184,11 @@ impl Host {
     /// Shows how far a run is: `done` of `total` steps, and the line for it.
     pub fn progress(&self, done: u64, total: u64, line: &str) {
         (self.show_progress)(done, total, line);
+    }
+
+    /// Refuses the function `what` where there are no weights.
+    pub(crate) fn check_weights(&self, what: &str) -> Result<()> {
+        if self.planning.is_some() { Err(needs_weights(what)) } else { Ok(()) }
     }
 
     /// Whether the user asked to stop.

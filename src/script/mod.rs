@@ -11,6 +11,7 @@ pub mod diagnostics;
 pub mod host;
 pub mod options;
 pub mod params;
+pub mod planning;
 pub mod shared;
 pub mod sources;
 pub mod value;
@@ -20,6 +21,7 @@ mod error;
 mod iterate;
 mod lint;
 mod locate;
+mod memory_options;
 mod monitor_options;
 mod optimizer_options;
 mod precision_options;
@@ -34,9 +36,9 @@ use rhai::AST;
 
 pub use self::{
     callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
-    shared::Shared,
+    planning::Planned, shared::Shared,
 };
-use self::{diagnostics::diagnose, sources::Sources};
+use self::{diagnostics::diagnose, planning::Planning, sources::Sources};
 use crate::{
     error::{Code, Error},
     fs,
@@ -109,6 +111,21 @@ impl Session {
             .map_err(|e| Failure::of(e, &[], sources))?;
         self.check_run_options(&ast)?;
         engine.run_ast(&ast).map_err(failed)
+    }
+
+    /// Runs the recipe at `path` up to its `init_engine`, as one of `world_size` ranks, without loading
+    /// weights; gives what it would train.
+    ///
+    /// Fails as [`Session::run_file`] does, or where the recipe trains nothing.
+    pub fn plan_file(mut host: Host, path: &Path, world_size: usize) -> Result<Planned, Failure> {
+        host.planning = Some(Planning::new(world_size));
+        let session = Self::new(host);
+        let ended = session.run_file(path);
+        if let Some(planned) = session.host.planning.as_ref().and_then(Planning::take) {
+            return Ok(planned);
+        }
+        ended?;
+        Err(planning::trains_nothing().into())
     }
 
     /// Refuses options for a run before a recipe that starts none.

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use super::Device;
 use crate::{
+    bridge::memory,
     error::{Code, Error, Result},
     fs::{Bytes, proc_bytes, read_to_string},
 };
@@ -32,6 +33,21 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
     Err(Error::new(Code::Memory, message).hint("a smaller model needs less"))
 }
 
+/// The memory of `device`: of a GPU, or of the host within the limit of this process's control
+/// group. `None` where nobody tells.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn total_memory(device: Device) -> Result<Option<u64>> {
+    if let Device::Cuda(index) = device {
+        return memory::cuda_memory(index).map(Some);
+    }
+    let text = read_to_string("/proc/meminfo").ok();
+    let system = text.and_then(|text| proc_bytes(&text, "MemTotal:"));
+    let limit = group_number("memory.max").unwrap_or(u64::MAX);
+    Ok(system.map(|bytes| bytes.min(limit)))
+}
+
 /// Bytes that this process can still use: what the kernel says, within the limit of its control
 /// group.
 fn available_bytes() -> Option<u64> {
@@ -41,11 +57,15 @@ fn available_bytes() -> Option<u64> {
 
 /// What the limit of this process's control group (version 2) leaves, where there is one.
 fn group_bytes() -> Option<u64> {
+    Some(group_number("memory.max")?.saturating_sub(group_number("memory.current")?))
+}
+
+/// A number that this process's control group is described with.
+fn group_number(name: &str) -> Option<u64> {
     let group = read_to_string("/proc/self/cgroup").ok()?;
     let group = group.lines().find_map(|line| line.strip_prefix("0::/"))?;
-    let dir = Path::new("/sys/fs/cgroup").join(group);
-    let number = |name: &str| read_to_string(dir.join(name)).ok()?.trim().parse::<u64>().ok();
-    Some(number("memory.max")?.saturating_sub(number("memory.current")?))
+    let file = Path::new("/sys/fs/cgroup").join(group).join(name);
+    read_to_string(file).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

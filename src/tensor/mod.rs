@@ -11,7 +11,7 @@ pub mod safetensors;
 
 pub use self::safetensors::SafetensorsFile;
 pub use guard::guard;
-pub use memory::check_memory;
+pub use memory::{check_memory, total_memory};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
 

@@ -135,8 +135,17 @@ pub mod api {
     /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(1024);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn pack(dataset: &mut Dataset, seq_len: Dynamic) -> ScriptResult<Dataset> {
-        Ok(dataset.pack(argument("seq_len", &seq_len)?)?)
+    pub fn pack(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        seq_len: Dynamic,
+    ) -> ScriptResult<Dataset> {
+        let seq_len = argument("seq_len", &seq_len)?;
+        let packed = dataset.pack(seq_len)?;
+        if let Some(planning) = &host::of(&ctx)?.planning {
+            planning.packs(seq_len as u64);
+        }
+        Ok(packed)
     }
 
     /// Keeps the rows for which a function returns true. The function runs when rows are read.

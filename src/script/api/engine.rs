@@ -15,7 +15,7 @@ use crate::{
     checkpoint::Store,
     config::{EngineConfig, optimizer::StateDtype},
     data::LoaderOptions,
-    engine::{self, Evaluation},
+    engine::{self, Evaluation, MemoryUse},
     error::Result,
     run::{Monitors, load_checkpoint, save_checkpoint},
     script::{
@@ -40,7 +40,9 @@ pub mod api {
     /// * `options` - `micro_batch_size`, `gradient_accumulation_steps` (1) and `train_batch_size`, any
     ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
     ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer` (AdamW),
-    ///   `activation_checkpointing` (false); `seed` of dropout (42); `scheduler` ("constant")
+    ///   `activation_checkpointing` (false), or a map: `every`, how many blocks for one that keeps only
+    ///   its input (1), `cpu_checkpointing`, whether in host memory (false); `seed` of dropout (42);
+    ///   `scheduler` ("constant")
     ///
     /// The precision is "fp32", "bf16" or "fp16", or a map with a `dtype` and `grad_accum_dtype`
     /// ("fp32"), in which gradients are summed, `communication_data_type` ("fp32"), in which they
@@ -106,9 +108,12 @@ pub mod api {
     #[rhai_fn(return_raw)]
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
         let host = host::of(&ctx)?;
-        let group = host.group()?;
         let keep = |f| Callback::new(&ctx, f);
-        let config = engine_options::read(&options, group.world_size(), keep)?;
+        let config = engine_options::read(&options, host.world_size()?, keep)?;
+        if let Some(planning) = &host.planning {
+            return Err(planning.end(&model, config)?);
+        }
+        let group = host.group()?;
         let mut engine = engine::Engine::new(model, group, config)?;
         super::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))
@@ -272,6 +277,19 @@ pub mod api {
         Ok(engine.read()?.lr()?)
     }
 
+    /// Returns what the engine's memory was used for when it used most of it, in bytes: a map with
+    /// `peak` and, adding up to it, `parameters`, `master_weights`, `gradients`, `optimizer_state`,
+    /// `activations` and `buffers`, which is the rest. Counted from the tensors on the engine's
+    /// device; batches do not count.
+    ///
+    /// ```rhai
+    /// print(`${engine.memory().peak / 1000000} MB`);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn memory(engine: &mut Engine) -> ScriptResult<Map> {
+        Ok(super::memory_map(engine.read()?.memory()))
+    }
+
     /// Returns the model that is trained.
     #[rhai_fn(get = "model", return_raw, pure)]
     pub fn model(engine: &mut Engine) -> ScriptResult<Model> {
@@ -323,6 +341,11 @@ pub(super) fn evaluation_map(evaluation: &Evaluation) -> Map {
         ("perplexity".into(), evaluation.perplexity.into()),
         ("targets".into(), (evaluation.targets as i64).into()),
     ])
+}
+
+fn memory_map(memory: MemoryUse) -> Map {
+    let kinds = memory.kinds().into_iter().chain([("peak", memory.peak())]);
+    kinds.map(|(kind, bytes)| (kind.into(), (bytes as i64).into())).collect()
 }
 
 fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {

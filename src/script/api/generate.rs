@@ -58,6 +58,7 @@ fn text(
     prompt: &str,
     options: &Map,
 ) -> Result<String> {
+    host.check_weights("generate")?;
     let sampling = sampling(options)?;
     let mut ids: Vec<i64> = tokenizer.encode(prompt)?.into_iter().map(i64::from).collect();
     let eos = tokenizer.eos_id().map(i64::from);

@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// What is fetched of a model on the hub.
+/// What is fetched of a model on the hub; the first is all that a plan needs.
 const MODEL_FILES: &[&str] = &[
     "config.json",
     "model.safetensors",
@@ -123,6 +123,7 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
+        host.check_weights("export_hf")?;
         let tokenizer = options::read("export_hf", &options, |o| {
             o.handle::<Tokenizer>("tokenizer", "a tokenizer")
         })?;
@@ -152,10 +153,16 @@ fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
         let revision = o.get::<String>("revision").optional();
         (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
     })?;
-    let dir = directory(host, spec, revision.as_deref())?;
+    let is_planned = host.planning.is_some();
+    let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
+    let dir = directory(host, spec, revision.as_deref(), files)?;
     let config = Gpt2Config::read(&dir)?;
     let config = with_overrides(config, overrides, "load_model")?;
-    let model = model::Model::load(&dir, config, host.group()?.device())?;
+    let device = host.group()?.device();
+    let model = match is_planned {
+        true => model::Model::outline(config, device)?,
+        false => model::Model::load(&dir, config, device)?,
+    };
     Ok(Rc::new(model))
 }
 
@@ -173,7 +180,7 @@ fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Host, spec: &str, revision: Option<&str>) -> Result<PathBuf> {
+fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<PathBuf> {
     let path = host.work_dir.join(spec);
     if spec.is_empty() {
         return Err(Error::new(Code::BadValue, "the model has no name")
@@ -188,7 +195,7 @@ fn directory(host: &Host, spec: &str, revision: Option<&str>) -> Result<PathBuf>
         return Err(Error::new(Code::Io, message)
             .hint("expected a directory with config.json and model.safetensors"));
     }
-    let fetched = host.hub()?.model_files(spec, revision, MODEL_FILES);
+    let fetched = host.hub()?.model_files(spec, revision, files);
     fetched.map_err(|e| e.hint(format!("there is no directory {} either", path.display())))
 }
 
@@ -201,7 +208,11 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
         None => from_file(host, spec)?,
     };
     let config = with_overrides(config, overrides, "new_model")?;
-    let model = model::Model::from_scratch(config, seed, host.group()?.device())?;
+    let device = host.group()?.device();
+    let model = match host.planning.is_some() {
+        true => model::Model::outline(config, device)?,
+        false => model::Model::from_scratch(config, seed, device)?,
+    };
     Ok(Rc::new(model))
 }
 

@@ -1,0 +1,201 @@
+//! `dsr plan RECIPE`: what each rank will need of memory, before anything is loaded.
+
+use std::{fmt::Write, path::PathBuf};
+
+use clap::Args;
+
+use super::{console, gpu};
+use crate::{
+    engine::plan::{Plan, Setup},
+    fs::Bytes,
+    script::{Failure, Host, Planned, Session},
+    tensor::{Device, cuda_is_available, total_memory},
+};
+
+/// What CUDA itself takes of a GPU, about: its context and kernels.
+const CUDA_CONTEXT: u64 = 512 << 20;
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The recipe, a .rhai file.
+    recipe: PathBuf,
+
+    /// Set a parameter that the recipe declares.
+    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]
+    param: Vec<String>,
+
+    /// Read parameters from a JSON object; -p wins.
+    #[arg(long, value_name = "FILE.json")]
+    params: Option<PathBuf>,
+
+    /// Plan for a GPU of this name, such as "RTX 5090".
+    #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
+    gpu: Option<String>,
+
+    /// Plan for a GPU with this much memory, such as 32GB.
+    #[arg(long, value_name = "SIZE", value_parser = gpu::bytes)]
+    gpu_memory: Option<Bytes>,
+
+    /// How many processes train together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    world_size: u16,
+}
+
+/// Where the training is to run.
+struct Place {
+    device: Device,
+    /// What it is, for the reader.
+    name: String,
+    /// Its memory, where it is known.
+    memory: Option<u64>,
+}
+
+impl Place {
+    fn of(args: &PlanArgs) -> crate::error::Result<Self> {
+        let gpu = |name: String, memory: Bytes| {
+            let name = format!("{name}, {memory}");
+            Self { device: Device::Cuda(0), name, memory: Some(memory.0) }
+        };
+        if let Some(memory) = args.gpu_memory {
+            return Ok(gpu("a GPU".into(), memory));
+        }
+        if let Some(name) = &args.gpu {
+            return Ok(gpu(name.clone(), gpu::memory_of(name)?));
+        }
+        let (device, name) = match cuda_is_available() {
+            true => (Device::Cuda(0), "the GPU here"),
+            false => (Device::Cpu, "the CPU here"),
+        };
+        let memory = total_memory(device)?;
+        let size = memory.map(|memory| format!(", {}", Bytes(memory))).unwrap_or_default();
+        Ok(Self { device, name: format!("{name}{size}"), memory })
+    }
+
+    /// What a training can use of it.
+    fn usable(&self) -> Option<u64> {
+        let context = if self.device == Device::Cpu { 0 } else { CUDA_CONTEXT };
+        self.memory.map(|memory| memory.saturating_sub(context))
+    }
+}
+
+/// Plans the recipe and prints the plan.
+pub(super) fn run(args: &PlanArgs, host: Host) -> Result<(), Failure> {
+    let place = Place::of(args)?;
+    let planned = Session::plan_file(host, &args.recipe, args.world_size.into())?;
+    console::out(&text(&planned, &place));
+    Ok(())
+}
+
+impl PlanArgs {
+    pub(super) fn recipe(&self) -> &std::path::Path {
+        &self.recipe
+    }
+
+    pub(super) fn given(&self) -> (&[String], Option<&std::path::Path>) {
+        (&self.param, self.params.as_deref())
+    }
+}
+
+fn text(planned: &Planned, place: &Place) -> String {
+    let Planned { model, config, optimizer_state, packed, world_size } = planned;
+    let tokens = packed.unwrap_or(model.n_positions.unsigned_abs());
+    let setup = Setup::new(model, config, *optimizer_state, tokens, *world_size, place.device);
+    let from = match packed {
+        Some(_) => "as the recipe packs them",
+        None => "the model's n_positions: the recipe packs no rows before init_engine",
+    };
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "{:.1}M parameters, world_size {world_size}, on {}\n\
+         micro_batch_size {} x {tokens} tokens ({from}), gradient_accumulation_steps {}\n",
+        model.num_parameters() as f64 / 1e6,
+        place.name,
+        config.micro_batch_size,
+        config.gradient_accumulation_steps,
+    );
+    let plan = setup.plan();
+    let precision = config.precision.dtype.name();
+    let _ = writeln!(text, "This recipe, {precision}, for each rank at the peak of its memory:");
+    for (kind, bytes) in plan.device.kinds() {
+        let _ = writeln!(text, "  {kind:<16} {:>10}", Bytes(bytes).to_string());
+    }
+    let _ = writeln!(text, "  {:<16} {:>10}", "all", Bytes(plan.device.peak()).to_string());
+    if plan.host > 0 {
+        let _ = writeln!(text, "  {:<16} {:>10}", "in host memory", Bytes(plan.host).to_string());
+    }
+    if let Some(usable) = place.usable() {
+        let most = micro_batch(&setup, usable);
+        let _ = writeln!(text, "  largest micro_batch_size within {}: {most}", Bytes(usable));
+    }
+    text + "\n" + alternatives(&setup, place).as_str()
+}
+
+fn micro_batch(setup: &Setup, usable: u64) -> String {
+    setup.largest_micro_batch(usable).map_or_else(|| "none".to_owned(), |rows| rows.to_string())
+}
+
+/// The table of the alternatives, in GiB.
+fn alternatives(setup: &Setup, place: &Place) -> String {
+    let heads = [
+        "precision",
+        "stage",
+        "offload",
+        "checkpointing",
+        "parameters",
+        "master",
+        "gradients",
+        "optimizer",
+        "activations",
+        "buffers",
+        "all",
+        "host",
+        "micro batch",
+    ];
+    let gib = |bytes: u64| format!("{:.2}", bytes as f64 / f64::from(1 << 30));
+    let mut rows = vec![heads.map(ToOwned::to_owned)];
+    for alternative in setup.alternatives() {
+        let setup = &alternative.setup;
+        let Plan { device, host } = setup.plan();
+        let [parameters, master, gradients, optimizer, activations, buffers] =
+            device.kinds().map(|(_, bytes)| gib(bytes));
+        let yes = |is: bool, word: &str| if is { word.to_owned() } else { "-".to_owned() };
+        rows.push([
+            alternative.precision.to_owned(),
+            setup.sharding.stage.to_string(),
+            yes(setup.sharding.offload_optimizer, "cpu"),
+            yes(setup.activation_checkpointing.is_some(), "on"),
+            parameters,
+            master,
+            gradients,
+            optimizer,
+            activations,
+            buffers,
+            gib(device.peak()),
+            gib(host),
+            place.usable().map_or_else(|| "?".to_owned(), |usable| micro_batch(setup, usable)),
+        ]);
+    }
+    let mut text = "The alternatives, in GiB for each rank; the last column is the largest \
+                    micro_batch_size that fits.\n"
+        .to_owned();
+    if setup.sharding.world_size == 1 {
+        text += "ZeRO's stages divide among ranks: --world-size N shows them.\n";
+    }
+    text + table(&rows).as_str()
+}
+
+/// Columns as wide as their widest entry: words on the left, the rest on the right.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |i: usize| rows.iter().map(|row| row[i].len()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  "));
+    }
+    text
+}

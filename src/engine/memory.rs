@@ -1,0 +1,181 @@
+//! What an engine's memory is used for, counted from its tensors.
+
+use super::Engine;
+use crate::{bridge::memory::Kind, tensor::Tensor};
+
+/// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
+///
+/// Only what the engine and its model hold counts: not batches, other models, or what the allocator
+/// keeps beside live tensors.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// The units of the model.
+    pub parameters: u64,
+    /// Float32 copies of parameters of fewer bits, for the optimizer.
+    pub master_weights: u64,
+    /// The flat gradients of the units.
+    pub gradients: u64,
+    /// What the optimizer keeps from step to step.
+    pub optimizer_state: u64,
+    /// What embedding and blocks compute on the way forward, a recomputation included.
+    pub activations: u64,
+    /// The rest: the head with its slice of the logits, gradients of activations and of single
+    /// parameters on the way backward, what a step needs meanwhile.
+    pub buffers: u64,
+}
+
+impl MemoryUse {
+    /// All kinds together: the highest sum so far.
+    pub fn peak(&self) -> u64 {
+        self.kinds().iter().map(|(_, bytes)| bytes).sum()
+    }
+
+    /// Each kind by its name.
+    pub fn kinds(&self) -> [(&'static str, u64); 6] {
+        [
+            ("parameters", self.parameters),
+            ("master_weights", self.master_weights),
+            ("gradients", self.gradients),
+            ("optimizer_state", self.optimizer_state),
+            ("activations", self.activations),
+            ("buffers", self.buffers),
+        ]
+    }
+}
+
+impl Engine {
+    /// What the memory was used for when the engine used most of it.
+    pub fn memory(&self) -> MemoryUse {
+        let (_, peak) = self.ledger.counts();
+        let bytes = |flat: &Tensor| (flat.numel() * flat.kind().elt_size_in_bytes()) as u64;
+        let masters = if self.masters.are_shared() { &[] } else { self.masters.flats() };
+        MemoryUse {
+            parameters: self.model.units().iter().map(|unit| bytes(unit.flat())).sum(),
+            master_weights: masters.iter().map(bytes).sum(),
+            gradients: peak.of(Kind::Gradients),
+            optimizer_state: peak.of(Kind::OptimizerState),
+            activations: peak.of(Kind::Activations),
+            buffers: peak.of(Kind::Buffers),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use crate::{
+        bridge::memory::{Kind, Ledger},
+        config::{
+            ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig,
+            OptimizerConfig, PrecisionConfig, Schedule,
+            optimizer::{AdamConfig, Algorithm},
+        },
+        data::{Batch, Dataset, LoaderOptions, OpenOptions},
+        dist::ProcessGroup,
+        engine::Engine,
+        model::{BlockContext, Gpt2Config, Model},
+        tensor::Device,
+    };
+
+    fn batch(rows: i64, tokens: i64, vocab: i64) -> Batch {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let row = |r| {
+            let ids: Vec<i64> = (0..tokens).map(|t| (r * 7919 + t * 31) % vocab).collect();
+            serde_json::json!({ "input_ids": ids }).to_string()
+        };
+        std::fs::write(&path, (0..rows).map(row).collect::<Vec<_>>().join("\n")).unwrap();
+        let rows_of = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let options = LoaderOptions { micro_batch_size: rows as usize, ..LoaderOptions::default() };
+        rows_of.loader(options).unwrap().next_batch().unwrap().unwrap()
+    }
+
+    /// The peak of a step as autograd alone takes it: the graph of the whole model, whole logits, a
+    /// gradient for each parameter, and AdamW's two averages.
+    fn autograd_peak(model: &Model, batch: &Batch) -> u64 {
+        let ledger = Ledger::new(Device::Cpu).unwrap();
+        let _counting = ledger.open(Kind::Buffers).unwrap();
+        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
+        x = x.dropout(model.embedding().dropout, true);
+        for (i, block) in model.blocks().iter().enumerate() {
+            x = block.forward(
+                model.block_params(i),
+                &x,
+                BlockContext { train: true, ..Default::default() },
+            );
+        }
+        let logits = model.head().logits(model.head_params(), model.projection(), &x);
+        drop(x);
+        let size = logits.size();
+        let shifted = logits.narrow(1, 0, size[1] - 1).reshape([-1, size[2]]);
+        drop(logits);
+        let targets = batch.labels.narrow(1, 1, size[1] - 1).reshape([-1]);
+        let loss = shifted.cross_entropy_for_logits(&targets);
+        drop(shifted);
+        loss.backward();
+        let states: usize = model.units().iter().map(|unit| 3 * 4 * unit.flat().numel()).sum();
+        for (_, param) in model.named_params() {
+            param.shallow_clone().zero_grad();
+        }
+        ledger.counts().1.of(Kind::Buffers) + states as u64
+    }
+
+    fn engine_peak(model: &Rc<Model>, batch: &Batch, every: Option<usize>) -> u64 {
+        let config = EngineConfig {
+            micro_batch_size: batch.input_ids.size()[0] as usize,
+            gradient_accumulation_steps: 1,
+            gradient_clipping: Some(1.0),
+            loss_average: LossAverage::Tokens,
+            precision: PrecisionConfig::new(Dtype::Fp32),
+            optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
+            scheduler: Schedule::Constant,
+            activation_checkpointing: every
+                .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
+            seed: 1,
+            monitor: MonitorConfig::default(),
+        };
+        let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
+        let mut engine = Engine::new(Rc::clone(model), group, config).unwrap();
+        let loss = engine.forward(batch).unwrap();
+        engine.backward(&loss).unwrap();
+        engine.step().unwrap();
+        engine.memory().peak()
+    }
+
+    /// Peaks in bytes: with activation checkpointing and the loss in slices, without the first, and
+    /// of autograd alone.
+    fn peaks(config: Gpt2Config, rows: i64, tokens: i64) -> [u64; 3] {
+        let batch = batch(rows, tokens, config.vocab_size);
+        let model = Rc::new(Model::from_scratch(config, 1, Device::Cpu).unwrap());
+        [
+            engine_peak(&model, &batch, Some(1)),
+            engine_peak(&model, &batch, None),
+            autograd_peak(&model, &batch),
+        ]
+    }
+
+    #[test]
+    fn less_than_half_of_the_memory_of_autograd_alone_is_enough() {
+        let config = Gpt2Config {
+            n_embd: 128,
+            n_layer: 8,
+            n_head: 4,
+            vocab_size: 4000,
+            ..Default::default()
+        };
+        let [least, slices, whole] = peaks(config, 4, 256);
+        assert!(least < slices && slices < whole, "{least} {slices} {whole}");
+        assert!(2 * least < whole, "{least} {whole}");
+    }
+
+    /// The same for GPT-2 124M, with its dropout, and 4 x 512 tokens in float32. Its parameters,
+    /// gradients and averages alone are 2 GB.
+    #[test]
+    #[ignore = "takes 6 GB and minutes"]
+    fn less_than_half_is_enough_for_gpt2() {
+        let [least, slices, whole] = peaks(Gpt2Config::default(), 4, 512);
+        println!("{least} bytes, without checkpointing {slices}, by autograd alone {whole}");
+        assert!(2 * least < slices && slices < whole, "{least} {slices} {whole}");
+    }
+}

@@ -1,0 +1,317 @@
+//! What a training will need of memory, before anything is loaded: pure arithmetic over the shapes of
+//! a model and the settings of an engine.
+//!
+//! The states follow ZeRO's formulas (Rajbhandari et al. 2020, section 3.1, 5): with P parameters,
+//! N ranks and 16-bit gradients, mixed precision with Adam takes 16P, of which stage 1 divides the
+//! 12P of the optimizer by N, stage 2 the gradients too, and stage 3 everything. Gradients in
+//! float32, this engine's default, are 2P more. Activations are the model's
+//! ([`Footprint`]), taken at each moment that can be the peak.
+
+use super::{MemoryUse, layout::layouts};
+use crate::{
+    config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig},
+    error::Result,
+    model::{Footprint, Gpt2Config, Held, Model, Workload},
+    optim,
+    tensor::Device,
+};
+
+/// Bytes for each parameter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StateBytes {
+    /// In the model itself.
+    pub parameter: u64,
+    /// In the optimizer's float32 copy; 0 where the model is float32.
+    pub master_weight: u64,
+    /// In the accumulated gradients.
+    pub gradient: u64,
+}
+
+/// Which states are divided among the ranks (ZeRO's stages), and where the optimizer's are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sharding {
+    /// 0 divides nothing, 1 master weights and optimizer state, 2 gradients too, 3 parameters too.
+    pub stage: u8,
+    /// Ranks that train together.
+    pub world_size: u64,
+    /// Whether master weights, optimizer state and reduced gradients are in host memory.
+    pub offload_optimizer: bool,
+}
+
+/// A training to be planned.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// The model.
+    pub model: Gpt2Config,
+    /// A micro batch of one rank.
+    pub workload: Workload,
+    /// Micro batches in an optimizer step.
+    pub gradient_accumulation_steps: usize,
+    /// Bytes of the states.
+    pub states: StateBytes,
+    /// Bytes that the optimizer keeps from step to step, for all parameters.
+    pub optimizer_state: u64,
+    /// Where they are.
+    pub sharding: Sharding,
+    /// Which blocks keep only their input.
+    pub activation_checkpointing: Option<ActivationCheckpointing>,
+}
+
+/// Another way to run a training.
+#[derive(Debug, Clone)]
+pub struct Alternative {
+    /// The name of its precision.
+    pub precision: &'static str,
+    /// The training.
+    pub setup: Setup,
+}
+
+/// What one rank needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Plan {
+    /// On its device, at the moment of the peak.
+    pub device: MemoryUse,
+    /// In host memory beside that, for offloaded states and kept inputs.
+    pub host: u64,
+}
+
+impl StateBytes {
+    /// Those of a precision.
+    pub fn of(precision: &PrecisionConfig) -> Self {
+        Self {
+            parameter: precision.dtype.bytes(),
+            master_weight: if precision.has_master_weights() { MASTER_BYTES } else { 0 },
+            gradient: precision.grad_accum_dtype.bytes(),
+        }
+    }
+}
+
+/// Bytes that the optimizer of `config` keeps for `model`, which may be an outline.
+///
+/// # Errors
+/// Parameter groups that do not fit the model.
+pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
+    Ok(optim::Plan::new(&config.optimizer, &layouts(model.units()))?.state_bytes())
+}
+
+impl Setup {
+    /// The training of `model` with `config` on `world_size` ranks that each have a `device` of this
+    /// kind, with rows of `tokens` tokens; `optimizer_state` is of [`optimizer_state_bytes`].
+    pub fn new(
+        model: &Gpt2Config,
+        config: &EngineConfig,
+        optimizer_state: u64,
+        tokens: u64,
+        world_size: usize,
+        device: Device,
+    ) -> Self {
+        let rows = config.micro_batch_size as u64;
+        let states = StateBytes::of(&config.precision);
+        Self {
+            model: model.clone(),
+            workload: Workload { rows, tokens, element_bytes: states.parameter, device },
+            gradient_accumulation_steps: config.gradient_accumulation_steps,
+            states,
+            optimizer_state,
+            sharding: Sharding {
+                stage: 0,
+                world_size: world_size as u64,
+                offload_optimizer: false,
+            },
+            activation_checkpointing: config.activation_checkpointing,
+        }
+    }
+
+    /// This training in every other way: precisions, ZeRO's stages where there are ranks to divide
+    /// among, an offloaded optimizer, activation checkpointing.
+    pub fn alternatives(&self) -> Vec<Alternative> {
+        let precisions = [("fp32", Dtype::Fp32), ("bf16, fp16", Dtype::Bf16)];
+        let shardings: &[(u8, bool)] = match self.sharding.world_size {
+            1 => &[(0, false), (2, true)],
+            _ => &[(0, false), (1, false), (2, false), (3, false), (2, true), (3, true)],
+        };
+        let mut all = Vec::new();
+        for (precision, dtype) in precisions {
+            let states = StateBytes::of(&PrecisionConfig::new(dtype));
+            for &(stage, offload_optimizer) in shardings {
+                for activation_checkpointing in [None, Some(ActivationCheckpointing::default())] {
+                    let setup = Self {
+                        states,
+                        workload: Workload { element_bytes: states.parameter, ..self.workload },
+                        sharding: Sharding { stage, offload_optimizer, ..self.sharding },
+                        activation_checkpointing,
+                        ..self.clone()
+                    };
+                    all.push(Alternative { precision, setup });
+                }
+            }
+        }
+        all
+    }
+
+    /// What a rank of this training needs.
+    pub fn plan(&self) -> Plan {
+        let footprint = self.model.footprint(self.workload);
+        let moments = Moments { setup: self, units: self.model.unit_sizes(), footprint };
+        moments.plan()
+    }
+
+    /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
+    /// `None` where not even one row does.
+    pub fn largest_micro_batch(&self, bytes: u64) -> Option<u64> {
+        let fits = |rows: u64| {
+            let workload = Workload { rows, ..self.workload };
+            Self { workload, ..self.clone() }.plan().device.peak() <= bytes
+        };
+        if !fits(1) {
+            return None;
+        }
+        // Doubling until it does not fit, then halving the interval.
+        let mut below = 1;
+        while below < MOST_ROWS && fits(2 * below) {
+            below *= 2;
+        }
+        let mut above = 2 * below;
+        while above - below > 1 {
+            let middle = u64::midpoint(below, above);
+            if fits(middle) { below = middle } else { above = middle }
+        }
+        Some(below)
+    }
+}
+
+/// No micro batch is larger; keeps products within 64 bits.
+const MOST_ROWS: u64 = 1 << 20;
+
+/// The moments of a step at which memory can be highest.
+struct Moments<'a> {
+    setup: &'a Setup,
+    /// Elements of each unit.
+    units: Vec<u64>,
+    footprint: Footprint,
+}
+
+impl Moments<'_> {
+    fn plan(&self) -> Plan {
+        let Setup { states, sharding, .. } = self.setup;
+        let Sharding { stage, world_size, offload_optimizer } = *sharding;
+        let parameters: u64 = self.units.iter().sum();
+        let divided = |bytes: u64, from: u8| {
+            if stage >= from { bytes.div_ceil(world_size) } else { bytes }
+        };
+        let whole_parameters = parameters * states.parameter;
+        // A unit is whole while it is used.
+        let gathered =
+            if stage >= 3 && world_size > 1 { self.largest_unit() * states.parameter } else { 0 };
+        // The copy that the host updates is the master, whatever the precision.
+        let optimizer = divided(self.setup.optimizer_state, 1);
+        let master = divided(parameters * states.master_weight, 1);
+        let fixed = MemoryUse {
+            parameters: divided(whole_parameters, 3) + gathered,
+            master_weights: if offload_optimizer { 0 } else { master },
+            optimizer_state: if offload_optimizer { 0 } else { optimizer },
+            ..MemoryUse::default()
+        };
+        let offloaded = optimizer
+            + divided(parameters * MASTER_BYTES, 1)
+            + divided(parameters * states.gradient, 1);
+        let host = if offload_optimizer { offloaded } else { 0 };
+        let device = self
+            .moments()
+            .into_iter()
+            .map(|(gradients, held)| MemoryUse {
+                gradients: self.gradients(gradients),
+                activations: held.activations,
+                buffers: held.buffers,
+                ..fixed
+            })
+            .max_by_key(MemoryUse::peak)
+            .unwrap_or(fixed);
+        Plan { device, host: host + self.kept_on_host() }
+    }
+
+    /// Elements of the gradients that exist, and what else is held, at each moment.
+    fn moments(&self) -> Vec<(u64, Held)> {
+        let Footprint {
+            embedding,
+            head,
+            block_output,
+            block_backward,
+            block_added,
+            embedding_backward,
+            ..
+        } = self.footprint;
+        let blocks = self.units.len() - 2;
+        let all: u64 = self.units.iter().sum();
+        let accumulates = self.setup.gradient_accumulation_steps > 1;
+        let tied = self.setup.model.tie_word_embeddings;
+        let projection = if tied { self.units[0] } else { self.units[blocks + 1] };
+        let before = if accumulates { all } else { 0 };
+        let kept = |i: usize| embedding + (0..i).map(|j| self.kept(j)).sum::<u64>();
+        let mut moments =
+            vec![(before + projection, Held { activations: kept(blocks), buffers: head })];
+        // The head's own unit has the norm, and the projection where it is not tied.
+        let mut made = projection + if tied { self.units[blocks + 1] } else { 0 };
+        for i in (0..blocks).rev() {
+            let gradients = |made| if accumulates { all } else { made };
+            let brought_back = if self.input_on_host(i) { block_output } else { 0 };
+            let with = |held: Held| Held {
+                activations: held.activations + kept(i) + brought_back,
+                ..held
+            };
+            moments.push((gradients(made), with(block_backward)));
+            made += self.units[i + 1];
+            moments.push((gradients(made), with(block_added)));
+        }
+        moments.push((all, Held { activations: embedding, buffers: embedding_backward }));
+        moments
+    }
+
+    /// What block `i` keeps on the device.
+    fn kept(&self, i: usize) -> u64 {
+        let Footprint { block, block_output, .. } = self.footprint;
+        match self.checkpoints(i) {
+            None => block,
+            // Its output is the next block's input, and goes where that is kept.
+            Some(_) if self.input_on_host(i + 1) => 0,
+            Some(_) => block_output,
+        }
+    }
+
+    fn checkpoints(&self, i: usize) -> Option<ActivationCheckpointing> {
+        self.setup.activation_checkpointing.filter(|checkpointing| checkpointing.applies_to(i))
+    }
+
+    /// Whether the input of block `i` waits in host memory.
+    fn input_on_host(&self, i: usize) -> bool {
+        let device_is_host = self.setup.workload.device == Device::Cpu;
+        i < self.units.len() - 2
+            && !device_is_host
+            && self.checkpoints(i).is_some_and(|checkpointing| checkpointing.cpu_checkpointing)
+    }
+
+    fn kept_on_host(&self) -> u64 {
+        let blocks = self.units.len() - 2;
+        (0..blocks).filter(|&i| self.input_on_host(i)).count() as u64 * self.footprint.block_output
+    }
+
+    /// Bytes of gradients on the device when `elements` of them exist in whole.
+    fn gradients(&self, elements: u64) -> u64 {
+        let Sharding { stage, world_size, offload_optimizer } = self.setup.sharding;
+        let bytes = self.setup.states.gradient;
+        let unit = elements.min(self.largest_unit()) * bytes;
+        match (stage, offload_optimizer) {
+            // A unit's gradient goes to the host as soon as it is reduced.
+            (2.., true) => unit,
+            (2.., false) if world_size > 1 => (elements * bytes).div_ceil(world_size) + unit,
+            _ => elements * bytes,
+        }
+    }
+
+    fn largest_unit(&self) -> u64 {
+        self.units.iter().copied().max().unwrap_or(0)
+    }
+}
+
+/// Bytes of a parameter in the float32 copy that an offloaded optimizer updates.
+const MASTER_BYTES: u64 = Dtype::Fp32.bytes();

@@ -1,0 +1,299 @@
+//! What a forward and a backward pass hold in memory, from shapes alone.
+//!
+//! The operations of `gpt2.rs`, `head.rs` and `embedding.rs` in order, each with what it allocates
+//! and frees: autograd keeps an operation's saved tensors until the operation's own backward is
+//! done. H is a tensor `[B, T, C]`, I one of the MLP's inner width, S the attention's scores
+//! `[B, H, T, T]`. Tensors below a thousandth of H, such as sums, are left out.
+
+use super::{
+    Embedding, Gpt2Config, Head,
+    config::Activation,
+    gpt2::Gpt2Block,
+    loss::slice_rows,
+    unit::{ParamSpec, padded_size},
+};
+use crate::tensor::Device;
+
+/// Bytes of the statistics that norms and attention keep, float32.
+const STATISTIC_BYTES: u64 = 4;
+
+/// Bytes of a float32, in which losses are computed.
+const FLOAT_BYTES: u64 = 4;
+
+/// Bytes of a token id.
+const ID_BYTES: u64 = 8;
+
+/// A micro batch and how it is computed on.
+#[derive(Debug, Clone, Copy)]
+pub struct Workload {
+    /// Rows.
+    pub rows: u64,
+    /// Tokens in a row.
+    pub tokens: u64,
+    /// Bytes of a value of an activation.
+    pub element_bytes: u64,
+    /// Decides which kernels run: attention on the CPU is fused only without dropout.
+    pub device: Device,
+}
+
+/// Bytes held at the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Of the forward pass of embedding and blocks.
+    pub activations: u64,
+    /// Of everything else.
+    pub buffers: u64,
+}
+
+/// What the layers of a model hold for one workload, in bytes.
+#[derive(Debug, Clone)]
+pub struct Footprint {
+    /// Kept by the embedding, its output included.
+    pub embedding: u64,
+    /// Kept by a block, its output included and its input left out.
+    pub block: u64,
+    /// The output of a block, `[B, T, C]`.
+    pub block_output: u64,
+    /// What the head needs with its slice of the logits.
+    pub head: u64,
+    /// What the backward pass of a block holds at most: beside its input, the layers before it and
+    /// flat gradients.
+    pub block_backward: Held,
+    /// What the backward pass of a block holds when its flat gradient is there.
+    pub block_added: Held,
+    /// What the backward pass of the embedding holds.
+    pub embedding_backward: u64,
+}
+
+impl Gpt2Config {
+    /// The elements of each parameter unit, padding included: embedding, blocks, head.
+    pub fn unit_sizes(&self) -> Vec<u64> {
+        self.unit_specs().iter().map(|specs| padded_size(specs).unsigned_abs()).collect()
+    }
+
+    /// The parameters of each unit.
+    pub(super) fn unit_specs(&self) -> Vec<Vec<ParamSpec>> {
+        let (vocab, c, std) = (self.vocab_size, self.n_embd, self.initializer_range);
+        let mut specs = vec![Embedding::specs(vocab, self.n_positions, c, std)];
+        specs.extend((0..self.n_layer).map(|i| Gpt2Block::specs(self, i)));
+        specs.push(Head::specs(vocab, c, std, self.tie_word_embeddings));
+        specs
+    }
+
+    /// What the layers hold for `workload`.
+    pub fn footprint(&self, workload: Workload) -> Footprint {
+        let sizes = Sizes::of(self, workload);
+        let (block_backward, block_added) = sizes.block_backward();
+        Footprint {
+            embedding: sizes.embedding(),
+            block: sizes.block(),
+            block_output: sizes.h,
+            head: sizes.head(self, workload),
+            block_backward,
+            block_added,
+            // The gradient, once more behind a dropout, and the positions' part.
+            embedding_backward: if sizes.embd_mask > 0 { 2 * sizes.h } else { sizes.h },
+        }
+    }
+}
+
+/// The tensors of a workload, in bytes.
+struct Sizes {
+    h: u64,
+    inner: u64,
+    /// Mean and reciprocal deviation of a norm.
+    norm: u64,
+    /// The mask of a dropout of H after attention and MLP, and after the embedding: zero without.
+    resid_mask: u64,
+    embd_mask: u64,
+    attention: Attention,
+    /// Whether the activation's input is kept beside its output.
+    keeps_inner_input: bool,
+    /// The weights of the four linear layers, of which C * C.
+    c_attn: u64,
+    c_proj: u64,
+    mlp: u64,
+}
+
+/// What attention keeps beside H, its output.
+enum Attention {
+    /// One kernel on the projections' own storage; the sums of exponents.
+    Fused { statistics: u64 },
+    /// Written out: q, k and v made contiguous, and three times the scores: probabilities, mask,
+    /// product.
+    Written { copies: u64, scores: u64 },
+}
+
+impl Sizes {
+    fn of(config: &Gpt2Config, workload: Workload) -> Self {
+        let Workload { rows, tokens, element_bytes, device } = workload;
+        let [c, inner, heads] =
+            [config.n_embd, config.inner(), config.n_head].map(|size| size.unsigned_abs());
+        let places = rows * tokens;
+        let h = places * c * element_bytes;
+        // On the CPU a mask is a tensor of factors, elsewhere one of bools.
+        let mask = if device == Device::Cpu { h } else { places * c };
+        let mask_of = |p: f64| if p > 0.0 { mask } else { 0 };
+        let attention = if device == Device::Cpu && config.attn_pdrop > 0.0 {
+            // The values of a single row are contiguous, and hold on to the storage of all three.
+            let copies = if rows == 1 { 5 * h } else { 3 * h };
+            Attention::Written { copies, scores: rows * heads * tokens * tokens * element_bytes }
+        } else {
+            Attention::Fused { statistics: places * heads * STATISTIC_BYTES }
+        };
+        Self {
+            h,
+            inner: places * inner * element_bytes,
+            norm: 2 * places * STATISTIC_BYTES,
+            resid_mask: mask_of(config.resid_pdrop),
+            embd_mask: mask_of(config.embd_pdrop),
+            attention,
+            keeps_inner_input: config.activation_function != Activation::Relu,
+            c_attn: 3 * c * c * element_bytes,
+            c_proj: c * c * element_bytes,
+            mlp: c * inner * element_bytes,
+        }
+    }
+
+    fn embedding(&self) -> u64 {
+        if self.embd_mask > 0 { 2 * self.h + self.embd_mask } else { self.h }
+    }
+
+    /// Kept of attention beside the input of its last projection.
+    fn attention(&self) -> u64 {
+        match self.attention {
+            Attention::Fused { statistics } => 3 * self.h + statistics,
+            Attention::Written { copies, scores } => copies + 3 * scores,
+        }
+    }
+
+    /// Two norms' outputs, attention with its output, the sum after it, the MLP and the sum.
+    fn block(&self) -> u64 {
+        let inner = if self.keeps_inner_input { 2 * self.inner } else { self.inner };
+        2 * (self.h + self.norm) + self.attention() + 3 * self.h + inner + 2 * self.resid_mask
+    }
+
+    /// The norm's output, its gradient, targets, and the slice with its scaled hidden states.
+    fn head(&self, config: &Gpt2Config, workload: Workload) -> u64 {
+        let [c, vocab] = [config.n_embd, config.vocab_size].map(|size| size.unsigned_abs());
+        let places = workload.rows * workload.tokens;
+        let rows = slice_rows(
+            i64::try_from(places).unwrap_or(i64::MAX),
+            config.vocab_size,
+            workload.device,
+        );
+        let rows = rows.unsigned_abs();
+        let copies = if workload.device == Device::Cpu { 1 } else { 2 };
+        let element = workload.element_bytes;
+        let slice = match element {
+            FLOAT_BYTES => rows * (copies * vocab + c) * element,
+            // Logits in both formats, and the slice's part of the projection's gradient.
+            _ => rows * vocab * (element + copies * FLOAT_BYTES) + vocab * c * element,
+        };
+        2 * self.h + self.norm + 2 * places * ID_BYTES + slice
+    }
+
+    /// What the backward pass of a block holds at its peak, and at its end.
+    fn block_backward(&self) -> (Held, Held) {
+        let Self { h, inner, .. } = *self;
+        let dropped = if self.resid_mask > 0 { h } else { 0 };
+        // The gradient of the output comes from outside and stays.
+        let mut tally = Tally::new(self.block(), h);
+        // Into the MLP: the dropout's product, then the last projection.
+        tally.buffer(dropped);
+        tally.free_activation(self.resid_mask);
+        tally.buffer(inner + self.mlp);
+        tally.free_buffer(dropped);
+        if self.keeps_inner_input {
+            tally.free_activation(inner);
+        }
+        // The activation, from its input or else from the projection's.
+        tally.buffer(inner);
+        tally.free_buffer(inner);
+        tally.free_activation(inner);
+        // The first projection, the norm, and the sum with what went past them.
+        tally.buffer(h + self.mlp);
+        tally.free_buffer(inner);
+        tally.free_activation(h);
+        tally.buffer(h);
+        tally.free_buffer(h);
+        tally.free_activation(h + self.norm);
+        tally.buffer(h);
+        tally.free_buffer(h);
+        self.attention_backward(&mut tally, dropped);
+        // The norm before attention, and the sum.
+        tally.buffer(h);
+        tally.free_buffer(h);
+        tally.free_activation(self.norm);
+        tally.buffer(h);
+        // With the gradient of the output, which is not needed any more.
+        tally.free_buffer(3 * h);
+        (tally.peak, tally.now)
+    }
+
+    fn attention_backward(&self, tally: &mut Tally, dropped: u64) {
+        let h = self.h;
+        tally.buffer(dropped);
+        tally.free_activation(self.resid_mask);
+        tally.buffer(h + self.c_proj);
+        tally.free_buffer(dropped);
+        match self.attention {
+            Attention::Fused { statistics } => {
+                tally.buffer(3 * h);
+                tally.free_activation(4 * h + statistics);
+                tally.free_buffer(h);
+            }
+            Attention::Written { copies, scores } => {
+                // Its output was copied for the projection.
+                tally.free_activation(h);
+                tally.buffer(scores + h);
+                tally.free_activation(scores + copies - 2 * h);
+                tally.free_buffer(h);
+                for _ in 0..2 {
+                    tally.buffer(scores);
+                    tally.free_activation(scores);
+                    tally.free_buffer(scores);
+                }
+                tally.buffer(2 * h);
+                tally.free_activation(2 * h);
+                tally.free_buffer(scores);
+            }
+        }
+        // The parts' gradients are each put into a tensor of the whole's size, and added.
+        tally.buffer(6 * h);
+        tally.free_buffer(2 * h);
+        tally.free_buffer(h);
+        tally.free_buffer(3 * h);
+        tally.buffer(h + self.c_attn);
+        tally.free_buffer(3 * h);
+        tally.free_activation(h);
+    }
+}
+
+/// A count that goes up and down, and its highest.
+struct Tally {
+    now: Held,
+    peak: Held,
+}
+
+impl Tally {
+    fn new(activations: u64, buffers: u64) -> Self {
+        let now = Held { activations, buffers };
+        Self { now, peak: now }
+    }
+
+    fn buffer(&mut self, bytes: u64) {
+        self.now.buffers += bytes;
+        if self.now.activations + self.now.buffers > self.peak.activations + self.peak.buffers {
+            self.peak = self.now;
+        }
+    }
+
+    fn free_buffer(&mut self, bytes: u64) {
+        self.now.buffers = self.now.buffers.saturating_sub(bytes);
+    }
+
+    fn free_activation(&mut self, bytes: u64) {
+        self.now.activations = self.now.activations.saturating_sub(bytes);
+    }
+}
