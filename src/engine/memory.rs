@@ -5,7 +5,7 @@ use crate::{bridge::memory::Kind, tensor::Tensor};
 
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
-/// Only what the engine and its model hold counts: not batches, other models, or what the allocator
+/// Only what training holds counts: not batches, evaluations, other models, or what the allocator
 /// keeps beside live tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {

@@ -315,3 +315,83 @@ impl Moments<'_> {
 
 /// Bytes of a parameter in the float32 copy that an offloaded optimizer updates.
 const MASTER_BYTES: u64 = Dtype::Fp32.bytes();
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 16-bit gradients, as in the paper; with one token, states are nearly all there is.
+    fn setup(stage: u8, world_size: u64, offload_optimizer: bool) -> Setup {
+        let model = Gpt2Config::named("gpt2-xl").unwrap();
+        Setup {
+            optimizer_state: 8 * model.unit_sizes().iter().sum::<u64>(),
+            model,
+            workload: Workload { rows: 1, tokens: 1, element_bytes: 2, device: Device::Cuda(0) },
+            gradient_accumulation_steps: 2,
+            states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
+            sharding: Sharding { stage, world_size, offload_optimizer },
+            activation_checkpointing: None,
+        }
+    }
+
+    fn states(plan: &Plan) -> u64 {
+        let MemoryUse { parameters, master_weights, gradients, optimizer_state, .. } = plan.device;
+        parameters + master_weights + gradients + optimizer_state
+    }
+
+    /// 16P; 4P + 12P/N; 2P + 14P/N; 16P/N, and units that are whole while they are used.
+    #[test]
+    fn the_states_are_those_of_zero() {
+        let units = setup(0, 1, false).model.unit_sizes();
+        let (p, unit) = (units.iter().sum::<u64>(), *units.iter().max().unwrap());
+        let n = 64;
+        let expected =
+            [16 * p, 4 * p + 12 * p / n, 2 * p + 14 * p / n + 2 * unit, 16 * p / n + 4 * unit];
+        for (stage, expected) in (0..).zip(expected) {
+            let found = states(&setup(stage, n, false).plan());
+            // The embedding's gradient is there twice while its parts are added up.
+            let allowed = 2 * unit + 8;
+            assert!(
+                (expected..=expected + allowed).contains(&found),
+                "{stage}: {found} {expected}"
+            );
+        }
+        // Alone, a stage changes nothing.
+        let alone = [0, 1, 2, 3].map(|stage| setup(stage, 1, false).plan());
+        assert!(alone.iter().all(|plan| *plan == alone[0]));
+    }
+
+    #[test]
+    fn an_offloaded_optimizer_is_on_the_host() {
+        let p: u64 = setup(0, 1, false).model.unit_sizes().iter().sum();
+        let plan = setup(2, 1, true).plan();
+        assert_eq!(plan.host, (4 + 8 + 2) * p);
+        assert_eq!((plan.device.optimizer_state, plan.device.master_weights), (0, 0));
+    }
+
+    #[test]
+    fn kept_inputs_on_the_host_are_not_on_the_device() {
+        let with = |cpu_checkpointing| {
+            let checkpointing = ActivationCheckpointing { every: 1, cpu_checkpointing };
+            let workload = Workload { rows: 8, tokens: 1024, ..setup(0, 1, false).workload };
+            let activation_checkpointing = Some(checkpointing);
+            Setup { workload, activation_checkpointing, ..setup(0, 1, false) }.plan()
+        };
+        let (on_device, on_host) = (with(false), with(true));
+        assert_eq!((on_device.host, on_host.host), (0, 48 * 8 * 1024 * 1600 * 2));
+        assert!(on_host.device.activations < on_device.device.activations / 2);
+    }
+
+    #[test]
+    fn one_row_more_than_the_largest_micro_batch_does_not_fit() {
+        let setup = setup(0, 1, false);
+        let bytes = 40 << 30;
+        let most = setup.largest_micro_batch(bytes).unwrap();
+        let peak = |rows| {
+            let workload = Workload { rows, ..setup.workload };
+            Setup { workload, ..setup.clone() }.plan().device.peak()
+        };
+        assert!(most > 1 && peak(most) <= bytes && peak(most + 1) > bytes);
+        assert_eq!(setup.largest_micro_batch(1 << 30), None);
+    }
+}

@@ -3,7 +3,8 @@
 //! The operations of `gpt2.rs`, `head.rs` and `embedding.rs` in order, each with what it allocates
 //! and frees: autograd keeps an operation's saved tensors until the operation's own backward is
 //! done. H is a tensor `[B, T, C]`, I one of the MLP's inner width, S the attention's scores
-//! `[B, H, T, T]`. Tensors below a thousandth of H, such as sums, are left out.
+//! `[B, H, T, T]`. Tensors below a thousandth of H, such as sums, are left out, and so is the mask
+//! that padding before a row's tokens needs.
 
 use super::{
     Embedding, Gpt2Config, Head,
