@@ -9,6 +9,7 @@ mod data;
 mod dist;
 mod engine;
 mod hub;
+mod launch;
 mod mistakes;
 mod precision;
 mod readme;

@@ -4,7 +4,7 @@ use std::{path::Path, sync::Arc, thread};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use signal_hook::{
-    consts::{SIGHUP, SIGINT, SIGTERM},
+    consts::{SIGINT, SIGTERM},
     iterator::Signals,
 };
 
@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     fs,
     launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
-    script::Failure,
+    script::{self, Failure},
     tensor,
 };
 
@@ -30,6 +30,8 @@ pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
         help::print_recipe(recipe)?;
         return Ok(0);
     }
+    // Mistakes in its text and its parameters are shown once, not by each rank.
+    script::describe(recipe)?;
     let launch = launch(&args, recipe)?;
     let (stopper, events) = launch::events();
     listen(stopper)?;
@@ -87,7 +89,7 @@ fn ssh(args: &LaunchArgs) -> Vec<String> {
 
 /// Hands the signals that end a program on to the ranks.
 fn listen(stopper: Stopper) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])
+    let mut signals = Signals::new([SIGINT, SIGTERM])
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))?;
     thread::spawn(move || signals.forever().for_each(|_| stopper.stop()));
     Ok(())

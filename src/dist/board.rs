@@ -1,9 +1,9 @@
 //! The store of a run as its launchers use it: what the ranks say of themselves, and what the
 //! launchers of several machines tell each other.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
-use super::{rendezvous::local_address, watch::RankState};
+use super::watch::RankState;
 use crate::{
     bridge::dist::Store,
     error::{Code, Error, Result},
@@ -26,7 +26,8 @@ impl Board {
         hosted.map(|(store, port)| (Self(store), port)).map_err(|e| {
             let reason = e.message().lines().next().unwrap_or_default().to_owned();
             Error::new(Code::Dist, format!("{host}:{port} cannot be opened: {reason}"))
-                .hint("another program uses the port (--master-port), or the address (--master-addr) is not this machine's")
+                .hint("another program uses the port, or the address is not this machine's")
+                .hint("--master-port and --master-addr choose others")
         })
     }
 
@@ -77,11 +78,5 @@ impl Board {
     pub fn told(&self, key: &str) -> Result<Option<String>> {
         let bytes = self.0.get(&format!("0/{key}"))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    /// The address of the interface through which this machine reaches `target`, if the system
-    /// knows a way there.
-    pub fn local_address(target: (&str, u16)) -> Option<IpAddr> {
-        local_address(target)
     }
 }

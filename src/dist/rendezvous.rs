@@ -103,7 +103,7 @@ impl Rendezvous {
 
 /// The address from which this machine reaches `target`. Nothing is sent: the system only chooses
 /// the interface.
-pub(super) fn local_address(target: (&str, u16)) -> Option<IpAddr> {
+fn local_address(target: (&str, u16)) -> Option<IpAddr> {
     target.to_socket_addrs().ok()?.find_map(|target| {
         let any: IpAddr = match target {
             SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

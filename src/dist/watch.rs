@@ -101,12 +101,12 @@ impl RankState {
     /// What the rank is doing, as the second half of a sentence about it.
     fn words(&self) -> String {
         let call = self.call.as_ref();
-        let last = call.map_or_else(String::new, |call| format!(" after {call}"));
+        let last = |word: &str| call.map_or_else(String::new, |call| format!(" {word} {call}"));
         match (self.phase, call) {
             (Phase::Waiting, Some(call)) => format!("is in {call}"),
-            (Phase::Ended, _) => format!("has ended{last}"),
-            (Phase::Disconnected, _) => format!("has lost its connections{last}"),
-            (Phase::Working | Phase::Waiting, _) => format!("has not come{last}"),
+            (Phase::Ended, _) => format!("has ended{}", last("after")),
+            (Phase::Disconnected, _) => format!("has lost its connections{}", last("after")),
+            (Phase::Working | Phase::Waiting, _) => format!("has not come{}", last("since")),
         }
     }
 }
@@ -327,7 +327,7 @@ mod tests {
             (state(Phase::Waiting, 12, "all_reduce"), false, "is in all_reduce #12"),
             // What it said may be old.
             (state(Phase::Waiting, 11, "barrier"), false, "is in barrier #11"),
-            (state(Phase::Working, 11, "barrier"), false, "has not come after barrier #11"),
+            (state(Phase::Working, 11, "barrier"), false, "has not come since barrier #11"),
         ];
         for (state, never, words) in cases {
             assert_eq!((state.never_comes(&mine), state.words().as_str()), (never, words));

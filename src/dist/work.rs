@@ -70,26 +70,57 @@ impl Work {
     /// The error where `who` can never take part.
     fn never(&self, call: &Call, who: &str) -> (Error, Phase) {
         let what = format!("{who}, and does not take part in {call}");
-        let e = self.place.failed(self.operation, Error::new(Code::Dist, what));
-        (e.hint("every rank must call the same collectives: no step, save or evaluation may depend on the rank"), Phase::Working)
+        let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
+        let failed = failed.hint(
+            "every rank must call the same collectives: whether a step, a save or an evaluation \
+             is done must not depend on the rank",
+        );
+        (failed, Phase::Working)
     }
 
     /// The error for what the transport says, with who is missing.
     fn explain(&self, watch: &Watch, call: &Call, e: Error) -> (Error, Phase) {
+        if e.code() == Code::Memory {
+            return (e, Phase::Working);
+        }
         watch.refresh();
         if let Some(who) = watch.who_never_comes(call) {
             return self.never(call, &who);
         }
         let text = e.message().to_lowercase();
-        if !text.contains("timed out") && !text.contains("timeout") {
-            return (self.place.failed(self.operation, e), Phase::Disconnected);
-        }
-        let missing = watch.who_is_missing(call);
-        let what = match missing.as_str() {
-            "" => format!("{call} timed out, though all ranks take part: {e}"),
-            who => format!("{call} timed out: {who}"),
+        let (what, phase) = if text.contains("timed out") || text.contains("timeout") {
+            let what = match watch.who_is_missing(call).as_str() {
+                "" => format!("{call} timed out, though all ranks take part: {e}"),
+                who => format!("{call} timed out: {who}"),
+            };
+            (what, Phase::Working)
+        } else {
+            let what = format!("the connection to another rank is lost: {}", reason(e.message()));
+            (what, Phase::Disconnected)
         };
         let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
-        (failed.caused_by(e), Phase::Working)
+        (failed.caused_by(e), phase)
+    }
+}
+
+/// What the transport says, without the place in its source and its advice.
+fn reason(message: &str) -> &str {
+    let message = match message.split_once("] ") {
+        Some((place, rest)) if place.starts_with('[') => rest,
+        _ => message,
+    };
+    message.split(". ").next().unwrap_or(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_sentence() {
+        let gloo = "[/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer \
+                    [127.0.0.1]:30637. This is typically caused by a remote worker crashing. GLHF!";
+        assert_eq!(reason(gloo), "Connection closed by peer [127.0.0.1]:30637");
+        assert_eq!(reason("NCCL error: unhandled"), "NCCL error: unhandled");
     }
 }

@@ -10,10 +10,12 @@
 //! Nothing here knows what the ranks run: they are the program that is given, with its arguments.
 
 mod cause;
+mod environment;
 mod failure;
 mod hostfile;
 mod link;
 mod logs;
+mod nodes;
 mod plan;
 mod process;
 mod remote;

@@ -152,7 +152,7 @@ fn by_hand(choice: &Choice, nnodes: usize, here: Host, timeout: Duration) -> Res
     let (Some(node_rank), Some(address)) = (choice.node_rank, choice.master_addr.clone()) else {
         return Err(Error::new(
             Code::Usage,
-            "with --nnodes and without --hostfile, each machine needs --node-rank and --master-addr",
+            "without --hostfile, each machine needs --node-rank and --master-addr beside --nnodes",
         )
         .hint("--master-addr is the address of the machine with --node-rank 0, the same on all"));
     };

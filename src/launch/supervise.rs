@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         mpsc::{Receiver, RecvTimeoutError, Sender},
     },
     time::{Duration, Instant},
@@ -14,13 +14,13 @@ use std::{
 use rustix::process::Signal;
 
 use super::{
-    COMMAND, ERROR_FILE, Event, Events, Launch, Outcome, Report,
+    Event, Events, Launch, Outcome, Report,
     cause::MemoryKills,
+    environment::{self, RankPlace},
     failure::Failure,
     link::{Link, Order, sizes},
     logs::{Logs, Stream},
     process::Process,
-    remote,
 };
 use crate::{
     dist::Board,
@@ -28,15 +28,9 @@ use crate::{
 };
 
 /// What the ranks have between SIGTERM and SIGKILL once one of them has failed.
-const GRACE: Duration = Duration::from_secs(5);
-/// How long another machine may take beyond that to say that its ranks have ended.
-const NODE_GRACE: Duration = Duration::from_secs(3);
-/// How long a machine may be silent, if the timeout is not shorter.
-const SILENCE: Duration = Duration::from_secs(30);
+pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How often the supervisor looks around.
-const TICK: Duration = Duration::from_millis(50);
-/// How many of the last lines of a way to another machine are shown when it fails.
-const TAIL: usize = 8;
+pub(super) const TICK: Duration = Duration::from_millis(50);
 
 /// See [`super::run`].
 pub(super) fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outcome> {
@@ -73,32 +67,35 @@ pub(super) fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outc
     Ok(supervisor.outcome(&link))
 }
 
-struct Supervisor<'a> {
-    launch: &'a Launch,
-    logs: Arc<Logs>,
+/// A launcher at work.
+pub(super) struct Supervisor<'a> {
+    pub(super) launch: &'a Launch,
+    pub(super) logs: Arc<Logs>,
     /// Where the ranks leave their errors.
     scratch: PathBuf,
-    events: Sender<Event>,
-    port: u16,
+    pub(super) events: Sender<Event>,
+    pub(super) port: u16,
     kills: MemoryKills,
     /// The ranks of this machine.
     ranks: BTreeMap<usize, Process>,
-    /// The ways to other machines, by their number, with their last lines.
-    ways: BTreeMap<usize, Way>,
-    stopping: Option<Stopping>,
+    /// The ways to other machines, by their number.
+    pub(super) ways: BTreeMap<usize, Way>,
+    pub(super) stopping: Option<Stopping>,
     /// What failed as a whole machine, as the leading launcher sees it.
-    node_failures: Vec<(usize, Failure)>,
+    pub(super) node_failures: Vec<(usize, Failure)>,
 }
 
-struct Way {
-    process: Process,
-    tail: Arc<Mutex<Vec<String>>>,
-    ended_at: Option<Instant>,
+/// What leads to another machine, such as an ssh.
+pub(super) struct Way {
+    pub(super) process: Process,
+    /// Its last lines.
+    pub(super) tail: Arc<Mutex<Vec<String>>>,
+    pub(super) ended_at: Option<Instant>,
 }
 
 /// Why and since when the ranks are being ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stopping {
+pub(super) enum Stopping {
     /// The user asked for it; they take the time they need to save.
     Requested,
     /// A rank has failed, here or elsewhere.
@@ -108,30 +105,6 @@ enum Stopping {
 }
 
 impl Supervisor<'_> {
-    /// Starts the launchers of the other machines.
-    fn start_ways(&mut self) -> Result<()> {
-        for (i, host) in self.launch.plan.others.iter().enumerate() {
-            let node = i + 1;
-            let command = remote::command(self.launch, node, host, self.port);
-            let tail = Arc::new(Mutex::new(Vec::new()));
-            let (logs, lines) = (Arc::clone(&self.logs), Arc::clone(&tail));
-            let id = self.logs.open(format!("node-{node}.log"))?;
-            let prefix = format!("[{}] ", host.name);
-            let line = move |_, bytes: &[u8]| {
-                logs.line(id, &prefix, bytes);
-                let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
-                lines.push(String::from_utf8_lossy(bytes).trim_end().to_owned());
-                if lines.len() > TAIL {
-                    lines.remove(0);
-                }
-            };
-            let ended = move |status| Event::Way(node, status);
-            let process = Process::start(command, &self.events, line, ended)?;
-            self.ways.insert(node, Way { process, tail, ended_at: None });
-        }
-        Ok(())
-    }
-
     /// How many ranks each machine has.
     fn agree(&mut self, board: &Board, inbox: &Receiver<Event>) -> Result<Vec<usize>> {
         let plan = &self.launch.plan;
@@ -153,7 +126,9 @@ impl Supervisor<'_> {
             let rank = first + local_rank;
             let mut command = Command::new(&self.launch.program);
             command.arg("run").args(&self.launch.run_args).current_dir(&self.launch.work_dir);
-            command.envs(self.variables(rank, local_rank, world_size));
+            let place = RankPlace { rank, local_rank, world_size, port: self.port };
+            let error_file = self.error_file(rank).display().to_string();
+            command.envs(environment::of_rank(self.launch, place, error_file));
             let id = self.logs.open(format!("rank-{rank}.log"))?;
             let (logs, prefix) = (Arc::clone(&self.logs), format!("[rank {rank}] "));
             let screen = (rank == 0).then(|| Arc::clone(&self.launch.screen));
@@ -169,51 +144,6 @@ impl Supervisor<'_> {
             self.ranks.insert(rank, Process::start(command, &self.events, line, ended)?);
         }
         Ok(())
-    }
-
-    /// torchrun's variables for a rank, and dsr's.
-    fn variables(&self, rank: usize, local: usize, world: usize) -> Vec<(&'static str, String)> {
-        let plan = &self.launch.plan;
-        let here = plan.here.slots.len();
-        let mut variables = vec![
-            ("RANK", rank.to_string()),
-            ("WORLD_SIZE", world.to_string()),
-            ("LOCAL_RANK", local.to_string()),
-            ("LOCAL_WORLD_SIZE", here.to_string()),
-            ("GROUP_RANK", plan.node_rank.to_string()),
-            ("NODE_RANK", plan.node_rank.to_string()),
-            ("GROUP_WORLD_SIZE", plan.nnodes.to_string()),
-            ("MASTER_ADDR", plan.master.0.clone()),
-            ("MASTER_PORT", self.port.to_string()),
-            // The store is this launcher's, or the first machine's.
-            ("TORCHELASTIC_USE_AGENT_STORE", "True".to_owned()),
-            ("TORCHELASTIC_RESTART_COUNT", "0".to_owned()),
-            ("TORCHELASTIC_MAX_RESTARTS", "0".to_owned()),
-            (ERROR_FILE, self.error_file(rank).display().to_string()),
-            ("DSR_TIMEOUT", plan.timeout.as_secs().to_string()),
-            // A list of strings always has a JSON form.
-            (COMMAND, serde_json::to_string(&self.launch.command).unwrap_or_default()),
-        ];
-        let is_set = |name: &str| self.launch.environment.iter().any(|(set, _)| set == name);
-        if here > 1 && !is_set("OMP_NUM_THREADS") {
-            variables.push(("OMP_NUM_THREADS", "1".to_owned()));
-        }
-        if let Some(devices) = &plan.devices {
-            variables.push(("CUDA_VISIBLE_DEVICES", self.visible(devices)));
-        }
-        variables
-    }
-
-    /// The GPUs of these numbers among those that this process sees.
-    fn visible(&self, devices: &[usize]) -> String {
-        let environment = &self.launch.environment;
-        let seen = environment.iter().find(|(name, _)| name == "CUDA_VISIBLE_DEVICES");
-        let seen: Vec<&str> = seen.map_or_else(Vec::new, |(_, ids)| ids.split(',').collect());
-        let names = devices.iter().map(|&device| match seen.get(device) {
-            Some(name) => (*name).to_owned(),
-            None => device.to_string(),
-        });
-        names.collect::<Vec<_>>().join(",")
     }
 
     fn error_file(&self, rank: usize) -> PathBuf {
@@ -241,6 +171,7 @@ impl Supervisor<'_> {
             }
             if link.leads() {
                 self.look_at_nodes(link);
+                self.tell_cause(link);
             } else {
                 self.follow(link);
             }
@@ -303,7 +234,7 @@ impl Supervisor<'_> {
         link.report(|own| own.interrupted = true);
     }
 
-    fn stop_requested(&mut self, link: &Link) {
+    pub(super) fn stop_requested(&mut self, link: &Link) {
         self.stopping = Some(Stopping::Requested);
         self.signal_all(Signal::TERM);
         if link.leads() {
@@ -312,7 +243,7 @@ impl Supervisor<'_> {
     }
 
     /// Ends all ranks because one has failed.
-    fn fail(&mut self, link: &Link, sentence: String) {
+    pub(super) fn fail(&mut self, link: &Link, sentence: String) {
         if matches!(self.stopping, Some(Stopping::Failed { .. } | Stopping::Killed { .. })) {
             return;
         }
@@ -323,7 +254,7 @@ impl Supervisor<'_> {
         }
     }
 
-    fn kill(&mut self, link: &Link) {
+    pub(super) fn kill(&mut self, link: &Link) {
         self.stopping = Some(Stopping::Killed { since: Instant::now() });
         self.signal_all(Signal::KILL);
         if link.leads() {
@@ -345,154 +276,47 @@ impl Supervisor<'_> {
         }
     }
 
-    /// The leading launcher's part: what the other machines report.
-    fn look_at_nodes(&mut self, link: &Link) {
-        let heard = link.heard();
-        for (node, heard) in heard.iter().enumerate().skip(1) {
-            if let Some(heard) = heard {
-                if let Some(failure) = heard.report.failures.first() {
-                    self.fail(link, self.named(node, failure).sentence());
-                } else if heard.report.interrupted && self.stopping.is_none() {
-                    self.stop_requested(link);
-                }
-            }
-            let ended = heard.as_ref().is_some_and(|heard| heard.report.ended);
-            let known = self.node_failures.iter().any(|(known, _)| *known == node);
-            if ended || known {
-                continue;
-            }
-            let silence = heard.as_ref().map(|heard| heard.silence());
-            if let Some(failure) = self.node_failure(node, silence) {
-                let sentence = failure.sentence();
-                self.node_failures.push((node, failure));
-                self.fail(link, sentence);
-            }
+    /// All that is known to have failed: here, on machines that this launcher leads, and machines.
+    pub(super) fn failures(&self, link: &Link) -> Vec<Failure> {
+        let mut failures = link.own_failures();
+        for (node, heard) in link.heard().iter().enumerate() {
+            let reported = heard.iter().flat_map(|heard| &heard.report.failures);
+            failures.extend(reported.map(|failure| self.named(node, failure)));
         }
-    }
-
-    /// What is wrong with a machine whose ranks have not ended, if something is.
-    fn node_failure(&self, node: usize, silence: Option<Duration>) -> Option<Failure> {
-        let host = self.host(node);
-        let limit = self.silence_limit();
-        if let Some(way) = self.ways.get(&node)
-            && let (Some(status), Some(at)) = (way.process.ended, way.ended_at)
-            && at.elapsed() > Duration::from_secs(1)
-        {
-            let tail = way.tail.lock().unwrap_or_else(PoisonError::into_inner).join("\n     ");
-            let how = format!(
-                "could not be started, or its launcher died: {} ended ({status})",
-                self.launch.ssh[0]
-            );
-            return Some(Failure::of_host(&host, how, (!tail.is_empty()).then_some(tail)));
-        }
-        let silence = silence.filter(|silence| *silence >= limit)?;
-        let how = format!("has shown no sign of life for {} s", silence.as_secs());
-        let hint = "the machine is down, or the network between".to_owned();
-        Some(Failure::of_host(&host, how, Some(hint)))
-    }
-
-    /// Whether all other machines have ended, or are not waited for any more.
-    fn nodes_ended(&self, link: &Link) -> bool {
-        let given_up = match self.stopping {
-            Some(Stopping::Failed { since, .. }) => since.elapsed() >= GRACE + NODE_GRACE,
-            Some(Stopping::Killed { since }) => since.elapsed() >= NODE_GRACE,
-            Some(Stopping::Requested) | None => false,
-        };
-        let mut others = link.heard().into_iter().enumerate().skip(1);
-        given_up
-            || others.all(|(node, heard)| {
-                heard.is_some_and(|heard| heard.report.ended)
-                    || self.node_failures.iter().any(|(known, _)| *known == node)
-            })
-    }
-
-    /// Another launcher's part: what the first machine orders.
-    fn follow(&mut self, link: &Link) {
-        match link.order() {
-            Some(Order::Stop) if self.stopping.is_none() => self.stop_requested(link),
-            Some(Order::Fail(sentence)) => self.fail(link, sentence),
-            Some(Order::Kill) if !matches!(self.stopping, Some(Stopping::Killed { .. })) => {
-                self.kill(link);
-            }
-            _ => {}
-        }
-        if link.silence() >= self.silence_limit() && self.node_failures.is_empty() {
-            let (address, _) = &self.launch.plan.master;
-            let how = "does not answer any more".to_owned();
-            let hint = "its launcher or the machine has ended, or the network between is down";
-            let failure = Failure::of_host(address, how, Some(hint.to_owned()));
-            let sentence = failure.sentence();
-            self.node_failures.push((0, failure));
-            self.fail(link, sentence);
-        }
-    }
-
-    fn silence_limit(&self) -> Duration {
-        SILENCE.min(self.launch.plan.timeout)
-    }
-
-    /// Ends what still leads to other machines.
-    fn end_ways(&self) {
-        let all_end = |end: Duration| {
-            let end = Instant::now() + end;
-            while self.ways.values().any(|way| !way.process.is_silent()) && Instant::now() < end {
-                std::thread::sleep(TICK);
-            }
-        };
-        all_end(NODE_GRACE);
-        self.ways.values().for_each(|way| way.process.signal(Signal::TERM));
-        all_end(NODE_GRACE);
-        self.ways.values().for_each(|way| way.process.signal(Signal::KILL));
-    }
-
-    /// The name of a machine.
-    fn host(&self, node: usize) -> String {
-        match self.launch.plan.others.get(node.wrapping_sub(1)) {
-            Some(host) => host.name.clone(),
-            None => format!("machine {node}"),
-        }
-    }
-
-    /// A failure of machine `node`, under the name that it has here.
-    fn named(&self, node: usize, failure: &Failure) -> Failure {
-        let mut failure = failure.clone();
-        if let Some(host) = self.launch.plan.others.get(node.wrapping_sub(1)) {
-            failure.host.clone_from(&host.name);
-        }
-        failure
+        failures.extend(self.node_failures.iter().map(|(_, failure)| failure.clone()));
+        failures
     }
 
     fn outcome(&self, link: &Link) -> Outcome {
-        let mut failures = link.own_failures();
-        if link.leads() {
-            for (node, heard) in link.heard().iter().enumerate() {
-                let reported = heard.iter().flat_map(|heard| &heard.report.failures);
-                failures.extend(reported.map(|failure| self.named(node, failure)));
+        let failures = self.failures(link);
+        let cause = Failure::cause(&failures);
+        // What follows from a failure elsewhere is told by that.
+        let told = match link.order() {
+            Some(Order::Fail(sentence)) if !link.leads() => Some(sentence),
+            _ => None,
+        };
+        let failed = matches!(self.stopping, Some(Stopping::Failed { .. }));
+        match (cause, told) {
+            (Some(cause), told) if told.is_none() || !cause.is_about_others() => {
+                Outcome { status: cause.status, text: self.with_logs(&cause.text()) }
             }
+            (_, Some(sentence)) if failed => {
+                let text = self.with_logs(&format!("stopped, since {sentence}\n"));
+                Outcome { status: Code::Dist.exit_status(), text }
+            }
+            _ => self.interrupted_or_done(),
         }
-        failures.extend(self.node_failures.iter().map(|(_, failure)| failure.clone()));
-        if let Some(cause) = Failure::cause(&failures) {
-            return Outcome { status: cause.status, text: self.with_logs(&cause.text()) };
+    }
+
+    /// How a run ended in which nothing failed.
+    fn interrupted_or_done(&self) -> Outcome {
+        let interrupted = Code::Interrupted.exit_status();
+        if matches!(self.stopping, Some(Stopping::Killed { .. })) {
+            return Outcome { status: interrupted, text: "killed\n".to_owned() };
         }
         let codes = self.ranks.values().filter_map(|rank| rank.ended?.code());
-        let interrupted = i32::from(Code::Interrupted.exit_status());
-        match self.stopping {
-            Some(Stopping::Failed { .. }) => {
-                let reason = match link.order() {
-                    Some(Order::Fail(sentence)) => format!("stopped, since {sentence}\n"),
-                    _ => "stopped, since another machine has failed\n".to_owned(),
-                };
-                Outcome { status: Code::Dist.exit_status(), text: self.with_logs(&reason) }
-            }
-            Some(Stopping::Killed { .. }) => {
-                Outcome { status: Code::Interrupted.exit_status(), text: "killed\n".to_owned() }
-            }
-            _ => {
-                let stopped = codes.into_iter().any(|code| code == interrupted);
-                let status = if stopped { Code::Interrupted.exit_status() } else { 0 };
-                Outcome { status, text: String::new() }
-            }
-        }
+        let stopped = codes.into_iter().any(|code| code == i32::from(interrupted));
+        Outcome { status: if stopped { interrupted } else { 0 }, text: String::new() }
     }
 
     /// A text below the line that says where everything stands.
