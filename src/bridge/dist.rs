@@ -281,10 +281,20 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Leaves the group as it is for the rest of the process: to free one in which a collective
+    /// still runs would wait for that collective.
+    pub(crate) fn leak(&mut self) {
+        self.0 = ptr::null_mut();
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        // SAFETY: the handle came from `make` and is freed once; works own what they use.
-        unsafe { dsr_group_free(self.0) }
+        if !self.0.is_null() {
+            // SAFETY: the handle came from `make` and is freed once; works own what they use.
+            unsafe { dsr_group_free(self.0) }
+        }
     }
 }
 

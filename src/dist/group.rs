@@ -328,6 +328,9 @@ impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
             watch.close(Phase::Ended);
+            if watch.has_abandoned() {
+                self.inner.leak();
+            }
         }
     }
 }

@@ -129,6 +129,8 @@ struct Shared {
 struct Own {
     state: RankState,
     waits_since: Option<Instant>,
+    /// Whether a collective was given up while it ran.
+    abandoned: bool,
 }
 
 enum Request {
@@ -150,7 +152,7 @@ impl Watch {
         let state = RankState { phase: Phase::Working, call: None, started: 0, beat: 0 };
         let shared = Arc::new(Shared {
             rank,
-            own: Mutex::new(Own { state, waits_since: None }),
+            own: Mutex::new(Own { state, waits_since: None, abandoned: false }),
             seen: Mutex::new(vec![None; world_size]),
         });
         let (requests, inbox) = mpsc::channel();
@@ -182,6 +184,16 @@ impl Watch {
         let mut own = lock(&self.shared.own);
         own.state.phase = Phase::Working;
         own.waits_since = None;
+    }
+
+    /// Says that this rank has given up a collective that still runs.
+    pub(super) fn abandons(&self) {
+        lock(&self.shared.own).abandoned = true;
+    }
+
+    /// Whether this rank has given up a collective.
+    pub(super) fn has_abandoned(&self) -> bool {
+        lock(&self.shared.own).abandoned
     }
 
     /// Who can never take part in `call`, as far as this rank has seen.

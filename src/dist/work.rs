@@ -45,6 +45,7 @@ impl Work {
                 Ok(true) => break Ok(()),
                 Ok(false) => {
                     if let Some(who) = watch.who_never_comes(call) {
+                        watch.abandons();
                         break Err(self.never(call, &who));
                     }
                 }
