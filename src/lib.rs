@@ -10,7 +10,7 @@
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
 //! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`] | what a training step is made of |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
-//! | 5 | [`run`] | a run's directory, metrics, progress and interruption |
+//! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
 //! | 6 | [`script`] | recipes: the only code that knows Rhai |
 //! | 7 | [`cli`] | the command line and the only code that prints |
 
@@ -31,6 +31,7 @@ pub mod model;
 pub mod optim;
 
 pub mod engine;
+pub mod launch;
 pub mod run;
 pub mod script;
 

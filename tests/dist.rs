@@ -33,6 +33,13 @@ fn four_ranks_exchange_tensors() {
 }
 
 #[test]
+fn ranks_agree_on_a_flag() {
+    all_succeed("agree", 2);
+    let alone = ProcessGroup::single(Device::Cpu).unwrap();
+    assert!(alone.any(true).unwrap() && !alone.any(false).unwrap());
+}
+
+#[test]
 fn works_complete_in_any_order_and_keep_their_tensors() {
     all_succeed("works", 2);
 }
@@ -146,11 +153,13 @@ fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
 fn rank() {
     let case = env::var("DIST_CASE").expect("set by the test that starts the ranks");
     let rendezvous = Rendezvous::from_env(|name| env::var(name).ok()).unwrap().unwrap();
-    let timeout = if case == "collectives" || case == "works" { TIMEOUT } else { SHORT_TIMEOUT };
+    let long = ["collectives", "works", "agree"].contains(&case.as_str());
+    let timeout = if long { TIMEOUT } else { SHORT_TIMEOUT };
     let group = ProcessGroup::connect(&Rendezvous { timeout, ..rendezvous }, Device::Cpu).unwrap();
     match case.as_str() {
         "collectives" => collectives(&group),
         "works" => works(&group),
+        "agree" => agree(&group),
         "leave" => leave(&group),
         "late" => late(&group),
         "connect" => {}
@@ -226,6 +235,19 @@ fn movements(group: &ProcessGroup, kind: Kind) {
     }
     group.barrier().unwrap();
     group.barrier_async().unwrap().wait().unwrap();
+}
+
+/// A flag of any one rank is seen by all. Tells the cost of an answer, too.
+fn agree(group: &ProcessGroup) {
+    for setter in 0..group.world_size() {
+        assert!(group.any(group.rank() == setter).unwrap());
+    }
+    const TIMES: u32 = 1000;
+    let started = Instant::now();
+    for _ in 0..TIMES {
+        assert!(!group.any(false).unwrap());
+    }
+    println!("an answer took {:?}", started.elapsed() / TIMES);
 }
 
 fn works(group: &ProcessGroup) {

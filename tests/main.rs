@@ -9,6 +9,7 @@ mod data;
 mod dist;
 mod engine;
 mod hub;
+mod launch;
 mod memory;
 mod mistakes;
 mod monitor;

@@ -6,7 +6,7 @@
 
 use std::{
     ffi::{CString, c_char, c_int, c_void},
-    ptr,
+    ptr, slice,
     time::Duration,
 };
 
@@ -25,7 +25,16 @@ unsafe extern "C" {
         server: bool,
         prefix: *const c_char,
         timeout_ms: i64,
+        bound: *mut u16,
         out: *mut Handle,
+    ) -> c_int;
+    fn dsr_store_set(store: Handle, key: *const c_char, value: *const u8, size: usize) -> c_int;
+    fn dsr_store_get(
+        store: Handle,
+        key: *const c_char,
+        found: *mut bool,
+        value: *mut *const u8,
+        size: *mut usize,
     ) -> c_int;
     fn dsr_store_join(
         store: Handle,
@@ -41,7 +50,7 @@ unsafe extern "C" {
         size: c_int,
         cuda_index: c_int,
         interface: *const c_char,
-        loopback: bool,
+        address: *const c_char,
         timeout_ms: i64,
         out: *mut Handle,
     ) -> c_int;
@@ -76,7 +85,7 @@ unsafe extern "C" {
         out: *mut Handle,
     ) -> c_int;
     fn dsr_barrier(group: Handle, is_async: bool, out: *mut Handle) -> c_int;
-    fn dsr_work_wait(work: Handle) -> c_int;
+    fn dsr_work_wait(work: Handle, time_ms: i64, done: *mut bool) -> c_int;
     fn dsr_work_is_completed(work: Handle, completed: *mut bool) -> c_int;
     fn dsr_work_free(work: Handle);
 }
@@ -98,8 +107,11 @@ pub(crate) enum RedOpType {
     Max = 4,
 }
 
-/// Where the ranks of a group meet.
+/// Where the ranks of a group meet, and what they leave there for each other: keys and values.
 pub(crate) struct Store(Handle);
+
+// SAFETY: c10d's stores guard each operation with a mutex of their own, and belong to no thread.
+unsafe impl Send for Store {}
 
 impl Store {
     /// A store for a group of one rank, in this process.
@@ -110,18 +122,62 @@ impl Store {
 
     /// The store at `host:port`; this process hosts it if `server`. Waits for the host only.
     pub(crate) fn tcp(
-        (host, port): (&str, u16),
+        address: (&str, u16),
         server: bool,
         prefix: &str,
         timeout: Duration,
     ) -> Result<Self> {
+        Self::open(address, server, prefix, timeout).map(|(store, _)| store)
+    }
+
+    /// A store that this process hosts at `host:port`, where port 0 is any free one, and its port.
+    pub(crate) fn host(
+        address: (&str, u16),
+        prefix: &str,
+        timeout: Duration,
+    ) -> Result<(Self, u16)> {
+        Self::open(address, true, prefix, timeout)
+    }
+
+    fn open(
+        (host, port): (&str, u16),
+        server: bool,
+        prefix: &str,
+        timeout: Duration,
+    ) -> Result<(Self, u16)> {
         let (host, prefix) = (c_string(host)?, c_string(prefix)?);
         let timeout = milliseconds(timeout);
-        // SAFETY: both strings live until the call returns.
-        make(|out| unsafe {
-            dsr_store_tcp(host.as_ptr(), port, server, prefix.as_ptr(), timeout, out)
-        })
-        .map(Self)
+        let mut bound = 0;
+        // SAFETY: both strings live until the call returns, and `bound` is a place for a port.
+        let handle = make(|out| unsafe {
+            let (host, prefix) = (host.as_ptr(), prefix.as_ptr());
+            dsr_store_tcp(host, port, server, prefix, timeout, &raw mut bound, out)
+        })?;
+        Ok((Self(handle), bound))
+    }
+
+    /// Sets a key, or replaces its value.
+    pub(crate) fn set(&self, key: &str, value: &[u8]) -> Result<()> {
+        let key = c_string(key)?;
+        // SAFETY: the store is alive; key and value live until the call returns, which copies them.
+        check(unsafe { dsr_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    /// The value of a key, if it has one now.
+    pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
+        let key = c_string(key)?;
+        let (mut found, mut value, mut size) = (false, ptr::null(), 0);
+        // SAFETY: the store is alive, the key lives until the call returns, the rest are places.
+        check(unsafe {
+            let (found, value) = (&raw mut found, &raw mut value);
+            dsr_store_get(self.0, key.as_ptr(), found, value, &raw mut size)
+        })?;
+        if !found || size == 0 {
+            return Ok(found.then(Vec::new));
+        }
+        // SAFETY: the call wrote a pointer to `size` bytes, which are this thread's until its next
+        // call; they are copied here.
+        Ok(Some(unsafe { slice::from_raw_parts(value, size) }.to_vec()))
     }
 
     /// Says that `rank` is there and waits for the others; returns for each rank whether it came
@@ -147,9 +203,9 @@ impl Drop for Store {
 /// What carries the data between the ranks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Transport<'a> {
-    /// Gloo for host memory, on a network interface by name, or else on the loopback interface or
-    /// the one of this machine's host name.
-    Gloo { interface: Option<&'a str>, loopback: bool },
+    /// Gloo for host memory: on a network interface by name, or else on the one that has this
+    /// address, or else on the one of this machine's host name.
+    Gloo { interface: Option<&'a str>, address: Option<&'a str> },
     /// NCCL for the CUDA device of this index.
     Nccl { cuda_index: usize },
 }
@@ -165,16 +221,17 @@ impl Group {
         transport: Transport<'_>,
         timeout: Duration,
     ) -> Result<Self> {
-        let (cuda_index, interface, loopback) = match transport {
-            Transport::Gloo { interface, loopback } => (-1, interface.unwrap_or(""), loopback),
-            Transport::Nccl { cuda_index } => (int(cuda_index)?, "", false),
+        let (cuda_index, interface, address) = match transport {
+            Transport::Gloo { interface, address } => (-1, interface, address),
+            Transport::Nccl { cuda_index } => (int(cuda_index)?, None, None),
         };
-        let (rank, size, interface) = (int(rank)?, int(size)?, c_string(interface)?);
-        let timeout = milliseconds(timeout);
-        // SAFETY: the store is alive, and the string lives until the call returns.
+        let (rank, size, timeout) = (int(rank)?, int(size)?, milliseconds(timeout));
+        let (interface, address) =
+            (c_string(interface.unwrap_or_default())?, c_string(address.unwrap_or_default())?);
+        // SAFETY: the store is alive, and the strings live until the call returns.
         make(|out| unsafe {
-            let interface = interface.as_ptr();
-            dsr_group_new(store.0, rank, size, cuda_index, interface, loopback, timeout, out)
+            let (interface, address) = (interface.as_ptr(), address.as_ptr());
+            dsr_group_new(store.0, rank, size, cuda_index, interface, address, timeout, out)
         })
         .map(Self)
     }
@@ -224,10 +281,20 @@ impl Group {
     }
 }
 
+impl Group {
+    /// Leaves the group as it is for the rest of the process: to free one in which a collective
+    /// still runs would wait for that collective.
+    pub(crate) fn leak(&mut self) {
+        self.0 = ptr::null_mut();
+    }
+}
+
 impl Drop for Group {
     fn drop(&mut self) {
-        // SAFETY: the handle came from `make` and is freed once; works own what they use.
-        unsafe { dsr_group_free(self.0) }
+        if !self.0.is_null() {
+            // SAFETY: the handle came from `make` and is freed once; works own what they use.
+            unsafe { dsr_group_free(self.0) }
+        }
     }
 }
 
@@ -235,10 +302,13 @@ impl Drop for Group {
 pub(crate) struct Work(Handle);
 
 impl Work {
-    /// Waits for the result; on CUDA it makes the current stream wait instead of this thread.
-    pub(crate) fn wait(self) -> Result<()> {
-        // SAFETY: the handle is alive until `self` is dropped.
-        check(unsafe { dsr_work_wait(self.0) })
+    /// Waits for the result, for `time` at most, and tells whether it is there; on CUDA it makes
+    /// the current stream wait instead of this thread.
+    pub(crate) fn wait(&self, time: Duration) -> Result<bool> {
+        let mut done = false;
+        // SAFETY: the handle is alive until `self` is dropped, and `done` is a place for a bool.
+        check(unsafe { dsr_work_wait(self.0, milliseconds(time), &raw mut done) })?;
+        Ok(done)
     }
 
     /// Whether the transfer is done, well or not.

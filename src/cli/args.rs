@@ -27,6 +27,61 @@ pub(super) enum Command {
 
     /// Print what a recipe will need of memory, without loading weights.
     Plan(PlanArgs),
+
+    /// Run a recipe in several processes, on this machine or on several.
+    #[command(disable_help_flag = true)]
+    Launch(LaunchArgs),
+}
+
+/// The names are torchrun's and DeepSpeed's.
+#[derive(Debug, Args)]
+pub(super) struct LaunchArgs {
+    /// Processes on each machine [default: one for each GPU, or 1].
+    #[arg(long, visible_alias = "nproc_per_node", value_name = "N")]
+    pub(super) nproc_per_node: Option<usize>,
+
+    /// How many machines; with --hostfile the first of them.
+    #[arg(long, value_name = "N")]
+    pub(super) nnodes: Option<usize>,
+
+    /// The number of this machine, where each is started by hand.
+    #[arg(long, visible_alias = "node_rank", value_name = "K")]
+    pub(super) node_rank: Option<usize>,
+
+    /// The first machine's name or address [default: its name in the hostfile].
+    #[arg(long, visible_alias = "master_addr", value_name = "ADDRESS")]
+    pub(super) master_addr: Option<String>,
+
+    /// A port on the first machine [default: 29500; on one machine any free one].
+    #[arg(long, visible_alias = "master_port", value_name = "PORT")]
+    pub(super) master_port: Option<u16>,
+
+    /// Start the ranks on the machines of this file, lines such as `worker-1 slots=4`, over ssh.
+    #[arg(short = 'H', long, value_name = "FILE")]
+    pub(super) hostfile: Option<PathBuf>,
+
+    /// Only on these: NAME[:SLOT[,SLOT ...]], several joined by @.
+    #[arg(short, long, value_name = "SLOTS")]
+    pub(super) include: Option<String>,
+
+    /// On all but these.
+    #[arg(short, long, value_name = "SLOTS")]
+    pub(super) exclude: Option<String>,
+
+    /// How many seconds a rank may keep the others waiting [default: 1800].
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) timeout: Option<u64>,
+
+    /// The port for ssh.
+    #[arg(long, visible_alias = "ssh_port", value_name = "PORT")]
+    pub(super) ssh_port: Option<u16>,
+
+    /// What leads to another machine instead of ssh: gets its name and a line for its shell.
+    #[arg(long, value_name = "COMMAND", env = "DSR_SSH")]
+    pub(super) ssh: Option<String>,
+
+    #[command(flatten)]
+    pub(super) run: RunArgs,
 }
 
 #[derive(Debug, Args)]
@@ -56,17 +111,41 @@ pub(super) struct RunArgs {
     pub(super) help: bool,
 }
 
+impl RunArgs {
+    /// The arguments of `dsr run` that say the same.
+    pub(super) fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> =
+            self.recipe.iter().map(|path| path.display().to_string()).collect();
+        let mut option = |name: &str, value: &str| {
+            words.push(format!("{name}={value}"));
+        };
+        if let Some(path) = &self.params {
+            option("--params", &path.display().to_string());
+        }
+        self.param.iter().for_each(|value| option("--param", value));
+        match &self.resume {
+            Some(Start::Latest) => option("--resume", "auto"),
+            Some(Start::From(path)) => option("--resume", &path.display().to_string()),
+            Some(Start::Afresh) | None => {}
+        }
+        if let Some(name) = &self.name {
+            option("--name", name);
+        }
+        words
+    }
+}
+
 fn resume(text: &str) -> Result<Start, std::convert::Infallible> {
     Ok(if text == "auto" { Start::Latest } else { Start::From(text.into()) })
 }
 
-/// The help of `dsr run` itself.
-pub(super) fn run_help() -> String {
+/// The help of `dsr run` or `dsr launch` itself.
+pub(super) fn help(subcommand: &str) -> String {
     let mut cli = Cli::command();
     // Builds the usage lines of the subcommands.
     cli.build();
-    let run = cli.find_subcommand_mut("run").expect("the subcommand is declared above");
-    run.render_help().to_string()
+    let found = cli.find_subcommand_mut(subcommand).expect("the subcommand is declared above");
+    found.render_help().to_string()
 }
 
 #[cfg(test)]
@@ -76,6 +155,24 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_ranks_arguments_say_what_the_launchers_said() {
+        let of_launch =
+            |words: &[&str]| match Cli::try_parse_from(["dsr", "launch"].iter().chain(words))
+                .unwrap()
+                .command
+            {
+                Command::Launch(args) => args.run.words(),
+                _ => panic!("another subcommand"),
+            };
+        let given = ["--nnodes", "1", "a.rhai", "-p", "lr=-1", "-p", "a=b c", "--resume", "auto"];
+        let expected = ["a.rhai", "--param=lr=-1", "--param=a=b c", "--resume=auto"];
+        assert_eq!(of_launch(&given), expected);
+        let given = ["a.rhai", "--name=b", "--resume", "runs/a", "--params", "p.json"];
+        let expected = ["a.rhai", "--params=p.json", "--resume=runs/a", "--name=b"];
+        assert_eq!(of_launch(&given), expected);
     }
 
     #[test]

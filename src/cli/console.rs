@@ -109,11 +109,21 @@ impl Console {
 
 /// Writes to standard output. A reader that went away does not stop a training run.
 pub(super) fn out(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    out_bytes(text.as_bytes());
 }
 
 /// Writes to standard error.
 pub(super) fn err(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    err_bytes(text.as_bytes());
+}
+
+/// As [`out`], for text in any encoding.
+pub(super) fn out_bytes(bytes: &[u8]) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(bytes).and_then(|()| out.flush());
+}
+
+/// As [`err`], for text in any encoding.
+pub(super) fn err_bytes(bytes: &[u8]) {
+    let _ = std::io::stderr().lock().write_all(bytes);
 }

@@ -15,10 +15,10 @@ use crate::{
 };
 
 /// Runs `work`; a panic in it becomes an error.
-pub(super) fn guard(
+pub(super) fn guard<T>(
     verbose: bool,
-    work: impl FnOnce() -> Result<(), Failure>,
-) -> Result<(), Failure> {
+    work: impl FnOnce() -> Result<T, Failure>,
+) -> Result<T, Failure> {
     let last = Arc::new(Mutex::new(String::new()));
     let note = Arc::clone(&last);
     panic::set_hook(Box::new(move |info| {
@@ -44,9 +44,9 @@ mod tests {
 
     #[test]
     fn a_panic_becomes_an_error() {
-        let failure = guard(false, || panic!("the tokens are gone")).unwrap_err();
+        let failure = guard::<()>(false, || panic!("the tokens are gone")).unwrap_err();
         assert_eq!(failure.code(), Code::Internal);
         assert!(failure.faults[0].error.message().starts_with("internal error: "));
-        assert!(guard(false, || Ok(())).is_ok());
+        assert!(guard(false, || Ok(1)).is_ok());
     }
 }

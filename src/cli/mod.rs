@@ -9,6 +9,7 @@ mod crash;
 mod download;
 mod gpu;
 mod help;
+mod launch;
 mod log;
 mod plan;
 mod report;
@@ -43,14 +44,16 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let console = Console::new();
     log::install(&console, verbose);
     let outcome = crash::guard(verbose, || match cli.command {
-        Command::Run(args) => run(args, &console),
-        Command::Plan(args) => plan(&args, &console),
+        Command::Run(args) => run(args, &console).map(|()| 0),
+        Command::Launch(args) => launch::run(args),
+        Command::Plan(args) => plan(&args, &console).map(|()| 0),
     });
     console.finish();
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(status) => ExitCode::from(status),
         Err(failure) => {
             report::show(&failure, verbose);
+            launch::tell_launcher(&failure);
             ExitCode::from(failure.code().exit_status())
         }
     }
@@ -71,7 +74,7 @@ fn usage(e: &clap::Error) -> ExitCode {
 
 fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     let Some(recipe) = args.recipe.clone() else {
-        console::out(&args::run_help());
+        console::out(&args::help("run"));
         return Ok(());
     };
     if args.help {
@@ -84,7 +87,8 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     signals::install(&host.interrupt)?;
-    host.command = std::env::args().collect();
+    host.command = launch::command();
+    launch::follow_launcher();
     if console.has_bar() {
         let bar = console.clone();
         host.lines = LineInterval::Never;

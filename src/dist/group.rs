@@ -4,9 +4,14 @@
 //! see of that is checked here, the rest shows as a timeout. Each collective has a form that
 //! returns when its result can be used and an `_async` one that returns a [`Work`].
 
-use crate::tensor::{Device, Tensor};
+use std::sync::Arc;
 
-use super::{Rendezvous, Work};
+use crate::tensor::{Device, Kind, Tensor};
+
+use super::{
+    Rendezvous, Work,
+    watch::{Phase, Watch},
+};
 use crate::{
     bridge::dist::{self as bridge, Mode, RedOpType, Store, Transport},
     error::{Code, Error, Result},
@@ -31,6 +36,8 @@ pub struct ProcessGroup {
     place: Place,
     local_rank: usize,
     device: Device,
+    /// What this rank does, for the others; `None` for a process that has no store to say it in.
+    watch: Option<Arc<Watch>>,
 }
 
 /// Which rank this is, for results and messages.
@@ -47,13 +54,13 @@ impl ProcessGroup {
     /// [`Code::Dist`] for a device that has no transport.
     pub fn single(device: Device) -> Result<Self> {
         let place = Place { rank: 0, world_size: 1 };
-        let transport = transport(device, None, true)?;
+        let transport = transport(device, None, Some("127.0.0.1"))?;
         let inner = Store::local()
             .and_then(|store| {
                 bridge::Group::new(&store, (0, 1), transport, Rendezvous::DEFAULT_TIMEOUT)
             })
             .map_err(|e| place.failed("connecting", e))?;
-        Ok(Self { inner, place, local_rank: 0, device })
+        Ok(Self { inner, place, local_rank: 0, device, watch: None })
     }
 
     /// Meets the other ranks and connects with them. Every rank must call it; `device` is where
@@ -63,16 +70,22 @@ impl ProcessGroup {
     /// [`Code::Dist`] when the ranks do not all come within the timeout, saying which are missing.
     pub fn connect(rendezvous: &Rendezvous, device: Device) -> Result<Self> {
         let &Rendezvous { rank, world_size, local_rank, timeout, .. } = rendezvous;
-        if world_size == 1 {
-            return Self::single(device);
-        }
         let place = Place { rank, world_size };
-        let transport =
-            transport(device, rendezvous.interface.as_deref(), rendezvous.is_loopback())?;
+        if world_size == 1 {
+            // Alone, it still tells a launcher how it is.
+            let mut group = Self::single(device)?;
+            if rendezvous.agent_store.is_some() {
+                group.watch = Some(Arc::new(watch(rendezvous, place)?));
+            }
+            return Ok(group);
+        }
+        let address = rendezvous.local_address();
+        let transport = transport(device, rendezvous.interface.as_deref(), address.as_deref())?;
         let store = meet(rendezvous, place)?;
+        let watch = Some(Arc::new(watch(rendezvous, place)?));
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;
-        let group = Self { inner, place, local_rank, device };
+        let group = Self { inner, place, local_rank, device, watch };
         // A rank whose work ended at once would close connections that others still make.
         group.barrier()?;
         Ok(group)
@@ -188,6 +201,28 @@ impl ProcessGroup {
         self.start("barrier", self.inner.barrier(Mode::Async))
     }
 
+    /// Whether `flag` is set on any rank: an answer that is the same on all of them. Every rank
+    /// must call it.
+    ///
+    /// # Errors
+    /// As [`ProcessGroup::all_reduce`].
+    pub fn any(&self, flag: bool) -> Result<bool> {
+        if self.world_size() == 1 {
+            return Ok(flag);
+        }
+        let flags = Tensor::f_full([1], i64::from(flag), (Kind::Int64, self.device))?;
+        self.all_reduce(&flags, ReduceOp::Max)?;
+        Ok(flags.f_int64_value(&[0])? != 0)
+    }
+
+    /// Tells whoever launched the ranks something about the run; without a launcher it does
+    /// nothing.
+    pub fn tell_launcher(&self, key: &str, value: &str) {
+        if let Some(watch) = &self.watch {
+            watch.set(key, value.as_bytes());
+        }
+    }
+
     fn start_all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Work> {
         const NAME: &str = "all_reduce";
         self.check_tensor(NAME, "the tensor", tensor)?;
@@ -229,7 +264,9 @@ impl ProcessGroup {
 
     fn start(&self, operation: &'static str, started: Result<bridge::Work>) -> Result<Work> {
         let inner = started.map_err(|e| self.place.failed(operation, e))?;
-        Ok(Work { inner, operation, place: self.place })
+        let watched =
+            self.watch.as_ref().map(|watch| (Arc::clone(watch), watch.started(operation)));
+        Ok(Work { inner, operation, place: self.place, watched })
     }
 
     fn check_tensor(&self, operation: &str, name: &str, tensor: &Tensor) -> Result<()> {
@@ -286,6 +323,18 @@ impl ProcessGroup {
     }
 }
 
+impl Drop for ProcessGroup {
+    /// Says that this rank has ended, before its connections close.
+    fn drop(&mut self) {
+        if let Some(watch) = &self.watch {
+            watch.close(Phase::Ended);
+            if watch.has_abandoned() {
+                self.inner.leak();
+            }
+        }
+    }
+}
+
 impl Place {
     /// The error of an operation between ranks, from what libtorch says about it.
     pub(super) fn failed(self, operation: &str, e: Error) -> Error {
@@ -316,9 +365,13 @@ impl From<ReduceOp> for RedOpType {
     }
 }
 
-fn transport(device: Device, interface: Option<&str>, loopback: bool) -> Result<Transport<'_>> {
+fn transport<'a>(
+    device: Device,
+    interface: Option<&'a str>,
+    address: Option<&'a str>,
+) -> Result<Transport<'a>> {
     match device {
-        Device::Cpu => Ok(Transport::Gloo { interface, loopback }),
+        Device::Cpu => Ok(Transport::Gloo { interface, address }),
         Device::Cuda(cuda_index) => Ok(Transport::Nccl { cuda_index }),
         other => bail!(Code::Dist, "no transport for {other:?}: the CPU has Gloo, CUDA has NCCL"),
     }
@@ -328,8 +381,7 @@ fn transport(device: Device, interface: Option<&str>, loopback: bool) -> Result<
 fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
     let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
     let Place { rank, world_size } = place;
-    // Ranks of an earlier attempt may have left their keys in a store that outlives them.
-    let prefix = format!("dsr/{}", agent_store.unwrap_or(0));
+    let prefix = rendezvous.store_prefix();
     let is_host = rank == 0 && agent_store.is_none();
     let seconds = timeout.as_secs_f64();
     let where_to = format!("rank {rank} of {world_size}: {master_addr}:{master_port}");
@@ -361,6 +413,15 @@ fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
         format!("{where_to}: {noun} {} did not come within {seconds} s", missing_ranks.join(", ")),
     )
     .hint(format!("start {world_size} processes with the ranks 0 to {}", world_size - 1)))
+}
+
+/// Starts to tell the others what this rank does, over a connection of its own.
+fn watch(rendezvous: &Rendezvous, place: Place) -> Result<Watch> {
+    let Rendezvous { master_addr, master_port, timeout, .. } = rendezvous;
+    let address = (master_addr.as_str(), *master_port);
+    let store = Store::tcp(address, false, &rendezvous.store_prefix(), *timeout)
+        .map_err(|e| place.failed("connecting", e))?;
+    Ok(Watch::start(store, place.rank, place.world_size))
 }
 
 fn first_line(e: &Error) -> &str {
@@ -417,7 +478,7 @@ mod tests {
     #[test]
     fn an_interface_that_does_not_exist_is_an_error() {
         let store = Store::local().unwrap();
-        let transport = transport(Device::Cpu, Some("nosuch0"), false).unwrap();
+        let transport = transport(Device::Cpu, Some("nosuch0"), None).unwrap();
         let connected = bridge::Group::new(&store, (0, 1), transport, Duration::from_secs(5));
         let e = connected.err().expect("no such interface");
         assert!(!e.message().contains("Exception raised from"), "{e}");

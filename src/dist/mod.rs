@@ -6,13 +6,20 @@
 //! `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` ([`Rendezvous::from_env`]).
 //!
 //! Shapes, dtypes and devices are checked on this rank before the transport is called, because a
-//! rank that sends the wrong number of bytes makes all the others wait. It does not start
-//! processes and decides nothing about what is sent; that is `zero` and `engine`.
+//! rank that sends the wrong number of bytes makes all the others wait. What each rank is doing is
+//! told to the others, so that an error names who did not come ([`RankState`]).
+//!
+//! Processes are not started here: that is `launch`, which meets the ranks at a [`Board`]. What is
+//! sent is the engine's decision.
 
+mod board;
 mod group;
 mod rendezvous;
+mod watch;
 mod work;
 
+pub use board::Board;
 pub use group::{ProcessGroup, ReduceOp};
 pub use rendezvous::Rendezvous;
+pub use watch::{Call, Phase, RankState};
 pub use work::Work;

@@ -6,7 +6,11 @@
 //!
 //! [`ProcessGroup::connect`]: super::ProcessGroup::connect
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket},
+    str::FromStr,
+    time::Duration,
+};
 
 use crate::error::{Code, Error, Result};
 
@@ -23,10 +27,11 @@ pub struct Rendezvous {
     pub master_addr: String,
     /// A free TCP port on that machine.
     pub master_port: u16,
-    /// How long to wait for other ranks, in the rendezvous and in each collective.
+    /// How long to wait for other ranks, in the rendezvous and in each collective: `DSR_TIMEOUT`,
+    /// in seconds, or [`Rendezvous::DEFAULT_TIMEOUT`].
     pub timeout: Duration,
     /// The network interface for Gloo, such as `eth0`, from `GLOO_SOCKET_IFNAME`. Without it: the
-    /// loopback interface if `master_addr` is one, else the one of this machine's host name.
+    /// one through which this machine reaches `master_addr`.
     pub interface: Option<String>,
     /// How often the launcher has restarted the ranks, where the launcher itself hosts the store
     /// at `master_addr` as torchrun's agent does. `None`: rank 0 hosts it.
@@ -54,7 +59,7 @@ impl Rendezvous {
             local_rank: env.number("LOCAL_RANK"),
             master_addr: env.required("MASTER_ADDR").unwrap_or_default(),
             master_port: env.number("MASTER_PORT"),
-            timeout: Self::DEFAULT_TIMEOUT,
+            timeout: env.timeout(),
             interface: env.get("GLOO_SOCKET_IFNAME"),
             agent_store: env.agent_store(),
         };
@@ -70,10 +75,16 @@ impl Rendezvous {
         }
     }
 
-    /// Whether all ranks meet on this machine's loopback interface.
-    pub(super) fn is_loopback(&self) -> bool {
-        let address = self.master_addr.as_str();
-        address == "localhost" || address == "::1" || address.starts_with("127.")
+    /// The address of this machine's interface through which it reaches `master_addr`, if the
+    /// system knows a way there.
+    pub(super) fn local_address(&self) -> Option<String> {
+        local_address((&self.master_addr, self.master_port)).map(|address| address.to_string())
+    }
+
+    /// What the keys of this run's ranks begin with: ranks of an earlier attempt may have left
+    /// theirs in a store that outlives them.
+    pub(super) fn store_prefix(&self) -> String {
+        format!("dsr/{}", self.agent_store.unwrap_or(0))
     }
 
     fn place_fault(&self) -> Option<Error> {
@@ -88,6 +99,20 @@ impl Rendezvous {
         };
         Some(Error::new(Code::Dist, message))
     }
+}
+
+/// The address from which this machine reaches `target`. Nothing is sent: the system only chooses
+/// the interface.
+fn local_address(target: (&str, u16)) -> Option<IpAddr> {
+    target.to_socket_addrs().ok()?.find_map(|target| {
+        let any: IpAddr = match target {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(target).ok()?;
+        Some(socket.local_addr().ok()?.ip())
+    })
 }
 
 /// The launcher's variables and what was wrong with them so far.
@@ -123,6 +148,14 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
             self.faults.push(Error::new(Code::Dist, message));
             T::default()
         })
+    }
+
+    /// `DSR_TIMEOUT`, in seconds.
+    fn timeout(&mut self) -> Duration {
+        match self.get("DSR_TIMEOUT") {
+            None => Rendezvous::DEFAULT_TIMEOUT,
+            Some(_) => Duration::from_secs(self.number("DSR_TIMEOUT")),
+        }
     }
 
     fn agent_store(&mut self) -> Option<u64> {

@@ -1,7 +1,18 @@
 //! A collective that was started and is not waited for yet.
 
-use super::group::Place;
-use crate::{bridge, error::Result};
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    group::Place,
+    watch::{Call, Phase, Watch},
+};
+use crate::{
+    bridge,
+    error::{Code, Error, Result},
+};
+
+/// How often a rank that waits looks at what is known of the others.
+const SLICE: Duration = Duration::from_secs(1);
 
 /// A collective that runs beside the caller, so that communication overlaps with computation. It
 /// keeps its tensors alive; until [`Work::wait`] returns they must not be written, and what is
@@ -13,6 +24,7 @@ pub struct Work {
     pub(super) inner: bridge::dist::Work,
     pub(super) operation: &'static str,
     pub(super) place: Place,
+    pub(super) watched: Option<(Arc<Watch>, Call)>,
 }
 
 impl Work {
@@ -21,9 +33,30 @@ impl Work {
     ///
     /// # Errors
     /// [`Code::Dist`](crate::error::Code::Dist) when another rank has left or did not take part
-    /// within the timeout.
+    /// within the timeout, naming it where it is known.
     pub fn wait(self) -> Result<()> {
-        self.inner.wait().map_err(|e| self.place.failed(self.operation, e))
+        let Some((watch, call)) = &self.watched else {
+            while !self.inner.wait(SLICE).map_err(|e| self.place.failed(self.operation, e))? {}
+            return Ok(());
+        };
+        watch.waits(call);
+        let result = loop {
+            match self.inner.wait(SLICE) {
+                Ok(true) => break Ok(()),
+                Ok(false) => {
+                    if let Some(who) = watch.who_never_comes(call) {
+                        watch.abandons();
+                        break Err(self.never(call, &who));
+                    }
+                }
+                Err(e) => break Err(self.explain(watch, call, e)),
+            }
+        };
+        watch.waited();
+        if result.as_ref().is_err_and(|(_, phase)| *phase == Phase::Disconnected) {
+            watch.close(Phase::Disconnected);
+        }
+        result.map_err(|(e, _)| e)
     }
 
     /// Whether the transfer is over, well or not. An average is only complete after
@@ -33,5 +66,62 @@ impl Work {
     /// [`Code::Dist`](crate::error::Code::Dist) when the state cannot be asked for.
     pub fn is_completed(&self) -> Result<bool> {
         self.inner.is_completed().map_err(|e| self.place.failed(self.operation, e))
+    }
+
+    /// The error where `who` can never take part.
+    fn never(&self, call: &Call, who: &str) -> (Error, Phase) {
+        let what = format!("{who}, and does not take part in {call}");
+        let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
+        let failed = failed.hint(
+            "every rank must call the same collectives: whether a step, a save or an evaluation \
+             is done must not depend on the rank",
+        );
+        (failed, Phase::Working)
+    }
+
+    /// The error for what the transport says, with who is missing.
+    fn explain(&self, watch: &Watch, call: &Call, e: Error) -> (Error, Phase) {
+        if e.code() == Code::Memory {
+            return (e, Phase::Working);
+        }
+        watch.refresh();
+        if let Some(who) = watch.who_never_comes(call) {
+            return self.never(call, &who);
+        }
+        let text = e.message().to_lowercase();
+        let (what, phase) = if text.contains("timed out") || text.contains("timeout") {
+            let what = match watch.who_is_missing(call).as_str() {
+                "" => format!("{call} timed out, though all ranks take part: {e}"),
+                who => format!("{call} timed out: {who}"),
+            };
+            (what, Phase::Working)
+        } else {
+            let what = format!("the connection to another rank is lost: {}", reason(e.message()));
+            (what, Phase::Disconnected)
+        };
+        let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
+        (failed.caused_by(e), phase)
+    }
+}
+
+/// What the transport says, without the place in its source and its advice.
+fn reason(message: &str) -> &str {
+    let message = match message.split_once("] ") {
+        Some((place, rest)) if place.starts_with('[') => rest,
+        _ => message,
+    };
+    message.split(". ").next().unwrap_or(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_sentence() {
+        let gloo = "[/src/gloo/transport/tcp/pair.cc:553] Connection closed by peer \
+                    [127.0.0.1]:30637. This is typically caused by a remote worker crashing. GLHF!";
+        assert_eq!(reason(gloo), "Connection closed by peer [127.0.0.1]:30637");
+        assert_eq!(reason("NCCL error: unhandled"), "NCCL error: unhandled");
     }
 }

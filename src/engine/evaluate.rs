@@ -21,7 +21,8 @@ pub struct Evaluation {
 
 impl Engine {
     /// The loss over all target tokens of `batches`, which are this rank's; the result is that of
-    /// all ranks. `stop` is asked before each batch, and ends the evaluation without a result.
+    /// all ranks. `stop` is asked before each batch; where it says so on any rank, the evaluation
+    /// ends without a result on all.
     ///
     /// # Errors
     /// What the batches fail with, [`Code::Data`] where there is no target at all, and
@@ -31,10 +32,11 @@ impl Engine {
         batches: impl IntoIterator<Item = Result<Batch>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Evaluation>> {
-        let (mut loss_sum, mut targets) = (0.0, 0);
+        let (mut loss_sum, mut targets, mut stopped) = (0.0, 0, false);
         for batch in batches {
-            if stop() {
-                return Ok(None);
+            stopped = stop();
+            if stopped {
+                break;
             }
             let batch = batch?;
             self.check_batch(&batch)?;
@@ -43,10 +45,13 @@ impl Engine {
             loss_sum += sum.f_double_value(&[])?;
             targets += count;
         }
-        let all = Tensor::f_from_slice(&[loss_sum, targets as f64])?;
+        let all = Tensor::f_from_slice(&[loss_sum, targets as f64, f64::from(stopped)])?;
         let all = all.f_to_device(self.group.device())?;
         self.group.all_reduce(&all, ReduceOp::Sum)?;
         let (loss_sum, targets) = (all.f_double_value(&[0])?, all.f_double_value(&[1])?);
+        if all.f_double_value(&[2])? > 0.0 {
+            return Ok(None);
+        }
         if targets == 0.0 {
             return Err(Error::new(Code::Data, "nothing to evaluate: no row has a target token"));
         }

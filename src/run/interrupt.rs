@@ -73,7 +73,7 @@ pub fn resume_command(command: &[String]) -> String {
 }
 
 /// Words as one line for a shell: quoted where the shell would otherwise change them.
-pub(super) fn shell_line(words: &[String]) -> String {
+pub fn shell_line(words: &[String]) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     let quoted = words.iter().map(|word| match word {
         word if !word.is_empty() && word.chars().all(plain) => word.clone(),

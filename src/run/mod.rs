@@ -19,10 +19,12 @@ mod plot;
 mod training;
 
 pub use dir::{RunDir, find_latest};
-pub use interrupt::{Interrupt, resume_command};
+pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
 pub use plot::loss_svg;
-pub use training::{Shown, Start, Training, TrainingOptions, load_checkpoint, save_checkpoint};
+pub use training::{
+    Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
+};

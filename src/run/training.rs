@@ -16,6 +16,9 @@ use crate::{
     error::{Code, Error, Result},
 };
 
+/// The name under which rank 0 tells a launcher where its run lies.
+pub const TOLD_DIR: &str = "run_dir";
+
 /// What a run starts from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
@@ -109,6 +112,7 @@ impl Training {
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
             engine.save_bad_batches(dir.path());
+            engine.group().tell_launcher(TOLD_DIR, &dir.path().display().to_string());
             dir.checkpoints().check_space(engine.state_bytes())?;
             shown.lines.push(match &resumed {
                 Some(from) => format!("going on after step {step}, from {}", from.display()),

@@ -43,3 +43,8 @@ pub fn synchronize(device: Device) {
 pub fn cuda_is_available() -> bool {
     tch::Cuda::is_available()
 }
+
+/// How many CUDA devices libtorch sees.
+pub fn cuda_device_count() -> usize {
+    usize::try_from(tch::Cuda::device_count()).unwrap_or(0)
+}

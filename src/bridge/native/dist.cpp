@@ -42,9 +42,28 @@ struct Pending {
   c10::intrusive_ptr<c10d::Work> work;
   std::vector<at::Tensor> tensors;
   int64_t divisor;  // The result, the first tensor, is divided by this when the work is done.
+  bool is_nccl;
+
+  // Waits this long at most; NCCL only orders the stream, and waits for nothing. False: not yet.
+  bool finish_within(milliseconds time) {
+    if (is_nccl) return finish(), true;
+    try {
+      TORCH_CHECK(work->wait(time), "the collective was aborted");
+    } catch (...) {
+      // The time was over, or the collective has failed in it.
+      if (work->isCompleted()) throw;
+      return false;
+    }
+    divide();
+    return true;
+  }
 
   void finish() {
     TORCH_CHECK(work->wait(), "the collective was aborted");
+    divide();
+  }
+
+  void divide() {
     if (divisor != 1) {
       at::NoGradGuard no_grad;
       tensors.front().div_(divisor);
@@ -88,13 +107,13 @@ bool wait_for(c10d::Store& store, const std::vector<std::string>& keys, millisec
 }
 
 Backend connect_gloo(const Store& store, int rank, int size, const char* interface,
-                     bool loopback, milliseconds timeout) {
+                     const char* address, milliseconds timeout) {
   using c10d::ProcessGroupGloo;
   auto options = ProcessGroupGloo::Options::create(timeout);
   if (*interface != '\0') {
     options->devices.push_back(ProcessGroupGloo::createDeviceForInterface(interface));
-  } else if (loopback) {
-    options->devices.push_back(ProcessGroupGloo::createDeviceForHostname("127.0.0.1"));
+  } else if (*address != '\0') {
+    options->devices.push_back(ProcessGroupGloo::createDeviceForHostname(address));
   } else {
     options->devices.push_back(ProcessGroupGloo::createDefaultDevice());
   }
@@ -136,9 +155,9 @@ c10d::ReduceOp reduction(const Group& group, int op, int64_t* divisor) {
 // must not count as a change of a tensor that backward has saved.
 at::Tensor flat(const at::Tensor& tensor) { return tensor.variable_data().view({-1}); }
 
-Pending* pending(c10::intrusive_ptr<c10d::Work> work, std::vector<at::Tensor> tensors,
-                 int64_t divisor = 1) {
-  return new Pending{std::move(work), std::move(tensors), divisor};
+Pending* pending(const Group& group, c10::intrusive_ptr<c10d::Work> work,
+                 std::vector<at::Tensor> tensors, int64_t divisor = 1) {
+  return new Pending{std::move(work), std::move(tensors), divisor, is_nccl(group)};
 }
 
 }  // namespace
@@ -152,10 +171,10 @@ int dsr_store_local(void** out) {
   )
 }
 
-// The store at host:port, where all ranks meet. One process hosts it (`server`). Waits for the
-// host, not for the other ranks.
+// The store at host:port, where all ranks meet. One process hosts it (`server`), for which port 0
+// is any free one; `bound` receives the port. Waits for the host, not for the other ranks.
 int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* prefix,
-                  int64_t timeout_ms, void** out) {
+                  int64_t timeout_ms, uint16_t* bound, void** out) {
   TRY(
     QuietLog quiet;
     c10d::TCPStoreOptions options;
@@ -164,6 +183,7 @@ int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* pref
     options.waitWorkers = false;
     options.timeout = milliseconds(timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
+    *bound = store->getPort();
     *out = new Store(c10::make_intrusive<c10d::PrefixStore>(prefix, std::move(store)));
   )
 }
@@ -188,17 +208,39 @@ int dsr_store_join(void* handle, int rank, int size, int64_t timeout_ms, bool* p
   )
 }
 
+int dsr_store_set(void* handle, const char* key, const uint8_t* value, size_t size) {
+  TRY(
+    auto& store = **static_cast<Store*>(handle);
+    store.set(key, std::vector<uint8_t>(value, value + size));
+  )
+}
+
+// The value of a key, without waiting for it: `found` tells whether there is one. The bytes are
+// this thread's until its next call.
+int dsr_store_get(void* handle, const char* key, bool* found, const uint8_t** value, size_t* size) {
+  TRY(
+    QuietLog quiet;
+    static thread_local std::vector<uint8_t> last;
+    auto& store = **static_cast<Store*>(handle);
+    *found = store.check({key});
+    if (*found) last = store.get(key);
+    *value = last.data();
+    *size = last.size();
+  )
+}
+
 void dsr_store_free(void* handle) { delete static_cast<Store*>(handle); }
 
-// `cuda_index` < 0 chooses Gloo, on the network interface of that name if it is not empty.
+// `cuda_index` < 0 chooses Gloo: on the network interface of that name if it is not empty, else on
+// the one that has the address, else on the one of this machine's host name.
 int dsr_group_new(void* store_handle, int rank, int size, int cuda_index, const char* interface,
-                  bool loopback, int64_t timeout_ms, void** out) {
+                  const char* address, int64_t timeout_ms, void** out) {
   TRY(
     QuietLog quiet;
     const auto& store = *static_cast<Store*>(store_handle);
     const milliseconds timeout(timeout_ms);
     auto backend = cuda_index < 0
-        ? connect_gloo(store, rank, size, interface, loopback, timeout)
+        ? connect_gloo(store, rank, size, interface, address, timeout)
         : connect_nccl(store, rank, size, cuda_index, timeout);
     *out = new Group{store, std::move(backend), cuda_index, timeout};
   )
@@ -224,7 +266,7 @@ int dsr_all_reduce(void* handle, at::Tensor* tensor, int op, bool async, void** 
     options.reduceOp = reduction(group, op, &divisor);
     options.asyncOp = async;
     auto work = group.backend->allreduce(tensors, options);
-    *out = pending(std::move(work), std::move(tensors), divisor);
+    *out = pending(group, std::move(work), std::move(tensors), divisor);
   )
 }
 
@@ -236,7 +278,7 @@ int dsr_all_gather(void* handle, at::Tensor* output, at::Tensor* shard, bool asy
     c10d::AllgatherOptions options;
     options.asyncOp = async;
     auto work = group.backend->_allgather_base(to, from, options);
-    *out = pending(std::move(work), {to, from});
+    *out = pending(group, std::move(work), {to, from});
   )
 }
 
@@ -251,7 +293,7 @@ int dsr_reduce_scatter(void* handle, at::Tensor* shard, at::Tensor* input, int o
     options.reduceOp = reduction(group, op, &divisor);
     options.asyncOp = async;
     auto work = group.backend->_reduce_scatter_base(to, from, options);
-    *out = pending(std::move(work), {to, from}, divisor);
+    *out = pending(group, std::move(work), {to, from}, divisor);
   )
 }
 
@@ -263,7 +305,7 @@ int dsr_broadcast(void* handle, at::Tensor* tensor, int root, bool async, void**
     options.rootRank = root;
     options.asyncOp = async;
     auto work = group.backend->broadcast(tensors, options);
-    *out = pending(std::move(work), std::move(tensors));
+    *out = pending(group, std::move(work), std::move(tensors));
   )
 }
 
@@ -274,13 +316,14 @@ int dsr_barrier(void* handle, bool async, void** out) {
     options.asyncOp = async;
     options.timeout = group.timeout;
     if (is_nccl(group)) options.device_ids = {group.cuda_index};
-    *out = pending(group.backend->barrier(options), {});
+    *out = pending(group, group.backend->barrier(options), {});
   )
 }
 
-int dsr_work_wait(void* handle) {
+// Waits for `time_ms` at most; `done` tells whether the result is there.
+int dsr_work_wait(void* handle, int64_t time_ms, bool* done) {
   TRY(
-    static_cast<Pending*>(handle)->finish();
+    *done = static_cast<Pending*>(handle)->finish_within(milliseconds(time_ms));
   )
 }
 

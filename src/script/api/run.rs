@@ -169,8 +169,9 @@ impl Run {
         let stop = || host.interrupted();
         let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
-            self.end_if_interrupted(host)?;
-            return Err(host::interruption());
+            // All ranks are here, as they agree on the end of an evaluation.
+            let mut training = self.training.write()?;
+            return Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?);
         };
         let step = self.engine.read()?.global_step();
         let line = self.training.write()?.on_evaluation(step, &evaluation, began)?;
@@ -178,9 +179,10 @@ impl Run {
         Ok(engine::evaluation_map(&evaluation))
     }
 
-    /// Saves and fails with the way to go on, if the user asked to stop.
+    /// Saves and fails with the way to go on, if the user asked any rank to stop. All ranks must
+    /// call it at the same step.
     fn end_if_interrupted(&self, host: &Host) -> Result<()> {
-        if !host.interrupted() {
+        if !self.engine.read()?.group().any(host.interrupted())? {
             return Ok(());
         }
         let mut training = self.training.write()?;

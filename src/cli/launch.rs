@@ -1,0 +1,135 @@
+//! `dsr launch`: the arguments, the signals and the screen of a launcher, and what a rank owes it.
+
+use std::{path::Path, sync::Arc, thread};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
+use super::{
+    args::{self, LaunchArgs},
+    console, help, report,
+};
+use crate::{
+    error::{Code, Error, Result},
+    fs,
+    launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
+    script::{self, Failure},
+    tensor,
+};
+
+/// Launches a run; the result is the exit status.
+pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
+    let Some(recipe) = &args.run.recipe else {
+        console::out(&args::help("launch"));
+        return Ok(0);
+    };
+    if args.run.help {
+        help::print_recipe(recipe)?;
+        return Ok(0);
+    }
+    // Mistakes in its text and its parameters are shown once, not by each rank.
+    script::describe(recipe)?;
+    let launch = launch(&args, recipe)?;
+    let (stopper, events) = launch::events();
+    listen(stopper)?;
+    let outcome = launch::run(&launch, events)?;
+    console::err(&outcome.text);
+    Ok(outcome.status)
+}
+
+fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
+    let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
+        Ok((fs::read_to_string(path)?, path.display().to_string()))
+    };
+    let choice = Choice {
+        nproc_per_node: args.nproc_per_node,
+        nnodes: args.nnodes,
+        node_rank: args.node_rank,
+        master_addr: args.master_addr.clone(),
+        master_port: args.master_port,
+        hostfile: args.hostfile.as_ref().map(read).transpose()?,
+        include: args.include.clone(),
+        exclude: args.exclude.clone(),
+        timeout: args.timeout,
+    };
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let plan = Plan::new(&choice, tensor::cuda_device_count(), &hostname)?;
+    let place = |e| Error::new(Code::Io, "cannot find this program").caused_by(e);
+    let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let work_dir = std::env::current_dir()
+        .map_err(|e| Error::new(Code::Io, "there is no working directory").caused_by(e))?;
+    Ok(Launch {
+        plan,
+        program: std::env::current_exe().map_err(place)?,
+        run_args: args.run.words(),
+        root: work_dir.join("runs"),
+        work_dir,
+        name: args.run.name.clone().or(stem).unwrap_or_else(|| "run".to_owned()),
+        command: std::env::args().collect(),
+        environment: std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .collect(),
+        ssh: ssh(args),
+        screen: Arc::new(Terminal),
+    })
+}
+
+/// ssh, which must not ask for a password, or what the user has put in its place.
+fn ssh(args: &LaunchArgs) -> Vec<String> {
+    let given = args.ssh.as_deref().unwrap_or("ssh -o BatchMode=yes");
+    let mut words: Vec<String> = given.split_whitespace().map(str::to_owned).collect();
+    if let Some(port) = args.ssh_port {
+        words.extend(["-p".to_owned(), port.to_string()]);
+    }
+    words
+}
+
+/// Hands the signals that end a program on to the ranks.
+fn listen(stopper: Stopper) -> Result<()> {
+    let mut signals = Signals::new([SIGINT, SIGTERM])
+        .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))?;
+    thread::spawn(move || signals.forever().for_each(|_| stopper.stop()));
+    Ok(())
+}
+
+/// This process's streams.
+struct Terminal;
+
+impl Screen for Terminal {
+    fn out(&self, bytes: &[u8]) {
+        console::out_bytes(bytes);
+    }
+
+    fn err(&self, bytes: &[u8]) {
+        console::err_bytes(bytes);
+    }
+}
+
+/// The command line to write down for this process: that of its launcher, where it has one.
+pub(super) fn command() -> Vec<String> {
+    let of_launcher = std::env::var(COMMAND).ok();
+    let words = of_launcher.and_then(|words| serde_json::from_str(&words).ok());
+    words.unwrap_or_else(|| std::env::args().collect())
+}
+
+/// Has the system ask this process to stop, as a user would, when its launcher is killed.
+pub(super) fn follow_launcher() {
+    if std::env::var_os(COMMAND).is_some()
+        && let Err(e) = set_parent_process_death_signal(Some(Signal::TERM))
+    {
+        tracing::warn!("this rank would outlive its launcher: {e}");
+    }
+}
+
+/// Leaves the error that ends this process where its launcher looks for it.
+pub(super) fn tell_launcher(failure: &Failure) {
+    let Some(path) = std::env::var_os(ERROR_FILE) else { return };
+    let code = failure.code().number().to_owned();
+    let report = Report { code, text: report::text(failure, false, false) };
+    if let Err(e) = report.write(Path::new(&path)) {
+        tracing::warn!("the launcher is not told of the error: {e}");
+    }
+}

@@ -1,0 +1,376 @@
+//! What each rank is doing, told to the others: so that an error can say who did not come.
+//!
+//! A transport knows only that nothing arrived. Each rank therefore counts the collectives that it
+//! starts, and a thread beside it writes the count into the store where the ranks met, once a
+//! second, together with what the rank waits for. A rank that has waited for a while reads what the
+//! others wrote. When one of them can never come, because it has ended or is in another collective
+//! of the same number, the wait ends at once with an error; else the timeout's error names who is
+//! missing.
+//!
+//! All traffic with the store is the thread's: a store that does not answer holds up nobody.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{bridge::dist::Store, error::Result};
+
+/// How often a rank says that it is alive.
+const BEAT: Duration = Duration::from_secs(1);
+/// How long a rank waits before it looks at the others.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A rank whose beat has not changed for this long, as seen by another, shows no sign of life.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long the store may take to answer before a rank goes on without it.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A collective: its number among those that a rank has started, from 1, and its name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// The number.
+    pub number: u64,
+    /// The name.
+    pub name: String,
+}
+
+impl fmt::Display for Call {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} #{}", self.name, self.number)
+    }
+}
+
+/// What a rank was doing when it last said so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// It computes, or reads data.
+    Working,
+    /// It waits for a collective.
+    Waiting,
+    /// It has left the group.
+    Ended,
+    /// Its connection to another rank broke, so that its failure follows from that one's.
+    Disconnected,
+}
+
+/// What a rank tells the others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RankState {
+    /// What it is doing.
+    pub phase: Phase,
+    /// The collective that it waits for; else the last one that it started.
+    pub call: Option<Call>,
+    /// How many collectives it has started.
+    pub started: u64,
+    /// A number that grows while the process lives.
+    pub beat: u64,
+}
+
+impl RankState {
+    /// The key of a rank's state in the store of its group.
+    pub(super) fn key(rank: usize) -> String {
+        format!("state/{rank}")
+    }
+
+    /// The state in the form in which it is stored; `None` for what is none.
+    pub(super) fn parse(bytes: &[u8]) -> Option<Self> {
+        serde_json::from_slice(bytes).ok()
+    }
+
+    /// Whether this rank can never take part in `call`.
+    fn never_comes(&self, call: &Call) -> bool {
+        let elsewhere = self
+            .call
+            .as_ref()
+            .is_some_and(|theirs| theirs.number == call.number && theirs.name != call.name);
+        match self.phase {
+            Phase::Ended => self.started < call.number,
+            Phase::Waiting => elsewhere,
+            Phase::Working | Phase::Disconnected => false,
+        }
+    }
+
+    /// What the rank is doing, as the second half of a sentence about it.
+    fn words(&self) -> String {
+        let call = self.call.as_ref();
+        let last = |word: &str| call.map_or_else(String::new, |call| format!(" {word} {call}"));
+        match (self.phase, call) {
+            (Phase::Waiting, Some(call)) => format!("is in {call}"),
+            (Phase::Ended, _) => format!("has ended{}", last("after")),
+            (Phase::Disconnected, _) => format!("has lost its connections{}", last("after")),
+            (Phase::Working | Phase::Waiting, _) => format!("has not come{}", last("since")),
+        }
+    }
+}
+
+/// What another rank said, and when its beat last changed as seen from here.
+#[derive(Debug, Clone)]
+struct Seen {
+    state: RankState,
+    changed: Instant,
+}
+
+/// This rank's state and what it saw of the others.
+struct Shared {
+    rank: usize,
+    own: Mutex<Own>,
+    /// By rank; `None` for one that has said nothing.
+    seen: Mutex<Vec<Option<Seen>>>,
+}
+
+struct Own {
+    state: RankState,
+    waits_since: Option<Instant>,
+    /// Whether a collective was given up while it ran.
+    abandoned: bool,
+}
+
+enum Request {
+    /// Publish the own state and read those of the others.
+    Refresh(Sender<()>),
+    /// Set a key of the store.
+    Set(String, Vec<u8>, Sender<()>),
+}
+
+/// The thread that speaks for this rank.
+pub(super) struct Watch {
+    shared: Arc<Shared>,
+    requests: Sender<Request>,
+}
+
+impl Watch {
+    /// Starts to speak for `rank` of `world_size` through `store`.
+    pub(super) fn start(store: Store, rank: usize, world_size: usize) -> Self {
+        let state = RankState { phase: Phase::Working, call: None, started: 0, beat: 0 };
+        let shared = Arc::new(Shared {
+            rank,
+            own: Mutex::new(Own { state, waits_since: None, abandoned: false }),
+            seen: Mutex::new(vec![None; world_size]),
+        });
+        let (requests, inbox) = mpsc::channel();
+        let of_thread = Arc::clone(&shared);
+        // It ends with the last request's sender; a store that hangs must not hold up the process.
+        thread::spawn(move || of_thread.speak(&store, &inbox));
+        Self { shared, requests }
+    }
+
+    /// Counts a collective that is started.
+    pub(super) fn started(&self, name: &str) -> Call {
+        let state = &mut lock(&self.shared.own).state;
+        state.started += 1;
+        let call = Call { number: state.started, name: name.to_owned() };
+        state.call = Some(call.clone());
+        call
+    }
+
+    /// Says that this rank waits for `call`, until [`Watch::waited`].
+    pub(super) fn waits(&self, call: &Call) {
+        let mut own = lock(&self.shared.own);
+        own.state.call = Some(call.clone());
+        own.state.phase = Phase::Waiting;
+        own.waits_since = Some(Instant::now());
+    }
+
+    /// Says that the wait is over.
+    pub(super) fn waited(&self) {
+        let mut own = lock(&self.shared.own);
+        own.state.phase = Phase::Working;
+        own.waits_since = None;
+    }
+
+    /// Says that this rank has given up a collective that still runs.
+    pub(super) fn abandons(&self) {
+        lock(&self.shared.own).abandoned = true;
+    }
+
+    /// Whether this rank has given up a collective.
+    pub(super) fn has_abandoned(&self) -> bool {
+        lock(&self.shared.own).abandoned
+    }
+
+    /// Who can never take part in `call`, as far as this rank has seen.
+    pub(super) fn who_never_comes(&self, call: &Call) -> Option<String> {
+        let words = self.others(|rank, seen| {
+            let state = &seen?.state;
+            state.never_comes(call).then(|| format!("rank {rank} {}", state.words()))
+        });
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
+    /// Who has not started `call`, with what each does instead; empty when all have.
+    pub(super) fn who_is_missing(&self, call: &Call) -> String {
+        let words = self.others(|rank, seen| {
+            let Some(Seen { state, changed }) = seen else {
+                return Some(format!("rank {rank} has not been heard of"));
+            };
+            let silent = changed.elapsed();
+            if state.started >= call.number && silent < SILENCE && !state.never_comes(call) {
+                return None;
+            }
+            let mut words = format!("rank {rank} {}", state.words());
+            if silent >= SILENCE && state.phase != Phase::Ended {
+                words.push_str(&format!(", silent for {} s", silent.as_secs()));
+            }
+            Some(words)
+        });
+        words.join(", ")
+    }
+
+    /// Brings what is known of the others up to date, if the store answers.
+    pub(super) fn refresh(&self) {
+        self.ask(Request::Refresh);
+    }
+
+    /// Says for good what has become of this rank.
+    pub(super) fn close(&self, phase: Phase) {
+        lock(&self.shared.own).state.phase = phase;
+        self.ask(Request::Refresh);
+    }
+
+    /// Sets a key of the store.
+    pub(super) fn set(&self, key: &str, value: &[u8]) {
+        self.ask(|done| Request::Set(key.to_owned(), value.to_vec(), done));
+    }
+
+    fn ask(&self, request: impl FnOnce(Sender<()>) -> Request) {
+        let (done, answer) = mpsc::channel();
+        if self.requests.send(request(done)).is_ok() {
+            // Without an answer what is known stays as old as it is.
+            let _ = answer.recv_timeout(STORE_TIMEOUT);
+        }
+    }
+
+    fn others(&self, words: impl Fn(usize, Option<&Seen>) -> Option<String>) -> Vec<String> {
+        let seen = lock(&self.shared.seen);
+        let others = seen.iter().enumerate().filter(|(rank, _)| *rank != self.shared.rank);
+        others.filter_map(|(rank, seen)| words(rank, seen.as_ref())).collect()
+    }
+}
+
+impl Shared {
+    /// The thread: beats, reads while this rank waits for long, and answers requests. It ends with
+    /// the store, or when nobody can ask any more.
+    fn speak(&self, store: &Store, inbox: &Receiver<Request>) {
+        let mut next_look = PATIENCE;
+        loop {
+            let request = match inbox.recv_timeout(BEAT) {
+                Ok(request) => Some(request),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let waited = lock(&self.own).waits_since.map_or(Duration::ZERO, |at| at.elapsed());
+            if waited < PATIENCE {
+                next_look = PATIENCE;
+            }
+            // Ever less often, as all ranks may be waiting for one.
+            let look = waited >= next_look || matches!(request, Some(Request::Refresh(_)));
+            if look {
+                next_look = (waited + waited / 8).max(waited + BEAT);
+            }
+            let spoken = match &request {
+                Some(Request::Set(key, value, _)) => store.set(key, value),
+                _ => self.exchange(store, look),
+            };
+            if spoken.is_err() {
+                return;
+            }
+            if let Some(Request::Refresh(done) | Request::Set(_, _, done)) = request {
+                // Whoever asked may have given up.
+                let _ = done.send(());
+            }
+        }
+    }
+
+    /// Publishes this rank's state and, with `look`, reads the others'.
+    fn exchange(&self, store: &Store, look: bool) -> Result<()> {
+        let state = {
+            let state = &mut lock(&self.own).state;
+            state.beat += 1;
+            state.clone()
+        };
+        // A plain struct always has a JSON form.
+        let bytes = serde_json::to_vec(&state).unwrap_or_default();
+        store.set(&RankState::key(self.rank), &bytes)?;
+        let world_size = lock(&self.seen).len();
+        for rank in (0..world_size).filter(|&rank| look && rank != self.rank) {
+            let bytes = store.get(&RankState::key(rank))?;
+            let Some(state) = bytes.and_then(|bytes| RankState::parse(&bytes)) else { continue };
+            let seen = &mut lock(&self.seen)[rank];
+            let same = seen.as_ref().filter(|seen| seen.state.beat == state.beat);
+            let changed = same.map_or_else(Instant::now, |seen| seen.changed);
+            *seen = Some(Seen { state, changed });
+        }
+        Ok(())
+    }
+}
+
+/// The data behind a lock; a thread that panicked left it whole, as each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(number: u64, name: &str) -> Call {
+        Call { number, name: name.to_owned() }
+    }
+
+    fn state(phase: Phase, number: u64, name: &str) -> RankState {
+        RankState { phase, call: Some(call(number, name)), started: number, beat: 1 }
+    }
+
+    #[test]
+    fn a_rank_that_ended_or_is_elsewhere_never_comes() {
+        let mine = call(12, "all_reduce");
+        let cases = [
+            (state(Phase::Ended, 11, "barrier"), true, "has ended after barrier #11"),
+            (state(Phase::Ended, 12, "all_reduce"), false, "has ended after all_reduce #12"),
+            (state(Phase::Waiting, 12, "barrier"), true, "is in barrier #12"),
+            (state(Phase::Waiting, 12, "all_reduce"), false, "is in all_reduce #12"),
+            // What it said may be old.
+            (state(Phase::Waiting, 11, "barrier"), false, "is in barrier #11"),
+            (state(Phase::Working, 11, "barrier"), false, "has not come since barrier #11"),
+        ];
+        for (state, never, words) in cases {
+            assert_eq!((state.never_comes(&mine), state.words().as_str()), (never, words));
+        }
+    }
+
+    #[test]
+    fn a_state_survives_the_store() {
+        let state = state(Phase::Waiting, 3, "barrier");
+        assert_eq!(RankState::parse(&serde_json::to_vec(&state).unwrap()), Some(state));
+        assert_eq!(RankState::parse(b"?"), None);
+    }
+
+    #[test]
+    fn what_others_do_is_seen_through_the_store() {
+        let timeout = Duration::from_secs(30);
+        let address = "127.0.0.1";
+        let (store, port) = Store::host((address, 0), "watch", timeout).unwrap();
+        let join = || Store::tcp((address, port), false, "watch", timeout).unwrap();
+        let (a, b) = (Watch::start(join(), 0, 3), Watch::start(join(), 1, 3));
+        let mine = a.started("all_reduce");
+        b.started("barrier");
+        b.refresh();
+        a.refresh();
+        assert_eq!(a.who_is_missing(&mine), "rank 2 has not been heard of");
+        assert_eq!(a.who_never_comes(&mine), None);
+        b.close(Phase::Ended);
+        let next = a.started("barrier");
+        a.refresh();
+        assert_eq!(a.who_never_comes(&next).unwrap(), "rank 1 has ended after barrier #1");
+        let said = store.get(&RankState::key(1)).unwrap().unwrap();
+        assert_eq!(RankState::parse(&said).unwrap().phase, Phase::Ended);
+    }
+}
