@@ -67,8 +67,8 @@ pub mod api {
     /// `min_lr_ratio` (0), `num_cycles` (0.5).
     ///
     /// With DeepSpeed's values, options and defaults: `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`,
-    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too), `LRRangeTest`.
-    /// Those with rates of their own refuse another `lr` of the optimizer.
+    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too),
+    /// `LRRangeTest`. Those with rates of their own refuse another `lr` of the optimizer.
     ///
     /// ```rhai
     /// let engine = init_engine(model, #{
