@@ -9,8 +9,8 @@
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
 //!
-//! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no generator
-//! state: dropout is seeded from the step. A checkpoint directory also loads as a model.
+//! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no
+//! generator state: dropout is seeded from the step. A checkpoint directory also loads as a model.
 
 use std::path::Path;
 

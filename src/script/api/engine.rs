@@ -78,8 +78,8 @@ pub mod api {
     /// `min_lr_ratio` (0), `num_cycles` (0.5).
     ///
     /// With DeepSpeed's values, options and defaults: `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`,
-    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too), `LRRangeTest`.
-    /// Those with rates of their own refuse another `lr` of the optimizer.
+    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too),
+    /// `LRRangeTest`. Those with rates of their own refuse another `lr` of the optimizer.
     ///
     /// What is shown and logged on rank 0, with or without a run, all off by default:
     ///
