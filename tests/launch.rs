@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Read,
+    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -306,6 +307,52 @@ fn a_rank_that_is_killed_ends_the_others_soon() {
     );
 }
 
+/// A control group for processes that together may have 500 MB of memory; `None`, with the reason
+/// printed, where the system does not allow one.
+fn memory_group() -> Option<PathBuf> {
+    let name = format!("dsr-test-{}", std::process::id());
+    // Version 1 has a hierarchy for memory alone.
+    let (root, limit) = match Path::new("/sys/fs/cgroup/memory").exists() {
+        true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+        false => ("/sys/fs/cgroup", "memory.max"),
+    };
+    let group = Path::new(root).join(name);
+    let made = fs::create_dir(&group).and_then(|()| fs::write(group.join(limit), "500000000"));
+    if let Err(e) = made {
+        println!("skipped: no control group {}: {e}", group.display());
+        let _ = fs::remove_dir(&group);
+        return None;
+    }
+    Some(group)
+}
+
+#[test]
+fn a_kill_for_memory_is_called_one() {
+    let Some(group) = memory_group() else { return };
+    // Doubling sixteen characters 22 times makes 64 MiB.
+    let at_step = "if second && engine.global_step == 3 {
+        let hoard = [];
+        loop {
+            let text = \"0123456789abcdef\";
+            for i in 0..22 { text += text; }
+            hoard.push(text);
+        }
+    }";
+    let folder = Folder::new(&LOOP.replace("AT_STEP", at_step));
+    let inner = launch(folder.path(), &["--nproc-per-node", "2", "r.rhai"]);
+    let mut command = Command::new("sh");
+    let enter = format!("echo $$ > {}/cgroup.procs && exec \"$@\"", group.display());
+    command.args(["-c", &enter, "sh"]).arg(inner.get_program()).args(inner.get_args());
+    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.current_dir(folder.path()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let output = Launched::start(command).end();
+    wait_for("the end of the group", || fs::remove_dir(&group).ok());
+    assert_eq!(output.status.code(), Some(137), "{}", text(&output.stderr));
+    let last = last_lines(&output, "rank 1 on localhost");
+    assert!(last.contains("was killed by SIGKILL"), "{last}");
+    assert!(last.contains("the kernel's out-of-memory killer ended it"), "{last}");
+}
+
 #[test]
 fn signals_reach_all_ranks_and_the_run_goes_on_as_if_nothing_had_been() {
     let folder = Folder::new(TRAIN);
@@ -388,6 +435,36 @@ fn a_rank_that_hangs_is_named_after_the_timeout() {
     assert_eq!(output.status.code(), Some(7));
     let last = last_lines(&output, "rank 0 on localhost");
     assert!(last.contains(" timed out: rank 1 has not come since all_reduce #"), "{last}");
+}
+
+/// Two machines that are both this one: each has its launcher, started by hand.
+#[test]
+fn launchers_that_are_started_by_hand_stop_together() {
+    let folder = Folder::new(TRAIN);
+    let port =
+        TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let start = |node: &str| {
+        let args = ["--nnodes", "2", "--node-rank", node, "--master-addr", "127.0.0.1"];
+        let more = ["--master-port", &port, "r.rhai", "-p", "pause=0.05", "-p", "steps=10000"];
+        folder.launch(&[&args[..], &more].concat())
+    };
+    // The second may come first.
+    let second = start("1");
+    thread::sleep(Duration::from_millis(500));
+    let first = start("0");
+    wait_for_steps(&folder.run_dir(), 3);
+    second.signal("-INT");
+    for launched in [first, second] {
+        let output = launched.end();
+        assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+    }
+    // A user who gives up waiting for the first machine need not wait for the timeout.
+    let alone = start("1");
+    thread::sleep(Duration::from_millis(500));
+    let asked = Instant::now();
+    alone.signal("-INT");
+    assert_eq!(alone.end().status.code(), Some(130));
+    assert!(asked.elapsed() < SOON, "took {:?}", asked.elapsed());
 }
 
 #[test]

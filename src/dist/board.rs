@@ -1,7 +1,7 @@
 //! The store of a run as its launchers use it: what the ranks say of themselves, and what the
 //! launchers of several machines tell each other.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::watch::RankState;
 use crate::{
@@ -11,6 +11,8 @@ use crate::{
 
 /// What the keys of a launcher begin with; those of its ranks begin with this and `0/`.
 const PREFIX: &str = "dsr";
+/// How long one attempt to connect takes.
+const ATTEMPT: Duration = Duration::from_secs(2);
 
 /// Keys and values that the processes of a run share. It may be handed to a thread of its own: an
 /// operation on it waits for as long as the network needs.
@@ -31,19 +33,31 @@ impl Board {
         })
     }
 
-    /// Connects with the board at `address`, for which it waits until the time is over.
+    /// Connects with the board at `address`, for which it waits until the time is over. `stop` is
+    /// asked in between.
     ///
     /// # Errors
-    /// [`Code::Dist`] when it does not come.
-    pub fn join((host, port): (&str, u16), timeout: Duration) -> Result<Self> {
-        Store::tcp((host, port), false, PREFIX, timeout).map(Self).map_err(|e| {
-            let seconds = timeout.as_secs();
-            let message =
-                format!("the launcher at {host}:{port} cannot be reached within {seconds} s");
-            Error::new(Code::Dist, message)
-                .hint("is it running on the first machine (--node-rank 0), and is the port open?")
-                .caused_by(e)
-        })
+    /// [`Code::Dist`] when it does not come, [`Code::Interrupted`] when `stop` said so.
+    pub fn join(
+        (host, port): (&str, u16),
+        timeout: Duration,
+        mut stop: impl FnMut() -> bool,
+    ) -> Result<Self> {
+        let end = Instant::now() + timeout;
+        loop {
+            match Store::tcp((host, port), false, PREFIX, ATTEMPT.min(timeout)) {
+                Ok(store) => return Ok(Self(store)),
+                Err(e) if Instant::now() >= end => {
+                    let seconds = timeout.as_secs();
+                    let what = format!("no launcher answers at {host}:{port} within {seconds} s");
+                    let hint = "does it run on the first machine (--node-rank 0), and is the port \
+                                open?";
+                    return Err(Error::new(Code::Dist, what).hint(hint).caused_by(e));
+                }
+                Err(_) if stop() => bail!(Code::Interrupted, "interrupted"),
+                Err(_) => {}
+            }
+        }
     }
 
     /// Sets a key, or replaces its value.

@@ -39,7 +39,10 @@ pub(super) fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outc
     let master = plan.master.0.as_str();
     let (board, port) = match plan.node_rank {
         0 => Board::host((master, plan.master.1), plan.timeout)?,
-        _ => (Board::join((master, plan.master.1), plan.timeout)?, plan.master.1),
+        _ => {
+            let stop = || matches!(inbox.try_recv(), Ok(Event::Stop));
+            (Board::join((master, plan.master.1), plan.timeout, stop)?, plan.master.1)
+        }
     };
     let logs = Arc::new(Logs::create(&launch.root, &launch.name)?);
     let mut supervisor = Supervisor {
