@@ -13,7 +13,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What went wrong, as a stable number for users and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The recipe is not valid Rhai.
+    /// The recipe is not valid Rhai, or a DeepSpeed config not valid JSON.
     Syntax,
     /// An option or key that does not exist.
     UnknownOption,

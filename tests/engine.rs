@@ -7,7 +7,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig,
-        PrecisionConfig, Schedule,
+        PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
@@ -46,6 +46,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         optimizer: adamw((0.9, 0.95)),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        zero: ZeroConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod cli;
 mod data;
+mod deepspeed;
 mod dist;
 mod engine;
 mod hub;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use dsr::{
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig,
-        PrecisionConfig, Schedule,
+        PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -67,6 +67,7 @@ impl Case {
             optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
             scheduler: Schedule::Constant,
             activation_checkpointing,
+            zero: ZeroConfig::default(),
             seed: 1,
             monitor: MonitorConfig::default(),
         }

@@ -6,7 +6,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
-        Schedule,
+        Schedule, ZeroConfig,
         optimizer::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
@@ -215,6 +215,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         optimizer,
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        zero: ZeroConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

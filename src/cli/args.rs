@@ -31,6 +31,9 @@ pub(super) enum Command {
     /// Run a recipe in several processes, on this machine or on several.
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
+
+    /// Show a DeepSpeed config file as the options of `init_engine`.
+    Config(ConfigArgs),
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -133,6 +136,21 @@ impl RunArgs {
         }
         words
     }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConfigArgs {
+    /// DeepSpeed's JSON file.
+    #[arg(required_unless_present = "keys")]
+    pub(super) file: Option<PathBuf>,
+
+    /// The number of processes to judge the file for; by default as many as its batch sizes say.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) world_size: Option<u32>,
+
+    /// List every key that DeepSpeed knows, and what becomes of it.
+    #[arg(long, conflicts_with_all = ["file", "world_size"])]
+    pub(super) keys: bool,
 }
 
 fn resume(text: &str) -> Result<Start, std::convert::Infallible> {

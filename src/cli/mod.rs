@@ -4,6 +4,7 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod config;
 mod console;
 mod crash;
 mod download;
@@ -47,6 +48,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args, &console).map(|()| 0),
         Command::Launch(args) => launch::run(args),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
+        Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();
     match outcome {

@@ -2,7 +2,7 @@
 
 use super::{
     monitor::MonitorConfig, optimizer::OptimizerConfig, precision::PrecisionConfig,
-    schedule::Schedule,
+    schedule::Schedule, zero::ZeroConfig,
 };
 use crate::error::{Code, Error, Result};
 
@@ -25,6 +25,8 @@ pub struct EngineConfig {
     pub scheduler: Schedule,
     /// Which blocks keep only their input for the backward pass; `None` is no block.
     pub activation_checkpointing: Option<ActivationCheckpointing>,
+    /// What the ranks share out among them.
+    pub zero: ZeroConfig,
     /// The seed of dropout.
     pub seed: u64,
     /// What is timed, printed and logged.

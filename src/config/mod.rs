@@ -1,12 +1,14 @@
 //! Settings after validation: plain structs, no input or output.
 
 mod batch;
+pub mod deepspeed;
 mod engine;
 mod monitor;
 pub mod optimizer;
 mod precision;
 pub mod schedule;
 pub mod suggest;
+mod zero;
 
 pub use batch::BatchSizes;
 pub use engine::{ActivationCheckpointing, EngineConfig, LossAverage};
@@ -14,3 +16,4 @@ pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use optimizer::OptimizerConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;
+pub use zero::{OffloadDevice, ZeroConfig};

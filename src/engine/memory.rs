@@ -68,7 +68,7 @@ mod tests {
         bridge::memory::{Kind, Ledger},
         config::{
             ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig,
-            OptimizerConfig, PrecisionConfig, Schedule,
+            OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
             optimizer::{AdamConfig, Algorithm},
         },
         data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -132,6 +132,7 @@ mod tests {
             scheduler: Schedule::Constant,
             activation_checkpointing: every
                 .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
+            zero: ZeroConfig::default(),
             seed: 1,
             monitor: MonitorConfig::default(),
         };

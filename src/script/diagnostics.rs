@@ -141,6 +141,13 @@ fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
 /// wherever that option is written, else at the innermost position.
 fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
     let located = Located::of(error).map(|l| l.frames.as_slice()).unwrap_or_default();
+    if let Some(frame) = located.first()
+        && sources.ast(&frame.source).is_none()
+        && let Some(place) = sources.place(&frame.source, frame.position)
+    {
+        // A file that is no script has no calls to look for the option in.
+        return Some(place);
+    }
     let frames: Vec<_> = located.iter().chain(outer).collect();
     let search = |find: &dyn Fn(&rhai::AST, Position) -> Option<Position>| {
         frames.iter().find_map(|frame| {

@@ -4,7 +4,7 @@ use rhai::{FnPtr, Map};
 
 use super::{
     Callback, memory_options, monitor_options, optimizer_options, options, precision_options,
-    scheduler_options,
+    scheduler_options, zero_options,
 };
 use crate::{
     config::{BatchSizes, EngineConfig, LossAverage},
@@ -46,6 +46,7 @@ pub(crate) fn read(
             optimizer,
             scheduler,
             activation_checkpointing: memory_options::activation_checkpointing(o),
+            zero: zero_options::read(o, world_size),
             seed: o.get("seed").or(42),
             monitor: monitor_options::read(o),
         }

@@ -7,8 +7,10 @@
 
 pub mod api;
 pub mod callback;
+pub mod deepspeed;
 pub mod diagnostics;
 pub mod host;
+pub mod literal;
 pub mod options;
 pub mod params;
 pub mod planning;
@@ -29,6 +31,7 @@ mod resolver;
 mod runtime;
 mod scheduler_options;
 mod translate;
+mod zero_options;
 
 use std::{path::Path, rc::Rc};
 

@@ -10,6 +10,7 @@ use rhai::{Module, exported_module};
 pub mod batch;
 pub mod console;
 pub mod dataset;
+pub mod deepspeed;
 pub mod engine;
 pub mod generate;
 pub mod json;
@@ -28,6 +29,7 @@ const API: &[Group] = &[
     ("batch", || exported_module!(batch::api)),
     ("console", || exported_module!(console::api)),
     ("dataset", dataset::build),
+    ("deepspeed", || exported_module!(deepspeed::api)),
     ("engine", || exported_module!(engine::api)),
     ("generate", || exported_module!(generate::api)),
     ("json", || exported_module!(json::api)),

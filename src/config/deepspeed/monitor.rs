@@ -1,0 +1,93 @@
+//! What is printed, logged and measured.
+
+use super::{
+    draft::Draft,
+    found::Found,
+    key::{Key, Kind, NO, RATIO, becomes, block, goes_with, no_meaning, only},
+};
+
+pub(super) const KEYS: &[Key] = &[
+    becomes("steps_per_print", Kind::OrNull(&Kind::Whole(1)), "steps_per_print"),
+    becomes("wall_clock_breakdown", Kind::Bool, "wall_clock_breakdown"),
+    only(
+        "memory_breakdown",
+        Kind::Bool,
+        NO,
+        "memory is not shown between the phases of a step; metrics.jsonl has that of each step",
+    ),
+    block("flops_profiler", FLOPS_PROFILER),
+    block("csv_monitor", CSV_MONITOR),
+    block("tensorboard", TENSORBOARD),
+    block("wandb", WANDB),
+    block("comet", COMET),
+    block("comms_logger", COMMS_LOGGER),
+    no_meaning("dump_state", Kind::Bool, "dsr config shows what the file is read as"),
+    no_meaning("log_level", Kind::OrNull(&Kind::Text), "dsr --verbose tells more"),
+    no_meaning(
+        "vocabulary_size",
+        Kind::OrNull(&Kind::Whole(0)),
+        "DeepSpeed only warns when it is no multiple of 8",
+    ),
+];
+
+const FLOPS_PROFILER: &[Key] = &[
+    becomes("enabled", Kind::Bool, "flops_profiler.enabled"),
+    becomes("recompute_fwd_factor", RATIO, "flops_profiler.recompute_fwd_factor"),
+    becomes("profile_step", Kind::Whole(0), "flops_profiler.profile_step"),
+    becomes("module_depth", Kind::Whole(-1), "flops_profiler.module_depth"),
+    becomes("top_modules", Kind::Whole(1), "flops_profiler.top_modules"),
+    becomes("detailed", Kind::Bool, "flops_profiler.detailed"),
+    becomes("output_file", Kind::OrNull(&Kind::Text), "flops_profiler.output_file"),
+];
+
+const CSV_MONITOR: &[Key] = &[
+    becomes("enabled", Kind::Bool, "csv_monitor.enabled"),
+    becomes("output_path", Kind::Text, "csv_monitor.output_path"),
+    becomes("job_name", Kind::Text, "csv_monitor.job_name"),
+];
+
+const TENSORBOARD: &[Key] = &[
+    becomes("enabled", Kind::Bool, "tensorboard.enabled"),
+    becomes("output_path", Kind::Text, "tensorboard.output_path"),
+    becomes("job_name", Kind::Text, "tensorboard.job_name"),
+];
+
+const WHY_LOCAL: &str =
+    "dsr sends nothing away; csv_monitor and tensorboard write files that can be uploaded";
+
+const WANDB: &[Key] = &[
+    only("enabled", Kind::Bool, NO, WHY_LOCAL),
+    goes_with("group", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("team", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("project", Kind::Text, "enabled"),
+];
+
+const COMET: &[Key] = &[
+    only("enabled", Kind::Bool, NO, WHY_LOCAL),
+    goes_with("samples_log_interval", Kind::Whole(1), "enabled"),
+    goes_with("project", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("workspace", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("api_key", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("experiment_name", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("experiment_key", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("online", Kind::OrNull(&Kind::Bool), "enabled"),
+    goes_with("mode", Kind::OrNull(&Kind::Text), "enabled"),
+];
+
+const COMMS_LOGGER: &[Key] = &[
+    only("enabled", Kind::Bool, NO, "collectives are not logged; wall_clock_breakdown times them"),
+    goes_with("prof_all", Kind::Bool, "enabled"),
+    goes_with("prof_ops", Kind::Texts, "enabled"),
+    goes_with("verbose", Kind::Bool, "enabled"),
+    goes_with("debug", Kind::Bool, "enabled"),
+];
+
+/// Takes away what is not enabled: DeepSpeed has these blocks off without a word.
+pub(super) fn translate(found: &Found, draft: &mut Draft) {
+    for name in ["flops_profiler", "csv_monitor", "tensorboard"] {
+        let enabled = format!("{name}.enabled");
+        if found.flag(&enabled) != Some(true) && !found.is_auto(&enabled) {
+            draft.drop_block(name);
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! Parallelism beside data parallelism, which dsr does not have: what is off is fine.
+
+use super::key::{
+    ANY_NUMBER, Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, block, goes_with, no_meaning, only,
+};
+
+pub(super) const KEYS: &[Key] = &[
+    block("tensor_parallel", TENSOR_PARALLEL),
+    block("expert_parallel", EXPERT_PARALLEL),
+    block("pipeline", PIPELINE),
+    only(
+        "sequence_parallel_size",
+        Kind::Whole(1),
+        &[Literal::Number(1.0)],
+        "sequence parallelism is not supported",
+    ),
+    no_meaning(
+        "data_parallel_size",
+        Kind::Whole(1),
+        "the number of processes decides, and all of them are data parallel",
+    ),
+    no_meaning("use_data_before_expert_parallelism", Kind::Bool, "there is no expert parallelism"),
+];
+
+const SIZE: &str = "autotp_size";
+
+const TENSOR_PARALLEL: &[Key] = &[
+    only(
+        SIZE,
+        Kind::Whole(0),
+        &[Literal::Number(0.0), Literal::Number(1.0)],
+        "tensor parallelism is not supported",
+    ),
+    goes_with("tp_overlap_comm", Kind::Bool, SIZE),
+    goes_with("preset_model", Kind::OrNull(&Kind::Text), SIZE),
+    Key {
+        name: "partition_config",
+        kind: Kind::OrNull(&Kind::Block(PARTITION_CONFIG)),
+        fate: Fate::GoesWith(SIZE),
+    },
+    goes_with("vocab_parallel_lm_head", Kind::OrNull(&Kind::Bool), SIZE),
+    goes_with("vocab_parallel_ce_backend", Kind::Word(&["torch", "liger"]), SIZE),
+    goes_with("dtype", Kind::Text, SIZE),
+    Key { name: "tp", kind: Kind::Block(TP), fate: Fate::GoesWith(SIZE) },
+    Key { name: "tensor_parallel", kind: Kind::Block(TP), fate: Fate::GoesWith(SIZE) },
+    goes_with("injection_policy_tuple", Kind::OrNull(&Kind::Any), SIZE),
+    goes_with("keep_module_on_host", Kind::Bool, SIZE),
+    goes_with("kernel_inject", Kind::Bool, SIZE),
+    goes_with("replace_with_kernel_inject", Kind::Bool, SIZE),
+];
+
+const PARTITION_CONFIG: &[Key] =
+    &[goes_with("use_default_specs", Kind::Bool, SIZE), goes_with("layer_specs", Kind::Any, SIZE)];
+
+const TP: &[Key] = &[
+    only("tp_size", Kind::Whole(1), &[Literal::Number(1.0)], "tensor parallelism is not supported"),
+    goes_with("tp_grain_size", Kind::Whole(1), "tp_size"),
+    goes_with("mpu", Kind::Any, "tp_size"),
+    goes_with("tp_group", Kind::Any, "tp_size"),
+];
+
+const EXPERT_PARALLEL: &[Key] = &[
+    only("enabled", Kind::Bool, NO, "the models have no experts"),
+    goes_with("autoep_size", Kind::Whole(1), "enabled"),
+    goes_with("expert_tensor_parallel_size", Kind::Whole(1), "enabled"),
+    goes_with("validate_folding_routing", Kind::Bool, "enabled"),
+    goes_with("async_split_plan", Kind::Bool, "enabled"),
+    goes_with("preset_model", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("moe_layer_pattern", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("expert_pattern", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("router_pattern", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("use_grouped_mm", Kind::Bool, "enabled"),
+    goes_with("disable_triton_grouped_mm", Kind::Bool, "enabled"),
+    goes_with("route_norm", Kind::OrNull(&Kind::Bool), "enabled"),
+    goes_with("route_scale", ANY_NUMBER, "enabled"),
+    goes_with("score_apply", Kind::Text, "enabled"),
+    goes_with("combine_impl", Kind::Text, "enabled"),
+    goes_with("row_weighting_impl", Kind::Text, "enabled"),
+    goes_with("gate_up_impl", Kind::Text, "enabled"),
+    goes_with("comm_backend", Kind::Text, "enabled"),
+    goes_with("comm_num_sm", Kind::Whole(0), "enabled"),
+    goes_with("comm_qp_margin", Kind::Whole(0), "enabled"),
+    goes_with("comm_max_tokens_per_rank", Kind::Whole(0), "enabled"),
+    goes_with("num_expert_groups", Kind::OrNull(&Kind::Whole(1)), "enabled"),
+    goes_with("num_limited_groups", Kind::OrNull(&Kind::Whole(1)), "enabled"),
+    goes_with("score_func", Kind::Text, "enabled"),
+    goes_with("top_k", Kind::Whole(1), "enabled"),
+    goes_with("load_balance_coeff", Kind::OrNull(&NOT_NEGATIVE), "enabled"),
+    goes_with("routed_scaling_factor", ANY_NUMBER, "enabled"),
+    goes_with("expert_w1", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("expert_w2", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("expert_w3", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("num_experts_attr", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("top_k_attr", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("has_shared_experts", Kind::OrNull(&Kind::Bool), "enabled"),
+    goes_with("shared_experts_pattern", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("shared_experts_gate_pattern", Kind::OrNull(&Kind::Text), "enabled"),
+    goes_with("expert_activation", Kind::OrNull(&Kind::Text), "enabled"),
+];
+
+const WHY_PIPELINE: &str = "it is for pipeline parallelism, which is not there";
+
+const PIPELINE: &[Key] = &[
+    only(
+        "stages",
+        Kind::Either(&Kind::Word(&["auto"]), &Kind::Whole(1)),
+        &[Literal::Word("auto"), Literal::Number(1.0)],
+        "pipeline parallelism is not supported",
+    ),
+    no_meaning("partition", Kind::Text, WHY_PIPELINE),
+    no_meaning("seed_layers", Kind::Bool, WHY_PIPELINE),
+    only(
+        "activation_checkpoint_interval",
+        Kind::Whole(0),
+        &[Literal::Number(0.0)],
+        "it is for pipeline parallelism; give the recipe's activation_checkpointing: #{ every: n }",
+    ),
+    no_meaning("pipe_partitioned", Kind::Bool, WHY_PIPELINE),
+    no_meaning("grad_partitioned", Kind::Bool, WHY_PIPELINE),
+];

@@ -1,0 +1,105 @@
+//! The top level of the file: batch sizes, gradients, and where each block is described.
+
+use super::{
+    checkpoint, extras,
+    key::{
+        Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, YES, becomes, block, makes, no_meaning, only,
+    },
+    monitor, optimizer, parallel, precision, removed, scheduler, zero,
+};
+
+/// Every key of the top level, blocks by their own files.
+pub(super) const KEYS: &[&[Key]] = &[
+    BATCH,
+    TRAINING,
+    precision::KEYS,
+    zero::KEYS,
+    REDUCTION,
+    checkpoint::KEYS,
+    monitor::KEYS,
+    parallel::KEYS,
+    extras::KEYS,
+    removed::KEYS,
+];
+
+const BATCH: &[Key] = &[
+    becomes("train_batch_size", Kind::Whole(1), "train_batch_size"),
+    becomes("train_micro_batch_size_per_gpu", Kind::Whole(1), "micro_batch_size"),
+    becomes("gradient_accumulation_steps", Kind::Whole(1), "gradient_accumulation_steps"),
+    only(
+        "managed_gradient_accumulation",
+        Kind::Bool,
+        YES,
+        "the engine always decides which micro batch ends a step; for one step a micro batch write gradient_accumulation_steps 1",
+    ),
+    no_meaning(
+        "dataloader_drop_last",
+        Kind::Bool,
+        "loaders are made in the recipe, with their own drop_last",
+    ),
+];
+
+const TRAINING: &[Key] = &[
+    Key { name: "optimizer", kind: Kind::Typed(&optimizer::OPTIMIZER), fate: Fate::Inside },
+    Key { name: "scheduler", kind: Kind::Typed(&scheduler::SCHEDULER), fate: Fate::Inside },
+    becomes("gradient_clipping", NOT_NEGATIVE, "gradient_clipping"),
+    no_meaning(
+        "zero_allow_untested_optimizer",
+        Kind::Bool,
+        "every optimizer of dsr works at every ZeRO stage",
+    ),
+    no_meaning(
+        "zero_force_ds_cpu_optimizer",
+        Kind::Bool,
+        "there is one implementation of each optimizer",
+    ),
+];
+
+const REDUCTION: &[Key] = &[
+    makes(
+        "communication_data_type",
+        Kind::OrNull(&Kind::Word(&["fp16", "bf16", "fp32"])),
+        "precision.communication_data_type",
+    ),
+    only(
+        "prescale_gradients",
+        Kind::Bool,
+        NO,
+        "dsr divides by the number of processes after the sum, which communication_data_type \"fp32\" keeps from overflowing",
+    ),
+    only(
+        "gradient_predivide_factor",
+        NOT_NEGATIVE,
+        &[Literal::Number(1.0)],
+        "dsr divides by the number of processes after the sum, which communication_data_type \"fp32\" keeps from overflowing",
+    ),
+    only(
+        "gradient_allreduce_op",
+        Kind::Word(&["mean", "sum"]),
+        &[Literal::Word("mean")],
+        "a sum would scale the learning rate with the number of processes; raise lr instead",
+    ),
+    no_meaning(
+        "seq_parallel_communication_data_type",
+        Kind::OrNull(&Kind::Word(&["fp16", "bf16", "fp32"])),
+        "there is no sequence parallelism",
+    ),
+    no_meaning("disable_allgather", Kind::Bool, "DeepSpeed 0.19 does not use it either"),
+    no_meaning(
+        "allgather_size",
+        NOT_NEGATIVE,
+        "dsr plans its collectives by the layers of the model",
+    ),
+    block("timers", TIMERS),
+];
+
+const TIMERS: &[Key] = &[block("throughput", THROUGHPUT)];
+
+const THROUGHPUT: &[Key] = &[
+    no_meaning("enabled", Kind::Bool, "the progress lines of a run always have the throughput"),
+    no_meaning(
+        "synchronized",
+        Kind::Bool,
+        "throughput is measured over whole steps, without waiting for the device",
+    ),
+];

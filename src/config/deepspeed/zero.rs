@@ -1,0 +1,181 @@
+//! `zero_optimization`: what is sharded, and how the shards travel.
+
+use serde_json::json;
+
+use super::{
+    draft::Draft,
+    found::Found,
+    key::{
+        Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, RATIO, YES, alias, becomes, goes_with, makes,
+        no_meaning, only, refused,
+    },
+};
+
+const WHY_PLANNED: &str = "dsr plans its collectives by the layers of the model";
+const WHY_FLAT: &str = "the gradients of a layer always lie in one flat buffer";
+const WHY_HOOKS: &str = "dsr walks the layers itself and hooks into no module";
+
+pub(super) const KEYS: &[Key] = &[Key {
+    name: "zero_optimization",
+    // `true` is the form of old, for stage 1.
+    kind: Kind::Either(&Kind::Bool, &Kind::Block(ZERO)),
+    fate: Fate::Makes("zero"),
+}];
+
+const ZERO: &[Key] = &[
+    becomes("stage", Kind::Between(0, 3), "zero.stage"),
+    becomes("overlap_comm", Kind::OrNull(&Kind::Bool), "zero.overlap_comm"),
+    becomes("reduce_bucket_size", Kind::Whole(1), "zero.reduce_bucket_size"),
+    becomes("allgather_bucket_size", Kind::Whole(0), "zero.allgather_bucket_size"),
+    becomes("stage3_prefetch_bucket_size", Kind::Whole(0), "zero.stage3_prefetch_bucket_size"),
+    becomes(
+        "stage3_param_persistence_threshold",
+        Kind::Whole(0),
+        "zero.stage3_param_persistence_threshold",
+    ),
+    Key {
+        name: "offload_optimizer",
+        kind: Kind::OrNull(&Kind::Block(OFFLOAD_OPTIMIZER)),
+        fate: Fate::Inside,
+    },
+    Key {
+        name: "offload_param",
+        kind: Kind::OrNull(&Kind::Block(OFFLOAD_PARAM)),
+        fate: Fate::Inside,
+    },
+    makes("cpu_offload", Kind::OrNull(&Kind::Bool), "zero.offload_optimizer"),
+    makes("cpu_offload_param", Kind::OrNull(&Kind::Bool), "zero.offload_param"),
+    goes_with("cpu_offload_use_pin_memory", Kind::OrNull(&Kind::Bool), "cpu_offload"),
+    no_meaning("contiguous_gradients", Kind::Bool, WHY_FLAT),
+    no_meaning("reduce_scatter", Kind::Bool, WHY_PLANNED),
+    no_meaning("use_multi_rank_bucket_allreduce", Kind::Bool, WHY_PLANNED),
+    no_meaning("allgather_partitions", Kind::Bool, WHY_PLANNED),
+    no_meaning("round_robin_gradients", Kind::Bool, WHY_FLAT),
+    no_meaning("parameter_alignment", Kind::Bool, WHY_FLAT),
+    no_meaning("compute_grad_norm", Kind::Bool, "the norm tells whether a step may be applied"),
+    only(
+        "load_from_fp32_weights",
+        Kind::Bool,
+        YES,
+        "a checkpoint of dsr always resumes from its fp32 weights",
+    ),
+    no_meaning(
+        "elastic_checkpoint",
+        Kind::Bool,
+        "a checkpoint of dsr loads on any number of processes",
+    ),
+    no_meaning("sub_group_size", NOT_NEGATIVE, "the optimizer steps layer by layer"),
+    no_meaning("stage3_model_persistence_threshold", NOT_NEGATIVE, WHY_PLANNED),
+    no_meaning("stage3_max_live_parameters", NOT_NEGATIVE, WHY_PLANNED),
+    no_meaning("stage3_max_reuse_distance", NOT_NEGATIVE, WHY_PLANNED),
+    no_meaning(
+        "stage3_gather_16bit_weights_on_model_save",
+        Kind::Bool,
+        "export_hf always writes whole weights",
+    ),
+    no_meaning("stage3_module_granularity_threshold", NOT_NEGATIVE, WHY_PLANNED),
+    no_meaning("stage3_use_all_reduce_for_fetch_params", Kind::Bool, WHY_PLANNED),
+    no_meaning("stage3_allgather_sequential", Kind::Bool, WHY_PLANNED),
+    alias("prefetch_bucket_size", "stage3_prefetch_bucket_size"),
+    alias("param_persistence_threshold", "stage3_param_persistence_threshold"),
+    alias("model_persistence_threshold", "stage3_model_persistence_threshold"),
+    alias("max_live_parameters", "stage3_max_live_parameters"),
+    alias("max_reuse_distance", "stage3_max_reuse_distance"),
+    alias("gather_16bit_weights_on_model_save", "stage3_gather_16bit_weights_on_model_save"),
+    alias("stage3_gather_fp16_weights_on_model_save", "stage3_gather_16bit_weights_on_model_save"),
+    alias("module_granularity_threshold", "stage3_module_granularity_threshold"),
+    alias("use_all_reduce_for_fetch_params", "stage3_use_all_reduce_for_fetch_params"),
+    alias("allgather_sequential", "stage3_allgather_sequential"),
+    no_meaning("ignore_unused_parameters", Kind::Bool, "every parameter of a model is used"),
+    only("legacy_stage1", Kind::Bool, NO, "DeepSpeed has removed it; leave it out"),
+    only(
+        "zero_hpz_partition_size",
+        Kind::Whole(0),
+        &[Literal::Number(1.0)],
+        "ZeRO++'s second partition is not supported",
+    ),
+    only("zero_quantized_weights", Kind::Bool, NO, "ZeRO++'s quantization is not supported"),
+    only(
+        "zero_quantized_nontrainable_weights",
+        Kind::Bool,
+        NO,
+        "ZeRO++'s quantization is not supported",
+    ),
+    only("zero_quantized_gradients", Kind::Bool, NO, "ZeRO++'s quantization is not supported"),
+    no_meaning(
+        "memory_efficient_linear",
+        Kind::Bool,
+        "the backward pass keeps no gathered weights",
+    ),
+    no_meaning("override_module_apply", Kind::Bool, WHY_HOOKS),
+    no_meaning("pipeline_loading_checkpoint", Kind::Bool, "there is no pipeline parallelism"),
+    no_meaning("log_trace_cache_warnings", Kind::Bool, "no trace of the modules is needed"),
+    no_meaning("enable_sanity_checks", Kind::Bool, "dsr's checks are always on"),
+    no_meaning(
+        "save_muon_momentum_buffer_in_memory",
+        Kind::Bool,
+        "optimizer states are not swapped to NVMe",
+    ),
+    Key {
+        name: "leaf_module",
+        kind: Kind::OrNull(&Kind::Block(LEAF_MODULE)),
+        fate: Fate::NoMeaning(WHY_HOOKS),
+    },
+    Key {
+        name: "zenflow",
+        kind: Kind::OrNull(&Kind::Any),
+        fate: Fate::Refused("ZenFlow is not supported; leave it out"),
+    },
+    refused("mics_shard_size", "DeepSpeed has removed MiCS"),
+    refused("mics_hierarchical_params_gather", "DeepSpeed has removed MiCS"),
+    refused("zeropp_loco_param", "DeepSpeed has removed LoCo"),
+];
+
+const DEVICE: Kind = Kind::Word(&["none", "cpu", "nvme"]);
+
+const OFFLOAD_OPTIMIZER: &[Key] = &[
+    becomes("device", DEVICE, "zero.offload_optimizer"),
+    goes_with("nvme_path", Kind::OrNull(&Kind::Text), "device"),
+    goes_with("buffer_count", Kind::Whole(0), "device"),
+    goes_with("pin_memory", Kind::Bool, "device"),
+    goes_with("pipeline_read", Kind::Bool, "device"),
+    goes_with("pipeline_write", Kind::Bool, "device"),
+    goes_with("fast_init", Kind::Bool, "device"),
+    goes_with("ratio", RATIO, "device"),
+    goes_with("super_offload", Kind::Bool, "device"),
+    goes_with("cpuadam_cores_perc", RATIO, "device"),
+];
+
+const OFFLOAD_PARAM: &[Key] = &[
+    becomes("device", DEVICE, "zero.offload_param"),
+    goes_with("nvme_path", Kind::OrNull(&Kind::Text), "device"),
+    goes_with("buffer_count", Kind::Whole(0), "device"),
+    goes_with("buffer_size", Kind::Whole(0), "device"),
+    goes_with("max_in_cpu", Kind::Whole(0), "device"),
+    goes_with("pin_memory", Kind::Bool, "device"),
+];
+
+const LEAF_MODULE: &[Key] = &[
+    goes_with("classes", Kind::Either(&Kind::Text, &Kind::Texts), "leaf_module"),
+    goes_with("names", Kind::Either(&Kind::Text, &Kind::Texts), "leaf_module"),
+    goes_with("name_suffixes", Kind::Either(&Kind::Text, &Kind::Texts), "leaf_module"),
+];
+
+/// What the older forms stand for.
+pub(super) fn translate(found: &Found, draft: &mut Draft) {
+    if let Some(is_on) = found.flag("zero_optimization") {
+        draft.set(found, "zero_optimization", "zero.stage", json!(u8::from(is_on)));
+    }
+    for (old, new, option) in [
+        ("cpu_offload", "offload_optimizer", "zero.offload_optimizer"),
+        ("cpu_offload_param", "offload_param", "zero.offload_param"),
+    ] {
+        let (old, new) = (format!("zero_optimization.{old}"), format!("zero_optimization.{new}"));
+        let Some(is_on) = found.flag(&old) else { continue };
+        if found.mentions(&new) {
+            draft.fault(found.at(&old), format!("`{old}` is the older form of `{new}`: give one"));
+        } else {
+            draft.set(found, &old, option, json!(if is_on { "cpu" } else { "none" }));
+        }
+    }
+}
