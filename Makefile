@@ -14,6 +14,9 @@ run: libtorch
 	$(CARGO) build --release
 	target/release/dsr run recipes/gpt2_wikitext.rhai
 
+# Tests run beside each other: threads of libtorch that wait for a core in a loop would only take it
+# from another test.
+test: export OMP_NUM_THREADS ?= 1
 test: libtorch
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
