@@ -1,6 +1,6 @@
 //! DeepSpeed's own config file: in recipes, and on the command line.
 
-use std::{cell::RefCell, path::Path, process::Output, rc::Rc};
+use std::{path::Path, process::Output};
 
 use dsr::{error::Code, script::Session};
 
@@ -70,15 +70,8 @@ fn a_users_file_trains_unchanged() {
 fn what_has_no_meaning_is_told_with_its_line() {
     let recipe = Recipe::new("from_deepspeed(\"ds_config.json\");");
     recipe.file("ds_config.json", FILE);
-    let notes = Rc::new(RefCell::new(Vec::new()));
-    let sink = Rc::clone(&notes);
-    let (_, result) = recipe.run(|mut host| {
-        host.notes = Box::new(move |line| sink.borrow_mut().push(line.to_owned()));
-        Session::new(host)
-    });
-    result.unwrap_or_else(|f| panic!("{:?}", f.faults));
-    let notes: Vec<_> =
-        notes.borrow().iter().map(|n| n.rsplit('/').next().unwrap().to_owned()).collect();
+    let (_, notes) = recipe.prints_and_notes();
+    let notes: Vec<_> = notes.iter().map(|note| note.rsplit('/').next().unwrap()).collect();
     insta::assert_snapshot!(notes.join("\n"), @r"
     ds_config.json:6: Adam is AdamW unless adam_w_mode is false, as in DeepSpeed
     ds_config.json:7: `optimizer.params.lr` is not used: WarmupLR goes by its own warmup_max_lr, 0.001

@@ -264,26 +264,30 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     assert!(flat(whole.model()).equal(&flat(second.model())));
 }
 
+/// Cycles of four steps at one rate.
+pub(crate) fn one_cycle(lr: f64, momentum: Option<CycleMomentum>) -> Schedule {
+    Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(OneCycle {
+        cycle_min_lr: lr,
+        cycle_max_lr: lr,
+        cycle_first_step_size: 2,
+        cycle_second_step_size: 2,
+        cycle_first_stair_count: 0,
+        cycle_second_stair_count: 0,
+        decay_lr_rate: 0.0,
+        decay_step_size: 0,
+        momentum,
+    }))
+}
+
 /// OneCycle's betas go to AdamW: cycled around a momentum that does not move, training is that with
 /// these betas; the cycled one is another.
 #[test]
 fn one_cycle_sets_the_betas_of_adamw() {
     let _alone = alone();
     let run = |betas, momentum| {
-        let cycle = OneCycle {
-            cycle_min_lr: 1e-3,
-            cycle_max_lr: 1e-3,
-            cycle_first_step_size: 2,
-            cycle_second_step_size: 2,
-            cycle_first_stair_count: 0,
-            cycle_second_stair_count: 0,
-            decay_lr_rate: 0.0,
-            decay_step_size: 0,
-            momentum,
-        };
         let plain = config(2, 1);
         let optimizer = adamw(betas);
-        let scheduler = Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(cycle));
+        let scheduler = one_cycle(1e-3, momentum);
         let mut engine = init_engine(model(0.0), EngineConfig { optimizer, scheduler, ..plain });
         train(&mut engine, &mut loader(2), 4)
     };

@@ -1,18 +1,15 @@
 //! What an engine prints and logs, as recipes ask for it.
 
 use std::{
-    cell::RefCell,
     fs,
     path::{Path, PathBuf},
-    process::Stdio,
-    rc::Rc,
 };
 
-use dsr::{error::Code, script::Session};
+use dsr::error::Code;
 
 use crate::{
     engine::golden,
-    recipes::{dsr, out, text},
+    recipes::{out, text, two_ranks},
     support::recipe::{Recipe, places},
 };
 
@@ -37,18 +34,6 @@ for batch in dataset("rows.jsonl").loader(#{{ micro_batch_size: 2, endless: true
     let recipe = Recipe::new(&text);
     recipe.file("rows.jsonl", &"{\"input_ids\": [1, 2, 3, 1]}\n".repeat(4));
     recipe
-}
-
-/// What the recipe prints, and what dsr notes meanwhile.
-fn run(recipe: &Recipe) -> (Vec<String>, Vec<String>) {
-    let notes = Rc::new(RefCell::new(Vec::new()));
-    let sink = Rc::clone(&notes);
-    let (printed, result) = recipe.run(|mut host| {
-        host.notes = Box::new(move |line| sink.borrow_mut().push(line.to_owned()));
-        Session::new(host)
-    });
-    result.unwrap_or_else(|f| panic!("{:?}", f.faults));
-    (printed, notes.take())
 }
 
 fn csv(recipe: &Recipe, path: &str) -> Vec<(u64, f64)> {
@@ -76,14 +61,14 @@ fn names(dir: &Path) -> Vec<String> {
 fn nothing_is_shown_or_written_by_default() {
     let off = "tensorboard: #{ output_path: \"logs\" }, csv_monitor: #{ enabled: false }";
     let recipe = recipe(2, off);
-    let (_, notes) = run(&recipe);
+    let (_, notes) = recipe.prints_and_notes();
     assert!(notes.is_empty(), "{notes:?}");
     assert_eq!(names(recipe.directory()), ["recipe.rhai", "rows.jsonl"]);
 }
 
 #[test]
 fn every_nth_step_has_deepspeeds_line() {
-    let (printed, notes) = run(&recipe(5, "steps_per_print: 2"));
+    let (printed, notes) = recipe(5, "steps_per_print: 2").prints_and_notes();
     let loss = |step: usize| format!("{:.4}", printed[step - 1].parse::<f64>().unwrap());
     let expected = [
         format!("step=2, skipped=0, lr=[0.125], mom=[(0.9, 0.999)], loss={}", loss(2)),
@@ -92,11 +77,19 @@ fn every_nth_step_has_deepspeeds_line() {
     assert_eq!(notes, expected);
 }
 
+/// Here what AdamW updates, and the matrices with Muon's momentum.
+#[test]
+fn the_line_lists_the_groups_of_parameters() {
+    let options = "steps_per_print: 1, optimizer: #{ type: \"Muon\" }";
+    let (_, notes) = recipe(1, options).prints_and_notes();
+    assert!(notes[0].contains("lr=[0.25, 0.25], mom=[(0.9, 0.95), 0.95], loss="), "{notes:?}");
+}
+
 #[test]
 fn csv_has_a_row_for_each_step_over_the_samples_seen() {
     let options = "csv_monitor: #{ enabled: true, output_path: \"logs\", job_name: \"tiny\" }";
     let recipe = recipe(3, options);
-    let (printed, notes) = run(&recipe);
+    let (printed, notes) = recipe.prints_and_notes();
     assert!(notes.is_empty(), "{notes:?}");
     let rates = csv(&recipe, "logs/tiny/Train_Samples_lr.csv");
     assert_eq!(rates, [(4, 0.25), (8, 0.125), (12, 0.25 / 3.0)]);
@@ -115,7 +108,7 @@ fn a_resumed_training_goes_on_in_its_files() {
     let first = fs::read_to_string(&path).unwrap();
     let saving = format!("{first}engine.save_checkpoint(\"checkpoints\");\n");
     fs::write(&path, saving).unwrap();
-    run(&recipe);
+    recipe.prints_and_notes();
     let again = first
         .replace("});\nfor", "});\nengine.load_checkpoint(\"checkpoints\");\nfor")
         .replace("global_step == 2", "global_step == 4")
@@ -123,7 +116,7 @@ fn a_resumed_training_goes_on_in_its_files() {
         .replace("gradient_accumulation_steps: 2", "gradient_accumulation_steps: 1");
     assert!(again.contains("load_checkpoint"));
     fs::write(&path, again).unwrap();
-    run(&recipe);
+    recipe.prints_and_notes();
     let steps = |rows: Vec<(u64, f64)>| rows.into_iter().map(|(x, _)| x).collect::<Vec<_>>();
     let lr = csv(&recipe, "DeepSpeedJobName/Train_Samples_lr.csv");
     assert_eq!(lr[2..], [(10, 0.25 / 3.0), (12, 0.0625)]);
@@ -144,7 +137,7 @@ fn an_event_file_holds_what_csv_does() {
         "csv_monitor: #{ enabled: true, output_path: \"csv\" }, wall_clock_breakdown: true,
         tensorboard: #{ enabled: true, output_path: \"tb\", job_name: \"x\" }";
     let recipe = recipe(3, options);
-    run(&recipe);
+    recipe.prints_and_notes();
     let files = event_files(&recipe.directory().join("tb/x"));
     assert_eq!(files.len(), 1);
     let scalars = scalars(&files[0]);
@@ -180,7 +173,7 @@ fn an_event_file_holds_what_csv_does() {
 
 #[test]
 fn the_breakdown_names_every_phase_of_every_step() {
-    let (printed, notes) = run(&recipe(3, "wall_clock_breakdown: true"));
+    let (printed, notes) = recipe(3, "wall_clock_breakdown: true").prints_and_notes();
     assert_eq!((printed.len(), notes.len()), (3, 3));
     for line in notes {
         let mut parts = line.split(" | ");
@@ -209,7 +202,7 @@ run.finish();
 "#;
     let recipe = Recipe::new(text);
     recipe.file("rows.jsonl", "{\"input_ids\": [1, 2, 3]}\n");
-    let (_, notes) = run(&recipe);
+    let (_, notes) = recipe.prints_and_notes();
     let shown = |begins: &str| {
         let steps = notes.iter().filter_map(|line| line.strip_prefix(begins));
         steps.map(|rest| rest.split([',', '/']).next().unwrap().parse().unwrap()).collect()
@@ -244,7 +237,7 @@ print(engine.model.num_params);
         golden("tokens-v512.parquet"),
     );
     let recipe = Recipe::new(&text);
-    let (printed, notes) = run(&recipe);
+    let (printed, notes) = recipe.prints_and_notes();
     // The profiler turns the breakdown on; the profile itself goes to its file.
     assert!(notes.iter().all(|line| line.starts_with("time (ms)")) && notes.len() == 4);
     let profile = fs::read_to_string(recipe.directory().join("out/profile.txt")).unwrap();
@@ -313,7 +306,7 @@ fn a_failed_write_loses_no_step() {
     fs::create_dir(recipe.directory().join("full")).unwrap();
     let file = "Train_Samples_elapsed_time_ms_step.csv";
     std::os::unix::fs::symlink("/dev/full", recipe.directory().join("full").join(file)).unwrap();
-    let (printed, _) = run(&recipe);
+    let (printed, _) = recipe.prints_and_notes();
     assert_eq!(printed.len(), 1, "{printed:?}");
     assert!(printed[0].contains(file) && printed[0].contains("No space left"), "{printed:?}");
     assert!(recipe.directory().join("checkpoints/step-00000001").exists());
@@ -324,30 +317,11 @@ fn a_failed_write_loses_no_step() {
 fn only_the_first_rank_logs() {
     let options = "csv_monitor: #{ enabled: true, output_path: \"logs\" }, steps_per_print: 1";
     let recipe = recipe(2, options);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let ranks: Vec<_> = (0..2)
-        .map(|rank: u32| {
-            dsr(recipe.directory(), &["run", "recipe.rhai"])
-                .env("RANK", rank.to_string())
-                .env("LOCAL_RANK", rank.to_string())
-                .env("WORLD_SIZE", "2")
-                .env("MASTER_ADDR", "127.0.0.1")
-                .env("MASTER_PORT", port.to_string())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    let notes: Vec<usize> = ranks
-        .into_iter()
-        .map(|rank| {
-            let output = rank.wait_with_output().unwrap();
-            out(&output);
-            text(&output.stderr).lines().filter(|line| line.starts_with("step=")).count()
-        })
-        .collect();
-    assert_eq!(notes, [2, 0]);
+    let notes = two_ranks(recipe.directory(), &["run", "recipe.rhai"]).into_iter().map(|output| {
+        out(&output);
+        text(&output.stderr).lines().filter(|line| line.starts_with("step=")).count()
+    });
+    assert_eq!(notes.collect::<Vec<_>>(), [2, 0]);
     let rates = csv(&recipe, "logs/DeepSpeedJobName/Train_Samples_lr.csv");
     assert_eq!(rates, [(8, 0.25), (16, 0.125)]);
 }

@@ -11,7 +11,7 @@ use dsr::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
         },
-        schedule::{CycleMomentum, DeepSpeedSchedule, OneCycle},
+        schedule::CycleMomentum,
     },
     data::{Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -24,7 +24,10 @@ use dsr::{
 };
 use glob::Pattern;
 
-use crate::{engine::golden, support::alone};
+use crate::{
+    engine::{golden, one_cycle},
+    support::alone,
+};
 
 /// Names, shapes, and inputs and outputs of the golden parameters.
 type Param = (&'static str, &'static [i64], Option<(i64, i64)>);
@@ -348,20 +351,6 @@ fn a_checkpoint_of_another_optimizer_is_refused() {
     load_checkpoint(&mut engine(bf16), None, &store.latest().unwrap()).unwrap();
 }
 
-fn one_cycle(momentum: Option<CycleMomentum>) -> Schedule {
-    Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(OneCycle {
-        cycle_min_lr: 1e-2,
-        cycle_max_lr: 1e-2,
-        cycle_first_step_size: 2,
-        cycle_second_step_size: 2,
-        cycle_first_stair_count: 0,
-        cycle_second_stair_count: 0,
-        decay_lr_rate: 0.0,
-        decay_step_size: 0,
-        momentum,
-    }))
-}
-
 /// The momentum is cycled where it is no beta; without any there is nothing to cycle.
 #[test]
 fn one_cycle_sets_the_momentum() {
@@ -371,10 +360,10 @@ fn one_cycle_sets_the_momentum() {
         let config = EngineConfig { scheduler, ..engine_config(sgd(momentum, 0.0, false)) };
         train(&mut try_engine(config).unwrap(), &mut loader(), 3)
     };
-    assert_eq!(run(0.2, one_cycle(still)), run(0.7, one_cycle(None)));
-    assert_ne!(run(0.2, one_cycle(still)), run(0.2, one_cycle(None)));
+    assert_eq!(run(0.2, one_cycle(1e-2, still)), run(0.7, one_cycle(1e-2, None)));
+    assert_ne!(run(0.2, one_cycle(1e-2, still)), run(0.2, one_cycle(1e-2, None)));
     let without =
-        EngineConfig { scheduler: one_cycle(still), ..engine_config(sgd(0.0, 0.0, false)) };
+        EngineConfig { scheduler: one_cycle(1e-2, still), ..engine_config(sgd(0.0, 0.0, false)) };
     let e = try_engine(without).map(drop).unwrap_err();
     assert_eq!(e.option_path(), Some("scheduler.cycle_momentum"));
 }

@@ -36,6 +36,25 @@ pub(crate) fn out(output: &Output) -> String {
     text(&output.stdout)
 }
 
+/// Two ranks of `dsr` with these arguments, started as torchrun would and run to their end.
+pub(crate) fn two_ranks(dir: &Path, args: &[&str]) -> Vec<Output> {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let start = |rank: u32| {
+        dsr(dir, args)
+            .env("RANK", rank.to_string())
+            .env("LOCAL_RANK", rank.to_string())
+            .env("WORLD_SIZE", "2")
+            .env("MASTER_ADDR", "127.0.0.1")
+            .env("MASTER_PORT", port.to_string())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let ranks = [0, 1].map(start);
+    ranks.into_iter().map(|rank| rank.wait_with_output().unwrap()).collect()
+}
+
 fn recipe(name: &str) -> String {
     repository().join("recipes").join(name).display().to_string()
 }
@@ -336,23 +355,8 @@ fn two_ranks_train_as_one() {
     let recipe = TINY.replace("gradient_accumulation_steps: 2", "gradient_accumulation_steps: 1");
     out(&tiny.run(&["--name", "one", "-p", "dropout=0"]));
     fs::write(tiny.path("two.rhai"), recipe).unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let ranks: Vec<_> = (0..2)
-        .map(|rank: u32| {
-            dsr(tiny.0.path(), &["run", "two.rhai", "--name", "two", "-p", "dropout=0"])
-                .env("RANK", rank.to_string())
-                .env("LOCAL_RANK", rank.to_string())
-                .env("WORLD_SIZE", "2")
-                .env("MASTER_ADDR", "127.0.0.1")
-                .env("MASTER_PORT", port.to_string())
-                .stdout(Stdio::piped())
-                .stderr(Stdio::piped())
-                .spawn()
-                .unwrap()
-        })
-        .collect();
-    for rank in ranks {
-        out(&rank.wait_with_output().unwrap());
+    for rank in two_ranks(tiny.0.path(), &["run", "two.rhai", "--name", "two", "-p", "dropout=0"]) {
+        out(&rank);
     }
     let (one, two) = (losses(&tiny.path("runs/one")), losses(&tiny.path("runs/two")));
     assert_eq!(one.len(), two.len());

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::plan::PlanArgs;
-use crate::run::Start;
+use super::gpu;
+use crate::{fs::Bytes, run::Start};
 
 /// Train GPT-class models from Rhai recipes.
 #[derive(Debug, Parser)]
@@ -34,6 +34,27 @@ pub(super) enum Command {
 
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PlanArgs {
+    /// The recipe, a .rhai file.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    /// Plan for a GPU of this name, such as "RTX 5090".
+    #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
+    pub(super) gpu: Option<String>,
+
+    /// Plan for a GPU with this much memory, such as 32GB.
+    #[arg(long, value_name = "SIZE", value_parser = gpu::bytes)]
+    pub(super) gpu_memory: Option<Bytes>,
+
+    /// How many processes train together.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) world_size: u16,
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -87,12 +108,9 @@ pub(super) struct LaunchArgs {
     pub(super) run: RunArgs,
 }
 
+/// The values of a recipe's parameters.
 #[derive(Debug, Args)]
-pub(super) struct RunArgs {
-    /// The recipe, a .rhai file.
-    #[arg(required_unless_present = "help")]
-    pub(super) recipe: Option<PathBuf>,
-
+pub(super) struct ParamArgs {
     /// Set a parameter that the recipe declares.
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]
     pub(super) param: Vec<String>,
@@ -100,6 +118,16 @@ pub(super) struct RunArgs {
     /// Read parameters from a JSON object; -p wins.
     #[arg(long, value_name = "FILE.json")]
     pub(super) params: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RunArgs {
+    /// The recipe, a .rhai file.
+    #[arg(required_unless_present = "help")]
+    pub(super) recipe: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
 
     /// Go on from a checkpoint: `auto` takes the newest of the newest run of this name.
     #[arg(long, value_name = "auto|PATH", value_parser = resume)]
@@ -122,10 +150,10 @@ impl RunArgs {
         let mut option = |name: &str, value: &str| {
             words.push(format!("{name}={value}"));
         };
-        if let Some(path) = &self.params {
+        if let Some(path) = &self.given.params {
             option("--params", &path.display().to_string());
         }
-        self.param.iter().for_each(|value| option("--param", value));
+        self.given.param.iter().for_each(|value| option("--param", value));
         match &self.resume {
             Some(Start::Latest) => option("--resume", "auto"),
             Some(Start::From(path)) => option("--resume", &path.display().to_string()),

@@ -22,9 +22,8 @@ use clap::Parser;
 
 pub use self::console::Console;
 use self::{
-    args::{Cli, Command, RunArgs},
+    args::{Cli, Command, ParamArgs, PlanArgs, RunArgs},
     download::Downloads,
-    plan::PlanArgs,
 };
 use crate::{
     bridge,
@@ -85,7 +84,7 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     }
     let output = console.clone();
     let mut host = host(&recipe, console, move |line| output.print(line));
-    host.params = given(&args.param, args.params.as_deref())?;
+    host.params = given(&args.given)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     signals::install(&host.interrupt)?;
@@ -101,9 +100,8 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
 
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
-    let mut host = host(args.recipe(), console, |_| ());
-    let (param, params) = args.given();
-    host.params = given(param, params)?;
+    let mut host = host(&args.recipe, console, |_| ());
+    host.params = given(&args.given)?;
     signals::install(&host.interrupt)?;
     plan::run(args, host)
 }
@@ -124,13 +122,13 @@ fn host(recipe: &Path, console: &Console, output: impl FnMut(&str) + 'static) ->
 }
 
 /// The values of the parameter file, then those of `-p`, which win.
-fn given(param: &[String], params: Option<&Path>) -> Result<Vec<params::Given>, Failure> {
-    let mut given = match params {
+fn given(args: &ParamArgs) -> Result<Vec<params::Given>, Failure> {
+    let mut given = match &args.params {
         Some(path) => params::read_file(path)?,
         None => Vec::new(),
     };
     let mut faults = Vec::new();
-    for text in param {
+    for text in &args.param {
         match params::parse_assignment(text) {
             Ok(assignment) => given.push(assignment),
             Err(e) => faults.push(e),

@@ -1,10 +1,8 @@
 //! `dsr plan RECIPE`: what each rank will need of memory, before anything is loaded.
 
-use std::{fmt::Write, path::PathBuf};
+use std::fmt::Write;
 
-use clap::Args;
-
-use super::{console, gpu};
+use super::{args::PlanArgs, console, gpu};
 use crate::{
     engine::plan::{Plan, Setup},
     fs::Bytes,
@@ -14,32 +12,6 @@ use crate::{
 
 /// What CUDA itself takes of a GPU, about: its context and kernels.
 const CUDA_CONTEXT: u64 = 512 << 20;
-
-#[derive(Debug, Args)]
-pub(super) struct PlanArgs {
-    /// The recipe, a .rhai file.
-    recipe: PathBuf,
-
-    /// Set a parameter that the recipe declares.
-    #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]
-    param: Vec<String>,
-
-    /// Read parameters from a JSON object; -p wins.
-    #[arg(long, value_name = "FILE.json")]
-    params: Option<PathBuf>,
-
-    /// Plan for a GPU of this name, such as "RTX 5090".
-    #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
-    gpu: Option<String>,
-
-    /// Plan for a GPU with this much memory, such as 32GB.
-    #[arg(long, value_name = "SIZE", value_parser = gpu::bytes)]
-    gpu_memory: Option<Bytes>,
-
-    /// How many processes train together.
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
-    world_size: u16,
-}
 
 /// Where the training is to run.
 struct Place {
@@ -84,16 +56,6 @@ pub(super) fn run(args: &PlanArgs, host: Host) -> Result<(), Failure> {
     let planned = Session::plan_file(host, &args.recipe, args.world_size.into())?;
     console::out(&text(&planned, &place));
     Ok(())
-}
-
-impl PlanArgs {
-    pub(super) fn recipe(&self) -> &std::path::Path {
-        &self.recipe
-    }
-
-    pub(super) fn given(&self) -> (&[String], Option<&std::path::Path>) {
-        (&self.param, self.params.as_deref())
-    }
 }
 
 fn text(planned: &Planned, place: &Place) -> String {

@@ -183,3 +183,16 @@ fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Resul
     }
     Ok(other)
 }
+
+/// A batch of these token ids, for tests of what takes batches.
+#[cfg(test)]
+pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
+    use super::{Dataset, LoaderOptions, OpenOptions};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rows.jsonl");
+    let lines = rows.iter().map(|ids| serde_json::json!({ "input_ids": ids }).to_string());
+    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let options = LoaderOptions { micro_batch_size: rows.len(), ..LoaderOptions::default() };
+    dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
+}

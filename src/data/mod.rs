@@ -38,6 +38,8 @@ mod tokens;
 mod window;
 
 pub use batch::Batch;
+#[cfg(test)]
+pub(crate) use batch::batch_of;
 pub use batch_rows::{BatchRows, write_rows};
 pub use dataset::Dataset;
 pub use loader::{Loader, LoaderOptions, LoaderState};

@@ -10,10 +10,11 @@ use crate::tensor::{Device, Kind, Tensor};
 
 use super::{
     Rendezvous, Work,
+    connect::{meet, transport, watch},
     watch::{Phase, Watch},
 };
 use crate::{
-    bridge::dist::{self as bridge, Mode, RedOpType, Store, Transport},
+    bridge::dist::{self as bridge, Mode, RedOpType, Store},
     error::{Code, Error, Result},
 };
 
@@ -43,8 +44,8 @@ pub struct ProcessGroup {
 /// Which rank this is, for results and messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Place {
-    rank: usize,
-    world_size: usize,
+    pub(super) rank: usize,
+    pub(super) world_size: usize,
 }
 
 impl ProcessGroup {
@@ -363,69 +364,6 @@ impl From<ReduceOp> for RedOpType {
             ReduceOp::Min => Self::Min,
         }
     }
-}
-
-fn transport<'a>(
-    device: Device,
-    interface: Option<&'a str>,
-    address: Option<&'a str>,
-) -> Result<Transport<'a>> {
-    match device {
-        Device::Cpu => Ok(Transport::Gloo { interface, address }),
-        Device::Cuda(cuda_index) => Ok(Transport::Nccl { cuda_index }),
-        other => bail!(Code::Dist, "no transport for {other:?}: the CPU has Gloo, CUDA has NCCL"),
-    }
-}
-
-/// Brings this rank to the store of all ranks and waits until all are there.
-fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
-    let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
-    let Place { rank, world_size } = place;
-    let prefix = rendezvous.store_prefix();
-    let is_host = rank == 0 && agent_store.is_none();
-    let seconds = timeout.as_secs_f64();
-    let where_to = format!("rank {rank} of {world_size}: {master_addr}:{master_port}");
-    let store =
-        Store::tcp((master_addr, *master_port), is_host, &prefix, *timeout).map_err(|e| {
-            if is_host {
-                Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", first_line(&e)))
-                    .hint("another program uses the port, or MASTER_ADDR is not this machine")
-            } else {
-                let message = format!("{where_to} cannot be reached within {seconds} s");
-                Error::new(Code::Dist, message)
-                    .hint("is rank 0 running, and is MASTER_ADDR its machine?")
-                    .caused_by(e)
-            }
-        })?;
-    let present = store.join(rank, world_size, *timeout).map_err(|e| {
-        Error::new(Code::Dist, format!("{where_to} was lost while ranks were waited for"))
-            .hint("rank 0 has stopped; its output tells why")
-            .caused_by(e)
-    })?;
-    let missing: Vec<String> =
-        (0..world_size).filter(|&rank| !present[rank]).map(|rank| rank.to_string()).collect();
-    if missing.is_empty() {
-        return Ok(store);
-    }
-    let (noun, missing_ranks) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing);
-    Err(Error::new(
-        Code::Dist,
-        format!("{where_to}: {noun} {} did not come within {seconds} s", missing_ranks.join(", ")),
-    )
-    .hint(format!("start {world_size} processes with the ranks 0 to {}", world_size - 1)))
-}
-
-/// Starts to tell the others what this rank does, over a connection of its own.
-fn watch(rendezvous: &Rendezvous, place: Place) -> Result<Watch> {
-    let Rendezvous { master_addr, master_port, timeout, .. } = rendezvous;
-    let address = (master_addr.as_str(), *master_port);
-    let store = Store::tcp(address, false, &rendezvous.store_prefix(), *timeout)
-        .map_err(|e| place.failed("connecting", e))?;
-    Ok(Watch::start(store, place.rank, place.world_size))
-}
-
-fn first_line(e: &Error) -> &str {
-    e.message().lines().next().unwrap_or_default()
 }
 
 fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()> {

@@ -13,6 +13,7 @@
 //! sent is the engine's decision.
 
 mod board;
+mod connect;
 mod group;
 mod rendezvous;
 mod watch;

@@ -71,25 +71,12 @@ mod tests {
             OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
             optimizer::{AdamConfig, Algorithm},
         },
-        data::{Batch, Dataset, LoaderOptions, OpenOptions},
+        data::{Batch, batch_of},
         dist::ProcessGroup,
         engine::Engine,
         model::{BlockContext, Gpt2Config, Model},
         tensor::Device,
     };
-
-    fn batch(rows: i64, tokens: i64, vocab: i64) -> Batch {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        let row = |r| {
-            let ids: Vec<i64> = (0..tokens).map(|t| (r * 7919 + t * 31) % vocab).collect();
-            serde_json::json!({ "input_ids": ids }).to_string()
-        };
-        std::fs::write(&path, (0..rows).map(row).collect::<Vec<_>>().join("\n")).unwrap();
-        let rows_of = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
-        let options = LoaderOptions { micro_batch_size: rows as usize, ..LoaderOptions::default() };
-        rows_of.loader(options).unwrap().next_batch().unwrap().unwrap()
-    }
 
     /// The peak of a step as autograd alone takes it: the graph of the whole model, whole logits, a
     /// gradient for each parameter, and AdamW's two averages.
@@ -147,7 +134,8 @@ mod tests {
     /// Peaks in bytes: with activation checkpointing and the loss in slices, without the first, and
     /// of autograd alone.
     fn peaks(config: Gpt2Config, rows: i64, tokens: i64) -> [u64; 3] {
-        let batch = batch(rows, tokens, config.vocab_size);
+        let row = |r| (0..tokens).map(|t| (r * 7919 + t * 31) % config.vocab_size).collect();
+        let batch = batch_of(&(0..rows).map(row).collect::<Vec<_>>());
         let model = Rc::new(Model::from_scratch(config, 1, Device::Cpu).unwrap());
         [
             engine_peak(&model, &batch, Some(1)),

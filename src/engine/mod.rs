@@ -45,17 +45,14 @@ use self::{
 };
 use crate::{
     bridge::memory::{self as ledger, Ledger},
-    config::{Dtype, EngineConfig, LossAverage},
+    config::{EngineConfig, LossAverage},
     data::{Batch, BatchRows},
     dist::{ProcessGroup, ReduceOp},
     error::{Code, Error, Result},
     model::{Model, Targets, record},
-    optim::{Optimizer, Plan, StepRates, clip_coefficient, norm},
+    optim::{GroupRates, Optimizer, Plan, StepRates, clip_coefficient, norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
-
-/// Bytes of a float32.
-const F32_BYTES: u64 = Dtype::Fp32.bytes();
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
@@ -128,11 +125,12 @@ impl Engine {
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks().len())?;
         }
-        let masters = MasterWeights::take(&model, &precision)?;
         let ledger = Ledger::new(model.device())?;
         let counting = ledger.open(ledger::Kind::OptimizerState)?;
         let optimizer = Optimizer::new(plan, model.device())?;
         drop(counting);
+        // Last: it changes the model, which a failure should leave as it is.
+        let masters = MasterWeights::take(&model, &precision)?;
         let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
@@ -185,6 +183,13 @@ impl Engine {
     /// What the last optimizer step was like; `None` before the first of this process.
     pub fn last_step(&self) -> Option<StepOutcome> {
         self.last_step
+    }
+
+    /// The rates of the last step for each group of parameters; none before the first.
+    pub fn group_rates(&self) -> Vec<GroupRates> {
+        self.last_step.map_or_else(Vec::new, |StepOutcome { lr, betas, .. }| {
+            self.optimizer.group_rates(StepRates { lr, betas })
+        })
     }
 
     /// The learning rate of the next step.

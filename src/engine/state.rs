@@ -16,8 +16,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, F32_BYTES, loss_scaler::LossScalerState, window::Window};
+use super::{Engine, loss_scaler::LossScalerState, window::Window};
 use crate::{
+    config::Dtype,
     data::LoaderState,
     error::{Code, Error, Result},
     fs::{read_to_string, write_atomic, write_json},
@@ -127,7 +128,8 @@ impl Engine {
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
         const JSON_BYTES: u64 = 4 << 20;
-        F32_BYTES * (self.model.num_params() + self.optimizer.state_numel()) + JSON_BYTES
+        let numel = self.model.num_params() + self.optimizer.state_numel();
+        Dtype::Fp32.bytes() * numel + JSON_BYTES
     }
 
     /// Goes on from the checkpoint in `dir`, which was verified. Everything is checked before

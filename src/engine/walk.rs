@@ -204,20 +204,7 @@ pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        data::{Dataset, LoaderOptions, OpenOptions},
-        model::Gpt2Config,
-    };
-
-    fn batch() -> Batch {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("rows.jsonl");
-        let rows = "{\"input_ids\": [1, 2, 3, 4]}\n{\"input_ids\": [5, 5, 9, 0]}\n";
-        std::fs::write(&path, rows).unwrap();
-        let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
-        let options = LoaderOptions { micro_batch_size: 2, ..LoaderOptions::default() };
-        rows.loader(options).unwrap().next_batch().unwrap().unwrap()
-    }
+    use crate::{data::batch_of, model::Gpt2Config};
 
     fn model(tie_word_embeddings: bool) -> Model {
         let config = Gpt2Config {
@@ -254,7 +241,8 @@ mod tests {
     /// are autograd's; float32 sums in another order, hence 1e-5 of the largest.
     #[test]
     fn the_walk_has_the_gradients_of_the_whole_graph() {
-        let (batch, nominal) = (batch(), 12.0);
+        let batch = batch_of(&[vec![1, 2, 3, 4], vec![5, 5, 9, 0]]);
+        let nominal = 12.0;
         let every =
             |every, cpu_checkpointing| Some(ActivationCheckpointing { every, cpu_checkpointing });
         for (tied, checkpointing) in

@@ -20,10 +20,9 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Window {
     micro_steps: usize,
-    /// Float64 scalars; kept on the device, since reading one waits.
-    losses: Vec<Tensor>,
-    /// The rows of each micro batch.
-    rows: Vec<BatchRows>,
+    /// The loss of each micro batch, a float64 scalar kept on the device, since reading it waits,
+    /// and its rows.
+    losses: Vec<(Tensor, BatchRows)>,
     weight: f64,
     tokens: i64,
 }
@@ -59,30 +58,32 @@ impl Window {
             LossAverage::MicroBatches if targets == 0 => return Ok(()),
             LossAverage::MicroBatches => (loss_sum.f_div_scalar(targets)?, 1.0),
         };
-        self.losses.push(loss);
-        self.rows.push(rows);
+        self.losses.push((loss, rows));
         self.weight += weight;
         Ok(())
     }
 
-    /// The rows of this rank's micro batches whose loss is not finite, or of all if each is.
+    /// The rows of this rank's micro batches whose loss is not finite, or of all if each is finite.
     ///
     /// # Errors
     /// libtorch refuses.
     pub(super) fn suspects(&self) -> Result<Vec<BatchRows>> {
         let mut suspects = Vec::new();
-        for (loss, rows) in self.losses.iter().zip(&self.rows) {
+        for (loss, rows) in &self.losses {
             if !loss.f_double_value(&[])?.is_finite() {
                 suspects.push(rows.clone());
             }
         }
-        Ok(if suspects.is_empty() { self.rows.clone() } else { suspects })
+        if suspects.is_empty() {
+            suspects.extend(self.losses.iter().map(|(_, rows)| rows.clone()));
+        }
+        Ok(suspects)
     }
 
     /// The sums over all ranks.
     pub(super) fn reduce(&self, group: &ProcessGroup) -> Result<Totals> {
         let mut loss = Tensor::f_zeros([0i64; 0], (Kind::Double, group.device()))?;
-        for part in &self.losses {
+        for (part, _) in &self.losses {
             loss = loss.f_add(part)?;
         }
         let counts = Tensor::f_from_slice(&[self.weight, self.tokens as f64])?;

@@ -13,13 +13,10 @@ use super::{
     loss::slice_rows,
     unit::{ParamSpec, padded_size},
 };
-use crate::tensor::Device;
+use crate::{config::Dtype, tensor::Device};
 
-/// Bytes of the statistics that norms and attention keep, float32.
-const STATISTIC_BYTES: u64 = 4;
-
-/// Bytes of a float32, in which losses are computed.
-const FLOAT_BYTES: u64 = 4;
+/// Bytes of a float32: of losses, and of the statistics that norms and attention keep.
+const FLOAT_BYTES: u64 = Dtype::Fp32.bytes();
 
 /// Bytes of a token id.
 const ID_BYTES: u64 = 8;
@@ -140,12 +137,12 @@ impl Sizes {
             let copies = if rows == 1 { 5 * h } else { 3 * h };
             Attention::Written { copies, scores: rows * heads * tokens * tokens * element_bytes }
         } else {
-            Attention::Fused { statistics: places * heads * STATISTIC_BYTES }
+            Attention::Fused { statistics: places * heads * FLOAT_BYTES }
         };
         Self {
             h,
             inner: places * inner * element_bytes,
-            norm: 2 * places * STATISTIC_BYTES,
+            norm: 2 * places * FLOAT_BYTES,
             resid_mask: mask_of(config.resid_pdrop),
             embd_mask: mask_of(config.embd_pdrop),
             attention,

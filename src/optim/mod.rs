@@ -49,6 +49,15 @@ pub struct StepRates {
     pub betas: (f64, f64),
 }
 
+/// What a step's rates are for one group of parameters.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GroupRates {
+    /// The learning rate.
+    pub lr: f64,
+    /// The decays of the group's averages: two betas, one momentum, or none.
+    pub betas: Vec<f64>,
+}
+
 /// An optimizer with its state.
 #[derive(Debug)]
 pub struct Optimizer {
@@ -125,6 +134,20 @@ impl Optimizer {
         named
     }
 
+    /// What `rates` are for each group of parameters that are updated alike.
+    pub fn group_rates(&self, rates: StepRates) -> Vec<GroupRates> {
+        let of_group = |(setting, _): &(Setting, Vec<Segment>)| {
+            let StepRates { lr, betas: (first, second) } = rates_of(&self.config, setting, rates);
+            let betas = match setting.rule {
+                Algorithm::Adam(_) | Algorithm::Lamb(_) | Algorithm::Lion(_) => vec![first, second],
+                Algorithm::Sgd(_) | Algorithm::Muon(_) => vec![first],
+                Algorithm::Adagrad(_) => Vec::new(),
+            };
+            GroupRates { lr, betas }
+        };
+        self.groups.iter().map(of_group).collect()
+    }
+
     /// Elements of the state's tensors, padding included.
     pub fn state_numel(&self) -> u64 {
         let segments = self.groups.iter().flat_map(|(_, segments)| segments);
@@ -144,18 +167,12 @@ impl Optimizer {
         grad_scale: f64,
     ) -> Result<()> {
         let step = self.step + 1;
-        let is_muon = matches!(self.config.algorithm, Algorithm::Muon(_));
         let at_once = self.config.state_dtype == StateDtype::Fp32;
         let mut index = 0;
         guard("the optimizer's step", || {
             no_grad(|| {
                 for (setting, segments) in &mut self.groups {
-                    let betas = match setting.rule {
-                        // A schedule cycles Muon's momentum, not AdamW's betas beside it.
-                        Algorithm::Adam(adam) if is_muon => adam.betas,
-                        _ => rates.betas,
-                    };
-                    let lr = rates.lr * setting.lr_factor;
+                    let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
                     let weight_decay = setting.weight_decay;
                     let numbers = Numbers { step, lr, weight_decay, betas, grad_scale };
                     // State that is kept smaller is float32 for one part at a time.
@@ -170,6 +187,16 @@ impl Optimizer {
         self.step = step;
         Ok(())
     }
+}
+
+/// The rates of a step for parameters with this setting.
+fn rates_of(config: &OptimizerConfig, setting: &Setting, rates: StepRates) -> StepRates {
+    let betas = match (&config.algorithm, &setting.rule) {
+        // A schedule cycles Muon's momentum, not AdamW's betas beside it.
+        (Algorithm::Muon(_), Algorithm::Adam(adam)) => adam.betas,
+        _ => rates.betas,
+    };
+    StepRates { lr: rates.lr * setting.lr_factor, betas }
 }
 
 /// One call of a rule; `index` counts the segments, for the seeds of their rounding.

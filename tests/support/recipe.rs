@@ -62,6 +62,18 @@ impl Recipe {
         lines
     }
 
+    /// What the recipe prints, and what dsr notes meanwhile; it must end well.
+    pub(crate) fn prints_and_notes(&self) -> (Vec<String>, Vec<String>) {
+        let notes = Rc::new(RefCell::new(Vec::new()));
+        let sink = Rc::clone(&notes);
+        let (printed, result) = self.run(|mut host| {
+            host.notes = Box::new(move |line| sink.borrow_mut().push(line.to_owned()));
+            Session::new(host)
+        });
+        result.unwrap_or_else(|f| panic!("{:?}", f.faults));
+        (printed, notes.take())
+    }
+
     /// How the recipe fails.
     pub(crate) fn fails(&self) -> Failure {
         self.run(Session::new).1.expect_err("the recipe should fail")

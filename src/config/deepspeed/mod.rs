@@ -8,6 +8,7 @@
 //!
 //! A value `"auto"` is left to the recipe, as transformers' Trainer does it.
 
+mod check;
 mod checkpoint;
 mod draft;
 mod extras;

@@ -1,4 +1,4 @@
-//! Files and what becomes of them, block by block.
+//! Files and what becomes of them, block by block; the tests of precision stand beside it.
 
 use serde_json::{Map, Value, json};
 
@@ -18,7 +18,7 @@ fn settings(text: &str, given: Option<Value>) -> Settings {
 }
 
 /// The options of a file without those that every file has.
-fn options(text: &str) -> Value {
+pub(super) fn options(text: &str) -> Value {
     given(text, json!({}))
 }
 
@@ -28,7 +28,7 @@ fn given(text: &str, given: Value) -> Value {
     Value::Object(options)
 }
 
-fn notes(text: &str) -> Vec<String> {
+pub(super) fn notes(text: &str) -> Vec<String> {
     let notes = settings(text, Some(json!({}))).notes;
     notes.into_iter().map(|note| format!("{} {}", note.at.line, note.text)).collect()
 }
@@ -44,7 +44,7 @@ fn faults_beside(text: &str, given: Option<Value>) -> Vec<String> {
     faults.iter().map(shown).collect()
 }
 
-fn faults(text: &str) -> Vec<String> {
+pub(super) fn faults(text: &str) -> Vec<String> {
     faults_beside(text, Some(json!({})))
 }
 
@@ -183,6 +183,22 @@ fn what_the_recipe_says_against_the_file_is_listed_together() {
 }
 
 #[test]
+fn what_is_the_same_is_no_contradiction() {
+    let text = r#"{ "train_batch_size": 8, "optimizer": { "type": "Adam" } }"#;
+    for kind in ["adam", "AdamW"] {
+        let recipe = json!({ "train_batch_size": 8.0, "optimizer": { "type": kind } });
+        assert_eq!(given(text, recipe)["optimizer"]["type"], "AdamW");
+    }
+    let recipe = json!({ "optimizer": { "type": "Lion" } });
+    assert_eq!(
+        faults_beside(text, Some(recipe)),
+        [
+            "recipe `optimizer.type` is \"Lion\" here, and `optimizer.type` is \"Adam\" on line 1 of the file"
+        ]
+    );
+}
+
+#[test]
 fn what_the_file_only_implies_gives_way_to_the_recipe() {
     let text = r#"{ "optimizer": { "type": "AdamW" } }"#;
     let recipe = json!({ "loss_average": "tokens", "optimizer": { "weight_decay": 0.1 } });
@@ -233,74 +249,6 @@ fn unknown_keys_are_refused_with_the_nearest() {
     `aio.thread_count` is not supported: DeepSpeed's documentation names it and its code does not know it: write intra_op_parallelism: []
     DeepSpeed has no key `xyzzy`: ["dsr config --keys lists all keys"]
     "#);
-}
-
-#[test]
-fn fp16_brings_its_loss_scale() {
-    let static_scale = "{ \"fp16\": { \"enabled\": true, \"loss_scale\": 128,\n\"hysteresis\": 3 },\n\
-                        \"zero_optimization\": true }";
-    let expected = json!({ "dtype": "fp16", "loss_scale": 128 });
-    assert_eq!(options(static_scale)["precision"], expected);
-    assert_eq!(options(static_scale)["zero"], json!({ "stage": 1 }));
-    assert_eq!(
-        notes(static_scale)[1..],
-        ["2 `fp16.hysteresis` is not used: loss_scale 128 is a static scale"]
-    );
-    assert_eq!(options("{ \"fp16\": { \"enabled\": false, \"hysteresis\": 3 } }"), json!({}));
-    assert_eq!(
-        faults("{ \"fp16\": { \"enabled\": true },\n\"bf16\": { \"enabled\": true } }"),
-        ["2:22 fp16 and bf16 cannot both be enabled"]
-    );
-}
-
-#[test]
-fn deepspeeds_own_defects_are_told() {
-    let at_0 = notes("{ \"fp16\": { \"enabled\": true } }");
-    assert!(at_0.iter().any(|note| note.contains("at stage 0 DeepSpeed")), "{at_0:?}");
-    let at_2 = r#"{ "fp16": { "enabled": true }, "zero_optimization": { "stage": 2 } }"#;
-    let at_2 = notes(at_2);
-    assert!(at_2.iter().any(|note| note.contains("halves the gradients")), "{at_2:?}");
-}
-
-#[test]
-fn gradients_are_summed_in_what_the_file_says() {
-    let text = r#"{ "bfloat16": { "enabled": true }, "communication_data_type": "FP32",
-                    "data_types": { "grad_accum_dtype": "torch.bfloat16", "param_dtype": "bf16" } }"#;
-    let expected = json!({
-        "dtype": "bf16",
-        "communication_data_type": "fp32",
-        "grad_accum_dtype": "bf16",
-    });
-    assert_eq!(options(text), json!({ "precision": expected }));
-    let silent = notes("{ \"bf16\": {\n\"enabled\": true } }");
-    assert_eq!(silent.len(), 1);
-    assert!(silent[0].starts_with("2 gradients are added up and sent in fp32 here, in bf16"));
-    assert_eq!(
-        options("{ \"communication_data_type\": \"bf16\" }")["precision"],
-        json!({ "dtype": "fp32", "communication_data_type": "bf16" })
-    );
-    assert_eq!(options("{ \"communication_data_type\": \"fp32\" }"), json!({}));
-    assert_eq!(options("{ \"communication_data_type\": null }"), json!({}));
-    assert_eq!(
-        faults("{ \"data_types\": { \"param_dtype\": \"half\" } }"),
-        ["1:34 `data_types.param_dtype` is \"fp16\", and the model is in fp32"]
-    );
-}
-
-#[test]
-fn both_names_of_a_block_are_too_many() {
-    assert_eq!(
-        faults("{ \"bf16\": {}, \"bfloat16\": {} }"),
-        ["1:15 `bfloat16` is another name of `bf16`: give one"]
-    );
-    let text = r#"{ "zero_optimization": { "cpu_offload": true, "offload_optimizer": {} } }"#;
-    assert_eq!(faults(text).len(), 1);
-    let old = r#"{ "zero_optimization": { "stage": 2, "cpu_offload": true,
-                   "prefetch_bucket_size": 7 } }"#;
-    assert_eq!(
-        options(old)["zero"],
-        json!({ "stage": 2, "stage3_prefetch_bucket_size": 7, "offload_optimizer": "cpu" })
-    );
 }
 
 #[test]

@@ -8,14 +8,28 @@ use crate::engine::{Engine, PhaseTimes};
 /// element for each group of parameters.
 pub(super) fn progress(engine: &Engine) -> Option<String> {
     let outcome = engine.last_step()?;
+    let groups = engine.group_rates();
+    let list = |words: Vec<String>| words.join(", ");
     Some(format!(
-        "step={}, skipped={}, lr=[{:?}], mom=[{:?}], loss={:.4}",
+        "step={}, skipped={}, lr=[{}], mom=[{}], loss={:.4}",
         engine.global_step(),
         engine.skipped_steps(),
-        outcome.lr,
-        outcome.betas,
+        list(groups.iter().map(|group| format!("{:?}", group.lr)).collect()),
+        list(groups.iter().map(|group| momentum(&group.betas)).collect()),
         outcome.loss
     ))
+}
+
+/// As Python writes it; DeepSpeed has 0.0 where there is none.
+fn momentum(betas: &[f64]) -> String {
+    match betas {
+        [] => "0.0".to_owned(),
+        [momentum] => format!("{momentum:?}"),
+        _ => {
+            let betas: Vec<_> = betas.iter().map(|beta| format!("{beta:?}")).collect();
+            format!("({})", betas.join(", "))
+        }
+    }
 }
 
 /// The phases of a step in milliseconds, summed over its micro batches.
@@ -35,6 +49,11 @@ pub(super) fn breakdown(times: &PhaseTimes) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn momenta_are_as_python_writes_them() {
+        assert_eq!([&[][..], &[0.9], &[0.9, 0.999]].map(momentum), ["0.0", "0.9", "(0.9, 0.999)"]);
+    }
 
     #[test]
     fn every_phase_is_named() {
