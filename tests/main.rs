@@ -24,3 +24,4 @@ mod script_optimizers;
 mod script_schedules;
 mod support;
 mod tidy;
+mod zero;

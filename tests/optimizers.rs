@@ -76,13 +76,14 @@ fn gradient(t: f64, k: f64) -> f64 {
 /// The parameters after fifty steps, by name.
 fn fifty_steps(config: &OptimizerConfig) -> BTreeMap<String, Tensor> {
     let params = flats(start);
-    let plan = Plan::new(config, &units()).unwrap();
+    let plan = Plan::new(config, &units(), None).unwrap();
+    let group = ProcessGroup::single(Device::Cpu).unwrap();
     let mut optimizer = Optimizer::new(plan, Device::Cpu).unwrap();
     for t in 1..=50 {
         // Twice the gradient, divided by two.
         let grads: Vec<_> = flats(|k| gradient(f64::from(t), k)).iter().map(|g| g * 2.0).collect();
         let rates = StepRates { lr: config.lr, betas: config.betas() };
-        optimizer.step(&params.iter().collect::<Vec<_>>(), &grads, rates, 2.0).unwrap();
+        optimizer.step(&group, &params.iter().collect::<Vec<_>>(), &grads, rates, 2.0).unwrap();
     }
     let mut named = BTreeMap::new();
     for (unit, flat) in units().into_iter().zip(&params) {
@@ -171,11 +172,12 @@ fn muon_does_not_depend_on_how_a_matrix_is_stored() {
         let param =
             ParamLayout { name: "w".into(), offset: 0, shape: shape.to_vec(), fans: Some((4, 10)) };
         let unit = UnitLayout { numel: 40, params: vec![param] };
-        let plan = Plan::new(&muon(true, NsMethod::Gram), &[unit]).unwrap();
+        let plan = Plan::new(&muon(true, NsMethod::Gram), &[unit], None).unwrap();
+        let group = ProcessGroup::single(Device::Cpu).unwrap();
         let mut optimizer = Optimizer::new(plan, Device::Cpu).unwrap();
         let flat = Tensor::zeros([40], (Kind::Float, Device::Cpu));
         let rates = StepRates { lr: 0.02, betas: (0.95, 0.0) };
-        optimizer.step(&[&flat], &[grad.reshape([-1])], rates, 1.0).unwrap();
+        optimizer.step(&group, &[&flat], &[grad.reshape([-1])], rates, 1.0).unwrap();
         flat.view(shape)
     };
     let grad = flats(start)[0].narrow(0, 0, 40).view([10, 4]);

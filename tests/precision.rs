@@ -110,7 +110,7 @@ fn a_skipped_step_changes_nothing_but_the_count() {
     assert_eq!(engine.lr().unwrap(), lr);
     assert_eq!(before, flat(engine.model()));
     let dir = tempfile::tempdir().unwrap();
-    engine.write_state(dir.path(), None, None).unwrap();
+    engine.write_state(Some(dir.path()), None, None).unwrap();
     let state: Value =
         serde_json::from_str(&std::fs::read_to_string(dir.path().join("state.json")).unwrap())
             .unwrap();

@@ -11,9 +11,9 @@ pub struct ZeroConfig {
     /// Whether gradients travel while the backward pass goes on; `None` is only at stage 3, as in
     /// DeepSpeed.
     pub overlap_comm: Option<bool>,
-    /// Gradients that are reduced together.
+    /// The most gradients of one collective: a larger unit is reduced in pieces.
     pub reduce_bucket_size: u64,
-    /// Parameters that are gathered together after a step.
+    /// The most parameters of one collective after a step: a larger unit is gathered in pieces.
     pub allgather_bucket_size: u64,
     /// Parameters that are gathered ahead of their use, at stage 3.
     pub stage3_prefetch_bucket_size: u64,
@@ -68,20 +68,37 @@ impl Default for ZeroConfig {
 }
 
 impl ZeroConfig {
+    /// Whether each rank of `world_size` has only a part of the optimizer's state and of the
+    /// weights that it updates.
+    pub fn shards_optimizer(&self, world_size: usize) -> bool {
+        self.stage >= 1 && world_size > 1
+    }
+
+    /// Whether each rank of `world_size` keeps only a part of the gradients.
+    pub fn shards_gradients(&self, world_size: usize) -> bool {
+        self.stage >= 2 && world_size > 1
+    }
+
+    /// Whether gradients travel while the backward pass goes on.
+    pub fn overlaps(&self) -> bool {
+        self.overlap_comm.unwrap_or(self.stage == 3)
+    }
+
     /// Refuses what is not there yet. One rank has the whole state at every stage, and nothing
     /// travels.
     ///
     /// # Errors
-    /// [`Code::BadValue`], all faults together: a stage above 0 on several ranks; offloading.
+    /// [`Code::BadValue`], all faults together: stage 3 on several ranks; offloading.
     pub fn check(&self, world_size: usize) -> Result<()> {
         let mut faults = Vec::new();
-        if self.stage > 0 && world_size > 1 {
+        if self.stage == 3 && world_size > 1 {
             let message = format!(
-                "`zero.stage` {} on {world_size} ranks is not supported yet: every rank has the whole training state",
-                self.stage
+                "`zero.stage` 3 on {world_size} ranks is not supported yet: every rank has all parameters"
             );
             let fault = Error::new(Code::BadValue, message).option("stage");
-            faults.push(fault.hint("stage 0 trains on any number of ranks, with the same result"));
+            faults.push(
+                fault.hint("stage 2 shares out all but the parameters, with the same result"),
+            );
         }
         for (option, device) in
             [("offload_optimizer", self.offload_optimizer), ("offload_param", self.offload_param)]
@@ -110,11 +127,11 @@ mod tests {
     }
 
     #[test]
-    fn one_rank_has_every_stage_and_several_have_stage_0() {
+    fn one_rank_has_every_stage_and_several_have_all_but_the_last() {
         for stage in 0..=3 {
             let config = ZeroConfig { stage, ..ZeroConfig::default() };
             assert!(options(config, 1).is_empty());
-            assert_eq!(options(config, 2).is_empty(), stage == 0);
+            assert_eq!(options(config, 2).is_empty(), stage < 3);
         }
     }
 

@@ -16,11 +16,13 @@ mod board;
 mod connect;
 mod group;
 mod rendezvous;
+mod shard;
 mod watch;
 mod work;
 
 pub use board::Board;
 pub use group::{ProcessGroup, ReduceOp};
 pub use rendezvous::Rendezvous;
+pub use shard::{Reduction, Shard};
 pub use watch::{Call, Phase, RankState};
 pub use work::Work;

@@ -1,24 +1,65 @@
 //! The gradients of the parameter units: flat buffers that exist from a unit's first gradient to
 //! the optimizer step, so that they take no memory while activations do.
+//!
+//! The buffer of a unit is summed over the ranks when its last gradient is there. ZeRO's stage 2
+//! does so in every micro batch, keeps this rank's slice of the sum and frees the buffer; below it
+//! the sum is made once, in the step. With `overlap_comm` the sum of one unit is under way while
+//! the layer below is differentiated, in stages 0 and 1 in the last micro batch.
+
+use std::{collections::VecDeque, rc::Rc};
 
 use crate::{
     bridge::memory,
+    config::{EngineConfig, ZeroConfig},
+    dist::{ProcessGroup, Reduction},
     error::Result,
     model::FlatUnit,
     tensor::{Kind, Tensor, no_grad},
 };
 
-/// A buffer for each unit that has a gradient.
-#[derive(Debug)]
+/// Sums under way beside the backward pass: while one is waited for, its buffer exists.
+const MOST_UNDER_WAY: usize = 1;
+
+/// The gradients of each unit.
 pub(super) struct Gradients {
+    /// What this rank has added and not yet summed.
     buffers: Vec<Option<Tensor>>,
+    /// Sums over the ranks, of whole units or of this rank's slices.
+    sums: Vec<Option<Tensor>>,
+    under_way: VecDeque<(usize, Reduction)>,
     kind: Kind,
+    /// The format of sums.
+    sum_kind: Kind,
+    group: Rc<ProcessGroup>,
+    zero: ZeroConfig,
+    accumulates: bool,
+    /// Whether a buffer is summed as soon as it is complete.
+    at_once: bool,
 }
 
 impl Gradients {
-    /// No gradient yet for this many units; they will add up in the format `kind`.
-    pub(super) fn new(units: usize, kind: Kind) -> Self {
-        Self { buffers: (0..units).map(|_| None).collect(), kind }
+    /// No gradient yet for this many units.
+    pub(super) fn new(units: usize, group: Rc<ProcessGroup>, config: &EngineConfig) -> Self {
+        let none = || (0..units).map(|_| None).collect();
+        Self {
+            buffers: none(),
+            sums: none(),
+            under_way: VecDeque::new(),
+            kind: config.precision.grad_accum_dtype.into(),
+            sum_kind: config.precision.communication_data_type.into(),
+            group,
+            zero: config.zero,
+            accumulates: config.gradient_accumulation_steps > 1,
+            at_once: false,
+        }
+    }
+
+    /// A micro batch begins, which may be the `last` of its step.
+    pub(super) fn begin(&mut self, last: bool) {
+        let several = self.group.world_size() > 1;
+        self.at_once = several
+            && (self.zero.shards_gradients(self.group.world_size())
+                || (last && self.zero.overlaps()));
     }
 
     /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the
@@ -67,19 +108,85 @@ impl Gradients {
         Ok(unit.views(flat))
     }
 
-    /// All buffers, each of them there; none is left here.
-    pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
-        let kind = self.kind;
-        let buffer = |(unit, grad): (&FlatUnit, &mut Option<Tensor>)| match grad.take() {
-            Some(flat) => Ok(flat),
-            None => zeros(unit, kind),
+    /// Says that this micro batch adds no more to unit `i`. Every rank does so in the same order.
+    ///
+    /// # Errors
+    /// Those of the sum over the ranks.
+    pub(super) fn complete(&mut self, i: usize) -> Result<()> {
+        if !self.at_once {
+            return Ok(());
+        }
+        self.start(i)?;
+        let most = if self.zero.overlaps() { MOST_UNDER_WAY } else { 0 };
+        self.finish(most)
+    }
+
+    /// Starts to sum the buffer of unit `i`, if it has one.
+    fn start(&mut self, i: usize) -> Result<()> {
+        let Some(buffer) = self.buffers[i].take() else { return Ok(()) };
+        let _counting = memory::count_as(memory::Kind::Gradients)?;
+        let (kind, most) = (self.sum_kind, self.zero.reduce_bucket_size);
+        let sum = match self.zero.shards_optimizer(self.group.world_size()) {
+            true => self.group.sum_slice(&buffer, kind, most),
+            false => self.group.sum_all(&buffer, kind, most),
         };
-        units.iter().zip(&mut self.buffers).map(buffer).collect()
+        self.under_way.push_back((i, sum?));
+        Ok(())
+    }
+
+    /// Waits until at most `most` sums are under way.
+    fn finish(&mut self, most: usize) -> Result<()> {
+        let _counting = memory::count_as(memory::Kind::Gradients)?;
+        while self.under_way.len() > most {
+            let Some((i, sum)) = self.under_way.pop_front() else { break };
+            let sum = sum.wait()?;
+            match &mut self.sums[i] {
+                Some(so_far) => {
+                    let _ = so_far.f_add_(&sum)?;
+                }
+                // A sum to which nothing is added keeps its format.
+                none if self.accumulates => *none = Some(sum.f_to_kind(self.kind)?),
+                none => *none = Some(sum),
+            }
+        }
+        Ok(())
+    }
+
+    /// The gradients of all units, each of them there, summed over the ranks, float32: whole, or
+    /// from stage 1 on this rank's slices. None is left here. Every rank must call it.
+    ///
+    /// # Errors
+    /// Those of the sums; memory is exhausted.
+    pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
+        for (i, unit) in units.iter().enumerate() {
+            if self.sums[i].is_none() && self.buffers[i].is_none() && !self.is_under_way(i) {
+                self.buffers[i] = Some(zeros(unit, self.kind)?);
+            }
+            if self.group.world_size() == 1 {
+                self.sums[i] = self.buffers[i].take();
+            } else {
+                // One whole buffer and one sum at a time where a slice is kept.
+                self.start(i)?;
+                let keeps_slices = self.zero.shards_optimizer(self.group.world_size());
+                self.finish(if keeps_slices { MOST_UNDER_WAY } else { usize::MAX })?;
+            }
+        }
+        self.finish(0)?;
+        let float = |sum: &mut Option<Tensor>| match sum.take() {
+            Some(sum) => Ok(sum.f_to_kind(Kind::Float)?),
+            None => bail!(crate::error::Code::Internal, "a unit without a gradient"),
+        };
+        self.sums.iter_mut().map(float).collect()
+    }
+
+    fn is_under_way(&self, i: usize) -> bool {
+        self.under_way.iter().any(|&(unit, _)| unit == i)
     }
 
     /// Drops what has been added.
     pub(super) fn clear(&mut self) {
-        self.buffers.iter_mut().for_each(|grad| *grad = None);
+        self.buffers.iter_mut().chain(&mut self.sums).for_each(|grad| *grad = None);
+        self.under_way.clear();
     }
 }
 

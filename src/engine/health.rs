@@ -9,12 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::loss_scaler::LossScaler;
+use super::{loss_scaler::LossScaler, master_weights::MasterWeights};
 use crate::{
     config::LossScale,
     data::{BatchRows, write_rows},
+    dist::{ProcessGroup, ReduceOp, Shard},
     error::{Code, Error, Result},
-    model::Model,
+    model::{FlatUnit, Model},
     tensor::Tensor,
 };
 
@@ -128,40 +129,53 @@ impl Health {
     }
 }
 
-/// Names the first thing that is not finite: a parameter in the order of the forward pass, or else
-/// a gradient in the order of the backward pass. `grads` are laid out as the units.
+/// Names the first thing that is not finite on any rank: a parameter in the order of the forward
+/// pass, or else a gradient in the order of the backward pass. `grads` are laid out as the masters.
+/// Every rank must call it.
 ///
 /// # Errors
-/// libtorch refuses.
+/// libtorch refuses; another rank fails.
 pub(super) fn first_not_finite(
     model: &Model,
-    weights: &[Tensor],
+    group: &ProcessGroup,
+    masters: &MasterWeights,
     grads: &[Tensor],
 ) -> Result<Option<String>> {
-    for (unit, flat) in model.units().iter().zip(weights) {
-        for (name, view) in unit.names().zip(unit.views(flat)) {
-            if !is_finite(&view)? {
-                return Ok(Some(format!("the parameter {name} itself is not finite")));
-            }
-        }
+    let names: Vec<_> = model.units().iter().flat_map(FlatUnit::names).collect();
+    let bad = |flats: &[Tensor]| bad_parameters(model, group, masters.shard(), flats);
+    if let Some(i) = bad(masters.flats())?.first() {
+        return Ok(Some(format!("the parameter {} itself is not finite", names[*i])));
     }
-    let mut first = None;
-    let mut bad = 0;
-    let mut all = 0;
-    for (unit, flat) in model.units().iter().zip(grads).rev() {
-        let named: Vec<_> = unit.names().zip(unit.views(flat)).collect();
-        for (name, view) in named.into_iter().rev() {
-            all += 1;
-            if !is_finite(&view)? {
-                bad += 1;
-                first = first.or(Some(name));
-            }
-        }
-    }
-    Ok(first.map(|name| {
-        let of = format!("{bad} of {all} parameters have such a gradient");
-        format!("the first, going backward, is the gradient of {name}; {of}")
+    let bad = bad(grads)?;
+    let all = names.len();
+    Ok(bad.last().map(|&i| {
+        let of = format!("{} of {all} parameters have such a gradient", bad.len());
+        format!("the first, going backward, is the gradient of {}; {of}", names[i])
     }))
+}
+
+/// The numbers of the parameters whose part of `flats`, whole units or slices, is not finite on some
+/// rank.
+fn bad_parameters(
+    model: &Model,
+    group: &ProcessGroup,
+    shard: Option<Shard>,
+    flats: &[Tensor],
+) -> Result<Vec<usize>> {
+    let mut flags = Vec::new();
+    for (unit, flat) in model.units().iter().zip(flats) {
+        let numel = unit.flat().numel() as i64;
+        let (own, len) = shard.map_or((0, numel), |shard| shard.range(numel));
+        for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+            let (from, to) = (offset.max(own), (offset + spec.numel()).min(own + len));
+            let is_bad = from < to && !is_finite(&flat.f_narrow(0, from - own, to - from)?)?;
+            flags.push(i64::from(is_bad));
+        }
+    }
+    let flags = Tensor::f_from_slice(&flags)?.f_to_device(group.device())?;
+    group.all_reduce(&flags, ReduceOp::Max)?;
+    let flags = Vec::<i64>::try_from(&flags)?;
+    Ok((0..).zip(flags).filter(|&(_, flag)| flag != 0).map(|(i, _)| i).collect())
 }
 
 fn is_finite(tensor: &Tensor) -> Result<bool> {

@@ -5,8 +5,8 @@ use crate::{
     optim::{ParamLayout, UnitLayout},
 };
 
-/// Where the parameters of each unit lie.
-pub(super) fn layouts(units: &[FlatUnit]) -> Vec<UnitLayout> {
+/// Where the parameters of each unit lie when this many ranks can divide it.
+pub(super) fn layouts(units: &[FlatUnit], world_size: usize) -> Vec<UnitLayout> {
     let unit = |unit: &FlatUnit| {
         let params = unit.specs().iter().zip(unit.offsets());
         let param = params.map(|(spec, &offset)| ParamLayout {
@@ -15,7 +15,7 @@ pub(super) fn layouts(units: &[FlatUnit]) -> Vec<UnitLayout> {
             shape: spec.shape.clone(),
             fans: spec.fans,
         });
-        UnitLayout { numel: unit.flat().numel() as i64, params: param.collect() }
+        UnitLayout { numel: unit.numel_for(world_size), params: param.collect() }
     };
     units.iter().map(unit).collect()
 }

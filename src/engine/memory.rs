@@ -66,14 +66,9 @@ mod tests {
 
     use crate::{
         bridge::memory::{Kind, Ledger},
-        config::{
-            ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig,
-            OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
-            optimizer::{AdamConfig, Algorithm},
-        },
         data::{Batch, batch_of},
         dist::ProcessGroup,
-        engine::Engine,
+        engine::{Engine, config},
         model::{BlockContext, Gpt2Config, Model},
         tensor::Device,
     };
@@ -109,20 +104,8 @@ mod tests {
     }
 
     fn engine_peak(model: &Rc<Model>, batch: &Batch, every: Option<usize>) -> u64 {
-        let config = EngineConfig {
-            micro_batch_size: batch.input_ids.size()[0] as usize,
-            gradient_accumulation_steps: 1,
-            gradient_clipping: Some(1.0),
-            loss_average: LossAverage::Tokens,
-            precision: PrecisionConfig::new(Dtype::Fp32),
-            optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
-            scheduler: Schedule::Constant,
-            activation_checkpointing: every
-                .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
-            zero: ZeroConfig::default(),
-            seed: 1,
-            monitor: MonitorConfig::default(),
-        };
+        let mut config = config(every);
+        config.micro_batch_size = batch.input_ids.size()[0] as usize;
         let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
         let mut engine = Engine::new(Rc::clone(model), group, config).unwrap();
         let loss = engine.forward(batch).unwrap();

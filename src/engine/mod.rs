@@ -47,10 +47,10 @@ use crate::{
     bridge::memory::{self as ledger, Ledger},
     config::{EngineConfig, LossAverage},
     data::{Batch, BatchRows},
-    dist::{ProcessGroup, ReduceOp},
+    dist::{ProcessGroup, ReduceOp, Shard},
     error::{Code, Error, Result},
     model::{Model, Targets, record},
-    optim::{GroupRates, Optimizer, Plan, StepRates, clip_coefficient, norm},
+    optim::{GroupRates, Optimizer, Plan, StepRates, clip_coefficient, squared_norm},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -117,10 +117,17 @@ impl Engine {
         let precision = config.precision;
         let elements: u64 = model.units().iter().map(|unit| unit.flat().numel() as u64).sum();
         config.scheduler.check_momentum(&config.optimizer)?;
-        let plan = Plan::new(&config.optimizer, &layouts(model.units()))?;
+        let world_size = group.world_size();
+        let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));
+        let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
         // The gradients, the optimizer's state, and the parameters once more in 16 bits.
         let parameters = if precision.has_master_weights() { precision.dtype.bytes() } else { 0 };
-        let bytes = (precision.grad_accum_dtype.bytes() + parameters) * elements;
+        let kept = if config.zero.shards_gradients(world_size) {
+            elements / world_size as u64
+        } else {
+            elements
+        };
+        let bytes = precision.grad_accum_dtype.bytes() * kept + parameters * elements;
         check_memory(model.device(), bytes + plan.state_bytes(), "training the model")?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks().len())?;
@@ -130,8 +137,8 @@ impl Engine {
         let optimizer = Optimizer::new(plan, model.device())?;
         drop(counting);
         // Last: it changes the model, which a failure should leave as it is.
-        let masters = MasterWeights::take(&model, &precision)?;
-        let gradients = Gradients::new(model.units().len(), precision.grad_accum_dtype.into());
+        let masters = MasterWeights::take(&model, &group, &precision, &config.zero)?;
+        let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
             model,
@@ -293,6 +300,8 @@ impl Engine {
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
+        let micro_steps = self.window.micro_steps() + 1;
+        gradients.begin(micro_steps == self.config.gradient_accumulation_steps);
         guard("backward", || pending.activations.backward(model, gradients))?;
         self.torn = false;
         self.timers.stop()?;
@@ -325,8 +334,7 @@ impl Engine {
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
-        let grads = self.gradients.take(self.model.units())?;
-        let outcome = guard("step", || self.reduce_and_apply(&window, grads, rates))?;
+        let outcome = guard("step", || self.reduce_and_apply(&window, rates))?;
         self.torn = false;
         self.timers.stop()?;
         self.phase_times = self.timers.take();
@@ -342,11 +350,10 @@ impl Engine {
     fn reduce_and_apply(
         &mut self,
         window: &Window,
-        grads: Vec<Tensor>,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
-        let grads = no_grad(|| self.reduce_gradients(grads))?;
+        let grads = no_grad(|| self.gradients.take(self.model.units()))?;
         self.timers.start(Phase::Step)?;
         if weight == 0.0 {
             let message =
@@ -357,37 +364,34 @@ impl Engine {
         // The gradients carry the loss scale of their backward pass.
         let loss_scale = self.health.scaler.shown();
         let correction = self.nominal_total() / weight / self.health.scaler.scale();
-        let grad_norm = norm(&grads)? * correction;
+        let grad_norm = self.grad_norm(&grads)? * correction;
         let verdict = self.health.judge(loss, grad_norm);
         if let Verdict::Stop(reason) = verdict {
-            let culprit = first_not_finite(&self.model, self.masters.flats(), &grads)?;
+            let culprit = first_not_finite(&self.model, &self.group, &self.masters, &grads)?;
             let step = self.global_step + 1;
             return Ok(Err(self.health.stop(&reason, step, culprit, &window.suspects()?)));
         }
         if verdict == Verdict::Apply {
             let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
             let params: Vec<&Tensor> = self.masters.flats().iter().collect();
-            no_grad(|| self.optimizer.step(&params, &grads, rates, 1.0 / scale))?;
-            self.masters.publish(&self.model)?;
+            no_grad(|| self.optimizer.step(&self.group, &params, &grads, rates, 1.0 / scale))?;
+            drop(grads);
+            self.masters.publish(&self.model, &self.group)?;
         }
         let skipped = verdict == Verdict::Skip;
         let StepRates { lr, betas } = rates;
         Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
     }
 
-    /// Each unit's gradient summed over the ranks, float32; all are under way before the first is
-    /// waited for.
-    fn reduce_gradients(&self, mut grads: Vec<Tensor>) -> Result<Vec<Tensor>> {
-        if self.group.world_size() > 1 {
-            let kind = Kind::from(self.config.precision.communication_data_type);
-            for grad in &mut grads {
-                *grad = grad.f_to_kind(kind)?;
-            }
-            let works: Result<Vec<_>> =
-                grads.iter().map(|grad| self.group.all_reduce_async(grad, ReduceOp::Sum)).collect();
-            works?.into_iter().try_for_each(|work| work.wait())?;
-        }
-        grads.into_iter().map(|grad| Ok(grad.f_to_kind(Kind::Float)?)).collect()
+    /// The norm of a gradient of which each rank has the whole or its slice: every rank takes its
+    /// slice's part, so that the stages agree to the bit.
+    fn grad_norm(&self, grads: &[Tensor]) -> Result<f64> {
+        let (shard, whole) = (Shard::of(&self.group), self.masters.shard().is_none());
+        let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
+        let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
+        let square = squared_norm(&own, self.group.device())?;
+        self.group.all_reduce(&square, ReduceOp::Sum)?;
+        Ok(square.f_double_value(&[])?.sqrt())
     }
 
     /// What the losses of a micro batch with this many targets are divided by for its gradient.
@@ -461,4 +465,28 @@ fn step_is_due(micro_steps: usize) -> Error {
         format!("{micro_steps} micro batches are accumulated and step was not called"),
     )
     .hint("call engine.step() after each engine.backward(loss); it applies the gradients when they are due")
+}
+
+/// A training in float32 with AdamW, which checkpoints `every` n-th block.
+#[cfg(test)]
+fn config(every: Option<usize>) -> EngineConfig {
+    use crate::config::{
+        ActivationCheckpointing, Dtype, MonitorConfig, OptimizerConfig, PrecisionConfig, Schedule,
+        ZeroConfig,
+        optimizer::{AdamConfig, Algorithm},
+    };
+    EngineConfig {
+        micro_batch_size: 1,
+        gradient_accumulation_steps: 1,
+        gradient_clipping: Some(1.0),
+        loss_average: LossAverage::Tokens,
+        precision: PrecisionConfig::new(Dtype::Fp32),
+        optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
+        scheduler: Schedule::Constant,
+        activation_checkpointing: every
+            .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
+        zero: ZeroConfig::default(),
+        seed: 1,
+        monitor: MonitorConfig::default(),
+    }
 }

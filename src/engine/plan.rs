@@ -91,7 +91,7 @@ impl StateBytes {
 /// # Errors
 /// Parameter groups that do not fit the model.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    Ok(optim::Plan::new(&config.optimizer, &layouts(model.units()))?.state_bytes())
+    Ok(optim::Plan::new(&config.optimizer, &layouts(model.units(), 1), None)?.state_bytes())
 }
 
 impl Setup {
@@ -114,7 +114,7 @@ impl Setup {
             states,
             optimizer_state,
             sharding: Sharding {
-                stage: 0,
+                stage: config.zero.stage,
                 world_size: world_size as u64,
                 offload_optimizer: false,
             },

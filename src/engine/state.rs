@@ -22,8 +22,9 @@ use crate::{
     data::LoaderState,
     error::{Code, Error, Result},
     fs::{read_to_string, write_atomic, write_json},
+    optim::StateName,
     tensor::{
-        Kind, Tensor,
+        Tensor,
         safetensors::{self, SafetensorsFile},
     },
 };
@@ -79,14 +80,15 @@ pub struct RecipeRecord {
 
 impl Engine {
     /// Writes the state into the directory `dir`, which a
-    /// [`Store`](crate::checkpoint::Store) publishes when it is whole.
+    /// [`Store`](crate::checkpoint::Store) publishes when it is whole. Every rank must call it: one
+    /// of them with a directory, the others give their slices.
     ///
     /// # Errors
     /// [`Code::CallOrder`] amid an accumulation, whose gradients a checkpoint does not hold;
-    /// [`Code::DiskFull`] or [`Code::Io`].
+    /// [`Code::DiskFull`] or [`Code::Io`]; another rank fails.
     pub fn write_state(
         &self,
-        dir: &Path,
+        dir: Option<&Path>,
         loader: Option<LoaderState>,
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
@@ -101,13 +103,12 @@ impl Engine {
             )
             .hint("save where engine.step() returned true"));
         }
-        write_json(&dir.join("config.json"), &self.model.config().to_json())?;
-        let params = self.masters.named(&self.model);
-        let params = params.iter().map(|(name, tensor)| (*name, tensor));
-        safetensors::write(&dir.join(MODEL), params, &[("format", "pt")])?;
-        let state = self.optimizer.named_state();
-        let state = state.iter().map(|state| (state.name.as_str(), &state.tensor));
-        safetensors::write_as(&dir.join(OPTIMIZER), state, Kind::Float, &[("format", "pt")])?;
+        if let Some(dir) = dir {
+            write_json(&dir.join("config.json"), &self.model.config().to_json())?;
+        }
+        self.write_params(dir)?;
+        self.write_optimizer(dir)?;
+        let Some(dir) = dir else { return Ok(()) };
         if let Some(tokenizer) = self.model.tokenizer_json() {
             write_atomic(&dir.join("tokenizer.json"), tokenizer)?;
         }
@@ -123,6 +124,46 @@ impl Engine {
             recipe,
         };
         write_json(&dir.join(STATE), &state)
+    }
+
+    fn write_params(&self, dir: Option<&Path>) -> Result<()> {
+        let params = self.params();
+        let entries = params.iter().map(|param| (param.name, param.shape));
+        let mut whole = None;
+        safetensors::write_fetched(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
+            let ParamPlace { unit, offset, numel, .. } = params[i];
+            let flat =
+                fetch(&mut whole, unit, || self.masters.whole(&self.group, &self.model, unit))?;
+            Ok(flat.f_narrow(0, offset, numel)?)
+        })
+    }
+
+    fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
+        let names = self.optimizer.names();
+        let entries = names.iter().map(|state| (state.name.as_str(), &state.shape[..]));
+        let mut whole = None;
+        safetensors::write_fetched(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
+            let StateName { place, offset, ref shape, .. } = names[i];
+            let flat = fetch(&mut whole, place, || self.optimizer.whole(&self.group, place))?;
+            Ok(flat.f_narrow(0, offset, shape.iter().product::<i64>())?)
+        })
+    }
+
+    /// Every parameter's place in its unit.
+    fn params(&self) -> Vec<ParamPlace<'_>> {
+        let mut places = Vec::new();
+        for (unit, flat) in self.model.units().iter().enumerate() {
+            places.extend(flat.specs().iter().zip(flat.offsets()).map(|(spec, &offset)| {
+                ParamPlace {
+                    name: &spec.name,
+                    shape: &spec.shape,
+                    unit,
+                    offset,
+                    numel: spec.numel(),
+                }
+            }));
+        }
+        places
     }
 
     /// Bytes that [`Engine::write_state`] will write, about.
@@ -143,23 +184,28 @@ impl Engine {
         self.check_optimizer(dir, &state)?;
         let open = |name: &str| SafetensorsFile::open(&dir.join(name)).map_err(|e| damaged(dir, e));
         let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
-        let named: Vec<(String, Tensor)> =
-            self.masters.named(&self.model).into_iter().map(|(n, p)| (n.to_owned(), p)).collect();
-        let named_state: Vec<_> = self
-            .optimizer
-            .named_state()
-            .into_iter()
-            .map(|state| (state.name, state.tensor))
-            .collect();
+        let named: Vec<_> =
+            self.params().iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
+        let named_state: Vec<_> =
+            self.optimizer.names().into_iter().map(|state| (state.name, state.shape)).collect();
         check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.torn = true;
-        for (file, tensors) in [(&params, &named), (&optimizer, &named_state)] {
-            for (name, tensor) in tensors {
-                file.copy_into(name, tensor)?;
+        for param in self.params() {
+            let whole = (param.offset, param.numel);
+            let flat = &self.masters.flats()[param.unit];
+            let numel = self.model.units()[param.unit].flat().numel() as i64;
+            let (own, len) = self.masters.shard().map_or((0, numel), |s| s.range(numel));
+            let (from, to) = (whole.0.max(own), (whole.0 + whole.1).min(own + len));
+            if from < to {
+                let into = flat.f_narrow(0, from - own, to - from)?;
+                params.copy_part(param.name, from - whole.0, &into)?;
             }
         }
-        self.masters.publish(&self.model)?;
+        for piece in self.optimizer.pieces() {
+            optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
+        }
+        self.masters.publish(&self.model, &self.group)?;
         self.health.forget();
         self.health.skipped_steps = state.skipped_steps;
         self.health.scaler.restore(state.loss_scaler);
@@ -192,6 +238,32 @@ impl Engine {
     }
 }
 
+/// Where a parameter lies.
+struct ParamPlace<'a> {
+    name: &'a str,
+    shape: &'a [i64],
+    unit: usize,
+    offset: i64,
+    numel: i64,
+}
+
+/// The tensor of `key`, which is made unless it was the last that was asked for.
+fn fetch<K: PartialEq>(
+    last: &mut Option<(K, Tensor)>,
+    key: K,
+    make: impl FnOnce() -> Result<Tensor>,
+) -> Result<&Tensor> {
+    if last.as_ref().is_none_or(|(known, _)| *known != key) {
+        // The old one goes before the new one comes.
+        *last = None;
+        *last = Some((key, make()?));
+    }
+    match last {
+        Some((_, tensor)) => Ok(tensor),
+        None => bail!(Code::Internal, "a tensor that was just made is gone"),
+    }
+}
+
 fn train_state(dir: &Path) -> Result<TrainState> {
     let text = read_to_string(dir.join(STATE)).map_err(|e| damaged(dir, e))?;
     let state: TrainState = serde_json::from_str(&text).map_err(|e| {
@@ -210,13 +282,13 @@ fn train_state(dir: &Path) -> Result<TrainState> {
 }
 
 /// Refuses a file whose tensors are not exactly the expected ones.
-fn check_names(dir: &Path, file: &SafetensorsFile, expected: &[(String, Tensor)]) -> Result<()> {
+fn check_names(dir: &Path, file: &SafetensorsFile, expected: &[(String, Vec<i64>)]) -> Result<()> {
     let mut faults = Vec::new();
-    for (name, tensor) in expected {
+    for (name, wanted) in expected {
         if !file.contains(name) {
             faults.push(format!("{name} is missing"));
-        } else if file.shape(name)? != tensor.size() {
-            let (found, wanted) = (file.shape(name)?, tensor.size());
+        } else if file.shape(name)? != *wanted {
+            let found = file.shape(name)?;
             faults.push(format!("{name} has the shape {found:?}, the model {wanted:?}"));
         }
     }

@@ -131,6 +131,7 @@ impl Activations {
         let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
         gradients.add_flat(model.projection_place().0, projection_grad)?;
         gradients.add(&units[model.head_unit()], model.head_unit(), head.params)?;
+        gradients.complete(model.head_unit())?;
         let mut grad = head.input;
         for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
             let (input, output) = match output {
@@ -150,6 +151,7 @@ impl Activations {
                 .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()));
             grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradients"))?;
             gradients.add(&units[i + 1], i + 1, grads)?;
+            gradients.complete(i + 1)?;
         }
         if let Some(output) = &embedded.output {
             let back = ops::grad(output, &grad, &[&embedded.input])?.into_iter().flatten().next();
@@ -157,7 +159,8 @@ impl Activations {
         }
         let views = gradients.views(&units[0], 0)?;
         no_grad(|| model.embedding().backward(&views, &input_ids, &grad));
-        Ok(())
+        drop(views);
+        gradients.complete(0)
     }
 }
 
@@ -203,8 +206,10 @@ pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
-    use crate::{data::batch_of, model::Gpt2Config};
+    use crate::{data::batch_of, dist::ProcessGroup, engine::config, model::Gpt2Config};
 
     fn model(tie_word_embeddings: bool) -> Model {
         let config = Gpt2Config {
@@ -250,7 +255,8 @@ mod tests {
         {
             let model = model(tied);
             let seeds = Seeds::new(0, 0, 0, 0);
-            let mut gradients = Gradients::new(model.units().len(), Kind::Float);
+            let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
+            let mut gradients = Gradients::new(model.units().len(), group, &config(None));
             // Twice, to see that they add up.
             for _ in 0..2 {
                 let targets = Targets::shifted(&batch.labels);

@@ -73,7 +73,7 @@ pub struct FlatUnit {
 }
 
 impl FlatUnit {
-    /// A unit of zeros for these parameters, float32 until it is [`cast`](Self::cast).
+    /// A unit of zeros for these parameters, float32 until they are [laid out](Self::lay_out) otherwise.
     ///
     /// # Errors
     /// There is not enough memory.
@@ -152,24 +152,36 @@ impl FlatUnit {
         Ok(Tensor::f_zeros([self.flat.numel() as i64], (kind, self.flat.device()))?)
     }
 
-    /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch: whoever holds
-    /// one of them sees it change. Returns the storage as it was.
+    /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch, in a storage
+    /// that `slices` ranks can divide evenly: whoever holds one of them sees it change. Returns the
+    /// storage in its old format.
     ///
     /// # Errors
     /// There is not enough memory; nothing is then changed.
-    pub fn cast(&self, kind: Kind) -> Result<Tensor> {
-        let before = self.flat.f_detach()?;
-        if before.kind() == kind {
-            return Ok(before);
-        }
+    pub fn lay_out(&self, kind: Kind, slices: usize) -> Result<Tensor> {
+        let mut before = self.flat.f_detach()?;
         no_grad(|| {
-            let cast = before.f_to_kind(kind)?;
-            for (param, view) in self.params.iter().zip(self.views(&cast)) {
+            let numel = before.numel() as i64;
+            let padding = self.numel_for(slices) - numel;
+            if before.kind() == kind && padding == 0 {
+                return Ok(before);
+            }
+            if padding > 0 {
+                before = before.f_constant_pad_nd([0, padding])?;
+            }
+            let laid = before.f_to_kind(kind)?;
+            for (param, view) in self.params.iter().zip(self.views(&laid)) {
                 param.shallow_clone().f_set_data(&view)?;
             }
-            self.flat.shallow_clone().f_set_data(&cast)?;
+            self.flat.shallow_clone().f_set_data(&laid)?;
             Ok(before)
         })
+    }
+
+    /// Elements of a storage that `slices` ranks can divide evenly, padding included.
+    pub fn numel_for(&self, slices: usize) -> i64 {
+        let multiple = ALIGNMENT as u64 * slices as u64;
+        (self.flat.numel() as u64).next_multiple_of(multiple) as i64
     }
 
     /// Number of parameters without padding.
@@ -194,12 +206,25 @@ mod tests {
     }
 
     #[test]
+    fn ranks_divide_a_unit_evenly() {
+        let unit =
+            FlatUnit::zeros(vec![ParamSpec::new("a", &[40], Init::Zeros)], Device::Cpu).unwrap();
+        let _ = unit.params()[0].shallow_clone().detach().fill_(1.0);
+        for _ in 0..2 {
+            let _ = unit.lay_out(Kind::Float, 3).unwrap();
+            assert_eq!((unit.flat().numel(), unit.numel()), (48, 40));
+        }
+        let _ = unit.flat().shallow_clone().fill_(2.0);
+        assert_eq!(unit.params()[0].double_value(&[39]), 2.0);
+    }
+
+    #[test]
     fn a_cast_reaches_all_who_hold_a_parameter() {
         let unit =
             FlatUnit::zeros(vec![ParamSpec::new("a", &[3], Init::Zeros)], Device::Cpu).unwrap();
         let _ = unit.flat().shallow_clone().fill_(1.0 + 2f64.powi(-10));
         let held = unit.params()[0].shallow_clone();
-        let before = unit.cast(Kind::BFloat16).unwrap();
+        let before = unit.lay_out(Kind::BFloat16, 1).unwrap();
         assert_eq!((held.kind(), before.kind()), (Kind::BFloat16, Kind::Float));
         assert_eq!(
             (held.double_value(&[0]), before.double_value(&[0])),

@@ -10,11 +10,7 @@ use crate::{
     error::Result,
 };
 
-pub(super) fn step(
-    config: &AdagradConfig,
-    parts: &mut [Part<'_>],
-    numbers: &Numbers,
-) -> Result<()> {
+pub(super) fn step(config: &AdagradConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = scalar(numbers.step as f64, &first.param);
     let scale = numbers.scale_like(&first.param);

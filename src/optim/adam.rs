@@ -15,7 +15,7 @@ use crate::{
 /// A step so late that the powers of the betas are 0 and nothing is left to correct.
 const NO_CORRECTION: f64 = f32::MAX as f64;
 
-pub(super) fn step(config: &AdamConfig, parts: &mut [Part<'_>], numbers: &Numbers) -> Result<()> {
+pub(super) fn step(config: &AdamConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
     let (step, scale) = (scalar(step, &first.param), numbers.scale_like(&first.param));

@@ -5,25 +5,53 @@
 //! `p = p - lr r u`, where the trust ratio `r = |p| / |u|` of a whole parameter is held between
 //! `min_coeff` and `max_coeff`, and is 1 where one of the norms is 0.
 
-use super::rule::{Numbers, Part};
+use super::rule::{Numbers, Part, Work, World};
 use crate::{
     config::optimizer::LambConfig,
+    dist::{ReduceOp, Shard},
+    error::Result,
     tensor::{Kind, Tensor},
 };
 
-pub(super) fn step(config: &LambConfig, part: &mut Part<'_>, numbers: &Numbers) {
+/// Takes the gradient into the averages and leaves the direction in its place.
+pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers) {
     numbers.unscale(&mut part.grad);
     let update = direction(config, part, numbers);
-    for spot in &part.span.params {
-        let mut param = part.param.narrow(0, spot.offset, spot.numel());
-        let mut update = update.narrow(0, spot.offset, spot.numel());
-        update *= trust_ratio(config, &param, &update) * numbers.lr;
-        param -= &update;
+    part.grad.copy_(&update);
+}
+
+/// Moves along the directions, by the ratios of whole parameters. Each rank sums the squares of its
+/// slice of every unit, also where it has all of it, so that all ranks have the same ratios.
+pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+    let shard = Shard::of(world.group);
+    let count = world.params.len() as i64;
+    let device = world.group.device();
+    let squares = Tensor::f_zeros([2, count], (Kind::Double, device))?;
+    for (span, spot) in work.spots() {
+        let (own, len) = shard.range(world.units[span.unit]);
+        let first = span.place + spot.offset;
+        let (from, to) = (first.max(own), (first + spot.len).min(own + len));
+        if from < to {
+            let at = span.offset + from - span.place;
+            for (row, flat) in [(0, work.params[span.unit]), (1, &work.grads[span.unit])] {
+                let norm = flat.narrow(0, at, to - from).norm().to_kind(Kind::Double);
+                squares.get(row).get(spot.index as i64).copy_(&norm.square());
+            }
+        }
     }
+    world.group.all_reduce(&squares, ReduceOp::Sum)?;
+    let norms = squares.sqrt().to_kind(Kind::Float);
+    let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * work.numbers.lr;
+    for (span, spot) in work.spots() {
+        let spot_of = |flat: &Tensor| flat.narrow(0, span.offset + spot.offset, spot.len);
+        let mut param = spot_of(work.params[span.unit]);
+        param -= spot_of(&work.grads[span.unit]) * ratios.get(spot.index as i64);
+    }
+    Ok(())
 }
 
 /// AdamW's direction, weight decay included, after the averages have taken the gradient in.
-fn direction(config: &LambConfig, part: &mut Part<'_>, numbers: &Numbers) -> Tensor {
+fn direction(config: &LambConfig, part: &mut Part, numbers: &Numbers) -> Tensor {
     let (beta1, beta2) = numbers.betas;
     let [exp_avg, exp_avg_sq] = part.state.as_mut_slice() else {
         unreachable!("LAMB has two averages")
@@ -48,12 +76,11 @@ fn direction(config: &LambConfig, part: &mut Part<'_>, numbers: &Numbers) -> Ten
     update
 }
 
-/// A scalar tensor, so that a device does not wait for it.
+/// Of tensors of norms, so that a device does not wait for them.
 fn trust_ratio(config: &LambConfig, param: &Tensor, update: &Tensor) -> Tensor {
-    let (param, update) = (param.norm(), update.norm());
-    let ratio = (&param / &update).clamp(config.min_coeff, config.max_coeff);
+    let ratio = (param / update).clamp(config.min_coeff, config.max_coeff);
     let is_defined = param.gt(0.0).logical_and(&update.gt(0.0));
-    ratio.where_self(&is_defined, &Tensor::ones([0i64; 0], (Kind::Float, param.device())))
+    ratio.where_self(&is_defined, &param.ones_like())
 }
 
 #[cfg(test)]
@@ -118,7 +145,8 @@ mod tests {
         let config = LambConfig::default();
         let some = Tensor::from_slice(&[3.0f32, 4.0]);
         let none = some.zeros_like();
-        let ratio = |p: &Tensor, u: &Tensor| trust_ratio(&config, p, u).double_value(&[]);
+        let ratio =
+            |p: &Tensor, u: &Tensor| trust_ratio(&config, &p.norm(), &u.norm()).double_value(&[]);
         assert_eq!([ratio(&none, &some), ratio(&some, &none), ratio(&none, &none)], [1.0; 3]);
         assert_eq!(ratio(&some, &(&some * 0.5)), 2.0);
     }

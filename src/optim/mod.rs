@@ -20,14 +20,16 @@ mod plan;
 mod rule;
 mod sgd;
 mod state;
+mod whole;
 
-pub use clip::{clip_coefficient, norm};
+pub use clip::{clip_coefficient, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::Plan;
+pub use whole::{StateName, StatePiece};
 
 use self::{
-    plan::{Group, Setting, Span, state_kind, state_names},
-    rule::{Numbers, Part, update},
+    plan::{Group, PlanParam, Setting, Span, state_kind, state_names},
+    rule::{Numbers, Part, Work, World, finish, update},
     state::State,
 };
 use crate::{
@@ -35,6 +37,7 @@ use crate::{
         OptimizerConfig,
         optimizer::{Algorithm, StateDtype},
     },
+    dist::{ProcessGroup, Shard},
     error::Result,
     tensor::{Device, Tensor, guard, no_grad},
 };
@@ -62,8 +65,19 @@ pub struct GroupRates {
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    groups: Vec<(Setting, Vec<Segment>)>,
+    groups: Vec<UpdateGroup>,
+    params: Vec<PlanParam>,
+    units: Vec<i64>,
+    shard: Option<Shard>,
     step: u64,
+}
+
+/// A group of the plan with its state.
+#[derive(Debug)]
+struct UpdateGroup {
+    setting: Setting,
+    segments: Vec<Segment>,
+    units: Vec<usize>,
 }
 
 /// A span with its state tensors.
@@ -73,15 +87,6 @@ struct Segment {
     state: Vec<State>,
 }
 
-/// The state of one parameter, as a view.
-#[derive(Debug)]
-pub struct NamedState {
-    /// The state's name by PyTorch, a dot, and the parameter's: `exp_avg.transformer.wte.weight`.
-    pub name: String,
-    /// Of the parameter's shape, in the dtype in which it is kept.
-    pub tensor: Tensor,
-}
-
 impl Optimizer {
     /// A state of zeros.
     ///
@@ -89,16 +94,18 @@ impl Optimizer {
     /// There is not enough memory.
     pub fn new(plan: Plan, device: Device) -> Result<Self> {
         let kind = state_kind(&plan.config);
-        let segments = |Group { setting, spans }: Group| {
+        let with_state = |Group { setting, spans, units }: Group| {
             let names = state_names(&setting.rule);
             let segment = |span: Span| {
                 let zeros = names.iter().map(|_| State::zeros(span.len, kind, device));
                 Ok(Segment { state: zeros.collect::<Result<_>>()?, span })
             };
-            Ok((setting, spans.into_iter().map(segment).collect::<Result<_>>()?))
+            let segments = spans.into_iter().map(segment).collect::<Result<_>>()?;
+            Ok(UpdateGroup { setting, segments, units })
         };
-        let groups = plan.groups.into_iter().map(segments).collect::<Result<_>>()?;
-        Ok(Self { config: plan.config, groups, step: 0 })
+        let Plan { config, groups, params, units, shard } = plan;
+        let groups = groups.into_iter().map(with_state).collect::<Result<_>>()?;
+        Ok(Self { config, groups, params, units, shard, step: 0 })
     }
 
     /// The settings.
@@ -111,32 +118,14 @@ impl Optimizer {
         self.step
     }
 
-    /// Goes on as after `step` steps; the state is restored through [`Optimizer::named_state`].
+    /// Goes on as after `step` steps; the state is restored through [`Optimizer::pieces`].
     pub fn set_applied_steps(&mut self, step: u64) {
         self.step = step;
     }
 
-    /// The state of every parameter. What is copied into a view is the optimizer's.
-    pub fn named_state(&self) -> Vec<NamedState> {
-        let mut named = Vec::new();
-        for (setting, segments) in &self.groups {
-            let names = state_names(&setting.rule);
-            for Segment { span, state } in segments {
-                for (kind, state) in names.iter().zip(state) {
-                    named.extend(span.params.iter().map(|param| {
-                        let flat = state.stored().narrow(0, param.offset, param.numel());
-                        let tensor = flat.view(&param.shape[..]);
-                        NamedState { name: format!("{kind}.{}", param.name), tensor }
-                    }));
-                }
-            }
-        }
-        named
-    }
-
     /// What `rates` are for each group of parameters that are updated alike.
     pub fn group_rates(&self, rates: StepRates) -> Vec<GroupRates> {
-        let of_group = |(setting, _): &(Setting, Vec<Segment>)| {
+        let of_group = |UpdateGroup { setting, .. }: &UpdateGroup| {
             let StepRates { lr, betas: (first, second) } = rates_of(&self.config, setting, rates);
             let betas = match setting.rule {
                 Algorithm::Adam(_) | Algorithm::Lamb(_) | Algorithm::Lion(_) => vec![first, second],
@@ -148,19 +137,15 @@ impl Optimizer {
         self.groups.iter().map(of_group).collect()
     }
 
-    /// Elements of the state's tensors, padding included.
-    pub fn state_numel(&self) -> u64 {
-        let segments = self.groups.iter().flat_map(|(_, segments)| segments);
-        segments.map(|s| s.state.len() as u64 * s.span.len as u64).sum()
-    }
-
-    /// Updates `params`, one float32 flat for each unit, in place with `grads` divided by
-    /// `grad_scale`, at these rates. The gradients may be overwritten.
+    /// Updates `params`, one float32 flat for each unit or slice of it, in place with `grads`
+    /// divided by `grad_scale`, at these rates. The gradients may be overwritten. Every rank of
+    /// `group` calls it.
     ///
     /// # Errors
-    /// libtorch refuses.
+    /// libtorch refuses; another rank fails.
     pub fn step(
         &mut self,
+        group: &ProcessGroup,
         params: &[&Tensor],
         grads: &[Tensor],
         rates: StepRates,
@@ -168,18 +153,22 @@ impl Optimizer {
     ) -> Result<()> {
         let step = self.step + 1;
         let at_once = self.config.state_dtype == StateDtype::Fp32;
-        let mut index = 0;
+        let (params_of, units, shard) = (&self.params, &self.units, self.shard);
+        let world = World { group, shard, params: params_of, units };
         guard("the optimizer's step", || {
             no_grad(|| {
-                for (setting, segments) in &mut self.groups {
+                for UpdateGroup { setting, segments, units } in &mut self.groups {
                     let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
                     let weight_decay = setting.weight_decay;
                     let numbers = Numbers { step, lr, weight_decay, betas, grad_scale };
                     // State that is kept smaller is float32 for one part at a time.
                     let size = if at_once { segments.len().max(1) } else { 1 };
                     for chunk in segments.chunks_mut(size) {
-                        step_segments(&setting.rule, chunk, (params, grads), &numbers, &mut index)?;
+                        step_segments(&setting.rule, chunk, (params, grads), &numbers)?;
                     }
+                    let spans = segments.iter().map(|segment| &segment.span).collect();
+                    let work = Work { spans, units, params, grads, numbers };
+                    finish(&setting.rule, &world, &work)?;
                 }
                 Ok(())
             })
@@ -199,32 +188,26 @@ fn rates_of(config: &OptimizerConfig, setting: &Setting, rates: StepRates) -> St
     StepRates { lr: rates.lr * setting.lr_factor, betas }
 }
 
-/// One call of a rule; `index` counts the segments, for the seeds of their rounding.
+/// One call of a rule.
 fn step_segments(
     rule: &Algorithm,
     segments: &mut [Segment],
     (params, grads): (&[&Tensor], &[Tensor]),
     numbers: &Numbers,
-    index: &mut u64,
 ) -> Result<()> {
     let mut parts = Vec::with_capacity(segments.len());
     for Segment { span, state } in &*segments {
         let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
         let state = state.iter().map(State::load).collect();
-        parts.push(Part {
-            param: flat(params[span.unit]),
-            grad: flat(&grads[span.unit]),
-            state,
-            span,
-        });
+        parts.push(Part { param: flat(params[span.unit]), grad: flat(&grads[span.unit]), state });
     }
     update(rule, &mut parts, numbers)?;
     let states: Vec<Vec<Tensor>> = parts.into_iter().map(|part| part.state).collect();
     for (segment, loaded) in segments.iter_mut().zip(states) {
         for (i, (state, loaded)) in segment.state.iter_mut().zip(&loaded).enumerate() {
-            state.store(loaded, &[numbers.step, *index, i as u64]);
+            let seed = [numbers.step, segment.span.unit as u64, i as u64];
+            state.store(loaded, segment.span.place, &seed);
         }
-        *index += 1;
     }
     Ok(())
 }

@@ -12,9 +12,13 @@
 //! On a CPU the iteration is in float32. On a GPU it is as in DeepSpeed: float16 on the Gram
 //! matrix, bfloat16 on the matrix itself.
 
-use super::rule::{Numbers, Part};
+use super::{
+    plan::PlanParam,
+    rule::{Numbers, Part, Work, World},
+};
 use crate::{
     config::optimizer::{MuonConfig, NsMethod},
+    error::Result,
     tensor::{Device, Kind, Tensor},
 };
 
@@ -29,27 +33,46 @@ const EPSILON: f64 = 1e-7;
 /// Before this iteration the Gram matrix is computed anew, which keeps it exact in float16.
 const RESTART: u32 = 2;
 
-pub(super) fn step(config: &MuonConfig, part: &mut Part<'_>, numbers: &Numbers) {
-    let Numbers { lr, weight_decay, betas: (momentum, _), .. } = *numbers;
+/// Takes the gradient into its average and leaves the update, not yet orthogonal, in its place.
+pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers) {
     numbers.unscale(&mut part.grad);
+    let momentum = numbers.betas.0;
     let buffer = &mut part.state[0];
     let _ = buffer.lerp_(&part.grad, 1.0 - momentum);
-    let update = match config.nesterov {
-        true => part.grad.lerp_(buffer, momentum),
-        false => buffer.shallow_clone(),
-    };
-    for spot in &part.span.params {
-        let matrix =
-            |flat: &Tensor| flat.narrow(0, spot.offset, spot.numel()).view(&spot.shape[..]);
-        let (fan_in, fan_out) = spot.fans.unwrap_or((1, 1));
-        let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
-        let orthogonal = orthogonalize(&matrix(&update), config.ns_method, config.ns_steps);
-        let mut param = matrix(&part.param);
-        if weight_decay != 0.0 {
-            param *= 1.0 - lr * weight_decay;
-        }
-        param -= orthogonal * (lr * scale);
+    match config.nesterov {
+        true => drop(part.grad.lerp_(buffer, momentum)),
+        false => part.grad.copy_(buffer),
     }
+}
+
+/// Moves along the orthogonal updates. Where a rank has a slice of each unit, the updates are
+/// gathered unit by unit, and a rank makes those matrices orthogonal of which it has a part.
+pub(super) fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+    let Numbers { lr, weight_decay, .. } = work.numbers;
+    for &unit in work.units {
+        let (param, update) = (work.params[unit], &work.grads[unit]);
+        let whole = match world.shard {
+            Some(_) => {
+                let whole = Tensor::f_empty([world.units[unit]], (Kind::Float, update.device()))?;
+                world.group.all_gather_into(&whole, &update.f_contiguous()?)?;
+                whole
+            }
+            None => update.shallow_clone(),
+        };
+        for (span, spot) in work.spots().filter(|(span, _)| span.unit == unit) {
+            let PlanParam { offset, shape, .. } = &world.params[spot.index];
+            let matrix = whole.narrow(0, *offset, shape.iter().product()).view(&shape[..]);
+            let (fan_in, fan_out) = spot.fans.unwrap_or((1, 1));
+            let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
+            let orthogonal = orthogonalize(&matrix, config.ns_method, config.ns_steps);
+            let mut param = param.narrow(0, span.offset + spot.offset, spot.len);
+            if weight_decay != 0.0 {
+                param *= 1.0 - lr * weight_decay;
+            }
+            param -= orthogonal.reshape([-1]).narrow(0, spot.start, spot.len) * (lr * scale);
+        }
+    }
+    Ok(())
 }
 
 /// A float32 matrix with the singular vectors of `matrix`, `[R, C]`, and singular values near 1.

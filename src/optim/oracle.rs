@@ -3,6 +3,7 @@
 use super::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout};
 use crate::{
     config::OptimizerConfig,
+    dist::ProcessGroup,
     tensor::{Device, Kind, Tensor},
 };
 
@@ -18,7 +19,7 @@ pub(super) fn grad(t: u64, i: usize) -> f64 {
 pub(super) fn optimizer(config: &OptimizerConfig, len: i64) -> Optimizer {
     let param = ParamLayout { name: "a".into(), offset: 0, shape: vec![len], fans: None };
     let unit = UnitLayout { numel: len, params: vec![param] };
-    Optimizer::new(Plan::new(config, &[unit]).unwrap(), Device::Cpu).unwrap()
+    Optimizer::new(Plan::new(config, &[unit], None).unwrap(), Device::Cpu).unwrap()
 }
 
 /// Compares with `formula`, which does step `t` on a vector, to `tolerance`.
@@ -30,13 +31,14 @@ pub(super) fn compare(
     let mut expected = START;
     let param = Tensor::from_slice(&START).to_kind(Kind::Float);
     let mut optimizer = optimizer(config, START.len() as i64);
+    let group = ProcessGroup::single(Device::Cpu).unwrap();
     for t in 1..=50 {
         formula(t, &mut expected);
         let grad: Vec<f64> = (0..START.len()).map(|i| grad(t, i)).collect();
         // Three times the gradient, divided by three.
         let grad = Tensor::from_slice(&grad).to_kind(Kind::Float) * 3.0;
         let rates = StepRates { lr: config.lr, betas: config.betas() };
-        optimizer.step(&[&param], &[grad], rates, 3.0).unwrap();
+        optimizer.step(&group, &[&param], &[grad], rates, 3.0).unwrap();
     }
     assert_eq!(optimizer.applied_steps(), 50);
     for (i, expected) in expected.iter().enumerate() {

@@ -14,6 +14,7 @@ use crate::{
         optimizer::{AdamConfig, Algorithm, StateDtype},
         suggest::nearest,
     },
+    dist::Shard,
     error::{Code, Error, Result},
     tensor::Kind,
 };
@@ -26,13 +27,33 @@ const SHOWN_NAMES: usize = 3;
 pub struct Plan {
     pub(super) config: OptimizerConfig,
     pub(super) groups: Vec<Group>,
+    /// Every parameter, also those of which this rank has nothing.
+    pub(super) params: Vec<PlanParam>,
+    /// Elements of each unit, padding included.
+    pub(super) units: Vec<i64>,
+    /// The slice of each unit that this rank updates; `None` for all of it.
+    pub(super) shard: Option<Shard>,
+}
+
+/// A parameter with its state tensors.
+#[derive(Debug)]
+pub(super) struct PlanParam {
+    pub(super) name: String,
+    pub(super) unit: usize,
+    /// Its first element in the unit.
+    pub(super) offset: i64,
+    pub(super) shape: Vec<i64>,
+    pub(super) states: &'static [&'static str],
 }
 
 /// Spans that are updated alike.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) setting: Setting,
+    /// The parts that this rank updates.
     pub(super) spans: Vec<Span>,
+    /// The units with parameters of the group, the same on all ranks, in order.
+    pub(super) units: Vec<usize>,
 }
 
 /// How a parameter is updated.
@@ -48,56 +69,113 @@ pub(super) struct Setting {
 #[derive(Debug)]
 pub(super) struct Span {
     pub(super) unit: usize,
+    /// Its first element in what this rank updates of the unit.
     pub(super) offset: i64,
+    /// Its first element in the unit.
+    pub(super) place: i64,
     /// Padding included.
     pub(super) len: i64,
     pub(super) params: Vec<SpanParam>,
 }
 
-/// A parameter in a span.
+/// A parameter in a span, or the part of it that is there.
 #[derive(Debug)]
 pub(super) struct SpanParam {
-    pub(super) name: String,
+    /// Its number in [`Plan::params`].
+    pub(super) index: usize,
     /// Its first element in the span.
     pub(super) offset: i64,
-    pub(super) shape: Vec<i64>,
+    /// The first element that is there, of those of the parameter.
+    pub(super) start: i64,
+    /// How many elements are there.
+    pub(super) len: i64,
     pub(super) fans: Option<(i64, i64)>,
 }
 
-impl SpanParam {
-    pub(super) fn numel(&self) -> i64 {
-        self.shape.iter().product()
-    }
-}
-
 impl Plan {
-    /// The plan for these units.
+    /// The plan for these units, or for a slice of each.
     ///
     /// # Errors
     /// [`Code::BadValue`] for patterns that name no parameter, groups that contradict each other,
     /// and learning rates without a proportion to the optimizer's, all together.
-    pub fn new(config: &OptimizerConfig, units: &[UnitLayout]) -> Result<Self> {
+    pub fn new(
+        config: &OptimizerConfig,
+        units: &[UnitLayout],
+        shard: Option<Shard>,
+    ) -> Result<Self> {
         let choices = Choices::of(config);
         let mut faults = choices.unused(units);
-        let mut groups: Vec<Group> = Vec::new();
+        let numels = units.iter().map(|unit| unit.numel).collect();
+        let mut plan =
+            Self { config: config.clone(), groups: vec![], params: vec![], units: numels, shard };
         for (index, unit) in units.iter().enumerate() {
             let ends = unit.params.iter().skip(1).map(|p| p.offset).chain([unit.numel]);
-            let mut last: Option<Setting> = None;
+            let mut last: Option<usize> = None;
             for (param, end) in unit.params.iter().zip(ends) {
-                let setting = match setting(config, &choices, param) {
-                    Ok(setting) => setting,
-                    Err(fault) => {
-                        faults.push(fault);
-                        continue;
-                    }
-                };
-                let continues = last.as_ref() == Some(&setting);
-                add(&mut groups, &setting, continues, (index, param, end));
-                last = Some(setting);
+                match setting(config, &choices, param) {
+                    Ok(setting) => last = Some(plan.add(setting, last, (index, param, end))),
+                    Err(fault) => faults.push(fault),
+                }
             }
         }
-        let plan = Self { config: config.clone(), groups };
         Error::all(faults).map_or(Ok(plan), Err)
+    }
+
+    /// Adds a parameter, which ends at `end` with its padding, to the last span, if that is of the
+    /// same group, or in a new one; returns its group, where `last` is the one before.
+    fn add(
+        &mut self,
+        setting: Setting,
+        last: Option<usize>,
+        (unit, param, end): (usize, &ParamLayout, i64),
+    ) -> usize {
+        let index = self.params.len();
+        self.params.push(PlanParam {
+            name: param.name.clone(),
+            unit,
+            offset: param.offset,
+            shape: param.shape.clone(),
+            states: state_names(&setting.rule),
+        });
+        let at = self.groups.iter().position(|group| group.setting == setting);
+        let at = at.unwrap_or_else(|| {
+            self.groups.push(Group { setting, spans: vec![], units: vec![] });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[at];
+        if group.units.last() != Some(&unit) {
+            group.units.push(unit);
+        }
+        let (own, len) = self.shard.map_or((0, self.units[unit]), |s| s.range(self.units[unit]));
+        let (from, to) = (param.offset.max(own), end.min(own + len));
+        if from >= to {
+            return at;
+        }
+        let follows = |span: &&mut Span| span.unit == unit && span.place + span.len == from;
+        if last != Some(at) || group.spans.last_mut().filter(follows).is_none() {
+            group.spans.push(Span {
+                unit,
+                offset: from - own,
+                place: from,
+                len: 0,
+                params: vec![],
+            });
+        }
+        if let Some(span) = group.spans.last_mut() {
+            span.len = to - span.place;
+            let there = to.min(param.offset + param.numel()) - from;
+            // There may be nothing but its padding.
+            if there > 0 {
+                span.params.push(SpanParam {
+                    index,
+                    offset: from - span.place,
+                    start: from - param.offset,
+                    len: there,
+                    fans: param.fans,
+                });
+            }
+        }
+        at
     }
 
     /// Elements of all state tensors together.
@@ -133,32 +211,6 @@ pub(super) fn state_kind(config: &OptimizerConfig) -> Kind {
     match config.state_dtype {
         StateDtype::Fp32 => Kind::Float,
         StateDtype::Bf16 => Kind::BFloat16,
-    }
-}
-
-/// Adds a parameter, which ends at `end` with its padding, to the last span or in a new one.
-fn add(
-    groups: &mut Vec<Group>,
-    setting: &Setting,
-    continues: bool,
-    (unit, param, end): (usize, &ParamLayout, i64),
-) {
-    let at = groups.iter().position(|group| group.setting == *setting).unwrap_or_else(|| {
-        groups.push(Group { setting: setting.clone(), spans: Vec::new() });
-        groups.len() - 1
-    });
-    let spans = &mut groups[at].spans;
-    if !continues {
-        spans.push(Span { unit, offset: param.offset, len: 0, params: Vec::new() });
-    }
-    if let Some(span) = spans.last_mut() {
-        span.len = end - span.offset;
-        span.params.push(SpanParam {
-            name: param.name.clone(),
-            offset: param.offset - span.offset,
-            shape: param.shape.clone(),
-            fans: param.fans,
-        });
     }
 }
 
@@ -325,11 +377,11 @@ mod tests {
 
     #[test]
     fn without_groups_a_unit_is_one_span() {
-        let plan = Plan::new(&OptimizerConfig::default(), &units()).unwrap();
+        let plan = Plan::new(&OptimizerConfig::default(), &units(), None).unwrap();
         assert_eq!(spans(&plan), [[(0, 0, 16), (1, 0, 64), (2, 0, 64), (3, 0, 16)]]);
         assert_eq!(plan.state_bytes(), 2 * 160 * 4);
         let lamb = OptimizerConfig::new(Algorithm::Lamb(LambConfig::default()), 1e-3);
-        assert_eq!(spans(&Plan::new(&lamb, &units()).unwrap()), spans(&plan));
+        assert_eq!(spans(&Plan::new(&lamb, &units(), None).unwrap()), spans(&plan));
     }
 
     #[test]
@@ -340,7 +392,7 @@ mod tests {
             state_dtype: StateDtype::Bf16,
             ..OptimizerConfig::default()
         };
-        let plan = Plan::new(&config, &units()).unwrap();
+        let plan = Plan::new(&config, &units(), None).unwrap();
         let found: Vec<_> = plan
             .groups
             .iter()
@@ -362,7 +414,8 @@ mod tests {
     #[test]
     fn muon_has_the_matrices_of_blocks_and_adamw_the_rest() {
         let muon = MuonConfig { adam_lr: Some(0.005), ..MuonConfig::default() };
-        let plan = Plan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units()).unwrap();
+        let plan =
+            Plan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units(), None).unwrap();
         let [rest, matrices] = plan.groups.as_slice() else { panic!("{plan:?}") };
         assert_eq!((rest.setting.rule.name(), rest.setting.lr_factor), ("AdamW", 0.25));
         assert_eq!((matrices.setting.rule.name(), matrices.setting.lr_factor), ("Muon", 1.0));
@@ -376,13 +429,13 @@ mod tests {
         let sgd = |momentum| {
             let sgd = SgdConfig { momentum, ..SgdConfig::default() };
             let config = OptimizerConfig::new(Algorithm::Sgd(sgd), 0.1);
-            Plan::new(&config, &units()).unwrap().state_bytes()
+            Plan::new(&config, &units(), None).unwrap().state_bytes()
         };
         assert_eq!((sgd(0.0), sgd(0.9)), (0, 160 * 4));
     }
 
     fn faults(config: OptimizerConfig) -> Vec<(String, String)> {
-        let e = Plan::new(&config, &units()).unwrap_err();
+        let e = Plan::new(&config, &units(), None).unwrap_err();
         let fault = |e: &Error| (e.option_path().unwrap().to_owned(), e.message().to_owned());
         std::iter::once(&e).chain(e.others()).map(fault).collect()
     }
@@ -394,7 +447,7 @@ mod tests {
             groups: vec![group(&["h.7.*", "wte*"], Some(1.0), None)],
             ..OptimizerConfig::default()
         };
-        let e = Plan::new(&config, &units()).unwrap_err();
+        let e = Plan::new(&config, &units(), None).unwrap_err();
         assert_eq!(e.hints()[0], "did you mean `*.bias`?");
         assert_eq!(e.hints()[1], "names are such as wte.weight, h.0.ln.weight, h.0.ln.bias");
         let found = faults(config);
@@ -417,7 +470,7 @@ mod tests {
             ],
             ..OptimizerConfig::default()
         };
-        Plan::new(&config(0.0), &units()).unwrap();
+        Plan::new(&config(0.0), &units(), None).unwrap();
         assert_eq!(
             faults(config(0.2)),
             [(
@@ -439,7 +492,7 @@ mod tests {
         assert_eq!(faults(config.clone())[0].0, "optimizer.lr");
         let still = OptimizerConfig { lr: 1e-3, ..config };
         let still = OptimizerConfig { groups: vec![group(&["wte*"], Some(0.0), None)], ..still };
-        let plan = Plan::new(&still, &units()).unwrap();
+        let plan = Plan::new(&still, &units(), None).unwrap();
         assert_eq!(plan.groups[0].setting.lr_factor, 0.0);
     }
 }

@@ -1,20 +1,52 @@
 //! What every update rule is given: parts of units, and the numbers of a step.
 
-use super::{adagrad, adam, lamb, lion, muon, plan::Span, sgd};
+use super::{
+    adagrad, adam, lamb, lion, muon,
+    plan::{PlanParam, Span, SpanParam},
+    sgd,
+};
 use crate::{
     config::optimizer::Algorithm,
+    dist::{ProcessGroup, Shard},
     error::Result,
     tensor::{Kind, Tensor},
 };
 
 /// A span of a unit with its gradient and state, all flat, float32 and of one length.
-pub(super) struct Part<'a> {
+pub(super) struct Part {
     pub(super) param: Tensor,
     /// May be overwritten.
     pub(super) grad: Tensor,
     /// In the order of [`super::plan::state_names`].
     pub(super) state: Vec<Tensor>,
-    pub(super) span: &'a Span,
+}
+
+/// What all groups share: the ranks, and how units are divided among them.
+pub(super) struct World<'a> {
+    pub(super) group: &'a ProcessGroup,
+    pub(super) shard: Option<Shard>,
+    pub(super) params: &'a [PlanParam],
+    /// Elements of each unit.
+    pub(super) units: &'a [i64],
+}
+
+/// What the rules that look at whole parameters have left to do for one group.
+pub(super) struct Work<'a> {
+    pub(super) spans: Vec<&'a Span>,
+    /// The group's units, the same on all ranks.
+    pub(super) units: &'a [usize],
+    /// What this rank updates of each unit.
+    pub(super) params: &'a [&'a Tensor],
+    /// Laid out alike, now with what the first half of a rule left there.
+    pub(super) grads: &'a [Tensor],
+    pub(super) numbers: Numbers,
+}
+
+impl Work<'_> {
+    /// Every parameter, or part of one, with its span.
+    pub(super) fn spots(&self) -> impl Iterator<Item = (&Span, &SpanParam)> {
+        self.spans.iter().flat_map(|span| span.params.iter().map(|spot| (*span, spot)))
+    }
 }
 
 /// The numbers of one step for the parts of one group.
@@ -55,10 +87,10 @@ pub(super) fn scalar(value: f64, like: &Tensor) -> Tensor {
     Tensor::full([0i64; 0], value, (Kind::Float, like.device()))
 }
 
-/// One step of `rule` on each part.
+/// One step of `rule` on each part; LAMB and Muon then need [`finish`].
 ///
 /// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-pub(super) fn update(rule: &Algorithm, parts: &mut [Part<'_>], numbers: &Numbers) -> Result<()> {
+pub(super) fn update(rule: &Algorithm, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
     match rule {
         Algorithm::Adam(config) => adam::step(config, parts, numbers),
         Algorithm::Sgd(config) => sgd::step(config, parts, numbers),
@@ -73,6 +105,21 @@ pub(super) fn update(rule: &Algorithm, parts: &mut [Part<'_>], numbers: &Numbers
         }
         Algorithm::Muon(config) => {
             parts.iter_mut().for_each(|part| muon::step(config, part, numbers));
+            Ok(())
+        }
+    }
+}
+
+/// The second half of a step, for rules that look at whole parameters. Every rank calls it for the
+/// same groups in the same order.
+///
+/// # Errors
+/// Those of the collectives.
+pub(super) fn finish(rule: &Algorithm, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+    match rule {
+        Algorithm::Lamb(config) => lamb::finish(config, world, work),
+        Algorithm::Muon(config) => muon::finish(config, world, work),
+        Algorithm::Adam(_) | Algorithm::Sgd(_) | Algorithm::Adagrad(_) | Algorithm::Lion(_) => {
             Ok(())
         }
     }

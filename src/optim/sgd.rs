@@ -10,7 +10,7 @@ use crate::{
     error::Result,
 };
 
-pub(super) fn step(config: &SgdConfig, parts: &mut [Part<'_>], numbers: &Numbers) -> Result<()> {
+pub(super) fn step(config: &SgdConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let momentum = numbers.betas.0;
     let scale = numbers.scale_like(&first.param);

@@ -42,8 +42,9 @@ impl State {
         }
     }
 
-    /// Keeps what [`State::load`] gave and a step changed.
-    pub(super) fn store(&mut self, loaded: &Tensor, seed: &[u64]) {
+    /// Keeps what [`State::load`] gave and a step changed. `place` is that of the first element in
+    /// its unit, so that the bits do not depend on how many ranks divide it.
+    pub(super) fn store(&mut self, loaded: &Tensor, place: i64, seed: &[u64]) {
         if self.0.kind() == Kind::Float {
             return;
         }
@@ -52,7 +53,7 @@ impl State {
         for start in (0..len).step_by(chunk as usize) {
             let part = chunk.min(len - start);
             let bits = loaded.narrow(0, start, part).view_dtype(Kind::Int);
-            let random = random_bits(start as u32, part, seed, device);
+            let random = random_bits((place + start) as u32, part, seed, device);
             // In place: `loaded` is a copy of ours.
             let _ = bits.shallow_clone().g_add_(&random).bitwise_and_(!DROPPED_BITS);
         }
@@ -107,7 +108,7 @@ mod tests {
             let mut state = bf16(300_000);
             let value = 1.0 + 0.75 / 128.0;
             let loaded = Tensor::full([300_000], value, (Kind::Float, CPU));
-            state.store(&loaded, &[seed]);
+            state.store(&loaded, 0, &[seed]);
             let up = state.load().gt(1.001).mean(Kind::Double).double_value(&[]);
             assert!((up - 0.75).abs() < 0.005, "seed {seed}: {up}");
             let first = state.load().narrow(0, 0, 1000).gt(1.001);
@@ -121,7 +122,7 @@ mod tests {
         let values = [0.0f32, -0.0, 1.0, -1.5, f32::INFINITY, 1e-38, -3.0e38];
         let exact = Tensor::from_slice(&values).to_kind(Kind::BFloat16);
         let mut state = bf16(values.len() as i64);
-        state.store(&exact.to_kind(Kind::Float), &[3]);
+        state.store(&exact.to_kind(Kind::Float), 0, &[3]);
         assert!(state.stored().equal(&exact));
     }
 
@@ -135,7 +136,7 @@ mod tests {
     fn the_seed_decides_the_rounding() {
         let draw = |seed: &[u64]| {
             let mut state = bf16(100);
-            state.store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), seed);
+            state.store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), 0, seed);
             state.load()
         };
         assert!(draw(&[1, 2]).equal(&draw(&[1, 2])));
@@ -147,11 +148,11 @@ mod tests {
     #[test]
     fn a_slow_decay_goes_on() {
         let mut state = bf16(4096);
-        state.store(&Tensor::ones([4096], (Kind::Float, CPU)), &[]);
+        state.store(&Tensor::ones([4096], (Kind::Float, CPU)), 0, &[]);
         let mut nearest = state.stored().copy();
         for step in 0..1000u64 {
             let loaded = state.load() * 0.999;
-            state.store(&loaded, &[step]);
+            state.store(&loaded, 0, &[step]);
             nearest = (nearest.to_kind(Kind::Float) * 0.999).to_kind(Kind::BFloat16);
         }
         let expected = 0.999f64.powi(1000);

@@ -200,6 +200,8 @@ impl Training {
             let recipe = Some(self.options.recipe.clone());
             save_checkpoint(engine, &store, self.options.keep, Some(loader), recipe)?;
             self.draw()?;
+        } else {
+            engine.write_state(None, None, None)?;
         }
         engine.group().barrier()?;
         self.saved = Some(engine.global_step());
@@ -255,7 +257,8 @@ impl Training {
     }
 }
 
-/// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`.
+/// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`. One rank
+/// calls it, the others meanwhile [`Engine::write_state`] without a directory.
 ///
 /// # Errors
 /// It cannot be written; the earlier ones are then as they were.
@@ -268,7 +271,7 @@ pub fn save_checkpoint(
 ) -> Result<PathBuf> {
     store.check_space(engine.state_bytes())?;
     let place = loader.map(Loader::state);
-    store.save(engine.global_step(), keep, |dir| engine.write_state(dir, place, recipe))
+    store.save(engine.global_step(), keep, |dir| engine.write_state(Some(dir), place, recipe))
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.

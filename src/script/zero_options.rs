@@ -76,10 +76,10 @@ mod tests {
         let paths: Vec<_> = all.filter_map(Error::option_path).collect();
         let expected = ["stage", "reduce_bucket_size", "offload_param", "overlap_com"];
         assert_eq!(paths, expected.map(|name| format!("zero.{name}")));
-        let e = zero("#{ stage: 2 }", 4).unwrap_err();
+        let e = zero("#{ stage: 3 }", 4).unwrap_err();
         assert_eq!(
             e.message(),
-            "`zero.stage` 2 on 4 ranks is not supported yet: every rank has the whole training state"
+            "`zero.stage` 3 on 4 ranks is not supported yet: every rank has all parameters"
         );
     }
 }

@@ -167,6 +167,31 @@ impl SafetensorsFile {
         copy_from_bytes(self.bytes(name)?, kind, &shape, into)
     }
 
+    /// Copies the elements of a tensor from `start` on into a flat one, as many as it has, as
+    /// [`SafetensorsFile::copy_into`] does.
+    ///
+    /// # Errors
+    /// As [`SafetensorsFile::copy_into`]; there are not so many elements.
+    pub fn copy_part(&self, name: &str, start: i64, into: &Tensor) -> Result<()> {
+        let kind = self.kind(name)?;
+        if !(is_float(kind) && is_float(into.kind())) {
+            bail!(Code::Weights, "{}: {name} holds no floating-point numbers", self.path.display());
+        }
+        let size = kind.elt_size_in_bytes();
+        let len = into.numel() * size;
+        let from = usize::try_from(start).unwrap_or(usize::MAX).saturating_mul(size);
+        let bytes = self.bytes(name)?;
+        match bytes.get(from..from.saturating_add(len)) {
+            Some(part) => copy_from_bytes(part, kind, &into.size(), into),
+            None => bail!(
+                Code::Weights,
+                "{}: {name} has {} elements, too few",
+                self.path.display(),
+                bytes.len() / size
+            ),
+        }
+    }
+
     fn info(&self, name: &str) -> Result<&TensorInfo> {
         self.header.info(name).ok_or_else(|| {
             let path = self.path.display();
@@ -186,31 +211,53 @@ pub fn write<'a>(
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
     metadata: &[(&str, &str)],
 ) -> Result<()> {
-    write_entries(path, in_file_order(tensors, None)?, metadata)
+    let tensors: Vec<_> = tensors.into_iter().collect();
+    let entries = in_file_order(&tensors)?;
+    write_entries(path, &entries, metadata, |entry| Ok(tensors[entry.index].1.shallow_clone()))
 }
 
-/// Like [`write`], with every tensor converted to `kind`, one at a time.
+/// Like [`write`], in float32, of tensors that `fetch` brings by their number among `entries`, one
+/// at a time, in the order of the file. They need only have the elements of their shape. Without a
+/// path they are fetched in the same order and not written, for ranks that only take part in
+/// bringing them.
 ///
 /// # Errors
-/// As [`write`].
-pub fn write_as<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    kind: Kind,
-    metadata: &[(&str, &str)],
+/// As [`write`], and those of `fetch`.
+pub fn write_fetched<'a>(
+    path: Option<&Path>,
+    entries: impl IntoIterator<Item = (&'a str, &'a [i64])>,
+    mut fetch: impl FnMut(usize) -> Result<Tensor>,
 ) -> Result<()> {
-    write_entries(path, in_file_order(tensors, Some(kind))?, metadata)
+    let entry = |(index, (name, shape)): (usize, (&'a str, &'a [i64]))| {
+        let (shape, dtype) = (shape.to_vec(), Dtype::F32);
+        Entry { name, dtype, kind: Kind::Float, shape, index }
+    };
+    let mut entries: Vec<_> = entries.into_iter().enumerate().map(entry).collect();
+    sort(&mut entries);
+    let Some(path) = path else {
+        return entries.iter().try_for_each(|entry| fetch(entry.index).map(drop));
+    };
+    write_entries(path, &entries, &[("format", "pt")], |entry| fetch(entry.index))
 }
 
-fn write_entries(path: &Path, tensors: Vec<Entry<'_>>, metadata: &[(&str, &str)]) -> Result<()> {
-    let header = header(&tensors, metadata)?;
+fn write_entries(
+    path: &Path,
+    entries: &[Entry<'_>],
+    metadata: &[(&str, &str)],
+    mut fetch: impl FnMut(&Entry<'_>) -> Result<Tensor>,
+) -> Result<()> {
+    let header = header(entries, metadata)?;
     let file = File::create_new(path).at("write", path)?;
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
     writer.write_all(&(header.len() as u64).to_le_bytes()).at("write", path)?;
     writer.write_all(&header).at("write", path)?;
-    for Entry { tensor, kind, .. } in tensors {
-        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?;
+    for entry in entries {
+        let tensor = fetch(entry)?;
+        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(entry.kind)?;
         let on_host = on_host.f_contiguous()?;
+        if on_host.numel() as i64 != entry.shape.iter().product::<i64>() {
+            bail!(Code::Internal, "{} does not have the shape {:?}", entry.name, entry.shape);
+        }
         with_bytes(&on_host, |bytes| writer.write_all(bytes))?.at("write", path)?;
     }
     writer.flush().at("write", path)?;
@@ -281,29 +328,32 @@ fn truncated(path: &Path, promised: u128, found: usize) -> Error {
     .hint("copy or download the file again")
 }
 
-/// A tensor with its name and dtype in the file.
+/// A tensor with its name, dtype and shape in the file.
 struct Entry<'a> {
     name: &'a str,
     dtype: Dtype,
     kind: Kind,
-    tensor: &'a Tensor,
+    shape: Vec<i64>,
+    /// Its number among the tensors that were given.
+    index: usize,
 }
 
-/// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
-fn in_file_order<'a>(
-    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    kind: Option<Kind>,
-) -> Result<Vec<Entry<'a>>> {
+fn in_file_order<'a>(tensors: &[(&'a str, &Tensor)]) -> Result<Vec<Entry<'a>>> {
     let mut entries = Vec::new();
-    for (name, tensor) in tensors {
-        let kind = kind.unwrap_or_else(|| tensor.kind());
+    for (index, &(name, tensor)) in tensors.iter().enumerate() {
+        let kind = tensor.kind();
         let Some(&(_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
             bail!(Code::Internal, "{name} has the dtype {kind:?}, which is not written to files");
         };
-        entries.push(Entry { name, dtype, kind, tensor });
+        entries.push(Entry { name, dtype, kind, shape: tensor.size(), index });
     }
-    entries.sort_by_key(|entry| (std::cmp::Reverse(entry.dtype), entry.name));
+    sort(&mut entries);
     Ok(entries)
+}
+
+/// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
+fn sort(entries: &mut [Entry<'_>]) {
+    entries.sort_by_key(|entry| (std::cmp::Reverse(entry.dtype), entry.name));
 }
 
 /// The header's JSON, with the blanks that align the data.
@@ -315,15 +365,15 @@ fn header(tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
         entries.insert(METADATA.to_owned(), texts.into());
     }
     let mut end = 0;
-    for &Entry { name, dtype, kind, tensor } in tensors {
+    for Entry { name, dtype, kind, shape, .. } in tensors {
         let start = end;
-        end += tensor.numel() * kind.elt_size_in_bytes();
+        end += shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
         let entry = serde_json::json!({
             "dtype": dtype.to_string(),
-            "shape": tensor.size(),
+            "shape": shape,
             "data_offsets": [start, end],
         });
-        if entries.insert(name.to_owned(), entry).is_some() {
+        if entries.insert((*name).to_owned(), entry).is_some() {
             bail!(Code::Internal, "two tensors of the name {name} in one file");
         }
     }

@@ -362,6 +362,8 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     let store = Store::open(&host.work_dir.join(dir));
     if engine.group().rank() == 0 {
         save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
+    } else {
+        engine.write_state(None, None, None)?;
     }
     engine.group().barrier()?;
     Ok(store.latest()?.display().to_string())
