@@ -12,7 +12,7 @@ use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
     dist::{ProcessGroup, Reduction},
-    error::Result,
+    error::{Code, Error, Result},
     model::FlatUnit,
     tensor::{Kind, Tensor, no_grad},
 };
@@ -152,8 +152,8 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradients of all units, each of them there, summed over the ranks, float32: whole, or
-    /// from stage 1 on this rank's slices. None is left here. Every rank must call it.
+    /// The gradients of all units, each of them there, summed over the ranks: whole, or from stage 1
+    /// on this rank's slices. None is left here. Every rank must call it.
     ///
     /// # Errors
     /// Those of the sums; memory is exhausted.
@@ -172,11 +172,10 @@ impl Gradients {
             }
         }
         self.finish(0)?;
-        let float = |sum: &mut Option<Tensor>| match sum.take() {
-            Some(sum) => Ok(sum.f_to_kind(Kind::Float)?),
-            None => bail!(crate::error::Code::Internal, "a unit without a gradient"),
+        let all = |sum: &mut Option<Tensor>| {
+            sum.take().ok_or_else(|| Error::new(Code::Internal, "a unit without a gradient"))
         };
-        self.sums.iter_mut().map(float).collect()
+        self.sums.iter_mut().map(all).collect()
     }
 
     fn is_under_way(&self, i: usize) -> bool {

@@ -6,6 +6,9 @@ use crate::tensor::{Device, Kind, TchError, Tensor};
 /// squares are summed in float64.
 const ROW: i64 = 4096;
 
+/// Elements that are float32 at once, where they are kept in 16 bits.
+const CHUNK: i64 = 1024 * ROW;
+
 /// PyTorch's `clip_grad_norm_` adds this to the norm.
 const EPSILON: f64 = 1e-6;
 
@@ -17,15 +20,18 @@ pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor, TchError
     let mut sum = Tensor::f_zeros([0i64; 0], (Kind::Double, device))?;
     for grad in grads {
         let n = grad.numel() as i64;
-        let whole = n / ROW * ROW;
-        for part in [
-            grad.f_narrow(0, 0, whole)?.f_view([-1, ROW])?,
-            grad.f_narrow(0, whole, n - whole)?.f_view([1, -1])?,
-        ] {
-            if part.numel() > 0 {
-                let norms = part.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?;
-                let norms = norms.f_to_kind(Kind::Double)?;
-                sum = sum.f_add(&norms.f_dot(&norms)?)?;
+        for start in (0..n).step_by(CHUNK as usize) {
+            let part = grad.f_narrow(0, start, CHUNK.min(n - start))?.f_to_kind(Kind::Float)?;
+            let whole = part.numel() as i64 / ROW * ROW;
+            for rows in [
+                part.f_narrow(0, 0, whole)?.f_view([-1, ROW])?,
+                part.f_narrow(0, whole, part.numel() as i64 - whole)?.f_view([1, -1])?,
+            ] {
+                if rows.numel() > 0 {
+                    let norms = rows.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?;
+                    let norms = norms.f_to_kind(Kind::Double)?;
+                    sum = sum.f_add(&norms.f_dot(&norms)?)?;
+                }
             }
         }
     }

@@ -39,7 +39,7 @@ use crate::{
     },
     dist::{ProcessGroup, Shard},
     error::Result,
-    tensor::{Device, Tensor, guard, no_grad},
+    tensor::{Device, Kind, Tensor, guard, no_grad},
 };
 
 /// What a schedule may set for one step.
@@ -138,8 +138,9 @@ impl Optimizer {
     }
 
     /// Updates `params`, one float32 flat for each unit or slice of it, in place with `grads`
-    /// divided by `grad_scale`, at these rates. The gradients may be overwritten. Every rank of
-    /// `group` calls it.
+    /// divided by `grad_scale`, at these rates. Gradients in 16 bits are float32 for one part at a
+    /// time, or in whole where the rule looks at whole parameters. They may be overwritten. Every
+    /// rank of `group` calls it.
     ///
     /// # Errors
     /// libtorch refuses; another rank fails.
@@ -152,7 +153,16 @@ impl Optimizer {
         grad_scale: f64,
     ) -> Result<()> {
         let step = self.step + 1;
-        let at_once = self.config.state_dtype == StateDtype::Fp32;
+        let is_float = |grad: &Tensor| grad.kind() == Kind::Float;
+        let at_once = self.config.state_dtype == StateDtype::Fp32 && grads.iter().all(is_float);
+        let whole: Vec<Tensor>;
+        let grads = if self.config.algorithm.needs_whole_parameters() {
+            let float = grads.iter().map(|grad| grad.f_to_kind(Kind::Float));
+            whole = float.collect::<std::result::Result<_, _>>()?;
+            &whole
+        } else {
+            grads
+        };
         let (params_of, units, shard) = (&self.params, &self.units, self.shard);
         let world = World { group, shard, params: params_of, units };
         guard("the optimizer's step", || {
@@ -199,7 +209,8 @@ fn step_segments(
     for Segment { span, state } in &*segments {
         let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
         let state = state.iter().map(State::load).collect();
-        parts.push(Part { param: flat(params[span.unit]), grad: flat(&grads[span.unit]), state });
+        let grad = flat(&grads[span.unit]).to_kind(Kind::Float);
+        parts.push(Part { param: flat(params[span.unit]), grad, state });
     }
     update(rule, &mut parts, numbers)?;
     let states: Vec<Vec<Tensor>> = parts.into_iter().map(|part| part.state).collect();
