@@ -25,7 +25,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("hub", "error fs config"),
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
-    ("optim", "error config bridge tensor"),
+    ("optim", "error config bridge tensor dist"),
     ("checkpoint", "error fs config tensor"),
     ("engine", "error fs config bridge tensor dist data model optim checkpoint"),
     ("run", "error fs config data checkpoint engine"),

@@ -27,7 +27,8 @@ use dsr::{
 };
 
 use super::{
-    engine::{assert_relative, config, model, rows},
+    engine::{assert_relative, config, golden, model, rows},
+    recipes::{out, text, two_ranks},
     support::alone,
 };
 
@@ -382,4 +383,42 @@ fn bytes_of_a_rank_follow_the_formulas() {
 #[ignore = "takes 10 GB and minutes"]
 fn bytes_of_a_rank_follow_the_formulas_for_gpt2() {
     memory_follows_the_formulas(&[1, 2, 4], &[("ZERO_MODEL", "gpt2")]);
+}
+
+/// A recipe asks for a stage as DeepSpeed's users know it, and what is not there is refused.
+#[test]
+fn a_recipe_trains_at_stage_2_on_two_ranks() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = |stage| {
+        format!(
+            r#"let model = load_model("{}");
+let engine = init_engine(model, #{{
+    micro_batch_size: 2,
+    optimizer: #{{ type: "AdamW", lr: 1e-3 }},
+    precision: "bf16",
+    zero: #{{ stage: {stage}, overlap_comm: true }},
+}});
+for batch in dataset("{}").loader(#{{ micro_batch_size: 2 }}) {{
+    let loss = engine.forward(batch);
+    engine.backward(loss);
+    if engine.step() && engine.global_step == 3 {{ break; }}
+}}
+print(`step ${{engine.global_step}}`);
+"#,
+            golden("gpt2-tiny-v512").display(),
+            golden("tokens-v512.parquet").display()
+        )
+    };
+    std::fs::write(dir.path().join("two.rhai"), recipe(2)).unwrap();
+    for rank in two_ranks(dir.path(), &["run", "two.rhai"]) {
+        let said = out(&rank);
+        assert!(said.contains("step 3"), "{said}");
+    }
+    std::fs::write(dir.path().join("three.rhai"), recipe(3)).unwrap();
+    for rank in two_ranks(dir.path(), &["run", "three.rhai"]) {
+        assert!(!rank.status.success());
+        let said = text(&rank.stderr);
+        assert!(said.contains("`zero.stage` 3 on 2 ranks is not supported yet"), "{said}");
+        assert!(said.contains("three.rhai:6:"), "{said}");
+    }
 }

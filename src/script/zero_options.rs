@@ -15,7 +15,10 @@ fn details(o: &mut Options<'_>, world_size: usize) -> ZeroConfig {
         stage: o.get("stage").range(0..=3).or(default.stage),
         overlap_comm: o.get("overlap_comm").optional(),
         reduce_bucket_size: o.get("reduce_bucket_size").range(1..).or(default.reduce_bucket_size),
-        allgather_bucket_size: o.get("allgather_bucket_size").or(default.allgather_bucket_size),
+        allgather_bucket_size: o
+            .get("allgather_bucket_size")
+            .range(1..)
+            .or(default.allgather_bucket_size),
         stage3_prefetch_bucket_size: o
             .get("stage3_prefetch_bucket_size")
             .or(default.stage3_prefetch_bucket_size),

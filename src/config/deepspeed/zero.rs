@@ -26,7 +26,7 @@ const ZERO: &[Key] = &[
     becomes("stage", Kind::Between(0, 3), "zero.stage"),
     becomes("overlap_comm", Kind::OrNull(&Kind::Bool), "zero.overlap_comm"),
     becomes("reduce_bucket_size", Kind::Whole(1), "zero.reduce_bucket_size"),
-    becomes("allgather_bucket_size", Kind::Whole(0), "zero.allgather_bucket_size"),
+    becomes("allgather_bucket_size", Kind::Whole(1), "zero.allgather_bucket_size"),
     becomes("stage3_prefetch_bucket_size", Kind::Whole(0), "zero.stage3_prefetch_bucket_size"),
     becomes(
         "stage3_param_persistence_threshold",
