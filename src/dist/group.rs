@@ -4,17 +4,19 @@
 //! see of that is checked here, the rest shows as a timeout. Each collective has a form that
 //! returns when its result can be used and an `_async` one that returns a [`Work`].
 
-use std::sync::Arc;
+use std::{cell::Cell, sync::Arc};
 
 use crate::tensor::{Device, Kind, Tensor};
 
 use super::{
-    Rendezvous, Work,
+    Rendezvous, Traffic, Work,
+    backend::{Backend, Started},
     connect::{meet, transport, watch},
+    simulated::Simulated,
     watch::{Phase, Watch},
 };
 use crate::{
-    bridge::dist::{self as bridge, Mode, RedOpType, Store},
+    bridge::dist::{self as bridge, Mode, Store},
     error::{Code, Error, Result},
 };
 
@@ -33,12 +35,13 @@ pub enum ReduceOp {
 
 /// The ranks that train together, connected: over Gloo on the CPU, over NCCL on CUDA.
 pub struct ProcessGroup {
-    inner: bridge::Group,
+    backend: Backend,
     place: Place,
     local_rank: usize,
     device: Device,
     /// What this rank does, for the others; `None` for a process that has no store to say it in.
     watch: Option<Arc<Watch>>,
+    traffic: Cell<Traffic>,
 }
 
 /// Which rank this is, for results and messages.
@@ -61,7 +64,7 @@ impl ProcessGroup {
                 bridge::Group::new(&store, (0, 1), transport, Rendezvous::DEFAULT_TIMEOUT)
             })
             .map_err(|e| place.failed("connecting", e))?;
-        Ok(Self { inner, place, local_rank: 0, device, watch: None })
+        Ok(Self::over(Backend::Connected(inner), place, device))
     }
 
     /// Meets the other ranks and connects with them. Every rank must call it; `device` is where
@@ -83,13 +86,36 @@ impl ProcessGroup {
         let address = rendezvous.local_address();
         let transport = transport(device, rendezvous.interface.as_deref(), address.as_deref())?;
         let store = meet(rendezvous, place)?;
-        let watch = Some(Arc::new(watch(rendezvous, place)?));
+        let watch = Arc::new(watch(rendezvous, place)?);
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;
-        let group = Self { inner, place, local_rank, device, watch };
+        let mut group = Self::over(Backend::Connected(inner), place, device);
+        (group.local_rank, group.watch) = (local_rank, Some(watch));
         // A rank whose work ended at once would close connections that others still make.
         group.barrier()?;
         Ok(group)
+    }
+
+    /// Rank `rank` of `world_size`, alone: the others do not exist, and every collective completes at
+    /// once as if they held the same as this rank. A sum is `world_size` times its tensor, an
+    /// average, greatest or least is the tensor, an all-gather writes the shard into every slot, a
+    /// broadcast leaves its tensor. It is for measuring what one rank of many keeps and sends.
+    ///
+    /// # Errors
+    /// [`Code::Dist`] for a rank that is not among `world_size`, and for a device that has no
+    /// transport.
+    pub fn simulated(rank: usize, world_size: usize, device: Device) -> Result<Self> {
+        if rank >= world_size {
+            bail!(Code::Dist, "a world of {world_size} ranks has no rank {rank}");
+        }
+        transport(device, None, None)?;
+        let place = Place { rank, world_size };
+        Ok(Self::over(Backend::Simulated(Simulated(place)), place, device))
+    }
+
+    /// A group that nobody watches, of the first rank of its machine.
+    fn over(backend: Backend, place: Place, device: Device) -> Self {
+        Self { backend, place, local_rank: 0, device, watch: None, traffic: Cell::default() }
     }
 
     /// This process's number, from 0 to `world_size() - 1`.
@@ -191,7 +217,7 @@ impl ProcessGroup {
     /// # Errors
     /// [`Code::Dist`] when another rank fails or does not come within the timeout.
     pub fn barrier(&self) -> Result<()> {
-        self.start("barrier", self.inner.barrier(Mode::Sync))?.wait()
+        self.start_barrier(Mode::Sync)?.wait()
     }
 
     /// Starts [`ProcessGroup::barrier`].
@@ -199,7 +225,7 @@ impl ProcessGroup {
     /// # Errors
     /// As [`ProcessGroup::barrier`].
     pub fn barrier_async(&self) -> Result<Work> {
-        self.start("barrier", self.inner.barrier(Mode::Async))
+        self.start_barrier(Mode::Async)
     }
 
     /// Whether `flag` is set on any rank: an answer that is the same on all of them. Every rank
@@ -216,6 +242,18 @@ impl ProcessGroup {
         Ok(flags.f_int64_value(&[0])? != 0)
     }
 
+    /// What this rank has sent so far in the collectives that it started; [`Traffic::since`] gives
+    /// the part of a step.
+    pub fn traffic(&self) -> Traffic {
+        self.traffic.get()
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Traffic)) {
+        let mut traffic = self.traffic.get();
+        add(&mut traffic);
+        self.traffic.set(traffic);
+    }
+
     /// Tells whoever launched the ranks something about the run; without a launcher it does
     /// nothing.
     pub fn tell_launcher(&self, key: &str, value: &str) {
@@ -228,13 +266,17 @@ impl ProcessGroup {
         const NAME: &str = "all_reduce";
         self.check_tensor(NAME, "the tensor", tensor)?;
         check_reduction(NAME, op, tensor)?;
-        self.start(NAME, self.inner.all_reduce(tensor, op.into(), mode))
+        let work = self.start(NAME, self.backend.all_reduce(tensor, op, mode))?;
+        self.count(|traffic| traffic.all_reduce.add_ring(tensor, 2, self.world_size()));
+        Ok(work)
     }
 
     fn start_all_gather(&self, out: &Tensor, shard: &Tensor, mode: Mode) -> Result<Work> {
         const NAME: &str = "all_gather_into";
         self.check_shards(NAME, ("out", out), shard)?;
-        self.start(NAME, self.inner.all_gather(out, shard, mode))
+        let work = self.start(NAME, self.backend.all_gather(out, shard, mode))?;
+        self.count(|traffic| traffic.all_gather.add_ring(out, 1, self.world_size()));
+        Ok(work)
     }
 
     fn start_reduce_scatter(
@@ -247,7 +289,9 @@ impl ProcessGroup {
         const NAME: &str = "reduce_scatter";
         self.check_shards(NAME, ("input", input), shard)?;
         check_reduction(NAME, op, input)?;
-        self.start(NAME, self.inner.reduce_scatter(shard, input, op.into(), mode))
+        let work = self.start(NAME, self.backend.reduce_scatter(shard, input, op, mode))?;
+        self.count(|traffic| traffic.reduce_scatter.add_ring(input, 1, self.world_size()));
+        Ok(work)
     }
 
     fn start_broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Work> {
@@ -260,10 +304,18 @@ impl ProcessGroup {
                 self.world_size() - 1
             );
         }
-        self.start(NAME, self.inner.broadcast(tensor, root, mode))
+        let work = self.start(NAME, self.backend.broadcast(tensor, root, mode))?;
+        self.count(|traffic| traffic.broadcast.add_copy(tensor, self.world_size()));
+        Ok(work)
     }
 
-    fn start(&self, operation: &'static str, started: Result<bridge::Work>) -> Result<Work> {
+    fn start_barrier(&self, mode: Mode) -> Result<Work> {
+        let work = self.start("barrier", self.backend.barrier(mode))?;
+        self.count(|traffic| traffic.barrier.add_call());
+        Ok(work)
+    }
+
+    fn start(&self, operation: &'static str, started: Result<Started>) -> Result<Work> {
         let inner = started.map_err(|e| self.place.failed(operation, e))?;
         let watched =
             self.watch.as_ref().map(|watch| (Arc::clone(watch), watch.started(operation)));
@@ -330,7 +382,7 @@ impl Drop for ProcessGroup {
         if let Some(watch) = &self.watch {
             watch.close(Phase::Ended);
             if watch.has_abandoned() {
-                self.inner.leak();
+                self.backend.leak();
             }
         }
     }
@@ -352,17 +404,6 @@ impl Place {
             "another rank has stopped, or has called other collectives; the first error among the \
              outputs of all ranks tells",
         )
-    }
-}
-
-impl From<ReduceOp> for RedOpType {
-    fn from(op: ReduceOp) -> Self {
-        match op {
-            ReduceOp::Sum => Self::Sum,
-            ReduceOp::Avg => Self::Avg,
-            ReduceOp::Max => Self::Max,
-            ReduceOp::Min => Self::Min,
-        }
     }
 }
 

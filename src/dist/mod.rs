@@ -12,11 +12,14 @@
 //! Processes are not started here: that is `launch`, which meets the ranks at a [`Board`]. What is
 //! sent is the engine's decision.
 
+mod backend;
 mod board;
 mod connect;
 mod group;
 mod rendezvous;
 mod shard;
+mod simulated;
+mod traffic;
 mod watch;
 mod work;
 
@@ -24,5 +27,6 @@ pub use board::Board;
 pub use group::{ProcessGroup, ReduceOp};
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, Shard};
+pub use traffic::{Sent, Traffic};
 pub use watch::{Call, Phase, RankState};
 pub use work::Work;

@@ -3,13 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
+    backend::Started,
     group::Place,
     watch::{Call, Phase, Watch},
 };
-use crate::{
-    bridge,
-    error::{Code, Error, Result},
-};
+use crate::error::{Code, Error, Result};
 
 /// How often a rank that waits looks at what is known of the others.
 const SLICE: Duration = Duration::from_secs(1);
@@ -21,7 +19,7 @@ const SLICE: Duration = Duration::from_secs(1);
 /// Dropping it does not stop the transfer: the other ranks count on it.
 #[must_use = "the result of a collective may be used only after `wait`"]
 pub struct Work {
-    pub(super) inner: bridge::dist::Work,
+    pub(super) inner: Started,
     pub(super) operation: &'static str,
     pub(super) place: Place,
     pub(super) watched: Option<(Arc<Watch>, Call)>,

@@ -1,0 +1,120 @@
+//! Who answers the collectives of a group: the other ranks over a transport, or nobody.
+
+use std::time::Duration;
+
+use super::{ReduceOp, simulated::Simulated};
+use crate::{
+    bridge::dist::{self as bridge, Mode, RedOpType},
+    error::Result,
+    tensor::Tensor,
+};
+
+/// The other side of a group's collectives.
+pub(super) enum Backend {
+    /// Ranks that are connected.
+    Connected(bridge::Group),
+    /// Ranks that do not exist.
+    Simulated(Simulated),
+}
+
+/// A collective that was started.
+pub(super) enum Started {
+    /// The transport runs it.
+    UnderWay(bridge::Work),
+    /// Its result is there.
+    Done,
+}
+
+impl Backend {
+    pub(super) fn all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Started> {
+        match self {
+            Self::Connected(group) => group.all_reduce(tensor, op.into(), mode).map(Into::into),
+            Self::Simulated(ranks) => ranks.all_reduce(tensor, op).map(Into::into),
+        }
+    }
+
+    pub(super) fn all_gather(&self, out: &Tensor, shard: &Tensor, mode: Mode) -> Result<Started> {
+        match self {
+            Self::Connected(group) => group.all_gather(out, shard, mode).map(Into::into),
+            Self::Simulated(ranks) => ranks.all_gather(out, shard).map(Into::into),
+        }
+    }
+
+    pub(super) fn reduce_scatter(
+        &self,
+        shard: &Tensor,
+        input: &Tensor,
+        op: ReduceOp,
+        mode: Mode,
+    ) -> Result<Started> {
+        match self {
+            Self::Connected(group) => {
+                group.reduce_scatter(shard, input, op.into(), mode).map(Into::into)
+            }
+            Self::Simulated(ranks) => ranks.reduce_scatter(shard, input, op).map(Into::into),
+        }
+    }
+
+    pub(super) fn broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Started> {
+        match self {
+            Self::Connected(group) => group.broadcast(tensor, root, mode).map(Into::into),
+            Self::Simulated(_) => Ok(Started::Done),
+        }
+    }
+
+    pub(super) fn barrier(&self, mode: Mode) -> Result<Started> {
+        match self {
+            Self::Connected(group) => group.barrier(mode).map(Into::into),
+            Self::Simulated(_) => Ok(Started::Done),
+        }
+    }
+
+    /// As [`bridge::Group::leak`].
+    pub(super) fn leak(&mut self) {
+        match self {
+            Self::Connected(group) => group.leak(),
+            Self::Simulated(_) => {}
+        }
+    }
+}
+
+impl Started {
+    /// As [`bridge::Work::wait`].
+    pub(super) fn wait(&self, time: Duration) -> Result<bool> {
+        match self {
+            Self::UnderWay(work) => work.wait(time),
+            Self::Done => Ok(true),
+        }
+    }
+
+    /// As [`bridge::Work::is_completed`].
+    pub(super) fn is_completed(&self) -> Result<bool> {
+        match self {
+            Self::UnderWay(work) => work.is_completed(),
+            Self::Done => Ok(true),
+        }
+    }
+}
+
+impl From<bridge::Work> for Started {
+    fn from(work: bridge::Work) -> Self {
+        Self::UnderWay(work)
+    }
+}
+
+impl From<()> for Started {
+    fn from((): ()) -> Self {
+        Self::Done
+    }
+}
+
+impl From<ReduceOp> for RedOpType {
+    fn from(op: ReduceOp) -> Self {
+        match op {
+            ReduceOp::Sum => Self::Sum,
+            ReduceOp::Avg => Self::Avg,
+            ReduceOp::Max => Self::Max,
+            ReduceOp::Min => Self::Min,
+        }
+    }
+}
