@@ -1,0 +1,175 @@
+//! What one rank of 8 to 1,024 keeps and sends in each of ZeRO's stages: counted in one step of the
+//! real engine in a simulated world, beside the paper's formulas.
+//!
+//!     cargo bench --bench zero_bytes
+//!
+//! A GPT-2 of P parameters in bf16 with 16-bit gradients and Adam, on the last of N ranks. Formulas
+//! in bytes: Rajbhandari et al. 2020, section 5 for what is kept (16 bytes a parameter: 2 and 2 for
+//! parameter and gradient, 12 for master weight and averages), section 7 for what is sent.
+//!
+//! What is kept is counted at the moment of the peak, with the rest (activations and buffers) that
+//! was there then: float32 copies of gradients that the step makes are in the rest.
+#![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
+
+use std::{error::Error, rc::Rc};
+
+use dsr::{
+    config::{
+        Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
+        Schedule, ZeroConfig,
+        optimizer::{AdamConfig, Algorithm},
+    },
+    data::{Batch, Dataset, LoaderOptions, OpenOptions},
+    dist::{ProcessGroup, Traffic},
+    engine::{Engine, MemoryUse},
+    model::{Gpt2Config, Model},
+    tensor::Device,
+};
+
+type Result<T> = std::result::Result<T, Box<dyn Error>>;
+
+const WORLD_SIZES: [usize; 4] = [8, 64, 512, 1024];
+const STAGES: [u8; 4] = [0, 1, 2, 3];
+/// Tokens of the only row of the batch: few, so that activations do not hide the rest.
+const TOKENS: i64 = 16;
+
+/// What one step of one rank took.
+struct Step {
+    memory: MemoryUse,
+    traffic: Traffic,
+}
+
+fn main() -> Result<()> {
+    let batch = batch()?;
+    let parameters = Model::from_scratch(model_config(), 1, Device::Cpu)?.num_params();
+    println!("GPT-2, P = {parameters} parameters, bf16, one step of one rank. Bytes a parameter:");
+    println!("kept at the peak (parameters + gradients + masters and averages), the rest at the");
+    println!("same moment (activations and buffers), and sent in the step\n");
+    println!(
+        "ranks stage             kept by kind     kept  formula    ratio     rest   calls     sent  \
+         formula   ratio"
+    );
+    for world_size in WORLD_SIZES {
+        for stage in STAGES {
+            match step(world_size, stage, &batch)? {
+                Ok(step) => print_row(world_size, stage, &step, parameters),
+                Err(refusal) => println!("{world_size:>5} {stage:>5} refused: {refusal}"),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn print_row(world_size: usize, stage: u8, step: &Step, parameters: u64) {
+    let per_parameter = |bytes: u64| bytes as f64 / parameters as f64;
+    let MemoryUse {
+        parameters: params,
+        master_weights,
+        gradients,
+        optimizer_state,
+        activations,
+        buffers,
+    } = step.memory;
+    let states = master_weights + optimizer_state;
+    let kinds = [params, gradients, states].map(|bytes| format!("{:.3}", per_parameter(bytes)));
+    let (kept, sent) =
+        (per_parameter(params + gradients + states), per_parameter(step.traffic.total().bytes));
+    let (kept_formula, sent_formula) =
+        (kept_bytes(stage, world_size), sent_bytes(stage, world_size));
+    println!(
+        "{world_size:>5} {stage:>5} {:>24} {kept:>8.3} {kept_formula:>8.3} {:>8.3} {:>8.3} {:>7} {sent:>8.3} \
+         {sent_formula:>8.3} {:>7.3}",
+        kinds.join(" + "),
+        kept / kept_formula,
+        per_parameter(activations + buffers),
+        step.traffic.total().calls,
+        sent / sent_formula,
+    );
+}
+
+/// Bytes a parameter that a rank keeps.
+fn kept_bytes(stage: u8, world_size: usize) -> f64 {
+    let ranks = world_size as f64;
+    match stage {
+        0 => 16.0,
+        1 => 4.0 + 12.0 / ranks,
+        2 => 2.0 + 14.0 / ranks,
+        _ => 16.0 / ranks,
+    }
+}
+
+/// Bytes a parameter that a rank sends in a step: gradients and gathered parameters of 2 bytes.
+fn sent_bytes(stage: u8, world_size: usize) -> f64 {
+    let elements = if stage < 3 { 2.0 } else { 3.0 };
+    let ranks = world_size as f64;
+    elements * 2.0 * (ranks - 1.0) / ranks
+}
+
+/// Runs one step; the inner error is the refusal of what the engine does not do.
+fn step(
+    world_size: usize,
+    stage: u8,
+    batch: &Batch,
+) -> Result<std::result::Result<Step, dsr::error::Error>> {
+    let zero = ZeroConfig { stage, ..ZeroConfig::default() };
+    if let Err(refusal) = zero.check(world_size) {
+        return Ok(Err(refusal));
+    }
+    let model = Rc::new(Model::from_scratch(model_config(), 1, Device::Cpu)?);
+    let group = Rc::new(ProcessGroup::simulated(world_size - 1, world_size, Device::Cpu)?);
+    let mut engine = Engine::new(model, Rc::clone(&group), engine_config(zero))?;
+    let before = group.traffic();
+    let loss = engine.forward(batch)?;
+    engine.backward(&loss)?;
+    if !engine.step()? || engine.last_step().is_none_or(|step| step.skipped) {
+        return Err("the step was not applied".into());
+    }
+    Ok(Ok(Step { memory: engine.memory(), traffic: group.traffic().since(&before) }))
+}
+
+/// Blocks of equal size and a small vocabulary, as in a large model, where no single layer counts
+/// for much.
+fn model_config() -> Gpt2Config {
+    Gpt2Config {
+        vocab_size: 512,
+        n_positions: TOKENS,
+        n_embd: 256,
+        n_layer: 10,
+        n_head: 4,
+        resid_pdrop: 0.0,
+        embd_pdrop: 0.0,
+        attn_pdrop: 0.0,
+        ..Gpt2Config::default()
+    }
+}
+
+fn engine_config(zero: ZeroConfig) -> EngineConfig {
+    EngineConfig {
+        micro_batch_size: 1,
+        gradient_accumulation_steps: 1,
+        precision: PrecisionConfig {
+            grad_accum_dtype: Dtype::Bf16,
+            communication_data_type: Dtype::Bf16,
+            ..PrecisionConfig::new(Dtype::Bf16)
+        },
+        gradient_clipping: Some(1.0),
+        loss_average: LossAverage::Tokens,
+        optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-4),
+        scheduler: Schedule::Constant,
+        activation_checkpointing: None,
+        zero,
+        seed: 1,
+        monitor: MonitorConfig::default(),
+    }
+}
+
+fn batch() -> Result<Batch> {
+    let dir = tempfile::tempdir()?;
+    let path = dir.path().join("rows.jsonl");
+    let ids: Vec<i64> = (0..TOKENS).map(|i| i * 31 % 512).collect();
+    std::fs::write(&path, serde_json::json!({ "input_ids": ids }).to_string())?;
+    let dataset = Dataset::open(&path.to_string_lossy(), &OpenOptions::default())?;
+    let mut loader =
+        dataset.loader(LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() })?;
+    loader.next_batch()?.ok_or_else(|| "no batch".into())
+}
