@@ -102,21 +102,11 @@ fn train(engine: &mut Engine, first_row: u64, steps: usize) -> Vec<(f64, f64)> {
         ..LoaderOptions::default()
     };
     let mut loader = rows().loader(options).unwrap();
-    let mut outcomes = Vec::new();
     let skipped = first_row as usize / GLOBAL_BATCH * engine.config().gradient_accumulation_steps;
     for _ in 0..skipped {
         loader.next_batch().unwrap().unwrap();
     }
-    while outcomes.len() < steps {
-        let batch = loader.next_batch().unwrap().unwrap();
-        let loss = engine.forward(&batch).unwrap();
-        engine.backward(&loss).unwrap();
-        if engine.step().unwrap() {
-            let last = engine.last_step().unwrap();
-            outcomes.push((last.loss, last.grad_norm));
-        }
-    }
-    outcomes
+    super::engine::train(engine, &mut loader, steps as u64)
 }
 
 fn curves(group: &Rc<ProcessGroup>, most_stage: u8) -> Curves {

@@ -16,6 +16,9 @@ pub struct Shard {
 }
 
 impl Shard {
+    /// All of it.
+    pub const WHOLE: Self = Self { rank: 0, world_size: 1 };
+
     /// The slice of this rank of `group`.
     pub fn of(group: &ProcessGroup) -> Self {
         Self { rank: group.rank(), world_size: group.world_size() }
@@ -26,6 +29,14 @@ impl Shard {
     pub fn range(self, numel: i64) -> (i64, i64) {
         let len = numel / self.world_size as i64;
         (len * self.rank as i64, len)
+    }
+
+    /// What of the elements `from..to` is in this rank's slice of `numel`: where it begins and ends,
+    /// and where it begins in the slice.
+    pub fn overlap(self, numel: i64, from: i64, to: i64) -> Option<(i64, i64, i64)> {
+        let (own, len) = self.range(numel);
+        let (from, to) = (from.max(own), to.min(own + len));
+        (from < to).then(|| (from, to, from - own))
     }
 
     /// This rank's slice of `flat`, `[numel]`, as a view.

@@ -56,10 +56,9 @@ impl Gradients {
 
     /// A micro batch begins, which may be the `last` of its step.
     pub(super) fn begin(&mut self, last: bool) {
-        let several = self.group.world_size() > 1;
-        self.at_once = several
-            && (self.zero.shards_gradients(self.group.world_size())
-                || (last && self.zero.overlaps()));
+        let ranks = self.group.world_size();
+        self.at_once =
+            self.zero.shards_gradients(ranks) || (ranks > 1 && last && self.zero.overlaps());
     }
 
     /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the

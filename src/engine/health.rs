@@ -142,7 +142,8 @@ pub(super) fn first_not_finite(
     grads: &[Tensor],
 ) -> Result<Option<String>> {
     let names: Vec<_> = model.units().iter().flat_map(FlatUnit::names).collect();
-    let bad = |flats: &[Tensor]| bad_parameters(model, group, masters.shard(), flats);
+    let shard = masters.shard().unwrap_or(Shard::WHOLE);
+    let bad = |flats: &[Tensor]| bad_parameters(model, group, shard, flats);
     if let Some(i) = bad(masters.flats())?.first() {
         return Ok(Some(format!("the parameter {} itself is not finite", names[*i])));
     }
@@ -159,16 +160,17 @@ pub(super) fn first_not_finite(
 fn bad_parameters(
     model: &Model,
     group: &ProcessGroup,
-    shard: Option<Shard>,
+    shard: Shard,
     flats: &[Tensor],
 ) -> Result<Vec<usize>> {
     let mut flags = Vec::new();
     for (unit, flat) in model.units().iter().zip(flats) {
         let numel = unit.flat().numel() as i64;
-        let (own, len) = shard.map_or((0, numel), |shard| shard.range(numel));
         for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
-            let (from, to) = (offset.max(own), (offset + spec.numel()).min(own + len));
-            let is_bad = from < to && !is_finite(&flat.f_narrow(0, from - own, to - from)?)?;
+            let is_bad = match shard.overlap(numel, offset, offset + spec.numel()) {
+                Some((from, to, at)) => !is_finite(&flat.f_narrow(0, at, to - from)?)?,
+                None => false,
+            };
             flags.push(i64::from(is_bad));
         }
     }

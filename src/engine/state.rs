@@ -20,6 +20,7 @@ use super::{Engine, loss_scaler::LossScalerState, window::Window};
 use crate::{
     config::Dtype,
     data::LoaderState,
+    dist::Shard,
     error::{Code, Error, Result},
     fs::{read_to_string, write_atomic, write_json},
     optim::StateName,
@@ -191,15 +192,12 @@ impl Engine {
         check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.torn = true;
-        for param in self.params() {
-            let whole = (param.offset, param.numel);
-            let flat = &self.masters.flats()[param.unit];
-            let numel = self.model.units()[param.unit].flat().numel() as i64;
-            let (own, len) = self.masters.shard().map_or((0, numel), |s| s.range(numel));
-            let (from, to) = (whole.0.max(own), (whole.0 + whole.1).min(own + len));
-            if from < to {
-                let into = flat.f_narrow(0, from - own, to - from)?;
-                params.copy_part(param.name, from - whole.0, &into)?;
+        let shard = self.masters.shard().unwrap_or(Shard::WHOLE);
+        for ParamPlace { name, unit, offset, numel, .. } in self.params() {
+            let all = self.model.units()[unit].flat().numel() as i64;
+            if let Some((from, to, at)) = shard.overlap(all, offset, offset + numel) {
+                let into = self.masters.flats()[unit].f_narrow(0, at, to - from)?;
+                params.copy_part(name, from - offset, &into)?;
             }
         }
         for piece in self.optimizer.pieces() {

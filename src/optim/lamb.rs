@@ -28,10 +28,9 @@ pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) ->
     let device = world.group.device();
     let squares = Tensor::f_zeros([2, count], (Kind::Double, device))?;
     for (span, spot) in work.spots() {
-        let (own, len) = shard.range(world.units[span.unit]);
         let first = span.place + spot.offset;
-        let (from, to) = (first.max(own), (first + spot.len).min(own + len));
-        if from < to {
+        let own = shard.overlap(world.units[span.unit], first, first + spot.len);
+        if let Some((from, to, _)) = own {
             let at = span.offset + from - span.place;
             for (row, flat) in [(0, work.params[span.unit]), (1, &work.grads[span.unit])] {
                 let norm = flat.narrow(0, at, to - from).norm().to_kind(Kind::Double);

@@ -146,20 +146,11 @@ impl Plan {
         if group.units.last() != Some(&unit) {
             group.units.push(unit);
         }
-        let (own, len) = self.shard.map_or((0, self.units[unit]), |s| s.range(self.units[unit]));
-        let (from, to) = (param.offset.max(own), end.min(own + len));
-        if from >= to {
-            return at;
-        }
+        let own = self.shard.unwrap_or(Shard::WHOLE).overlap(self.units[unit], param.offset, end);
+        let Some((from, to, offset)) = own else { return at };
         let follows = |span: &&mut Span| span.unit == unit && span.place + span.len == from;
         if last != Some(at) || group.spans.last_mut().filter(follows).is_none() {
-            group.spans.push(Span {
-                unit,
-                offset: from - own,
-                place: from,
-                len: 0,
-                params: vec![],
-            });
+            group.spans.push(Span { unit, offset, place: from, len: 0, params: vec![] });
         }
         if let Some(span) = group.spans.last_mut() {
             span.len = to - span.place;
