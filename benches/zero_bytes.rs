@@ -8,7 +8,9 @@
 //! parameter and gradient, 12 for master weight and averages), section 7 for what is sent.
 //!
 //! What is kept is counted at the moment of the peak, with the rest (activations and buffers) that
-//! was there then: float32 copies of gradients that the step makes are in the rest.
+//! was there then: float32 copies of gradients that the step makes are in the rest. From stage 2 on
+//! it includes what the formula leaves out: the units that are whole at the time, of this model a
+//! tenth each.
 #![allow(clippy::print_stdout, reason = "a benchmark prints its table")]
 
 use std::{error::Error, rc::Rc};
@@ -32,6 +34,9 @@ const WORLD_SIZES: [usize; 4] = [8, 64, 512, 1024];
 const STAGES: [u8; 4] = [0, 1, 2, 3];
 /// Tokens of the only row of the batch: few, so that activations do not hide the rest.
 const TOKENS: i64 = 16;
+/// Parameters of one block of the model: what stage 3 gathers ahead, as the default of 50 million
+/// does for a large one.
+const BLOCK_ELEMENTS: u64 = 800_000;
 
 /// What one step of one rank took.
 struct Step {
@@ -51,10 +56,8 @@ fn main() -> Result<()> {
     );
     for world_size in WORLD_SIZES {
         for stage in STAGES {
-            match step(world_size, stage, &batch)? {
-                Ok(step) => print_row(world_size, stage, &step, parameters),
-                Err(refusal) => println!("{world_size:>5} {stage:>5} refused: {refusal}"),
-            }
+            let step = step(world_size, stage, &batch)?;
+            print_row(world_size, stage, &step, parameters);
         }
     }
     Ok(())
@@ -105,16 +108,10 @@ fn sent_bytes(stage: u8, world_size: usize) -> f64 {
     elements * 2.0 * (ranks - 1.0) / ranks
 }
 
-/// Runs one step; the inner error is the refusal of what the engine does not do.
-fn step(
-    world_size: usize,
-    stage: u8,
-    batch: &Batch,
-) -> Result<std::result::Result<Step, dsr::error::Error>> {
-    let zero = ZeroConfig { stage, ..ZeroConfig::default() };
-    if let Err(refusal) = zero.check(world_size) {
-        return Ok(Err(refusal));
-    }
+/// Runs one step.
+fn step(world_size: usize, stage: u8, batch: &Batch) -> Result<Step> {
+    let stage3_prefetch_bucket_size = BLOCK_ELEMENTS;
+    let zero = ZeroConfig { stage, stage3_prefetch_bucket_size, ..ZeroConfig::default() };
     let model = Rc::new(Model::from_scratch(model_config(), 1, Device::Cpu)?);
     let group = Rc::new(ProcessGroup::simulated(world_size - 1, world_size, Device::Cpu)?);
     let mut engine = Engine::new(model, Rc::clone(&group), engine_config(zero))?;
@@ -124,7 +121,7 @@ fn step(
     if !engine.step()? || engine.last_step().is_none_or(|step| step.skipped) {
         return Err("the step was not applied".into());
     }
-    Ok(Ok(Step { memory: engine.memory(), traffic: group.traffic().since(&before) }))
+    Ok(Step { memory: engine.memory(), traffic: group.traffic().since(&before) })
 }
 
 /// Blocks of equal size and a small vocabulary, as in a large model, where no single layer counts

@@ -27,8 +27,8 @@ use dsr::{
 };
 
 use super::{
-    engine::{assert_relative, config, golden, model, rows},
-    recipes::{out, text, two_ranks},
+    engine::{assert_relative, config, model, rows},
+    recipes::{out, two_ranks},
     support::alone,
 };
 
@@ -80,16 +80,19 @@ fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> {
 
 /// The ways in which the parts travel.
 fn zero(stage: u8, overlap_comm: bool) -> ZeroConfig {
-    // Pieces of a unit where the reduction overlaps, whole units where it does not.
-    let (reduce_bucket_size, allgather_bucket_size) =
-        if overlap_comm { (20_000, 15_000) } else { (500_000_000, 500_000_000) };
-    ZeroConfig {
-        stage,
-        overlap_comm: Some(overlap_comm),
-        reduce_bucket_size,
-        allgather_bucket_size,
-        ..ZeroConfig::default()
+    let plain = ZeroConfig { stage, overlap_comm: Some(overlap_comm), ..ZeroConfig::default() };
+    if overlap_comm {
+        // Pieces of a unit; every unit shared out, and the next one or two on their way.
+        return ZeroConfig {
+            reduce_bucket_size: 20_000,
+            allgather_bucket_size: 15_000,
+            stage3_prefetch_bucket_size: 400_000,
+            stage3_param_persistence_threshold: 0,
+            ..plain
+        };
     }
+    // Whole units, of which the last norm alone stays on all ranks, and none on its way.
+    ZeroConfig { stage3_prefetch_bucket_size: 0, stage3_param_persistence_threshold: 1000, ..plain }
 }
 
 fn train(engine: &mut Engine, first_row: u64, steps: usize) -> Vec<(f64, f64)> {
@@ -134,14 +137,14 @@ fn rank() {
     let group = Rc::new(ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap());
     match env::var("ZERO_CASE").unwrap().as_str() {
         "curves" => {
-            for ((name, stage), curve) in curves(&group, 2) {
+            for ((name, stage), curve) in curves(&group, 3) {
                 for (loss, norm) in curve {
                     println!("\ncurve|{name}|{stage}|{}|{}", loss.to_bits(), norm.to_bits());
                 }
             }
         }
         "memory" => {
-            for stage in 0..=2 {
+            for stage in 0..=3 {
                 let (psi, unit, use_) = memory(&group, stage);
                 let MemoryUse { parameters, master_weights, optimizer_state, gradients, .. } = use_;
                 let fixed = parameters + master_weights + optimizer_state;
@@ -222,7 +225,7 @@ fn every_stage_trains_as_one_rank_does() {
     for world_size in [2, 3, 4] {
         let all = ranks(world_size, "curves", &[]);
         assert!(all.iter().all(|curves| *curves == all[0]), "the ranks disagree");
-        assert_eq!(all[0].len(), 3 * expected.len());
+        assert_eq!(all[0].len(), 4 * expected.len());
         for ((name, stage), curve) in &all[0] {
             let (loss_tolerance, norm_tolerance) = match name.as_str() {
                 "bf16" => (2e-3, 2e-2),
@@ -279,7 +282,9 @@ fn a_checkpoint_goes_on_with_other_ranks_and_stages() {
         ((3, "1", "fp32"), (1, "0", "fp32")),
         ((1, "0", "fp32"), (4, "2", "fp32")),
         ((4, "2", "bf16"), (2, "1", "bf16")),
-        ((2, "1", "bf16"), (2, "2", "fp32")),
+        ((2, "1", "bf16"), (2, "3", "fp32")),
+        ((2, "3", "fp32"), (3, "3", "bf16")),
+        ((3, "3", "bf16"), (1, "0", "fp32")),
     ] {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().to_str().unwrap();
@@ -323,22 +328,23 @@ fn memory(group: &Rc<ProcessGroup>, stage: u8) -> (usize, usize, MemoryUse) {
     };
     let mut engine = Engine::new(Rc::clone(&model), Rc::clone(group), config).unwrap();
     train(&mut engine, 0, 1);
-    let units = || model.units().iter().map(|unit| unit.flat().numel());
+    let units = || model.units().iter().map(|unit| unit.padded_numel() as usize);
     (units().sum(), units().max().unwrap(), engine.memory())
 }
 
 /// Bytes of a rank by the ZeRO paper for P parameters and N ranks, with gradients in 16 bits: 16 P;
-/// 4 P + 12 P / N; 2 P + 14 P / N. First without the gradients' share, then that.
+/// 4 P + 12 P / N; 2 P + 14 P / N; 16 P / N. First without the gradients' share, then that.
 fn formula(stage: u64, p: u64, n: u64) -> (u64, u64) {
     match stage {
         0 => (14 * p, 2 * p),
         1 => (2 * p + 12 * p / n, 2 * p),
-        _ => (2 * p + 12 * p / n, 2 * p / n),
+        2 => (2 * p + 12 * p / n, 2 * p / n),
+        _ => (14 * p / n, 2 * p / n),
     }
 }
 
-/// Parameters, master weights and averages are the formula's to 3 %, and so are the gradients but
-/// for the units that are being summed at the moment of the peak: two, and what the threads of the
+/// Parameters, master weights and averages are the formula's to 3 %, at stage 3 beside the one unit
+/// that is gathered, and so are the gradients but for the units that are being summed at the moment of the peak: two, and what the threads of the
 /// transport let go of a moment after the sum is there, which is few units and varies. A later stage
 /// never needs more.
 fn memory_follows_the_formulas(world_sizes: &[usize], env: &[(&str, &str)]) {
@@ -354,7 +360,9 @@ fn memory_follows_the_formulas(world_sizes: &[usize], env: &[(&str, &str)]) {
             let (expected, share) = formula(stage, p, n as u64);
             let (all, counted) = (expected + share, fixed + gradients);
             println!("{n:5}  {stage:5}  {all:12}  {counted:14}  {gradients:17}  {peak:11}");
-            assert!(fixed.abs_diff(expected) * 100 <= 3 * expected, "{n} ranks: {line}");
+            let gathered = if stage == 3 && n > 1 { 2 * unit } else { 0 };
+            assert!(fixed * 100 >= 97 * expected, "{n} ranks: {line}");
+            assert!(fixed <= expected * 103 / 100 + gathered, "{n} ranks: {line}");
             let under_way = 6 * 2 * unit;
             assert!(gradients <= share * 103 / 100 + under_way, "{n} ranks: {line}");
             assert!(peak <= least, "{n} ranks, stage {stage} needs more");
@@ -375,40 +383,51 @@ fn bytes_of_a_rank_follow_the_formulas_for_gpt2() {
     memory_follows_the_formulas(&[1, 2, 4], &[("ZERO_MODEL", "gpt2")]);
 }
 
-/// A recipe asks for a stage as DeepSpeed's users know it, and what is not there is refused.
+/// A recipe asks for a stage as DeepSpeed's users know it, and all else that a model is for works
+/// while its parameters are on other ranks: evaluation with unequal shares of the rows, generation,
+/// an export.
 #[test]
-fn a_recipe_trains_at_stage_2_on_two_ranks() {
+fn a_recipe_trains_evaluates_generates_and_exports_at_every_stage() {
     let dir = tempfile::tempdir().unwrap();
     let recipe = |stage| {
         format!(
-            r#"let model = load_model("{}");
+            r#"let model = new_model("gpt2", #{{ n_layer: 3, n_embd: 32, n_head: 2, n_positions: 64 }});
 let engine = init_engine(model, #{{
     micro_batch_size: 2,
     optimizer: #{{ type: "AdamW", lr: 1e-3 }},
     precision: "bf16",
-    zero: #{{ stage: {stage}, overlap_comm: true }},
+    zero: #{{ stage: {stage}, overlap_comm: true, stage3_param_persistence_threshold: 1000 }},
 }});
-for batch in dataset("{}").loader(#{{ micro_batch_size: 2 }}) {{
+let words = tokenizer("dsr:gpt2");
+let rows = dataset("dsr:austen").tokenize(words).pack(32);
+for batch in rows.loader(#{{ micro_batch_size: 2 }}) {{
     let loss = engine.forward(batch);
     engine.backward(loss);
     if engine.step() && engine.global_step == 3 {{ break; }}
 }}
 print(`step ${{engine.global_step}}`);
-"#,
-            golden("gpt2-tiny-v512").display(),
-            golden("tokens-v512.parquet").display()
+print(`eval ${{engine.evaluate(rows.take(5)).loss}}`);
+print(generate(model, words, "It is", #{{ max_new_tokens: 5, temperature: 0.0 }}));
+model.export_hf("export-{stage}");
+// A second engine begins with what the first has made of the model.
+let second = init_engine(model, #{{ micro_batch_size: 2, precision: "fp32" }});
+print(second.evaluate(rows.take(5)).loss);
+"#
         )
     };
-    std::fs::write(dir.path().join("two.rhai"), recipe(2)).unwrap();
-    for rank in two_ranks(dir.path(), &["run", "two.rhai"]) {
-        let said = out(&rank);
-        assert!(said.contains("step 3"), "{said}");
+    let mut said = Vec::new();
+    for stage in [0, 2, 3] {
+        let file = format!("{stage}.rhai");
+        std::fs::write(dir.path().join(&file), recipe(stage)).unwrap();
+        let ranks = two_ranks(dir.path(), &["run", &file]);
+        let all: Vec<_> = ranks.iter().map(out).collect();
+        assert_eq!(all.len(), 2);
+        said.push(all[0].clone());
+        assert!(said[0].contains("step 3\neval "), "{}", said[0]);
     }
-    std::fs::write(dir.path().join("three.rhai"), recipe(3)).unwrap();
-    for rank in two_ranks(dir.path(), &["run", "three.rhai"]) {
-        assert!(!rank.status.success());
-        let said = text(&rank.stderr);
-        assert!(said.contains("`zero.stage` 3 on 2 ranks is not supported yet"), "{said}");
-        assert!(said.contains("three.rhai:6:"), "{said}");
-    }
+    assert!(said.iter().all(|other| *other == said[0]), "{said:?}");
+    let weights = |stage| {
+        std::fs::read(dir.path().join(format!("export-{stage}/model.safetensors"))).unwrap()
+    };
+    assert!(weights(0) == weights(2) && weights(0) == weights(3), "other parameters");
 }

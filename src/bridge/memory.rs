@@ -29,6 +29,7 @@ unsafe extern "C" {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Kind {
+    Parameters,
     Gradients,
     OptimizerState,
     Activations,
@@ -36,7 +37,7 @@ pub(crate) enum Kind {
     Buffers,
 }
 
-const KINDS: usize = 4;
+const KINDS: usize = 5;
 
 /// Bytes by [`Kind`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -12,6 +12,7 @@ pub(crate) mod fused;
 pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod ops;
+pub(crate) mod storage;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 

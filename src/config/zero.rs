@@ -79,27 +79,22 @@ impl ZeroConfig {
         self.stage >= 2 && world_size > 1
     }
 
+    /// Whether each rank of `world_size` keeps only a part of the parameters.
+    pub fn shards_parameters(&self, world_size: usize) -> bool {
+        self.stage >= 3 && world_size > 1
+    }
+
     /// Whether gradients travel while the backward pass goes on.
     pub fn overlaps(&self) -> bool {
         self.overlap_comm.unwrap_or(self.stage == 3)
     }
 
-    /// Refuses what is not there yet. One rank has the whole state at every stage, and nothing
-    /// travels.
+    /// Refuses what is not there yet.
     ///
     /// # Errors
-    /// [`Code::BadValue`], all faults together: stage 3 on several ranks; offloading.
-    pub fn check(&self, world_size: usize) -> Result<()> {
+    /// [`Code::BadValue`], all faults together: offloading.
+    pub fn check(&self) -> Result<()> {
         let mut faults = Vec::new();
-        if self.stage == 3 && world_size > 1 {
-            let message = format!(
-                "`zero.stage` 3 on {world_size} ranks is not supported yet: every rank has all parameters"
-            );
-            let fault = Error::new(Code::BadValue, message).option("stage");
-            faults.push(
-                fault.hint("stage 2 shares out all but the parameters, with the same result"),
-            );
-        }
         for (option, device) in
             [("offload_optimizer", self.offload_optimizer), ("offload_param", self.offload_param)]
         {
@@ -120,19 +115,10 @@ impl ZeroConfig {
 mod tests {
     use super::*;
 
-    fn options(config: ZeroConfig, world_size: usize) -> Vec<String> {
-        let Err(e) = config.check(world_size) else { return Vec::new() };
+    fn options(config: ZeroConfig) -> Vec<String> {
+        let Err(e) = config.check() else { return Vec::new() };
         let all = std::iter::once(&e).chain(e.others());
         all.map(|e| e.option_path().unwrap().to_owned()).collect()
-    }
-
-    #[test]
-    fn one_rank_has_every_stage_and_several_have_all_but_the_last() {
-        for stage in 0..=3 {
-            let config = ZeroConfig { stage, ..ZeroConfig::default() };
-            assert!(options(config, 1).is_empty());
-            assert_eq!(options(config, 2).is_empty(), stage < 3);
-        }
     }
 
     #[test]
@@ -140,6 +126,6 @@ mod tests {
         let (offload_optimizer, offload_param) = (OffloadDevice::Cpu, OffloadDevice::Nvme);
         let config =
             ZeroConfig { stage: 3, offload_optimizer, offload_param, ..ZeroConfig::default() };
-        assert_eq!(options(config, 2), ["stage", "offload_optimizer", "offload_param"]);
+        assert_eq!(options(config), ["offload_optimizer", "offload_param"]);
     }
 }

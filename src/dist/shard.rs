@@ -47,6 +47,17 @@ impl Shard {
         let (start, len) = self.range(flat.numel() as i64);
         Ok(flat.f_narrow(0, start, len)?)
     }
+
+    /// A copy of this rank's slice of `flat`, in the format `kind`: `flat` itself can be freed.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn copy(self, flat: &Tensor, kind: Kind) -> Result<Tensor> {
+        let part = self.slice(flat)?;
+        let copy = Tensor::f_empty([part.numel() as i64], (kind, part.device()))?;
+        copy.shallow_clone().f_copy_(&part)?;
+        Ok(copy)
+    }
 }
 
 /// A sum over the ranks that is under way.

@@ -33,15 +33,20 @@ impl Engine {
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Evaluation>> {
         let (mut loss_sum, mut targets, mut stopped) = (0.0, 0, false);
-        for batch in batches {
-            stopped = stop();
-            if stopped {
+        let mut batches = batches.into_iter().fuse();
+        loop {
+            let batch = batches.next().transpose()?;
+            stopped |= batch.is_some() && stop();
+            // Ranks that share the parameters out run the layers together to the end.
+            if self.model.any(stopped)? || !self.model.any(batch.is_some())? {
                 break;
             }
-            let batch = batch?;
+            let Some(batch) = batch else {
+                guard("evaluate", || self.model.accompany())?;
+                continue;
+            };
             self.check_batch(&batch)?;
-            let (sum, count) =
-                guard("evaluate", || Ok(loss_without_gradients(&self.model, &batch)))?;
+            let (sum, count) = guard("evaluate", || loss_without_gradients(&self.model, &batch))?;
             loss_sum += sum.f_double_value(&[])?;
             targets += count;
         }

@@ -165,7 +165,7 @@ fn bad_parameters(
 ) -> Result<Vec<usize>> {
     let mut flags = Vec::new();
     for (unit, flat) in model.units().iter().zip(flats) {
-        let numel = unit.flat().numel() as i64;
+        let numel = unit.padded_numel();
         for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
             let is_bad = match shard.overlap(numel, offset, offset + spec.numel()) {
                 Some((from, to, at)) => !is_finite(&flat.f_narrow(0, at, to - from)?)?,

@@ -1,7 +1,7 @@
 //! What an engine's memory is used for, counted from its tensors.
 
 use super::Engine;
-use crate::{bridge::memory::Kind, tensor::Tensor};
+use crate::bridge::memory::Kind;
 
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
@@ -9,7 +9,8 @@ use crate::{bridge::memory::Kind, tensor::Tensor};
 /// keeps beside live tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct MemoryUse {
-    /// The units of the model.
+    /// The units of the model: all of them, or at ZeRO's stage 3 this rank's slices and the units
+    /// that are gathered.
     pub parameters: u64,
     /// Float32 copies of parameters of fewer bits, for the optimizer.
     pub master_weights: u64,
@@ -47,11 +48,9 @@ impl Engine {
     /// What the memory was used for when the engine used most of it.
     pub fn memory(&self) -> MemoryUse {
         let (_, peak) = self.ledger.counts();
-        let bytes = |flat: &Tensor| (flat.numel() * flat.kind().elt_size_in_bytes()) as u64;
-        let masters = if self.masters.are_shared() { &[] } else { self.masters.flats() };
         MemoryUse {
-            parameters: self.model.units().iter().map(|unit| bytes(unit.flat())).sum(),
-            master_weights: masters.iter().map(bytes).sum(),
+            parameters: self.masters.parameter_bytes(&self.model) + peak.of(Kind::Parameters),
+            master_weights: self.masters.bytes(),
             gradients: peak.of(Kind::Gradients),
             optimizer_state: peak.of(Kind::OptimizerState),
             activations: peak.of(Kind::Activations),
@@ -69,7 +68,7 @@ mod tests {
         data::{Batch, batch_of},
         dist::ProcessGroup,
         engine::{Engine, config},
-        model::{BlockContext, Gpt2Config, Model},
+        model::{BlockContext, Direction, Gpt2Config, Model},
         tensor::Device,
     };
 
@@ -78,16 +77,16 @@ mod tests {
     fn autograd_peak(model: &Model, batch: &Batch) -> u64 {
         let ledger = Ledger::new(Device::Cpu).unwrap();
         let _counting = ledger.open(Kind::Buffers).unwrap();
-        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
+        let mut units = model.visit(Direction::Forward);
+        let unit = units.unit().unwrap();
+        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0);
         x = x.dropout(model.embedding().dropout, true);
-        for (i, block) in model.blocks().iter().enumerate() {
-            x = block.forward(
-                model.block_params(i),
-                &x,
-                BlockContext { train: true, ..Default::default() },
-            );
+        for block in model.blocks() {
+            let context = BlockContext { train: true, ..Default::default() };
+            x = block.forward(units.unit().unwrap().params(), &x, context);
         }
-        let logits = model.head().logits(model.head_params(), model.projection(), &x);
+        let head = units.head().unwrap();
+        let logits = model.head().logits(head.params(), head.projection(), &x);
         drop(x);
         let size = logits.size();
         let shifted = logits.narrow(1, 0, size[1] - 1).reshape([-1, size[2]]);
@@ -96,7 +95,8 @@ mod tests {
         let loss = shifted.cross_entropy_for_logits(&targets);
         drop(shifted);
         loss.backward();
-        let states: usize = model.units().iter().map(|unit| 3 * 4 * unit.flat().numel()).sum();
+        let states: usize =
+            model.units().iter().map(|unit| 3 * 4 * unit.padded_numel() as usize).sum();
         for (_, param) in model.named_params() {
             param.shallow_clone().zero_grad();
         }

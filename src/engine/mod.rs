@@ -16,6 +16,7 @@ mod loss_scaler;
 mod master_weights;
 mod memory;
 mod observe;
+mod parameter_shards;
 pub mod plan;
 mod state;
 mod timers;
@@ -115,7 +116,7 @@ impl Engine {
     /// model; a schedule that cycles a momentum where there is none.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
-        let elements: u64 = model.units().iter().map(|unit| unit.flat().numel() as u64).sum();
+        let elements: u64 = model.units().iter().map(|unit| unit.padded_numel() as u64).sum();
         config.scheduler.check_momentum(&config.optimizer)?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));

@@ -25,8 +25,8 @@ use crate::{
     fs::{read_to_string, write_atomic, write_json},
     optim::StateName,
     tensor::{
-        Tensor,
-        safetensors::{self, SafetensorsFile},
+        Kind, Tensor,
+        safetensors::{self, Entry, SafetensorsFile},
     },
 };
 
@@ -129,9 +129,9 @@ impl Engine {
 
     fn write_params(&self, dir: Option<&Path>) -> Result<()> {
         let params = self.params();
-        let entries = params.iter().map(|param| (param.name, param.shape));
+        let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
-        safetensors::write_fetched(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
+        safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
             let flat =
                 fetch(&mut whole, unit, || self.masters.whole(&self.group, &self.model, unit))?;
@@ -141,9 +141,9 @@ impl Engine {
 
     fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
         let names = self.optimizer.names();
-        let entries = names.iter().map(|state| (state.name.as_str(), &state.shape[..]));
+        let entries = names.iter().map(|state| float_entry(&state.name, &state.shape));
         let mut whole = None;
-        safetensors::write_fetched(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
+        safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
             let StateName { place, offset, ref shape, .. } = names[i];
             let flat = fetch(&mut whole, place, || self.optimizer.whole(&self.group, place))?;
             Ok(flat.f_narrow(0, offset, shape.iter().product::<i64>())?)
@@ -194,7 +194,7 @@ impl Engine {
         self.torn = true;
         let shard = self.masters.shard().unwrap_or(Shard::WHOLE);
         for ParamPlace { name, unit, offset, numel, .. } in self.params() {
-            let all = self.model.units()[unit].flat().numel() as i64;
+            let all = self.model.units()[unit].padded_numel();
             if let Some((from, to, at)) = shard.overlap(all, offset, offset + numel) {
                 let into = self.masters.flats()[unit].f_narrow(0, at, to - from)?;
                 params.copy_part(name, from - offset, &into)?;
@@ -243,6 +243,10 @@ struct ParamPlace<'a> {
     unit: usize,
     offset: i64,
     numel: i64,
+}
+
+fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> Entry<'a> {
+    Entry { name, kind: Kind::Float, shape }
 }
 
 /// The tensor of `key`, which is made unless it was the last that was asked for.

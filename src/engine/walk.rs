@@ -12,7 +12,8 @@ use crate::{
     data::Batch,
     error::{Code, Error, Result},
     model::{
-        BlockContext, HeadOutput, LossGradient, Model, Recorder, Targets, padding_mask, record,
+        BlockContext, Direction, FlatUnit, HeadOutput, LossGradient, Model, Recorder, Targets,
+        padding_mask, record,
     },
     tensor::{Device, Kind, Tensor, manual_seed, mix, no_grad},
 };
@@ -91,13 +92,18 @@ impl Activations {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
         let input_ids = batch.input_ids.shallow_clone();
-        let embedded =
-            record(recorder, Model::EMBEDDING_SCOPE, || embed(model, &input_ids, seeds))?;
+        let mut units = model.visit(Direction::Forward);
+        let embedded = record(recorder, Model::EMBEDDING_SCOPE, || {
+            let unit = units.unit()?;
+            embed(model, &unit, &input_ids, seeds)
+        })?;
         let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
         let mut blocks = Vec::with_capacity(model.blocks().len());
         for i in 0..model.blocks().len() {
             let input = x.detach().set_requires_grad(true);
-            let run = || run_block(model, i, &input, attention_mask.as_ref(), seeds, recorder);
+            let unit = units.unit()?;
+            let mask = attention_mask.as_ref();
+            let run = || run_block((model, &unit), i, &input, mask, seeds, recorder);
             let run = || record(recorder, format_args!("h.{i}"), run);
             let again = checkpointing.filter(|checkpointing| checkpointing.applies_to(i));
             let output = if again.is_some() { no_grad(run)? } else { run()? };
@@ -111,9 +117,11 @@ impl Activations {
         let projection_grad = gradients::zeros(&model.units()[unit], pass.grad_kind)?;
         let views = model.units()[unit].views(&projection_grad);
         let gradient = LossGradient { nominal, projection: &views[param] };
-        let head = record(recorder, Model::HEAD_SCOPE, || {
-            model.head().loss(model.head_params(), model.projection(), &x, targets, Some(gradient))
-        });
+        let head = record(recorder, Model::HEAD_SCOPE, || -> Result<_> {
+            let head = units.head()?;
+            let (params, projection) = (head.params(), head.projection());
+            Ok(model.head().loss(params, projection, &x, targets, Some(gradient)))
+        })?;
         Ok(Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds })
     }
 
@@ -127,30 +135,32 @@ impl Activations {
         let Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds } =
             self;
         let units = model.units();
-        let head = model.head().backward(model.head_params(), head)?;
+        let mut present = model.visit(Direction::Backward);
+        let head = model.head().backward(present.unit()?.params(), head)?;
         let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
         gradients.add_flat(model.projection_place().0, projection_grad)?;
         gradients.add(&units[model.head_unit()], model.head_unit(), head.params)?;
         gradients.complete(model.head_unit())?;
         let mut grad = head.input;
         for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
+            let unit = present.unit()?;
             let (input, output) = match output {
                 Some(output) => (input, output),
                 None => {
                     let input = moved(&input, grad.device())?.detach().set_requires_grad(true);
                     let mask = attention_mask.as_ref();
-                    let output = run_block(model, i, &input, mask, seeds, None)?;
+                    let output = run_block((model, &unit), i, &input, mask, seeds, None)?;
                     (input, output)
                 }
             };
-            let params = model.block_params(i);
-            let inputs: Vec<&Tensor> = std::iter::once(&input).chain(params).collect();
+            let inputs: Vec<&Tensor> = std::iter::once(&input).chain(unit.params()).collect();
             let mut grads = ops::grad(&output, &grad, &inputs)?
                 .into_iter()
                 .zip(inputs)
                 .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()));
             grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradients"))?;
             gradients.add(&units[i + 1], i + 1, grads)?;
+            drop(unit);
             gradients.complete(i + 1)?;
         }
         if let Some(output) = &embedded.output {
@@ -165,10 +175,10 @@ impl Activations {
 }
 
 /// The embedding, whose lookup has its gradient by hand: autograd sees the dropout alone.
-fn embed(model: &Model, input_ids: &Tensor, seeds: Seeds) -> Result<Layer> {
+fn embed(model: &Model, unit: &FlatUnit, input_ids: &Tensor, seeds: Seeds) -> Result<Layer> {
     let _counting = memory::count_as(memory::Kind::Activations)?;
     let embedding = model.embedding();
-    let sum = no_grad(|| embedding.lookup(model.units()[0].params(), input_ids, 0));
+    let sum = no_grad(|| embedding.lookup(unit.params(), input_ids, 0));
     if embedding.dropout == 0.0 {
         return Ok(Layer { input: sum, output: None });
     }
@@ -179,7 +189,7 @@ fn embed(model: &Model, input_ids: &Tensor, seeds: Seeds) -> Result<Layer> {
 }
 
 fn run_block(
-    model: &Model,
+    (model, unit): (&Model, &FlatUnit),
     i: usize,
     input: &Tensor,
     attention_mask: Option<&Tensor>,
@@ -189,18 +199,23 @@ fn run_block(
     let _counting = memory::count_as(memory::Kind::Activations)?;
     seeds.plant(i + 1);
     let context = BlockContext { train: true, attention_mask, key_values: None, recorder };
-    Ok(model.blocks()[i].forward(model.block_params(i), input, context))
+    Ok(model.blocks()[i].forward(unit.params(), input, context))
 }
 
 /// The sum of the losses of `batch` without dropout and without gradients, and the number of
 /// targets.
-pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> (Tensor, i64) {
+///
+/// # Errors
+/// Those of the visit.
+pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> Result<(Tensor, i64)> {
     no_grad(|| {
         let attention_mask = padding_mask(&batch.attention_mask);
-        let x = model.hidden(&batch.input_ids, attention_mask.as_ref(), None);
+        let mut units = model.visit(Direction::Forward);
+        let x = model.hidden(&mut units, &batch.input_ids, attention_mask.as_ref(), None)?;
         let targets = Targets::shifted(&batch.labels);
-        let head = model.head().loss(model.head_params(), model.projection(), &x, &targets, None);
-        (head.loss_sum, head.targets)
+        let head = units.head()?;
+        let head = model.head().loss(head.params(), head.projection(), &x, &targets, None);
+        Ok((head.loss_sum, head.targets))
     })
 }
 
@@ -229,11 +244,14 @@ mod tests {
 
     /// The gradients of the whole model as one graph of autograd's.
     fn by_autograd(model: &Model, batch: &Batch, nominal: f64) -> Vec<Tensor> {
-        let mut x = model.embedding().lookup(model.units()[0].params(), &batch.input_ids, 0);
-        for (i, block) in model.blocks().iter().enumerate() {
-            x = block.forward(model.block_params(i), &x, BlockContext::default());
+        let mut units = model.visit(Direction::Forward);
+        let unit = units.unit().unwrap();
+        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0);
+        for block in model.blocks() {
+            x = block.forward(units.unit().unwrap().params(), &x, BlockContext::default());
         }
-        let logits = model.head().logits(model.head_params(), model.projection(), &x);
+        let head = units.head().unwrap();
+        let logits = model.head().logits(head.params(), head.projection(), &x);
         let (t, vocab) = (batch.labels.size()[1], logits.size()[2]);
         let logits = logits.narrow(1, 0, t - 1).reshape([-1, vocab]);
         let targets = batch.labels.narrow(1, 1, t - 1).reshape([-1]);

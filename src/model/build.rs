@@ -1,6 +1,6 @@
 //! Models from a config: with GPT-2's random start, or with the weights of a directory.
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path};
 
 use super::{
     Model,
@@ -27,7 +27,7 @@ impl Model {
         let model = Self::zeros(config, device)?;
         guard("new_model", || {
             manual_seed(seed);
-            no_grad(|| model.units.iter().for_each(initialise));
+            no_grad(|| model.units.iter().try_for_each(initialise))?;
             Ok(model)
         })
     }
@@ -76,14 +76,15 @@ impl Model {
             head: Head { epsilon: config.layer_norm_epsilon },
             device,
             tokenizer_json: None,
+            residence: RefCell::default(),
             config,
         })
     }
 }
 
 /// Gives a unit its first values. They are drawn on the CPU, so that the device does not matter.
-fn initialise(unit: &FlatUnit) {
-    for (spec, mut param) in unit.specs().iter().zip(unit.views(unit.flat())) {
+fn initialise(unit: &FlatUnit) -> Result<()> {
+    for (spec, mut param) in unit.specs().iter().zip(unit.views(unit.flat()?)) {
         match spec.init {
             Init::Zeros => {}
             Init::Ones => drop(param.fill_(1.0)),
@@ -93,4 +94,5 @@ fn initialise(unit: &FlatUnit) {
             }
         }
     }
+    Ok(())
 }

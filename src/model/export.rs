@@ -5,7 +5,7 @@
 //! not at all. One that stands there already is replaced only if it holds an export and nothing
 //! else.
 
-use std::{fs::read_dir, path::Path};
+use std::{fs::read_dir, ops::Range, path::Path};
 
 use serde_json::{Map, Value, json};
 
@@ -17,7 +17,10 @@ use super::{
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::{NewDir, is_temporary, write_atomic},
-    tensor::{Kind, Tensor, safetensors},
+    tensor::{
+        Kind, Tensor,
+        safetensors::{self, Entry},
+    },
 };
 
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -27,20 +30,24 @@ const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 /// The largest shard, as in transformers 5.
 const MOST_SHARD_BYTES: usize = 50_000_000_000;
 
-/// Writes the parameters `named`, all in one format and under their names in `GPT2LMHeadModel`, to
-/// `target`.
+/// Brings a parameter by its number.
+pub(super) type Fetch<'a> = &'a mut dyn FnMut(usize) -> Result<Tensor>;
+
+/// Writes parameters, all in one format and under their names in `GPT2LMHeadModel`, to `target`;
+/// `fetch` brings them one at a time.
 ///
 /// # Errors
 /// [`Code::BadValue`] when `target` holds other files, [`Code::DiskFull`] or [`Code::Io`]; what
-/// stood at `target` is then unchanged. [`Code::Tokenizer`] when `tokenizer_json` is not JSON.
-pub(super) fn export<'a>(
+/// stood at `target` is then unchanged. [`Code::Tokenizer`] when `tokenizer_json` is not JSON. Those
+/// of `fetch`.
+pub(super) fn export(
     target: &Path,
     config: &Gpt2Config,
-    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
+    params: &[Entry<'_>],
+    fetch: Fetch<'_>,
     tokenizer_json: Option<&[u8]>,
 ) -> Result<()> {
-    let named: Vec<_> = named.collect();
-    let dtype = dtype(&named)?;
+    let dtype = dtype(params)?;
     refuse_other_files(target)?;
     let new = NewDir::create(target)?;
     let dir = new.path();
@@ -52,15 +59,23 @@ pub(super) fn export<'a>(
         write_json(&dir.join(TOKENIZER_CONFIG), tokenizer_config(config, bytes)?)?;
         write_atomic(&dir.join(TOKENIZER), bytes)?;
     }
-    write_weights(dir, named.into_iter(), MOST_SHARD_BYTES)?;
+    write_weights(Some(dir), params, fetch, MOST_SHARD_BYTES)?;
     new.publish()
 }
 
+/// Brings the parameters as [`export`] does on another rank, and writes nothing.
+///
+/// # Errors
+/// Those of `fetch`.
+pub(super) fn attend(params: &[Entry<'_>], fetch: Fetch<'_>) -> Result<()> {
+    write_weights(None, params, fetch, MOST_SHARD_BYTES)
+}
+
 /// The name that transformers has for the format of all tensors.
-fn dtype(named: &[(&str, &Tensor)]) -> Result<&'static str> {
-    let kind = named.first().map_or(Kind::Float, |(_, tensor)| tensor.kind());
-    if let Some((name, tensor)) = named.iter().find(|(_, tensor)| tensor.kind() != kind) {
-        bail!(Code::Internal, "{name} is {:?}, and others are {kind:?}", tensor.kind());
+fn dtype(params: &[Entry<'_>]) -> Result<&'static str> {
+    let kind = params.first().map_or(Kind::Float, |param| param.kind);
+    if let Some(other) = params.iter().find(|param| param.kind != kind) {
+        bail!(Code::Internal, "{} is {:?}, and others are {kind:?}", other.name, other.kind);
     }
     match kind {
         Kind::Float => Ok("float32"),
@@ -110,58 +125,62 @@ fn is_of_an_export(name: &str) -> bool {
 }
 
 /// One file, or shards of at most `most_bytes` (or one tensor) with their index.
-fn write_weights<'a>(
-    dir: &Path,
-    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
+fn write_weights(
+    dir: Option<&Path>,
+    params: &[Entry<'_>],
+    fetch: Fetch<'_>,
     most_bytes: usize,
 ) -> Result<()> {
-    // As transformers does: without it, old versions refuse to load the file.
-    let metadata = [("format", "pt")];
-    let shards = shards(named, most_bytes)?;
+    let mut write = |file: &str, shard: Range<usize>| {
+        let path = dir.map(|dir| dir.join(file));
+        let first = shard.start;
+        let entries = params[shard].iter().copied();
+        safetensors::write(path.as_deref(), entries, |i| fetch(first + i))
+    };
+    let shards = shards(params, most_bytes);
     if let [all] = &shards[..] {
-        return safetensors::write(&dir.join(SINGLE), all.iter().copied(), &metadata);
+        return write(SINGLE, all.clone());
     }
     let mut weight_map = Map::new();
     for (i, shard) in shards.iter().enumerate() {
         let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
-        safetensors::write(&dir.join(&file), shard.iter().copied(), &metadata)?;
-        weight_map.extend(shard.iter().map(|(name, _)| (String::from(*name), json!(file))));
+        write(&file, shard.clone())?;
+        let names = params[shard.clone()].iter().map(|param| param.name);
+        weight_map.extend(names.map(|name| (name.to_owned(), json!(file))));
     }
+    let Some(dir) = dir else { return Ok(()) };
     weight_map.sort_keys();
-    let tensors = || shards.iter().flatten().map(|(_, tensor)| *tensor);
     let mut index = Map::new();
     let metadata = json!({
-        "total_parameters": tensors().map(Tensor::numel).sum::<usize>(),
-        "total_size": tensors().map(bytes_of).sum::<usize>(),
+        "total_parameters": params.iter().map(numel).sum::<usize>(),
+        "total_size": params.iter().map(bytes_of).sum::<usize>(),
     });
     index.insert("metadata".to_owned(), metadata);
     index.insert("weight_map".to_owned(), weight_map.into());
     write_json(&dir.join(INDEX), index)
 }
 
-type Shard<'a> = Vec<(&'a str, &'a Tensor)>;
-
 /// Fills shard after shard in the order of the parameters; at least one, even if it is empty.
-fn shards<'a>(
-    named: impl Iterator<Item = (&'a str, &'a Tensor)>,
-    most_bytes: usize,
-) -> Result<Vec<Shard<'a>>> {
-    let (mut shards, mut current, mut filled) = (Vec::new(), Vec::new(), 0);
-    for (name, tensor) in named {
-        let bytes = bytes_of(tensor);
-        if !current.is_empty() && filled + bytes > most_bytes {
-            shards.push(std::mem::take(&mut current));
-            filled = 0;
+fn shards(params: &[Entry<'_>], most_bytes: usize) -> Vec<Range<usize>> {
+    let (mut shards, mut first, mut filled) = (Vec::new(), 0, 0);
+    for (i, param) in params.iter().enumerate() {
+        let bytes = bytes_of(param);
+        if i > first && filled + bytes > most_bytes {
+            shards.push(first..i);
+            (first, filled) = (i, 0);
         }
-        current.push((name, tensor));
         filled += bytes;
     }
-    shards.push(current);
-    Ok(shards)
+    shards.push(first..params.len());
+    shards
 }
 
-fn bytes_of(tensor: &Tensor) -> usize {
-    tensor.numel() * tensor.kind().elt_size_in_bytes()
+fn numel(param: &Entry<'_>) -> usize {
+    param.shape.iter().product::<i64>() as usize
+}
+
+fn bytes_of(param: &Entry<'_>) -> usize {
+    numel(param) * param.kind.elt_size_in_bytes()
 }
 
 /// What transformers derives from a `config.json` when it finds no such file.
@@ -242,9 +261,29 @@ mod tests {
     fn random_units() -> Vec<FlatUnit> {
         let units = units();
         for unit in &units {
-            let _ = unit.flat().shallow_clone().uniform_(-1.0, 1.0);
+            let _ = unit.flat().unwrap().shallow_clone().uniform_(-1.0, 1.0);
         }
         units
+    }
+
+    fn entries(units: &[FlatUnit]) -> Vec<Entry<'_>> {
+        let specs = units.iter().flat_map(FlatUnit::specs);
+        specs
+            .map(|ParamSpec { name, shape, .. }| Entry { name, kind: Kind::Float, shape })
+            .collect()
+    }
+
+    fn fetch(units: &[FlatUnit]) -> impl FnMut(usize) -> Result<Tensor> {
+        |i| Ok(units[i].params()[0].shallow_clone())
+    }
+
+    fn export(
+        dir: &Path,
+        config: &Gpt2Config,
+        units: &[FlatUnit],
+        tokenizer_json: Option<&[u8]>,
+    ) -> Result<()> {
+        super::export(dir, config, &entries(units), &mut fetch(units), tokenizer_json)
     }
 
     fn assert_loads(dir: &Path, expected: &[FlatUnit]) {
@@ -277,7 +316,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("hf");
         let units = random_units();
-        export(&dir, &config(), named(&units), None).unwrap();
+        export(&dir, &config(), &units, None).unwrap();
         assert_eq!(names(&dir), ["config.json", "generation_config.json", "model.safetensors"]);
         assert_loads(&dir, &units);
         assert_eq!(Gpt2Config::read(&dir).unwrap(), config());
@@ -289,7 +328,7 @@ mod tests {
     fn a_large_model_is_sharded_with_an_index() {
         let dir = tempfile::tempdir().unwrap();
         let units = random_units();
-        write_weights(dir.path(), named(&units), 72).unwrap();
+        write_weights(Some(dir.path()), &entries(&units), &mut fetch(&units), 72).unwrap();
         let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
         assert_eq!(names(dir.path()), [one, two, INDEX]);
         assert_eq!(
@@ -306,7 +345,7 @@ mod tests {
         assert!(names(dir.path()).iter().all(|name| is_of_an_export(name)));
         assert_loads(dir.path(), &units);
         let each = tempfile::tempdir().unwrap();
-        write_weights(each.path(), named(&units), 1).unwrap();
+        write_weights(Some(each.path()), &entries(&units), &mut fetch(&units), 1).unwrap();
         assert_eq!(names(each.path()).len(), 4);
         assert_loads(each.path(), &units);
     }
@@ -321,7 +360,7 @@ mod tests {
         ]});
         let bytes = tokenizer.to_string().into_bytes();
         let config = Gpt2Config { bos_token_id: Some(0), ..config() };
-        export(&dir, &config, named(&units()), Some(&bytes)).unwrap();
+        export(&dir, &config, &units(), Some(&bytes)).unwrap();
         assert_eq!(read(dir.join(TOKENIZER)).unwrap(), bytes);
         assert_eq!(
             json_of(&dir.join(TOKENIZER_CONFIG)),
@@ -332,7 +371,7 @@ mod tests {
                 "eos_token": "<|endoftext|>",
             })
         );
-        let e = export(&dir, &config, named(&units()), Some(b"{")).unwrap_err();
+        let e = export(&dir, &config, &units(), Some(b"{")).unwrap_err();
         assert_eq!(e.code(), Code::Tokenizer);
         assert!(dir.join(TOKENIZER).exists(), "a failed export leaves the old one");
         assert_eq!(names(root.path()), ["hf"]);
@@ -343,13 +382,13 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = root.path().join("hf");
         create_dir(&dir).unwrap();
-        export(&dir, &config(), named(&units()), Some(b"{}")).unwrap();
+        export(&dir, &config(), &units(), Some(b"{}")).unwrap();
         let units = random_units();
-        export(&dir, &config(), named(&units), None).unwrap();
+        export(&dir, &config(), &units, None).unwrap();
         assert!(!dir.join(TOKENIZER).exists());
         write(dir.join("notes.txt"), "mine").unwrap();
         write(dir.join("model-1-of-2.safetensors"), "mine").unwrap();
-        let e = export(&dir, &config(), named(&units), None).unwrap_err();
+        let e = export(&dir, &config(), &units, None).unwrap_err();
         assert_eq!(e.code(), Code::BadValue);
         assert!(e.message().contains("it holds model-1-of-2.safetensors and 1 more"), "{e}");
         assert_eq!(read(dir.join("notes.txt")).unwrap(), b"mine");

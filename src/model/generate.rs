@@ -8,7 +8,7 @@
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Model, layer::KeyValues};
+use super::{Direction, Model, layer::KeyValues};
 use crate::{
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, guard, no_grad},
@@ -41,7 +41,8 @@ impl Model {
     ///
     /// # Errors
     /// An empty prompt, a token id outside the vocabulary, or more tokens than the model has
-    /// positions.
+    /// positions; where the parameters are [shared out](Model::is_shared_out), every rank must call
+    /// it, and another rank fails.
     pub fn generate(
         &self,
         prompt: &[i64],
@@ -58,11 +59,22 @@ impl Model {
                 self.blocks.iter().map(|_| KeyValues::default()).collect();
             let mut input = prompt;
             let mut generated = Vec::new();
-            while generated.len() < sampling.max_new_tokens && !stop() {
-                let logits = no_grad(|| self.last_logits(&input, &mut cache));
+            let mut done = false;
+            loop {
+                done = done || generated.len() == sampling.max_new_tokens || stop();
+                // Ranks that share the parameters out end together.
+                if !self.any(!done)? {
+                    break;
+                }
+                if done {
+                    self.accompany()?;
+                    continue;
+                }
+                let logits = no_grad(|| self.last_logits(&input, &mut cache))?;
                 let token = choose(&logits, sampling, &mut rng)?;
                 if Some(token) == eos {
-                    break;
+                    done = true;
+                    continue;
                 }
                 generated.push(token);
                 input =
@@ -92,10 +104,12 @@ impl Model {
     }
 
     /// The logits after the last of `input_ids` `[1, T]`, which follow what `cache` holds: `[V]`.
-    fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Tensor {
-        let hidden = self.hidden(input_ids, None, Some(cache));
+    fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Result<Tensor> {
+        let mut units = self.visit(Direction::Forward);
+        let hidden = self.hidden(&mut units, input_ids, None, Some(cache))?;
         let last = hidden.narrow(1, hidden.size()[1] - 1, 1);
-        self.head.logits(self.head_params(), self.projection(), &last).reshape([-1])
+        let head = units.head()?;
+        Ok(self.head.logits(head.params(), head.projection(), &last).reshape([-1]))
     }
 }
 

@@ -17,6 +17,7 @@ mod layer;
 mod loss;
 mod profile;
 mod unit;
+mod visit;
 mod weights;
 
 pub use config::{Activation, Gpt2Config};
@@ -28,12 +29,13 @@ pub use layer::{Block, BlockContext, KeyValues, padding_mask};
 pub use loss::{LossGradient, Targets};
 pub use profile::{ModuleProfile, Recorder, record};
 pub use unit::{FlatUnit, Init, ParamSpec};
+pub use visit::{Direction, HeadUnits, Present, Residence, Visit};
 
-use std::path::Path;
+use std::{cell::RefCell, path::Path, rc::Rc};
 
 use crate::{
     error::{Code, Error, Result},
-    tensor::{Device, Kind, Tensor, guard, no_grad},
+    tensor::{Device, Kind, Tensor, guard, no_grad, safetensors::Entry},
 };
 
 /// A language model: layers in the order of the forward pass, and the units of their parameters.
@@ -45,6 +47,8 @@ pub struct Model {
     head: Head,
     device: Device,
     tokenizer_json: Option<Vec<u8>>,
+    /// Where parameters are while they are not used; `None` where all of them are here.
+    residence: RefCell<Option<Rc<dyn Residence>>>,
 }
 
 impl Model {
@@ -68,11 +72,6 @@ impl Model {
         &self.blocks
     }
 
-    /// The parameters of block `i`.
-    pub fn block_params(&self, i: usize) -> &[Tensor] {
-        self.units[i + 1].params()
-    }
-
     /// The last layer.
     pub fn head(&self) -> &Head {
         &self.head
@@ -83,19 +82,8 @@ impl Model {
         self.units.len() - 1
     }
 
-    /// The head's norm parameters: those of its own unit.
-    pub fn head_params(&self) -> &[Tensor] {
-        self.units[self.head_unit()].params()
-    }
-
-    /// The matrix that turns hidden states into logits, `[V, C]`: the head's own, or the token
-    /// embedding where they are tied.
-    pub fn projection(&self) -> &Tensor {
-        let (unit, param) = self.projection_place();
-        &self.units[unit].params()[param]
-    }
-
-    /// Unit and parameter index of [`Model::projection`].
+    /// Unit and parameter index of the matrix that turns hidden states into logits: the head's own,
+    /// or the token embedding where they are tied.
     pub fn projection_place(&self) -> (usize, usize) {
         if self.config.tie_word_embeddings { (0, 0) } else { (self.head_unit(), 2) }
     }
@@ -124,10 +112,44 @@ impl Model {
     /// but an earlier export is not overwritten.
     pub fn export_hf(&self, dir: &Path, tokenizer_json: Option<&[u8]>) -> Result<()> {
         let tokenizer_json = tokenizer_json.or(self.tokenizer_json());
-        export::export(dir, &self.config, self.named_params(), tokenizer_json)
+        let (entries, mut fetch) = self.entries();
+        export::export(dir, &self.config, &entries, &mut fetch, tokenizer_json)
     }
 
-    /// Every parameter with its Hugging Face name.
+    /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
+    /// [shared out](Model::is_shared_out), every other rank must call it.
+    ///
+    /// # Errors
+    /// Memory is exhausted; another rank fails.
+    pub fn attend_export(&self) -> Result<()> {
+        let (entries, mut fetch) = self.entries();
+        export::attend(&entries, &mut fetch)
+    }
+
+    /// Every parameter as it is exported, and what brings it by its number; unit after unit.
+    fn entries(&self) -> (Vec<Entry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
+        let (mut entries, mut places) = (Vec::new(), Vec::new());
+        for (i, unit) in self.units.iter().enumerate() {
+            for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
+                entries.push(Entry { name, kind: unit.kind(), shape });
+                places.push((i, j));
+            }
+        }
+        let mut present = None;
+        let fetch = move |param: usize| {
+            let (i, j) = places[param];
+            if present.as_ref().is_none_or(|&(unit, _)| unit != i) {
+                // The old one goes before the new one comes.
+                present = None;
+                present = Some((i, self.present(i)?));
+            }
+            let unit = present.as_ref().map(|(_, unit)| unit.params()[j].shallow_clone());
+            unit.ok_or_else(|| Error::new(Code::Internal, "a unit that was brought is gone"))
+        };
+        (entries, fetch)
+    }
+
+    /// Every parameter with its Hugging Face name, empty where its unit is not on this rank now.
     pub fn named_params(&self) -> impl Iterator<Item = (&str, &Tensor)> {
         self.units
             .iter()
@@ -183,32 +205,38 @@ impl Model {
     pub fn logits(&self, input_ids: &Tensor) -> Result<Tensor> {
         self.check_input_ids(input_ids, 0)?;
         guard("logits", || {
-            Ok(no_grad(|| {
-                let hidden = self.hidden(input_ids, None, None);
-                self.head
-                    .logits(self.head_params(), self.projection(), &hidden)
-                    .to_kind(Kind::Float)
-            }))
+            no_grad(|| {
+                let mut units = self.visit(Direction::Forward);
+                let hidden = self.hidden(&mut units, input_ids, None, None)?;
+                let head = units.head()?;
+                let logits = self.head.logits(head.params(), head.projection(), &hidden);
+                Ok(logits.to_kind(Kind::Float))
+            })
         })
     }
 
     /// The input of the head, `[B, T, C]`, without dropout; with a cache, `input_ids` go on after
-    /// what it holds. `attention_mask` is that of [`BlockContext`].
+    /// what it holds. `attention_mask` is that of [`BlockContext`]. `units` are those of a forward
+    /// pass, of which the head's are left.
     ///
     /// Panics where libtorch refuses, to be called under [`guard`].
+    ///
+    /// # Errors
+    /// Those of the visit.
     pub fn hidden(
         &self,
+        units: &mut Visit<'_>,
         input_ids: &Tensor,
         attention_mask: Option<&Tensor>,
         mut cache: Option<&mut [KeyValues]>,
-    ) -> Tensor {
+    ) -> Result<Tensor> {
         let past = cache.as_ref().and_then(|c| c.first()).map_or(0, KeyValues::tokens);
-        let mut x = self.embedding.lookup(self.units[0].params(), input_ids, past);
+        let mut x = self.embedding.lookup(units.unit()?.params(), input_ids, past);
         for (i, block) in self.blocks.iter().enumerate() {
             let key_values = cache.as_mut().map(|c| &mut c[i]);
             let context = BlockContext { train: false, attention_mask, key_values, recorder: None };
-            x = block.forward(self.block_params(i), &x, context);
+            x = block.forward(units.unit()?.params(), &x, context);
         }
-        x
+        Ok(x)
     }
 }

@@ -4,8 +4,11 @@
 //! kernel serves a layer (DeepSpeed's contiguous buffers, FSDP's FlatParameter). The layers see the
 //! parameters as ordinary tensors that share the unit's storage.
 
+use std::cell::Cell;
+
 use crate::{
-    error::Result,
+    bridge::storage,
+    error::{Code, Result},
     tensor::{Device, Kind, Tensor, no_grad},
 };
 
@@ -68,8 +71,10 @@ pub(super) fn padded_size(specs: &[ParamSpec]) -> i64 {
 pub struct FlatUnit {
     specs: Vec<ParamSpec>,
     offsets: Vec<i64>,
+    /// Has its shape always, and elements while the unit is there.
     flat: Tensor,
     params: Vec<Tensor>,
+    is_there: Cell<bool>,
 }
 
 impl FlatUnit {
@@ -101,7 +106,7 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let mut unit = Self { specs, offsets, flat, params: Vec::new() };
+        let mut unit = Self { specs, offsets, flat, params: Vec::new(), is_there: Cell::new(true) };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
@@ -125,12 +130,30 @@ impl FlatUnit {
         &self.offsets
     }
 
-    /// The whole storage: `[numel]`, padding included, without gradient.
-    pub fn flat(&self) -> &Tensor {
-        &self.flat
+    /// The whole storage: `[padded_numel]`, padding included, without gradient.
+    ///
+    /// # Errors
+    /// [`Code::Internal`] while the unit is [released](Self::release).
+    pub fn flat(&self) -> Result<&Tensor> {
+        if !self.is_there.get() {
+            let name = self.names().next().unwrap_or("a unit");
+            bail!(Code::Internal, "{name} and its neighbours are not on this rank now");
+        }
+        Ok(&self.flat)
     }
 
-    /// The parameters as leaves of autograd, sharing the storage.
+    /// Elements of the storage, padding included.
+    pub fn padded_numel(&self) -> i64 {
+        self.flat.numel() as i64
+    }
+
+    /// The format of the parameters.
+    pub fn kind(&self) -> Kind {
+        self.flat.kind()
+    }
+
+    /// The parameters as leaves of autograd, sharing the storage; empty tensors while the unit is
+    /// [released](Self::release).
     pub fn params(&self) -> &[Tensor] {
         &self.params
     }
@@ -149,7 +172,7 @@ impl FlatUnit {
     /// # Errors
     /// There is not enough memory.
     pub fn zeros_of(&self, kind: Kind) -> Result<Tensor> {
-        Ok(Tensor::f_zeros([self.flat.numel() as i64], (kind, self.flat.device()))?)
+        Ok(Tensor::f_zeros([self.padded_numel()], (kind, self.flat.device()))?)
     }
 
     /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch, in a storage
@@ -159,7 +182,7 @@ impl FlatUnit {
     /// # Errors
     /// There is not enough memory; nothing is then changed.
     pub fn lay_out(&self, kind: Kind, slices: usize) -> Result<Tensor> {
-        let mut before = self.flat.f_detach()?;
+        let mut before = self.flat()?.f_detach()?;
         no_grad(|| {
             let numel = before.numel() as i64;
             let padding = self.numel_for(slices) - numel;
@@ -178,10 +201,44 @@ impl FlatUnit {
         })
     }
 
+    /// Gives the memory of the parameters back. What autograd saved of them must not be used until
+    /// they are there again.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn release(&self) -> Result<()> {
+        no_grad(|| {
+            for param in &self.params {
+                let none = Tensor::f_empty([0], (self.flat.kind(), self.flat.device()))?;
+                param.shallow_clone().f_set_data(&none)?;
+            }
+            self.is_there.set(false);
+            storage::release(&self.flat)
+        })
+    }
+
+    /// Takes memory for the parameters again, with any content, and returns the storage to be
+    /// filled, `[padded_numel]`. Autograd does not notice that it is written to.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn allocate(&self) -> Result<Tensor> {
+        no_grad(|| {
+            if !self.is_there.get() {
+                storage::allocate(&self.flat)?;
+                for (param, view) in self.params.iter().zip(self.views(&self.flat)) {
+                    param.shallow_clone().f_set_data(&view)?;
+                }
+                self.is_there.set(true);
+            }
+            Ok(self.flat.f_data()?)
+        })
+    }
+
     /// Elements of a storage that `slices` ranks can divide evenly, padding included.
     pub fn numel_for(&self, slices: usize) -> i64 {
         let multiple = ALIGNMENT as u64 * slices as u64;
-        (self.flat.numel() as u64).next_multiple_of(multiple) as i64
+        (self.padded_numel() as u64).next_multiple_of(multiple) as i64
     }
 
     /// Number of parameters without padding.
@@ -199,8 +256,8 @@ mod tests {
         let specs =
             vec![ParamSpec::new("a", &[2, 3], Init::Zeros), ParamSpec::new("b", &[5], Init::Zeros)];
         let unit = FlatUnit::zeros(specs, Device::Cpu).unwrap();
-        assert_eq!((unit.flat().numel(), unit.numel()), (32, 11));
-        let _ = unit.flat().shallow_clone().narrow(0, 16, 5).fill_(2.0);
+        assert_eq!((unit.padded_numel(), unit.numel()), (32, 11));
+        let _ = unit.flat().unwrap().narrow(0, 16, 5).fill_(2.0);
         assert_eq!(unit.params()[1].sum(Kind::Double).double_value(&[]), 10.0);
         assert_eq!(unit.params()[0].sum(Kind::Double).double_value(&[]), 0.0);
     }
@@ -212,9 +269,9 @@ mod tests {
         let _ = unit.params()[0].shallow_clone().detach().fill_(1.0);
         for _ in 0..2 {
             let _ = unit.lay_out(Kind::Float, 3).unwrap();
-            assert_eq!((unit.flat().numel(), unit.numel()), (48, 40));
+            assert_eq!((unit.padded_numel(), unit.numel()), (48, 40));
         }
-        let _ = unit.flat().shallow_clone().fill_(2.0);
+        let _ = unit.flat().unwrap().shallow_clone().fill_(2.0);
         assert_eq!(unit.params()[0].double_value(&[39]), 2.0);
     }
 
@@ -222,7 +279,7 @@ mod tests {
     fn a_cast_reaches_all_who_hold_a_parameter() {
         let unit =
             FlatUnit::zeros(vec![ParamSpec::new("a", &[3], Init::Zeros)], Device::Cpu).unwrap();
-        let _ = unit.flat().shallow_clone().fill_(1.0 + 2f64.powi(-10));
+        let _ = unit.flat().unwrap().shallow_clone().fill_(1.0 + 2f64.powi(-10));
         let held = unit.params()[0].shallow_clone();
         let before = unit.lay_out(Kind::BFloat16, 1).unwrap();
         assert_eq!((held.kind(), before.kind()), (Kind::BFloat16, Kind::Float));
@@ -230,7 +287,7 @@ mod tests {
             (held.double_value(&[0]), before.double_value(&[0])),
             (1.0, 1.0 + 2f64.powi(-10))
         );
-        let _ = unit.flat().shallow_clone().fill_(2.0);
+        let _ = unit.flat().unwrap().shallow_clone().fill_(2.0);
         assert_eq!(held.double_value(&[2]), 2.0);
         assert!(held.requires_grad());
     }

@@ -46,7 +46,7 @@ pub(crate) fn read(
             optimizer,
             scheduler,
             activation_checkpointing: memory_options::activation_checkpointing(o),
-            zero: zero_options::read(o, world_size),
+            zero: zero_options::read(o),
             seed: o.get("seed").or(42),
             monitor: monitor_options::read(o),
         }

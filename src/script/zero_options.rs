@@ -3,13 +3,13 @@
 use super::options::Options;
 use crate::config::{OffloadDevice, ZeroConfig};
 
-/// Reads `zero` for this many ranks; stage 0 where it is absent.
-pub(super) fn read(o: &mut Options<'_>, world_size: usize) -> ZeroConfig {
-    o.map("zero", |o| details(o, world_size)).unwrap_or_default()
+/// Reads `zero`; stage 0 where it is absent.
+pub(super) fn read(o: &mut Options<'_>) -> ZeroConfig {
+    o.map("zero", details).unwrap_or_default()
 }
 
 /// Sizes are taken at every stage, so that a recipe can try one stage after another.
-fn details(o: &mut Options<'_>, world_size: usize) -> ZeroConfig {
+fn details(o: &mut Options<'_>) -> ZeroConfig {
     let default = ZeroConfig::default();
     let config = ZeroConfig {
         stage: o.get("stage").range(0..=3).or(default.stage),
@@ -30,7 +30,7 @@ fn details(o: &mut Options<'_>, world_size: usize) -> ZeroConfig {
             .or(default.offload_optimizer),
         offload_param: o.choice("offload_param", OffloadDevice::NAMES).or(default.offload_param),
     };
-    o.check(config.check(world_size));
+    o.check(config.check());
     config
 }
 
@@ -42,19 +42,18 @@ mod tests {
         script::options,
     };
 
-    fn zero(source: &str, world_size: usize) -> Result<ZeroConfig> {
+    fn zero(source: &str) -> Result<ZeroConfig> {
         let map = rhai::Engine::new().eval(&format!("#{{ zero: {source} }}")).unwrap();
-        options::read("init_engine", &map, |o| read(o, world_size))
+        options::read("init_engine", &map, read)
     }
 
     #[test]
     fn deepspeeds_names_and_defaults() {
-        assert_eq!(zero("#{}", 2).unwrap(), ZeroConfig::default());
+        assert_eq!(zero("#{}").unwrap(), ZeroConfig::default());
         let given = zero(
             r#"#{ stage: 3, overlap_comm: false, reduce_bucket_size: 2e8, allgather_bucket_size: 10,
                   stage3_prefetch_bucket_size: 0, stage3_param_persistence_threshold: 1,
                   offload_optimizer: "none", offload_param: "none" }"#,
-            1,
         );
         let expected = ZeroConfig {
             stage: 3,
@@ -72,17 +71,11 @@ mod tests {
     fn all_mistakes_are_listed() {
         let e = zero(
             r#"#{ stage: 4, overlap_com: true, reduce_bucket_size: 0, offload_param: "cpu" }"#,
-            1,
         )
         .unwrap_err();
         let all = std::iter::once(&e).chain(e.others());
         let paths: Vec<_> = all.filter_map(Error::option_path).collect();
         let expected = ["stage", "reduce_bucket_size", "offload_param", "overlap_com"];
         assert_eq!(paths, expected.map(|name| format!("zero.{name}")));
-        let e = zero("#{ stage: 3 }", 4).unwrap_err();
-        assert_eq!(
-            e.message(),
-            "`zero.stage` 3 on 4 ranks is not supported yet: every rank has all parameters"
-        );
     }
 }

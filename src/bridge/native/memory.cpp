@@ -21,7 +21,7 @@
 namespace {
 
 // As many as src/bridge/memory.rs has kinds.
-constexpr int kKinds = 4;
+constexpr int kKinds = 5;
 
 // Bytes by kind: now, and when their sum was highest.
 struct Counts {

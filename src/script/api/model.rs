@@ -128,9 +128,10 @@ pub mod api {
             o.handle::<Tokenizer>("tokenizer", "a tokenizer")
         })?;
         let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
-        // Every rank has the whole model.
         if host.group()?.rank() == 0 {
             model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
+        } else {
+            model.attend_export()?;
         }
         Ok(())
     }

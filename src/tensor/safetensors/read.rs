@@ -1,42 +1,23 @@
-//! Files of tensors in Hugging Face's safetensors format: a JSON header and raw bytes, never code.
-//!
-//! A file is mapped, not read: a tensor's bytes go from the page cache straight into the
-//! parameter, converted on the way. Writing streams one tensor after another, so that a model on a
-//! device never has a second copy in host memory. A header is checked against the size of the file
-//! before anything is looked up in it.
-//!
-//! The format: <https://github.com/huggingface/safetensors#format>.
+//! Reading: a mapped file, its checked header, and tensors filled from it.
 
 use std::{
     fs::File,
-    io::{BufWriter, Write},
     path::{Path, PathBuf},
 };
 
 use memmap2::Mmap;
-use safetensors::tensor::{Dtype, Metadata, TensorInfo};
-use serde_json::{Map, Value};
+use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::{Device, Kind, Tensor};
+use super::{KINDS, LENGTH_BYTES};
 use crate::{
-    bridge::{
-        map::{copy_from_bytes, map_file},
-        ops::with_bytes,
-    },
+    bridge::map::{copy_from_bytes, map_file},
     error::{Code, Error, IoContext, Result},
     fs::Bytes,
+    tensor::{Kind, Tensor},
 };
 
-/// Bytes of the number at the start of a file that says how long the header is; also what the data
-/// is aligned to.
-const LENGTH_BYTES: usize = 8;
 /// The longest header that the format allows.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
-/// Where the header keeps its free text.
-const METADATA: &str = "__metadata__";
-
-// The format is little-endian, and so are the tensors in memory.
-const _: () = assert!(cfg!(target_endian = "little"), "tensors are written as they lie in memory");
 
 /// An open file of tensors.
 #[derive(Debug)]
@@ -200,84 +181,6 @@ impl SafetensorsFile {
     }
 }
 
-/// Writes a new file with these tensors and free texts, and flushes it to the disk. Tensors on a
-/// device come to host memory one at a time.
-///
-/// # Errors
-/// [`Code::DiskFull`] or [`Code::Io`], also when the file exists already: somebody may have it
-/// mapped. What was written until then stays; write into a [`crate::fs::NewDir`].
-pub fn write<'a>(
-    path: &Path,
-    tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
-    metadata: &[(&str, &str)],
-) -> Result<()> {
-    let tensors: Vec<_> = tensors.into_iter().collect();
-    let entries = in_file_order(&tensors)?;
-    write_entries(path, &entries, metadata, |entry| Ok(tensors[entry.index].1.shallow_clone()))
-}
-
-/// Like [`write`], in float32, of tensors that `fetch` brings by their number among `entries`, one
-/// at a time, in the order of the file. They need only have the elements of their shape. Without a
-/// path they are fetched in the same order and not written, for ranks that only take part in
-/// bringing them.
-///
-/// # Errors
-/// As [`write`], and those of `fetch`.
-pub fn write_fetched<'a>(
-    path: Option<&Path>,
-    entries: impl IntoIterator<Item = (&'a str, &'a [i64])>,
-    mut fetch: impl FnMut(usize) -> Result<Tensor>,
-) -> Result<()> {
-    let entry = |(index, (name, shape)): (usize, (&'a str, &'a [i64]))| {
-        let (shape, dtype) = (shape.to_vec(), Dtype::F32);
-        Entry { name, dtype, kind: Kind::Float, shape, index }
-    };
-    let mut entries: Vec<_> = entries.into_iter().enumerate().map(entry).collect();
-    sort(&mut entries);
-    let Some(path) = path else {
-        return entries.iter().try_for_each(|entry| fetch(entry.index).map(drop));
-    };
-    write_entries(path, &entries, &[("format", "pt")], |entry| fetch(entry.index))
-}
-
-fn write_entries(
-    path: &Path,
-    entries: &[Entry<'_>],
-    metadata: &[(&str, &str)],
-    mut fetch: impl FnMut(&Entry<'_>) -> Result<Tensor>,
-) -> Result<()> {
-    let header = header(entries, metadata)?;
-    let file = File::create_new(path).at("write", path)?;
-    let mut writer = BufWriter::with_capacity(1 << 20, &file);
-    writer.write_all(&(header.len() as u64).to_le_bytes()).at("write", path)?;
-    writer.write_all(&header).at("write", path)?;
-    for entry in entries {
-        let tensor = fetch(entry)?;
-        let on_host = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(entry.kind)?;
-        let on_host = on_host.f_contiguous()?;
-        if on_host.numel() as i64 != entry.shape.iter().product::<i64>() {
-            bail!(Code::Internal, "{} does not have the shape {:?}", entry.name, entry.shape);
-        }
-        with_bytes(&on_host, |bytes| writer.write_all(bytes))?.at("write", path)?;
-    }
-    writer.flush().at("write", path)?;
-    drop(writer);
-    file.sync_all().at("write", path)
-}
-
-/// The dtypes of both libtorch and the format. No booleans: a byte of a file may be 2.
-const KINDS: [(Kind, Dtype); 9] = [
-    (Kind::Float, Dtype::F32),
-    (Kind::Half, Dtype::F16),
-    (Kind::BFloat16, Dtype::BF16),
-    (Kind::Double, Dtype::F64),
-    (Kind::Int64, Dtype::I64),
-    (Kind::Int, Dtype::I32),
-    (Kind::Int16, Dtype::I16),
-    (Kind::Int8, Dtype::I8),
-    (Kind::Uint8, Dtype::U8),
-];
-
 fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)
 }
@@ -328,65 +231,15 @@ fn truncated(path: &Path, promised: u128, found: usize) -> Error {
     .hint("copy or download the file again")
 }
 
-/// A tensor with its name, dtype and shape in the file.
-struct Entry<'a> {
-    name: &'a str,
-    dtype: Dtype,
-    kind: Kind,
-    shape: Vec<i64>,
-    /// Its number among the tensors that were given.
-    index: usize,
-}
-
-fn in_file_order<'a>(tensors: &[(&'a str, &Tensor)]) -> Result<Vec<Entry<'a>>> {
-    let mut entries = Vec::new();
-    for (index, &(name, tensor)) in tensors.iter().enumerate() {
-        let kind = tensor.kind();
-        let Some(&(_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
-            bail!(Code::Internal, "{name} has the dtype {kind:?}, which is not written to files");
-        };
-        entries.push(Entry { name, dtype, kind, shape: tensor.size(), index });
-    }
-    sort(&mut entries);
-    Ok(entries)
-}
-
-/// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
-fn sort(entries: &mut [Entry<'_>]) {
-    entries.sort_by_key(|entry| (std::cmp::Reverse(entry.dtype), entry.name));
-}
-
-/// The header's JSON, with the blanks that align the data.
-fn header(tensors: &[Entry<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut entries = Map::new();
-    if !metadata.is_empty() {
-        let texts: Map<_, _> =
-            metadata.iter().map(|&(key, text)| (key.to_owned(), Value::from(text))).collect();
-        entries.insert(METADATA.to_owned(), texts.into());
-    }
-    let mut end = 0;
-    for Entry { name, dtype, kind, shape, .. } in tensors {
-        let start = end;
-        end += shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
-        let entry = serde_json::json!({
-            "dtype": dtype.to_string(),
-            "shape": shape,
-            "data_offsets": [start, end],
-        });
-        if entries.insert((*name).to_owned(), entry).is_some() {
-            bail!(Code::Internal, "two tensors of the name {name} in one file");
-        }
-    }
-    let mut json = Value::from(entries).to_string().into_bytes();
-    json.resize(json.len().next_multiple_of(LENGTH_BYTES), b' ');
-    Ok(json)
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
 
     use super::*;
+    use crate::{
+        bridge::ops::with_bytes,
+        tensor::{Device, safetensors::write_tensors},
+    };
 
     const CPU: Device = Device::Cpu;
 
@@ -417,11 +270,11 @@ mod tests {
         let transposed = Tensor::from_slice(&[1i64, 2, 3, 4]).view([2, 2]).transpose(0, 1);
         let empty = Tensor::zeros([0, 4], (Kind::Half, CPU));
         let tensors = [("w", &weight), ("ids", &transposed), ("none", &empty)];
-        write(&path, tensors, &[("format", "pt"), ("step", "3")]).unwrap();
+        write_tensors(&path, tensors).unwrap();
 
         let file = SafetensorsFile::open(&path).unwrap();
         assert_eq!(file.names(), ["ids", "w", "none"]);
-        assert_eq!((file.metadata("format"), file.metadata("step")), (Some("pt"), Some("3")));
+        assert_eq!(file.metadata("format"), Some("pt"));
         assert_eq!(file.shape("none").unwrap(), [0, 4]);
         assert_eq!(file.kind("w").unwrap(), Kind::Float);
         let back = Tensor::zeros([2, 3], (Kind::Float, CPU)).set_requires_grad(true);
@@ -440,7 +293,7 @@ mod tests {
         for kind in [Kind::Half, Kind::BFloat16, Kind::Double] {
             let path = dir.path().join(format!("{kind:?}"));
             let tensor = Tensor::from_slice(&[0.5f32, -3.0]).to_kind(kind);
-            write(&path, [("w", &tensor)], &[]).unwrap();
+            write_tensors(&path, [("w", &tensor)]).unwrap();
             let file = SafetensorsFile::open(&path).unwrap();
             let back = Tensor::zeros([2], (Kind::Float, CPU));
             file.copy_into("w", &back).unwrap();
@@ -454,7 +307,7 @@ mod tests {
     fn a_tensor_that_does_not_fit_is_named() {
         let dir = directory();
         let path = dir.path().join("a");
-        write(&path, [("w", &Tensor::zeros([2, 3], (Kind::Float, CPU)))], &[]).unwrap();
+        write_tensors(&path, [("w", &Tensor::zeros([2, 3], (Kind::Float, CPU)))]).unwrap();
         let file = SafetensorsFile::open(&path).unwrap();
         let into = Tensor::zeros([3, 2], (Kind::Float, CPU));
         let e = file.copy_into("w", &into).unwrap_err();
@@ -467,7 +320,7 @@ mod tests {
     fn a_truncated_file_is_refused_with_both_sizes() {
         let dir = directory();
         let path = dir.path().join("a");
-        write(&path, [("w", &Tensor::zeros([8], (Kind::Float, CPU)))], &[]).unwrap();
+        write_tensors(&path, [("w", &Tensor::zeros([8], (Kind::Float, CPU)))]).unwrap();
         let whole = fs::read(&path).unwrap();
         for end in 0..whole.len() {
             let message = refusal(&whole[..end]);
@@ -520,31 +373,5 @@ mod tests {
         fs::write(&path, with_header(header, &[0, 1, 2, 3])).unwrap();
         let e = SafetensorsFile::open(&path).unwrap().kind("mask").unwrap_err();
         assert!(e.message().contains("mask has the dtype BOOL; expected one of F32, F16"), "{e}");
-    }
-
-    #[test]
-    fn a_file_that_exists_is_not_written_over() {
-        let dir = directory();
-        let path = dir.path().join("a");
-        fs::write(&path, "mine").unwrap();
-        assert_eq!(write(&path, [], &[]).unwrap_err().code(), Code::Io);
-        assert_eq!(fs::read(&path).unwrap(), b"mine");
-    }
-
-    #[test]
-    fn a_full_disk_has_its_own_code() {
-        let root = directory();
-        let mount = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
-            .arg(root.path())
-            .output();
-        if !mount.as_ref().is_ok_and(|o| o.status.success()) {
-            println!("skipped: a small tmpfs cannot be mounted here");
-            return;
-        }
-        let large = Tensor::zeros([1 << 20], (Kind::Float, CPU));
-        let outcome = write(&root.path().join("a"), [("w", &large)], &[]);
-        std::process::Command::new("umount").arg(root.path()).status().unwrap();
-        assert_eq!(outcome.unwrap_err().code(), Code::DiskFull);
     }
 }
