@@ -8,7 +8,7 @@
 //! | 0 | [`error`], [`fs`], [`config`] | the error type; files that are whole or absent; validated settings |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
-//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`] | what a training step is made of |
+//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
 //! | 6 | [`script`] | recipes: the only code that knows Rhai |
@@ -29,6 +29,7 @@ pub mod data;
 pub mod hub;
 pub mod model;
 pub mod optim;
+pub mod swap;
 
 pub mod engine;
 pub mod launch;

@@ -157,7 +157,7 @@ fn what_init_engine_refuses_is_found_in_the_file() {
         messages,
         [
             "train_batch_size 3 is not micro_batch_size 1 x gradient_accumulation_steps 2 x world_size 1 = 2",
-            "`zero.offload_optimizer` \"cpu\" is not supported yet: the training state stays where the model is",
+            "`zero.offload_optimizer` \"cpu\" needs stage 1 or more, and the stage is 0",
         ]
     );
 }

@@ -410,7 +410,8 @@ fn padded_rows_train_alike_however_the_batch_is_cut() {
         }
         let off = (&cut.1 - &whole.1).abs().max().double_value(&[]);
         let largest = whole.1.abs().max().double_value(&[]);
-        assert!(off <= 1e-5 * largest, "{micro}x{accum}: parameters are off by {off}");
+        // Adam divides by the size of a gradient, which makes the rounding of the smallest larger.
+        assert!(off <= 5e-5 * largest, "{micro}x{accum}: parameters are off by {off}");
     }
 }
 

@@ -14,6 +14,7 @@ mod launch;
 mod memory;
 mod mistakes;
 mod monitor;
+mod offload;
 mod optimizers;
 mod precision;
 mod readme;

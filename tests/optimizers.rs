@@ -18,7 +18,7 @@ use dsr::{
     engine::Engine,
     error::Code,
     model::{Gpt2Config, Model},
-    optim::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout},
+    optim::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
@@ -73,17 +73,28 @@ fn gradient(t: f64, k: f64) -> f64 {
     (0.37 * t * (k % 17.0 + 1.0)).sin() * 0.1 * (1.0 + k % 5.0) + 0.05 * (k + t).cos()
 }
 
+/// The state of a unit before the first step.
+fn state(optimizer: &Optimizer, unit: usize) -> Vec<Tensor> {
+    let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
+    optimizer.state_layout(unit).into_iter().map(zeros).collect()
+}
+
 /// The parameters after fifty steps, by name.
 fn fifty_steps(config: &OptimizerConfig) -> BTreeMap<String, Tensor> {
     let params = flats(start);
     let plan = Plan::new(config, &units(), None).unwrap();
     let group = ProcessGroup::single(Device::Cpu).unwrap();
-    let mut optimizer = Optimizer::new(plan, Device::Cpu).unwrap();
+    let mut optimizer = Optimizer::new(plan);
+    let states: Vec<_> = (0..params.len()).map(|unit| state(&optimizer, unit)).collect();
     for t in 1..=50 {
         // Twice the gradient, divided by two.
         let grads: Vec<_> = flats(|k| gradient(f64::from(t), k)).iter().map(|g| g * 2.0).collect();
         let rates = StepRates { lr: config.lr, betas: config.betas() };
-        optimizer.step(&group, &params.iter().collect::<Vec<_>>(), &grads, rates, 2.0).unwrap();
+        for (unit, (param, grad)) in params.iter().zip(&grads).enumerate() {
+            let tensors = UnitTensors { param, grad, state: &states[unit] };
+            optimizer.update(&group, unit, tensors, rates, 2.0).unwrap();
+        }
+        optimizer.end_step();
     }
     let mut named = BTreeMap::new();
     for (unit, flat) in units().into_iter().zip(&params) {
@@ -174,10 +185,12 @@ fn muon_does_not_depend_on_how_a_matrix_is_stored() {
         let unit = UnitLayout { numel: 40, params: vec![param] };
         let plan = Plan::new(&muon(true, NsMethod::Gram), &[unit], None).unwrap();
         let group = ProcessGroup::single(Device::Cpu).unwrap();
-        let mut optimizer = Optimizer::new(plan, Device::Cpu).unwrap();
+        let optimizer = Optimizer::new(plan);
         let flat = Tensor::zeros([40], (Kind::Float, Device::Cpu));
         let rates = StepRates { lr: 0.02, betas: (0.95, 0.0) };
-        optimizer.step(&group, &[&flat], &[grad.reshape([-1])], rates, 1.0).unwrap();
+        let (grad, state) = (grad.reshape([-1]), state(&optimizer, 0));
+        let tensors = UnitTensors { param: &flat, grad: &grad, state: &state };
+        optimizer.update(&group, 0, tensors, rates, 1.0).unwrap();
         flat.view(shape)
     };
     let grad = flats(start)[0].narrow(0, 0, 40).view([10, 4]);

@@ -27,7 +27,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
     ("checkpoint", "error fs config tensor"),
-    ("engine", "error fs config bridge tensor dist data model optim checkpoint"),
+    ("swap", "error fs bridge tensor"),
+    ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
     ("run", "error fs config data checkpoint engine"),
     ("launch", "error fs config dist run"),
     ("script", "error fs config bridge tensor dist hub data model optim checkpoint engine run"),
@@ -69,6 +70,8 @@ const FILE_USERS: &[&str] = &[
     "src/launch",
     "src/data",
     "src/hub",
+    "src/bridge/disk.rs",
+    "src/swap",
     "src/tensor",
     "src/model",
 ];

@@ -40,7 +40,7 @@ const STEPS: usize = 4;
 type Curves = BTreeMap<(String, u8), Vec<(f64, f64)>>;
 
 /// A way to train, for every stage.
-fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> {
+pub(crate) fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> {
     let plain = config(GLOBAL_BATCH / world_size, 1);
     let with = |algorithm, lr| OptimizerConfig::new(algorithm, lr);
     let accumulated = EngineConfig {
@@ -79,7 +79,7 @@ fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> {
 }
 
 /// The ways in which the parts travel.
-fn zero(stage: u8, overlap_comm: bool) -> ZeroConfig {
+pub(crate) fn zero(stage: u8, overlap_comm: bool) -> ZeroConfig {
     let plain = ZeroConfig { stage, overlap_comm: Some(overlap_comm), ..ZeroConfig::default() };
     if overlap_comm {
         // Pieces of a unit; every unit shared out, and the next one or two on their way.
@@ -95,7 +95,7 @@ fn zero(stage: u8, overlap_comm: bool) -> ZeroConfig {
     ZeroConfig { stage3_prefetch_bucket_size: 0, stage3_param_persistence_threshold: 1000, ..plain }
 }
 
-fn train(engine: &mut Engine, first_row: u64, steps: usize) -> Vec<(f64, f64)> {
+pub(crate) fn train(engine: &mut Engine, first_row: u64, steps: usize) -> Vec<(f64, f64)> {
     let group = Rc::clone(engine.group());
     let options = LoaderOptions {
         micro_batch_size: engine.config().micro_batch_size,
@@ -152,6 +152,7 @@ fn rank() {
                 println!("\nmemory|{stage}|{psi}|{unit}|{fixed}|{gradients}|{peak}");
             }
         }
+        "offload" => super::offload::no_bit_changes(&group),
         "save" => {
             let dir = env::var("ZERO_DIR").unwrap();
             checkpoint(&group, Path::new(&dir), true);
@@ -185,7 +186,7 @@ fn ranks(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<Curves> {
 }
 
 /// What each of `world_size` ranks prints.
-fn outputs(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<String> {
+pub(crate) fn outputs(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<String> {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let start = |rank: usize| {
         Command::new(env::current_exe().unwrap())

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alloc;
+pub(crate) mod disk;
 pub(crate) mod dist;
 pub(crate) mod fused;
 pub(crate) mod map;

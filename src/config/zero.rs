@@ -1,10 +1,12 @@
 //! ZeRO (Rajbhandari et al. 2020) under DeepSpeed's names: what of the training state each rank
 //! keeps only a part of.
 
+use std::path::PathBuf;
+
 use crate::error::{Code, Error, Result};
 
 /// What is shared out, and how the parts travel. Sizes count elements.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZeroConfig {
     /// 0 shares nothing out, 1 the optimizer's state, 2 the gradients too, 3 the parameters too.
     pub stage: u8,
@@ -19,10 +21,12 @@ pub struct ZeroConfig {
     pub stage3_prefetch_bucket_size: u64,
     /// Tensors up to this size are not shared out, at stage 3.
     pub stage3_param_persistence_threshold: u64,
-    /// Where the optimizer's state is.
+    /// Where master weights and the optimizer's state are, and the optimizer steps.
     pub offload_optimizer: OffloadDevice,
     /// Where the parameters are while they are not used.
     pub offload_param: OffloadDevice,
+    /// The directory on a fast disk for what is offloaded to it.
+    pub nvme_path: Option<PathBuf>,
 }
 
 /// Where a part of the training state is kept.
@@ -30,9 +34,9 @@ pub struct ZeroConfig {
 pub enum OffloadDevice {
     /// Where the model is.
     None,
-    /// In host memory.
+    /// In host memory; where the model is there too, this is no other place.
     Cpu,
-    /// In files.
+    /// In a file under [`ZeroConfig::nvme_path`].
     Nvme,
 }
 
@@ -63,6 +67,7 @@ impl Default for ZeroConfig {
             stage3_param_persistence_threshold: 100_000,
             offload_optimizer: OffloadDevice::None,
             offload_param: OffloadDevice::None,
+            nvme_path: None,
         }
     }
 }
@@ -89,23 +94,34 @@ impl ZeroConfig {
         self.overlap_comm.unwrap_or(self.stage == 3)
     }
 
-    /// Refuses what is not there yet.
+    /// Refuses an offload that could not happen, as DeepSpeed ignores it.
     ///
     /// # Errors
-    /// [`Code::BadValue`], all faults together: offloading.
+    /// [`Code::BadValue`], all faults together: the stage does not divide what is to be offloaded;
+    /// no directory for what goes to NVMe.
     pub fn check(&self) -> Result<()> {
+        let offloads = [
+            ("offload_optimizer", self.offload_optimizer, 1),
+            ("offload_param", self.offload_param, 3),
+        ];
         let mut faults = Vec::new();
-        for (option, device) in
-            [("offload_optimizer", self.offload_optimizer), ("offload_param", self.offload_param)]
-        {
-            if device != OffloadDevice::None {
+        for (option, device, stage) in offloads {
+            if device != OffloadDevice::None && self.stage < stage {
                 let message = format!(
-                    "`zero.{option}` \"{}\" is not supported yet: the training state stays where the model is",
-                    device.name()
+                    "`zero.{option}` \"{}\" needs stage {stage}{}, and the stage is {}",
+                    device.name(),
+                    if stage < 3 { " or more" } else { "" },
+                    self.stage
                 );
-                let fault = Error::new(Code::BadValue, message).option(option);
-                faults.push(fault.hint("leave it out, or write \"none\""));
+                let hint = format!("give `zero.stage` {stage}, or leave `{option}` out");
+                faults.push(Error::new(Code::BadValue, message).option(option).hint(hint));
             }
+        }
+        let to_nvme = offloads.iter().find(|(_, device, _)| *device == OffloadDevice::Nvme);
+        if let (Some((option, ..)), None) = (to_nvme, &self.nvme_path) {
+            let message = format!("`zero.{option}` \"nvme\" needs `zero.nvme_path`");
+            let fault = Error::new(Code::BadValue, message).option("nvme_path");
+            faults.push(fault.hint("name a directory on the disk that is to be used"));
         }
         Error::all(faults).map_or(Ok(()), Err)
     }
@@ -122,10 +138,14 @@ mod tests {
     }
 
     #[test]
-    fn offloading_is_refused_by_name() {
+    fn an_offload_needs_its_stage_and_nvme_a_directory() {
         let (offload_optimizer, offload_param) = (OffloadDevice::Cpu, OffloadDevice::Nvme);
-        let config =
-            ZeroConfig { stage: 3, offload_optimizer, offload_param, ..ZeroConfig::default() };
-        assert_eq!(options(config), ["offload_optimizer", "offload_param"]);
+        let both = ZeroConfig { offload_optimizer, offload_param, ..ZeroConfig::default() };
+        assert_eq!(options(both.clone()), ["offload_optimizer", "offload_param", "nvme_path"]);
+        let of_stage = |stage| options(ZeroConfig { stage, ..both.clone() });
+        assert_eq!(of_stage(2), ["offload_param", "nvme_path"]);
+        assert_eq!(of_stage(3), ["nvme_path"]);
+        let nvme_path = Some("/local_nvme".into());
+        assert!(ZeroConfig { stage: 3, nvme_path, ..both }.check().is_ok());
     }
 }

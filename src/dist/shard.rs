@@ -68,6 +68,11 @@ pub struct Reduction {
 }
 
 impl Reduction {
+    /// The sum of one rank alone.
+    pub fn of_one(out: Tensor) -> Self {
+        Self { out, works: Vec::new() }
+    }
+
     /// Returns the sum when it is there.
     ///
     /// # Errors

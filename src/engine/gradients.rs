@@ -4,17 +4,19 @@
 //! The buffer of a unit is summed over the ranks when its last gradient is there. ZeRO's stage 2
 //! does so in every micro batch, keeps this rank's slice of the sum and frees the buffer; below it
 //! the sum is made once, in the step. With `overlap_comm` the sum of one unit is under way while
-//! the layer below is differentiated, in stages 0 and 1 in the last micro batch.
+//! the layer below is differentiated, in stages 0 and 1 in the last micro batch. Sums go to where the
+//! optimizer steps; from stage 2 on in every micro batch, so that the device never has them all.
 
 use std::{collections::VecDeque, rc::Rc};
 
+use super::placement::Placement;
 use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
     dist::{ProcessGroup, Reduction},
     error::{Code, Error, Result},
     model::FlatUnit,
-    tensor::{Kind, Tensor, no_grad},
+    tensor::{Device, Kind, Tensor, moved, no_grad, synchronize},
 };
 
 /// Sums under way beside the backward pass: while one is waited for, its buffer exists.
@@ -33,13 +35,22 @@ pub(super) struct Gradients {
     group: Rc<ProcessGroup>,
     zero: ZeroConfig,
     accumulates: bool,
+    /// Where the optimizer takes the sums.
+    home: Device,
+    /// Whether every micro batch moves its sums there.
+    moves: bool,
     /// Whether a buffer is summed as soon as it is complete.
     at_once: bool,
 }
 
 impl Gradients {
     /// No gradient yet for this many units.
-    pub(super) fn new(units: usize, group: Rc<ProcessGroup>, config: &EngineConfig) -> Self {
+    pub(super) fn new(
+        units: usize,
+        group: Rc<ProcessGroup>,
+        config: &EngineConfig,
+        placement: &Placement,
+    ) -> Self {
         let none = || (0..units).map(|_| None).collect();
         Self {
             buffers: none(),
@@ -48,8 +59,10 @@ impl Gradients {
             kind: config.precision.grad_accum_dtype.into(),
             sum_kind: config.precision.communication_data_type.into(),
             group,
-            zero: config.zero,
+            zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
+            home: placement.optimizer.device(),
+            moves: placement.moves_gradients,
             at_once: false,
         }
     }
@@ -57,8 +70,9 @@ impl Gradients {
     /// A micro batch begins, which may be the `last` of its step.
     pub(super) fn begin(&mut self, last: bool) {
         let ranks = self.group.world_size();
-        self.at_once =
-            self.zero.shards_gradients(ranks) || (ranks > 1 && last && self.zero.overlaps());
+        self.at_once = self.moves
+            || self.zero.shards_gradients(ranks)
+            || (ranks > 1 && last && self.zero.overlaps());
     }
 
     /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the
@@ -125,11 +139,12 @@ impl Gradients {
         let Some(buffer) = self.buffers[i].take() else { return Ok(()) };
         let _counting = memory::count_as(memory::Kind::Gradients)?;
         let (kind, most) = (self.sum_kind, self.zero.reduce_bucket_size);
-        let sum = match self.zero.shards_optimizer(self.group.world_size()) {
-            true => self.group.sum_slice(&buffer, kind, most),
-            false => self.group.sum_all(&buffer, kind, most),
+        let sum = match self.group.world_size() {
+            1 => Reduction::of_one(buffer),
+            n if self.zero.shards_optimizer(n) => self.group.sum_slice(&buffer, kind, most)?,
+            _ => self.group.sum_all(&buffer, kind, most)?,
         };
-        self.under_way.push_back((i, sum?));
+        self.under_way.push_back((i, sum));
         Ok(())
     }
 
@@ -139,38 +154,35 @@ impl Gradients {
         while self.under_way.len() > most {
             let Some((i, sum)) = self.under_way.pop_front() else { break };
             let sum = sum.wait()?;
-            match &mut self.sums[i] {
-                Some(so_far) => {
-                    let _ = so_far.f_add_(&sum)?;
-                }
+            let all = match self.sums[i].take() {
+                // The device adds also what is at home elsewhere: the host would wait for it.
+                Some(so_far) => moved(&so_far, sum.device())?.f_add_(&sum)?,
                 // A sum to which nothing is added keeps its format.
-                none if self.accumulates => *none = Some(sum.f_to_kind(self.kind)?),
-                none => *none = Some(sum),
-            }
+                None if self.accumulates => sum.f_to_kind(self.kind)?,
+                None => sum,
+            };
+            self.sums[i] = Some(moved(&all, self.home)?);
         }
         Ok(())
     }
 
-    /// The gradients of all units, each of them there, summed over the ranks: whole, or from stage 1
+    /// The gradients of all units, each of them where the optimizer steps, summed over the ranks: whole, or from stage 1
     /// on this rank's slices. None is left here. Every rank must call it.
     ///
     /// # Errors
-    /// Those of the sums; memory is exhausted.
+    /// Those of the sums; memory is exhausted. Panics as [`synchronize`].
     pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
         for (i, unit) in units.iter().enumerate() {
             if self.sums[i].is_none() && self.buffers[i].is_none() && !self.is_under_way(i) {
                 self.buffers[i] = Some(zeros(unit, self.kind)?);
             }
-            if self.group.world_size() == 1 {
-                self.sums[i] = self.buffers[i].take();
-            } else {
-                // One whole buffer and one sum at a time where a slice is kept.
-                self.start(i)?;
-                let keeps_slices = self.zero.shards_optimizer(self.group.world_size());
-                self.finish(if keeps_slices { MOST_UNDER_WAY } else { usize::MAX })?;
-            }
+            // One whole buffer and one sum at a time where a slice is kept.
+            self.start(i)?;
+            let keeps_slices = self.zero.shards_optimizer(self.group.world_size());
+            self.finish(if keeps_slices { MOST_UNDER_WAY } else { usize::MAX })?;
         }
         self.finish(0)?;
+        synchronize(self.group.device());
         let all = |sum: &mut Option<Tensor>| {
             sum.take().ok_or_else(|| Error::new(Code::Internal, "a unit without a gradient"))
         };

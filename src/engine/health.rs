@@ -9,13 +9,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{loss_scaler::LossScaler, master_weights::MasterWeights};
+use super::{loss_scaler::LossScaler, unit_states::UnitStates};
 use crate::{
     config::LossScale,
     data::{BatchRows, write_rows},
     dist::{ProcessGroup, ReduceOp, Shard},
     error::{Code, Error, Result},
-    model::{FlatUnit, Model},
+    model::{FlatUnit, Model, ParamSpec},
     tensor::Tensor,
 };
 
@@ -138,16 +138,20 @@ impl Health {
 pub(super) fn first_not_finite(
     model: &Model,
     group: &ProcessGroup,
-    masters: &MasterWeights,
+    shard: Shard,
+    states: &UnitStates,
     grads: &[Tensor],
 ) -> Result<Option<String>> {
     let names: Vec<_> = model.units().iter().flat_map(FlatUnit::names).collect();
-    let shard = masters.shard().unwrap_or(Shard::WHOLE);
-    let bad = |flats: &[Tensor]| bad_parameters(model, group, shard, flats);
-    if let Some(i) = bad(masters.flats())?.first() {
+    let (mut params, mut gradients) = (Vec::new(), Vec::new());
+    for (i, (unit, grad)) in model.units().iter().zip(grads).enumerate() {
+        params.extend(states.look(i, |kept| flags(unit, shard, &kept.master))?);
+        gradients.extend(flags(unit, shard, grad)?);
+    }
+    if let Some(i) = on_any_rank(group, &params)?.first() {
         return Ok(Some(format!("the parameter {} itself is not finite", names[*i])));
     }
-    let bad = bad(grads)?;
+    let bad = on_any_rank(group, &gradients)?;
     let all = names.len();
     Ok(bad.last().map(|&i| {
         let of = format!("{} of {all} parameters have such a gradient", bad.len());
@@ -155,26 +159,22 @@ pub(super) fn first_not_finite(
     }))
 }
 
-/// The numbers of the parameters whose part of `flats`, whole units or slices, is not finite on some
-/// rank.
-fn bad_parameters(
-    model: &Model,
-    group: &ProcessGroup,
-    shard: Shard,
-    flats: &[Tensor],
-) -> Result<Vec<usize>> {
-    let mut flags = Vec::new();
-    for (unit, flat) in model.units().iter().zip(flats) {
-        let numel = unit.padded_numel();
-        for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
-            let is_bad = match shard.overlap(numel, offset, offset + spec.numel()) {
-                Some((from, to, at)) => !is_finite(&flat.f_narrow(0, at, to - from)?)?,
-                None => false,
-            };
-            flags.push(i64::from(is_bad));
-        }
-    }
-    let flags = Tensor::f_from_slice(&flags)?.f_to_device(group.device())?;
+/// For each parameter of a unit 1 where its part of `flat`, the unit or a slice, is not finite.
+fn flags(unit: &FlatUnit, shard: Shard, flat: &Tensor) -> Result<Vec<i64>> {
+    let flag = |(spec, &offset): (&ParamSpec, &i64)| match shard.overlap(
+        unit.padded_numel(),
+        offset,
+        offset + spec.numel(),
+    ) {
+        Some((from, to, at)) => Ok(i64::from(!is_finite(&flat.f_narrow(0, at, to - from)?)?)),
+        None => Ok(0),
+    };
+    unit.specs().iter().zip(unit.offsets()).map(flag).collect()
+}
+
+/// The numbers of the flags that are set on some rank.
+fn on_any_rank(group: &ProcessGroup, flags: &[i64]) -> Result<Vec<usize>> {
+    let flags = Tensor::f_from_slice(flags)?.f_to_device(group.device())?;
     group.all_reduce(&flags, ReduceOp::Max)?;
     let flags = Vec::<i64>::try_from(&flags)?;
     Ok((0..).zip(flags).filter(|&(_, flag)| flag != 0).map(|(i, _)| i).collect())

@@ -49,8 +49,12 @@ impl Engine {
     pub fn memory(&self) -> MemoryUse {
         let (_, peak) = self.ledger.counts();
         MemoryUse {
-            parameters: self.masters.parameter_bytes(&self.model) + peak.of(Kind::Parameters),
-            master_weights: self.masters.bytes(),
+            parameters: self.publication.parameter_bytes() + peak.of(Kind::Parameters),
+            master_weights: if self.publication.is_shared() {
+                0
+            } else {
+                self.states.master_bytes(self.model.device())
+            },
             gradients: peak.of(Kind::Gradients),
             optimizer_state: peak.of(Kind::OptimizerState),
             activations: peak.of(Kind::Activations),

@@ -13,13 +13,18 @@ mod gradients;
 mod health;
 mod layout;
 mod loss_scaler;
-mod master_weights;
 mod memory;
 mod observe;
 mod parameter_shards;
+mod parameter_slices;
+mod placement;
 pub mod plan;
+mod publication;
 mod state;
+mod state_file;
+mod step;
 mod timers;
+mod unit_states;
 mod walk;
 mod window;
 
@@ -37,22 +42,24 @@ pub use self::{
 };
 use self::{
     gradients::Gradients,
-    health::{Health, Verdict, first_not_finite},
+    health::Health,
     layout::layouts,
-    master_weights::MasterWeights,
+    placement::Placement,
+    publication::Publication,
     timers::{Phase, Timers},
+    unit_states::UnitStates,
     walk::{Activations, Pass, Seeds},
-    window::{Totals, Window},
+    window::Window,
 };
 use crate::{
     bridge::memory::{self as ledger, Ledger},
     config::{EngineConfig, LossAverage},
     data::{Batch, BatchRows},
-    dist::{ProcessGroup, ReduceOp, Shard},
+    dist::{ProcessGroup, Shard},
     error::{Code, Error, Result},
     model::{Model, Targets, record},
-    optim::{GroupRates, Optimizer, Plan, StepRates, clip_coefficient, squared_norm},
-    tensor::{Kind, Tensor, check_memory, guard, no_grad},
+    optim::{GroupRates, Optimizer, Plan, StepRates},
+    tensor::{Kind, Tensor, check_memory, guard},
 };
 
 /// One model with its optimizer, on one rank of a group.
@@ -60,7 +67,8 @@ pub struct Engine {
     model: Rc<Model>,
     group: Rc<ProcessGroup>,
     config: EngineConfig,
-    masters: MasterWeights,
+    publication: Publication,
+    states: UnitStates,
     optimizer: Optimizer,
     gradients: Gradients,
     health: Health,
@@ -112,7 +120,8 @@ impl Engine {
     /// An engine for `model` as one rank of `group`.
     ///
     /// # Errors
-    /// There is not enough memory for the optimizer's state. Parameter groups that do not fit the
+    /// There is not enough memory for the optimizer's state, or room on the disk that it goes to.
+    /// Parameter groups that do not fit the
     /// model; a schedule that cycles a momentum where there is none.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
@@ -128,25 +137,32 @@ impl Engine {
         } else {
             elements
         };
+        let placement = Placement::new(&config, world_size, model.device())?;
+        let state = if placement.optimizer.is_disk() { 0 } else { plan.state_bytes() };
         let bytes = precision.grad_accum_dtype.bytes() * kept + parameters * elements;
-        check_memory(model.device(), bytes + plan.state_bytes(), "training the model")?;
+        check_memory(model.device(), bytes + state, "training the model")?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks().len())?;
         }
         let ledger = Ledger::new(model.device())?;
-        let counting = ledger.open(ledger::Kind::OptimizerState)?;
-        let optimizer = Optimizer::new(plan, model.device())?;
-        drop(counting);
+        let optimizer = Optimizer::new(plan);
+        let mut states = UnitStates::new(&placement, &optimizer)?;
         // Last: it changes the model, which a failure should leave as it is.
-        let masters = MasterWeights::take(&model, &group, &precision, &config.zero)?;
-        let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config);
+        let zero = &config.zero;
+        let publication =
+            Publication::begin(&model, &group, &precision, zero, &placement, |master| {
+                let _counting = ledger.open(ledger::Kind::Buffers)?;
+                states.add(&optimizer, master)
+            })?;
+        let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config, &placement);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         Ok(Self {
             model,
             group,
             health: Health::new(precision.loss_scale),
             config,
-            masters,
+            publication,
+            states,
             optimizer,
             gradients,
             window: Window::default(),
@@ -308,91 +324,6 @@ impl Engine {
         self.timers.stop()?;
         let loss = (pending.loss_sum, pending.targets);
         self.window.add(self.config.loss_average, loss, pending.tokens, pending.rows)
-    }
-
-    /// At the last micro batch of a global batch: reduces, clips and applies the gradients, and
-    /// returns true; before it returns false and does nothing. A gradient that is not finite skips
-    /// the step: parameters, optimizer and schedule stay as they were.
-    ///
-    /// # Errors
-    /// [`Code::Diverged`] for a loss that is not finite, a gradient that is not at the lowest loss
-    /// scale, or many such in a row without a dynamic scale: the gradients are dropped, and
-    /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
-    /// too. [`Code::CallOrder`] without a backward before it. Those of the observers, when the step
-    /// is done and whole.
-    pub fn step(&mut self) -> Result<bool> {
-        self.check_whole()?;
-        if self.window.micro_steps() == 0 {
-            return Err(Error::new(Code::CallOrder, "step without a backward before it")
-                .hint("the order is forward, backward, step for each batch"));
-        }
-        if self.window.micro_steps() < self.config.gradient_accumulation_steps {
-            return Ok(false);
-        }
-        // A schedule's function that fails leaves the engine as it was.
-        let rates = self.rates()?;
-        self.timers.start(Phase::Reduce)?;
-        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        self.torn = true;
-        let window = std::mem::take(&mut self.window);
-        let outcome = guard("step", || self.reduce_and_apply(&window, rates))?;
-        self.torn = false;
-        self.timers.stop()?;
-        self.phase_times = self.timers.take();
-        let outcome = outcome?;
-        self.global_step += 1;
-        self.global_samples += self.train_batch_size() as u64;
-        self.last_step = Some(outcome);
-        self.tell_observers()?;
-        Ok(true)
-    }
-
-    /// The step proper. The inner error leaves parameters and optimizer as they were.
-    fn reduce_and_apply(
-        &mut self,
-        window: &Window,
-        rates: StepRates,
-    ) -> Result<Result<StepOutcome>> {
-        let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
-        let grads = no_grad(|| self.gradients.take(self.model.units()))?;
-        self.timers.start(Phase::Step)?;
-        if weight == 0.0 {
-            let message =
-                format!("step {}: no row of the global batch has a target", self.global_step + 1);
-            return Ok(Err(Error::new(Code::Data, message)
-                .hint("rows of one token, or of padding alone, have nothing to predict")));
-        }
-        // The gradients carry the loss scale of their backward pass.
-        let loss_scale = self.health.scaler.shown();
-        let correction = self.nominal_total() / weight / self.health.scaler.scale();
-        let grad_norm = self.grad_norm(&grads)? * correction;
-        let verdict = self.health.judge(loss, grad_norm);
-        if let Verdict::Stop(reason) = verdict {
-            let culprit = first_not_finite(&self.model, &self.group, &self.masters, &grads)?;
-            let step = self.global_step + 1;
-            return Ok(Err(self.health.stop(&reason, step, culprit, &window.suspects()?)));
-        }
-        if verdict == Verdict::Apply {
-            let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
-            let params: Vec<&Tensor> = self.masters.flats().iter().collect();
-            no_grad(|| self.optimizer.step(&self.group, &params, &grads, rates, 1.0 / scale))?;
-            drop(grads);
-            self.masters.publish(&self.model, &self.group)?;
-        }
-        let skipped = verdict == Verdict::Skip;
-        let StepRates { lr, betas } = rates;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
-    }
-
-    /// The norm of a gradient of which each rank has the whole or its slice: every rank takes its
-    /// slice's part, so that the stages agree to the bit.
-    fn grad_norm(&self, grads: &[Tensor]) -> Result<f64> {
-        let (shard, whole) = (Shard::of(&self.group), self.masters.shard().is_none());
-        let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
-        let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
-        let square = squared_norm(&own, self.group.device())?;
-        self.group.all_reduce(&square, ReduceOp::Sum)?;
-        Ok(square.f_double_value(&[])?.sqrt())
     }
 
     /// What the losses of a micro batch with this many targets are divided by for its gradient.

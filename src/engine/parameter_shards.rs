@@ -1,114 +1,151 @@
-//! ZeRO's stage 3: each rank keeps its slice of the parameters, in the format of the model.
+//! Parameters that are not all on this rank's device: ZeRO's stage 3, and its offload.
 //!
-//! A unit is gathered from all ranks before its layer runs and released after; the units that are
-//! used next are gathered meanwhile, as far as the prefetch bucket goes. Units up to the
-//! persistence threshold stay whole, because a gather of theirs would cost more than their memory.
-//! DeepSpeed does the same with single tensors; here a unit is what a collective brings.
+//! Each rank keeps its slice of a unit, in the format of the model: on its device, in host memory or
+//! on disk. A unit is gathered from all ranks before its layer runs and released after; the units
+//! that are used next come meanwhile, as far as the prefetch bucket goes: gathered from memory, or
+//! read from disk. Units up to the persistence threshold stay whole on the device, because a gather
+//! of theirs would cost more than their memory. DeepSpeed does the same with single tensors; here a
+//! unit is what a collective brings.
 
 use std::{cell::RefCell, rc::Rc};
 
+use super::{
+    parameter_slices::{Coming, ParameterSlices},
+    placement::Home,
+};
 use crate::{
     bridge::memory,
     config::ZeroConfig,
     dist::{ProcessGroup, Shard, Work},
     error::{Code, Error, Result},
     model::{FlatUnit, Residence},
-    tensor::Tensor,
+    tensor::{Kind, Tensor, moved, no_grad},
 };
 
 /// This rank's slices, and what is gathered of the rest.
 pub(super) struct ParameterShards {
     group: Rc<ProcessGroup>,
-    /// For each unit this rank's slice; `None` for one that stays whole.
-    shards: Vec<Option<Tensor>>,
+    slices: ParameterSlices,
     places: RefCell<Vec<Place>>,
-    /// Elements that may be gathered ahead.
+    /// Elements that may be brought ahead.
     prefetch_bucket_size: u64,
-    /// Elements of a unit that stays whole, at most.
-    persistence_threshold: u64,
 }
 
 /// Where a unit is.
 enum Place {
     /// On all ranks.
     Apart,
-    /// On its way here.
-    Coming(Work),
+    /// This rank's slice is being read.
+    Read(Coming),
+    /// The slices are being gathered.
+    Gathered(Option<Work>),
     /// Here, for so many users.
     Here(usize),
 }
 
 impl ParameterShards {
-    /// No unit yet.
-    pub(super) fn new(group: &Rc<ProcessGroup>, zero: &ZeroConfig) -> Self {
-        Self {
-            group: Rc::clone(group),
-            shards: Vec::new(),
-            places: RefCell::default(),
-            prefetch_bucket_size: zero.stage3_prefetch_bucket_size,
-            persistence_threshold: zero.stage3_param_persistence_threshold,
-        }
-    }
-
-    /// Takes this rank's slice of the next unit, whose parameters are there, and releases the unit.
-    /// Returns the slice, or `None` where the unit stays whole.
+    /// For `units` whose parameters will have the format `kind`; all of them are there yet.
     ///
     /// # Errors
-    /// Memory is exhausted.
-    pub(super) fn take(&mut self, unit: &FlatUnit) -> Result<Option<&Tensor>> {
-        let stays = unit.numel() as u64 <= self.persistence_threshold;
-        self.shards.push(match stays {
-            true => None,
-            false => Some(Shard::of(&self.group).copy(unit.flat()?, unit.kind())?),
-        });
-        self.places.get_mut().push(Place::Apart);
-        if !stays {
-            unit.release()?;
+    /// What goes to disk has no room there.
+    pub(super) fn new(
+        group: &Rc<ProcessGroup>,
+        zero: &ZeroConfig,
+        home: &Home,
+        (units, kind): (&[FlatUnit], Kind),
+    ) -> Result<Self> {
+        let ranks = group.world_size();
+        let threshold = zero.stage3_param_persistence_threshold;
+        let slice = |unit: &FlatUnit| {
+            let stays = unit.numel() as u64 <= threshold;
+            if stays { 0 } else { unit.numel_for(ranks) / ranks as i64 }
+        };
+        let slices = ParameterSlices::new(home, units.iter().map(slice).collect(), kind)?;
+        Ok(Self {
+            group: Rc::clone(group),
+            slices,
+            places: RefCell::new(units.iter().map(|_| Place::Apart).collect()),
+            prefetch_bucket_size: zero.stage3_prefetch_bucket_size,
+        })
+    }
+
+    /// Takes this rank's slice of unit `i`, whose parameters are there, and releases the unit, unless
+    /// it stays whole.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn take(&mut self, unit: &FlatUnit, i: usize) -> Result<()> {
+        if self.stays_whole(i) {
+            return Ok(());
         }
-        Ok(self.shards.last().and_then(Option::as_ref))
+        let slice = Shard::of(&self.group).copy(unit.flat()?, unit.kind())?;
+        self.slices.keep(i, slice)?;
+        unit.release()
     }
 
-    /// This rank's slice of unit `i`; `None` where the unit stays whole.
-    pub(super) fn shard(&self, i: usize) -> Option<&Tensor> {
-        self.shards[i].as_ref()
+    /// Whether unit `i` is always there.
+    pub(super) fn stays_whole(&self, i: usize) -> bool {
+        !self.slices.has(i)
     }
 
-    /// Starts to gather unit `i`, unless it is here or on its way.
-    fn start(&self, unit: &FlatUnit, i: usize, shard: &Tensor) -> Result<()> {
+    /// This rank's slices.
+    pub(super) fn slices(&self) -> &ParameterSlices {
+        &self.slices
+    }
+
+    /// Starts to bring unit `i`, unless it is here or on its way.
+    fn start(&self, unit: &FlatUnit, i: usize) -> Result<()> {
         let place = &mut self.places.borrow_mut()[i];
         if matches!(place, Place::Apart) {
-            let _counting = memory::count_as(memory::Kind::Parameters)?;
-            let whole = unit.allocate()?;
-            *place = Place::Coming(self.group.all_gather_into_async(&whole, shard)?);
+            *place = match self.slices.fetch(i)? {
+                Coming::Here(slice) => Place::Gathered(self.gather(unit, &slice)?),
+                // When a read ends is not the same on all ranks, and the order of gathers must be.
+                read @ Coming::Read(..) => Place::Read(read),
+            };
         }
         Ok(())
+    }
+
+    /// Starts to gather a unit from all slices.
+    fn gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Option<Work>> {
+        let _counting = memory::count_as(memory::Kind::Parameters)?;
+        let whole = unit.allocate()?;
+        let slice = moved(slice, whole.device())?;
+        if self.group.world_size() == 1 {
+            no_grad(|| whole.shallow_clone().f_copy_(&slice))?;
+            return Ok(None);
+        }
+        self.group.all_gather_into_async(&whole, &slice).map(Some)
     }
 }
 
 impl Residence for ParameterShards {
     fn bring(&self, units: &[FlatUnit], i: usize, following: &[usize]) -> Result<()> {
-        let Some(shard) = &self.shards[i] else { return Ok(()) };
-        self.start(&units[i], i, shard)?;
+        if self.stays_whole(i) {
+            return Ok(());
+        }
+        self.start(&units[i], i)?;
         let mut left = self.prefetch_bucket_size;
-        for &next in following {
-            let Some(shard) = &self.shards[next] else { continue };
+        for &next in following.iter().filter(|&&next| !self.stays_whole(next)) {
             let Some(rest) = left.checked_sub(units[next].numel() as u64) else { break };
             left = rest;
-            self.start(&units[next], next, shard)?;
+            self.start(&units[next], next)?;
         }
         let place = std::mem::replace(&mut self.places.borrow_mut()[i], Place::Here(1));
-        match place {
-            Place::Coming(work) => work.wait(),
+        let gathered = match place {
+            Place::Read(slice) => self.gather(&units[i], &slice.wait()?)?,
+            Place::Gathered(work) => work,
             Place::Here(users) => {
                 self.places.borrow_mut()[i] = Place::Here(users + 1);
-                Ok(())
+                None
             }
-            Place::Apart => Err(Error::new(Code::Internal, "a gather was not started")),
-        }
+            Place::Apart => return Err(Error::new(Code::Internal, "a gather was not started")),
+        };
+        gathered.map_or(Ok(()), Work::wait)
     }
 
     fn let_go(&self, units: &[FlatUnit], i: usize) {
-        if self.shards[i].is_none() {
+        if self.stays_whole(i) {
             return;
         }
         let place = &mut self.places.borrow_mut()[i];
@@ -137,12 +174,12 @@ mod tests {
     };
 
     /// Four units of 32 elements and one of 16, on the second of two ranks.
-    fn shards(prefetch: u64, threshold: u64) -> (Vec<FlatUnit>, ParameterShards) {
+    fn shards(home: &Home, prefetch: u64) -> (Vec<FlatUnit>, ParameterShards) {
         let group = Rc::new(ProcessGroup::simulated(1, 2, Device::Cpu).unwrap());
         let zero = ZeroConfig {
             stage: 3,
             stage3_prefetch_bucket_size: prefetch,
-            stage3_param_persistence_threshold: threshold,
+            stage3_param_persistence_threshold: 16,
             ..ZeroConfig::default()
         };
         let unit = |numel| {
@@ -154,9 +191,10 @@ mod tests {
             unit
         };
         let units: Vec<_> = [32, 32, 32, 32, 16].map(unit).into();
-        let mut shards = ParameterShards::new(&group, &zero);
-        for unit in &units {
-            shards.take(unit).unwrap();
+        let of = (&*units, Kind::Float);
+        let mut shards = ParameterShards::new(&group, &zero, home, of).unwrap();
+        for (i, unit) in units.iter().enumerate() {
+            shards.take(unit, i).unwrap();
         }
         (units, shards)
     }
@@ -165,9 +203,10 @@ mod tests {
         units.iter().map(|unit| unit.flat().is_ok()).collect()
     }
 
-    #[test]
-    fn a_unit_is_there_while_it_is_used_and_comes_back_whole() {
-        let (units, shards) = shards(0, 16);
+    const MEMORY: Home = Home::Memory(Device::Cpu);
+
+    fn is_brought_and_released(home: &Home) {
+        let (units, shards) = shards(home, 0);
         assert_eq!(here(&units), [false, false, false, false, true]);
         assert_eq!(units[0].params()[0].size(), [0]);
         shards.bring(&units, 1, &[2, 3]).unwrap();
@@ -183,9 +222,28 @@ mod tests {
     }
 
     #[test]
+    fn a_unit_is_there_while_it_is_used_and_comes_back_whole() {
+        is_brought_and_released(&MEMORY);
+    }
+
+    #[test]
+    fn a_unit_comes_back_from_disk_as_it_was_written_last() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::Disk(dir.path().to_owned());
+        is_brought_and_released(&home);
+        let (units, shards) = shards(&home, 1000);
+        // The other units are read ahead, and their memory is not taken yet.
+        shards.bring(&units, 0, &[1, 2]).unwrap();
+        assert_eq!(here(&units), [true, false, false, false, true]);
+        shards.slices().set(3, &Tensor::full([16], 7.0, (Kind::Float, Device::Cpu))).unwrap();
+        shards.bring(&units, 3, &[]).unwrap();
+        assert_eq!(units[3].params()[0].double_value(&[31]), 7.0);
+    }
+
+    #[test]
     fn as_many_units_are_brought_ahead_as_the_bucket_holds() {
         for (prefetch, expected) in [(31, 1), (32, 2), (63, 2), (64, 3), (1000, 4)] {
-            let (units, shards) = shards(prefetch, 16);
+            let (units, shards) = shards(&MEMORY, prefetch);
             shards.bring(&units, 0, &[1, 4, 2, 3]).unwrap();
             let count = here(&units[..4]).iter().filter(|&&here| here).count();
             assert_eq!(count, expected, "{prefetch}");

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, loss_scaler::LossScalerState, window::Window};
+use super::{Engine, loss_scaler::LossScalerState, unit_states::UnitState, window::Window};
 use crate::{
     config::Dtype,
     data::LoaderState,
@@ -133,8 +133,9 @@ impl Engine {
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
-            let flat =
-                fetch(&mut whole, unit, || self.masters.whole(&self.group, &self.model, unit))?;
+            let flat = fetch(&mut whole, unit, || {
+                self.states.look(unit, |kept| self.publication.whole(unit, &kept.master))
+            })?;
             Ok(flat.f_narrow(0, offset, numel)?)
         })
     }
@@ -145,7 +146,11 @@ impl Engine {
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
             let StateName { place, offset, ref shape, .. } = names[i];
-            let flat = fetch(&mut whole, place, || self.optimizer.whole(&self.group, place))?;
+            let flat = fetch(&mut whole, place, || {
+                let whole =
+                    |kept: &UnitState| self.optimizer.whole(&self.group, place, &kept.state);
+                self.states.look(place.0, whole)
+            })?;
             Ok(flat.f_narrow(0, offset, shape.iter().product::<i64>())?)
         })
     }
@@ -192,18 +197,24 @@ impl Engine {
         check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.torn = true;
-        let shard = self.masters.shard().unwrap_or(Shard::WHOLE);
-        for ParamPlace { name, unit, offset, numel, .. } in self.params() {
-            let all = self.model.units()[unit].padded_numel();
-            if let Some((from, to, at)) = shard.overlap(all, offset, offset + numel) {
-                let into = self.masters.flats()[unit].f_narrow(0, at, to - from)?;
-                params.copy_part(name, from - offset, &into)?;
+        let shard = self.publication.shard().unwrap_or(Shard::WHOLE);
+        let (model, publication) = (&self.model, &self.publication);
+        let rules = &self.optimizer;
+        self.states.change(|i, UnitState { master, state }| {
+            let unit = &model.units()[i];
+            for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+                let end = offset + spec.numel();
+                if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
+                    let into = master.f_narrow(0, at, to - from)?;
+                    params.copy_part(&spec.name, from - offset, &into)?;
+                }
             }
-        }
-        for piece in self.optimizer.pieces() {
-            optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
-        }
-        self.masters.publish(&self.model, &self.group)?;
+            for piece in rules.pieces(i, state) {
+                optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
+            }
+            publication.publish(i, master)
+        })?;
+        publication.finish()?;
         self.health.forget();
         self.health.skipped_steps = state.skipped_steps;
         self.health.scaler.restore(state.loss_scaler);

@@ -15,7 +15,7 @@ use crate::{
         BlockContext, Direction, FlatUnit, HeadOutput, LossGradient, Model, Recorder, Targets,
         padding_mask, record,
     },
-    tensor::{Device, Kind, Tensor, manual_seed, mix, no_grad},
+    tensor::{Device, Kind, Tensor, manual_seed, mix, moved, no_grad},
 };
 
 /// The seeds of one micro batch's dropout masks.
@@ -72,11 +72,6 @@ impl Layer {
         let input = if on_host { moved(&input, Device::Cpu)? } else { input };
         Ok(Self { input, output: None })
     }
-}
-
-/// `x` on `device`: `x` itself, or a copy that the device's stream makes in its turn.
-fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
-    Ok(no_grad(|| x.f_to_device_(device, x.kind(), true, false))?)
 }
 
 impl Activations {
@@ -224,7 +219,12 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::{data::batch_of, dist::ProcessGroup, engine::config, model::Gpt2Config};
+    use crate::{
+        data::batch_of,
+        dist::ProcessGroup,
+        engine::{config, placement::Placement},
+        model::Gpt2Config,
+    };
 
     fn model(tie_word_embeddings: bool) -> Model {
         let config = Gpt2Config {
@@ -274,7 +274,9 @@ mod tests {
             let model = model(tied);
             let seeds = Seeds::new(0, 0, 0, 0);
             let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
-            let mut gradients = Gradients::new(model.units().len(), group, &config(None));
+            let config = config(None);
+            let placement = Placement::new(&config, 1, Device::Cpu).unwrap();
+            let mut gradients = Gradients::new(model.units().len(), group, &config, &placement);
             // Twice, to see that they add up.
             for _ in 0..2 {
                 let targets = Targets::shifted(&batch.labels);

@@ -10,15 +10,11 @@ use crate::{
     error::Result,
 };
 
-pub(super) fn step(config: &AdagradConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
-    let Some(first) = parts.first() else { return Ok(()) };
-    let step = scalar(numbers.step as f64, &first.param);
-    let scale = numbers.scale_like(&first.param);
-    let tensors: Vec<_> = parts
-        .iter()
-        .map(|part| AdagradTensors { param: &part.param, grad: &part.grad, sum: &part.state[0] })
-        .collect();
+pub(super) fn step(config: &AdagradConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
+    let step = scalar(numbers.step as f64, &part.param);
+    let scale = numbers.scale_like(&part.param);
+    let tensors = AdagradTensors { param: &part.param, grad: &part.grad, sum: &part.state[0] };
     let numbers =
         AdagradNumbers { lr: numbers.lr, weight_decay: numbers.weight_decay, eps: config.eps };
-    fused_adagrad(&tensors, &step, numbers, scale.as_ref())
+    fused_adagrad(&[tensors], &step, numbers, scale.as_ref())
 }

@@ -15,19 +15,15 @@ use crate::{
 /// A step so late that the powers of the betas are 0 and nothing is left to correct.
 const NO_CORRECTION: f64 = f32::MAX as f64;
 
-pub(super) fn step(config: &AdamConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
-    let Some(first) = parts.first() else { return Ok(()) };
+pub(super) fn step(config: &AdamConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
     let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
-    let (step, scale) = (scalar(step, &first.param), numbers.scale_like(&first.param));
-    let tensors: Vec<_> = parts
-        .iter()
-        .map(|part| AdamTensors {
-            param: &part.param,
-            grad: &part.grad,
-            exp_avg: &part.state[0],
-            exp_avg_sq: &part.state[1],
-        })
-        .collect();
+    let (step, scale) = (scalar(step, &part.param), numbers.scale_like(&part.param));
+    let tensors = AdamTensors {
+        param: &part.param,
+        grad: &part.grad,
+        exp_avg: &part.state[0],
+        exp_avg_sq: &part.state[1],
+    };
     let numbers = AdamNumbers {
         decoupled: config.adam_w_mode,
         lr: numbers.lr,
@@ -35,7 +31,7 @@ pub(super) fn step(config: &AdamConfig, parts: &mut [Part], numbers: &Numbers) -
         weight_decay: numbers.weight_decay,
         eps: config.eps,
     };
-    fused_adam(&tensors, &step, numbers, scale.as_ref())
+    fused_adam(&[tensors], &step, numbers, scale.as_ref())
 }
 
 #[cfg(test)]

@@ -5,7 +5,10 @@
 //! `p = p - lr r u`, where the trust ratio `r = |p| / |u|` of a whole parameter is held between
 //! `min_coeff` and `max_coeff`, and is 1 where one of the norms is 0.
 
-use super::rule::{Numbers, Part, Work, World};
+use super::{
+    plan::SpanParam,
+    rule::{Numbers, Part, Work, World},
+};
 use crate::{
     config::optimizer::LambConfig,
     dist::{ReduceOp, Shard},
@@ -21,30 +24,32 @@ pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers) {
 }
 
 /// Moves along the directions, by the ratios of whole parameters. Each rank sums the squares of its
-/// slice of every unit, also where it has all of it, so that all ranks have the same ratios.
+/// slice of the unit, also where it has all of it, so that all ranks have the same ratios.
 pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
     let shard = Shard::of(world.group);
-    let count = world.params.len() as i64;
+    let first_index = world.params.partition_point(|param| param.unit < world.unit);
+    let count = world.params.partition_point(|param| param.unit <= world.unit) - first_index;
     let device = world.group.device();
-    let squares = Tensor::f_zeros([2, count], (Kind::Double, device))?;
+    let squares = Tensor::f_zeros([2, count as i64], (Kind::Double, device))?;
+    let index = |spot: &SpanParam| (spot.index - first_index) as i64;
     for (span, spot) in work.spots() {
         let first = span.place + spot.offset;
-        let own = shard.overlap(world.units[span.unit], first, first + spot.len);
+        let own = shard.overlap(world.unit_numel, first, first + spot.len);
         if let Some((from, to, _)) = own {
             let at = span.offset + from - span.place;
-            for (row, flat) in [(0, work.params[span.unit]), (1, &work.grads[span.unit])] {
+            for (row, flat) in [(0, work.param), (1, work.grad)] {
                 let norm = flat.narrow(0, at, to - from).norm().to_kind(Kind::Double);
-                squares.get(row).get(spot.index as i64).copy_(&norm.square());
+                squares.get(row).get(index(spot)).copy_(&norm.square());
             }
         }
     }
     world.group.all_reduce(&squares, ReduceOp::Sum)?;
-    let norms = squares.sqrt().to_kind(Kind::Float);
+    let norms = squares.sqrt().to_kind(Kind::Float).to_device(work.param.device());
     let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * work.numbers.lr;
     for (span, spot) in work.spots() {
         let spot_of = |flat: &Tensor| flat.narrow(0, span.offset + spot.offset, spot.len);
-        let mut param = spot_of(work.params[span.unit]);
-        param -= spot_of(&work.grads[span.unit]) * ratios.get(spot.index as i64);
+        let mut param = spot_of(work.param);
+        param -= spot_of(work.grad) * ratios.get(index(spot));
     }
     Ok(())
 }

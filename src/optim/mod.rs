@@ -1,8 +1,8 @@
 //! The optimizers over flat parameter units, and the norm that gradients are clipped by.
 //!
 //! A [`Plan`] says which parts of which units are updated alike (`plan.rs`), so that its memory is
-//! known before it is taken. An [`Optimizer`] holds a plan's state (`state.rs`) and does the steps:
-//! one call of a rule for all parts with the same settings. A rule is a function of parameters,
+//! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
+//! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
 //! gradients, state and the step's numbers (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
 //! `adagrad.rs` are libtorch's fused kernels, `lion.rs` is arithmetic on whole parts, `lamb.rs` and
 //! `muon.rs` also look at each parameter by itself.
@@ -33,13 +33,10 @@ use self::{
     state::State,
 };
 use crate::{
-    config::{
-        OptimizerConfig,
-        optimizer::{Algorithm, StateDtype},
-    },
+    config::{OptimizerConfig, optimizer::Algorithm},
     dist::{ProcessGroup, Shard},
     error::Result,
-    tensor::{Device, Kind, Tensor, guard, no_grad},
+    tensor::{Kind, Tensor, guard, no_grad},
 };
 
 /// What a schedule may set for one step.
@@ -61,51 +58,34 @@ pub struct GroupRates {
     pub betas: Vec<f64>,
 }
 
-/// An optimizer with its state.
+/// The rules for the parameters of a model, and how far they have come. The state that they need of
+/// each unit ([`Optimizer::state_layout`]) is kept by the caller.
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    groups: Vec<UpdateGroup>,
+    groups: Vec<Group>,
     params: Vec<PlanParam>,
     units: Vec<i64>,
     shard: Option<Shard>,
     step: u64,
 }
 
-/// A group of the plan with its state.
-#[derive(Debug)]
-struct UpdateGroup {
-    setting: Setting,
-    segments: Vec<Segment>,
-    units: Vec<usize>,
-}
-
-/// A span with its state tensors.
-#[derive(Debug)]
-struct Segment {
-    span: Span,
-    state: Vec<State>,
+/// What a step changes of one unit, or of this rank's slice of it.
+#[derive(Debug, Clone, Copy)]
+pub struct UnitTensors<'a> {
+    /// The weights, float32 flat.
+    pub param: &'a Tensor,
+    /// Their gradients, laid out alike. They may be overwritten.
+    pub grad: &'a Tensor,
+    /// The state, as [`Optimizer::state_layout`] has it.
+    pub state: &'a [Tensor],
 }
 
 impl Optimizer {
-    /// A state of zeros.
-    ///
-    /// # Errors
-    /// There is not enough memory.
-    pub fn new(plan: Plan, device: Device) -> Result<Self> {
-        let kind = state_kind(&plan.config);
-        let with_state = |Group { setting, spans, units }: Group| {
-            let names = state_names(&setting.rule);
-            let segment = |span: Span| {
-                let zeros = names.iter().map(|_| State::zeros(span.len, kind, device));
-                Ok(Segment { state: zeros.collect::<Result<_>>()?, span })
-            };
-            let segments = spans.into_iter().map(segment).collect::<Result<_>>()?;
-            Ok(UpdateGroup { setting, segments, units })
-        };
+    /// An optimizer before its first step.
+    pub fn new(plan: Plan) -> Self {
         let Plan { config, groups, params, units, shard } = plan;
-        let groups = groups.into_iter().map(with_state).collect::<Result<_>>()?;
-        Ok(Self { config, groups, params, units, shard, step: 0 })
+        Self { config, groups, params, units, shard, step: 0 }
     }
 
     /// The settings.
@@ -118,14 +98,44 @@ impl Optimizer {
         self.step
     }
 
-    /// Goes on as after `step` steps; the state is restored through [`Optimizer::pieces`].
+    /// Goes on as after `step` steps.
     pub fn set_applied_steps(&mut self, step: u64) {
         self.step = step;
     }
 
+    /// The dtype of state tensors.
+    pub fn state_kind(&self) -> Kind {
+        state_kind(&self.config)
+    }
+
+    /// How many units there are.
+    pub fn units(&self) -> usize {
+        self.units.len()
+    }
+
+    /// Elements of a unit that this rank updates.
+    pub fn unit_numel(&self, unit: usize) -> i64 {
+        self.shard.unwrap_or(Shard::WHOLE).range(self.units[unit]).1
+    }
+
+    /// Elements of each state tensor of a unit: those of the first group's first span, of its next
+    /// span, of the next group. All are flat, and zeros before the first step.
+    pub fn state_layout(&self, unit: usize) -> Vec<i64> {
+        let spans = self
+            .spans(unit)
+            .flat_map(|(group, span)| state_names(&group.setting.rule).iter().map(|_| span.len));
+        spans.collect()
+    }
+
+    /// The spans of a unit, in the order of [`Optimizer::state_layout`].
+    fn spans(&self, unit: usize) -> impl Iterator<Item = (&Group, &Span)> {
+        let of_group = move |group| spans_of(group, unit).map(move |span| (group, span));
+        self.groups.iter().flat_map(of_group)
+    }
+
     /// What `rates` are for each group of parameters that are updated alike.
     pub fn group_rates(&self, rates: StepRates) -> Vec<GroupRates> {
-        let of_group = |UpdateGroup { setting, .. }: &UpdateGroup| {
+        let of_group = |Group { setting, .. }: &Group| {
             let StepRates { lr, betas: (first, second) } = rates_of(&self.config, setting, rates);
             let betas = match setting.rule {
                 Algorithm::Adam(_) | Algorithm::Lamb(_) | Algorithm::Lion(_) => vec![first, second],
@@ -137,55 +147,65 @@ impl Optimizer {
         self.groups.iter().map(of_group).collect()
     }
 
-    /// Updates `params`, one float32 flat for each unit or slice of it, in place with `grads`
-    /// divided by `grad_scale`, at these rates. Gradients in 16 bits are float32 for one part at a
-    /// time, or in whole where the rule looks at whole parameters. They may be overwritten. Every
-    /// rank of `group` calls it.
+    /// Updates one unit in place at these rates, with its gradient divided by `grad_scale`. A step
+    /// does so for every unit, in the same order on every rank of `group`, and ends with
+    /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one span at a time,
+    /// or gradients in whole where the rule looks at whole parameters.
     ///
     /// # Errors
     /// libtorch refuses; another rank fails.
-    pub fn step(
-        &mut self,
+    pub fn update(
+        &self,
         group: &ProcessGroup,
-        params: &[&Tensor],
-        grads: &[Tensor],
+        unit: usize,
+        UnitTensors { param, grad, state }: UnitTensors<'_>,
         rates: StepRates,
         grad_scale: f64,
     ) -> Result<()> {
-        let step = self.step + 1;
-        let is_float = |grad: &Tensor| grad.kind() == Kind::Float;
-        let at_once = self.config.state_dtype == StateDtype::Fp32 && grads.iter().all(is_float);
-        let whole: Vec<Tensor>;
-        let grads = if self.config.algorithm.needs_whole_parameters() {
-            let float = grads.iter().map(|grad| grad.f_to_kind(Kind::Float));
-            whole = float.collect::<std::result::Result<_, _>>()?;
+        let whole: Tensor;
+        let grad = if self.config.algorithm.needs_whole_parameters() {
+            whole = grad.f_to_kind(Kind::Float)?;
             &whole
         } else {
-            grads
+            grad
         };
-        let (params_of, units, shard) = (&self.params, &self.units, self.shard);
-        let world = World { group, shard, params: params_of, units };
-        guard("the optimizer's step", || {
-            no_grad(|| {
-                for UpdateGroup { setting, segments, units } in &mut self.groups {
-                    let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
-                    let weight_decay = setting.weight_decay;
-                    let numbers = Numbers { step, lr, weight_decay, betas, grad_scale };
-                    // State that is kept smaller is float32 for one part at a time.
-                    let size = if at_once { segments.len().max(1) } else { 1 };
-                    for chunk in segments.chunks_mut(size) {
-                        step_segments(&setting.rule, chunk, (params, grads), &numbers)?;
-                    }
-                    let spans = segments.iter().map(|segment| &segment.span).collect();
-                    let work = Work { spans, units, params, grads, numbers };
-                    finish(&setting.rule, &world, &work)?;
+        let world = World {
+            group,
+            shard: self.shard,
+            params: &self.params,
+            unit,
+            unit_numel: self.units[unit],
+        };
+        let mut state = state.iter();
+        let update = || {
+            for of_unit in self.groups.iter().filter(|group| group.units.contains(&unit)) {
+                let Group { setting, .. } = of_unit;
+                let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
+                let weight_decay = setting.weight_decay;
+                let step = self.step + 1;
+                let numbers = Numbers { step, lr, weight_decay, betas, grad_scale };
+                let spans: Vec<&Span> = spans_of(of_unit, unit).collect();
+                for span in &spans {
+                    let slots = state_names(&setting.rule).len();
+                    let state: Vec<_> = state.by_ref().take(slots).map(State).collect();
+                    update_span(&setting.rule, span, (param, grad), &state, &numbers)?;
                 }
-                Ok(())
-            })
-        })?;
-        self.step = step;
-        Ok(())
+                finish(&setting.rule, &world, &Work { spans, param, grad, numbers })?;
+            }
+            Ok(())
+        };
+        guard("the optimizer's step", || no_grad(update))
     }
+
+    /// Ends a step in which every unit was updated.
+    pub fn end_step(&mut self) {
+        self.step += 1;
+    }
+}
+
+/// The spans that a group has of a unit.
+fn spans_of(group: &Group, unit: usize) -> impl Iterator<Item = &Span> {
+    group.spans.iter().filter(move |span| span.unit == unit)
 }
 
 /// The rates of a step for parameters with this setting.
@@ -199,26 +219,20 @@ fn rates_of(config: &OptimizerConfig, setting: &Setting, rates: StepRates) -> St
 }
 
 /// One call of a rule.
-fn step_segments(
+fn update_span(
     rule: &Algorithm,
-    segments: &mut [Segment],
-    (params, grads): (&[&Tensor], &[Tensor]),
+    span: &Span,
+    (param, grad): (&Tensor, &Tensor),
+    state: &[State<'_>],
     numbers: &Numbers,
 ) -> Result<()> {
-    let mut parts = Vec::with_capacity(segments.len());
-    for Segment { span, state } in &*segments {
-        let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
-        let state = state.iter().map(State::load).collect();
-        let grad = flat(&grads[span.unit]).to_kind(Kind::Float);
-        parts.push(Part { param: flat(params[span.unit]), grad, state });
-    }
-    update(rule, &mut parts, numbers)?;
-    let states: Vec<Vec<Tensor>> = parts.into_iter().map(|part| part.state).collect();
-    for (segment, loaded) in segments.iter_mut().zip(states) {
-        for (i, (state, loaded)) in segment.state.iter_mut().zip(&loaded).enumerate() {
-            let seed = [numbers.step, segment.span.unit as u64, i as u64];
-            state.store(loaded, segment.span.place, &seed);
-        }
+    let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
+    let loaded = state.iter().map(State::load).collect();
+    let grad = flat(grad).to_kind(Kind::Float);
+    let mut part = Part { param: flat(param), grad, state: loaded };
+    update(rule, &mut part, numbers)?;
+    for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
+        state.store(loaded, span.place, &[numbers.step, span.unit as u64, i as u64]);
     }
     Ok(())
 }

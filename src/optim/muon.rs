@@ -45,32 +45,32 @@ pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers) {
     }
 }
 
-/// Moves along the orthogonal updates. Where a rank has a slice of each unit, the updates are
-/// gathered unit by unit, and a rank makes those matrices orthogonal of which it has a part.
+/// Moves along the orthogonal updates. Where a rank has a slice of the unit, the updates are
+/// gathered, and a rank makes those matrices orthogonal of which it has a part.
 pub(super) fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
     let Numbers { lr, weight_decay, .. } = work.numbers;
-    for &unit in work.units {
-        let (param, update) = (work.params[unit], &work.grads[unit]);
-        let whole = match world.shard {
-            Some(_) => {
-                let whole = Tensor::f_empty([world.units[unit]], (Kind::Float, update.device()))?;
-                world.group.all_gather_into(&whole, &update.f_contiguous()?)?;
-                whole
-            }
-            None => update.shallow_clone(),
-        };
-        for (span, spot) in work.spots().filter(|(span, _)| span.unit == unit) {
-            let PlanParam { offset, shape, .. } = &world.params[spot.index];
-            let matrix = whole.narrow(0, *offset, shape.iter().product()).view(&shape[..]);
-            let (fan_in, fan_out) = spot.fans.unwrap_or((1, 1));
-            let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
-            let orthogonal = orthogonalize(&matrix, config.ns_method, config.ns_steps);
-            let mut param = param.narrow(0, span.offset + spot.offset, spot.len);
-            if weight_decay != 0.0 {
-                param *= 1.0 - lr * weight_decay;
-            }
-            param -= orthogonal.reshape([-1]).narrow(0, spot.start, spot.len) * (lr * scale);
+    let device = world.group.device();
+    let update = work.grad.f_to_device(device)?;
+    let whole = match world.shard {
+        Some(_) => {
+            let whole = Tensor::f_empty([world.unit_numel], (Kind::Float, device))?;
+            world.group.all_gather_into(&whole, &update.f_contiguous()?)?;
+            whole
         }
+        None => update,
+    };
+    for (span, spot) in work.spots() {
+        let PlanParam { offset, shape, .. } = &world.params[spot.index];
+        let matrix = whole.narrow(0, *offset, shape.iter().product()).view(&shape[..]);
+        let (fan_in, fan_out) = spot.fans.unwrap_or((1, 1));
+        let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
+        let orthogonal = orthogonalize(&matrix, config.ns_method, config.ns_steps);
+        let mut param = work.param.narrow(0, span.offset + spot.offset, spot.len);
+        if weight_decay != 0.0 {
+            param *= 1.0 - lr * weight_decay;
+        }
+        let own = orthogonal.reshape([-1]).narrow(0, spot.start, spot.len) * (lr * scale);
+        param -= own.to_device(param.device());
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! Tests of update rules: fifty steps beside a formula in float64.
 
-use super::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout};
+use super::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors};
 use crate::{
     config::OptimizerConfig,
     dist::ProcessGroup,
@@ -19,7 +19,7 @@ pub(super) fn grad(t: u64, i: usize) -> f64 {
 pub(super) fn optimizer(config: &OptimizerConfig, len: i64) -> Optimizer {
     let param = ParamLayout { name: "a".into(), offset: 0, shape: vec![len], fans: None };
     let unit = UnitLayout { numel: len, params: vec![param] };
-    Optimizer::new(Plan::new(config, &[unit], None).unwrap(), Device::Cpu).unwrap()
+    Optimizer::new(Plan::new(config, &[unit], None).unwrap())
 }
 
 /// Compares with `formula`, which does step `t` on a vector, to `tolerance`.
@@ -31,6 +31,8 @@ pub(super) fn compare(
     let mut expected = START;
     let param = Tensor::from_slice(&START).to_kind(Kind::Float);
     let mut optimizer = optimizer(config, START.len() as i64);
+    let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
+    let state: Vec<_> = optimizer.state_layout(0).into_iter().map(zeros).collect();
     let group = ProcessGroup::single(Device::Cpu).unwrap();
     for t in 1..=50 {
         formula(t, &mut expected);
@@ -38,7 +40,9 @@ pub(super) fn compare(
         // Three times the gradient, divided by three.
         let grad = Tensor::from_slice(&grad).to_kind(Kind::Float) * 3.0;
         let rates = StepRates { lr: config.lr, betas: config.betas() };
-        optimizer.step(&group, &[&param], &[grad], rates, 3.0).unwrap();
+        let tensors = UnitTensors { param: &param, grad: &grad, state: &state };
+        optimizer.update(&group, 0, tensors, rates, 3.0).unwrap();
+        optimizer.end_step();
     }
     assert_eq!(optimizer.applied_steps(), 50);
     for (i, expected) in expected.iter().enumerate() {

@@ -21,24 +21,23 @@ pub(super) struct Part {
     pub(super) state: Vec<Tensor>,
 }
 
-/// What all groups share: the ranks, and how units are divided among them.
+/// The ranks, and the unit that is divided among them.
 pub(super) struct World<'a> {
     pub(super) group: &'a ProcessGroup,
     pub(super) shard: Option<Shard>,
     pub(super) params: &'a [PlanParam],
-    /// Elements of each unit.
-    pub(super) units: &'a [i64],
+    /// The unit, and its elements on all ranks.
+    pub(super) unit: usize,
+    pub(super) unit_numel: i64,
 }
 
-/// What the rules that look at whole parameters have left to do for one group.
+/// What the rules that look at whole parameters have left to do for one group in a unit.
 pub(super) struct Work<'a> {
     pub(super) spans: Vec<&'a Span>,
-    /// The group's units, the same on all ranks.
-    pub(super) units: &'a [usize],
-    /// What this rank updates of each unit.
-    pub(super) params: &'a [&'a Tensor],
+    /// What this rank updates of the unit.
+    pub(super) param: &'a Tensor,
     /// Laid out alike, now with what the first half of a rule left there.
-    pub(super) grads: &'a [Tensor],
+    pub(super) grad: &'a Tensor,
     pub(super) numbers: Numbers,
 }
 
@@ -87,31 +86,31 @@ pub(super) fn scalar(value: f64, like: &Tensor) -> Tensor {
     Tensor::full([0i64; 0], value, (Kind::Float, like.device()))
 }
 
-/// One step of `rule` on each part; LAMB and Muon then need [`finish`].
+/// One step of `rule` on a part; LAMB and Muon then need [`finish`].
 ///
 /// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-pub(super) fn update(rule: &Algorithm, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
+pub(super) fn update(rule: &Algorithm, part: &mut Part, numbers: &Numbers) -> Result<()> {
     match rule {
-        Algorithm::Adam(config) => adam::step(config, parts, numbers),
-        Algorithm::Sgd(config) => sgd::step(config, parts, numbers),
-        Algorithm::Adagrad(config) => adagrad::step(config, parts, numbers),
+        Algorithm::Adam(config) => adam::step(config, part, numbers),
+        Algorithm::Sgd(config) => sgd::step(config, part, numbers),
+        Algorithm::Adagrad(config) => adagrad::step(config, part, numbers),
         Algorithm::Lamb(config) => {
-            parts.iter_mut().for_each(|part| lamb::step(config, part, numbers));
+            lamb::step(config, part, numbers);
             Ok(())
         }
         Algorithm::Lion(_) => {
-            parts.iter_mut().for_each(|part| lion::step(part, numbers));
+            lion::step(part, numbers);
             Ok(())
         }
         Algorithm::Muon(config) => {
-            parts.iter_mut().for_each(|part| muon::step(config, part, numbers));
+            muon::step(config, part, numbers);
             Ok(())
         }
     }
 }
 
 /// The second half of a step, for rules that look at whole parameters. Every rank calls it for the
-/// same groups in the same order.
+/// same units and groups in the same order.
 ///
 /// # Errors
 /// Those of the collectives.

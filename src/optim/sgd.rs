@@ -10,18 +10,14 @@ use crate::{
     error::Result,
 };
 
-pub(super) fn step(config: &SgdConfig, parts: &mut [Part], numbers: &Numbers) -> Result<()> {
-    let Some(first) = parts.first() else { return Ok(()) };
+pub(super) fn step(config: &SgdConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
     let momentum = numbers.betas.0;
-    let scale = numbers.scale_like(&first.param);
-    let tensors: Vec<_> = parts
-        .iter()
-        .map(|part| SgdTensors {
-            param: &part.param,
-            grad: &part.grad,
-            momentum_buffer: part.state.first().filter(|_| momentum > 0.0),
-        })
-        .collect();
+    let scale = numbers.scale_like(&part.param);
+    let tensors = SgdTensors {
+        param: &part.param,
+        grad: &part.grad,
+        momentum_buffer: part.state.first().filter(|_| momentum > 0.0),
+    };
     let numbers = SgdNumbers {
         lr: numbers.lr,
         weight_decay: numbers.weight_decay,
@@ -30,5 +26,5 @@ pub(super) fn step(config: &SgdConfig, parts: &mut [Part], numbers: &Numbers) ->
         nesterov: config.nesterov && momentum > 0.0,
         is_first_step: momentum > 0.0 && numbers.step == 1,
     };
-    fused_sgd(&tensors, numbers, scale.as_ref())
+    fused_sgd(&[tensors], numbers, scale.as_ref())
 }

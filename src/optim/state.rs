@@ -19,21 +19,11 @@ const DROPPED_BITS: i64 = 0xffff;
 /// 2^32 over the golden ratio: multiples of it are far apart.
 const GOLDEN_RATIO: u32 = 0x9e37_79b9;
 
-/// One state tensor of a span, flat.
+/// One state tensor of a span, flat, as it is stored.
 #[derive(Debug)]
-pub(super) struct State(Tensor);
+pub(super) struct State<'a>(pub(super) &'a Tensor);
 
-impl State {
-    /// Zeros.
-    pub(super) fn zeros(len: i64, kind: Kind, device: Device) -> crate::error::Result<Self> {
-        Ok(Self(Tensor::f_zeros([len], (kind, device))?))
-    }
-
-    /// The tensor as it is stored.
-    pub(super) fn stored(&self) -> &Tensor {
-        &self.0
-    }
-
+impl State<'_> {
     /// The state in float32: the stored tensor itself, or a copy for [`State::store`].
     pub(super) fn load(&self) -> Tensor {
         match self.0.kind() {
@@ -44,7 +34,7 @@ impl State {
 
     /// Keeps what [`State::load`] gave and a step changed. `place` is that of the first element in
     /// its unit, so that the bits do not depend on how many ranks divide it.
-    pub(super) fn store(&mut self, loaded: &Tensor, place: i64, seed: &[u64]) {
+    pub(super) fn store(&self, loaded: &Tensor, place: i64, seed: &[u64]) {
         if self.0.kind() == Kind::Float {
             return;
         }
@@ -57,7 +47,7 @@ impl State {
             // In place: `loaded` is a copy of ours.
             let _ = bits.shallow_clone().g_add_(&random).bitwise_and_(!DROPPED_BITS);
         }
-        self.0.copy_(loaded);
+        self.0.shallow_clone().copy_(loaded);
     }
 }
 
@@ -91,12 +81,12 @@ mod tests {
 
     const CPU: Device = Device::Cpu;
 
-    fn bf16(len: i64) -> State {
-        State::zeros(len, Kind::BFloat16, CPU).unwrap()
+    fn bf16(len: i64) -> Tensor {
+        Tensor::zeros([len], (Kind::BFloat16, CPU))
     }
 
-    fn mean(state: &State) -> f64 {
-        state.load().mean(Kind::Double).double_value(&[])
+    fn mean(state: &Tensor) -> f64 {
+        State(state).load().mean(Kind::Double).double_value(&[])
     }
 
     /// A value three quarters of the way between two neighbours in bfloat16 (spacing 2^-7 above 1)
@@ -105,14 +95,14 @@ mod tests {
     #[test]
     fn rounding_is_right_in_the_mean() {
         for seed in 0..4u64 {
-            let mut state = bf16(300_000);
+            let state = bf16(300_000);
             let value = 1.0 + 0.75 / 128.0;
             let loaded = Tensor::full([300_000], value, (Kind::Float, CPU));
-            state.store(&loaded, 0, &[seed]);
-            let up = state.load().gt(1.001).mean(Kind::Double).double_value(&[]);
+            State(&state).store(&loaded, 0, &[seed]);
+            let up = State(&state).load().gt(1.001).mean(Kind::Double).double_value(&[]);
             assert!((up - 0.75).abs() < 0.005, "seed {seed}: {up}");
-            let first = state.load().narrow(0, 0, 1000).gt(1.001);
-            let second = state.load().narrow(0, CPU_CHUNK, 1000).gt(1.001);
+            let first = State(&state).load().narrow(0, 0, 1000).gt(1.001);
+            let second = State(&state).load().narrow(0, CPU_CHUNK, 1000).gt(1.001);
             assert!(!first.equal(&second), "the chunks have the same bits");
         }
     }
@@ -121,9 +111,9 @@ mod tests {
     fn what_bfloat16_has_stays_as_it_is() {
         let values = [0.0f32, -0.0, 1.0, -1.5, f32::INFINITY, 1e-38, -3.0e38];
         let exact = Tensor::from_slice(&values).to_kind(Kind::BFloat16);
-        let mut state = bf16(values.len() as i64);
-        state.store(&exact.to_kind(Kind::Float), 0, &[3]);
-        assert!(state.stored().equal(&exact));
+        let state = bf16(values.len() as i64);
+        State(&state).store(&exact.to_kind(Kind::Float), 0, &[3]);
+        assert!(state.equal(&exact));
     }
 
     #[test]
@@ -135,9 +125,9 @@ mod tests {
     #[test]
     fn the_seed_decides_the_rounding() {
         let draw = |seed: &[u64]| {
-            let mut state = bf16(100);
-            state.store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), 0, seed);
-            state.load()
+            let state = bf16(100);
+            State(&state).store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), 0, seed);
+            State(&state).load()
         };
         assert!(draw(&[1, 2]).equal(&draw(&[1, 2])));
         assert!(!draw(&[1, 2]).equal(&draw(&[2, 1])));
@@ -147,12 +137,12 @@ mod tests {
     /// step adds an error of at most one part in 128: the mean of 4096 such walks is exact to 1 %.
     #[test]
     fn a_slow_decay_goes_on() {
-        let mut state = bf16(4096);
-        state.store(&Tensor::ones([4096], (Kind::Float, CPU)), 0, &[]);
-        let mut nearest = state.stored().copy();
+        let state = bf16(4096);
+        State(&state).store(&Tensor::ones([4096], (Kind::Float, CPU)), 0, &[]);
+        let mut nearest = state.copy();
         for step in 0..1000u64 {
-            let loaded = state.load() * 0.999;
-            state.store(&loaded, 0, &[step]);
+            let loaded = State(&state).load() * 0.999;
+            State(&state).store(&loaded, 0, &[step]);
             nearest = (nearest.to_kind(Kind::Float) * 0.999).to_kind(Kind::BFloat16);
         }
         let expected = 0.999f64.powi(1000);

@@ -1,6 +1,10 @@
 //! An optimizer's state by parameter, as a checkpoint has it, however the ranks divide it.
 
-use super::{Optimizer, plan::PlanParam, state::State};
+use super::{
+    Optimizer,
+    plan::{Group, PlanParam, Span},
+    state_names,
+};
 use crate::{
     dist::ProcessGroup,
     error::Result,
@@ -56,20 +60,23 @@ impl Optimizer {
         self.names().iter().map(|state| state.shape.iter().product::<i64>() as u64).sum()
     }
 
-    /// The state tensor `slot` of the parameters of a unit, laid out as the unit. Every rank must
-    /// call it.
+    /// The state tensor `slot` of the parameters of a unit, laid out as the unit, from `state`, what
+    /// this rank has of it. Every rank must call it.
     ///
     /// # Errors
     /// Memory is exhausted; another rank fails.
-    pub fn whole(&self, group: &ProcessGroup, (unit, slot): (usize, usize)) -> Result<Tensor> {
-        let kind = super::state_kind(&self.config);
-        let flat = Tensor::f_zeros([self.units[unit]], (kind, group.device()))?;
+    pub fn whole(
+        &self,
+        group: &ProcessGroup,
+        (unit, slot): (usize, usize),
+        state: &[Tensor],
+    ) -> Result<Tensor> {
+        let flat = Tensor::f_zeros([self.units[unit]], (self.state_kind(), group.device()))?;
         let own = self.shard.map_or_else(|| Ok(flat.shallow_clone()), |s| s.slice(&flat))?;
         no_grad(|| {
-            for segment in self.groups.iter().flat_map(|group| &group.segments) {
-                if let Some(state) = segment.state.get(slot).filter(|_| segment.span.unit == unit) {
-                    let part = own.f_narrow(0, segment.span.offset, segment.span.len);
-                    part?.f_copy_(state.stored())?;
+            for (span, of_span) in self.by_span(unit, state) {
+                if let Some(state) = of_span.get(slot) {
+                    own.f_narrow(0, span.offset, span.len)?.f_copy_(state)?;
                 }
             }
             if self.shard.is_some() {
@@ -79,19 +86,32 @@ impl Optimizer {
         })
     }
 
-    /// What this rank has of each state tensor.
-    pub fn pieces(&self) -> Vec<StatePiece> {
+    /// What this rank has of each state tensor of the parameters of a unit, as parts of `state`.
+    pub fn pieces(&self, unit: usize, state: &[Tensor]) -> Vec<StatePiece> {
         let mut pieces = Vec::new();
-        for segment in self.groups.iter().flat_map(|group| &group.segments) {
-            for spot in &segment.span.params {
-                let piece = |(slot, state): (usize, &State)| StatePiece {
+        for (span, of_span) in self.by_span(unit, state) {
+            for spot in &span.params {
+                let piece = |(slot, state): (usize, &Tensor)| StatePiece {
                     name: name_of(&self.params[spot.index], slot),
                     start: spot.start,
-                    tensor: state.stored().narrow(0, spot.offset, spot.len),
+                    tensor: state.narrow(0, spot.offset, spot.len),
                 };
-                pieces.extend(segment.state.iter().enumerate().map(piece));
+                pieces.extend(of_span.iter().enumerate().map(piece));
             }
         }
         pieces
+    }
+
+    /// The spans of a unit with their part of its state.
+    fn by_span<'a>(
+        &'a self,
+        unit: usize,
+        mut state: &'a [Tensor],
+    ) -> impl Iterator<Item = (&'a Span, &'a [Tensor])> {
+        self.spans(unit).map(move |(Group { setting, .. }, span)| {
+            let (own, rest) = state.split_at(state_names(&setting.rule).len());
+            state = rest;
+            (span, own)
+        })
     }
 }

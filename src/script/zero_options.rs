@@ -29,6 +29,7 @@ fn details(o: &mut Options<'_>) -> ZeroConfig {
             .choice("offload_optimizer", OffloadDevice::NAMES)
             .or(default.offload_optimizer),
         offload_param: o.choice("offload_param", OffloadDevice::NAMES).or(default.offload_param),
+        nvme_path: o.get("nvme_path").optional(),
     };
     o.check(config.check());
     config
@@ -36,6 +37,8 @@ fn details(o: &mut Options<'_>) -> ZeroConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::{
         error::{Error, Result},
@@ -53,7 +56,7 @@ mod tests {
         let given = zero(
             r#"#{ stage: 3, overlap_comm: false, reduce_bucket_size: 2e8, allgather_bucket_size: 10,
                   stage3_prefetch_bucket_size: 0, stage3_param_persistence_threshold: 1,
-                  offload_optimizer: "none", offload_param: "none" }"#,
+                  offload_optimizer: "cpu", offload_param: "nvme", nvme_path: "/nvme" }"#,
         );
         let expected = ZeroConfig {
             stage: 3,
@@ -62,7 +65,9 @@ mod tests {
             allgather_bucket_size: 10,
             stage3_prefetch_bucket_size: 0,
             stage3_param_persistence_threshold: 1,
-            ..ZeroConfig::default()
+            offload_optimizer: OffloadDevice::Cpu,
+            offload_param: OffloadDevice::Nvme,
+            nvme_path: Some(PathBuf::from("/nvme")),
         };
         assert_eq!(given.unwrap(), expected);
     }
@@ -70,12 +75,12 @@ mod tests {
     #[test]
     fn all_mistakes_are_listed() {
         let e = zero(
-            r#"#{ stage: 4, overlap_com: true, reduce_bucket_size: 0, offload_param: "cpu" }"#,
+            r#"#{ stage: 4, overlap_com: true, reduce_bucket_size: 0, offload_optimizer: "cpu" }"#,
         )
         .unwrap_err();
         let all = std::iter::once(&e).chain(e.others());
         let paths: Vec<_> = all.filter_map(Error::option_path).collect();
-        let expected = ["stage", "reduce_bucket_size", "offload_param", "overlap_com"];
+        let expected = ["stage", "reduce_bucket_size", "offload_optimizer", "overlap_com"];
         assert_eq!(paths, expected.map(|name| format!("zero.{name}")));
     }
 }

@@ -8,12 +8,14 @@ mod guard;
 mod memory;
 mod rng;
 pub mod safetensors;
+mod transfer;
 
 pub use self::safetensors::SafetensorsFile;
 pub use guard::guard;
 pub use memory::{check_memory, total_memory};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, TchError, Tensor, no_grad};
+pub use transfer::{moved, write_over};
 
 use crate::config::Dtype;
 

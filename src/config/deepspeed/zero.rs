@@ -114,7 +114,7 @@ const ZERO: &[Key] = &[
     no_meaning(
         "save_muon_momentum_buffer_in_memory",
         Kind::Bool,
-        "optimizer states are not swapped to NVMe",
+        "what is offloaded to NVMe is all of the optimizer's state",
     ),
     Key {
         name: "leaf_module",
@@ -133,26 +133,30 @@ const ZERO: &[Key] = &[
 
 const DEVICE: Kind = Kind::Word(&["none", "cpu", "nvme"]);
 
+const WHY_BUCKET: &str = "stage3_prefetch_bucket_size decides how much is read ahead";
+const WHY_PINNED: &str = "host memory is pinned where there is a GPU";
+const WHY_OVERLAPS: &str = "reads, updates and writes always overlap, with three buffers";
+
 const OFFLOAD_OPTIMIZER: &[Key] = &[
     becomes("device", DEVICE, "zero.offload_optimizer"),
-    goes_with("nvme_path", Kind::OrNull(&Kind::Text), "device"),
-    goes_with("buffer_count", Kind::Whole(0), "device"),
-    goes_with("pin_memory", Kind::Bool, "device"),
-    goes_with("pipeline_read", Kind::Bool, "device"),
-    goes_with("pipeline_write", Kind::Bool, "device"),
-    goes_with("fast_init", Kind::Bool, "device"),
-    goes_with("ratio", RATIO, "device"),
-    goes_with("super_offload", Kind::Bool, "device"),
-    goes_with("cpuadam_cores_perc", RATIO, "device"),
+    makes("nvme_path", Kind::OrNull(&Kind::Text), "zero.nvme_path"),
+    no_meaning("buffer_count", Kind::Whole(0), WHY_OVERLAPS),
+    no_meaning("pin_memory", Kind::Bool, WHY_PINNED),
+    no_meaning("pipeline_read", Kind::Bool, WHY_OVERLAPS),
+    no_meaning("pipeline_write", Kind::Bool, WHY_OVERLAPS),
+    no_meaning("fast_init", Kind::Bool, "the first state is written layer by layer"),
+    only("ratio", RATIO, &[Literal::Number(1.0)], "the optimizer steps in one place alone"),
+    only("super_offload", Kind::Bool, NO, "SuperOffload is not supported"),
+    goes_with("cpuadam_cores_perc", RATIO, "super_offload"),
 ];
 
 const OFFLOAD_PARAM: &[Key] = &[
     becomes("device", DEVICE, "zero.offload_param"),
-    goes_with("nvme_path", Kind::OrNull(&Kind::Text), "device"),
-    goes_with("buffer_count", Kind::Whole(0), "device"),
-    goes_with("buffer_size", Kind::Whole(0), "device"),
-    goes_with("max_in_cpu", Kind::Whole(0), "device"),
-    goes_with("pin_memory", Kind::Bool, "device"),
+    makes("nvme_path", Kind::OrNull(&Kind::Text), "zero.nvme_path"),
+    no_meaning("buffer_count", Kind::Whole(0), WHY_BUCKET),
+    no_meaning("buffer_size", Kind::Whole(0), WHY_BUCKET),
+    no_meaning("max_in_cpu", Kind::Whole(0), WHY_BUCKET),
+    no_meaning("pin_memory", Kind::Bool, WHY_PINNED),
 ];
 
 const LEAF_MODULE: &[Key] = &[
@@ -178,4 +182,24 @@ pub(super) fn translate(found: &Found, draft: &mut Draft) {
             draft.set(found, &old, option, json!(if is_on { "cpu" } else { "none" }));
         }
     }
+    nvme_path(found, draft);
+}
+
+/// One directory for both offloads; without the device "nvme" a path means nothing, as in DeepSpeed.
+fn nvme_path(found: &Found, draft: &mut Draft) {
+    let block = |name: &str, key: &str| format!("zero_optimization.{name}.{key}");
+    let used = ["offload_optimizer", "offload_param"].into_iter().filter(|name| {
+        let device = found.text(&block(name, "device"));
+        device.is_some_and(|device| device.eq_ignore_ascii_case("nvme"))
+    });
+    let mut paths = used
+        .map(|name| block(name, "nvme_path"))
+        .filter_map(|key| found.text(&key).map(|path| (key.clone(), path)));
+    let Some((first, path)) = paths.next() else { return };
+    if let Some((other, _)) = paths.find(|(_, other)| *other != path) {
+        let message =
+            format!("`{other}` is not the directory of `{first}`: dsr takes one for both");
+        draft.fault(found.at(&other), message);
+    }
+    draft.set(found, &first, "zero.nvme_path", json!(path));
 }

@@ -1,0 +1,156 @@
+//! This rank's slices of the parameters, in the place where they are kept.
+
+use std::cell::RefCell;
+
+use super::placement::Home;
+use crate::{
+    bridge::memory::{self, count_as},
+    error::{Code, Error, Result},
+    model::FlatUnit,
+    swap::{SwapFile, Transfer},
+    tensor::{Device, Kind, Tensor, moved, no_grad, write_over},
+};
+
+/// The slices of all units; none for those that are whole on the device.
+pub(super) struct ParameterSlices {
+    /// Elements of each slice; 0 for none.
+    numels: Vec<i64>,
+    kind: Kind,
+    store: Store,
+}
+
+enum Store {
+    /// In the memory of a device.
+    Memory(Device, Vec<Option<Tensor>>),
+    Disk(SwapFile, RefCell<Option<Transfer>>),
+}
+
+/// A slice that is asked for.
+pub(super) enum Coming {
+    /// It is in memory.
+    Here(Tensor),
+    /// It is being read, and has so many elements in this format.
+    Read(Transfer, Kind, i64),
+}
+
+impl Coming {
+    /// The slice: flat, in the format of the model.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn wait(self) -> Result<Tensor> {
+        match self {
+            Self::Here(slice) => Ok(slice),
+            Self::Read(transfer, kind, numel) => view(&transfer.wait()?, kind, numel),
+        }
+    }
+}
+
+impl ParameterSlices {
+    /// For slices of this many elements in the format `kind`, none of which is kept yet.
+    ///
+    /// # Errors
+    /// What goes to disk has no room there.
+    pub(super) fn new(home: &Home, numels: Vec<i64>, kind: Kind) -> Result<Self> {
+        let store = match home {
+            Home::Memory(device) => Store::Memory(*device, numels.iter().map(|_| None).collect()),
+            Home::Disk(dir) => {
+                let bytes = numels.iter().map(|&numel| bytes(kind, numel)).collect::<Vec<_>>();
+                Store::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
+            }
+        };
+        Ok(Self { numels, kind, store })
+    }
+
+    /// Whether there is a slice of unit `i`.
+    pub(super) fn has(&self, i: usize) -> bool {
+        self.numels[i] > 0
+    }
+
+    /// Keeps the slice of unit `i`; a copy of it where it is kept elsewhere.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn keep(&mut self, i: usize, slice: Tensor) -> Result<()> {
+        match &mut self.store {
+            Store::Memory(device, slices) => slices[i] = Some(moved(&slice, *device)?),
+            Store::Disk(..) => self.set(i, &slice)?,
+        }
+        Ok(())
+    }
+
+    /// The slice of unit `i`, where it is in memory and may be changed.
+    pub(super) fn in_memory(&self, i: usize) -> Option<&Tensor> {
+        match &self.store {
+            Store::Memory(_, slices) => slices[i].as_ref(),
+            Store::Disk(..) => None,
+        }
+    }
+
+    /// Starts to bring the slice of unit `i`.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn fetch(&self, i: usize) -> Result<Coming> {
+        match &self.store {
+            Store::Memory(_, slices) => Ok(Coming::Here(own(slices, i)?.shallow_clone())),
+            Store::Disk(file, _) => {
+                let _counting = count_as(memory::Kind::Parameters)?;
+                Ok(Coming::Read(file.read(i, file.buffer(i)?)?, self.kind, self.numels[i]))
+            }
+        }
+    }
+
+    /// Rounds `master` into the slice of unit `i`.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn set(&self, i: usize, master: &Tensor) -> Result<()> {
+        match &self.store {
+            Store::Memory(_, slices) => write_over(own(slices, i)?, master),
+            Store::Disk(file, writing) => {
+                let _counting = count_as(memory::Kind::Parameters)?;
+                let buffer = file.buffer(i)?;
+                let slice = view(&buffer, self.kind, self.numels[i])?;
+                no_grad(|| slice.shallow_clone().f_copy_(master))?;
+                // One write at a time goes on beside the step.
+                let before = writing.borrow_mut().take();
+                before.map_or(Ok(()), |before| before.wait().map(drop))?;
+                *writing.borrow_mut() = Some(file.write(i, buffer)?);
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits for what is being written.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn finish(&self) -> Result<()> {
+        let Store::Disk(_, writing) = &self.store else { return Ok(()) };
+        let last = writing.borrow_mut().take();
+        last.map_or(Ok(()), |last| last.wait().map(drop))
+    }
+
+    /// Bytes that unit `i` always has on `device`: the slice, or all of it where it is whole.
+    pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
+        match &self.store {
+            _ if !self.has(i) => bytes(unit.kind(), unit.padded_numel()),
+            Store::Memory(home, _) if *home == device => bytes(self.kind, self.numels[i]),
+            _ => 0,
+        }
+    }
+}
+
+fn own(slices: &[Option<Tensor>], i: usize) -> Result<&Tensor> {
+    slices[i].as_ref().ok_or_else(|| Error::new(Code::Internal, "no slice of a unit"))
+}
+
+fn bytes(kind: Kind, numel: i64) -> u64 {
+    numel.unsigned_abs() * kind.elt_size_in_bytes() as u64
+}
+
+/// The first `numel` elements of a buffer of bytes.
+fn view(buffer: &Tensor, kind: Kind, numel: i64) -> Result<Tensor> {
+    Ok(buffer.f_narrow(0, 0, bytes(kind, numel) as i64)?.f_view_dtype(kind)?)
+}

@@ -1,0 +1,180 @@
+//! How the weights that the optimizer updates become the parameters of the model.
+//!
+//! The optimizer updates master weights: float32, one flat tensor a unit. A model in float32 is its
+//! own master, unless one of both is offloaded. In 16 bits a step changes a parameter by less than the format can tell apart
+//! (Micikevicius et al. 2018, section 3.1), so that float32 copies are kept, and rounded into the
+//! model after each step. From ZeRO's stage 1 on a rank has the masters of its slice of each unit
+//! alone, and the ranks give each other the parameters that they updated: after the step, or at
+//! stage 3 when a layer needs them.
+
+use std::rc::Rc;
+
+use super::{
+    parameter_shards::ParameterShards, parameter_slices::ParameterSlices, placement::Placement,
+};
+use crate::{
+    config::{PrecisionConfig, ZeroConfig},
+    dist::{ProcessGroup, Shard},
+    error::Result,
+    model::{FlatUnit, Model},
+    tensor::{Kind, Tensor, guard, moved, no_grad, synchronize, write_over},
+};
+
+/// The way from master weights to parameters.
+pub(super) struct Publication {
+    model: Rc<Model>,
+    group: Rc<ProcessGroup>,
+    /// Whether the model's parameters are the master weights themselves.
+    shared: bool,
+    /// The slice of each unit whose masters this rank has, if they are not whole.
+    shard: Option<Shard>,
+    /// The parameters, where they are not all on the device.
+    parameters: Option<Rc<ParameterShards>>,
+    allgather_bucket_size: u64,
+}
+
+impl Publication {
+    /// Brings the parameters of `model` into the format of `precision` and a layout that the ranks
+    /// of `group` can divide, gives `keep` the master weights of each unit in turn, and shares the
+    /// parameters out where `placement` says so.
+    ///
+    /// # Errors
+    /// Memory is exhausted; a part of the units may then have their new format. What goes to disk has
+    /// no room there. Those of `keep`.
+    pub(super) fn begin(
+        model: &Rc<Model>,
+        group: &Rc<ProcessGroup>,
+        precision: &PrecisionConfig,
+        zero: &ZeroConfig,
+        placement: &Placement,
+        mut keep: impl FnMut(Tensor) -> Result<()>,
+    ) -> Result<Self> {
+        model.make_whole()?;
+        let kind = Kind::from(precision.dtype);
+        let shared = placement.shares_masters;
+        let shard = zero.shards_optimizer(group.world_size()).then(|| Shard::of(group));
+        let mut parameters = match placement.shares_parameters {
+            true => {
+                let units = (model.units(), kind);
+                Some(ParameterShards::new(group, zero, &placement.parameters, units)?)
+            }
+            false => None,
+        };
+        let mut take = |(i, unit): (usize, &FlatUnit)| {
+            let before = unit.lay_out(kind, group.world_size())?;
+            // First the copy, then the parameters go.
+            let copy = match shard {
+                _ if shared => None,
+                None => Some(Shard::WHOLE.copy(&before, Kind::Float)?),
+                Some(shard) => Some(shard.copy(&before, Kind::Float)?),
+            };
+            drop(before);
+            let own = match &mut parameters {
+                Some(parameters) => {
+                    parameters.take(unit, i)?;
+                    parameters.slices().in_memory(i).map(Tensor::shallow_clone)
+                }
+                None => None,
+            };
+            keep(match (copy, own, shard) {
+                (Some(master), ..) | (None, Some(master), _) => master,
+                (None, None, Some(shard)) => shard.slice(unit.flat()?)?,
+                (None, None, None) => unit.flat()?.shallow_clone(),
+            })
+        };
+        no_grad(|| model.units().iter().enumerate().try_for_each(&mut take))?;
+        // Copies to the host were not waited for.
+        guard("making the engine", || {
+            synchronize(model.device());
+            Ok(())
+        })?;
+        let parameters = parameters.map(Rc::new);
+        if let Some(parameters) = &parameters {
+            model.set_residence(Rc::<ParameterShards>::clone(parameters));
+        }
+        Ok(Self {
+            model: Rc::clone(model),
+            group: Rc::clone(group),
+            shared,
+            shard,
+            parameters,
+            allgather_bucket_size: zero.allgather_bucket_size,
+        })
+    }
+
+    /// Which slice of each unit this rank has the masters of; `None` for all of it.
+    pub(super) fn shard(&self) -> Option<Shard> {
+        self.shard
+    }
+
+    /// Whether the model's parameters are the master weights themselves.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Bytes of the parameters that are always on this rank's device.
+    pub(super) fn parameter_bytes(&self) -> u64 {
+        let device = self.model.device();
+        let kept = |(i, unit): (usize, &FlatUnit)| match &self.parameters {
+            Some(parameters) => parameters.slices().bytes_on(device, i, unit),
+            None => unit.padded_numel() as u64 * unit.kind().elt_size_in_bytes() as u64,
+        };
+        self.model.units().iter().enumerate().map(kept).sum()
+    }
+
+    /// The slices of the parameters, where unit `i` is not whole on the device.
+    fn slices_of(&self, i: usize) -> Option<&ParameterSlices> {
+        let parameters = self.parameters.as_ref().filter(|all| !all.stays_whole(i))?;
+        Some(parameters.slices())
+    }
+
+    /// The master weights of unit `i`, laid out as the unit, from those that this rank has. Every
+    /// rank must call it.
+    ///
+    /// # Errors
+    /// Memory is exhausted; another rank fails.
+    pub(super) fn whole(&self, i: usize, master: &Tensor) -> Result<Tensor> {
+        let unit = &self.model.units()[i];
+        match self.shard {
+            // All of them are there: the parameters themselves, or the masters.
+            None => Ok(master.shallow_clone()),
+            Some(_) if self.shared && self.slices_of(i).is_none() => {
+                Ok(unit.flat()?.shallow_clone())
+            }
+            Some(_) => {
+                let device = self.group.device();
+                let whole = Tensor::f_empty([unit.padded_numel()], (Kind::Float, device))?;
+                self.group.all_gather_into(&whole, &moved(master, device)?)?;
+                Ok(whole)
+            }
+        }
+    }
+
+    /// Rounds the master weights of unit `i` into the parameters of the model, on every rank. Every
+    /// rank must call it, and [`Publication::finish`] after the last.
+    ///
+    /// # Errors
+    /// libtorch refuses; another rank fails; those of the disk.
+    pub(super) fn publish(&self, i: usize, master: &Tensor) -> Result<()> {
+        if let Some(slices) = self.slices_of(i) {
+            // The next gather brings it to the others.
+            return if self.shared { Ok(()) } else { slices.set(i, master) };
+        }
+        let whole = self.model.units()[i].flat()?;
+        if !self.shared {
+            write_over(&self.shard.unwrap_or(Shard::WHOLE).slice(whole)?, master)?;
+        }
+        if self.shard.is_some() {
+            no_grad(|| self.group.gather_slices(whole, self.allgather_bucket_size))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what was published is where it is kept.
+    ///
+    /// # Errors
+    /// Those of the disk.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.parameters.as_ref().map_or(Ok(()), |parameters| parameters.slices().finish())
+    }
+}

@@ -1,0 +1,169 @@
+//! Master weights and optimizer state on disk, of which a step has three units in memory: one that
+//! is read, one that is updated, one that is written (ZeRO-Infinity, Rajbhandari et al. 2021,
+//! section 5.2).
+
+use std::path::Path;
+
+use super::unit_states::UnitState;
+use crate::{
+    bridge::memory::{self, count_as},
+    error::{Code, Error, Result},
+    optim::Optimizer,
+    swap::{SwapFile, Transfer},
+    tensor::{Kind, Tensor, no_grad},
+};
+
+/// One region of a file for each unit.
+pub(super) struct StateFile {
+    file: SwapFile,
+    layouts: Vec<Layout>,
+    /// The masters that are the model's own parameters, which stay in memory.
+    shared_masters: Option<Vec<Tensor>>,
+    /// Units that were added.
+    added: usize,
+}
+
+/// The tensors of a region, one behind the other.
+struct Layout {
+    /// Elements of the master weights, where they are in the file.
+    master: Option<i64>,
+    state: Vec<i64>,
+    state_kind: Kind,
+}
+
+impl Layout {
+    /// Where each tensor begins in bytes, its format and its elements.
+    fn places(&self) -> impl Iterator<Item = (u64, Kind, i64)> {
+        let master = self.master.map(|numel| (Kind::Float, numel));
+        let state = self.state.iter().map(|&numel| (self.state_kind, numel));
+        let mut end = 0;
+        master.into_iter().chain(state).map(move |(kind, numel)| {
+            let start = end;
+            end = (start + bytes(kind, numel)).next_multiple_of(ALIGNMENT_BYTES);
+            (start, kind, numel)
+        })
+    }
+
+    fn bytes(&self) -> u64 {
+        self.places().last().map_or(0, |(start, kind, numel)| start + bytes(kind, numel))
+    }
+
+    /// The tensors in `buffer`.
+    fn views(&self, buffer: &Tensor) -> Result<Vec<Tensor>> {
+        let view = |(start, kind, numel)| {
+            let part = buffer.f_narrow(0, start as i64, bytes(kind, numel) as i64)?;
+            Ok(part.f_view_dtype(kind)?)
+        };
+        self.places().map(view).collect()
+    }
+}
+
+/// For aligned vector loads of each tensor.
+const ALIGNMENT_BYTES: u64 = 64;
+
+fn bytes(kind: Kind, numel: i64) -> u64 {
+    numel.unsigned_abs() * kind.elt_size_in_bytes() as u64
+}
+
+impl StateFile {
+    /// A file in `dir` with room for all units of `optimizer`.
+    ///
+    /// # Errors
+    /// Those of [`SwapFile::create`].
+    pub(super) fn create(dir: &Path, optimizer: &Optimizer, shares_masters: bool) -> Result<Self> {
+        let layout = |i| Layout {
+            master: (!shares_masters).then(|| optimizer.unit_numel(i)),
+            state: optimizer.state_layout(i),
+            state_kind: optimizer.state_kind(),
+        };
+        let layouts: Vec<_> = (0..optimizer.units()).map(layout).collect();
+        let regions: Vec<_> = layouts.iter().map(Layout::bytes).collect();
+        let file = SwapFile::create(dir, &regions)?;
+        Ok(Self { file, layouts, shared_masters: shares_masters.then(Vec::new), added: 0 })
+    }
+
+    /// Writes the next unit, with a state of zeros.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn add(&mut self, master: Tensor) -> Result<()> {
+        let i = self.added;
+        self.added += 1;
+        let buffer = self.file.buffer(i)?;
+        let _ = buffer.shallow_clone().f_zero_()?;
+        match &mut self.shared_masters {
+            Some(masters) => masters.push(master),
+            None => {
+                let unit = self.unit(i, &buffer)?;
+                no_grad(|| unit.master.shallow_clone().f_copy_(&master))?;
+            }
+        }
+        self.file.write(i, buffer)?.wait().map(drop)
+    }
+
+    /// Unit `i` in `buffer`, which has its region.
+    fn unit(&self, i: usize, buffer: &Tensor) -> Result<UnitState> {
+        let missing = || Error::new(Code::Internal, "no master weights");
+        let mut views = self.layouts[i].views(buffer)?.into_iter();
+        let master = match &self.shared_masters {
+            Some(masters) => masters.get(i).map(Tensor::shallow_clone),
+            None => views.next(),
+        };
+        Ok(UnitState { master: master.ok_or_else(missing)?, state: views.collect() })
+    }
+
+    /// What is kept of unit `i`.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn get(&self, i: usize) -> Result<UnitState> {
+        let _counting = count_as(memory::Kind::OptimizerState)?;
+        let buffer = self.file.read(i, self.file.buffer(i)?)?.wait()?;
+        self.unit(i, &buffer)
+    }
+
+    /// Changes each unit in turn.
+    ///
+    /// # Errors
+    /// Those of `change`; memory is exhausted; those of the disk.
+    pub(super) fn change(
+        &mut self,
+        mut change: impl FnMut(usize, &UnitState) -> Result<()>,
+    ) -> Result<()> {
+        let units = self.layouts.len();
+        let mut spare = Vec::new();
+        let mut read = Some(self.start_read(0, &mut spare)?);
+        let mut written: Option<Transfer> = None;
+        for i in 0..units {
+            let buffer = read.take().ok_or_else(not_read)?.wait()?;
+            if i + 1 < units {
+                read = Some(self.start_read(i + 1, &mut spare)?);
+            }
+            change(i, &self.unit(i, &buffer)?)?;
+            if let Some(before) = written.take() {
+                spare.push(before.wait()?);
+            }
+            written = Some(self.file.write(i, buffer)?);
+        }
+        written.map_or(Ok(()), |last| last.wait().map(drop))
+    }
+
+    /// Starts to read unit `i` into a buffer of the same size that is spare, or a new one.
+    fn start_read(&self, i: usize, spare: &mut Vec<Tensor>) -> Result<Transfer> {
+        let bytes = self.file.region_bytes(i) as usize;
+        let buffer = match spare.iter().position(|buffer| buffer.numel() == bytes) {
+            Some(at) => spare.swap_remove(at),
+            None => {
+                // One of another size would only be kept for nothing.
+                spare.clear();
+                let _counting = count_as(memory::Kind::OptimizerState)?;
+                self.file.buffer(i)?
+            }
+        };
+        self.file.read(i, buffer)
+    }
+}
+
+fn not_read() -> Error {
+    Error::new(Code::Internal, "a unit was not read")
+}

@@ -1,0 +1,105 @@
+//! What the optimizer keeps of each unit from step to step: master weights and its own state.
+
+use super::{
+    placement::{Home, Placement},
+    state_file::StateFile,
+};
+use crate::{
+    bridge::memory::{self, count_as},
+    error::{Code, Error, Result},
+    optim::Optimizer,
+    tensor::{Device, Tensor, moved},
+};
+
+/// Bytes of an element of master weights.
+const FLOAT_BYTES: usize = 4;
+
+/// What is kept of one unit.
+pub(super) struct UnitState {
+    /// The weights that are updated, float32 flat; the model's own where it is float32.
+    pub(super) master: Tensor,
+    /// As [`Optimizer::state_layout`].
+    pub(super) state: Vec<Tensor>,
+}
+
+/// What is kept of all units.
+pub(super) enum UnitStates {
+    Memory { device: Device, units: Vec<UnitState> },
+    Disk(StateFile),
+}
+
+impl UnitStates {
+    /// For the units of `optimizer`, none of which is there yet.
+    ///
+    /// # Errors
+    /// What goes to disk has no room there.
+    pub(super) fn new(placement: &Placement, optimizer: &Optimizer) -> Result<Self> {
+        Ok(match &placement.optimizer {
+            Home::Memory(device) => Self::Memory { device: *device, units: Vec::new() },
+            Home::Disk(dir) => {
+                Self::Disk(StateFile::create(dir, optimizer, placement.shares_masters)?)
+            }
+        })
+    }
+
+    /// Keeps the next unit, with the state of an optimizer that has not stepped yet.
+    ///
+    /// # Errors
+    /// Memory is exhausted; those of the disk.
+    pub(super) fn add(&mut self, optimizer: &Optimizer, master: Tensor) -> Result<()> {
+        let _counting = count_as(memory::Kind::OptimizerState)?;
+        match self {
+            Self::Memory { device, units } => {
+                let master = moved(&master, *device)?;
+                let like = (optimizer.state_kind(), *device);
+                let zeros = |numel| Ok(Tensor::f_zeros([numel], like)?);
+                let layout = optimizer.state_layout(units.len());
+                let state = layout.into_iter().map(zeros).collect::<Result<_>>()?;
+                units.push(UnitState { master, state });
+                Ok(())
+            }
+            Self::Disk(file) => file.add(master),
+        }
+    }
+
+    /// Bytes of the master weights that are in the memory of `device`.
+    pub(super) fn master_bytes(&self, device: Device) -> u64 {
+        let Self::Memory { units, .. } = self else { return 0 };
+        let masters = units.iter().map(|unit| &unit.master);
+        let here = masters.filter(|master| master.device() == device);
+        here.map(|master| (master.numel() * FLOAT_BYTES) as u64).sum()
+    }
+
+    /// Looks at what is kept of unit `i`.
+    ///
+    /// # Errors
+    /// Those of `look` and of the disk.
+    pub(super) fn look<T>(
+        &self,
+        i: usize,
+        look: impl FnOnce(&UnitState) -> Result<T>,
+    ) -> Result<T> {
+        match self {
+            Self::Memory { units, .. } => {
+                look(units.get(i).ok_or_else(|| Error::new(Code::Internal, "no such unit"))?)
+            }
+            Self::Disk(file) => look(&file.get(i)?),
+        }
+    }
+
+    /// Changes what is kept of each unit in turn.
+    ///
+    /// # Errors
+    /// Those of `change` and of the disk.
+    pub(super) fn change(
+        &mut self,
+        mut change: impl FnMut(usize, &UnitState) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Memory { units, .. } => {
+                units.iter().enumerate().try_for_each(|(i, unit)| change(i, unit))
+            }
+            Self::Disk(file) => file.change(change),
+        }
+    }
+}

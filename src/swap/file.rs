@@ -1,0 +1,62 @@
+//! Files without a name whose space is there from the start.
+
+use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+
+use rustix::{
+    fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl},
+    io::Errno,
+};
+
+use super::BLOCK;
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{Bytes, available_bytes},
+};
+
+/// A file of `bytes` in `dir`, which no directory lists.
+///
+/// # Errors
+/// [`Code::DiskFull`] with both numbers where there is less room; [`Code::Io`] for a directory that is
+/// not there or cannot be written to.
+pub(super) fn create(dir: &Path, bytes: u64) -> Result<File> {
+    let file = tempfile::tempfile_in(dir).at("make a file for offloading in", dir)?;
+    let room = available_bytes(dir)?;
+    if room < bytes {
+        return Err(no_room(dir, bytes, room));
+    }
+    if bytes > 0 {
+        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+            // Not all filesystems can; then the look at the free space is all there is.
+            Ok(()) | Err(Errno::OPNOTSUPP) => {}
+            Err(Errno::NOSPC) => return Err(no_room(dir, bytes, room)),
+            Err(e) => Err(io::Error::from(e)).at("make a file for offloading in", dir)?,
+        }
+    }
+    bypass_cache(&file);
+    Ok(file)
+}
+
+fn no_room(dir: &Path, bytes: u64, room: u64) -> Error {
+    let (dir, bytes, room) = (dir.display(), Bytes(bytes), Bytes(room));
+    let message = format!("what is offloaded to {dir} needs {bytes} there, and {room} are free");
+    Error::new(Code::DiskFull, message)
+        .hint("free some space, or give `zero.nvme_path` a directory on a larger disk")
+}
+
+/// Makes transfers go past the page cache, where the filesystem can: the state would only push
+/// other files out of it.
+fn bypass_cache(file: &File) {
+    let Ok(flags) = fcntl_getfl(file) else { return };
+    if fcntl_setfl(file, flags | OFlags::DIRECT).is_err() {
+        return;
+    }
+    // Some filesystems take the flag and refuse the transfers.
+    let mut memory = vec![0u8; 2 * BLOCK as usize];
+    let start = memory.as_ptr().align_offset(BLOCK as usize);
+    let block = memory.get_mut(start..start + BLOCK as usize);
+    let is_refused = block.is_none_or(|block| file.read_at(block, 0).is_err());
+    if is_refused {
+        // The transfers themselves would tell.
+        let _ = fcntl_setfl(file, flags);
+    }
+}

@@ -1,0 +1,199 @@
+//! Files into which training state is swapped between its uses, as ZeRO-Infinity does with NVMe
+//! (Rajbhandari et al. 2021, section 6.3).
+//!
+//! A [`SwapFile`] has no name: whatever ends the process, the space is free again. Its regions are
+//! read and written beside the caller ([`Transfer`]), in chunks that the disk works on together
+//! (`queue.rs`).
+
+mod file;
+mod queue;
+
+use std::{cell::RefCell, path::Path, rc::Rc};
+
+use self::queue::Queue;
+use crate::{
+    bridge::disk::Direction,
+    error::Result,
+    tensor::{Device, Kind, Tensor},
+};
+
+/// Bytes that a transfer without the page cache (`O_DIRECT`) is a multiple of, in memory and file.
+const BLOCK: u64 = 4096;
+
+/// A file of regions.
+pub struct SwapFile {
+    queue: Rc<RefCell<Queue>>,
+    regions: Vec<Region>,
+}
+
+/// Where a region is, in bytes; both multiples of [`BLOCK`].
+#[derive(Debug, Clone, Copy)]
+struct Region {
+    start: u64,
+    bytes: u64,
+}
+
+/// A read or write that goes on. Dropping it does not stop it.
+#[must_use = "what is read may be used only after `wait`"]
+pub struct Transfer {
+    queue: Rc<RefCell<Queue>>,
+    number: u64,
+}
+
+impl SwapFile {
+    /// A file in the directory `dir` with a region of at least so many bytes for each number.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`](crate::error::Code::DiskFull) with both numbers where the disk has less
+    /// room; [`Code::Io`](crate::error::Code::Io) where there is no such directory, or it cannot be
+    /// written to.
+    pub fn create(dir: &Path, region_bytes: &[u64]) -> Result<Self> {
+        Self::over(dir, region_bytes, Queue::new)
+    }
+
+    fn over(
+        dir: &Path,
+        region_bytes: &[u64],
+        queue: impl FnOnce(&Path, std::fs::File) -> Result<Queue>,
+    ) -> Result<Self> {
+        let mut end = 0;
+        let region = |&bytes: &u64| {
+            let region = Region { start: end, bytes: bytes.next_multiple_of(BLOCK) };
+            end += region.bytes;
+            region
+        };
+        let regions = region_bytes.iter().map(region).collect();
+        let file = file::create(dir, end)?;
+        Ok(Self { queue: Rc::new(RefCell::new(queue(dir, file)?)), regions })
+    }
+
+    /// Bytes of a region, a multiple of [`BLOCK`].
+    pub fn region_bytes(&self, region: usize) -> u64 {
+        self.regions[region].bytes
+    }
+
+    /// Memory for a region: its bytes, flat, on the CPU, in any state.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn buffer(&self, region: usize) -> Result<Tensor> {
+        let bytes = self.regions[region].bytes;
+        let memory = Tensor::f_empty([(bytes + BLOCK) as i64], (Kind::Uint8, Device::Cpu))?;
+        let address = memory.data_ptr().addr() as u64;
+        let start = address.next_multiple_of(BLOCK) - address;
+        Ok(memory.f_narrow(0, start as i64, bytes as i64)?)
+    }
+
+    /// Starts to read a region into `buffer`, a [`SwapFile::buffer`] of its size, once it is written.
+    ///
+    /// # Errors
+    /// Those of a write to the region that was not waited for.
+    pub fn read(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
+        self.start(Direction::Read, region, buffer)
+    }
+
+    /// Starts to write `buffer` into a region.
+    ///
+    /// # Errors
+    /// Those of another transfer of the region that was not waited for.
+    pub fn write(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
+        self.start(Direction::Write, region, buffer)
+    }
+
+    fn start(&self, direction: Direction, region: usize, buffer: Tensor) -> Result<Transfer> {
+        let number = self.queue.borrow_mut().start(direction, self.regions[region], buffer)?;
+        Ok(Transfer { queue: Rc::clone(&self.queue), number })
+    }
+}
+
+impl Transfer {
+    /// Returns the buffer when all of it is read or written.
+    ///
+    /// # Errors
+    /// [`Code::Io`](crate::error::Code::Io) or [`Code::DiskFull`](crate::error::Code::DiskFull).
+    pub fn wait(self) -> Result<Tensor> {
+        self.queue.borrow_mut().wait(self.number)
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        self.queue.borrow_mut().forget(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    const SIZES: [u64; 4] = [1, 0, 3 << 20, 4096];
+
+    fn numbers(file: &SwapFile, region: usize, seed: i64) -> Tensor {
+        let buffer = file.buffer(region).unwrap();
+        let bytes = buffer.numel() as i64;
+        let numbers = Tensor::arange(bytes, (Kind::Int64, Device::Cpu)) * 7 + seed;
+        buffer.shallow_clone().copy_(&numbers.remainder(251));
+        buffer
+    }
+
+    fn each_engine(check: impl Fn(&Path, &SwapFile)) {
+        let dir = tempfile::tempdir().unwrap();
+        for queue in [Queue::new, Queue::with_threads] {
+            check(dir.path(), &SwapFile::over(dir.path(), &SIZES, queue).unwrap());
+        }
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        each_engine(|_, file| {
+            for (region, size) in SIZES.iter().enumerate() {
+                assert_eq!(file.region_bytes(region), size.next_multiple_of(BLOCK));
+                let _ = file.write(region, numbers(file, region, 1)).unwrap().wait().unwrap();
+            }
+            for region in 0..SIZES.len() {
+                let read = file.read(region, file.buffer(region).unwrap()).unwrap().wait().unwrap();
+                assert_eq!(read, numbers(file, region, 1), "{region}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_read_sees_the_writes_before_it_that_nobody_waited_for() {
+        each_engine(|_, file| {
+            for seed in 0..20 {
+                drop(file.write(2, numbers(file, 2, seed)).unwrap());
+                let write = file.write(2, numbers(file, 2, seed + 1)).unwrap();
+                let read = file.read(2, file.buffer(2).unwrap()).unwrap();
+                let other = file.write(0, numbers(file, 0, seed)).unwrap();
+                assert_eq!(read.wait().unwrap(), numbers(file, 2, seed + 1));
+                drop(write);
+                let _ = other.wait().unwrap();
+            }
+        });
+    }
+
+    #[test]
+    fn nothing_is_ever_seen_in_the_directory() {
+        each_engine(|dir, file| {
+            let pending = file.write(2, numbers(file, 2, 1)).unwrap();
+            assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+            drop(pending);
+        });
+    }
+
+    #[test]
+    fn a_directory_without_room_is_refused_before_anything_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let e = SwapFile::create(dir.path(), &[1 << 50]).err().unwrap();
+        assert_eq!(e.code(), Code::DiskFull);
+        assert!(e.message().contains("needs 1048576.0 GiB"), "{}", e.message());
+        let missing = dir.path().join("missing");
+        let e = SwapFile::create(&missing, &[1]).err().unwrap();
+        assert_eq!(e.code(), Code::Io);
+        assert!(e.message().contains("missing"), "{}", e.message());
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        assert_eq!(SwapFile::create(&file, &[1]).err().unwrap().code(), Code::Io);
+    }
+}

@@ -1,0 +1,213 @@
+//! Offloading: the same training, to the bit, with its state in files.
+
+use std::{path::Path, rc::Rc};
+
+use dsr::{
+    checkpoint::Store,
+    config::{
+        ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig, ZeroConfig,
+    },
+    dist::ProcessGroup,
+    engine::{Engine, MemoryUse},
+    error::Code,
+    model::{Gpt2Config, Model},
+    run::{load_checkpoint, save_checkpoint},
+    tensor::Device,
+};
+
+use super::{
+    engine::{config, model},
+    recipes::{dsr, out},
+    support::{
+        alone,
+        recipe::{Recipe, places},
+    },
+    zero::{outputs, train, trainings, zero},
+};
+
+fn single() -> Rc<ProcessGroup> {
+    Rc::new(ProcessGroup::single(Device::Cpu).unwrap())
+}
+
+/// `zero` with the optimizer's state in a file of `dir`, and at stage 3 the parameters too.
+fn offloaded(zero: ZeroConfig, dir: &Path) -> ZeroConfig {
+    let offload_param = match zero.stage {
+        3 => OffloadDevice::Nvme,
+        _ => OffloadDevice::None,
+    };
+    let nvme_path = Some(dir.to_path_buf());
+    ZeroConfig { offload_optimizer: OffloadDevice::Nvme, offload_param, nvme_path, ..zero }
+}
+
+/// Every training of `tests/zero.rs` with and without offload, on one rank of `group`.
+pub(crate) fn no_bit_changes(group: &Rc<ProcessGroup>) {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, config) in trainings(group.world_size()) {
+        for stage in 1..=3 {
+            let curve = |zero| {
+                let config = EngineConfig { zero, ..config.clone() };
+                let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();
+                let curve = train(&mut engine, 0, 3);
+                assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a file is seen");
+                curve
+            };
+            let plain = zero(stage, name == "fp32");
+            let (here, there) = (curve(plain.clone()), curve(offloaded(plain, dir.path())));
+            assert_eq!(here, there, "{name}, stage {stage}");
+        }
+    }
+}
+
+#[test]
+fn no_bit_changes_with_the_place_of_the_state_on_one_rank() {
+    let _alone = alone();
+    no_bit_changes(&single());
+}
+
+#[test]
+fn no_bit_changes_with_the_place_of_the_state_on_two_ranks() {
+    let _alone = alone();
+    assert_eq!(outputs(2, "offload", &[]).len(), 2);
+}
+
+/// Host memory is another place only beside a GPU.
+#[test]
+fn offload_to_the_host_is_what_it_is_on_a_machine_without_a_gpu() {
+    let _alone = alone();
+    let run = |offload| {
+        let zero =
+            ZeroConfig { offload_optimizer: offload, offload_param: offload, ..zero(3, true) };
+        let config = EngineConfig { zero, ..config(12, 1) };
+        let mut engine = Engine::new(model(0.0), single(), config).unwrap();
+        (train(&mut engine, 0, 2), engine.memory())
+    };
+    assert_eq!(run(OffloadDevice::Cpu), run(OffloadDevice::None));
+}
+
+/// A checkpoint does not know where the state was.
+#[test]
+fn a_checkpoint_goes_on_where_the_state_is_elsewhere() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let engine = |is_offloaded| {
+        let zero = zero(3, true);
+        let zero = if is_offloaded { offloaded(zero, dir.path()) } else { zero };
+        let precision = PrecisionConfig::new(Dtype::Bf16);
+        let config = EngineConfig { zero, precision, ..config(12, 1) };
+        Engine::new(model(0.0), single(), config).unwrap()
+    };
+    let expected = train(&mut engine(false), 0, 4);
+    for saves_offloaded in [false, true] {
+        let store = tempfile::tempdir().unwrap();
+        let store = Store::open(store.path());
+        let mut first = engine(saves_offloaded);
+        train(&mut first, 0, 2);
+        save_checkpoint(&first, &store, None, None, None).unwrap();
+        drop(first);
+        let mut second = engine(!saves_offloaded);
+        load_checkpoint(&mut second, None, &store.latest().unwrap()).unwrap();
+        assert_eq!(train(&mut second, 24, 2), expected[2..], "{saves_offloaded}");
+    }
+}
+
+/// Of 16 bytes of each parameter in mixed precision with gradients in 16 bits, 12 go with the
+/// optimizer and 2 with the parameters. What stays of them are three units of the optimizer's state
+/// and, of the parameters, the units that are used.
+#[test]
+fn memory_is_what_is_in_use() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let shape = Gpt2Config {
+        n_embd: 256,
+        n_layer: 16,
+        n_head: 4,
+        vocab_size: 1024,
+        ..Gpt2Config::default()
+    };
+    let run = |zero: ZeroConfig| {
+        let model = Rc::new(Model::from_scratch(shape.clone(), 1, Device::Cpu).unwrap());
+        let sizes = model.units().iter().map(|unit| unit.padded_numel() as u64);
+        let (all, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap());
+        let mut precision = PrecisionConfig::new(Dtype::Bf16);
+        (precision.grad_accum_dtype, precision.communication_data_type) =
+            (Dtype::Bf16, Dtype::Bf16);
+        let activation_checkpointing = Some(ActivationCheckpointing::default());
+        let config = EngineConfig { precision, activation_checkpointing, zero, ..config(1, 1) };
+        let mut engine = Engine::new(model, single(), config).unwrap();
+        train(&mut engine, 0, 1);
+        (all, largest, engine.memory())
+    };
+    let (all, unit, whole) = run(zero(3, false));
+    assert_eq!(whole.master_weights + whole.optimizer_state, 12 * all);
+    let optimizer_only =
+        ZeroConfig { offload_param: OffloadDevice::None, ..offloaded(zero(3, false), dir.path()) };
+    let (.., half) = run(optimizer_only);
+    let MemoryUse { parameters, master_weights, optimizer_state, .. } = half;
+    assert_eq!((parameters, master_weights), (2 * all, 0));
+    assert!(optimizer_state <= 3 * (12 * unit + 16_384), "{half:?}");
+    let (.., least) = run(offloaded(zero(3, false), dir.path()));
+    println!("{all} parameters, bytes: {whole:?}\n{half:?}\n{least:?}");
+    // One that is used, and one that is read or written.
+    assert!(least.parameters <= 2 * (2 * unit + 8192), "{least:?}");
+    assert_eq!(least.master_weights, 0);
+    assert!(3 * least.peak() < whole.peak(), "{least:?}");
+}
+
+const TRAINING: &str = r#"
+let model = new_model("gpt2", #{ n_layer: 2, n_embd: 32, n_head: 2, n_positions: 64 });
+let engine = init_engine(model, #{
+    micro_batch_size: 2,
+    optimizer: #{ type: "AdamW", lr: 1e-3 },
+    precision: "bf16",
+    zero: ZERO,
+});
+let words = tokenizer("dsr:gpt2");
+let rows = dataset("dsr:austen").tokenize(words).pack(32);
+for batch in rows.loader(#{ micro_batch_size: 2 }) {
+    let loss = engine.forward(batch);
+    engine.backward(loss);
+    if engine.step() && engine.global_step == 3 { break; }
+}
+print(engine.evaluate(rows.take(5)).loss);
+print(generate(model, words, "It is", #{ max_new_tokens: 5, temperature: 0.0 }));
+model.export_hf("export");
+"#;
+
+#[test]
+fn a_recipe_trains_evaluates_generates_and_exports_from_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("nvme")).unwrap();
+    let run = |zero: &str| {
+        std::fs::write(dir.path().join("r.rhai"), TRAINING.replace("ZERO", zero)).unwrap();
+        let said = out(&dsr(dir.path(), &["run", "r.rhai"]).output().unwrap());
+        (said, std::fs::read(dir.path().join("export/model.safetensors")).unwrap())
+    };
+    let offload = r#"#{ stage: 3, offload_optimizer: "nvme", offload_param: "nvme",
+        nvme_path: "nvme", stage3_param_persistence_threshold: 100 }"#;
+    let (here, there) = (run("#{ stage: 0 }"), run(offload));
+    assert!(here == there, "{} {}", here.0, there.0);
+    assert_eq!(std::fs::read_dir(dir.path().join("nvme")).unwrap().count(), 0);
+}
+
+#[test]
+fn an_offload_that_cannot_happen_is_an_error() {
+    let fails = |zero: &str| {
+        let recipe = Recipe::new(&TRAINING.replace("ZERO", zero));
+        let failure = recipe.fails();
+        let messages = failure.faults.iter().map(|fault| fault.error.message().to_owned());
+        (places(&failure)[0].0, messages.collect::<Vec<_>>())
+    };
+    let (code, messages) = fails(r#"#{ offload_optimizer: "nvme" }"#);
+    assert_eq!(code, Code::BadValue);
+    assert_eq!(
+        messages,
+        [
+            "`zero.offload_optimizer` \"nvme\" needs stage 1 or more, and the stage is 0",
+            "`zero.offload_optimizer` \"nvme\" needs `zero.nvme_path`",
+        ]
+    );
+    let (code, messages) =
+        fails(r#"#{ stage: 1, offload_optimizer: "nvme", nvme_path: "/nowhere/nvme" }"#);
+    assert_eq!(code, Code::Io);
+    assert!(messages[0].contains("/nowhere/nvme"), "{messages:?}");
+}
