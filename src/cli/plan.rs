@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::{args::PlanArgs, console, gpu};
 use crate::{
+    config::OffloadDevice,
     engine::plan::{Plan, Setup},
     fs::Bytes,
     script::{Failure, Host, Planned, Session},
@@ -86,6 +87,9 @@ fn text(planned: &Planned, place: &Place) -> String {
     if plan.host > 0 {
         let _ = writeln!(text, "  {:<16} {:>10}", "in host memory", Bytes(plan.host).to_string());
     }
+    if plan.disk > 0 {
+        let _ = writeln!(text, "  {:<16} {:>10}", "on disk", Bytes(plan.disk).to_string());
+    }
     if let Some(usable) = place.usable() {
         let most = micro_batch(&setup, usable);
         let _ = writeln!(text, "  largest micro_batch_size within {}: {most}", Bytes(usable));
@@ -118,14 +122,15 @@ fn alternatives(setup: &Setup, place: &Place) -> String {
     let mut rows = vec![heads.map(ToOwned::to_owned)];
     for alternative in setup.alternatives() {
         let setup = &alternative.setup;
-        let Plan { device, host } = setup.plan();
+        let offload = setup.sharding.optimizer;
+        let Plan { device, host, .. } = setup.plan();
         let [parameters, master, gradients, optimizer, activations, buffers] =
             device.kinds().map(|(_, bytes)| gib(bytes));
         let yes = |is: bool, word: &str| if is { word.to_owned() } else { "-".to_owned() };
         rows.push([
             alternative.precision.to_owned(),
             setup.sharding.stage.to_string(),
-            yes(setup.sharding.offload_optimizer, "cpu"),
+            yes(offload != OffloadDevice::None, offload.name()),
             yes(setup.activation_checkpointing.is_some(), "on"),
             parameters,
             master,

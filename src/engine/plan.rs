@@ -9,7 +9,7 @@
 
 use super::{MemoryUse, layout::layouts};
 use crate::{
-    config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig},
+    config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
     model::{Footprint, Gpt2Config, Held, Model, Workload},
     optim,
@@ -34,8 +34,10 @@ pub struct Sharding {
     pub stage: u8,
     /// Ranks that train together.
     pub world_size: u64,
-    /// Whether master weights, optimizer state and reduced gradients are in host memory.
-    pub offload_optimizer: bool,
+    /// Where master weights and optimizer state are, and reduced gradients are brought.
+    pub optimizer: OffloadDevice,
+    /// Where the parameters are while they are not used.
+    pub parameters: OffloadDevice,
 }
 
 /// A training to be planned.
@@ -73,6 +75,8 @@ pub struct Plan {
     pub device: MemoryUse,
     /// In host memory beside that, for offloaded states and kept inputs.
     pub host: u64,
+    /// In files, for offloaded states.
+    pub disk: u64,
 }
 
 impl StateBytes {
@@ -116,29 +120,37 @@ impl Setup {
             sharding: Sharding {
                 stage: config.zero.stage,
                 world_size: world_size as u64,
-                offload_optimizer: false,
+                optimizer: place(config.zero.offload_optimizer, device),
+                parameters: place(config.zero.offload_param, device),
             },
             activation_checkpointing: config.activation_checkpointing,
         }
     }
 
     /// This training in every other way: precisions, ZeRO's stages where there are ranks to divide
-    /// among, an offloaded optimizer, activation checkpointing.
+    /// among, an offloaded optimizer (to the host, or to disk where the host is the device),
+    /// activation checkpointing.
     pub fn alternatives(&self) -> Vec<Alternative> {
         let precisions = [("fp32", Dtype::Fp32), ("bf16, fp16", Dtype::Bf16)];
-        let shardings: &[(u8, bool)] = match self.sharding.world_size {
-            1 => &[(0, false), (2, true)],
-            _ => &[(0, false), (1, false), (2, false), (3, false), (2, true), (3, true)],
+        let none = OffloadDevice::None;
+        let away = if self.workload.device == Device::Cpu {
+            OffloadDevice::Nvme
+        } else {
+            OffloadDevice::Cpu
+        };
+        let shardings: &[(u8, OffloadDevice)] = match self.sharding.world_size {
+            1 => &[(0, none), (2, away)],
+            _ => &[(0, none), (1, none), (2, none), (3, none), (2, away), (3, away)],
         };
         let mut all = Vec::new();
         for (precision, dtype) in precisions {
             let states = StateBytes::of(&PrecisionConfig::new(dtype));
-            for &(stage, offload_optimizer) in shardings {
+            for &(stage, optimizer) in shardings {
                 for activation_checkpointing in [None, Some(ActivationCheckpointing::default())] {
                     let setup = Self {
                         states,
                         workload: Workload { element_bytes: states.parameter, ..self.workload },
-                        sharding: Sharding { stage, offload_optimizer, ..self.sharding },
+                        sharding: Sharding { stage, optimizer, parameters: none, ..self.sharding },
                         activation_checkpointing,
                         ..self.clone()
                     };
@@ -194,40 +206,64 @@ struct Moments<'a> {
 impl Moments<'_> {
     fn plan(&self) -> Plan {
         let Setup { states, sharding, .. } = self.setup;
-        let Sharding { stage, world_size, offload_optimizer } = *sharding;
-        let parameters: u64 = self.units.iter().sum();
+        let Sharding { stage, world_size, optimizer, parameters } = *sharding;
+        let all: u64 = self.units.iter().sum();
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
         };
-        let whole_parameters = parameters * states.parameter;
+        let own_parameters = divided(all * states.parameter, 3);
         // A unit is whole while it is used.
-        let gathered =
-            if stage >= 3 && world_size > 1 { self.largest_unit() * states.parameter } else { 0 };
-        // The copy that the host updates is the master, whatever the precision.
-        let optimizer = divided(self.setup.optimizer_state, 1);
-        let master = divided(parameters * states.master_weight, 1);
-        let fixed = MemoryUse {
-            parameters: divided(whole_parameters, 3) + gathered,
-            master_weights: if offload_optimizer { 0 } else { master },
-            optimizer_state: if offload_optimizer { 0 } else { optimizer },
-            ..MemoryUse::default()
+        let is_gathered = parameters != OffloadDevice::None || (stage >= 3 && world_size > 1);
+        let gathered = if is_gathered { self.largest_unit() * states.parameter } else { 0 };
+        let master = if self.has_masters() { divided(all * MASTER_BYTES, 1) } else { 0 };
+        let state = divided(self.setup.optimizer_state, 1);
+        // A step has three units in memory: one is read, one updated, one written.
+        let in_turn = (3 * self.largest_unit() * (master + state)).div_ceil(all.max(1));
+        let mut fixed = MemoryUse { parameters: gathered, ..MemoryUse::default() };
+        let (mut host, mut disk, mut step) = (self.kept_on_host(), 0, 0);
+        match parameters {
+            OffloadDevice::None => fixed.parameters += own_parameters,
+            OffloadDevice::Cpu => host += own_parameters,
+            OffloadDevice::Nvme => disk += own_parameters,
+        }
+        match optimizer {
+            OffloadDevice::None => (fixed.master_weights, fixed.optimizer_state) = (master, state),
+            OffloadDevice::Cpu => host += master + state,
+            OffloadDevice::Nvme => disk += master + state,
+        }
+        if self.steps_elsewhere() {
+            host += divided(all * states.gradient, 1);
+        }
+        match (optimizer, self.steps_elsewhere()) {
+            (OffloadDevice::Nvme, true) => host += in_turn,
+            (OffloadDevice::Nvme, false) => step = in_turn,
+            _ => {}
+        }
+        let with = |(gradients, held): (u64, Held)| MemoryUse {
+            gradients: self.gradients(gradients),
+            activations: held.activations,
+            buffers: held.buffers,
+            ..fixed
         };
-        let offloaded = optimizer
-            + divided(parameters * MASTER_BYTES, 1)
-            + divided(parameters * states.gradient, 1);
-        let host = if offload_optimizer { offloaded } else { 0 };
-        let device = self
-            .moments()
-            .into_iter()
-            .map(|(gradients, held)| MemoryUse {
-                gradients: self.gradients(gradients),
-                activations: held.activations,
-                buffers: held.buffers,
-                ..fixed
-            })
-            .max_by_key(MemoryUse::peak)
-            .unwrap_or(fixed);
-        Plan { device, host: host + self.kept_on_host() }
+        let last = with((all, Held::default()));
+        let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
+        let moments = self.moments().into_iter().map(with);
+        let device = moments.chain([last]).max_by_key(MemoryUse::peak).unwrap_or(last);
+        Plan { device, host, disk }
+    }
+
+    /// Whether the optimizer steps on the host beside a GPU.
+    fn steps_elsewhere(&self) -> bool {
+        let Setup { workload, sharding, .. } = self.setup;
+        sharding.optimizer != OffloadDevice::None && workload.device != Device::Cpu
+    }
+
+    /// Whether the master weights are not the parameters themselves.
+    fn has_masters(&self) -> bool {
+        let Setup { states, sharding, .. } = self.setup;
+        states.master_weight > 0
+            || sharding.parameters != OffloadDevice::None
+            || self.steps_elsewhere()
     }
 
     /// Elements of the gradients that exist, and what else is held, at each moment.
@@ -297,10 +333,10 @@ impl Moments<'_> {
 
     /// Bytes of gradients on the device when `elements` of them exist in whole.
     fn gradients(&self, elements: u64) -> u64 {
-        let Sharding { stage, world_size, offload_optimizer } = self.setup.sharding;
+        let Sharding { stage, world_size, .. } = self.setup.sharding;
         let bytes = self.setup.states.gradient;
         let unit = elements.min(self.largest_unit()) * bytes;
-        match (stage, offload_optimizer) {
+        match (stage, self.steps_elsewhere()) {
             // A unit's gradient goes to the host as soon as it is reduced.
             (2.., true) => unit,
             (2.., false) if world_size > 1 => (elements * bytes).div_ceil(world_size) + unit,
@@ -313,15 +349,24 @@ impl Moments<'_> {
     }
 }
 
-/// Bytes of a parameter in the float32 copy that an offloaded optimizer updates.
+/// Bytes of a master weight.
 const MASTER_BYTES: u64 = Dtype::Fp32.bytes();
+
+/// Host memory is another place only beside a GPU.
+fn place(offload: OffloadDevice, device: Device) -> OffloadDevice {
+    match offload {
+        OffloadDevice::Cpu if device == Device::Cpu => OffloadDevice::None,
+        other => other,
+    }
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
     /// 16-bit gradients, as in the paper; with one token, states are nearly all there is.
-    fn setup(stage: u8, world_size: u64, offload_optimizer: bool) -> Setup {
+    fn setup(stage: u8, world_size: u64, optimizer: OffloadDevice) -> Setup {
+        let parameters = OffloadDevice::None;
         let model = Gpt2Config::named("gpt2-xl").unwrap();
         Setup {
             optimizer_state: 8 * model.unit_sizes().iter().sum::<u64>(),
@@ -329,7 +374,7 @@ mod tests {
             workload: Workload { rows: 1, tokens: 1, element_bytes: 2, device: Device::Cuda(0) },
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
-            sharding: Sharding { stage, world_size, offload_optimizer },
+            sharding: Sharding { stage, world_size, optimizer, parameters },
             activation_checkpointing: None,
         }
     }
@@ -342,13 +387,13 @@ mod tests {
     /// 16P; 4P + 12P/N; 2P + 14P/N; 16P/N, and units that are whole while they are used.
     #[test]
     fn the_states_are_those_of_zero() {
-        let units = setup(0, 1, false).model.unit_sizes();
+        let units = setup(0, 1, OffloadDevice::None).model.unit_sizes();
         let (p, unit) = (units.iter().sum::<u64>(), *units.iter().max().unwrap());
         let n = 64;
         let expected =
             [16 * p, 4 * p + 12 * p / n, 2 * p + 14 * p / n + 2 * unit, 16 * p / n + 4 * unit];
         for (stage, expected) in (0..).zip(expected) {
-            let found = states(&setup(stage, n, false).plan());
+            let found = states(&setup(stage, n, OffloadDevice::None).plan());
             // The embedding's gradient is there twice while its parts are added up.
             let allowed = 2 * unit + 8;
             assert!(
@@ -357,25 +402,44 @@ mod tests {
             );
         }
         // Alone, a stage changes nothing.
-        let alone = [0, 1, 2, 3].map(|stage| setup(stage, 1, false).plan());
+        let alone = [0, 1, 2, 3].map(|stage| setup(stage, 1, OffloadDevice::None).plan());
         assert!(alone.iter().all(|plan| *plan == alone[0]));
     }
 
     #[test]
     fn an_offloaded_optimizer_is_on_the_host() {
-        let p: u64 = setup(0, 1, false).model.unit_sizes().iter().sum();
-        let plan = setup(2, 1, true).plan();
+        let p: u64 = setup(0, 1, OffloadDevice::None).model.unit_sizes().iter().sum();
+        let plan = setup(2, 1, OffloadDevice::Cpu).plan();
         assert_eq!(plan.host, (4 + 8 + 2) * p);
         assert_eq!((plan.device.optimizer_state, plan.device.master_weights), (0, 0));
+        assert_eq!(plan.disk, 0);
+    }
+
+    #[test]
+    fn what_is_on_disk_is_in_memory_three_units_at_a_time() {
+        let mut setup = setup(3, 2, OffloadDevice::Nvme);
+        setup.sharding.parameters = OffloadDevice::Nvme;
+        let units = setup.model.unit_sizes();
+        let (p, unit) = (units.iter().sum::<u64>(), *units.iter().max().unwrap());
+        let plan = setup.plan();
+        assert_eq!(plan.disk, (2 + 4 + 8) * p / 2);
+        assert_eq!(plan.host, 2 * p / 2 + 3 * (4 + 8) * unit / 2);
+        assert_eq!(plan.device.parameters, 2 * unit);
+        // Where the host is the device, its memory is.
+        setup.workload.device = Device::Cpu;
+        let plan = setup.plan();
+        assert_eq!((plan.host, plan.disk), (0, (2 + 4 + 8) * p / 2));
+        assert_eq!(plan.device.master_weights, 0);
     }
 
     #[test]
     fn kept_inputs_on_the_host_are_not_on_the_device() {
         let with = |cpu_checkpointing| {
             let checkpointing = ActivationCheckpointing { every: 1, cpu_checkpointing };
-            let workload = Workload { rows: 8, tokens: 1024, ..setup(0, 1, false).workload };
+            let workload =
+                Workload { rows: 8, tokens: 1024, ..setup(0, 1, OffloadDevice::None).workload };
             let activation_checkpointing = Some(checkpointing);
-            Setup { workload, activation_checkpointing, ..setup(0, 1, false) }.plan()
+            Setup { workload, activation_checkpointing, ..setup(0, 1, OffloadDevice::None) }.plan()
         };
         let (on_device, on_host) = (with(false), with(true));
         assert_eq!((on_device.host, on_host.host), (0, 48 * 8 * 1024 * 1600 * 2));
@@ -384,7 +448,7 @@ mod tests {
 
     #[test]
     fn one_row_more_than_the_largest_micro_batch_does_not_fit() {
-        let setup = setup(0, 1, false);
+        let setup = setup(0, 1, OffloadDevice::None);
         let bytes = 40 << 30;
         let most = setup.largest_micro_batch(bytes).unwrap();
         let peak = |rows| {

@@ -66,10 +66,10 @@ pub mod api {
     /// own `lr`, which the scheduler scales as it does the optimizer's, or `weight_decay`. Two
     /// values of one setting for the same parameter are refused.
     ///
-    /// `zero`: a map with DeepSpeed's `stage` (0; above it only on one rank for now, where all are the
-    /// same), `overlap_comm`, `reduce_bucket_size`, `allgather_bucket_size`,
-    /// `stage3_prefetch_bucket_size`, `stage3_param_persistence_threshold`, and `offload_optimizer` and
-    /// `offload_param` ("none").
+    /// `zero`: a map with DeepSpeed's `stage` (0), `overlap_comm`, `reduce_bucket_size`,
+    /// `allgather_bucket_size`, `stage3_prefetch_bucket_size`,
+    /// `stage3_param_persistence_threshold`, and `offload_optimizer` and `offload_param` ("none",
+    /// "cpu", or "nvme", which needs `nvme_path`).
     ///
     /// The scheduler is a function of the steps applied so far that returns the learning rate
     /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
