@@ -82,7 +82,8 @@ for ((i = 1; i <= times; i++)); do
             exit 1
         fi
     done
-    if [ "$status" != 0 ]; then
+    # A rank that dies after the last step leaves a whole run, and nothing to go on with.
+    if [ "$status" != 0 ] && ! grep -q '^done: ' "k$i.out"; then
         name=k$i
         resume=()
         # Before the first checkpoint there is nothing to go on from.
