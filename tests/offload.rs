@@ -4,9 +4,7 @@ use std::{path::Path, rc::Rc};
 
 use dsr::{
     checkpoint::Store,
-    config::{
-        ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig, ZeroConfig,
-    },
+    config::{Dtype, EngineConfig, OffloadDevice, PrecisionConfig, ZeroConfig},
     data::LoaderOptions,
     dist::ProcessGroup,
     engine::{
@@ -14,7 +12,7 @@ use dsr::{
         plan::{Setup, optimizer_state_bytes},
     },
     error::Code,
-    model::{Gpt2Config, Model},
+    model::Model,
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
 };
@@ -26,7 +24,7 @@ use super::{
         alone,
         recipe::{Recipe, places},
     },
-    zero::{outputs, train, trainings, zero},
+    zero::{in_16_bits, outputs, small_shape, train, trainings, zero},
 };
 
 fn single() -> Rc<ProcessGroup> {
@@ -121,22 +119,12 @@ fn a_checkpoint_goes_on_where_the_state_is_elsewhere() {
 fn memory_is_what_is_in_use() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let shape = Gpt2Config {
-        n_embd: 256,
-        n_layer: 16,
-        n_head: 4,
-        vocab_size: 1024,
-        ..Gpt2Config::default()
-    };
+    let shape = small_shape();
     let run = |zero: ZeroConfig| {
         let model = Rc::new(Model::from_scratch(shape.clone(), 1, Device::Cpu).unwrap());
         let sizes = model.units().iter().map(|unit| unit.padded_numel() as u64);
         let (all, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap());
-        let mut precision = PrecisionConfig::new(Dtype::Bf16);
-        (precision.grad_accum_dtype, precision.communication_data_type) =
-            (Dtype::Bf16, Dtype::Bf16);
-        let activation_checkpointing = Some(ActivationCheckpointing::default());
-        let config = EngineConfig { precision, activation_checkpointing, zero, ..config(1, 1) };
+        let config = in_16_bits(zero);
         let state = optimizer_state_bytes(&model, &config).unwrap();
         let tokens = rows().loader(LoaderOptions::default()).unwrap().next_batch().unwrap();
         let tokens = tokens.unwrap().input_ids.size()[1] as u64;

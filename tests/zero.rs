@@ -306,27 +306,26 @@ fn a_checkpoint_goes_on_with_other_ranks_and_stages() {
     }
 }
 
+/// A model of 13.2M parameters, of which no unit is more than a tenth.
+pub(crate) fn small_shape() -> Gpt2Config {
+    Gpt2Config { n_embd: 256, n_layer: 16, n_head: 4, vocab_size: 1024, ..Gpt2Config::default() }
+}
+
+/// A training of bfloat16 with gradients in 16 bits, as the ZeRO paper counts it.
+pub(crate) fn in_16_bits(zero: ZeroConfig) -> EngineConfig {
+    let mut precision = PrecisionConfig::new(Dtype::Bf16);
+    (precision.grad_accum_dtype, precision.communication_data_type) = (Dtype::Bf16, Dtype::Bf16);
+    let activation_checkpointing = Some(ActivationCheckpointing::default());
+    EngineConfig { precision, activation_checkpointing, zero, ..config(1, 1) }
+}
+
 /// Parameters with their padding, elements of the largest unit, and what a step of a bfloat16 model
 /// with gradients in 16 bits used: GPT-2 124M or a small one.
 fn memory(group: &Rc<ProcessGroup>, stage: u8) -> (usize, usize, MemoryUse) {
-    let small = Gpt2Config {
-        n_embd: 256,
-        n_layer: 16,
-        n_head: 4,
-        vocab_size: 1024,
-        ..Gpt2Config::default()
-    };
     let large = env::var("ZERO_MODEL").is_ok();
-    let shape = if large { Gpt2Config::default() } else { small };
+    let shape = if large { Gpt2Config::default() } else { small_shape() };
     let model = Rc::new(Model::from_scratch(shape, 1, Device::Cpu).unwrap());
-    let mut precision = PrecisionConfig::new(Dtype::Bf16);
-    (precision.grad_accum_dtype, precision.communication_data_type) = (Dtype::Bf16, Dtype::Bf16);
-    let config = EngineConfig {
-        precision,
-        zero: zero(stage, false),
-        activation_checkpointing: Some(ActivationCheckpointing::default()),
-        ..config(1, 1)
-    };
+    let config = in_16_bits(zero(stage, false));
     let mut engine = Engine::new(Rc::clone(&model), Rc::clone(group), config).unwrap();
     train(&mut engine, 0, 1);
     let units = || model.units().iter().map(|unit| unit.padded_numel() as usize);

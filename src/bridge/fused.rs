@@ -1,23 +1,22 @@
-//! libtorch's fused optimizers, which tch does not offer: one call for many parameters.
+//! libtorch's fused optimizers, which tch does not offer: one call for a flat part.
 //!
-//! The tensors of a parameter have one shape and are float32, as is `step`, a scalar that counts
+//! The tensors have one shape and are float32, as is `step`, a scalar that counts
 //! from 1. Gradients are first divided by `grad_scale`, a scalar too, and may be overwritten.
 
 use std::{ffi::c_int, ptr};
 
 use tch::Tensor;
 
-use super::{RawTensor, check, raw, raws};
+use super::{RawTensor, check, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
     fn dsr_fused_adam(
-        params: *const RawTensor,
-        grads: *const RawTensor,
-        exp_avgs: *const RawTensor,
-        exp_avg_sqs: *const RawTensor,
-        steps: *const RawTensor,
-        count: i64,
+        param: RawTensor,
+        grad: RawTensor,
+        exp_avg: RawTensor,
+        exp_avg_sq: RawTensor,
+        step: RawTensor,
         decoupled: bool,
         lr: f64,
         beta1: f64,
@@ -27,10 +26,9 @@ unsafe extern "C" {
         grad_scale: RawTensor,
     ) -> c_int;
     fn dsr_fused_sgd(
-        params: *const RawTensor,
-        grads: *const RawTensor,
-        momentum_buffers: *const RawTensor,
-        count: i64,
+        param: RawTensor,
+        grad: RawTensor,
+        momentum_buffer: RawTensor,
         lr: f64,
         weight_decay: f64,
         momentum: f64,
@@ -40,16 +38,20 @@ unsafe extern "C" {
         grad_scale: RawTensor,
     ) -> c_int;
     fn dsr_fused_adagrad(
-        params: *const RawTensor,
-        grads: *const RawTensor,
-        sums: *const RawTensor,
-        steps: *const RawTensor,
-        count: i64,
+        param: RawTensor,
+        grad: RawTensor,
+        sum: RawTensor,
+        step: RawTensor,
         lr: f64,
         weight_decay: f64,
         eps: f64,
         grad_scale: RawTensor,
     ) -> c_int;
+}
+
+/// The pointer to a tensor, or null for none.
+fn raw_or_null(tensor: Option<&Tensor>) -> RawTensor {
+    tensor.map_or(ptr::null_mut(), raw)
 }
 
 /// What one step of Adam changes.
@@ -72,32 +74,26 @@ pub(crate) struct AdamNumbers {
 
 /// One step of `torch.optim.Adam(fused=True)` or AdamW.
 pub(crate) fn fused_adam(
-    tensors: &[AdamTensors<'_>],
+    tensors: &AdamTensors<'_>,
     step: &Tensor,
     numbers: AdamNumbers,
     grad_scale: Option<&Tensor>,
 ) -> Result<()> {
-    let params = raws(tensors.iter().map(|t| t.param));
-    let grads = raws(tensors.iter().map(|t| t.grad));
-    let exp_avgs = raws(tensors.iter().map(|t| t.exp_avg));
-    let exp_avg_sqs = raws(tensors.iter().map(|t| t.exp_avg_sq));
-    let steps = vec![raw(step); tensors.len()];
-    // SAFETY: every pointer is to a live tensor, and each array has `tensors.len()` entries.
+    // SAFETY: every pointer is to a live tensor, the last may be null.
     check(unsafe {
         dsr_fused_adam(
-            params.as_ptr(),
-            grads.as_ptr(),
-            exp_avgs.as_ptr(),
-            exp_avg_sqs.as_ptr(),
-            steps.as_ptr(),
-            tensors.len() as i64,
+            raw(tensors.param),
+            raw(tensors.grad),
+            raw(tensors.exp_avg),
+            raw(tensors.exp_avg_sq),
+            raw(step),
             numbers.decoupled,
             numbers.lr,
             numbers.betas.0,
             numbers.betas.1,
             numbers.weight_decay,
             numbers.eps,
-            grad_scale.map_or(ptr::null_mut(), raw),
+            raw_or_null(grad_scale),
         )
     })
 }
@@ -123,28 +119,23 @@ pub(crate) struct SgdNumbers {
 
 /// One step of `torch.optim.SGD(fused=True)`.
 pub(crate) fn fused_sgd(
-    tensors: &[SgdTensors<'_>],
+    tensors: &SgdTensors<'_>,
     numbers: SgdNumbers,
     grad_scale: Option<&Tensor>,
 ) -> Result<()> {
-    let params = raws(tensors.iter().map(|t| t.param));
-    let grads = raws(tensors.iter().map(|t| t.grad));
-    let buffers: Option<Vec<_>> = tensors.iter().map(|t| t.momentum_buffer.map(raw)).collect();
-    // SAFETY: every pointer is to a live tensor, and each array that is not null has
-    // `tensors.len()` entries.
+    // SAFETY: every pointer is to a live tensor; the buffer and the last may be null.
     check(unsafe {
         dsr_fused_sgd(
-            params.as_ptr(),
-            grads.as_ptr(),
-            buffers.as_ref().map_or(ptr::null(), |buffers| buffers.as_ptr()),
-            tensors.len() as i64,
+            raw(tensors.param),
+            raw(tensors.grad),
+            raw_or_null(tensors.momentum_buffer),
             numbers.lr,
             numbers.weight_decay,
             numbers.momentum,
             numbers.dampening,
             numbers.nesterov,
             numbers.is_first_step,
-            grad_scale.map_or(ptr::null_mut(), raw),
+            raw_or_null(grad_scale),
         )
     })
 }
@@ -166,27 +157,22 @@ pub(crate) struct AdagradNumbers {
 
 /// One step of `torch.optim.Adagrad(fused=True)`.
 pub(crate) fn fused_adagrad(
-    tensors: &[AdagradTensors<'_>],
+    tensors: &AdagradTensors<'_>,
     step: &Tensor,
     numbers: AdagradNumbers,
     grad_scale: Option<&Tensor>,
 ) -> Result<()> {
-    let params = raws(tensors.iter().map(|t| t.param));
-    let grads = raws(tensors.iter().map(|t| t.grad));
-    let sums = raws(tensors.iter().map(|t| t.sum));
-    let steps = vec![raw(step); tensors.len()];
-    // SAFETY: every pointer is to a live tensor, and each array has `tensors.len()` entries.
+    // SAFETY: every pointer is to a live tensor, the last may be null.
     check(unsafe {
         dsr_fused_adagrad(
-            params.as_ptr(),
-            grads.as_ptr(),
-            sums.as_ptr(),
-            steps.as_ptr(),
-            tensors.len() as i64,
+            raw(tensors.param),
+            raw(tensors.grad),
+            raw(tensors.sum),
+            raw(step),
             numbers.lr,
             numbers.weight_decay,
             numbers.eps,
-            grad_scale.map_or(ptr::null_mut(), raw),
+            raw_or_null(grad_scale),
         )
     })
 }
@@ -212,7 +198,7 @@ mod tests {
         };
         let tensors =
             AdamTensors { param: &param, grad: &grad, exp_avg: &exp_avg, exp_avg_sq: &exp_avg_sq };
-        fused_adam(&[tensors], &step, numbers, Some(&scale)).unwrap();
+        fused_adam(&tensors, &step, numbers, Some(&scale)).unwrap();
         // 1 - 0.1*0.5*1 - 0.1*1 = 0.85; float32 arithmetic, hence 1e-6.
         assert!((param.double_value(&[0]) - 0.85).abs() < 1e-6);
         assert!((exp_avg.double_value(&[0]) - 0.3).abs() < 1e-6);

@@ -15,7 +15,7 @@
 //! stage 3, times (N - 1) / N. A transport that picks another algorithm for a small tensor, a tree
 //! say, sends about as much over all ranks, and differently much from each.
 
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, bytes_of};
 
 /// What one kind of collective has moved.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Sent {
 }
 
 fn bytes(tensor: &Tensor) -> u64 {
-    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
+    bytes_of(tensor.kind(), tensor.numel() as i64)
 }
 
 #[cfg(test)]

@@ -166,8 +166,8 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradients of all units, each of them where the optimizer steps, summed over the ranks: whole, or from stage 1
-    /// on this rank's slices. None is left here. Every rank must call it.
+    /// The gradients of all units, each of them where the optimizer steps, summed over the ranks:
+    /// whole, or from stage 1 on this rank's slices. None is left here. Every rank must call it.
     ///
     /// # Errors
     /// Those of the sums; memory is exhausted. Panics as [`synchronize`].

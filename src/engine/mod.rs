@@ -150,9 +150,9 @@ impl Engine {
         // Last: it changes the model, which a failure should leave as it is.
         let zero = &config.zero;
         let publication =
-            Publication::begin(&model, &group, &precision, zero, &placement, |master| {
+            Publication::begin(&model, &group, &precision, zero, &placement, |i, master| {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
-                states.add(&optimizer, master)
+                states.add(&optimizer, i, master)
             })?;
         let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config, &placement);
         let timers = Timers::new(model.device(), config.monitor.times_phases());

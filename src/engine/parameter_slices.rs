@@ -7,8 +7,8 @@ use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
     model::FlatUnit,
-    swap::{SwapFile, Transfer},
-    tensor::{Device, Kind, Tensor, moved, no_grad, write_over},
+    swap::{SwapFile, Transfer, view},
+    tensor::{Device, Kind, Tensor, bytes_of, moved, no_grad, write_over},
 };
 
 /// The slices of all units; none for those that are whole on the device.
@@ -41,7 +41,7 @@ impl Coming {
     pub(super) fn wait(self) -> Result<Tensor> {
         match self {
             Self::Here(slice) => Ok(slice),
-            Self::Read(transfer, kind, numel) => view(&transfer.wait()?, kind, numel),
+            Self::Read(transfer, kind, numel) => view(&transfer.wait()?, 0, kind, numel),
         }
     }
 }
@@ -55,7 +55,7 @@ impl ParameterSlices {
         let store = match home {
             Home::Memory(device) => Store::Memory(*device, numels.iter().map(|_| None).collect()),
             Home::Disk(dir) => {
-                let bytes = numels.iter().map(|&numel| bytes(kind, numel)).collect::<Vec<_>>();
+                let bytes = numels.iter().map(|&numel| bytes_of(kind, numel)).collect::<Vec<_>>();
                 Store::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
             }
         };
@@ -111,7 +111,7 @@ impl ParameterSlices {
             Store::Disk(file, writing) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
                 let buffer = file.buffer(i)?;
-                let slice = view(&buffer, self.kind, self.numels[i])?;
+                let slice = view(&buffer, 0, self.kind, self.numels[i])?;
                 no_grad(|| slice.shallow_clone().f_copy_(master))?;
                 // One write at a time goes on beside the step.
                 let before = writing.borrow_mut().take();
@@ -135,8 +135,8 @@ impl ParameterSlices {
     /// Bytes that unit `i` always has on `device`: the slice, or all of it where it is whole.
     pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
         match &self.store {
-            _ if !self.has(i) => bytes(unit.kind(), unit.padded_numel()),
-            Store::Memory(home, _) if *home == device => bytes(self.kind, self.numels[i]),
+            _ if !self.has(i) => bytes_of(unit.kind(), unit.padded_numel()),
+            Store::Memory(home, _) if *home == device => bytes_of(self.kind, self.numels[i]),
             _ => 0,
         }
     }
@@ -144,13 +144,4 @@ impl ParameterSlices {
 
 fn own(slices: &[Option<Tensor>], i: usize) -> Result<&Tensor> {
     slices[i].as_ref().ok_or_else(|| Error::new(Code::Internal, "no slice of a unit"))
-}
-
-fn bytes(kind: Kind, numel: i64) -> u64 {
-    numel.unsigned_abs() * kind.elt_size_in_bytes() as u64
-}
-
-/// The first `numel` elements of a buffer of bytes.
-fn view(buffer: &Tensor, kind: Kind, numel: i64) -> Result<Tensor> {
-    Ok(buffer.f_narrow(0, 0, bytes(kind, numel) as i64)?.f_view_dtype(kind)?)
 }

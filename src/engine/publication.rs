@@ -17,7 +17,7 @@ use crate::{
     dist::{ProcessGroup, Shard},
     error::Result,
     model::{FlatUnit, Model},
-    tensor::{Kind, Tensor, guard, moved, no_grad, synchronize, write_over},
+    tensor::{Kind, Tensor, bytes_of, guard, moved, no_grad, synchronize, write_over},
 };
 
 /// The way from master weights to parameters.
@@ -47,7 +47,7 @@ impl Publication {
         precision: &PrecisionConfig,
         zero: &ZeroConfig,
         placement: &Placement,
-        mut keep: impl FnMut(Tensor) -> Result<()>,
+        mut keep: impl FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<Self> {
         model.make_whole()?;
         let kind = Kind::from(precision.dtype);
@@ -60,14 +60,11 @@ impl Publication {
             }
             false => None,
         };
+        let slice = shard.unwrap_or(Shard::WHOLE);
         let mut take = |(i, unit): (usize, &FlatUnit)| {
             let before = unit.lay_out(kind, group.world_size())?;
             // First the copy, then the parameters go.
-            let copy = match shard {
-                _ if shared => None,
-                None => Some(Shard::WHOLE.copy(&before, Kind::Float)?),
-                Some(shard) => Some(shard.copy(&before, Kind::Float)?),
-            };
+            let copy = if shared { None } else { Some(slice.copy(&before, Kind::Float)?) };
             drop(before);
             let own = match &mut parameters {
                 Some(parameters) => {
@@ -76,11 +73,8 @@ impl Publication {
                 }
                 None => None,
             };
-            keep(match (copy, own, shard) {
-                (Some(master), ..) | (None, Some(master), _) => master,
-                (None, None, Some(shard)) => shard.slice(unit.flat()?)?,
-                (None, None, None) => unit.flat()?.shallow_clone(),
-            })
+            let master = copy.or(own);
+            keep(i, master.map_or_else(|| slice.slice(unit.flat()?), Ok)?)
         };
         no_grad(|| model.units().iter().enumerate().try_for_each(&mut take))?;
         // Copies to the host were not waited for.
@@ -90,6 +84,7 @@ impl Publication {
         })?;
         let parameters = parameters.map(Rc::new);
         if let Some(parameters) = &parameters {
+            parameters.slices().finish()?;
             model.set_residence(Rc::<ParameterShards>::clone(parameters));
         }
         Ok(Self {
@@ -117,7 +112,7 @@ impl Publication {
         let device = self.model.device();
         let kept = |(i, unit): (usize, &FlatUnit)| match &self.parameters {
             Some(parameters) => parameters.slices().bytes_on(device, i, unit),
-            None => unit.padded_numel() as u64 * unit.kind().elt_size_in_bytes() as u64,
+            None => bytes_of(unit.kind(), unit.padded_numel()),
         };
         self.model.units().iter().enumerate().map(kept).sum()
     }

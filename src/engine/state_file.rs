@@ -9,8 +9,8 @@ use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
     optim::Optimizer,
-    swap::{SwapFile, Transfer},
-    tensor::{Kind, Tensor, no_grad},
+    swap::{SwapFile, Transfer, view},
+    tensor::{Kind, Tensor, bytes_of, no_grad},
 };
 
 /// One region of a file for each unit.
@@ -19,8 +19,6 @@ pub(super) struct StateFile {
     layouts: Vec<Layout>,
     /// The masters that are the model's own parameters, which stay in memory.
     shared_masters: Option<Vec<Tensor>>,
-    /// Units that were added.
-    added: usize,
 }
 
 /// The tensors of a region, one behind the other.
@@ -39,31 +37,23 @@ impl Layout {
         let mut end = 0;
         master.into_iter().chain(state).map(move |(kind, numel)| {
             let start = end;
-            end = (start + bytes(kind, numel)).next_multiple_of(ALIGNMENT_BYTES);
+            end = (start + bytes_of(kind, numel)).next_multiple_of(ALIGNMENT_BYTES);
             (start, kind, numel)
         })
     }
 
     fn bytes(&self) -> u64 {
-        self.places().last().map_or(0, |(start, kind, numel)| start + bytes(kind, numel))
+        self.places().last().map_or(0, |(start, kind, numel)| start + bytes_of(kind, numel))
     }
 
     /// The tensors in `buffer`.
     fn views(&self, buffer: &Tensor) -> Result<Vec<Tensor>> {
-        let view = |(start, kind, numel)| {
-            let part = buffer.f_narrow(0, start as i64, bytes(kind, numel) as i64)?;
-            Ok(part.f_view_dtype(kind)?)
-        };
-        self.places().map(view).collect()
+        self.places().map(|(start, kind, numel)| view(buffer, start, kind, numel)).collect()
     }
 }
 
 /// For aligned vector loads of each tensor.
 const ALIGNMENT_BYTES: u64 = 64;
-
-fn bytes(kind: Kind, numel: i64) -> u64 {
-    numel.unsigned_abs() * kind.elt_size_in_bytes() as u64
-}
 
 impl StateFile {
     /// A file in `dir` with room for all units of `optimizer`.
@@ -79,16 +69,14 @@ impl StateFile {
         let layouts: Vec<_> = (0..optimizer.units()).map(layout).collect();
         let regions: Vec<_> = layouts.iter().map(Layout::bytes).collect();
         let file = SwapFile::create(dir, &regions)?;
-        Ok(Self { file, layouts, shared_masters: shares_masters.then(Vec::new), added: 0 })
+        Ok(Self { file, layouts, shared_masters: shares_masters.then(Vec::new) })
     }
 
-    /// Writes the next unit, with a state of zeros.
+    /// Writes unit `i`, the next one, with a state of zeros.
     ///
     /// # Errors
     /// Memory is exhausted; those of the disk.
-    pub(super) fn add(&mut self, master: Tensor) -> Result<()> {
-        let i = self.added;
-        self.added += 1;
+    pub(super) fn add(&mut self, i: usize, master: Tensor) -> Result<()> {
         let buffer = self.file.buffer(i)?;
         let _ = buffer.shallow_clone().f_zero_()?;
         match &mut self.shared_masters {

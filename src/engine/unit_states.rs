@@ -8,11 +8,8 @@ use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
     optim::Optimizer,
-    tensor::{Device, Tensor, moved},
+    tensor::{Device, Tensor, bytes_of, moved},
 };
-
-/// Bytes of an element of master weights.
-const FLOAT_BYTES: usize = 4;
 
 /// What is kept of one unit.
 pub(super) struct UnitState {
@@ -42,23 +39,23 @@ impl UnitStates {
         })
     }
 
-    /// Keeps the next unit, with the state of an optimizer that has not stepped yet.
+    /// Keeps unit `i`, the next one, with the state of an optimizer that has not stepped yet.
     ///
     /// # Errors
     /// Memory is exhausted; those of the disk.
-    pub(super) fn add(&mut self, optimizer: &Optimizer, master: Tensor) -> Result<()> {
+    pub(super) fn add(&mut self, optimizer: &Optimizer, i: usize, master: Tensor) -> Result<()> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         match self {
             Self::Memory { device, units } => {
                 let master = moved(&master, *device)?;
                 let like = (optimizer.state_kind(), *device);
                 let zeros = |numel| Ok(Tensor::f_zeros([numel], like)?);
-                let layout = optimizer.state_layout(units.len());
+                let layout = optimizer.state_layout(i);
                 let state = layout.into_iter().map(zeros).collect::<Result<_>>()?;
                 units.push(UnitState { master, state });
                 Ok(())
             }
-            Self::Disk(file) => file.add(master),
+            Self::Disk(file) => file.add(i, master),
         }
     }
 
@@ -67,7 +64,7 @@ impl UnitStates {
         let Self::Memory { units, .. } = self else { return 0 };
         let masters = units.iter().map(|unit| &unit.master);
         let here = masters.filter(|master| master.device() == device);
-        here.map(|master| (master.numel() * FLOAT_BYTES) as u64).sum()
+        here.map(|master| bytes_of(master.kind(), master.numel() as i64)).sum()
     }
 
     /// Looks at what is kept of unit `i`.

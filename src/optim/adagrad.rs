@@ -16,5 +16,5 @@ pub(super) fn step(config: &AdagradConfig, part: &mut Part, numbers: &Numbers) -
     let tensors = AdagradTensors { param: &part.param, grad: &part.grad, sum: &part.state[0] };
     let numbers =
         AdagradNumbers { lr: numbers.lr, weight_decay: numbers.weight_decay, eps: config.eps };
-    fused_adagrad(&[tensors], &step, numbers, scale.as_ref())
+    fused_adagrad(&tensors, &step, numbers, scale.as_ref())
 }

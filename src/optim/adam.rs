@@ -31,7 +31,7 @@ pub(super) fn step(config: &AdamConfig, part: &mut Part, numbers: &Numbers) -> R
         weight_decay: numbers.weight_decay,
         eps: config.eps,
     };
-    fused_adam(&[tensors], &step, numbers, scale.as_ref())
+    fused_adam(&tensors, &step, numbers, scale.as_ref())
 }
 
 #[cfg(test)]

@@ -26,5 +26,5 @@ pub(super) fn step(config: &SgdConfig, part: &mut Part, numbers: &Numbers) -> Re
         nesterov: config.nesterov && momentum > 0.0,
         is_first_step: momentum > 0.0 && numbers.step == 1,
     };
-    fused_sgd(&[tensors], numbers, scale.as_ref())
+    fused_sgd(&tensors, numbers, scale.as_ref())
 }

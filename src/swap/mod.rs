@@ -14,7 +14,7 @@ use self::queue::Queue;
 use crate::{
     bridge::disk::Direction,
     error::Result,
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Kind, Tensor, bytes_of},
 };
 
 /// Bytes that a transfer without the page cache (`O_DIRECT`) is a multiple of, in memory and file.
@@ -31,6 +31,16 @@ pub struct SwapFile {
 struct Region {
     start: u64,
     bytes: u64,
+}
+
+/// A tensor of `numel` elements in the format `kind` in a [`SwapFile::buffer`], from the byte `start`
+/// on, a multiple of an element's size.
+///
+/// # Errors
+/// It does not fit.
+pub fn view(buffer: &Tensor, start: u64, kind: Kind, numel: i64) -> Result<Tensor> {
+    let part = buffer.f_narrow(0, start as i64, bytes_of(kind, numel) as i64)?;
+    Ok(part.f_view_dtype(kind)?)
 }
 
 /// A read or write that goes on. Dropping it does not stop it.

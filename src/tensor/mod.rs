@@ -32,6 +32,11 @@ impl From<Dtype> for Kind {
     }
 }
 
+/// Bytes of `numel` elements in the format `kind`.
+pub fn bytes_of(kind: Kind, numel: i64) -> u64 {
+    numel.unsigned_abs() * kind.elt_size_in_bytes() as u64
+}
+
 /// Waits until `device` has done all that it was given; the CPU always has.
 ///
 /// Panics where libtorch reports what went wrong there, to be called under [`guard`].
