@@ -20,13 +20,13 @@ use std::{
     thread,
 };
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, Probe, opcode, types};
 use tch::{Device, Kind, Tensor};
 
 use crate::error::{Code, Result};
 
-/// Chunks that io_uring has at once; the others wait.
-const ENTRIES: u32 = 64;
+/// Chunks that io_uring has at once; the others wait until somebody waits for one of them.
+const ENTRIES: u32 = 256;
 /// Threads where there is no io_uring.
 const THREADS: usize = 4;
 
@@ -114,6 +114,12 @@ impl Uring {
     /// The kernel has no io_uring, or does not allow it.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES)?;
+        // The first kernels with rings have other calls alone.
+        let mut probe = Probe::new();
+        ring.submitter().register_probe(&mut probe)?;
+        if !probe.is_supported(opcode::Read::CODE) || !probe.is_supported(opcode::Write::CODE) {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         Ok(Self { ring, file, running: HashMap::new(), waiting: VecDeque::new() })
     }
 

@@ -4,7 +4,7 @@ use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
 
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl},
-    io::Errno,
+    io::{Errno, retry_on_intr},
 };
 
 use super::BLOCK;
@@ -25,7 +25,7 @@ pub(super) fn create(dir: &Path, bytes: u64) -> Result<File> {
         return Err(no_room(dir, bytes, room));
     }
     if bytes > 0 {
-        match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
+        match retry_on_intr(|| fallocate(&file, FallocateFlags::empty(), 0, bytes)) {
             // Not all filesystems can; then the look at the free space is all there is.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(Errno::NOSPC) => return Err(no_room(dir, bytes, room)),

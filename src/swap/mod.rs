@@ -97,7 +97,7 @@ impl SwapFile {
     /// Starts to read a region into `buffer`, a [`SwapFile::buffer`] of its size, once it is written.
     ///
     /// # Errors
-    /// Those of a write to the region that was not waited for.
+    /// That of the last write to the region, also of one that nobody waited for.
     pub fn read(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
         self.start(Direction::Read, region, buffer)
     }
@@ -105,7 +105,7 @@ impl SwapFile {
     /// Starts to write `buffer` into a region.
     ///
     /// # Errors
-    /// Those of another transfer of the region that was not waited for.
+    /// The system has no more room for transfers.
     pub fn write(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
         self.start(Direction::Write, region, buffer)
     }
@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use crate::error::Code;
 
-    const SIZES: [u64; 4] = [1, 0, 3 << 20, 4096];
+    const SIZES: [u64; 4] = [1, 0, 5 << 20, 4096];
 
     fn numbers(file: &SwapFile, region: usize, seed: i64) -> Tensor {
         let buffer = file.buffer(region).unwrap();
@@ -181,6 +181,29 @@ mod tests {
                 let _ = other.wait().unwrap();
             }
         });
+    }
+
+    #[test]
+    fn a_write_that_failed_is_no_content_whether_or_not_somebody_waited_for_it() {
+        let dir = tempfile::tempdir().unwrap();
+        for queue in [Queue::new, Queue::with_threads] {
+            let full = |dir: &Path, _| {
+                let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full");
+                queue(dir, full.unwrap())
+            };
+            let file = SwapFile::over(dir.path(), &SIZES, full).unwrap();
+            let code = |transfer: Result<Transfer>| {
+                transfer.and_then(Transfer::wait).err().map(|e| e.code())
+            };
+            assert_eq!(code(file.read(2, file.buffer(2).unwrap())), None);
+            assert_eq!(code(file.write(0, numbers(&file, 0, 1))), Some(Code::DiskFull));
+            drop(file.write(2, numbers(&file, 2, 1)).unwrap());
+            for region in [0, 2] {
+                let read = file.read(region, file.buffer(region).unwrap());
+                assert_eq!(code(read), Some(Code::DiskFull), "{region}");
+            }
+            assert_eq!(code(file.read(3, file.buffer(3).unwrap())), None);
+        }
     }
 
     #[test]

@@ -14,8 +14,8 @@ use crate::{
     tensor::Tensor,
 };
 
-/// Bytes that one call moves; DeepSpeed's `aio.block_size`.
-const CHUNK: u64 = 1 << 20;
+/// Bytes that one call moves: so many that an engine has all of a large unit at once.
+const CHUNK: u64 = 4 << 20;
 
 /// Transfers by number, and the engine that does them.
 pub(super) struct Queue {
@@ -23,6 +23,8 @@ pub(super) struct Queue {
     transfers: HashMap<u64, Ongoing>,
     /// Which transfer each chunk belongs to.
     chunks: HashMap<u64, u64>,
+    /// Regions, by their first byte, that do not hold what was last written to them, and why.
+    broken: HashMap<u64, io::Error>,
     numbers: u64,
     dir: PathBuf,
 }
@@ -30,6 +32,7 @@ pub(super) struct Queue {
 /// A transfer that its owner has not taken back.
 struct Ongoing {
     buffer: Tensor,
+    direction: Direction,
     /// The first byte of its region.
     start: u64,
     /// Chunks under way.
@@ -58,8 +61,8 @@ impl Queue {
     }
 
     fn over(dir: &Path, engine: Engine) -> Self {
-        let (transfers, chunks) = (HashMap::new(), HashMap::new());
-        Self { engine, transfers, chunks, numbers: 0, dir: dir.to_path_buf() }
+        let (transfers, chunks, broken) = (HashMap::new(), HashMap::new(), HashMap::new());
+        Self { engine, transfers, chunks, broken, numbers: 0, dir: dir.to_path_buf() }
     }
 
     fn number(&mut self) -> u64 {
@@ -80,6 +83,11 @@ impl Queue {
         while self.transfers.values().any(|other| other.start == region.start && other.left > 0) {
             self.finish_one()?;
         }
+        match (direction, self.broken.get(&region.start)) {
+            (Direction::Read, Some(e)) => Err(same(e)).at("move offloaded state of", &self.dir)?,
+            (Direction::Read, None) => {}
+            (Direction::Write, _) => drop(self.broken.remove(&region.start)),
+        }
         let number = self.number();
         let mut left = 0;
         for start in (0..region.bytes).step_by(CHUNK as usize) {
@@ -91,8 +99,14 @@ impl Queue {
             self.engine.start(of_chunk, chunk).at("move offloaded state of", &self.dir)?;
             left += 1;
         }
-        let ongoing =
-            Ongoing { buffer, start: region.start, left, failure: None, is_forgotten: false };
+        let ongoing = Ongoing {
+            buffer,
+            direction,
+            start: region.start,
+            left,
+            failure: None,
+            is_forgotten: false,
+        };
         self.transfers.insert(number, ongoing);
         Ok(number)
     }
@@ -142,6 +156,9 @@ impl Queue {
         let Some(transfer) = self.chunks.remove(&number) else { return Ok(()) };
         if let Some(ongoing) = self.transfers.get_mut(&transfer) {
             ongoing.left -= 1;
+            if let (Direction::Write, Some(e)) = (ongoing.direction, &failure) {
+                self.broken.insert(ongoing.start, same(e));
+            }
             ongoing.failure = ongoing.failure.take().or(failure);
             if ongoing.is_forgotten && ongoing.left == 0 {
                 self.transfers.remove(&transfer);
@@ -149,4 +166,9 @@ impl Queue {
         }
         Ok(())
     }
+}
+
+/// The error once more.
+fn same(e: &io::Error) -> io::Error {
+    e.raw_os_error().map_or_else(|| e.kind().into(), io::Error::from_raw_os_error)
 }
