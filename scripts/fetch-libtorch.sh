@@ -151,6 +151,8 @@ case $kind in
   *) die "no kind '$kind': auto, cpu or cuda" ;;
 esac
 if [ -n "${LIBTORCH:-}" ]; then
+  [ -f "$LIBTORCH/lib/libtorch_cpu.so" ] ||
+    die "LIBTORCH is set to $LIBTORCH, which is no libtorch: unset it to have one fetched"
   echo "fetch-libtorch: LIBTORCH is set, using $LIBTORCH"
   exit 0
 fi

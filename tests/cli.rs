@@ -2,13 +2,15 @@
 
 use std::{
     io::{BufRead, BufReader},
-    net::TcpListener,
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
 };
 
-use crate::support::hub_server::{HubRepo, HubServer};
+use crate::support::{
+    hub_server::{HubRepo, HubServer},
+    ranks::free_port,
+};
 
 struct Folder(tempfile::TempDir);
 
@@ -270,7 +272,7 @@ fn each_rank_takes_its_own_batches() {
          for batch in ds.loader(#{ micro_batch_size: 1 }) { print(batch.first_row); }",
     );
     std::fs::write(folder.path("a.txt"), "a\nb\nc\nd\n").unwrap();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let ranks = ["0", "1"].map(|rank| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
         command.args(["run", "r.rhai"]).current_dir(folder.0.path());

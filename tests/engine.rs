@@ -179,6 +179,7 @@ fn logits_are_those_of_transformers() {
 
 /// All parameters as one tensor, for comparing to the bit.
 pub(crate) fn flat(model: &Model) -> Tensor {
+    model.make_whole().unwrap();
     let parts: Vec<Tensor> = model.named_params().map(|(_, p)| p.detach().reshape([-1])).collect();
     Tensor::cat(&parts, 0)
 }

@@ -3,7 +3,6 @@
 use std::{
     fs,
     io::Read,
-    net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     thread,
@@ -15,6 +14,7 @@ use serde_json::Value;
 use crate::{
     engine::golden,
     recipes::{dsr, out, text},
+    support::ranks::free_port,
 };
 
 mod machines;
@@ -441,8 +441,7 @@ fn a_rank_that_hangs_is_named_after_the_timeout() {
 #[test]
 fn launchers_that_are_started_by_hand_stop_together() {
     let folder = Folder::new(TRAIN);
-    let port =
-        TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port().to_string();
+    let port = free_port().to_string();
     let start = |node: &str| {
         let args = ["--nnodes", "2", "--node-rank", node, "--master-addr", "127.0.0.1"];
         let more = ["--master-port", &port, "r.rhai", "-p", "pause=0.05", "-p", "steps=10000"];

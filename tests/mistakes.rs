@@ -207,9 +207,16 @@ fn an_export_with_a_tokenizer_that_is_too_large() {
 #[test]
 fn a_model_that_cannot_fit_in_memory() {
     let folder = Folder::new();
-    folder.write("r.rhai", "new_model(\"gpt2\", #{ n_layer: 1000, n_embd: 16000, n_head: 10 });");
-    let error = folder.fails(&[], 5);
-    assert_error(&error, "error[E301]: the model needs", "1:1", &["are available"]);
+    let make = "let model = new_model(\"gpt2\", #{ n_layer: 1000, n_embd: 16000, n_head: 10 });";
+    for (used, what) in [
+        ("init_engine(model, #{ micro_batch_size: 1 });", "training the model"),
+        ("generate(model, tokenizer(\"dsr:gpt2\"), \"It\");", "the model"),
+    ] {
+        folder.write("r.rhai", format!("{make}\n{used}"));
+        let error = folder.fails(&[], 5);
+        let expected = format!("error[E301]: {what} needs");
+        assert_error(&error, &expected, "2:1", &["are available"]);
+    }
 }
 
 /// Needs the right to mount a small filesystem.

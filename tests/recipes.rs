@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::Value;
 
-use crate::engine::golden;
+use crate::{engine::golden, support::ranks};
 
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -38,21 +38,7 @@ pub(crate) fn out(output: &Output) -> String {
 
 /// Two ranks of `dsr` with these arguments, started as torchrun would and run to their end.
 pub(crate) fn two_ranks(dir: &Path, args: &[&str]) -> Vec<Output> {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let start = |rank: u32| {
-        dsr(dir, args)
-            .env("RANK", rank.to_string())
-            .env("LOCAL_RANK", rank.to_string())
-            .env("WORLD_SIZE", "2")
-            .env("MASTER_ADDR", "127.0.0.1")
-            .env("MASTER_PORT", port.to_string())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap()
-    };
-    let ranks = [0, 1].map(start);
-    ranks.into_iter().map(|rank| rank.wait_with_output().unwrap()).collect()
+    ranks::run(2, || dsr(dir, args))
 }
 
 fn recipe(name: &str) -> String {

@@ -59,6 +59,11 @@ impl Chunk {
         Ok(Self { direction, memory, offset })
     }
 
+    /// Which way they go.
+    pub(crate) fn direction(&self) -> Direction {
+        self.direction
+    }
+
     /// How many bytes there are.
     pub(crate) fn bytes(&self) -> usize {
         self.memory.numel()
@@ -266,6 +271,40 @@ fn transfer(file: &File, chunk: &Chunk) -> io::Result<usize> {
         Direction::Write => {
             // SAFETY: as above; the bytes are only read.
             file.write_at(unsafe { slice::from_raw_parts(memory, chunk.bytes()) }, chunk.offset)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nine bytes through `engine`, and back.
+    fn there_and_back(engine: &mut Engine) {
+        let bytes = |first: i64| {
+            Tensor::arange_start(first, first + 9, (Kind::Uint8, Device::Cpu)).contiguous()
+        };
+        for (number, direction) in [(1, Direction::Write), (2, Direction::Read)] {
+            let memory = bytes(if direction == Direction::Write { 7 } else { 0 });
+            let chunk = Chunk::new(direction, memory.shallow_clone(), 4096).unwrap();
+            engine.start(number, chunk).unwrap();
+            let (done, _, moved) = engine.next().unwrap();
+            assert_eq!((done, moved.unwrap()), (number, 9));
+            assert_eq!(memory, bytes(7), "{direction:?}");
+        }
+    }
+
+    #[test]
+    fn threads_move_bytes_both_ways() {
+        let file = tempfile::tempfile().unwrap();
+        there_and_back(&mut Engine::Threads(Threads::new(file).unwrap()));
+    }
+
+    #[test]
+    fn io_uring_moves_bytes_both_ways() {
+        match Uring::new(tempfile::tempfile().unwrap()) {
+            Ok(uring) => there_and_back(&mut Engine::Uring(Box::new(uring))),
+            Err(e) => println!("skipped: this kernel gives no io_uring: {e}"),
         }
     }
 }

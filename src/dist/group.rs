@@ -174,7 +174,7 @@ impl ProcessGroup {
     }
 
     /// Reduces `input` over all ranks and leaves in `shard` this rank's slice of the result, the
-    /// `rank`-th of `world_size` equal ones.
+    /// `rank`-th of `world_size` equal ones. What `input` holds then is undefined.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_gather_into`], and as [`ProcessGroup::all_reduce`] for the operation.

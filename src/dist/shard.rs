@@ -98,7 +98,8 @@ impl ProcessGroup {
     }
 
     /// Starts to sum `flat`, `[numel]`, over all ranks in the format `kind`, for each rank its
-    /// slice, with at most `most` elements a collective, `world_size` at least.
+    /// slice, with at most `most` elements a collective, `world_size` at least. What `flat` holds
+    /// then is undefined.
     ///
     /// # Errors
     /// As [`ProcessGroup::reduce_scatter`]; memory is exhausted.

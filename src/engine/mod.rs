@@ -59,7 +59,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{Model, Targets, record},
     optim::{GroupRates, Optimizer, Plan, StepRates},
-    tensor::{Kind, Tensor, check_memory, guard},
+    tensor::{Kind, Tensor, guard},
 };
 
 /// One model with its optimizer, on one rank of a group.
@@ -125,22 +125,12 @@ impl Engine {
     /// model; a schedule that cycles a momentum where there is none.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
-        let elements: u64 = model.units().iter().map(|unit| unit.padded_numel() as u64).sum();
         config.scheduler.check_momentum(&config.optimizer)?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));
         let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
-        // The gradients, the optimizer's state, and the parameters once more in 16 bits.
-        let parameters = if precision.has_master_weights() { precision.dtype.bytes() } else { 0 };
-        let kept = if config.zero.shards_gradients(world_size) {
-            elements / world_size as u64
-        } else {
-            elements
-        };
         let placement = Placement::new(&config, world_size, model.device())?;
-        let state = if placement.optimizer.is_disk() { 0 } else { plan.state_bytes() };
-        let bytes = precision.grad_accum_dtype.bytes() * kept + parameters * elements;
-        check_memory(model.device(), bytes + state, "training the model")?;
+        plan::check_memory(&model, &config, world_size)?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks().len())?;
         }

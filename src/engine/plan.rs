@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     model::{Footprint, Gpt2Config, Held, Model, Workload},
     optim,
-    tensor::Device,
+    tensor::{self, Device, bytes_of},
 };
 
 /// Bytes for each parameter.
@@ -96,6 +96,22 @@ impl StateBytes {
 /// Parameter groups that do not fit the model.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
     Ok(optim::Plan::new(&config.optimizer, &layouts(model.units(), 1), None)?.state_bytes())
+}
+
+/// Refuses a training that cannot fit, whatever its batches are: on the device, if that is the host,
+/// and in the host's memory for what is offloaded.
+///
+/// # Errors
+/// [`Code::Memory`](crate::error::Code::Memory); parameter groups that do not fit the model.
+pub(super) fn check_memory(model: &Model, config: &EngineConfig, world_size: usize) -> Result<()> {
+    let state = optimizer_state_bytes(model, config)?;
+    let setup = Setup::new(model.config(), config, state, 1, world_size, model.device());
+    let plan = setup.plan();
+    let units = model.units().iter().filter(|unit| unit.is_here());
+    let here: u64 = units.map(|unit| bytes_of(unit.kind(), unit.padded_numel())).sum();
+    let more = plan.device.peak().saturating_sub(here);
+    tensor::check_memory(model.device(), more, "training the model")?;
+    tensor::check_memory(Device::Cpu, plan.host, "what is offloaded to the host")
 }
 
 impl Setup {

@@ -16,7 +16,7 @@ use crate::{
     config::{PrecisionConfig, ZeroConfig},
     dist::{ProcessGroup, Shard},
     error::Result,
-    model::{FlatUnit, Model},
+    model::{FlatUnit, Model, Residence},
     tensor::{Kind, Tensor, bytes_of, guard, moved, no_grad, synchronize, write_over},
 };
 
@@ -36,7 +36,8 @@ pub(super) struct Publication {
 impl Publication {
     /// Brings the parameters of `model` into the format of `precision` and a layout that the ranks
     /// of `group` can divide, gives `keep` the master weights of each unit in turn, and shares the
-    /// parameters out where `placement` says so.
+    /// parameters out where `placement` says so: one unit after the other, so that what is kept and
+    /// one whole unit are all that is ever here.
     ///
     /// # Errors
     /// Memory is exhausted; a part of the units may then have their new format. What goes to disk has
@@ -49,7 +50,6 @@ impl Publication {
         placement: &Placement,
         mut keep: impl FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<Self> {
-        model.make_whole()?;
         let kind = Kind::from(precision.dtype);
         let shared = placement.shares_masters;
         let shard = zero.shards_optimizer(group.world_size()).then(|| Shard::of(group));
@@ -62,6 +62,7 @@ impl Publication {
         };
         let slice = shard.unwrap_or(Shard::WHOLE);
         let mut take = |(i, unit): (usize, &FlatUnit)| {
+            model.bring(i)?;
             let before = unit.lay_out(kind, group.world_size())?;
             // First the copy, then the parameters go.
             let copy = if shared { None } else { Some(slice.copy(&before, Kind::Float)?) };
@@ -85,8 +86,8 @@ impl Publication {
         let parameters = parameters.map(Rc::new);
         if let Some(parameters) = &parameters {
             parameters.slices().finish()?;
-            model.set_residence(Rc::<ParameterShards>::clone(parameters));
         }
+        model.settle(parameters.clone().map(|parameters| parameters as Rc<dyn Residence>));
         Ok(Self {
             model: Rc::clone(model),
             group: Rc::clone(group),

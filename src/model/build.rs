@@ -9,37 +9,34 @@ use super::{
     gpt2::Gpt2Block,
     head::Head,
     layer::Block,
-    unit::{FlatUnit, Init, ParamSpec},
-    weights,
+    origin::Origin,
+    unit::{FlatUnit, ParamSpec},
+    weights::StoredWeights,
 };
-use crate::{
-    error::Result,
-    fs,
-    tensor::{Device, Kind, Tensor, check_memory, guard, manual_seed, no_grad},
-};
+use crate::{error::Result, fs, tensor::Device};
 
 impl Model {
-    /// A model with GPT-2's initialisation, the same for the same seed on every device.
+    /// A model with GPT-2's initialisation, the same for the same seed on every device. It takes no
+    /// memory before it is used.
     ///
     /// # Errors
-    /// [`Code::Memory`](crate::error::Code::Memory) where there is not enough.
+    /// libtorch refuses.
     pub fn from_scratch(config: Gpt2Config, seed: u64, device: Device) -> Result<Self> {
-        let model = Self::zeros(config, device)?;
-        guard("new_model", || {
-            manual_seed(seed);
-            no_grad(|| model.units.iter().try_for_each(initialise))?;
-            Ok(model)
-        })
+        let mut model = Self::of_units(config, device, FlatUnit::absent)?;
+        model.origin = RefCell::new(Some(Origin::Seed(seed)));
+        Ok(model)
     }
 
-    /// The model in a directory as Hugging Face writes it: `config.json` and safetensors.
+    /// The model in a directory as Hugging Face writes it: `config.json` and safetensors. It takes
+    /// no memory before it is used; until then its files must stay as they are.
     ///
     /// # Errors
     /// [`Code::ModelConfig`](crate::error::Code::ModelConfig) or
     /// [`Code::Weights`](crate::error::Code::Weights), each with all that is wrong.
     pub fn load(dir: &Path, config: Gpt2Config, device: Device) -> Result<Self> {
-        let mut model = Self::zeros(config, device)?;
-        weights::load(dir, &model.units, model.config.tie_word_embeddings)?;
+        let mut model = Self::of_units(config, device, FlatUnit::absent)?;
+        let weights = StoredWeights::open(dir, &model.units, model.config.tie_word_embeddings)?;
+        model.origin = RefCell::new(Some(Origin::Files(weights)));
         let tokenizer = dir.join("tokenizer.json");
         if tokenizer.is_file() {
             model.tokenizer_json = Some(fs::read(&tokenizer)?);
@@ -56,12 +53,6 @@ impl Model {
         Self::of_units(config, device, FlatUnit::outline)
     }
 
-    fn zeros(config: Gpt2Config, device: Device) -> Result<Self> {
-        let bytes = Kind::Float.elt_size_in_bytes() as u64 * config.num_parameters() as u64;
-        check_memory(device, bytes, "the model")?;
-        Self::of_units(config, device, FlatUnit::zeros)
-    }
-
     fn of_units(
         config: Gpt2Config,
         device: Device,
@@ -76,23 +67,9 @@ impl Model {
             head: Head { epsilon: config.layer_norm_epsilon },
             device,
             tokenizer_json: None,
+            origin: RefCell::default(),
             residence: RefCell::default(),
             config,
         })
     }
-}
-
-/// Gives a unit its first values. They are drawn on the CPU, so that the device does not matter.
-fn initialise(unit: &FlatUnit) -> Result<()> {
-    for (spec, mut param) in unit.specs().iter().zip(unit.views(unit.flat()?)) {
-        match spec.init {
-            Init::Zeros => {}
-            Init::Ones => drop(param.fill_(1.0)),
-            Init::Normal(std) => {
-                let mut cpu = Tensor::empty(&spec.shape[..], (Kind::Float, Device::Cpu));
-                param.copy_(&cpu.normal_(0.0, std));
-            }
-        }
-    }
-    Ok(())
 }

@@ -15,6 +15,7 @@ mod gpt2;
 mod head;
 mod layer;
 mod loss;
+mod origin;
 mod profile;
 mod unit;
 mod visit;
@@ -33,6 +34,7 @@ pub use visit::{Direction, HeadUnits, Present, Residence, Visit};
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
+use self::origin::Origin;
 use crate::{
     error::{Code, Error, Result},
     tensor::{Device, Kind, Tensor, guard, no_grad, safetensors::Entry},
@@ -47,6 +49,8 @@ pub struct Model {
     head: Head,
     device: Device,
     tokenizer_json: Option<Vec<u8>>,
+    /// What gives the units their first values; `None` once all have them.
+    origin: RefCell<Option<Origin>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     residence: RefCell<Option<Rc<dyn Residence>>>,
 }

@@ -74,17 +74,28 @@ pub struct FlatUnit {
     /// Has its shape always, and elements while the unit is there.
     flat: Tensor,
     params: Vec<Tensor>,
-    is_there: Cell<bool>,
+    is_here: Cell<bool>,
 }
 
 impl FlatUnit {
-    /// A unit of zeros for these parameters, float32 until they are [laid out](Self::lay_out) otherwise.
+    /// A unit for these parameters that has no memory yet, as after [`FlatUnit::release`]; float32
+    /// until they are [laid out](Self::lay_out) otherwise.
     ///
     /// # Errors
-    /// There is not enough memory.
-    pub fn zeros(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
-        let flat = Tensor::f_zeros([padded_size(&specs)], (Kind::Float, device))?;
-        Ok(Self::over(specs, flat))
+    /// libtorch refuses.
+    pub fn absent(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
+        let flat = Tensor::f_empty([padded_size(&specs)], (Kind::Float, device))?;
+        let unit = Self::over(specs, flat);
+        unit.release()?;
+        Ok(unit)
+    }
+
+    /// A unit of zeros.
+    #[cfg(test)]
+    pub(crate) fn zeros(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
+        let unit = Self::absent(specs, device)?;
+        let _ = no_grad(|| unit.allocate().map(|mut flat| flat.zero_()))?;
+        Ok(unit)
     }
 
     /// A unit without a storage: shapes and names of its parameters, all of one zero that cannot be
@@ -106,13 +117,18 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let mut unit = Self { specs, offsets, flat, params: Vec::new(), is_there: Cell::new(true) };
+        let mut unit = Self { specs, offsets, flat, params: Vec::new(), is_here: Cell::new(true) };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
         unit
+    }
+
+    /// Whether its parameters are here.
+    pub fn is_here(&self) -> bool {
+        self.is_here.get()
     }
 
     /// The parameters' descriptions, in the order of the storage.
@@ -135,7 +151,7 @@ impl FlatUnit {
     /// # Errors
     /// [`Code::Internal`] while the unit is [released](Self::release).
     pub fn flat(&self) -> Result<&Tensor> {
-        if !self.is_there.get() {
+        if !self.is_here.get() {
             let name = self.names().next().unwrap_or("a unit");
             bail!(Code::Internal, "{name} and its neighbours are not on this rank now");
         }
@@ -212,7 +228,7 @@ impl FlatUnit {
                 let none = Tensor::f_empty([0], (self.flat.kind(), self.flat.device()))?;
                 param.shallow_clone().f_set_data(&none)?;
             }
-            self.is_there.set(false);
+            self.is_here.set(false);
             storage::release(&self.flat)
         })
     }
@@ -224,12 +240,12 @@ impl FlatUnit {
     /// There is not enough memory.
     pub fn allocate(&self) -> Result<Tensor> {
         no_grad(|| {
-            if !self.is_there.get() {
+            if !self.is_here.get() {
                 storage::allocate(&self.flat)?;
                 for (param, view) in self.params.iter().zip(self.views(&self.flat)) {
                     param.shallow_clone().f_set_data(&view)?;
                 }
-                self.is_there.set(true);
+                self.is_here.set(true);
             }
             Ok(self.flat.f_data()?)
         })

@@ -3,14 +3,14 @@
 //! In ZeRO's stage 3 the parameters of a unit are on a rank only while they are used. Whoever runs
 //! the layers takes their units from a [`Visit`], in the order of the pass: each is [`Present`] until
 //! it is dropped, and the [`Residence`] knows which come next. A model without a residence has all of
-//! its parameters, and a visit costs nothing.
+//! its parameters, and a visit costs nothing but the first, which gives them their first values.
 
 use std::{ops::Deref, rc::Rc};
 
 use super::{FlatUnit, Model};
 use crate::{
     error::{Code, Error, Result},
-    tensor::Tensor,
+    tensor::{Tensor, bytes_of, check_memory},
 };
 
 /// The way through the layers, which decides the units and their order.
@@ -114,19 +114,37 @@ impl Model {
         self.residence.borrow().as_ref().map_or(Ok(flag), |residence| residence.any(flag))
     }
 
-    /// Says where the parameters are while they are not used.
-    pub fn set_residence(&self, residence: Rc<dyn Residence>) {
-        *self.residence.borrow_mut() = Some(residence);
+    /// Brings all parameters here for good: their first values, or from other ranks, which all must
+    /// call it then.
+    ///
+    /// # Errors
+    /// [`Code::Memory`]; another rank fails.
+    pub fn make_whole(&self) -> Result<()> {
+        let absent = self.units.iter().filter(|unit| !unit.is_here());
+        let bytes = absent.map(|unit| bytes_of(unit.kind(), unit.padded_numel())).sum();
+        check_memory(self.device, bytes, "the model")?;
+        (0..self.units.len()).try_for_each(|i| self.bring(i))?;
+        self.settle(None);
+        Ok(())
     }
 
-    /// Brings all parameters back for good. Every rank must call it.
+    /// Brings the parameters of unit `i` for good, as [`Model::make_whole`] does;
+    /// [`Model::settle`] follows when all units were brought.
     ///
     /// # Errors
     /// Memory is exhausted; another rank fails.
-    pub fn make_whole(&self) -> Result<()> {
-        let residence = self.residence.borrow_mut().take();
-        let Some(residence) = residence else { return Ok(()) };
-        (0..self.units.len()).try_for_each(|i| residence.bring(&self.units, i, &[]))
+    pub fn bring(&self, i: usize) -> Result<()> {
+        if let Some(origin) = &*self.origin.borrow() {
+            return origin.bring(&self.units[i], i);
+        }
+        let residence = self.residence.borrow().clone();
+        residence.map_or(Ok(()), |residence| residence.bring(&self.units, i, &[]))
+    }
+
+    /// Says where the parameters are from now on while they are not used; `None` for here.
+    pub fn settle(&self, residence: Option<Rc<dyn Residence>>) {
+        *self.origin.borrow_mut() = None;
+        *self.residence.borrow_mut() = residence;
     }
 }
 
@@ -158,6 +176,11 @@ impl<'a> Iterator for Visit<'a> {
         let index = *self.order.get(self.place)?;
         self.place += 1;
         let units = self.model.units();
+        if self.model.origin.borrow().is_some()
+            && let Err(e) = self.model.make_whole()
+        {
+            return Some(Err(e));
+        }
         let present = |leave| Present { unit: &units[index], _leave: leave };
         let Some(residence) = &self.residence else { return Some(Ok(present(None))) };
         let brought = residence.bring(units, index, &self.order[self.place..]);

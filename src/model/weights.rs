@@ -1,21 +1,21 @@
-//! Loading a model's weights from a Hugging Face directory: all of them, or none.
+//! A model's weights in a Hugging Face directory: all of them, or none.
 //!
 //! `model.safetensors`, or the shards that `model.safetensors.index.json` names. Tensors may bear
 //! the names of `GPT2LMHeadModel` (`transformer.h.0...`) or of `GPT2Model` (`h.0...`). Everything is
-//! compared with the model first; only when every parameter has its tensor is anything copied.
+//! compared with the model first; only when every parameter has its tensor can anything be copied.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
 };
 
 use serde_json::Value;
 
-use super::unit::FlatUnit;
+use super::unit::{FlatUnit, ParamSpec};
 use crate::{
     error::{Code, Error, Result},
     fs,
-    tensor::{Kind, SafetensorsFile, Tensor},
+    tensor::{Kind, SafetensorsFile},
 };
 
 /// The file with all weights.
@@ -33,40 +33,15 @@ const HEAD: &str = "lm_head.weight";
 /// Names listed in one error; more are counted.
 const MOST_NAMES: usize = 20;
 
-/// Fills the units with the weights in `dir`. `tied` says that the head is the token embedding.
-///
-/// # Errors
-/// [`Code::Weights`] with everything that is missing, left over or of another shape, and the units
-/// unchanged; [`Code::Io`] when a file cannot be read.
-pub(super) fn load(dir: &Path, units: &[FlatUnit], tied: bool) -> Result<()> {
-    let mut stored = Stored::open(dir)?;
-    let params: BTreeMap<&str, &Tensor> = units
-        .iter()
-        .flat_map(|unit| unit.specs().iter().zip(unit.params()))
-        .map(|(spec, param)| (spec.name.as_str(), param))
-        .collect();
-    let mut faults = Vec::new();
-    if tied {
-        faults.extend(stored.drop_tied_head()?);
-    }
-    faults.extend(stored.faults(&params)?);
-    if let Some(e) = Error::all(faults) {
-        return Err(e);
-    }
-    for (name, param) in params {
-        let place = &stored.places[name];
-        stored.files[place.file].copy_into(&place.name, param)?;
-    }
-    Ok(())
-}
-
 /// The open files of a model, with the places of its tensors by their full names.
-struct Stored<'a> {
-    dir: &'a Path,
+#[derive(Debug)]
+pub(super) struct StoredWeights {
+    dir: PathBuf,
     files: Vec<SafetensorsFile>,
     places: BTreeMap<String, Place>,
 }
 
+#[derive(Debug)]
 struct Place {
     /// Which of the files.
     file: usize,
@@ -74,9 +49,41 @@ struct Place {
     name: String,
 }
 
-impl<'a> Stored<'a> {
-    fn open(dir: &'a Path) -> Result<Self> {
-        let mut stored = Self { dir, files: Vec::new(), places: BTreeMap::new() };
+impl StoredWeights {
+    /// The weights in `dir`, which must be those of `units`. `tied` says that the head is the token
+    /// embedding.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] with everything that is missing, left over or of another shape;
+    /// [`Code::Io`] when a file cannot be read.
+    pub(super) fn open(dir: &Path, units: &[FlatUnit], tied: bool) -> Result<Self> {
+        let mut stored = Self::find(dir)?;
+        let specs = units.iter().flat_map(FlatUnit::specs);
+        let params = specs.map(|spec| (spec.name.as_str(), spec)).collect();
+        let mut faults = Vec::new();
+        if tied {
+            faults.extend(stored.drop_tied_head()?);
+        }
+        faults.extend(stored.faults(&params)?);
+        Error::all(faults).map_or(Ok(stored), Err)
+    }
+
+    /// Fills the parameters of one of the units.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(super) fn fill(&self, unit: &FlatUnit) -> Result<()> {
+        for (spec, param) in unit.specs().iter().zip(unit.params()) {
+            let place = &self.places[&spec.name];
+            self.files[place.file].copy_into(&place.name, param)?;
+        }
+        self.files.iter().for_each(SafetensorsFile::let_go);
+        Ok(())
+    }
+
+    /// What the files of `dir` hold.
+    fn find(dir: &Path) -> Result<Self> {
+        let mut stored = Self { dir: dir.to_owned(), files: Vec::new(), places: BTreeMap::new() };
         if dir.join(SINGLE).exists() {
             stored.add_file(SafetensorsFile::open(&dir.join(SINGLE))?, None)?;
         } else if dir.join(INDEX).exists() {
@@ -131,7 +138,9 @@ impl<'a> Stored<'a> {
             Ok((file.shape(&place.name)?, file.kind(&place.name)?, file.bytes(&place.name)?))
         };
         let (head, embedding) = (content(&head)?, content(embedding)?);
-        if head == embedding {
+        let is_same = head == embedding;
+        self.files.iter().for_each(SafetensorsFile::let_go);
+        if is_same {
             return Ok(None);
         }
         let text = format!(
@@ -150,7 +159,7 @@ impl<'a> Stored<'a> {
     }
 
     /// Everything in which the files differ from the parameters.
-    fn faults(&self, params: &BTreeMap<&str, &Tensor>) -> Result<Vec<Error>> {
+    fn faults(&self, params: &BTreeMap<&str, &ParamSpec>) -> Result<Vec<Error>> {
         let dir = self.dir.display();
         let missing: Vec<_> =
             params.keys().copied().filter(|name| !self.places.contains_key(*name)).collect();
@@ -190,14 +199,17 @@ impl<'a> Stored<'a> {
 
     /// The tensors whose shape is another than the parameter's, and those that hold no
     /// floating-point numbers.
-    fn mismatches(&self, params: &BTreeMap<&str, &Tensor>) -> Result<(Vec<String>, Vec<String>)> {
+    fn mismatches(
+        &self,
+        params: &BTreeMap<&str, &ParamSpec>,
+    ) -> Result<(Vec<String>, Vec<String>)> {
         let (mut shapes, mut dtypes) = (Vec::new(), Vec::new());
         for (&name, param) in params {
             let Some(place) = self.places.get(name) else { continue };
             let file = &self.files[place.file];
             let found = file.shape(&place.name)?;
-            if found != param.size() {
-                shapes.push(format!("{name} is {found:?}, expected {:?}", param.size()));
+            if found != param.shape {
+                shapes.push(format!("{name} is {found:?}, expected {:?}", param.shape));
             }
             match file.kind(&place.name) {
                 Ok(Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) => {}
@@ -302,8 +314,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{Init, ParamSpec},
-        tensor::{Device, safetensors},
+        model::Init,
+        tensor::{Device, Tensor, safetensors},
     };
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -333,14 +345,10 @@ mod tests {
         dir
     }
 
-    /// The faults of loading, without the directory; nothing may have been loaded.
+    /// The faults of the weights, without the directory.
     fn refusal(dir: &TempDir, tied: bool) -> Vec<String> {
-        let units = units(tied);
-        let e = load(dir.path(), &units, tied).unwrap_err();
+        let e = StoredWeights::open(dir.path(), &units(tied), tied).unwrap_err();
         assert_eq!(e.code(), Code::Weights);
-        for unit in &units {
-            assert_eq!(unit.flat().unwrap().abs().sum(Kind::Double).double_value(&[]), 0.0);
-        }
         let place = dir.path().display().to_string();
         let text = e.to_string().replace(&format!("{place}/"), "").replace(&place, "DIR");
         text.lines().map(str::to_owned).collect()
@@ -348,7 +356,8 @@ mod tests {
 
     fn assert_loaded(dir: &TempDir, tied: bool) {
         let units = units(tied);
-        load(dir.path(), &units, tied).unwrap();
+        let weights = StoredWeights::open(dir.path(), &units, tied).unwrap();
+        units.iter().try_for_each(|unit| weights.fill(unit)).unwrap();
         assert!(units[0].params()[0].equal(&embedding()));
         assert!(units[1].params()[0].equal(&bias()));
         assert!(tied || units[2].params()[0].equal(&(embedding() * 2)));
@@ -476,13 +485,14 @@ mod tests {
             [format!("no weights in DIR: looked for {SINGLE} and {INDEX}")]
         );
         write_file(dir.path().join("pytorch_model.bin"), "").unwrap();
-        let e = load(dir.path(), &units(true), true).unwrap_err();
+        let e = StoredWeights::open(dir.path(), &units(true), true).unwrap_err();
         assert!(e.message().contains("pytorch_model.bin only, a pickle"), "{e}");
         assert!(e.hints()[0].contains("save_pretrained"), "{e:?}");
         write_file(dir.path().join(SINGLE), "short").unwrap();
         assert!(refusal(&dir, true)[0].starts_with("model.safetensors is truncated"));
         remove_file(dir.path().join(SINGLE)).unwrap();
         create_dir(dir.path().join(SINGLE)).unwrap();
-        assert_eq!(load(dir.path(), &units(true), true).unwrap_err().code(), Code::Io);
+        let e = StoredWeights::open(dir.path(), &units(true), true).unwrap_err();
+        assert_eq!(e.code(), Code::Io);
     }
 }

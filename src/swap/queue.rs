@@ -141,9 +141,10 @@ impl Queue {
                 let rest = chunk.rest(done as usize)?;
                 return self.engine.start(number, rest).at("move offloaded state of", &self.dir);
             }
-            Ok(bytes) if bytes < chunk.bytes() => {
-                Some(io::Error::from(io::ErrorKind::UnexpectedEof))
-            }
+            Ok(bytes) if bytes < chunk.bytes() => Some(io::Error::from(match chunk.direction() {
+                Direction::Read => io::ErrorKind::UnexpectedEof,
+                Direction::Write => io::ErrorKind::StorageFull,
+            })),
             Ok(_) => None,
             Err(e)
                 if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) =>

@@ -1,6 +1,7 @@
 //! What several tests stand on.
 
 pub(crate) mod hub_server;
+pub(crate) mod ranks;
 pub(crate) mod recipe;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

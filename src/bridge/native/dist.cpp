@@ -19,6 +19,7 @@
 
 #include <c10/util/Logging.h>
 
+#include <algorithm>
 #include <chrono>
 #include <mutex>
 #include <string>
@@ -38,36 +39,40 @@ struct Group {
   milliseconds timeout;
 };
 
+using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
+
 struct Pending {
-  c10::intrusive_ptr<c10d::Work> work;
-  std::vector<at::Tensor> tensors;
-  int64_t divisor;  // The result, the first tensor, is divided by this when the work is done.
+  Works works;
+  std::vector<at::Tensor> tensors;  // The result is the first.
   bool is_nccl;
+  int64_t divisor = 1;  // The result is divided by this when the works are done,
+  at::Tensor source{};  // and before that copied from here, if this is a tensor.
 
   // Waits this long at most; NCCL only orders the stream, and waits for nothing. False: not yet.
   bool finish_within(milliseconds time) {
-    if (is_nccl) return finish(), true;
-    try {
-      TORCH_CHECK(work->wait(time), "the collective was aborted");
-    } catch (...) {
-      // The time was over, or the collective has failed in it.
-      if (work->isCompleted()) throw;
-      return false;
+    const auto end = std::chrono::steady_clock::now() + time;
+    for (auto& work : works) {
+      if (is_nccl) {
+        TORCH_CHECK(work->wait(), "the collective was aborted");
+        continue;
+      }
+      const auto left = std::chrono::ceil<milliseconds>(end - std::chrono::steady_clock::now());
+      try {
+        TORCH_CHECK(work->wait(std::max(left, milliseconds(1))), "the collective was aborted");
+      } catch (...) {
+        // The time was over, or the collective has failed in it.
+        if (work->isCompleted()) throw;
+        return false;
+      }
     }
-    divide();
+    at::NoGradGuard no_grad;
+    if (source.defined()) tensors.front().copy_(source);
+    if (divisor != 1) tensors.front().div_(divisor);
     return true;
   }
 
-  void finish() {
-    TORCH_CHECK(work->wait(), "the collective was aborted");
-    divide();
-  }
-
-  void divide() {
-    if (divisor != 1) {
-      at::NoGradGuard no_grad;
-      tensors.front().div_(divisor);
-    }
+  bool is_completed() const {
+    return std::all_of(works.begin(), works.end(), [](auto& work) { return work->isCompleted(); });
   }
 };
 
@@ -157,7 +162,44 @@ at::Tensor flat(const at::Tensor& tensor) { return tensor.variable_data().view({
 
 Pending* pending(const Group& group, c10::intrusive_ptr<c10d::Work> work,
                  std::vector<at::Tensor> tensors, int64_t divisor = 1) {
-  return new Pending{std::move(work), std::move(tensors), divisor, is_nccl(group)};
+  return new Pending{Works{std::move(work)}, std::move(tensors), is_nccl(group), divisor};
+}
+
+// The slice of a flat tensor that belongs to this rank.
+at::Tensor slice_of(const at::Tensor& flat, int64_t rank, int64_t size) {
+  const auto length = flat.numel() / size;
+  return flat.narrow(0, rank * length, length);
+}
+
+// c10d's Gloo gathers into a second buffer of the whole size. Here each rank broadcasts its slice
+// in place.
+Pending* gather_in_place(const Group& group, at::Tensor to, const at::Tensor& from, bool async) {
+  const int rank = group.backend->getRank();
+  const int size = group.backend->getSize();
+  auto own = slice_of(to, rank, size);
+  if (own.data_ptr() != from.data_ptr()) own.copy_(from);
+  Works works;
+  for (int root = 0; own.numel() > 0 && root < size; ++root) {
+    std::vector<at::Tensor> slices{slice_of(to, root, size)};
+    c10d::BroadcastOptions options;
+    options.rootRank = root;
+    options.asyncOp = async;
+    works.push_back(group.backend->broadcast(slices, options));
+  }
+  return new Pending{std::move(works), {std::move(to)}, is_nccl(group)};
+}
+
+// c10d's Gloo has no reduce_scatter of its own: it reduces a copy of the whole input. Here the input
+// is reduced in place, and each rank takes its slice.
+Pending* reduce_in_place(const Group& group, at::Tensor to, at::Tensor from, int op, bool async) {
+  std::vector<at::Tensor> tensors{from};
+  int64_t divisor;
+  c10d::AllreduceOptions options;
+  options.reduceOp = reduction(group, op, &divisor);
+  options.asyncOp = async;
+  auto work = group.backend->allreduce(tensors, options);
+  auto source = slice_of(from, group.backend->getRank(), group.backend->getSize());
+  return new Pending{Works{std::move(work)}, {std::move(to)}, false, divisor, std::move(source)};
 }
 
 }  // namespace
@@ -275,6 +317,7 @@ int dsr_all_gather(void* handle, at::Tensor* output, at::Tensor* shard, bool asy
     auto& group = *static_cast<Group*>(handle);
     auto to = flat(*output);
     auto from = flat(*shard);
+    if (!is_nccl(group)) return *out = gather_in_place(group, to, from, async), 0;
     c10d::AllgatherOptions options;
     options.asyncOp = async;
     auto work = group.backend->_allgather_base(to, from, options);
@@ -288,6 +331,7 @@ int dsr_reduce_scatter(void* handle, at::Tensor* shard, at::Tensor* input, int o
     auto& group = *static_cast<Group*>(handle);
     auto to = flat(*shard);
     auto from = flat(*input);
+    if (!is_nccl(group)) return *out = reduce_in_place(group, to, from, op, async), 0;
     int64_t divisor;
     c10d::ReduceScatterOptions options;
     options.reduceOp = reduction(group, op, &divisor);
@@ -329,7 +373,7 @@ int dsr_work_wait(void* handle, int64_t time_ms, bool* done) {
 
 int dsr_work_is_completed(void* handle, bool* completed) {
   TRY(
-    *completed = static_cast<Pending*>(handle)->work->isCompleted();
+    *completed = static_cast<Pending*>(handle)->is_completed();
   )
 }
 

@@ -10,7 +10,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{KINDS, LENGTH_BYTES};
 use crate::{
-    bridge::map::{copy_from_bytes, map_file},
+    bridge::map::{copy_from_bytes, let_pages_go, map_file},
     error::{Code, Error, IoContext, Result},
     fs::Bytes,
     tensor::{Kind, Tensor},
@@ -171,6 +171,11 @@ impl SafetensorsFile {
                 bytes.len() / size
             ),
         }
+    }
+
+    /// Lets the memory go that holds what was read so far: files can be larger than the memory.
+    pub fn let_go(&self) {
+        let_pages_go(&self.map);
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
