@@ -231,6 +231,19 @@ pub mod api {
         Ok(super::load(&*host::of(&ctx)?, engine, path, &options)?)
     }
 
+    /// Returns the number of this process among those that train together: 0, where it is alone.
+    /// What every rank takes part in (a step, an evaluation, a checkpoint) must not depend on it.
+    #[rhai_fn(get = "rank", return_raw, pure)]
+    pub fn rank(engine: &mut Engine) -> ScriptResult<i64> {
+        Ok(engine.read()?.group().rank() as i64)
+    }
+
+    /// Returns how many processes train together.
+    #[rhai_fn(get = "world_size", return_raw, pure)]
+    pub fn world_size(engine: &mut Engine) -> ScriptResult<i64> {
+        Ok(engine.read()?.group().world_size() as i64)
+    }
+
     /// Returns the number of optimizer steps done.
     #[rhai_fn(get = "global_step", return_raw, pure)]
     pub fn global_step(engine: &mut Engine) -> ScriptResult<i64> {
