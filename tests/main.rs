@@ -23,6 +23,8 @@ mod script;
 mod script_data;
 mod script_optimizers;
 mod script_schedules;
+mod script_tensor_mistakes;
+mod script_tensors;
 mod support;
 mod tidy;
 mod zero;

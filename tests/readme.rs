@@ -114,3 +114,13 @@ fn the_recipe_in_it_runs() {
     assert_eq!(printed.lines().count(), 3, "{printed}");
     assert!(printed.starts_with("step 1: loss 10."), "{printed}");
 }
+
+#[test]
+fn the_recipe_with_tensors_runs() {
+    let readme = readme();
+    let recipe = readme.split("```rhai\n").nth(2).unwrap().split("```").next().unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tensors.rhai"), recipe).unwrap();
+    let printed = out(&dsr(dir.path(), &["run", "tensors.rhai"]).output().unwrap());
+    assert_eq!(printed.lines().count(), 2, "{printed}");
+}

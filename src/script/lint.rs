@@ -1,12 +1,14 @@
 //! Mistakes that can be seen before a recipe runs.
 //!
 //! Rhai looks a function up when it is called, which may be an hour into a run. Names can be
-//! checked at once: a plain call `f(x)` must name a function that dsr or the file has, and `P::x` a
-//! parameter that the recipe declares. Methods are left to the run, because a map may hold them.
+//! checked at once: a plain call `f(x)` must name a function that dsr or the file has, `nn::f(x)` one
+//! of that group, and `P::x` a parameter that the recipe declares. Methods are left to the run,
+//! because a map may hold them.
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
 use super::{
+    api,
     error::AtPosition,
     locate,
     params::{self, Parameter},
@@ -70,6 +72,14 @@ pub(crate) fn check(
             && !is_known(&call.name)
         {
             fault(position, translate::unknown_function(engine, &call.name, &own));
+        }
+        if let Some((call, position)) = locate::as_call(node)
+            && let group = call.namespace.to_string()
+            && api::has_group(&group)
+            && let names = translate::function_names_in(engine, &group)
+            && !names.iter().any(|name| *name == call.name)
+        {
+            fault(position, translate::unknown_in_group(&group, &call.name, &names));
         }
         true
     });

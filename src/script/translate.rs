@@ -56,9 +56,16 @@ pub(crate) fn translate(engine: &rhai::Engine, error: &EvalAltResult) -> Error {
     }
 }
 
-/// The names of all functions that a script can call.
+/// The names of all functions that a script can call as they are.
 pub(crate) fn function_names(engine: &rhai::Engine) -> Vec<String> {
-    engine.collect_fn_metadata(None, |f| Some(f.metadata.name.to_string()), true)
+    function_names_in(engine, "")
+}
+
+/// The names of the functions that a script calls as `namespace::name`.
+pub(crate) fn function_names_in(engine: &rhai::Engine, namespace: &str) -> Vec<String> {
+    let name =
+        |f: rhai::FuncInfo<'_>| (f.namespace == namespace).then(|| f.metadata.name.to_string());
+    engine.collect_fn_metadata(None, name, true)
 }
 
 /// The error for a call of a function that does not exist under any signature.
@@ -69,6 +76,15 @@ pub(crate) fn unknown_function(engine: &rhai::Engine, name: &str, own: &[String]
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{name}`"));
     match nearest(name, names) {
         Some(near) => error.hint(format!("did you mean `{near}`?")),
+        None => error,
+    }
+}
+
+/// The error for a call `group::name` of a function that is not among `names`.
+pub(crate) fn unknown_in_group(group: &str, name: &str, names: &[String]) -> Error {
+    let error = Error::new(Code::UnknownFunction, format!("unknown function `{group}::{name}`"));
+    match nearest(name, names.iter().map(String::as_str)) {
+        Some(near) => error.hint(format!("did you mean `{group}::{near}`?")),
         None => error,
     }
 }

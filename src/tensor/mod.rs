@@ -14,7 +14,7 @@ pub use self::safetensors::SafetensorsFile;
 pub use guard::guard;
 pub use memory::{check_memory, total_memory};
 pub use rng::{manual_seed, mix};
-pub use tch::{Device, Kind, TchError, Tensor, no_grad};
+pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
 pub use transfer::{moved, write_over};
 
 use crate::config::Dtype;

@@ -16,6 +16,8 @@ pub mod generate;
 pub mod json;
 pub mod loader;
 pub mod model;
+pub mod nn;
+pub mod optimizer;
 pub mod param;
 pub mod run;
 pub mod tensor;
@@ -35,11 +37,26 @@ const API: &[Group] = &[
     ("json", || exported_module!(json::api)),
     ("loader", loader::build),
     ("model", || exported_module!(model::api)),
+    ("optimizer", || exported_module!(optimizer::api)),
     ("param", || exported_module!(param::api)),
     ("run", run::build),
     ("tensor", || exported_module!(tensor::api)),
+    ("tensor_autograd", || exported_module!(tensor::autograd::api)),
+    ("tensor_create", || exported_module!(tensor::create::api)),
+    ("tensor_index", tensor::index::build),
+    ("tensor_math", tensor::math::build),
+    ("tensor_reduce", tensor::reduce::build),
+    ("tensor_shape", || exported_module!(tensor::shape::api)),
     ("tokenizer", || exported_module!(tokenizer::api)),
 ];
+
+/// The functions that are called with the name of their group: `nn::linear(x, w)`.
+const NAMED: &[Group] = &[("nn", || exported_module!(nn::api))];
+
+/// Whether functions are called as `name::function`.
+pub(crate) fn has_group(name: &str) -> bool {
+    NAMED.iter().any(|(group, _)| *group == name)
+}
 
 /// Registers the whole surface.
 pub(crate) fn register(engine: &mut rhai::Engine) {
@@ -47,6 +64,9 @@ pub(crate) fn register(engine: &mut rhai::Engine) {
         let mut module = module();
         module.set_id(*name);
         engine.register_global_module(module.into());
+    }
+    for (name, module) in NAMED {
+        engine.register_static_module(*name, module().into());
     }
 }
 

@@ -4,6 +4,7 @@ use std::{path::PathBuf, rc::Rc};
 
 use rhai::{Map, plugin::*};
 
+use super::tensor::{Handle, check};
 use crate::{
     data,
     error::{Code, Error, Result},
@@ -14,6 +15,7 @@ use crate::{
         options::{self, Options},
         value,
     },
+    tensor::{Kind, Tensor, moved},
 };
 
 /// What is fetched of a model on the hub; the first is all that a plan needs.
@@ -28,7 +30,7 @@ const MODEL_FILES: &[&str] = &[
 /// Models.
 #[export_module]
 pub mod api {
-    use crate::script::api::tokenizer::api::Tokenizer;
+    use crate::script::api::{tensor::api::Tensor, tokenizer::api::Tokenizer};
 
     /// A language model; copies are the same one. Made by `load_model` or `new_model`.
     pub type Model = Rc<model::Model>;
@@ -97,6 +99,22 @@ pub mod api {
         value::from_json(model.config().to_json().into())
     }
 
+    /// Returns the logits of every position, float32, without dropout and without a gradient: token ids
+    /// `[batch, tokens]` give `[batch, tokens, vocabulary]`.
+    ///
+    /// ```rhai
+    /// let logits = model.logits(tensor([[1, 2, 3]]));
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn logits(
+        ctx: NativeCallContext,
+        model: &mut Model,
+        input_ids: Tensor,
+    ) -> ScriptResult<Tensor> {
+        host::of(&ctx)?.check_weights("logits")?;
+        Ok(super::logits(model, input_ids.tensor())?)
+    }
+
     /// Writes the model as a directory that transformers loads, with the tokenizer that it was
     /// loaded with, if any. The directory is whole or absent at every instant.
     ///
@@ -147,6 +165,14 @@ pub mod api {
     pub fn describe_debug(model: &mut Model) -> String {
         super::describe(model)
     }
+}
+
+fn logits(model: &model::Model, input_ids: &Tensor) -> Result<Handle> {
+    let mut shape = input_ids.size();
+    shape.push(model.config().vocab_size);
+    check::room("logits", &shape, Kind::Float, model.device())?;
+    let ids = moved(input_ids, model.device())?;
+    Ok(Handle::new(model.logits(&ids)?))
 }
 
 fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {

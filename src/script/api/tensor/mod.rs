@@ -1,6 +1,7 @@
-//! `Tensor` in scripts: a handle to look at, such as the loss that `forward` returns.
+//! `Tensor` in scripts: a handle to one of libtorch's, with PyTorch's names and rules.
 //!
-//! There is no arithmetic on tensors here: what is computed on them is the engine's business.
+//! Copies of a handle are the same tensor, and so are views, as in PyTorch. Every mistake that
+//! libtorch would refuse is looked for first (`check.rs`).
 
 use std::rc::Rc;
 
@@ -11,6 +12,16 @@ use crate::{
     error::{Code, Error, Result},
     script::error::ScriptResult,
 };
+
+pub mod autograd;
+pub(crate) mod check;
+pub mod create;
+pub mod index;
+pub mod math;
+pub mod read;
+pub mod reduce;
+pub mod shape;
+mod show;
 
 /// A tensor as a script value; copies share the storage.
 #[derive(Clone)]
@@ -27,7 +38,8 @@ impl Handle {
         &self.0
     }
 
-    fn item(&self) -> Result<f64> {
+    /// The one value of the tensor, as its dtype has it.
+    fn item(&self) -> Result<Dynamic> {
         let shape = self.0.size();
         if shape.iter().product::<i64>() != 1 {
             return Err(Error::new(
@@ -35,22 +47,13 @@ impl Handle {
                 format!("`item` needs a tensor with one value, found shape {shape:?}"),
             ));
         }
-        self.0
-            .f_double_value(&vec![0; shape.len()])
-            .map_err(|e| Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e))
-    }
-
-    fn describe(&self) -> String {
-        let place = format!(
-            "{} {:?} on {}",
-            dtype_name(self.0.kind()),
-            self.0.size(),
-            device_name(self.0.device())
-        );
-        match self.item() {
-            Ok(value) => format!("Tensor {value} ({place})"),
-            Err(_) => format!("Tensor {place}"),
-        }
+        let at = vec![0; shape.len()];
+        let value = match self.0.kind() {
+            Kind::Bool => self.0.f_int64_value(&at).map(|i| Dynamic::from(i != 0)),
+            kind if check::is_floating(kind) => self.0.f_double_value(&at).map(Dynamic::from),
+            _ => self.0.f_int64_value(&at).map(Dynamic::from),
+        };
+        value.map_err(|e| Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e))
     }
 }
 
@@ -59,17 +62,19 @@ impl Handle {
 pub mod api {
     use rhai::Array;
 
-    /// A tensor. Made by the functions that return one, such as `engine.forward(batch)`.
+    /// Numbers in some dimensions, as PyTorch's. Made by `tensor`, `zeros` and the like, and by what
+    /// computes one, such as `engine.forward(batch)`.
     pub type Tensor = super::Handle;
 
-    /// Returns the value of a tensor that holds one. On a GPU this waits for the computation.
+    /// Returns the value of a tensor that holds one: a float, an int, or true or false, by its dtype.
+    /// On a GPU this waits for the computation.
     ///
     /// ```rhai
     /// let loss = engine.forward(batch);
     /// print(loss.item());
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn item(tensor: &mut Tensor) -> ScriptResult<f64> {
+    pub fn item(tensor: &mut Tensor) -> ScriptResult<Dynamic> {
         Ok(super::Handle::item(tensor)?)
     }
 
@@ -101,21 +106,21 @@ pub mod api {
         Ok(all != 0)
     }
 
-    /// Describes the tensor.
+    /// Shows dtype, shape and device, and a corner of the numbers.
     #[rhai_fn(name = "to_string", pure)]
     pub fn describe(tensor: &mut Tensor) -> String {
-        super::Handle::describe(tensor)
+        super::show::describe(tensor)
     }
 
     /// Describes the tensor.
     #[rhai_fn(name = "to_debug", pure)]
     pub fn describe_debug(tensor: &mut Tensor) -> String {
-        super::Handle::describe(tensor)
+        super::show::describe(tensor)
     }
 }
 
 /// PyTorch's name of an element type.
-fn dtype_name(kind: Kind) -> String {
+pub(crate) fn dtype_name(kind: Kind) -> String {
     match kind {
         Kind::Float => "float32",
         Kind::Double => "float64",
@@ -132,7 +137,8 @@ fn dtype_name(kind: Kind) -> String {
     .to_owned()
 }
 
-fn device_name(device: Device) -> String {
+/// PyTorch's name of a device.
+pub(crate) fn device_name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".to_owned(),
         Device::Cuda(index) => format!("cuda:{index}"),
@@ -147,8 +153,7 @@ mod tests {
     #[test]
     fn a_scalar_is_read_and_anything_larger_is_refused() {
         let scalar = Handle::new(Tensor::from_slice(&[2.5f32]));
-        assert_eq!(scalar.item().unwrap(), 2.5);
-        assert_eq!(scalar.describe(), "Tensor 2.5 (float32 [1] on cpu)");
+        assert_eq!(scalar.item().unwrap().as_float(), Ok(2.5));
         let error = Handle::new(Tensor::from_slice(&[1i64, 2])).item().unwrap_err();
         assert_eq!(error.message(), "`item` needs a tensor with one value, found shape [2]");
     }
