@@ -250,7 +250,7 @@ fn mistakes_are_told_in_the_words_of_the_recipe() {
             Code::BadValue,
             "`optimizer.no_decay[0]`: no parameter of the model has a name like \"b\"",
         ),
-        ("W optimizer([w]).lr = -1", Code::BadValue, "`lr` must be 0 or more, found -1"),
+        ("W let opt = optimizer([w]); opt.lr = -1", Code::BadValue, "`lr` must be 0 or more, found -1"),
         (
             "no_grad(|| ones([2]).item())",
             Code::Shape,
@@ -283,7 +283,7 @@ fn mistakes_have_their_places() {
         |text: &str| fails(&format!("let w = ones([2], #{{ requires_grad: true }});\n{text}"));
     assert_eq!(
         option("optimizer([w], #{ type: \"SGD\", momentum: 1.5 });"),
-        [(Code::BadValue, "recipe.rhai:2:33".to_owned())]
+        [(Code::BadValue, "recipe.rhai:2:42".to_owned())]
     );
     assert_eq!(fails("nn::linaer(1, 2);"), [(Code::UnknownFunction, "recipe.rhai:1:5".to_owned())]);
     assert_eq!(fails("let t = zeros([2, -1]);"), [(Code::Shape, "recipe.rhai:1:9".to_owned())]);
