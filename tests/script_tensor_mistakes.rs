@@ -250,7 +250,11 @@ fn mistakes_are_told_in_the_words_of_the_recipe() {
             Code::BadValue,
             "`optimizer.no_decay[0]`: no parameter of the model has a name like \"b\"",
         ),
-        ("W let opt = optimizer([w]); opt.lr = -1", Code::BadValue, "`lr` must be 0 or more, found -1"),
+        (
+            "W let opt = optimizer([w]); opt.lr = -1",
+            Code::BadValue,
+            "`lr` must be 0 or more, found -1",
+        ),
         (
             "no_grad(|| ones([2]).item())",
             Code::Shape,
