@@ -218,8 +218,7 @@ fn parse_one(item: &Dynamic) -> Result<At> {
 
 /// What stands between Python's brackets: `1:3, ..., -1`.
 fn parse_text(text: &str) -> Result<Vec<At>> {
-    let is_name = text.chars().next().is_some_and(|c| c.is_alphabetic() || c == '_');
-    if is_name && text != "None" {
+    if rhai::is_valid_identifier(text) && text != "None" {
         let message = format!("property `{text}` does not exist on a value of type Tensor");
         let error = Error::new(Code::UnknownFunction, message);
         return Err(match nearest(text, PROPERTIES.iter().copied()) {
