@@ -229,7 +229,13 @@ fn version_and_usage() {
     assert_eq!(folder.dsr(&["run"]).status(), 2);
     assert_eq!(folder.dsr(&["rnu", "r.rhai"]).status(), 2);
     let missing = folder.dsr(&["run", "missing.rhai"]);
-    assert!(missing.err().contains("missing.rhai: No such file"), "{}", missing.err());
+    assert!(
+        missing
+            .err()
+            .contains("there is no recipe missing.rhai: neither a file nor a recipe of dsr"),
+        "{}",
+        missing.err()
+    );
     assert_eq!(missing.status(), 4);
 }
 

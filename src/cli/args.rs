@@ -28,6 +28,12 @@ pub(super) enum Command {
     /// Print what a recipe will need of memory, without loading weights.
     Plan(PlanArgs),
 
+    /// Look for mistakes in a recipe without running it.
+    Check(CheckArgs),
+
+    /// List, show, copy and check the recipes that are part of dsr.
+    Recipe(RecipeArgs),
+
     /// Run a recipe in several processes, on this machine or on several.
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
@@ -38,7 +44,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The recipe, a .rhai file.
+    /// The recipe: a .rhai file, or one that is part of dsr.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
@@ -55,6 +61,53 @@ pub(super) struct PlanArgs {
     /// How many processes train together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The recipe: a .rhai file, or one that is part of dsr.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    /// Print the mistakes as JSON, for editors.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecipeArgs {
+    #[command(subcommand)]
+    pub(super) command: RecipeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RecipeCommand {
+    /// List the recipes that are part of dsr.
+    Ls {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Print the text of a recipe.
+    Show {
+        /// A recipe that is part of dsr, or a .rhai file.
+        recipe: PathBuf,
+    },
+
+    /// Copy a recipe, to change it.
+    Cp {
+        /// A recipe that is part of dsr, or a .rhai file.
+        recipe: PathBuf,
+
+        /// The new file, or the directory that it goes into.
+        to: PathBuf,
+    },
+
+    /// Look for mistakes in a recipe without running it, as `dsr check` does.
+    Check(CheckArgs),
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -122,7 +175,7 @@ pub(super) struct ParamArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The recipe, a .rhai file.
+    /// The recipe: a .rhai file, or one that is part of dsr.
     #[arg(required_unless_present = "help")]
     pub(super) recipe: Option<PathBuf>,
 

@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     fs,
     launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
-    script::{self, Failure},
+    script::{self, Failure, Recipe},
     tensor,
 };
 
@@ -26,6 +26,7 @@ pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
         console::out(&args::help("launch"));
         return Ok(0);
     };
+    let recipe = &Recipe::open(recipe)?;
     if args.run.help {
         help::print_recipe(recipe)?;
         return Ok(0);
@@ -40,7 +41,7 @@ pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
     Ok(outcome.status)
 }
 
-fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
+fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
     let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
         Ok((fs::read_to_string(path)?, path.display().to_string()))
     };
@@ -58,7 +59,6 @@ fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let plan = Plan::new(&choice, tensor::cuda_device_count(), &hostname)?;
     let place = |e| Error::new(Code::Io, "cannot find this program").caused_by(e);
-    let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let work_dir = std::env::current_dir()
         .map_err(|e| Error::new(Code::Io, "there is no working directory").caused_by(e))?;
     Ok(Launch {
@@ -67,7 +67,7 @@ fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
         run_args: args.run.words(),
         root: work_dir.join("runs"),
         work_dir,
-        name: args.run.name.clone().or(stem).unwrap_or_else(|| "run".to_owned()),
+        name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
         command: std::env::args().collect(),
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -4,6 +4,7 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod check;
 mod config;
 mod console;
 mod crash;
@@ -13,23 +14,24 @@ mod help;
 mod launch;
 mod log;
 mod plan;
+mod recipe;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode, rc::Rc};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc};
 
 use clap::Parser;
 
 pub use self::console::Console;
 use self::{
-    args::{Cli, Command, ParamArgs, PlanArgs, RunArgs},
+    args::{CheckArgs, Cli, Command, ParamArgs, PlanArgs, RunArgs},
     download::Downloads,
 };
 use crate::{
     bridge,
     error::Error,
     run::{LineInterval, Start},
-    script::{Failure, Host, Session, params},
+    script::{Failure, Host, Recipe, Session, params},
 };
 
 /// Runs the program with these arguments (the first is its own name); the result is its exit
@@ -47,6 +49,8 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(args) => run(args, &console).map(|()| 0),
         Command::Launch(args) => launch::run(args),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
+        Command::Check(args) => check(&args, &console),
+        Command::Recipe(args) => recipe::run(args, &console),
         Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();
@@ -74,10 +78,11 @@ fn usage(e: &clap::Error) -> ExitCode {
 }
 
 fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
-    let Some(recipe) = args.recipe.clone() else {
+    let Some(recipe) = &args.recipe else {
         console::out(&args::help("run"));
         return Ok(());
     };
+    let recipe = Recipe::open(recipe)?;
     if args.help {
         help::print_recipe(&recipe)?;
         return Ok(());
@@ -95,24 +100,28 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
         host.lines = LineInterval::Never;
         host.show_progress = Box::new(move |done, total, line| bar.progress(done, total, line));
     }
-    Session::new(host).run_file(&recipe)
+    Session::new(host).run(&recipe)
 }
 
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
-    let mut host = host(&args.recipe, console, |_| ());
+    let recipe = Recipe::open(&args.recipe)?;
+    let mut host = host(&recipe, console, |_| ());
     host.params = given(&args.given)?;
     signals::install(&host.interrupt)?;
-    plan::run(args, host)
+    plan::run(args, &recipe, host)
+}
+
+fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
+    let recipe = Recipe::open(&args.recipe)?;
+    let mut host = host(&recipe, console, |_| ());
+    host.params = given(&args.given)?;
+    check::run(args, &recipe, host)
 }
 
 /// A host with what all commands have in common.
-fn host(recipe: &Path, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
-    let base_dir = match recipe.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => ".".into(),
-    };
-    let mut host = Host::new(base_dir, output);
+fn host(recipe: &Recipe, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
+    let mut host = Host::new(&recipe.base_dir, output);
     host.env = Box::new(|name| std::env::var(name).ok());
     let notes = console.clone();
     host.notes = Box::new(move |line| notes.note(line));

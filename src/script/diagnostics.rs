@@ -160,8 +160,10 @@ fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
             Code::UnknownOption | Code::Missing => Part::Key,
             _ => Part::Value,
         };
-        search(&|ast, call| locate::in_call(ast, call, path, part))
-            .or_else(|| search(&|ast, _| locate::anywhere(ast, path)))
+        let in_call = search(&|ast, call| locate::in_call(ast, call, path, part));
+        // What is missing in the call may well be written elsewhere.
+        let missing = error.code() == Code::Missing;
+        in_call.or_else(|| search(&|ast, _| locate::anywhere(ast, path)).filter(|_| !missing))
     });
     by_option.or_else(|| frames.iter().find_map(|f| sources.place(&f.source, f.position)))
 }

@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
-    path::{Path, PathBuf},
+    path::PathBuf,
     rc::{Rc, Weak},
 };
 
@@ -16,6 +16,7 @@ use rhai::NativeCallContext;
 use super::{
     params::{Given, Parameter},
     planning::{Planning, needs_weights},
+    recipe::Recipe,
     sources::Sources,
 };
 use crate::{
@@ -203,9 +204,7 @@ impl Host {
 
     /// The recipe's name: that of its file.
     pub(crate) fn recipe_name(&self) -> String {
-        let name = self.main.borrow();
-        let stem = Path::new(name.as_str()).file_stem().map(|stem| stem.to_string_lossy());
-        stem.map_or_else(|| "run".to_owned(), |stem| stem.into_owned())
+        Recipe::stem(&self.main.borrow())
     }
 
     /// The recipe as it runs, for what keeps it.

@@ -13,7 +13,7 @@ use std::{
 
 use rhai::{EvalAltResult, Module, ModuleResolver, Position, Scope};
 
-use super::{host::Host, lint};
+use super::{check, host::Host};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
@@ -50,7 +50,7 @@ impl Resolver {
         let mut ast = engine.compile(text).map_err(|e| within(e.into()))?;
         ast.set_source(name);
         host.sources.insert_ast(name, &ast);
-        lint::check(engine, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
+        check::check(engine, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
         let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
         Ok(module.into())
     }
@@ -92,7 +92,7 @@ impl ModuleResolver for Resolver {
 }
 
 /// The name and text of what `path` means when it is imported from `importer`.
-fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
+pub(super) fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
     if let Some(name) = path.strip_prefix(EMBEDDED) {
         return embedded(name).map(|text| (path.to_owned(), text.to_owned()));
     }

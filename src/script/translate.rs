@@ -101,7 +101,7 @@ fn unknown_variable(name: &str) -> Error {
 }
 
 /// Rhai says: Unknown property 'x' - a getter is not registered for type 'T'.
-fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
+pub(super) fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
     let mut quoted = message.split('\'').skip(1).step_by(2);
     let (Some(property), Some(owner)) = (quoted.next(), quoted.next()) else {
         return Error::new(Code::UnknownFunction, lower_first(message));
@@ -112,9 +112,9 @@ fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
         Code::UnknownFunction,
         format!("property `{property}` {verb} a value of type {owner}"),
     );
-    let prefix = "get$";
+    let prefix = if message.contains("setter") { "set$" } else { "get$" };
     let names = function_names(engine);
-    let known = names.iter().filter_map(|n| n.strip_prefix(prefix));
+    let known = names.iter().filter_map(|n| n.strip_prefix(prefix)).filter(|n| *n != property);
     if names.iter().any(|n| n == property) {
         return error.hint(format!("`{property}` is a function: write .{property}()"));
     }
@@ -125,7 +125,7 @@ fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
 }
 
 /// Rhai says: name (type, type).
-fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
+pub(super) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ")"));
     let name = name.rsplit("::").next().unwrap_or(name);
     if let Some(property) = name.strip_prefix("get$").or_else(|| name.strip_prefix("set$")) {

@@ -8,7 +8,7 @@ use std::{
 
 use dsr::{
     error::Code,
-    script::{Failure, Host, Session, diagnostics::Fault},
+    script::{self, Failure, Host, Session, diagnostics::Fault},
 };
 
 /// The directory, with the recipe in `recipe.rhai`; it is the working directory too.
@@ -50,7 +50,7 @@ impl Recipe {
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
         let mut host = Host::new(self.directory(), output);
         host.work_dir = self.directory().to_owned();
-        let result = prepare(host).run_file(&self.path());
+        let result = prepare(host).run(&script::Recipe::open(&self.path()).unwrap());
         let lines = lines.borrow().clone();
         (lines, result)
     }

@@ -366,10 +366,20 @@ fn memory_map(memory: MemoryUse) -> Map {
     kinds.map(|(kind, bytes)| (kind.into(), (bytes as i64).into())).collect()
 }
 
-fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
-    let (loader, keep) = options::read("save_checkpoint", options, |o| {
+/// The options of `save_checkpoint`: the loader to save with the engine, and how many to keep.
+pub(crate) fn save_options(map: &Map) -> Result<(Option<Loader>, Option<usize>)> {
+    options::read("save_checkpoint", map, |o| {
         (o.handle::<Loader>("loader", "a loader"), o.get("keep").range(1..).optional())
-    })?;
+    })
+}
+
+/// The option of `load_checkpoint`: the loader that goes on with the engine.
+pub(crate) fn load_options(map: &Map) -> Result<Option<Loader>> {
+    options::read("load_checkpoint", map, |o| o.handle::<Loader>("loader", "a loader"))
+}
+
+fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
+    let (loader, keep) = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
     let store = Store::open(&host.work_dir.join(dir));
@@ -383,8 +393,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
 }
 
 fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
-    let loader =
-        options::read("load_checkpoint", options, |o| o.handle::<Loader>("loader", "a loader"))?;
+    let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
     let dir = Store::resolve(&host.work_dir.join(path))?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)

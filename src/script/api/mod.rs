@@ -53,7 +53,7 @@ pub(crate) fn register(engine: &mut rhai::Engine) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{lint, runtime};
+    use crate::script::{check, runtime};
 
     /// The documentation of every function, with its signature.
     fn documentation() -> Vec<(String, String)> {
@@ -96,7 +96,7 @@ mod tests {
                 let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
                 let parameters = crate::script::params::scan("example", &ast);
                 let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));
-                let result = lint::check(&engine, "example", &ast, &parameters);
+                let result = check::check(&engine, "example", &ast, &parameters);
                 result.unwrap_or_else(|e| panic!("{signature}: {e}"));
                 checked += 1;
             }

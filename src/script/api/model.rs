@@ -9,6 +9,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{self, Gpt2Config},
     script::{
+        api::tokenizer,
         error::ScriptResult,
         host::{self, Host},
         options::{self, Options},
@@ -28,8 +29,6 @@ const MODEL_FILES: &[&str] = &[
 /// Models.
 #[export_module]
 pub mod api {
-    use crate::script::api::tokenizer::api::Tokenizer;
-
     /// A language model; copies are the same one. Made by `load_model` or `new_model`.
     pub type Model = Rc<model::Model>;
 
@@ -124,9 +123,7 @@ pub mod api {
     ) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
         host.check_weights("export_hf")?;
-        let tokenizer = options::read("export_hf", &options, |o| {
-            o.handle::<Tokenizer>("tokenizer", "a tokenizer")
-        })?;
+        let tokenizer = super::export_options(&options)?;
         let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
             model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
@@ -149,11 +146,31 @@ pub mod api {
     }
 }
 
-fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (revision, overrides) = options::read("load_model", options, |o| {
+/// Settings of a `config.json` by their names.
+type Overrides = Vec<(&'static str, serde_json::Value)>;
+
+/// The options of `load_model`: a revision of the hub, and other dropout.
+pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Overrides)> {
+    options::read("load_model", map, |o| {
         let revision = o.get::<String>("revision").optional();
         (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
-    })?;
+    })
+}
+
+/// The options of `new_model`: the seed, and other settings.
+pub(crate) fn make_options(map: &Map) -> Result<(u64, Overrides)> {
+    options::read("new_model", map, |o| {
+        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
+    })
+}
+
+/// The option of `export_hf`.
+pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokenizer>> {
+    options::read("export_hf", map, |o| o.handle("tokenizer", "a tokenizer"))
+}
+
+fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
+    let (revision, overrides) = load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
     let dir = directory(host, spec, revision.as_deref(), files)?;
@@ -201,9 +218,7 @@ fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) ->
 }
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (seed, overrides) = options::read("new_model", options, |o| {
-        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
-    })?;
+    let (seed, overrides) = make_options(options)?;
     let config = match Gpt2Config::named(spec) {
         Some(config) => config,
         None => from_file(host, spec)?,
@@ -230,18 +245,11 @@ fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
 }
 
 /// Those of `keys` that are given; their types are checked as those of a `config.json` are.
-fn overrides(
-    o: &mut Options<'_>,
-    keys: &'static [&'static str],
-) -> Vec<(&'static str, serde_json::Value)> {
+fn overrides(o: &mut Options<'_>, keys: &'static [&'static str]) -> Overrides {
     keys.iter().filter_map(|&key| Some((key, o.get(key).optional()?))).collect()
 }
 
-fn with_overrides(
-    config: Gpt2Config,
-    overrides: Vec<(&'static str, serde_json::Value)>,
-    owner: &str,
-) -> Result<Gpt2Config> {
+fn with_overrides(config: Gpt2Config, overrides: Overrides, owner: &str) -> Result<Gpt2Config> {
     if overrides.is_empty() {
         return Ok(config);
     }

@@ -103,7 +103,7 @@ pub mod api {
         ids: Array,
         options: Map,
     ) -> ScriptResult<String> {
-        let skip = options::read("decode", &options, |o| o.get("skip_special_tokens").or(true))?;
+        let skip = super::decode_options(&options)?;
         let ids = argument::<Vec<u32>>("ids", &ids.into())?;
         Ok(match skip {
             true => tokenizer.decode(&ids)?,
@@ -163,6 +163,11 @@ pub mod api {
     pub fn describe_debug(tokenizer: &mut Tokenizer) -> String {
         format!("{tokenizer:?}")
     }
+}
+
+/// The option of `decode`: whether special tokens are left out.
+pub(crate) fn decode_options(map: &Map) -> Result<bool> {
+    options::read("decode", map, |o| o.get("skip_special_tokens").or(true))
 }
 
 fn open(host: &Host, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
