@@ -20,6 +20,7 @@ mod optimizers;
 mod precision;
 mod readme;
 mod recipes;
+mod reference;
 mod script;
 mod script_data;
 mod script_optimizers;

@@ -34,6 +34,9 @@ pub(super) enum Command {
     /// List, show, copy and check the recipes that are part of dsr.
     Recipe(RecipeArgs),
 
+    /// Print the reference of what recipes can call.
+    Doc(DocArgs),
+
     /// Run a recipe in several processes, on this machine or on several.
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
@@ -72,6 +75,20 @@ pub(super) struct CheckArgs {
     pub(super) given: ParamArgs,
 
     /// Print the mistakes as JSON, for editors.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DocArgs {
+    /// A function, property, type or concept: `forward`, `engine.loss`, `Dataset`, `model`.
+    pub(super) name: Option<String>,
+
+    /// Print everything, as one Markdown text.
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+
+    /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,
 }

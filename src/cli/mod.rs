@@ -8,6 +8,7 @@ mod check;
 mod config;
 mod console;
 mod crash;
+mod doc;
 mod download;
 mod gpu;
 mod help;
@@ -51,6 +52,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
         Command::Check(args) => check(&args, &console),
         Command::Recipe(args) => recipe::run(args, &console),
+        Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();

@@ -15,6 +15,7 @@ pub mod options;
 pub mod params;
 pub mod planning;
 pub mod recipe;
+pub mod reference;
 pub mod shared;
 pub mod sources;
 pub mod value;

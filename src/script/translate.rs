@@ -174,7 +174,10 @@ fn signatures(engine: &rhai::Engine, name: &str, standard: bool) -> Vec<String> 
         let taken = taken.collect::<Vec<_>>().join(", ");
         (info.name == name).then(|| format!("{name}({taken})"))
     };
-    engine.collect_fn_metadata(None, form, standard)
+    let mut forms = engine.collect_fn_metadata(None, form, standard);
+    // Rhai has them in no order.
+    forms.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    forms
 }
 
 /// Splits the types of a signature at its commas, but not inside of angle brackets.
@@ -227,7 +230,7 @@ fn thrown(value: &Dynamic) -> Error {
 }
 
 /// A type's name as a user knows it.
-fn friendly(engine: &rhai::Engine, name: &str) -> String {
+pub(super) fn friendly(engine: &rhai::Engine, name: &str) -> String {
     let name = name.trim().trim_start_matches("&mut ").trim_start_matches('&').trim();
     match name {
         "i64" | "INT" => "int".to_owned(),
@@ -244,6 +247,7 @@ fn friendly(engine: &rhai::Engine, name: &str) -> String {
             "Array" => "array".to_owned(),
             "Map" => "map".to_owned(),
             "FnPtr" | "Fn" => "function".to_owned(),
+            range if range.starts_with("Range") => "range".to_owned(),
             mapped => mapped.to_owned(),
         },
     }

@@ -42,7 +42,7 @@ pub mod api {
     /// let options = from_deepspeed("ds_config.json", #{
     ///     micro_batch_size: 4,
     ///     optimizer: #{ lr: 1e-4 },
-    ///     scheduler: #{ total_num_steps: 1000, warmup_num_steps: 100 },
+    ///     scheduler: #{ type: "cosine", total_num_steps: 1000, warmup_num_steps: 100 },
     /// });
     /// let engine = init_engine(model, options);
     /// ```

@@ -9,7 +9,7 @@ use super::{
     dataset::api::Dataset,
     loader::{self, api::Loader},
     model::api::Model,
-    tensor::Handle as TensorHandle,
+    tensor::Handle as Tensor,
 };
 use crate::{
     checkpoint::Store,
@@ -130,8 +130,8 @@ pub mod api {
     /// let loss = engine.forward(batch);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<TensorHandle> {
-        Ok(TensorHandle::new(engine.write()?.forward(&batch)?))
+    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<Tensor> {
+        Ok(Tensor::new(engine.write()?.forward(&batch)?))
     }
 
     /// Computes the gradients of the loss that `forward` returned, and adds them up.
@@ -140,7 +140,7 @@ pub mod api {
     /// engine.backward(loss);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn backward(engine: &mut Engine, loss: TensorHandle) -> ScriptResult<()> {
+    pub fn backward(engine: &mut Engine, loss: Tensor) -> ScriptResult<()> {
         Ok(engine.write()?.backward(loss.tensor())?)
     }
 

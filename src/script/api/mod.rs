@@ -43,11 +43,18 @@ const API: &[Group] = &[
 
 /// Registers the whole surface.
 pub(crate) fn register(engine: &mut rhai::Engine) {
-    for (name, module) in API {
-        let mut module = module();
-        module.set_id(*name);
+    for (_, module) in modules() {
         engine.register_global_module(module.into());
     }
+}
+
+/// Every group with its name.
+pub(crate) fn modules() -> impl Iterator<Item = (&'static str, Module)> {
+    API.iter().map(|(name, module)| {
+        let mut module = module();
+        module.set_id(*name);
+        (*name, module)
+    })
 }
 
 #[cfg(test)]
