@@ -25,6 +25,7 @@ mod script;
 mod script_data;
 mod script_optimizers;
 mod script_schedules;
+mod stdlib;
 mod support;
 mod tidy;
 mod zero;

@@ -93,7 +93,7 @@ impl Session {
     pub fn run(&self, recipe: &Recipe) -> Result<(), Failure> {
         let sources = &self.host.sources;
         let (engine, ast) = self.compile(recipe)?;
-        check::check(&engine, &recipe.name, &ast, &self.host.parameters())
+        check::check(&engine, &self.host, &recipe.name, &ast, &self.host.parameters())
             .map_err(|e| Failure::of(e, &[], sources))?;
         self.check_run_options(&ast)?;
         engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::resolver::EMBEDDED;
+use super::resolver::{self, EMBEDDED};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -19,8 +19,9 @@ pub struct BuiltIn {
 }
 
 /// The recipes that are part of dsr, by name.
-pub const BUILT_IN: [BuiltIn; 2] = [
+pub const BUILT_IN: [BuiltIn; 3] = [
     BuiltIn { name: "gpt2_loop", text: include_str!("../../recipes/gpt2_loop.rhai") },
+    BuiltIn { name: "gpt2_trainer", text: include_str!("../../recipes/gpt2_trainer.rhai") },
     BuiltIn { name: "gpt2_wikitext", text: include_str!("../../recipes/gpt2_wikitext.rhai") },
 ];
 
@@ -47,6 +48,10 @@ impl Recipe {
             && let Some(built_in) = built_in(&name)
         {
             return Ok(built_in.into());
+        }
+        let module = name.strip_prefix(EMBEDDED).and_then(resolver::module);
+        if let Some(text) = module.filter(|_| !spec.exists()) {
+            return Ok(Self { name, text: text.to_owned(), base_dir: ".".into() });
         }
         let text = fs::read_to_string(spec).map_err(|e| match spec.exists() {
             true => e,

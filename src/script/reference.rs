@@ -3,10 +3,15 @@
 
 use std::collections::BTreeMap;
 
-use rhai::FuncInfo;
+use rhai::{FnAccess, FuncInfo};
 use serde_json::Value;
 
-use super::{api, translate::friendly};
+use super::{
+    api,
+    resolver::{EMBEDDED, STDLIB},
+    runtime,
+    translate::friendly,
+};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -55,6 +60,32 @@ pub fn entries() -> Vec<Entry> {
         functions.sort_by(|a, b| (&a.name, a.signature.len()).cmp(&(&b.name, b.signature.len())));
         all.extend(functions);
     }
+    all.extend(STDLIB.iter().flat_map(|(module, text)| module_entries(module, text)));
+    all
+}
+
+/// A module of the standard library and its functions, in their order.
+fn module_entries(module: &str, text: &str) -> Vec<Entry> {
+    let Ok(ast) = runtime::parser().compile(text) else { return Vec::new() };
+    let group = format!("{EMBEDDED}{module}");
+    let mut all = vec![Entry {
+        name: module.to_owned(),
+        signature: format!("import \"{group}\" as {module}"),
+        doc: self::text(ast.doc()),
+        group: group.clone(),
+    }];
+    let public = ast.iter_functions().filter(|f| f.access == FnAccess::Public);
+    let mut functions: Vec<_> = public
+        .filter(|f| rhai::is_valid_identifier(f.name))
+        .map(|f| Entry {
+            name: f.name.to_owned(),
+            signature: format!("{module}::{}({})", f.name, f.params.join(", ")),
+            doc: self::text(&f.comments.join("\n")),
+            group: group.clone(),
+        })
+        .collect();
+    functions.sort_by(|a, b| a.name.cmp(&b.name));
+    all.extend(functions);
     all
 }
 
@@ -184,7 +215,7 @@ fn written(engine: &rhai::Engine, f: &FuncInfo<'_>, group: &str) -> Option<(Stri
 fn text(comments: &str) -> String {
     let lines = comments.lines().map(|line| {
         let line = line.trim_start();
-        let line = line.strip_prefix("///").unwrap_or(line);
+        let line = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).unwrap_or(line);
         line.strip_prefix(' ').unwrap_or(line).trim_end()
     });
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()

@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType};
 
-use super::value;
+use super::{resolver::CLOSURE, value};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error},
@@ -137,6 +137,11 @@ pub(super) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error 
     let types: Vec<_> = split_types(types.strip_suffix(')').unwrap_or(types))
         .map(|t| friendly(engine, t))
         .collect();
+    if name.starts_with(CLOSURE) {
+        let message = "a function of a module is called where the module is not imported, or with \
+                       another number of arguments than it takes";
+        return Error::new(Code::WrongType, message);
+    }
     if name.contains('$') {
         let owner = types.first().map_or("this value", String::as_str);
         return Error::new(

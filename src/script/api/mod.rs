@@ -16,6 +16,7 @@ pub mod generate;
 pub mod json;
 pub mod loader;
 pub mod model;
+pub mod options;
 pub mod param;
 pub mod run;
 pub mod tensor;
@@ -35,6 +36,7 @@ const API: &[Group] = &[
     ("json", || exported_module!(json::api)),
     ("loader", loader::build),
     ("model", || exported_module!(model::api)),
+    ("options", || exported_module!(options::api)),
     ("param", || exported_module!(param::api)),
     ("run", run::build),
     ("tensor", || exported_module!(tensor::api)),
@@ -60,7 +62,7 @@ pub(crate) fn modules() -> impl Iterator<Item = (&'static str, Module)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{check, runtime};
+    use crate::script::{Host, check, runtime};
 
     /// The documentation of every function, with its signature.
     fn documentation() -> Vec<(String, String)> {
@@ -97,13 +99,14 @@ mod tests {
     fn every_example_calls_functions_that_exist() {
         let mut engine = runtime::parser();
         register(&mut engine);
+        let host = Host::new(".", |_| ());
         let mut checked = 0;
         for (signature, doc) in documentation() {
             for example in examples(&doc) {
                 let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
                 let parameters = crate::script::params::scan("example", &ast);
                 let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));
-                let result = check::check(&engine, "example", &ast, &parameters);
+                let result = check::check(&engine, &host, "example", &ast, &parameters);
                 result.unwrap_or_else(|e| panic!("{signature}: {e}"));
                 checked += 1;
             }

@@ -41,7 +41,7 @@ pub(super) struct Calls<'a> {
     surface: &'a Surface,
     types: Types<'a>,
     parameters: &'a [Parameter],
-    /// Keys of maps: a method may be a function that a map holds.
+    /// Keys of maps, also in what is imported: a method may be a function that a map holds.
     keys: BTreeSet<String>,
     faults: Vec<(Position, Error)>,
 }
@@ -50,22 +50,10 @@ impl<'a> Calls<'a> {
     pub(super) fn new(
         engine: &'a rhai::Engine,
         surface: &'a Surface,
-        ast: &AST,
+        (ast, modules): (&AST, &[AST]),
         parameters: &'a [Parameter],
     ) -> Self {
-        let mut keys = BTreeSet::new();
-        ast.walk(&mut |nodes| {
-            match nodes.last() {
-                Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                    keys.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
-                }
-                Some(ASTNode::Expr(Expr::Property(property, _))) if is_assigned(nodes) => {
-                    keys.insert(property.2.to_string());
-                }
-                _ => {}
-            }
-            true
-        });
+        let keys = modules.iter().chain([ast]).flat_map(keys).collect();
         let types = Types::new(surface, ast, parameters);
         Self { engine, surface, types, parameters, keys, faults: Vec::new() }
     }
@@ -207,6 +195,24 @@ impl<'a> Calls<'a> {
             _ => None,
         }
     }
+}
+
+/// The keys of the maps that a source makes.
+fn keys(ast: &AST) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    ast.walk(&mut |nodes| {
+        match nodes.last() {
+            Some(ASTNode::Expr(Expr::Map(map, _))) => {
+                keys.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
+            }
+            Some(ASTNode::Expr(Expr::Property(property, _))) if is_assigned(nodes) => {
+                keys.insert(property.2.to_string());
+            }
+            _ => {}
+        }
+        true
+    });
+    keys
 }
 
 /// Whether the last node is the property that an assignment gives a value.

@@ -54,7 +54,7 @@ struct Imports<'a> {
 
 impl Imports<'_> {
     fn source(&mut self, source: &str, ast: &AST) {
-        if let Err(error) = check(self.engine, source, ast, self.parameters) {
+        if let Err(error) = check(self.engine, self.host, source, ast, self.parameters) {
             self.faults.extend(split(error));
         }
         let mut by_alias = BTreeMap::new();
@@ -94,6 +94,25 @@ impl Imports<'_> {
             Err(e) => self.faults.extend(split(seal(self.engine, *Box::from(e), name))),
         }
     }
+}
+
+/// The modules that a source imports, and those that they import, as far as they are valid.
+pub(super) fn reachable(engine: &rhai::Engine, host: &Host, source: &str, ast: &AST) -> Vec<AST> {
+    let mut known: BTreeMap<String, AST> = BTreeMap::new();
+    let mut open = vec![(source.to_owned(), ast.clone())];
+    while let Some((importer, ast)) = open.pop() {
+        for (path, ..) in imports(&ast) {
+            let Ok((name, text)) = resolver::find(&host.base_dir, Some(&importer), &path) else {
+                continue;
+            };
+            if let Ok(ast) = engine.compile(&text)
+                && known.insert(name.clone(), ast.clone()).is_none()
+            {
+                open.push((name, ast));
+            }
+        }
+    }
+    known.into_values().collect()
 }
 
 /// The path, alias and place of each import whose path is written out.

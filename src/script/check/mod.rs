@@ -15,18 +15,20 @@ use rhai::AST;
 
 pub(crate) use self::imports::check_with_imports;
 use self::{calls::Calls, surface::Surface};
-use super::{error::AtPosition, params::Parameter};
+use super::{Host, error::AtPosition, params::Parameter};
 use crate::error::{Error, Result};
 
 /// All mistakes of the source, as one error.
 pub(crate) fn check(
     engine: &rhai::Engine,
+    host: &Host,
     source: &str,
     ast: &AST,
     parameters: &[Parameter],
 ) -> Result<()> {
     let surface = Surface::new(engine, ast);
-    let faults = Calls::new(engine, &surface, ast, parameters).faults(ast);
+    let modules = imports::reachable(engine, host, source, ast);
+    let faults = Calls::new(engine, &surface, (ast, &modules), parameters).faults(ast);
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }
