@@ -14,6 +14,7 @@ pub mod literal;
 pub mod options;
 pub mod params;
 pub mod planning;
+pub mod requests;
 pub mod shared;
 pub mod sources;
 pub mod value;
@@ -26,6 +27,7 @@ mod locate;
 mod memory_options;
 mod monitor_options;
 mod optimizer_options;
+mod powers;
 mod precision_options;
 mod resolver;
 mod runtime;
@@ -97,6 +99,7 @@ impl Session {
         self.host.main.replace(name.clone());
         self.host.values.replace(params::to_json(&values)?);
         *self.host.parameters.borrow_mut() = parameters;
+        self.host.settle_permissions()?;
         let mut engine = runtime::engine(&self.host, params::module(values));
         for module in &self.modules {
             engine.register_global_module(Rc::clone(module));

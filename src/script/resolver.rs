@@ -92,7 +92,7 @@ impl ModuleResolver for Resolver {
 }
 
 /// The name and text of what `path` means when it is imported from `importer`.
-fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
+pub(super) fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
     if let Some(name) = path.strip_prefix(EMBEDDED) {
         return embedded(name).map(|text| (path.to_owned(), text.to_owned()));
     }

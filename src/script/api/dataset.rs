@@ -77,12 +77,13 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Dataset> {
         let host = host::of(&ctx)?;
+        host.check_source(spec)?;
         let base_dir = host.work_dir.clone();
         let options = options::read("dataset", &options, |o| OpenOptions {
             split: o.get("split").optional(),
             revision: o.get("revision").optional(),
             base_dir,
-            hub: Some(host),
+            hub: Some(Rc::new(host)),
         })?;
         Ok(Dataset::open(spec, &options)?)
     }

@@ -115,6 +115,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         let keep = |f| Callback::new(&ctx, f);
         let config = engine_options::read(&options, host.world_size()?, keep)?;
+        host.check_engine(&config)?;
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model, config)?);
         }
@@ -372,7 +373,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     })?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
-    let store = Store::open(&host.work_dir.join(dir));
+    let store = Store::open(&host.writable(dir)?);
     if engine.group().rank() == 0 {
         save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
     } else {
@@ -386,7 +387,7 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader =
         options::read("load_checkpoint", options, |o| o.handle::<Loader>("loader", "a loader"))?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(&host.work_dir.join(path))?;
+    let dir = Store::resolve(&host.readable(path)?)?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
 }
 

@@ -58,7 +58,7 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Model> {
-        Ok(super::load(&*host::of(&ctx)?, spec, &options)?)
+        Ok(super::load(&host::of(&ctx)?, spec, &options)?)
     }
 
     /// Makes a GPT-2 with random weights, in one of the published sizes or as a `config.json` says.
@@ -127,9 +127,10 @@ pub mod api {
         let tokenizer = options::read("export_hf", &options, |o| {
             o.handle::<Tokenizer>("tokenizer", "a tokenizer")
         })?;
+        let dir = host.writable(dir)?;
         let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
-            model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
+            model.export_hf(&dir, json.as_deref())?;
         } else {
             model.attend_export()?;
         }
@@ -149,7 +150,7 @@ pub mod api {
     }
 }
 
-fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
+fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
     let (revision, overrides) = options::read("load_model", options, |o| {
         let revision = o.get::<String>("revision").optional();
         (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
@@ -181,12 +182,18 @@ fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<PathBuf> {
+fn directory(
+    host: &Rc<Host>,
+    spec: &str,
+    revision: Option<&str>,
+    files: &[&str],
+) -> Result<PathBuf> {
     let path = host.work_dir.join(spec);
     if spec.is_empty() {
         return Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
     }
+    host.check_source(spec)?;
     if path.is_dir() {
         return Ok(path);
     }
@@ -218,7 +225,7 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
 }
 
 fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
-    let path = host.work_dir.join(spec);
+    let path = host.readable(spec)?;
     if spec.is_empty() || !path.exists() {
         let names = Gpt2Config::NAMES.join(", ");
         let message =

@@ -131,10 +131,11 @@ pub mod api {
 
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
     let lines = host.lines.or_steps(engine.read()?.config().monitor.steps_per_print);
+    let root = host.writable("runs")?;
     let options = options::read("start_run", options, |o| {
         let keep = o.get::<usize>("keep").or(2);
         TrainingOptions {
-            root: host.work_dir.join("runs"),
+            root,
             name: o.get("name").optional().unwrap_or_else(|| host.recipe_name()),
             start: host.start.clone(),
             total_steps: o.get("total_steps").range(1..).required(),
