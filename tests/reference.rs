@@ -83,7 +83,7 @@ fn runs(dir: &Path, hub: &HubServer, example: &str) -> Result<(), String> {
     for made in ["runs", "checkpoints", "exports"] {
         let _ = fs::remove_dir_all(dir.join(made));
     }
-    let mut command = dsr(dir, &["run", "example.rhai"]);
+    let mut command = dsr(dir, &["run", "example.rhai", "--allow-net=127.0.0.1"]);
     let output = small_hub::visible(hub, dir, &mut command).output().unwrap();
     match output.status.success() {
         true => Ok(()),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::gpu;
+use super::{gpu, grants::GrantArgs};
 use crate::{fs::Bytes, run::Start};
 
 /// Train GPT-class models from Rhai recipes.
@@ -52,6 +52,9 @@ pub(super) struct PlanArgs {
 
     #[command(flatten)]
     pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
 
     /// Plan for a GPU of this name, such as "RTX 5090".
     #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
@@ -207,6 +210,13 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) name: Option<String>,
 
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    /// Print what the recipe will ask for, as far as its text says, and run nothing.
+    #[arg(long)]
+    pub(super) explain_permissions: bool,
+
     /// Print help; with a recipe, what the recipe does and its parameters.
     #[arg(short, long)]
     pub(super) help: bool,
@@ -232,6 +242,7 @@ impl RunArgs {
         if let Some(name) = &self.name {
             option("--name", name);
         }
+        words.extend(self.grants.words());
         words
     }
 }

@@ -21,19 +21,27 @@ use crate::{
 };
 
 /// Launches a run; the result is the exit status.
-pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
-    let Some(recipe) = &args.run.recipe else {
+pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8, Failure> {
+    let Some(recipe) = args.run.recipe.clone() else {
         console::out(&args::help("launch"));
         return Ok(0);
     };
-    let recipe = &Recipe::open(recipe)?;
+    let recipe = Recipe::open(&recipe)?;
     if args.run.help {
-        help::print_recipe(recipe)?;
+        help::print_recipe(&recipe)?;
         return Ok(0);
     }
     // Mistakes in its text and its parameters are shown once, not by each rank.
-    script::describe(recipe)?;
-    let launch = launch(&args, recipe)?;
+    script::describe(&recipe)?;
+    // The question is asked here, as the ranks have no terminal.
+    let mut host = super::host(&recipe, console, |_| ());
+    host.params = super::given(&args.run.given)?;
+    if args.run.explain_permissions {
+        args.run.grants.explain(&host, &recipe)?;
+        return Ok(0);
+    }
+    args.run.grants.settle(&mut host, &recipe)?;
+    let launch = launch(&args, &recipe)?;
     let (stopper, events) = launch::events();
     listen(stopper)?;
     let outcome = launch::run(&launch, events)?;

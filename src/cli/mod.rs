@@ -11,6 +11,7 @@ mod crash;
 mod doc;
 mod download;
 mod gpu;
+mod grants;
 mod help;
 mod launch;
 mod log;
@@ -48,7 +49,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     log::install(&console, verbose);
     let outcome = crash::guard(verbose, || match cli.command {
         Command::Run(args) => run(args, &console).map(|()| 0),
-        Command::Launch(args) => launch::run(args),
+        Command::Launch(args) => launch::run(args, &console),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
         Command::Check(args) => check(&args, &console),
         Command::Recipe(args) => recipe::run(args, &console),
@@ -79,12 +80,12 @@ fn usage(e: &clap::Error) -> ExitCode {
     u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
-    let Some(recipe) = &args.recipe else {
+fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
+    let Some(recipe) = args.recipe.clone() else {
         console::out(&args::help("run"));
         return Ok(());
     };
-    let recipe = Recipe::open(recipe)?;
+    let recipe = Recipe::open(&recipe)?;
     if args.help {
         help::print_recipe(&recipe)?;
         return Ok(());
@@ -94,9 +95,15 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     host.params = given(&args.given)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
+    if args.explain_permissions {
+        return args.grants.explain(&host, &recipe);
+    }
+    args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     host.command = launch::command();
     launch::follow_launcher();
+    args.grants.limit_time(&host, console);
+    args.grants.lock(&host)?;
     if console.has_bar() {
         let bar = console.clone();
         host.lines = LineInterval::Never;
@@ -110,7 +117,9 @@ fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
     let recipe = Recipe::open(&args.recipe)?;
     let mut host = host(&recipe, console, |_| ());
     host.params = given(&args.given)?;
+    args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
+    args.grants.lock(&host)?;
     plan::run(args, &recipe, host)
 }
 

@@ -16,6 +16,7 @@ pub mod params;
 pub mod planning;
 pub mod recipe;
 pub mod reference;
+pub mod requests;
 pub mod shared;
 pub mod sources;
 pub mod value;
@@ -28,6 +29,7 @@ mod locate;
 mod memory_options;
 mod monitor_options;
 mod optimizer_options;
+mod powers;
 mod precision_options;
 mod resolver;
 mod runtime;
@@ -121,6 +123,7 @@ impl Session {
         self.host.main.replace(name.clone());
         self.host.values.replace(params::to_json(&values)?);
         *self.host.parameters.borrow_mut() = parameters;
+        self.host.settle_permissions()?;
         let mut engine = runtime::engine(&self.host, params::module(values));
         for module in &self.modules {
             engine.register_global_module(Rc::clone(module));

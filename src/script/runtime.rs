@@ -16,6 +16,18 @@ use crate::error::Error;
 /// How deep script functions may call each other.
 const CALL_LEVELS: usize = 64;
 
+/// Bytes of a string, with all that is in an array or a map that holds it.
+const STRING_BYTES: usize = 16 << 20;
+
+/// Items of an array, and keys of a map, with those of what they hold.
+const ITEMS: usize = 10_000_000;
+const KEYS: usize = 1_000_000;
+
+/// Modules that one recipe imports, functions that one source defines, variables in one scope.
+const MODULES: usize = 64;
+const FUNCTIONS: usize = 1000;
+const VARIABLES: usize = 1000;
+
 /// How deep an expression may nest at the top level and in functions: method chains count.
 const EXPRESSION_DEPTHS: (usize, usize) = (128, 64);
 
@@ -68,6 +80,12 @@ fn limit(engine: &mut rhai::Engine) {
         .set_optimization_level(OptimizationLevel::None)
         .set_max_call_levels(CALL_LEVELS)
         .set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1)
+        .set_max_string_size(STRING_BYTES)
+        .set_max_array_size(ITEMS)
+        .set_max_map_size(KEYS)
+        .set_max_modules(MODULES)
+        .set_max_functions(FUNCTIONS)
+        .set_max_variables(VARIABLES)
         .disable_symbol("eval");
 }
 

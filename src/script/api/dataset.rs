@@ -78,8 +78,9 @@ pub mod api {
     ) -> ScriptResult<Dataset> {
         let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
+        host.check_source(spec)?;
         let base_dir = host.work_dir.clone();
-        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub: Some(host), ..options })?)
+        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub: Some(Rc::new(host)), ..options })?)
     }
 
     /// Turns the column `text` into token ids, on all cores. The other columns are dropped.

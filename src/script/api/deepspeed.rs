@@ -57,7 +57,7 @@ pub mod api {
 }
 
 fn load(host: &Host, path: &str, given: Option<Map>) -> Result<Map> {
-    let path = host.work_dir.join(path);
+    let path = host.readable(path)?;
     let given = given.map(plain).transpose()?;
     let world_size = Some(host.world_size()?);
     let settings = deepspeed::load(&path, given.as_ref(), world_size, &host.sources)?;

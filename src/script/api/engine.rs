@@ -115,6 +115,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         let keep = |f| Callback::new(&ctx, f);
         let config = engine_options::read(&options, host.world_size()?, keep)?;
+        host.check_engine(&config)?;
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model, config)?);
         }
@@ -382,7 +383,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     let (loader, keep) = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
-    let store = Store::open(&host.work_dir.join(dir));
+    let store = Store::open(&host.writable(dir)?);
     if engine.group().rank() == 0 {
         save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
     } else {
@@ -395,7 +396,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
 fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(&host.work_dir.join(path))?;
+    let dir = Store::resolve(&host.readable(path)?)?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
 }
 

@@ -57,7 +57,7 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Model> {
-        Ok(super::load(&*host::of(&ctx)?, spec, &options)?)
+        Ok(super::load(&host::of(&ctx)?, spec, &options)?)
     }
 
     /// Makes a GPT-2 with random weights, in one of the published sizes or as a `config.json` says.
@@ -124,9 +124,10 @@ pub mod api {
         let host = host::of(&ctx)?;
         host.check_weights("export_hf")?;
         let tokenizer = super::export_options(&options)?;
+        let dir = host.writable(dir)?;
         let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
-            model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
+            model.export_hf(&dir, json.as_deref())?;
         } else {
             model.attend_export()?;
         }
@@ -169,7 +170,7 @@ pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokeniz
     options::read("export_hf", map, |o| o.handle("tokenizer", "a tokenizer"))
 }
 
-fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
+fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
     let (revision, overrides) = load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
@@ -198,12 +199,18 @@ fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<PathBuf> {
+fn directory(
+    host: &Rc<Host>,
+    spec: &str,
+    revision: Option<&str>,
+    files: &[&str],
+) -> Result<PathBuf> {
     let path = host.work_dir.join(spec);
     if spec.is_empty() {
         return Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
     }
+    host.check_source(spec)?;
     if path.is_dir() {
         return Ok(path);
     }
@@ -233,7 +240,7 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
 }
 
 fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
-    let path = host.work_dir.join(spec);
+    let path = host.readable(spec)?;
     if spec.is_empty() || !path.exists() {
         let names = Gpt2Config::NAMES.join(", ");
         let message =

@@ -154,7 +154,7 @@ pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
     let RunOptions { name, total_steps, save_every, keep } = read_options(options)?;
     let options = TrainingOptions {
-        root: host.work_dir.join("runs"),
+        root: host.writable("runs")?,
         name: host.run_name.clone().or(name).unwrap_or_else(|| host.recipe_name()),
         start: host.start.clone(),
         total_steps,
