@@ -14,7 +14,7 @@ use serde_json::Value;
 use crate::{
     engine::golden,
     recipes::{dsr, out, text},
-    support::ranks::free_port,
+    support::{ranks::free_port, recipe::copy},
 };
 
 mod machines;
@@ -61,9 +61,9 @@ struct Folder(tempfile::TempDir);
 impl Folder {
     fn new(recipe: &str) -> Self {
         let folder = Self(tempfile::tempdir().unwrap());
-        let recipe = recipe
-            .replace("MODEL", &golden("gpt2-tiny-v512").display().to_string())
-            .replace("TOKENS", &golden("tokens-v512.parquet").display().to_string());
+        let recipe = recipe.replace("MODEL", "model").replace("TOKENS", "tokens.parquet");
+        copy(&golden("gpt2-tiny-v512"), &folder.path().join("model"));
+        copy(&golden("tokens-v512.parquet"), &folder.path().join("tokens.parquet"));
         fs::write(folder.path().join("r.rhai"), recipe).unwrap();
         folder
     }

@@ -19,6 +19,7 @@ mod optimizers;
 mod precision;
 mod readme;
 mod recipes;
+mod safety;
 mod script;
 mod script_data;
 mod script_optimizers;

@@ -30,6 +30,7 @@ fn run(dir: &Path, command: &[String], more: &[&str], hub: Option<&HubServer>) -
     let mut command = dsr(dir, &words);
     match hub {
         Some(hub) => command
+            .arg("--allow-net=127.0.0.1")
             .env("HF_ENDPOINT", &hub.url)
             .env("HF_HOME", dir.join("hf"))
             .env_remove("HF_HUB_OFFLINE")
