@@ -21,6 +21,7 @@ mod precision;
 mod readme;
 mod recipes;
 mod reference;
+mod safety;
 mod script;
 mod script_data;
 mod script_optimizers;

@@ -188,8 +188,12 @@ impl GrantArgs {
                 false if permissions.is_never(request.access()) => "never given",
                 false => "needs a grant",
             };
-            let (name, what) = (request.capability.name(), &request.what);
-            let _ = writeln!(text, "  {name:5}  {what}  ({verdict})  {}", request.wanted_by);
+            let (name, what) = (request.capability.name(), printable(&request.what));
+            let _ = writeln!(
+                text,
+                "  {name:5}  {what}  ({verdict})  {}",
+                printable(&request.wanted_by)
+            );
         }
         if requests.list.is_empty() {
             text.push_str("  nothing that its text says\n");

@@ -20,7 +20,7 @@ mod recipe;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc, thread};
 
 use clap::Parser;
 
@@ -36,10 +36,24 @@ use crate::{
     script::{Failure, Host, Recipe, Session, params},
 };
 
+/// Address space for the stack. A value of a recipe may be nested as deep as an array may be long, and
+/// goes away level by level.
+const STACK: usize = 2 << 30;
+
 /// Runs the program with these arguments (the first is its own name); the result is its exit
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
+    let args: Vec<OsString> = args.into_iter().collect();
+    let work = || start(&args);
+    let deep = thread::Builder::new().name("main".to_owned()).stack_size(STACK);
+    thread::scope(|scope| match deep.spawn_scoped(scope, work) {
+        Ok(thread) => thread.join().unwrap_or(ExitCode::FAILURE),
+        Err(_) => work(),
+    })
+}
+
+fn start(args: &[OsString]) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),

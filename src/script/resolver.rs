@@ -156,6 +156,9 @@ fn confined(base: &Path, importer: Option<&str>, path: &str) -> Result<PathBuf> 
             .hint("a recipe imports from its own directory: \"name\" or \"folder/name\"")
     };
     let relative = Path::new(path);
+    if path.contains("://") {
+        return Err(refused("it is an address"));
+    }
     if relative.is_absolute() {
         return Err(refused("the path is absolute"));
     }

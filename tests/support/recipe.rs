@@ -85,6 +85,19 @@ impl Recipe {
     }
 }
 
+/// Copies a file, or a directory of files.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
+    }
+}
+
 /// Code and place of every fault.
 pub(crate) fn places(failure: &Failure) -> Vec<(Code, String)> {
     let place = |fault: &Fault| match &fault.place {
