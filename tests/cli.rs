@@ -229,7 +229,13 @@ fn version_and_usage() {
     assert_eq!(folder.dsr(&["run"]).status(), 2);
     assert_eq!(folder.dsr(&["rnu", "r.rhai"]).status(), 2);
     let missing = folder.dsr(&["run", "missing.rhai"]);
-    assert!(missing.err().contains("missing.rhai: No such file"), "{}", missing.err());
+    assert!(
+        missing
+            .err()
+            .contains("there is no recipe missing.rhai: neither a file nor a recipe of dsr"),
+        "{}",
+        missing.err()
+    );
     assert_eq!(missing.status(), 4);
 }
 
@@ -294,7 +300,7 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
     server.put("datasets/O/data", HubRepo::new([("train.txt", b"one\ntwo\n".as_slice())]));
     let folder = Folder::new("print(dataset(\"O/data\").count());");
     let output = Command::new(env!("CARGO_BIN_EXE_dsr"))
-        .args(["run", "r.rhai"])
+        .args(["run", "r.rhai", "--allow-net=127.0.0.1"])
         .current_dir(folder.0.path())
         .env("HF_HOME", folder.path("hf"))
         .env("HF_ENDPOINT", &server.url)

@@ -3,6 +3,7 @@
 // Outside of `#[test]` functions too: all of this binary is a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod check;
 mod checkpoint;
 mod cli;
 mod data;
@@ -19,12 +20,15 @@ mod optimizers;
 mod precision;
 mod readme;
 mod recipes;
+mod reference;
+mod safety;
 mod script;
 mod script_data;
 mod script_optimizers;
 mod script_schedules;
 mod script_tensor_mistakes;
 mod script_tensors;
+mod stdlib;
 mod support;
 mod tidy;
 mod zero;

@@ -315,7 +315,7 @@ fn a_plan_fetches_no_weights() {
     server.put("models/O/tiny", repo.large("model.safetensors", b"no weights"));
     let recipe = Recipe::new("init_engine(load_model(\"O/tiny\"), #{ micro_batch_size: 3 });");
     let cache = tempfile::tempdir().unwrap();
-    let output = dsr(recipe.directory(), &["plan", "recipe.rhai"])
+    let output = dsr(recipe.directory(), &["plan", "recipe.rhai", "--allow-net"])
         .env("HF_ENDPOINT", &server.url)
         .env("HF_HOME", cache.path())
         .output()

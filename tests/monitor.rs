@@ -10,7 +10,7 @@ use dsr::error::Code;
 use crate::{
     engine::golden,
     recipes::{out, text, two_ranks},
-    support::recipe::{Recipe, places},
+    support::recipe::{Recipe, copy, places},
 };
 
 /// A recipe that trains a tiny model with these options beside the batch sizes, two micro batches
@@ -233,10 +233,11 @@ for batch in dataset({:?}).loader(#{{ micro_batch_size: 2 }}) {{
 }}
 print(engine.model.num_params);
 "#,
-        golden("gpt2-tiny-v512"),
-        golden("tokens-v512.parquet"),
+        "model", "tokens.parquet",
     );
     let recipe = Recipe::new(&text);
+    copy(&golden("gpt2-tiny-v512"), &recipe.directory().join("model"));
+    copy(&golden("tokens-v512.parquet"), &recipe.directory().join("tokens.parquet"));
     let (printed, notes) = recipe.prints_and_notes();
     // The profiler turns the breakdown on; the profile itself goes to its file.
     assert!(notes.iter().all(|line| line.starts_with("time (ms)")) && notes.len() == 4);

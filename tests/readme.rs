@@ -4,7 +4,7 @@ use std::{fs, path::Path, process::Output};
 
 use crate::{
     recipes::{dsr, out, repository, text},
-    support::hub_server::{HubRepo, HubServer},
+    support::{hub_server::HubServer, small_hub},
 };
 
 fn readme() -> String {
@@ -29,12 +29,7 @@ fn run(dir: &Path, command: &[String], more: &[&str], hub: Option<&HubServer>) -
     let words: Vec<&str> = command.iter().map(String::as_str).chain(more.iter().copied()).collect();
     let mut command = dsr(dir, &words);
     match hub {
-        Some(hub) => command
-            .env("HF_ENDPOINT", &hub.url)
-            .env("HF_HOME", dir.join("hf"))
-            .env_remove("HF_HUB_OFFLINE")
-            .env_remove("http_proxy")
-            .env_remove("HTTP_PROXY"),
+        Some(hub) => small_hub::visible(hub, dir, &mut command),
         None => command.env("HF_HUB_OFFLINE", "1"),
     };
     command.output().unwrap()
@@ -50,7 +45,7 @@ fn workplace() -> tempfile::TempDir {
 #[test]
 fn the_commands_of_a_first_run_work() {
     let commands = commands();
-    assert_eq!(commands.len(), 4, "{commands:?}");
+    assert_eq!(commands.len(), 9, "{commands:?}");
     let dir = workplace();
     let help = out(&run(dir.path(), &commands[0], &[], None));
     assert!(help.contains("Parameters:") && help.contains("peak learning rate"), "{help}");
@@ -68,32 +63,7 @@ fn the_commands_of_a_first_run_work() {
 #[test]
 fn the_command_for_wikitext_works_with_parameters_alone() {
     let dir = workplace();
-    let make = r#"
-        let sizes = #{ n_layer: 1, n_head: 2, n_embd: 16, n_positions: 1024 };
-        new_model("gpt2", sizes).export_hf("made", #{ tokenizer: tokenizer("dsr:gpt2") });
-    "#;
-    fs::write(dir.path().join("make.rhai"), make).unwrap();
-    out(&dsr(dir.path(), &["run", "make.rhai"]).output().unwrap());
-    let model = |name: &str| fs::read(dir.path().join("made").join(name)).unwrap();
-    let rows = |split: &str| {
-        fs::read(repository().join("recipes/data/austen").join(format!("{split}.parquet"))).unwrap()
-    };
-
-    let hub = HubServer::start();
-    let repo = HubRepo::new([
-        ("config.json", model("config.json").as_slice()),
-        ("tokenizer.json", model("tokenizer.json").as_slice()),
-    ]);
-    let repo = repo.large("model.safetensors", &model("model.safetensors"));
-    hub.put("models/openai-community/gpt2-medium", repo);
-    let card = "---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n\
-                \x20 - {split: train, path: \"wikitext-2-raw-v1/train-*\"}\n\
-                \x20 - {split: validation, path: \"wikitext-2-raw-v1/validation-*\"}\n---\n";
-    let repo = HubRepo::new([("README.md", card.as_bytes())])
-        .large("wikitext-2-raw-v1/train-00000-of-00001.parquet", &rows("validation"))
-        .large("wikitext-2-raw-v1/validation-00000-of-00001.parquet", &rows("test"));
-    hub.put("datasets/Salesforce/wikitext", repo);
-
+    let hub = small_hub::with_model(dir.path(), "openai-community/gpt2-medium");
     let few = ["-p", "steps=1", "-p", "eval_rows=2"];
     let printed = out(&run(dir.path(), &commands()[3], &few, Some(&hub)));
     assert!(printed.contains("after training: validation perplexity"), "{printed}");
@@ -101,6 +71,24 @@ fn the_command_for_wikitext_works_with_parameters_alone() {
     for file in ["config.json", "model.safetensors", "tokenizer.json"] {
         assert!(exported.join(file).exists(), "{file}");
     }
+}
+
+/// The commands that show and copy the recipes of dsr.
+#[test]
+fn the_commands_for_the_recipes_of_dsr_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let said: Vec<_> =
+        commands()[4..].iter().map(|command| out(&run(dir.path(), command, &[], None))).collect();
+    let [list, shown, copied, checked, ran] = &said[..] else { panic!("{said:?}") };
+    assert!(list.contains("gpt2_loop      The explicit loop"), "{list}");
+    assert_eq!(*shown, fs::read_to_string(repository().join("recipes/gpt2_loop.rhai")).unwrap());
+    assert_eq!(copied, "mine.rhai\n");
+    assert_eq!(fs::read_to_string(dir.path().join("mine.rhai")).unwrap(), *shown);
+    assert_eq!(checked, "mine.rhai: no mistake found\n");
+    assert!(ran.contains("step 5"), "{ran}");
+    let again = run(dir.path(), &commands()[6], &[], None);
+    assert_eq!(again.status.code(), Some(4));
+    assert!(text(&again.stderr).contains("is there already, and is not overwritten"));
 }
 
 #[test]

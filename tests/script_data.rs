@@ -448,6 +448,7 @@ fn the_hub_gives_datasets_and_tokenizers_and_their_downloads_are_shown() {
             "HF_ENDPOINT" => Some(endpoint.clone()),
             _ => None,
         });
+        host.grants.net = dsr::permission::Scope::All;
         host.show_download = Rc::new(move |p| {
             if p.done == p.total {
                 sink.borrow_mut().push(format!("{} {}", p.repo, p.file));

@@ -115,16 +115,6 @@ fn mistakes_are_told_in_the_words_of_the_recipe() {
         ("arange(3)[1.5]", Code::WrongType, "a tensor cannot be indexed with 1.5"),
         ("arange(3)[\"1:x\"]", Code::BadValue, "`1:x` is no index of a tensor"),
         (
-            "arange(3).shpe",
-            Code::UnknownFunction,
-            "property `shpe` does not exist on a value of type Tensor",
-        ),
-        (
-            "let t = arange(3); t.shape = [1]",
-            Code::UnknownFunction,
-            "property `shape` cannot be set on a value of type Tensor",
-        ),
-        (
             "let t = arange(3); t[0..2] = ones([3])",
             Code::Shape,
             "`[] =` cannot write shape [3] into shape [2]",

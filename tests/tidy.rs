@@ -19,6 +19,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("error", ""),
     ("fs", "error"),
     ("config", "error"),
+    ("permission", "error fs"),
     ("bridge", "error"),
     ("tensor", "error fs config bridge"),
     ("dist", "error config bridge tensor"),
@@ -31,11 +32,14 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
     ("run", "error fs config data checkpoint engine"),
     ("launch", "error fs config dist run"),
-    ("script", "error fs config bridge tensor dist hub data model optim checkpoint engine run"),
+    (
+        "script",
+        "error fs config permission bridge tensor dist hub data model optim checkpoint engine run",
+    ),
     (
         "cli",
-        "error fs config bridge tensor dist hub data model optim checkpoint engine run launch \
-         script",
+        "error fs config permission bridge tensor dist hub data model optim checkpoint engine run \
+         launch script",
     ),
 ];
 
@@ -68,6 +72,7 @@ const FILE_USERS: &[&str] = &[
     "src/checkpoint",
     "src/run",
     "src/launch",
+    "src/permission",
     "src/data",
     "src/hub",
     "src/bridge/disk.rs",

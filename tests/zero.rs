@@ -363,7 +363,7 @@ fn memory_follows_the_formulas(world_sizes: &[usize], env: &[(&str, &str)]) {
             let under_way = 6 * 2 * unit;
             assert!(gradients <= share * 103 / 100 + under_way, "{n} ranks: {line}");
             // The threads of the transport let go of single numbers a moment late.
-            assert!(peak <= least + 4096, "{n} ranks, stage {stage} needs more");
+            assert!(peak <= least.saturating_add(4096), "{n} ranks, stage {stage} needs more");
             least = least.min(peak);
         }
         assert_ne!(least, u64::MAX, "{output}");

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::gpu;
+use super::{gpu, grants::GrantArgs};
 use crate::{fs::Bytes, run::Start};
 
 /// Train GPT-class models from Rhai recipes.
@@ -28,6 +28,15 @@ pub(super) enum Command {
     /// Print what a recipe will need of memory, without loading weights.
     Plan(PlanArgs),
 
+    /// Look for mistakes in a recipe without running it.
+    Check(CheckArgs),
+
+    /// List, show, copy and check the recipes that are part of dsr.
+    Recipe(RecipeArgs),
+
+    /// Print the reference of what recipes can call.
+    Doc(DocArgs),
+
     /// Run a recipe in several processes, on this machine or on several.
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
@@ -38,11 +47,14 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The recipe, a .rhai file.
+    /// The recipe: a .rhai file, or one that is part of dsr.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
     pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
 
     /// Plan for a GPU of this name, such as "RTX 5090".
     #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
@@ -55,6 +67,67 @@ pub(super) struct PlanArgs {
     /// How many processes train together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArgs {
+    /// The recipe: a .rhai file, or one that is part of dsr.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    /// Print the mistakes as JSON, for editors.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DocArgs {
+    /// A function, property, type or concept: `forward`, `engine.loss`, `Dataset`, `model`.
+    pub(super) name: Option<String>,
+
+    /// Print everything, as one Markdown text.
+    #[arg(long, conflicts_with = "name")]
+    pub(super) all: bool,
+
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RecipeArgs {
+    #[command(subcommand)]
+    pub(super) command: RecipeCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RecipeCommand {
+    /// List the recipes that are part of dsr.
+    Ls {
+        /// Print them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+
+    /// Print the text of a recipe.
+    Show {
+        /// A recipe that is part of dsr, or a .rhai file.
+        recipe: PathBuf,
+    },
+
+    /// Copy a recipe, to change it.
+    Cp {
+        /// A recipe that is part of dsr, or a .rhai file.
+        recipe: PathBuf,
+
+        /// The new file, or the directory that it goes into.
+        to: PathBuf,
+    },
+
+    /// Look for mistakes in a recipe without running it, as `dsr check` does.
+    Check(CheckArgs),
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -122,7 +195,7 @@ pub(super) struct ParamArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The recipe, a .rhai file.
+    /// The recipe: a .rhai file, or one that is part of dsr.
     #[arg(required_unless_present = "help")]
     pub(super) recipe: Option<PathBuf>,
 
@@ -136,6 +209,13 @@ pub(super) struct RunArgs {
     /// Name the run and its directory.
     #[arg(long)]
     pub(super) name: Option<String>,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    /// Print what the recipe will ask for, as far as its text says, and run nothing.
+    #[arg(long)]
+    pub(super) explain_permissions: bool,
 
     /// Print help; with a recipe, what the recipe does and its parameters.
     #[arg(short, long)]
@@ -162,6 +242,7 @@ impl RunArgs {
         if let Some(name) = &self.name {
             option("--name", name);
         }
+        words.extend(self.grants.words());
         words
     }
 }

@@ -1,14 +1,14 @@
 //! `dsr run RECIPE --help`: what the recipe says about itself.
 
-use std::{fmt::Write, path::Path};
+use std::fmt::Write;
 
 use super::console;
-use crate::script::{self, Description, Failure};
+use crate::script::{self, Description, Failure, Recipe};
 
 /// Prints the recipe's documentation and its parameters, without running it.
-pub(super) fn print_recipe(path: &Path) -> Result<(), Failure> {
-    let description = script::describe(path)?;
-    console::out(&text(&path.display().to_string(), &description));
+pub(super) fn print_recipe(recipe: &Recipe) -> Result<(), Failure> {
+    let description = script::describe(recipe)?;
+    console::out(&text(&recipe.name, &description));
     Ok(())
 }
 

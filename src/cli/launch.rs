@@ -16,23 +16,32 @@ use crate::{
     error::{Code, Error, Result},
     fs,
     launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
-    script::{self, Failure},
+    script::{self, Failure, Recipe},
     tensor,
 };
 
 /// Launches a run; the result is the exit status.
-pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
-    let Some(recipe) = &args.run.recipe else {
+pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8, Failure> {
+    let Some(recipe) = args.run.recipe.clone() else {
         console::out(&args::help("launch"));
         return Ok(0);
     };
+    let recipe = Recipe::open(&recipe)?;
     if args.run.help {
-        help::print_recipe(recipe)?;
+        help::print_recipe(&recipe)?;
         return Ok(0);
     }
     // Mistakes in its text and its parameters are shown once, not by each rank.
-    script::describe(recipe)?;
-    let launch = launch(&args, recipe)?;
+    script::describe(&recipe)?;
+    // The question is asked here, as the ranks have no terminal.
+    let mut host = super::host(&recipe, console, |_| ());
+    host.params = super::given(&args.run.given)?;
+    if args.run.explain_permissions {
+        args.run.grants.explain(&host, &recipe)?;
+        return Ok(0);
+    }
+    args.run.grants.settle(&mut host, &recipe)?;
+    let launch = launch(&args, &recipe)?;
     let (stopper, events) = launch::events();
     listen(stopper)?;
     let outcome = launch::run(&launch, events)?;
@@ -40,7 +49,7 @@ pub(super) fn run(args: LaunchArgs) -> Result<u8, Failure> {
     Ok(outcome.status)
 }
 
-fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
+fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
     let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
         Ok((fs::read_to_string(path)?, path.display().to_string()))
     };
@@ -58,7 +67,6 @@ fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let plan = Plan::new(&choice, tensor::cuda_device_count(), &hostname)?;
     let place = |e| Error::new(Code::Io, "cannot find this program").caused_by(e);
-    let stem = recipe.file_stem().map(|stem| stem.to_string_lossy().into_owned());
     let work_dir = std::env::current_dir()
         .map_err(|e| Error::new(Code::Io, "there is no working directory").caused_by(e))?;
     Ok(Launch {
@@ -67,7 +75,7 @@ fn launch(args: &LaunchArgs, recipe: &Path) -> Result<Launch> {
         run_args: args.run.words(),
         root: work_dir.join("runs"),
         work_dir,
-        name: args.run.name.clone().or(stem).unwrap_or_else(|| "run".to_owned()),
+        name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
         command: std::env::args().collect(),
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -4,38 +4,56 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod check;
 mod config;
 mod console;
 mod crash;
+mod doc;
 mod download;
 mod gpu;
+mod grants;
 mod help;
 mod launch;
 mod log;
 mod plan;
+mod recipe;
 mod report;
 mod signals;
 
-use std::{ffi::OsString, io::IsTerminal, path::Path, process::ExitCode, rc::Rc};
+use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc, thread};
 
 use clap::Parser;
 
 pub use self::console::Console;
 use self::{
-    args::{Cli, Command, ParamArgs, PlanArgs, RunArgs},
+    args::{CheckArgs, Cli, Command, ParamArgs, PlanArgs, RunArgs},
     download::Downloads,
 };
 use crate::{
     bridge,
     error::Error,
     run::{LineInterval, Start},
-    script::{Failure, Host, Session, params},
+    script::{Failure, Host, Recipe, Session, params},
 };
+
+/// Address space for the stack. A value of a recipe may be nested as deep as an array may be long, and
+/// goes away level by level.
+const STACK: usize = 2 << 30;
 
 /// Runs the program with these arguments (the first is its own name); the result is its exit
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
+    let args: Vec<OsString> = args.into_iter().collect();
+    let work = || start(&args);
+    let deep = thread::Builder::new().name("main".to_owned()).stack_size(STACK);
+    thread::scope(|scope| match deep.spawn_scoped(scope, work) {
+        Ok(thread) => thread.join().unwrap_or(ExitCode::FAILURE),
+        Err(_) => work(),
+    })
+}
+
+fn start(args: &[OsString]) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
         Err(e) => return usage(&e),
@@ -45,8 +63,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     log::install(&console, verbose);
     let outcome = crash::guard(verbose, || match cli.command {
         Command::Run(args) => run(args, &console).map(|()| 0),
-        Command::Launch(args) => launch::run(args),
+        Command::Launch(args) => launch::run(args, &console),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
+        Command::Check(args) => check(&args, &console),
+        Command::Recipe(args) => recipe::run(args, &console),
+        Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();
@@ -73,11 +94,12 @@ fn usage(e: &clap::Error) -> ExitCode {
     u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
-fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
+fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     let Some(recipe) = args.recipe.clone() else {
         console::out(&args::help("run"));
         return Ok(());
     };
+    let recipe = Recipe::open(&recipe)?;
     if args.help {
         help::print_recipe(&recipe)?;
         return Ok(());
@@ -87,32 +109,44 @@ fn run(args: RunArgs, console: &Console) -> Result<(), Failure> {
     host.params = given(&args.given)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
+    if args.explain_permissions {
+        return args.grants.explain(&host, &recipe);
+    }
+    args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     host.command = launch::command();
     launch::follow_launcher();
+    args.grants.limit_time(&host, console);
+    args.grants.lock(&host)?;
     if console.has_bar() {
         let bar = console.clone();
         host.lines = LineInterval::Never;
         host.show_progress = Box::new(move |done, total, line| bar.progress(done, total, line));
     }
-    Session::new(host).run_file(&recipe)
+    Session::new(host).run(&recipe)
 }
 
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
-    let mut host = host(&args.recipe, console, |_| ());
+    let recipe = Recipe::open(&args.recipe)?;
+    let mut host = host(&recipe, console, |_| ());
     host.params = given(&args.given)?;
+    args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
-    plan::run(args, host)
+    args.grants.lock(&host)?;
+    plan::run(args, &recipe, host)
+}
+
+fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
+    let recipe = Recipe::open(&args.recipe)?;
+    let mut host = host(&recipe, console, |_| ());
+    host.params = given(&args.given)?;
+    check::run(args, &recipe, host)
 }
 
 /// A host with what all commands have in common.
-fn host(recipe: &Path, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
-    let base_dir = match recipe.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => ".".into(),
-    };
-    let mut host = Host::new(base_dir, output);
+fn host(recipe: &Recipe, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
+    let mut host = Host::new(&recipe.base_dir, output);
     host.env = Box::new(|name| std::env::var(name).ok());
     let notes = console.clone();
     host.notes = Box::new(move |line| notes.note(line));

@@ -7,7 +7,7 @@ use crate::{
     config::OffloadDevice,
     engine::plan::{Plan, Setup},
     fs::Bytes,
-    script::{Failure, Host, Planned, Session},
+    script::{Failure, Host, Planned, Recipe, Session},
     tensor::{Device, cuda_is_available, total_memory},
 };
 
@@ -52,9 +52,9 @@ impl Place {
 }
 
 /// Plans the recipe and prints the plan.
-pub(super) fn run(args: &PlanArgs, host: Host) -> Result<(), Failure> {
+pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
     let place = Place::of(args)?;
-    let planned = Session::plan_file(host, &args.recipe, args.world_size.into())?;
+    let planned = Session::plan(host, recipe, args.world_size.into())?;
     console::out(&text(&planned, &place));
     Ok(())
 }

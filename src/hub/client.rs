@@ -4,7 +4,7 @@
 //! the endpoint's own scheme, host and port and to no other, which is why redirects are not left to
 //! the HTTP library. This file knows addresses and status codes, not repositories.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, rc::Rc, thread, time::Duration};
 
 use ureq::{
     Agent, Body, Proxy, ResponseExt,
@@ -34,7 +34,12 @@ pub(super) enum Fault {
     },
     /// No answer, or a broken one.
     Network { host: String, reason: String },
+    /// The request was not made: its host is not one that may be asked.
+    Refused(Error),
 }
+
+/// Says whether a host may be asked.
+pub(super) type OnHost = Rc<dyn Fn(&str) -> Result<()>>;
 
 /// A client of one endpoint.
 pub(super) struct Client {
@@ -43,10 +48,11 @@ pub(super) struct Client {
     token: Option<String>,
     attempts: u32,
     backoff: Duration,
+    on_host: OnHost,
 }
 
 impl Client {
-    pub(super) fn new(settings: &HubSettings) -> Result<Self> {
+    pub(super) fn new(settings: &HubSettings, on_host: OnHost) -> Result<Self> {
         let endpoint = settings.endpoint.parse().map_err(|e| {
             Error::new(Code::Hub, format!("not an address: `{}`", settings.endpoint)).caused_by(e)
         })?;
@@ -68,6 +74,7 @@ impl Client {
             token: settings.token.clone(),
             attempts: settings.attempts.max(1),
             backoff: settings.backoff,
+            on_host,
         })
     }
 
@@ -124,6 +131,7 @@ impl Client {
     fn follow(&self, url: &str, start: u64) -> Result<Response<Body>, Fault> {
         let mut uri: Uri = url.parse().map_err(|_| network(&self.endpoint, bad_address(url)))?;
         for _ in 0..MAX_REDIRECTS {
+            (self.on_host)(uri.host().unwrap_or_default()).map_err(Fault::Refused)?;
             let mut request = self.agent.get(&uri);
             if let Some(token) = self.token.as_ref().filter(|_| same_origin(&uri, &self.endpoint)) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -148,7 +156,13 @@ impl Fault {
         match self {
             Self::Status { status, .. } => matches!(status, 408 | 429 | 500 | 502 | 503 | 504),
             Self::Network { .. } => true,
+            Self::Refused(_) => false,
         }
+    }
+
+    /// True when the hub was not reached, so that what it said last is the best there is.
+    pub(super) fn is_silence(&self) -> bool {
+        self.is_passing() || matches!(self, Self::Refused(_))
     }
 }
 

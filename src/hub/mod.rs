@@ -26,12 +26,12 @@ mod snapshot;
 mod splits;
 mod tree;
 
-use std::{cell::OnceCell, fmt, path::PathBuf};
+use std::{cell::OnceCell, fmt, path::PathBuf, rc::Rc};
 
 pub use settings::HubSettings;
 
 use self::{
-    client::Client,
+    client::{Client, OnHost},
     repo::{Repo, RepoKind},
     snapshot::Snapshot,
 };
@@ -58,6 +58,7 @@ pub struct Hub {
     settings: HubSettings,
     client: OnceCell<Client>,
     on_progress: Box<dyn Fn(&Progress<'_>)>,
+    on_host: OnHost,
 }
 
 impl fmt::Debug for Hub {
@@ -69,13 +70,26 @@ impl fmt::Debug for Hub {
 impl Hub {
     /// A hub with these settings. Nothing is read or asked before the first use.
     pub fn new(settings: HubSettings) -> Self {
-        Self { settings, client: OnceCell::new(), on_progress: Box::new(|_| ()) }
+        Self {
+            settings,
+            client: OnceCell::new(),
+            on_progress: Box::new(|_| ()),
+            on_host: Rc::new(|_| Ok(())),
+        }
     }
 
     /// Calls `show` at the start of each file's download, with each chunk, and at its end.
     #[must_use]
     pub fn on_progress(mut self, show: impl Fn(&Progress<'_>) + 'static) -> Self {
         self.on_progress = Box::new(show);
+        self
+    }
+
+    /// Calls `check` with the host of each request, redirects included; where it fails, the request
+    /// is not made.
+    #[must_use]
+    pub fn on_host(mut self, check: impl Fn(&str) -> Result<()> + 'static) -> Self {
+        self.on_host = Rc::new(check);
         self
     }
 
@@ -190,7 +204,7 @@ impl Hub {
 
     fn client(&self) -> Result<&Client> {
         if self.client.get().is_none() {
-            let _ = self.client.set(Client::new(&self.settings)?);
+            let _ = self.client.set(Client::new(&self.settings, Rc::clone(&self.on_host))?);
         }
         Ok(self.client.get().expect("it was set just now"))
     }

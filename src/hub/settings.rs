@@ -111,6 +111,13 @@ impl HubSettings {
     }
 }
 
+impl HubSettings {
+    /// The host of the endpoint.
+    pub fn host(&self) -> Option<String> {
+        self.endpoint.parse::<ureq::http::Uri>().ok()?.host().map(str::to_owned)
+    }
+}
+
 // A token must not reach a log.
 impl fmt::Debug for HubSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

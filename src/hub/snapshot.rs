@@ -166,7 +166,7 @@ fn ask_for_commit(hub: &Hub, repo: &Repo, cache: &RepoCache) -> Result<String> {
             commit.ok_or_else(|| not_a_hub(hub, repo))?
         }
         // With the hub out of reach, what it said last is the best there is.
-        Err(fault) if fault.is_passing() => {
+        Err(fault) if fault.is_silence() => {
             cache.commit(&repo.revision).ok_or_else(|| asked(hub, repo).error(fault))?
         }
         Err(fault) => return Err(asked(hub, repo).error(fault)),
@@ -186,7 +186,7 @@ fn ask_for_files(hub: &Hub, repo: &Repo, cache: &RepoCache, commit: &str) -> Res
             Ok(Files::Known(tree))
         }
         Ok(None) => Err(not_a_hub(hub, repo)),
-        Err(fault) => match present().filter(|_| fault.is_passing()) {
+        Err(fault) => match present().filter(|_| fault.is_silence()) {
             Some(files) => Ok(Files::Present(files)),
             None => Err(asked(hub, repo).error(fault)),
         },

@@ -9,6 +9,7 @@ use rhai::{EvalAltResult, Position};
 use super::{
     error::{Frame, Located, ScriptError, duplicate, split},
     locate::{self, Part},
+    resolver::EMBEDDED,
     sources::{Place, Sources},
     translate::translate,
 };
@@ -148,7 +149,13 @@ fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
         // A file that is no script has no calls to look for the option in.
         return Some(place);
     }
-    let frames: Vec<_> = located.iter().chain(outer).collect();
+    let mut frames: Vec<_> = located.iter().chain(outer).collect();
+    if error.option_path().is_some() {
+        // Options that a module of dsr reads are the recipe's.
+        let (users, own): (Vec<_>, Vec<_>) =
+            frames.into_iter().partition(|frame| !frame.source.starts_with(EMBEDDED));
+        frames = if users.is_empty() { own } else { users };
+    }
     let search = |find: &dyn Fn(&rhai::AST, Position) -> Option<Position>| {
         frames.iter().find_map(|frame| {
             let position = find(&sources.ast(&frame.source)?, frame.position)?;
@@ -160,8 +167,10 @@ fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
             Code::UnknownOption | Code::Missing => Part::Key,
             _ => Part::Value,
         };
-        search(&|ast, call| locate::in_call(ast, call, path, part))
-            .or_else(|| search(&|ast, _| locate::anywhere(ast, path)))
+        let in_call = search(&|ast, call| locate::in_call(ast, call, path, part));
+        // What is missing in the call may well be written elsewhere.
+        let missing = error.code() == Code::Missing;
+        in_call.or_else(|| search(&|ast, _| locate::anywhere(ast, path)).filter(|_| !missing))
     });
     by_option.or_else(|| frames.iter().find_map(|f| sources.place(&f.source, f.position)))
 }

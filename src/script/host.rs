@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, OnceCell, Ref, RefCell},
-    path::{Path, PathBuf},
+    path::PathBuf,
     rc::{Rc, Weak},
 };
 
@@ -16,6 +16,8 @@ use rhai::NativeCallContext;
 use super::{
     params::{Given, Parameter},
     planning::{Planning, needs_weights},
+    powers::Powers,
+    recipe::Recipe,
     sources::Sources,
 };
 use crate::{
@@ -24,6 +26,7 @@ use crate::{
     engine::RecipeRecord,
     error::{Code, Error, Result},
     hub::{Hub, HubSettings, Progress},
+    permission::Grants,
     run::{Interrupt, LineInterval, Start},
     tensor::{self, Device},
 };
@@ -63,6 +66,10 @@ pub struct Host {
     /// A request from outside to stop: the script ends at its next operation, or, while a run is
     /// active, when it has saved the step that is under way.
     pub interrupt: Interrupt,
+    /// What the user gave the recipe beside what every recipe may do.
+    pub grants: Grants,
+    /// Where each access of the recipe is written down, if anywhere.
+    pub audit: Option<PathBuf>,
     /// The environment, as far as the user lets dsr see it. Scripts have no access to it.
     pub env: Lookup,
     /// Where [`note`](Self::note) puts its lines.
@@ -75,6 +82,7 @@ pub struct Host {
     pub(crate) planning: Option<Planning>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Cell<bool>,
+    pub(super) powers: Powers,
     hub: OnceCell<Rc<Hub>>,
     group: OnceCell<Rc<ProcessGroup>>,
     pub(crate) output: RefCell<Output>,
@@ -102,12 +110,15 @@ impl Host {
             lines: LineInterval::Paced,
             command: Vec::new(),
             interrupt: Interrupt::new(),
+            grants: Grants::default(),
+            audit: None,
             env: Box::new(|_| None),
             notes: Box::new(|_| ()),
             show_download: Rc::new(|_| ()),
             show_progress: Box::new(|_, _, _| ()),
             planning: None,
             run_is_active: Cell::new(false),
+            powers: Powers::default(),
             hub: OnceCell::new(),
             group: OnceCell::new(),
             output: RefCell::new(Box::new(output)),
@@ -136,10 +147,16 @@ impl Host {
     ///
     /// # Errors
     /// As [`HubSettings::from_env`].
-    pub fn hub(&self) -> Result<Rc<Hub>> {
+    pub fn hub(self: &Rc<Self>) -> Result<Rc<Hub>> {
         once(&self.hub, || {
             let show = Rc::clone(&self.show_download);
             let hub = Hub::new(HubSettings::from_env(&self.env)?);
+            // Weak, as this host keeps the hub.
+            let host = Rc::downgrade(self);
+            let hub = hub.on_host(move |name| match host.upgrade() {
+                Some(host) => host.check_host(name),
+                None => Err(Error::new(Code::Internal, "a request after the session ended")),
+            });
             Ok(hub.on_progress(move |progress| show(progress)))
         })
     }
@@ -203,9 +220,7 @@ impl Host {
 
     /// The recipe's name: that of its file.
     pub(crate) fn recipe_name(&self) -> String {
-        let name = self.main.borrow();
-        let stem = Path::new(name.as_str()).file_stem().map(|stem| stem.to_string_lossy());
-        stem.map_or_else(|| "run".to_owned(), |stem| stem.into_owned())
+        Recipe::stem(&self.main.borrow())
     }
 
     /// The recipe as it runs, for what keeps it.
@@ -218,7 +233,7 @@ impl Host {
 }
 
 /// A host is the hub of its datasets, so that the settings are read only when a hub is needed.
-impl DatasetFiles for Host {
+impl DatasetFiles for Rc<Host> {
     fn dataset_files(
         &self,
         repo: &str,
@@ -243,9 +258,11 @@ pub(crate) fn interruption() -> Error {
     Error::new(Code::Interrupted, "interrupted")
 }
 
-/// The host of the script that makes this call.
+/// The host of the script that makes this call, which notes the place of the call.
 pub fn of(ctx: &NativeCallContext) -> Result<Rc<Host>> {
-    ctx.tag().and_then(|tag| tag.clone().try_cast::<Rc<Host>>()).ok_or_else(|| {
+    let host = ctx.tag().and_then(|tag| tag.clone().try_cast::<Rc<Host>>()).ok_or_else(|| {
         Error::new(Code::Internal, format!("`{}` was called without a host", ctx.fn_name()))
-    })
+    })?;
+    host.set_place(ctx.call_source(), ctx.call_position());
+    Ok(host)
 }

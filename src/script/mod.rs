@@ -14,18 +14,22 @@ pub mod literal;
 pub mod options;
 pub mod params;
 pub mod planning;
+pub mod recipe;
+pub mod reference;
+pub mod requests;
 pub mod shared;
 pub mod sources;
 pub mod value;
 
+mod check;
 mod engine_options;
 mod error;
 mod iterate;
-mod lint;
 mod locate;
 mod memory_options;
 mod monitor_options;
 mod optimizer_options;
+mod powers;
 mod precision_options;
 mod resolver;
 mod runtime;
@@ -33,18 +37,17 @@ mod scheduler_options;
 mod translate;
 mod zero_options;
 
-use std::{path::Path, rc::Rc};
+use std::rc::Rc;
 
 use rhai::AST;
 
 pub use self::{
     callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
-    planning::Planned, shared::Shared,
+    planning::Planned, recipe::Recipe, shared::Shared,
 };
 use self::{diagnostics::diagnose, planning::Planning, sources::Sources};
 use crate::{
     error::{Code, Error},
-    fs,
     run::Start,
 };
 
@@ -62,10 +65,10 @@ pub struct Description {
     pub parameters: Vec<Parameter>,
 }
 
-/// Reads what the recipe at `path` says about itself.
-pub fn describe(path: &Path) -> Result<Description, Failure> {
+/// Reads what a recipe says about itself.
+pub fn describe(recipe: &Recipe) -> Result<Description, Failure> {
     let sources = Sources::default();
-    let (ast, parameters) = scan(path, &sources)?;
+    let (ast, parameters) = scan(recipe, &sources)?;
     Ok(Description { doc: doc_text(ast.doc()), parameters })
 }
 
@@ -86,17 +89,41 @@ impl Session {
         self.modules.push(module.into());
     }
 
-    /// Runs the recipe at `path` to its end.
+    /// Runs a recipe to its end.
     ///
     /// Fails with every mistake found before the recipe ran, or with the error that ended it.
-    pub fn run_file(&self, path: &Path) -> Result<(), Failure> {
+    pub fn run(&self, recipe: &Recipe) -> Result<(), Failure> {
         let sources = &self.host.sources;
-        let name = path.display().to_string();
-        let (_, parameters) = scan(path, sources)?;
+        let (engine, ast) = self.compile(recipe)?;
+        check::check(&engine, &self.host, &recipe.name, &ast, &self.host.parameters())
+            .map_err(|e| Failure::of(e, &[], sources))?;
+        self.check_run_options(&ast)?;
+        engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))
+    }
+
+    /// Looks for mistakes in a recipe and in what it imports, without running it.
+    ///
+    /// Fails with all that it finds.
+    pub fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let (engine, ast) = self.compile(recipe)?;
+        let host = &self.host;
+        check::check_with_imports(&engine, host, &recipe.name, &ast, &host.parameters())
+            .map_err(|e| Failure::of(e, &[], &host.sources))
+    }
+
+    /// The recipe with the values of its parameters, and what is to run it.
+    fn compile(&self, recipe: &Recipe) -> Result<(Rc<rhai::Engine>, AST), Failure> {
+        let sources = &self.host.sources;
+        let name = recipe.name.clone();
+        let (_, mut parameters) = scan(recipe, sources)?;
         let values = params::resolve(&parameters, &self.host.params)?;
+        for (parameter, (_, value)) in parameters.iter_mut().zip(&values) {
+            parameter.value = value.clone();
+        }
         self.host.main.replace(name.clone());
         self.host.values.replace(params::to_json(&values)?);
         *self.host.parameters.borrow_mut() = parameters;
+        self.host.settle_permissions()?;
         let mut engine = runtime::engine(&self.host, params::module(values));
         for module in &self.modules {
             engine.register_global_module(Rc::clone(module));
@@ -105,25 +132,20 @@ impl Session {
         *self.host.engine.borrow_mut() = Rc::downgrade(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, &name, sources);
-        // The text is that of the first reading, even if the file has changed since.
-        let text = sources.text(&name).unwrap_or_default();
-        let mut ast = engine.compile(text).map_err(|e| failed(e.into()))?;
+        let mut ast = engine.compile(&recipe.text).map_err(|e| failed(e.into()))?;
         ast.set_source(name.as_str());
         sources.insert_ast(&name, &ast);
-        lint::check(&engine, &name, &ast, &self.host.parameters())
-            .map_err(|e| Failure::of(e, &[], sources))?;
-        self.check_run_options(&ast)?;
-        engine.run_ast(&ast).map_err(failed)
+        Ok((engine, ast))
     }
 
-    /// Runs the recipe at `path` up to its `init_engine`, as one of `world_size` ranks, without loading
-    /// weights; gives what it would train.
+    /// Runs a recipe up to its `init_engine`, as one of `world_size` ranks, without loading weights;
+    /// gives what it would train.
     ///
-    /// Fails as [`Session::run_file`] does, or where the recipe trains nothing.
-    pub fn plan_file(mut host: Host, path: &Path, world_size: usize) -> Result<Planned, Failure> {
+    /// Fails as [`Session::run`] does, or where the recipe trains nothing.
+    pub fn plan(mut host: Host, recipe: &Recipe, world_size: usize) -> Result<Planned, Failure> {
         host.planning = Some(Planning::new(world_size));
         let session = Self::new(host);
-        let ended = session.run_file(path);
+        let ended = session.run(recipe);
         if let Some(planned) = session.host.planning.as_ref().and_then(Planning::take) {
             return Ok(planned);
         }
@@ -152,16 +174,15 @@ impl Session {
 }
 
 /// Parses the recipe and reads its parameters.
-fn scan(path: &Path, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
-    let name = path.display().to_string();
-    let text = fs::read_to_string(path)?;
-    sources.insert_text(&name, &text);
+fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
+    let Recipe { name, text, .. } = recipe;
+    sources.insert_text(name, text);
     let parser = runtime::parser();
     let mut ast =
-        parser.compile(&text).map_err(|e| diagnose(&parser, *Box::from(e), &name, sources))?;
+        parser.compile(text).map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
     ast.set_source(name.as_str());
-    sources.insert_ast(&name, &ast);
-    let parameters = params::scan(&name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
+    sources.insert_ast(name, &ast);
+    let parameters = params::scan(name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
     Ok((ast, parameters))
 }
 

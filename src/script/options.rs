@@ -158,6 +158,31 @@ impl<'a> Options<'a> {
         read
     }
 
+    /// An option of the type that `like` has, `()` for any; `like` itself where the option is absent and
+    /// not required. A map with keys is read key by key.
+    pub fn like(&mut self, key: &str, like: &Dynamic, is_required: bool) -> Dynamic {
+        let path = self.level.join(key);
+        self.asked.insert(key.to_owned());
+        let Some(found) = self.map.get(key) else {
+            if is_required {
+                self.faults.push(missing(&path));
+            }
+            return like.clone();
+        };
+        if let (Ok(like), Ok(found)) = (like.as_map_ref(), found.as_map_ref())
+            && !like.is_empty()
+        {
+            let level = Level { owner: self.level.owner, path: &path };
+            return Dynamic::from_map(Options::read_map(level, &found, self.faults, |o| {
+                like.iter().map(|(key, like)| (key.clone(), o.like(key, like, false))).collect()
+            }));
+        }
+        match self.record(&path, Some(value::read_like(found, like))) {
+            Given::Value(value) => value,
+            Given::Absent | Given::Faulty => like.clone(),
+        }
+    }
+
     /// The script value itself, for what only a binding understands (a handle, a function).
     pub fn raw(&mut self, key: &'static str) -> Option<Dynamic> {
         self.ask(key);

@@ -74,11 +74,15 @@ pub struct Parameter {
     pub name: String,
     /// Its value unless another is given. Its type is the parameter's type.
     pub(crate) default: Dynamic,
+    /// Its value, once it is known what was given.
+    pub(crate) value: Dynamic,
     /// What it is, in the recipe's words.
     pub help: String,
     choices: Vec<Dynamic>,
     min: Option<f64>,
     max: Option<f64>,
+    /// Where it is declared.
+    pub(crate) position: Position,
 }
 
 impl Parameter {
@@ -153,7 +157,7 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
     let mut seen = Vec::new();
     for (call, position) in ast.statements().iter().filter_map(declaration) {
         seen.push(position);
-        match read(call) {
+        match read(call, position) {
             Ok(p) if found.iter().any(|other| other.name == p.name) => {
                 let message = format!("parameter `{}` is declared twice", p.name);
                 faults.push(Error::new(Code::BadValue, message).at(source, position));
@@ -233,7 +237,7 @@ fn declaration(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
 }
 
 /// Reads `param(name, default, help, #{ choices, min, max })`.
-fn read(call: &FnCallExpr) -> Result<Parameter> {
+fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
     let literal = |i: usize, what: &str| -> Result<Dynamic> {
         call.args[i].get_literal_value(None).ok_or_else(|| {
             Error::new(Code::BadValue, format!("the {what} of `param` must be written out"))
@@ -261,8 +265,17 @@ fn read(call: &FnCallExpr) -> Result<Parameter> {
     }
     let help =
         if call.args.len() > 2 { word(literal(2, "help text")?, "help")? } else { String::new() };
-    let mut parameter =
-        Parameter { name, default, help, choices: Vec::new(), min: None, max: None };
+    let value = default.clone();
+    let mut parameter = Parameter {
+        name,
+        default,
+        value,
+        help,
+        choices: Vec::new(),
+        min: None,
+        max: None,
+        position,
+    };
     if call.args.len() > 3 {
         let limits = literal(3, "limits")?;
         let limits = limits.as_map_ref().map_err(|_| {

@@ -11,9 +11,9 @@ use std::{
     rc::{Rc, Weak},
 };
 
-use rhai::{EvalAltResult, Module, ModuleResolver, Position, Scope};
+use rhai::{AST, EvalAltResult, FnNamespace, Module, ModuleResolver, Position, Scope};
 
-use super::{host::Host, lint};
+use super::{check, host::Host};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
@@ -23,8 +23,15 @@ use crate::{
 /// The prefix of what is embedded in the binary.
 pub(crate) const EMBEDDED: &str = "dsr:";
 
+/// What the names of functions without a name begin with.
+pub(super) const CLOSURE: &str = "anon$";
+
 /// The modules of the standard library: name and text.
-pub(crate) const STDLIB: &[(&str, &str)] = &[];
+pub(crate) const STDLIB: &[(&str, &str)] = &[
+    ("metrics", include_str!("../../stdlib/metrics.rhai")),
+    ("schedule", include_str!("../../stdlib/schedule.rhai")),
+    ("trainer", include_str!("../../stdlib/trainer.rhai")),
+];
 
 type Resolved = std::result::Result<Rc<Module>, Box<EvalAltResult>>;
 
@@ -50,10 +57,25 @@ impl Resolver {
         let mut ast = engine.compile(text).map_err(|e| within(e.into()))?;
         ast.set_source(name);
         host.sources.insert_ast(name, &ast);
-        lint::check(engine, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
-        let module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
+        check::check(engine, host, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
+        let mut module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
+        lend_closures(&mut module, &ast);
         Ok(module.into())
     }
+}
+
+/// Lets the closures of a module be called where it is imported: a function that it returns may be
+/// one. Rhai looks for them in the source that calls only, unless they are global.
+fn lend_closures(module: &mut Module, ast: &AST) {
+    let mut hashes = Module::new();
+    for (.., name, _, function) in ast.shared_lib().iter_script_fn_info() {
+        if name.starts_with(CLOSURE) {
+            let hash = hashes.set_script_fn(Rc::clone(function));
+            #[allow(deprecated, reason = "Rhai has no other way for a function of a script")]
+            module.update_fn_namespace(hash, FnNamespace::Global);
+        }
+    }
+    module.build_index();
 }
 
 impl ModuleResolver for Resolver {
@@ -92,7 +114,7 @@ impl ModuleResolver for Resolver {
 }
 
 /// The name and text of what `path` means when it is imported from `importer`.
-fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
+pub(super) fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
     if let Some(name) = path.strip_prefix(EMBEDDED) {
         return embedded(name).map(|text| (path.to_owned(), text.to_owned()));
     }
@@ -105,8 +127,13 @@ fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, Stri
     Ok((relative.display().to_string(), text))
 }
 
+/// The text of the module of the standard library called `name`.
+pub(super) fn module(name: &str) -> Option<&'static str> {
+    STDLIB.iter().find(|(known, _)| *known == name).map(|(_, text)| *text)
+}
+
 fn embedded(name: &str) -> Result<&'static str> {
-    if let Some((_, text)) = STDLIB.iter().find(|(known, _)| *known == name) {
+    if let Some(text) = module(name) {
         return Ok(text);
     }
     let names: Vec<_> = STDLIB.iter().map(|(known, _)| *known).collect();
@@ -129,6 +156,9 @@ fn confined(base: &Path, importer: Option<&str>, path: &str) -> Result<PathBuf> 
             .hint("a recipe imports from its own directory: \"name\" or \"folder/name\"")
     };
     let relative = Path::new(path);
+    if path.contains("://") {
+        return Err(refused("it is an address"));
+    }
     if relative.is_absolute() {
         return Err(refused("the path is absolute"));
     }

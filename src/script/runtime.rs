@@ -4,7 +4,7 @@
 //!
 //! No optimization: Rhai's default level folds constant maps, which loses the position of their
 //! keys and makes an assignment into one panic. Variables and map keys are strict, so that a
-//! misspelt name is an error and not `()`. There is no `eval`, and no access to files but `import`.
+//! misspelt name is an error and not `()`. There is no `eval` and no `curry`, and no access to files but `import`.
 
 use std::rc::Rc;
 
@@ -15,6 +15,18 @@ use crate::error::Error;
 
 /// How deep script functions may call each other.
 const CALL_LEVELS: usize = 64;
+
+/// Bytes of a string, with all that is in an array or a map that holds it.
+const STRING_BYTES: usize = 16 << 20;
+
+/// Items of an array, and keys of a map, with those of what they hold.
+const ITEMS: usize = 1_000_000;
+const KEYS: usize = 1_000_000;
+
+/// Modules that one recipe imports, functions that one source defines, variables in one scope.
+const MODULES: usize = 64;
+const FUNCTIONS: usize = 1000;
+const VARIABLES: usize = 1000;
 
 /// How deep an expression may nest at the top level and in functions: method chains count.
 const EXPRESSION_DEPTHS: (usize, usize) = (128, 64);
@@ -68,7 +80,15 @@ fn limit(engine: &mut rhai::Engine) {
         .set_optimization_level(OptimizationLevel::None)
         .set_max_call_levels(CALL_LEVELS)
         .set_max_expr_depths(EXPRESSION_DEPTHS.0, EXPRESSION_DEPTHS.1)
-        .disable_symbol("eval");
+        .set_max_string_size(STRING_BYTES)
+        .set_max_array_size(ITEMS)
+        .set_max_map_size(KEYS)
+        .set_max_modules(MODULES)
+        .set_max_functions(FUNCTIONS)
+        .set_max_variables(VARIABLES)
+        .disable_symbol("eval")
+        // It would copy what a function holds at each call; no limit counts that. Closures share.
+        .disable_symbol("curry");
 }
 
 fn terminated(error: Error) -> Dynamic {

@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType};
 
-use super::value;
+use super::{resolver::CLOSURE, value};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error},
@@ -117,7 +117,7 @@ fn unknown_variable(name: &str) -> Error {
 }
 
 /// Rhai says: Unknown property 'x' - a getter is not registered for type 'T'.
-fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
+pub(super) fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
     let mut quoted = message.split('\'').skip(1).step_by(2);
     let (Some(property), Some(owner)) = (quoted.next(), quoted.next()) else {
         return Error::new(Code::UnknownFunction, lower_first(message));
@@ -128,9 +128,9 @@ fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
         Code::UnknownFunction,
         format!("property `{property}` {verb} a value of type {owner}"),
     );
-    let prefix = "get$";
+    let prefix = if message.contains("setter") { "set$" } else { "get$" };
     let names = function_names(engine);
-    let known = names.iter().filter_map(|n| n.strip_prefix(prefix));
+    let known = names.iter().filter_map(|n| n.strip_prefix(prefix)).filter(|n| *n != property);
     if names.iter().any(|n| n == property) {
         return error.hint(format!("`{property}` is a function: write .{property}()"));
     }
@@ -141,7 +141,7 @@ fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
 }
 
 /// Rhai says: name (type, type).
-fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
+pub(super) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     let (name, types) = signature.split_once(" (").unwrap_or((signature, ")"));
     let name = name.rsplit("::").next().unwrap_or(name);
     if let Some(property) = name.strip_prefix("get$").or_else(|| name.strip_prefix("set$")) {
@@ -153,6 +153,11 @@ fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     let types: Vec<_> = split_types(types.strip_suffix(')').unwrap_or(types))
         .map(|t| friendly(engine, t))
         .collect();
+    if name.starts_with(CLOSURE) {
+        let message = "a function of a module is called where the module is not imported, or with \
+                       another number of arguments than it takes";
+        return Error::new(Code::WrongType, message);
+    }
     if name.contains('$') {
         let owner = types.first().map_or("this value", String::as_str);
         return Error::new(
@@ -166,6 +171,15 @@ fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error {
     }
     if known.is_empty() {
         return unknown_function(engine, name, &[]);
+    }
+    if let Some(first) = types.first() {
+        // The forms of the value itself come first; the others keep their order.
+        let first = format!(": {first}");
+        let takes_it = |form: &String| {
+            let parameter = form.split(", ").next().unwrap_or(form);
+            parameter.trim_end_matches(')').ends_with(&first)
+        };
+        known.sort_by_key(|form| !takes_it(form));
     }
     let given = types.join(", ");
     let is_word = rhai::is_valid_identifier(name);
@@ -190,7 +204,10 @@ fn signatures(engine: &rhai::Engine, name: &str, standard: bool) -> Vec<String> 
         let taken = taken.collect::<Vec<_>>().join(", ");
         (info.name == name).then(|| format!("{name}({taken})"))
     };
-    engine.collect_fn_metadata(None, form, standard)
+    let mut forms = engine.collect_fn_metadata(None, form, standard);
+    // Rhai has them in no order.
+    forms.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
+    forms
 }
 
 /// Splits the types of a signature at its commas, but not inside of angle brackets.
@@ -243,7 +260,7 @@ fn thrown(value: &Dynamic) -> Error {
 }
 
 /// A type's name as a user knows it.
-fn friendly(engine: &rhai::Engine, name: &str) -> String {
+pub(super) fn friendly(engine: &rhai::Engine, name: &str) -> String {
     let name = name.trim().trim_start_matches("&mut ").trim_start_matches('&').trim();
     match name {
         "i64" | "INT" => "int".to_owned(),
@@ -260,6 +277,7 @@ fn friendly(engine: &rhai::Engine, name: &str) -> String {
             "Array" => "array".to_owned(),
             "Map" => "map".to_owned(),
             "FnPtr" | "Fn" => "function".to_owned(),
+            range if range.starts_with("Range") => "range".to_owned(),
             mapped => mapped.to_owned(),
         },
     }

@@ -239,6 +239,19 @@ pub(crate) fn describe(value: &Dynamic) -> String {
     }
 }
 
+/// Reads a value of the type that `like` has; `()` stands for any.
+pub(crate) fn read_like(found: &Dynamic, like: &Dynamic) -> Read<Dynamic> {
+    match like.type_name() {
+        "()" => Ok(found.clone()),
+        "i64" => i64::read(found).map(Dynamic::from),
+        "f64" => f64::read(found).map(Dynamic::from),
+        kind if kind == found.type_name() => Ok(found.clone()),
+        "bool" => Err(Wrong::kind("true or false", found)),
+        "string" => Err(Wrong::kind("a string", found)),
+        _ => Err(Wrong::kind(describe(like), found)),
+    }
+}
+
 /// Whether a value is of a Rust type that dsr added to the script's own. It must not be locked.
 pub(crate) fn is_handle(value: &Dynamic) -> bool {
     // Rhai's own types have short names.

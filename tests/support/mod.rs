@@ -3,6 +3,7 @@
 pub(crate) mod hub_server;
 pub(crate) mod ranks;
 pub(crate) mod recipe;
+pub(crate) mod small_hub;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -8,8 +8,11 @@ use std::{
 
 use dsr::{
     error::Code,
-    script::{Failure, Host, Session, diagnostics::Fault},
+    permission::Scope,
+    script::{self, Failure, Host, Session, diagnostics::Fault},
 };
+
+use crate::engine::golden;
 
 /// The directory, with the recipe in `recipe.rhai`; it is the working directory too.
 pub(crate) struct Recipe {
@@ -50,7 +53,9 @@ impl Recipe {
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
         let mut host = Host::new(self.directory(), output);
         host.work_dir = self.directory().to_owned();
-        let result = prepare(host).run_file(&self.path());
+        // The recipes of tests read the golden files.
+        host.grants.read = Scope::These(vec![golden("").display().to_string()]);
+        let result = prepare(host).run(&script::Recipe::open(&self.path()).unwrap());
         let lines = lines.borrow().clone();
         (lines, result)
     }
@@ -77,6 +82,19 @@ impl Recipe {
     /// How the recipe fails.
     pub(crate) fn fails(&self) -> Failure {
         self.run(Session::new).1.expect_err("the recipe should fail")
+    }
+}
+
+/// Copies a file, or a directory of files.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            copy(&entry.path(), &to.join(entry.file_name()));
+        }
+    } else {
+        std::fs::copy(from, to).unwrap();
     }
 }
 

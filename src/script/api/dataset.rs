@@ -76,15 +76,11 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Dataset> {
+        let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
+        host.check_source(spec)?;
         let base_dir = host.work_dir.clone();
-        let options = options::read("dataset", &options, |o| OpenOptions {
-            split: o.get("split").optional(),
-            revision: o.get("revision").optional(),
-            base_dir,
-            hub: Some(host),
-        })?;
-        Ok(Dataset::open(spec, &options)?)
+        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub: Some(Rc::new(host)), ..options })?)
     }
 
     /// Turns the column `text` into token ids, on all cores. The other columns are dropped.
@@ -117,15 +113,7 @@ pub mod api {
         tokenizer: Tokenizer,
         options: Map,
     ) -> ScriptResult<Dataset> {
-        let default = TokenizeOptions::default();
-        let options = options::read("tokenize", &options, |o| TokenizeOptions {
-            field: o.get("field").or(default.field),
-            append_eos: o.get("append_eos").or(default.append_eos),
-            max_length: o.get("max_length").optional(),
-            padding: o.choice("padding", PADDINGS).or(default.padding),
-            truncation: o.get("truncation").or(default.truncation),
-        })?;
-        Ok(dataset.tokenize(tokenizer, options)?)
+        Ok(dataset.tokenize(tokenizer, super::tokenize_options(&options)?)?)
     }
 
     /// Joins the tokens of all rows and cuts them into rows of `seq_len` tokens. A shorter
@@ -192,8 +180,7 @@ pub mod api {
     /// ```
     #[rhai_fn(name = "shuffle", return_raw, pure)]
     pub fn shuffle_with_options(dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
-        let seed = options::read("shuffle", &options, |o| o.get("seed").or(DEFAULT_SEED))?;
-        Ok(dataset.shuffle(seed)?)
+        Ok(dataset.shuffle(super::shuffle_options(&options)?)?)
     }
 
     /// Copies the rows to a temporary file when they are first read; later epochs read the copy.
@@ -292,6 +279,32 @@ pub mod api {
     pub fn describe_debug(dataset: &mut Dataset) -> String {
         super::description(dataset)
     }
+}
+
+/// The options of `dataset`, without the hub and the directory that paths start from.
+pub(crate) fn open_options(map: &Map) -> Result<OpenOptions> {
+    options::read("dataset", map, |o| OpenOptions {
+        split: o.get("split").optional(),
+        revision: o.get("revision").optional(),
+        ..OpenOptions::default()
+    })
+}
+
+/// The options of `tokenize`.
+pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
+    let default = TokenizeOptions::default();
+    options::read("tokenize", map, |o| TokenizeOptions {
+        field: o.get("field").or(default.field),
+        append_eos: o.get("append_eos").or(default.append_eos),
+        max_length: o.get("max_length").optional(),
+        padding: o.choice("padding", PADDINGS).or(default.padding),
+        truncation: o.get("truncation").or(default.truncation),
+    })
+}
+
+/// The option of `shuffle`: the seed.
+pub(crate) fn shuffle_options(map: &Map) -> Result<u64> {
+    options::read("shuffle", map, |o| o.get("seed").or(DEFAULT_SEED))
 }
 
 /// A row as scripts see it.

@@ -42,7 +42,7 @@ pub mod api {
     /// let options = from_deepspeed("ds_config.json", #{
     ///     micro_batch_size: 4,
     ///     optimizer: #{ lr: 1e-4 },
-    ///     scheduler: #{ total_num_steps: 1000, warmup_num_steps: 100 },
+    ///     scheduler: #{ type: "cosine", total_num_steps: 1000, warmup_num_steps: 100 },
     /// });
     /// let engine = init_engine(model, options);
     /// ```
@@ -57,7 +57,7 @@ pub mod api {
 }
 
 fn load(host: &Host, path: &str, given: Option<Map>) -> Result<Map> {
-    let path = host.work_dir.join(path);
+    let path = host.readable(path)?;
     let given = given.map(plain).transpose()?;
     let world_size = Some(host.world_size()?);
     let settings = deepspeed::load(&path, given.as_ref(), world_size, &host.sources)?;

@@ -9,7 +9,7 @@ use super::{
     dataset::api::Dataset,
     loader::{self, api::Loader},
     model::api::Model,
-    tensor::Handle as TensorHandle,
+    tensor::Handle as Tensor,
 };
 use crate::{
     checkpoint::Store,
@@ -115,6 +115,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         let keep = |f| Callback::new(&ctx, f);
         let config = engine_options::read(&options, host.world_size()?, keep)?;
+        host.check_engine(&config)?;
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model, config)?);
         }
@@ -130,8 +131,8 @@ pub mod api {
     /// let loss = engine.forward(batch);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<TensorHandle> {
-        Ok(TensorHandle::new(engine.write()?.forward(&batch)?))
+    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<Tensor> {
+        Ok(Tensor::new(engine.write()?.forward(&batch)?))
     }
 
     /// Computes the gradients of the loss that `forward` returned, and adds them up.
@@ -140,7 +141,7 @@ pub mod api {
     /// engine.backward(loss);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn backward(engine: &mut Engine, loss: TensorHandle) -> ScriptResult<()> {
+    pub fn backward(engine: &mut Engine, loss: Tensor) -> ScriptResult<()> {
         Ok(engine.write()?.backward(loss.tensor())?)
     }
 
@@ -366,13 +367,23 @@ fn memory_map(memory: MemoryUse) -> Map {
     kinds.map(|(kind, bytes)| (kind.into(), (bytes as i64).into())).collect()
 }
 
-fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
-    let (loader, keep) = options::read("save_checkpoint", options, |o| {
+/// The options of `save_checkpoint`: the loader to save with the engine, and how many to keep.
+pub(crate) fn save_options(map: &Map) -> Result<(Option<Loader>, Option<usize>)> {
+    options::read("save_checkpoint", map, |o| {
         (o.handle::<Loader>("loader", "a loader"), o.get("keep").range(1..).optional())
-    })?;
+    })
+}
+
+/// The option of `load_checkpoint`: the loader that goes on with the engine.
+pub(crate) fn load_options(map: &Map) -> Result<Option<Loader>> {
+    options::read("load_checkpoint", map, |o| o.handle::<Loader>("loader", "a loader"))
+}
+
+fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
+    let (loader, keep) = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
-    let store = Store::open(&host.work_dir.join(dir));
+    let store = Store::open(&host.writable(dir)?);
     if engine.group().rank() == 0 {
         save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
     } else {
@@ -383,10 +394,9 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
 }
 
 fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
-    let loader =
-        options::read("load_checkpoint", options, |o| o.handle::<Loader>("loader", "a loader"))?;
+    let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(&host.work_dir.join(path))?;
+    let dir = Store::resolve(&host.readable(path)?)?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
 }
 

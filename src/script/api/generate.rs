@@ -79,7 +79,8 @@ fn text(
     tokenizer.decode(&ids.ok_or_else(|| Error::new(Code::Internal, "a token id is negative"))?)
 }
 
-fn sampling(options: &Map) -> Result<Sampling> {
+/// The options of `generate`.
+pub(crate) fn sampling(options: &Map) -> Result<Sampling> {
     let default = Sampling::default();
     options::read("generate", options, |o| Sampling {
         max_new_tokens: o.get("max_new_tokens").range(1..).or(default.max_new_tokens),

@@ -109,7 +109,7 @@ pub(super) fn for_rank(group: &ProcessGroup, options: LoaderOptions) -> LoaderOp
 }
 
 /// The options of a loader, for a process that is alone.
-fn read_options(map: &Map) -> Result<LoaderOptions> {
+pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
     options::read("loader", map, |o| {
         let epochs = o.get("epochs").range(1..).optional();
         let endless = o.get("endless").or(false);

@@ -18,6 +18,7 @@ pub mod loader;
 pub mod model;
 pub mod nn;
 pub mod optimizer;
+pub mod options;
 pub mod param;
 pub mod run;
 pub mod tensor;
@@ -38,6 +39,7 @@ const API: &[Group] = &[
     ("loader", loader::build),
     ("model", || exported_module!(model::api)),
     ("optimizer", || exported_module!(optimizer::api)),
+    ("options", || exported_module!(options::api)),
     ("param", || exported_module!(param::api)),
     ("run", run::build),
     ("tensor", || exported_module!(tensor::api)),
@@ -60,20 +62,32 @@ pub(crate) fn has_group(name: &str) -> bool {
 
 /// Registers the whole surface.
 pub(crate) fn register(engine: &mut rhai::Engine) {
-    for (name, module) in API {
-        let mut module = module();
-        module.set_id(*name);
+    for (_, module) in modules() {
         engine.register_global_module(module.into());
     }
-    for (name, module) in NAMED {
-        engine.register_static_module(*name, module().into());
+    for (name, module) in named_modules() {
+        engine.register_static_module(name, module.into());
     }
+}
+
+/// Every group whose functions are called with its name.
+pub(crate) fn named_modules() -> impl Iterator<Item = (&'static str, Module)> {
+    NAMED.iter().map(|(name, module)| (*name, module()))
+}
+
+/// Every group with its name.
+pub(crate) fn modules() -> impl Iterator<Item = (&'static str, Module)> {
+    API.iter().map(|(name, module)| {
+        let mut module = module();
+        module.set_id(*name);
+        (*name, module)
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{lint, runtime};
+    use crate::script::{Host, check, runtime};
 
     /// The documentation of every function, with its signature.
     fn documentation() -> Vec<(String, String)> {
@@ -110,13 +124,14 @@ mod tests {
     fn every_example_calls_functions_that_exist() {
         let mut engine = runtime::parser();
         register(&mut engine);
+        let host = Host::new(".", |_| ());
         let mut checked = 0;
         for (signature, doc) in documentation() {
             for example in examples(&doc) {
                 let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
                 let parameters = crate::script::params::scan("example", &ast);
                 let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));
-                let result = lint::check(&engine, "example", &ast, &parameters);
+                let result = check::check(&engine, &host, "example", &ast, &parameters);
                 result.unwrap_or_else(|e| panic!("{signature}: {e}"));
                 checked += 1;
             }

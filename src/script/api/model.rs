@@ -10,6 +10,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{self, Gpt2Config},
     script::{
+        api::tokenizer,
         error::ScriptResult,
         host::{self, Host},
         options::{self, Options},
@@ -30,7 +31,7 @@ const MODEL_FILES: &[&str] = &[
 /// Models.
 #[export_module]
 pub mod api {
-    use crate::script::api::{tensor::api::Tensor, tokenizer::api::Tokenizer};
+    use crate::script::api::tensor::api::Tensor;
 
     /// A language model; copies are the same one. Made by `load_model` or `new_model`.
     pub type Model = Rc<model::Model>;
@@ -60,7 +61,7 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Model> {
-        Ok(super::load(&*host::of(&ctx)?, spec, &options)?)
+        Ok(super::load(&host::of(&ctx)?, spec, &options)?)
     }
 
     /// Makes a GPT-2 with random weights, in one of the published sizes or as a `config.json` says.
@@ -142,12 +143,11 @@ pub mod api {
     ) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
         host.check_weights("export_hf")?;
-        let tokenizer = options::read("export_hf", &options, |o| {
-            o.handle::<Tokenizer>("tokenizer", "a tokenizer")
-        })?;
+        let tokenizer = super::export_options(&options)?;
+        let dir = host.writable(dir)?;
         let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
-            model.export_hf(&host.work_dir.join(dir), json.as_deref())?;
+            model.export_hf(&dir, json.as_deref())?;
         } else {
             model.attend_export()?;
         }
@@ -175,11 +175,31 @@ fn logits(model: &model::Model, input_ids: &Tensor) -> Result<Handle> {
     Ok(Handle::new(model.logits(&ids)?))
 }
 
-fn load(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (revision, overrides) = options::read("load_model", options, |o| {
+/// Settings of a `config.json` by their names.
+type Overrides = Vec<(&'static str, serde_json::Value)>;
+
+/// The options of `load_model`: a revision of the hub, and other dropout.
+pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Overrides)> {
+    options::read("load_model", map, |o| {
         let revision = o.get::<String>("revision").optional();
         (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
-    })?;
+    })
+}
+
+/// The options of `new_model`: the seed, and other settings.
+pub(crate) fn make_options(map: &Map) -> Result<(u64, Overrides)> {
+    options::read("new_model", map, |o| {
+        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
+    })
+}
+
+/// The option of `export_hf`.
+pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokenizer>> {
+    options::read("export_hf", map, |o| o.handle("tokenizer", "a tokenizer"))
+}
+
+fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
+    let (revision, overrides) = load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
     let dir = directory(host, spec, revision.as_deref(), files)?;
@@ -207,12 +227,18 @@ fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<PathBuf> {
+fn directory(
+    host: &Rc<Host>,
+    spec: &str,
+    revision: Option<&str>,
+    files: &[&str],
+) -> Result<PathBuf> {
     let path = host.work_dir.join(spec);
     if spec.is_empty() {
         return Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
     }
+    host.check_source(spec)?;
     if path.is_dir() {
         return Ok(path);
     }
@@ -227,9 +253,7 @@ fn directory(host: &Host, spec: &str, revision: Option<&str>, files: &[&str]) ->
 }
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (seed, overrides) = options::read("new_model", options, |o| {
-        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
-    })?;
+    let (seed, overrides) = make_options(options)?;
     let config = match Gpt2Config::named(spec) {
         Some(config) => config,
         None => from_file(host, spec)?,
@@ -244,7 +268,7 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
 }
 
 fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
-    let path = host.work_dir.join(spec);
+    let path = host.readable(spec)?;
     if spec.is_empty() || !path.exists() {
         let names = Gpt2Config::NAMES.join(", ");
         let message =
@@ -256,18 +280,11 @@ fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
 }
 
 /// Those of `keys` that are given; their types are checked as those of a `config.json` are.
-fn overrides(
-    o: &mut Options<'_>,
-    keys: &'static [&'static str],
-) -> Vec<(&'static str, serde_json::Value)> {
+fn overrides(o: &mut Options<'_>, keys: &'static [&'static str]) -> Overrides {
     keys.iter().filter_map(|&key| Some((key, o.get(key).optional()?))).collect()
 }
 
-fn with_overrides(
-    config: Gpt2Config,
-    overrides: Vec<(&'static str, serde_json::Value)>,
-    owner: &str,
-) -> Result<Gpt2Config> {
+fn with_overrides(config: Gpt2Config, overrides: Overrides, owner: &str) -> Result<Gpt2Config> {
     if overrides.is_empty() {
         return Ok(config);
     }

@@ -129,24 +129,41 @@ pub mod api {
     }
 }
 
-fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
-    let lines = host.lines.or_steps(engine.read()?.config().monitor.steps_per_print);
-    let options = options::read("start_run", options, |o| {
+/// The options of `start_run`.
+#[derive(Debug)]
+pub(crate) struct RunOptions {
+    name: Option<String>,
+    total_steps: u64,
+    save_every: Option<u64>,
+    keep: Option<usize>,
+}
+
+/// Reads the options of `start_run`.
+pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
+    options::read("start_run", map, |o| {
         let keep = o.get::<usize>("keep").or(2);
-        TrainingOptions {
-            root: host.work_dir.join("runs"),
-            name: o.get("name").optional().unwrap_or_else(|| host.recipe_name()),
-            start: host.start.clone(),
+        RunOptions {
+            name: o.get("name").optional(),
             total_steps: o.get("total_steps").range(1..).required(),
             save_every: o.get("save_every").range(1..).optional(),
             keep: (keep > 0).then_some(keep),
-            lines,
-            recipe: host.recipe_record(),
-            command: host.command.clone(),
         }
-    })?;
-    let options =
-        TrainingOptions { name: host.run_name.clone().unwrap_or(options.name), ..options };
+    })
+}
+
+fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
+    let RunOptions { name, total_steps, save_every, keep } = read_options(options)?;
+    let options = TrainingOptions {
+        root: host.writable("runs")?,
+        name: host.run_name.clone().or(name).unwrap_or_else(|| host.recipe_name()),
+        start: host.start.clone(),
+        total_steps,
+        save_every,
+        keep,
+        lines: host.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
+        recipe: host.recipe_record(),
+        command: host.command.clone(),
+    };
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     let training = Shared::new(training);
     show(host, &training, shown)?;

@@ -34,7 +34,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn tokenizer(ctx: NativeCallContext, spec: &str) -> ScriptResult<Tokenizer> {
-        Ok(super::open(&*host::of(&ctx)?, spec, None)?.into())
+        Ok(super::open(&host::of(&ctx)?, spec, None)?.into())
     }
 
     /// Opens a tokenizer with options: `revision`, a branch, tag or commit of the hub.
@@ -50,7 +50,7 @@ pub mod api {
     ) -> ScriptResult<Tokenizer> {
         let revision =
             options::read("tokenizer", &options, |o| o.get::<String>("revision").optional())?;
-        Ok(super::open(&*host::of(&ctx)?, spec, revision.as_deref())?.into())
+        Ok(super::open(&host::of(&ctx)?, spec, revision.as_deref())?.into())
     }
 
     /// Opens the two files of a byte-level BPE such as GPT-2's.
@@ -67,8 +67,12 @@ pub mod api {
         vocab: &str,
         merges: &str,
     ) -> ScriptResult<Tokenizer> {
-        let dir = &host::of(&ctx)?.work_dir;
-        Ok(data::Tokenizer::from_vocab_and_merges(&dir.join(vocab), &dir.join(merges))?.into())
+        let host = host::of(&ctx)?;
+        let (vocab, merges) = (host.readable(vocab)?, host.readable(merges)?);
+        // Their directory may hold a `tokenizer_config.json`.
+        let beside = vocab.with_file_name("tokenizer_config.json");
+        host.readable(&beside.to_string_lossy())?;
+        Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
     }
 
     /// Returns the token ids of a text, with the special tokens that the tokenizer itself adds.
@@ -103,7 +107,7 @@ pub mod api {
         ids: Array,
         options: Map,
     ) -> ScriptResult<String> {
-        let skip = options::read("decode", &options, |o| o.get("skip_special_tokens").or(true))?;
+        let skip = super::decode_options(&options)?;
         let ids = argument::<Vec<u32>>("ids", &ids.into())?;
         Ok(match skip {
             true => tokenizer.decode(&ids)?,
@@ -165,7 +169,13 @@ pub mod api {
     }
 }
 
-fn open(host: &Host, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
+/// The option of `decode`: whether special tokens are left out.
+pub(crate) fn decode_options(map: &Map) -> Result<bool> {
+    options::read("decode", map, |o| o.get("skip_special_tokens").or(true))
+}
+
+fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
+    host.check_source(spec)?;
     if data::is_hub_id(spec, &host.work_dir) {
         let dir = host.hub()?.model_files(spec, revision, &HUB_FILES)?;
         return data::Tokenizer::from_path(&dir);

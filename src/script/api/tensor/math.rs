@@ -392,6 +392,7 @@ pub mod api {
     /// Draws every element from the normal distribution of this mean and standard deviation.
     ///
     /// ```rhai
+    /// let w = zeros([2, 2]).requires_grad_();
     /// no_grad(|| w.normal_(0, 0.02));
     /// ```
     #[rhai_fn(name = "normal_", return_raw)]

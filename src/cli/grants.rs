@@ -1,0 +1,334 @@
+//! What the user gives a recipe: the flags, the question on a terminal, the list without a run.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, IsTerminal},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::{Args, ValueEnum};
+
+use super::console::{self, Console};
+use crate::{
+    error::{Code, Error},
+    permission::{
+        Grants, Permissions, Scope, TrustFile,
+        sandbox::{self, Needs, Sandbox},
+    },
+    script::{Failure, Host, Recipe, requests},
+};
+
+/// What the recipe may do.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "What the recipe may do")]
+pub(super) struct GrantArgs {
+    /// Let the recipe read these paths, or all.
+    #[arg(long, value_name = "PATHS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    allow_read: Option<Vec<String>>,
+
+    /// Let the recipe write below these paths, or everywhere.
+    #[arg(long, value_name = "PATHS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    allow_write: Option<Vec<String>>,
+
+    /// Let the recipe connect to these hosts, such as huggingface.co, or to all.
+    #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    allow_net: Option<Vec<String>>,
+
+    /// Refuse these paths, or all; what is denied wins.
+    #[arg(long, value_name = "PATHS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    deny_read: Option<Vec<String>>,
+
+    /// Refuse to write below these paths, or everywhere.
+    #[arg(long, value_name = "PATHS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    deny_write: Option<Vec<String>>,
+
+    /// Refuse these hosts, or the network.
+    #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
+    deny_net: Option<Vec<String>>,
+
+    /// Allow all that can be allowed. Credentials and files of the kernel cannot.
+    #[arg(short = 'A', long)]
+    allow_all: bool,
+
+    /// Refuse without a question, also on a terminal.
+    #[arg(long)]
+    no_prompt: bool,
+
+    /// Add a line of JSON to this file for each access that the recipe asks for.
+    #[arg(long, value_name = "FILE")]
+    audit: Option<PathBuf>,
+
+    /// Keep the process to its paths in the kernel too, where it can [default: landlock].
+    #[arg(long, value_enum, value_name = "KIND")]
+    sandbox: Option<SandboxKind>,
+
+    /// Stop after so many hours, as Ctrl-C would.
+    #[arg(long, value_name = "HOURS", value_parser = hours)]
+    max_hours: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum SandboxKind {
+    Landlock,
+    Off,
+}
+
+fn hours(text: &str) -> Result<f64, String> {
+    let hours = text.parse::<f64>().ok().filter(|h| *h > 0.0 && *h <= 1e6);
+    hours.ok_or_else(|| "a number above 0, such as 1.5".to_owned())
+}
+
+impl GrantArgs {
+    /// What is given and denied.
+    pub(super) fn grants(&self) -> Grants {
+        let scope = |flag: &Option<Vec<String>>| flag.clone().map_or(Scope::None, Scope::of_flag);
+        let allowed = |flag| if self.allow_all { Scope::All } else { scope(flag) };
+        Grants {
+            read: allowed(&self.allow_read),
+            write: allowed(&self.allow_write),
+            net: allowed(&self.allow_net),
+            deny_read: scope(&self.deny_read),
+            deny_write: scope(&self.deny_write),
+            deny_net: scope(&self.deny_net),
+        }
+    }
+
+    /// The arguments that say the same, for a rank.
+    pub(super) fn words(&self) -> Vec<String> {
+        let lists = [
+            ("--allow-read", &self.allow_read),
+            ("--allow-write", &self.allow_write),
+            ("--allow-net", &self.allow_net),
+            ("--deny-read", &self.deny_read),
+            ("--deny-write", &self.deny_write),
+            ("--deny-net", &self.deny_net),
+        ];
+        let mut words = Vec::new();
+        for (flag, list) in lists {
+            if let Some(list) = list {
+                words.push(match Scope::of_flag(list.clone()) {
+                    Scope::These(items) => format!("{flag}={}", items.join(",")),
+                    _ => flag.to_owned(),
+                });
+            }
+        }
+        words.extend(self.allow_all.then(|| "--allow-all".to_owned()));
+        words.extend(self.no_prompt.then(|| "--no-prompt".to_owned()));
+        words.extend(self.audit.as_ref().map(|file| format!("--audit={}", file.display())));
+        words.extend((self.sandbox == Some(SandboxKind::Off)).then(|| "--sandbox=off".to_owned()));
+        words.extend(self.max_hours.map(|hours| format!("--max-hours={hours}")));
+        words
+    }
+
+    /// Adds what was given by an answer.
+    fn add(&mut self, grants: &Grants) {
+        let lists = [
+            (&mut self.allow_read, &grants.read),
+            (&mut self.allow_write, &grants.write),
+            (&mut self.allow_net, &grants.net),
+        ];
+        for (list, scope) in lists {
+            if !scope.items().is_empty() {
+                list.get_or_insert_default().extend(scope.items().iter().cloned());
+            }
+        }
+    }
+
+    /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
+    /// what the user answers.
+    pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
+        host.grants = self.grants();
+        host.audit = self.audit.clone();
+        let requests = requests::read(host, recipe)?;
+        let missing = |host: &Host, grants: &Grants| -> Vec<requests::Request> {
+            let permissions = host.permissions_with(grants.clone());
+            requests.missing(&permissions).cloned().collect()
+        };
+        if missing(host, &host.grants).is_empty() {
+            return Ok(());
+        }
+        let trust = trust_file(host);
+        let hash = requests.hash();
+        if let Some(file) = &trust
+            && let Some(trusted) = file.grants(&hash)?
+        {
+            self.add(&trusted);
+            host.grants = self.grants();
+        }
+        let missing = missing(host, &host.grants);
+        let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
+        if missing.is_empty() || self.no_prompt || !terminal {
+            return Ok(());
+        }
+        let wanted = wanted(host, &missing);
+        let given = match ask(recipe, &hash, &missing, &requests, trust.is_some()) {
+            Answer::No => return Err(refused(recipe, &wanted).into()),
+            Answer::Once => wanted,
+            Answer::Trust => {
+                if let Some(file) = &trust {
+                    file.trust(&hash, &recipe.name, &wanted)?;
+                }
+                wanted
+            }
+        };
+        self.add(&given);
+        host.grants = self.grants();
+        Ok(())
+    }
+
+    /// Prints what the recipe will ask for, as far as its text says.
+    pub(super) fn explain(&self, host: &Host, recipe: &Recipe) -> Result<(), Failure> {
+        let requests = requests::read(host, recipe)?;
+        let permissions = host.permissions_with(self.grants());
+        let mut text = format!("{} (sha256 {})\n", recipe.name, requests.hash());
+        for request in &requests.list {
+            let verdict = match permissions.allows(request.access()) {
+                true => "allowed",
+                false if permissions.is_never(request.access()) => "never given",
+                false => "needs a grant",
+            };
+            let (name, what) = (request.capability.name(), printable(&request.what));
+            let _ = writeln!(
+                text,
+                "  {name:5}  {what}  ({verdict})  {}",
+                printable(&request.wanted_by)
+            );
+        }
+        if requests.list.is_empty() {
+            text.push_str("  nothing that its text says\n");
+        }
+        console::out(&text);
+        Ok(())
+    }
+
+    /// Stops the run when its time is up.
+    pub(super) fn limit_time(&self, host: &Host, console: &Console) {
+        let Some(hours) = self.max_hours else { return };
+        let (interrupt, console) = (host.interrupt.clone(), console.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_secs_f64(hours * 3600.0));
+            console.note(&format!("the time is up: --max-hours={hours}"));
+            interrupt.request();
+        });
+    }
+
+    /// Locks the process into its paths.
+    pub(super) fn lock(&self, host: &Host) -> Result<(), Failure> {
+        if self.sandbox == Some(SandboxKind::Off) {
+            return Ok(());
+        }
+        let permissions: Permissions = host.permissions_with(host.grants.clone());
+        match sandbox::apply(&permissions, &needs(host))? {
+            Sandbox::On => tracing::debug!("Landlock keeps this process to its paths"),
+            Sandbox::Unavailable => {
+                tracing::debug!("this kernel has no Landlock: paths are checked by dsr alone");
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the program needs beside what the recipe was given.
+fn needs(host: &Host) -> Needs {
+    let dirs = |name: &str| {
+        let value = std::env::var_os(name).unwrap_or_default();
+        std::env::split_paths(&value).filter(|p| !p.as_os_str().is_empty()).collect::<Vec<_>>()
+    };
+    let home = std::env::var_os("HOME").map(PathBuf::from);
+    let mut read = dirs("LD_LIBRARY_PATH");
+    for name in ["HF_HOME", "HF_TOKEN_PATH", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE", "CUDA_HOME"] {
+        read.extend(dirs(name));
+    }
+    read.extend(home.iter().map(|home| home.join(".cache/huggingface")));
+    let mut write = vec![std::env::temp_dir()];
+    write.extend(home.iter().map(|home| home.join(".nv")).filter(|dir| dir.exists()));
+    write.extend(dirs("CUDA_CACHE_PATH"));
+    write.extend(
+        dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
+    );
+    write.extend(host.audit.clone());
+    Needs { read, write }
+}
+
+enum Answer {
+    Once,
+    Trust,
+    No,
+}
+
+/// One screen with all that the recipe asks for, and what the user says to it.
+fn ask(
+    recipe: &Recipe,
+    hash: &str,
+    missing: &[requests::Request],
+    requests: &requests::Requests,
+    can_trust: bool,
+) -> Answer {
+    let (first, last) = (&hash[..4], &hash[hash.len() - 2..]);
+    let mut screen = format!("{} (sha256 {first}...{last}) wants:\n", printable(&recipe.name));
+    for request in missing {
+        let _ = writeln!(
+            screen,
+            "  {:5}  {}  {}",
+            request.capability.name(),
+            printable(&request.what),
+            printable(&request.wanted_by)
+        );
+    }
+    let trust = if can_trust { "[t] trust this exact file   " } else { "" };
+    let question = format!("Allow?  [y] once   {trust}[n] no   [v] view source  ");
+    console::err(&screen);
+    loop {
+        console::err(&question);
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
+            return Answer::No;
+        }
+        match line.trim() {
+            "y" => return Answer::Once,
+            "t" if can_trust => return Answer::Trust,
+            "n" | "" => return Answer::No,
+            "v" => {
+                for (name, text) in &requests.texts {
+                    console::err(&format!("--- {}\n{}\n", printable(name), printable(text)));
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A recipe's text without what would move the cursor or hide a line.
+fn printable(text: &str) -> String {
+    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
+    text.chars().map(shown).collect()
+}
+
+fn wanted(host: &Host, missing: &[requests::Request]) -> Grants {
+    let mut grants = Grants::default();
+    for request in missing {
+        let what = match request.access() {
+            crate::permission::Access::Net(name) => name.to_owned(),
+            _ => host.work_dir.join(&request.what).display().to_string(),
+        };
+        grants.add(request.capability, what);
+    }
+    grants
+}
+
+fn refused(recipe: &Recipe, wanted: &Grants) -> Error {
+    let flags = [("read", &wanted.read), ("write", &wanted.write), ("net", &wanted.net)];
+    let flags = flags.iter().filter(|(_, scope)| !scope.items().is_empty());
+    let flags = flags.map(|(name, scope)| format!("--allow-{name}={}", scope.items().join(",")));
+    let message = format!("{} was not given what it asks for", recipe.name);
+    Error::new(Code::Permission, message)
+        .hint(format!("it would run with {}", flags.collect::<Vec<_>>().join(" ")))
+}
+
+/// The trust file, where there is a home for it.
+fn trust_file(host: &Host) -> Option<TrustFile> {
+    let path = |name: &str| (host.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")))?;
+    Some(TrustFile::at(config.join("dsr/trust.toml")))
+}

@@ -1,0 +1,98 @@
+//! `dsr recipe`: the recipes that are part of dsr, to look at and to copy.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    Console,
+    args::{RecipeArgs, RecipeCommand},
+    console,
+};
+use crate::{
+    error::{Code, Error, Result},
+    fs::write_atomic,
+    script::{
+        self, Failure, Recipe,
+        recipe::{BUILT_IN, BuiltIn},
+    },
+};
+
+/// Does what was asked for; the result is the exit status.
+pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
+    match args.command {
+        RecipeCommand::Ls { json } => list(json)?,
+        RecipeCommand::Show { recipe } => console::out(&Recipe::open(&recipe)?.text),
+        RecipeCommand::Cp { recipe, to } => copy(&Recipe::open(&recipe)?, &to)?,
+        RecipeCommand::Check(args) => return super::check(&args, console),
+    }
+    Ok(0)
+}
+
+/// The name of each recipe and the first sentence that it says about itself.
+fn list(as_json: bool) -> Result<(), Failure> {
+    let described: Vec<(BuiltIn, script::Description)> = BUILT_IN
+        .into_iter()
+        .map(|recipe| Ok((recipe, script::describe(&recipe.into())?)))
+        .collect::<Result<_, Failure>>()?;
+    if as_json {
+        let all = described.iter().map(|(recipe, description)| {
+            let parameters = description.parameters.iter().map(|p| {
+                json!({ "name": p.name, "type": p.type_name(), "default": p.default_text(), "help": p.help })
+            });
+            json!({
+                "name": recipe.name,
+                "doc": description.doc,
+                "parameters": parameters.collect::<Vec<_>>(),
+            })
+        });
+        console::out(&format!("{:#}\n", Value::from(all.collect::<Vec<_>>())));
+        return Ok(());
+    }
+    let width = BUILT_IN.map(|recipe| recipe.name.len()).into_iter().max().unwrap_or(0);
+    let mut text = String::new();
+    for (recipe, description) in &described {
+        let _ = writeln!(text, "{:width$}  {}", recipe.name, sentence(&description.doc));
+    }
+    text.push_str("\ndsr run NAME runs one, dsr run NAME --help shows its parameters.\n");
+    console::out(&text);
+    Ok(())
+}
+
+/// The first sentence of a text, on one line.
+fn sentence(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or(text).replace('\n', " ");
+    match paragraph.split_once(". ") {
+        Some((first, _)) => format!("{first}."),
+        None => paragraph,
+    }
+}
+
+/// Writes the recipe's text into a new file.
+fn copy(recipe: &Recipe, to: &Path) -> Result<()> {
+    let to: PathBuf = match to.is_dir() {
+        true => to.join(format!("{}.rhai", Recipe::stem(&recipe.name))),
+        false => to.to_owned(),
+    };
+    if to.exists() {
+        let message = format!("{} is there already, and is not overwritten", to.display());
+        return Err(Error::new(Code::Io, message).hint("copy it to another name"));
+    }
+    write_atomic(&to, recipe.text.as_bytes())?;
+    console::out(&format!("{}\n", to.display()));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_one_sentence_of_each() {
+        assert_eq!(sentence("Trains a\nmodel. And more.\n\nDetails."), "Trains a model.");
+        assert_eq!(sentence("Trains a model."), "Trains a model.");
+    }
+}

@@ -1,0 +1,48 @@
+//! The audit log: a line of JSON for each access that a recipe asked for.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::Write,
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use serde_json::json;
+
+use super::Access;
+use crate::error::{IoContext, Result};
+
+/// An open log. Lines are added behind those that it has.
+#[derive(Debug)]
+pub struct Audit {
+    path: PathBuf,
+    file: File,
+}
+
+impl Audit {
+    /// The log in the file at `path`, which is made where there is none.
+    ///
+    /// # Errors
+    /// It cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = OpenOptions::new().create(true).append(true).open(path);
+        Ok(Self { path: path.to_owned(), file: file.at("open the audit log", path)? })
+    }
+
+    pub(super) fn write(&self, access: Access<'_>, allowed: bool, at: &str) -> Result<()> {
+        let line = json!({
+            "time": seconds(),
+            "capability": access.capability().name(),
+            "what": access.what(),
+            "allowed": allowed,
+            "place": at,
+        });
+        // In one piece, so that the lines of several ranks do not mix.
+        (&self.file).write_all(format!("{line}\n").as_bytes()).at("write the audit log", &self.path)
+    }
+}
+
+/// Seconds since 1970.
+pub(super) fn seconds() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_millis() as f64 / 1e3)
+}

@@ -1,0 +1,170 @@
+//! What the user gave a recipe, and what the user denied it.
+
+use std::path::{Path, PathBuf};
+
+use super::{address, place};
+
+/// A power over this machine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Capability {
+    /// Files are read.
+    Read,
+    /// Files are made or changed.
+    Write,
+    /// Hosts are asked.
+    Net,
+}
+
+impl Capability {
+    /// As the flags say it: `--allow-NAME`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Net => "net",
+        }
+    }
+}
+
+/// How much of a capability: paths or hosts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Scope {
+    /// Nothing.
+    #[default]
+    None,
+    /// These paths with all that is below, or these hosts with their subdomains.
+    These(Vec<String>),
+    /// Everything.
+    All,
+}
+
+impl Scope {
+    /// The scope of a flag with a list: without items it is everything.
+    pub fn of_flag(items: Vec<String>) -> Self {
+        match items.iter().all(String::is_empty) {
+            true => Self::All,
+            false => Self::These(items),
+        }
+    }
+
+    /// Adds one path or host.
+    pub fn add(&mut self, item: String) {
+        match self {
+            Self::All => {}
+            Self::None => *self = Self::These(vec![item]),
+            Self::These(items) => items.push(item),
+        }
+    }
+
+    /// The items, where there is a list.
+    pub fn items(&self) -> &[String] {
+        match self {
+            Self::These(items) => items,
+            Self::None | Self::All => &[],
+        }
+    }
+
+    pub(super) fn covers_path(&self, real: &Path) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::These(items) => items.iter().any(|item| real.starts_with(item)),
+        }
+    }
+
+    pub(super) fn covers_host(&self, host: &str) -> bool {
+        match self {
+            Self::None => false,
+            Self::All => true,
+            Self::These(items) => items.iter().any(|item| address::is_within(host, item)),
+        }
+    }
+
+    /// Whether the host itself is in the list.
+    pub(super) fn names_host(&self, host: &str) -> bool {
+        self.items().iter().any(|item| item.eq_ignore_ascii_case(host))
+    }
+
+    /// The paths of the list; the root for everything.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        match self {
+            Self::None => Vec::new(),
+            Self::All => vec![PathBuf::from("/")],
+            Self::These(items) => items.iter().map(PathBuf::from).collect(),
+        }
+    }
+
+    /// The same with real paths.
+    fn resolved(&self, work_dir: &Path) -> Self {
+        match self {
+            Self::These(items) => {
+                let real = |item: &String| {
+                    place::root(work_dir, Path::new(item)).to_string_lossy().into_owned()
+                };
+                Self::These(items.iter().filter(|item| !item.is_empty()).map(real).collect())
+            }
+            other => other.clone(),
+        }
+    }
+}
+
+/// All that was given and denied. What is denied wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Grants {
+    /// Paths to read.
+    pub read: Scope,
+    /// Paths to write.
+    pub write: Scope,
+    /// Hosts to ask.
+    pub net: Scope,
+    /// Paths not to read.
+    pub deny_read: Scope,
+    /// Paths not to write.
+    pub deny_write: Scope,
+    /// Hosts not to ask.
+    pub deny_net: Scope,
+}
+
+impl Grants {
+    /// Everything that can be given.
+    pub fn all() -> Self {
+        Self { read: Scope::All, write: Scope::All, net: Scope::All, ..Self::default() }
+    }
+
+    /// What of `capability` is given.
+    pub fn allowed(&self, capability: Capability) -> &Scope {
+        match capability {
+            Capability::Read => &self.read,
+            Capability::Write => &self.write,
+            Capability::Net => &self.net,
+        }
+    }
+
+    /// What of `capability` is denied.
+    pub fn denied(&self, capability: Capability) -> &Scope {
+        match capability {
+            Capability::Read => &self.deny_read,
+            Capability::Write => &self.deny_write,
+            Capability::Net => &self.deny_net,
+        }
+    }
+
+    /// Gives one more path or host.
+    pub fn add(&mut self, capability: Capability, item: String) {
+        match capability {
+            Capability::Read => self.read.add(item),
+            Capability::Write => self.write.add(item),
+            Capability::Net => self.net.add(item),
+        }
+    }
+
+    pub(super) fn resolved(self, work_dir: &Path) -> Self {
+        Self {
+            read: self.read.resolved(work_dir),
+            write: self.write.resolved(work_dir),
+            deny_read: self.deny_read.resolved(work_dir),
+            deny_write: self.deny_write.resolved(work_dir),
+            ..self
+        }
+    }
+}

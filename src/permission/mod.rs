@@ -1,0 +1,405 @@
+//! What a recipe may do to this machine, and the one check that says so.
+//!
+//! A recipe is a text of a stranger. It has no power of its own: each function that touches a file
+//! or the network asks [`Permissions::check`] first. What is allowed without asking is small (see
+//! [`World`]); the rest are [`Grants`] that the user gives by flags, by an answer or by a trust file.
+//!
+//! Paths are judged by where they really are: links are followed before the check, so a link out of
+//! an allowed directory leads to a refusal.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `grants` | what the user gave and denied |
+//! | `place` | real paths, and the places that are never given |
+//! | `address` | hosts, and which of them are private |
+//! | `audit` | the log of every access |
+//! | `trust` | the file of recipes that the user trusts |
+//! | `sandbox` | the same roots in the kernel, by Landlock |
+
+mod address;
+mod audit;
+mod grants;
+mod place;
+pub mod sandbox;
+mod trust;
+
+use std::path::{Path, PathBuf};
+
+pub use self::{
+    audit::Audit,
+    grants::{Capability, Grants, Scope},
+    trust::TrustFile,
+};
+use crate::error::{Code, Error, Result};
+
+/// One thing that a recipe asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access<'a> {
+    /// To read a file or what is in a directory.
+    Read(&'a Path),
+    /// To make or change a file or a directory.
+    Write(&'a Path),
+    /// To send a request to a host.
+    Net(&'a str),
+}
+
+/// What there is around a recipe: the places that it may use without a grant.
+#[derive(Debug, Clone, Default)]
+pub struct World {
+    /// The user's place of work: read and written, but not what begins with a dot.
+    pub work_dir: PathBuf,
+    /// The recipe's directory: read, but not what begins with a dot.
+    pub recipe_dir: PathBuf,
+    /// Paths that the user named on the command line: read.
+    pub named: Vec<PathBuf>,
+    /// Caches of dsr and of Hugging Face: read.
+    pub caches: Vec<PathBuf>,
+    /// The user's home, with the files that are never given.
+    pub home: Option<PathBuf>,
+    /// Further files that are never given, such as a token's.
+    pub secrets: Vec<PathBuf>,
+    /// The host that the user's settings name for the hub. It may be private.
+    pub hub_host: Option<String>,
+    /// Whether the user named something on the hub on the command line: the hub is asked.
+    pub names_hub: bool,
+}
+
+/// The powers of one recipe.
+#[derive(Debug, Default)]
+pub struct Permissions {
+    grants: Grants,
+    world: World,
+    never: Vec<PathBuf>,
+    audit: Option<Audit>,
+}
+
+/// Why an access is refused.
+struct Refusal {
+    why: String,
+    flag: Option<String>,
+}
+
+impl Permissions {
+    /// The powers that `grants` give in `world`; each access is written to `audit`.
+    pub fn new(grants: Grants, mut world: World, audit: Option<Audit>) -> Self {
+        for path in [&mut world.work_dir, &mut world.recipe_dir] {
+            *path = place::root(Path::new("."), path);
+        }
+        let work_dir = world.work_dir.clone();
+        let all = world.named.iter_mut().chain(&mut world.caches);
+        all.for_each(|path| *path = place::root(&work_dir, path));
+        let never = place::secrets(world.home.as_deref(), &world.secrets);
+        Self { grants: grants.resolved(&work_dir), world, never, audit }
+    }
+
+    /// Allows what was granted, or refuses it with the flag that would allow it. `at` is the place
+    /// in the recipe.
+    ///
+    /// # Errors
+    /// [`Code::Permission`]; [`Code::Io`] where the audit log cannot be written.
+    pub fn check(&self, access: Access<'_>, at: &str) -> Result<()> {
+        let verdict = self.judge(access);
+        if let Some(audit) = &self.audit {
+            audit.write(access, verdict.is_ok(), at)?;
+        }
+        verdict.map_err(|refusal| refusal.error(access))
+    }
+
+    /// Checks a path to be read, and the links below it, which may lead elsewhere.
+    ///
+    /// # Errors
+    /// As [`Permissions::check`].
+    pub fn check_tree(&self, path: &Path, at: &str) -> Result<()> {
+        self.check(Access::Read(path), at)?;
+        for link in place::links_below(path)? {
+            self.check(Access::Read(&link), at)?;
+        }
+        Ok(())
+    }
+
+    /// Whether the access would be allowed; nothing is logged.
+    pub fn allows(&self, access: Access<'_>) -> bool {
+        self.judge(access).is_ok()
+    }
+
+    /// Whether no grant allows the access.
+    pub fn is_never(&self, access: Access<'_>) -> bool {
+        self.judge(access).is_err_and(|refusal| refusal.flag.is_none())
+    }
+
+    /// The working directory as it really is.
+    pub fn work_dir(&self) -> &Path {
+        &self.world.work_dir
+    }
+
+    fn judge(&self, access: Access<'_>) -> std::result::Result<(), Refusal> {
+        match access {
+            Access::Read(path) => self.judge_path(path, Capability::Read),
+            Access::Write(path) => self.judge_path(path, Capability::Write),
+            Access::Net(host) => self.judge_host(host),
+        }
+    }
+
+    fn judge_path(&self, path: &Path, wants: Capability) -> std::result::Result<(), Refusal> {
+        let real = place::real(&self.world.work_dir, path).map_err(Refusal::never)?;
+        if place::is_system(&real) {
+            return Err(Refusal::never("files of the kernel are never given to a recipe"));
+        }
+        if self.never.iter().any(|secret| real.starts_with(secret)) {
+            return Err(Refusal::never("credentials are never given to a recipe"));
+        }
+        if self.grants.denied(wants).covers_path(&real) {
+            return Err(Refusal::never(format!("--deny-{} says so", wants.name())));
+        }
+        if self.grants.allowed(wants).covers_path(&real) {
+            return Ok(());
+        }
+        let by_default = match wants {
+            Capability::Write => place::is_visible_in(&self.world.work_dir, &real),
+            _ => self.reads_by_default(&real),
+        };
+        if by_default {
+            return Ok(());
+        }
+        let why = match real.starts_with(&self.world.work_dir) {
+            true => "names that begin with a dot are not given without a grant".to_owned(),
+            false if real == path => "it is outside of the working directory".to_owned(),
+            false => {
+                format!("it is {}, outside of the working directory", real.display())
+            }
+        };
+        let flag = format!("--allow-{}={}", wants.name(), real.display());
+        Err(Refusal { why, flag: Some(flag) })
+    }
+
+    fn reads_by_default(&self, real: &Path) -> bool {
+        let mut visible = [&self.world.work_dir, &self.world.recipe_dir].into_iter();
+        visible.any(|root| place::is_visible_in(root, real))
+            || self.world.named.iter().chain(&self.world.caches).any(|root| real.starts_with(root))
+    }
+
+    fn judge_host(&self, host: &str) -> std::result::Result<(), Refusal> {
+        let flag = || Some(format!("--allow-net={host}"));
+        if self.grants.denied(Capability::Net).covers_host(host) {
+            return Err(Refusal::never("--deny-net says so"));
+        }
+        let granted = self.grants.allowed(Capability::Net);
+        let hub = self.world.hub_host.as_deref().filter(|_| self.world.names_hub);
+        let by_name = hub.is_some_and(|hub| address::is_within(host, hub));
+        if !granted.covers_host(host) && !by_name {
+            let why = "a recipe has no network without a grant".to_owned();
+            return Err(Refusal { why, flag: flag() });
+        }
+        let is_named = granted.names_host(host) || self.world.hub_host.as_deref() == Some(host);
+        if !is_named && address::is_private(host) {
+            let why = "it is a private address, which a grant must name".to_owned();
+            return Err(Refusal { why, flag: flag() });
+        }
+        Ok(())
+    }
+
+    /// The directories and files that may be read, for the sandbox.
+    fn readable(&self) -> Vec<PathBuf> {
+        let world = &self.world;
+        let own = [world.work_dir.clone(), world.recipe_dir.clone()].into_iter();
+        let given = self.grants.allowed(Capability::Read).paths();
+        own.chain(world.named.iter().cloned())
+            .chain(world.caches.iter().cloned())
+            .chain(given)
+            .collect()
+    }
+
+    /// The directories and files that may be written, for the sandbox: the caches too, as downloads
+    /// go there.
+    fn writable(&self) -> Vec<PathBuf> {
+        let given = self.grants.allowed(Capability::Write).paths();
+        let own = [self.world.work_dir.clone()].into_iter();
+        own.chain(self.world.caches.iter().cloned()).chain(given).collect()
+    }
+}
+
+impl Refusal {
+    fn never(why: impl Into<String>) -> Self {
+        Self { why: why.into(), flag: None }
+    }
+
+    fn error(self, access: Access<'_>) -> Error {
+        let message = format!("the recipe may not {access}: {}", self.why);
+        let error = Error::new(Code::Permission, message);
+        match self.flag {
+            Some(flag) => error.hint(format!("if you trust the recipe: {flag}")),
+            None => error,
+        }
+    }
+}
+
+impl std::fmt::Display for Access<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Read(path) => write!(f, "read {}", path.display()),
+            Self::Write(path) => write!(f, "write {}", path.display()),
+            Self::Net(host) => write!(f, "connect to {host}"),
+        }
+    }
+}
+
+impl Access<'_> {
+    /// The power that it takes.
+    pub fn capability(self) -> Capability {
+        match self {
+            Self::Read(_) => Capability::Read,
+            Self::Write(_) => Capability::Write,
+            Self::Net(_) => Capability::Net,
+        }
+    }
+
+    /// What it is asked of: a path or a host.
+    pub fn what(self) -> String {
+        match self {
+            Self::Read(path) | Self::Write(path) => path.display().to_string(),
+            Self::Net(host) => host.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    /// A home with a place of work, a recipe's directory and a directory beside them.
+    struct Home(tempfile::TempDir);
+
+    impl Home {
+        fn new() -> Self {
+            let home = tempfile::tempdir().unwrap();
+            for dir in ["work/sub", "work/.git", "recipes", "other", ".ssh", ".config/dsr"] {
+                fs::create_dir_all(home.path().join(dir)).unwrap();
+            }
+            for file in ["work/a", "other/a", ".ssh/id", ".config/dsr/trust.toml"] {
+                fs::write(home.path().join(file), "x").unwrap();
+            }
+            Self(home)
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn with(&self, grants: Grants) -> Permissions {
+            let world = World {
+                work_dir: self.path("work"),
+                recipe_dir: self.path("recipes"),
+                home: Some(self.0.path().to_owned()),
+                ..World::default()
+            };
+            Permissions::new(grants, world, None)
+        }
+
+        fn list(&self, name: &str) -> Scope {
+            Scope::These(vec![self.path(name).display().to_string()])
+        }
+    }
+
+    #[test]
+    fn what_the_user_names_on_the_hub_is_fetched() {
+        let hub_host = Some("huggingface.co".to_owned());
+        let world = |names_hub| World { hub_host: hub_host.clone(), names_hub, ..World::default() };
+        let with = |names_hub| Permissions::new(Grants::default(), world(names_hub), None);
+        assert!(with(true).allows(Access::Net("cdn-lfs.hf.co")));
+        assert!(!with(true).allows(Access::Net("example.org")));
+        assert!(!with(false).allows(Access::Net("huggingface.co")));
+    }
+
+    fn hint(error: &Error) -> &str {
+        error.hints().first().map_or("", String::as_str)
+    }
+
+    #[test]
+    fn defaults_are_the_working_directory_and_the_recipes() {
+        let home = Home::new();
+        let p = home.with(Grants::default());
+        let reads = |name: &str| p.allows(Access::Read(&home.path(name)));
+        let writes = |name: &str| p.allows(Access::Write(&home.path(name)));
+        assert!(reads("work/a") && reads("work/none/at/all") && reads("recipes/a"));
+        assert!(!reads("other/a") && !reads("work/.git/config") && !reads("work/../other/a"));
+        assert!(writes("work/runs/x") && writes("work/new"));
+        assert!(!writes("recipes/a") && !writes("other/a") && !writes("work/.git/hooks/x"));
+        assert!(
+            p.allows(Access::Read(Path::new("sub")))
+                && !p.allows(Access::Read(Path::new("../other")))
+        );
+        assert!(!p.allows(Access::Read(Path::new("sub/none/../../../other"))));
+    }
+
+    #[test]
+    fn links_are_judged_by_where_they_lead() {
+        let home = Home::new();
+        symlink(home.path("other"), home.path("work/link")).unwrap();
+        symlink(home.path("other/none"), home.path("work/nowhere")).unwrap();
+        symlink("loop", home.path("work/loop")).unwrap();
+        let p = home.with(Grants::default());
+        for name in ["work/link/a", "work/link/new", "work/nowhere", "work/loop"] {
+            assert!(!p.allows(Access::Read(&home.path(name))), "{name}");
+            assert!(!p.allows(Access::Write(&home.path(name))), "{name}");
+        }
+        let e = p.check_tree(&home.path("work"), "r.rhai:1:1").unwrap_err();
+        assert_eq!(e.code(), Code::Permission);
+        let p = home.with(Grants { read: home.list("other"), ..Grants::default() });
+        assert!(p.allows(Access::Read(&home.path("work/link/a"))));
+    }
+
+    #[test]
+    fn a_refusal_says_the_flag_and_the_flag_allows() {
+        let home = Home::new();
+        let e = home.with(Grants::default()).check(Access::Read(&home.path("other/a")), "");
+        let e = e.unwrap_err();
+        let expected = format!("--allow-read={}", home.path("other/a").display());
+        assert!(hint(&e).ends_with(&expected), "{e:?}");
+        let p = home.with(Grants { read: home.list("other/a"), ..Grants::default() });
+        assert!(p.allows(Access::Read(&home.path("other/a"))));
+        assert!(!p.allows(Access::Write(&home.path("other/a"))));
+    }
+
+    #[test]
+    fn what_is_denied_or_never_given_stays_so() {
+        let home = Home::new();
+        let p = home.with(Grants { deny_read: home.list("work/sub"), ..Grants::all() });
+        assert!(p.allows(Access::Read(&home.path("work/a"))));
+        assert!(!p.allows(Access::Read(&home.path("work/sub/a"))));
+        for path in [
+            home.path(".ssh/id"),
+            home.path("work/../.ssh"),
+            home.path(".config/dsr/trust.toml"),
+            "/proc/self/environ".into(),
+            "/proc/1/environ".into(),
+            "/sys/kernel".into(),
+            "/dev/sda".into(),
+        ] {
+            assert!(p.is_never(Access::Read(&path)), "{}", path.display());
+            assert!(p.is_never(Access::Write(&path)), "{}", path.display());
+        }
+    }
+
+    #[test]
+    fn hosts_need_a_grant_and_private_ones_their_name() {
+        let home = Home::new();
+        let with = |net| home.with(Grants { net, ..Grants::default() });
+        let hub = || Scope::These(vec!["huggingface.co".to_owned()]);
+        assert!(!with(Scope::None).allows(Access::Net("huggingface.co")));
+        for host in ["huggingface.co", "cdn-lfs.huggingface.co", "cas-bridge.xethub.hf.co"] {
+            assert!(with(hub()).allows(Access::Net(host)), "{host}");
+        }
+        for host in ["example.org", "nothuggingface.co", "huggingface.co.evil.org", "127.0.0.1"] {
+            assert!(!with(hub()).allows(Access::Net(host)), "{host}");
+        }
+        for host in ["127.0.0.1", "169.254.169.254", "10.0.0.1", "[::1]", "localhost"] {
+            assert!(!with(Scope::All).allows(Access::Net(host)), "{host}");
+            let named = Scope::These(vec![host.to_owned()]);
+            assert!(with(named).allows(Access::Net(host)), "{host}");
+        }
+        let p = home.with(Grants { deny_net: hub(), ..Grants::all() });
+        assert!(!p.allows(Access::Net("huggingface.co")));
+    }
+}

@@ -1,0 +1,249 @@
+//! Each call, member and parameter of a source, judged by what there is.
+
+use std::{any::TypeId, collections::BTreeSet};
+
+use rhai::{AST, ASTNode, Expr, FnCallExpr, Map, Position, Stmt};
+
+use super::{
+    option_maps,
+    surface::{Judgement, Kind, Surface},
+    types::Types,
+};
+use crate::{
+    error::{Code, Error},
+    script::{
+        PARAMETERS, api, locate,
+        params::{self, Parameter},
+        translate,
+    },
+};
+
+/// Calls that Rhai answers itself and that are in no list of functions.
+const BUILT_IN: [&str; 13] = [
+    "Fn",
+    "call",
+    "curry",
+    "debug",
+    "eval",
+    "exit",
+    "global",
+    "import",
+    "is_def_fn",
+    "is_def_var",
+    "is_shared",
+    "print",
+    "type_of",
+];
+
+/// What a walk through a source knows.
+pub(super) struct Calls<'a> {
+    engine: &'a rhai::Engine,
+    surface: &'a Surface,
+    types: Types<'a>,
+    parameters: &'a [Parameter],
+    /// Keys of maps, also in what is imported: a method may be a function that a map holds.
+    keys: BTreeSet<String>,
+    faults: Vec<(Position, Error)>,
+}
+
+impl<'a> Calls<'a> {
+    pub(super) fn new(
+        engine: &'a rhai::Engine,
+        surface: &'a Surface,
+        (ast, modules): (&AST, &[AST]),
+        parameters: &'a [Parameter],
+    ) -> Self {
+        let keys = modules.iter().chain([ast]).flat_map(keys).collect();
+        let types = Types::new(surface, ast, parameters);
+        Self { engine, surface, types, parameters, keys, faults: Vec::new() }
+    }
+
+    /// All mistakes of the source, in its order.
+    pub(super) fn faults(mut self, ast: &AST) -> Vec<(Position, Error)> {
+        ast.walk(&mut |nodes| {
+            self.node(nodes);
+            true
+        });
+        self.faults.sort_by_key(|(position, _)| (position.line(), position.position()));
+        self.faults
+    }
+
+    fn node(&mut self, nodes: &[ASTNode<'_>]) {
+        let Some(node) = nodes.last() else { return };
+        match node {
+            ASTNode::Expr(Expr::Variable(variable, _, position))
+                if variable.2.to_string() == PARAMETERS
+                    && !self.parameters.iter().any(|p| p.name == *variable.1) =>
+            {
+                let fault = params::undeclared(&variable.1, self.parameters);
+                self.faults.push((*position, fault));
+            }
+            ASTNode::Stmt(Stmt::For(x, position)) if x.2.body.is_empty() => {
+                // Rhai passes over the errors of what an empty loop goes over.
+                let message =
+                    "the body of this loop is empty: it would hide errors in what it goes over";
+                self.faults.push((*position, Error::new(Code::Recipe, message)));
+            }
+            ASTNode::Expr(Expr::Property(property, position)) => {
+                self.property(&property.2, *position, nodes);
+            }
+            ASTNode::Expr(Expr::MethodCall(call, position)) => {
+                let receiver = self.receiver(nodes);
+                self.method(call, *position, receiver);
+            }
+            _ => {
+                if let Some((call, position)) = locate::as_call(node) {
+                    self.call(call, position);
+                }
+            }
+        }
+    }
+
+    fn call(&mut self, call: &FnCallExpr, position: Position) {
+        let name = call.name.as_str();
+        let is_word = rhai::is_valid_identifier(name);
+        if call.is_qualified() {
+            return self.of_group(call, position);
+        }
+        if call.is_operator_call() || !is_word || BUILT_IN.contains(&name) {
+            return;
+        }
+        let kinds = self.types.of_all(&call.args);
+        match self.surface.judge(name, &kinds) {
+            Judgement::Fits => self.options(call, position),
+            judgement => {
+                let fault = self.misfit(name, &kinds, judgement);
+                self.faults.push((position, fault));
+            }
+        }
+    }
+
+    /// A call such as `nn::gelu(x)`; other modules are those that the recipe imports.
+    fn of_group(&mut self, call: &FnCallExpr, position: Position) {
+        let group = call.namespace.to_string();
+        if !api::has_group(&group) {
+            return;
+        }
+        let kinds = self.types.of_all(&call.args);
+        let fault = match self.surface.judge(&format!("{group}::{}", call.name), &kinds) {
+            Judgement::Fits => return,
+            Judgement::Misfits => self.misfit(&call.name, &kinds, Judgement::Misfits),
+            Judgement::Unknown => {
+                let names = translate::function_names_in(self.engine, &group);
+                translate::unknown_in_group(&group, &call.name, &names)
+            }
+        };
+        self.faults.push((position, fault));
+    }
+
+    fn method(&mut self, call: &FnCallExpr, position: Position, receiver: Kind) {
+        let name = call.name.as_str();
+        let may_be_a_map = receiver.is_none_or(|kind| kind == TypeId::of::<Map>());
+        let is_key = may_be_a_map && self.keys.contains(name);
+        if BUILT_IN.contains(&name) || is_key {
+            return;
+        }
+        let arguments = self.types.of_all(&call.args);
+        match self.surface.judge_method(name, receiver, &arguments) {
+            Judgement::Fits => self.options(call, position),
+            judgement => {
+                let kinds: Vec<_> = std::iter::once(receiver).chain(arguments).collect();
+                let fault = self.misfit(name, &kinds, judgement);
+                self.faults.push((position, fault));
+            }
+        }
+    }
+
+    fn options(&mut self, call: &FnCallExpr, position: Position) {
+        let faults = option_maps::faults(&call.name, &call.args, self.parameters);
+        self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
+    }
+
+    fn property(&mut self, name: &str, position: Position, nodes: &[ASTNode<'_>]) {
+        let receiver = self.receiver(nodes).filter(|kind| *kind != TypeId::of::<Map>());
+        let Some(kind) = receiver else { return };
+        let (prefix, word) = match is_assigned(nodes) {
+            true => ("set$", "setter"),
+            false => ("get$", "getter"),
+        };
+        let value = (prefix == "set$").then_some(None);
+        let arguments: Vec<Kind> = std::iter::once(Some(kind)).chain(value).collect();
+        if self.surface.judge(&format!("{prefix}{name}"), &arguments) != Judgement::Fits {
+            let owner = self.surface.name_of(Some(kind));
+            let message = format!("'{name}' '{owner}' {word}");
+            self.faults.push((position, translate::unknown_property(self.engine, &message)));
+        }
+    }
+
+    fn misfit(&self, name: &str, kinds: &[Kind], judgement: Judgement) -> Error {
+        let own = self.surface.own_names();
+        if judgement == Judgement::Unknown {
+            return translate::unknown_function(self.engine, name, &own);
+        }
+        if let Some(counts) = self.surface.own_arguments(name) {
+            let message = format!("`{name}` takes {counts}, found {}", kinds.len());
+            return Error::new(Code::WrongType, message);
+        }
+        let kinds: Vec<_> = kinds.iter().map(|kind| self.surface.name_of(*kind)).collect();
+        translate::no_such_function(self.engine, &format!("{name} ({})", kinds.join(", ")))
+    }
+
+    /// The type of the value whose member the last node is.
+    fn receiver(&self, nodes: &[ASTNode<'_>]) -> Kind {
+        let (ASTNode::Expr(member), before) = nodes.split_last()? else { return None };
+        let (ASTNode::Expr(parent), above) = before.split_last()? else { return None };
+        match parent {
+            Expr::Dot(pair, ..) if std::ptr::eq(&raw const pair.rhs, *member) => {
+                // Behind an index the left side is what was indexed with.
+                let is_indexed = matches!(
+                    above.last(),
+                    Some(ASTNode::Expr(Expr::Index(outer, ..)))
+                        if std::ptr::eq(&raw const outer.rhs, *parent)
+                );
+                match &pair.lhs {
+                    _ if is_indexed => None,
+                    left @ (Expr::Property(..) | Expr::MethodCall(..)) => {
+                        self.types.of_member(self.receiver(before), left)
+                    }
+                    left => self.types.of(left),
+                }
+            }
+            Expr::Dot(pair, ..) | Expr::Index(pair, ..)
+                if std::ptr::eq(&raw const pair.lhs, *member) =>
+            {
+                self.receiver(before)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The keys of the maps that a source makes.
+fn keys(ast: &AST) -> BTreeSet<String> {
+    let mut keys = BTreeSet::new();
+    ast.walk(&mut |nodes| {
+        match nodes.last() {
+            Some(ASTNode::Expr(Expr::Map(map, _))) => {
+                keys.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
+            }
+            Some(ASTNode::Expr(Expr::Property(property, _))) if is_assigned(nodes) => {
+                keys.insert(property.2.to_string());
+            }
+            _ => {}
+        }
+        true
+    });
+    keys
+}
+
+/// Whether the last node is the property that an assignment gives a value.
+fn is_assigned(nodes: &[ASTNode<'_>]) -> bool {
+    let Some((ASTNode::Expr(member), before)) = nodes.split_last() else { return false };
+    match before.last() {
+        Some(ASTNode::Expr(Expr::Dot(pair, ..) | Expr::Index(pair, ..))) => {
+            std::ptr::eq(&raw const pair.rhs, *member) && is_assigned(before)
+        }
+        Some(ASTNode::Stmt(Stmt::Assignment(x))) => std::ptr::eq(&raw const x.1.lhs, *member),
+        _ => false,
+    }
+}

@@ -1,0 +1,106 @@
+//! The options that are written out in a call, read before the recipe runs by the very readers that
+//! read them then.
+
+use rhai::{Dynamic, Expr, Map};
+
+use crate::{
+    error::{Code, Error, Result},
+    script::{PARAMETERS, api, engine_options, error::split, params::Parameter},
+};
+
+/// Reads a map for its mistakes.
+type Reader = fn(&Map) -> Result<()>;
+
+/// The functions with a trailing option map, and what reads it.
+const READERS: [(&str, Reader); 13] = [
+    ("dataset", |map| api::dataset::open_options(map).map(drop)),
+    ("decode", |map| api::tokenizer::decode_options(map).map(drop)),
+    ("export_hf", |map| api::model::export_options(map).map(drop)),
+    ("generate", |map| api::generate::sampling(map).map(drop)),
+    ("init_engine", |map| {
+        let no_function = |_| Err(Error::new(Code::Internal, "a function is read by the run"));
+        engine_options::read(map, 1, no_function).map(drop)
+    }),
+    ("load_checkpoint", |map| api::engine::load_options(map).map(drop)),
+    ("load_model", |map| api::model::load_options(map).map(drop)),
+    ("loader", |map| api::loader::read_options(map).map(drop)),
+    ("new_model", |map| api::model::make_options(map).map(drop)),
+    ("save_checkpoint", |map| api::engine::save_options(map).map(drop)),
+    ("shuffle", |map| api::dataset::shuffle_options(map).map(drop)),
+    ("start_run", |map| api::run::read_options(map).map(drop)),
+    ("tokenize", |map| api::dataset::tokenize_options(map).map(drop)),
+];
+
+/// Stands for a value that only the run knows.
+#[derive(Debug, Clone)]
+struct Unseen;
+
+/// The paths in a map of the values that only the run knows.
+#[derive(Default)]
+struct Seen {
+    unseen: Vec<String>,
+}
+
+/// The mistakes in the option map that the call of `function` ends with, each with its option.
+pub(super) fn faults(function: &str, arguments: &[Expr], parameters: &[Parameter]) -> Vec<Error> {
+    let reader = READERS.iter().find(|(name, _)| *name == function);
+    let (Some((_, read)), Some(literal @ Expr::Map(..))) = (reader, arguments.last()) else {
+        return Vec::new();
+    };
+    let mut seen = Seen::default();
+    let value = seen.value(literal, "", parameters);
+    let Ok(map) = value.as_map_ref() else { return Vec::new() };
+    let Err(error) = read(&map) else { return Vec::new() };
+    split(error).into_iter().filter(|fault| seen.is_certain(fault)).collect()
+}
+
+impl Seen {
+    /// The value of `expr`, which stands at `path` of the map.
+    fn value(&mut self, expr: &Expr, path: &str, parameters: &[Parameter]) -> Dynamic {
+        match expr {
+            Expr::Map(map, _) => {
+                let entry = |(key, value): &(rhai::Ident, Expr)| {
+                    let path = match path {
+                        "" => key.name.to_string(),
+                        outer => format!("{outer}.{}", key.name),
+                    };
+                    (key.name.as_str().into(), self.value(value, &path, parameters))
+                };
+                Dynamic::from_map(map.0.iter().map(entry).collect())
+            }
+            Expr::Array(items, _) => {
+                let items = items.iter().enumerate();
+                let item = |(i, item)| self.value(item, &format!("{path}[{i}]"), parameters);
+                Dynamic::from_array(items.map(item).collect())
+            }
+            Expr::Variable(variable, ..) if variable.2.to_string() == PARAMETERS => {
+                let parameter = parameters.iter().find(|p| p.name == *variable.1);
+                parameter.map_or_else(|| self.unseen(path), |p| p.value.clone())
+            }
+            other => match other.get_literal_value(None) {
+                Some(value) if !value.is_fnptr() => value,
+                _ => self.unseen(path),
+            },
+        }
+    }
+
+    fn unseen(&mut self, path: &str) -> Dynamic {
+        self.unseen.push(path.to_owned());
+        Dynamic::from(Unseen)
+    }
+
+    /// Whether a fault is one whatever the unseen values are. A value that does not fit may be the
+    /// fault of another that is not known.
+    fn is_certain(&self, fault: &Error) -> bool {
+        let path = fault.option_path().unwrap_or_default();
+        let within = |outer: &String| {
+            path.strip_prefix(outer.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+        };
+        match fault.code() {
+            Code::UnknownOption => true,
+            Code::WrongType => !self.unseen.iter().any(within),
+            _ => self.unseen.is_empty(),
+        }
+    }
+}

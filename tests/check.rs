@@ -1,0 +1,154 @@
+//! `dsr check`: what is found in a recipe without running it.
+
+use std::{fmt::Write, fs, path::Path};
+
+use dsr::script::{Failure, Host, Recipe, Session, diagnostics::Fault};
+use serde_json::Value;
+
+use crate::recipes::dsr;
+
+/// A recipe of `tests/script/wrong.txt`, with the mistakes that are to be found.
+struct Case<'a> {
+    title: &'a str,
+    recipe: String,
+    mistakes: Vec<&'a str>,
+}
+
+/// A mistake as a line of `wrong.txt`.
+const MARK: &str = "--- ";
+
+fn cases(text: &str) -> Vec<Case<'_>> {
+    text.split("\n### ")
+        .skip(1)
+        .map(|block| {
+            let (title, rest) = block.split_once('\n').unwrap_or((block, ""));
+            let (mistakes, lines): (Vec<_>, Vec<_>) =
+                rest.lines().partition(|line| line.starts_with(MARK));
+            Case { title, recipe: lines.join("\n").trim_end().to_owned() + "\n", mistakes }
+        })
+        .collect()
+}
+
+fn check(recipe: &str) -> Result<(), Failure> {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = Recipe {
+        name: "r.rhai".to_owned(),
+        text: recipe.to_owned(),
+        base_dir: dir.path().to_owned(),
+    };
+    Session::new(Host::new(dir.path(), |_| ())).check(&recipe).map_err(|mut failure| {
+        for fault in &mut failure.faults {
+            // The directory has another name each time.
+            let shown = format!("{}/", dir.path().canonicalize().unwrap().display());
+            let error = &fault.error;
+            let message = error.message().replace(&shown, "");
+            let again = dsr::error::Error::new(error.code(), message);
+            fault.error = error.hints().iter().fold(again, |e, hint| e.hint(hint));
+        }
+        failure
+    })
+}
+
+fn line(Fault { error, place }: &Fault) -> String {
+    let place = place
+        .as_ref()
+        .map_or_else(|| "nowhere".to_owned(), |place| format!("{}:{}", place.line, place.column));
+    let mut line = format!("{MARK}{} {place} {}", error.code().number(), error.message());
+    if let Some(hint) = error.hints().first() {
+        let _ = write!(line, " = {hint}");
+    }
+    line
+}
+
+#[test]
+fn every_mistake_of_the_table_is_found_where_it_is() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/script/wrong.txt");
+    let text = fs::read_to_string(path).unwrap();
+    let cases = cases(&text);
+    assert!(cases.len() >= 80, "{} cases", cases.len());
+    let mut wrong = String::new();
+    for Case { title, recipe, mistakes } in &cases {
+        let found: Vec<_> = match check(recipe) {
+            Ok(()) => Vec::new(),
+            Err(failure) => failure.faults.iter().map(line).collect(),
+        };
+        if found.is_empty() || found != *mistakes {
+            let _ = writeln!(wrong, "### {title}\n{recipe}{}\n", found.join("\n"));
+        }
+    }
+    assert!(wrong.is_empty(), "these are found otherwise:\n\n{wrong}");
+}
+
+/// What editors read: one object for each mistake.
+#[test]
+fn mistakes_are_told_as_json() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), "let a = 1;\nlet model = load_modle(\"gpt2\");\n")
+        .unwrap();
+    let output = dsr(dir.path(), &["check", "r.rhai", "--json"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let expected = serde_json::json!([{
+        "code": "E110",
+        "severity": "error",
+        "message": "unknown function `load_modle`",
+        "hints": ["did you mean `load_model`?"],
+        "file": "r.rhai",
+        "line": 2,
+        "column": 13,
+        "end_column": 23,
+    }]);
+    assert_eq!(said, expected);
+    fs::write(dir.path().join("r.rhai"), "print(1);\n").unwrap();
+    let output = dsr(dir.path(), &["check", "r.rhai", "--json"]).output().unwrap();
+    assert_eq!((output.status.code(), output.stdout.as_slice()), (Some(0), &b"[]\n"[..]));
+}
+
+/// What is imported is looked through too, and so is what is called of it.
+#[test]
+fn imports_are_checked_with_the_recipe() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+    write(
+        "r.rhai",
+        "param(\"lr\", 0.1, \"learning rate\");\nimport \"parts/rates\" as rates;\n\
+         print(rates::warm(1));\nprint(rates::wram(1, 2));\nprint(rates::warm(1, 2));\n",
+    );
+    fs::create_dir(dir.path().join("parts")).unwrap();
+    // It uses the parameter, and has a mistake of its own.
+    write(
+        "parts/rates.rhai",
+        "fn warm(step, steps) { P::lr * step / steps }\nfn broken() { lod_model(\"x\") }\n",
+    );
+    let output = dsr(dir.path(), &["check", "r.rhai"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    let said = String::from_utf8(output.stderr).unwrap();
+    for part in [
+        "unknown function `lod_model`\n   ,-[ parts/rates.rhai:2:15 ]",
+        "`rates::warm` takes 2 arguments, found 1\n   ,-[ r.rhai:3:",
+        "unknown function `rates::wram`\n   ,-[ r.rhai:4:",
+        "did you mean `rates::warm`?",
+    ] {
+        assert!(said.contains(part), "{part:?}: {said}");
+    }
+    assert_eq!(said.matches("error[").count(), 3, "{said}");
+}
+
+/// The recipes of the repository have no mistake, nor have those of the tests.
+#[test]
+fn every_recipe_of_the_repository_is_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut recipes: Vec<_> = ["recipes", "benches", "tests/golden"]
+        .iter()
+        .flat_map(|folder| fs::read_dir(root.join(folder)).unwrap())
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|end| end == "rhai"))
+        .collect();
+    recipes.sort();
+    assert!(recipes.len() >= 4, "{recipes:?}");
+    for path in recipes {
+        let output = dsr(root, &["check", path.to_str().unwrap()]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{}: {said}", path.display());
+    }
+}

@@ -1,0 +1,138 @@
+//! `dsr doc`: the reference of what recipes can call, whose examples all run.
+
+use std::{fs, path::Path};
+
+use dsr::script::reference;
+
+use crate::{
+    recipes::{dsr, out, repository, text},
+    support::{hub_server::HubServer, small_hub},
+};
+
+/// What an example may use without making it: a name, and the line that makes it. A line may use
+/// what stands above it.
+const WORLD: [(&str, &str); 8] = [
+    ("tok", r#"let tok = tokenizer("dsr:gpt2");"#),
+    (
+        "validation",
+        r#"let validation = dataset("dsr:austen", #{ split: "validation" }).tokenize(tok).pack(16).take(4);"#,
+    ),
+    (
+        "model",
+        r#"let model = new_model("gpt2", #{ n_layer: 1, n_head: 1, n_embd: 8, n_positions: 64 });"#,
+    ),
+    ("engine", "let engine = init_engine(model, #{ micro_batch_size: 1 });"),
+    (
+        "loader",
+        r#"let loader = dataset("dsr:austen").tokenize(tok).pack(16).take(300).loader(#{ micro_batch_size: 1 });"#,
+    ),
+    ("run", "let run = start_run(engine, loader, #{ total_steps: 300 });"),
+    (
+        "batch",
+        "let batch = (); for first in dataset(\"dsr:austen\").tokenize(tok).pack(16)\
+         .loader(#{ micro_batch_size: 1 }) { batch = first; break; }",
+    ),
+    ("loss", "let loss = engine.forward(batch);"),
+];
+
+/// Calls that need another before them.
+const BEFORE: [(&str, &str); 2] = [
+    ("if engine.step()", "engine.backward(engine.forward(batch));"),
+    ("load_checkpoint", r#"engine.save_checkpoint("checkpoints", #{ loader: loader });"#),
+];
+
+/// The example with what it does not make itself.
+fn whole(example: &str) -> String {
+    let before: String = match example.contains("forward") {
+        true => String::new(),
+        false => {
+            let needed = BEFORE.iter().filter(|(call, _)| example.contains(call));
+            needed.map(|(_, line)| format!("{line}\n")).collect()
+        }
+    };
+    let mut text = before + example;
+    for (name, line) in WORLD.iter().rev() {
+        let is_used = text.split(|c: char| !(c.is_alphanumeric() || c == '_')).any(|w| w == *name);
+        if is_used && !text.starts_with(&format!("let {name} =")) {
+            text = format!("{line}\n{text}");
+        }
+    }
+    text
+}
+
+/// Files that examples name.
+fn workplace() -> (tempfile::TempDir, HubServer) {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    };
+    let rows = fs::read(repository().join("recipes/data/austen/test.parquet")).unwrap();
+    write("corpus/a.parquet", &rows);
+    write("ds_config.json", br#"{ "gradient_clipping": 0.5, "optimizer": { "type": "AdamW" } }"#);
+    write("vocab.json", br#"{ "a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3 }"#);
+    write("merges.txt", b"#version: 0.2\na b\n");
+    let hub = small_hub::with_model(dir.path(), "openai-community/gpt2");
+    (dir, hub)
+}
+
+fn runs(dir: &Path, hub: &HubServer, example: &str) -> Result<(), String> {
+    let recipe = whole(example);
+    fs::write(dir.join("example.rhai"), &recipe).unwrap();
+    for made in ["runs", "checkpoints", "exports"] {
+        let _ = fs::remove_dir_all(dir.join(made));
+    }
+    let mut command = dsr(dir, &["run", "example.rhai", "--allow-net=127.0.0.1"]);
+    let output = small_hub::visible(hub, dir, &mut command).output().unwrap();
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(format!("{recipe}\n{}", text(&output.stderr))),
+    }
+}
+
+#[test]
+fn every_example_runs() {
+    let (dir, hub) = workplace();
+    let mut failed = Vec::new();
+    let mut count = 0;
+    for entry in reference::entries() {
+        for example in entry.examples() {
+            count += 1;
+            if let Err(e) = runs(dir.path(), &hub, example) {
+                failed.push(format!("{}:\n{e}", entry.signature));
+            }
+        }
+    }
+    assert!(count > 50, "{count} examples");
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn a_name_is_looked_up_by_itself_its_owner_or_its_concept() {
+    let dir = tempfile::tempdir().unwrap();
+    let doc = |name: &str| out(&dsr(dir.path(), &["doc", name]).output().unwrap());
+    assert!(doc("forward").starts_with("### `engine.forward(batch: Batch) -> Tensor`\n\n"));
+    assert!(doc("engine.loss").starts_with("### `engine.loss -> any`\n\n"));
+    assert!(doc("Dataset").starts_with("### `type Dataset`\n\n"));
+    assert_eq!(doc("tokenizer").matches("### `tokenizer(").count(), 3);
+    let missed = dsr(dir.path(), &["doc", "forwrd"]).output().unwrap();
+    assert_eq!(missed.status.code(), Some(2));
+    let said = text(&missed.stderr);
+    assert!(said.contains("nothing is called `forwrd`") && said.contains("`forward`?"), "{said}");
+}
+
+#[test]
+fn the_whole_reference_is_printed_for_readers_and_for_programs() {
+    let dir = tempfile::tempdir().unwrap();
+    let doc = |args: &[&str]| out(&dsr(dir.path(), args).output().unwrap());
+    let entries = reference::entries();
+    assert_eq!(doc(&["doc", "--all"]).matches("### `").count(), entries.len());
+    let json: serde_json::Value = serde_json::from_str(&doc(&["doc", "--json"])).unwrap();
+    assert_eq!(json.as_array().unwrap().len(), entries.len());
+    let list = doc(&["doc"]);
+    for entry in &entries {
+        assert!(!entry.doc.is_empty(), "{} has no documentation", entry.signature);
+        assert!(list.contains(&entry.signature), "{}", entry.signature);
+    }
+}

@@ -1,0 +1,49 @@
+//! A hub with a small GPT-2 and a few rows, under the names of what recipes ask for.
+
+use std::{fs, path::Path, process::Command};
+
+use super::hub_server::{HubRepo, HubServer};
+use crate::recipes::{dsr, out, repository};
+
+const CARD: &str = "---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_files:\n\
+                    \x20 - {split: train, path: \"wikitext-2-raw-v1/train-*\"}\n\
+                    \x20 - {split: validation, path: \"wikitext-2-raw-v1/validation-*\"}\n---\n";
+
+/// A hub that has this model and WikiText-2; the model is made in `dir`.
+pub(crate) fn with_model(dir: &Path, id: &str) -> HubServer {
+    let make = r#"
+        let sizes = #{ n_layer: 1, n_head: 2, n_embd: 16, n_positions: 1024 };
+        new_model("gpt2", sizes).export_hf("made", #{ tokenizer: tokenizer("dsr:gpt2") });
+    "#;
+    fs::write(dir.join("make.rhai"), make).unwrap();
+    out(&dsr(dir, &["run", "make.rhai"]).output().unwrap());
+    let model = |name: &str| fs::read(dir.join("made").join(name)).unwrap();
+    let rows = |split: &str| {
+        fs::read(repository().join("recipes/data/austen").join(format!("{split}.parquet"))).unwrap()
+    };
+    let hub = HubServer::start();
+    let repo = HubRepo::new([
+        ("config.json", model("config.json").as_slice()),
+        ("tokenizer.json", model("tokenizer.json").as_slice()),
+    ]);
+    hub.put(&format!("models/{id}"), repo.large("model.safetensors", &model("model.safetensors")));
+    let repo = HubRepo::new([("README.md", CARD.as_bytes())])
+        .large("wikitext-2-raw-v1/train-00000-of-00001.parquet", &rows("validation"))
+        .large("wikitext-2-raw-v1/validation-00000-of-00001.parquet", &rows("test"));
+    hub.put("datasets/Salesforce/wikitext", repo);
+    hub
+}
+
+/// Lets a program in `dir` see the hub alone.
+pub(crate) fn visible<'a>(
+    hub: &HubServer,
+    dir: &Path,
+    command: &'a mut Command,
+) -> &'a mut Command {
+    command
+        .env("HF_ENDPOINT", &hub.url)
+        .env("HF_HOME", dir.join("hf"))
+        .env_remove("HF_HUB_OFFLINE")
+        .env_remove("http_proxy")
+        .env_remove("HTTP_PROXY")
+}
