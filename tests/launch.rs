@@ -481,7 +481,7 @@ fn what_cannot_be_launched_is_refused_before_anything_starts() {
             "each machine needs --node-rank and --master-addr beside --nnodes",
         ),
         (&["-i", "a", "-e", "b", "r.rhai"], 2, "--include and --exclude exclude each other"),
-        (&["--nproc-per-node", "2", "none.rhai"], 4, "none.rhai: No such file"),
+        (&["--nproc-per-node", "2", "none.rhai"], 4, "there is no recipe none.rhai"),
     ];
     for (args, status, expected) in cases {
         let output = folder.launch(args).end();
