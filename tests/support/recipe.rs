@@ -8,11 +8,8 @@ use std::{
 
 use dsr::{
     error::Code,
-    permission::Scope,
     script::{self, Failure, Host, Session, diagnostics::Fault},
 };
-
-use crate::engine::golden;
 
 /// The directory, with the recipe in `recipe.rhai`; it is the working directory too.
 pub(crate) struct Recipe {
@@ -53,8 +50,6 @@ impl Recipe {
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
         let mut host = Host::new(self.directory(), output);
         host.work_dir = self.directory().to_owned();
-        // The recipes of tests read the golden files.
-        host.grants.read = Scope::These(vec![golden("").display().to_string()]);
         let result = prepare(host).run(&script::Recipe::open(&self.path()).unwrap());
         let lines = lines.borrow().clone();
         (lines, result)
