@@ -33,7 +33,9 @@ for batch in run {
 run.finish();
 RECIPE
 
-launch() { "$dsr" launch --nproc-per-node "$ranks" r.rhai "$@"; }
+launch() {
+    "$dsr" launch --nproc-per-node "$ranks" --allow-read="$root/tests/golden" r.rhai "$@"
+}
 losses() { grep -o '"step":[0-9]*,"loss":[^,]*' "$1/metrics.jsonl"; }
 now() { date +%s%N; }
 
@@ -46,7 +48,7 @@ echo "an undisturbed run of $ranks ranks takes $length ms"
 
 slowest=0
 for ((i = 1; i <= times; i++)); do
-    "$dsr" launch --nproc-per-node "$ranks" r.rhai --name "k$i" >"k$i.out" 2>&1 &
+    "$dsr" launch --nproc-per-node "$ranks" --allow-read="$root/tests/golden" r.rhai --name "k$i" >"k$i.out" 2>&1 &
     launcher=$!
     delay=$(((RANDOM * 32768 + RANDOM) % length))
     sleep "$(printf '%d.%03d' $((delay / 1000)) $((delay % 1000)))"
