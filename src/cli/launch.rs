@@ -34,8 +34,7 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
     // Mistakes in its text and its parameters are shown once, not by each rank.
     script::describe(&recipe)?;
     // The question is asked here, as the ranks have no terminal.
-    let mut host = super::host(&recipe, console, |_| ());
-    host.params = super::given(&args.run.given)?;
+    let mut host = super::host(&recipe, &args.run.given, console, |_| ())?;
     if args.run.explain_permissions {
         args.run.grants.explain(&host, &recipe)?;
         return Ok(0);

@@ -105,8 +105,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
         return Ok(());
     }
     let output = console.clone();
-    let mut host = host(&recipe, console, move |line| output.print(line));
-    host.params = given(&args.given)?;
+    let mut host = host(&recipe, &args.given, console, move |line| output.print(line))?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     if args.explain_permissions {
@@ -129,8 +128,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
     let recipe = Recipe::open(&args.recipe)?;
-    let mut host = host(&recipe, console, |_| ());
-    host.params = given(&args.given)?;
+    let mut host = host(&recipe, &args.given, console, |_| ())?;
     args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     args.grants.lock(&host)?;
@@ -139,20 +137,25 @@ fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
 
 fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
     let recipe = Recipe::open(&args.recipe)?;
-    let mut host = host(&recipe, console, |_| ());
-    host.params = given(&args.given)?;
+    let host = host(&recipe, &args.given, console, |_| ())?;
     check::run(args, &recipe, host)
 }
 
 /// A host with what all commands have in common.
-fn host(recipe: &Recipe, console: &Console, output: impl FnMut(&str) + 'static) -> Host {
+fn host(
+    recipe: &Recipe,
+    params: &ParamArgs,
+    console: &Console,
+    output: impl FnMut(&str) + 'static,
+) -> Result<Host, Failure> {
     let mut host = Host::new(&recipe.base_dir, output);
+    host.params = given(params)?;
     host.env = Box::new(|name| std::env::var(name).ok());
     let notes = console.clone();
     host.notes = Box::new(move |line| notes.note(line));
     let downloads = Downloads::new(console.clone());
     host.show_download = Rc::new(move |progress| downloads.show(progress));
-    host
+    Ok(host)
 }
 
 /// The values of the parameter file, then those of `-p`, which win.

@@ -11,9 +11,9 @@ use super::{MemoryUse, layout::layouts};
 use crate::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
-    model::{Footprint, Gpt2Config, Held, Model, Workload},
+    model::{FlatUnit, Footprint, Gpt2Config, Held, Model, Workload},
     optim,
-    tensor::{self, Device, bytes_of},
+    tensor::{self, Device},
 };
 
 /// Bytes for each parameter.
@@ -107,8 +107,7 @@ pub(super) fn check_memory(model: &Model, config: &EngineConfig, world_size: usi
     let state = optimizer_state_bytes(model, config)?;
     let setup = Setup::new(model.config(), config, state, 1, world_size, model.device());
     let plan = setup.plan();
-    let units = model.units().iter().filter(|unit| unit.is_here());
-    let here: u64 = units.map(|unit| bytes_of(unit.kind(), unit.padded_numel())).sum();
+    let here: u64 = model.units().iter().filter(|unit| unit.is_here()).map(FlatUnit::bytes).sum();
     let more = plan.device.peak().saturating_sub(here);
     tensor::check_memory(model.device(), more, "training the model")?;
     tensor::check_memory(Device::Cpu, plan.host, "what is offloaded to the host")

@@ -17,7 +17,7 @@ use crate::{
     dist::{ProcessGroup, Shard},
     error::Result,
     model::{FlatUnit, Model, Residence},
-    tensor::{Kind, Tensor, bytes_of, guard, moved, no_grad, synchronize, write_over},
+    tensor::{Kind, Tensor, guard, moved, no_grad, synchronize, write_over},
 };
 
 /// The way from master weights to parameters.
@@ -113,7 +113,7 @@ impl Publication {
         let device = self.model.device();
         let kept = |(i, unit): (usize, &FlatUnit)| match &self.parameters {
             Some(parameters) => parameters.slices().bytes_on(device, i, unit),
-            None => bytes_of(unit.kind(), unit.padded_numel()),
+            None => unit.bytes(),
         };
         self.model.units().iter().enumerate().map(kept).sum()
     }

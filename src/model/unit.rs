@@ -9,7 +9,7 @@ use std::cell::Cell;
 use crate::{
     bridge::storage,
     error::{Code, Result},
-    tensor::{Device, Kind, Tensor, no_grad},
+    tensor::{Device, Kind, Tensor, bytes_of, no_grad},
 };
 
 /// Each parameter starts at a multiple of this many elements, for aligned vector loads.
@@ -161,6 +161,11 @@ impl FlatUnit {
     /// Elements of the storage, padding included.
     pub fn padded_numel(&self) -> i64 {
         self.flat.numel() as i64
+    }
+
+    /// Bytes of the storage.
+    pub fn bytes(&self) -> u64 {
+        bytes_of(self.kind(), self.padded_numel())
     }
 
     /// The format of the parameters.

@@ -10,7 +10,7 @@ use std::{ops::Deref, rc::Rc};
 use super::{FlatUnit, Model};
 use crate::{
     error::{Code, Error, Result},
-    tensor::{Tensor, bytes_of, check_memory},
+    tensor::{Tensor, check_memory},
 };
 
 /// The way through the layers, which decides the units and their order.
@@ -121,7 +121,7 @@ impl Model {
     /// [`Code::Memory`]; another rank fails.
     pub fn make_whole(&self) -> Result<()> {
         let absent = self.units.iter().filter(|unit| !unit.is_here());
-        let bytes = absent.map(|unit| bytes_of(unit.kind(), unit.padded_numel())).sum();
+        let bytes = absent.map(FlatUnit::bytes).sum();
         check_memory(self.device, bytes, "the model")?;
         (0..self.units.len()).try_for_each(|i| self.bring(i))?;
         self.settle(None);

@@ -24,6 +24,7 @@ pub mod value;
 mod check;
 mod engine_options;
 mod error;
+mod imports;
 mod iterate;
 mod locate;
 mod memory_options;
@@ -45,7 +46,7 @@ pub use self::{
     callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
     planning::Planned, recipe::Recipe, shared::Shared,
 };
-use self::{diagnostics::diagnose, planning::Planning, sources::Sources};
+use self::{diagnostics::diagnose, imports::Imports, planning::Planning, sources::Sources};
 use crate::{
     error::{Code, Error},
     run::Start,
@@ -95,8 +96,11 @@ impl Session {
     pub fn run(&self, recipe: &Recipe) -> Result<(), Failure> {
         let sources = &self.host.sources;
         let (engine, ast) = self.compile(recipe)?;
-        check::check(&engine, &self.host, &recipe.name, &ast, &self.host.parameters())
+        let (name, parameters) = (&recipe.name, self.host.parameters());
+        let imports = Imports::load(&engine, &self.host, name, &ast, &parameters);
+        check::check(&engine, name, &ast, &imports, &parameters)
             .map_err(|e| Failure::of(e, &[], sources))?;
+        drop(parameters);
         self.check_run_options(&ast)?;
         engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))
     }
@@ -107,7 +111,7 @@ impl Session {
     pub fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
         let (engine, ast) = self.compile(recipe)?;
         let host = &self.host;
-        check::check_with_imports(&engine, host, &recipe.name, &ast, &host.parameters())
+        check::check_whole(&engine, host, &recipe.name, &ast, &host.parameters())
             .map_err(|e| Failure::of(e, &[], &host.sources))
     }
 
@@ -116,15 +120,13 @@ impl Session {
         let sources = &self.host.sources;
         let name = recipe.name.clone();
         let (_, mut parameters) = scan(recipe, sources)?;
-        let values = params::resolve(&parameters, &self.host.params)?;
-        for (parameter, (_, value)) in parameters.iter_mut().zip(&values) {
-            parameter.value = value.clone();
-        }
+        params::give(&mut parameters, &self.host.params)?;
         self.host.main.replace(name.clone());
-        self.host.values.replace(params::to_json(&values)?);
+        self.host.values.replace(params::to_json(&parameters)?);
+        let module = params::module(&parameters);
         *self.host.parameters.borrow_mut() = parameters;
         self.host.settle_permissions()?;
-        let mut engine = runtime::engine(&self.host, params::module(values));
+        let mut engine = runtime::engine(&self.host, module);
         for module in &self.modules {
             engine.register_global_module(Rc::clone(module));
         }

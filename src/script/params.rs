@@ -10,6 +10,7 @@ use std::path::Path;
 use rhai::{AST, Dynamic, Expr, FnCallExpr, Module, Position, Stmt};
 
 use super::{
+    PARAMETERS,
     error::{AtPosition, split},
     options,
     value::{self, OptionValue},
@@ -74,7 +75,7 @@ pub struct Parameter {
     pub name: String,
     /// Its value unless another is given. Its type is the parameter's type.
     pub(crate) default: Dynamic,
-    /// Its value, once it is known what was given.
+    /// Its value: the default, until another is given.
     pub(crate) value: Dynamic,
     /// What it is, in the recipe's words.
     pub help: String,
@@ -177,21 +178,26 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
     Error::all(faults).map_or(Ok(found), Err)
 }
 
-/// The values of all parameters: the defaults, replaced by what was given.
-pub(crate) fn resolve(parameters: &[Parameter], given: &[Given]) -> Result<Vec<(String, Dynamic)>> {
-    let mut values: Vec<_> =
-        parameters.iter().map(|p| (p.name.clone(), p.default.clone())).collect();
+/// Gives the parameters the values that were given; the others keep their defaults.
+pub(crate) fn give(parameters: &mut [Parameter], given: &[Given]) -> Result<()> {
     let mut faults = Vec::new();
     for Given { name, value } in given {
-        match parameters.iter().position(|p| p.name == *name) {
-            Some(i) => match parameters[i].coerce(value) {
-                Ok(value) => values[i].1 = value,
+        match parameters.iter_mut().find(|p| p.name == *name) {
+            Some(parameter) => match parameter.coerce(value) {
+                Ok(value) => parameter.value = value,
                 Err(e) => faults.push(e),
             },
             None => faults.push(undeclared(name, parameters)),
         }
     }
-    Error::all(faults).map_or(Ok(values), Err)
+    Error::all(faults).map_or(Ok(()), Err)
+}
+
+/// The parameter that an expression is the use of: `P::name`.
+pub(crate) fn used<'a>(expression: &Expr, parameters: &'a [Parameter]) -> Option<&'a Parameter> {
+    let Expr::Variable(variable, ..) = expression else { return None };
+    let is_parameter = variable.2.to_string() == PARAMETERS;
+    parameters.iter().find(|p| is_parameter && p.name == *variable.1)
 }
 
 /// The error for a parameter that the recipe does not declare.
@@ -210,16 +216,16 @@ pub(crate) fn undeclared(name: &str, parameters: &[Parameter]) -> Error {
 
 /// The values as JSON, for what keeps them.
 pub(crate) fn to_json(
-    values: &[(String, Dynamic)],
+    parameters: &[Parameter],
 ) -> Result<serde_json::Map<String, serde_json::Value>> {
-    values.iter().map(|(name, v)| Ok((name.clone(), value::to_json(v)?))).collect()
+    parameters.iter().map(|p| Ok((p.name.clone(), value::to_json(&p.value)?))).collect()
 }
 
 /// The module `P`.
-pub(crate) fn module(values: Vec<(String, Dynamic)>) -> Module {
+pub(crate) fn module(parameters: &[Parameter]) -> Module {
     let mut module = Module::new();
-    for (name, value) in values {
-        module.set_var(name, value);
+    for Parameter { name, value, .. } in parameters {
+        module.set_var(name.as_str(), value.clone());
     }
     module
 }
@@ -360,11 +366,11 @@ mod tests {
     }
 
     fn resolved(text: &str, assignments: &[&str]) -> Vec<String> {
-        let values = resolve(&declared(text).unwrap(), &given(assignments)).unwrap();
-        values
-            .into_iter()
-            .map(|(name, v)| format!("{name}={}:{}", written(&v), type_of(&v)))
-            .collect()
+        let mut parameters = declared(text).unwrap();
+        give(&mut parameters, &given(assignments)).unwrap();
+        let shown =
+            |p: Parameter| format!("{}={}:{}", p.name, written(&p.value), type_of(&p.value));
+        parameters.into_iter().map(shown).collect()
     }
 
     const RECIPE: &str = r#"
@@ -414,9 +420,9 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused() {
-        let parameters = declared(RECIPE).unwrap();
-        let error = resolve(
-            &parameters,
+        let mut parameters = declared(RECIPE).unwrap();
+        let error = give(
+            &mut parameters,
             &given(&["lrr=1", "steps=1.5", "lr=-1", "model=huge", "fused=yes", "betas=[1,\"x\"]"]),
         )
         .unwrap_err();

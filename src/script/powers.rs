@@ -9,7 +9,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{Host, params::GivenValue};
+use super::{Host, params::GivenValue, resolver::EMBEDDED};
 use crate::{
     config::EngineConfig,
     data,
@@ -18,9 +18,6 @@ use crate::{
     permission::{Access, Audit, Grants, Permissions, World},
     run::Start,
 };
-
-/// The prefix of what is embedded in the binary.
-const EMBEDDED: &str = "dsr:";
 
 /// What makes a path a pattern.
 const WILD: [char; 3] = ['*', '?', '['];

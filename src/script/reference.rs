@@ -55,10 +55,10 @@ const HIDDEN: [&str; 2] = ["to_string", "to_debug"];
 /// Everything that dsr adds to the language, by concept and name; a type before what it can do.
 pub fn entries() -> Vec<Entry> {
     let mut all = Vec::new();
+    // Types have their names from all modules.
+    let mut engine = rhai::Engine::new_raw();
+    api::register(&mut engine);
     for (group, module) in api::modules() {
-        let mut engine = rhai::Engine::new_raw();
-        // Types have their names from all modules.
-        api::register(&mut engine);
         let mut alone = rhai::Engine::new_raw();
         alone.register_global_module(module.into());
         // `tensor_math` is a part of `tensor`.
@@ -67,8 +67,6 @@ pub fn entries() -> Vec<Entry> {
         all.extend(functions(&engine, &alone, group));
     }
     for (group, module) in api::named_modules() {
-        let mut engine = rhai::Engine::new_raw();
-        api::register(&mut engine);
         let mut alone = rhai::Engine::new_raw();
         alone.register_static_module(group, module.into());
         all.extend(functions(&engine, &alone, group));

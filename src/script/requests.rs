@@ -6,10 +6,15 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use rhai::{AST, ASTNode, Expr, Stmt};
+use rhai::{AST, ASTNode, Expr};
 
 use super::{
-    Failure, Host, PARAMETERS, Recipe, START_RUN, locate, params, resolver, runtime, scan,
+    Failure, Host, Recipe, START_RUN,
+    imports::{Imports, text_of},
+    locate,
+    params::{self, Parameter},
+    resolver::EMBEDDED,
+    runtime, scan,
 };
 use crate::{
     data,
@@ -96,62 +101,44 @@ impl Requests {
 /// # Errors
 /// Mistakes of the recipe that are found before it runs.
 pub fn read(host: &Host, recipe: &Recipe) -> Result<Requests, Failure> {
-    let (ast, parameters) = scan(recipe, &host.sources)?;
-    let values = params::to_json(&params::resolve(&parameters, &host.params)?)?;
+    let (ast, mut parameters) = scan(recipe, &host.sources)?;
+    params::give(&mut parameters, &host.params)?;
     let Recipe { name, text, .. } = recipe;
-    let mut reader = Reader { host, values: &values, found: Requests::default() };
+    let imports = Imports::load(&runtime::parser(), host, name, &ast, &parameters);
+    let mut reader = Reader { host, parameters: &parameters, found: Requests::default() };
+    reader.source(&ast);
+    imports.sources().for_each(|(_, ast)| reader.source(ast));
+    let mut found = reader.found;
     // Its directory may be another one tomorrow, its name not.
     let own = Path::new(name).file_name().map(|name| name.to_string_lossy().into_owned());
-    reader.found.texts.insert(own.unwrap_or_else(|| name.clone()), text.clone());
-    reader.source(name, &ast);
-    reader.found.list.sort();
-    reader.found.list.dedup();
-    Ok(reader.found)
+    found.texts.insert(own.unwrap_or_else(|| name.clone()), text.clone());
+    let modules = imports.modules.into_iter();
+    found.texts.extend(modules.map(|(name, module)| (name, module.text)));
+    found.list.sort();
+    found.list.dedup();
+    Ok(found)
 }
 
 struct Reader<'a> {
     host: &'a Host,
-    values: &'a serde_json::Map<String, serde_json::Value>,
+    parameters: &'a [Parameter],
     found: Requests,
 }
 
 impl Reader<'_> {
-    fn source(&mut self, name: &str, ast: &AST) {
-        let mut imports = Vec::new();
+    fn source(&mut self, ast: &AST) {
         ast.walk(&mut |nodes| {
             let Some(node) = nodes.last() else { return true };
             if let Some((call, _)) = locate::as_call(node) {
                 self.call(&call.name, &call.args);
             }
-            match node {
-                ASTNode::Expr(Expr::Map(map, _)) => {
-                    for (key, value) in &map.0 {
-                        self.option(&key.name, value);
-                    }
+            if let ASTNode::Expr(Expr::Map(map, _)) = node {
+                for (key, value) in &map.0 {
+                    self.option(&key.name, value);
                 }
-                ASTNode::Stmt(Stmt::Import(x, _)) => imports.extend(self.text(&x.0)),
-                _ => {}
             }
             true
         });
-        for path in imports {
-            self.import(name, &path);
-        }
-    }
-
-    /// An import that fails is an error when the recipe runs.
-    fn import(&mut self, importer: &str, path: &str) {
-        let Ok((name, text)) = resolver::find(&self.host.base_dir, Some(importer), path) else {
-            return;
-        };
-        if self.found.texts.contains_key(&name) {
-            return;
-        }
-        let ast = runtime::parser().compile(&text);
-        self.found.texts.insert(name.clone(), text);
-        if let Ok(ast) = ast {
-            self.source(&name, &ast);
-        }
     }
 
     fn call(&mut self, function: &str, args: &[Expr]) {
@@ -160,9 +147,9 @@ impl Reader<'_> {
             return;
         }
         let Some((_, what)) = FUNCTIONS.iter().find(|(name, _)| *name == function) else { return };
-        let Some(text) = args.iter().find_map(|arg| self.text(arg)) else { return };
+        let Some(text) = args.iter().find_map(|arg| text_of(arg, self.parameters)) else { return };
         let wanted_by = format!("{function}(\"{text}\")");
-        let is_path = |text: &str| !text.is_empty() && !text.starts_with("dsr:");
+        let is_path = |text: &str| !text.is_empty() && !text.starts_with(EMBEDDED);
         match what {
             Use::Write => self.add(Capability::Write, &text, wanted_by),
             Use::Read => self.add(Capability::Read, &text, wanted_by),
@@ -178,7 +165,7 @@ impl Reader<'_> {
 
     fn option(&mut self, name: &str, value: &Expr) {
         if WRITTEN_OPTIONS.contains(&name)
-            && let Some(text) = self.text(value).filter(|text| !text.is_empty())
+            && let Some(text) = text_of(value, self.parameters).filter(|text| !text.is_empty())
         {
             self.add(Capability::Write, &text, format!("{name}: \"{text}\""));
         }
@@ -199,16 +186,5 @@ impl Reader<'_> {
 
     fn add(&mut self, capability: Capability, what: &str, wanted_by: String) {
         self.found.list.push(Request { capability, what: what.to_owned(), wanted_by });
-    }
-
-    /// The text that stands there, or that the parameter there has.
-    fn text(&self, expression: &Expr) -> Option<String> {
-        match expression {
-            Expr::StringConstant(text, _) => Some(text.to_string()),
-            Expr::Variable(variable, ..) if variable.2.to_string() == PARAMETERS => {
-                self.values.get(variable.1.as_str())?.as_str().map(str::to_owned)
-            }
-            _ => None,
-        }
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use rhai::{AST, EvalAltResult, FnNamespace, Module, ModuleResolver, Position, Scope};
 
-use super::{check, host::Host};
+use super::{check, host::Host, imports::Imports};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
@@ -57,7 +57,9 @@ impl Resolver {
         let mut ast = engine.compile(text).map_err(|e| within(e.into()))?;
         ast.set_source(name);
         host.sources.insert_ast(name, &ast);
-        check::check(engine, host, name, &ast, &host.parameters()).map_err(|e| within(e.into()))?;
+        let imports = Imports::load(engine, host, name, &ast, &host.parameters());
+        check::check(engine, name, &ast, &imports, &host.parameters())
+            .map_err(|e| within(e.into()))?;
         let mut module = Module::eval_ast_as_new(Scope::new(), &ast, engine).map_err(within)?;
         lend_closures(&mut module, &ast);
         Ok(module.into())

@@ -87,7 +87,7 @@ pub(crate) fn modules() -> impl Iterator<Item = (&'static str, Module)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{Host, check, runtime};
+    use crate::script::{check, imports::Imports, runtime};
 
     /// The documentation of every function, with its signature.
     fn documentation() -> Vec<(String, String)> {
@@ -124,14 +124,14 @@ mod tests {
     fn every_example_calls_functions_that_exist() {
         let mut engine = runtime::parser();
         register(&mut engine);
-        let host = Host::new(".", |_| ());
         let mut checked = 0;
         for (signature, doc) in documentation() {
             for example in examples(&doc) {
                 let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
                 let parameters = crate::script::params::scan("example", &ast);
                 let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));
-                let result = check::check(&engine, &host, "example", &ast, &parameters);
+                let result =
+                    check::check(&engine, "example", &ast, &Imports::default(), &parameters);
                 result.unwrap_or_else(|e| panic!("{signature}: {e}"));
                 checked += 1;
             }

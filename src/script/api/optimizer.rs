@@ -2,6 +2,8 @@
 //!
 //! Each tensor is a unit of one parameter of [`crate::optim`]; options are read as for an engine.
 
+use std::rc::Rc;
+
 use rhai::{Map, plugin::*};
 
 use super::tensor::{Handle, autograd::zero_grad, check};
@@ -35,6 +37,8 @@ pub struct ParamOptimizer {
 struct Param {
     tensor: Handle,
     state: Vec<Tensor>,
+    /// This process alone, on the tensor's device.
+    group: Rc<ProcessGroup>,
     /// Steps in which it had a gradient, as PyTorch counts them.
     steps: u64,
 }
@@ -147,11 +151,20 @@ fn make(params: &Dynamic, options: &Map) -> Result<ParamOptimizer> {
         check_memory(first.tensor().device(), plan.state_bytes(), "the optimizer's state")?;
     }
     let rules = optim::Optimizer::new(plan);
+    let mut groups: Vec<Rc<ProcessGroup>> = Vec::new();
     let with_state = |(i, (_, tensor)): (usize, (String, Handle))| {
-        let place = (rules.state_kind(), tensor.tensor().device());
+        let device = tensor.tensor().device();
+        let group = match groups.iter().find(|group| group.device() == device) {
+            Some(group) => Rc::clone(group),
+            None => {
+                groups.push(Rc::new(ProcessGroup::single(device)?));
+                Rc::clone(&groups[groups.len() - 1])
+            }
+        };
+        let place = (rules.state_kind(), device);
         let zeros = |len: i64| guard("optimizer", || Ok(Tensor::f_zeros([len], place)?));
         let state = rules.state_layout(i).into_iter().map(zeros).collect::<Result<_>>()?;
-        Ok(Param { tensor, state, steps: 0 })
+        Ok(Param { tensor, state, group, steps: 0 })
     };
     let params = params.into_iter().enumerate().map(with_state).collect::<Result<_>>()?;
     let lr = config.lr;
@@ -245,10 +258,9 @@ impl ParamOptimizer {
             // The rules may overwrite the gradient.
             let grad = guard("step", || no_grad(|| flat(&gradient, true)))?;
             let weights = guard("step", || no_grad(|| flat(t, false)))?;
-            let group = ProcessGroup::single(t.device())?;
             self.rules.set_applied_steps(param.steps);
             let tensors = UnitTensors { param: &weights, grad: &grad, state: &param.state };
-            self.rules.update(&group, i, tensors, rates, 1.0)?;
+            self.rules.update(&param.group, i, tensors, rates, 1.0)?;
             param.steps += 1;
             if weights.data_ptr() != t.data_ptr() {
                 let (mut into, shape) = (t.shallow_clone(), t.size());

@@ -12,7 +12,9 @@ use super::{
 use crate::{
     error::{Code, Error},
     script::{
-        PARAMETERS, api, locate,
+        PARAMETERS, api,
+        imports::Imports,
+        locate,
         params::{self, Parameter},
         translate,
     },
@@ -50,10 +52,11 @@ impl<'a> Calls<'a> {
     pub(super) fn new(
         engine: &'a rhai::Engine,
         surface: &'a Surface,
-        (ast, modules): (&AST, &[AST]),
+        (ast, imports): (&AST, &Imports),
         parameters: &'a [Parameter],
     ) -> Self {
-        let keys = modules.iter().chain([ast]).flat_map(keys).collect();
+        let modules = imports.sources().map(|(_, module)| module);
+        let keys = modules.chain([ast]).flat_map(keys).collect();
         let types = Types::new(surface, ast, parameters);
         Self { engine, surface, types, parameters, keys, faults: Vec::new() }
     }

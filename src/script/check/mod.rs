@@ -6,29 +6,28 @@
 //! types of values decide is judged only where they are certain.
 
 mod calls;
-mod imports;
 mod option_maps;
 mod surface;
 mod types;
+mod whole;
 
 use rhai::AST;
 
-pub(crate) use self::imports::check_with_imports;
+pub(crate) use self::whole::check_whole;
 use self::{calls::Calls, surface::Surface};
-use super::{Host, error::AtPosition, params::Parameter};
+use super::{error::AtPosition, imports::Imports, params::Parameter};
 use crate::error::{Error, Result};
 
 /// All mistakes of the source, as one error.
 pub(crate) fn check(
     engine: &rhai::Engine,
-    host: &Host,
     source: &str,
     ast: &AST,
+    imports: &Imports,
     parameters: &[Parameter],
 ) -> Result<()> {
     let surface = Surface::new(engine, ast);
-    let modules = imports::reachable(engine, host, source, ast);
-    let faults = Calls::new(engine, &surface, (ast, &modules), parameters).faults(ast);
+    let faults = Calls::new(engine, &surface, (ast, imports), parameters).faults(ast);
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }

@@ -5,7 +5,11 @@ use rhai::{Dynamic, Expr, Map};
 
 use crate::{
     error::{Code, Error, Result},
-    script::{PARAMETERS, api, engine_options, error::split, params::Parameter},
+    script::{
+        api, engine_options,
+        error::split,
+        params::{self, Parameter},
+    },
 };
 
 /// Reads a map for its mistakes.
@@ -73,10 +77,10 @@ impl Seen {
                 let item = |(i, item)| self.value(item, &format!("{path}[{i}]"), parameters);
                 Dynamic::from_array(items.map(item).collect())
             }
-            Expr::Variable(variable, ..) if variable.2.to_string() == PARAMETERS => {
-                let parameter = parameters.iter().find(|p| p.name == *variable.1);
-                parameter.map_or_else(|| self.unseen(path), |p| p.value.clone())
-            }
+            Expr::Variable(..) => match params::used(expr, parameters) {
+                Some(parameter) => parameter.value.clone(),
+                None => self.unseen(path),
+            },
             other => match other.get_literal_value(None) {
                 Some(value) if !value.is_fnptr() => value,
                 _ => self.unseen(path),

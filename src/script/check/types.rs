@@ -12,7 +12,7 @@ use std::{
 use rhai::{AST, ASTNode, Array, Expr, FnPtr, ImmutableString, Map, Stmt};
 
 use super::surface::{Kind, Surface};
-use crate::script::{PARAMETERS, params::Parameter};
+use crate::script::params::{self, Parameter};
 
 /// What a variable is given.
 enum Value {
@@ -82,9 +82,8 @@ impl<'a> Types<'a> {
             Expr::Unit(..) => Some(TypeId::of::<()>()),
             Expr::DynamicConstant(value, _) if value.is_fnptr() => Some(TypeId::of::<FnPtr>()),
             Expr::Variable(variable, ..) if variable.2.is_empty() => self.of_variable(&variable.1),
-            Expr::Variable(variable, ..) if variable.2.to_string() == PARAMETERS => {
-                let parameter = self.parameters.iter().find(|p| p.name == *variable.1)?;
-                Some(parameter.value.type_id())
+            Expr::Variable(..) => {
+                params::used(expr, self.parameters).map(|parameter| parameter.value.type_id())
             }
             Expr::FnCall(call, _) if !call.is_operator_call() => {
                 let name = match call.is_qualified() {

@@ -176,12 +176,14 @@ pub(crate) fn one_dtype(name: &str, inputs: &[&Tensor]) -> Result<()> {
 
 /// Refuses to change, outside of `no_grad`, a tensor whose gradient is asked for.
 pub(crate) fn may_change(name: &str, tensor: &Tensor) -> Result<()> {
+    if !tensor.requires_grad() || !guard(name, || Ok(tensor.f_is_leaf()?))? {
+        return Ok(());
+    }
     let grad_is_on = guard(name, || {
         let probe = Tensor::f_zeros([1i64], (Kind::Float, Device::Cpu))?;
         Ok(probe.f_set_requires_grad(true)?.f_add_scalar(1)?.requires_grad())
     })?;
-    let is_leaf = guard(name, || Ok(tensor.f_is_leaf()?))?;
-    if tensor.requires_grad() && is_leaf && grad_is_on {
+    if grad_is_on {
         let message = format!("`{name}` would change a tensor whose gradient is asked for");
         return Err(Error::new(Code::CallOrder, message)
             .hint("change it in no_grad(|| ...), or make a new one: t = t + x"));

@@ -121,20 +121,8 @@ pub mod api {
 
 /// PyTorch's name of an element type.
 pub(crate) fn dtype_name(kind: Kind) -> String {
-    match kind {
-        Kind::Float => "float32",
-        Kind::Double => "float64",
-        Kind::Half => "float16",
-        Kind::BFloat16 => "bfloat16",
-        Kind::Int64 => "int64",
-        Kind::Int => "int32",
-        Kind::Int16 => "int16",
-        Kind::Int8 => "int8",
-        Kind::Uint8 => "uint8",
-        Kind::Bool => "bool",
-        other => return format!("{other:?}").to_lowercase(),
-    }
-    .to_owned()
+    let known = read::DTYPES.iter().find(|(_, known)| *known == kind);
+    known.map_or_else(|| format!("{kind:?}").to_lowercase(), |(name, _)| (*name).to_owned())
 }
 
 /// PyTorch's name of a device.

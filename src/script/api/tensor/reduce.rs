@@ -139,44 +139,42 @@ fn comments(words: &str) -> [String; 2] {
 pub(in crate::script::api) fn build() -> Module {
     let mut module = rhai::exported_module!(api);
     for &(name, words, is_floating, work) in REDUCTIONS {
-        let [whole, along] = comments(words);
-        let reduce = move |t: &Tensor, over: &Over| {
+        register(&mut module, name, words, move |t, over| {
             if is_floating {
                 check::floating(name, t)?;
             }
             not_empty(name, t)?;
             check::op(name, &[t], || work(t, over))
-        };
-        FuncRegistration::new(name)
-            .with_comments([whole])
-            .with_params_info(["tensor: Tensor", "Tensor"])
-            .set_into_module(&mut module, move |t: Handle| reduce(&t.0, &Over::ALL));
-        FuncRegistration::new(name)
-            .with_comments([along])
-            .with_params_info(["tensor: Tensor", "dim: Dynamic", "Tensor"])
-            .set_into_module(&mut module, move |t: Handle, over: Dynamic| {
-                reduce(&t.0, &Over::read(name, &t.0, &over)?)
-            });
+        });
     }
     for &(name, words, work) in BY_ONE {
-        let [whole, along] = comments(words);
-        let reduce = move |t: &Tensor, over: &Over| {
+        register(&mut module, name, words, move |t, over| {
             not_empty(name, t)?;
             let dim = over.one(name)?;
             check::op(name, &[t], || work(t, dim, over.keepdim))
-        };
-        FuncRegistration::new(name)
-            .with_comments([whole])
-            .with_params_info(["tensor: Tensor", "Tensor"])
-            .set_into_module(&mut module, move |t: Handle| reduce(&t.0, &Over::ALL));
-        FuncRegistration::new(name)
-            .with_comments([along])
-            .with_params_info(["tensor: Tensor", "dim: Dynamic", "Tensor"])
-            .set_into_module(&mut module, move |t: Handle, over: Dynamic| {
-                reduce(&t.0, &Over::read(name, &t.0, &over)?)
-            });
+        });
     }
     module
+}
+
+/// Registers a reduction in both of its forms: over everything, and along dimensions.
+fn register(
+    module: &mut Module,
+    name: &'static str,
+    words: &str,
+    reduce: impl Fn(&Tensor, &Over) -> ScriptResult<Handle> + Copy + 'static,
+) {
+    let [whole, along] = comments(words);
+    FuncRegistration::new(name)
+        .with_comments([whole])
+        .with_params_info(["tensor: Tensor", "Tensor"])
+        .set_into_module(module, move |t: Handle| reduce(&t.0, &Over::ALL));
+    FuncRegistration::new(name)
+        .with_comments([along])
+        .with_params_info(["tensor: Tensor", "dim: Dynamic", "Tensor"])
+        .set_into_module(module, move |t: Handle, over: Dynamic| {
+            reduce(&t.0, &Over::read(name, &t.0, &over)?)
+        });
 }
 
 /// Refuses an extreme of nothing.

@@ -1,0 +1,110 @@
+//! What a recipe imports, and what that imports in turn, read without running it.
+
+use std::collections::BTreeMap;
+
+use rhai::{AST, ASTNode, Expr, Position, Stmt};
+
+use super::{
+    Host,
+    diagnostics::seal,
+    error::{AtPosition, split},
+    params::{self, Parameter},
+    resolver,
+};
+use crate::error::Error;
+
+/// An import as it stands in a source, with the path that it names.
+pub(crate) struct Import {
+    pub(crate) path: String,
+    /// What its functions are called by.
+    pub(crate) alias: String,
+    pub(crate) position: Position,
+}
+
+/// A module that is imported.
+pub(crate) struct Imported {
+    pub(crate) text: String,
+    /// `None` where the text is no valid source.
+    pub(crate) ast: Option<AST>,
+}
+
+/// All that a source imports.
+#[derive(Default)]
+pub(crate) struct Imports {
+    /// The modules by their names.
+    pub(crate) modules: BTreeMap<String, Imported>,
+    /// Files that are not there or may not be imported, and texts that are no valid source.
+    pub(crate) faults: Vec<Error>,
+}
+
+impl Imports {
+    /// Reads all that `source` imports. Imports may go round in a circle, which the run refuses.
+    pub(crate) fn load(
+        engine: &rhai::Engine,
+        host: &Host,
+        source: &str,
+        ast: &AST,
+        parameters: &[Parameter],
+    ) -> Self {
+        let mut all = Self::default();
+        let mut open = vec![(source.to_owned(), ast.clone())];
+        while let Some((importer, ast)) = open.pop() {
+            for import in of(&ast, parameters) {
+                let found = resolver::find(&host.base_dir, Some(&importer), &import.path);
+                let (name, text) = match found {
+                    Ok(found) => found,
+                    Err(e) => {
+                        all.faults.push(e.at(&importer, import.position));
+                        continue;
+                    }
+                };
+                if all.modules.contains_key(&name) {
+                    continue;
+                }
+                host.sources.insert_text(&name, &text);
+                let ast = match engine.compile(&text) {
+                    Ok(mut ast) => {
+                        ast.set_source(name.as_str());
+                        host.sources.insert_ast(&name, &ast);
+                        open.push((name.clone(), ast.clone()));
+                        Some(ast)
+                    }
+                    Err(e) => {
+                        all.faults.extend(split(seal(engine, *Box::from(e), &name)));
+                        None
+                    }
+                };
+                all.modules.insert(name, Imported { text, ast });
+            }
+        }
+        all
+    }
+
+    /// The valid modules, each with its name.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = (&str, &AST)> {
+        self.modules.iter().filter_map(|(name, module)| Some((name.as_str(), module.ast.as_ref()?)))
+    }
+}
+
+/// The imports of a source whose path is written out, or is a parameter.
+pub(crate) fn of(ast: &AST, parameters: &[Parameter]) -> Vec<Import> {
+    let mut found = Vec::new();
+    ast.walk(&mut |nodes| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = nodes.last()
+            && let Some(path) = text_of(&import.0, parameters)
+        {
+            let alias = import.1.name.to_string();
+            found.push(Import { path, alias, position: *position });
+        }
+        true
+    });
+    found
+}
+
+/// The text that stands there, or that the parameter there has.
+pub(crate) fn text_of(expression: &Expr, parameters: &[Parameter]) -> Option<String> {
+    match expression {
+        Expr::StringConstant(text, _) => Some(text.to_string()),
+        other => params::used(other, parameters)?.value.clone().into_string().ok(),
+    }
+}
