@@ -24,6 +24,7 @@ mod reference;
 mod safety;
 mod script;
 mod script_data;
+mod script_models;
 mod script_optimizers;
 mod script_schedules;
 mod script_tensor_mistakes;

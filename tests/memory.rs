@@ -78,7 +78,9 @@ impl Case {
         let outline = Model::outline(self.model.clone(), Device::Cpu).unwrap();
         let optimizer = optimizer_state_bytes(&outline, &config).unwrap();
         let tokens = self.tokens as u64;
-        Setup::new(&self.model, &config, optimizer, tokens, 1, Device::Cpu).plan().device
+        Setup::new(&self.model.clone().into(), &config, optimizer, tokens, 1, Device::Cpu)
+            .plan()
+            .device
     }
 
     /// What one optimizer step used, and its loss.

@@ -60,9 +60,11 @@ pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Fa
 }
 
 fn text(planned: &Planned, place: &Place) -> String {
-    let Planned { model, config, optimizer_state, packed, world_size } = planned;
+    let Planned { model, config, optimizer_state, packed, world_size, whole_logits } = planned;
     let tokens = packed.unwrap_or(model.n_positions.unsigned_abs());
-    let setup = Setup::new(model, config, *optimizer_state, tokens, *world_size, place.device);
+    let kind = model.clone().into();
+    let mut setup = Setup::new(&kind, config, *optimizer_state, tokens, *world_size, place.device);
+    setup.workload.whole_logits = *whole_logits;
     let from = match packed {
         Some(_) => "as the recipe packs them",
         None => "the model's n_positions: the recipe packs no rows before init_engine",

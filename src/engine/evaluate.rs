@@ -46,7 +46,9 @@ impl Engine {
                 continue;
             };
             self.check_batch(&batch)?;
-            let (sum, count) = guard("evaluate", || loss_without_gradients(&self.model, &batch))?;
+            let (sum, count) = guard("evaluate", || {
+                loss_without_gradients(&self.model, &batch, self.loss.as_ref())
+            })?;
             loss_sum += sum.f_double_value(&[])?;
             targets += count;
         }

@@ -72,7 +72,7 @@ mod tests {
         data::{Batch, batch_of},
         dist::ProcessGroup,
         engine::{Engine, config},
-        model::{BlockContext, Direction, Gpt2Config, Model},
+        model::{BlockContext, Direction, Embedding, Gpt2Config, Model},
         tensor::Device,
     };
 
@@ -83,14 +83,15 @@ mod tests {
         let _counting = ledger.open(Kind::Buffers).unwrap();
         let mut units = model.visit(Direction::Forward);
         let unit = units.unit().unwrap();
-        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0);
-        x = x.dropout(model.embedding().dropout, true);
+        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0).unwrap();
+        let Embedding::Gpt2(embedding) = model.embedding() else { unreachable!("a GPT-2") };
+        x = x.dropout(embedding.dropout, true);
         for block in model.blocks() {
             let context = BlockContext { train: true, ..Default::default() };
-            x = block.forward(units.unit().unwrap().params(), &x, context);
+            x = block.forward(units.unit().unwrap().params(), &x, context).unwrap();
         }
         let head = units.head().unwrap();
-        let logits = model.head().logits(head.params(), head.projection(), &x);
+        let logits = model.head().logits(head.params(), head.projection(), &x).unwrap();
         drop(x);
         let size = logits.size();
         let shifted = logits.narrow(1, 0, size[1] - 1).reshape([-1, size[2]]);

@@ -57,7 +57,7 @@ use crate::{
     data::{Batch, BatchRows},
     dist::{ProcessGroup, Shard},
     error::{Code, Error, Result},
-    model::{Model, Targets, record},
+    model::{LossFunction, Model, Targets, record},
     optim::{GroupRates, Optimizer, Plan, StepRates},
     tensor::{Kind, Tensor, guard},
 };
@@ -67,6 +67,8 @@ pub struct Engine {
     model: Rc<Model>,
     group: Rc<ProcessGroup>,
     config: EngineConfig,
+    /// The loss, where it is not the cross-entropy of the next token.
+    loss: Option<LossFunction>,
     publication: Publication,
     states: UnitStates,
     optimizer: Optimizer,
@@ -122,10 +124,12 @@ impl Engine {
     /// # Errors
     /// There is not enough memory for the optimizer's state, or room on the disk that it goes to.
     /// Parameter groups that do not fit the
-    /// model; a schedule that cycles a momentum where there is none.
+    /// model; a schedule that cycles a momentum where there is none; a profile of a model whose
+    /// operations are not known.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         config.scheduler.check_momentum(&config.optimizer)?;
+        check_profiler(&model, &config)?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));
         let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
@@ -151,6 +155,7 @@ impl Engine {
             group,
             health: Health::new(precision.loss_scale),
             config,
+            loss: None,
             publication,
             states,
             optimizer,
@@ -167,6 +172,11 @@ impl Engine {
             torn: false,
             ledger,
         })
+    }
+
+    /// Trains with `loss` from now on, and not with the cross-entropy of the next token.
+    pub fn set_loss(&mut self, loss: LossFunction) {
+        self.loss = Some(loss);
     }
 
     /// The model that is trained.
@@ -268,7 +278,8 @@ impl Engine {
                 grad_kind: self.config.precision.grad_accum_dtype.into(),
             };
             let activations = record(recorder, Model::SCOPE, || {
-                Activations::forward(&self.model, batch, &targets, pass, recorder)
+                let how = (self.loss.as_ref(), recorder);
+                Activations::forward(&self.model, batch, &targets, pass, how)
             })?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
@@ -276,7 +287,7 @@ impl Engine {
         })?;
         self.timers.stop()?;
         self.timers.add_data(batch.load_time);
-        self.flops_profile = recorder.map(|recorder| {
+        self.flops_profile = recorder.and_then(|recorder| {
             let size = batch.input_ids.size();
             self.model.profile(size[0], size[1], recorder)
         });
@@ -329,7 +340,7 @@ impl Engine {
     fn nominal_total(&self) -> f64 {
         let micro_batches =
             (self.config.gradient_accumulation_steps * self.group.world_size()) as f64;
-        let tokens = (self.model.config().n_positions - 1).max(1) as f64;
+        let tokens = (self.model.config().n_positions() - 1).max(1) as f64;
         match self.config.loss_average {
             LossAverage::Tokens => micro_batches * self.config.micro_batch_size as f64 * tokens,
             LossAverage::MicroBatches => micro_batches,
@@ -379,6 +390,17 @@ impl Engine {
         Err(Error::new(Code::CallOrder, "this engine stopped in the middle of an earlier call")
             .hint("load a checkpoint into it, or make a new one"))
     }
+}
+
+/// Refuses a profile of what only the maker of the model knows.
+fn check_profiler(model: &Model, config: &EngineConfig) -> Result<()> {
+    if model.config().gpt2().is_some() || config.monitor.flops_profiler.is_none() {
+        return Ok(());
+    }
+    let message = "`flops_profiler` counts the operations of GPT-2, not of a model's own layers";
+    Err(Error::new(Code::BadValue, message)
+        .option("flops_profiler")
+        .hint("wall_clock_breakdown: true shows what a step takes"))
 }
 
 fn step_is_due(micro_steps: usize) -> Error {

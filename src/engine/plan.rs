@@ -11,7 +11,7 @@ use super::{MemoryUse, layout::layouts};
 use crate::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
-    model::{FlatUnit, Footprint, Gpt2Config, Held, Model, Workload},
+    model::{FlatUnit, Footprint, Held, Model, ModelConfig, Workload},
     optim,
     tensor::{self, Device},
 };
@@ -44,7 +44,7 @@ pub struct Sharding {
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The model.
-    pub model: Gpt2Config,
+    pub model: ModelConfig,
     /// A micro batch of one rank.
     pub workload: Workload,
     /// Micro batches in an optimizer step.
@@ -117,7 +117,7 @@ impl Setup {
     /// The training of `model` with `config` on `world_size` ranks that each have a `device` of this
     /// kind, with rows of `tokens` tokens; `optimizer_state` is of [`optimizer_state_bytes`].
     pub fn new(
-        model: &Gpt2Config,
+        model: &ModelConfig,
         config: &EngineConfig,
         optimizer_state: u64,
         tokens: u64,
@@ -128,7 +128,13 @@ impl Setup {
         let states = StateBytes::of(&config.precision);
         Self {
             model: model.clone(),
-            workload: Workload { rows, tokens, element_bytes: states.parameter, device },
+            workload: Workload {
+                rows,
+                tokens,
+                element_bytes: states.parameter,
+                device,
+                whole_logits: false,
+            },
             gradient_accumulation_steps: config.gradient_accumulation_steps,
             states,
             optimizer_state,
@@ -295,7 +301,7 @@ impl Moments<'_> {
         let blocks = self.units.len() - 2;
         let all: u64 = self.units.iter().sum();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
-        let tied = self.setup.model.tie_word_embeddings;
+        let tied = self.setup.model.is_tied();
         let projection = if tied { self.units[0] } else { self.units[blocks + 1] };
         let before = if accumulates { all } else { 0 };
         let kept = |i: usize| embedding + (0..i).map(|j| self.kept(j)).sum::<u64>();
@@ -378,6 +384,7 @@ fn place(offload: OffloadDevice, device: Device) -> OffloadDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Gpt2Config;
 
     /// 16-bit gradients, as in the paper; with one token, states are nearly all there is.
     fn setup(stage: u8, world_size: u64, optimizer: OffloadDevice) -> Setup {
@@ -385,8 +392,14 @@ mod tests {
         let model = Gpt2Config::named("gpt2-xl").unwrap();
         Setup {
             optimizer_state: 8 * model.unit_sizes().iter().sum::<u64>(),
-            model,
-            workload: Workload { rows: 1, tokens: 1, element_bytes: 2, device: Device::Cuda(0) },
+            model: model.into(),
+            workload: Workload {
+                rows: 1,
+                tokens: 1,
+                element_bytes: 2,
+                device: Device::Cuda(0),
+                whole_logits: false,
+            },
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
             sharding: Sharding { stage, world_size, optimizer, parameters },

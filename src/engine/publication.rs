@@ -62,7 +62,12 @@ impl Publication {
         };
         let slice = shard.unwrap_or(Shard::WHOLE);
         let mut take = |(i, unit): (usize, &FlatUnit)| {
+            let given = model.starts_from_values();
             model.bring(i)?;
+            if given {
+                // Ranks may have drawn them apart: all take rank 0's, as in PyTorch.
+                group.broadcast(unit.flat()?, 0)?;
+            }
             let before = unit.lay_out(kind, group.world_size())?;
             // First the copy, then the parameters go.
             let copy = if shared { None } else { Some(slice.copy(&before, Kind::Float)?) };

@@ -12,8 +12,8 @@ use crate::{
     data::Batch,
     error::{Code, Error, Result},
     model::{
-        BlockContext, Direction, FlatUnit, HeadOutput, LossGradient, Model, Recorder, Targets,
-        padding_mask, record,
+        Block, BlockContext, Direction, Embedding, FlatUnit, HeadOutput, LossFunction,
+        LossGradient, Model, Recorder, Targets, padding_mask, record,
     },
     tensor::{Device, Kind, Tensor, manual_seed, mix, moved, no_grad},
 };
@@ -75,14 +75,14 @@ impl Layer {
 }
 
 impl Activations {
-    /// Runs the model on `batch` with dropout; `targets` are those of its labels. A `recorder`
-    /// measures the layers.
+    /// Runs the model on `batch` with dropout; `targets` are those of its labels. A `function` is the
+    /// loss, a `recorder` measures the layers.
     pub(super) fn forward(
         model: &Model,
         batch: &Batch,
         targets: &Targets,
         pass: Pass,
-        recorder: Option<&Recorder>,
+        (function, recorder): (Option<&LossFunction>, Option<&Recorder>),
     ) -> Result<Self> {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
@@ -101,7 +101,10 @@ impl Activations {
             let run = || run_block((model, &unit), i, &input, mask, seeds, recorder);
             let run = || record(recorder, format_args!("h.{i}"), run);
             let again = checkpointing.filter(|checkpointing| checkpointing.applies_to(i));
-            let output = if again.is_some() { no_grad(run)? } else { run()? };
+            let output = match again {
+                Some(_) => no_grad(run)?,
+                None => with_graph(run()?, i + 1)?,
+            };
             x = output.detach();
             blocks.push(match again {
                 Some(again) => Layer::checkpoint(input, again.cpu_checkpointing)?,
@@ -114,8 +117,8 @@ impl Activations {
         let gradient = LossGradient { nominal, projection: &views[param] };
         let head = record(recorder, Model::HEAD_SCOPE, || -> Result<_> {
             let head = units.head()?;
-            let (params, projection) = (head.params(), head.projection());
-            Ok(model.head().loss(params, projection, &x, targets, Some(gradient)))
+            let params = (head.params(), head.projection());
+            model.head().loss(params, &x, targets, Some(gradient), function)
         })?;
         Ok(Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds })
     }
@@ -145,7 +148,7 @@ impl Activations {
                     let input = moved(&input, grad.device())?.detach().set_requires_grad(true);
                     let mask = attention_mask.as_ref();
                     let output = run_block((model, &unit), i, &input, mask, seeds, None)?;
-                    (input, output)
+                    (input, with_graph(output, i + 1)?)
                 }
             };
             let inputs: Vec<&Tensor> = std::iter::once(&input).chain(unit.params()).collect();
@@ -158,21 +161,45 @@ impl Activations {
             drop(unit);
             gradients.complete(i + 1)?;
         }
-        if let Some(output) = &embedded.output {
-            let back = ops::grad(output, &grad, &[&embedded.input])?.into_iter().flatten().next();
-            grad = back.unwrap_or_else(|| grad.zeros_like());
+        match (model.embedding(), &embedded.output) {
+            (Embedding::Gpt2(embedding), output) => {
+                if let Some(output) = output {
+                    let back = ops::grad(output, &grad, &[&embedded.input])?;
+                    grad = back.into_iter().flatten().next().unwrap_or_else(|| grad.zeros_like());
+                }
+                let views = gradients.views(&units[0], 0)?;
+                no_grad(|| embedding.backward(&views, &input_ids, &grad));
+            }
+            (Embedding::Custom(_), output) => {
+                let output = output
+                    .as_ref()
+                    .ok_or_else(|| Error::new(Code::Internal, "the first layer kept no output"))?;
+                let unit = present.unit()?;
+                let params: Vec<&Tensor> = unit.params().iter().collect();
+                let grads = ops::grad(output, &grad, &params)?
+                    .into_iter()
+                    .zip(params)
+                    .map(|(grad, param)| grad.unwrap_or_else(|| param.zeros_like()));
+                gradients.add(&units[0], 0, grads)?;
+            }
         }
-        let views = gradients.views(&units[0], 0)?;
-        no_grad(|| model.embedding().backward(&views, &input_ids, &grad));
-        drop(views);
         gradients.complete(0)
     }
 }
 
-/// The embedding, whose lookup has its gradient by hand: autograd sees the dropout alone.
+/// The first layer. The lookup of GPT-2's has its gradient by hand: autograd sees the dropout alone.
 fn embed(model: &Model, unit: &FlatUnit, input_ids: &Tensor, seeds: Seeds) -> Result<Layer> {
     let _counting = memory::count_as(memory::Kind::Activations)?;
-    let embedding = model.embedding();
+    let embedding = match model.embedding() {
+        Embedding::Gpt2(embedding) => embedding,
+        Embedding::Custom(layer) => {
+            seeds.plant(0);
+            let context = BlockContext { train: true, ..BlockContext::default() };
+            let output = layer.forward(unit.params(), input_ids, context)?;
+            let output = Some(with_graph(output, 0)?);
+            return Ok(Layer { input: input_ids.shallow_clone(), output });
+        }
+    };
     let sum = no_grad(|| embedding.lookup(unit.params(), input_ids, 0));
     if embedding.dropout == 0.0 {
         return Ok(Layer { input: sum, output: None });
@@ -194,7 +221,18 @@ fn run_block(
     let _counting = memory::count_as(memory::Kind::Activations)?;
     seeds.plant(i + 1);
     let context = BlockContext { train: true, attention_mask, key_values: None, recorder };
-    Ok(model.blocks()[i].forward(unit.params(), input, context))
+    model.blocks()[i].forward(unit.params(), input, context)
+}
+
+/// The output of layer `layer_idx`, which autograd must be able to go back from.
+fn with_graph(output: Tensor, layer_idx: usize) -> Result<Tensor> {
+    if output.requires_grad() {
+        return Ok(output);
+    }
+    let message =
+        format!("what layer {layer_idx} of the model gives does not depend on its parameters");
+    Err(Error::new(Code::BadValue, message)
+        .hint("compute it from the parameters that the layer is given, outside of no_grad"))
 }
 
 /// The sum of the losses of `batch` without dropout and without gradients, and the number of
@@ -202,14 +240,19 @@ fn run_block(
 ///
 /// # Errors
 /// Those of the visit.
-pub(super) fn loss_without_gradients(model: &Model, batch: &Batch) -> Result<(Tensor, i64)> {
+pub(super) fn loss_without_gradients(
+    model: &Model,
+    batch: &Batch,
+    function: Option<&LossFunction>,
+) -> Result<(Tensor, i64)> {
     no_grad(|| {
         let attention_mask = padding_mask(&batch.attention_mask);
         let mut units = model.visit(Direction::Forward);
         let x = model.hidden(&mut units, &batch.input_ids, attention_mask.as_ref(), None)?;
         let targets = Targets::shifted(&batch.labels);
         let head = units.head()?;
-        let head = model.head().loss(head.params(), head.projection(), &x, &targets, None);
+        let params = (head.params(), head.projection());
+        let head = model.head().loss(params, &x, &targets, None, function)?;
         Ok((head.loss_sum, head.targets))
     })
 }
@@ -246,12 +289,13 @@ mod tests {
     fn by_autograd(model: &Model, batch: &Batch, nominal: f64) -> Vec<Tensor> {
         let mut units = model.visit(Direction::Forward);
         let unit = units.unit().unwrap();
-        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0);
+        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0).unwrap();
         for block in model.blocks() {
-            x = block.forward(units.unit().unwrap().params(), &x, BlockContext::default());
+            let unit = units.unit().unwrap();
+            x = block.forward(unit.params(), &x, BlockContext::default()).unwrap();
         }
         let head = units.head().unwrap();
-        let logits = model.head().logits(head.params(), head.projection(), &x);
+        let logits = model.head().logits(head.params(), head.projection(), &x).unwrap();
         let (t, vocab) = (batch.labels.size()[1], logits.size()[2]);
         let logits = logits.narrow(1, 0, t - 1).reshape([-1, vocab]);
         let targets = batch.labels.narrow(1, 1, t - 1).reshape([-1]);
@@ -282,7 +326,7 @@ mod tests {
                 let targets = Targets::shifted(&batch.labels);
                 let pass = Pass { checkpointing, seeds, nominal, grad_kind: Kind::Float };
                 let activations =
-                    Activations::forward(&model, &batch, &targets, pass, None).unwrap();
+                    Activations::forward(&model, &batch, &targets, pass, (None, None)).unwrap();
                 activations.backward(&model, &mut gradients).unwrap();
             }
             let flat = gradients.take(model.units()).unwrap();

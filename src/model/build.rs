@@ -5,7 +5,7 @@ use std::{cell::RefCell, path::Path};
 use super::{
     Model,
     config::Gpt2Config,
-    embedding::Embedding,
+    embedding::{Embedding, Gpt2Embedding},
     gpt2::Gpt2Block,
     head::Head,
     layer::Block,
@@ -35,7 +35,7 @@ impl Model {
     /// [`Code::Weights`](crate::error::Code::Weights), each with all that is wrong.
     pub fn load(dir: &Path, config: Gpt2Config, device: Device) -> Result<Self> {
         let mut model = Self::of_units(config, device, FlatUnit::absent)?;
-        let weights = StoredWeights::open(dir, &model.units, model.config.tie_word_embeddings)?;
+        let weights = StoredWeights::open(dir, &model.units, model.config.is_tied())?;
         model.origin = RefCell::new(Some(Origin::Files(weights)));
         let tokenizer = dir.join("tokenizer.json");
         if tokenizer.is_file() {
@@ -62,14 +62,14 @@ impl Model {
         let block = |i| Box::new(Gpt2Block::new(&config, i)) as Box<dyn Block>;
         Ok(Self {
             units: units.collect::<Result<_>>()?,
-            embedding: Embedding { dropout: config.embd_pdrop },
+            embedding: Embedding::Gpt2(Gpt2Embedding { dropout: config.embd_pdrop }),
             blocks: (0..config.n_layer).map(block).collect(),
-            head: Head { epsilon: config.layer_norm_epsilon },
+            head: Head::Gpt2 { epsilon: config.layer_norm_epsilon },
             device,
             tokenizer_json: None,
             origin: RefCell::default(),
             residence: RefCell::default(),
-            config,
+            config: config.into(),
         })
     }
 }

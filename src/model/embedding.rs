@@ -1,16 +1,45 @@
-//! Token and learned position embeddings, the first layer.
+//! The first layer: of GPT-2, token and learned position embeddings.
 
-use super::unit::{Init, ParamSpec};
-use crate::tensor::{Kind, Tensor};
+use super::{
+    custom::CustomBlock,
+    layer::{Block, BlockContext},
+    unit::{Init, ParamSpec},
+};
+use crate::{
+    error::Result,
+    tensor::{Kind, Tensor},
+};
+
+/// The first layer of a model.
+#[derive(Debug)]
+pub enum Embedding {
+    /// GPT-2's.
+    Gpt2(Gpt2Embedding),
+    /// That of a model whose layers its maker wrote.
+    Custom(CustomBlock),
+}
+
+impl Embedding {
+    /// `input_ids` `[B, T]` at positions `past..` to the input of the first block, without dropout.
+    ///
+    /// # Errors
+    /// Those of whoever wrote it.
+    pub fn lookup(&self, params: &[Tensor], input_ids: &Tensor, past: i64) -> Result<Tensor> {
+        match self {
+            Self::Gpt2(embedding) => Ok(embedding.lookup(params, input_ids, past)),
+            Self::Custom(layer) => layer.forward(params, input_ids, BlockContext::default()),
+        }
+    }
+}
 
 /// The embedding of GPT-2: the sum of a row for the token and a row for its position.
 #[derive(Debug)]
-pub struct Embedding {
+pub struct Gpt2Embedding {
     /// Dropout probability of the sum.
     pub dropout: f64,
 }
 
-impl Embedding {
+impl Gpt2Embedding {
     /// The parameters: tokens `[V, C]`, positions `[P, C]`.
     pub fn specs(vocab: i64, positions: i64, hidden: i64, std: f64) -> Vec<ParamSpec> {
         vec![
@@ -28,7 +57,7 @@ impl Embedding {
             + positions.narrow(0, past, t)
     }
 
-    /// Adds the gradient of [`Embedding::lookup`] at positions `0..` to `grads`, laid out as the
+    /// Adds the gradient of [`Gpt2Embedding::lookup`] at positions `0..` to `grads`, laid out as the
     /// parameters; `sum_grad` `[B, T, C]` is the gradient of its result.
     ///
     /// Written by hand: autograd would make a gradient of the size of the whole vocabulary, only to
@@ -55,7 +84,7 @@ mod tests {
         let params = [Tensor::randn([5, 3], cpu), Tensor::randn([4, 3], cpu)]
             .map(|p| p.set_requires_grad(true));
         let ids = Tensor::from_slice(&[0i64, 2, 2, 4]).view([2, 2]);
-        let embedding = Embedding { dropout: 0.0 };
+        let embedding = Gpt2Embedding { dropout: 0.0 };
         let weight = Tensor::randn([2, 2, 3], cpu);
         (embedding.lookup(&params, &ids, 0) * &weight).sum(Kind::Float).backward();
         let grads = [Tensor::zeros([5, 3], cpu), Tensor::zeros([4, 3], cpu)];

@@ -7,7 +7,7 @@
 //! that padding before a row's tokens needs.
 
 use super::{
-    Embedding, Gpt2Config, Head,
+    Gpt2Config, Gpt2Embedding, Head,
     config::Activation,
     gpt2::Gpt2Block,
     loss::slice_rows,
@@ -32,6 +32,8 @@ pub struct Workload {
     pub element_bytes: u64,
     /// Decides which kernels run: attention on the CPU is fused only without dropout.
     pub device: Device,
+    /// Whether the loss gets the logits whole, and is a cross-entropy of them.
+    pub whole_logits: bool,
 }
 
 /// Bytes held at the same time.
@@ -44,7 +46,7 @@ pub struct Held {
 }
 
 /// What the layers of a model hold for one workload, in bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Footprint {
     /// Kept by the embedding, its output included.
     pub embedding: u64,
@@ -72,7 +74,7 @@ impl Gpt2Config {
     /// The parameters of each unit.
     pub(super) fn unit_specs(&self) -> Vec<Vec<ParamSpec>> {
         let (vocab, c, std) = (self.vocab_size, self.n_embd, self.initializer_range);
-        let mut specs = vec![Embedding::specs(vocab, self.n_positions, c, std)];
+        let mut specs = vec![Gpt2Embedding::specs(vocab, self.n_positions, c, std)];
         specs.extend((0..self.n_layer).map(|i| Gpt2Block::specs(self, i)));
         specs.push(Head::specs(vocab, c, std, self.tie_word_embeddings));
         specs
@@ -124,7 +126,7 @@ enum Attention {
 
 impl Sizes {
     fn of(config: &Gpt2Config, workload: Workload) -> Self {
-        let Workload { rows, tokens, element_bytes, device } = workload;
+        let Workload { rows, tokens, element_bytes, device, .. } = workload;
         let [c, inner, heads] =
             [config.n_embd, config.inner(), config.n_head].map(|size| size.unsigned_abs());
         let places = rows * tokens;
@@ -175,6 +177,14 @@ impl Sizes {
     fn head(&self, config: &Gpt2Config, workload: Workload) -> u64 {
         let [c, vocab] = [config.n_embd, config.vocab_size].map(|size| size.unsigned_abs());
         let places = workload.rows * workload.tokens;
+        if workload.whole_logits {
+            // In float32 probabilities, their gradient and that of the logits, which goes on in 16
+            // bits.
+            let also =
+                if workload.element_bytes == FLOAT_BYTES { 0 } else { workload.element_bytes };
+            let logits = places * vocab * (3 * FLOAT_BYTES + also);
+            return 2 * self.h + self.norm + places * ID_BYTES + logits;
+        }
         let rows = slice_rows(
             i64::try_from(places).unwrap_or(i64::MAX),
             config.vocab_size,

@@ -8,7 +8,7 @@
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Direction, Model, layer::KeyValues};
+use super::{Direction, Model, ModelConfig, layer::KeyValues};
 use crate::{
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, guard, no_grad},
@@ -77,8 +77,13 @@ impl Model {
                     continue;
                 }
                 generated.push(token);
-                input =
+                let token =
                     Tensor::f_from_slice(&[token])?.f_view([1, 1])?.f_to_device(self.device())?;
+                input = match self.config {
+                    ModelConfig::Gpt2(_) => token,
+                    // Keeps no keys and values: all tokens each time.
+                    ModelConfig::Custom(_) => Tensor::f_cat(&[input, token], 1)?,
+                };
             }
             Ok(generated)
         })
@@ -89,7 +94,7 @@ impl Model {
             return Err(Error::new(Code::BadValue, "the prompt has no token")
                 .hint("begin with the end-of-text token, which models see before each text"));
         }
-        let positions = self.config.n_positions;
+        let positions = self.config.n_positions();
         if (prompt + new) as i64 > positions {
             return Err(Error::new(
                 Code::Shape,
@@ -107,9 +112,13 @@ impl Model {
     fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Result<Tensor> {
         let mut units = self.visit(Direction::Forward);
         let hidden = self.hidden(&mut units, input_ids, None, Some(cache))?;
-        let last = hidden.narrow(1, hidden.size()[1] - 1, 1);
+        let last = match self.config {
+            ModelConfig::Gpt2(_) => hidden.narrow(1, hidden.size()[1] - 1, 1),
+            ModelConfig::Custom(_) => hidden,
+        };
         let head = units.head()?;
-        Ok(self.head.logits(head.params(), head.projection(), &last).reshape([-1]))
+        let logits = self.head.logits(head.params(), head.projection(), &last)?;
+        Ok(logits.narrow(1, logits.size()[1] - 1, 1).reshape([-1]))
     }
 }
 

@@ -10,7 +10,7 @@ use super::{
     profile::{ModuleProfile, Recorder, record},
     unit::{Init, ParamSpec},
 };
-use crate::tensor::Tensor;
+use crate::{error::Result, tensor::Tensor};
 
 /// One block; its position decides the attention's scale where the config says so.
 #[derive(Debug)]
@@ -153,7 +153,7 @@ impl Gpt2Block {
 }
 
 impl Block for Gpt2Block {
-    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Tensor {
+    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         let p = Params::of(params);
         let drop_p = if context.train { self.resid_dropout } else { 0.0 };
         let recorder = context.recorder;
@@ -161,10 +161,10 @@ impl Block for Gpt2Block {
         let attended = record(recorder, "attn", || self.attention(&p, &normed, context));
         let x = x + dropout(attended, drop_p);
         let normed = record(recorder, "ln_2", || self.norm(p.ln_2, &x));
-        &x + dropout(record(recorder, "mlp", || self.mlp(&p, &normed, recorder)), drop_p)
+        Ok(&x + dropout(record(recorder, "mlp", || self.mlp(&p, &normed, recorder)), drop_p))
     }
 
-    fn profile(&self, rows: i64, tokens: i64) -> ModuleProfile {
+    fn profile(&self, rows: i64, tokens: i64) -> Option<ModuleProfile> {
         let (n, c, inner) = (rows * tokens, self.hidden, self.inner);
         let conv1d = |name, shape| ModuleProfile::linear(name, "Conv1D", n, shape, true);
         // Every query with every key, and every weight with every value.
@@ -179,12 +179,12 @@ impl Block for Gpt2Block {
             ..ModuleProfile::new("act", self.activation.name())
         };
         let mlp = vec![conv1d("c_fc", (c, inner)), activation, conv1d("c_proj", (inner, c))];
-        ModuleProfile::new("", "Block").with(vec![
+        Some(ModuleProfile::new("", "Block").with(vec![
             ModuleProfile::layer_norm("ln_1", n, c),
             attention.with(vec![conv1d("c_attn", (c, 3 * c)), conv1d("c_proj", (c, c))]),
             ModuleProfile::layer_norm("ln_2", n, c),
             ModuleProfile::new("mlp", "Mlp").with(mlp),
-        ])
+        ]))
     }
 }
 

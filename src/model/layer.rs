@@ -1,7 +1,10 @@
 //! What the engine and generation know of a block: a function of hidden states and parameters.
 
 use super::profile::{ModuleProfile, Recorder};
-use crate::tensor::{Kind, Tensor};
+use crate::{
+    error::Result,
+    tensor::{Kind, Tensor},
+};
 
 /// The keys and values of the tokens seen so far, of one block: `[B, H, T, D]` each.
 #[derive(Debug, Default)]
@@ -43,11 +46,14 @@ pub struct BlockContext<'a> {
 /// each call, so that a recomputation draws the same masks.
 pub trait Block {
     /// Runs the block; panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Tensor;
+    ///
+    /// # Errors
+    /// Those of whoever wrote it.
+    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Result<Tensor>;
 
     /// What [`Block::forward`] costs for `rows` rows of `tokens` tokens, without a name; the modules
-    /// inside are named as it names them to the recorder.
-    fn profile(&self, rows: i64, tokens: i64) -> ModuleProfile;
+    /// inside are named as it names them to the recorder. `None` where it is not known.
+    fn profile(&self, rows: i64, tokens: i64) -> Option<ModuleProfile>;
 }
 
 /// The mask for [`BlockContext::attention_mask`] that hides padding (0 in `attention_mask`

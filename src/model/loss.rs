@@ -8,7 +8,12 @@
 //! In 16 bits the matrices are multiplied in that format; losses and the gradient of the logits are
 //! float32, as when transformers computes `logits.float()`.
 
-use crate::tensor::{Device, IGNORE_INDEX, Kind, Tensor};
+use std::{fmt, rc::Rc};
+
+use crate::{
+    error::Result,
+    tensor::{Device, IGNORE_INDEX, Kind, Reduction, Tensor},
+};
 
 /// Bytes of logits held at a time on the CPU, where larger slices gain nothing, and elsewhere.
 const SLICE_BYTES_CPU: i64 = 104 << 20;
@@ -21,6 +26,33 @@ pub struct Targets {
     ids: Tensor,
     /// How many of them count.
     count: i64,
+    /// B and T.
+    size: [i64; 2],
+}
+
+/// The loss of logits, float32 `[B, T, V]`, against targets, `[B, T]`: a mean over those that are
+/// not -100, of which there is at least one.
+#[derive(Clone)]
+pub struct LossFunction(Rc<Loss>);
+
+type Loss = dyn Fn(&Tensor, &Tensor) -> Result<Tensor>;
+
+impl LossFunction {
+    /// Takes a function whose result has one value.
+    pub fn new(function: impl Fn(&Tensor, &Tensor) -> Result<Tensor> + 'static) -> Self {
+        Self(Rc::new(function))
+    }
+
+    /// The loss, a scalar.
+    pub(super) fn call(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
+        Ok((self.0)(logits, &targets.ids.f_view(targets.size)?)?.f_reshape([])?)
+    }
+}
+
+impl fmt::Debug for LossFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LossFunction(..)")
+    }
 }
 
 impl Targets {
@@ -30,7 +62,7 @@ impl Targets {
         let none = Tensor::full([b, 1], IGNORE_INDEX, (Kind::Int64, labels.device()));
         let ids = Tensor::cat(&[labels.narrow(1, 1, t - 1), none], 1).reshape([-1]);
         let count = ids.not_equal(IGNORE_INDEX).sum(Kind::Int64).int64_value(&[]);
-        Self { ids, count }
+        Self { ids, count, size: [b, t] }
     }
 
     /// Number of targets that count.
@@ -90,6 +122,18 @@ fn in_slices(
         start += len;
     }
     (loss_sum, hidden_grad)
+}
+
+/// The mean cross-entropy of whole logits, float32 `[B, T, V]`, over the targets.
+pub(super) fn cross_entropy(logits: &Tensor, targets: &Targets) -> Tensor {
+    let vocab = logits.size().last().copied().unwrap_or(1);
+    logits.reshape([-1, vocab]).cross_entropy_loss::<Tensor>(
+        &targets.ids,
+        None,
+        Reduction::Mean,
+        IGNORE_INDEX,
+        0.0,
+    )
 }
 
 /// A slice of the rows: what its losses and their gradients share.

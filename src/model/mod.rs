@@ -7,6 +7,7 @@
 mod build;
 mod config;
 mod config_json;
+mod custom;
 mod embedding;
 mod export;
 mod footprint;
@@ -15,6 +16,7 @@ mod gpt2;
 mod head;
 mod layer;
 mod loss;
+mod model_config;
 mod origin;
 mod profile;
 mod unit;
@@ -22,12 +24,14 @@ mod visit;
 mod weights;
 
 pub use config::{Activation, Gpt2Config};
-pub use embedding::Embedding;
+pub use custom::{CustomBlock, CustomLayer, LayerFunction};
+pub use embedding::{Embedding, Gpt2Embedding};
 pub use footprint::{Footprint, Held, Workload};
 pub use generate::Sampling;
 pub use head::{Head, HeadGrads, HeadOutput};
 pub use layer::{Block, BlockContext, KeyValues, padding_mask};
-pub use loss::{LossGradient, Targets};
+pub use loss::{LossFunction, LossGradient, Targets};
+pub use model_config::{CustomConfig, ModelConfig};
 pub use profile::{ModuleProfile, Recorder, record};
 pub use unit::{FlatUnit, Init, ParamSpec};
 pub use visit::{Direction, HeadUnits, Present, Residence, Visit};
@@ -42,7 +46,7 @@ use crate::{
 
 /// A language model: layers in the order of the forward pass, and the units of their parameters.
 pub struct Model {
-    config: Gpt2Config,
+    config: ModelConfig,
     units: Vec<FlatUnit>,
     embedding: Embedding,
     blocks: Vec<Box<dyn Block>>,
@@ -56,8 +60,8 @@ pub struct Model {
 }
 
 impl Model {
-    /// The settings that `config.json` holds.
-    pub fn config(&self) -> &Gpt2Config {
+    /// The kind of model, and its settings.
+    pub fn config(&self) -> &ModelConfig {
         &self.config
     }
 
@@ -87,9 +91,14 @@ impl Model {
     }
 
     /// Unit and parameter index of the matrix that turns hidden states into logits: the head's own,
-    /// or the token embedding where they are tied.
+    /// or the token embedding where they are tied. Of a custom head the first parameter stands for
+    /// it.
     pub fn projection_place(&self) -> (usize, usize) {
-        if self.config.tie_word_embeddings { (0, 0) } else { (self.head_unit(), 2) }
+        match (&self.head, self.config.is_tied()) {
+            (Head::Custom(_), _) => (self.head_unit(), 0),
+            (Head::Gpt2 { .. }, true) => (0, 0),
+            (Head::Gpt2 { .. }, false) => (self.head_unit(), 2),
+        }
     }
 
     /// Where the parameters are.
@@ -113,11 +122,13 @@ impl Model {
     ///
     /// # Errors
     /// [`Code::DiskFull`], [`Code::Io`]; nothing is then changed. A directory that holds anything
-    /// but an earlier export is not overwritten.
+    /// but an earlier export is not overwritten. [`Code::BadValue`] for a model that transformers
+    /// does not have.
     pub fn export_hf(&self, dir: &Path, tokenizer_json: Option<&[u8]>) -> Result<()> {
+        let config = self.exported_config()?;
         let tokenizer_json = tokenizer_json.or(self.tokenizer_json());
         let (entries, mut fetch) = self.entries();
-        export::export(dir, &self.config, &entries, &mut fetch, tokenizer_json)
+        export::export(dir, config, &entries, &mut fetch, tokenizer_json)
     }
 
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
@@ -126,8 +137,16 @@ impl Model {
     /// # Errors
     /// Memory is exhausted; another rank fails.
     pub fn attend_export(&self) -> Result<()> {
+        self.exported_config()?;
         let (entries, mut fetch) = self.entries();
         export::attend(&entries, &mut fetch)
+    }
+
+    fn exported_config(&self) -> Result<&Gpt2Config> {
+        self.config.gpt2().ok_or_else(|| {
+            Error::new(Code::BadValue, "transformers has no model with layers of your own")
+                .hint("a checkpoint of the engine holds the weights as safetensors, under the names of the parameters")
+        })
     }
 
     /// Every parameter as it is exported, and what brings it by its number; unit after unit.
@@ -177,7 +196,7 @@ impl Model {
         if rows == 0 || tokens == 0 {
             bail!(Code::Shape, "input_ids of the shape {size:?} hold no token");
         }
-        let positions = self.config.n_positions;
+        let positions = self.config.n_positions();
         if past + tokens > positions {
             return Err(Error::new(
                 Code::Shape,
@@ -187,7 +206,7 @@ impl Model {
         }
         let (low, high) =
             (input_ids.f_min()?.int64_value(&[]), input_ids.f_max()?.int64_value(&[]));
-        let vocab = self.config.vocab_size;
+        let vocab = self.config.vocab_size();
         if low < 0 || high >= vocab {
             let id = if low < 0 { low } else { high };
             return Err(Error::new(
@@ -213,7 +232,7 @@ impl Model {
                 let mut units = self.visit(Direction::Forward);
                 let hidden = self.hidden(&mut units, input_ids, None, None)?;
                 let head = units.head()?;
-                let logits = self.head.logits(head.params(), head.projection(), &hidden);
+                let logits = self.head.logits(head.params(), head.projection(), &hidden)?;
                 Ok(logits.to_kind(Kind::Float))
             })
         })
@@ -235,11 +254,11 @@ impl Model {
         mut cache: Option<&mut [KeyValues]>,
     ) -> Result<Tensor> {
         let past = cache.as_ref().and_then(|c| c.first()).map_or(0, KeyValues::tokens);
-        let mut x = self.embedding.lookup(units.unit()?.params(), input_ids, past);
+        let mut x = self.embedding.lookup(units.unit()?.params(), input_ids, past)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let key_values = cache.as_mut().map(|c| &mut c[i]);
             let context = BlockContext { train: false, attention_mask, key_values, recorder: None };
-            x = block.forward(units.unit()?.params(), &x, context);
+            x = block.forward(units.unit()?.params(), &x, context)?;
         }
         Ok(x)
     }

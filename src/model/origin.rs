@@ -16,6 +16,8 @@ pub(super) enum Origin {
     Seed(u64),
     /// A directory.
     Files(StoredWeights),
+    /// The parameters of each unit, on the CPU.
+    Values(Vec<Vec<Tensor>>),
 }
 
 impl Origin {
@@ -35,6 +37,12 @@ impl Origin {
                 match self {
                     Self::Seed(seed) => draw(unit, mix(&[*seed, i as u64])),
                     Self::Files(weights) => weights.fill(unit),
+                    Self::Values(values) => {
+                        for (param, value) in unit.params().iter().zip(&values[i]) {
+                            param.f_data()?.f_copy_(value)?;
+                        }
+                        Ok(())
+                    }
                 }
             })
         });

@@ -105,25 +105,27 @@ impl Model {
     pub const HEAD_SCOPE: &str = "head";
 
     /// What a forward pass of `rows` rows of `tokens` tokens costs; `recorder` measured one whose
-    /// scopes have the names of these modules, block `i` being `h.i`.
-    pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> ModuleProfile {
-        let (n, c) = (rows * tokens, self.config.n_embd);
+    /// scopes have the names of these modules, block `i` being `h.i`. `None` where what a layer does
+    /// is not known.
+    pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> Option<ModuleProfile> {
+        let config = self.config.gpt2()?;
+        let (n, c) = (rows * tokens, config.n_embd);
         let embedding = ModuleProfile {
             params: self.units[0].numel() as u64,
             ..ModuleProfile::new(Self::EMBEDDING_SCOPE, "Embedding")
         };
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| ModuleProfile {
-            name: format!("h.{i}"),
-            ..block.profile(rows, tokens)
+        let blocks = self.blocks.iter().enumerate().map(|(i, block)| {
+            Some(ModuleProfile { name: format!("h.{i}"), ..block.profile(rows, tokens)? })
         });
-        let vocab = self.config.vocab_size;
+        let blocks: Vec<_> = blocks.collect::<Option<_>>()?;
+        let vocab = config.vocab_size;
         let head = ModuleProfile::new(Self::HEAD_SCOPE, "Head").with(vec![
             ModuleProfile::layer_norm("ln_f", n, c),
             ModuleProfile::linear("lm_head", "Linear", n, (c, vocab), false),
         ]);
         let layers = std::iter::once(embedding).chain(blocks).chain([head]).collect();
         let whole = ModuleProfile::new(Self::SCOPE, "Model").with(layers);
-        ModuleProfile { params: self.num_params(), ..whole }.measured(recorder)
+        Some(ModuleProfile { params: self.num_params(), ..whole }.measured(recorder))
     }
 }
 
@@ -187,7 +189,7 @@ mod tests {
     fn the_modules_have_all_parameters_of_their_units() {
         for tied in [true, false] {
             let model = model(tied);
-            let profile = model.profile(3, 4, &Recorder::new(Device::Cpu));
+            let profile = model.profile(3, 4, &Recorder::new(Device::Cpu)).unwrap();
             assert_eq!(profile.params, model.num_params());
             let units = model.units().iter().map(|unit| unit.numel() as u64);
             let modules = profile.children.iter().map(|module| module.params);
@@ -202,7 +204,7 @@ mod tests {
     /// 3 rows of 4 tokens, 8 wide, 24 inside the MLP, 11 words.
     #[test]
     fn operations_are_those_of_the_shapes() {
-        let profile = model(true).profile(3, 4, &Recorder::new(Device::Cpu));
+        let profile = model(true).profile(3, 4, &Recorder::new(Device::Cpu)).unwrap();
         let n = 3 * 4;
         let block = &profile.children[1];
         let attention = n * 8 * 24 + n * 8 * 8 + 2 * n * 4 * 8;

@@ -7,7 +7,7 @@
 
 use std::{ops::Deref, rc::Rc};
 
-use super::{FlatUnit, Model};
+use super::{Embedding, FlatUnit, Model, origin::Origin};
 use crate::{
     error::{Code, Error, Result},
     tensor::{Tensor, check_memory},
@@ -18,7 +18,8 @@ use crate::{
 pub enum Direction {
     /// The embedding, each block, the head; a tied projection comes once more before the head.
     Forward,
-    /// The head, each block from the last; the gradient of an embedding needs no parameter.
+    /// The head, each block from the last, and a custom first layer; the gradient of GPT-2's
+    /// embedding needs no parameter.
     Backward,
 }
 
@@ -79,7 +80,10 @@ impl Model {
                 let tied = (self.projection_place().0 != head).then_some(0);
                 std::iter::once(0).chain(blocks).chain(tied).chain([head]).collect()
             }
-            Direction::Backward => std::iter::once(head).chain(blocks.rev()).collect(),
+            Direction::Backward => {
+                let first = matches!(self.embedding, Embedding::Custom(_)).then_some(0);
+                std::iter::once(head).chain(blocks.rev()).chain(first).collect()
+            }
         };
         Visit { model: self, residence: self.residence.borrow().clone(), order, place: 0 }
     }
@@ -139,6 +143,12 @@ impl Model {
         }
         let residence = self.residence.borrow().clone();
         residence.map_or(Ok(()), |residence| residence.bring(&self.units, i, &[]))
+    }
+
+    /// Whether the first values of parameters are those that its maker gave on this rank, and are
+    /// still to be used.
+    pub fn starts_from_values(&self) -> bool {
+        matches!(&*self.origin.borrow(), Some(Origin::Values(_)))
     }
 
     /// Says where the parameters are from now on while they are not used; `None` for here.

@@ -10,6 +10,7 @@
 
 use std::{
     cell::Cell,
+    ops::RangeInclusive,
     rc::{Rc, Weak},
 };
 
@@ -35,6 +36,8 @@ pub struct Callback {
     #[allow(deprecated, reason = "see the import")]
     context: Rc<NativeCallContextStore>,
     engine: Weak<rhai::Engine>,
+    /// How many arguments it takes, where that can be told.
+    arity: Option<usize>,
     /// Calls that have not returned yet.
     entries: Rc<Cell<usize>>,
 }
@@ -50,7 +53,26 @@ impl Callback {
             }
         }
         let (context, entries) = (Rc::new(ctx.store_data()), Rc::default());
-        Ok(Self { function, context, engine, entries })
+        let arity = arity(ctx, &function);
+        Ok(Self { function, context, engine, arity, entries })
+    }
+
+    /// Refuses a function that takes another number of arguments than `counts`, which are `shown`.
+    pub(super) fn taking(self, counts: RangeInclusive<usize>, shown: &str) -> Result<Self> {
+        match self.arity {
+            Some(arity) if !counts.contains(&arity) => {
+                let message =
+                    format!("the function must be {shown}, found one of {arity} arguments");
+                Err(Error::new(Code::WrongType, message))
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Calls the function with as many of `args` as it takes.
+    pub(super) fn call_with(&self, mut args: Vec<Dynamic>) -> Result<Dynamic> {
+        args.truncate(self.arity.unwrap_or(args.len()));
+        self.call(args)
     }
 
     /// Calls the function.
@@ -90,4 +112,14 @@ impl Callback {
             Error::new(Code::WrongType, format!("{what} must return true or false, found {found}"))
         })
     }
+}
+
+/// How many arguments a function of the script takes beside those that it has captured.
+fn arity(ctx: &NativeCallContext, function: &FnPtr) -> Option<usize> {
+    let scripts = ctx.iter_namespaces().flat_map(|module| module.iter_script_fn_info());
+    let named = scripts.filter(|(_, _, name, ..)| *name == function.fn_name());
+    let mut counts = named.map(|(_, _, _, count, _)| count);
+    let count = counts.next()?;
+    // A name of several functions says nothing.
+    counts.all(|other| other == count).then(|| count.saturating_sub(function.curry().len()))
 }

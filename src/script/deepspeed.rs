@@ -127,7 +127,8 @@ mod tests {
 
     /// What `init_engine` makes of a map.
     fn config(map: &ScriptMap, world_size: usize) -> EngineConfig {
-        let config = engine_options::read(map, world_size, |_| panic!("no function here"));
+        let config = engine_options::read(map, world_size, |_| panic!("no function here"))
+            .map(|options| options.config);
         config.unwrap_or_else(|e| panic!("{e:?}"))
     }
 

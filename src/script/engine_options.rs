@@ -3,23 +3,41 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback, memory_options, monitor_options, optimizer_options, options, precision_options,
-    scheduler_options, zero_options,
+    Callback,
+    api::tensor::{Handle, check},
+    memory_options, monitor_options, optimizer_options,
+    options::{self, Options},
+    precision_options, scheduler_options,
+    value::describe,
+    zero_options,
 };
 use crate::{
     config::{BatchSizes, EngineConfig, LossAverage},
-    error::Result,
+    error::{Code, Error, Result},
+    model::LossFunction,
+    tensor::Tensor,
 };
 
 const AVERAGES: &[(&str, LossAverage)] =
     &[("tokens", LossAverage::Tokens), ("micro_batches", LossAverage::MicroBatches)];
 
+/// What the functions of `loss` are given, for errors.
+const LOSS_ARGUMENTS: &str = "|logits, targets|";
+
+/// The settings of an engine.
+pub(crate) struct EngineOptions {
+    /// Those that are data.
+    pub(crate) config: EngineConfig,
+    /// The loss, where it is a function of the recipe.
+    pub(crate) loss: Option<LossFunction>,
+}
+
 /// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.
 pub(crate) fn read(
     map: &Map,
     world_size: usize,
-    keep: impl FnOnce(FnPtr) -> Result<Callback>,
-) -> Result<EngineConfig> {
+    keep: impl Fn(FnPtr) -> Result<Callback>,
+) -> Result<EngineOptions> {
     options::read("init_engine", map, |o| {
         let sizes = BatchSizes {
             train_batch_size: o.get("train_batch_size").range(1..).optional(),
@@ -35,9 +53,10 @@ pub(crate) fn read(
         let precision = precision_options::read(o);
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
         let optimizer = o.map_or_empty("optimizer", optimizer_options::read);
-        let scheduler = scheduler_options::read(o, optimizer.config.lr, keep);
+        let scheduler = scheduler_options::read(o, optimizer.config.lr, &keep);
         let optimizer = optimizer.with(o, &scheduler);
-        EngineConfig {
+        let loss = loss(o, &keep);
+        let config = EngineConfig {
             micro_batch_size,
             gradient_accumulation_steps,
             precision,
@@ -49,8 +68,39 @@ pub(crate) fn read(
             zero: zero_options::read(o),
             seed: o.get("seed").or(42),
             monitor: monitor_options::read(o),
-        }
+        };
+        EngineOptions { config, loss }
     })
+}
+
+/// A function of the script that computes the loss of a micro batch.
+fn loss(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<LossFunction> {
+    let found = o.raw("loss")?;
+    let Some(function) = found.clone().try_cast::<FnPtr>() else {
+        let message =
+            format!("`loss` must be a function {LOSS_ARGUMENTS}, found {}", describe(&found));
+        o.fault("loss", Code::WrongType, message);
+        return None;
+    };
+    let kept = keep(function).and_then(|callback| callback.taking(2..=2, LOSS_ARGUMENTS));
+    let callback = o.check(kept.map_err(|e| e.option("loss")))?;
+    Some(LossFunction::new(move |logits, targets| {
+        let handle = |tensor: &Tensor| Handle::new(tensor.shallow_clone());
+        let found = callback.call((handle(logits), handle(targets)))?;
+        let result = found.clone().try_cast::<Handle>();
+        let scalar = result
+            .filter(|loss| loss.tensor().numel() == 1 && check::is_floating(loss.tensor().kind()));
+        scalar.map(|loss| loss.tensor().shallow_clone()).ok_or_else(|| {
+            let found = match found.read_lock::<Handle>() {
+                Some(tensor) => check::shown(tensor.tensor()),
+                None => describe(&found),
+            };
+            let message = format!(
+                "the function of `loss` must give a tensor with one floating point number, found {found}"
+            );
+            callback.at_its_call(Error::new(Code::WrongType, message).option("loss"))
+        })
+    }))
 }
 
 #[cfg(test)]
@@ -62,7 +112,8 @@ mod tests {
     };
 
     fn config(source: &str) -> Result<EngineConfig> {
-        read(&rhai::Engine::new().eval(source).unwrap(), 2, |_| panic!("no function here"))
+        let map = rhai::Engine::new().eval(source).unwrap();
+        read(&map, 2, |_| panic!("no function here")).map(|options| options.config)
     }
 
     #[test]

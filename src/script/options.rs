@@ -200,6 +200,16 @@ impl<'a> Options<'a> {
         handle
     }
 
+    /// The value as the script gave it; its absence is a fault.
+    pub fn raw_required(&mut self, key: &'static str) -> Option<Dynamic> {
+        let found = self.raw(key);
+        if found.is_none() {
+            let path = self.path(key);
+            self.faults.push(missing(&path));
+        }
+        found
+    }
+
     /// Whether nothing wrong was found so far.
     pub fn is_faultless(&self) -> bool {
         self.faults.is_empty()

@@ -20,6 +20,8 @@ pub struct Planned {
     pub config: EngineConfig,
     /// Bytes that its optimizer keeps from step to step.
     pub optimizer_state: u64,
+    /// Whether the recipe has a loss of its own, which gets the logits whole.
+    pub whole_logits: bool,
     /// Tokens in a row as the recipe packed them, at most; `None` where it did not.
     pub packed: Option<u64>,
     /// Ranks that train together.
@@ -51,12 +53,28 @@ impl Planning {
     }
 
     /// Notes what the recipe would train; gives what ends it, which no recipe can catch.
-    pub(super) fn end(&self, model: &Model, config: EngineConfig) -> Result<Box<EvalAltResult>> {
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for a model with layers of the recipe's own, whose memory no formula has.
+    pub(super) fn end(
+        &self,
+        model: &Model,
+        config: EngineConfig,
+        whole_logits: bool,
+    ) -> Result<Box<EvalAltResult>> {
+        let Some(gpt2) = model.config().gpt2() else {
+            return Err(Error::new(
+                Code::BadValue,
+                "a plan knows the memory of GPT-2, not of a model's own layers",
+            )
+            .hint("engine.memory() after a step tells what was used"));
+        };
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks().len())?;
         }
         self.found.replace(Some(Planned {
-            model: model.config().clone(),
+            model: gpt2.clone(),
+            whole_logits,
             optimizer_state: optimizer_state_bytes(model, &config)?,
             config,
             packed: self.packed.get(),

@@ -19,10 +19,11 @@ pub struct BuiltIn {
 }
 
 /// The recipes that are part of dsr, by name.
-pub const BUILT_IN: [BuiltIn; 3] = [
+pub const BUILT_IN: [BuiltIn; 4] = [
     BuiltIn { name: "gpt2_loop", text: include_str!("../../recipes/gpt2_loop.rhai") },
     BuiltIn { name: "gpt2_trainer", text: include_str!("../../recipes/gpt2_trainer.rhai") },
     BuiltIn { name: "gpt2_wikitext", text: include_str!("../../recipes/gpt2_wikitext.rhai") },
+    BuiltIn { name: "own_model", text: include_str!("../../recipes/own_model.rhai") },
 ];
 
 /// The text of a recipe and where it is from.

@@ -19,7 +19,8 @@ use crate::{
     error::Result,
     run::{Monitors, load_checkpoint, save_checkpoint},
     script::{
-        Callback, Shared, engine_options,
+        Callback, Shared,
+        engine_options::{self, EngineOptions},
         error::ScriptResult,
         host::{self, Host},
         options,
@@ -60,6 +61,11 @@ pub mod api {
     /// (0.01), `eps` (1e-10). `Muon` for the matrices of blocks, AdamW for the rest: `muon_lr`
     /// (0.02) and `adam_lr` (0.0003), or `lr` for both; `momentum` (0.95), `nesterov` (true),
     /// `ns_steps` (5), `ns_method` ("gram", "standard"), `betas` ([0.9, 0.95]), `eps` (1e-10).
+    ///
+    /// `loss` is a function `|logits, targets|` that computes the loss of a micro batch and takes the
+    /// place of the cross-entropy, in evaluations too: logits are float32, `[batch, tokens,
+    /// vocabulary]`, targets the token that each position should predict, `[batch, tokens]`, shifted
+    /// already and -100 where there is none. What it returns is taken for a mean over the targets.
     ///
     /// Parameters go by patterns of their Hugging Face names: `no_decay: ["*.bias", "*ln_*"]` do
     /// not decay, and each of `groups: [#{ params: ["*wte*"], lr: 1e-4, weight_decay: 0 }]` has its
@@ -114,13 +120,17 @@ pub mod api {
     pub fn init_engine(ctx: NativeCallContext, model: Model, options: Map) -> ScriptResult<Engine> {
         let host = host::of(&ctx)?;
         let keep = |f| Callback::new(&ctx, f);
-        let config = engine_options::read(&options, host.world_size()?, keep)?;
+        let EngineOptions { config, loss } =
+            engine_options::read(&options, host.world_size()?, keep)?;
         host.check_engine(&config)?;
         if let Some(planning) = &host.planning {
-            return Err(planning.end(&model, config)?);
+            return Err(planning.end(&model, config, loss.is_some())?);
         }
         let group = host.group()?;
         let mut engine = engine::Engine::new(model, group, config)?;
+        if let Some(loss) = loss {
+            engine.set_loss(loss);
+        }
         super::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))
     }

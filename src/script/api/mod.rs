@@ -53,7 +53,7 @@ const API: &[Group] = &[
 ];
 
 /// The functions that are called with the name of their group: `nn::linear(x, w)`.
-const NAMED: &[Group] = &[("nn", || exported_module!(nn::api))];
+const NAMED: &[Group] = &[("nn", nn::build)];
 
 /// Whether functions are called as `name::function`.
 pub(crate) fn has_group(name: &str) -> bool {

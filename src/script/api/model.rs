@@ -8,7 +8,7 @@ use super::tensor::{Handle, check};
 use crate::{
     data,
     error::{Code, Error, Result},
-    model::{self, Gpt2Config},
+    model::{self, Gpt2Config, ModelConfig},
     script::{
         api::tokenizer,
         error::ScriptResult,
@@ -33,7 +33,8 @@ const MODEL_FILES: &[&str] = &[
 pub mod api {
     use crate::script::api::tensor::api::Tensor;
 
-    /// A language model; copies are the same one. Made by `load_model` or `new_model`.
+    /// A language model; copies are the same one. Made by `load_model`, `new_model` or
+    /// `nn::sequential`.
     pub type Model = Rc<model::Model>;
 
     /// Loads a GPT-2 model as Hugging Face writes it: `config.json` and `model.safetensors`, or
@@ -169,7 +170,7 @@ pub mod api {
 
 fn logits(model: &model::Model, input_ids: &Tensor) -> Result<Handle> {
     let mut shape = input_ids.size();
-    shape.push(model.config().vocab_size);
+    shape.push(model.config().vocab_size());
     check::room("logits", &shape, Kind::Float, model.device())?;
     let ids = moved(input_ids, model.device())?;
     Ok(Handle::new(model.logits(&ids)?))
@@ -215,7 +216,7 @@ fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
 
 /// The tokenizer's JSON, if the model has an embedding for each of its tokens.
 fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec<u8>> {
-    let (tokens, rows) = (tokenizer.vocab_size() as i64, model.config().vocab_size);
+    let (tokens, rows) = (tokenizer.vocab_size() as i64, model.config().vocab_size());
     if tokens > rows {
         let message =
             format!("the tokenizer has {tokens} tokens, the model's vocabulary {rows} rows");
@@ -304,10 +305,20 @@ fn whole(value: serde_json::Value) -> serde_json::Value {
 }
 
 fn describe(model: &model::Model) -> String {
-    let config = model.config();
+    let millions = model.num_params() as f64 / 1e6;
+    let config = match model.config() {
+        ModelConfig::Gpt2(config) => config,
+        ModelConfig::Custom(config) => {
+            return format!(
+                "Model of a recipe, {millions:.1}M parameters (layers {}; {} positions, vocabulary {})",
+                config.layers.join(", "),
+                config.n_positions,
+                config.vocab_size
+            );
+        }
+    };
     format!(
-        "Model gpt2, {:.1}M parameters ({} layers of {} x {} heads, {} positions, vocabulary {}{})",
-        model.num_params() as f64 / 1e6,
+        "Model gpt2, {millions:.1}M parameters ({} layers of {} x {} heads, {} positions, vocabulary {}{})",
         config.n_layer,
         config.n_embd,
         config.n_head,

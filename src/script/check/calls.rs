@@ -129,7 +129,7 @@ impl<'a> Calls<'a> {
         }
         let kinds = self.types.of_all(&call.args);
         let fault = match self.surface.judge(&format!("{group}::{}", call.name), &kinds) {
-            Judgement::Fits => return,
+            Judgement::Fits => return self.options(call, position),
             Judgement::Misfits => self.misfit(&call.name, &kinds, Judgement::Misfits),
             Judgement::Unknown => {
                 let names = translate::function_names_in(self.engine, &group);

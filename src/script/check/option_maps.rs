@@ -1,12 +1,12 @@
 //! The options that are written out in a call, read before the recipe runs by the very readers that
 //! read them then.
 
-use rhai::{Dynamic, Expr, Map};
+use rhai::{Dynamic, Expr, FnPtr, Map};
 
 use crate::{
     error::{Code, Error, Result},
     script::{
-        api, engine_options,
+        Callback, api, engine_options,
         error::split,
         params::{self, Parameter},
     },
@@ -16,24 +16,27 @@ use crate::{
 type Reader = fn(&Map) -> Result<()>;
 
 /// The functions with a trailing option map, and what reads it.
-const READERS: [(&str, Reader); 13] = [
+const READERS: [(&str, Reader); 14] = [
     ("dataset", |map| api::dataset::open_options(map).map(drop)),
     ("decode", |map| api::tokenizer::decode_options(map).map(drop)),
     ("export_hf", |map| api::model::export_options(map).map(drop)),
     ("generate", |map| api::generate::sampling(map).map(drop)),
-    ("init_engine", |map| {
-        let no_function = |_| Err(Error::new(Code::Internal, "a function is read by the run"));
-        engine_options::read(map, 1, no_function).map(drop)
-    }),
+    ("init_engine", |map| engine_options::read(map, 1, no_function).map(drop)),
     ("load_checkpoint", |map| api::engine::load_options(map).map(drop)),
     ("load_model", |map| api::model::load_options(map).map(drop)),
     ("loader", |map| api::loader::read_options(map).map(drop)),
     ("new_model", |map| api::model::make_options(map).map(drop)),
     ("save_checkpoint", |map| api::engine::save_options(map).map(drop)),
+    ("sequential", |map| api::nn::sequential::read(map, no_function).map(drop)),
     ("shuffle", |map| api::dataset::shuffle_options(map).map(drop)),
     ("start_run", |map| api::run::read_options(map).map(drop)),
     ("tokenize", |map| api::dataset::tokenize_options(map).map(drop)),
 ];
+
+/// A function is there in the run only.
+fn no_function(_: FnPtr) -> Result<Callback> {
+    Err(Error::new(Code::Internal, "a function is read by the run"))
+}
 
 /// Stands for a value that only the run knows.
 #[derive(Debug, Clone)]
@@ -103,7 +106,7 @@ impl Seen {
         };
         match fault.code() {
             Code::UnknownOption => true,
-            Code::WrongType => !self.unseen.iter().any(within),
+            Code::WrongType | Code::Missing => !self.unseen.iter().any(within),
             _ => self.unseen.is_empty(),
         }
     }

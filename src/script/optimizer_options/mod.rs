@@ -291,6 +291,7 @@ mod tests {
     pub(super) fn read(source: &str) -> Result<EngineConfig> {
         let map: Map = rhai::Engine::new().eval(source).unwrap();
         engine_options::read(&map, 1, |_| -> Result<Callback> { panic!("no function here") })
+            .map(|options| options.config)
     }
 
     fn optimizer(map: &str) -> OptimizerConfig {

@@ -1,6 +1,9 @@
 //! `nn::...` in scripts: the functions that models are made of, as `torch.nn.functional` has them.
 
-use rhai::{Map, plugin::*};
+pub mod loss;
+pub mod sequential;
+
+use rhai::{Map, Module, plugin::*};
 
 use super::tensor::{
     Handle,
@@ -8,18 +11,36 @@ use super::tensor::{
     read::ints,
 };
 use crate::{
-    error::{Code, Error, Result},
-    script::{
-        error::ScriptResult,
-        options::{self, Options},
-        value::argument,
-    },
-    tensor::{IGNORE_INDEX, Kind, Reduction, Tensor, guard},
+    error::{Code, Error},
+    script::{error::ScriptResult, options, value::argument},
+    tensor::{Kind, Tensor},
 };
 
 const GELU: &[(&str, &str)] = &[("none", "none"), ("tanh", "tanh")];
 
-/// Layers and losses.
+/// The functions that are called as `nn::name`.
+pub(super) fn build() -> Module {
+    let mut nn = rhai::exported_module!(api);
+    nn.combine(rhai::exported_module!(loss::api));
+    nn.combine(rhai::exported_module!(sequential::api));
+    nn
+}
+
+/// Gives an error of `work` the place of the call. Rhai does so itself, but not where a function is
+/// called with the name of its group.
+fn at_call<T>(
+    ctx: &NativeCallContext<'_>,
+    work: impl FnOnce() -> ScriptResult<T>,
+) -> ScriptResult<T> {
+    work().map_err(|mut e| {
+        if e.position().is_none() {
+            e.set_position(ctx.call_position());
+        }
+        e
+    })
+}
+
+/// Layers.
 #[export_module]
 pub mod api {
     use crate::script::api::tensor::api::Tensor;
@@ -30,8 +51,8 @@ pub mod api {
     /// let y = nn::linear(randn([4, 3]), randn([2, 3]));            // [4, 2]
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn linear(x: Tensor, weight: Tensor) -> ScriptResult<Tensor> {
-        super::linear(x.tensor(), weight.tensor(), None)
+    pub fn linear(ctx: NativeCallContext, x: Tensor, weight: Tensor) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::linear(x.tensor(), weight.tensor(), None))
     }
 
     /// Returns `x` times the transposed `weight`, which is `[out, in]`, plus `bias`, which is `[out]`.
@@ -40,14 +61,19 @@ pub mod api {
     /// let y = nn::linear(randn([4, 3]), randn([2, 3]), zeros([2]));
     /// ```
     #[rhai_fn(name = "linear", return_raw)]
-    pub fn linear_with_bias(x: Tensor, weight: Tensor, bias: Tensor) -> ScriptResult<Tensor> {
-        super::linear(x.tensor(), weight.tensor(), Some(bias.tensor()))
+    pub fn linear_with_bias(
+        ctx: NativeCallContext,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+    ) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::linear(x.tensor(), weight.tensor(), Some(bias.tensor())))
     }
 
     /// Normalizes the last dimensions, of the shape `shape`, to mean 0 and variance 1.
     #[rhai_fn(return_raw)]
-    pub fn layer_norm(x: Tensor, shape: Dynamic) -> ScriptResult<Tensor> {
-        super::norm("layer_norm", x.tensor(), &shape, &Map::new())
+    pub fn layer_norm(ctx: NativeCallContext, x: Tensor, shape: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::norm("layer_norm", x.tensor(), &shape, &Map::new()))
     }
 
     /// Normalizes the last dimensions, of the shape `shape`, to mean 0 and variance 1, then multiplies
@@ -58,27 +84,37 @@ pub mod api {
     /// let y = nn::layer_norm(x, [8], #{ weight: ones([8]), bias: zeros([8]), eps: 1e-5 });
     /// ```
     #[rhai_fn(name = "layer_norm", return_raw)]
-    pub fn layer_norm_with(x: Tensor, shape: Dynamic, options: Map) -> ScriptResult<Tensor> {
-        super::norm("layer_norm", x.tensor(), &shape, &options)
+    pub fn layer_norm_with(
+        ctx: NativeCallContext,
+        x: Tensor,
+        shape: Dynamic,
+        options: Map,
+    ) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::norm("layer_norm", x.tensor(), &shape, &options))
     }
 
     /// Divides the last dimensions, of the shape `shape`, by the root of their mean square.
     #[rhai_fn(return_raw)]
-    pub fn rms_norm(x: Tensor, shape: Dynamic) -> ScriptResult<Tensor> {
-        super::norm("rms_norm", x.tensor(), &shape, &Map::new())
+    pub fn rms_norm(ctx: NativeCallContext, x: Tensor, shape: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::norm("rms_norm", x.tensor(), &shape, &Map::new()))
     }
 
     /// Divides the last dimensions, of the shape `shape`, by the root of their mean square, then
     /// multiplies with `weight`, if it is given; `eps` (that of the dtype).
     #[rhai_fn(name = "rms_norm", return_raw)]
-    pub fn rms_norm_with(x: Tensor, shape: Dynamic, options: Map) -> ScriptResult<Tensor> {
-        super::norm("rms_norm", x.tensor(), &shape, &options)
+    pub fn rms_norm_with(
+        ctx: NativeCallContext,
+        x: Tensor,
+        shape: Dynamic,
+        options: Map,
+    ) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::norm("rms_norm", x.tensor(), &shape, &options))
     }
 
     /// Returns the Gaussian error linear units of the elements.
     #[rhai_fn(return_raw)]
-    pub fn gelu(x: Tensor) -> ScriptResult<Tensor> {
-        gelu_with(x, Map::new())
+    pub fn gelu(ctx: NativeCallContext, x: Tensor) -> ScriptResult<Tensor> {
+        gelu_with(ctx, x, Map::new())
     }
 
     /// Returns the Gaussian error linear units, `approximate` "none" or "tanh", which is GPT-2's.
@@ -87,24 +123,29 @@ pub mod api {
     /// let y = nn::gelu(randn([4]), #{ approximate: "tanh" });
     /// ```
     #[rhai_fn(name = "gelu", return_raw)]
-    pub fn gelu_with(x: Tensor, options: Map) -> ScriptResult<Tensor> {
-        let how =
-            options::read("gelu", &options, |o| o.choice("approximate", super::GELU).or("none"))?;
-        floating("gelu", x.tensor())?;
-        check::op("gelu", &[x.tensor()], || x.tensor().f_gelu(how))
+    pub fn gelu_with(ctx: NativeCallContext, x: Tensor, options: Map) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            let how = options::read("gelu", &options, |o| {
+                o.choice("approximate", super::GELU).or("none")
+            })?;
+            floating("gelu", x.tensor())?;
+            check::op("gelu", &[x.tensor()], || x.tensor().f_gelu(how))
+        })
     }
 
     /// Returns each element, or 0 where it is negative.
     #[rhai_fn(return_raw)]
-    pub fn relu(x: Tensor) -> ScriptResult<Tensor> {
-        check::op("relu", &[x.tensor()], || x.tensor().f_relu())
+    pub fn relu(ctx: NativeCallContext, x: Tensor) -> ScriptResult<Tensor> {
+        at_call(&ctx, || check::op("relu", &[x.tensor()], || x.tensor().f_relu()))
     }
 
     /// Returns each element times its sigmoid.
     #[rhai_fn(return_raw)]
-    pub fn silu(x: Tensor) -> ScriptResult<Tensor> {
-        floating("silu", x.tensor())?;
-        check::op("silu", &[x.tensor()], || x.tensor().f_silu())
+    pub fn silu(ctx: NativeCallContext, x: Tensor) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            floating("silu", x.tensor())?;
+            check::op("silu", &[x.tensor()], || x.tensor().f_silu())
+        })
     }
 
     /// Returns exponentials that add up to 1 along a dimension.
@@ -113,24 +154,28 @@ pub mod api {
     /// let p = nn::softmax(randn([4, 10]), -1);
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn softmax(x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
-        floating("softmax", x.tensor())?;
-        let dim = check::dim("softmax", x.tensor(), argument("dim", &dim)?)?;
-        check::op("softmax", &[x.tensor()], || x.tensor().f_softmax(dim, None))
+    pub fn softmax(ctx: NativeCallContext, x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            floating("softmax", x.tensor())?;
+            let dim = check::dim("softmax", x.tensor(), argument("dim", &dim)?)?;
+            check::op("softmax", &[x.tensor()], || x.tensor().f_softmax(dim, None))
+        })
     }
 
     /// Returns the logarithms of `softmax`.
     #[rhai_fn(return_raw)]
-    pub fn log_softmax(x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
-        floating("log_softmax", x.tensor())?;
-        let dim = check::dim("log_softmax", x.tensor(), argument("dim", &dim)?)?;
-        check::op("log_softmax", &[x.tensor()], || x.tensor().f_log_softmax(dim, None))
+    pub fn log_softmax(ctx: NativeCallContext, x: Tensor, dim: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            floating("log_softmax", x.tensor())?;
+            let dim = check::dim("log_softmax", x.tensor(), argument("dim", &dim)?)?;
+            check::op("log_softmax", &[x.tensor()], || x.tensor().f_log_softmax(dim, None))
+        })
     }
 
     /// Sets half of the elements, by chance, to 0 and doubles the others.
     #[rhai_fn(return_raw)]
-    pub fn dropout(x: Tensor) -> ScriptResult<Tensor> {
-        super::dropout(&x, 0.5, true)
+    pub fn dropout(ctx: NativeCallContext, x: Tensor) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::dropout(&x, 0.5, true))
     }
 
     /// Sets elements to 0 with a probability `p`, and divides the others by 1 - p. `p` is a number, or
@@ -141,14 +186,16 @@ pub mod api {
     /// let y = nn::dropout(y, #{ p: 0.1, training: false });
     /// ```
     #[rhai_fn(name = "dropout", return_raw)]
-    pub fn dropout_with(x: Tensor, p: Dynamic) -> ScriptResult<Tensor> {
-        let (p, training) = match p.as_map_ref() {
-            Ok(map) => options::read("dropout", &map, |o| {
-                (o.get("p").range(0.0..=1.0).or(0.5), o.get("training").or(true))
-            })?,
-            Err(_) => (argument("p", &p)?, true),
-        };
-        super::dropout(&x, p, training)
+    pub fn dropout_with(ctx: NativeCallContext, x: Tensor, p: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            let (p, training) = match p.as_map_ref() {
+                Ok(map) => options::read("dropout", &map, |o| {
+                    (o.get("p").range(0.0..=1.0).or(0.5), o.get("training").or(true))
+                })?,
+                Err(_) => (argument("p", &p)?, true),
+            };
+            super::dropout(&x, p, training)
+        })
     }
 
     /// Returns the row of `weight` for each of the int64 `ids`.
@@ -157,85 +204,20 @@ pub mod api {
     /// let x = nn::embedding(tensor([[1, 2]]), randn([10, 4]));     // [1, 2, 4]
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn embedding(ids: Tensor, weight: Tensor) -> ScriptResult<Tensor> {
-        super::embedding(ids.tensor(), weight.tensor())
+    pub fn embedding(ctx: NativeCallContext, ids: Tensor, weight: Tensor) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::embedding(ids.tensor(), weight.tensor()))
     }
 
     /// Returns 1 where the class of each of the `ids` is among `classes`, and 0 elsewhere, int64.
     #[rhai_fn(return_raw)]
-    pub fn one_hot(ids: Tensor, classes: Dynamic) -> ScriptResult<Tensor> {
-        let classes: i64 = argument("classes", &classes)?;
-        check::indices("one_hot", "ids", ids.tensor(), classes)?;
-        let mut shape = ids.tensor().size();
-        shape.push(classes);
-        check::room("one_hot", &shape, Kind::Int64, ids.tensor().device())?;
-        check::op("one_hot", &[ids.tensor()], || ids.tensor().f_one_hot(classes))
-    }
-
-    /// Returns the mean negative log-probability of the int64 targets, `[N]`, by the logits, `[N, C]`.
-    ///
-    /// ```rhai
-    /// let loss = nn::cross_entropy(randn([4, 10]), tensor([1, 0, -100, 9]));
-    /// ```
-    #[rhai_fn(return_raw)]
-    pub fn cross_entropy(logits: Tensor, target: Tensor) -> ScriptResult<Tensor> {
-        super::cross_entropy(logits.tensor(), target.tensor(), &Map::new())
-    }
-
-    /// Returns the negative log-probability of the int64 targets by the logits. `reduction` ("mean"),
-    /// "sum" or "none"; `ignore_index` (-100), the target that does not count; `label_smoothing` (0);
-    /// `weight`, one for each class.
-    ///
-    /// ```rhai
-    /// let logits = randn([2, 5, 10]);                              // [batch, tokens, classes]
-    /// let target = randint(0, 10, [2, 5]);
-    /// let loss = nn::cross_entropy(logits.view([-1, 10]), target.view(-1), #{ reduction: "sum" });
-    /// ```
-    #[rhai_fn(name = "cross_entropy", return_raw)]
-    pub fn cross_entropy_with(
-        logits: Tensor,
-        target: Tensor,
-        options: Map,
-    ) -> ScriptResult<Tensor> {
-        super::cross_entropy(logits.tensor(), target.tensor(), &options)
-    }
-
-    /// Returns the mean of the squared differences.
-    #[rhai_fn(return_raw)]
-    pub fn mse_loss(x: Tensor, target: Tensor) -> ScriptResult<Tensor> {
-        mse_loss_with(x, target, Map::new())
-    }
-
-    /// Returns the squared differences, with `reduction` ("mean"), "sum" or "none".
-    #[rhai_fn(name = "mse_loss", return_raw)]
-    pub fn mse_loss_with(x: Tensor, target: Tensor, options: Map) -> ScriptResult<Tensor> {
-        let (x, target) = (x.tensor(), target.tensor());
-        let reduction = super::compared("mse_loss", x, target, &options)?;
-        check::op("mse_loss", &[x, target], || x.f_mse_loss(target, reduction))
-    }
-
-    /// Returns the mean binary cross entropy of targets from 0 to 1 by the logits.
-    #[rhai_fn(return_raw)]
-    pub fn binary_cross_entropy_with_logits(
-        logits: Tensor,
-        target: Tensor,
-    ) -> ScriptResult<Tensor> {
-        binary_cross_entropy_with(logits, target, Map::new())
-    }
-
-    /// Returns the binary cross entropy, with `reduction` ("mean"), "sum" or "none".
-    #[rhai_fn(name = "binary_cross_entropy_with_logits", return_raw)]
-    pub fn binary_cross_entropy_with(
-        logits: Tensor,
-        target: Tensor,
-        options: Map,
-    ) -> ScriptResult<Tensor> {
-        let name = "binary_cross_entropy_with_logits";
-        let (x, target) = (logits.tensor(), target.tensor());
-        let reduction = super::compared(name, x, target, &options)?;
-        let none = None::<&crate::tensor::Tensor>;
-        check::op(name, &[x, target], || {
-            x.f_binary_cross_entropy_with_logits(target, none, none, reduction)
+    pub fn one_hot(ctx: NativeCallContext, ids: Tensor, classes: Dynamic) -> ScriptResult<Tensor> {
+        at_call(&ctx, || {
+            let classes: i64 = argument("classes", &classes)?;
+            check::indices("one_hot", "ids", ids.tensor(), classes)?;
+            let mut shape = ids.tensor().size();
+            shape.push(classes);
+            check::room("one_hot", &shape, Kind::Int64, ids.tensor().device())?;
+            check::op("one_hot", &[ids.tensor()], || ids.tensor().f_one_hot(classes))
         })
     }
 
@@ -246,8 +228,13 @@ pub mod api {
     /// let y = nn::scaled_dot_product_attention(q, q, q);
     /// ```
     #[rhai_fn(return_raw)]
-    pub fn scaled_dot_product_attention(q: Tensor, k: Tensor, v: Tensor) -> ScriptResult<Tensor> {
-        super::attention([q.tensor(), k.tensor(), v.tensor()], &Map::new())
+    pub fn scaled_dot_product_attention(
+        ctx: NativeCallContext,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+    ) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::attention([q.tensor(), k.tensor(), v.tensor()], &Map::new()))
     }
 
     /// Returns the attention with options: `is_causal` (false), whether a token sees only itself and
@@ -259,8 +246,14 @@ pub mod api {
     /// let y = nn::scaled_dot_product_attention(q, q, q, #{ is_causal: true, dropout_p: 0.1 });
     /// ```
     #[rhai_fn(name = "scaled_dot_product_attention", return_raw)]
-    pub fn attention_with(q: Tensor, k: Tensor, v: Tensor, options: Map) -> ScriptResult<Tensor> {
-        super::attention([q.tensor(), k.tensor(), v.tensor()], &options)
+    pub fn attention_with(
+        ctx: NativeCallContext,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        options: Map,
+    ) -> ScriptResult<Tensor> {
+        at_call(&ctx, || super::attention([q.tensor(), k.tensor(), v.tensor()], &options))
     }
 }
 
@@ -351,76 +344,6 @@ fn embedding(ids: &Tensor, weight: &Tensor) -> ScriptResult<Handle> {
     shape.push(channels);
     check::room("embedding", &shape, weight.kind(), weight.device())?;
     check::op("embedding", &[ids, weight], || Tensor::f_embedding(weight, ids, -1, false, false))
-}
-
-fn reduction(o: &mut Options<'_>) -> Reduction {
-    // The type of libtorch's cannot be copied.
-    let word = o.choice("reduction", &[("mean", 0), ("sum", 1), ("none", 2)]).or(0);
-    match word {
-        1 => Reduction::Sum,
-        2 => Reduction::None,
-        _ => Reduction::Mean,
-    }
-}
-
-fn cross_entropy(logits: &Tensor, target: &Tensor, options: &Map) -> ScriptResult<Handle> {
-    let name = "cross_entropy";
-    let (reduction, ignore_index, smoothing, weight) = options::read(name, options, |o| {
-        (
-            reduction(o),
-            o.get("ignore_index").or(IGNORE_INDEX),
-            o.get("label_smoothing").range(0.0..=1.0).or(0.0),
-            o.handle::<Handle>("weight", "a tensor"),
-        )
-    })?;
-    floating(name, logits)?;
-    let (size, asked) = (logits.size(), target.size());
-    let (classes, expected) = match size.as_slice() {
-        [] => {
-            return Err(
-                Error::new(Code::Shape, "`cross_entropy` needs logits [N, C], found []").into()
-            );
-        }
-        [classes] => (*classes, Vec::new()),
-        [rows, classes, rest @ ..] => (*classes, [&[*rows], rest].concat()),
-    };
-    if asked != expected {
-        let message = format!(
-            "`cross_entropy` of logits {size:?} needs targets {expected:?}, found {asked:?}"
-        );
-        return Err(Error::new(Code::Shape, message)
-            .hint("classes are dimension 1: logits.view([-1, classes]), target.view(-1)")
-            .into());
-    }
-    let counted = match target.kind() {
-        Kind::Int64 => guard(name, || Ok(target.f_masked_fill(&target.f_eq(ignore_index)?, 0)?))?,
-        _ => target.shallow_clone(),
-    };
-    check::indices(name, "targets", &counted, classes)?;
-    let weight = weight.as_ref().map(Handle::tensor);
-    if let Some(weight) = weight {
-        one_dtype(name, &[logits, weight])?;
-        if weight.size() != [classes] {
-            let found = weight.size();
-            let message = format!("`weight` must have the shape [{classes}], found {found:?}");
-            return Err(Error::new(Code::Shape, message).option("weight").into());
-        }
-    }
-    check::op(name, &[logits, target], || {
-        logits.f_cross_entropy_loss(target, weight, reduction, ignore_index, smoothing)
-    })
-}
-
-/// Checks two tensors of one shape, and reads `reduction`.
-fn compared(name: &str, x: &Tensor, target: &Tensor, options: &Map) -> Result<Reduction> {
-    let reduction = options::read(name, options, reduction)?;
-    floating(name, x)?;
-    one_dtype(name, &[x, target])?;
-    if x.size() != target.size() {
-        let (x, target) = (x.size(), target.size());
-        bail!(Code::Shape, "`{name}` needs two tensors of one shape, found {x:?} and {target:?}");
-    }
-    Ok(reduction)
 }
 
 fn attention([q, k, v]: [&Tensor; 3], options: &Map) -> ScriptResult<Handle> {

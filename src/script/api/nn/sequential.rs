@@ -1,0 +1,215 @@
+//! `nn::sequential` in scripts: a model whose layers the recipe wrote, for the engine to train.
+
+use std::rc::Rc;
+
+use rhai::{FnPtr, Map, plugin::*};
+
+use super::{Handle, at_call, check};
+use crate::{
+    error::{Code, Error, Result},
+    model::{BlockContext, CustomLayer, LayerFunction, Model as NativeModel},
+    script::{
+        Callback,
+        error::ScriptResult,
+        host,
+        options::{self, Options},
+        value::describe,
+    },
+    tensor::Tensor,
+};
+
+/// What the function of a layer is given, for errors.
+const ARGUMENTS: &str = "|params, x| or |params, x, context|";
+
+/// Models of a recipe's own.
+#[export_module]
+pub mod api {
+    use crate::script::api::model::api::Model;
+
+    /// Makes a model of layers that the recipe computes itself, for `init_engine` to train as any
+    /// other: with every optimizer, precision and stage of ZeRO, a layer at a time.
+    ///
+    /// * `options` - `vocab_size`, the rows of the logits; `n_positions`, the most tokens of a row;
+    ///   `layers`, a list of at least two maps:
+    ///   * `params` - a map of tensors, the first values of the parameters, which are copied; rank 0's
+    ///     are those of all ranks
+    ///   * `forward` - the function `|params, x|` or `|params, x, context|` that computes the layer:
+    ///     `params` are the parameters in the format of the training, `x` is what the layer before
+    ///     gave, `context.training` says whether dropout is on, `context.attn_mask` is what
+    ///     `nn::scaled_dot_product_attention` needs where rows begin with padding, else `()`
+    ///   * `name` (its number, from "0") - what the names of its parameters begin with
+    ///
+    /// The first layer gets the token ids, `[batch, tokens]`; the last gives the logits, `[batch,
+    /// tokens, vocab_size]`. Only what comes in through `params` is trained.
+    ///
+    /// ```rhai
+    /// let model = nn::sequential(#{
+    ///     vocab_size: 100,
+    ///     n_positions: 32,
+    ///     layers: [
+    ///         #{ name: "wte", params: #{ weight: randn([100, 16]) * 0.02 },
+    ///            forward: |p, ids| nn::embedding(ids, p.weight) },
+    ///         #{ name: "lm_head", params: #{ weight: randn([100, 16]) * 0.02 },
+    ///            forward: |p, x| nn::linear(x, p.weight) },
+    ///     ],
+    /// });
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn sequential(ctx: NativeCallContext, options: Map) -> ScriptResult<Model> {
+        at_call(&ctx, || {
+            let spec = super::read(&options, |function| super::keep(&ctx, function))?;
+            let device = host::of(&ctx)?.group()?.device();
+            let Spec { vocab_size, n_positions, .. } = spec;
+            let layers = spec.into_layers()?;
+            Ok(Rc::new(NativeModel::from_layers(layers, vocab_size, n_positions, device)?))
+        })
+    }
+}
+
+/// The options of `nn::sequential`.
+pub(crate) struct Spec {
+    vocab_size: i64,
+    n_positions: i64,
+    layers: Vec<Layer>,
+}
+
+/// A layer as the recipe gives it.
+struct Layer {
+    name: Option<String>,
+    params: Vec<(String, Handle)>,
+    forward: Option<Callback>,
+}
+
+/// Reads the options; `keep` keeps a function of the script.
+pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Result<Spec> {
+    options::read("sequential", map, |o| {
+        let _ = o.raw_required("layers");
+        Spec {
+            vocab_size: o.get("vocab_size").range(1..).required(),
+            n_positions: o.get("n_positions").range(1..).required(),
+            layers: o.maps("layers", |o| Layer {
+                name: o.get("name").optional(),
+                params: params(o),
+                forward: function(o, &keep),
+            }),
+        }
+    })
+}
+
+/// The tensors of a layer by their names.
+fn params(o: &mut Options<'_>) -> Vec<(String, Handle)> {
+    let Some(found) = o.raw_required("params") else { return Vec::new() };
+    let Ok(map) = found.as_map_ref() else {
+        let message =
+            format!("`{}` must be a map of tensors, found {}", o.path("params"), describe(&found));
+        o.fault("params", Code::WrongType, message);
+        return Vec::new();
+    };
+    let mut read = Vec::new();
+    for (name, value) in map.iter() {
+        let path = o.path(&format!("params.{name}"));
+        let Some(handle) = value.clone().try_cast::<Handle>() else {
+            let message = format!("`{path}` must be a tensor, found {}", describe(value));
+            o.fault(&format!("params.{name}"), Code::WrongType, message);
+            continue;
+        };
+        if o.check(check::floating(&path, handle.tensor())).is_some() {
+            read.push((name.to_string(), handle));
+        }
+    }
+    read
+}
+
+fn function(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<Callback> {
+    let path = o.path("forward");
+    let found = o.raw_required("forward")?;
+    let Some(function) = found.clone().try_cast::<FnPtr>() else {
+        let message =
+            format!("`{path}` must be a function {ARGUMENTS}, found {}", describe(&found));
+        o.fault("forward", Code::WrongType, message);
+        return None;
+    };
+    let kept = keep(function).map_err(|e| e.option(path));
+    o.check(kept)
+}
+
+/// Keeps the function of a layer; what it brings along is not trained, and must not look as if.
+fn keep(ctx: &NativeCallContext<'_>, function: FnPtr) -> Result<Callback> {
+    let trained = |value: &Dynamic| {
+        value.read_lock::<Handle>().is_some_and(|handle| handle.tensor().requires_grad())
+    };
+    if function.iter_curry().any(trained) {
+        return Err(Error::new(
+            Code::BadValue,
+            "the function of a layer uses a tensor with requires_grad from outside, which would not be trained",
+        )
+        .hint("give it in `params`, or as `t.detach()` where it is to stay as it is"));
+    }
+    Callback::new(ctx, function)?.taking(2..=3, ARGUMENTS)
+}
+
+impl Spec {
+    /// The layers as the model has them.
+    fn into_layers(self) -> Result<Vec<CustomLayer>> {
+        let Self { vocab_size, layers, .. } = self;
+        let last = layers.len().saturating_sub(1);
+        let layers = layers.into_iter().enumerate().map(|(i, layer)| {
+            let name = layer.name.unwrap_or_else(|| i.to_string());
+            let callback = layer.forward.ok_or_else(|| {
+                Error::new(Code::Internal, "a layer without a function passed the reader")
+            })?;
+            let names = layer.params.iter().map(|(name, _)| name.clone()).collect();
+            let params = layer
+                .params
+                .into_iter()
+                .map(|(name, handle)| (name, handle.tensor().shallow_clone()))
+                .collect();
+            let vocab = (i == last).then_some(vocab_size);
+            let forward = forward(callback, name.clone(), names, vocab);
+            Ok(CustomLayer { name, params, forward })
+        });
+        layers.collect()
+    }
+}
+
+/// A function of the script as the engine calls it; that of the last layer gives `vocab` logits.
+fn forward(
+    callback: Callback,
+    layer: String,
+    names: Vec<String>,
+    vocab: Option<i64>,
+) -> LayerFunction {
+    Rc::new(move |params, x, context| {
+        let handle = |tensor: &Tensor| Dynamic::from(Handle::new(tensor.shallow_clone()));
+        let map: Map =
+            names.iter().zip(params).map(|(name, p)| (name.as_str().into(), handle(p))).collect();
+        let args = vec![map.into(), handle(x), script_context(context)];
+        let found = callback.call_with(args)?;
+        let wrong = |code, found: &str| {
+            let must = match vocab {
+                None => "a tensor of floating point numbers".to_owned(),
+                Some(vocab) => format!("logits of the shape [batch, tokens, {vocab}]"),
+            };
+            let message = format!("layer {layer:?} of the model must give {must}, found {found}");
+            Err(callback.at_its_call(Error::new(code, message).option("layers")))
+        };
+        let Some(result) = found.clone().try_cast::<Handle>() else {
+            return wrong(Code::WrongType, &describe(&found));
+        };
+        let result = result.tensor();
+        let shape = result.size();
+        if !check::is_floating(result.kind())
+            || vocab.is_some_and(|vocab| shape.len() != 3 || shape[2] != vocab)
+        {
+            return wrong(Code::Shape, &check::shown(result));
+        }
+        Ok(result.shallow_clone())
+    })
+}
+
+fn script_context(context: &BlockContext<'_>) -> Dynamic {
+    let mask = context
+        .attention_mask
+        .map_or(Dynamic::UNIT, |mask| Dynamic::from(Handle::new(mask.shallow_clone())));
+    Map::from([("training".into(), context.train.into()), ("attn_mask".into(), mask)]).into()
+}
