@@ -429,3 +429,36 @@ fn the_recipe_with_its_own_model_learns() {
     assert!(losses[5] < losses[0], "{losses:?}");
     assert!(said.contains("It is a truth"), "{said}");
 }
+
+/// A plan of a recipe with its own loss counts the logits that the loss gets: within 3 % of what is
+/// then used. What layers of a recipe's own will need, no plan knows.
+#[test]
+fn a_plan_knows_the_memory_of_an_own_loss() {
+    let text = r#"
+let rows = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(64);
+let model = new_model("gpt2", #{ n_layer: 1, n_head: 1, n_embd: 32, n_positions: 64 });
+let engine = init_engine(model, #{
+    micro_batch_size: 4,
+    loss: |logits, targets| nn::cross_entropy(logits.flatten(0, 1), targets.flatten()),
+});
+for batch in rows.loader(#{ micro_batch_size: 4 }) {
+    engine.backward(engine.forward(batch));
+    engine.step();
+    print(engine.memory().buffers);
+    break;
+}
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("loss.rhai"), text).unwrap();
+    let said = |args: &[&str]| out(&dsr(dir.path(), args).output().unwrap());
+    let used: f64 = said(&["run", "loss.rhai"]).trim().parse().unwrap();
+    let plan = said(&["plan", "loss.rhai"]);
+    let line = plan.lines().find_map(|line| line.trim().strip_prefix("buffers")).unwrap();
+    let planned: f64 = line.trim().strip_suffix(" MiB").unwrap().parse().unwrap();
+    assert!((planned * 1048576.0 / used - 1.0).abs() < 0.03, "{used} bytes and {planned} MiB");
+
+    let refused = dsr(dir.path(), &["plan", "own_model"]).output().unwrap();
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success());
+    assert!(said.contains("a plan knows the memory of GPT-2"), "{said}");
+}
