@@ -20,8 +20,8 @@ pub(super) fn show(failure: &Failure, verbose: bool) {
     console::err(&text(failure, verbose, super::colors()));
 }
 
-/// The lines that [`show`] shows.
-pub(super) fn text(failure: &Failure, verbose: bool, color: bool) -> String {
+/// The lines that are shown of a failure: its faults, with the causes below if `verbose`.
+pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
     if failure.code() == Code::Interrupted {
         return interruption(failure);
     }

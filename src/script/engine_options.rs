@@ -15,7 +15,10 @@ const AVERAGES: &[(&str, LossAverage)] =
     &[("tokens", LossAverage::Tokens), ("micro_batches", LossAverage::MicroBatches)];
 
 /// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.
-pub(crate) fn read(
+///
+/// # Errors
+/// All mistakes of the map, each with the path of its option, and those of `keep`.
+pub fn read(
     map: &Map,
     world_size: usize,
     keep: impl FnOnce(FnPtr) -> Result<Callback>,

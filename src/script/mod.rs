@@ -9,6 +9,7 @@ pub mod api;
 pub mod callback;
 pub mod deepspeed;
 pub mod diagnostics;
+pub mod engine_options;
 pub mod host;
 pub mod literal;
 pub mod options;
@@ -22,7 +23,6 @@ pub mod sources;
 pub mod value;
 
 mod check;
-mod engine_options;
 mod error;
 mod imports;
 mod iterate;
@@ -43,8 +43,8 @@ use std::rc::Rc;
 use rhai::AST;
 
 pub use self::{
-    callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
-    planning::Planned, recipe::Recipe, shared::Shared,
+    callback::Callback, check::check_options, diagnostics::Failure, error::ScriptResult,
+    host::Host, params::Parameter, planning::Planned, recipe::Recipe, shared::Shared,
 };
 use self::{diagnostics::diagnose, imports::Imports, planning::Planning, sources::Sources};
 use crate::{
