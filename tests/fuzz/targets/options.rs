@@ -42,12 +42,13 @@ fn evaluated(text: &str) -> Option<Map> {
     engine.eval_ast(&ast).ok()
 }
 
-/// What is printed of a map is that map.
+/// What is printed of a map is that map, as far as JSON can hold it.
 fn read_back(map: &Map) {
-    let Ok(Value::Object(data)) = value::to_json(&Dynamic::from_map(map.clone())) else { return };
+    let plain = |map: &Map| value::to_json(&Dynamic::from_map(map.clone())).ok();
+    let Some(Value::Object(data)) = plain(map) else { return };
     let printed = literal::options(&data);
     let again = evaluated(&printed).unwrap_or_else(|| panic!("no map: {printed}"));
-    assert_eq!(format!("{again:?}"), format!("{map:?}"), "{printed}");
+    assert_eq!(plain(&again), Some(Value::Object(data)), "{printed}");
 }
 
 fn init_engine(map: &Map) {
