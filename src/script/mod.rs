@@ -134,9 +134,7 @@ impl Session {
         *self.host.engine.borrow_mut() = Rc::downgrade(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, &name, sources);
-        let mut ast = engine.compile(&recipe.text).map_err(|e| failed(e.into()))?;
-        ast.set_source(name.as_str());
-        sources.insert_ast(&name, &ast);
+        let ast = sources.compile(&engine, &name, &recipe.text).map_err(|e| failed(e.into()))?;
         Ok((engine, ast))
     }
 
@@ -178,12 +176,10 @@ impl Session {
 /// Parses the recipe and reads its parameters.
 fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
     let Recipe { name, text, .. } = recipe;
-    sources.insert_text(name, text);
     let parser = runtime::parser();
-    let mut ast =
-        parser.compile(text).map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
-    ast.set_source(name.as_str());
-    sources.insert_ast(name, &ast);
+    let ast = sources
+        .compile(&parser, name, text)
+        .map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
     let parameters = params::scan(name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
     Ok((ast, parameters))
 }

@@ -40,8 +40,8 @@ fn check_place(place: &Place) {
     let Place { source, line, column } = place;
     let lines = source.text.split('\n').count();
     assert!((1..=lines).contains(line), "line {line} of {lines}");
-    let text = source.text.split('\n').nth(line - 1).unwrap_or_default();
-    assert!((1..=text.chars().count() + 1).contains(column), "{line}:{column} of {text:?}");
-    let span = place.span();
-    assert!(span.end <= source.text.chars().count() + 1, "{span:?} of {line}:{column}");
+    // What is missing at the end of a line is behind its last character.
+    let columns = place.line_text().chars().count() + 1;
+    let end = column + place.length() - 1;
+    assert!((1..=columns).contains(column) && end <= columns, "{line}:{column} to {end}");
 }
