@@ -101,7 +101,7 @@ fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
     let name = place.source.name.as_str();
     // Of the text only this line is drawn; the others keep their number.
     let before = place.line.saturating_sub(1);
-    let text = "\n".repeat(before) + &line.replace(LINE_ENDS, " ") + "\n";
+    let text = format!("{}{}\n", "\n".repeat(before), line.replace(LINE_ENDS, " "));
     let start = before + place.column.saturating_sub(1);
     let span = start..start + place.length();
     // ariadne marks nothing for a label that has no words.
