@@ -4,11 +4,15 @@
 #   make test         everything that must hold before a change is kept
 #   make bench        speed and memory beside PyTorch, which it installs (6 GB)
 #   make libtorch     fetch libtorch into libtorch/, unless LIBTORCH names one
+#   make fuzz         ten minutes of made-up inputs for each reader of text, see tests/fuzz
 #   make check-cuda   build for CUDA, with NCCL, on any machine (8 GB of disk)
 
 CARGO ?= cargo
 
-.PHONY: run test bench libtorch check-cuda
+FUZZ_SECONDS ?= 600
+FUZZ_TARGETS ?= options split safetensors deepspeed recipe
+
+.PHONY: run test bench fuzz libtorch check-cuda
 
 run: libtorch
 	$(CARGO) build --release
@@ -24,6 +28,18 @@ test: libtorch
 
 bench: libtorch
 	benches/run.sh
+
+# What is found on the way goes into the first directory, which is not kept; tests/fuzz/README.md
+# says what to do with a crash.
+fuzz: export OMP_NUM_THREADS ?= 1
+fuzz: libtorch
+	for target in $(FUZZ_TARGETS); do \
+	    mkdir -p target/fuzz/corpus/$$target; \
+	    $(CARGO) +nightly fuzz run -s none --fuzz-dir tests/fuzz --target-dir target/fuzz \
+	        $$target target/fuzz/corpus/$$target tests/fuzz/corpus/$$target -- \
+	        -dict=tests/fuzz/dictionaries/$$target.txt -max_total_time=$(FUZZ_SECONDS) \
+	        -timeout=10 -rss_limit_mb=4096 || exit 1; \
+	done
 
 # Always asked: the script does nothing where libtorch is there, and says what is missing where the
 # directory is not whole.

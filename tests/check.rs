@@ -79,6 +79,17 @@ fn every_mistake_of_the_table_is_found_where_it_is() {
     assert!(wrong.is_empty(), "these are found otherwise:\n\n{wrong}");
 }
 
+/// For Rhai it does behind a comment only, so that the place would be in no line of the text.
+#[test]
+fn a_carriage_return_ends_a_line() {
+    let failure =
+        check("// a comment\rlet b = 1; // another\r\nlod_model(b); // the last\r").unwrap_err();
+    let found: Vec<_> = failure.faults.iter().map(line).collect();
+    assert_eq!(found, ["--- E110 3:1 unknown function `lod_model` = did you mean `load_model`?"]);
+    let place = failure.faults[0].place.as_ref().unwrap();
+    assert_eq!(place.line_text(), "lod_model(b); // the last");
+}
+
 /// What editors read: one object for each mistake.
 #[test]
 fn mistakes_are_told_as_json() {

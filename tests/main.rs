@@ -10,6 +10,7 @@ mod data;
 mod deepspeed;
 mod dist;
 mod engine;
+mod fuzz_corpus;
 mod hub;
 mod launch;
 mod memory;

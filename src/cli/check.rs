@@ -34,7 +34,7 @@ fn fault(Fault { error, place }: &Fault) -> Value {
         json["file"] = place.source.name.as_str().into();
         json["line"] = place.line.into();
         json["column"] = place.column.into();
-        json["end_column"] = (place.column + place.span().len()).into();
+        json["end_column"] = (place.column + place.length()).into();
     }
     json
 }

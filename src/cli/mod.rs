@@ -17,7 +17,7 @@ mod launch;
 mod log;
 mod plan;
 mod recipe;
-mod report;
+pub mod report;
 mod signals;
 
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc, thread};

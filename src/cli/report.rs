@@ -14,14 +14,18 @@ use crate::{
 
 /// A hint up to this many characters stands beside the mark instead of below it.
 const BESIDE_THE_MARK: usize = 60;
+/// A longer line is not drawn: nobody would find the mark, and a file may be one line.
+const LONGEST_LINE: usize = 400;
+/// Where ariadne ends a line; a recipe's lines end with the line feed only.
+const LINE_ENDS: [char; 7] = ['\r', '\n', '\x0B', '\x0C', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// Shows every fault on standard error, with the causes below if `verbose`.
 pub(super) fn show(failure: &Failure, verbose: bool) {
     console::err(&text(failure, verbose, super::colors()));
 }
 
-/// The lines that [`show`] shows.
-pub(super) fn text(failure: &Failure, verbose: bool, color: bool) -> String {
+/// The lines that are shown of a failure: its faults, with the causes below if `verbose`.
+pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
     if failure.code() == Code::Interrupted {
         return interruption(failure);
     }
@@ -90,8 +94,16 @@ fn header(error: &Error, color: bool) -> String {
 
 /// The line with a mark under the fault, drawn by ariadne below a header of ours.
 fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
+    let line = place.line_text();
+    if line.chars().count() > LONGEST_LINE {
+        return unmarked(place);
+    }
     let name = place.source.name.as_str();
-    let span = place.span();
+    // Of the text only this line is drawn; the others keep their number.
+    let before = place.line.saturating_sub(1);
+    let text = format!("{}{}\n", "\n".repeat(before), line.replace(LINE_ENDS, " "));
+    let start = before + place.column.saturating_sub(1);
+    let span = start..start + place.length();
     // ariadne marks nothing for a label that has no words.
     let label = Label::new((name, span.clone()))
         .with_color(Color::Red)
@@ -102,15 +114,19 @@ fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
         .with_label(label)
         .finish();
     let mut drawn = Vec::new();
-    let cache = (name, ariadne::Source::from(place.source.text.as_str()));
+    let cache = (name, ariadne::Source::from(text.as_str()));
     if report.write(cache, &mut drawn).is_err() {
-        return format!("  --> {}\n", position(place));
+        return unmarked(place);
     }
     let drawn = String::from_utf8_lossy(&drawn);
     // Its own header is replaced by ours, and its closing rule is left out.
     let lines: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
     let shown = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
     shown.iter().fold(String::new(), |text, line| text + *line + "\n")
+}
+
+fn unmarked(place: &Place) -> String {
+    format!("  --> {}\n", position(place))
 }
 
 fn position(place: &Place) -> String {
@@ -125,4 +141,30 @@ fn causes(error: &Error) -> String {
         cause = e.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::script::sources::Source;
+
+    fn drawn(text: &str, line: usize, column: usize) -> String {
+        let source = Rc::new(Source { name: "r.rhai".to_owned(), text: text.to_owned() });
+        excerpt(&Place { source, line, column }, None, false)
+    }
+
+    #[test]
+    fn a_line_ends_with_a_line_feed_only() {
+        let found = drawn("// \u{2028}\r\x0C\nlet x = \u{2028} y;\n", 2, 11);
+        assert!(found.contains("[ r.rhai:2:11 ]"), "{found}");
+        assert!(found.contains("2 | let x =   y;"), "{found}");
+    }
+
+    #[test]
+    fn many_faults_of_one_long_line_do_not_draw_it_each_time() {
+        let long = format!("{}f();\n", " ".repeat(LONGEST_LINE));
+        assert_eq!(drawn(&long, 1, 401), "  --> r.rhai:1:401\n");
+    }
 }

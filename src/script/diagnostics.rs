@@ -158,7 +158,8 @@ fn place(error: &Error, outer: &[Frame], sources: &Sources) -> Option<Place> {
     }
     let search = |find: &dyn Fn(&rhai::AST, Position) -> Option<Position>| {
         frames.iter().find_map(|frame| {
-            let position = find(&sources.ast(&frame.source)?, frame.position)?;
+            let ast = sources.ast(&frame.source)?;
+            let position = find(&ast, frame.position)?;
             sources.place(&frame.source, position)
         })
     };

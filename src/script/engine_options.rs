@@ -33,7 +33,10 @@ pub(crate) struct EngineOptions {
 }
 
 /// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.
-pub(crate) fn read(
+///
+/// # Errors
+/// All mistakes of the map, each with the path of its option, and those of `keep`.
+pub fn read(
     map: &Map,
     world_size: usize,
     keep: impl Fn(FnPtr) -> Result<Callback>,

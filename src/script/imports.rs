@@ -61,11 +61,8 @@ impl Imports {
                 if all.modules.contains_key(&name) {
                     continue;
                 }
-                host.sources.insert_text(&name, &text);
-                let ast = match engine.compile(&text) {
-                    Ok(mut ast) => {
-                        ast.set_source(name.as_str());
-                        host.sources.insert_ast(&name, &ast);
+                let ast = match host.sources.compile(engine, &name, &text) {
+                    Ok(ast) => {
                         open.push((name.clone(), ast.clone()));
                         Some(ast)
                     }

@@ -9,6 +9,7 @@ pub mod api;
 pub mod callback;
 pub mod deepspeed;
 pub mod diagnostics;
+pub mod engine_options;
 pub mod host;
 pub mod literal;
 pub mod options;
@@ -22,7 +23,6 @@ pub mod sources;
 pub mod value;
 
 mod check;
-mod engine_options;
 mod error;
 mod imports;
 mod iterate;
@@ -43,8 +43,8 @@ use std::rc::Rc;
 use rhai::AST;
 
 pub use self::{
-    callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
-    planning::Planned, recipe::Recipe, shared::Shared,
+    callback::Callback, check::check_options, diagnostics::Failure, error::ScriptResult,
+    host::Host, params::Parameter, planning::Planned, recipe::Recipe, shared::Shared,
 };
 use self::{diagnostics::diagnose, imports::Imports, planning::Planning, sources::Sources};
 use crate::{
@@ -134,9 +134,7 @@ impl Session {
         *self.host.engine.borrow_mut() = Rc::downgrade(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, &name, sources);
-        let mut ast = engine.compile(&recipe.text).map_err(|e| failed(e.into()))?;
-        ast.set_source(name.as_str());
-        sources.insert_ast(&name, &ast);
+        let ast = sources.compile(&engine, &name, &recipe.text).map_err(|e| failed(e.into()))?;
         Ok((engine, ast))
     }
 
@@ -178,12 +176,10 @@ impl Session {
 /// Parses the recipe and reads its parameters.
 fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
     let Recipe { name, text, .. } = recipe;
-    sources.insert_text(name, text);
     let parser = runtime::parser();
-    let mut ast =
-        parser.compile(text).map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
-    ast.set_source(name.as_str());
-    sources.insert_ast(name, &ast);
+    let ast = sources
+        .compile(&parser, name, text)
+        .map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
     let parameters = params::scan(name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
     Ok((ast, parameters))
 }

@@ -50,13 +50,10 @@ impl Resolver {
     }
 
     fn load(&self, engine: &rhai::Engine, name: &str, text: &str, host: &Host) -> Resolved {
-        host.sources.insert_text(name, text);
         let within = |e: Box<EvalAltResult>| {
             Box::new(EvalAltResult::ErrorInModule(name.to_owned(), e, Position::NONE))
         };
-        let mut ast = engine.compile(text).map_err(|e| within(e.into()))?;
-        ast.set_source(name);
-        host.sources.insert_ast(name, &ast);
+        let ast = host.sources.compile(engine, name, text).map_err(|e| within(e.into()))?;
         let imports = Imports::load(engine, host, name, &ast, &host.parameters());
         check::check(engine, name, &ast, &imports, &host.parameters())
             .map_err(|e| within(e.into()))?;

@@ -29,19 +29,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// The characters of the token at this place, as offsets from the start of the text.
-    pub fn span(&self) -> std::ops::Range<usize> {
-        let line_start: usize = self
-            .source
-            .text
-            .split_inclusive('\n')
-            .take(self.line.saturating_sub(1))
-            .map(|line| line.chars().count())
-            .sum();
-        let start = line_start + self.column.saturating_sub(1);
-        let rest: String =
-            self.source.text.chars().skip(start).take_while(|&c| c != '\n').collect();
-        start..start + token_length(&rest).max(1)
+    /// The line of the text that the place is in.
+    pub fn line_text(&self) -> &str {
+        self.source.text.split('\n').nth(self.line.saturating_sub(1)).unwrap_or_default()
+    }
+
+    /// How many characters the token at this place has, one at least.
+    pub fn length(&self) -> usize {
+        let rest: String = self.line_text().chars().skip(self.column.saturating_sub(1)).collect();
+        token_length(&rest).max(1)
     }
 }
 
@@ -79,25 +75,36 @@ pub(crate) struct Sources {
 #[derive(Debug)]
 struct Entry {
     source: Rc<Source>,
-    ast: Option<AST>,
+    ast: Option<Rc<AST>>,
 }
 
 impl Sources {
-    /// Keeps a text before it is compiled, so that its syntax errors can be shown.
+    /// Keeps a text, so that its errors can be shown.
     pub(crate) fn insert_text(&self, name: &str, text: &str) {
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
         self.entries.borrow_mut().insert(name.to_owned(), Entry { source, ast: None });
     }
 
-    /// Adds the syntax tree of a text that is already known.
-    pub(crate) fn insert_ast(&self, name: &str, ast: &AST) {
+    /// Compiles a text, and keeps it with its syntax tree.
+    pub(crate) fn compile(
+        &self,
+        engine: &rhai::Engine,
+        name: &str,
+        text: &str,
+    ) -> Result<AST, rhai::ParseError> {
+        // A carriage return by itself ends a line for Rhai in some places and not in others.
+        let text = text.replace("\r\n", "\n").replace('\r', "\n");
+        self.insert_text(name, &text);
+        let mut ast = engine.compile(&text)?;
+        ast.set_source(name);
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
-            entry.ast = Some(ast.clone());
+            entry.ast = Some(ast.clone().into());
         }
+        Ok(ast)
     }
 
     /// The syntax tree of the source called `name`, once it has been compiled.
-    pub(crate) fn ast(&self, name: &str) -> Option<AST> {
+    pub(crate) fn ast(&self, name: &str) -> Option<Rc<AST>> {
         self.entries.borrow().get(name)?.ast.clone()
     }
 
@@ -119,14 +126,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_span_covers_the_token() {
+    fn a_place_has_its_token() {
         let source = Rc::new(Source {
             name: "r.rhai".into(),
             text: "let a = 1;\ncall(\"w\\\"x\", -1.5e3, Ärger);\n".into(),
         });
         let spanned = |line, column| {
-            let span = Place { source: Rc::clone(&source), line, column }.span();
-            source.text.chars().skip(span.start).take(span.len()).collect::<String>()
+            let place = Place { source: Rc::clone(&source), line, column };
+            let rest = place.line_text().chars().skip(column - 1);
+            rest.take(place.length()).collect::<String>()
         };
         assert_eq!(spanned(1, 5), "a");
         assert_eq!(spanned(2, 1), "call");

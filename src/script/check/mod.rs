@@ -13,6 +13,7 @@ mod whole;
 
 use rhai::AST;
 
+pub use self::option_maps::check_options;
 pub(crate) use self::whole::check_whole;
 use self::{calls::Calls, surface::Surface};
 use super::{error::AtPosition, imports::Imports, params::Parameter};

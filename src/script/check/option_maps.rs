@@ -48,10 +48,22 @@ struct Seen {
     unseen: Vec<String>,
 }
 
+/// Reads a map of plain data as the call of `function`, such as `init_engine` on one rank, would
+/// read its options.
+///
+/// # Errors
+/// All mistakes of the map, each with the path of its option; [`Code::UnknownFunction`] where there
+/// is no function of this name that has options.
+pub fn check_options(function: &str, options: &Map) -> Result<()> {
+    let Some(read) = reader(function) else {
+        bail!(Code::UnknownFunction, "there is no function `{function}` with options");
+    };
+    read(options)
+}
+
 /// The mistakes in the option map that the call of `function` ends with, each with its option.
 pub(super) fn faults(function: &str, arguments: &[Expr], parameters: &[Parameter]) -> Vec<Error> {
-    let reader = READERS.iter().find(|(name, _)| *name == function);
-    let (Some((_, read)), Some(literal @ Expr::Map(..))) = (reader, arguments.last()) else {
+    let (Some(read), Some(literal @ Expr::Map(..))) = (reader(function), arguments.last()) else {
         return Vec::new();
     };
     let mut seen = Seen::default();
@@ -59,6 +71,10 @@ pub(super) fn faults(function: &str, arguments: &[Expr], parameters: &[Parameter
     let Ok(map) = value.as_map_ref() else { return Vec::new() };
     let Err(error) = read(&map) else { return Vec::new() };
     split(error).into_iter().filter(|fault| seen.is_certain(fault)).collect()
+}
+
+fn reader(function: &str) -> Option<Reader> {
+    READERS.iter().find(|(name, _)| *name == function).map(|(_, read)| *read)
 }
 
 impl Seen {
