@@ -25,11 +25,12 @@ const AVERAGES: &[(&str, LossAverage)] =
 const LOSS_ARGUMENTS: &str = "|logits, targets|";
 
 /// The settings of an engine.
-pub(crate) struct EngineOptions {
+#[derive(Debug)]
+pub struct EngineOptions {
     /// Those that are data.
-    pub(crate) config: EngineConfig,
+    pub config: EngineConfig,
     /// The loss, where it is a function of the recipe.
-    pub(crate) loss: Option<LossFunction>,
+    pub loss: Option<LossFunction>,
 }
 
 /// Reads the option map of `init_engine` for this many ranks; `keep` keeps a function of the script.

@@ -55,7 +55,7 @@ fn init_engine(map: &Map) {
     let no_function = |_| Err(Error::new(Code::Internal, "plain data holds no function"));
     for world_size in [1, 3] {
         let config = match engine_options::read(map, world_size, no_function) {
-            Ok(config) => config,
+            Ok(options) => options.config,
             Err(error) => {
                 check(&error);
                 continue;
