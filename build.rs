@@ -100,6 +100,7 @@ fn compile(libtorch: &Libtorch) {
         .include(NATIVE)
         .include(format!("{NATIVE}/gloo_fwd"))
         .define("USE_DISTRIBUTED", None)
+        .define("DSR_VERSION", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
         .define("USE_C10D_GLOO", None)
         .files(sources());
     // As system headers, so that only our own code is warned about.

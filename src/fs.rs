@@ -84,6 +84,18 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, text.as_bytes())
 }
 
+/// What is in a directory, by name, and whether each is a directory.
+///
+/// # Errors
+/// [`Code::Io`].
+pub fn list(dir: impl AsRef<Path>) -> Result<Vec<(String, bool)>> {
+    let dir = dir.as_ref();
+    let entries = fs::read_dir(dir).at("list", dir)?.flatten();
+    let named = entries
+        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()));
+    Ok(named.collect())
+}
+
 /// Removes a directory such that it is whole until, at one instant, it is gone.
 ///
 /// # Errors

@@ -12,7 +12,8 @@
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
 //! | 6 | [`script`] | recipes: the only code that knows Rhai |
-//! | 7 | [`cli`] | the command line and the only code that prints |
+//! | 7 | [`repl`] | a session on a terminal: the prompt, completion, cards, commands |
+//! | 8 | [`cli`] | the command line and the only code that prints |
 
 #[macro_use]
 pub mod error;
@@ -36,5 +37,7 @@ pub mod engine;
 pub mod launch;
 pub mod run;
 pub mod script;
+
+pub mod repl;
 
 pub mod cli;

@@ -22,6 +22,7 @@ mod precision;
 mod readme;
 mod recipes;
 mod reference;
+mod repl;
 mod safety;
 mod script;
 mod script_data;

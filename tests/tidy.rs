@@ -36,10 +36,11 @@ const LAYERS: &[(&str, &str)] = &[
         "script",
         "error fs config permission bridge tensor dist hub data model optim checkpoint engine run",
     ),
+    ("repl", "error fs config run script"),
     (
         "cli",
         "error fs config permission bridge tensor dist hub data model optim checkpoint engine run \
-         launch script",
+         launch script repl",
     ),
 ];
 
@@ -51,6 +52,8 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ("clap::", &["src/cli"], "only cli reads the command line"),
     ("ariadne::", &["src/cli"], "only cli renders errors"),
     ("indicatif::", &["src/cli"], "only cli draws progress"),
+    ("rustyline::", &["src/repl"], "only repl edits lines"),
+    ("textplots::", &["src/repl"], "only repl draws curves of characters"),
     ("unsafe", &["src/bridge"], "unsafe code is the bridge's"),
     ("print!", &["src/cli"], "only cli prints"),
     ("println!", &["src/cli"], "only cli prints"),

@@ -9,6 +9,7 @@
 pub(crate) mod alloc;
 pub(crate) mod disk;
 pub(crate) mod dist;
+pub(crate) mod early;
 pub(crate) mod fused;
 pub(crate) mod map;
 pub(crate) mod memory;

@@ -41,6 +41,12 @@ pub(super) enum Command {
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
 
+    /// Try things out: one input after another, on a terminal or from standard input.
+    Repl(ReplArgs),
+
+    /// Run a text and print its value.
+    Eval(EvalArgs),
+
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
 }
@@ -80,6 +86,28 @@ pub(super) struct CheckArgs {
     /// Print the mistakes as JSON, for editors.
     #[arg(long)]
     pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReplArgs {
+    /// Begin with this recipe: a .rhai file, or one that is part of dsr.
+    #[arg(long, value_name = "RECIPE")]
+    pub(super) load: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EvalArgs {
+    /// What to run, such as '1 + 1' or 'dataset("dsr:austen").count()'.
+    pub(super) text: String,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
 }
 
 #[derive(Debug, Args)]
@@ -182,7 +210,7 @@ pub(super) struct LaunchArgs {
 }
 
 /// The values of a recipe's parameters.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct ParamArgs {
     /// Set a parameter that the recipe declares.
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]

@@ -13,7 +13,7 @@ use super::console::{self, Console};
 use crate::{
     error::{Code, Error},
     permission::{
-        Grants, Permissions, Scope, TrustFile,
+        Access, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
     },
     script::{Failure, Host, Recipe, requests},
@@ -133,6 +133,13 @@ impl GrantArgs {
                 list.get_or_insert_default().extend(scope.items().iter().cloned());
             }
         }
+    }
+
+    /// Gives `host` what the flags say. True where the user may be asked for more.
+    pub(super) fn give(&self, host: &mut Host) -> bool {
+        host.grants = self.grants();
+        host.audit = self.audit.clone();
+        !self.no_prompt && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
     /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
@@ -299,6 +306,29 @@ fn ask(
     }
 }
 
+/// Asks for one access of a session.
+pub(super) fn ask_for(access: &Access<'_>) -> bool {
+    let wanted = match access {
+        Access::Read(path) => format!("read {}", path.display()),
+        Access::Write(path) => format!("write {}", path.display()),
+        Access::Net(host) => format!("connect to {host}"),
+    };
+    let question =
+        format!("This wants to {}. Allow?  [y] for this session   [n] no  ", printable(&wanted));
+    loop {
+        console::err(&question);
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
+            return false;
+        }
+        match line.trim() {
+            "y" => return true,
+            "n" | "" => return false,
+            _ => {}
+        }
+    }
+}
+
 /// A recipe's text without what would move the cursor or hide a line.
 fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
@@ -309,7 +339,7 @@ fn wanted(host: &Host, missing: &[requests::Request]) -> Grants {
     let mut grants = Grants::default();
     for request in missing {
         let what = match request.access() {
-            crate::permission::Access::Net(name) => name.to_owned(),
+            Access::Net(name) => name.to_owned(),
             _ => host.work_dir.join(&request.what).display().to_string(),
         };
         grants.add(request.capability, what);

@@ -14,6 +14,7 @@ mod gpu;
 mod grants;
 mod help;
 mod launch;
+mod live;
 mod log;
 mod plan;
 mod recipe;
@@ -68,6 +69,8 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Check(args) => check(&args, &console),
         Command::Recipe(args) => recipe::run(args, &console),
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
+        Command::Repl(args) => live::repl(args, &console, verbose),
+        Command::Eval(args) => live::eval(args, &console).map(|()| 0),
         Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();

@@ -24,3 +24,11 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
         .map(drop)
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
 }
+
+/// Installs the handler of a session, in which SIGINT stops what runs, however often it comes, and
+/// nothing else.
+pub(super) fn install_for_session(interrupt: &Interrupt) -> Result<()> {
+    flag::register(SIGINT, interrupt.flag())
+        .map(drop)
+        .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
+}

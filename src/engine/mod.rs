@@ -23,6 +23,7 @@ mod publication;
 mod state;
 mod state_file;
 mod step;
+mod stop;
 mod timers;
 mod unit_states;
 mod walk;
@@ -46,9 +47,10 @@ use self::{
     layout::layouts,
     placement::Placement,
     publication::Publication,
+    stop::Stop,
     timers::{Phase, Timers},
     unit_states::UnitStates,
-    walk::{Activations, Pass, Seeds},
+    walk::{Activations, Hooks, Pass, Seeds},
     window::Window,
 };
 use crate::{
@@ -83,6 +85,7 @@ pub struct Engine {
     phase_times: Option<PhaseTimes>,
     flops_profile: Option<ModuleProfile>,
     observers: Vec<Box<dyn Observer>>,
+    stop: Stop,
     /// Set while state is changed, and left set by an error in between.
     torn: bool,
     /// What the engine allocates, by kind.
@@ -169,6 +172,7 @@ impl Engine {
             phase_times: None,
             flops_profile: None,
             observers: Vec::new(),
+            stop: Stop::default(),
             torn: false,
             ledger,
         })
@@ -278,8 +282,8 @@ impl Engine {
                 grad_kind: self.config.precision.grad_accum_dtype.into(),
             };
             let activations = record(recorder, Model::SCOPE, || {
-                let how = (self.loss.as_ref(), recorder);
-                Activations::forward(&self.model, batch, &targets, pass, how)
+                let hooks = Hooks { loss: self.loss.as_ref(), recorder, stop: &self.stop };
+                Activations::forward(&self.model, batch, &targets, pass, hooks)
             })?;
             let (loss_sum, targets) = activations.loss();
             let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
@@ -320,7 +324,13 @@ impl Engine {
         let (model, gradients) = (&self.model, &mut self.gradients);
         let micro_steps = self.window.micro_steps() + 1;
         gradients.begin(micro_steps == self.config.gradient_accumulation_steps);
-        guard("backward", || pending.activations.backward(model, gradients))?;
+        let walk = || pending.activations.backward(model, gradients, &self.stop);
+        if let Err(e) = guard("backward", walk) {
+            if e.code() == Code::Interrupted {
+                self.forget_step();
+            }
+            return Err(e);
+        }
         self.torn = false;
         self.timers.stop()?;
         let loss = (pending.loss_sum, pending.targets);

@@ -5,7 +5,10 @@
 //! generator, seeded before each layer from the run's seed and the layer's place ([`Seeds`]): a
 //! recomputed layer draws the same masks, and a resumed run needs no generator state.
 
-use super::gradients::{self, Gradients};
+use super::{
+    gradients::{self, Gradients},
+    stop::Stop,
+};
 use crate::{
     bridge::{memory, ops},
     config::ActivationCheckpointing,
@@ -46,6 +49,17 @@ pub(super) struct Pass {
     pub(super) grad_kind: Kind,
 }
 
+/// What others have to do with a forward pass.
+#[derive(Clone, Copy)]
+pub(super) struct Hooks<'a> {
+    /// The loss, where it is not the cross-entropy of the next token.
+    pub(super) loss: Option<&'a LossFunction>,
+    /// Measures the layers.
+    pub(super) recorder: Option<&'a Recorder>,
+    /// Is asked before each layer.
+    pub(super) stop: &'a Stop,
+}
+
 /// What a forward pass leaves for the backward pass.
 pub(super) struct Activations {
     input_ids: Tensor,
@@ -75,14 +89,13 @@ impl Layer {
 }
 
 impl Activations {
-    /// Runs the model on `batch` with dropout; `targets` are those of its labels. A `function` is the
-    /// loss, a `recorder` measures the layers.
+    /// Runs the model on `batch` with dropout; `targets` are those of its labels.
     pub(super) fn forward(
         model: &Model,
         batch: &Batch,
         targets: &Targets,
         pass: Pass,
-        (function, recorder): (Option<&LossFunction>, Option<&Recorder>),
+        Hooks { loss: function, recorder, stop }: Hooks<'_>,
     ) -> Result<Self> {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
         let attention_mask = padding_mask(&batch.attention_mask);
@@ -95,6 +108,7 @@ impl Activations {
         let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
         let mut blocks = Vec::with_capacity(model.blocks().len());
         for i in 0..model.blocks().len() {
+            stop.check()?;
             let input = x.detach().set_requires_grad(true);
             let unit = units.unit()?;
             let mask = attention_mask.as_ref();
@@ -111,6 +125,7 @@ impl Activations {
                 None => Layer { input, output: Some(output) },
             });
         }
+        stop.check()?;
         let (unit, param) = model.projection_place();
         let projection_grad = gradients::zeros(&model.units()[unit], pass.grad_kind)?;
         let views = model.units()[unit].views(&projection_grad);
@@ -129,7 +144,12 @@ impl Activations {
     }
 
     /// Walks back from the head to the embedding and adds to `gradients`.
-    pub(super) fn backward(self, model: &Model, gradients: &mut Gradients) -> Result<()> {
+    pub(super) fn backward(
+        self,
+        model: &Model,
+        gradients: &mut Gradients,
+        stop: &Stop,
+    ) -> Result<()> {
         let Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds } =
             self;
         let units = model.units();
@@ -141,6 +161,7 @@ impl Activations {
         gradients.complete(model.head_unit())?;
         let mut grad = head.input;
         for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
+            stop.check()?;
             let unit = present.unit()?;
             let (input, output) = match output {
                 Some(output) => (input, output),
@@ -316,7 +337,8 @@ mod tests {
             [(true, None), (true, every(1, false)), (true, every(2, true)), (false, None)]
         {
             let model = model(tied);
-            let seeds = Seeds::new(0, 0, 0, 0);
+            let (seeds, stop) = (Seeds::new(0, 0, 0, 0), Stop::default());
+            let hooks = Hooks { loss: None, recorder: None, stop: &stop };
             let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
             let config = config(None);
             let placement = Placement::new(&config, 1, Device::Cpu).unwrap();
@@ -326,8 +348,8 @@ mod tests {
                 let targets = Targets::shifted(&batch.labels);
                 let pass = Pass { checkpointing, seeds, nominal, grad_kind: Kind::Float };
                 let activations =
-                    Activations::forward(&model, &batch, &targets, pass, (None, None)).unwrap();
-                activations.backward(&model, &mut gradients).unwrap();
+                    Activations::forward(&model, &batch, &targets, pass, hooks).unwrap();
+                activations.backward(&model, &mut gradients, &stop).unwrap();
             }
             let flat = gradients.take(model.units()).unwrap();
             let units = model.units().iter().zip(&flat);

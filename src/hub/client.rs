@@ -4,7 +4,7 @@
 //! the endpoint's own scheme, host and port and to no other, which is why redirects are not left to
 //! the HTTP library. This file knows addresses and status codes, not repositories.
 
-use std::{fs, rc::Rc, thread, time::Duration};
+use std::{fs, rc::Rc, time::Duration};
 
 use ureq::{
     Agent, Body, Proxy, ResponseExt,
@@ -12,7 +12,7 @@ use ureq::{
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
 };
 
-use super::settings::HubSettings;
+use super::{patience::Patience, settings::HubSettings};
 use crate::error::{Code, Error, IoContext, Result};
 
 /// Redirects followed before the server is taken to be broken.
@@ -34,7 +34,8 @@ pub(super) enum Fault {
     },
     /// No answer, or a broken one.
     Network { host: String, reason: String },
-    /// The request was not made: its host is not one that may be asked.
+    /// The request was not made, or not waited for: its host is not one that may be asked, or the user
+    /// wants to stop.
     Refused(Error),
 }
 
@@ -49,10 +50,11 @@ pub(super) struct Client {
     attempts: u32,
     backoff: Duration,
     on_host: OnHost,
+    patience: Patience,
 }
 
 impl Client {
-    pub(super) fn new(settings: &HubSettings, on_host: OnHost) -> Result<Self> {
+    pub(super) fn new(settings: &HubSettings, on_host: OnHost, patience: Patience) -> Result<Self> {
         let endpoint = settings.endpoint.parse().map_err(|e| {
             Error::new(Code::Hub, format!("not an address: `{}`", settings.endpoint)).caused_by(e)
         })?;
@@ -75,7 +77,12 @@ impl Client {
             attempts: settings.attempts.max(1),
             backoff: settings.backoff,
             on_host,
+            patience,
         })
+    }
+
+    pub(super) fn patience(&self) -> &Patience {
+        &self.patience
     }
 
     pub(super) fn attempts(&self) -> u32 {
@@ -96,7 +103,7 @@ impl Client {
                 Err(e) if attempt == self.attempts => {
                     return Err(network(reply.get_uri(), e.to_string()));
                 }
-                Err(_) => self.wait(attempt, None),
+                Err(_) => self.wait(attempt, None)?,
             }
             attempt += 1;
         }
@@ -117,15 +124,15 @@ impl Client {
             if attempt == self.attempts || !fault.is_passing() {
                 return Err(fault);
             }
-            self.wait(attempt, retry_after);
+            self.wait(attempt, retry_after)?;
             attempt += 1;
         }
     }
 
     /// Waits before the next attempt, longer each time.
-    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) {
+    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) -> Result<(), Fault> {
         let own = self.backoff.saturating_mul(1 << (attempt - 1).min(6));
-        thread::sleep(asked.unwrap_or(own).min(MAX_WAIT));
+        self.patience.sleep(asked.unwrap_or(own).min(MAX_WAIT)).map_err(Fault::Refused)
     }
 
     fn follow(&self, url: &str, start: u64) -> Result<Response<Body>, Fault> {
@@ -139,7 +146,8 @@ impl Client {
             if start > 0 {
                 request = request.header(header::RANGE, format!("bytes={start}-"));
             }
-            let reply = request.call().map_err(|e| network(&uri, e.to_string()))?;
+            let reply = self.patience.wait_for(move || request.call()).map_err(Fault::Refused)?;
+            let reply = reply.map_err(|e| network(&uri, e.to_string()))?;
             if !reply.status().is_redirection() {
                 return Ok(reply);
             }

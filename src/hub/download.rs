@@ -64,7 +64,7 @@ pub(super) fn download(
                     part.discard_if_empty();
                     return Err(asked.stopped(fault, part.done, blob.size));
                 }
-                client.wait(attempt, None);
+                client.wait(attempt, None).map_err(|fault| asked.error(fault))?;
                 attempt += 1;
             }
         }
@@ -125,15 +125,20 @@ impl<'a> Part<'a> {
     }
 
     fn fill(&mut self, client: &Client, url: &str, on_bytes: OnBytes<'_>) -> Result<(), Stop> {
-        let mut reply = client.get(url, self.done).map_err(Stop::Fault)?;
+        let reply = client.get(url, self.done).map_err(Stop::Fault)?;
         if self.done > 0 && reply.status() != StatusCode::PARTIAL_CONTENT {
             self.restart()?;
         }
         let from = reply.get_uri().clone();
-        let mut body = reply.body_mut().as_reader();
+        let mut body = reply.into_body().into_reader();
         let mut chunk = vec![0; CHUNK];
         while self.done < self.blob.size {
-            let n = match body.read(&mut chunk) {
+            let read;
+            (read, body, chunk) = client.patience().wait_for(move || {
+                let read = body.read(&mut chunk);
+                (read, body, chunk)
+            })?;
+            let n = match read {
                 Ok(0) => return Err(cut(&from, "the connection closed early".to_owned())),
                 Ok(n) => n.min((self.blob.size - self.done) as usize),
                 Err(e) => return Err(cut(&from, e.to_string())),

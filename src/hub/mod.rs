@@ -19,6 +19,7 @@ mod cache;
 mod client;
 mod configs;
 mod download;
+mod patience;
 mod refusal;
 mod repo;
 mod settings;
@@ -32,6 +33,7 @@ pub use settings::HubSettings;
 
 use self::{
     client::{Client, OnHost},
+    patience::Patience,
     repo::{Repo, RepoKind},
     snapshot::Snapshot,
 };
@@ -59,6 +61,7 @@ pub struct Hub {
     client: OnceCell<Client>,
     on_progress: Box<dyn Fn(&Progress<'_>)>,
     on_host: OnHost,
+    patience: Patience,
 }
 
 impl fmt::Debug for Hub {
@@ -75,6 +78,7 @@ impl Hub {
             client: OnceCell::new(),
             on_progress: Box::new(|_| ()),
             on_host: Rc::new(|_| Ok(())),
+            patience: Patience::default(),
         }
     }
 
@@ -90,6 +94,14 @@ impl Hub {
     #[must_use]
     pub fn on_host(mut self, check: impl Fn(&str) -> Result<()> + 'static) -> Self {
         self.on_host = Rc::new(check);
+        self
+    }
+
+    /// Ends requests and downloads with [`Code::Interrupted`] soon after `stop` says so; what has come
+    /// of a file is kept.
+    #[must_use]
+    pub fn stop_when(mut self, stop: Rc<dyn Fn() -> bool>) -> Self {
+        self.patience = Patience::until(stop);
         self
     }
 
@@ -204,7 +216,11 @@ impl Hub {
 
     fn client(&self) -> Result<&Client> {
         if self.client.get().is_none() {
-            let _ = self.client.set(Client::new(&self.settings, Rc::clone(&self.on_host))?);
+            let _ = self.client.set(Client::new(
+                &self.settings,
+                Rc::clone(&self.on_host),
+                self.patience.clone(),
+            )?);
         }
         Ok(self.client.get().expect("it was set just now"))
     }

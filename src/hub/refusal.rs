@@ -20,6 +20,7 @@ impl Asked<'_> {
     pub(super) fn error(&self, fault: Fault) -> Error {
         match fault {
             Fault::Network { host, reason } => self.unreachable(&host, &reason),
+            Fault::Refused(e) if e.code() == Code::Interrupted => e,
             Fault::Refused(e) => e.hint(format!("it is asked for {}", self.what())),
             Fault::Status { status, code, message } => {
                 let gated = message.as_deref().is_some_and(|m| m.contains("gated"));

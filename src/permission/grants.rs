@@ -158,6 +158,15 @@ impl Grants {
         }
     }
 
+    /// Gives also what `more` gives by name.
+    pub fn extend(&mut self, more: &Self) {
+        for capability in [Capability::Read, Capability::Write, Capability::Net] {
+            for item in more.allowed(capability).items() {
+                self.add(capability, item.clone());
+            }
+        }
+    }
+
     pub(super) fn resolved(self, work_dir: &Path) -> Self {
         Self {
             read: self.read.resolved(work_dir),

@@ -127,6 +127,11 @@ impl Permissions {
         self.judge(access).is_err_and(|refusal| refusal.flag.is_none())
     }
 
+    /// What was given and denied.
+    pub fn grants(&self) -> &Grants {
+        &self.grants
+    }
+
     /// The working directory as it really is.
     pub fn work_dir(&self) -> &Path {
         &self.world.work_dir

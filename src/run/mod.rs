@@ -24,7 +24,7 @@ pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
-pub use plot::loss_svg;
+pub use plot::{curve_svg, loss_svg};
 pub use training::{
     Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
 };

@@ -24,13 +24,37 @@ pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<Stri
         return Ok(None);
     }
     let mut svg = String::new();
-    draw(train, eval, &mut svg).map_err(|e| {
-        Error::new(Code::Internal, "the loss curve cannot be drawn").caused_by(e.to_string())
-    })?;
+    drawn(("loss", "train"), train, eval, &mut svg)?;
     Ok(Some(svg))
 }
 
+/// Draws one curve called `name` over the steps, or over the places in an array. `None` when there is
+/// nothing to draw.
+///
+/// # Errors
+/// As [`loss_svg`].
+pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<String>> {
+    if points.is_empty() {
+        return Ok(None);
+    }
+    let mut svg = String::new();
+    drawn((name, name), points, &[], &mut svg)?;
+    Ok(Some(svg))
+}
+
+fn drawn(
+    names: (&str, &str),
+    train: &[(u64, f64)],
+    eval: &[(u64, f64)],
+    svg: &mut String,
+) -> Result<()> {
+    draw(names, train, eval, svg).map_err(|e| {
+        Error::new(Code::Internal, "the curve cannot be drawn").caused_by(e.to_string())
+    })
+}
+
 fn draw(
+    (value, name): (&str, &str),
     train: &[(u64, f64)],
     eval: &[(u64, f64)],
     svg: &mut String,
@@ -50,7 +74,7 @@ fn draw(
     chart
         .configure_mesh()
         .x_desc("step")
-        .y_desc("loss")
+        .y_desc(value)
         .x_label_formatter(&|step| whole(*step))
         .y_label_formatter(&|loss| format!("{loss:.2}"))
         .max_light_lines(1)
@@ -59,8 +83,8 @@ fn draw(
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
     let name = match stretch {
-        1 => "train".to_owned(),
-        n => format!("train (means of {n} steps)"),
+        1 => name.to_owned(),
+        n => format!("{name} (means of {n} steps)"),
     };
     if train.len() == 1 {
         chart.draw_series(train.iter().map(|&at| Circle::new(at, 3, TRAIN.filled())))?;

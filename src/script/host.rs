@@ -14,6 +14,8 @@ use std::{
 use rhai::NativeCallContext;
 
 use super::{
+    feed::Feed,
+    live::curves::Curves,
     params::{Given, Parameter},
     planning::{Planning, needs_weights},
     powers::Powers,
@@ -26,7 +28,7 @@ use crate::{
     engine::RecipeRecord,
     error::{Code, Error, Result},
     hub::{Hub, HubSettings, Progress},
-    permission::Grants,
+    permission::{Access, Grants},
     run::{Interrupt, LineInterval, Start},
     tensor::{self, Device},
 };
@@ -42,6 +44,9 @@ pub type ShowDownload = Rc<dyn Fn(&Progress<'_>)>;
 
 /// Shows how far a run is.
 pub type ShowProgress = Box<dyn Fn(u64, u64, &str)>;
+
+/// Asks the user for an access; true gives it to the session.
+pub type Ask = Box<dyn Fn(&Access<'_>) -> bool>;
 
 /// Looks an environment variable up.
 pub type Lookup = Box<dyn Fn(&str) -> Option<String>>;
@@ -68,6 +73,8 @@ pub struct Host {
     pub interrupt: Interrupt,
     /// What the user gave the recipe beside what every recipe may do.
     pub grants: Grants,
+    /// Asks the user, while the script runs, for what it was not given.
+    pub ask: Option<Ask>,
     /// Where each access of the recipe is written down, if anywhere.
     pub audit: Option<PathBuf>,
     /// The environment, as far as the user lets dsr see it. Scripts have no access to it.
@@ -80,6 +87,10 @@ pub struct Host {
     pub show_progress: ShowProgress,
     /// Set where the recipe is only to be planned.
     pub(crate) planning: Option<Planning>,
+    /// The batches under way; set where inputs come one after another, and the variables stay.
+    pub(crate) feed: Option<Rc<Feed>>,
+    /// What its engines did.
+    pub(crate) curves: Curves,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Cell<bool>,
     pub(super) powers: Powers,
@@ -111,12 +122,15 @@ impl Host {
             command: Vec::new(),
             interrupt: Interrupt::new(),
             grants: Grants::default(),
+            ask: None,
             audit: None,
             env: Box::new(|_| None),
             notes: Box::new(|_| ()),
             show_download: Rc::new(|_| ()),
             show_progress: Box::new(|_, _, _| ()),
             planning: None,
+            feed: None,
+            curves: Curves::default(),
             run_is_active: Cell::new(false),
             powers: Powers::default(),
             hub: OnceCell::new(),
@@ -157,6 +171,10 @@ impl Host {
                 Some(host) => host.check_host(name),
                 None => Err(Error::new(Code::Internal, "a request after the session ended")),
             });
+            let hub = match self.stopper() {
+                Some(stop) => hub.stop_when(stop),
+                None => hub,
+            };
             Ok(hub.on_progress(move |progress| show(progress)))
         })
     }
@@ -213,9 +231,22 @@ impl Host {
         self.interrupt.requested()
     }
 
-    /// Whether the script is to end at once: an active run ends it itself, after saving.
+    /// Whether the script is to end at once: an active run ends it itself, after saving. In a live
+    /// session nothing ends, and the run can go on with the next input.
     pub fn must_stop(&self) -> bool {
-        self.interrupted() && !self.run_is_active.get()
+        self.interrupted() && (self.is_live() || !self.run_is_active.get())
+    }
+
+    /// Says whether the user wants what is under way to end, where that does not end the session.
+    pub(crate) fn stopper(&self) -> Option<Rc<dyn Fn() -> bool>> {
+        let interrupt = self.interrupt.clone();
+        let stop: Rc<dyn Fn() -> bool> = Rc::new(move || interrupt.requested());
+        self.is_live().then_some(stop)
+    }
+
+    /// Whether inputs come one after another, and the variables stay.
+    pub(crate) fn is_live(&self) -> bool {
+        self.feed.is_some()
     }
 
     /// The recipe's name: that of its file.

@@ -12,6 +12,7 @@ pub mod diagnostics;
 pub mod engine_options;
 pub mod host;
 pub mod literal;
+pub mod live;
 pub mod options;
 pub mod params;
 pub mod planning;
@@ -24,6 +25,7 @@ pub mod value;
 
 mod check;
 mod error;
+mod feed;
 mod imports;
 mod iterate;
 mod locate;

@@ -110,6 +110,25 @@ impl Parameter {
         }
     }
 
+    /// Its declaration, with the value that it has as its default.
+    pub(crate) fn declaration(&self) -> String {
+        let mut limits = Vec::new();
+        if !self.choices.is_empty() {
+            limits.push(format!("choices: {}", written(&self.choices.clone().into())));
+        }
+        limits.extend(self.min.map(|min| format!("min: {min:?}")));
+        limits.extend(self.max.map(|max| format!("max: {max:?}")));
+        let (name, value) = (&self.name, written(&self.value));
+        match (limits.is_empty(), self.help.is_empty()) {
+            (true, true) => format!("param(\"{name}\", {value});"),
+            (true, false) => format!("param(\"{name}\", {value}, {:?});", self.help),
+            (false, _) => {
+                let limits = limits.join(", ");
+                format!("param(\"{name}\", {value}, {:?}, #{{ {limits} }});", self.help)
+            }
+        }
+    }
+
     /// The value that `given` stands for, in the parameter's own type.
     fn coerce(&self, given: &GivenValue) -> Result<Dynamic> {
         let (value, found) = match given {

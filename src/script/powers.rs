@@ -15,7 +15,7 @@ use crate::{
     data,
     error::{Code, Error, Result},
     hub::HubSettings,
-    permission::{Access, Audit, Grants, Permissions, World},
+    permission::{Access, Audit, Capability, Grants, Permissions, Scope, World},
     run::Start,
 };
 
@@ -26,6 +26,8 @@ const WILD: [char; 3] = ['*', '?', '['];
 #[derive(Debug, Default)]
 pub(crate) struct Powers {
     permissions: RefCell<Rc<Permissions>>,
+    /// What the user gave when asked.
+    answered: RefCell<Grants>,
     /// The place in the recipe of the call that runs, for the audit log.
     place: RefCell<String>,
 }
@@ -37,7 +39,9 @@ impl Host {
     /// [`Code::Io`] where the audit log cannot be opened.
     pub(crate) fn settle_permissions(&self) -> Result<()> {
         let audit = self.audit.as_deref().map(Audit::open).transpose()?;
-        let permissions = Permissions::new(self.grants.clone(), self.world(), audit);
+        let mut grants = self.grants.clone();
+        grants.extend(&self.powers.answered.borrow());
+        let permissions = Permissions::new(grants, self.world(), audit);
         self.powers.permissions.replace(Rc::new(permissions));
         Ok(())
     }
@@ -52,6 +56,30 @@ impl Host {
         Permissions::new(grants, self.world(), None)
     }
 
+    /// What the user gave, in lines.
+    pub fn powers_in_words(&self) -> Vec<String> {
+        let permissions = self.permissions();
+        let grants = permissions.grants();
+        let given = [("read", &grants.read), ("write", &grants.write), ("net", &grants.net)];
+        let denied =
+            [("read", &grants.deny_read), ("write", &grants.deny_write), ("net", &grants.deny_net)];
+        let words = |scope: &Scope| match scope {
+            Scope::None => None,
+            Scope::All => Some("everything".to_owned()),
+            Scope::These(items) => Some(items.join(", ")),
+        };
+        let default = format!(
+            "read, write  {} and what is below, without a question",
+            permissions.work_dir().display()
+        );
+        let given =
+            given.iter().filter_map(|(name, scope)| Some(format!("{name}  {}", words(scope)?)));
+        let denied = denied
+            .iter()
+            .filter_map(|(name, scope)| Some(format!("not {name}  {}", words(scope)?)));
+        std::iter::once(default).chain(given).chain(denied).collect()
+    }
+
     /// Notes where the recipe is.
     pub(crate) fn set_place(&self, source: Option<&str>, position: rhai::Position) {
         if self.audit.is_some() {
@@ -60,12 +88,35 @@ impl Host {
         }
     }
 
+    /// Asks the user for what is not allowed and could be, where somebody can be asked.
+    fn ask_for(&self, access: Access<'_>) -> Result<()> {
+        let permissions = self.permissions();
+        let Some(ask) = &self.ask else { return Ok(()) };
+        if permissions.allows(access) || permissions.is_never(access) || !ask(&access) {
+            return Ok(());
+        }
+        let (capability, what) = match access {
+            Access::Read(path) => (Capability::Read, path.display().to_string()),
+            Access::Write(path) => (Capability::Write, path.display().to_string()),
+            Access::Net(host) => (Capability::Net, host.to_owned()),
+        };
+        self.powers.answered.borrow_mut().add(capability, what);
+        self.settle_permissions()
+    }
+
+    /// Checks an access, and asks the user where that may help.
+    fn check(&self, access: Access<'_>) -> Result<()> {
+        self.ask_for(access)?;
+        self.permissions().check(access, &self.powers.place.borrow())
+    }
+
     /// The file or directory `spec`, to read.
     ///
     /// # Errors
     /// [`Code::Permission`].
     pub(crate) fn readable(&self, spec: &str) -> Result<PathBuf> {
         let path = self.work_dir.join(spec);
+        self.ask_for(Access::Read(&path))?;
         self.permissions().check_tree(&path, &self.powers.place.borrow())?;
         Ok(path)
     }
@@ -89,9 +140,9 @@ impl Host {
                 format!("the pattern {spec} may not have `..` behind its wildcards"),
             ));
         }
+        self.check(Access::Read(&self.work_dir.join(fixed)))?;
         let at = self.powers.place.borrow();
         let permissions = self.permissions();
-        permissions.check(Access::Read(&self.work_dir.join(fixed)), &at)?;
         let pattern = self.work_dir.join(spec);
         // What is no pattern, or cannot be listed, is an error of what opens it.
         let found = glob::glob(&pattern.to_string_lossy()).into_iter().flatten().flatten();
@@ -107,7 +158,7 @@ impl Host {
     /// [`Code::Permission`].
     pub(crate) fn writable(&self, spec: impl AsRef<Path>) -> Result<PathBuf> {
         let path = self.work_dir.join(spec);
-        self.permissions().check(Access::Write(&path), &self.powers.place.borrow())?;
+        self.check(Access::Write(&path))?;
         Ok(path)
     }
 
@@ -135,7 +186,7 @@ impl Host {
 
     /// Refuses a host that the recipe was not given.
     pub(super) fn check_host(&self, host: &str) -> Result<()> {
-        self.permissions().check(Access::Net(host), &self.powers.place.borrow())
+        self.check(Access::Net(host))
     }
 
     fn world(&self) -> World {

@@ -224,7 +224,7 @@ fn written(engine: &rhai::Engine, f: &FuncInfo<'_>, group: &str) -> Option<(Stri
 }
 
 /// Comments without their marks.
-fn text(comments: &str) -> String {
+pub(crate) fn text(comments: &str) -> String {
     let lines = comments.lines().map(|line| {
         let line = line.trim_start();
         let line = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).unwrap_or(line);

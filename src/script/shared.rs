@@ -43,6 +43,11 @@ impl<T> Shared<T> {
         self.0.try_borrow_mut().map_err(|_| in_use::<T>())
     }
 
+    /// Whether both are handles of the same value.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The value itself, when this is its only handle; the handle otherwise.
     pub fn into_inner(self) -> std::result::Result<T, Self> {
         Rc::try_unwrap(self.0).map(RefCell::into_inner).map_err(Self)

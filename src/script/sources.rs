@@ -65,10 +65,29 @@ fn token_length(text: &str) -> usize {
     }
 }
 
+/// The name that Rhai knows all inputs of a live session under. A function goes on being called
+/// after the input that defined it, and Rhai then gives the name of the input that calls; each input
+/// therefore has lines of its own, which say which one a place is in.
+pub(crate) const LIVE: &str = "<repl>";
+
+/// The most lines of all inputs together before they are counted from the start again: Rhai counts
+/// to 65535.
+const MOST_LINES: usize = 50_000;
+
 /// Every source that a session has compiled, by the name that Rhai knows it under.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     entries: RefCell<BTreeMap<String, Entry>>,
+    inputs: RefCell<Vec<Input>>,
+}
+
+/// One input of a live session.
+#[derive(Debug)]
+struct Input {
+    /// Lines before its first.
+    before: usize,
+    lines: usize,
+    source: Rc<Source>,
 }
 
 /// A text, and its syntax tree once it has been compiled.
@@ -113,8 +132,47 @@ impl Sources {
         Some(self.entries.borrow().get(name)?.source.text.clone())
     }
 
+    /// Keeps an input of a live session, which the user knows as `name`. The result is the number of
+    /// empty lines to compile it behind.
+    pub(crate) fn insert_input(&self, name: &str, text: &str) -> usize {
+        let mut inputs = self.inputs.borrow_mut();
+        let before = inputs.last().map_or(0, |last| last.before + last.lines);
+        let lines = text.split('\n').count();
+        let before = if before + lines > MOST_LINES { 0 } else { before };
+        let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
+        inputs.push(Input { before, lines, source });
+        before
+    }
+
+    /// Adds the syntax tree of an input.
+    pub(crate) fn insert_live_ast(&self, ast: &AST) {
+        let mut entries = self.entries.borrow_mut();
+        let source = || Rc::new(Source { name: LIVE.to_owned(), text: String::new() });
+        let entry = entries.entry(LIVE.to_owned());
+        let entry = entry.or_insert_with(|| Entry { source: source(), ast: None });
+        let all = entry.ast.get_or_insert_with(|| AST::empty().into());
+        Rc::make_mut(all).combine(ast.clone());
+    }
+
+    /// Forgets the inputs of a live session.
+    pub(crate) fn clear_inputs(&self) {
+        self.inputs.borrow_mut().clear();
+        self.entries.borrow_mut().remove(LIVE);
+    }
+
+    /// The place in the input that has this line.
+    fn place_of_input(&self, line: usize, column: usize) -> Option<Place> {
+        let inputs = self.inputs.borrow();
+        let has_it = |input: &&Input| line > input.before && line <= input.before + input.lines;
+        let input = inputs.iter().rev().find(has_it)?;
+        Some(Place { source: Rc::clone(&input.source), line: line - input.before, column })
+    }
+
     /// The place that a position in the source called `name` stands for.
     pub(crate) fn place(&self, name: &str, position: Position) -> Option<Place> {
+        if name == LIVE {
+            return self.place_of_input(position.line()?, position.position().unwrap_or(1).max(1));
+        }
         let source = Rc::clone(&self.entries.borrow().get(name)?.source);
         let line = position.line()?;
         Some(Place { source, line, column: position.position().unwrap_or(1).max(1) })

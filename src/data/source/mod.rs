@@ -42,6 +42,8 @@ pub struct OpenOptions {
     pub revision: Option<String>,
     /// What resolves hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
+    /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
+    pub stop: Option<Rc<dyn Fn() -> bool>>,
 }
 
 /// The files of a dataset on a hub, present on this machine.
@@ -92,7 +94,8 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
     };
     let parts = slices.iter().map(|slice| Part::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
     let schema = normalize(&parts[0].files[0].schema()?);
-    let source = Source { name: format!("{spec} [{expression}]"), parts: parts.into(), schema };
+    let (name, stop) = (format!("{spec} [{expression}]"), options.stop.clone());
+    let source = Source { name, parts: parts.into(), schema, stop };
     // Reading the first rows now shows a damaged or empty file where the dataset is named.
     let mut first = source.read(0, 0)?;
     while let Some(batch) = first.next().transpose()? {
@@ -109,6 +112,7 @@ pub(super) struct Source {
     name: String,
     parts: Rc<[Part]>,
     schema: SchemaRef,
+    stop: Option<Rc<dyn Fn() -> bool>>,
 }
 
 impl Stage for Source {
@@ -146,9 +150,14 @@ impl Stage for Source {
             first += 1;
         }
         let (parts, schema) = (self.parts.clone(), self.schema.clone());
-        Ok(in_turn(first..self.parts.len(), move |i| {
+        let batches = in_turn(first..self.parts.len(), move |i| {
             parts[i].read(if i == first { skip } else { 0 }, &schema)
-        }))
+        });
+        let Some(stop) = self.stop.clone() else { return Ok(batches) };
+        Ok(Box::new(batches.map(move |batch| match stop() {
+            true => Err(Error::new(Code::Interrupted, "interrupted")),
+            false => batch,
+        })))
     }
 
     fn describe(&self) -> String {

@@ -79,8 +79,9 @@ pub mod api {
         let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
         host.check_source(spec)?;
-        let base_dir = host.work_dir.clone();
-        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub: Some(Rc::new(host)), ..options })?)
+        let (base_dir, stop) = (host.work_dir.clone(), host.stopper());
+        let hub = Some(Rc::new(host) as _);
+        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub, stop, ..options })?)
     }
 
     /// Turns the column `text` into token ids, on all cores. The other columns are dropped.

@@ -22,6 +22,7 @@ use crate::{
         Callback, Shared,
         engine_options::{self, EngineOptions},
         error::ScriptResult,
+        feed,
         host::{self, Host},
         options,
     },
@@ -131,6 +132,10 @@ pub mod api {
         if let Some(loss) = loss {
             engine.set_loss(loss);
         }
+        host.follow(&mut engine);
+        if let Some(stop) = host.stopper() {
+            engine.stop_when(stop);
+        }
         super::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))
     }
@@ -141,8 +146,14 @@ pub mod api {
     /// let loss = engine.forward(batch);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn forward(engine: &mut Engine, batch: Batch) -> ScriptResult<Tensor> {
-        Ok(Tensor::new(engine.write()?.forward(&batch)?))
+    pub fn forward(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        batch: Batch,
+    ) -> ScriptResult<Tensor> {
+        let loss = engine.write()?.forward(&batch)?;
+        feed::forward_done(&*host::of(&ctx)?, &batch);
+        Ok(Tensor::new(loss))
     }
 
     /// Computes the gradients of the loss that `forward` returned, and adds them up.
@@ -151,8 +162,10 @@ pub mod api {
     /// engine.backward(loss);
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn backward(engine: &mut Engine, loss: Tensor) -> ScriptResult<()> {
-        Ok(engine.write()?.backward(loss.tensor())?)
+    pub fn backward(ctx: NativeCallContext, engine: &mut Engine, loss: Tensor) -> ScriptResult<()> {
+        let outcome = engine.write()?.backward(loss.tensor());
+        feed::backward_done(&*host::of(&ctx)?, outcome.as_ref().err());
+        Ok(outcome?)
     }
 
     /// Applies the gradients when `gradient_accumulation_steps` micro batches are done, and returns
@@ -162,8 +175,12 @@ pub mod api {
     /// if engine.step() { print(engine.loss); }
     /// ```
     #[rhai_fn(return_raw, pure)]
-    pub fn step(engine: &mut Engine) -> ScriptResult<bool> {
-        Ok(engine.write()?.step()?)
+    pub fn step(ctx: NativeCallContext, engine: &mut Engine) -> ScriptResult<bool> {
+        let is_done = engine.write()?.step()?;
+        if is_done {
+            feed::step_done(&*host::of(&ctx)?);
+        }
+        Ok(is_done)
     }
 
     /// Computes the mean loss over all target tokens of a dataset, without dropout: a map with

@@ -3,7 +3,7 @@
 //! A thin layer over [`crate::data::Loader`]. Going over a loader moves its place, so that a loop
 //! that was left with `break` can be taken up again.
 
-use std::iter;
+use std::rc::Rc;
 
 use rhai::{Dynamic, Map, Module, plugin::*};
 
@@ -11,7 +11,7 @@ use crate::{
     data::{self, LoaderOptions},
     dist::ProcessGroup,
     error::{Code, Result},
-    script::{Shared, api::batch, error::ScriptResult, host, iterate::set_iterator, options},
+    script::{Shared, error::ScriptResult, feed, host, iterate::set_iterator, options},
 };
 
 /// More rows than this in a micro batch are a mistake in the recipe.
@@ -20,9 +20,7 @@ const MOST_ROWS: usize = 1 << 24;
 /// The functions of loaders, and `for` over the batches.
 pub(super) fn build() -> Module {
     let mut module = rhai::exported_module!(api);
-    set_iterator(&mut module, |loader: api::Loader| {
-        Ok(iter::from_fn(move || next_batch(&loader).transpose()))
-    });
+    set_iterator(&mut module, |loader: api::Loader| Ok(Batches(loader)));
     module
 }
 
@@ -53,8 +51,13 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Loader> {
         let options = super::read_options(&options)?;
-        let options = super::for_rank(&*host::of(&ctx)?.group()?, options);
-        Ok(dataset.loader(options)?.into())
+        let host = host::of(&ctx)?;
+        let options = super::for_rank(&*host.group()?, options);
+        let mut loader = dataset.loader(options)?;
+        if let Some(feed) = &host.feed {
+            loader.carry(Rc::clone(feed) as _);
+        }
+        Ok(loader.into())
     }
 
     /// Returns the epoch of the next batch, from 0.
@@ -126,9 +129,26 @@ pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
     })
 }
 
-fn next_batch(loader: &api::Loader) -> Result<Option<Dynamic>> {
-    let batch = loader.write()?.next_batch()?;
-    Ok(batch.map(|batch| Dynamic::from(batch::api::Batch::new(batch))))
+/// The batches of a loop.
+struct Batches(api::Loader);
+
+impl Iterator for Batches {
+    type Item = Result<Dynamic>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        next_batch(&self.0).transpose()
+    }
+}
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        feed::loop_left(&self.0);
+    }
+}
+
+/// The next batch as a script sees it.
+pub(super) fn next_batch(loader: &api::Loader) -> Result<Option<Dynamic>> {
+    Ok(feed::next_batch(loader)?.map(Dynamic::from))
 }
 
 fn description(loader: &api::Loader) -> String {

@@ -5,10 +5,9 @@ use std::time::Instant;
 use rhai::{Map, Module, plugin::*};
 
 use super::{
-    batch::api::Batch,
     dataset::api::Dataset,
     engine::{self, Engine},
-    loader::api::Loader,
+    loader::{api::Loader, next_batch},
 };
 use crate::{
     error::Result,
@@ -16,6 +15,7 @@ use crate::{
     script::{
         Shared,
         error::ScriptResult,
+        feed,
         host::{self, Host},
         iterate, options,
     },
@@ -186,6 +186,9 @@ impl Run {
         let stop = || host.interrupted();
         let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
+            if host.is_live() {
+                return Err(host::interruption());
+            }
             // All ranks are here, as they agree on the end of an evaluation.
             let mut training = self.training.write()?;
             return Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?);
@@ -197,9 +200,9 @@ impl Run {
     }
 
     /// Saves and fails with the way to go on, if the user asked any rank to stop. All ranks must
-    /// call it at the same step.
+    /// call it at the same step. In a live session the run stays as it is.
     fn end_if_interrupted(&self, host: &Host) -> Result<()> {
-        if !self.engine.read()?.group().any(host.interrupted())? {
+        if host.is_live() || !self.engine.read()?.group().any(host.interrupted())? {
             return Ok(());
         }
         let mut training = self.training.write()?;
@@ -209,6 +212,12 @@ impl Run {
 
 /// The batches until the run's last step.
 struct Batches(Run);
+
+impl Drop for Batches {
+    fn drop(&mut self) {
+        feed::loop_left(&self.0.loader);
+    }
+}
 
 impl Iterator for Batches {
     type Item = Result<Dynamic>;
@@ -225,8 +234,8 @@ impl Batches {
         if step >= total {
             return Ok(None);
         }
-        if let Some(batch) = loader.write()?.next_batch()? {
-            return Ok(Some(Dynamic::from(Batch::new(batch))));
+        if let Some(batch) = next_batch(loader)? {
+            return Ok(Some(batch));
         }
         Err(training.write()?.data_ended(&*engine.read()?, &*loader.read()?)?)
     }

@@ -5,7 +5,7 @@ use std::{any::TypeId, collections::BTreeSet};
 use rhai::{AST, ASTNode, Expr, FnCallExpr, Map, Position, Stmt};
 
 use super::{
-    option_maps,
+    Known, option_maps,
     surface::{Judgement, Kind, Surface},
     types::Types,
 };
@@ -54,10 +54,11 @@ impl<'a> Calls<'a> {
         surface: &'a Surface,
         (ast, imports): (&AST, &Imports),
         parameters: &'a [Parameter],
+        known: &Known,
     ) -> Self {
         let modules = imports.sources().map(|(_, module)| module);
-        let keys = modules.chain([ast]).flat_map(keys).collect();
-        let types = Types::new(surface, ast, parameters);
+        let keys = modules.chain([ast]).flat_map(keys).chain(known.keys.iter().cloned()).collect();
+        let types = Types::new(surface, ast, parameters, &known.variables);
         Self { engine, surface, types, parameters, keys, faults: Vec::new() }
     }
 
@@ -222,7 +223,7 @@ impl<'a> Calls<'a> {
 }
 
 /// The keys of the maps that a source makes.
-fn keys(ast: &AST) -> BTreeSet<String> {
+pub(super) fn keys(ast: &AST) -> BTreeSet<String> {
     let mut keys = BTreeSet::new();
     ast.walk(&mut |nodes| {
         match nodes.last() {

@@ -7,15 +7,20 @@
 
 mod calls;
 mod option_maps;
-mod surface;
+pub(crate) mod surface;
 mod types;
 mod whole;
+
+use std::{any::TypeId, collections::BTreeSet};
 
 use rhai::AST;
 
 pub use self::option_maps::check_options;
-pub(crate) use self::whole::check_whole;
 use self::{calls::Calls, surface::Surface};
+pub(crate) use self::{
+    option_maps::{names as option_names, words as option_words},
+    whole::check_whole,
+};
 use super::{error::AtPosition, imports::Imports, params::Parameter};
 use crate::error::{Error, Result};
 
@@ -27,8 +32,37 @@ pub(crate) fn check(
     imports: &Imports,
     parameters: &[Parameter],
 ) -> Result<()> {
-    let surface = Surface::new(engine, ast);
-    let faults = Calls::new(engine, &surface, (ast, imports), parameters).faults(ast);
+    check_input(engine, source, (ast, ast), imports, parameters, &Known::default())
+}
+
+/// What a source finds there that it did not make itself: that of the inputs before it.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    /// Variables with their types.
+    pub(crate) variables: Vec<(String, TypeId)>,
+    /// Keys of maps.
+    pub(crate) keys: BTreeSet<String>,
+}
+
+impl Known {
+    /// Adds the keys that a source and its imports give to maps.
+    pub(crate) fn add_keys(&mut self, ast: &AST, imports: &Imports) {
+        let modules = imports.sources().map(|(_, module)| module);
+        self.keys.extend(modules.chain([ast]).flat_map(calls::keys));
+    }
+}
+
+/// All mistakes of an input, whose functions stand in `whole` among those of earlier ones.
+pub(crate) fn check_input(
+    engine: &rhai::Engine,
+    source: &str,
+    (whole, ast): (&AST, &AST),
+    imports: &Imports,
+    parameters: &[Parameter],
+    known: &Known,
+) -> Result<()> {
+    let surface = Surface::new(engine, whole);
+    let faults = Calls::new(engine, &surface, (ast, imports), parameters, known).faults(ast);
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }

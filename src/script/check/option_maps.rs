@@ -77,6 +77,47 @@ fn reader(function: &str) -> Option<Reader> {
     READERS.iter().find(|(name, _)| *name == function).map(|(_, read)| *read)
 }
 
+/// No option and no word of one: what refuses it says which there are.
+const NONE_SUCH: &str = " ";
+
+/// What `type` may be where the map does not say it yet.
+const TYPES: [&str; 2] = ["AdamW", "cosine"];
+
+/// The options that the map at `path`, down from the option map of `function`, may have; `kind` is
+/// its `type`.
+pub(crate) fn names(function: &str, path: &[String], kind: Option<&str>) -> Vec<String> {
+    let kinds = [kind].into_iter().chain(TYPES.map(Some));
+    let listed = |kind: Option<&str>| {
+        let mut map = Map::from([(NONE_SUCH.into(), Dynamic::UNIT)]);
+        map.extend(kind.map(|kind| ("type".into(), kind.to_owned().into())));
+        let refusal = refusal(function, path, NONE_SUCH, map)?;
+        let known = refusal.hints().last()?.split_once(" takes: ")?.1.to_owned();
+        Some(known.split(", ").map(str::to_owned).collect())
+    };
+    kinds.take(if kind.is_some() { 1 } else { 3 }).find_map(listed).unwrap_or_default()
+}
+
+/// The words that the option `key` of such a map may be.
+pub(crate) fn words(function: &str, path: &[String], key: &str) -> Vec<String> {
+    let map = Map::from([(key.into(), NONE_SUCH.to_owned().into())]);
+    let Some(refusal) = refusal(function, path, key, map) else { return Vec::new() };
+    let Some((_, rest)) = refusal.message().split_once("must be one of ") else {
+        return Vec::new();
+    };
+    let words = rest.split(", found ").next().unwrap_or(rest);
+    words.split('"').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+/// Why the option `key` of the map at `path` is refused.
+fn refusal(function: &str, path: &[String], key: &str, map: Map) -> Option<Error> {
+    let read = reader(function)?;
+    let around =
+        |inner: Map, key: &String| Map::from([(key.as_str().into(), Dynamic::from_map(inner))]);
+    let error = read(&path.iter().rev().fold(map, around)).err()?;
+    let at: Vec<&str> = path.iter().map(String::as_str).chain([key]).collect();
+    split(error).into_iter().find(|fault| fault.option_path() == Some(&at.join(".")))
+}
+
 impl Seen {
     /// The value of `expr`, which stands at `path` of the map.
     fn value(&mut self, expr: &Expr, path: &str, parameters: &[Parameter]) -> Dynamic {

@@ -5,18 +5,18 @@ use std::{any::TypeId, collections::BTreeMap};
 use rhai::{AST, Array, Dynamic, FnPtr, FuncInfo, ImmutableString, Map};
 
 /// A type, or `None` where only the run knows it.
-pub(super) type Kind = Option<TypeId>;
+pub(crate) type Kind = Option<TypeId>;
 
 /// One form of a function: what it takes and gives.
 #[derive(Debug)]
-pub(super) struct Form {
+pub(crate) struct Form {
     /// The receiver of a method first; `None` for any type.
     params: Vec<Kind>,
-    pub(super) returns: Kind,
+    pub(crate) returns: Kind,
 }
 
 /// Every function by its name, with the functions that the recipe defines.
-pub(super) struct Surface {
+pub(crate) struct Surface {
     forms: BTreeMap<String, Vec<Form>>,
     /// How many arguments the recipe's own functions take.
     own: BTreeMap<String, Vec<usize>>,
@@ -26,7 +26,7 @@ pub(super) struct Surface {
 
 /// The functions that a source has: how a call is judged by them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Judgement {
+pub(crate) enum Judgement {
     /// Some form takes the arguments.
     Fits,
     /// There is no function of this name.
@@ -36,7 +36,7 @@ pub(super) enum Judgement {
 }
 
 impl Surface {
-    pub(super) fn new(engine: &rhai::Engine, ast: &AST) -> Self {
+    pub(crate) fn new(engine: &rhai::Engine, ast: &AST) -> Self {
         let read = |f: FuncInfo<'_>| {
             let meta = f.metadata;
             let types: Vec<_> = meta.param_types.iter().copied().collect();
@@ -83,28 +83,28 @@ impl Surface {
     }
 
     /// Whether some function has this name.
-    pub(super) fn has(&self, name: &str) -> bool {
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.forms.contains_key(name) || self.own.contains_key(name)
     }
 
     /// How many arguments the recipe's own function `name` takes, in words.
-    pub(super) fn own_arguments(&self, name: &str) -> Option<String> {
+    pub(crate) fn own_arguments(&self, name: &str) -> Option<String> {
         let counts = self.own.get(name)?.iter().map(ToString::to_string);
         Some(format!("{} arguments", counts.collect::<Vec<_>>().join(" or ")))
     }
 
     /// The names of the recipe's own functions.
-    pub(super) fn own_names(&self) -> Vec<String> {
+    pub(crate) fn own_names(&self) -> Vec<String> {
         self.own.keys().cloned().collect()
     }
 
     /// Judges `name(arguments)`.
-    pub(super) fn judge(&self, name: &str, arguments: &[Kind]) -> Judgement {
+    pub(crate) fn judge(&self, name: &str, arguments: &[Kind]) -> Judgement {
         self.judge_with(name, arguments, arguments.len())
     }
 
     /// Judges `receiver.name(arguments)`: the recipe's own functions have the receiver as `this`.
-    pub(super) fn judge_method(&self, name: &str, receiver: Kind, arguments: &[Kind]) -> Judgement {
+    pub(crate) fn judge_method(&self, name: &str, receiver: Kind, arguments: &[Kind]) -> Judgement {
         let all: Vec<_> = std::iter::once(receiver).chain(arguments.iter().copied()).collect();
         self.judge_with(name, &all, arguments.len())
     }
@@ -123,7 +123,7 @@ impl Surface {
     }
 
     /// What `name` gives for such arguments, where all of its forms that take them agree.
-    pub(super) fn returns(&self, name: &str, arguments: &[Kind]) -> Kind {
+    pub(crate) fn returns(&self, name: &str, arguments: &[Kind]) -> Kind {
         if self.own.contains_key(name) {
             return None;
         }
@@ -133,7 +133,7 @@ impl Surface {
     }
 
     /// The type whose method or property `name` is, if it is that of one alone.
-    pub(super) fn receiver(&self, name: &str) -> Kind {
+    pub(crate) fn receiver(&self, name: &str) -> Kind {
         let mut receivers = self.forms.get(name)?.iter().map(|form| form.params.first().copied());
         let first = receivers.next()??;
         receivers.all(|other| other == Some(first)).then_some(first).flatten()
@@ -154,7 +154,7 @@ impl Surface {
     }
 
     /// The type under its registered name.
-    pub(super) fn name_of(&self, kind: Kind) -> &str {
+    pub(crate) fn name_of(&self, kind: Kind) -> &str {
         kind.and_then(|kind| self.names.get(&kind)).map_or("Dynamic", String::as_str)
     }
 }

@@ -20,8 +20,8 @@ enum Value {
     Of(Expr),
     /// An element of what it makes.
     ElementOf(Expr),
-    /// An int.
-    Counter,
+    /// A value of a type.
+    A(TypeId),
     /// What only the run knows.
     Anything,
 }
@@ -37,8 +37,16 @@ pub(super) struct Types<'a> {
 }
 
 impl<'a> Types<'a> {
-    pub(super) fn new(surface: &'a Surface, ast: &AST, parameters: &'a [Parameter]) -> Self {
+    pub(super) fn new(
+        surface: &'a Surface,
+        ast: &AST,
+        parameters: &'a [Parameter],
+        known: &[(String, TypeId)],
+    ) -> Self {
         let mut values: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        for (name, kind) in known {
+            values.entry(name.clone()).or_default().push(Value::A(*kind));
+        }
         let mut captured: BTreeMap<String, usize> = BTreeMap::new();
         ast.walk(&mut |nodes| {
             match nodes.last() {
@@ -134,7 +142,7 @@ impl<'a> Types<'a> {
         let mut kinds = self.values.get(name).into_iter().flatten().map(|value| match value {
             Value::Of(expr) => self.of(expr),
             Value::ElementOf(expr) => self.element(self.of(expr)),
-            Value::Counter => Some(TypeId::of::<i64>()),
+            Value::A(kind) => Some(*kind),
             Value::Anything => None,
         });
         let kind = kinds.next().flatten().filter(|first| kinds.all(|kind| kind == Some(*first)));
@@ -157,7 +165,7 @@ fn given(stmt: &Stmt, give: &mut impl FnMut(&str, Value)) {
         Stmt::For(x, _) => {
             give(&x.0.name, Value::ElementOf(x.2.expr.clone()));
             if let Some(counter) = &x.1 {
-                give(&counter.name, Value::Counter);
+                give(&counter.name, Value::A(TypeId::of::<i64>()));
             }
         }
         Stmt::Assignment(x) => {

@@ -21,7 +21,7 @@ pub mod math;
 pub mod read;
 pub mod reduce;
 pub mod shape;
-mod show;
+pub(crate) mod show;
 
 /// A tensor as a script value; copies share the storage.
 #[derive(Clone)]
@@ -117,6 +117,12 @@ pub mod api {
     pub fn describe_debug(tensor: &mut Tensor) -> String {
         super::show::describe(tensor)
     }
+}
+
+/// Dtype, shape and device.
+pub(crate) fn describe_place(tensor: &Tensor) -> String {
+    let (dtype, device) = (dtype_name(tensor.kind()), device_name(tensor.device()));
+    format!("{dtype} {:?} on {device}", tensor.size())
 }
 
 /// PyTorch's name of an element type.

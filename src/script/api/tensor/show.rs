@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Handle, check::is_floating, device_name, dtype_name};
+use super::{Handle, check::is_floating, describe_place};
 use crate::{
     error::Result,
     tensor::{Device, Kind, Tensor, guard, no_grad},
@@ -15,12 +15,7 @@ const EDGE: i64 = 3;
 /// `Tensor float32 [2, 2] on cpu` and the numbers; `Tensor 2.5 (float32 [1] on cpu)` for one.
 pub(super) fn describe(handle: &Handle) -> String {
     let tensor = handle.tensor();
-    let place = format!(
-        "{} {:?} on {}",
-        dtype_name(tensor.kind()),
-        tensor.size(),
-        device_name(tensor.device())
-    );
+    let place = describe_place(tensor);
     if let Ok(value) = handle.item() {
         return format!("Tensor {value} ({place})");
     }
@@ -31,7 +26,8 @@ pub(super) fn describe(handle: &Handle) -> String {
     }
 }
 
-fn corner(tensor: &Tensor) -> Result<String> {
+/// The first numbers of each dimension.
+pub(crate) fn corner(tensor: &Tensor) -> Result<String> {
     let shape = tensor.size();
     let mut view = tensor.shallow_clone();
     for (dim, &size) in shape.iter().enumerate() {

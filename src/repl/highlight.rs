@@ -1,0 +1,99 @@
+//! Colours of an input, and the bracket that belongs to the one at the cursor.
+
+use crate::script::live::{Class, Token, tokens};
+
+/// The input with escapes for its colours.
+pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {
+    if text.starts_with(':') || text.starts_with('?') {
+        let end = text.find(char::is_whitespace).unwrap_or(text.len());
+        return format!("\x1b[36m{}\x1b[0m{}", &text[..end], &text[end..]);
+    }
+    let all = tokens(text);
+    let pair = cursor.and_then(|cursor| bracket_pair(text, &all, cursor));
+    let mut painted = String::new();
+    let mut at = 0;
+    for (i, token) in all.iter().enumerate() {
+        painted.push_str(&text[at..token.range.start]);
+        let is_call = all.get(i + 1).is_some_and(|next| {
+            next.range.start == token.range.end && next.of(text).starts_with('(')
+        });
+        let code = match token.class {
+            _ if pair.is_some_and(|(a, b)| a == i || b == i) => "1;4",
+            Class::Comment => "2",
+            Class::Text if token.closed => "32",
+            Class::Text => "31",
+            Class::Number => "36",
+            Class::Keyword => "35",
+            Class::Name if is_call => "34",
+            _ => "",
+        };
+        match code {
+            "" => painted.push_str(token.of(text)),
+            code => {
+                // A line's end must not carry a colour: the terminal would fill the line with it.
+                let lines: Vec<_> = token
+                    .of(text)
+                    .split('\n')
+                    .map(|line| format!("\x1b[{code}m{line}\x1b[0m"))
+                    .collect();
+                painted.push_str(&lines.join("\n"));
+            }
+        }
+        at = token.range.end;
+    }
+    painted.push_str(&text[at..]);
+    painted
+}
+
+/// The tokens of the bracket at the cursor, or right before it, and of its other one.
+fn bracket_pair(text: &str, all: &[Token], cursor: usize) -> Option<(usize, usize)> {
+    let is_bracket = |token: &Token| matches!(token.class, Class::Open | Class::Close);
+    let here = all
+        .iter()
+        .position(|token| is_bracket(token) && token.range.contains(&cursor))
+        .or_else(|| all.iter().position(|token| is_bracket(token) && token.range.end == cursor))?;
+    let _ = text;
+    let mut open = Vec::new();
+    for (i, token) in all.iter().enumerate() {
+        match token.class {
+            Class::Open => open.push(i),
+            Class::Close => {
+                let other = open.pop()?;
+                if other == here || i == here {
+                    return Some((other, i));
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_add_nothing_but_escapes() {
+        let text = "let x = f(1, \"a\\n`\", [`b ${1 + 2}`]) /* c\nd */;\n?";
+        let mut plain = painted(text, Some(9));
+        while let Some(from) = plain.find('\x1b') {
+            let to = from + plain[from..].find('m').unwrap();
+            plain.replace_range(from..=to, "");
+        }
+        assert_eq!(plain, text);
+    }
+
+    #[test]
+    fn brackets_find_their_other_one() {
+        let text = "f(a[1], \")\")";
+        let all = tokens(text);
+        let places = |cursor| {
+            bracket_pair(text, &all, cursor).map(|(a, b)| (all[a].range.start, all[b].range.start))
+        };
+        assert_eq!(places(1), Some((1, 11)));
+        assert_eq!(places(12), Some((1, 11)));
+        assert_eq!(places(6), Some((3, 5)));
+        assert_eq!(places(9), None);
+    }
+}

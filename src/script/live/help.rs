@@ -1,0 +1,161 @@
+//! Help for a name: what the reference says of it, and of the session's own functions.
+
+use super::Live;
+use crate::{
+    config::suggest::nearest,
+    error::{Code, Error, Result},
+    script::{
+        reference::{self, Entry},
+        translate::friendly,
+    },
+};
+
+/// An option's help is cut here.
+const MOST_CHARACTERS: usize = 70;
+
+impl Live {
+    /// What there is to know of `name`: a function, a property, a type, `engine.loss`, or
+    /// `value.member` with a variable of the session.
+    ///
+    /// # Errors
+    /// [`Code::UnknownFunction`] with the nearest names.
+    pub fn help(&self, name: &str) -> Result<Vec<Entry>> {
+        let name = name.trim().trim_end_matches("()").trim_end_matches('(');
+        let of_session = self.functions_called(name);
+        if !of_session.is_empty() {
+            return Ok(of_session);
+        }
+        if let Some((value, member)) = name.split_once('.')
+            && let Some(value) = self.scope.get(value)
+        {
+            let owner = friendly(&self.engine, value.type_name());
+            return self.member_of(&owner, member);
+        }
+        if let Some(value) = self.scope.get(name) {
+            let owner = friendly(&self.engine, value.type_name());
+            if let Ok(found) = reference::find(&owner) {
+                return Ok(found);
+            }
+        }
+        match reference::find(name) {
+            Ok(found) => Ok(found),
+            Err(error) => {
+                let standard = self.standard(name);
+                if standard.is_empty() { Err(self.near(name, error)) } else { Ok(standard) }
+            }
+        }
+    }
+
+    fn member_of(&self, owner: &str, member: &str) -> Result<Vec<Entry>> {
+        let first = member.split(['.', '(', '[']).next().unwrap_or(member);
+        let all = self.docs();
+        let is_of_owner = |entry: &&Entry| {
+            let group = owner.to_lowercase();
+            entry.name == first
+                && (entry.group == group
+                    || entry.signature.starts_with(&format!("{group}."))
+                    || entry.signature.contains(&format!(": {owner}")))
+        };
+        let found: Vec<_> = all.iter().filter(is_of_owner).cloned().collect();
+        if !found.is_empty() {
+            return Ok(found);
+        }
+        let standard = self.standard(first);
+        if !standard.is_empty() {
+            return Ok(standard);
+        }
+        let group = owner.to_lowercase();
+        let names =
+            all.iter().filter(|entry| entry.group == group).map(|entry| entry.name.as_str());
+        let error = Error::new(
+            Code::UnknownFunction,
+            format!("a value of type {owner} has no member `{first}`"),
+        );
+        Err(match nearest(first, names) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        })
+    }
+
+    /// The functions that inputs have defined.
+    fn functions_called(&self, name: &str) -> Vec<Entry> {
+        let own = self.functions.iter_functions().filter(|f| f.name == name);
+        own.map(|f| Entry {
+            name: f.name.to_owned(),
+            group: "session".to_owned(),
+            signature: format!("fn {}({})", f.name, f.params.join(", ")),
+            doc: reference::text(&f.comments.join("\n")),
+        })
+        .collect()
+    }
+
+    /// Functions of Rhai itself.
+    fn standard(&self, name: &str) -> Vec<Entry> {
+        let read = |f: rhai::FuncInfo<'_>| {
+            let meta = f.metadata;
+            if meta.name != name || meta.comments.is_empty() {
+                return None;
+            }
+            let parameter = |p: &rhai::Identifier| match p.split_once(": ") {
+                Some((name, kind)) => format!("{name}: {}", friendly(&self.engine, kind)),
+                None => p.to_string(),
+            };
+            let taken: Vec<_> =
+                meta.params_info.iter().take(meta.num_params).map(parameter).collect();
+            let doc = meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n");
+            Some(Entry {
+                name: name.to_owned(),
+                group: "rhai".to_owned(),
+                signature: format!("{name}({})", taken.join(", ")),
+                doc: reference::text(&doc),
+            })
+        };
+        let mut found = self.engine.collect_fn_metadata(None, read, true);
+        found.sort_by(|a, b| a.signature.cmp(&b.signature));
+        found
+    }
+
+    /// The error with names of the session that are near, where the reference has none.
+    fn near(&self, name: &str, error: Error) -> Error {
+        if error.hints().iter().any(|hint| hint.starts_with("did you mean")) {
+            return error;
+        }
+        let own = self.functions.iter_functions().map(|f| f.name.to_owned());
+        let variables = self.scope.iter_raw().map(|(name, ..)| name.to_owned());
+        let names: Vec<_> = own.chain(variables).collect();
+        match nearest(name, names.iter().map(String::as_str)) {
+            Some(near) => {
+                Error::new(error.code(), error.message()).hint(format!("did you mean `{near}`?"))
+            }
+            None => error,
+        }
+    }
+
+    /// The reference, read once.
+    pub(super) fn docs(&self) -> &[Entry] {
+        self.docs.get_or_init(reference::entries)
+    }
+
+    /// What the documentation of a function says of an option: the words behind its name.
+    pub(super) fn option_help(&self, function: &str, option: &str) -> String {
+        let name = format!("`{option}`");
+        let docs = self.docs().iter().filter(|entry| entry.name == function);
+        docs.filter_map(|entry| said_of(&entry.doc, &name)).next().unwrap_or_default()
+    }
+}
+
+/// The words behind `name` up to the next option or sentence.
+fn said_of(doc: &str, name: &str) -> Option<String> {
+    let (_, rest) = doc.split_once(name)?;
+    let rest = rest.replace('\n', " ");
+    let rest = rest.trim_start_matches([':', ',', ' ']);
+    let ends = [", `", "; ", ". ", " `", " * "].iter().filter_map(|end| rest.find(end));
+    let end = ends.min().unwrap_or(rest.len());
+    let said: String = rest[..end]
+        .trim()
+        .trim_end_matches(['.', ';', ','])
+        .chars()
+        .take(MOST_CHARACTERS)
+        .collect();
+    (!said.is_empty()).then_some(said)
+}
