@@ -3,6 +3,8 @@
 // Outside of `#[test]` functions too: all of this binary is a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod address;
+mod bundle;
 mod check;
 mod checkpoint;
 mod cli;
@@ -13,6 +15,7 @@ mod engine;
 mod fuzz_corpus;
 mod hub;
 mod launch;
+mod lock;
 mod memory;
 mod mistakes;
 mod monitor;

@@ -20,6 +20,7 @@ mod limits;
 mod net;
 mod paths;
 mod program;
+mod share;
 
 /// A recipe's directory with a home and a directory that it was not given beside it.
 struct Place {

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::{gpu, grants::GrantArgs};
+use super::{
+    gpu,
+    grants::GrantArgs,
+    origin::{FetchArgs, LockArgs},
+};
 use crate::{fs::Bytes, run::Start};
 
 /// Train GPT-class models from Rhai recipes.
@@ -34,6 +38,9 @@ pub(super) enum Command {
     /// List, show, copy and check the recipes that are part of dsr.
     Recipe(RecipeArgs),
 
+    /// Write down what a recipe is made of, so that it is the same again, or check that.
+    Lock(LockCommandArgs),
+
     /// Print the reference of what recipes can call.
     Doc(DocArgs),
 
@@ -53,7 +60,7 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
@@ -61,6 +68,9 @@ pub(super) struct PlanArgs {
 
     #[command(flatten)]
     pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 
     /// Plan for a GPU of this name, such as "RTX 5090".
     #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
@@ -77,11 +87,17 @@ pub(super) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
     pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) fetch: FetchArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 
     /// Print the mistakes as JSON, for editors.
     #[arg(long)]
@@ -141,21 +157,94 @@ pub(super) enum RecipeCommand {
 
     /// Print the text of a recipe.
     Show {
-        /// A recipe that is part of dsr, or a .rhai file.
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         recipe: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
     },
 
     /// Copy a recipe, to change it.
     Cp {
-        /// A recipe that is part of dsr, or a .rhai file.
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         recipe: PathBuf,
 
         /// The new file, or the directory that it goes into.
         to: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
+    },
+
+    /// Write a recipe with all that it imports, and its lock, as one file.
+    Bundle(BundleArgs),
+
+    /// Write the parts of a bundle into a new directory.
+    Unbundle {
+        /// The bundle.
+        bundle: PathBuf,
+
+        /// The directory, which must not be there.
+        to: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
+    },
+
+    /// Print what differs between two recipes: text, what they ask for, parameters.
+    Diff {
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
+        old: PathBuf,
+
+        /// Another one.
+        new: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
     },
 
     /// Look for mistakes in a recipe without running it, as `dsr check` does.
     Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BundleArgs {
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) fetch: FetchArgs,
+
+    /// The lock to put in [default: dsr.lock beside the recipe, where there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(super) lock: Option<PathBuf>,
+
+    /// The new file [default: NAME.bundle.rhai].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LockCommandArgs {
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    /// The lock [default: dsr.lock beside the recipe].
+    #[arg(long, value_name = "FILE")]
+    pub(super) lock: Option<PathBuf>,
+
+    /// Only say whether the lock is still true, and fail where it is not.
+    #[arg(long)]
+    pub(super) check: bool,
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -223,7 +312,7 @@ pub(super) struct ParamArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     #[arg(required_unless_present = "help")]
     pub(super) recipe: Option<PathBuf>,
 
@@ -240,6 +329,9 @@ pub(super) struct RunArgs {
 
     #[command(flatten)]
     pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 
     /// Print what the recipe will ask for, as far as its text says, and run nothing.
     #[arg(long)]
@@ -271,6 +363,7 @@ impl RunArgs {
             option("--name", name);
         }
         words.extend(self.grants.words());
+        words.extend(self.lock.words());
         words
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
         let error = Error::new(Code::Usage, "-p gives a value to a parameter of the loaded recipe");
         return Err(error.hint("name the recipe with --load").into());
     }
-    let recipe = args.load.as_deref().map(Recipe::open).transpose()?;
+    let recipe = args.load.as_deref().map(|spec| args.grants.open(spec)).transpose()?;
     let live = session(recipe.as_ref(), &args.given, &args.grants, console)?;
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let screen = screen(console, is_terminal, verbose);
@@ -58,7 +58,8 @@ fn session(
     let nothing = || Recipe { name: "repl".into(), text: String::new(), base_dir: ".".into() };
     let recipe = recipe.cloned().unwrap_or_else(nothing);
     let output = console.clone();
-    let mut host: Host = super::host(&recipe, given, console, move |line| output.print(line))?;
+    let print = move |line: &str| output.print(line);
+    let mut host: Host = super::host(&recipe, given, grants.fetch(), console, print)?;
     refuse_ranks(&host)?;
     if grants.give(&mut host) {
         host.ask = Some(Box::new(super::grants::ask_for));

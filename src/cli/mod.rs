@@ -4,10 +4,12 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod bundle;
 mod check;
 mod config;
 mod console;
 mod crash;
+mod diff;
 mod doc;
 mod download;
 mod gpu;
@@ -15,7 +17,9 @@ mod grants;
 mod help;
 mod launch;
 mod live;
+mod lock;
 mod log;
+mod origin;
 mod plan;
 mod recipe;
 pub mod report;
@@ -29,6 +33,7 @@ pub use self::console::Console;
 use self::{
     args::{CheckArgs, Cli, Command, ParamArgs, PlanArgs, RunArgs},
     download::Downloads,
+    origin::FetchArgs,
 };
 use crate::{
     bridge,
@@ -67,6 +72,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Launch(args) => launch::run(args, &console),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
         Command::Check(args) => check(&args, &console),
+        Command::Lock(args) => lock::run(&args, &console).map(|()| 0),
         Command::Recipe(args) => recipe::run(args, &console),
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Repl(args) => live::repl(args, &console, verbose),
@@ -102,17 +108,19 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
         console::out(&args::help("run"));
         return Ok(());
     };
-    let recipe = Recipe::open(&recipe)?;
+    let recipe = args.grants.open(&recipe)?;
     if args.help {
         help::print_recipe(&recipe)?;
         return Ok(());
     }
     let output = console.clone();
-    let mut host = host(&recipe, &args.given, console, move |line| output.print(line))?;
+    let print = move |line: &str| output.print(line);
+    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, print)?;
+    args.lock.settle(&mut host, &recipe)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     if args.explain_permissions {
-        return args.grants.explain(&host, &recipe);
+        return args.grants.explain(&mut host, &recipe);
     }
     args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
@@ -130,8 +138,9 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
 
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
-    let recipe = Recipe::open(&args.recipe)?;
-    let mut host = host(&recipe, &args.given, console, |_| ())?;
+    let recipe = args.grants.open(&args.recipe)?;
+    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    args.lock.settle(&mut host, &recipe)?;
     args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     args.grants.lock(&host)?;
@@ -139,8 +148,9 @@ fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
-    let recipe = Recipe::open(&args.recipe)?;
-    let host = host(&recipe, &args.given, console, |_| ())?;
+    let recipe = args.fetch.open(&args.recipe)?;
+    let mut host = host(&recipe, &args.given, &args.fetch, console, |_| ())?;
+    args.lock.settle(&mut host, &recipe)?;
     check::run(args, &recipe, host)
 }
 
@@ -148,12 +158,14 @@ fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
 fn host(
     recipe: &Recipe,
     params: &ParamArgs,
+    fetch: &FetchArgs,
     console: &Console,
     output: impl FnMut(&str) + 'static,
 ) -> Result<Host, Failure> {
     let mut host = Host::new(&recipe.base_dir, output);
     host.params = given(params)?;
-    host.env = Box::new(|name| std::env::var(name).ok());
+    host.env = fetch.env();
+    host.grants = fetch.grants();
     let notes = console.clone();
     host.notes = Box::new(move |line| notes.note(line));
     let downloads = Downloads::new(console.clone());
