@@ -40,6 +40,20 @@ fn a_bundle_does_the_same_anywhere() {
     // A bundle at an address is a recipe like any other.
     let address = user.web.put("/b.rhai", &bundle);
     assert_eq!(user.says(&["run", &address, "-p", "n=3"]), "4\n");
+    // It has no files but those in it.
+    user.file("parts/sum.rhai", "fn two(n) { 9 }\n");
+    user.file("one.rhai", "fn one() { 9 }\n");
+    assert_eq!(user.says(&["run", &address]), "2\n");
+    let module = "import \"one\" as one;\nfn f() { one::one() }\n";
+    let reaching = dsr::script::bundle::Bundle {
+        name: "r.rhai".to_owned(),
+        recipe: "import \"m\" as m;\nprint(m::f());\n".to_owned(),
+        modules: [("m.rhai".to_owned(), module.to_owned())].into(),
+        lock: None,
+    };
+    let (said, status) = user.error(&["run", &user.web.put("/o.rhai", reaching.text())]);
+    assert_eq!(status, 3);
+    has(&said, &["cannot import the file \"one\"", "m.rhai:1:8"]);
     // And a bundle of a bundle is the same.
     user.says(&["recipe", "bundle", "else/c.rhai", "-o", "again.rhai"]);
     assert_eq!(user.read("again.rhai"), bundle);

@@ -212,7 +212,7 @@ fn frozen_holds_for_names_that_no_text_has() {
     place.file("r.rhai", "let name = \"dynamic\";\nimport name as d;\n");
     place.says(&["lock", "r.rhai"]);
     let (said, _) = place.error(&["run", "r.rhai", "--frozen"]);
-    has(&said, &["dynamic.rhai is not in the lock", "r.rhai:2:1"]);
+    has(&said, &["dynamic.rhai is not in the lock", "r.rhai:2:8"]);
 }
 
 /// A file of the cache that was changed since it was locked.

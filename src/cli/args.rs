@@ -66,12 +66,6 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    #[command(flatten)]
-    pub(super) grants: GrantArgs,
-
-    #[command(flatten)]
-    pub(super) lock: LockArgs,
-
     /// Plan for a GPU of this name, such as "RTX 5090".
     #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
     pub(super) gpu: Option<String>,
@@ -83,6 +77,12 @@ pub(super) struct PlanArgs {
     /// How many processes train together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 }
 
 #[derive(Debug, Args)]
@@ -93,15 +93,15 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
+    /// Print the mistakes as JSON, for editors.
+    #[arg(long)]
+    pub(super) json: bool,
+
     #[command(flatten)]
     pub(super) fetch: FetchArgs,
 
     #[command(flatten)]
     pub(super) lock: LockArgs,
-
-    /// Print the mistakes as JSON, for editors.
-    #[arg(long)]
-    pub(super) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -215,9 +215,6 @@ pub(super) struct BundleArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    #[command(flatten)]
-    pub(super) fetch: FetchArgs,
-
     /// The lock to put in [default: dsr.lock beside the recipe, where there is one].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
@@ -225,6 +222,9 @@ pub(super) struct BundleArgs {
     /// The new file [default: NAME.bundle.rhai].
     #[arg(short, long, value_name = "FILE")]
     pub(super) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) fetch: FetchArgs,
 }
 
 #[derive(Debug, Args)]
@@ -235,9 +235,6 @@ pub(super) struct LockCommandArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    #[command(flatten)]
-    pub(super) grants: GrantArgs,
-
     /// The lock [default: dsr.lock beside the recipe].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
@@ -245,6 +242,9 @@ pub(super) struct LockCommandArgs {
     /// Only say whether the lock is still true, and fail where it is not.
     #[arg(long)]
     pub(super) check: bool,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -327,12 +327,6 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) name: Option<String>,
 
-    #[command(flatten)]
-    pub(super) grants: GrantArgs,
-
-    #[command(flatten)]
-    pub(super) lock: LockArgs,
-
     /// Print what the recipe will ask for, as far as its text says, and run nothing.
     #[arg(long)]
     pub(super) explain_permissions: bool,
@@ -340,6 +334,12 @@ pub(super) struct RunArgs {
     /// Print help; with a recipe, what the recipe does and its parameters.
     #[arg(short, long)]
     pub(super) help: bool,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 }
 
 impl RunArgs {

@@ -50,9 +50,6 @@ pub(super) struct GrantArgs {
     #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     deny_net: Option<Vec<String>>,
 
-    #[command(flatten)]
-    fetch: FetchArgs,
-
     /// Allow all that can be allowed. Credentials and files of the kernel cannot.
     #[arg(short = 'A', long)]
     allow_all: bool,
@@ -72,6 +69,9 @@ pub(super) struct GrantArgs {
     /// Stop after so many hours, as Ctrl-C would.
     #[arg(long, value_name = "HOURS", value_parser = hours)]
     max_hours: Option<f64>,
+
+    #[command(flatten)]
+    fetch: FetchArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

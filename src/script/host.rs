@@ -20,7 +20,7 @@ use super::{
     live::curves::Curves,
     lock::Lock,
     params::{Given, Parameter},
-    pinned::{Address, without_hash},
+    pinned::{Address, has_files, without_hash},
     planning::{Planning, needs_weights},
     powers::Powers,
     recipe::Recipe,
@@ -106,6 +106,8 @@ pub struct Host {
     pub(super) powers: Powers,
     /// What the recipe that runs brings along.
     bundle: RefCell<Option<Bundle>>,
+    /// What the recipe is called, also where it is none.
+    opened: RefCell<String>,
     hub: OnceCell<Rc<Hub>>,
     group: OnceCell<Rc<ProcessGroup>>,
     pub(crate) output: RefCell<Output>,
@@ -149,6 +151,7 @@ impl Host {
             run_is_active: Cell::new(false),
             powers: Powers::default(),
             bundle: RefCell::default(),
+            opened: RefCell::default(),
             hub: OnceCell::new(),
             group: OnceCell::new(),
             output: RefCell::new(Box::new(output)),
@@ -236,15 +239,26 @@ impl Host {
         self.parameters.borrow()
     }
 
-    /// Reads what the recipe brings along, where it is a bundle.
+    /// Notes which recipe is read or run, and what it brings along, where it is a bundle.
     pub(super) fn open_bundle(&self, recipe: &Recipe) -> Result<(), Failure> {
         self.bundle.replace(Bundle::open(recipe)?);
+        self.opened.replace(recipe.name.clone());
         Ok(())
     }
 
     /// The module of the bundle that `path` means when it is imported from `importer`.
     pub(super) fn bundled(&self, importer: Option<&str>, path: &str) -> Option<(String, String)> {
-        self.bundle.borrow().as_ref()?.module(importer, path)
+        let is_main = importer.is_some_and(|name| name == *self.opened.borrow());
+        match importer {
+            // Code of another place reaches none of the recipe's files here either.
+            Some(name) if !is_main && !has_files(name) => None,
+            _ => self.bundle.borrow().as_ref()?.module(importer, path),
+        }
+    }
+
+    /// Whether the recipe is a file, and may have others beside it.
+    pub(super) fn has_files(&self) -> bool {
+        has_files(&self.opened.borrow())
     }
 
     /// The text at an address, where the bundle has it.

@@ -84,7 +84,8 @@ impl Lock {
 
     /// Where a recipe's lock is, where the recipe is a file.
     pub fn beside(recipe: &Recipe) -> Option<PathBuf> {
-        has_files(&recipe.name).then(|| recipe.base_dir.join(FILE))
+        let dir = recipe.base_dir.strip_prefix(".").unwrap_or(&recipe.base_dir);
+        has_files(&recipe.name).then(|| dir.join(FILE))
     }
 
     /// The lock in the file at `path`.

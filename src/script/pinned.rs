@@ -72,7 +72,7 @@ impl Address {
     /// the hosts be asked. An address without a hash is refused with the hash of what is there.
     pub(crate) fn obtain(&self, env: Env<'_>, permissions: Permissions) -> Result<String> {
         let Some(sha256) = &self.sha256 else {
-            permissions.check(Access::Import(&self.host), "").map_err(|e| self.needs_hash(e))?;
+            permissions.check(Access::Import(&self.host), "").map_err(|e| self.with_hint(e))?;
             let text = self.fetch(env, permissions)?;
             return Err(self.without_hash(&hash::sha256(&text)));
         };
@@ -105,15 +105,17 @@ impl Address {
     }
 
     fn without_hash(&self, found: &str) -> Error {
-        self.needs_hash(Error::new(
-            Code::Missing,
-            format!("{} has no hash: there may be another text tomorrow", self.url),
-        ))
-        .hint(format!("with that of what is there now: {}", self.with_hash(found)))
+        let message = format!("{} has no hash: there may be another text tomorrow", self.url);
+        self.with_hint(Error::new(Code::Missing, message))
+            .hint(format!("with that of what is there now: {}", self.with_hash(found)))
     }
 
-    fn needs_hash(&self, e: Error) -> Error {
-        e.hint("code of another place runs with the hash of its text only: ADDRESS#sha256=HEX")
+    /// Says that a hash is needed, where there is none.
+    pub(crate) fn with_hint(&self, e: Error) -> Error {
+        match self.sha256 {
+            Some(_) => e,
+            None => e.hint("code of another place runs by its hash: ADDRESS#sha256=HEX"),
+        }
     }
 
     fn fetch(&self, env: Env<'_>, permissions: Permissions) -> Result<String> {

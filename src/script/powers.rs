@@ -209,7 +209,8 @@ impl Host {
         }
         if look == Look::Run {
             let at = self.powers.place.borrow();
-            self.permissions().check(Access::Import(&address.host), &at)?;
+            let allowed = self.permissions().check(Access::Import(&address.host), &at);
+            allowed.map_err(|e| address.with_hint(e))?;
         }
         let known = |sha256: &String| self.powers.texts.borrow().get(sha256).cloned();
         if let Some(text) = address.sha256.as_ref().and_then(known) {

@@ -18,7 +18,7 @@ use super::{
     check,
     host::Host,
     imports::Imports,
-    pinned::{Address, has_files, is_address},
+    pinned::{Address, is_address},
 };
 use crate::{
     config::suggest::nearest,
@@ -155,14 +155,15 @@ fn unlocked(
         let sha256 = address.sha256.as_deref().unwrap_or_default();
         return Ok((address.with_hash(sha256), text));
     }
-    if let Some(source) = importer.filter(|source| !has_files(source)) {
-        let what = if is_address(source) { "what is at an address" } else { "a module of dsr" };
+    if let Some(found) = host.bundled(importer, path) {
+        return Ok(found);
+    }
+    let is_embedded = importer.is_some_and(|source| source.starts_with(EMBEDDED));
+    if is_embedded || !host.has_files() || importer.is_some_and(is_address) {
+        let what = if is_embedded { "a module of dsr" } else { "what is at an address" };
         let message = format!("{what} cannot import the file \"{path}\"");
         return Err(Error::new(Code::Permission, message)
             .hint("it imports \"dsr:NAME\", or an address with its hash"));
-    }
-    if let Some(found) = host.bundled(importer, path) {
-        return Ok(found);
     }
     let base = &host.base_dir;
     let file = confined(base, importer, path)?;
