@@ -49,6 +49,8 @@ pub enum Code {
     Tokenizer,
     /// The Hugging Face hub.
     Hub,
+    /// A file at an address of the web.
+    Address,
     /// A model's `config.json`.
     ModelConfig,
     /// A model's weight files.
@@ -57,6 +59,8 @@ pub enum Code {
     Checkpoint,
     /// Reading or writing a file.
     Io,
+    /// What a hash, a lock or a bundle says and is not so.
+    Pin,
     /// Processes that train together.
     Dist,
     /// libtorch refused an operation.
@@ -90,10 +94,12 @@ impl Code {
             Self::Data => "E601",
             Self::Tokenizer => "E602",
             Self::Hub => "E603",
+            Self::Address => "E604",
             Self::ModelConfig => "E701",
             Self::Weights => "E702",
             Self::Checkpoint => "E801",
             Self::Io => "E802",
+            Self::Pin => "E803",
             Self::Dist => "E901",
             Self::Torch => "E902",
             Self::Interrupted => "E130",
@@ -119,10 +125,12 @@ impl Code {
             Self::Data
             | Self::Tokenizer
             | Self::Hub
+            | Self::Address
             | Self::ModelConfig
             | Self::Weights
             | Self::Checkpoint
-            | Self::Io => 4,
+            | Self::Io
+            | Self::Pin => 4,
             Self::Memory | Self::DiskFull => 5,
             Self::Diverged => 6,
             Self::Dist => 7,

@@ -3,6 +3,8 @@
 // Outside of `#[test]` functions too: all of this binary is a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod address;
+mod bundle;
 mod check;
 mod checkpoint;
 mod cli;
@@ -12,6 +14,7 @@ mod dist;
 mod engine;
 mod hub;
 mod launch;
+mod lock;
 mod memory;
 mod mistakes;
 mod monitor;

@@ -45,7 +45,7 @@ fn workplace() -> tempfile::TempDir {
 #[test]
 fn the_commands_of_a_first_run_work() {
     let commands = commands();
-    assert_eq!(commands.len(), 9, "{commands:?}");
+    assert_eq!(commands.len(), 16, "{commands:?}");
     let dir = workplace();
     let help = out(&run(dir.path(), &commands[0], &[], None));
     assert!(help.contains("Parameters:") && help.contains("peak learning rate"), "{help}");
@@ -78,7 +78,7 @@ fn the_command_for_wikitext_works_with_parameters_alone() {
 fn the_commands_for_the_recipes_of_dsr_work() {
     let dir = tempfile::tempdir().unwrap();
     let said: Vec<_> =
-        commands()[4..].iter().map(|command| out(&run(dir.path(), command, &[], None))).collect();
+        commands()[4..9].iter().map(|command| out(&run(dir.path(), command, &[], None))).collect();
     let [list, shown, copied, checked, ran] = &said[..] else { panic!("{said:?}") };
     assert!(list.contains("gpt2_loop      The explicit loop"), "{list}");
     assert_eq!(*shown, fs::read_to_string(repository().join("recipes/gpt2_loop.rhai")).unwrap());
@@ -89,6 +89,27 @@ fn the_commands_for_the_recipes_of_dsr_work() {
     let again = run(dir.path(), &commands()[6], &[], None);
     assert_eq!(again.status.code(), Some(4));
     assert!(text(&again.stderr).contains("is there already, and is not overwritten"));
+}
+
+/// The commands that share a recipe, on a copy of one of dsr.
+#[test]
+fn the_commands_for_sharing_work() {
+    let dir = tempfile::tempdir().unwrap();
+    out(&run(dir.path(), &commands()[6], &[], None));
+    let said: Vec<_> =
+        commands()[9..].iter().map(|command| out(&run(dir.path(), command, &[], None))).collect();
+    let [locked, checked, ran, bundled, again, compared, apart] = &said[..] else {
+        panic!("{said:?}")
+    };
+    assert!(locked.starts_with("dsr.lock: written\n  + mine.rhai "), "{locked}");
+    assert_eq!(checked, "mine.rhai: the lock is true\n");
+    assert_eq!(bundled, "shared.rhai: 0 modules, with its lock\n");
+    assert!(ran.contains("step 5") && ran == again, "{ran}{again}");
+    assert!(
+        compared.contains("\n+//| {\n") && compared.contains("Parameters: the same"),
+        "{compared}"
+    );
+    assert_eq!(apart, "apart/mine.rhai\napart/dsr.lock\n");
 }
 
 #[test]

@@ -17,13 +17,14 @@ mod source;
 /// Each module of `src/lib.rs` with those that it may name, beside itself.
 const LAYERS: &[(&str, &str)] = &[
     ("error", ""),
+    ("hash", ""),
     ("fs", "error"),
     ("config", "error"),
-    ("permission", "error fs"),
+    ("permission", "error hash fs config"),
     ("bridge", "error"),
     ("tensor", "error fs config bridge"),
     ("dist", "error config bridge tensor"),
-    ("hub", "error fs config"),
+    ("hub", "error hash fs config"),
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
@@ -34,12 +35,13 @@ const LAYERS: &[(&str, &str)] = &[
     ("launch", "error fs config dist run"),
     (
         "script",
-        "error fs config permission bridge tensor dist hub data model optim checkpoint engine run",
+        "error hash fs config permission bridge tensor dist hub data model optim checkpoint engine \
+         run",
     ),
     (
         "cli",
-        "error fs config permission bridge tensor dist hub data model optim checkpoint engine run \
-         launch script",
+        "error hash fs config permission bridge tensor dist hub data model optim checkpoint engine \
+         run launch script",
     ),
 ];
 

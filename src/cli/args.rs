@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use super::{gpu, grants::GrantArgs};
+use super::{
+    gpu,
+    grants::GrantArgs,
+    origin::{FetchArgs, LockArgs},
+};
 use crate::{fs::Bytes, run::Start};
 
 /// Train GPT-class models from Rhai recipes.
@@ -34,6 +38,9 @@ pub(super) enum Command {
     /// List, show, copy and check the recipes that are part of dsr.
     Recipe(RecipeArgs),
 
+    /// Write down what a recipe is made of, so that it is the same again, or check that.
+    Lock(LockCommandArgs),
+
     /// Print the reference of what recipes can call.
     Doc(DocArgs),
 
@@ -47,14 +54,11 @@ pub(super) enum Command {
 
 #[derive(Debug, Args)]
 pub(super) struct PlanArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
     pub(super) given: ParamArgs,
-
-    #[command(flatten)]
-    pub(super) grants: GrantArgs,
 
     /// Plan for a GPU of this name, such as "RTX 5090".
     #[arg(long, value_name = "NAME", conflicts_with = "gpu_memory")]
@@ -67,11 +71,17 @@ pub(super) struct PlanArgs {
     /// How many processes train together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 }
 
 #[derive(Debug, Args)]
 pub(super) struct CheckArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     pub(super) recipe: PathBuf,
 
     #[command(flatten)]
@@ -80,6 +90,12 @@ pub(super) struct CheckArgs {
     /// Print the mistakes as JSON, for editors.
     #[arg(long)]
     pub(super) json: bool,
+
+    #[command(flatten)]
+    pub(super) fetch: FetchArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 }
 
 #[derive(Debug, Args)]
@@ -113,21 +129,94 @@ pub(super) enum RecipeCommand {
 
     /// Print the text of a recipe.
     Show {
-        /// A recipe that is part of dsr, or a .rhai file.
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         recipe: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
     },
 
     /// Copy a recipe, to change it.
     Cp {
-        /// A recipe that is part of dsr, or a .rhai file.
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         recipe: PathBuf,
 
         /// The new file, or the directory that it goes into.
         to: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
+    },
+
+    /// Write a recipe with all that it imports, and its lock, as one file.
+    Bundle(BundleArgs),
+
+    /// Write the parts of a bundle into a new directory.
+    Unbundle {
+        /// The bundle.
+        bundle: PathBuf,
+
+        /// The directory, which must not be there.
+        to: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
+    },
+
+    /// Print what differs between two recipes: text, what they ask for, parameters.
+    Diff {
+        /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
+        old: PathBuf,
+
+        /// Another one.
+        new: PathBuf,
+
+        #[command(flatten)]
+        fetch: FetchArgs,
     },
 
     /// Look for mistakes in a recipe without running it, as `dsr check` does.
     Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct BundleArgs {
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    /// The lock to put in [default: dsr.lock beside the recipe, where there is one].
+    #[arg(long, value_name = "FILE")]
+    pub(super) lock: Option<PathBuf>,
+
+    /// The new file [default: NAME.bundle.rhai].
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) fetch: FetchArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LockCommandArgs {
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
+    pub(super) recipe: PathBuf,
+
+    #[command(flatten)]
+    pub(super) given: ParamArgs,
+
+    /// The lock [default: dsr.lock beside the recipe].
+    #[arg(long, value_name = "FILE")]
+    pub(super) lock: Option<PathBuf>,
+
+    /// Only say whether the lock is still true, and fail where it is not.
+    #[arg(long)]
+    pub(super) check: bool,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
 }
 
 /// The names are torchrun's and DeepSpeed's.
@@ -182,7 +271,7 @@ pub(super) struct LaunchArgs {
 }
 
 /// The values of a recipe's parameters.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub(super) struct ParamArgs {
     /// Set a parameter that the recipe declares.
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUE")]
@@ -195,7 +284,7 @@ pub(super) struct ParamArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct RunArgs {
-    /// The recipe: a .rhai file, or one that is part of dsr.
+    /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     #[arg(required_unless_present = "help")]
     pub(super) recipe: Option<PathBuf>,
 
@@ -210,9 +299,6 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) name: Option<String>,
 
-    #[command(flatten)]
-    pub(super) grants: GrantArgs,
-
     /// Print what the recipe will ask for, as far as its text says, and run nothing.
     #[arg(long)]
     pub(super) explain_permissions: bool,
@@ -220,6 +306,12 @@ pub(super) struct RunArgs {
     /// Print help; with a recipe, what the recipe does and its parameters.
     #[arg(short, long)]
     pub(super) help: bool,
+
+    #[command(flatten)]
+    pub(super) grants: GrantArgs,
+
+    #[command(flatten)]
+    pub(super) lock: LockArgs,
 }
 
 impl RunArgs {
@@ -243,6 +335,7 @@ impl RunArgs {
             option("--name", name);
         }
         words.extend(self.grants.words());
+        words.extend(self.lock.words());
         words
     }
 }

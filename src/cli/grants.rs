@@ -9,11 +9,14 @@ use std::{
 
 use clap::{Args, ValueEnum};
 
-use super::console::{self, Console};
+use super::{
+    console::{self, Console},
+    origin::FetchArgs,
+};
 use crate::{
     error::{Code, Error},
     permission::{
-        Grants, Permissions, Scope, TrustFile,
+        Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
     },
     script::{Failure, Host, Recipe, requests},
@@ -66,6 +69,9 @@ pub(super) struct GrantArgs {
     /// Stop after so many hours, as Ctrl-C would.
     #[arg(long, value_name = "HOURS", value_parser = hours)]
     max_hours: Option<f64>,
+
+    #[command(flatten)]
+    fetch: FetchArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -83,6 +89,7 @@ impl GrantArgs {
     /// What is given and denied.
     pub(super) fn grants(&self) -> Grants {
         let scope = |flag: &Option<Vec<String>>| flag.clone().map_or(Scope::None, Scope::of_flag);
+        let fetch = self.fetch.grants();
         let allowed = |flag| if self.allow_all { Scope::All } else { scope(flag) };
         Grants {
             read: allowed(&self.allow_read),
@@ -91,7 +98,19 @@ impl GrantArgs {
             deny_read: scope(&self.deny_read),
             deny_write: scope(&self.deny_write),
             deny_net: scope(&self.deny_net),
+            import: if self.allow_all { Scope::All } else { fetch.import },
+            deny_import: fetch.deny_import,
         }
+    }
+
+    /// Where code may come from.
+    pub(super) fn fetch(&self) -> &FetchArgs {
+        &self.fetch
+    }
+
+    /// The recipe that `spec` names; what is denied holds for it too.
+    pub(super) fn open(&self, spec: &Path) -> crate::error::Result<Recipe> {
+        self.fetch.open_with(spec, self.grants())
     }
 
     /// The arguments that say the same, for a rank.
@@ -105,7 +124,7 @@ impl GrantArgs {
             ("--deny-net", &self.deny_net),
         ];
         let mut words = Vec::new();
-        for (flag, list) in lists {
+        for (flag, list) in lists.into_iter().chain(self.fetch.lists()) {
             if let Some(list) = list {
                 words.push(match Scope::of_flag(list.clone()) {
                     Scope::These(items) => format!("{flag}={}", items.join(",")),
@@ -113,6 +132,7 @@ impl GrantArgs {
                 });
             }
         }
+        words.extend(self.fetch.words());
         words.extend(self.allow_all.then(|| "--allow-all".to_owned()));
         words.extend(self.no_prompt.then(|| "--no-prompt".to_owned()));
         words.extend(self.audit.as_ref().map(|file| format!("--audit={}", file.display())));
@@ -133,6 +153,7 @@ impl GrantArgs {
                 list.get_or_insert_default().extend(scope.items().iter().cloned());
             }
         }
+        self.fetch.allow(&grants.import);
     }
 
     /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
@@ -140,45 +161,56 @@ impl GrantArgs {
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
         host.grants = self.grants();
         host.audit = self.audit.clone();
-        let requests = requests::read(host, recipe)?;
-        let missing = |host: &Host, grants: &Grants| -> Vec<requests::Request> {
-            let permissions = host.permissions_with(grants.clone());
-            requests.missing(&permissions).cloned().collect()
-        };
-        if missing(host, &host.grants).is_empty() {
-            return Ok(());
-        }
         let trust = trust_file(host);
-        let hash = requests.hash();
-        if let Some(file) = &trust
-            && let Some(trusted) = file.grants(&hash)?
-        {
-            self.add(&trusted);
-            host.grants = self.grants();
-        }
-        let missing = missing(host, &host.grants);
         let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
-        if missing.is_empty() || self.no_prompt || !terminal {
-            return Ok(());
-        }
-        let wanted = wanted(host, &missing);
-        let given = match ask(recipe, &hash, &missing, &requests, trust.is_some()) {
-            Answer::No => return Err(refused(recipe, &wanted).into()),
-            Answer::Once => wanted,
-            Answer::Trust => {
-                if let Some(file) = &trust {
-                    file.trust(&hash, &recipe.name, &wanted)?;
-                }
-                wanted
+        let mut given = Grants::default();
+        let mut is_looked_up = false;
+        // What is imported from elsewhere can be read when that is given, and may ask for more.
+        loop {
+            let requests = requests::read(host, recipe)?;
+            let permissions = host.permissions_with(host.grants.clone());
+            let missing: Vec<_> = requests.missing(&permissions).cloned().collect();
+            if missing.is_empty() {
+                return Ok(());
             }
-        };
-        self.add(&given);
-        host.grants = self.grants();
-        Ok(())
+            let hash = requests.hash();
+            if !is_looked_up {
+                is_looked_up = true;
+                if let Some(file) = &trust
+                    && let Some(trusted) = file.grants(&hash)?
+                {
+                    self.add(&trusted);
+                    host.grants = self.grants();
+                    given = trusted;
+                    continue;
+                }
+            }
+            if self.no_prompt || !terminal {
+                return Ok(());
+            }
+            let wanted = wanted(host, &missing);
+            let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());
+            if answer == Answer::No {
+                return Err(refused(recipe, &wanted).into());
+            }
+            for capability in Capability::ALL {
+                let items = wanted.allowed(capability).items().iter();
+                items.for_each(|item| given.add(capability, item.clone()));
+            }
+            if let (Answer::Trust, Some(file)) = (&answer, &trust) {
+                file.trust(&hash, &recipe.name, &given)?;
+            }
+            self.add(&wanted);
+            host.grants = self.grants();
+            if !missing.iter().any(|request| request.capability == Capability::Import) {
+                return Ok(());
+            }
+        }
     }
 
     /// Prints what the recipe will ask for, as far as its text says.
-    pub(super) fn explain(&self, host: &Host, recipe: &Recipe) -> Result<(), Failure> {
+    pub(super) fn explain(&self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
+        host.grants = self.grants();
         let requests = requests::read(host, recipe)?;
         let permissions = host.permissions_with(self.grants());
         let mut text = format!("{} (sha256 {})\n", recipe.name, requests.hash());
@@ -191,9 +223,12 @@ impl GrantArgs {
             let (name, what) = (request.capability.name(), printable(&request.what));
             let _ = writeln!(
                 text,
-                "  {name:5}  {what}  ({verdict})  {}",
+                "  {name:6}  {what}  ({verdict})  {}",
                 printable(&request.wanted_by)
             );
+        }
+        for fault in requests.faults() {
+            let _ = writeln!(text, "  not read, as {}", printable(fault.message()));
         }
         if requests.list.is_empty() {
             text.push_str("  nothing that its text says\n");
@@ -251,6 +286,7 @@ fn needs(host: &Host) -> Needs {
     Needs { read, write }
 }
 
+#[derive(Debug, PartialEq, Eq)]
 enum Answer {
     Once,
     Trust,
@@ -270,7 +306,7 @@ fn ask(
     for request in missing {
         let _ = writeln!(
             screen,
-            "  {:5}  {}  {}",
+            "  {:6}  {}  {}",
             request.capability.name(),
             printable(&request.what),
             printable(&request.wanted_by)
@@ -300,7 +336,7 @@ fn ask(
 }
 
 /// A recipe's text without what would move the cursor or hide a line.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
     text.chars().map(shown).collect()
 }
@@ -309,7 +345,7 @@ fn wanted(host: &Host, missing: &[requests::Request]) -> Grants {
     let mut grants = Grants::default();
     for request in missing {
         let what = match request.access() {
-            crate::permission::Access::Net(name) => name.to_owned(),
+            Access::Net(name) | Access::Import(name) => name.to_owned(),
             _ => host.work_dir.join(&request.what).display().to_string(),
         };
         grants.add(request.capability, what);
@@ -318,9 +354,9 @@ fn wanted(host: &Host, missing: &[requests::Request]) -> Grants {
 }
 
 fn refused(recipe: &Recipe, wanted: &Grants) -> Error {
-    let flags = [("read", &wanted.read), ("write", &wanted.write), ("net", &wanted.net)];
-    let flags = flags.iter().filter(|(_, scope)| !scope.items().is_empty());
-    let flags = flags.map(|(name, scope)| format!("--allow-{name}={}", scope.items().join(",")));
+    let flags = Capability::ALL.map(|capability| (capability, wanted.allowed(capability).items()));
+    let flags = flags.iter().filter(|(_, items)| !items.is_empty());
+    let flags = flags.map(|(c, items)| format!("--allow-{}={}", c.name(), items.join(",")));
     let message = format!("{} was not given what it asks for", recipe.name);
     Error::new(Code::Permission, message)
         .hint(format!("it would run with {}", flags.collect::<Vec<_>>().join(" ")))

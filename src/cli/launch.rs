@@ -26,7 +26,7 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
         console::out(&args::help("launch"));
         return Ok(0);
     };
-    let recipe = Recipe::open(&recipe)?;
+    let recipe = args.run.grants.open(&recipe)?;
     if args.run.help {
         help::print_recipe(&recipe)?;
         return Ok(0);
@@ -34,9 +34,11 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
     // Mistakes in its text and its parameters are shown once, not by each rank.
     script::describe(&recipe)?;
     // The question is asked here, as the ranks have no terminal.
-    let mut host = super::host(&recipe, &args.run.given, console, |_| ())?;
+    let fetch = args.run.grants.fetch();
+    let mut host = super::host(&recipe, &args.run.given, fetch, console, |_| ())?;
+    args.run.lock.settle(&mut host, &recipe)?;
     if args.run.explain_permissions {
-        args.run.grants.explain(&host, &recipe)?;
+        args.run.grants.explain(&mut host, &recipe)?;
         return Ok(0);
     }
     args.run.grants.settle(&mut host, &recipe)?;

@@ -4,17 +4,21 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod bundle;
 mod check;
 mod config;
 mod console;
 mod crash;
+mod diff;
 mod doc;
 mod download;
 mod gpu;
 mod grants;
 mod help;
 mod launch;
+mod lock;
 mod log;
+mod origin;
 mod plan;
 mod recipe;
 mod report;
@@ -28,6 +32,7 @@ pub use self::console::Console;
 use self::{
     args::{CheckArgs, Cli, Command, ParamArgs, PlanArgs, RunArgs},
     download::Downloads,
+    origin::FetchArgs,
 };
 use crate::{
     bridge,
@@ -66,6 +71,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Launch(args) => launch::run(args, &console),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
         Command::Check(args) => check(&args, &console),
+        Command::Lock(args) => lock::run(&args, &console).map(|()| 0),
         Command::Recipe(args) => recipe::run(args, &console),
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
@@ -99,17 +105,19 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
         console::out(&args::help("run"));
         return Ok(());
     };
-    let recipe = Recipe::open(&recipe)?;
+    let recipe = args.grants.open(&recipe)?;
     if args.help {
         help::print_recipe(&recipe)?;
         return Ok(());
     }
     let output = console.clone();
-    let mut host = host(&recipe, &args.given, console, move |line| output.print(line))?;
+    let print = move |line: &str| output.print(line);
+    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, print)?;
+    args.lock.settle(&mut host, &recipe)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
     if args.explain_permissions {
-        return args.grants.explain(&host, &recipe);
+        return args.grants.explain(&mut host, &recipe);
     }
     args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
@@ -127,8 +135,9 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
 
 /// What the recipe prints before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
-    let recipe = Recipe::open(&args.recipe)?;
-    let mut host = host(&recipe, &args.given, console, |_| ())?;
+    let recipe = args.grants.open(&args.recipe)?;
+    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    args.lock.settle(&mut host, &recipe)?;
     args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     args.grants.lock(&host)?;
@@ -136,8 +145,9 @@ fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
 }
 
 fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
-    let recipe = Recipe::open(&args.recipe)?;
-    let host = host(&recipe, &args.given, console, |_| ())?;
+    let recipe = args.fetch.open(&args.recipe)?;
+    let mut host = host(&recipe, &args.given, &args.fetch, console, |_| ())?;
+    args.lock.settle(&mut host, &recipe)?;
     check::run(args, &recipe, host)
 }
 
@@ -145,12 +155,14 @@ fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
 fn host(
     recipe: &Recipe,
     params: &ParamArgs,
+    fetch: &FetchArgs,
     console: &Console,
     output: impl FnMut(&str) + 'static,
 ) -> Result<Host, Failure> {
     let mut host = Host::new(&recipe.base_dir, output);
     host.params = given(params)?;
-    host.env = Box::new(|name| std::env::var(name).ok());
+    host.env = fetch.env();
+    host.grants = fetch.grants();
     let notes = console.clone();
     host.notes = Box::new(move |line| notes.note(line));
     let downloads = Downloads::new(console.clone());

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use super::{
     Console,
     args::{RecipeArgs, RecipeCommand},
-    console,
+    bundle, console, diff,
 };
 use crate::{
-    error::{Code, Error, Result},
+    error::Result,
     fs::write_atomic,
     script::{
         self, Failure, Recipe,
@@ -25,8 +25,11 @@ use crate::{
 pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
     match args.command {
         RecipeCommand::Ls { json } => list(json)?,
-        RecipeCommand::Show { recipe } => console::out(&Recipe::open(&recipe)?.text),
-        RecipeCommand::Cp { recipe, to } => copy(&Recipe::open(&recipe)?, &to)?,
+        RecipeCommand::Show { recipe, fetch } => console::out(&fetch.open(&recipe)?.text),
+        RecipeCommand::Cp { recipe, to, fetch } => copy(&fetch.open(&recipe)?, &to)?,
+        RecipeCommand::Bundle(args) => bundle::make(&args, console)?,
+        RecipeCommand::Unbundle { bundle, to, fetch } => bundle::take_apart(&bundle, &to, &fetch)?,
+        RecipeCommand::Diff { old, new, fetch } => diff::run(&old, &new, &fetch, console)?,
         RecipeCommand::Check(args) => return super::check(&args, console),
     }
     Ok(0)
@@ -77,10 +80,7 @@ fn copy(recipe: &Recipe, to: &Path) -> Result<()> {
         true => to.join(format!("{}.rhai", Recipe::stem(&recipe.name))),
         false => to.to_owned(),
     };
-    if to.exists() {
-        let message = format!("{} is there already, and is not overwritten", to.display());
-        return Err(Error::new(Code::Io, message).hint("copy it to another name"));
-    }
+    bundle::absent(&to)?;
     write_atomic(&to, recipe.text.as_bytes())?;
     console::out(&format!("{}\n", to.display()));
     Ok(())

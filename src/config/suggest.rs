@@ -15,9 +15,25 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .map(|(_, c)| c)
 }
 
+/// The known name nearest to the unknown one, from what serde says of a key that is not known:
+/// ``unknown field `nat`, expected one of `net`, `read` ``.
+pub fn for_unknown_field(said: &str) -> Option<&str> {
+    let mut names = said.strip_prefix("unknown field ")?.split('`').skip(1).step_by(2);
+    let unknown = names.next()?;
+    nearest(unknown, names)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn serdes_words_are_understood() {
+        let said = "unknown field `nat`, expected one of `read`, `net`";
+        assert_eq!(for_unknown_field(said), Some("net"));
+        assert_eq!(for_unknown_field("unknown field `nat`, there are no fields"), None);
+        assert_eq!(for_unknown_field("expected `,`"), None);
+    }
 
     #[test]
     fn finds_a_misspelt_option_and_nothing_far_away() {

@@ -78,6 +78,11 @@ impl Client {
         })
     }
 
+    /// Whether an address is on the server that the settings name.
+    pub(super) fn is_endpoint(&self, uri: &Uri) -> bool {
+        same_origin(uri, &self.endpoint)
+    }
+
     pub(super) fn attempts(&self) -> u32 {
         self.attempts
     }

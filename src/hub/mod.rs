@@ -12,6 +12,8 @@
 //! | `cache` | the layout on disk |
 //! | `client`, `download`, `refusal` | requests; contents, resumed and checked; what failures mean |
 //! | `configs`, `splits` | which files are which split of a dataset |
+//! | `pins` | commits and contents that a lock settles |
+//! | `web` | a small file at any address |
 //!
 //! Not here: reading the files (`data`, `model`), uploading, and showing progress (`cli`).
 
@@ -19,21 +21,27 @@ mod cache;
 mod client;
 mod configs;
 mod download;
+mod pins;
 mod refusal;
 mod repo;
 mod settings;
 mod snapshot;
 mod splits;
 mod tree;
+mod web;
 
 use std::{cell::OnceCell, fmt, path::PathBuf, rc::Rc};
 
-pub use settings::HubSettings;
-
 use self::{
     client::{Client, OnHost},
-    repo::{Repo, RepoKind},
+    repo::Repo,
     snapshot::Snapshot,
+};
+pub use self::{
+    pins::{Content, Contents, Pins},
+    repo::RepoKind,
+    settings::HubSettings,
+    web::{Web, host_of},
 };
 use crate::{
     config::suggest,
@@ -59,6 +67,16 @@ pub struct Hub {
     client: OnceCell<Client>,
     on_progress: Box<dyn Fn(&Progress<'_>)>,
     on_host: OnHost,
+    pins: Pins,
+}
+
+/// What a lock says of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The commit that its revision stands at.
+    pub commit: String,
+    /// The files that are used, with their contents.
+    pub contents: Contents,
 }
 
 impl fmt::Debug for Hub {
@@ -75,6 +93,7 @@ impl Hub {
             client: OnceCell::new(),
             on_progress: Box::new(|_| ()),
             on_host: Rc::new(|_| Ok(())),
+            pins: Pins::default(),
         }
     }
 
@@ -90,6 +109,13 @@ impl Hub {
     #[must_use]
     pub fn on_host(mut self, check: impl Fn(&str) -> Result<()> + 'static) -> Self {
         self.on_host = Rc::new(check);
+        self
+    }
+
+    /// Uses the commits that are pinned.
+    #[must_use]
+    pub fn with_pins(mut self, pins: Pins) -> Self {
+        self.pins = pins;
         self
     }
 
@@ -156,25 +182,51 @@ impl Hub {
         wanted: &[&str],
     ) -> Result<PathBuf> {
         let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
-        let files = snapshot.files();
-        let mut chosen: Vec<String> = Vec::new();
-        for pattern in wanted {
-            let Some(found) = configs::matching(&files, pattern) else {
-                bail!(Code::Hub, "not a pattern of file names: `{pattern}`");
-            };
-            chosen.extend(found.into_iter().map(str::to_owned));
-        }
-        if chosen.is_empty() {
-            let message = format!(
-                "the {} has no file that matches {}; it has {}",
-                snapshot.repo(),
-                wanted.join(", "),
-                listed(&files)
-            );
-            return Err(Error::new(Code::Hub, message));
-        }
-        snapshot.fetch(&chosen)?;
+        snapshot.fetch(&chosen(&snapshot, wanted)?)?;
         Ok(snapshot.dir())
+    }
+
+    /// The commit of a model and the contents of the files that [`Hub::model_files`] would give,
+    /// without downloading large ones.
+    ///
+    /// # Errors
+    /// As [`Hub::model_files`].
+    pub fn list_model(
+        &self,
+        repo: &str,
+        revision: Option<&str>,
+        wanted: &[&str],
+    ) -> Result<Listing> {
+        let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
+        snapshot.list(&chosen(&snapshot, wanted)?)
+    }
+
+    /// The commit of a dataset and the contents of all files that [`Hub::dataset_files`] would use,
+    /// without downloading large ones.
+    ///
+    /// # Errors
+    /// As [`Hub::dataset_files`].
+    pub fn list_dataset(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Listing> {
+        let (snapshot, splits) = self.dataset(repo, config, revision)?;
+        let mut files: Vec<_> = splits.into_iter().flat_map(|(_, files)| files).collect();
+        if snapshot.files().contains(&configs::CARD) {
+            files.push(configs::CARD.to_owned());
+        }
+        snapshot.list(&files)
+    }
+
+    /// Where the files of a commit lie in the cache, those that are there.
+    ///
+    /// # Errors
+    /// [`Code::Hub`]: not the name of a repository, or not a commit.
+    pub fn cached_dir(&self, kind: RepoKind, repo: &str, commit: &str) -> Result<PathBuf> {
+        let repo = Repo::new(kind, repo, Some(commit))?;
+        Ok(cache::RepoCache::new(&self.settings.cache_dir, &repo).snapshot(&repo.revision))
     }
 
     /// The names of all files of a model.
@@ -199,7 +251,7 @@ impl Hub {
     }
 
     fn snapshot(&self, repo: Repo) -> Result<Snapshot<'_>> {
-        Snapshot::open(self, repo)
+        Snapshot::open(self, self.pins.settle(repo)?)
     }
 
     fn client(&self) -> Result<&Client> {
@@ -208,6 +260,28 @@ impl Hub {
         }
         Ok(self.client.get().expect("it was set just now"))
     }
+}
+
+/// The files of a model that match one of these patterns; at least one.
+fn chosen(snapshot: &Snapshot<'_>, wanted: &[&str]) -> Result<Vec<String>> {
+    let files = snapshot.files();
+    let mut chosen: Vec<String> = Vec::new();
+    for pattern in wanted {
+        let Some(found) = configs::matching(&files, pattern) else {
+            bail!(Code::Hub, "not a pattern of file names: `{pattern}`");
+        };
+        chosen.extend(found.into_iter().map(str::to_owned));
+    }
+    if chosen.is_empty() {
+        let message = format!(
+            "the {} has no file that matches {}; it has {}",
+            snapshot.repo(),
+            wanted.join(", "),
+            listed(&files)
+        );
+        return Err(Error::new(Code::Hub, message));
+    }
+    Ok(chosen)
 }
 
 fn no_split(repo: &Repo, wanted: &str, splits: &[splits::Split]) -> Error {

@@ -8,9 +8,11 @@ use std::fmt;
 use crate::error::{Code, Error, Result};
 
 /// The two kinds of repository that training needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RepoKind {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RepoKind {
+    /// Rows.
     Dataset,
+    /// Weights, or a tokenizer.
     Model,
 }
 
@@ -78,7 +80,8 @@ impl RepoKind {
         }
     }
 
-    fn plural(self) -> &'static str {
+    /// As the hub's API calls it: `models`, `datasets`.
+    pub fn plural(self) -> &'static str {
         match self {
             Self::Dataset => "datasets",
             Self::Model => "models",

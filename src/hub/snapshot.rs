@@ -6,10 +6,11 @@
 use std::{fs, path::PathBuf};
 
 use super::{
-    Hub, Progress,
+    Hub, Listing, Progress,
     cache::{RepoCache, make_dir},
     client::{Client, Fault},
     download::download,
+    pins::Content,
     refusal::Asked,
     repo::{Repo, is_commit, percent_encode},
     splits,
@@ -85,7 +86,34 @@ impl<'a> Snapshot<'a> {
         Ok(Some(String::from_utf8_lossy(&bytes).into_owned()))
     }
 
+    /// The commit and the contents of `files`; those whose hash the hub tells are not downloaded.
+    pub(super) fn list(&self, files: &[String]) -> Result<Listing> {
+        if let Files::Present(_) = self.files {
+            self.check_shards(files)?;
+        }
+        let content = |file: &String| Ok((file.clone(), self.content(file)?));
+        let contents = files.iter().map(content).collect::<Result<_>>()?;
+        Ok(Listing { commit: self.commit.clone(), contents })
+    }
+
+    fn content(&self, file: &str) -> Result<Content> {
+        if let Files::Known(tree) = &self.files
+            && let Some(blob) = tree.files.get(file)
+            && let Some(sha256) = &blob.lfs_sha256
+        {
+            return Ok(Content { sha256: sha256.clone(), size: blob.size });
+        }
+        Content::of(&self.fetch_one(file)?)
+    }
+
     fn fetch_one(&self, file: &str) -> Result<PathBuf> {
+        self.hub.pins.check_name(&self.repo, &self.commit, file)?;
+        let path = self.bring(file)?;
+        self.hub.pins.check(&self.repo, &self.commit, file, &path)?;
+        Ok(path)
+    }
+
+    fn bring(&self, file: &str) -> Result<PathBuf> {
         let path = self.dir().join(file);
         if path.exists() {
             return Ok(path);

@@ -13,15 +13,21 @@ pub enum Capability {
     Write,
     /// Hosts are asked.
     Net,
+    /// Code of hosts runs.
+    Import,
 }
 
 impl Capability {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Read, Self::Write, Self::Net, Self::Import];
+
     /// As the flags say it: `--allow-NAME`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Read => "read",
             Self::Write => "write",
             Self::Net => "net",
+            Self::Import => "import",
         }
     }
 }
@@ -117,18 +123,23 @@ pub struct Grants {
     pub write: Scope,
     /// Hosts to ask.
     pub net: Scope,
+    /// Hosts to import from.
+    pub import: Scope,
     /// Paths not to read.
     pub deny_read: Scope,
     /// Paths not to write.
     pub deny_write: Scope,
     /// Hosts not to ask.
     pub deny_net: Scope,
+    /// Hosts not to import from.
+    pub deny_import: Scope,
 }
 
 impl Grants {
     /// Everything that can be given.
     pub fn all() -> Self {
-        Self { read: Scope::All, write: Scope::All, net: Scope::All, ..Self::default() }
+        let all = || Scope::All;
+        Self { read: all(), write: all(), net: all(), import: all(), ..Self::default() }
     }
 
     /// What of `capability` is given.
@@ -137,6 +148,7 @@ impl Grants {
             Capability::Read => &self.read,
             Capability::Write => &self.write,
             Capability::Net => &self.net,
+            Capability::Import => &self.import,
         }
     }
 
@@ -146,6 +158,7 @@ impl Grants {
             Capability::Read => &self.deny_read,
             Capability::Write => &self.deny_write,
             Capability::Net => &self.deny_net,
+            Capability::Import => &self.deny_import,
         }
     }
 
@@ -155,6 +168,7 @@ impl Grants {
             Capability::Read => self.read.add(item),
             Capability::Write => self.write.add(item),
             Capability::Net => self.net.add(item),
+            Capability::Import => self.import.add(item),
         }
     }
 

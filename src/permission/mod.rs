@@ -41,6 +41,8 @@ pub enum Access<'a> {
     Write(&'a Path),
     /// To send a request to a host.
     Net(&'a str),
+    /// To run code of a host.
+    Import(&'a str),
 }
 
 /// What there is around a recipe: the places that it may use without a grant.
@@ -137,6 +139,7 @@ impl Permissions {
             Access::Read(path) => self.judge_path(path, Capability::Read),
             Access::Write(path) => self.judge_path(path, Capability::Write),
             Access::Net(host) => self.judge_host(host),
+            Access::Import(host) => self.judge_import(host),
         }
     }
 
@@ -198,6 +201,24 @@ impl Permissions {
         Ok(())
     }
 
+    /// What may not be asked at all may not be asked for code either.
+    fn judge_import(&self, host: &str) -> std::result::Result<(), Refusal> {
+        for denied in [Capability::Import, Capability::Net] {
+            if self.grants.denied(denied).covers_host(host) {
+                return Err(Refusal::never(format!("--deny-{} says so", denied.name())));
+            }
+        }
+        let granted = self.grants.allowed(Capability::Import);
+        let why = if !granted.covers_host(host) {
+            "code of another place needs a grant"
+        } else if !granted.names_host(host) && address::is_private(host) {
+            "it is a private address, which a grant must name"
+        } else {
+            return Ok(());
+        };
+        Err(Refusal { why: why.to_owned(), flag: Some(format!("--allow-import={host}")) })
+    }
+
     /// The directories and files that may be read, for the sandbox.
     fn readable(&self) -> Vec<PathBuf> {
         let world = &self.world;
@@ -239,6 +260,7 @@ impl std::fmt::Display for Access<'_> {
             Self::Read(path) => write!(f, "read {}", path.display()),
             Self::Write(path) => write!(f, "write {}", path.display()),
             Self::Net(host) => write!(f, "connect to {host}"),
+            Self::Import(host) => write!(f, "import from {host}"),
         }
     }
 }
@@ -250,6 +272,7 @@ impl Access<'_> {
             Self::Read(_) => Capability::Read,
             Self::Write(_) => Capability::Write,
             Self::Net(_) => Capability::Net,
+            Self::Import(_) => Capability::Import,
         }
     }
 
@@ -257,7 +280,7 @@ impl Access<'_> {
     pub fn what(self) -> String {
         match self {
             Self::Read(path) | Self::Write(path) => path.display().to_string(),
-            Self::Net(host) => host.to_owned(),
+            Self::Net(host) | Self::Import(host) => host.to_owned(),
         }
     }
 }
@@ -401,5 +424,26 @@ mod tests {
         }
         let p = home.with(Grants { deny_net: hub(), ..Grants::all() });
         assert!(!p.allows(Access::Net("huggingface.co")));
+        assert!(!p.allows(Access::Import("huggingface.co")));
+    }
+
+    #[test]
+    fn code_of_a_host_needs_a_grant_of_its_own() {
+        let home = Home::new();
+        let with = |grants| home.with(grants);
+        let one = || Scope::These(vec!["example.org".to_owned()]);
+        assert!(
+            !with(Grants { net: Scope::All, ..Grants::default() })
+                .allows(Access::Import("example.org"))
+        );
+        let p = with(Grants { import: one(), ..Grants::default() });
+        assert!(p.allows(Access::Import("example.org")));
+        assert!(!p.allows(Access::Import("example.com")));
+        assert!(!p.allows(Access::Net("example.org")));
+        assert!(
+            !with(Grants { deny_import: one(), ..Grants::all() })
+                .allows(Access::Import("example.org"))
+        );
+        assert!(!with(Grants::all()).allows(Access::Import("127.0.0.1")));
     }
 }

@@ -7,29 +7,69 @@
 //! read = []
 //! write = []
 //! net = ["huggingface.co"]
+//! import = []
 //! ```
 //!
 //! An edited recipe has another hash, and is asked for again.
 
 use std::{
     collections::BTreeMap,
-    fmt::Write,
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Capability, Grants, audit};
 use crate::{
+    config::suggest,
     error::{Code, Error, Result},
-    fs,
+    fs, hash,
 };
-
-const CAPABILITIES: [Capability; 3] = [Capability::Read, Capability::Write, Capability::Net];
 
 /// The file, wherever it is; it need not exist.
 #[derive(Debug, Clone)]
 pub struct TrustFile(PathBuf);
+
+/// What the file holds.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    /// By the hash of the recipe.
+    #[serde(default)]
+    recipe: BTreeMap<String, Trusted>,
+}
+
+/// A recipe that is trusted.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Trusted {
+    /// What it was called, for whoever reads the file.
+    #[serde(default)]
+    name: String,
+    /// When the user said so, in seconds since 1970.
+    #[serde(default)]
+    time: u64,
+    #[serde(default)]
+    read: Vec<String>,
+    #[serde(default)]
+    write: Vec<String>,
+    #[serde(default)]
+    net: Vec<String>,
+    #[serde(default)]
+    import: Vec<String>,
+}
+
+impl Trusted {
+    fn items(&mut self, capability: Capability) -> &mut Vec<String> {
+        match capability {
+            Capability::Read => &mut self.read,
+            Capability::Write => &mut self.write,
+            Capability::Net => &mut self.net,
+            Capability::Import => &mut self.import,
+        }
+    }
+}
 
 impl TrustFile {
     /// The file at `path`.
@@ -44,45 +84,27 @@ impl TrustFile {
 
     /// The hash of a recipe and its imports, each a name and a text.
     pub fn hash<'a>(texts: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
-        let mut hash = Sha256::new();
+        let mut sha256 = Sha256::new();
         for (name, text) in texts {
             // Lengths keep two texts from standing for another division of the same bytes.
-            hash.update((name.len() as u64).to_le_bytes());
-            hash.update(name);
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
+            sha256.update((name.len() as u64).to_le_bytes());
+            sha256.update(name);
+            sha256.update((text.len() as u64).to_le_bytes());
+            sha256.update(text);
         }
-        hash.finalize().iter().fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hash::hex(&sha256.finalize())
     }
 
     /// What the recipe of this hash was trusted with; `None` where it was not.
     ///
     /// # Errors
-    /// The file cannot be read or understood.
+    /// [`Code::Io`]: the file cannot be read or understood.
     pub fn grants(&self, hash: &str) -> Result<Option<Grants>> {
-        if !self.0.exists() {
-            return Ok(None);
-        }
-        let text = fs::read_to_string(&self.0)?;
-        let header = header(hash);
-        let mut lines = text.lines().enumerate().skip_while(|(_, line)| line.trim() != header);
-        if lines.next().is_none() {
-            return Ok(None);
-        }
+        let Some(mut trusted) = self.content()?.recipe.remove(hash) else { return Ok(None) };
         let mut grants = Grants::default();
-        for (i, line) in lines.take_while(|(_, line)| !line.trim().starts_with('[')) {
-            let Some((key, value)) = line.split_once('=') else { continue };
-            let Some(capability) = CAPABILITIES.iter().find(|c| c.name() == key.trim()) else {
-                continue;
-            };
-            let items: Vec<String> = serde_json::from_str(value.trim()).map_err(|e| {
-                let message = format!("{}:{}: not a list", self.0.display(), i + 1);
-                Error::new(Code::Io, message).caused_by(e)
-            })?;
-            items.into_iter().for_each(|item| grants.add(*capability, item));
+        for capability in Capability::ALL {
+            let items = std::mem::take(trusted.items(capability));
+            items.into_iter().for_each(|item| grants.add(capability, item));
         }
         Ok(Some(grants))
     }
@@ -90,37 +112,43 @@ impl TrustFile {
     /// Trusts the recipe of this hash with `grants`, in place of what it was trusted with.
     ///
     /// # Errors
-    /// The file cannot be read or written.
+    /// [`Code::Io`]: the file cannot be read, understood or written.
     pub fn trust(&self, hash: &str, name: &str, grants: &Grants) -> Result<()> {
-        let old = if self.0.exists() { fs::read_to_string(&self.0)? } else { String::new() };
-        let header = header(hash);
-        let mut text = String::new();
-        let mut is_old = false;
-        for line in old.lines() {
-            if line.trim().starts_with('[') {
-                is_old = line.trim() == header;
-            }
-            if !is_old {
-                text.push_str(line);
-                text.push('\n');
-            }
+        let mut content = self.content()?;
+        let time = audit::seconds() as u64;
+        let mut trusted = Trusted { name: name.to_owned(), time, ..Trusted::default() };
+        for capability in Capability::ALL {
+            *trusted.items(capability) = grants.allowed(capability).items().to_vec();
         }
-        let name = serde_json::Value::from(name);
-        let _ = writeln!(text, "{header}\nname = {name}\ntime = {}", audit::seconds() as u64);
-        let items: BTreeMap<_, _> =
-            CAPABILITIES.iter().map(|&c| (c, grants.allowed(c).items())).collect();
-        for (capability, items) in items {
-            let _ = writeln!(text, "{} = {}", capability.name(), serde_json::json!(items));
-        }
+        content.recipe.insert(hash.to_owned(), trusted);
+        let text = toml::to_string(&content)
+            .map_err(|e| Error::new(Code::Io, "the trust file has no TOML form").caused_by(e))?;
         if let Some(dir) = self.0.parent() {
             fs::create_dir_all(dir)?;
         }
         fs::write_atomic(&self.0, text.as_bytes())
     }
-}
 
-fn header(hash: &str) -> String {
-    format!("[recipe.\"{hash}\"]")
+    fn content(&self) -> Result<Content> {
+        if !self.0.exists() {
+            return Ok(Content::default());
+        }
+        let text = fs::read_to_string(&self.0)?;
+        toml::from_str(&text).map_err(|e| self.damaged(&text, &e))
+    }
+
+    fn damaged(&self, text: &str, e: &toml::de::Error) -> Error {
+        let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let line = before.matches('\n').count() + 1;
+        let said = e.message().lines().collect::<Vec<_>>().join(", ");
+        let message = format!("the trust file is damaged: {}:{line}: {said}", self.0.display());
+        let error = Error::new(Code::Io, message);
+        let error = match suggest::for_unknown_field(e.message()) {
+            Some(near) => error.hint(format!("did you mean `{near}`?")),
+            None => error,
+        };
+        error.hint("correct it, or remove the file: every recipe is then asked for again")
+    }
 }
 
 #[cfg(test)]
@@ -150,7 +178,33 @@ mod tests {
     fn a_damaged_file_is_an_error() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("trust.toml");
-        fs::write_atomic(&path, b"[recipe.\"aa\"]\nnet = huggingface.co\n").unwrap();
-        assert_eq!(TrustFile::at(path).grants("aa").unwrap_err().code(), Code::Io);
+        let told = |text: &str| {
+            fs::write_atomic(&path, text.as_bytes()).unwrap();
+            let file = TrustFile::at(&path);
+            let e = file.grants("bb").unwrap_err();
+            assert_eq!(file.trust("bb", "b", &Grants::default()).unwrap_err().code(), Code::Io);
+            assert_eq!(fs::read_to_string(&path).unwrap(), text, "it is left as it is");
+            assert_eq!(e.code(), Code::Io);
+            format!("{}\n{}", e.message(), e.hints().join("\n"))
+        };
+        let said = told("[recipe.\"aa\"]\nnet = huggingface.co\n");
+        assert!(said.contains("trust.toml:2: "), "{said}");
+        let said = told("[recipe.aa]\nnat = [\"huggingface.co\"]\n");
+        assert!(said.contains("trust.toml:2: unknown field `nat`"), "{said}");
+        assert!(said.contains("did you mean `net`?"), "{said}");
+        let said = told("[recipes.aa]\nnet = []\n");
+        assert!(said.contains("did you mean `recipe`?"), "{said}");
+        told("[recipe.aa]\nnet = \"huggingface.co\"\n");
+        told("[recipe.aa]\n[recipe.aa]\n");
+    }
+
+    /// Files of earlier versions have no list of imports.
+    #[test]
+    fn a_list_may_be_missing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("trust.toml");
+        fs::write_atomic(&path, b"# mine\n[recipe.\"aa\"]\nname = \"a\"\ntime = 1\nread = []\n")
+            .unwrap();
+        assert_eq!(TrustFile::at(path).grants("aa").unwrap(), Some(Grants::default()));
     }
 }

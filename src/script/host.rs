@@ -14,7 +14,11 @@ use std::{
 use rhai::NativeCallContext;
 
 use super::{
+    Failure,
+    bundle::Bundle,
+    lock::Lock,
     params::{Given, Parameter},
+    pinned::{Address, has_files, without_hash},
     planning::{Planning, needs_weights},
     powers::Powers,
     recipe::Recipe,
@@ -70,6 +74,12 @@ pub struct Host {
     pub grants: Grants,
     /// Where each access of the recipe is written down, if anywhere.
     pub audit: Option<PathBuf>,
+    /// What of the hub and of the imports is settled.
+    pub lock: Option<Lock>,
+    /// Whether the lock is all that the recipe may load.
+    pub frozen: bool,
+    /// Whether the hub is asked what its branches stand at, although the cache has an answer.
+    pub refresh: bool,
     /// The environment, as far as the user lets dsr see it. Scripts have no access to it.
     pub env: Lookup,
     /// Where [`note`](Self::note) puts its lines.
@@ -83,6 +93,10 @@ pub struct Host {
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Cell<bool>,
     pub(super) powers: Powers,
+    /// What the recipe that runs brings along.
+    bundle: RefCell<Option<Bundle>>,
+    /// What the recipe is called, also where it is none.
+    opened: RefCell<String>,
     hub: OnceCell<Rc<Hub>>,
     group: OnceCell<Rc<ProcessGroup>>,
     pub(crate) output: RefCell<Output>,
@@ -112,6 +126,9 @@ impl Host {
             interrupt: Interrupt::new(),
             grants: Grants::default(),
             audit: None,
+            lock: None,
+            frozen: false,
+            refresh: false,
             env: Box::new(|_| None),
             notes: Box::new(|_| ()),
             show_download: Rc::new(|_| ()),
@@ -119,6 +136,8 @@ impl Host {
             planning: None,
             run_is_active: Cell::new(false),
             powers: Powers::default(),
+            bundle: RefCell::default(),
+            opened: RefCell::default(),
             hub: OnceCell::new(),
             group: OnceCell::new(),
             output: RefCell::new(Box::new(output)),
@@ -150,7 +169,11 @@ impl Host {
     pub fn hub(self: &Rc<Self>) -> Result<Rc<Hub>> {
         once(&self.hub, || {
             let show = Rc::clone(&self.show_download);
-            let hub = Hub::new(HubSettings::from_env(&self.env)?);
+            let mut settings = HubSettings::from_env(&self.env)?;
+            settings.refresh |= self.refresh;
+            let pins = self.lock.as_ref().map(Lock::pins).unwrap_or_default();
+            let pins = if self.frozen { pins.frozen() } else { pins };
+            let hub = Hub::new(settings).with_pins(pins);
             // Weak, as this host keeps the hub.
             let host = Rc::downgrade(self);
             let hub = hub.on_host(move |name| match host.upgrade() {
@@ -196,6 +219,47 @@ impl Host {
     /// The parameters that the recipe declares.
     pub(crate) fn parameters(&self) -> Ref<'_, Vec<Parameter>> {
         self.parameters.borrow()
+    }
+
+    /// Notes which recipe is read or run, and what it brings along, where it is a bundle.
+    pub(super) fn open_bundle(&self, recipe: &Recipe) -> Result<(), Failure> {
+        self.bundle.replace(Bundle::open(recipe)?);
+        self.opened.replace(recipe.name.clone());
+        Ok(())
+    }
+
+    /// The module of the bundle that `path` means when it is imported from `importer`.
+    pub(super) fn bundled(&self, importer: Option<&str>, path: &str) -> Option<(String, String)> {
+        let is_main = importer.is_some_and(|name| name == *self.opened.borrow());
+        match importer {
+            // Code of another place reaches none of the recipe's files here either.
+            Some(name) if !is_main && !has_files(name) => None,
+            _ => self.bundle.borrow().as_ref()?.module(importer, path),
+        }
+    }
+
+    /// Whether the recipe is a file, and may have others beside it.
+    pub(super) fn has_files(&self) -> bool {
+        has_files(&self.opened.borrow())
+    }
+
+    /// The text at an address, where the bundle has it.
+    pub(super) fn bundled_address(&self, address: &Address) -> Result<Option<String>> {
+        self.bundle.borrow().as_ref().map_or(Ok(None), |bundle| bundle.at_address(address))
+    }
+
+    /// Whether the bundle has what is at an address.
+    pub(super) fn is_bundled(&self, address: &Address) -> bool {
+        !matches!(self.bundled_address(address), Ok(None))
+    }
+
+    /// Refuses a text that is not in the lock, where the lock is all there is.
+    pub(super) fn check_locked(&self, name: &str, text: &str) -> Result<()> {
+        match (&self.lock, self.frozen) {
+            (_, false) => Ok(()),
+            (Some(lock), true) => lock.check_text(without_hash(name), text),
+            (None, true) => Err(super::lock::missing()),
+        }
     }
 
     /// Shows how far a run is: `done` of `total` steps, and the line for it.

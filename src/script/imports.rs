@@ -9,7 +9,8 @@ use super::{
     diagnostics::seal,
     error::{AtPosition, split},
     params::{self, Parameter},
-    resolver,
+    pinned::{Address, is_address},
+    resolver::{self, Look},
 };
 use crate::error::Error;
 
@@ -28,11 +29,27 @@ pub(crate) struct Imported {
     pub(crate) ast: Option<AST>,
 }
 
+/// An import that was found.
+pub(crate) struct Edge {
+    pub(crate) importer: String,
+    /// As it stands there.
+    pub(crate) path: String,
+    pub(crate) position: Position,
+    /// The module's name.
+    pub(crate) name: String,
+}
+
 /// All that a source imports.
 #[derive(Default)]
 pub(crate) struct Imports {
     /// The modules by their names.
     pub(crate) modules: BTreeMap<String, Imported>,
+    /// Every import that was found.
+    pub(crate) edges: Vec<Edge>,
+    /// The addresses among them, and those that could not be read.
+    pub(crate) addresses: Vec<Address>,
+    /// Imports whose path is put together while the source runs: the source and the place.
+    pub(crate) computed: Vec<(String, Position)>,
     /// Files that are not there or may not be imported, and texts that are no valid source.
     pub(crate) faults: Vec<Error>,
 }
@@ -49,8 +66,13 @@ impl Imports {
         let mut all = Self::default();
         let mut open = vec![(source.to_owned(), ast.clone())];
         while let Some((importer, ast)) = open.pop() {
+            let computed = computed(&ast, parameters).into_iter();
+            all.computed.extend(computed.map(|position| (importer.clone(), position)));
             for import in of(&ast, parameters) {
-                let found = resolver::find(&host.base_dir, Some(&importer), &import.path);
+                if let Some(address) = Some(&import.path).filter(|path| is_address(path)) {
+                    all.addresses.extend(Address::parse(address));
+                }
+                let found = resolver::find(host, Some(&importer), &import.path, Look::Read);
                 let (name, text) = match found {
                     Ok(found) => found,
                     Err(e) => {
@@ -58,6 +80,12 @@ impl Imports {
                         continue;
                     }
                 };
+                all.edges.push(Edge {
+                    importer: importer.clone(),
+                    path: import.path,
+                    position: import.position,
+                    name: name.clone(),
+                });
                 if all.modules.contains_key(&name) {
                     continue;
                 }
@@ -95,6 +123,20 @@ pub(crate) fn of(ast: &AST, parameters: &[Parameter]) -> Vec<Import> {
         {
             let alias = import.1.name.to_string();
             found.push(Import { path, alias, position: *position });
+        }
+        true
+    });
+    found
+}
+
+/// The imports of a source whose path is neither.
+fn computed(ast: &AST, parameters: &[Parameter]) -> Vec<Position> {
+    let mut found = Vec::new();
+    ast.walk(&mut |nodes| {
+        if let Some(ASTNode::Stmt(Stmt::Import(import, position))) = nodes.last()
+            && text_of(&import.0, parameters).is_none()
+        {
+            found.push(*position);
         }
         true
     });

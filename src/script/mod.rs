@@ -6,13 +6,16 @@
 //! are in [`api`]; what they may reach is the [`Host`].
 
 pub mod api;
+pub mod bundle;
 pub mod callback;
 pub mod deepspeed;
 pub mod diagnostics;
 pub mod host;
 pub mod literal;
+pub mod lock;
 pub mod options;
 pub mod params;
+pub mod pinned;
 pub mod planning;
 pub mod recipe;
 pub mod reference;
@@ -42,11 +45,14 @@ use std::rc::Rc;
 
 use rhai::AST;
 
+use self::{
+    bundle::Bundle, diagnostics::diagnose, imports::Imports, planning::Planning,
+    resolver::EMBEDDED, sources::Sources,
+};
 pub use self::{
     callback::Callback, diagnostics::Failure, error::ScriptResult, host::Host, params::Parameter,
     planning::Planned, recipe::Recipe, shared::Shared,
 };
-use self::{diagnostics::diagnose, imports::Imports, planning::Planning, sources::Sources};
 use crate::{
     error::{Code, Error},
     run::Start,
@@ -95,6 +101,7 @@ impl Session {
     /// Fails with every mistake found before the recipe ran, or with the error that ended it.
     pub fn run(&self, recipe: &Recipe) -> Result<(), Failure> {
         let sources = &self.host.sources;
+        self.host.check_frozen(recipe)?;
         let (engine, ast) = self.compile(recipe)?;
         let (name, parameters) = (&recipe.name, self.host.parameters());
         let imports = Imports::load(&engine, &self.host, name, &ast, &parameters);
@@ -109,6 +116,7 @@ impl Session {
     ///
     /// Fails with all that it finds.
     pub fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
+        self.host.check_frozen(recipe)?;
         let (engine, ast) = self.compile(recipe)?;
         let host = &self.host;
         check::check_whole(&engine, host, &recipe.name, &ast, &host.parameters())
@@ -120,6 +128,7 @@ impl Session {
         let sources = &self.host.sources;
         let name = recipe.name.clone();
         let (_, mut parameters) = scan(recipe, sources)?;
+        self.host.open_bundle(recipe)?;
         params::give(&mut parameters, &self.host.params)?;
         self.host.main.replace(name.clone());
         self.host.values.replace(params::to_json(&parameters)?);
@@ -179,6 +188,7 @@ impl Session {
 fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Parameter>), Failure> {
     let Recipe { name, text, .. } = recipe;
     sources.insert_text(name, text);
+    Bundle::open(recipe)?;
     let parser = runtime::parser();
     let mut ast =
         parser.compile(text).map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;

@@ -5,11 +5,17 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
     rc::Rc,
 };
 
-use super::{Host, params::GivenValue, resolver::EMBEDDED};
+use super::{
+    Host,
+    params::GivenValue,
+    pinned::{self, Address},
+    resolver::{EMBEDDED, Look},
+};
 use crate::{
     config::EngineConfig,
     data,
@@ -28,6 +34,8 @@ pub(crate) struct Powers {
     permissions: RefCell<Rc<Permissions>>,
     /// The place in the recipe of the call that runs, for the audit log.
     place: RefCell<String>,
+    /// Texts of addresses by their hash, for where they cannot be kept.
+    texts: RefCell<BTreeMap<String, String>>,
 }
 
 impl Host {
@@ -138,13 +146,40 @@ impl Host {
         self.permissions().check(Access::Net(host), &self.powers.place.borrow())
     }
 
+    /// The text at an address that is imported. What is in the recipe's bundle is the recipe's own;
+    /// other code runs only where the user lets it be imported.
+    ///
+    /// # Errors
+    /// [`Code::Permission`], and as [`pinned::recipe`].
+    pub(super) fn text_at(&self, address: &Address, look: Look) -> Result<String> {
+        if let Some(text) = self.bundled_address(address)? {
+            return Ok(text);
+        }
+        if look == Look::Run {
+            let at = self.powers.place.borrow();
+            let allowed = self.permissions().check(Access::Import(&address.host), &at);
+            allowed.map_err(|e| address.with_hint(e))?;
+        }
+        let known = |sha256: &String| self.powers.texts.borrow().get(sha256).cloned();
+        if let Some(text) = address.sha256.as_ref().and_then(known) {
+            return Ok(text);
+        }
+        let text = address.obtain(&self.env, self.permissions_with(self.grants.clone()))?;
+        let sha256 = address.sha256.clone().unwrap_or_default();
+        self.powers.texts.borrow_mut().insert(sha256, text.clone());
+        Ok(text)
+    }
+
     fn world(&self) -> World {
         let path = |name: &str| (self.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let hub = HubSettings::from_env(&self.env).ok();
-        let caches: Vec<_> = hub.iter().map(|hub| hub.cache_dir.clone()).collect();
+        let mut caches: Vec<_> = hub.iter().map(|hub| hub.cache_dir.clone()).collect();
         let homes = path("HF_HOME").into_iter();
         let homes = homes.chain(caches.iter().filter_map(|dir| dir.parent().map(Path::to_owned)));
-        let tokens = homes.flat_map(|dir| [dir.join("token"), dir.join("stored_tokens")]);
+        let homes: Vec<_> = homes.collect();
+        caches.extend(pinned::cache_dir(&self.env));
+        let tokens =
+            homes.into_iter().flat_map(|dir| [dir.join("token"), dir.join("stored_tokens")]);
         let trust = path("XDG_CONFIG_HOME").map(|dir| dir.join("dsr"));
         World {
             work_dir: self.work_dir.clone(),

@@ -6,28 +6,31 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use rhai::{AST, ASTNode, Expr};
+use rhai::{AST, ASTNode, Expr, Position};
 
 use super::{
-    Failure, Host, Recipe, START_RUN,
+    Failure, Host, Recipe, START_RUN, bundle,
+    error::duplicate,
     imports::{Imports, text_of},
     locate,
     params::{self, Parameter},
+    pinned::is_address,
     resolver::EMBEDDED,
     runtime, scan,
 };
 use crate::{
     data,
-    hub::HubSettings,
+    error::Error,
+    hub::{HubSettings, RepoKind},
     model::Gpt2Config,
     permission::{Access, Capability, Permissions, TrustFile},
 };
 
 /// What the named function does with its first text.
 const FUNCTIONS: &[(&str, Use)] = &[
-    ("load_model", Use::Source("models--")),
-    ("tokenizer", Use::Source("models--")),
-    ("dataset", Use::Source("datasets--")),
+    ("load_model", Use::Hub(HubUse::Model)),
+    ("tokenizer", Use::Hub(HubUse::Tokenizer)),
+    ("dataset", Use::Hub(HubUse::Dataset)),
     ("new_model", Use::Shape),
     ("from_deepspeed", Use::Read),
     ("load_checkpoint", Use::Read),
@@ -40,8 +43,8 @@ const WRITTEN_OPTIONS: [&str; 3] = ["nvme_path", "output_path", "output_file"];
 
 #[derive(Debug, Clone, Copy)]
 enum Use {
-    /// A path, or a name on the hub, whose directory in the cache has this prefix.
-    Source(&'static str),
+    /// A path, or a name on the hub.
+    Hub(HubUse),
     /// A published size, or a path.
     Shape,
     Read,
@@ -66,6 +69,7 @@ impl Request {
             Capability::Read => Access::Read(Path::new(&self.what)),
             Capability::Write => Access::Write(Path::new(&self.what)),
             Capability::Net => Access::Net(&self.what),
+            Capability::Import => Access::Import(&self.what),
         }
     }
 }
@@ -77,12 +81,90 @@ pub struct Requests {
     pub list: Vec<Request>,
     /// Name and text of the recipe and of what it imports.
     pub texts: BTreeMap<String, String>,
+    /// What it loads from the hub.
+    pub hub: Vec<HubName>,
+    /// The name of the recipe in `texts`.
+    main: String,
+    /// Imports that cannot be read.
+    faults: Vec<Error>,
+    /// Imports that cannot be bundled.
+    obstacles: Vec<Error>,
+}
+
+/// What a name on the hub is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum HubUse {
+    /// `load_model`.
+    Model,
+    /// `dataset`.
+    Dataset,
+    /// `tokenizer`.
+    Tokenizer,
+}
+
+impl HubUse {
+    /// The kind of its repository.
+    pub fn kind(self) -> RepoKind {
+        match self {
+            Self::Model | Self::Tokenizer => RepoKind::Model,
+            Self::Dataset => RepoKind::Dataset,
+        }
+    }
+
+    /// What it is called.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Model => "model",
+            Self::Dataset => "dataset",
+            Self::Tokenizer => "tokenizer",
+        }
+    }
+}
+
+/// A name on the hub, as it stands in a recipe.
+#[derive(Debug, Clone)]
+pub struct HubName {
+    /// What it is for.
+    pub used_as: HubUse,
+    /// The repository: `Owner/name`.
+    pub repo: String,
+    /// The configuration of a dataset.
+    pub config: Option<String>,
+    /// The revision, `main` where none is written.
+    pub revision: String,
+    /// The source that it stands in.
+    pub(super) source: String,
+    /// Where in it.
+    pub(super) position: Position,
 }
 
 impl Requests {
-    /// The hash that the trust file knows the recipe by.
+    /// The hash that the trust file knows the recipe by. What is at an address is in it already, by
+    /// the hash that is written, whether or not it could be read yet.
     pub fn hash(&self) -> String {
-        TrustFile::hash(self.texts.iter().map(|(name, text)| (name.as_str(), text.as_str())))
+        let texts = self.texts.iter().filter(|(name, _)| !is_address(name) || **name == self.main);
+        TrustFile::hash(texts.map(|(name, text)| (name.as_str(), text.as_str())))
+    }
+
+    /// Name and text of what the recipe imports.
+    pub fn modules(&self) -> impl Iterator<Item = (&str, &str)> {
+        let modules = self.texts.iter().filter(|(name, _)| **name != self.main);
+        modules.map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// Fails with the imports that could not be read.
+    pub(super) fn check(&self, host: &Host) -> Result<(), Failure> {
+        fail(&self.faults, host)
+    }
+
+    /// Fails with the imports that no bundle can have.
+    pub(super) fn check_bundling(&self, host: &Host) -> Result<(), Failure> {
+        fail(&self.obstacles, host)
+    }
+
+    /// The imports that could not be read.
+    pub fn faults(&self) -> impl Iterator<Item = Error> {
+        self.faults.iter().map(duplicate)
     }
 
     /// Those that `permissions` does not allow and a grant would.
@@ -102,16 +184,27 @@ impl Requests {
 /// Mistakes of the recipe that are found before it runs.
 pub fn read(host: &Host, recipe: &Recipe) -> Result<Requests, Failure> {
     let (ast, mut parameters) = scan(recipe, &host.sources)?;
+    host.open_bundle(recipe)?;
     params::give(&mut parameters, &host.params)?;
     let Recipe { name, text, .. } = recipe;
     let imports = Imports::load(&runtime::parser(), host, name, &ast, &parameters);
-    let mut reader = Reader { host, parameters: &parameters, found: Requests::default() };
-    reader.source(&ast);
-    imports.sources().for_each(|(_, ast)| reader.source(ast));
+    let mut reader =
+        Reader { host, parameters: &parameters, source: name, found: Requests::default() };
+    reader.read(&ast);
+    for (source, ast) in imports.sources() {
+        reader.source = source;
+        reader.read(ast);
+    }
+    for address in imports.addresses.iter().filter(|address| !host.is_bundled(address)) {
+        reader.add(Capability::Import, &address.host, format!("import \"{}\"", address.url));
+    }
     let mut found = reader.found;
+    found.obstacles = bundle::obstacles(name, &imports);
+    found.faults = imports.faults;
     // Its directory may be another one tomorrow, its name not.
     let own = Path::new(name).file_name().map(|name| name.to_string_lossy().into_owned());
-    found.texts.insert(own.unwrap_or_else(|| name.clone()), text.clone());
+    found.main = own.unwrap_or_else(|| name.clone());
+    found.texts.insert(found.main.clone(), text.clone());
     let modules = imports.modules.into_iter();
     found.texts.extend(modules.map(|(name, module)| (name, module.text)));
     found.list.sort();
@@ -119,18 +212,25 @@ pub fn read(host: &Host, recipe: &Recipe) -> Result<Requests, Failure> {
     Ok(found)
 }
 
+fn fail(faults: &[Error], host: &Host) -> Result<(), Failure> {
+    let all = Error::all(faults.iter().map(duplicate).collect());
+    all.map_or(Ok(()), |e| Err(Failure::of(e, &[], &host.sources)))
+}
+
 struct Reader<'a> {
     host: &'a Host,
     parameters: &'a [Parameter],
+    /// What is being read.
+    source: &'a str,
     found: Requests,
 }
 
 impl Reader<'_> {
-    fn source(&mut self, ast: &AST) {
+    fn read(&mut self, ast: &AST) {
         ast.walk(&mut |nodes| {
             let Some(node) = nodes.last() else { return true };
-            if let Some((call, _)) = locate::as_call(node) {
-                self.call(&call.name, &call.args);
+            if let Some((call, position)) = locate::as_call(node) {
+                self.call(&call.name, &call.args, position);
             }
             if let ASTNode::Expr(Expr::Map(map, _)) = node {
                 for (key, value) in &map.0 {
@@ -141,7 +241,7 @@ impl Reader<'_> {
         });
     }
 
-    fn call(&mut self, function: &str, args: &[Expr]) {
+    fn call(&mut self, function: &str, args: &[Expr], position: Position) {
         if function == START_RUN {
             self.add(Capability::Write, "runs", START_RUN.to_owned());
             return;
@@ -155,11 +255,23 @@ impl Reader<'_> {
             Use::Read => self.add(Capability::Read, &text, wanted_by),
             Use::Shape if Gpt2Config::named(&text).is_some() => {}
             Use::Shape => self.add(Capability::Read, &text, wanted_by),
-            Use::Source(prefix) if data::is_hub_id(&text, &self.host.work_dir) => {
-                self.hub(prefix, &text, wanted_by);
+            Use::Hub(used_as) if data::is_hub_id(&text, &self.host.work_dir) => {
+                let (repo, config) = text.split_once(':').unwrap_or((&text, ""));
+                let revision = args.iter().find_map(|arg| self.revision(arg));
+                self.hub(
+                    HubName {
+                        used_as: *used_as,
+                        repo: repo.to_owned(),
+                        config: Some(config.to_owned()).filter(|config| !config.is_empty()),
+                        revision: revision.unwrap_or_else(|| "main".to_owned()),
+                        source: self.source.to_owned(),
+                        position,
+                    },
+                    wanted_by,
+                );
             }
-            Use::Source(_) if is_path(&text) => self.add(Capability::Read, &text, wanted_by),
-            Use::Source(_) => {}
+            Use::Hub(_) if is_path(&text) => self.add(Capability::Read, &text, wanted_by),
+            Use::Hub(_) => {}
         }
     }
 
@@ -171,16 +283,33 @@ impl Reader<'_> {
         }
     }
 
-    /// What is in the cache needs no network.
-    fn hub(&mut self, prefix: &str, id: &str, wanted_by: String) {
-        let Ok(hub) = HubSettings::from_env(&self.host.env) else { return };
-        let repo = id.split(':').next().unwrap_or(id).replace('/', "--");
-        let refs = hub.cache_dir.join(format!("{prefix}{repo}")).join("refs");
-        if let Some(host) = hub.host()
+    /// The revision that an argument's options name.
+    fn revision(&self, arg: &Expr) -> Option<String> {
+        let Expr::Map(map, _) = arg else { return None };
+        let (_, value) = map.0.iter().find(|(key, _)| key.name == "revision")?;
+        text_of(value, self.parameters)
+    }
+
+    /// What is in the cache needs no network, unless a lock is made of what is new.
+    fn hub(&mut self, name: HubName, wanted_by: String) {
+        if let Ok(hub) = HubSettings::from_env(&self.host.env)
+            && let Some(host) = hub.host()
             && !hub.offline
-            && !refs.exists()
+            && (self.host.refresh || !self.is_cached(&hub, &name))
         {
             self.add(Capability::Net, &host, wanted_by);
+        }
+        self.found.hub.push(name);
+    }
+
+    fn is_cached(&self, hub: &HubSettings, name: &HubName) -> bool {
+        let kind = name.used_as.kind();
+        let folder = format!("{}--{}", kind.plural(), name.repo.replace('/', "--"));
+        let dir = hub.cache_dir.join(folder);
+        let lock = self.host.lock.as_ref();
+        match lock.and_then(|lock| lock.commit(kind, &name.repo, &name.revision)) {
+            Some(commit) => dir.join("snapshots").join(commit).exists(),
+            None => dir.join("refs").exists(),
         }
     }
 

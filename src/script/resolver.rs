@@ -1,4 +1,5 @@
-//! What a recipe can import: `dsr:NAME` from the binary, and files in its own directory.
+//! What a recipe can import: `dsr:NAME` from the binary, files in its own directory, and what is at an
+//! address, with its hash and a grant. What is in its bundle comes before the files.
 //!
 //! Rhai's own file resolver follows `../` and absolute paths anywhere; this one does not. A path
 //! must be relative and without `..`, and what it leads to after symbolic links must still be
@@ -13,7 +14,12 @@ use std::{
 
 use rhai::{AST, EvalAltResult, FnNamespace, Module, ModuleResolver, Position, Scope};
 
-use super::{check, host::Host, imports::Imports};
+use super::{
+    check,
+    host::Host,
+    imports::Imports,
+    pinned::{Address, is_address},
+};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
@@ -97,7 +103,8 @@ impl ModuleResolver for Resolver {
         let Some(host) = self.host.upgrade() else {
             return Err(Error::new(Code::Internal, "import after the session ended").into());
         };
-        let (name, text) = find(&host.base_dir, source, path).map_err(|e| at(e.into()))?;
+        host.set_place(source, position);
+        let (name, text) = find(&host, source, path, Look::Run).map_err(|e| at(e.into()))?;
         if let Some(module) = self.loaded.borrow().get(&name) {
             return Ok(Rc::clone(module));
         }
@@ -115,18 +122,74 @@ impl ModuleResolver for Resolver {
     }
 }
 
+/// Why an import is looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// To be read: what is in the cache is nobody's business.
+    Read,
+    /// To be run.
+    Run,
+}
+
 /// The name and text of what `path` means when it is imported from `importer`.
-pub(super) fn find(base: &Path, importer: Option<&str>, path: &str) -> Result<(String, String)> {
+pub(super) fn find(
+    host: &Host,
+    importer: Option<&str>,
+    path: &str,
+    look: Look,
+) -> Result<(String, String)> {
+    let (name, text) = unlocked(host, importer, path, look)?;
+    host.check_locked(&name, &text)?;
+    Ok((name, text))
+}
+
+fn unlocked(
+    host: &Host,
+    importer: Option<&str>,
+    path: &str,
+    look: Look,
+) -> Result<(String, String)> {
     if let Some(name) = path.strip_prefix(EMBEDDED) {
         return embedded(name).map(|text| (path.to_owned(), text.to_owned()));
     }
-    if importer.is_some_and(|source| source.starts_with(EMBEDDED)) {
-        bail!(Code::Permission, "a module of dsr cannot import the file \"{path}\"");
+    if is_address(path) {
+        let address = Address::parse(path)?;
+        let text = host.text_at(&address, look)?;
+        let sha256 = address.sha256.as_deref().unwrap_or_default();
+        return Ok((address.with_hash(sha256), text));
     }
+    if let Some(found) = host.bundled(importer, path) {
+        return Ok(found);
+    }
+    let is_embedded = importer.is_some_and(|source| source.starts_with(EMBEDDED));
+    if is_embedded || !host.has_files() || importer.is_some_and(is_address) {
+        let what = if is_embedded { "a module of dsr" } else { "what is at an address" };
+        let message = format!("{what} cannot import the file \"{path}\"");
+        return Err(Error::new(Code::Permission, message)
+            .hint("it imports \"dsr:NAME\", or an address with its hash"));
+    }
+    let base = &host.base_dir;
     let file = confined(base, importer, path)?;
     let text = fs::read_to_string(&file)?;
     let relative = file.strip_prefix(base.canonicalize().at("open", base)?).unwrap_or(&file);
     Ok((relative.display().to_string(), text))
+}
+
+/// The name of the file that `path` means in the folder of the module `importer`, or in the recipe's
+/// own, as far as it can be told without looking; `None` for what may not be imported.
+pub(super) fn relative_name(importer: Option<&str>, path: &str) -> Option<String> {
+    let path = Path::new(path);
+    let mut file =
+        importer.and_then(|name| Path::new(name).parent()).unwrap_or(Path::new("")).join(path);
+    if !path.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        return None;
+    }
+    if file.extension().is_none_or(|e| e != "rhai") {
+        file.as_mut_os_string().push(".rhai");
+    }
+    let parts = file.components().filter(|c| matches!(c, Component::Normal(_)));
+    let parts: Vec<_> = parts.map(|c| c.as_os_str().to_string_lossy()).collect();
+    Some(parts.join("/"))
 }
 
 /// The text of the module of the standard library called `name`.
@@ -159,7 +222,7 @@ fn confined(base: &Path, importer: Option<&str>, path: &str) -> Result<PathBuf> 
     };
     let relative = Path::new(path);
     if path.contains("://") {
-        return Err(refused("it is an address"));
+        return Err(refused("an address begins https://"));
     }
     if relative.is_absolute() {
         return Err(refused("the path is absolute"));

@@ -62,8 +62,8 @@ fn the_list_is_printed_without_a_run() {
     let list = text(&output.stdout);
     for line in [
         "(needs a grant)  dataset(",
-        "net    huggingface.co  (needs a grant)  load_model(\"O/m\")",
-        "read   /proc/self/environ  (never given)",
+        "net     huggingface.co  (needs a grant)  load_model(\"O/m\")",
+        "read    /proc/self/environ  (never given)",
         "/x  (needs a grant)  export_hf(",
     ] {
         assert!(list.contains(line), "{line}: {list}");

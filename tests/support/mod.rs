@@ -4,6 +4,7 @@ pub(crate) mod hub_server;
 pub(crate) mod ranks;
 pub(crate) mod recipe;
 pub(crate) mod small_hub;
+pub(crate) mod web_server;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

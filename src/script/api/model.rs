@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// What is fetched of a model on the hub; the first is all that a plan needs.
-const MODEL_FILES: &[&str] = &[
+pub(crate) const MODEL_FILES: &[&str] = &[
     "config.json",
     "model.safetensors",
     "model.safetensors.index.json",

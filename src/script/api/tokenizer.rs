@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// The files of a model on the hub that make its tokenizer, as far as it has them.
-const HUB_FILES: [&str; 4] =
+pub(crate) const HUB_FILES: [&str; 4] =
     ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"];
 
 /// Tokenizers.

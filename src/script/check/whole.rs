@@ -15,7 +15,7 @@ use crate::{
         imports::{self, Imports},
         locate,
         params::Parameter,
-        resolver,
+        resolver::{self, Look},
     },
 };
 
@@ -57,7 +57,7 @@ fn calls_of_modules(
 ) -> Vec<Error> {
     let mut by_alias = BTreeMap::new();
     for import in imports::of(ast, parameters) {
-        if let Ok((name, _)) = resolver::find(&host.base_dir, Some(source), &import.path) {
+        if let Ok((name, _)) = resolver::find(host, Some(source), &import.path, Look::Read) {
             by_alias.insert(import.alias, name);
         }
     }

@@ -1,0 +1,73 @@
+//! `dsr recipe bundle` and `unbundle`: a recipe with all that it imports as one file, and back.
+
+use std::path::{Path, PathBuf};
+
+use super::{Console, args::BundleArgs, console, origin::FetchArgs};
+use crate::{
+    error::{Code, Error, Result},
+    fs::{NewDir, create_dir_all, write_atomic},
+    script::{
+        Failure, Recipe,
+        bundle::Bundle,
+        lock::{self, Lock},
+        pinned,
+    },
+};
+
+/// Writes a recipe's bundle into a new file.
+pub(super) fn make(args: &BundleArgs, console: &Console) -> Result<(), Failure> {
+    let recipe = args.fetch.open(&args.recipe)?;
+    let default = || PathBuf::from(format!("{}.bundle.rhai", Recipe::stem(&recipe.name)));
+    let to = args.output.clone().unwrap_or_else(default);
+    absent(&to)?;
+    let mut host = super::host(&recipe, &args.given, &args.fetch, console, |_| ())?;
+    host.lock = Lock::find(&recipe, args.lock.as_deref())?;
+    let bundle = Bundle::make(&host, &recipe)?;
+    write_atomic(&to, bundle.text().as_bytes())?;
+    let (modules, lock) = (bundle.modules.len(), bundle.lock.is_some());
+    let lock = if lock { "with its lock" } else { "without a lock: there is none" };
+    console::out(&format!("{}: {modules} modules, {lock}\n", to.display()));
+    Ok(())
+}
+
+/// Writes the parts of a bundle into a new directory; what is at an address goes into the cache.
+pub(super) fn take_apart(from: &Path, to: &Path, fetch: &FetchArgs) -> Result<(), Failure> {
+    let recipe = fetch.open(from)?;
+    let Some(bundle) = Bundle::open(&recipe)? else {
+        let message = format!("{} is no bundle: there is nothing to take apart", recipe.name);
+        return Err(Error::new(Code::Usage, message)
+            .hint("`dsr recipe cp` copies a recipe")
+            .into());
+    };
+    absent(to)?;
+    let dir = NewDir::create(to)?;
+    let env = fetch.env();
+    let mut names = Vec::new();
+    let mut write = |name: &str, text: &str| -> Result<()> {
+        let path = dir.path().join(name);
+        absent(&path)?;
+        path.parent().map_or(Ok(()), create_dir_all)?;
+        names.push(to.join(name).display().to_string() + "\n");
+        write_atomic(&path, text.as_bytes())
+    };
+    write(&bundle.name, &bundle.recipe)?;
+    for (name, text) in &bundle.modules {
+        match pinned::is_address(name) {
+            true => pinned::keep(&env, &crate::hash::sha256(text), text),
+            false => write(name, text)?,
+        }
+    }
+    bundle.lock.iter().try_for_each(|text| write(lock::FILE, text))?;
+    dir.publish()?;
+    console::out(&names.concat());
+    Ok(())
+}
+
+/// Refuses a path where something is.
+pub(super) fn absent(path: &Path) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let message = format!("{} is there already, and is not overwritten", path.display());
+    Err(Error::new(Code::Io, message).hint("give another name"))
+}

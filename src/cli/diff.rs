@@ -1,0 +1,109 @@
+//! `dsr recipe diff A B`: what differs between two recipes: their texts with those that they import,
+//! what they ask for, their parameters.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+};
+
+use similar::TextDiff;
+
+use super::{Console, args::ParamArgs, console, grants::printable, origin::FetchArgs};
+use crate::script::{self, Failure, Recipe, requests};
+
+/// Lines around each difference.
+const CONTEXT: usize = 3;
+
+/// What of a recipe is compared.
+struct Side {
+    recipe: Recipe,
+    /// By name, what it imports.
+    modules: BTreeMap<String, String>,
+    /// Powers, each with what it is wanted for.
+    requests: BTreeSet<String>,
+    /// By name, as lines.
+    parameters: BTreeMap<String, String>,
+}
+
+impl Side {
+    fn open(spec: &Path, fetch: &FetchArgs, console: &Console) -> Result<Self, Failure> {
+        let recipe = fetch.open(spec)?;
+        let host = super::host(&recipe, &ParamArgs::default(), fetch, console, |_| ())?;
+        let found = requests::read(&host, &recipe)?;
+        let modules = found.modules().map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let request = |request: &requests::Request| {
+            let name = request.capability.name();
+            format!("{name:6}  {}  {}", request.what, request.wanted_by)
+        };
+        let parameters = script::describe(&recipe)?.parameters.into_iter().map(|p| {
+            let (default, limits) = (p.default_text(), p.limits_text());
+            let words = [p.type_name(), &default, &limits, &p.help];
+            let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
+            (p.name.clone(), words.join("  "))
+        });
+        Ok(Self {
+            modules: modules.collect(),
+            requests: found.list.iter().map(request).collect(),
+            parameters: parameters.collect(),
+            recipe,
+        })
+    }
+}
+
+/// Prints the differences.
+pub(super) fn run(
+    old: &Path,
+    new: &Path,
+    fetch: &FetchArgs,
+    console: &Console,
+) -> Result<(), Failure> {
+    let (old, new) = (Side::open(old, fetch, console)?, Side::open(new, fetch, console)?);
+    console::out(&printable(&text(&old, &new)));
+    Ok(())
+}
+
+fn text(old: &Side, new: &Side) -> String {
+    let names = (old.recipe.name.as_str(), new.recipe.name.as_str());
+    let mut text = unified((&old.recipe.text, &new.recipe.text), names);
+    let modules: BTreeSet<_> = old.modules.keys().chain(new.modules.keys()).collect();
+    for name in modules {
+        let of = |side: &Side| side.modules.get(name).cloned().unwrap_or_default();
+        let shown = |side: &Side| match side.modules.contains_key(name) {
+            true => name.clone(),
+            false => "/dev/null".to_owned(),
+        };
+        text += &unified((&of(old), &of(new)), (&shown(old), &shown(new)));
+    }
+    if text.is_empty() {
+        text.push_str("The texts are the same.\n");
+    }
+    let requests = [&old.requests, &new.requests].map(|all| all.iter().cloned().collect());
+    let _ = write!(text, "\nWhat it asks for{}", changes(&requests));
+    let lines = |side: &Side| {
+        let line = |(name, words): (&String, &String)| format!("{name}  {words}");
+        side.parameters.iter().map(line).collect::<BTreeSet<_>>()
+    };
+    let _ = write!(text, "\nParameters{}", changes(&[lines(old), lines(new)]));
+    text
+}
+
+/// The unified diff of two texts; empty where they are the same.
+fn unified((old, new): (&str, &str), (old_name, new_name): (&str, &str)) -> String {
+    if old == new {
+        return String::new();
+    }
+    let diff = TextDiff::from_lines(old, new);
+    diff.unified_diff().context_radius(CONTEXT).header(old_name, new_name).to_string()
+}
+
+/// The lines that came and went.
+fn changes([old, new]: &[BTreeSet<String>; 2]) -> String {
+    if old == new {
+        return ": the same\n".to_owned();
+    }
+    let mut text = ":\n".to_owned();
+    old.difference(new).for_each(|line| text += &format!("- {line}\n"));
+    new.difference(old).for_each(|line| text += &format!("+ {line}\n"));
+    text
+}

@@ -1,0 +1,57 @@
+//! `dsr lock`: makes the lock of a recipe, or says whether it is still true.
+
+use super::{Console, args::LockCommandArgs, console, origin};
+use crate::{
+    error::{Code, Error},
+    fs::write_atomic,
+    permission::Scope,
+    script::{
+        Failure, Recipe,
+        bundle::Bundle,
+        lock::{self, Lock},
+    },
+};
+
+pub(super) fn run(args: &LockCommandArgs, console: &Console) -> Result<(), Failure> {
+    let recipe = args.grants.open(&args.recipe)?;
+    if args.check { check(args, &recipe, console) } else { make(args, &recipe, console) }
+}
+
+fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<(), Failure> {
+    if args.lock.is_none() && Bundle::open(recipe)?.is_some_and(|bundle| bundle.lock.is_some()) {
+        let message = format!("{} is a bundle with a lock of its own", recipe.name);
+        return Err(Error::new(Code::Usage, message)
+            .hint("take it apart with `dsr recipe unbundle`, or name another file with --lock")
+            .into());
+    }
+    let Some(path) = args.lock.clone().or_else(|| Lock::beside(recipe)) else {
+        let message = format!("{} is no file that a lock could be beside", recipe.name);
+        return Err(Error::new(Code::Usage, message)
+            .hint(format!("name the lock: --lock={}", lock::FILE))
+            .into());
+    };
+    let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    host.refresh = true;
+    args.grants.clone().settle(&mut host, recipe)?;
+    let new = Lock::make(host, recipe)?;
+    // One that is damaged is replaced.
+    let old = Lock::open(&path).unwrap_or_default();
+    write_atomic(&path, new.text().as_bytes())?;
+    let gone = old.beyond(&new).into_iter().map(|line| format!("  - {line}\n"));
+    let come = new.beyond(&old).into_iter().map(|line| format!("  + {line}\n"));
+    let changes: String = gone.chain(come).collect();
+    let what = if changes.is_empty() { "as it was" } else { "written" };
+    console::out(&format!("{}: {what}\n{changes}", path.display()));
+    Ok(())
+}
+
+fn check(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<(), Failure> {
+    let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    // Nothing is fetched, so that what is in no cache is what it says it is.
+    host.env = origin::environment(true);
+    host.grants.import = Scope::All;
+    host.lock = Lock::find(recipe, args.lock.as_deref())?;
+    Lock::check(host, recipe)?;
+    console::out(&format!("{}: the lock is true\n", recipe.name));
+    Ok(())
+}

@@ -1,0 +1,35 @@
+//! SHA-256, as recipes, locks and bundles write it: 64 hexadecimal digits in lower case.
+
+use sha2::{Digest, Sha256};
+
+/// The hash of some bytes.
+pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// Bytes as hexadecimal digits in lower case.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Whether `text` is a hash as [`sha256`] writes it.
+pub fn is_sha256(text: &str) -> bool {
+    is_hex(text, 64)
+}
+
+/// Whether `text` is so many hexadecimal digits in lower case.
+pub fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_of_nothing_is_known() {
+        let known = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+        assert_eq!(sha256(""), known);
+        assert!(is_sha256(known) && !is_sha256(&known.to_uppercase()) && !is_sha256("e3"));
+    }
+}
