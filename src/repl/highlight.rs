@@ -9,7 +9,7 @@ pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {
         return format!("\x1b[36m{}\x1b[0m{}", &text[..end], &text[end..]);
     }
     let all = tokens(text);
-    let pair = cursor.and_then(|cursor| bracket_pair(text, &all, cursor));
+    let pair = cursor.and_then(|cursor| bracket_pair(&all, cursor));
     let mut painted = String::new();
     let mut at = 0;
     for (i, token) in all.iter().enumerate() {
@@ -46,13 +46,12 @@ pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {
 }
 
 /// The tokens of the bracket at the cursor, or right before it, and of its other one.
-fn bracket_pair(text: &str, all: &[Token], cursor: usize) -> Option<(usize, usize)> {
+fn bracket_pair(all: &[Token], cursor: usize) -> Option<(usize, usize)> {
     let is_bracket = |token: &Token| matches!(token.class, Class::Open | Class::Close);
     let here = all
         .iter()
         .position(|token| is_bracket(token) && token.range.contains(&cursor))
         .or_else(|| all.iter().position(|token| is_bracket(token) && token.range.end == cursor))?;
-    let _ = text;
     let mut open = Vec::new();
     for (i, token) in all.iter().enumerate() {
         match token.class {
@@ -89,7 +88,7 @@ mod tests {
         let text = "f(a[1], \")\")";
         let all = tokens(text);
         let places = |cursor| {
-            bracket_pair(text, &all, cursor).map(|(a, b)| (all[a].range.start, all[b].range.start))
+            bracket_pair(&all, cursor).map(|(a, b)| (all[a].range.start, all[b].range.start))
         };
         assert_eq!(places(1), Some((1, 11)));
         assert_eq!(places(12), Some((1, 11)));

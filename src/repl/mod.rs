@@ -159,6 +159,9 @@ impl Session {
     /// Does what was entered; true ends the session.
     fn enter(&mut self, text: &str) -> Result<bool, Failure> {
         let text = text.trim_end();
+        if ["exit", "quit", "exit()", "quit()"].contains(&text.trim()) {
+            return Ok(true);
+        }
         if text.starts_with(':') {
             return commands::run(self, text);
         }

@@ -240,8 +240,8 @@ impl ConditionalEventHandler for Close {
     fn handle(&self, _: &Event, _: RepeatCount, _: bool, ctx: &EventContext<'_>) -> Option<Cmd> {
         let before = &ctx.line()[..ctx.pos()];
         let (_, line) = before.rsplit_once('\n')?;
-        let is_indent = line.ends_with(INDENT) && line.chars().all(|c| c == ' ');
-        let by = u16::try_from(INDENT.len()).ok()?;
-        is_indent.then(|| Cmd::Replace(Movement::BackwardChar(by), Some("}".to_owned())))
+        let outer = line.strip_suffix(INDENT)?;
+        let is_indent = outer.chars().all(|c| c == ' ');
+        is_indent.then(|| Cmd::Replace(Movement::BeginningOfLine, Some(format!("{outer}}}"))))
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::terminal::{CTRL_C, TAB, Terminal};
+use super::terminal::{TAB, Terminal};
 
 /// Types `text` and Tab, and gives the screen when it shows `expected`.
 fn completed(terminal: &mut Terminal, text: &str, expected: &str) -> String {
@@ -10,8 +10,7 @@ fn completed(terminal: &mut Terminal, text: &str, expected: &str) -> String {
     terminal.send(TAB);
     terminal.wait(&format!("{expected} after {text}"), |screen| screen.contains(expected));
     let screen = terminal.screen();
-    terminal.send(CTRL_C);
-    terminal.wait_for_prompt();
+    terminal.clear();
     screen
 }
 

@@ -53,7 +53,8 @@ fn ctrl_c_gives_up_a_line_and_ctrl_d_leaves() {
     let mut terminal = Terminal::session(dir.path(), &[]);
     terminal.send("let x = [1,");
     terminal.send(ENTER);
-    terminal.wait_for("[1,\n");
+    terminal.send("2,");
+    terminal.wait_for("\n    2,");
     terminal.send(CTRL_C);
     terminal.wait("the second prompt", |screen| screen.matches("dsr>").count() == 2);
     assert!(terminal.enter("1 + 1").ends_with('2'));

@@ -57,9 +57,9 @@ fn f(a, b) { a }
 ";
     let shown = printed(script);
     for expected in [
-        "x     int",
-        "t     Tensor",
-        "P::n  5",
+        "x        int",
+        "t        Tensor",
+        "P::n     5",
         "f(a, b)",
         "array\n",
         "256.0 KiB",

@@ -149,6 +149,12 @@ fn said_of(doc: &str, name: &str) -> Option<String> {
     let (_, rest) = doc.split_once(name)?;
     let rest = rest.replace('\n', " ");
     let rest = rest.trim_start_matches([':', ',', ' ']);
+    if rest.starts_with('(')
+        && let Some(end) = rest.find(')')
+    {
+        // Its default.
+        return Some(rest[..=end].to_owned());
+    }
     let ends = [", `", "; ", ". ", " `", " * "].iter().filter_map(|end| rest.find(end));
     let end = ends.min().unwrap_or(rest.len());
     let said: String = rest[..end]

@@ -1,6 +1,6 @@
 //! Whether an input is whole, or more lines belong to it.
 
-use rhai::{LexError, ParseError, ParseErrorType};
+use rhai::{ParseError, ParseErrorType};
 
 use super::lexer::{Class, Token, tokens};
 use crate::script::runtime;
@@ -24,7 +24,7 @@ pub fn completeness(text: &str) -> Completeness {
     {
         return Completeness::Incomplete;
     }
-    match open_brackets(text, &tokens) {
+    match open_brackets(&tokens) {
         open if open > 0 => return Completeness::Incomplete,
         open if open < 0 => return Completeness::Whole,
         _ => {}
@@ -42,7 +42,7 @@ fn goes_over_lines(token: &str) -> bool {
 }
 
 /// Brackets that are not closed; below 0 where one closes that was not open.
-pub fn open_brackets(text: &str, tokens: &[Token]) -> i64 {
+fn open_brackets(tokens: &[Token]) -> i64 {
     let mut open = 0;
     for token in tokens {
         match token.class {
@@ -54,24 +54,24 @@ pub fn open_brackets(text: &str, tokens: &[Token]) -> i64 {
             return open;
         }
     }
-    let _ = text;
     open
 }
 
-/// Whether the parser wanted more behind the last token, which starts at byte `last`.
+/// Whether the parser wanted more behind the last token, which starts at byte `last`: its fault then
+/// stands at the end of the text.
 fn lacks_its_end(error: &ParseError, text: &str, last: usize) -> bool {
-    let wants_more = match error.err_type() {
-        ParseErrorType::UnexpectedEOF | ParseErrorType::MissingToken(..) => true,
-        ParseErrorType::BadInput(LexError::UnterminatedString) => false,
-        _ => false,
-    };
+    match error.err_type() {
+        ParseErrorType::UnexpectedEOF => return true,
+        ParseErrorType::BadInput(_) => return false,
+        _ => {}
+    }
     let position = error.position();
-    let Some(line) = position.line() else { return wants_more };
+    let Some(line) = position.line() else { return false };
     let column = position.position().unwrap_or(0);
     let before = &text[..last];
     let last_line = before.matches('\n').count() + 1;
     let last_column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
-    wants_more && (line, column) > (last_line, last_column)
+    (line, column) > (last_line, last_column)
 }
 
 #[cfg(test)]

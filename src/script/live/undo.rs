@@ -67,7 +67,7 @@ mod tests {
         undo.restore(&mut scope);
         let names: Vec<_> = scope.iter_raw().map(|(name, ..)| name.to_owned()).collect();
         assert_eq!(names, ["add", "C", "n", "a"]);
-        let value = |name: &str| scope.get(name).unwrap().to_string();
+        let value = |name: &str| scope.get(name).unwrap().flatten_clone().to_string();
         assert_eq!((value("a").as_str(), value("n").as_str()), ("[1, 2]", "0"));
     }
 
