@@ -387,9 +387,9 @@ mod tests {
             let (line, e) = Bundle::read(text).unwrap_err();
             (line, e.code())
         };
-        assert_eq!(told(&text.replace("fn f() { 1 }", "fn f() { 2 }")), (7, Code::Pin));
+        assert_eq!(told(&text.replace("fn f() { 1 }", "fn f() { 2 }")), (8, Code::Pin));
         assert_eq!(told(&text.replace("as a;", "as b;")), (3, Code::Pin));
-        assert_eq!(told(&text.replace("//| fn f", "fn f")), (8, Code::Pin));
+        assert_eq!(told(&text.replace("//| fn f", "fn f")), (9, Code::Pin));
         assert_eq!(told(&text.replace("parts/a.rhai", "../a.rhai")).1, Code::Permission);
         assert_eq!(told(&text.replace("parts/a.rhai", "/a.rhai")).1, Code::Permission);
         assert_eq!(told(&text.replace("bundle: module", "bundle: modul")).1, Code::Pin);

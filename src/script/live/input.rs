@@ -30,6 +30,10 @@ pub fn completeness(text: &str) -> Completeness {
         _ => {}
     }
     let Some(last) = code.last() else { return Completeness::Whole };
+    // Rhai takes the head of a function without a name for one that does nothing.
+    if matches!(last.of(text), "|" | "||") {
+        return Completeness::Incomplete;
+    }
     match runtime::parser().compile(text) {
         Err(error) if lacks_its_end(&error, text, last.range.start) => Completeness::Incomplete,
         _ => Completeness::Whole,
