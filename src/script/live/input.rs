@@ -14,6 +14,12 @@ pub enum Completeness {
     Incomplete,
 }
 
+/// Signs and words that no input ends with.
+const GOES_ON: [&str; 22] = [
+    "|", "||", "&", "&&", ".", "?.", "::", ",", "=", "=>", "+", "-", "*", "/", "%", "**", "??",
+    "as", "in", "else", "let", "const",
+];
+
 /// What the input lacks. Rhai takes a comment without an end for a whole one.
 pub fn completeness(text: &str) -> Completeness {
     let tokens = tokens(text);
@@ -30,8 +36,8 @@ pub fn completeness(text: &str) -> Completeness {
         _ => {}
     }
     let Some(last) = code.last() else { return Completeness::Whole };
-    // Rhai takes the head of a function without a name for one that does nothing.
-    if matches!(last.of(text), "|" | "||") {
+    // Rhai takes `|a|` for a function that does nothing.
+    if matches!(last.class, Class::Sign | Class::Keyword) && GOES_ON.contains(&last.of(text)) {
         return Completeness::Incomplete;
     }
     match runtime::parser().compile(text) {
