@@ -196,7 +196,10 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        // One that has ended is none of ours any more: its number may be another's.
+        if self.child.try_wait().is_ok_and(|status| status.is_none()) {
+            let _ = self.child.kill();
+        }
         let _ = self.master.get_size();
     }
 }

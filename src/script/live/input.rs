@@ -14,6 +14,12 @@ pub enum Completeness {
     Incomplete,
 }
 
+/// Signs and words that no input ends with.
+const GOES_ON: [&str; 22] = [
+    "|", "||", "&", "&&", ".", "?.", "::", ",", "=", "=>", "+", "-", "*", "/", "%", "**", "??",
+    "as", "in", "else", "let", "const",
+];
+
 /// What the input lacks. Rhai takes a comment without an end for a whole one.
 pub fn completeness(text: &str) -> Completeness {
     let tokens = tokens(text);
@@ -30,6 +36,10 @@ pub fn completeness(text: &str) -> Completeness {
         _ => {}
     }
     let Some(last) = code.last() else { return Completeness::Whole };
+    // Rhai takes `|a|` for a function that does nothing.
+    if matches!(last.class, Class::Sign | Class::Keyword) && GOES_ON.contains(&last.of(text)) {
+        return Completeness::Incomplete;
+    }
     match runtime::parser().compile(text) {
         Err(error) if lacks_its_end(&error, text, last.range.start) => Completeness::Incomplete,
         _ => Completeness::Whole,
