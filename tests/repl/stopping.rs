@@ -77,7 +77,10 @@ fn a_training_that_is_stopped_goes_on_as_if_it_had_not_been() {
     seen.dedup();
     println!("{stops} stops, each within {longest:?}");
     assert!(stops > 0, "{}", terminal.screen());
-    assert_eq!(seen, expected);
+    // A stop between a step and its line leaves the line out. A batch that was lost or came twice
+    // would change the loss of every step behind it.
+    let shown: Vec<_> = expected.iter().filter(|line| seen.contains(line)).cloned().collect();
+    assert_eq!((&seen, seen.last()), (&shown, expected.last()));
     assert!(terminal.enter("engine.global_step").ends_with("16"));
 }
 
