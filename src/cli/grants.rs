@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    fs::Bytes,
     permission::{
         Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
@@ -70,9 +71,16 @@ pub(super) struct GrantArgs {
     #[arg(long, value_name = "HOURS", value_parser = hours)]
     max_hours: Option<f64>,
 
+    /// Stop a recipe that prints more than this, such as 10MB [default: 1GB].
+    #[arg(long, value_name = "SIZE", value_parser = super::gpu::bytes)]
+    max_output: Option<Bytes>,
+
     #[command(flatten)]
     fetch: FetchArgs,
 }
+
+/// Bytes that a recipe prints at most, where the user does not say it.
+const MOST_OUTPUT: u64 = 1_000_000_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum SandboxKind {
@@ -138,6 +146,8 @@ impl GrantArgs {
         words.extend(self.audit.as_ref().map(|file| format!("--audit={}", file.display())));
         words.extend((self.sandbox == Some(SandboxKind::Off)).then(|| "--sandbox=off".to_owned()));
         words.extend(self.max_hours.map(|hours| format!("--max-hours={hours}")));
+        let kilobytes = self.max_output.map(|bytes| bytes.0 as f64 / 1e3);
+        words.extend(kilobytes.map(|size| format!("--max-output={size}kB")));
         words
     }
 
@@ -160,6 +170,7 @@ impl GrantArgs {
     pub(super) fn give(&self, host: &mut Host) -> bool {
         host.grants = self.grants();
         host.audit = self.audit.clone();
+        host.max_output = self.max_output.map_or(MOST_OUTPUT, |bytes| bytes.0);
         !self.no_prompt && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
@@ -168,6 +179,7 @@ impl GrantArgs {
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
         host.grants = self.grants();
         host.audit = self.audit.clone();
+        host.max_output = self.max_output.map_or(MOST_OUTPUT, |bytes| bytes.0);
         let trust = trust_file(host);
         let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
         let mut given = Grants::default();

@@ -79,6 +79,8 @@ pub struct Host {
     pub grants: Grants,
     /// Asks the user, while the script runs, for what it was not given.
     pub ask: Option<Ask>,
+    /// Bytes that the recipe may print; it then ends.
+    pub max_output: u64,
     /// Where each access of the recipe is written down, if anywhere.
     pub audit: Option<PathBuf>,
     /// What of the hub and of the imports is settled.
@@ -101,6 +103,8 @@ pub struct Host {
     pub(crate) feed: Option<Rc<Feed>>,
     /// What its engines did.
     pub(crate) curves: Curves,
+    /// Bytes that were printed, by the input that runs where there are several.
+    pub(crate) printed: Cell<u64>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Cell<bool>,
     pub(super) powers: Powers,
@@ -137,6 +141,7 @@ impl Host {
             interrupt: Interrupt::new(),
             grants: Grants::default(),
             ask: None,
+            max_output: u64::MAX,
             audit: None,
             lock: None,
             frozen: false,
@@ -148,6 +153,7 @@ impl Host {
             planning: None,
             feed: None,
             curves: Curves::default(),
+            printed: Cell::new(0),
             run_is_active: Cell::new(false),
             powers: Powers::default(),
             bundle: RefCell::default(),
@@ -165,10 +171,19 @@ impl Host {
 
     /// Prints one line (or several, separated by line ends).
     pub fn print(&self, line: &str) {
+        self.printed.update(|bytes| bytes.saturating_add(line.len() as u64 + 1));
+        if self.has_printed_too_much() {
+            return;
+        }
         // A sink that prints through the host again would only lose its own line.
         if let Ok(mut output) = self.output.try_borrow_mut() {
             output(line);
         }
+    }
+
+    /// Whether the recipe has printed more than it may, and is to end.
+    pub(crate) fn has_printed_too_much(&self) -> bool {
+        self.printed.get() > self.max_output
     }
 
     /// Tells the user one line that is no output of the recipe.

@@ -11,7 +11,10 @@ use std::rc::Rc;
 use rhai::{Dynamic, Module, OptimizationLevel};
 
 use super::{PARAMETERS, api, error::ScriptError, host, host::Host, resolver::Resolver, value};
-use crate::error::Error;
+use crate::{
+    error::{Code, Error},
+    fs::Bytes,
+};
 
 /// How deep script functions may call each other.
 const CALL_LEVELS: usize = 64;
@@ -57,8 +60,12 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
         let place = source.map_or_else(|| position.to_string(), |s| format!("{s}:{position:?}"));
         output.print(&format!("[{place}] {text}"));
     });
-    let stop = Rc::clone(host);
-    engine.on_progress(move |_| stop.must_stop().then(|| terminated(host::interruption())));
+    let host = Rc::clone(host);
+    engine.on_progress(move |_| match (host.must_stop(), host.has_printed_too_much()) {
+        (true, _) => Some(terminated(host::interruption())),
+        (_, true) => Some(terminated(printed_too_much(host.max_output))),
+        _ => None,
+    });
     engine
 }
 
@@ -89,6 +96,11 @@ fn limit(engine: &mut rhai::Engine) {
         .disable_symbol("eval")
         // It would copy what a function holds at each call; no limit counts that. Closures share.
         .disable_symbol("curry");
+}
+
+fn printed_too_much(most: u64) -> Error {
+    Error::new(Code::Recipe, format!("the recipe has printed more than {}", Bytes(most)))
+        .hint("a loop probably prints without an end; --max-output=SIZE sets the limit")
 }
 
 fn terminated(error: Error) -> Dynamic {

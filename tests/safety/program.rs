@@ -87,12 +87,18 @@ fn the_trust_file_gives_what_it_says() {
 }
 
 #[test]
-fn the_time_of_a_recipe_ends() {
+fn the_time_and_the_output_of_a_recipe_end() {
     let place = Place::new();
     let output = dsr(&place, "let x = 0;\nloop { x += 1; }", &["--max-hours=0.0002"]);
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
     assert!(text(&output.stderr).contains("the time is up"), "{}", text(&output.stderr));
     assert_eq!(dsr(&place, "print(1);", &["--max-hours=0"]).status.code(), Some(2));
+
+    let endless = "try { loop { print(`no end in sight`); } } catch { print(`caught`); }";
+    let output = dsr(&place, endless, &["--max-output=1kB"]);
+    let said = text(&output.stderr);
+    assert!(said.contains("the recipe has printed more than"), "{said}");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 992));
 }
 
 #[test]

@@ -364,6 +364,7 @@ impl Host {
     fn begin(&self, text: String, parameters: &[Parameter]) -> Result<(), Failure> {
         self.sources.insert_text(NAME, &text);
         self.values.replace(params::to_json(parameters)?);
+        self.printed.set(0);
         self.parameters.replace(parameters.to_vec());
         Ok(())
     }
