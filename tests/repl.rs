@@ -179,3 +179,30 @@ print(`${y} ${t.sum().item()}`);
     assert!(fed(dir.path(), &["repl"], "let a = 1;\n:save --force mine.rhai\n").status.success());
     assert!(fs::read_to_string(dir.path().join("mine.rhai")).unwrap().contains("let a = 1;"));
 }
+
+/// Two directories that each have a module of the same name.
+#[test]
+fn a_loaded_recipe_imports_from_its_own_directory() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, value) in [("a", 1), ("b", 2)] {
+        let own = dir.path().join(name);
+        fs::create_dir(&own).unwrap();
+        fs::write(own.join("part.rhai"), format!("fn value() {{ {value} }}\n")).unwrap();
+        let recipe = format!("import \"part\" as part;\nlet {name} = part::value();\n");
+        fs::write(own.join("r.rhai"), recipe).unwrap();
+    }
+    fs::write(dir.path().join("wrong.rhai"), "import \"part\" as part;\n").unwrap();
+    let script = ":load a/r.rhai\na\n:load b/r.rhai\nb\npart::value()\nimport \"part\" as again;\nagain::value()\n";
+    let output = fed(dir.path(), &["repl"], script);
+    assert_eq!((text(&output.stdout), text(&output.stderr)), ("1\n2\n2\n2\n", ""));
+    let output = fed(dir.path(), &["repl"], ":load wrong.rhai\n");
+    assert!(text(&output.stderr).contains("there is no file"), "{}", text(&output.stderr));
+
+    // What is saved imports from its own directory too.
+    let output = fed(dir.path(), &["repl"], ":load a/r.rhai\n:save s.rhai\n");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains(":save a/s.rhai"), "{}", text(&output.stderr));
+    assert!(!dir.path().join("s.rhai").exists());
+    assert!(fed(dir.path(), &["repl"], ":load a/r.rhai\n:save a/s.rhai\n").status.success());
+    assert!(fed(dir.path(), &["check", "a/s.rhai"], "").status.success());
+}

@@ -245,8 +245,7 @@ fn save(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
         return Err(usage("save"));
     }
     let path = session.live().host().work_dir.join(unquoted(file));
-    let text = session.live().saved();
-    saving::save(&path, &text, force)?;
+    saving::save(&path, &session.live(), force)?;
     (session.screen.print)(&format!("{}", path.display()));
     Ok(false)
 }

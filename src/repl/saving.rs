@@ -3,19 +3,38 @@
 use std::path::Path;
 
 use crate::{
-    error::{Code, Error, Result},
+    error::{Code, Error, IoContext, Result},
     fs,
+    script::live::Live,
 };
 
 /// How a file begins that a session may overwrite.
 const MARK: &str = "//! A session of dsr repl.\n";
 
-/// Writes `text` into the file at `path`, whole or not at all.
-pub(super) fn save(path: &Path, text: &str, force: bool) -> Result<()> {
+/// Writes the session into the file at `path`, whole or not at all.
+pub(super) fn save(path: &Path, live: &Live, force: bool) -> Result<()> {
+    check_imports(path, live)?;
     if path.exists() && !force && !fs::read_to_string(path)?.starts_with(MARK) {
         let message =
             format!("{} was not saved by a session, and is not overwritten", path.display());
         return Err(Error::new(Code::Io, message).hint("overwrite it with :save --force FILE"));
     }
-    fs::write_atomic(path, format!("{MARK}\n{text}").as_bytes())
+    fs::write_atomic(path, format!("{MARK}\n{}", live.saved()).as_bytes())
+}
+
+/// A recipe imports from its own directory: it cannot run elsewhere.
+fn check_imports(path: &Path, live: &Live) -> Result<()> {
+    let whole = |dir: &Path| Path::new(".").join(dir).canonicalize().at("open", dir);
+    for (from, import) in live.imported_files() {
+        if whole(from)? != whole(path.parent().unwrap_or(from))? {
+            let message = format!(
+                "the session imports \"{import}\" from {}, and a recipe imports from its own directory",
+                from.display()
+            );
+            let file = from.join(path.file_name().unwrap_or_default());
+            return Err(Error::new(Code::Usage, message)
+                .hint(format!("save it there: :save {}", file.display())));
+        }
+    }
+    Ok(())
 }

@@ -262,7 +262,7 @@ pub(super) fn obstacles(main: &str, imports: &Imports) -> Vec<Error> {
             .hint("write the path of the import out");
         faults.push(e.at(source, *position));
     }
-    for Edge { importer, path, position, name } in &imports.edges {
+    for Edge { importer, path, position, name, .. } in &imports.edges {
         let is_file = !is_address(path) && !path.starts_with(EMBEDDED);
         let from = Some(importer.as_str()).filter(|source| *source != main);
         if is_file && relative_name(from, path).as_ref() != Some(name) {

@@ -57,8 +57,9 @@ pub type Lookup = Box<dyn Fn(&str) -> Option<String>>;
 
 /// The world of a script.
 pub struct Host {
-    /// The recipe's directory, which imports are confined to.
-    pub base_dir: PathBuf,
+    /// The recipe's directory, which imports are confined to; of several that a session loads, that
+    /// of the last.
+    pub(crate) base_dir: RefCell<PathBuf>,
     /// What all other relative paths of a recipe start from, as those of any program do: the
     /// process's working directory, where this is empty.
     pub work_dir: PathBuf,
@@ -131,7 +132,7 @@ impl Host {
     /// environment is visible, notes and downloads are not shown.
     pub fn new(base_dir: impl Into<PathBuf>, output: impl FnMut(&str) + 'static) -> Self {
         Self {
-            base_dir: base_dir.into(),
+            base_dir: RefCell::new(base_dir.into()),
             work_dir: PathBuf::new(),
             params: Vec::new(),
             run_name: None,

@@ -1,6 +1,6 @@
 //! What a recipe imports, and what that imports in turn, read without running it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTNode, Expr, Position, Stmt};
 
@@ -32,6 +32,8 @@ pub(crate) struct Imported {
 /// An import that was found.
 pub(crate) struct Edge {
     pub(crate) importer: String,
+    /// What the importer calls its functions by.
+    pub(crate) alias: String,
     /// As it stands there.
     pub(crate) path: String,
     pub(crate) position: Position,
@@ -82,6 +84,7 @@ impl Imports {
                 };
                 all.edges.push(Edge {
                     importer: importer.clone(),
+                    alias: import.alias,
                     path: import.path,
                     position: import.position,
                     name: name.clone(),
@@ -103,6 +106,21 @@ impl Imports {
             }
         }
         all
+    }
+
+    /// The valid modules that `importer` imports, by what it calls their functions by.
+    pub(crate) fn of(&self, importer: &str) -> BTreeMap<String, &AST> {
+        let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        for edge in self.edges.iter().filter(|edge| edge.importer == importer) {
+            names.entry(&edge.alias).or_default().insert(&edge.name);
+        }
+        // Two functions may each import another module under the same name.
+        let only = names.into_iter().filter(|(_, names)| names.len() == 1);
+        only.filter_map(|(alias, names)| {
+            let module = self.modules.get(*names.first()?)?;
+            Some((alias.to_owned(), module.ast.as_ref()?))
+        })
+        .collect()
     }
 
     /// The valid modules, each with its name.

@@ -235,7 +235,7 @@ impl Host {
         let trust = path("XDG_CONFIG_HOME").map(|dir| dir.join("dsr"));
         World {
             work_dir: self.work_dir.clone(),
-            recipe_dir: self.base_dir.clone(),
+            recipe_dir: self.base_dir.borrow().clone(),
             named: self.named_paths(),
             secrets: tokens.chain(path("HF_TOKEN_PATH")).chain(trust).collect(),
             caches,

@@ -119,6 +119,11 @@ impl ModuleResolver for Resolver {
     }
 }
 
+/// Whether an import's path is that of a file.
+pub(super) fn is_file(path: &str) -> bool {
+    !path.starts_with(EMBEDDED) && !is_address(path)
+}
+
 /// Why an import is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
@@ -165,7 +170,7 @@ fn unlocked(
         return Err(Error::new(Code::Permission, message)
             .hint("it imports \"dsr:NAME\", or an address with its hash"));
     }
-    let base = &host.base_dir;
+    let base = &*host.base_dir.borrow();
     let file = confined(base, importer, path)?;
     let text = fs::read_to_string(&file)?;
     let relative = file.strip_prefix(base.canonicalize().at("open", base)?).unwrap_or(&file);

@@ -42,6 +42,16 @@ fn names_members_options_files_parameters_and_commands() {
     assert!(screen.contains("betas:") && screen.contains("eps:"), "{screen}");
     let screen = completed(&mut terminal, "init_engine(model, #{ precision: \"", "bf16");
     assert!(screen.contains("fp16"), "{screen}");
+    // Of functions of the session and of modules.
+    terminal.enter("import \"dsr:trainer\" as trainer;");
+    terminal
+        .enter("fn warm(options) { read_options(\"warm\", options, #{ peak: 0.1, steps: 3 }) }");
+    let screen = completed(&mut terminal, "trainer::fit(1, 2, #{ ", "total_steps:");
+    assert!(screen.contains("the last optimizer step"), "{screen}");
+    completed(&mut terminal, "trainer::fit(1, 2, #{ early_stopping: #{ pat", "patience:");
+    terminal.enter("import \"dsr:schedule\" as schedule;");
+    completed(&mut terminal, "schedule::cosine(#{ peak: 1, wa", "warmup_steps:");
+    completed(&mut terminal, "warm(#{ pe", "peak:");
     // Names, functions of the session, modules, files, parameters, commands.
     completed(&mut terminal, "my_f", "my_function(");
     completed(&mut terminal, "sett", "settings");

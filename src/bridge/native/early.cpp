@@ -6,6 +6,7 @@
 // takes over and draws the same prompt in the same place. Nothing here may allocate.
 #include <unistd.h>
 
+#include <csignal>
 #include <cstring>
 
 namespace {
@@ -43,6 +44,8 @@ void greet(int argc, char** argv, char** environment) {
   const char* text = color ? "dsr " DSR_VERSION "   \x1b[2m:help   ?name   Tab   Ctrl-D\x1b[0m\n\x1b[1;32mdsr> \x1b[0m"
                            : "dsr " DSR_VERSION "   :help   ?name   Tab   Ctrl-D\ndsr> ";
   greeted = say(text);
+  // Ctrl-C gives up a line, also before there is a line editor.
+  if (greeted) signal(SIGINT, SIG_IGN);
 }
 
 __attribute__((section(".preinit_array"), used)) void (*const before_all)(int, char**, char**) = greet;

@@ -47,7 +47,8 @@ pub mod api {
     }
 }
 
-fn read(owner: &str, given: &Map, defaults: &Map, required: &Map) -> Result<Map> {
+/// Reads the map as `read_options` does.
+pub(crate) fn read(owner: &str, given: &Map, defaults: &Map, required: &Map) -> Result<Map> {
     options::read(owner, given, |o| {
         let optional = defaults.iter().map(|(key, like)| (key, like, false));
         let required = required.iter().map(|(key, like)| (key, like, true));

@@ -1,15 +1,20 @@
 //! Each call, member and parameter of a source, judged by what there is.
 
-use std::{any::TypeId, collections::BTreeSet};
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, BTreeSet},
+};
 
-use rhai::{AST, ASTNode, Expr, FnCallExpr, Map, Position, Stmt};
+use rhai::{AST, ASTNode, Expr, FnAccess, FnCallExpr, Map, Position, Stmt};
 
 use super::{
-    Known, option_maps,
+    Known, OwnOptions,
+    option_maps::{self, Read},
     surface::{Judgement, Kind, Surface},
     types::Types,
 };
 use crate::{
+    config::suggest::nearest,
     error::{Code, Error},
     script::{
         PARAMETERS, api,
@@ -37,10 +42,19 @@ const BUILT_IN: [&str; 13] = [
     "type_of",
 ];
 
+/// The functions of recipes that a source can call.
+pub(super) struct Functions<'a> {
+    /// The source's own.
+    pub(super) own: &'a AST,
+    /// Those of modules, by what they are called by.
+    pub(super) modules: BTreeMap<String, &'a AST>,
+}
+
 /// What a walk through a source knows.
 pub(super) struct Calls<'a> {
     engine: &'a rhai::Engine,
     surface: &'a Surface,
+    functions: Functions<'a>,
     types: Types<'a>,
     parameters: &'a [Parameter],
     /// Keys of maps, also in what is imported: a method may be a function that a map holds.
@@ -52,6 +66,7 @@ impl<'a> Calls<'a> {
     pub(super) fn new(
         engine: &'a rhai::Engine,
         surface: &'a Surface,
+        functions: Functions<'a>,
         (ast, imports): (&AST, &Imports),
         parameters: &'a [Parameter],
         known: &Known,
@@ -59,17 +74,17 @@ impl<'a> Calls<'a> {
         let modules = imports.sources().map(|(_, module)| module);
         let keys = modules.chain([ast]).flat_map(keys).chain(known.keys.iter().cloned()).collect();
         let types = Types::new(surface, ast, parameters, &known.variables);
-        Self { engine, surface, types, parameters, keys, faults: Vec::new() }
+        Self { engine, surface, functions, types, parameters, keys, faults: Vec::new() }
     }
 
     /// All mistakes of the source, in its order.
-    pub(super) fn faults(mut self, ast: &AST) -> Vec<(Position, Error)> {
+    pub(super) fn faults(&mut self, ast: &AST) -> Vec<(Position, Error)> {
         ast.walk(&mut |nodes| {
             self.node(nodes);
             true
         });
         self.faults.sort_by_key(|(position, _)| (position.line(), position.position()));
-        self.faults
+        std::mem::take(&mut self.faults)
     }
 
     fn node(&mut self, nodes: &[ASTNode<'_>]) {
@@ -122,9 +137,15 @@ impl<'a> Calls<'a> {
         }
     }
 
-    /// A call such as `nn::gelu(x)`; other modules are those that the recipe imports.
+    /// A call such as `nn::gelu(x)`, or of a module that the recipe imports.
     fn of_group(&mut self, call: &FnCallExpr, position: Position) {
         let group = call.namespace.to_string();
+        if let Some(module) = self.functions.modules.get(&group) {
+            return match fault_of_module(call, module) {
+                Some(fault) => self.faults.push((position, fault)),
+                None => self.options_of(module, call, position),
+            };
+        }
         if !api::has_group(&group) {
             return;
         }
@@ -159,7 +180,23 @@ impl<'a> Calls<'a> {
     }
 
     fn options(&mut self, call: &FnCallExpr, position: Position) {
-        let faults = option_maps::faults(&call.name, &call.args, self.parameters);
+        if self.surface.own_arguments(&call.name).is_some() {
+            self.options_of(self.functions.own, call, position);
+        } else if let Some(read) = option_maps::reader(&call.name) {
+            self.read_options(&read, call, position);
+        }
+    }
+
+    /// The options of a call of a function that `source` defines.
+    fn options_of(&mut self, source: &AST, call: &FnCallExpr, position: Position) {
+        let own = OwnOptions::of(source, &call.name, call.args.len(), self.parameters);
+        if let Some(own) = own {
+            self.read_options(&|map| own.read(map), call, position);
+        }
+    }
+
+    fn read_options(&mut self, read: Read<'_>, call: &FnCallExpr, position: Position) {
+        let faults = option_maps::faults(read, &call.args, self.parameters);
         self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
     }
 
@@ -220,6 +257,27 @@ impl<'a> Calls<'a> {
             _ => None,
         }
     }
+}
+
+/// What is wrong in a call such as `schedule::cosine(x)` of a function of `module`.
+fn fault_of_module(call: &FnCallExpr, module: &AST) -> Option<Error> {
+    let public = || module.iter_functions().filter(|f| f.access == FnAccess::Public);
+    let (alias, name, arguments) = (&call.namespace, call.name.as_str(), call.args.len());
+    let counts: Vec<_> = public().filter(|f| f.name == name).map(|f| f.params.len()).collect();
+    if counts.contains(&arguments) {
+        return None;
+    }
+    if !counts.is_empty() {
+        let counts: Vec<_> = counts.iter().map(ToString::to_string).collect();
+        let counts = counts.join(" or ");
+        let message = format!("`{alias}::{name}` takes {counts} arguments, found {arguments}");
+        return Some(Error::new(Code::WrongType, message));
+    }
+    let error = Error::new(Code::UnknownFunction, format!("unknown function `{alias}::{name}`"));
+    Some(match nearest(name, public().map(|f| f.name)) {
+        Some(near) => error.hint(format!("did you mean `{alias}::{near}`?")),
+        None => error,
+    })
 }
 
 /// The keys of the maps that a source makes.

@@ -7,18 +7,26 @@
 
 mod calls;
 mod option_maps;
+mod own_options;
 pub(crate) mod surface;
 mod types;
 mod whole;
 
-use std::{any::TypeId, collections::BTreeSet};
+use std::{
+    any::TypeId,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use rhai::AST;
 
 pub use self::option_maps::check_options;
-use self::{calls::Calls, surface::Surface};
+use self::{
+    calls::{Calls, Functions},
+    surface::Surface,
+};
 pub(crate) use self::{
-    option_maps::{names as option_names, words as option_words},
+    option_maps::{names as option_names, reader, words as option_words},
+    own_options::OwnOptions,
     whole::check_whole,
 };
 use super::{error::AtPosition, imports::Imports, params::Parameter};
@@ -42,13 +50,17 @@ pub(crate) struct Known {
     pub(crate) variables: Vec<(String, TypeId)>,
     /// Keys of maps.
     pub(crate) keys: BTreeSet<String>,
+    /// What was imported, by what its functions are called by.
+    pub(crate) modules: BTreeMap<String, AST>,
 }
 
 impl Known {
-    /// Adds the keys that a source and its imports give to maps.
-    pub(crate) fn add_keys(&mut self, ast: &AST, imports: &Imports) {
+    /// Adds what an input and its imports leave to the inputs after it.
+    pub(crate) fn add(&mut self, source: &str, ast: &AST, imports: &Imports) {
         let modules = imports.sources().map(|(_, module)| module);
         self.keys.extend(modules.chain([ast]).flat_map(calls::keys));
+        let modules = imports.of(source).into_iter();
+        self.modules.extend(modules.map(|(alias, ast)| (alias, ast.clone())));
     }
 }
 
@@ -62,7 +74,12 @@ pub(crate) fn check_input(
     known: &Known,
 ) -> Result<()> {
     let surface = Surface::new(engine, whole);
-    let faults = Calls::new(engine, &surface, (ast, imports), parameters, known).faults(ast);
+    let modules = imports.of(source);
+    let earlier = known.modules.iter().filter(|(alias, _)| !modules.contains_key(*alias));
+    let modules = earlier.map(|(alias, ast)| (alias.clone(), ast)).chain(modules.clone()).collect();
+    let functions = Functions { own: whole, modules };
+    let mut calls = Calls::new(engine, &surface, functions, (ast, imports), parameters, known);
+    let faults = calls.faults(ast);
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }

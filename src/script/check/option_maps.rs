@@ -15,6 +15,9 @@ use crate::{
 /// Reads a map for its mistakes.
 type Reader = fn(&Map) -> Result<()>;
 
+/// A reader that may know the function of a recipe that it reads for.
+pub(crate) type Read<'a> = &'a dyn Fn(&Map) -> Result<()>;
+
 /// The functions with a trailing option map, and what reads it.
 const READERS: [(&str, Reader); 14] = [
     ("dataset", |map| api::dataset::open_options(map).map(drop)),
@@ -43,9 +46,9 @@ fn no_function(_: FnPtr) -> Result<Callback> {
 struct Unseen;
 
 /// The paths in a map of the values that only the run knows.
-#[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     unseen: Vec<String>,
+    stand_in: Dynamic,
 }
 
 /// Reads a map of plain data as the call of `function`, such as `init_engine` on one rank, would
@@ -61,19 +64,18 @@ pub fn check_options(function: &str, options: &Map) -> Result<()> {
     read(options)
 }
 
-/// The mistakes in the option map that the call of `function` ends with, each with its option.
-pub(super) fn faults(function: &str, arguments: &[Expr], parameters: &[Parameter]) -> Vec<Error> {
-    let (Some(read), Some(literal @ Expr::Map(..))) = (reader(function), arguments.last()) else {
-        return Vec::new();
-    };
-    let mut seen = Seen::default();
+/// The mistakes that `read` finds in the option map that a call ends with, each with its option.
+pub(super) fn faults(read: Read<'_>, arguments: &[Expr], parameters: &[Parameter]) -> Vec<Error> {
+    let Some(literal @ Expr::Map(..)) = arguments.last() else { return Vec::new() };
+    let mut seen = Seen { unseen: Vec::new(), stand_in: Dynamic::from(Unseen) };
     let value = seen.value(literal, "", parameters);
     let Ok(map) = value.as_map_ref() else { return Vec::new() };
     let Err(error) = read(&map) else { return Vec::new() };
     split(error).into_iter().filter(|fault| seen.is_certain(fault)).collect()
 }
 
-fn reader(function: &str) -> Option<Reader> {
+/// What reads the options of dsr's own `function`.
+pub(crate) fn reader(function: &str) -> Option<Reader> {
     READERS.iter().find(|(name, _)| *name == function).map(|(_, read)| *read)
 }
 
@@ -83,14 +85,14 @@ const NONE_SUCH: &str = " ";
 /// What `type` may be where the map does not say it yet.
 const TYPES: [&str; 2] = ["AdamW", "cosine"];
 
-/// The options that the map at `path`, down from the option map of `function`, may have; `kind` is
-/// its `type`.
-pub(crate) fn names(function: &str, path: &[String], kind: Option<&str>) -> Vec<String> {
+/// The options that the map at `path`, down from the option map that `read` reads, may have; `kind`
+/// is its `type`.
+pub(crate) fn names(read: Read<'_>, path: &[String], kind: Option<&str>) -> Vec<String> {
     let kinds = [kind].into_iter().chain(TYPES.map(Some));
     let listed = |kind: Option<&str>| {
         let mut map = Map::from([(NONE_SUCH.into(), Dynamic::UNIT)]);
         map.extend(kind.map(|kind| ("type".into(), kind.to_owned().into())));
-        let refusal = refusal(function, path, NONE_SUCH, map)?;
+        let refusal = refusal(read, path, NONE_SUCH, map)?;
         let known = refusal.hints().last()?.split_once(" takes: ")?.1.to_owned();
         Some(known.split(", ").map(str::to_owned).collect())
     };
@@ -98,9 +100,9 @@ pub(crate) fn names(function: &str, path: &[String], kind: Option<&str>) -> Vec<
 }
 
 /// The words that the option `key` of such a map may be.
-pub(crate) fn words(function: &str, path: &[String], key: &str) -> Vec<String> {
+pub(crate) fn words(read: Read<'_>, path: &[String], key: &str) -> Vec<String> {
     let map = Map::from([(key.into(), NONE_SUCH.to_owned().into())]);
-    let Some(refusal) = refusal(function, path, key, map) else { return Vec::new() };
+    let Some(refusal) = refusal(read, path, key, map) else { return Vec::new() };
     let Some((_, rest)) = refusal.message().split_once("must be one of ") else {
         return Vec::new();
     };
@@ -109,8 +111,7 @@ pub(crate) fn words(function: &str, path: &[String], key: &str) -> Vec<String> {
 }
 
 /// Why the option `key` of the map at `path` is refused.
-fn refusal(function: &str, path: &[String], key: &str, map: Map) -> Option<Error> {
-    let read = reader(function)?;
+fn refusal(read: Read<'_>, path: &[String], key: &str, map: Map) -> Option<Error> {
     let around =
         |inner: Map, key: &String| Map::from([(key.as_str().into(), Dynamic::from_map(inner))]);
     let error = read(&path.iter().rev().fold(map, around)).err()?;
@@ -119,6 +120,11 @@ fn refusal(function: &str, path: &[String], key: &str, map: Map) -> Option<Error
 }
 
 impl Seen {
+    /// The value of `expr`, with `()` for what only the run knows.
+    pub(super) fn of_any_type(expr: &Expr, parameters: &[Parameter]) -> Dynamic {
+        Self { unseen: Vec::new(), stand_in: Dynamic::UNIT }.value(expr, "", parameters)
+    }
+
     /// The value of `expr`, which stands at `path` of the map.
     fn value(&mut self, expr: &Expr, path: &str, parameters: &[Parameter]) -> Dynamic {
         match expr {
@@ -150,7 +156,7 @@ impl Seen {
 
     fn unseen(&mut self, path: &str) -> Dynamic {
         self.unseen.push(path.to_owned());
-        Dynamic::from(Unseen)
+        self.stand_in.clone()
     }
 
     /// Whether a fault is one whatever the unseen values are. A value that does not fit may be the

@@ -13,7 +13,16 @@ use super::{
     lexer::{Class, KEYWORDS, Token, tokens},
     names::{Names, is_map},
 };
-use crate::script::{PARAMETERS, check, params, resolver::STDLIB, value::describe};
+use crate::{
+    error::Result,
+    script::{
+        PARAMETERS,
+        check::{self, OwnOptions},
+        params,
+        resolver::STDLIB,
+        value::describe,
+    },
+};
 
 /// One way to go on.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +42,9 @@ pub struct Completion {
     pub candidates: Vec<Candidate>,
 }
 
+/// Reads an option map for its mistakes.
+type Reader<'a> = Box<dyn Fn(&Map) -> Result<()> + 'a>;
+
 /// Functions of the language that are in no list.
 const BUILT_IN: [(&str, &str); 3] = [
     ("print", "(value)  Prints a value on a line"),
@@ -51,7 +63,9 @@ impl Live {
         let cursor = Cursor::new(text, &all, at);
         let mut found = match &cursor.place {
             Place::InText { typed, key: Some((call, path, key)) } => {
-                let words = check::option_words(call, path, key);
+                let reader = self.reader(call);
+                let words = reader.map(|read| check::option_words(&read, path, key));
+                let words = words.unwrap_or_default();
                 match words.is_empty() {
                     true => self.files(&cursor, typed),
                     false => words
@@ -110,7 +124,8 @@ impl Live {
     /// The options of a call that its map does not have yet.
     fn keys(&self, call: &str, path: &[String], cursor: &Cursor<'_>) -> Vec<Candidate> {
         let kind = cursor.beside.get("type").map(String::as_str);
-        let options = check::option_names(call, path, kind).into_iter();
+        let Some(read) = self.reader(call) else { return Vec::new() };
+        let options = check::option_names(&read, path, kind).into_iter();
         options
             .filter(|name| !cursor.beside.contains_key(name))
             .map(|name| Candidate {
@@ -118,6 +133,20 @@ impl Live {
                 text: format!("{name}: "),
             })
             .collect()
+    }
+
+    /// What reads the options of `call`: a function of the session, of a module, or of dsr.
+    fn reader(&self, call: &str) -> Option<Reader<'_>> {
+        let (source, name) = self.source_of(call);
+        let mut own = source.iter().flat_map(|ast| ast.iter_functions()).filter(|f| f.name == name);
+        match own.next() {
+            Some(function) => {
+                let parameters = function.params.len();
+                let own = OwnOptions::of(source?, name, parameters, &self.parameters)?;
+                Some(Box::new(move |map| own.read(map)))
+            }
+            None => Some(Box::new(check::reader(name)?)),
+        }
     }
 
     /// Files below the working directory, and what is in the binary.

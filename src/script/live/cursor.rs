@@ -6,7 +6,8 @@ use super::lexer::{Class, Token};
 
 /// Where the cursor is.
 pub(super) enum Place {
-    /// In a text, which may be the value of an option: the call, the keys down to its map, its key.
+    /// In a text, which may be the value of an option: the call with its module, the keys down to its
+    /// map, its key.
     InText {
         typed: String,
         key: Option<(String, Vec<String>, String)>,
@@ -181,8 +182,7 @@ fn map_path(text: &str, before: &[Token]) -> Option<(String, Vec<String>, usize)
                     }
                 }
                 "(" => {
-                    let name = before.get(i.checked_sub(1)?)?;
-                    return Some((name.of(text).to_owned(), path, innermost?));
+                    return Some((called(text, &before[..i])?, path, innermost?));
                 }
                 _ => return None,
             },
@@ -190,6 +190,16 @@ fn map_path(text: &str, before: &[Token]) -> Option<(String, Vec<String>, usize)
         }
     }
     None
+}
+
+/// The name of the function that the tokens end with, with that of its module.
+fn called(text: &str, before: &[Token]) -> Option<String> {
+    let (name, rest) = before.split_last()?;
+    let name = name.of(text);
+    Some(match rest {
+        [.., module, colons] if colons.of(text) == "::" => format!("{}::{name}", module.of(text)),
+        _ => name.to_owned(),
+    })
 }
 
 /// Keys of the map that opens at byte `open`, with the texts that are their values.

@@ -1,5 +1,7 @@
 //! Help for a name: what the reference says of it, and of the session's own functions.
 
+use rhai::AST;
+
 use super::Live;
 use crate::{
     config::suggest::nearest,
@@ -137,15 +139,46 @@ impl Live {
     }
 
     /// What the documentation of a function says of an option: the words behind its name.
-    pub(super) fn option_help(&self, function: &str, option: &str) -> String {
-        let name = format!("`{option}`");
-        let docs = self.docs().iter().filter(|entry| entry.name == function);
-        docs.filter_map(|entry| said_of(&entry.doc, &name)).next().unwrap_or_default()
+    pub(super) fn option_help(&self, call: &str, option: &str) -> String {
+        let option = format!("`{option}`");
+        let (source, name) = self.source_of(call);
+        let own = source.into_iter().flat_map(AST::iter_functions).filter(|f| f.name == name);
+        let own = own.map(|f| reference::text(&f.comments.join("\n")));
+        let docs = self.docs().iter().filter(|entry| entry.name == name);
+        let mut all = own.chain(docs.map(|entry| entry.doc.clone()));
+        all.find_map(|doc| said_of(&doc, &option)).unwrap_or_default()
+    }
+
+    /// The source that may define the function of a call such as `f` or `trainer::fit`, and the
+    /// function's name.
+    pub(super) fn source_of<'a>(&self, call: &'a str) -> (Option<&AST>, &'a str) {
+        match call.split_once("::") {
+            Some((module, name)) => (self.known.modules.get(module), name),
+            None => (Some(&self.functions), call),
+        }
     }
 }
 
-/// The words behind `name` up to the next option or sentence.
+/// What `doc` says of `name`: in a list, or in a sentence.
 fn said_of(doc: &str, name: &str) -> Option<String> {
+    let said = in_list(doc, name).or_else(|| in_sentence(doc, name))?;
+    let said: String =
+        said.trim().trim_end_matches(['.', ';', ',']).chars().take(MOST_CHARACTERS).collect();
+    (!said.is_empty()).then_some(said)
+}
+
+/// What stands behind the dash of a list's line that begins with the name, or with it among others.
+fn in_list(doc: &str, name: &str) -> Option<String> {
+    let lines = doc.split("\n* ").filter_map(|line| line.split_once(" - "));
+    let mut said = lines.filter(|(names, _)| names.split(", ").any(|other| other == name));
+    let words: Vec<_> = said.next()?.1.split("\n\n").next()?.split_whitespace().collect();
+    let said = words.join(" ");
+    let ends = ["; ", ". "].iter().filter_map(|end| said.find(end));
+    Some(said[..ends.min().unwrap_or(said.len())].to_owned())
+}
+
+/// The words behind the name up to the next option or sentence.
+fn in_sentence(doc: &str, name: &str) -> Option<String> {
     let (_, rest) = doc.split_once(name)?;
     let rest = rest.replace('\n', " ");
     let rest = rest.trim_start_matches([':', ',', ' ']);
@@ -156,12 +189,5 @@ fn said_of(doc: &str, name: &str) -> Option<String> {
         return Some(rest[..=end].to_owned());
     }
     let ends = [", `", "; ", ". ", " `", " * "].iter().filter_map(|end| rest.find(end));
-    let end = ends.min().unwrap_or(rest.len());
-    let said: String = rest[..end]
-        .trim()
-        .trim_end_matches(['.', ';', ','])
-        .chars()
-        .take(MOST_CHARACTERS)
-        .collect();
-    (!said.is_empty()).then_some(said)
+    Some(rest[..ends.min().unwrap_or(rest.len())].to_owned())
 }

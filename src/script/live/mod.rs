@@ -26,7 +26,8 @@ mod undo;
 
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     rc::Rc,
     sync::{Arc, OnceLock},
     thread,
@@ -49,7 +50,7 @@ use super::{
     imports::{self, Imports},
     params::{self, Parameter},
     reference::{self, Entry},
-    runtime,
+    resolver, runtime,
     sources::LIVE,
 };
 use crate::error::Code;
@@ -69,6 +70,8 @@ pub struct Live {
     parameters: Vec<Parameter>,
     /// What was imported, by the name that it is used under.
     modules: BTreeMap<String, rhai::Shared<rhai::Module>>,
+    /// The imports of files, each with the directory that it was looked for in.
+    files: BTreeSet<(PathBuf, String)>,
     known: Known,
     record: Record,
     inputs: usize,
@@ -107,6 +110,7 @@ impl Live {
             functions: AST::empty(),
             parameters: Vec::new(),
             modules: BTreeMap::new(),
+            files: BTreeSet::new(),
             known: Known::default(),
             record: Record::default(),
             inputs: 0,
@@ -127,13 +131,30 @@ impl Live {
         self.run(&name, text, &[])
     }
 
-    /// Runs a recipe as one input. Its parameters have the values that the host was given.
+    /// Runs a recipe as one input. Its parameters have the values that the host was given; what it
+    /// and later inputs import is looked for in its directory.
     ///
     /// # Errors
     /// As [`Live::eval`].
     pub fn load(&mut self, recipe: &Recipe) -> Result<Value, Failure> {
         let host = Rc::clone(&self.host);
-        self.run(&recipe.name, &recipe.text, &host.params)
+        let before = self.import_from(recipe.base_dir.clone());
+        let value = self.run(&recipe.name, &recipe.text, &host.params);
+        if value.as_ref().is_err_and(|failure| failure.code() != Code::Interrupted) {
+            self.import_from(before);
+        }
+        value
+    }
+
+    /// Changes the directory that imports are looked for in, and gives the one before.
+    fn import_from(&mut self, dir: PathBuf) -> PathBuf {
+        let before = self.host.base_dir.replace(dir);
+        if before != *self.host.base_dir.borrow() {
+            // The resolver of an engine keeps modules by their paths in the directory.
+            let engine = Self::engine(&self.host, &self.parameters, &self.modules);
+            self.retired.push(std::mem::replace(&mut self.engine, engine));
+        }
+        before
     }
 
     /// Forgets all that the inputs made.
@@ -142,6 +163,7 @@ impl Live {
         self.functions = AST::empty();
         self.parameters.clear();
         self.modules.clear();
+        self.files.clear();
         self.known = Known::default();
         self.record = Record::default();
         self.retired.clear();
@@ -159,6 +181,11 @@ impl Live {
     /// The session as the text of a recipe.
     pub fn saved(&self) -> String {
         self.record.text(&self.parameters)
+    }
+
+    /// The imports of files, each with the directory that it was looked for in.
+    pub fn imported_files(&self) -> impl Iterator<Item = (&Path, &str)> {
+        self.files.iter().map(|(dir, path)| (dir.as_path(), path.as_str()))
     }
 
     /// The world of the session.
@@ -292,9 +319,13 @@ impl Live {
 
     /// Makes what the input declared a part of the session.
     fn keep(&mut self, read: Read, mut whole: AST) {
-        self.known.add_keys(&read.ast, &read.imports);
+        self.known.add(LIVE, &read.ast, &read.imports);
         let Read { ast, parameters, engine, .. } = read;
-        let imported: Vec<_> = imports::of(&ast, &parameters)
+        let imported = imports::of(&ast, &parameters);
+        let files = imported.iter().filter(|import| resolver::is_file(&import.path));
+        let dir = self.host.base_dir.borrow().clone();
+        self.files.extend(files.map(|import| (dir.clone(), import.path.clone())));
+        let imported: Vec<_> = imported
             .into_iter()
             .filter(|import| {
                 let is_at_the_top = |s: &Stmt| s.position() == import.position;
