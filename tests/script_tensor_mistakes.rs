@@ -111,7 +111,17 @@ fn mistakes_are_told_in_the_words_of_the_recipe() {
             "`device` must be \"cpu\", \"cuda\" or \"cuda:0\", found \"float23\"",
         ),
         ("arange(3)[3]", Code::BadValue, "`[]`: index 3 is outside of dimension 0 of size 3"),
-        ("arange(3)[[0, 0]]", Code::Shape, "2 indices are too many for shape [3]"),
+        ("arange(3)[0, 0]", Code::Shape, "2 indices are too many for shape [3]"),
+        (
+            "arange(3)[[0, 1..3]]",
+            Code::WrongType,
+            "an array that indexes a tensor has ints, or true and false",
+        ),
+        (
+            "arange(6).view([2, 3])[[0, 2]]",
+            Code::BadValue,
+            "`[]`: indices must be from 0 to 1, found 2",
+        ),
         ("arange(3)[1.5]", Code::WrongType, "a tensor cannot be indexed with 1.5"),
         ("arange(3)[\"1:x\"]", Code::BadValue, "`1:x` is no index of a tensor"),
         (

@@ -154,11 +154,17 @@ fn parts_are_views_that_can_be_written() {
         ("arange(4)[1..3]", "[1, 2]"),
         ("arange(4)[1..=3]", "[1, 2, 3]"),
         ("arange(6).view([2, 3])[1][0].item()", "3"),
-        ("arange(6).view([2, 3])[[0, 1..3]]", "[1, 2]"),
+        ("arange(6).view([2, 3])[0, 1..3]", "[1, 2]"),
+        ("arange(6).view([2, 3])[.., 0]", "[0, 3]"),
+        ("arange(6).view([2, 3])[.., [2, 0]]", "[[2, 0], [5, 3]]"),
+        ("arange(6).view([3, 2])[[2, 0]]", "[[4, 5], [0, 1]]"),
+        ("arange(3)[[true, false, true]]", "[0, 2]"),
+        ("let t = zeros([2, 2]); t[.., 1] = 3; t[1, 0] += 1; t", "[[0.0, 3.0], [1.0, 3.0]]"),
+        ("let t = arange(4).view([2, 2]); `${t[1, 0].item()}`", "2"),
         ("arange(6).view([2, 3])[\":, -1\"]", "[2, 5]"),
         ("arange(6)[\"::2\"]", "[0, 2, 4]"),
-        ("arange(24).view([2, 3, 4])[[\"...\", 0]].shape", "[2, 3]"),
-        ("arange(3)[[(), \":\"]].shape", "[1, 3]"),
+        ("arange(24).view([2, 3, 4])[\"...\", 0].shape", "[2, 3]"),
+        ("arange(3)[(), ..].shape", "[1, 3]"),
         ("arange(4)[tensor([3, 0, -1])]", "[3, 0, 3]"),
         ("let t = arange(4); t[t > 1]", "[2, 3]"),
         (
@@ -312,7 +318,7 @@ fn an_optimizer_steps_as_pytorchs() {
         ),
         // A tensor without a gradient stays, and a transposed one is updated in place.
         (
-            "let a = tensor([1.0], #{ requires_grad: true }); let b = tensor([[1.0, 2.0], [3.0, 4.0]]).t().requires_grad_(); let opt = optimizer([a, b], #{ type: \"SGD\", lr: 1 }); b.sum().backward(); opt.step(); [a.item(), b[[0, 1]].item()]",
+            "let a = tensor([1.0], #{ requires_grad: true }); let b = tensor([[1.0, 2.0], [3.0, 4.0]]).t().requires_grad_(); let opt = optimizer([a, b], #{ type: \"SGD\", lr: 1 }); b.sum().backward(); opt.step(); [a.item(), b[0, 1].item()]",
             "[1.0, 2.0]",
         ),
         (

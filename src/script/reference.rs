@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{
     api,
+    indices::as_values,
     resolver::{EMBEDDED, STDLIB},
     runtime,
     translate::friendly,
@@ -78,7 +79,7 @@ pub fn entries() -> Vec<Entry> {
 
 /// A module of the standard library and its functions, in their order.
 fn module_entries(module: &str, text: &str) -> Vec<Entry> {
-    let Ok(ast) = runtime::parser().compile(text) else { return Vec::new() };
+    let Ok(ast) = runtime::parser().compile(as_values(text).0) else { return Vec::new() };
     let group = format!("{EMBEDDED}{module}");
     let mut all = vec![Entry {
         name: module.to_owned(),

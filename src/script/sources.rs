@@ -8,6 +8,8 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use rhai::{AST, Position};
 
+use super::indices::{Added, as_values};
+
 /// One file (or embedded module) of Rhai code.
 #[derive(Debug)]
 pub struct Source {
@@ -88,12 +90,14 @@ struct Input {
     before: usize,
     lines: usize,
     source: Rc<Source>,
+    added: Added,
 }
 
 /// A text, and its syntax tree once it has been compiled.
 #[derive(Debug)]
 struct Entry {
     source: Rc<Source>,
+    added: Added,
     ast: Option<Rc<AST>>,
 }
 
@@ -101,7 +105,9 @@ impl Sources {
     /// Keeps a text, so that its errors can be shown.
     pub(crate) fn insert_text(&self, name: &str, text: &str) {
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        self.entries.borrow_mut().insert(name.to_owned(), Entry { source, ast: None });
+        self.entries
+            .borrow_mut()
+            .insert(name.to_owned(), Entry { source, added: Added::default(), ast: None });
     }
 
     /// Compiles a text, and keeps it with its syntax tree.
@@ -114,7 +120,11 @@ impl Sources {
         // A carriage return by itself ends a line for Rhai in some places and not in others.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
         self.insert_text(name, &text);
-        let mut ast = engine.compile(&text)?;
+        let (values, added) = as_values(&text);
+        if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
+            entry.added = added;
+        }
+        let mut ast = engine.compile(&values)?;
         ast.set_source(name);
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
             entry.ast = Some(ast.clone().into());
@@ -140,7 +150,7 @@ impl Sources {
         let lines = text.split('\n').count();
         let before = if before + lines > MOST_LINES { 0 } else { before };
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        inputs.push(Input { before, lines, source });
+        inputs.push(Input { before, lines, source, added: as_values(text).1 });
         before
     }
 
@@ -149,7 +159,8 @@ impl Sources {
         let mut entries = self.entries.borrow_mut();
         let source = || Rc::new(Source { name: LIVE.to_owned(), text: String::new() });
         let entry = entries.entry(LIVE.to_owned());
-        let entry = entry.or_insert_with(|| Entry { source: source(), ast: None });
+        let entry =
+            entry.or_insert_with(|| Entry { source: source(), added: Added::default(), ast: None });
         let all = entry.ast.get_or_insert_with(|| AST::empty().into());
         Rc::make_mut(all).combine(ast.clone());
     }
@@ -165,7 +176,9 @@ impl Sources {
         let inputs = self.inputs.borrow();
         let has_it = |input: &&Input| line > input.before && line <= input.before + input.lines;
         let input = inputs.iter().rev().find(has_it)?;
-        Some(Place { source: Rc::clone(&input.source), line: line - input.before, column })
+        let line = line - input.before;
+        let column = input.added.written_column(line, column);
+        Some(Place { source: Rc::clone(&input.source), line, column })
     }
 
     /// The place that a position in the source called `name` stands for.
@@ -173,9 +186,11 @@ impl Sources {
         if name == LIVE {
             return self.place_of_input(position.line()?, position.position().unwrap_or(1).max(1));
         }
-        let source = Rc::clone(&self.entries.borrow().get(name)?.source);
+        let entries = self.entries.borrow();
+        let entry = entries.get(name)?;
         let line = position.line()?;
-        Some(Place { source, line, column: position.position().unwrap_or(1).max(1) })
+        let column = entry.added.written_column(line, position.position().unwrap_or(1).max(1));
+        Some(Place { source: Rc::clone(&entry.source), line, column })
     }
 }
 

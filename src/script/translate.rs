@@ -26,8 +26,15 @@ pub(crate) fn translate(engine: &rhai::Engine, error: &EvalAltResult) -> Error {
         E::ErrorMismatchDataType(expected, found, _)
         | E::ErrorMismatchOutputType(expected, found, _) => mismatch(engine, expected, found),
         E::ErrorIndexingType(name, _) => {
-            let name = friendly(engine, name.split(' ').next().unwrap_or(name));
-            Error::new(Code::WrongType, format!("a value of type {name} has no elements"))
+            let (owner, index) = name.split_once(" [").unwrap_or((name, ""));
+            let owner = friendly(engine, owner);
+            let message = match friendly(engine, index.trim_end_matches(']')) {
+                index if index.is_empty() => format!("a value of type {owner} has no elements"),
+                index => {
+                    format!("a value of type {owner} has no elements by an index of type {index}")
+                }
+            };
+            Error::new(Code::WrongType, message)
         }
         E::ErrorRuntime(value, _) => thrown(value),
         E::ErrorTerminated(..) => super::host::interruption(),

@@ -87,7 +87,7 @@ pub(crate) fn modules() -> impl Iterator<Item = (&'static str, Module)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{check, imports::Imports, runtime};
+    use crate::script::{check, imports::Imports, indices::as_values, runtime};
 
     /// The documentation of every function, with its signature.
     fn documentation() -> Vec<(String, String)> {
@@ -127,6 +127,7 @@ mod tests {
         let mut checked = 0;
         for (signature, doc) in documentation() {
             for example in examples(&doc) {
+                let (example, _) = as_values(&example);
                 let ast = engine.compile(&example).unwrap_or_else(|e| panic!("{signature}: {e}"));
                 let parameters = crate::script::params::scan("example", &ast);
                 let parameters = parameters.unwrap_or_else(|e| panic!("{signature}: {e}"));

@@ -4,12 +4,11 @@ use std::any::TypeId;
 
 use rhai::{Dynamic, Map};
 
-use super::{
-    Live,
+use super::{Live, names::Names};
+use crate::script::{
+    check::surface::Kind,
     lexer::{Class, Token},
-    names::Names,
 };
-use crate::script::check::surface::Kind;
 
 impl Live {
     /// What is known of the expression that the tokens are.

@@ -10,7 +10,6 @@ use super::{
     Live,
     chain::Known,
     cursor::{Cursor, Place},
-    lexer::{Class, KEYWORDS, Token, tokens},
     names::{Names, is_map},
 };
 use crate::{
@@ -18,6 +17,7 @@ use crate::{
     script::{
         PARAMETERS,
         check::{self, OwnOptions},
+        lexer::{Class, KEYWORDS, Token, tokens},
         params,
         resolver::STDLIB,
         value::describe,

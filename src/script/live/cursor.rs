@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::lexer::{Class, Token};
+use crate::script::lexer::{Class, Token};
 
 /// Where the cursor is.
 pub(super) enum Place {

@@ -2,8 +2,11 @@
 
 use rhai::{ParseError, ParseErrorType};
 
-use super::lexer::{Class, Token, tokens};
-use crate::script::runtime;
+use crate::script::{
+    indices::{Added, as_values},
+    lexer::{Class, Token, tokens},
+    runtime,
+};
 
 /// What an input lacks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +43,11 @@ pub fn completeness(text: &str) -> Completeness {
     if matches!(last.class, Class::Sign | Class::Keyword) && GOES_ON.contains(&last.of(text)) {
         return Completeness::Incomplete;
     }
-    match runtime::parser().compile(text) {
-        Err(error) if lacks_its_end(&error, text, last.range.start) => Completeness::Incomplete,
+    let (values, added) = as_values(text);
+    match runtime::parser().compile(values) {
+        Err(error) if lacks_its_end(&error, &added, text, last.range.start) => {
+            Completeness::Incomplete
+        }
         _ => Completeness::Whole,
     }
 }
@@ -69,7 +75,7 @@ fn open_brackets(tokens: &[Token]) -> i64 {
 
 /// Whether the parser wanted more behind the last token, which starts at byte `last`: its fault then
 /// stands at the end of the text.
-fn lacks_its_end(error: &ParseError, text: &str, last: usize) -> bool {
+fn lacks_its_end(error: &ParseError, added: &Added, text: &str, last: usize) -> bool {
     match error.err_type() {
         ParseErrorType::UnexpectedEOF => return true,
         ParseErrorType::BadInput(_) => return false,
@@ -77,7 +83,7 @@ fn lacks_its_end(error: &ParseError, text: &str, last: usize) -> bool {
     }
     let position = error.position();
     let Some(line) = position.line() else { return false };
-    let column = position.position().unwrap_or(0);
+    let column = added.written_column(line, position.position().unwrap_or(0));
     let before = &text[..last];
     let last_line = before.matches('\n').count() + 1;
     let last_column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
@@ -109,6 +115,8 @@ mod tests {
             "fn f(x) { x }",
             "for b in l { f(b) }",
             "let = 1",
+            "t[.., 0]",
+            "x?[1]",
         ] {
             assert!(is_whole(text), "{text}");
         }
@@ -129,6 +137,8 @@ mod tests {
             "if x",
             "fn f(x)",
             "let x = [",
+            "t[.., 0",
+            "t[0, 1] +",
             "x.",
             "|a|",
             "import \"a\" as",

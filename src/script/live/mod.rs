@@ -17,7 +17,6 @@ mod chain;
 mod cursor;
 mod help;
 mod inspect;
-mod lexer;
 mod names;
 mod record;
 mod statements;
@@ -36,18 +35,19 @@ use std::{
 use rhai::{AST, ASTFlags, Dynamic, EvalAltResult, Expr, Ident, Position, Scope, Stmt};
 
 pub use self::inspect::Variable;
-pub use self::lexer::{Class, KEYWORDS, Token, tokens, word};
 use self::{
     names::Names,
     record::Record,
     undo::{Undo, drop_shadowed},
 };
+pub use super::lexer::{Class, KEYWORDS, Token, tokens, word};
 use super::{
     Failure, Host, Recipe,
     check::{self, Known},
     diagnostics::diagnose,
     feed::Feed,
     imports::{self, Imports},
+    indices::as_values,
     params::{self, Parameter},
     reference::{self, Entry},
     resolver, runtime,
@@ -266,6 +266,7 @@ impl Live {
             diagnose(engine, *error, LIVE, &host.sources)
         };
         let of = |error| Failure::of(error, &[], &host.sources);
+        let (text, _) = &as_values(text);
         let ast = self.parser.compile(text).map_err(|e| failed(&self.parser, e.into()))?;
         host.sources.insert_live_ast(&ast);
         let mut own = params::scan(LIVE, &ast).map_err(of)?;

@@ -6,11 +6,13 @@
 
 use rhai::Position;
 
-use super::{
+use super::statements::{Kind, statements};
+use crate::script::{
+    PARAMETERS,
+    indices::as_values,
     lexer::{Class, tokens},
-    statements::{Kind, statements},
+    params::Parameter,
 };
-use crate::script::{PARAMETERS, params::Parameter};
 
 /// A part of the recipe.
 #[derive(Debug, Clone)]
@@ -36,7 +38,8 @@ impl Record {
     /// compiled behind so many empty lines.
     pub(super) fn add_until(&mut self, text: &str, behind: usize, position: Position) {
         let line = position.line().unwrap_or(0).saturating_sub(behind);
-        let column = position.position().unwrap_or(1).saturating_sub(1);
+        let (_, added) = as_values(text);
+        let column = added.written_column(line, position.position().unwrap_or(1)).saturating_sub(1);
         let start: usize =
             text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
         let rest = &text[start.min(text.len())..];

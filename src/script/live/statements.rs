@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::lexer::{Class, Token, tokens};
+use crate::script::lexer::{Class, Token, tokens};
 use crate::script::params::DECLARE;
 
 /// What a statement is, as far as a saved session must know.

@@ -1,16 +1,17 @@
-//! Elements and parts of tensors: `t[0]`, `t[1..3]`, `t[[0, 1..3]]`, `t[":, -1"]`, and `for`.
+//! Elements and parts of tensors: `t[0]`, `t[.., 0]`, `t[0, 1..3]`, `t[":, -1"]`, and `for`.
 //!
-//! A part is a view: what is written into it is written into the tensor. Rhai's grammar has one
-//! index between brackets, so that several dimensions are an array, or text in Python's words.
+//! A part is a view: what is written into it is written into the tensor. What an index means is what
+//! it means in PyTorch. Rhai's grammar has one index between brackets: several are one value of the
+//! type [`Indices`](api::Indices), see [`indices`](crate::script::indices).
 
 use std::ops::{Range, RangeInclusive};
 
-use rhai::{Module, plugin::*};
+use rhai::{Array, Module, plugin::*};
 
 use super::{
     Handle, check,
     math::into_shape,
-    read::{Operand, ints},
+    read::{Nested, Operand, ints},
     shape::first_size,
 };
 use crate::{
@@ -44,19 +45,36 @@ pub(in crate::script::api) fn build() -> Module {
 pub mod api {
     use crate::script::api::tensor::api::Tensor;
 
+    /// Indices of several dimensions.
+    pub type Indices = super::IndexList;
+
+    /// Makes one index of several, as commas between brackets do: `t[0, 1..3]` is
+    /// `t[several_indices([0, 1..3])]`.
+    ///
+    /// ```rhai
+    /// let t = arange(24).reshape([2, 3, 4]);
+    /// let corner = [];
+    /// for size in t.shape { corner.push(0); }
+    /// print(t[several_indices(corner)].item());        // 0
+    /// ```
+    pub fn several_indices(indices: Array) -> Indices {
+        super::IndexList(indices)
+    }
+
     /// Returns a part of a tensor: a view of it, which can also be assigned.
     ///
-    /// * `index` - an index, from the end where it is negative; a range; a tensor of indices or of
-    ///   bool; text as between Python's brackets; or an array of these, one for each dimension,
-    ///   where `":"` is a whole dimension, `"..."` are as many as there are, and `()` is a new one
+    /// * `index` - for each dimension an index, from the end where it is negative; a range, `..` for
+    ///   all of it; an array or a tensor of indices or of bool; `"..."` for as many dimensions as
+    ///   there are; `()` for a new one; or the whole as text, as between Python's brackets
     ///
     /// ```rhai
     /// let t = arange(24).reshape([2, 3, 4]);
     /// print(t[0].shape);                               // [3, 4]
-    /// print(t[-1][1..3].shape);                        // [2, 4]
-    /// print(t[[0, 1..3, -1]].shape);                   // [2]
+    /// print(t[-1, 1..3].shape);                        // [2, 4]
+    /// print(t[.., 0].shape);                           // [2, 4]
+    /// print(t[0, [2, 0]].shape);                       // [2, 4]
     /// print(t["..., ::2"].shape);                      // [2, 3, 2]
-    /// t[":, 0"] = 0;
+    /// t[.., 0] = 0;
     /// ```
     #[rhai_fn(index_get, return_raw, pure)]
     pub fn get(tensor: &mut Tensor, index: Dynamic) -> ScriptResult<Tensor> {
@@ -68,7 +86,7 @@ pub mod api {
     /// ```rhai
     /// let t = zeros([3, 3]);
     /// t[1] = 5;
-    /// t[[0, 1..3]] = tensor([1.0, 2.0]);
+    /// t[0, 1..3] = tensor([1.0, 2.0]);
     /// ```
     #[rhai_fn(index_set, return_raw, pure)]
     pub fn set(tensor: &mut Tensor, index: Dynamic, value: Dynamic) -> ScriptResult<()> {
@@ -171,6 +189,10 @@ fn gather(t: &Tensor, dim: i64, index: &Tensor) -> ScriptResult<Handle> {
     check::op("gather", &[t, index], || t.f_gather(dim, index, false))
 }
 
+/// Indices of several dimensions, in order.
+#[derive(Debug, Clone)]
+pub struct IndexList(Array);
+
 /// What one dimension is indexed with.
 enum At {
     One(i64),
@@ -187,8 +209,10 @@ fn parse(index: &Dynamic) -> Result<Vec<At>> {
     if let Ok(text) = index.as_immutable_string_ref() {
         return parse_text(&text);
     }
-    let Ok(items) = index.as_array_ref() else { return Ok(vec![parse_one(index)?]) };
-    items.iter().map(parse_one).collect()
+    match index.read_lock::<IndexList>() {
+        Some(indices) => indices.0.iter().map(parse_one).collect(),
+        None => Ok(vec![parse_one(index)?]),
+    }
 }
 
 fn parse_one(item: &Dynamic) -> Result<At> {
@@ -211,9 +235,29 @@ fn parse_one(item: &Dynamic) -> Result<At> {
     if let Ok(text) = item.as_immutable_string_ref() {
         return parse_word(text.trim(), &text);
     }
+    if item.is_array() {
+        return listed(item);
+    }
     let found = describe(item);
     Err(Error::new(Code::WrongType, format!("a tensor cannot be indexed with {found}"))
-        .hint("with an int, a range, a tensor, text such as \":, -1\", or an array of these"))
+        .hint("with an int, a range, an array or a tensor of them, text such as \":, -1\""))
+}
+
+/// An array of indices, or of true and false: as in PyTorch it is for one dimension.
+fn listed(items: &Dynamic) -> Result<At> {
+    let wrong = || {
+        let message = "an array that indexes a tensor has ints, or true and false";
+        Error::new(Code::WrongType, message).hint("indices of several dimensions: t[0, 1..3]")
+    };
+    let Nested { shape, ints, has_float, has_int, .. } =
+        Nested::read(items).map_err(|_| wrong())?;
+    if has_float {
+        return Err(wrong());
+    }
+    let kind = if has_int || ints.is_empty() { Kind::Int64 } else { Kind::Bool };
+    let tensor =
+        check::run("[]", &[], || Tensor::f_from_slice(&ints)?.f_reshape(&shape)?.f_to_kind(kind))?;
+    Ok(At::Tensor(Handle::new(tensor)))
 }
 
 /// What stands between Python's brackets: `1:3, ..., -1`.

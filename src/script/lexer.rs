@@ -1,5 +1,5 @@
-//! The words of an input as it is typed: for colours, brackets, completion, and the question whether
-//! more lines belong to it.
+//! The words of a text, also of an input as it is typed: for indices, colours, brackets, completion,
+//! and the question whether more lines belong to it.
 //!
 //! Rhai's own tokenizer stops at the first fault; a text that is being typed is faulty most of the
 //! time. This one goes on, and says of each token whether it is closed.
@@ -19,7 +19,7 @@ pub enum Class {
     Keyword,
     /// A name.
     Name,
-    /// A bracket that opens: `(`, `[`, `{`, `#{`.
+    /// A bracket that opens: `(`, `[`, `?[`, `{`, `#{`.
     Open,
     /// A bracket that closes.
     Close,
@@ -53,9 +53,9 @@ pub const KEYWORDS: [&str; 26] = [
 ];
 
 /// Signs of more than one character; longer ones first.
-const SIGNS: [&str; 31] = [
+const SIGNS: [&str; 30] = [
     "<<=", ">>=", "**=", "..=", "===", "!==", "::", "=>", "->", "==", "!=", "<=", ">=", "&&", "||",
-    "??", "?.", "?[", "..", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<", ">>", "**", "()",
+    "??", "?.", "..", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<", ">>", "**", "()",
 ];
 
 /// The tokens of a text, blanks left out.
@@ -92,10 +92,11 @@ fn token(rest: &str, first: char) -> (Class, usize, bool) {
             (Class::Text, len, closed)
         }
         '`' => {
-            let (len, closed) = interpolated(rest);
+            let (len, closed) = interpolated(rest, &mut |_| ());
             (Class::Text, len, closed)
         }
         '#' if rest.starts_with("#{") => (Class::Open, 2, true),
+        '?' if rest.starts_with("?[") => (Class::Open, 2, true),
         '(' if rest.starts_with("()") => (Class::Sign, 2, true),
         '(' | '[' | '{' => (Class::Open, 1, true),
         ')' | ']' | '}' => (Class::Close, 1, true),
@@ -188,8 +189,17 @@ fn quoted(rest: &str, quote: char) -> (usize, bool) {
     (rest.len(), false)
 }
 
+/// Where the expressions are that stand in `${ }` of the text `token`, without their brackets.
+pub(super) fn interpolations(token: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    if token.starts_with('`') {
+        interpolated(token, &mut |range| found.push(range));
+    }
+    found
+}
+
 /// Text in backticks; what stands in `${ }` may hold text again.
-fn interpolated(rest: &str) -> (usize, bool) {
+fn interpolated(rest: &str, found: &mut dyn FnMut(Range<usize>)) -> (usize, bool) {
     let mut at = 1;
     while let Some(c) = rest[at..].chars().next() {
         if rest[at..].starts_with("``") {
@@ -202,6 +212,7 @@ fn interpolated(rest: &str) -> (usize, bool) {
             if !closed {
                 return (rest.len(), false);
             }
+            found(at - len..at - 1);
         } else {
             at += c.len_utf8();
         }

@@ -1,0 +1,144 @@
+//! `t[.., 0]`: several indices between brackets, as in Python.
+//!
+//! Rhai takes one. Where commas stand between the brackets of an index, which Rhai would refuse, the
+//! indices become one value, `t[several_indices([.., 0])]`, before it reads the text; what it then says
+//! of a place is said of the text as it was written.
+
+use std::ops::Range;
+
+use super::lexer::{Class, Token, interpolations, tokens};
+
+/// What stands around a list of indices then.
+const BEFORE: &str = "several_indices([";
+const BEHIND: &str = "])";
+
+/// What was added to a text: line and column of each part in what came of it, from 1, and its length.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Added(Vec<(usize, usize, usize)>);
+
+impl Added {
+    /// The column of the text as it was written that stands at this one now.
+    pub(crate) fn written_column(&self, line: usize, column: usize) -> usize {
+        let before = self.0.iter().filter(|added| added.0 == line && added.1 < column);
+        column - before.map(|(_, start, len)| (column - start).min(*len)).sum::<usize>()
+    }
+}
+
+/// The text with one value for each list of indices, and what was added to it.
+pub(crate) fn as_values(text: &str) -> (String, Added) {
+    let mut lists = Vec::new();
+    find(text, 0, &mut lists);
+    let around = |list: &Range<usize>| [(list.start, BEFORE), (list.end, BEHIND)];
+    let mut parts: Vec<_> = lists.iter().flat_map(around).collect();
+    parts.sort_unstable();
+    let mut whole = String::with_capacity(text.len() + parts.len() * BEFORE.len());
+    let (mut added, mut at, mut line, mut line_start) = (Vec::new(), 0, 1, 0);
+    for (place, part) in parts {
+        whole.push_str(&text[at..place]);
+        line += text[at..place].matches('\n').count();
+        line_start = whole.rfind('\n').map_or(line_start, |end| end + 1);
+        added.push((line, whole[line_start..].chars().count() + 1, part.len()));
+        whole.push_str(part);
+        at = place;
+    }
+    whole.push_str(&text[at..]);
+    (whole, Added(added))
+}
+
+/// What stands between the brackets of each index with a comma; `offset` is where the text begins.
+fn find(text: &str, offset: usize, lists: &mut Vec<Range<usize>>) {
+    let all = tokens(text);
+    let mut open: Vec<(bool, usize, bool)> = Vec::new();
+    let mut last: Option<&Token> = None;
+    for token in &all {
+        let word = token.of(text);
+        match token.class {
+            Class::Comment => continue,
+            Class::Text => {
+                for inner in interpolations(word) {
+                    let start = token.range.start + inner.start;
+                    find(&word[inner], offset + start, lists);
+                }
+            }
+            Class::Open => {
+                let is_index =
+                    word == "?[" || (word == "[" && last.is_some_and(|l| ends_a_value(l, text)));
+                open.push((is_index, token.range.end, false));
+            }
+            Class::Close => {
+                if let Some((true, start, true)) = open.pop() {
+                    lists.push(offset + start..offset + token.range.start);
+                }
+            }
+            Class::Sign if word == "," => {
+                if let Some(innermost) = open.last_mut() {
+                    innermost.2 = true;
+                }
+            }
+            _ => {}
+        }
+        last = Some(token);
+    }
+}
+
+/// Whether a bracket behind this token is that of an index.
+fn ends_a_value(token: &Token, text: &str) -> bool {
+    match token.class {
+        Class::Name | Class::Text => true,
+        Class::Close => token.of(text) != "}",
+        Class::Sign => token.of(text) == "()",
+        Class::Keyword => token.of(text) == "this",
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_indices_becomes_one_value() {
+        for (written, read) in [
+            ("t[.., 0]", "t[[.., 0]]"),
+            ("t[0, 1..3] = u[1, 2] + v[0]", "t[[0, 1..3]] = u[[1, 2]] + v[0]"),
+            ("f()[0, g(1, 2)]?[1, 2].x", "f()[[0, g(1, 2)]]?[[1, 2]].x"),
+            ("t[i[0, 1], 2]", "t[[i[[0, 1]], 2]]"),
+            ("t[0, -1][2..]", "t[[0, -1]][2..]"),
+            ("`a ${t[0, 1]} b`", "`a ${t[[0, 1]]} b`"),
+            ("t /* a */ [\n0,\n1]", "t /* a */ [[\n0,\n1]]"),
+        ] {
+            let read = read.replace("[[", "[several_indices([").replace("]]", "])]");
+            assert_eq!(as_values(written).0, read);
+        }
+    }
+
+    #[test]
+    fn arrays_and_single_indices_stay() {
+        for text in [
+            "let a = [1, 2];",
+            "t[0]",
+            "t[[0, 1]]",
+            "f([1, 2])",
+            "|a| [a, 1]",
+            "return [1, 2]",
+            "for x in [1, 2] { }",
+            "if a { } [1, 2]",
+            "t[f(1, 2)]",
+            "\"t[0, 1]\" // t[0, 1]",
+            "t[0, 1",
+        ] {
+            assert_eq!(as_values(text), (text.to_owned(), Added::default()));
+        }
+    }
+
+    #[test]
+    fn places_are_those_of_the_text_as_it_was_written() {
+        let (text, added) = as_values("let ä = 1;\nlet b = t[ä, 0] + u[1, 2] + x;\n");
+        let line = text.lines().nth(1).unwrap();
+        let column = |part: &str| line[..line.find(part).unwrap()].chars().count() + 1;
+        assert_eq!(added.written_column(2, column("ä, 0")), 11);
+        assert_eq!(added.written_column(2, column("+ u")), 17);
+        assert_eq!(added.written_column(2, column("+ x")), 27);
+        assert_eq!(added.written_column(1, 9), 9);
+    }
+}
