@@ -90,7 +90,7 @@ for batch in dataset("rows.jsonl").loader(#{ micro_batch_size: 2, epochs: 2 }) {
     print(`engine ${loss.item()}`);
     let logits = by_hand.call(batch.input_ids);
     let loss = nn::cross_entropy(
-        logits[":, 0:5"].flatten(0, 1), batch.labels[":, 1:6"].flatten());
+        logits[.., 0..5].flatten(0, 1), batch.labels[.., 1..6].flatten());
     loss.backward();
     adam.step();
     adam.zero_grad();

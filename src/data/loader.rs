@@ -5,7 +5,7 @@
 //! their number, and the place in it is one row number. Every rank yields equally many batches:
 //! where the last block is short, ranks fill up with rows that have no target.
 
-use std::{any::Any, collections::VecDeque, rc::Rc, time::Instant};
+use std::{collections::VecDeque, rc::Rc, time::Instant};
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,6 @@ pub struct Loader {
     state: LoaderState,
     /// The open epoch; `None` before the first batch and after a restore.
     stream: Option<Stream>,
-    companion: Option<Rc<dyn Any>>,
 }
 
 impl std::fmt::Debug for Loader {
@@ -83,7 +82,7 @@ impl Loader {
             bail!(Code::BadValue, "rank {rank} does not exist among {world_size} processes");
         }
         require_tokens(&rows.schema(), "loader(...)")?;
-        Ok(Self { rows, options, state: LoaderState::default(), stream: None, companion: None })
+        Ok(Self { rows, options, state: LoaderState::default(), stream: None })
     }
 
     /// The next batch, or `None` after the last epoch.
@@ -123,16 +122,6 @@ impl Loader {
         self.state = state;
         self.stream = None;
         Ok(())
-    }
-
-    /// Gives the loader something of its user's to carry.
-    pub fn carry(&mut self, companion: Rc<dyn Any>) {
-        self.companion = Some(companion);
-    }
-
-    /// What the loader carries.
-    pub fn companion(&self) -> Option<&Rc<dyn Any>> {
-        self.companion.as_ref()
     }
 
     /// The options the loader was made with.

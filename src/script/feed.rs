@@ -54,8 +54,7 @@ impl Feed {
     }
 
     fn of(loader: &Loader) -> Option<Rc<Self>> {
-        let companion = loader.read().ok()?.companion()?.clone();
-        companion.downcast().ok()
+        loader.read().ok()?.feed.clone()
     }
 
     /// Notes a batch of `loader` that came from `place`.

@@ -12,15 +12,30 @@ use super::lexer::{Class, Token, interpolations, tokens};
 const BEFORE: &str = "several_indices([";
 const BEHIND: &str = "])";
 
-/// What was added to a text: line and column of each part in what came of it, from 1, and its length.
+/// A part that was added to a text: its place in what came of it, from 1, and its length.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Part {
+    line: usize,
+    column: usize,
+    len: usize,
+    /// How much was added before it in its line.
+    before: usize,
+}
+
+/// All that was added to a text, in its order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Added(Vec<(usize, usize, usize)>);
+pub(crate) struct Added(Vec<Part>);
 
 impl Added {
     /// The column of the text as it was written that stands at this one now.
     pub(crate) fn written_column(&self, line: usize, column: usize) -> usize {
-        let before = self.0.iter().filter(|added| added.0 == line && added.1 < column);
-        column - before.map(|(_, start, len)| (column - start).min(*len)).sum::<usize>()
+        let behind = self.0.partition_point(|part| (part.line, part.column) < (line, column));
+        match self.0[..behind].last() {
+            Some(part) if part.line == line => {
+                column - part.before - part.len.min(column - part.column)
+            }
+            _ => column,
+        }
     }
 }
 
@@ -32,12 +47,19 @@ pub(crate) fn as_values(text: &str) -> (String, Added) {
     let mut parts: Vec<_> = lists.iter().flat_map(around).collect();
     parts.sort_unstable();
     let mut whole = String::with_capacity(text.len() + parts.len() * BEFORE.len());
-    let (mut added, mut at, mut line, mut line_start) = (Vec::new(), 0, 1, 0);
+    let (mut added, mut at, mut line, mut column, mut before) = (Vec::new(), 0, 1, 1, 0);
     for (place, part) in parts {
-        whole.push_str(&text[at..place]);
-        line += text[at..place].matches('\n').count();
-        line_start = whole.rfind('\n').map_or(line_start, |end| end + 1);
-        added.push((line, whole[line_start..].chars().count() + 1, part.len()));
+        let written = &text[at..place];
+        if let Some((lines, last)) = written.rsplit_once('\n') {
+            line += lines.matches('\n').count() + 1;
+            (column, before) = (1 + last.chars().count(), 0);
+        } else {
+            column += written.chars().count();
+        }
+        added.push(Part { line, column, len: part.len(), before });
+        column += part.len();
+        before += part.len();
+        whole.push_str(written);
         whole.push_str(part);
         at = place;
     }
@@ -129,6 +151,15 @@ mod tests {
         ] {
             assert_eq!(as_values(text), (text.to_owned(), Added::default()));
         }
+    }
+
+    /// A text may come from anybody: what would take a square of its length does not end.
+    #[test]
+    fn a_long_line_and_a_deep_text_are_read_in_time() {
+        let (text, added) = as_values(&"t[0, 1];".repeat(100_000));
+        assert_eq!(added.written_column(1, text.len()), 800_000);
+        let deep = format!("{}t[0, 1]{}", "`${".repeat(200_000), "}`".repeat(200_000));
+        assert_eq!(as_values(&deep).0, deep);
     }
 
     #[test]

@@ -58,6 +58,9 @@ const SIGNS: [&str; 30] = [
     "??", "?.", "..", "+=", "-=", "*=", "/=", "%=", "&=", "|=", "^=", "<<", ">>", "**", "()",
 ];
 
+/// How deep texts may stand in texts: Rhai takes fewer.
+const DEEPEST: usize = 64;
+
 /// The tokens of a text, blanks left out.
 pub fn tokens(text: &str) -> Vec<Token> {
     let mut found = Vec::new();
@@ -67,7 +70,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
             at += first.len_utf8();
             continue;
         }
-        let (class, len, closed) = token(&text[at..], first);
+        let (class, len, closed) = token(&text[at..], first, 0);
         found.push(Token { class, range: at..at + len, closed });
         at += len;
     }
@@ -75,7 +78,7 @@ pub fn tokens(text: &str) -> Vec<Token> {
 }
 
 /// The class of the first token of `rest`, its length, and whether it is closed.
-fn token(rest: &str, first: char) -> (Class, usize, bool) {
+fn token(rest: &str, first: char, depth: usize) -> (Class, usize, bool) {
     if rest.starts_with("//") {
         return (Class::Comment, rest.find('\n').unwrap_or(rest.len()), true);
     }
@@ -92,7 +95,7 @@ fn token(rest: &str, first: char) -> (Class, usize, bool) {
             (Class::Text, len, closed)
         }
         '`' => {
-            let (len, closed) = interpolated(rest, &mut |_| ());
+            let (len, closed) = interpolated(rest, depth, &mut |_| ());
             (Class::Text, len, closed)
         }
         '#' if rest.starts_with("#{") => (Class::Open, 2, true),
@@ -193,13 +196,16 @@ fn quoted(rest: &str, quote: char) -> (usize, bool) {
 pub(super) fn interpolations(token: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     if token.starts_with('`') {
-        interpolated(token, &mut |range| found.push(range));
+        interpolated(token, 0, &mut |range| found.push(range));
     }
     found
 }
 
 /// Text in backticks; what stands in `${ }` may hold text again.
-fn interpolated(rest: &str, found: &mut dyn FnMut(Range<usize>)) -> (usize, bool) {
+fn interpolated(rest: &str, depth: usize, found: &mut dyn FnMut(Range<usize>)) -> (usize, bool) {
+    if depth > DEEPEST {
+        return (rest.len(), false);
+    }
     let mut at = 1;
     while let Some(c) = rest[at..].chars().next() {
         if rest[at..].starts_with("``") {
@@ -207,7 +213,7 @@ fn interpolated(rest: &str, found: &mut dyn FnMut(Range<usize>)) -> (usize, bool
         } else if c == '`' {
             return (at + 1, true);
         } else if rest[at..].starts_with("${") {
-            let (len, closed) = expression(&rest[at + 2..]);
+            let (len, closed) = expression(&rest[at + 2..], depth + 1);
             at += 2 + len;
             if !closed {
                 return (rest.len(), false);
@@ -221,14 +227,14 @@ fn interpolated(rest: &str, found: &mut dyn FnMut(Range<usize>)) -> (usize, bool
 }
 
 /// What stands in `${ }`, up to and with its bracket.
-fn expression(text: &str) -> (usize, bool) {
+fn expression(text: &str, within: usize) -> (usize, bool) {
     let (mut depth, mut at) = (1, 0);
     while let Some(first) = text[at..].chars().next() {
         if first.is_whitespace() {
             at += first.len_utf8();
             continue;
         }
-        let (class, len, closed) = token(&text[at..], first);
+        let (class, len, closed) = token(&text[at..], first, within);
         at += len;
         match class {
             Class::Open => depth += 1,

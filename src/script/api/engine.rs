@@ -412,7 +412,13 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     let engine = engine.read()?;
     let store = Store::open(&host.writable(dir)?);
     if engine.group().rank() == 0 {
-        save_checkpoint(&engine, &store, keep, loader.as_deref(), Some(host.recipe_record()))?;
+        save_checkpoint(
+            &engine,
+            &store,
+            keep,
+            loader.as_deref().map(|l| &**l),
+            Some(host.recipe_record()),
+        )?;
     } else {
         engine.write_state(None, None, None)?;
     }
@@ -424,7 +430,7 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
     let dir = Store::resolve(&host.readable(path)?)?;
-    load_checkpoint(&mut *engine.write()?, loader.as_deref_mut(), &dir)
+    load_checkpoint(&mut *engine.write()?, loader.as_deref_mut().map(|l| &mut **l), &dir)
 }
 
 fn describe(engine: &engine::Engine) -> Result<String> {

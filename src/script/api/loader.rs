@@ -3,7 +3,10 @@
 //! A thin layer over [`crate::data::Loader`]. Going over a loader moves its place, so that a loop
 //! that was left with `break` can be taken up again.
 
-use std::rc::Rc;
+use std::{
+    ops::{Deref, DerefMut},
+    rc::Rc,
+};
 
 use rhai::{Dynamic, Map, Module, plugin::*};
 
@@ -11,11 +14,38 @@ use crate::{
     data::{self, LoaderOptions},
     dist::ProcessGroup,
     error::{Code, Result},
-    script::{Shared, error::ScriptResult, feed, host, iterate::set_iterator, options},
+    script::{
+        Shared,
+        error::ScriptResult,
+        feed::{self, Feed},
+        host,
+        iterate::set_iterator,
+        options,
+    },
 };
 
 /// More rows than this in a micro batch are a mistake in the recipe.
 const MOST_ROWS: usize = 1 << 24;
+
+/// A loader, with what its batches go through in a live session.
+pub struct Loader {
+    loader: data::Loader,
+    pub(in crate::script) feed: Option<Rc<Feed>>,
+}
+
+impl Deref for Loader {
+    type Target = data::Loader;
+
+    fn deref(&self) -> &Self::Target {
+        &self.loader
+    }
+}
+
+impl DerefMut for Loader {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.loader
+    }
+}
 
 /// The functions of loaders, and `for` over the batches.
 pub(super) fn build() -> Module {
@@ -30,7 +60,7 @@ pub mod api {
     use crate::script::api::dataset::api::Dataset;
 
     /// Micro batches in order, and the place of the next one. Made by `dataset.loader(options)`.
-    pub type Loader = Shared<data::Loader>;
+    pub type Loader = Shared<super::Loader>;
 
     /// Cuts the rows into micro batches, of which each process takes its own. `for` goes over them.
     ///
@@ -53,11 +83,8 @@ pub mod api {
         let options = super::read_options(&options)?;
         let host = host::of(&ctx)?;
         let options = super::for_rank(&*host.group()?, options);
-        let mut loader = dataset.loader(options)?;
-        if let Some(feed) = &host.feed {
-            loader.carry(Rc::clone(feed) as _);
-        }
-        Ok(loader.into())
+        let loader = dataset.loader(options)?;
+        Ok(super::Loader { loader, feed: host.feed.clone() }.into())
     }
 
     /// Returns the epoch of the next batch, from 0.
