@@ -247,13 +247,26 @@ fn a_kill_at_any_instant_leaves_a_checkpoint_to_go_on_from() {
         // It may have ended already.
         let _ = child.kill();
         child.wait().unwrap();
-        let again = tiny.run(&["--name", &name, "--resume", "auto"]);
-        if !again.status.success() {
-            assert!(text(&again.stderr).contains("is at step 12 already"), "{again:?}");
-        }
+        out(&tiny.run(&["--name", &name, "--resume", "auto"]));
         let run = tiny.path("runs").join(&name);
         assert_eq!(losses(&run), losses(&tiny.path("runs/whole")), "killed after {delay_ms} ms");
     }
+}
+
+/// What a recipe does behind its last step may be killed too.
+#[test]
+fn a_run_at_its_last_step_is_ended_again() {
+    let tiny = Tiny::new();
+    out(&tiny.run(&["--name", "whole"]));
+    let before = losses(&tiny.path("runs/whole"));
+    let again = tiny.run(&["--name", "whole", "--resume", "auto"]);
+    assert!(!out(&again).contains("step"), "{again:?}");
+    for line in ["is at step 12 already, its last", "done: runs/whole"] {
+        assert!(text(&again.stderr).contains(line), "{again:?}");
+    }
+    assert_eq!(losses(&tiny.path("runs/whole")), before);
+    let fewer = tiny.run(&["--name", "whole", "--resume", "auto", "-p", "steps=10"]);
+    assert!(text(&fewer.stderr).contains("total_steps is 10"), "{fewer:?}");
 }
 
 #[test]

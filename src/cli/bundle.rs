@@ -26,7 +26,8 @@ pub(super) fn make(args: &BundleArgs, console: &Console) -> Result<(), Failure> 
     write_atomic(&to, bundle.text().as_bytes())?;
     let (modules, lock) = (bundle.modules.len(), bundle.lock.is_some());
     let lock = if lock { "with its lock" } else { "without a lock: there is none" };
-    console::out(&format!("{}: {modules} modules, {lock}\n", to.display()));
+    let modules = if modules == 1 { "1 module".to_owned() } else { format!("{modules} modules") };
+    console::out(&format!("{}: {modules}, {lock}\n", to.display()));
     Ok(())
 }
 

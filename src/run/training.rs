@@ -74,7 +74,9 @@ pub struct Shown {
 }
 
 impl Training {
-    /// Begins a run, or goes on with one: engine and loader are then brought to its checkpoint.
+    /// Begins a run, or goes on with one: engine and loader are then brought to its checkpoint. One
+    /// that is at its last step is gone on with too, without a step, as in Lightning and transformers:
+    /// whoever restarts a job until it succeeds comes to an end.
     ///
     /// # Errors
     /// What there is to resume cannot be found or used; a name that cannot be a directory's; no
@@ -94,12 +96,11 @@ impl Training {
         if let Some(checkpoint) = &resumed {
             load_checkpoint(engine, Some(loader), checkpoint)?;
         }
-        let step = engine.global_step();
-        if step >= options.total_steps {
-            let message = format!(
-                "the run is at step {step} already, and total_steps is {}",
-                options.total_steps
-            );
+        let (step, total) = (engine.global_step(), options.total_steps);
+        // One that was killed behind its last step still ends as it would have.
+        let is_whole = resumed.is_some() && step == total;
+        if step >= total && !is_whole {
+            let message = format!("the run is at step {step} already, and total_steps is {total}");
             return Err(Error::new(Code::BadValue, message)
                 .option("total_steps")
                 .hint("raise total_steps to go on with it"));
@@ -115,6 +116,10 @@ impl Training {
             engine.group().tell_launcher(TOLD_DIR, &dir.path().display().to_string());
             dir.checkpoints().check_space(engine.state_bytes())?;
             shown.lines.push(match &resumed {
+                Some(_) if is_whole => format!(
+                    "the run is at step {step} already, its last: nothing is left to train (raise \
+                     total_steps to go on)"
+                ),
                 Some(from) => format!("going on after step {step}, from {}", from.display()),
                 None => format!("a new run in {}", dir.path().display()),
             });
