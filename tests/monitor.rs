@@ -284,6 +284,7 @@ fn a_place_that_cannot_be_written_is_refused_before_the_training() {
         "csv_monitor: #{ enabled: true, output_path: \"rows.jsonl\" }",
         "tensorboard: #{ enabled: true, output_path: \"rows.jsonl\" }",
         "flops_profiler: #{ enabled: true, output_file: \"rows.jsonl/profile.txt\" }",
+        "flops_profiler: #{ enabled: true, output_file: \"rows.jsonl\" }",
     ] {
         let failure = recipe(1, option).fails();
         assert_eq!(failure.faults[0].error.code(), Code::Io, "{option}");

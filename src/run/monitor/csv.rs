@@ -13,7 +13,7 @@ use std::{
 
 use super::{Event, LR, TRAIN_LOSS};
 use crate::{
-    error::{IoContext, Result},
+    error::{Code, Error, IoContext, Result},
     fs::create_dir_all,
 };
 
@@ -54,14 +54,27 @@ impl CsvMonitor {
                 .create(true)
                 .open(&path)
                 .at("open", &path)?;
+            let header = format!("step,{}\n", tag.rsplit('/').next().unwrap_or(tag));
+            check_header(&mut file, &header, &path)?;
             if cut_torn_row(&mut file).at("read", &path)? == 0 {
-                let column = tag.rsplit('/').next().unwrap_or(tag);
-                file.write_all(format!("step,{column}\n").as_bytes()).at("write", &path)?;
+                file.write_all(header.as_bytes()).at("write", &path)?;
             }
             self.files.insert(tag, (path, file));
         }
         Ok(self.files.get_mut(tag).expect("it was just put there"))
     }
+}
+
+/// Refuses a file of somebody else: rows are added to its own kind only.
+fn check_header(file: &mut File, header: &str, path: &Path) -> Result<()> {
+    let len = file.metadata().at("read", path)?.len().min(header.len() as u64);
+    let mut begin = Vec::new();
+    Read::by_ref(file).take(len).read_to_end(&mut begin).at("read", path)?;
+    if !header.as_bytes().starts_with(&begin) {
+        let message = format!("{} does not begin with `{}`", path.display(), header.trim_end());
+        return Err(Error::new(Code::Io, message).hint("give the logs another directory"));
+    }
+    Ok(())
 }
 
 /// Removes a last row that a full disk left without its end; returns the length that is left.
@@ -102,8 +115,13 @@ mod tests {
         File::options().append(true).open(&path).unwrap().write_all(b"24,0.").unwrap();
         CsvMonitor::open(&dir).unwrap().write(&[lr(65536.0, 24)]).unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), "step,lr\n8,1e-5\n16,0.5\n24,65536.0\n");
-        let loss = fs::read_to_string(dir.join("Train_Samples_train_loss.csv")).unwrap();
-        assert_eq!(loss, "step,train_loss\n");
+        let loss = dir.join("Train_Samples_train_loss.csv");
+        assert_eq!(fs::read_to_string(&loss).unwrap(), "step,train_loss\n");
+        // That of somebody else stays as it is.
+        fs::write(&loss, "my notes").unwrap();
+        let e = CsvMonitor::open(&dir).unwrap_err();
+        assert!(e.message().contains("does not begin with `step,train_loss`"), "{e}");
+        assert_eq!(fs::read_to_string(&loss).unwrap(), "my notes");
     }
 
     #[test]

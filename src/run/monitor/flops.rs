@@ -16,6 +16,9 @@ clipping and optimizer; iter: all of an optimizer step but the loading of data. 
 logits into gradients at once, so that fwd and not bwd includes its backward pass
 ";
 
+/// How the text of a profile begins, before the number of its step.
+pub(super) const TITLE: &str = "flops profile of step ";
+
 /// What is to be known of the tree of modules.
 const TREE_NOTES: &str = "\
 Each module: params, MACs and latency with their part of the whole, FLOPS. The time of attention
@@ -28,7 +31,7 @@ pub(super) fn text(engine: &Engine, options: &FlopsProfilerConfig) -> Option<Str
     let (root, times) = (engine.flops_profile()?, engine.phase_times()?);
     let mut text = String::new();
     // Writing to a string cannot fail.
-    let _ = write!(text, "flops profile of step {}\n\n{NOTES}\n", engine.global_step());
+    let _ = write!(text, "{TITLE}{}\n\n{NOTES}\n", engine.global_step());
     for (what, value) in summary(engine, root, &times, options.recompute_fwd_factor) {
         let _ = writeln!(text, "{what:<78} {value}");
     }

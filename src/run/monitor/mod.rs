@@ -13,13 +13,17 @@ mod flops;
 mod line;
 mod tensorboard;
 
-use std::path::{Path, PathBuf};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use self::{csv::CsvMonitor, tensorboard::EventFile};
 use crate::{
     config::MonitorConfig,
     engine::{Engine, Observer, PhaseTimes},
-    error::{Code, Error, Result},
+    error::{Code, Error, IoContext, Result},
     fs::{create_dir_all, write_atomic},
 };
 
@@ -135,10 +139,20 @@ fn elapsed(times: &PhaseTimes) -> [(&'static str, f64); 6] {
     ]
 }
 
-/// Makes the directory of a file to be written later.
+/// Makes the directory of a profile to be written later. Only a profile is replaced by it: DeepSpeed
+/// takes any file, but a recipe may be a stranger's.
 fn prepare(file: PathBuf) -> Result<PathBuf> {
     if file.is_dir() {
         bail!(Code::Io, "cannot write {}: it is a directory", file.display());
+    }
+    if file.exists() {
+        let mut begin = Vec::new();
+        let opened = File::open(&file).at("read", &file)?;
+        opened.take(flops::TITLE.len() as u64).read_to_end(&mut begin).at("read", &file)?;
+        if !begin.is_empty() && begin != flops::TITLE.as_bytes() {
+            let message = format!("{} is no flops profile, and is not overwritten", file.display());
+            return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));
+        }
     }
     if let Some(dir) = file.parent() {
         create_dir_all(dir)?;
