@@ -80,7 +80,8 @@ impl Store {
     ///
     /// # Errors
     /// What `write` returns; [`Code::DiskFull`] or [`Code::Io`]. The earlier checkpoints and
-    /// `latest` are then unchanged. [`Code::BadValue`] for `Some(0)`.
+    /// `latest` are then unchanged. [`Code::BadValue`] for `Some(0)`; [`Code::Checkpoint`] where
+    /// `latest` is a file of something else, such as DeepSpeed's.
     pub fn save(
         &self,
         step: u64,
@@ -90,6 +91,7 @@ impl Store {
         if keep == Some(0) {
             bail!(Code::BadValue, "0 checkpoints cannot be kept: keep at least 1");
         }
+        self.check_latest()?;
         create_dir_all(&self.root)?;
         remove_leftovers(&self.root)?;
         let name = directory_name(step);
@@ -103,6 +105,18 @@ impl Store {
             self.prune(keep, &path)?;
         }
         Ok(path)
+    }
+
+    /// DeepSpeed has a file of this name too, which tells it where to go on.
+    fn check_latest(&self) -> Result<()> {
+        let file = self.root.join(LATEST);
+        let text = if file.exists() { read_to_string(&file)? } else { String::new() };
+        let name = text.trim();
+        if name.is_empty() || step_of(name).is_some() {
+            return Ok(());
+        }
+        let message = format!("{} names {name:?}, which is no checkpoint of dsr", file.display());
+        Err(Error::new(Code::Checkpoint, message).hint("save into a directory of its own"))
     }
 
     /// The checkpoint that `latest` names; where that file is absent, the newest: a process killed
@@ -323,6 +337,18 @@ mod tests {
         assert_eq!(e.code(), Code::DiskFull);
         assert_eq!(store.latest().unwrap(), first);
         assert_eq!(fs::read_dir(store.root()).unwrap().count(), 2, "the checkpoint and `latest`");
+    }
+
+    #[test]
+    fn the_file_of_another_program_stays() {
+        let (_dir, store) = store();
+        create_dir_all(store.root()).unwrap();
+        let latest = store.root().join("latest");
+        fs::write(&latest, "global_step10").unwrap();
+        let e = store.save(1, None, |_| Ok(())).unwrap_err();
+        assert!(e.message().contains("global_step10"), "{e}");
+        assert_eq!(fs::read_to_string(latest).unwrap(), "global_step10");
+        assert!(steps(&store).is_empty());
     }
 
     #[test]
