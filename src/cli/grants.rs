@@ -205,7 +205,8 @@ impl GrantArgs {
                 }
             }
             if self.no_prompt || !terminal {
-                return Ok(());
+                // Better now than when the training is done.
+                return requests.check_given(host);
             }
             let wanted = wanted(host, &missing);
             let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());

@@ -10,7 +10,7 @@ use rhai::{AST, ASTNode, Expr, Position};
 
 use super::{
     Failure, Host, Recipe, START_RUN, bundle,
-    error::duplicate,
+    error::{AtPosition, duplicate},
     imports::{Imports, text_of},
     locate,
     params::{self, Parameter},
@@ -60,6 +60,8 @@ pub struct Request {
     pub what: String,
     /// The function or option that it is for, with its text.
     pub wanted_by: String,
+    /// The source that it stands in first, and where.
+    place: (String, Position),
 }
 
 impl Request {
@@ -176,6 +178,22 @@ impl Requests {
             !permissions.allows(request.access()) && !permissions.is_never(request.access())
         })
     }
+
+    /// Fails with those that are missing, each at its place, before the recipe runs. What an import
+    /// of an address needs is refused when it is read.
+    pub fn check_given(&self, host: &Host) -> Result<(), Failure> {
+        host.settle_permissions()?;
+        let permissions = host.permissions();
+        let mut missing: Vec<_> = self.missing(&permissions).collect();
+        missing.retain(|request| request.capability != Capability::Import);
+        missing.sort_by_key(|request| &request.place);
+        let fault = |request: &&Request| {
+            let (source, position) = &request.place;
+            let refused = permissions.check(request.access(), &format!("{source}:{position:?}"));
+            Some(refused.err()?.at(source, *position))
+        };
+        fail(&missing.iter().filter_map(fault).collect::<Vec<_>>(), host)
+    }
 }
 
 /// Reads a recipe for what it will ask for, with the parameters of `host`.
@@ -196,7 +214,8 @@ pub fn read(host: &Host, recipe: &Recipe) -> Result<Requests, Failure> {
         reader.read(ast);
     }
     for address in imports.addresses.iter().filter(|address| !host.is_bundled(address)) {
-        reader.add(Capability::Import, &address.host, format!("import \"{}\"", address.url));
+        let wanted_by = format!("import \"{}\"", address.url);
+        reader.add(Capability::Import, &address.host, wanted_by, Position::NONE);
     }
     let mut found = reader.found;
     found.obstacles = bundle::obstacles(name, &imports);
@@ -208,7 +227,9 @@ pub fn read(host: &Host, recipe: &Recipe) -> Result<Requests, Failure> {
     let modules = imports.modules.into_iter();
     found.texts.extend(modules.map(|(name, module)| (name, module.text)));
     found.list.sort();
-    found.list.dedup();
+    found.list.dedup_by(|a, b| {
+        (a.capability, &a.what, &a.wanted_by) == (b.capability, &b.what, &b.wanted_by)
+    });
     Ok(found)
 }
 
@@ -243,7 +264,7 @@ impl Reader<'_> {
 
     fn call(&mut self, function: &str, args: &[Expr], position: Position) {
         if function == START_RUN {
-            self.add(Capability::Write, "runs", START_RUN.to_owned());
+            self.add(Capability::Write, "runs", START_RUN.to_owned(), position);
             return;
         }
         let Some((_, what)) = FUNCTIONS.iter().find(|(name, _)| *name == function) else { return };
@@ -251,10 +272,10 @@ impl Reader<'_> {
         let wanted_by = format!("{function}(\"{text}\")");
         let is_path = |text: &str| !text.is_empty() && !text.starts_with(EMBEDDED);
         match what {
-            Use::Write => self.add(Capability::Write, &text, wanted_by),
-            Use::Read => self.add(Capability::Read, &text, wanted_by),
+            Use::Write => self.add(Capability::Write, &text, wanted_by, position),
+            Use::Read => self.add(Capability::Read, &text, wanted_by, position),
             Use::Shape if Gpt2Config::named(&text).is_some() => {}
-            Use::Shape => self.add(Capability::Read, &text, wanted_by),
+            Use::Shape => self.add(Capability::Read, &text, wanted_by, position),
             Use::Hub(used_as) if data::is_hub_id(&text, &self.host.work_dir) => {
                 let (repo, config) = text.split_once(':').unwrap_or((&text, ""));
                 let revision = args.iter().find_map(|arg| self.revision(arg));
@@ -270,7 +291,9 @@ impl Reader<'_> {
                     wanted_by,
                 );
             }
-            Use::Hub(_) if is_path(&text) => self.add(Capability::Read, &text, wanted_by),
+            Use::Hub(_) if is_path(&text) => {
+                self.add(Capability::Read, &text, wanted_by, position);
+            }
             Use::Hub(_) => {}
         }
     }
@@ -279,7 +302,8 @@ impl Reader<'_> {
         if WRITTEN_OPTIONS.contains(&name)
             && let Some(text) = text_of(value, self.parameters).filter(|text| !text.is_empty())
         {
-            self.add(Capability::Write, &text, format!("{name}: \"{text}\""));
+            let wanted_by = format!("{name}: \"{text}\"");
+            self.add(Capability::Write, &text, wanted_by, value.position());
         }
     }
 
@@ -297,7 +321,7 @@ impl Reader<'_> {
             && !hub.offline
             && (self.host.refresh || !self.is_cached(&hub, &name))
         {
-            self.add(Capability::Net, &host, wanted_by);
+            self.add(Capability::Net, &host, wanted_by, name.position);
         }
         self.found.hub.push(name);
     }
@@ -313,7 +337,8 @@ impl Reader<'_> {
         }
     }
 
-    fn add(&mut self, capability: Capability, what: &str, wanted_by: String) {
-        self.found.list.push(Request { capability, what: what.to_owned(), wanted_by });
+    fn add(&mut self, capability: Capability, what: &str, wanted_by: String, position: Position) {
+        let place = (self.source.to_owned(), position);
+        self.found.list.push(Request { capability, what: what.to_owned(), wanted_by, place });
     }
 }

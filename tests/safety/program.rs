@@ -51,6 +51,26 @@ fn flags_give_and_deny() {
     }
 }
 
+/// A training must not find out at its end that its model may not be saved.
+#[test]
+fn what_the_text_asks_for_is_refused_before_it_runs() {
+    let place = Place::new();
+    let recipe = "print(\"trains\");\nlet data = dataset(\"OUT/rows.txt\");\n\
+                  new_model(\"gpt2\").export_hf(\"OUT/model\");";
+    let log = place.home.path().join("log");
+    let audit = format!("--audit={}", log.display());
+    let refused = dsr(&place, recipe, &[&audit]);
+    assert_eq!(refused.status.code(), Some(3), "{}", text(&refused.stderr));
+    assert_eq!(text(&refused.stdout), "");
+    let error = text(&refused.stderr);
+    for part in ["--allow-read=", "recipe.rhai:2:12", "--allow-write=", "recipe.rhai:3:19"] {
+        assert!(error.contains(part), "{part}: {error}");
+    }
+    let log = std::fs::read_to_string(log).unwrap();
+    assert_eq!(log.matches("\"allowed\":false").count(), 2, "{log}");
+    assert!(log.contains("\"place\":\"recipe.rhai:3:19\""), "{log}");
+}
+
 #[test]
 fn the_list_is_printed_without_a_run() {
     let place = Place::new();
