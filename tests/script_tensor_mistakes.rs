@@ -120,7 +120,7 @@ fn mistakes_are_told_in_the_words_of_the_recipe() {
         (
             "arange(6).view([2, 3])[[0, 2]]",
             Code::BadValue,
-            "`[]`: indices must be from 0 to 1, found 2",
+            "`[]`: indices must be from -2 to 1, found 2",
         ),
         ("arange(3)[1.5]", Code::WrongType, "a tensor cannot be indexed with 1.5"),
         ("arange(3)[\"1:x\"]", Code::BadValue, "`1:x` is no index of a tensor"),

@@ -193,6 +193,16 @@ pub(crate) fn may_change(name: &str, tensor: &Tensor) -> Result<()> {
 
 /// Refuses indices that are not int64, or not from 0 to below `limit`.
 pub(crate) fn indices(name: &str, what: &str, index: &Tensor, limit: i64) -> Result<()> {
+    indices_between(name, what, index, (0, limit - 1))
+}
+
+/// Refuses indices that are not int64, or not within the bounds, both included.
+pub(super) fn indices_between(
+    name: &str,
+    what: &str,
+    index: &Tensor,
+    (first, last): (i64, i64),
+) -> Result<()> {
     if index.kind() != Kind::Int64 {
         let found = dtype_name(index.kind());
         return Err(Error::new(
@@ -208,9 +218,9 @@ pub(crate) fn indices(name: &str, what: &str, index: &Tensor, limit: i64) -> Res
         let flat = index.f_reshape([-1i64])?;
         Ok((flat.f_min()?.f_int64_value(&[])?, flat.f_max()?.f_int64_value(&[])?))
     })?;
-    if low < 0 || high >= limit {
-        let found = if low < 0 { low } else { high };
-        bail!(Code::BadValue, "`{name}`: {what} must be from 0 to {}, found {found}", limit - 1);
+    if low < first || high > last {
+        let found = if low < first { low } else { high };
+        bail!(Code::BadValue, "`{name}`: {what} must be from {first} to {last}, found {found}");
     }
     Ok(())
 }

@@ -368,12 +368,11 @@ fn fitting(view: &Tensor, dim: i64, index: &Tensor) -> Result<Tensor> {
         bail!(Code::WrongType, "a tensor is indexed with int64 or bool, found {found}");
     }
     let size = sizes[at];
-    let index = guard("[]", || {
+    check::indices_between("[]", "indices", index, (-size, size - 1))?;
+    guard("[]", || {
         let negative = index.f_lt(0)?;
         Ok(index.f_add_scalar(size)?.f_where_self(&negative, index)?)
-    })?;
-    check::indices("[]", "indices", &index, size)?;
-    Ok(index)
+    })
 }
 
 fn get(tensor: &Handle, index: &Dynamic) -> Result<Handle> {
