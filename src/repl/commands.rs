@@ -15,10 +15,12 @@ use crate::{
     script::{
         Failure, Recipe,
         live::{
+            Live,
             card::Table,
             complete::{Candidate, Completion},
             curves::CURVES,
         },
+        recipe::BUILT_IN,
         reference,
     },
 };
@@ -151,6 +153,25 @@ pub(super) fn complete(line: &str, at: usize) -> Option<Completion> {
     let candidates =
         known.map(|c| Candidate { text: c.name.to_owned(), help: c.help.to_owned() }).collect();
     Some(Completion { start: 1, candidates })
+}
+
+/// The files that the argument of `:load` or `:save` may be, and the recipes of dsr for the first.
+pub(super) fn complete_file(live: &Live, line: &str, at: usize) -> Option<Completion> {
+    let (name, argument) = line[..at].strip_prefix(':')?.split_once(' ')?;
+    let typed =
+        argument.trim_start().trim_start_matches("--force ").trim_start().trim_start_matches('"');
+    let mut candidates = match name {
+        "load" => BUILT_IN
+            .iter()
+            .map(|recipe| Candidate { text: recipe.name.to_owned(), help: "in dsr".to_owned() })
+            .collect(),
+        "save" => Vec::new(),
+        _ => return None,
+    };
+    let is_recipe = |path: &str| path.ends_with(".rhai") || path.ends_with('/');
+    candidates.extend(live.paths(typed).into_iter().filter(|path| is_recipe(&path.text)));
+    candidates.retain(|candidate| candidate.text.starts_with(typed));
+    Some(Completion { start: at - typed.len(), candidates })
 }
 
 /// Where the argument of a command begins, for what is completed in it.

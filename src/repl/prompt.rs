@@ -175,7 +175,9 @@ impl Completer for Help {
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let live = self.live.borrow();
-        let found = match commands::complete(line, at) {
+        let of_command =
+            commands::complete_file(&live, line, at).or_else(|| commands::complete(line, at));
+        let found = match of_command {
             Some(found) => found,
             None => {
                 // Help is asked for a name as it would be used.

@@ -59,6 +59,10 @@ fn names_members_options_files_parameters_and_commands() {
     completed(&mut terminal, "dataset(\"corp", "dataset(\"corpus.txt");
     completed(&mut terminal, "P::lea", "P::learning");
     completed(&mut terminal, ":relo", ":reload");
+    fs::write(dir.path().join("mine.rhai"), "let x = 1;").unwrap();
+    completed(&mut terminal, ":load mi", ":load mine.rhai");
+    completed(&mut terminal, ":load gpt2_l", ":load gpt2_loop");
+    completed(&mut terminal, ":save --force mi", ":save --force mine.rhai");
     completed(&mut terminal, "dataset(\"corpus.txt\").tok", "dataset(\"corpus.txt\").tokenize(");
 }
 

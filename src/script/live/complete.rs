@@ -163,6 +163,13 @@ impl Live {
             }
             None => {}
         }
+        found.extend(self.paths(typed));
+        found
+    }
+
+    /// Files and directories whose path may begin with `typed`, which is cut at its last slash.
+    pub fn paths(&self, typed: &str) -> Vec<Candidate> {
+        let mut found = Vec::new();
         let (dir, _) = typed.rsplit_once('/').map_or(("", typed), |(dir, rest)| (dir, rest));
         let prefix = if dir.is_empty() && !typed.starts_with('/') {
             String::new()
