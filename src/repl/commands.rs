@@ -134,44 +134,38 @@ pub(super) fn run(session: &mut Session, line: &str) -> Result<bool, Failure> {
     }
 }
 
-/// The commands that a line may go on with at byte `at`; `None` where it is no command's name.
-pub(super) fn complete(line: &str, at: usize) -> Option<Completion> {
+/// What a line with a command may go on with at byte `at`: its name, a curve, a file. `None` where it
+/// is no command, or takes what an input has.
+pub(super) fn complete(live: &Live, line: &str, at: usize) -> Option<Completion> {
     let typed = line[..at].strip_prefix(':')?;
-    if typed.contains(char::is_whitespace) {
-        let (name, argument) = typed.split_once(char::is_whitespace)?;
-        let curves = CURVES.iter().filter(|curve| name == "plot" && curve.starts_with(argument));
-        let candidates: Vec<_> = curves
-            .map(|curve| Candidate {
-                text: (*curve).to_owned(),
-                help: "of the last engine's steps".to_owned(),
-            })
-            .collect();
-        let start = at - argument.len();
-        return (!candidates.is_empty()).then_some(Completion { start, candidates });
+    let candidate =
+        |text: &str, help: &str| Candidate { text: text.to_owned(), help: help.to_owned() };
+    let Some((name, argument)) = typed.split_once(char::is_whitespace) else {
+        let known = COMMANDS.iter().map(|command| candidate(command.name, command.help));
+        return Some(going_on(known, typed, at));
+    };
+    let file = argument.trim_start().trim_start_matches("--force ").trim_start();
+    let file = file.trim_start_matches('"');
+    let is_recipe = |path: &Candidate| path.text.ends_with(".rhai") || path.text.ends_with('/');
+    let recipes = || live.paths(file).into_iter().filter(is_recipe);
+    match name {
+        "load" => {
+            let own = BUILT_IN.iter().map(|recipe| candidate(recipe.name, "in dsr"));
+            Some(going_on(own.chain(recipes()), file, at))
+        }
+        "save" => Some(going_on(recipes(), file, at)),
+        "plot" => {
+            let curves = CURVES.iter().map(|curve| candidate(curve, "of the last engine's steps"));
+            Some(going_on(curves, argument, at)).filter(|found| !found.candidates.is_empty())
+        }
+        _ => None,
     }
-    let known = COMMANDS.iter().filter(|command| command.name.starts_with(typed));
-    let candidates =
-        known.map(|c| Candidate { text: c.name.to_owned(), help: c.help.to_owned() }).collect();
-    Some(Completion { start: 1, candidates })
 }
 
-/// The files that the argument of `:load` or `:save` may be, and the recipes of dsr for the first.
-pub(super) fn complete_file(live: &Live, line: &str, at: usize) -> Option<Completion> {
-    let (name, argument) = line[..at].strip_prefix(':')?.split_once(' ')?;
-    let typed =
-        argument.trim_start().trim_start_matches("--force ").trim_start().trim_start_matches('"');
-    let mut candidates = match name {
-        "load" => BUILT_IN
-            .iter()
-            .map(|recipe| Candidate { text: recipe.name.to_owned(), help: "in dsr".to_owned() })
-            .collect(),
-        "save" => Vec::new(),
-        _ => return None,
-    };
-    let is_recipe = |path: &str| path.ends_with(".rhai") || path.ends_with('/');
-    candidates.extend(live.paths(typed).into_iter().filter(|path| is_recipe(&path.text)));
-    candidates.retain(|candidate| candidate.text.starts_with(typed));
-    Some(Completion { start: at - typed.len(), candidates })
+/// Those of `all` that begin with what was typed up to byte `at`.
+fn going_on(all: impl Iterator<Item = Candidate>, typed: &str, at: usize) -> Completion {
+    let candidates = all.filter(|candidate| candidate.text.starts_with(typed)).collect();
+    Completion { start: at - typed.len(), candidates }
 }
 
 /// Where the argument of a command begins, for what is completed in it.

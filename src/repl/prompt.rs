@@ -175,9 +175,7 @@ impl Completer for Help {
         _: &Context<'_>,
     ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let live = self.live.borrow();
-        let of_command =
-            commands::complete_file(&live, line, at).or_else(|| commands::complete(line, at));
-        let found = match of_command {
+        let found = match commands::complete(&live, line, at) {
             Some(found) => found,
             None => {
                 // Help is asked for a name as it would be used.

@@ -30,7 +30,7 @@ use super::{
     error::AtPosition,
     imports::{Edge, Imports},
     lock::Lock,
-    pinned::{Address, is_address, without_hash},
+    pinned::{Address, has_files, is_address, without_hash},
     requests,
     resolver::{EMBEDDED, relative_name},
     sources::Sources,
@@ -263,9 +263,8 @@ pub(super) fn obstacles(main: &str, imports: &Imports) -> Vec<Error> {
         faults.push(e.at(source, *position));
     }
     for Edge { importer, path, position, name, .. } in &imports.edges {
-        let is_file = !is_address(path) && !path.starts_with(EMBEDDED);
         let from = Some(importer.as_str()).filter(|source| *source != main);
-        if is_file && relative_name(from, path).as_ref() != Some(name) {
+        if has_files(path) && relative_name(from, path).as_ref() != Some(name) {
             let e = Error::new(Code::Recipe, format!("\"{path}\" is a link to {name}"))
                 .hint("a bundle has no links: import that file by its own name");
             faults.push(e.at(importer, *position));

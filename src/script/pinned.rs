@@ -181,7 +181,8 @@ pub(crate) fn without_hash(name: &str) -> &str {
     }
 }
 
-/// Whether a source may import files: what is at an address or part of dsr has none.
+/// Whether a source, or what an import names, is a file or has files beside it: what is at an address
+/// or part of dsr is not and has none.
 pub(crate) fn has_files(source: &str) -> bool {
     !is_address(source) && !source.starts_with(EMBEDDED)
 }

@@ -119,11 +119,6 @@ impl ModuleResolver for Resolver {
     }
 }
 
-/// Whether an import's path is that of a file.
-pub(super) fn is_file(path: &str) -> bool {
-    !path.starts_with(EMBEDDED) && !is_address(path)
-}
-
 /// Why an import is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {

@@ -101,13 +101,17 @@ struct Entry {
     ast: Option<Rc<AST>>,
 }
 
+impl Entry {
+    fn new(name: &str, text: &str, added: Added) -> Self {
+        let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
+        Self { source, added, ast: None }
+    }
+}
+
 impl Sources {
     /// Keeps a text, so that its errors can be shown.
     pub(crate) fn insert_text(&self, name: &str, text: &str) {
-        let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        self.entries
-            .borrow_mut()
-            .insert(name.to_owned(), Entry { source, added: Added::default(), ast: None });
+        self.entries.borrow_mut().insert(name.to_owned(), Entry::new(name, text, Added::default()));
     }
 
     /// Compiles a text, and keeps it with its syntax tree.
@@ -119,11 +123,8 @@ impl Sources {
     ) -> Result<AST, rhai::ParseError> {
         // A carriage return by itself ends a line for Rhai in some places and not in others.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        self.insert_text(name, &text);
         let (values, added) = as_values(&text);
-        if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
-            entry.added = added;
-        }
+        self.entries.borrow_mut().insert(name.to_owned(), Entry::new(name, &text, added));
         let mut ast = engine.compile(&values)?;
         ast.set_source(name);
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
@@ -142,25 +143,24 @@ impl Sources {
         Some(self.entries.borrow().get(name)?.source.text.clone())
     }
 
-    /// Keeps an input of a live session, which the user knows as `name`. The result is the number of
-    /// empty lines to compile it behind.
-    pub(crate) fn insert_input(&self, name: &str, text: &str) -> usize {
+    /// Keeps an input of a live session, which the user knows as `name`. The result is the text to
+    /// compile for it, behind empty lines.
+    pub(crate) fn insert_input(&self, name: &str, text: &str) -> String {
         let mut inputs = self.inputs.borrow_mut();
         let before = inputs.last().map_or(0, |last| last.before + last.lines);
         let lines = text.split('\n').count();
         let before = if before + lines > MOST_LINES { 0 } else { before };
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        inputs.push(Input { before, lines, source, added: as_values(text).1 });
-        before
+        let (values, added) = as_values(text);
+        inputs.push(Input { before, lines, source, added });
+        format!("{}{values}", "\n".repeat(before))
     }
 
     /// Adds the syntax tree of an input.
     pub(crate) fn insert_live_ast(&self, ast: &AST) {
         let mut entries = self.entries.borrow_mut();
-        let source = || Rc::new(Source { name: LIVE.to_owned(), text: String::new() });
         let entry = entries.entry(LIVE.to_owned());
-        let entry =
-            entry.or_insert_with(|| Entry { source: source(), added: Added::default(), ast: None });
+        let entry = entry.or_insert_with(|| Entry::new(LIVE, "", Added::default()));
         let all = entry.ast.get_or_insert_with(|| AST::empty().into());
         Rc::make_mut(all).combine(ast.clone());
     }

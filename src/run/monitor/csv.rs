@@ -11,7 +11,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Event, LR, TRAIN_LOSS};
+use super::{Event, LR, TRAIN_LOSS, begin_of};
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::create_dir_all,
@@ -67,9 +67,7 @@ impl CsvMonitor {
 
 /// Refuses a file of somebody else: rows are added to its own kind only.
 fn check_header(file: &mut File, header: &str, path: &Path) -> Result<()> {
-    let len = file.metadata().at("read", path)?.len().min(header.len() as u64);
-    let mut begin = Vec::new();
-    Read::by_ref(file).take(len).read_to_end(&mut begin).at("read", path)?;
+    let begin = begin_of(file, header.len()).at("read", path)?;
     if !header.as_bytes().starts_with(&begin) {
         let message = format!("{} does not begin with `{}`", path.display(), header.trim_end());
         return Err(Error::new(Code::Io, message).hint("give the logs another directory"));

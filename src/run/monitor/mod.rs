@@ -15,7 +15,7 @@ mod tensorboard;
 
 use std::{
     fs::File,
-    io::Read,
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -139,6 +139,14 @@ fn elapsed(times: &PhaseTimes) -> [(&'static str, f64); 6] {
     ]
 }
 
+/// The first bytes of a file, `len` at most.
+fn begin_of(file: &mut File, len: usize) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len().min(len as u64);
+    let mut begin = Vec::new();
+    Read::by_ref(file).take(len).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
 /// Makes the directory of a profile to be written later. Only a profile is replaced by it: DeepSpeed
 /// takes any file, but a recipe may be a stranger's.
 fn prepare(file: PathBuf) -> Result<PathBuf> {
@@ -146,9 +154,8 @@ fn prepare(file: PathBuf) -> Result<PathBuf> {
         bail!(Code::Io, "cannot write {}: it is a directory", file.display());
     }
     if file.exists() {
-        let mut begin = Vec::new();
-        let opened = File::open(&file).at("read", &file)?;
-        opened.take(flops::TITLE.len() as u64).read_to_end(&mut begin).at("read", &file)?;
+        let mut opened = File::open(&file).at("read", &file)?;
+        let begin = begin_of(&mut opened, flops::TITLE.len()).at("read", &file)?;
         if !begin.is_empty() && begin != flops::TITLE.as_bytes() {
             let message = format!("{} is no flops profile, and is not overwritten", file.display());
             return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));

@@ -78,13 +78,13 @@ impl<'a> Calls<'a> {
     }
 
     /// All mistakes of the source, in its order.
-    pub(super) fn faults(&mut self, ast: &AST) -> Vec<(Position, Error)> {
+    pub(super) fn faults(mut self, ast: &AST) -> Vec<(Position, Error)> {
         ast.walk(&mut |nodes| {
             self.node(nodes);
             true
         });
         self.faults.sort_by_key(|(position, _)| (position.line(), position.position()));
-        std::mem::take(&mut self.faults)
+        self.faults
     }
 
     fn node(&mut self, nodes: &[ASTNode<'_>]) {

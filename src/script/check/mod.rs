@@ -74,11 +74,11 @@ pub(crate) fn check_input(
     known: &Known,
 ) -> Result<()> {
     let surface = Surface::new(engine, whole);
-    let modules = imports.of(source);
-    let earlier = known.modules.iter().filter(|(alias, _)| !modules.contains_key(*alias));
-    let modules = earlier.map(|(alias, ast)| (alias.clone(), ast)).chain(modules.clone()).collect();
+    let mut modules: BTreeMap<_, _> =
+        known.modules.iter().map(|(alias, ast)| (alias.clone(), ast)).collect();
+    modules.extend(imports.of(source));
     let functions = Functions { own: whole, modules };
-    let mut calls = Calls::new(engine, &surface, functions, (ast, imports), parameters, known);
+    let calls = Calls::new(engine, &surface, functions, (ast, imports), parameters, known);
     let faults = calls.faults(ast);
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)

@@ -142,11 +142,10 @@ impl Live {
     pub(super) fn option_help(&self, call: &str, option: &str) -> String {
         let option = format!("`{option}`");
         let (source, name) = self.source_of(call);
-        let own = source.into_iter().flat_map(AST::iter_functions).filter(|f| f.name == name);
-        let own = own.map(|f| reference::text(&f.comments.join("\n")));
-        let docs = self.docs().iter().filter(|entry| entry.name == name);
-        let mut all = own.chain(docs.map(|entry| entry.doc.clone()));
-        all.find_map(|doc| said_of(&doc, &option)).unwrap_or_default()
+        let mut own = source.into_iter().flat_map(AST::iter_functions).filter(|f| f.name == name);
+        let said = own.find_map(|f| said_of(&reference::text(&f.comments.join("\n")), &option));
+        let mut docs = self.docs().iter().filter(|entry| entry.name == name);
+        said.or_else(|| docs.find_map(|entry| said_of(&entry.doc, &option))).unwrap_or_default()
     }
 
     /// The source that may define the function of a call such as `f` or `trainer::fit`, and the

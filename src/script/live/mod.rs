@@ -47,10 +47,10 @@ use super::{
     diagnostics::diagnose,
     feed::Feed,
     imports::{self, Imports},
-    indices::as_values,
     params::{self, Parameter},
+    pinned::has_files,
     reference::{self, Entry},
-    resolver, runtime,
+    runtime,
     sources::LIVE,
 };
 use crate::error::Code;
@@ -220,8 +220,8 @@ impl Live {
     }
 
     fn run(&mut self, name: &str, text: &str, given: &[params::Given]) -> Result<Value, Failure> {
-        let behind = self.host.sources.insert_input(name, text);
-        let read = self.read(&format!("{}{text}", "\n".repeat(behind)), given)?;
+        let values = self.host.sources.insert_input(name, text);
+        let read = self.read(&values, given)?;
         let mut whole = self.functions.clone();
         whole.combine(read.ast.clone());
         whole.set_source(LIVE);
@@ -247,7 +247,7 @@ impl Live {
         };
         match failure {
             (position, failure) if failure.code() == Code::Interrupted => {
-                self.record.add_until(text, behind, position);
+                self.record.add_until(text, self.host.sources.place(LIVE, position).as_ref());
                 self.keep(read, whole);
                 Err(failure)
             }
@@ -259,14 +259,13 @@ impl Live {
         }
     }
 
-    /// Parses an input, declares its parameters and finds the engine that has them.
+    /// Parses the text of an input, declares its parameters and finds the engine that has them.
     fn read(&mut self, text: &str, given: &[params::Given]) -> Result<Read, Failure> {
         let host = Rc::clone(&self.host);
         let failed = |engine: &rhai::Engine, error: Box<EvalAltResult>| {
             diagnose(engine, *error, LIVE, &host.sources)
         };
         let of = |error| Failure::of(error, &[], &host.sources);
-        let (text, _) = &as_values(text);
         let ast = self.parser.compile(text).map_err(|e| failed(&self.parser, e.into()))?;
         host.sources.insert_live_ast(&ast);
         let mut own = params::scan(LIVE, &ast).map_err(of)?;
@@ -323,7 +322,7 @@ impl Live {
         self.known.add(LIVE, &read.ast, &read.imports);
         let Read { ast, parameters, engine, .. } = read;
         let imported = imports::of(&ast, &parameters);
-        let files = imported.iter().filter(|import| resolver::is_file(&import.path));
+        let files = imported.iter().filter(|import| has_files(&import.path));
         let dir = self.host.base_dir.borrow().clone();
         self.files.extend(files.map(|import| (dir.clone(), import.path.clone())));
         let imported: Vec<_> = imported

@@ -4,14 +4,12 @@
 //! that ran. What failed is left out. Parameters are declared once, at the top, with the values that
 //! they have; of a function that was defined again, the last definition stays.
 
-use rhai::Position;
-
 use super::statements::{Kind, statements};
 use crate::script::{
     PARAMETERS,
-    indices::as_values,
     lexer::{Class, tokens},
     params::Parameter,
+    sources::Place,
 };
 
 /// A part of the recipe.
@@ -34,12 +32,9 @@ impl Record {
         self.add_before(text, text.len());
     }
 
-    /// Adds the statements of an input that were done when it stopped at `position`; the input was
-    /// compiled behind so many empty lines.
-    pub(super) fn add_until(&mut self, text: &str, behind: usize, position: Position) {
-        let line = position.line().unwrap_or(0).saturating_sub(behind);
-        let (_, added) = as_values(text);
-        let column = added.written_column(line, position.position().unwrap_or(1)).saturating_sub(1);
+    /// Adds the statements of an input that were done when it stopped at `place`.
+    pub(super) fn add_until(&mut self, text: &str, place: Option<&Place>) {
+        let (line, column) = place.map_or((1, 0), |place| (place.line, place.column - 1));
         let start: usize =
             text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
         let rest = &text[start.min(text.len())..];
@@ -124,7 +119,10 @@ fn ended(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::rc::Rc;
+
     use super::*;
+    use crate::script::sources::Source;
 
     #[test]
     fn what_worked_is_kept_once() {
@@ -142,7 +140,8 @@ mod tests {
         let mut record = Record::default();
         let text =
             "let a = 1;\nlet b = 2;\nfor i in 0..9 {\n    f(i);\n}\nfn f(i) { i }\nlet c = 3;";
-        record.add_until(text, 10, Position::new(14, 5));
+        let source = Rc::new(Source { name: "<repl:1>".to_owned(), text: text.to_owned() });
+        record.add_until(text, Some(&Place { source, line: 4, column: 5 }));
         assert_eq!(record.text(&[]), "fn f(i) { i }\nlet a = 1;\nlet b = 2;\n");
     }
 }

@@ -26,8 +26,8 @@ impl Live {
         text: &str,
         goes_on: &dyn Fn(&[Duration]) -> bool,
     ) -> Result<(Value, Vec<Duration>), Failure> {
-        let behind = self.host.sources.insert_input("<repl>", text);
-        let read = self.read(&format!("{}{text}", "\n".repeat(behind)), &[])?;
+        let values = self.host.sources.insert_input("<repl>", text);
+        let read = self.read(&values, &[])?;
         let mut whole = self.functions.clone();
         whole.combine(read.ast.clone());
         whole.set_source(LIVE);

@@ -46,7 +46,7 @@ pub mod api {
     use crate::script::api::tensor::api::Tensor;
 
     /// Indices of several dimensions.
-    pub type Indices = super::IndexList;
+    pub type Indices = super::Indices;
 
     /// Makes one index of several, as commas between brackets do: `t[0, 1..3]` is
     /// `t[several_indices([0, 1..3])]`.
@@ -58,7 +58,7 @@ pub mod api {
     /// print(t[several_indices(corner)].item());        // 0
     /// ```
     pub fn several_indices(indices: Array) -> Indices {
-        super::IndexList(indices)
+        super::Indices(indices)
     }
 
     /// Returns a part of a tensor: a view of it, which can also be assigned.
@@ -191,7 +191,7 @@ fn gather(t: &Tensor, dim: i64, index: &Tensor) -> ScriptResult<Handle> {
 
 /// Indices of several dimensions, in order.
 #[derive(Debug, Clone)]
-pub struct IndexList(Array);
+pub struct Indices(Array);
 
 /// What one dimension is indexed with.
 enum At {
@@ -209,7 +209,7 @@ fn parse(index: &Dynamic) -> Result<Vec<At>> {
     if let Ok(text) = index.as_immutable_string_ref() {
         return parse_text(&text);
     }
-    match index.read_lock::<IndexList>() {
+    match index.read_lock::<Indices>() {
         Some(indices) => indices.0.iter().map(parse_one).collect(),
         None => Ok(vec![parse_one(index)?]),
     }
