@@ -59,8 +59,8 @@ fn texts(dataset: &Dataset) -> Vec<String> {
     dataset.rows().unwrap().map(|row| row.unwrap()["text"].as_str().unwrap().to_owned()).collect()
 }
 
-fn gpt2() -> Rc<Tokenizer> {
-    Rc::new(Tokenizer::open("dsr:gpt2", Path::new("")).unwrap())
+fn gpt2() -> Arc<Tokenizer> {
+    Arc::new(Tokenizer::open("dsr:gpt2", Path::new("")).unwrap())
 }
 
 /// `rows` numbered lines, `row 0`, `row 1` and so on.
@@ -93,15 +93,15 @@ fn token_rows(dir: &TempDir, rows: i32, len: usize) -> Dataset {
 }
 
 fn ids(batch: &Batch) -> Vec<Vec<i64>> {
-    Vec::try_from(&batch.input_ids).unwrap()
+    Vec::try_from(batch.input_ids()).unwrap()
 }
 
 fn labels(batch: &Batch) -> Vec<Vec<i64>> {
-    Vec::try_from(&batch.labels).unwrap()
+    Vec::try_from(batch.labels()).unwrap()
 }
 
 fn mask(batch: &Batch) -> Vec<Vec<i64>> {
-    Vec::try_from(&batch.attention_mask).unwrap()
+    Vec::try_from(batch.attention_mask()).unwrap()
 }
 
 /// The first token of every row of a batch: which rows they are.

@@ -167,7 +167,7 @@ fn logits_are_those_of_transformers() {
     let _alone = alone();
     let expected = &expected()["logits_first_micro"];
     let batch = loader(2).next_batch().unwrap().unwrap();
-    let logits = model(0.0).logits(&batch.input_ids).unwrap();
+    let logits = model(0.0).logits(batch.input_ids()).unwrap();
     let shape: Vec<i64> =
         expected["shape"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
     assert_eq!(logits.size(), shape);
@@ -195,7 +195,7 @@ fn an_exported_model_is_the_same_to_the_bit() {
     let again = Model::load(&target, config, Device::Cpu).unwrap();
     assert!(flat(&original).equal(&flat(&again)));
     let batch = loader(2).next_batch().unwrap().unwrap();
-    let logits = |m: &Model| m.logits(&batch.input_ids).unwrap();
+    let logits = |m: &Model| m.logits(batch.input_ids()).unwrap();
     assert!(logits(&original).equal(&logits(&again)));
 }
 
@@ -486,7 +486,7 @@ fn a_loss_that_is_not_finite_leaves_the_parameters_as_they_were() {
     train(&mut engine, &mut loader, 1);
     let batch = loader.next_batch().unwrap().unwrap();
     let (_, first) = engine.model().named_params().next().unwrap();
-    let id = batch.input_ids.int64_value(&[0, 0]);
+    let id = batch.input_ids().int64_value(&[0, 0]);
     let _ = first.detach().get(id).fill_(f64::NAN);
     let before = flat(engine.model());
     let loss = engine.forward(&batch).unwrap();

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod address;
+mod batch;
 mod bundle;
 mod check;
 mod checkpoint;

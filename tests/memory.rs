@@ -209,10 +209,10 @@ fn the_loss_in_slices_is_that_of_the_whole_logits() {
     let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     let mut engine = Engine::new(Rc::clone(&model), group, case.config()).unwrap();
     let loss = engine.forward(&batch).unwrap().double_value(&[]);
-    let logits = model.logits(&batch.input_ids).unwrap();
+    let logits = model.logits(batch.input_ids()).unwrap();
     let whole = no_grad(|| {
         let logits = logits.narrow(1, 0, 159).reshape([-1, 50_257]);
-        logits.cross_entropy_for_logits(&batch.labels.narrow(1, 1, 159).reshape([-1]))
+        logits.cross_entropy_for_logits(&batch.labels().narrow(1, 1, 159).reshape([-1]))
     });
     assert_relative("loss", loss, whole.double_value(&[]), 1e-6);
 }

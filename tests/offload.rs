@@ -127,7 +127,7 @@ fn memory_is_what_is_in_use() {
         let config = in_16_bits(zero);
         let state = optimizer_state_bytes(&model, &config).unwrap();
         let tokens = rows().loader(LoaderOptions::default()).unwrap().next_batch().unwrap();
-        let tokens = tokens.unwrap().input_ids.size()[1] as u64;
+        let tokens = tokens.unwrap().input_ids().size()[1] as u64;
         let plan = Setup::new(&shape.clone().into(), &config, state, tokens, 1, Device::Cpu).plan();
         let mut engine = Engine::new(model, single(), config).unwrap();
         train(&mut engine, 0, 1);

@@ -6,11 +6,12 @@
 use std::time::Duration;
 
 pub(super) use crate::tensor::Device;
-use crate::tensor::{IGNORE_INDEX, TchError, Tensor};
+use crate::tensor::{IGNORE_INDEX, Tensor, to_device};
 use arrow::array::RecordBatch;
 
 use super::{
     batch_rows::BatchRows,
+    facts::{Facts, HostRows},
     rows::{Row, to_rows},
     tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
 };
@@ -19,22 +20,55 @@ use crate::error::{Code, Error, Result};
 /// One micro batch of one rank; B rows, T tokens.
 #[derive(Debug)]
 pub struct Batch {
-    /// Token ids, int64 `[B, T]`.
-    pub input_ids: Tensor,
-    /// Targets, not shifted, int64 `[B, T]`; [`IGNORE_INDEX`] where there is none.
-    pub labels: Tensor,
-    /// 1 for a real token, 0 for padding, int64 `[B, T]`.
-    pub attention_mask: Tensor,
     /// The epoch that the rows belong to.
     pub epoch: u64,
     /// The place of the batch's first row among all rows of the epoch, over all ranks.
     pub first_row: u64,
     /// What the loader took to make the batch, reading and tokenizing included.
     pub load_time: Duration,
+    contents: Contents,
     rows: RecordBatch,
 }
 
 impl Batch {
+    /// Token ids, int64 `[B, T]`.
+    pub fn input_ids(&self) -> &Tensor {
+        &self.contents.input_ids
+    }
+
+    /// Targets, not shifted, int64 `[B, T]`; [`IGNORE_INDEX`] where there is none.
+    pub fn labels(&self) -> &Tensor {
+        &self.contents.labels
+    }
+
+    /// 1 for a real token, 0 for padding, int64 `[B, T]`.
+    pub fn attention_mask(&self) -> &Tensor {
+        &self.contents.attention_mask
+    }
+
+    /// The token that each position should predict, int64 `[B, T]`: the labels, shifted by one.
+    ///
+    /// # Errors
+    /// As [`Batch::facts`].
+    pub fn target_ids(&self) -> Result<Tensor> {
+        match self.contents.is_changed() {
+            false => Ok(self.contents.target_ids.shallow_clone()),
+            true => Ok(self.contents.again()?.target_ids),
+        }
+    }
+
+    /// What the tensors hold. It was counted when they were made; where one was changed in place
+    /// since, it is counted again, for which the device is waited for.
+    ///
+    /// # Errors
+    /// libtorch cannot bring changed tensors to the host.
+    pub fn facts(&self) -> Result<Facts> {
+        match self.contents.is_changed() {
+            false => Ok(self.contents.facts),
+            true => Ok(self.contents.again()?.facts),
+        }
+    }
+
     /// The rows that the batch was made of, for looking at a bad one. Rows that only fill up the
     /// last batch of a rank are not among them.
     ///
@@ -47,6 +81,56 @@ impl Batch {
     /// The same rows as they came, to be written to a file.
     pub fn source(&self) -> BatchRows {
         BatchRows { epoch: self.epoch, first_row: self.first_row, rows: self.rows.clone() }
+    }
+}
+
+/// The tensors of a batch, parts of one that travelled to the device in one copy, and what is known
+/// of them.
+#[derive(Debug)]
+struct Contents {
+    input_ids: Tensor,
+    labels: Tensor,
+    attention_mask: Tensor,
+    target_ids: Tensor,
+    facts: Facts,
+}
+
+impl Contents {
+    fn new(rows: &HostRows, device: Device) -> Result<Self> {
+        let target_ids = rows.target_ids();
+        let facts = rows.facts(&target_ids);
+        let all = [&rows.input_ids[..], &rows.labels, &rows.attention_mask, &target_ids].concat();
+        let len = rows.len as i64;
+        let all = to_device(&all, &[4, rows.input_ids.len() as i64 / len, len], device)?;
+        // As `data`: a change of one part in place is no change of the others.
+        let part = |i| -> Result<Tensor> { Ok(all.f_select(0, i)?.f_data()?) };
+        Ok(Self {
+            input_ids: part(0)?,
+            labels: part(1)?,
+            attention_mask: part(2)?,
+            target_ids: part(3)?,
+            facts,
+        })
+    }
+
+    /// Whether a tensor was changed in place, which libtorch counts: a recipe may do that with what
+    /// it is handed.
+    fn is_changed(&self) -> bool {
+        let parts = [&self.input_ids, &self.labels, &self.attention_mask, &self.target_ids];
+        parts.iter().any(|part| part.f_internal_version().ok() != Some(0))
+    }
+
+    /// The contents made anew from what the tensors hold now.
+    fn again(&self) -> Result<Self> {
+        let values =
+            |tensor: &Tensor| -> Result<Vec<i64>> { Ok(Vec::try_from(&tensor.f_reshape([-1])?)?) };
+        let rows = HostRows {
+            len: self.input_ids.size()[1] as usize,
+            input_ids: values(&self.input_ids)?,
+            labels: values(&self.labels)?,
+            attention_mask: values(&self.attention_mask)?,
+        };
+        Self::new(&rows, self.input_ids.device())
     }
 }
 
@@ -72,24 +156,12 @@ pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -
     let schema = rows.schema();
     let pad_id = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
     table.even_out(pad_id, place.first_row)?;
-    let tensor = |rows: &[Vec<i64>]| -> Result<Tensor, TchError> {
-        let (b, t) = (rows.len() as i64, rows[0].len() as i64);
-        Tensor::f_from_slice(&rows.concat())?.f_view([b, t])?.f_to_device(place.device)
-    };
-    let tensors = || {
-        Ok::<_, TchError>((
-            tensor(&table.input_ids)?,
-            tensor(&table.labels)?,
-            tensor(&table.attention_mask)?,
-        ))
-    };
-    let (input_ids, labels, attention_mask) = tensors().map_err(|e| {
-        let message = format!("cannot put a batch on {:?}: {e}", place.device);
-        Error::new(Code::Torch, message)
+    let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
+        let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
+        Error::new(e.code(), message)
     })?;
     let (epoch, first_row) = (place.epoch, place.first_row);
-    let load_time = Duration::ZERO;
-    Ok(Batch { input_ids, labels, attention_mask, epoch, first_row, load_time, rows })
+    Ok(Batch { epoch, first_row, load_time: Duration::ZERO, contents, rows })
 }
 
 /// The rows of a batch before they are tensors.
@@ -159,6 +231,14 @@ impl Table {
         self.attention_mask.iter_mut().for_each(|row| row.resize(longest, 0));
         Ok(())
     }
+
+    /// The rows, which have one length.
+    fn finish(self) -> HostRows {
+        let len = self.input_ids.first().map_or(0, Vec::len);
+        let [input_ids, labels, attention_mask] =
+            [self.input_ids, self.labels, self.attention_mask].map(|rows| rows.concat());
+        HostRows { len, input_ids, labels, attention_mask }
+    }
 }
 
 fn check_ids(ids: &[i64], row: u64) -> Result<&[i64]> {
@@ -195,4 +275,36 @@ pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
     let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
     let options = LoaderOptions { micro_batch_size: rows.len(), ..LoaderOptions::default() };
     dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_follows_a_change_in_place() {
+        let batch = batch_of(&[vec![5, 6, 7], vec![1, 2, 3]]);
+        let targets = || Vec::<Vec<i64>>::try_from(&batch.target_ids().unwrap()).unwrap();
+        let made =
+            Facts { tokens: 6, targets: 4, lowest_id: 1, highest_id: 7, is_left_padded: false };
+        assert_eq!(batch.facts().unwrap(), made);
+        assert_eq!(targets(), [[6, 7, -100], [2, 3, -100]]);
+        let _ = batch.labels().get(0).get(1).fill_(IGNORE_INDEX);
+        assert_eq!(batch.facts().unwrap(), Facts { targets: 3, ..made });
+        assert_eq!(targets(), [[-100, 7, -100], [2, 3, -100]]);
+        let _ = batch.attention_mask().get(1).get(0).fill_(0);
+        let _ = batch.input_ids().get(1).get(0).fill_(90);
+        let padded =
+            Facts { tokens: 5, targets: 3, lowest_id: 2, highest_id: 90, is_left_padded: true };
+        assert_eq!(batch.facts().unwrap(), padded);
+    }
+
+    /// An operation that saved one part for its gradient must not be disturbed.
+    #[test]
+    fn a_change_of_one_tensor_is_none_of_the_others() {
+        let batch = batch_of(&[vec![5, 6, 7]]);
+        let _ = batch.labels().shallow_clone().fill_(0);
+        assert_eq!(batch.input_ids().internal_version(), 0);
+        assert_eq!(Vec::<Vec<i64>>::try_from(batch.input_ids()).unwrap(), [[5, 6, 7]]);
+    }
 }

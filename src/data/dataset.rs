@@ -1,7 +1,7 @@
 //! `Dataset`: an immutable chain of stages ([`Stage`]), each of which can be read from any row of
 //! any epoch.
 
-use std::{fmt, rc::Rc};
+use std::{fmt, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
@@ -25,7 +25,7 @@ use crate::error::{Code, Result};
 /// read before rows or batches are asked for, except what is needed to know the columns.
 #[derive(Clone)]
 pub struct Dataset {
-    stage: Rc<dyn Stage>,
+    stage: Arc<dyn Stage>,
 }
 
 impl fmt::Debug for Dataset {
@@ -44,7 +44,7 @@ impl Dataset {
     }
 
     pub(super) fn from_stage(stage: impl Stage + 'static) -> Self {
-        Self { stage: Rc::new(stage) }
+        Self { stage: Arc::new(stage) }
     }
 
     /// The columns with their types.
@@ -74,7 +74,7 @@ impl Dataset {
     ///
     /// # Errors
     /// A field that is not a text column, or options that contradict each other.
-    pub fn tokenize(&self, tokenizer: Rc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
+    pub fn tokenize(&self, tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
         Ok(Self::from_stage(Tokenize::new(self.stage.clone(), tokenizer, options)?))
     }
 

@@ -4,15 +4,20 @@
 //! r-th part of each block. All ranks thus agree on one global order, which does not depend on
 //! their number, and the place in it is one row number. Every rank yields equally many batches:
 //! where the last block is short, ranks fill up with rows that have no target.
+//!
+//! A thread keeps the next batches ready. The place counts those that were handed out, so that nothing
+//! of this is seen but the time. Where a function of the recipe stands in the plan, which belongs to
+//! the recipe's thread, each batch is made when it is asked for.
 
-use std::{collections::VecDeque, rc::Rc, time::Instant};
+use std::{sync::Arc, time::Instant};
 
-use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    batch::{Batch, Device, Place, assemble},
-    stage::{Batches, Stage},
+    ahead::Ahead,
+    batch::{Batch, Device},
+    cutter::Cutter,
+    stage::Stage,
     tokens::require_tokens,
 };
 use crate::error::{Code, Error, Result};
@@ -26,6 +31,8 @@ pub struct LoaderOptions {
     pub epochs: Option<u64>,
     /// Whether a last block that is not full is left out.
     pub drop_last: bool,
+    /// How many batches a thread keeps ready; 0 is none, and no thread.
+    pub prefetch_factor: usize,
     /// This process's number.
     pub rank: usize,
     /// The number of processes.
@@ -40,6 +47,7 @@ impl Default for LoaderOptions {
             micro_batch_size: 1,
             epochs: Some(1),
             drop_last: false,
+            prefetch_factor: 2,
             rank: 0,
             world_size: 1,
             device: Device::Cpu,
@@ -58,11 +66,18 @@ pub struct LoaderState {
 
 /// Micro batches of one rank, in order; an iterator that knows its place.
 pub struct Loader {
-    rows: Rc<dyn Stage>,
+    rows: Arc<dyn Stage>,
     options: LoaderOptions,
     state: LoaderState,
-    /// The open epoch; `None` before the first batch and after a restore.
-    stream: Option<Stream>,
+    maker: Option<Maker>,
+}
+
+/// What makes the batches; made itself at the first batch, and again after a restore or an error.
+enum Maker {
+    /// This thread, when one is asked for.
+    Here(Cutter),
+    /// Another, ahead of time.
+    Ahead(Ahead),
 }
 
 impl std::fmt::Debug for Loader {
@@ -72,7 +87,7 @@ impl std::fmt::Debug for Loader {
 }
 
 impl Loader {
-    pub(super) fn new(rows: Rc<dyn Stage>, options: LoaderOptions) -> Result<Self> {
+    pub(super) fn new(rows: Arc<dyn Stage>, options: LoaderOptions) -> Result<Self> {
         let LoaderOptions { micro_batch_size, rank, world_size, .. } = options;
         if micro_batch_size == 0 {
             let e = Error::new(Code::BadValue, "micro_batch_size must be 1 or more, found 0");
@@ -82,7 +97,7 @@ impl Loader {
             bail!(Code::BadValue, "rank {rank} does not exist among {world_size} processes");
         }
         require_tokens(&rows.schema(), "loader(...)")?;
-        Ok(Self { rows, options, state: LoaderState::default(), stream: None })
+        Ok(Self { rows, options, state: LoaderState::default(), maker: None })
     }
 
     /// The next batch, or `None` after the last epoch.
@@ -92,12 +107,61 @@ impl Loader {
     pub fn next_batch(&mut self) -> Result<Option<Batch>> {
         let began = Instant::now();
         let mut batch = self.advance();
-        match &mut batch {
-            Ok(Some(batch)) => batch.load_time = began.elapsed(),
-            Ok(None) => {}
-            Err(_) => self.stream = None,
+        if let Ok(Some(batch)) = &mut batch {
+            batch.load_time = began.elapsed();
         }
         batch
+    }
+
+    fn advance(&mut self) -> Result<Option<Batch>> {
+        if self.options.epochs.is_some_and(|epochs| self.state.epoch >= epochs) {
+            return Ok(None);
+        }
+        let maker = match self.maker.take() {
+            Some(maker) => maker,
+            None => self.maker()?,
+        };
+        let made = match maker {
+            Maker::Here(mut cutter) => {
+                let made = cutter.next();
+                self.state = cutter.state();
+                self.maker = Some(Maker::Here(cutter));
+                made
+            }
+            Maker::Ahead(mut ahead) => {
+                let (made, state) = ahead.next()?;
+                self.state = state;
+                self.maker = Some(Maker::Ahead(ahead));
+                made
+            }
+        };
+        if matches!(made, Ok(Some(_))) {
+            return made;
+        }
+        let was_ahead = matches!(self.maker.take(), Some(Maker::Ahead(_)));
+        match made {
+            // What the user stopped may have been another thing, when this batch was not asked for.
+            Err(e) if was_ahead && e.code() == Code::Interrupted => {
+                let mut cutter = self.cutter();
+                let made = cutter.next();
+                self.state = cutter.state();
+                made
+            }
+            made => made,
+        }
+    }
+
+    fn cutter(&self) -> Cutter {
+        Cutter::new(Arc::clone(&self.rows), self.options.clone(), self.state)
+    }
+
+    fn maker(&self) -> Result<Maker> {
+        if self.options.prefetch_factor == 0 || self.rows.is_local() {
+            return Ok(Maker::Here(self.cutter()));
+        }
+        let (rows, options, state) = (Arc::clone(&self.rows), self.options.clone(), self.state);
+        let factor = options.prefetch_factor;
+        Ahead::start(move || Cutter::new(rows, options, state), factor).map(Maker::Ahead)
     }
 
     /// The place of the next batch.
@@ -120,7 +184,7 @@ impl Loader {
             .hint("the data is not the one that the checkpoint was made with"));
         }
         self.state = state;
-        self.stream = None;
+        self.maker = None;
         Ok(())
     }
 
@@ -144,75 +208,11 @@ impl Loader {
             None if self.rows.is_spooled() => Some(self.rows.count()?),
             known => known,
         };
-        let block = self.block() as u64;
+        let block = (self.options.micro_batch_size * self.options.world_size) as u64;
         Ok(rows.map(|rows| match self.options.drop_last {
             true => rows / block,
             false => rows.div_ceil(block),
         }))
-    }
-
-    /// Rows of all ranks' batches together.
-    fn block(&self) -> usize {
-        self.options.micro_batch_size * self.options.world_size
-    }
-
-    fn advance(&mut self) -> Result<Option<Batch>> {
-        loop {
-            let LoaderState { epoch, row } = self.state;
-            if self.options.epochs.is_some_and(|epochs| epoch >= epochs) {
-                return Ok(None);
-            }
-            let size = self.block();
-            let stream = match &mut self.stream {
-                Some(stream) => stream,
-                None => {
-                    let batches = self.rows.read(epoch, row)?;
-                    self.stream.insert(Stream { batches, ready: VecDeque::new(), rows: 0 })
-                }
-            };
-            let block = stream.next_rows(size)?;
-            match block {
-                Some(block) if block.num_rows() == size || !self.options.drop_last => {
-                    let batch = self.cut(&block)?;
-                    self.state.row += block.num_rows() as u64;
-                    return Ok(Some(batch));
-                }
-                rest => {
-                    if row == 0 {
-                        return Err(self.no_batch(rest.map_or(0, |rest| rest.num_rows())));
-                    }
-                    self.state = LoaderState { epoch: epoch + 1, row: 0 };
-                    self.stream = None;
-                }
-            }
-        }
-    }
-
-    /// This rank's part of a block.
-    fn cut(&self, block: &RecordBatch) -> Result<Batch> {
-        let LoaderOptions { micro_batch_size, rank, world_size, device, .. } = self.options;
-        let from = (rank * micro_batch_size).min(block.num_rows());
-        let len = micro_batch_size.min(block.num_rows() - from);
-        let place = Place {
-            epoch: self.state.epoch,
-            first_row: self.state.row + from as u64,
-            len: if world_size == 1 { len } else { micro_batch_size },
-            device,
-        };
-        assemble(block.slice(from, len), &block.slice(0, 1), &place)
-    }
-
-    fn no_batch(&self, rows: usize) -> Error {
-        let from = self.rows.describe();
-        if rows == 0 {
-            return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
-        }
-        let block = self.block();
-        let message =
-            format!("the dataset has {rows} rows, too few for one batch of {block}: {from}");
-        Error::new(Code::Data, message)
-            .hint("set drop_last: false, or a smaller micro_batch_size")
-            .option("drop_last")
     }
 }
 
@@ -221,46 +221,5 @@ impl Iterator for Loader {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.next_batch().transpose()
-    }
-}
-
-/// Batches of any size, handed out as batches of the size asked for.
-struct Stream {
-    batches: Batches,
-    ready: VecDeque<RecordBatch>,
-    /// Rows in `ready`.
-    rows: usize,
-}
-
-impl Stream {
-    /// The next `n` rows, fewer at the end, `None` after it.
-    fn next_rows(&mut self, n: usize) -> Result<Option<RecordBatch>> {
-        while self.rows < n {
-            let Some(batch) = self.batches.next().transpose()? else { break };
-            self.rows += batch.num_rows();
-            self.ready.push_back(batch);
-        }
-        let mut parts = Vec::new();
-        let mut left = n;
-        while left > 0 {
-            let Some(batch) = self.ready.pop_front() else { break };
-            let rows = batch.num_rows();
-            if rows > left {
-                self.ready.push_front(batch.slice(left, rows - left));
-            }
-            if rows > 0 {
-                parts.push(batch.slice(0, rows.min(left)));
-            }
-            left = left.saturating_sub(rows);
-        }
-        self.rows -= n - left;
-        let Some(first) = parts.first() else { return Ok(None) };
-        if parts.len() == 1 {
-            return Ok(parts.pop());
-        }
-        let joined = concat_batches(&first.schema(), &parts);
-        joined
-            .map(Some)
-            .map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
     }
 }

@@ -4,7 +4,7 @@
 //! wasted but the remainder at the very end. Tokens whose attention mask is 0 are padding and are
 //! left out. A `labels` column is cut along with the ids.
 
-use std::{collections::VecDeque, rc::Rc, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, Int32Array, ListArray, RecordBatch},
@@ -20,13 +20,13 @@ use crate::error::{Code, Error, Result};
 
 /// Rows of exactly `seq_len` tokens.
 pub(super) struct Pack {
-    input: Rc<dyn Stage>,
+    input: Arc<dyn Stage>,
     seq_len: usize,
     schema: SchemaRef,
 }
 
 impl Pack {
-    pub(super) fn new(input: Rc<dyn Stage>, seq_len: usize) -> Result<Self> {
+    pub(super) fn new(input: Arc<dyn Stage>, seq_len: usize) -> Result<Self> {
         if seq_len == 0 || seq_len > i32::MAX as usize {
             bail!(
                 Code::BadValue,
@@ -51,6 +51,10 @@ impl Stage for Pack {
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    fn is_local(&self) -> bool {
+        self.input.is_local()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

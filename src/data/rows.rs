@@ -3,6 +3,9 @@
 //! JSON is where Arrow's types and a script's values meet. The way back needs a schema: it is
 //! inferred from the first rows that `map` returns, and where a column existed before with a type
 //! that still fits, that type is kept. Later rows must fit; nothing is dropped or bent silently.
+//!
+//! The functions of `filter` and `map` run in the thread that made them alone: a recipe has one. Their
+//! stages are therefore [local](Stage::is_local).
 
 use std::{rc::Rc, sync::Arc};
 
@@ -16,6 +19,7 @@ use arrow::{
         writer::LineDelimited,
     },
 };
+use send_wrapper::SendWrapper;
 use serde_json::Value;
 
 use super::stage::{Batches, Stage, skip_rows};
@@ -99,13 +103,13 @@ pub(super) fn infer_schema(rows: &[Row]) -> Result<Schema, ArrowError> {
 
 /// The rows that a predicate lets through.
 pub(super) struct Filter {
-    input: Rc<dyn Stage>,
-    keep: RowPredicate,
+    input: Arc<dyn Stage>,
+    keep: SendWrapper<RowPredicate>,
 }
 
 impl Filter {
-    pub(super) fn new(input: Rc<dyn Stage>, keep: RowPredicate) -> Self {
-        Self { input, keep }
+    pub(super) fn new(input: Arc<dyn Stage>, keep: RowPredicate) -> Self {
+        Self { input, keep: SendWrapper::new(keep) }
     }
 }
 
@@ -118,8 +122,12 @@ impl Stage for Filter {
         Ok(None)
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
-        let keep = self.keep.clone();
+        let keep = RowPredicate::clone(&self.keep);
         let kept = self.input.read(epoch, 0)?.map(move |batch| {
             let batch = batch?;
             let mask: BooleanArray =
@@ -137,13 +145,13 @@ impl Stage for Filter {
 
 /// Every row replaced by another.
 pub(super) struct Map {
-    input: Rc<dyn Stage>,
-    change: RowMap,
+    input: Arc<dyn Stage>,
+    change: SendWrapper<RowMap>,
     schema: SchemaRef,
 }
 
 impl Map {
-    pub(super) fn new(input: Rc<dyn Stage>, change: RowMap) -> Result<Self> {
+    pub(super) fn new(input: Arc<dyn Stage>, change: RowMap) -> Result<Self> {
         let mut first = input.read(0, 0)?;
         let mut rows = Vec::new();
         while rows.is_empty() {
@@ -161,7 +169,7 @@ impl Map {
         if schema.fields().is_empty() {
             bail!(Code::Data, "map: the rows it returns have no columns");
         }
-        Ok(Self { input, change, schema })
+        Ok(Self { input, change: SendWrapper::new(change), schema })
     }
 }
 
@@ -182,8 +190,12 @@ impl Stage for Map {
         self.input.is_spooled()
     }
 
+    fn is_local(&self) -> bool {
+        true
+    }
+
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
-        let (change, schema) = (self.change.clone(), self.schema.clone());
+        let (change, schema) = (RowMap::clone(&self.change), self.schema.clone());
         let mut first_row = from;
         Ok(Box::new(self.input.read(epoch, from)?.map(move |batch| {
             let rows: Vec<Row> =

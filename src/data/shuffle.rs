@@ -5,7 +5,7 @@
 //! plus epoch alone (as in PyTorch's DistributedSampler), so every rank and every resumed run
 //! draws the same one.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use rand::{SeedableRng, seq::SliceRandom};
@@ -24,7 +24,7 @@ pub(super) struct Shuffle {
 }
 
 impl Shuffle {
-    pub(super) fn new(input: Rc<dyn Stage>, seed: u64) -> Self {
+    pub(super) fn new(input: Arc<dyn Stage>, seed: u64) -> Self {
         Self { spool: Spool::new(input), seed }
     }
 }
@@ -44,6 +44,10 @@ impl Stage for Shuffle {
 
     fn is_spooled(&self) -> bool {
         true
+    }
+
+    fn is_local(&self) -> bool {
+        self.spool.is_local()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

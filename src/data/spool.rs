@@ -5,11 +5,10 @@
 //! use it; having no name, it never outlasts the process.
 
 use std::{
-    cell::{OnceCell, RefCell},
     fs::File,
     io::{self, BufReader, BufWriter},
     path::Path,
-    rc::Rc,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arrow::{
@@ -28,25 +27,31 @@ const ROWS_PER_BATCH: usize = 256;
 
 /// Its input's rows of epoch 0, kept on disk once they were read.
 pub(super) struct Spool {
-    input: Rc<dyn Stage>,
-    file: OnceCell<Rc<SpoolFile>>,
+    input: Arc<dyn Stage>,
+    file: OnceLock<Arc<SpoolFile>>,
+    /// Held by the thread that writes the file.
+    writing: Mutex<()>,
 }
 
 impl Spool {
-    pub(super) fn new(input: Rc<dyn Stage>) -> Self {
-        Self { input, file: OnceCell::new() }
+    pub(super) fn new(input: Arc<dyn Stage>) -> Self {
+        Self { input, file: OnceLock::new(), writing: Mutex::new(()) }
     }
 
     /// The file, written now if it was not yet.
-    pub(super) fn file(&self) -> Result<Rc<SpoolFile>> {
+    pub(super) fn file(&self) -> Result<Arc<SpoolFile>> {
         if let Some(file) = self.file.get() {
             return Ok(file.clone());
         }
-        let file = Rc::new(SpoolFile::write(&self.input.schema(), self.input.read(0, 0)?)?);
+        let _writing = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = self.file.get() {
+            return Ok(file.clone());
+        }
+        let file = Arc::new(SpoolFile::write(&self.input.schema(), self.input.read(0, 0)?)?);
         Ok(self.file.get_or_init(|| file).clone())
     }
 
-    pub(super) fn input(&self) -> &Rc<dyn Stage> {
+    pub(super) fn input(&self) -> &Arc<dyn Stage> {
         &self.input
     }
 }
@@ -74,6 +79,11 @@ impl Stage for Spool {
         true
     }
 
+    fn is_local(&self) -> bool {
+        // The function may run as long as it is not written.
+        self.input.is_local()
+    }
+
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
         let file = self.file()?;
         let order = from..file.len();
@@ -87,7 +97,7 @@ impl Stage for Spool {
 
 /// The written file and its index.
 pub(super) struct SpoolFile {
-    reader: RefCell<FileReader<BufReader<File>>>,
+    reader: Mutex<FileReader<BufReader<File>>>,
     rows: u64,
 }
 
@@ -108,7 +118,7 @@ impl SpoolFile {
         writer.finish().and_then(|()| writer.flush()).map_err(failed)?;
         drop(writer);
         let reader = FileReader::try_new(BufReader::new(file), None).map_err(failed)?;
-        Ok(Self { reader: RefCell::new(reader), rows })
+        Ok(Self { reader: Mutex::new(reader), rows })
     }
 
     /// The number of rows.
@@ -117,7 +127,7 @@ impl SpoolFile {
     }
 
     /// The rows named by `order`.
-    pub(super) fn read(file: &Rc<Self>, order: impl Iterator<Item = u64> + 'static) -> Batches {
+    pub(super) fn read(file: &Arc<Self>, order: impl Iterator<Item = u64> + 'static) -> Batches {
         let file = file.clone();
         let mut order = order;
         Box::new(std::iter::from_fn(move || {
@@ -127,7 +137,7 @@ impl SpoolFile {
     }
 
     fn gather(&self, rows: &[u64]) -> Result<RecordBatch> {
-        let mut reader = self.reader.borrow_mut();
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         let read = |row: &u64| {
             reader.set_index(*row as usize)?;
             reader.next().unwrap_or_else(|| {

@@ -19,7 +19,7 @@ use crate::{
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
 
 /// One stage of a plan: a source, or an operation on another stage.
-pub(super) trait Stage {
+pub(super) trait Stage: Send + Sync {
     /// The columns of every batch.
     fn schema(&self) -> SchemaRef;
 
@@ -41,6 +41,9 @@ pub(super) trait Stage {
     fn is_spooled(&self) -> bool {
         false
     }
+
+    /// Whether the rows can be read in the thread alone that made this stage or one before it.
+    fn is_local(&self) -> bool;
 
     /// What this stage does, in a few words, after its input's description.
     fn describe(&self) -> String;

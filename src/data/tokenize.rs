@@ -1,6 +1,6 @@
 //! `tokenize`: the text column as token ids, a batch at a time on all cores.
 
-use std::{rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
@@ -45,14 +45,14 @@ impl Default for TokenizeOptions {
 
 /// The input's text as token ids, row by row.
 pub(super) struct Tokenize {
-    input: Rc<dyn Stage>,
-    rule: Rc<Rule>,
+    input: Arc<dyn Stage>,
+    rule: Arc<Rule>,
 }
 
 impl Tokenize {
     pub(super) fn new(
-        input: Rc<dyn Stage>,
-        tokenizer: Rc<Tokenizer>,
+        input: Arc<dyn Stage>,
+        tokenizer: Arc<Tokenizer>,
         options: TokenizeOptions,
     ) -> Result<Self> {
         let schema = input.schema();
@@ -67,7 +67,7 @@ impl Tokenize {
                 field.data_type()
             );
         }
-        Ok(Self { input, rule: Rc::new(Rule::new(tokenizer, options)?) })
+        Ok(Self { input, rule: Arc::new(Rule::new(tokenizer, options)?) })
     }
 }
 
@@ -86,6 +86,10 @@ impl Stage for Tokenize {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
+    }
+
+    fn is_local(&self) -> bool {
+        self.input.is_local()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
@@ -108,7 +112,7 @@ impl Stage for Tokenize {
 
 /// The checked options with what they need of the tokenizer.
 struct Rule {
-    tokenizer: Rc<Tokenizer>,
+    tokenizer: Arc<Tokenizer>,
     options: TokenizeOptions,
     schema: SchemaRef,
     /// The id that `append_eos` appends.
@@ -118,7 +122,7 @@ struct Rule {
 }
 
 impl Rule {
-    fn new(tokenizer: Rc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
+    fn new(tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
         check(&options)?;
         let need = |id: Option<u32>, option: &str, what: &str| {
             id.ok_or_else(|| {

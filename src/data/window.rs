@@ -1,7 +1,7 @@
 //! `take` and `skip`: a range of the input's rows. Epochs pass through, so that taking from a
 //! shuffled dataset takes other rows in every epoch.
 
-use std::rc::Rc;
+use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
@@ -10,17 +10,17 @@ use crate::error::Result;
 
 /// Rows `from..from + len` of the input.
 pub(super) struct Window {
-    input: Rc<dyn Stage>,
+    input: Arc<dyn Stage>,
     from: u64,
     len: Option<u64>,
 }
 
 impl Window {
-    pub(super) fn take(input: Rc<dyn Stage>, n: u64) -> Self {
+    pub(super) fn take(input: Arc<dyn Stage>, n: u64) -> Self {
         Self { input, from: 0, len: Some(n) }
     }
 
-    pub(super) fn skip(input: Rc<dyn Stage>, n: u64) -> Self {
+    pub(super) fn skip(input: Arc<dyn Stage>, n: u64) -> Self {
         Self { input, from: n, len: None }
     }
 
@@ -44,6 +44,10 @@ impl Stage for Window {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
+    }
+
+    fn is_local(&self) -> bool {
+        self.input.is_local()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

@@ -5,7 +5,7 @@ use crate::{
     data::Batch,
     dist::ReduceOp,
     error::{Code, Error, Result},
-    tensor::{Tensor, guard},
+    tensor::{Kind, Tensor, guard},
 };
 
 /// How well the model predicts a dataset.
@@ -32,7 +32,9 @@ impl Engine {
         batches: impl IntoIterator<Item = Result<Batch>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Evaluation>> {
-        let (mut loss_sum, mut targets, mut stopped) = (0.0, 0, false);
+        // The sum stays on the device: reading it would wait for each batch.
+        let mut loss_sum = Tensor::f_zeros([0i64; 0], (Kind::Double, self.group.device()))?;
+        let (mut targets, mut stopped) = (0, false);
         let mut batches = batches.into_iter().fuse();
         loop {
             let batch = batches.next().transpose()?;
@@ -49,14 +51,16 @@ impl Engine {
             let (sum, count) = guard("evaluate", || {
                 loss_without_gradients(&self.model, &batch, self.loss.as_ref())
             })?;
-            loss_sum += sum.f_double_value(&[])?;
+            loss_sum = loss_sum.f_add(&sum)?;
             targets += count;
         }
-        let all = Tensor::f_from_slice(&[loss_sum, targets as f64, f64::from(stopped)])?;
-        let all = all.f_to_device(self.group.device())?;
+        let counts = Tensor::f_from_slice(&[targets as f64, f64::from(stopped)])?;
+        let counts = counts.f_to_device(self.group.device())?;
+        let all = Tensor::f_cat(&[loss_sum.f_view([1])?, counts], 0)?;
         self.group.all_reduce(&all, ReduceOp::Sum)?;
-        let (loss_sum, targets) = (all.f_double_value(&[0])?, all.f_double_value(&[1])?);
-        if all.f_double_value(&[2])? > 0.0 {
+        let all = Vec::<f64>::try_from(&all)?;
+        let (loss_sum, targets) = (all[0], all[1]);
+        if all[2] > 0.0 {
             return Ok(None);
         }
         if targets == 0.0 {

@@ -83,7 +83,7 @@ mod tests {
         let _counting = ledger.open(Kind::Buffers).unwrap();
         let mut units = model.visit(Direction::Forward);
         let unit = units.unit().unwrap();
-        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0).unwrap();
+        let mut x = model.embedding().lookup(unit.params(), batch.input_ids(), 0).unwrap();
         let Embedding::Gpt2(embedding) = model.embedding() else { unreachable!("a GPT-2") };
         x = x.dropout(embedding.dropout, true);
         for block in model.blocks() {
@@ -96,7 +96,7 @@ mod tests {
         let size = logits.size();
         let shifted = logits.narrow(1, 0, size[1] - 1).reshape([-1, size[2]]);
         drop(logits);
-        let targets = batch.labels.narrow(1, 1, size[1] - 1).reshape([-1]);
+        let targets = batch.labels().narrow(1, 1, size[1] - 1).reshape([-1]);
         let loss = shifted.cross_entropy_for_logits(&targets);
         drop(shifted);
         loss.backward();
@@ -110,7 +110,7 @@ mod tests {
 
     fn engine_peak(model: &Rc<Model>, batch: &Batch, every: Option<usize>) -> u64 {
         let mut config = config(every);
-        config.micro_batch_size = batch.input_ids.size()[0] as usize;
+        config.micro_batch_size = batch.input_ids().size()[0] as usize;
         let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
         let mut engine = Engine::new(Rc::clone(model), group, config).unwrap();
         let loss = engine.forward(batch).unwrap();

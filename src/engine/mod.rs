@@ -50,7 +50,7 @@ use self::{
     stop::Stop,
     timers::{Phase, Timers},
     unit_states::UnitStates,
-    walk::{Activations, Hooks, Pass, Seeds},
+    walk::{Activations, Hooks, Pass, Seeds, targets_of},
     window::Window,
 };
 use crate::{
@@ -59,7 +59,7 @@ use crate::{
     data::{Batch, BatchRows},
     dist::{ProcessGroup, Shard},
     error::{Code, Error, Result},
-    model::{LossFunction, Model, Targets, record},
+    model::{LossFunction, Model, record},
     optim::{GroupRates, Optimizer, Plan, StepRates},
     tensor::{Kind, Tensor, guard},
 };
@@ -273,8 +273,7 @@ impl Engine {
         let recorder = recorder.as_ref();
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         let pending = guard("forward", || {
-            let tokens = batch.attention_mask.f_sum(Kind::Int64)?.f_int64_value(&[])?;
-            let targets = Targets::shifted(&batch.labels);
+            let (targets, tokens) = (targets_of(batch)?, batch.facts()?.tokens);
             let pass = Pass {
                 checkpointing: self.config.activation_checkpointing,
                 seeds: self.seeds(),
@@ -292,7 +291,7 @@ impl Engine {
         self.timers.stop()?;
         self.timers.add_data(batch.load_time);
         self.flops_profile = recorder.and_then(|recorder| {
-            let size = batch.input_ids.size();
+            let size = batch.input_ids().size();
             self.model.profile(size[0], size[1], recorder)
         });
         let loss = pending.loss.shallow_clone();
@@ -367,7 +366,7 @@ impl Engine {
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<()> {
-        let (rows, expected) = (batch.input_ids.size()[0], self.config.micro_batch_size);
+        let (rows, expected) = (batch.input_ids().size()[0], self.config.micro_batch_size);
         if rows > expected as i64 {
             return Err(Error::new(
                 Code::Shape,
@@ -375,15 +374,19 @@ impl Engine {
             )
             .hint("give loader and init_engine the same micro_batch_size"));
         }
-        if batch.input_ids.device() != self.model.device() {
+        if batch.input_ids().device() != self.model.device() {
             bail!(
                 Code::Shape,
                 "the batch is on {:?} and the model on {:?}",
-                batch.input_ids.device(),
+                batch.input_ids().device(),
                 self.model.device()
             );
         }
-        self.model.check_input_ids(&batch.input_ids, 0).map_err(|e| {
+        let facts = batch.facts()?;
+        let checked = self.model.check_length(batch.input_ids().size()[1]);
+        let checked =
+            checked.and_then(|()| self.model.check_ids(facts.lowest_id, facts.highest_id));
+        checked.map_err(|e| {
             let place = format!(
                 "in the batch that begins at row {} of epoch {}",
                 batch.first_row, batch.epoch

@@ -98,8 +98,8 @@ impl Activations {
         Hooks { loss: function, recorder, stop }: Hooks<'_>,
     ) -> Result<Self> {
         let Pass { checkpointing, seeds, nominal, .. } = pass;
-        let attention_mask = padding_mask(&batch.attention_mask);
-        let input_ids = batch.input_ids.shallow_clone();
+        let attention_mask = hidden_padding(batch)?;
+        let input_ids = batch.input_ids().shallow_clone();
         let mut units = model.visit(Direction::Forward);
         let embedded = record(recorder, Model::EMBEDDING_SCOPE, || {
             let unit = units.unit()?;
@@ -231,6 +231,16 @@ fn embed(model: &Model, unit: &FlatUnit, input_ids: &Tensor, seeds: Seeds) -> Re
     Ok(Layer { input, output: Some(output) })
 }
 
+/// The targets of `batch`, as they were counted on the host.
+pub(super) fn targets_of(batch: &Batch) -> Result<Targets> {
+    Ok(Targets::new(&batch.target_ids()?, batch.facts()?.targets))
+}
+
+/// The mask of the attention, where padding stands before a token.
+fn hidden_padding(batch: &Batch) -> Result<Option<Tensor>> {
+    Ok(batch.facts()?.is_left_padded.then(|| padding_mask(batch.attention_mask())))
+}
+
 fn run_block(
     (model, unit): (&Model, &FlatUnit),
     i: usize,
@@ -267,10 +277,10 @@ pub(super) fn loss_without_gradients(
     function: Option<&LossFunction>,
 ) -> Result<(Tensor, i64)> {
     no_grad(|| {
-        let attention_mask = padding_mask(&batch.attention_mask);
+        let attention_mask = hidden_padding(batch)?;
         let mut units = model.visit(Direction::Forward);
-        let x = model.hidden(&mut units, &batch.input_ids, attention_mask.as_ref(), None)?;
-        let targets = Targets::shifted(&batch.labels);
+        let x = model.hidden(&mut units, batch.input_ids(), attention_mask.as_ref(), None)?;
+        let targets = targets_of(batch)?;
         let head = units.head()?;
         let params = (head.params(), head.projection());
         let head = model.head().loss(params, &x, &targets, None, function)?;
@@ -310,16 +320,16 @@ mod tests {
     fn by_autograd(model: &Model, batch: &Batch, nominal: f64) -> Vec<Tensor> {
         let mut units = model.visit(Direction::Forward);
         let unit = units.unit().unwrap();
-        let mut x = model.embedding().lookup(unit.params(), &batch.input_ids, 0).unwrap();
+        let mut x = model.embedding().lookup(unit.params(), batch.input_ids(), 0).unwrap();
         for block in model.blocks() {
             let unit = units.unit().unwrap();
             x = block.forward(unit.params(), &x, BlockContext::default()).unwrap();
         }
         let head = units.head().unwrap();
         let logits = model.head().logits(head.params(), head.projection(), &x).unwrap();
-        let (t, vocab) = (batch.labels.size()[1], logits.size()[2]);
+        let (t, vocab) = (batch.labels().size()[1], logits.size()[2]);
         let logits = logits.narrow(1, 0, t - 1).reshape([-1, vocab]);
-        let targets = batch.labels.narrow(1, 1, t - 1).reshape([-1]);
+        let targets = batch.labels().narrow(1, 1, t - 1).reshape([-1]);
         let mean = logits.cross_entropy_for_logits(&targets);
         (mean * targets.numel() as f64 / nominal).backward();
         model.named_params().map(|(_, param)| param.grad()).collect()
@@ -345,7 +355,7 @@ mod tests {
             let mut gradients = Gradients::new(model.units().len(), group, &config, &placement);
             // Twice, to see that they add up.
             for _ in 0..2 {
-                let targets = Targets::shifted(&batch.labels);
+                let targets = targets_of(&batch).unwrap();
                 let pass = Pass { checkpointing, seeds, nominal, grad_kind: Kind::Float };
                 let activations =
                     Activations::forward(&model, &batch, &targets, pass, hooks).unwrap();

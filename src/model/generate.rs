@@ -2,8 +2,9 @@
 //!
 //! The options have the names and defaults of transformers' sampling (`do_sample=True`): the logits
 //! are divided by the temperature, cut to the `top_k` largest, then to the smallest set whose
-//! probabilities sum to `top_p` (Holtzman et al. 2020), and one is drawn. The draw is made here on
-//! the CPU, so that a seed gives the same text on every device that computes the same logits.
+//! probabilities sum to `top_p` (Holtzman et al. 2020), and one is drawn. A GPU sorts the logits, and
+//! the candidates come to the host in one copy a token; the draw is made here, so that a seed gives
+//! the same text on every device that computes the same logits.
 
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -11,7 +12,7 @@ use rand_chacha::ChaCha8Rng;
 use super::{Direction, Model, ModelConfig, layer::KeyValues};
 use crate::{
     error::{Code, Error, Result},
-    tensor::{Kind, Tensor, guard, no_grad},
+    tensor::{Device, Kind, Tensor, guard, no_grad, to_device},
 };
 
 /// How the next token is chosen, and when to stop.
@@ -50,14 +51,18 @@ impl Model {
         eos: Option<i64>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<i64>> {
-        self.check_length(prompt.len(), sampling.max_new_tokens)?;
-        let prompt = Tensor::f_from_slice(prompt)?.f_view([1, -1])?.f_to_device(self.device())?;
-        self.check_input_ids(&prompt, 0)?;
+        self.check_prompt(prompt.len(), sampling.max_new_tokens)?;
+        let lowest_and_highest = prompt.iter().min().zip(prompt.iter().max());
+        if let Some((&low, &high)) = lowest_and_highest {
+            self.check_ids(low, high)?;
+        }
+        let mut input = to_device(prompt, &[1, prompt.len() as i64], self.device())?;
         guard("generate", || {
             let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
+            // The last token of all is not looked at again.
+            let capacity = input.size()[1] + (sampling.max_new_tokens as i64 - 1).max(0);
             let mut cache: Vec<KeyValues> =
-                self.blocks.iter().map(|_| KeyValues::default()).collect();
-            let mut input = prompt;
+                self.blocks.iter().map(|_| KeyValues::new(capacity)).collect();
             let mut generated = Vec::new();
             let mut done = false;
             loop {
@@ -77,8 +82,7 @@ impl Model {
                     continue;
                 }
                 generated.push(token);
-                let token =
-                    Tensor::f_from_slice(&[token])?.f_view([1, 1])?.f_to_device(self.device())?;
+                let token = to_device(&[token], &[1, 1], self.device())?;
                 input = match self.config {
                     ModelConfig::Gpt2(_) => token,
                     // Keeps no keys and values: all tokens each time.
@@ -89,7 +93,7 @@ impl Model {
         })
     }
 
-    fn check_length(&self, prompt: usize, new: usize) -> Result<()> {
+    fn check_prompt(&self, prompt: usize, new: usize) -> Result<()> {
         if prompt == 0 {
             return Err(Error::new(Code::BadValue, "the prompt has no token")
                 .hint("begin with the end-of-text token, which models see before each text"));
@@ -127,35 +131,67 @@ fn choose(logits: &Tensor, sampling: &Sampling, rng: &mut impl Rng) -> Result<i6
     if sampling.temperature == 0.0 {
         return Ok(logits.f_argmax(0, false)?.f_int64_value(&[])?);
     }
-    let logits = Vec::<f64>::try_from(&logits.f_to_kind(Kind::Double)?)?;
-    if logits.iter().any(|l| l.is_nan()) {
+    let most_likely = most_likely(logits, sampling.top_k)?;
+    // NaN comes before all others.
+    if most_likely.first().is_none_or(|(_, logit)| logit.is_nan()) {
         bail!(Code::Diverged, "the model's logits are NaN: no token can be drawn");
     }
-    let candidates = candidates(&logits, sampling);
+    let candidates = candidates(&most_likely, sampling);
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
     let mut left = rng.random::<f64>() * total;
     for &(token, weight) in &candidates {
         left -= weight;
         if left < 0.0 {
-            return Ok(token as i64);
+            return Ok(token);
         }
     }
     // Rounding can leave a little over after the last one.
-    Ok(candidates.last().map_or(0, |&(token, _)| token as i64))
+    Ok(candidates.last().map_or(0, |&(token, _)| token))
 }
 
-/// The tokens that may be drawn with their weights, the most likely first.
-fn candidates(logits: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
-    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-    let weight = |logit: f64| ((logit - max) / sampling.temperature).exp();
-    let mut tokens: Vec<(usize, f64)> = logits.iter().map(|&l| weight(l)).enumerate().collect();
-    // The id breaks ties, so that the order is one on every machine.
-    let likely_first = |a: &(usize, f64), b: &(usize, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if let Some(k) = sampling.top_k.filter(|&k| k < tokens.len()) {
+/// The `top_k` tokens with the largest logits, and these, the largest first.
+fn most_likely(logits: &Tensor, top_k: Option<usize>) -> Result<Vec<(i64, f64)>> {
+    let vocab = logits.numel();
+    let k = top_k.map_or(vocab, |k| k.min(vocab));
+    match logits.device() {
+        Device::Cpu => most_likely_here(logits, k),
+        _ => most_likely_there(logits, k),
+    }
+}
+
+/// [`most_likely`] for logits on the CPU, where it is faster to sort no more than is asked for.
+fn most_likely_here(logits: &Tensor, k: usize) -> Result<Vec<(i64, f64)>> {
+    let logits = Vec::<f64>::try_from(&logits.f_to_kind(Kind::Double)?)?;
+    let mut tokens: Vec<(i64, f64)> = (0..).zip(logits).collect();
+    let likely_first = |a: &(i64, f64), b: &(i64, f64)| {
+        let by_logit = b.1.partial_cmp(&a.1);
+        let by_logit = by_logit.unwrap_or_else(|| b.1.is_nan().cmp(&a.1.is_nan()));
+        // The id breaks ties, so that the order is one on every machine.
+        by_logit.then(a.0.cmp(&b.0))
+    };
+    if k < tokens.len() {
         tokens.select_nth_unstable_by(k, likely_first);
         tokens.truncate(k);
     }
     tokens.sort_unstable_by(likely_first);
+    Ok(tokens)
+}
+
+/// [`most_likely`] for logits on a GPU, in one copy. `topk` would leave open which of equal logits it
+/// takes, of which there are many in 16 bits; a stable sort takes those with the lower ids.
+fn most_likely_there(logits: &Tensor, k: usize) -> Result<Vec<(i64, f64)>> {
+    let (sorted, ids) = logits.f_sort_stable(true, 0, true)?;
+    let first = |x: &Tensor| x.f_narrow(0, 0, k as i64)?.f_to_kind(Kind::Double);
+    let both = Vec::<f64>::try_from(&Tensor::f_cat(&[first(&sorted)?, first(&ids)?], 0)?)?;
+    let (logits, ids) = both.split_at(k);
+    Ok(ids.iter().map(|&id| id as i64).zip(logits.iter().copied()).collect())
+}
+
+/// The tokens that may be drawn with their weights, of the most likely ones with their logits.
+fn candidates(most_likely: &[(i64, f64)], sampling: &Sampling) -> Vec<(i64, f64)> {
+    let max = most_likely.first().map_or(0.0, |&(_, logit)| logit);
+    let weight = |logit: f64| ((logit - max) / sampling.temperature).exp();
+    let mut tokens: Vec<_> = most_likely.iter().map(|&(id, logit)| (id, weight(logit))).collect();
     if sampling.top_p < 1.0 {
         let most = sampling.top_p * tokens.iter().map(|(_, weight)| weight).sum::<f64>();
         let mut sum = 0.0;
@@ -171,27 +207,46 @@ fn candidates(logits: &[f64], sampling: &Sampling) -> Vec<(usize, f64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Gpt2Config, tensor::Device};
+    use crate::model::Gpt2Config;
 
     fn sampling() -> Sampling {
         Sampling { top_k: None, ..Sampling::default() }
     }
 
-    fn ids(candidates: &[(usize, f64)]) -> Vec<usize> {
+    fn ids(candidates: &[(i64, f64)]) -> Vec<i64> {
         candidates.iter().map(|&(id, _)| id).collect()
     }
 
     #[test]
     fn top_k_and_top_p_keep_the_most_likely() {
         // Probabilities 0.1, 0.5, 0.25, 0.15.
-        let logits = [0.1f64, 0.5, 0.25, 0.15].map(f64::ln);
-        let with =
-            |top_k, top_p| ids(&candidates(&logits, &Sampling { top_k, top_p, ..sampling() }));
+        let logits = Tensor::from_slice(&[0.1f64, 0.5, 0.25, 0.15].map(f64::ln));
+        let with = |top_k, top_p| {
+            let most_likely = most_likely(&logits, top_k).unwrap();
+            ids(&candidates(&most_likely, &Sampling { top_k, top_p, ..sampling() }))
+        };
         assert_eq!(with(None, 1.0), [1, 2, 3, 0]);
         assert_eq!(with(Some(2), 1.0), [1, 2]);
         assert_eq!(with(None, 0.74), [1, 2]);
         assert_eq!(with(None, 0.76), [1, 2, 3]);
         assert_eq!(with(None, 0.1), [1], "at least one stays");
+    }
+
+    /// Both ways to find them, with the many equal logits of 16 bits.
+    #[test]
+    fn the_most_likely_are_the_same_on_every_device() {
+        let logits = Tensor::randn([2000], (Kind::Float, Device::Cpu)).to_kind(Kind::BFloat16);
+        for k in [1, 7, 50, 1999, 2000] {
+            let here = most_likely_here(&logits, k).unwrap();
+            assert_eq!(here, most_likely_there(&logits, k).unwrap(), "{k}");
+            assert_eq!(here.len(), k);
+        }
+        let with_nan = Tensor::from_slice(&[1.0f32, f32::NEG_INFINITY, -f32::NAN, f32::INFINITY]);
+        for way in [most_likely_here, most_likely_there] {
+            assert_eq!(ids(&way(&with_nan, 4).unwrap()), [2, 3, 0, 1]);
+            let e = choose(&with_nan, &sampling(), &mut ChaCha8Rng::seed_from_u64(1)).unwrap_err();
+            assert_eq!(e.code(), Code::Diverged);
+        }
     }
 
     #[test]

@@ -116,7 +116,7 @@ impl Gpt2Block {
         let qkv = record(recorder, "c_attn", || conv1d(p.c_attn, x));
         let (q, mut k, mut v) = (heads(0, &qkv), heads(1, &qkv), heads(2, &qkv));
         if let Some(key_values) = context.key_values {
-            (k, v) = key_values.append(k, v);
+            (k, v) = key_values.append(&k, &v);
         }
         let past = k.size()[2] - t;
         // Without a mask: every query sees the keys up to its own place. A single query after a

@@ -6,24 +6,39 @@ use crate::{
     tensor::{Kind, Tensor},
 };
 
-/// The keys and values of the tokens seen so far, of one block: `[B, H, T, D]` each.
-#[derive(Debug, Default)]
-pub struct KeyValues(Option<(Tensor, Tensor)>);
+/// The keys and values of the tokens seen so far, of one block, `[B, H, T, D]` each, in memory for
+/// all that will come.
+#[derive(Debug)]
+pub struct KeyValues {
+    capacity: i64,
+    tokens: i64,
+    /// `[B, H, capacity, D]` each; made for the first tokens, whose shape and format they have.
+    memory: Option<(Tensor, Tensor)>,
+}
 
 impl KeyValues {
-    /// Number of tokens held.
-    pub fn tokens(&self) -> i64 {
-        self.0.as_ref().map_or(0, |(k, _)| k.size()[2])
+    /// For at most `capacity` tokens.
+    pub fn new(capacity: i64) -> Self {
+        Self { capacity, tokens: 0, memory: None }
     }
 
-    /// Appends new keys and values, and returns all of them.
-    pub fn append(&mut self, k: Tensor, v: Tensor) -> (Tensor, Tensor) {
-        let all = match self.0.take() {
-            None => (k, v),
-            Some((old_k, old_v)) => (Tensor::cat(&[old_k, k], 2), Tensor::cat(&[old_v, v], 2)),
+    /// Number of tokens held.
+    pub fn tokens(&self) -> i64 {
+        self.tokens
+    }
+
+    /// Writes new keys and values behind those that are there, and returns all of them, as views.
+    pub fn append(&mut self, k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
+        let &[b, h, new, d] = k.size().as_slice() else { unreachable!("keys are [B, H, T, D]") };
+        let room = |x: &Tensor| Tensor::empty([b, h, self.capacity, d], (x.kind(), x.device()));
+        let (keys, values) = self.memory.get_or_insert_with(|| (room(k), room(v)));
+        let from = self.tokens;
+        self.tokens += new;
+        let written = |all: &Tensor, x: &Tensor| {
+            all.narrow(2, from, new).copy_(x);
+            all.narrow(2, 0, from + new)
         };
-        self.0 = Some((all.0.shallow_clone(), all.1.shallow_clone()));
-        all
+        (written(keys, k), written(values, v))
     }
 }
 
@@ -57,24 +72,15 @@ pub trait Block {
 }
 
 /// The mask for [`BlockContext::attention_mask`] that hides padding (0 in `attention_mask`
-/// `[B, T]`) on top of what is hidden by causality. `None` where all padding is on the right: no
-/// real token sees it anyway, and libtorch's faster kernels take no mask.
-pub fn padding_mask(attention_mask: &Tensor) -> Option<Tensor> {
+/// `[B, T]`) on top of what is hidden by causality. Where all padding is on the right none is needed:
+/// no real token sees it anyway, and libtorch's faster kernels take no mask.
+pub fn padding_mask(attention_mask: &Tensor) -> Tensor {
     let real = attention_mask.not_equal(0);
     let t = real.size()[1];
-    if t < 2 {
-        return None;
-    }
-    let shown_after_hidden =
-        real.narrow(1, 1, t - 1).logical_and(&real.narrow(1, 0, t - 1).logical_not());
-    if shown_after_hidden.any().int64_value(&[]) == 0 {
-        return None;
-    }
-    let bool_on = (Kind::Bool, real.device());
-    let causal = Tensor::ones([t, t], bool_on).tril(0);
+    let causal = Tensor::ones([t, t], (Kind::Bool, real.device())).tril(0);
     // A padding token sees itself: a row without any key has no softmax.
     let itself = Tensor::eye(t, (Kind::Int64, real.device())).not_equal(0);
-    Some(real.view([-1, 1, 1, t]).logical_or(&itself).logical_and(&causal))
+    real.view([-1, 1, 1, t]).logical_or(&itself).logical_and(&causal)
 }
 
 #[cfg(test)]
@@ -82,10 +88,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_padding_before_a_token_needs_a_mask() {
-        let mask = |rows: &[i64]| Tensor::from_slice(rows).view([2, 3]);
-        assert!(padding_mask(&mask(&[1, 1, 1, 1, 0, 0])).is_none());
-        let left = padding_mask(&mask(&[1, 1, 1, 0, 1, 1])).unwrap();
+    fn a_token_sees_no_padding_and_padding_sees_itself() {
+        let left = padding_mask(&Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1]).view([2, 3]));
         let seen = Vec::<i64>::try_from(left.to_kind(Kind::Int64).reshape([-1])).unwrap();
         assert_eq!(seen, [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 1]);
     }

@@ -56,13 +56,11 @@ impl fmt::Debug for LossFunction {
 }
 
 impl Targets {
-    /// The targets of `labels` `[B, T]`: position `t` should predict `labels[t + 1]`.
-    pub fn shifted(labels: &Tensor) -> Self {
-        let (b, t) = (labels.size()[0], labels.size()[1]);
-        let none = Tensor::full([b, 1], IGNORE_INDEX, (Kind::Int64, labels.device()));
-        let ids = Tensor::cat(&[labels.narrow(1, 1, t - 1), none], 1).reshape([-1]);
-        let count = ids.not_equal(IGNORE_INDEX).sum(Kind::Int64).int64_value(&[]);
-        Self { ids, count, size: [b, t] }
+    /// Takes the token ids that the positions should predict, `[B, T]`, and how many of them are not
+    /// -100: known where they are made, so that the device need not be asked.
+    pub fn new(ids: &Tensor, count: i64) -> Self {
+        let size = [ids.size()[0], ids.size()[1]];
+        Self { ids: ids.reshape([-1]), count, size }
     }
 
     /// Number of targets that count.
@@ -235,10 +233,9 @@ mod tests {
         let hidden = Tensor::randn([40, 8], cpu).set_requires_grad(true);
         let vocab = 70;
         let projection = Tensor::randn([vocab, 8], cpu).set_requires_grad(true);
-        let labels = Tensor::randint(vocab, [4, 10], (Kind::Int64, Device::Cpu));
-        let _ = labels.narrow(0, 1, 1).narrow(1, 5, 5).fill_(IGNORE_INDEX);
-        let targets = Targets::shifted(&labels);
-        assert_eq!(targets.count(), 9 + 4 + 9 + 9);
+        let ids = Tensor::randint(vocab, [4, 10], (Kind::Int64, Device::Cpu));
+        let _ = ids.narrow(0, 1, 1).narrow(1, 5, 5).fill_(IGNORE_INDEX);
+        let targets = Targets::new(&ids, 35);
         let logits = hidden.matmul(&projection.transpose(0, 1));
         let losses = logits.log_softmax(1, Kind::Float).nll_loss(&targets.ids);
         // nll_loss is a mean over the targets.

@@ -185,7 +185,7 @@ impl Model {
     /// # Errors
     /// [`Code::Shape`] for a length over `n_positions` or a tensor that is not `[B, T]`,
     /// [`Code::TokenId`] for an id outside the vocabulary.
-    pub fn check_input_ids(&self, input_ids: &Tensor, past: i64) -> Result<()> {
+    pub fn check_input_ids(&self, input_ids: &Tensor) -> Result<()> {
         let size = input_ids.size();
         let &[rows, tokens] = size.as_slice() else {
             bail!(Code::Shape, "input_ids must have the shape [batch, tokens], not {size:?}");
@@ -196,29 +196,45 @@ impl Model {
         if rows == 0 || tokens == 0 {
             bail!(Code::Shape, "input_ids of the shape {size:?} hold no token");
         }
+        self.check_length(tokens)?;
+        self.check_ids(input_ids.f_min()?.int64_value(&[]), input_ids.f_max()?.int64_value(&[]))
+    }
+
+    /// Refuses rows of so many `tokens`, where the model has no position for the last ones.
+    ///
+    /// # Errors
+    /// [`Code::Shape`].
+    pub fn check_length(&self, tokens: i64) -> Result<()> {
         let positions = self.config.n_positions();
-        if past + tokens > positions {
-            return Err(Error::new(
-                Code::Shape,
-                format!("{} tokens are more than the model's {positions} positions", past + tokens),
-            )
-            .hint(format!("pack or truncate the rows to at most {positions} tokens")));
+        if tokens <= positions {
+            return Ok(());
         }
-        let (low, high) =
-            (input_ids.f_min()?.int64_value(&[]), input_ids.f_max()?.int64_value(&[]));
+        let message = format!("{tokens} tokens are more than the model's {positions} positions");
+        Err(Error::new(Code::Shape, message)
+            .hint(format!("pack or truncate the rows to at most {positions} tokens")))
+    }
+
+    /// Refuses token ids, of which these are the lowest and the highest, that are outside the
+    /// vocabulary.
+    ///
+    /// # Errors
+    /// [`Code::TokenId`].
+    pub fn check_ids(&self, low: i64, high: i64) -> Result<()> {
         let vocab = self.config.vocab_size();
-        if low < 0 || high >= vocab {
-            let id = if low < 0 { low } else { high };
-            return Err(Error::new(
-                Code::TokenId,
-                format!(
-                    "token id {id} is outside the model's vocabulary ({vocab} rows: ids 0..={})",
-                    vocab - 1
-                ),
-            )
-            .hint("load the tokenizer that belongs to the model, or make the model with its vocab_size"));
+        if low >= 0 && high < vocab {
+            return Ok(());
         }
-        Ok(())
+        let id = if low < 0 { low } else { high };
+        Err(Error::new(
+            Code::TokenId,
+            format!(
+                "token id {id} is outside the model's vocabulary ({vocab} rows: ids 0..={})",
+                vocab - 1
+            ),
+        )
+        .hint(
+            "load the tokenizer that belongs to the model, or make the model with its vocab_size",
+        ))
     }
 
     /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, float32, without dropout.
@@ -226,7 +242,7 @@ impl Model {
     /// # Errors
     /// As [`Model::check_input_ids`], or memory is exhausted.
     pub fn logits(&self, input_ids: &Tensor) -> Result<Tensor> {
-        self.check_input_ids(input_ids, 0)?;
+        self.check_input_ids(input_ids)?;
         guard("logits", || {
             no_grad(|| {
                 let mut units = self.visit(Direction::Forward);

@@ -211,7 +211,7 @@ impl Host {
                 None => Err(Error::new(Code::Internal, "a request after the session ended")),
             });
             let hub = match self.stopper() {
-                Some(stop) => hub.stop_when(stop),
+                Some(stop) => hub.stop_when(Rc::new(stop)),
                 None => hub,
             };
             Ok(hub.on_progress(move |progress| show(progress)))
@@ -318,10 +318,9 @@ impl Host {
     }
 
     /// Says whether the user wants what is under way to end, where that does not end the session.
-    pub(crate) fn stopper(&self) -> Option<Rc<dyn Fn() -> bool>> {
+    pub(crate) fn stopper(&self) -> Option<impl Fn() -> bool + Send + Sync + use<>> {
         let interrupt = self.interrupt.clone();
-        let stop: Rc<dyn Fn() -> bool> = Rc::new(move || interrupt.requested());
-        self.is_live().then_some(stop)
+        self.is_live().then_some(move || interrupt.requested())
     }
 
     /// Whether inputs come one after another, and the variables stay.

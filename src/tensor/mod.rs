@@ -15,7 +15,7 @@ pub use guard::guard;
 pub use memory::{check_memory, total_memory};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
-pub use transfer::{moved, write_over};
+pub use transfer::{moved, to_device, write_over};
 
 use crate::config::Dtype;
 

@@ -13,6 +13,19 @@ pub fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
     Ok(no_grad(|| x.f_to_device_(device, x.kind(), true, false))?)
 }
 
+/// `values` as one tensor of this shape on `device`. A GPU copies them from pinned memory in its turn,
+/// and is not waited for.
+///
+/// # Errors
+/// Memory is exhausted.
+pub fn to_device(values: &[i64], shape: &[i64], device: Device) -> Result<Tensor> {
+    let host = Tensor::f_from_slice(values)?.f_view(shape)?;
+    match device {
+        Device::Cuda(_) => moved(&host.f_internal_pin_memory(device)?, device),
+        _ => Ok(host),
+    }
+}
+
 /// Writes `from` into `into`, rounded to its format. A copy from the host to a GPU is rounded before
 /// it travels, and is not waited for: the host may change `from` at once.
 ///

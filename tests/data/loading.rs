@@ -9,7 +9,7 @@ fn batches_hold_the_rows_in_order() {
     let mut loader = dataset.loader(micro(4)).unwrap();
     assert_eq!(loader.batches_per_epoch().unwrap(), Some(3));
     let batch = loader.next_batch().unwrap().unwrap();
-    assert_eq!(batch.input_ids.size(), [4, 4]);
+    assert_eq!(batch.input_ids().size(), [4, 4]);
     assert_eq!(ids(&batch), labels(&batch));
     assert_eq!(mask(&batch), [[1; 4]; 4]);
     assert_eq!(batch.first_row, 0);
@@ -34,7 +34,7 @@ fn ranks_share_each_block_and_yield_equally_many_batches() {
     let last = |r| rank(r, 2).nth(2).unwrap().unwrap();
     assert_eq!(labels(&last(0)), [vec![8; 4], vec![-100; 4]]);
     assert_eq!(labels(&last(1)), [[-100; 4]; 2]);
-    assert_eq!(last(1).input_ids.size(), [2, 4]);
+    assert_eq!(last(1).input_ids().size(), [2, 4]);
     assert_eq!(last(1).rows().unwrap().len(), 0);
 }
 
@@ -187,5 +187,100 @@ fn token_ids_of_any_integer_type_load() {
         let mut loader = open(&dir, "x.parquet").unwrap().loader(micro(2)).unwrap();
         let batch = loader.next_batch().unwrap().unwrap();
         assert_eq!(ids(&batch), [[1, 2], [3, 4]], "{data_type}");
+    }
+}
+
+/// Whatever is read ahead, batches, places and what is resumed are the same.
+#[test]
+fn batches_that_are_kept_ready_are_those_that_are_made_when_asked_for() {
+    let dir = dir(&[]);
+    let data = token_rows(&dir, 23, 4);
+    for plan in [data.clone(), data.shuffle(5).unwrap().pack(6).unwrap()] {
+        let loader = |prefetch_factor| {
+            let options = LoaderOptions { prefetch_factor, epochs: Some(2), ..micro(3) };
+            plan.loader(options).unwrap()
+        };
+        let rest = |mut loader: Loader| {
+            let mut seen = Vec::new();
+            while let Some(batch) = loader.next_batch().unwrap() {
+                seen.push((ids(&batch), batch.epoch, batch.first_row, loader.state()));
+            }
+            assert!(loader.next_batch().unwrap().is_none());
+            seen
+        };
+        let whole = rest(loader(0));
+        for ready in [1, 2, 7] {
+            assert_eq!(rest(loader(ready)), whole);
+            let mut resumed = loader(ready);
+            resumed.nth(1).unwrap().unwrap();
+            resumed.restore(whole[4].3).unwrap();
+            assert_eq!(resumed.state(), whole[4].3);
+            assert_eq!(rest(resumed), whole[5..]);
+        }
+    }
+}
+
+#[test]
+fn an_error_arrives_where_its_batch_would() {
+    let good = "{\"input_ids\": [1, 2]}\n";
+    let dir = dir(&[("a.jsonl", &format!("{good}{good}{}{good}", "{\"input_ids\": [1, -5]}\n"))]);
+    for prefetch_factor in [0, 1, 2, 7] {
+        let options = LoaderOptions { prefetch_factor, epochs: None, ..micro(1) };
+        let mut loader = open(&dir, "a.jsonl").unwrap().loader(options).unwrap();
+        for _ in 0..2 {
+            loader.next_batch().unwrap().unwrap();
+        }
+        for _ in 0..2 {
+            let e = loader.next_batch().unwrap_err();
+            assert_eq!(e.message(), "row 2: input_ids[1] is -5; a token id is 0 or more");
+            assert_eq!(loader.state(), dsr::data::LoaderState { epoch: 0, row: 2 });
+        }
+    }
+}
+
+#[test]
+fn a_loader_without_end_leaves_no_thread() {
+    let dir = dir(&[]);
+    token_rows(&dir, 4, 1);
+    let held = Arc::new(());
+    let by_the_plan = Arc::clone(&held);
+    let stop = move || Arc::strong_count(&by_the_plan) == 0;
+    let options = OpenOptions { stop: Some(Arc::new(stop)), ..options(dir.path(), None) };
+    let dataset = Dataset::open("tokens.parquet", &options).unwrap();
+    let mut loader = dataset.loader(LoaderOptions { epochs: None, ..micro(2) }).unwrap();
+    drop((dataset, options));
+    loader.next_batch().unwrap().unwrap();
+    assert_eq!(Arc::strong_count(&held), 2);
+    // Nobody has the plan any more.
+    drop(loader);
+    assert_eq!(Arc::strong_count(&held), 1);
+}
+
+#[test]
+fn functions_run_in_the_thread_that_made_them() {
+    let dir = dir(&[]);
+    let here = std::thread::current().id();
+    let everything = token_rows(&dir, 6, 2).filter(Rc::new(move |_| {
+        assert_eq!(std::thread::current().id(), here);
+        Ok(true)
+    }));
+    let packed = everything.unwrap().shuffle(1).unwrap().pack(2).unwrap().take(5).unwrap();
+    assert_eq!(all(packed.loader(micro(2)).unwrap()).len(), 3);
+}
+
+/// One copy, whose parts are what the CPU's are.
+#[test]
+fn a_batch_on_a_gpu_is_that_of_the_cpu() {
+    if !dsr::tensor::cuda_is_available() {
+        return println!("skipped: libtorch sees no CUDA device here");
+    }
+    let dir = dir(&[]);
+    let dataset = token_rows(&dir, 10, 4);
+    let on = |device| dataset.loader(LoaderOptions { device, ..micro(3) }).unwrap();
+    let (cpu, gpu) = (on(dsr::tensor::Device::Cpu), on(dsr::tensor::Device::Cuda(0)));
+    for (cpu, gpu) in cpu.zip(gpu) {
+        let (cpu, gpu) = (cpu.unwrap(), gpu.unwrap());
+        assert_eq!((ids(&cpu), labels(&cpu), mask(&cpu)), (ids(&gpu), labels(&gpu), mask(&gpu)));
+        assert_eq!(cpu.facts().unwrap(), gpu.facts().unwrap());
     }
 }

@@ -4,10 +4,13 @@ use std::{
     fs::File,
     io::{BufRead, BufReader, Cursor},
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
-use crate::error::{Code, Error, IoContext, Result};
+use crate::{
+    data::ahead::check_wanted,
+    error::{Code, Error, IoContext, Result},
+};
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
@@ -18,11 +21,11 @@ pub(super) enum Place {
 
 /// A file's bytes and what messages call it; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct FileBytes(Rc<(String, Place)>);
+pub(super) struct FileBytes(Arc<(String, Place)>);
 
 impl FileBytes {
     pub(super) fn new(name: String, place: Place) -> Self {
-        Self(Rc::new((name, place)))
+        Self(Arc::new((name, place)))
     }
 
     /// What messages call it.
@@ -67,6 +70,9 @@ impl Iterator for Lines {
     type Item = Result<(u64, Vec<u8>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
+        if let Err(e) = check_wanted() {
+            return Some(Err(e));
+        }
         let mut line = Vec::new();
         match self.stream.read_until(b'\n', &mut line) {
             Ok(0) => None,

@@ -1,9 +1,8 @@
 //! One data file: its format, its columns, its rows from any row on.
 
 use std::{
-    cell::OnceCell,
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::{Arc, OnceLock},
 };
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -46,13 +45,13 @@ impl Format {
 
 /// One file of a dataset; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct DataFile(Rc<Inner>);
+pub(super) struct DataFile(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     bytes: FileBytes,
     format: Format,
-    rows: OnceCell<u64>,
+    rows: OnceLock<u64>,
 }
 
 impl DataFile {
@@ -72,13 +71,13 @@ impl DataFile {
             bail!(Code::Data, "{} is empty", path.display());
         }
         let bytes = FileBytes::new(path.display().to_string(), Place::Path(path));
-        Ok(Self(Rc::new(Inner { bytes, format, rows: OnceCell::new() })))
+        Ok(Self(Arc::new(Inner { bytes, format, rows: OnceLock::new() })))
     }
 
     /// A Parquet file inside the binary.
     pub(super) fn embedded(name: String, bytes: &'static [u8]) -> Self {
         let bytes = FileBytes::new(name, Place::Embedded(bytes));
-        Self(Rc::new(Inner { bytes, format: Format::Parquet, rows: OnceCell::new() }))
+        Self(Arc::new(Inner { bytes, format: Format::Parquet, rows: OnceLock::new() }))
     }
 
     /// What messages call it.

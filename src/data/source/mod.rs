@@ -23,6 +23,7 @@ use arrow::{
 use self::file::DataFile;
 pub use self::locate::is_hub_id;
 use super::{
+    ahead::check_wanted,
     split::{SplitSlice, parse_split},
     stage::{Batches, Stage, limit_rows},
 };
@@ -43,7 +44,7 @@ pub struct OpenOptions {
     /// What resolves hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
-    pub stop: Option<Rc<dyn Fn() -> bool>>,
+    pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 /// The files of a dataset on a hub, present on this machine.
@@ -72,7 +73,7 @@ impl DatasetFiles for crate::hub::Hub {
 }
 
 /// The splits of a dataset, each with its files.
-type Splits = Vec<(String, Rc<[DataFile]>)>;
+type Splits = Vec<(String, Arc<[DataFile]>)>;
 
 /// Opens the dataset that `spec` names.
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
@@ -110,9 +111,9 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
 #[derive(Clone)]
 pub(super) struct Source {
     name: String,
-    parts: Rc<[Part]>,
+    parts: Arc<[Part]>,
     schema: SchemaRef,
-    stop: Option<Rc<dyn Fn() -> bool>>,
+    stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
 impl Stage for Source {
@@ -137,6 +138,10 @@ impl Stage for Source {
         self.parts.iter().try_fold(0, |rows, part| Ok(rows + part.count()?))
     }
 
+    fn is_local(&self) -> bool {
+        false
+    }
+
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
         let mut skip = from;
         let mut first = 0;
@@ -153,10 +158,10 @@ impl Stage for Source {
         let batches = in_turn(first..self.parts.len(), move |i| {
             parts[i].read(if i == first { skip } else { 0 }, &schema)
         });
-        let Some(stop) = self.stop.clone() else { return Ok(batches) };
-        Ok(Box::new(batches.map(move |batch| match stop() {
-            true => Err(Error::new(Code::Interrupted, "interrupted")),
-            false => batch,
+        let stop = self.stop.clone();
+        Ok(Box::new(batches.map(move |batch| match &stop {
+            Some(stop) if stop() => Err(Error::new(Code::Interrupted, "interrupted")),
+            _ => check_wanted().and(batch),
         })))
     }
 
@@ -167,7 +172,7 @@ impl Stage for Source {
 
 /// Rows `from..to` of files that follow each other.
 struct Part {
-    files: Rc<[DataFile]>,
+    files: Arc<[DataFile]>,
     from: u64,
     to: Option<u64>,
 }

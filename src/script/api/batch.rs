@@ -26,7 +26,7 @@ pub mod api {
     /// ```
     #[rhai_fn(get = "input_ids", pure)]
     pub fn input_ids(batch: &mut Batch) -> Tensor {
-        Handle::new(batch.input_ids.shallow_clone())
+        Handle::new(batch.input_ids().shallow_clone())
     }
 
     /// Returns the targets, not shifted, -100 where there is none; rows by tokens.
@@ -36,7 +36,7 @@ pub mod api {
     /// ```
     #[rhai_fn(get = "labels", pure)]
     pub fn labels(batch: &mut Batch) -> Tensor {
-        Handle::new(batch.labels.shallow_clone())
+        Handle::new(batch.labels().shallow_clone())
     }
 
     /// Returns 1 for each real token and 0 for each padding token, rows by tokens.
@@ -46,7 +46,7 @@ pub mod api {
     /// ```
     #[rhai_fn(get = "attention_mask", pure)]
     pub fn attention_mask(batch: &mut Batch) -> Tensor {
-        Handle::new(batch.attention_mask.shallow_clone())
+        Handle::new(batch.attention_mask().shallow_clone())
     }
 
     /// Returns the epoch that the rows belong to, from 0.
@@ -94,5 +94,5 @@ pub mod api {
 
 fn description(batch: &data::Batch) -> String {
     let data::Batch { epoch, first_row, .. } = batch;
-    format!("Batch({:?}; from row {first_row} of epoch {epoch})", batch.input_ids.size())
+    format!("Batch({:?}; from row {first_row} of epoch {epoch})", batch.input_ids().size())
 }

@@ -6,6 +6,7 @@
 use std::{
     ops::{Range, RangeInclusive},
     rc::Rc,
+    sync::Arc,
 };
 
 use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
@@ -79,7 +80,8 @@ pub mod api {
         let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
         host.check_source(spec)?;
-        let (base_dir, stop) = (host.work_dir.clone(), host.stopper());
+        let base_dir = host.work_dir.clone();
+        let stop = host.stopper().map(|stop| Arc::new(stop) as _);
         let hub = Some(Rc::new(host) as _);
         Ok(Dataset::open(spec, &OpenOptions { base_dir, hub, stop, ..options })?)
     }

@@ -134,7 +134,7 @@ pub mod api {
         }
         host.follow(&mut engine);
         if let Some(stop) = host.stopper() {
-            engine.stop_when(stop);
+            engine.stop_when(Rc::new(stop));
         }
         super::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))

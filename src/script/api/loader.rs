@@ -27,6 +27,9 @@ use crate::{
 /// More rows than this in a micro batch are a mistake in the recipe.
 const MOST_ROWS: usize = 1 << 24;
 
+/// More batches than these are not kept ready: there is room for all of them from the start.
+const MOST_READY: usize = 1024;
+
 /// A loader, with what its batches go through in a live session.
 pub struct Loader {
     loader: data::Loader,
@@ -66,7 +69,9 @@ pub mod api {
     ///
     /// Options: `micro_batch_size`, rows in a batch of one process; `epochs`, how often the data is
     /// gone through (1), or `endless: true`; `drop_last`, whether a last batch that is not full is
-    /// left out (false).
+    /// left out (false); `prefetch_factor`, how many batches a thread keeps ready (2; 0: none, and no
+    /// thread). Functions of the recipe run in the recipe's own thread: behind `filter` and `map` each
+    /// batch is made when it is asked for.
     ///
     /// ```rhai
     /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(1024);
@@ -151,6 +156,10 @@ pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
             micro_batch_size: o.get("micro_batch_size").range(1..=MOST_ROWS).required(),
             epochs: if endless { None } else { epochs.or(Some(1)) },
             drop_last: o.get("drop_last").or(false),
+            prefetch_factor: o
+                .get("prefetch_factor")
+                .range(0..=MOST_READY)
+                .or(LoaderOptions::default().prefetch_factor),
             ..LoaderOptions::default()
         }
     })

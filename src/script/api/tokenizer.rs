@@ -2,7 +2,7 @@
 //!
 //! A thin layer over [`crate::data::Tokenizer`].
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use rhai::{Array, Map, plugin::*};
 
@@ -20,7 +20,7 @@ pub(crate) const HUB_FILES: [&str; 4] =
 #[export_module]
 pub mod api {
     /// A tokenizer with its vocabulary and special tokens.
-    pub type Tokenizer = Rc<data::Tokenizer>;
+    pub type Tokenizer = Arc<data::Tokenizer>;
 
     /// Opens a tokenizer: `dsr:gpt2`, which is in the binary; a `tokenizer.json`; a directory that
     /// holds one, or that holds `vocab.json` and `merges.txt`; or a model of the Hugging Face hub.

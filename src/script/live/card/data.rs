@@ -92,12 +92,12 @@ pub(super) fn of_loader(loader: &Loader) -> Result<Card> {
 }
 
 pub(super) fn of_batch(batch: &Batch) -> Result<Card> {
-    let mut card = Card::new(format!("Batch {:?}", batch.input_ids.size()));
+    let mut card = Card::new(format!("Batch {:?}", batch.input_ids().size()));
     card.fact("from", format!("row {} of epoch {}", batch.first_row, batch.epoch));
-    card.fact("input_ids", describe_place(&batch.input_ids));
+    card.fact("input_ids", describe_place(batch.input_ids()));
     card.text = crate::tensor::guard("show", || {
         crate::script::api::tensor::show::corner(
-            Handle::new(batch.input_ids.shallow_clone()).tensor(),
+            Handle::new(batch.input_ids().shallow_clone()).tensor(),
         )
     })?;
     Ok(card)

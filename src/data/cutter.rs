@@ -1,0 +1,147 @@
+//! The rows of a plan, cut into the batches of one rank.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use arrow::{array::RecordBatch, compute::concat_batches};
+
+use super::{
+    batch::{Batch, Place, assemble},
+    loader::{LoaderOptions, LoaderState},
+    stage::{Batches, Stage},
+};
+use crate::error::{Code, Error, Result};
+
+/// Makes one batch after another.
+pub(super) struct Cutter {
+    rows: Arc<dyn Stage>,
+    options: LoaderOptions,
+    state: LoaderState,
+    /// The open epoch; `None` before the first batch and after an error.
+    stream: Option<Stream>,
+}
+
+impl Cutter {
+    /// Begins at the place `state`.
+    pub(super) fn new(rows: Arc<dyn Stage>, options: LoaderOptions, state: LoaderState) -> Self {
+        Self { rows, options, state, stream: None }
+    }
+
+    /// The place of the next batch.
+    pub(super) fn state(&self) -> LoaderState {
+        self.state
+    }
+
+    /// The next batch, or `None` after the last epoch; after an error the same one again.
+    pub(super) fn next(&mut self) -> Result<Option<Batch>> {
+        let batch = self.advance();
+        if batch.is_err() {
+            self.stream = None;
+        }
+        batch
+    }
+
+    /// Rows of all ranks' batches together.
+    fn block(&self) -> usize {
+        self.options.micro_batch_size * self.options.world_size
+    }
+
+    fn advance(&mut self) -> Result<Option<Batch>> {
+        loop {
+            let LoaderState { epoch, row } = self.state;
+            if self.options.epochs.is_some_and(|epochs| epoch >= epochs) {
+                return Ok(None);
+            }
+            let size = self.block();
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => {
+                    let batches = self.rows.read(epoch, row)?;
+                    self.stream.insert(Stream { batches, ready: VecDeque::new(), rows: 0 })
+                }
+            };
+            let block = stream.next_rows(size)?;
+            match block {
+                Some(block) if block.num_rows() == size || !self.options.drop_last => {
+                    let batch = self.cut(&block)?;
+                    self.state.row += block.num_rows() as u64;
+                    return Ok(Some(batch));
+                }
+                rest => {
+                    if row == 0 {
+                        return Err(self.no_batch(rest.map_or(0, |rest| rest.num_rows())));
+                    }
+                    self.state = LoaderState { epoch: epoch + 1, row: 0 };
+                    self.stream = None;
+                }
+            }
+        }
+    }
+
+    /// This rank's part of a block.
+    fn cut(&self, block: &RecordBatch) -> Result<Batch> {
+        let LoaderOptions { micro_batch_size, rank, world_size, device, .. } = self.options;
+        let from = (rank * micro_batch_size).min(block.num_rows());
+        let len = micro_batch_size.min(block.num_rows() - from);
+        let place = Place {
+            epoch: self.state.epoch,
+            first_row: self.state.row + from as u64,
+            len: if world_size == 1 { len } else { micro_batch_size },
+            device,
+        };
+        assemble(block.slice(from, len), &block.slice(0, 1), &place)
+    }
+
+    fn no_batch(&self, rows: usize) -> Error {
+        let from = self.rows.describe();
+        if rows == 0 {
+            return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
+        }
+        let block = self.block();
+        let message =
+            format!("the dataset has {rows} rows, too few for one batch of {block}: {from}");
+        Error::new(Code::Data, message)
+            .hint("set drop_last: false, or a smaller micro_batch_size")
+            .option("drop_last")
+    }
+}
+
+/// Batches of any size, handed out as batches of the size asked for.
+struct Stream {
+    batches: Batches,
+    ready: VecDeque<RecordBatch>,
+    /// Rows in `ready`.
+    rows: usize,
+}
+
+impl Stream {
+    /// The next `n` rows, fewer at the end, `None` after it.
+    fn next_rows(&mut self, n: usize) -> Result<Option<RecordBatch>> {
+        while self.rows < n {
+            let Some(batch) = self.batches.next().transpose()? else { break };
+            self.rows += batch.num_rows();
+            self.ready.push_back(batch);
+        }
+        let mut parts = Vec::new();
+        let mut left = n;
+        while left > 0 {
+            let Some(batch) = self.ready.pop_front() else { break };
+            let rows = batch.num_rows();
+            if rows > left {
+                self.ready.push_front(batch.slice(left, rows - left));
+            }
+            if rows > 0 {
+                parts.push(batch.slice(0, rows.min(left)));
+            }
+            left = left.saturating_sub(rows);
+        }
+        self.rows -= n - left;
+        let Some(first) = parts.first() else { return Ok(None) };
+        if parts.len() == 1 {
+            return Ok(parts.pop());
+        }
+        let joined = concat_batches(&first.schema(), &parts);
+        joined
+            .map(Some)
+            .map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
+    }
+}
