@@ -99,6 +99,8 @@ fn compile(libtorch: &Libtorch) {
         .flag("-Wextra")
         .include(NATIVE)
         .include(format!("{NATIVE}/gloo_fwd"))
+        // As libtorch was built: it decides the layout of some of its classes.
+        .define("NDEBUG", None)
         .define("USE_DISTRIBUTED", None)
         .define("DSR_VERSION", concat!("\"", env!("CARGO_PKG_VERSION"), "\""))
         .define("USE_C10D_GLOO", None)
@@ -108,7 +110,7 @@ fn compile(libtorch: &Libtorch) {
         build.flag("-isystem").flag(include.display().to_string());
     }
     if libtorch.cuda {
-        build.define("USE_C10D_NCCL", None);
+        build.define("USE_C10D_NCCL", None).define("DSR_CUDA", None);
     }
     build.compile("dsr_bridge");
 }

@@ -12,8 +12,8 @@ use std::{cell::RefCell, error::Error, path::Path, rc::Rc, time::Instant};
 
 use dsr::{
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
-        Schedule, ZeroConfig,
+        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        PrecisionConfig, Schedule, ZeroConfig,
     },
     data::{Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -121,6 +121,7 @@ fn config() -> EngineConfig {
     EngineConfig {
         micro_batch_size: MICRO,
         gradient_accumulation_steps: ACCUM,
+        numerics: Numerics::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,

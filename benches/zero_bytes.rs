@@ -17,8 +17,8 @@ use std::{error::Error, rc::Rc};
 
 use dsr::{
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
-        Schedule, ZeroConfig,
+        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -144,6 +144,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
     EngineConfig {
         micro_batch_size: 1,
         gradient_accumulation_steps: 1,
+        numerics: Numerics::default(),
         precision: PrecisionConfig {
             grad_accum_dtype: Dtype::Bf16,
             communication_data_type: Dtype::Bf16,

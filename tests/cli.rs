@@ -8,6 +8,7 @@ use std::{
 };
 
 use crate::support::{
+    dsr,
     hub_server::{HubRepo, HubServer},
     ranks::free_port,
 };
@@ -26,8 +27,7 @@ impl Folder {
     }
 
     fn dsr(&self, args: &[&str]) -> Run {
-        let program = env!("CARGO_BIN_EXE_dsr");
-        let output = Command::new(program).args(args).current_dir(self.0.path()).output();
+        let output = dsr().args(args).current_dir(self.0.path()).output();
         Run(output.unwrap())
     }
 }
@@ -280,12 +280,10 @@ fn each_rank_takes_its_own_batches() {
     std::fs::write(folder.path("a.txt"), "a\nb\nc\nd\n").unwrap();
     let port = free_port();
     let ranks = ["0", "1"].map(|rank| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
+        let mut command = dsr();
         command.args(["run", "r.rhai"]).current_dir(folder.0.path());
         command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")]);
         command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
-        // Both ranks on the CPU, also where there is one GPU.
-        command.env("CUDA_VISIBLE_DEVICES", "");
         command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     });
     let outputs = ranks.map(|rank| Run(rank.wait_with_output().unwrap()));
@@ -299,7 +297,7 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
     let server = HubServer::start();
     server.put("datasets/O/data", HubRepo::new([("train.txt", b"one\ntwo\n".as_slice())]));
     let folder = Folder::new("print(dataset(\"O/data\").count());");
-    let output = Command::new(env!("CARGO_BIN_EXE_dsr"))
+    let output = dsr()
         .args(["run", "r.rhai", "--allow-net=127.0.0.1"])
         .current_dir(folder.0.path())
         .env("HF_HOME", folder.path("hf"))
@@ -318,7 +316,7 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
 /// A recipe that has printed its first line, and the signals it is sent.
 fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
     let folder = Folder::new(recipe);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dsr"))
+    let mut child = dsr()
         .args(["run", "r.rhai"])
         .current_dir(folder.0.path())
         .stdout(Stdio::piped())

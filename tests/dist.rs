@@ -330,6 +330,7 @@ fn rendezvous(rank: usize, world_size: usize, master_port: u16) -> Rendezvous {
         rank,
         world_size,
         local_rank: rank,
+        local_world_size: world_size,
         master_addr: "127.0.0.1".into(),
         master_port,
         timeout: TIMEOUT,

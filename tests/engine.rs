@@ -6,8 +6,8 @@ use std::{path::Path, rc::Rc};
 use dsr::{
     checkpoint::Store,
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
+        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
         schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
@@ -41,6 +41,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         micro_batch_size: micro,
         gradient_accumulation_steps: accum,
         precision: PrecisionConfig::new(Dtype::Fp32),
+        numerics: Numerics::default(),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer: adamw((0.9, 0.95)),

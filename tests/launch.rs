@@ -84,7 +84,7 @@ impl Folder {
 /// `dsr launch` with these arguments, one thread a rank, on the CPU.
 fn launch(dir: &Path, args: &[&str]) -> Command {
     let mut command = dsr(dir, &["launch"]);
-    command.args(args).env("OMP_NUM_THREADS", "1").env("CUDA_VISIBLE_DEVICES", "");
+    command.args(args).env("OMP_NUM_THREADS", "1");
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use dsr::{
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
+        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -15,7 +15,7 @@ use dsr::{
         plan::{Setup, optimizer_state_bytes},
     },
     model::{Activation, Gpt2Config, Model},
-    tensor::{Device, no_grad},
+    tensor::{Device, cuda_is_available, no_grad},
 };
 
 use crate::{
@@ -63,6 +63,7 @@ impl Case {
             gradient_accumulation_steps: self.accum,
             gradient_clipping: Some(1.0),
             loss_average: LossAverage::Tokens,
+            numerics: Numerics::default(),
             precision: PrecisionConfig::new(self.dtype),
             optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
             scheduler: Schedule::Constant,
@@ -249,7 +250,7 @@ for batch in data.loader(#{ micro_batch_size: 2 }) {
 }
 let used = engine.memory();
 let all = 0;
-for kind in used.keys() { if kind != "peak" { all += used[kind]; } }
+for kind in used.keys() { if kind != "peak" && kind != "allocator" { all += used[kind]; } }
 print(all == used.peak);
 print(used.parameters * 2 == used.optimizer_state);
 print(used.gradients > 0 && used.activations > 0 && used.buffers > 0 && used.master_weights == 0);
@@ -258,6 +259,24 @@ print(used.gradients > 0 && used.activations > 0 && used.buffers > 0 && used.mas
 #[test]
 fn a_recipe_sees_what_its_engine_uses() {
     assert_eq!(Recipe::new(TRAINS).prints(), ["true", "true", "true"]);
+}
+
+/// What libtorch took of the GPU holds what the engine counted, whose blocks it rounds up.
+#[test]
+fn on_a_gpu_the_allocators_own_figures_stand_beside_the_engines() {
+    if !cuda_is_available() {
+        return println!("skipped: libtorch sees no CUDA device here");
+    }
+    let figures = r#"
+let found = used.allocator;
+print(found.max_reserved >= found.max_allocated && found.max_allocated >= used.peak);
+print(found.reserved >= found.allocated && found.allocated > 0);
+print(found.num_alloc_retries == 0 && found.num_ooms == 0);
+"#;
+    let recipe = Recipe::new(&format!("{TRAINS}{figures}"));
+    let mut command = dsr(recipe.directory(), &["run", "recipe.rhai"]);
+    let output = out(&command.env("DSR_DEVICE", "cuda").output().unwrap());
+    assert_eq!(output.lines().collect::<Vec<_>>(), ["true"; 6]);
 }
 
 fn plan(dir: &std::path::Path, args: &[&str]) -> String {

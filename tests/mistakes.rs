@@ -6,6 +6,7 @@ use std::{fs, path::Path, process::Command};
 use crate::{
     engine::golden,
     recipes::{dsr, text},
+    support::DEVICE,
 };
 
 /// A recipe whose parts can be wrong.
@@ -247,6 +248,7 @@ for i in 0..2 {
     );
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
+        .env(DEVICE.0, DEVICE.1)
         .current_dir(folder.path())
         .output();
     let output = match output {

@@ -5,8 +5,8 @@ use std::{collections::BTreeMap, rc::Rc};
 use dsr::{
     checkpoint::Store,
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, OptimizerConfig, PrecisionConfig,
-        Schedule, ZeroConfig,
+        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
@@ -18,7 +18,7 @@ use dsr::{
     engine::Engine,
     error::Code,
     model::{Gpt2Config, Model},
-    optim::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors},
+    optim::{Optimizer, ParamLayout, Plan, Scaling, StepRates, UnitLayout, UnitTensors},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
@@ -86,14 +86,15 @@ fn fifty_steps(config: &OptimizerConfig) -> BTreeMap<String, Tensor> {
     let group = ProcessGroup::single(Device::Cpu).unwrap();
     let mut optimizer = Optimizer::new(plan);
     let states: Vec<_> = (0..params.len()).map(|unit| state(&optimizer, unit)).collect();
+    let twice = Scaling::of(2.0, Device::Cpu).unwrap();
     for t in 1..=50 {
         // Twice the gradient, divided by two.
         let grads: Vec<_> = flats(|k| gradient(f64::from(t), k)).iter().map(|g| g * 2.0).collect();
         let rates = StepRates { lr: config.lr, betas: config.betas() };
-        for (unit, (param, grad)) in params.iter().zip(&grads).enumerate() {
-            let tensors = UnitTensors { param, grad, state: &states[unit] };
-            optimizer.update(&group, unit, tensors, rates, 2.0).unwrap();
-        }
+        let tensors = params.iter().zip(&grads).zip(&states);
+        let tensors = tensors.map(|((param, grad), state)| UnitTensors { param, grad, state });
+        let units: Vec<_> = tensors.enumerate().collect();
+        optimizer.update(&group, &units, rates, Some(&twice)).unwrap();
         optimizer.end_step();
     }
     let mut named = BTreeMap::new();
@@ -190,7 +191,7 @@ fn muon_does_not_depend_on_how_a_matrix_is_stored() {
         let rates = StepRates { lr: 0.02, betas: (0.95, 0.0) };
         let (grad, state) = (grad.reshape([-1]), state(&optimizer, 0));
         let tensors = UnitTensors { param: &flat, grad: &grad, state: &state };
-        optimizer.update(&group, 0, tensors, rates, 1.0).unwrap();
+        optimizer.update(&group, &[(0, tensors)], rates, None).unwrap();
         flat.view(shape)
     };
     let grad = flats(start)[0].narrow(0, 0, 40).view([10, 4]);
@@ -227,6 +228,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
     EngineConfig {
         micro_batch_size: 1,
         gradient_accumulation_steps: 1,
+        numerics: Numerics::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,

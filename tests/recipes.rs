@@ -10,7 +10,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{engine::golden, support::ranks};
+use crate::{
+    engine::golden,
+    support::{self, ranks},
+};
 
 pub(crate) fn repository() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -18,7 +21,7 @@ pub(crate) fn repository() -> &'static Path {
 
 /// A command that runs dsr in `dir`.
 pub(crate) fn dsr(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
+    let mut command = support::dsr();
     command.args(args).current_dir(dir);
     for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
         command.env_remove(name);
@@ -116,7 +119,7 @@ fn the_default_recipe_learns_to_write_words() {
         assert!(dir.path().join("exported").join(file).exists(), "{file}");
     }
     let progress = text(&output.stderr);
-    for part in ["step 1/", "loss", "lr", "|g|", "tok/s", "MiB", "left"] {
+    for part in ["step 1/", "loss", "lr", "|g|", "tok/s", "FLOP/s", "MiB", "left"] {
         assert!(progress.contains(part), "{part}: {progress}");
     }
 }

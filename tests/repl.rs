@@ -4,8 +4,10 @@ use std::{
     fs,
     io::Write,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Output, Stdio},
 };
+
+use crate::support::dsr;
 
 mod completion;
 mod editing;
@@ -15,7 +17,7 @@ mod terminal;
 
 /// Runs `dsr` with `input` on its standard input.
 fn fed(dir: &Path, args: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_dsr"))
+    let mut child = dsr()
         .args(args)
         .current_dir(dir)
         .env("HOME", dir)
@@ -123,7 +125,7 @@ fn an_error_in_a_function_shows_the_input_that_defined_it() {
 #[test]
 fn several_ranks_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_dsr"))
+    let output = dsr()
         .arg("repl")
         .current_dir(dir.path())
         .envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")])

@@ -13,7 +13,7 @@ use dsr::{
     script::{Failure, Host, Session},
 };
 
-use crate::support::recipe::Recipe;
+use crate::support::{self, recipe::Recipe};
 
 mod files;
 mod limits;

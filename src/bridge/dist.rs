@@ -18,7 +18,6 @@ use crate::error::{Code, Error, Result};
 type Handle = *mut c_void;
 
 unsafe extern "C" {
-    fn dsr_store_local(out: *mut Handle) -> c_int;
     fn dsr_store_tcp(
         host: *const c_char,
         port: u16,
@@ -114,12 +113,6 @@ pub(crate) struct Store(Handle);
 unsafe impl Send for Store {}
 
 impl Store {
-    /// A store for a group of one rank, in this process.
-    pub(crate) fn local() -> Result<Self> {
-        // SAFETY: `make` passes a place for the handle.
-        make(|out| unsafe { dsr_store_local(out) }).map(Self)
-    }
-
     /// The store at `host:port`; this process hosts it if `server`. Waits for the host only.
     pub(crate) fn tcp(
         address: (&str, u16),

@@ -1,21 +1,22 @@
-//! libtorch's fused optimizers, which tch does not offer: one call for a flat part.
+//! libtorch's fused optimizers, which tch does not offer: one call for many flat parts.
 //!
-//! The tensors have one shape and are float32, as is `step`, a scalar that counts
-//! from 1. Gradients are first divided by `grad_scale`, a scalar too, and may be overwritten.
+//! The tensors of a part have one shape; all are float32, as is `step`, a scalar that counts from 1.
+//! Gradients may be overwritten.
 
 use std::{ffi::c_int, ptr};
 
 use tch::Tensor;
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, raw, raws};
 use crate::error::Result;
 
 unsafe extern "C" {
     fn dsr_fused_adam(
-        param: RawTensor,
-        grad: RawTensor,
-        exp_avg: RawTensor,
-        exp_avg_sq: RawTensor,
+        params: *const RawTensor,
+        grads: *const RawTensor,
+        exp_avgs: *const RawTensor,
+        exp_avg_sqs: *const RawTensor,
+        count: i64,
         step: RawTensor,
         decoupled: bool,
         lr: f64,
@@ -24,11 +25,13 @@ unsafe extern "C" {
         weight_decay: f64,
         eps: f64,
         grad_scale: RawTensor,
+        found_inf: RawTensor,
     ) -> c_int;
     fn dsr_fused_sgd(
-        param: RawTensor,
-        grad: RawTensor,
-        momentum_buffer: RawTensor,
+        params: *const RawTensor,
+        grads: *const RawTensor,
+        momentum_buffers: *const RawTensor,
+        count: i64,
         lr: f64,
         weight_decay: f64,
         momentum: f64,
@@ -36,30 +39,43 @@ unsafe extern "C" {
         nesterov: bool,
         is_first_step: bool,
         grad_scale: RawTensor,
+        found_inf: RawTensor,
     ) -> c_int;
     fn dsr_fused_adagrad(
-        param: RawTensor,
-        grad: RawTensor,
-        sum: RawTensor,
+        params: *const RawTensor,
+        grads: *const RawTensor,
+        sums: *const RawTensor,
+        count: i64,
         step: RawTensor,
         lr: f64,
         weight_decay: f64,
         eps: f64,
         grad_scale: RawTensor,
+        found_inf: RawTensor,
     ) -> c_int;
 }
 
-/// The pointer to a tensor, or null for none.
-fn raw_or_null(tensor: Option<&Tensor>) -> RawTensor {
-    tensor.map_or(ptr::null_mut(), raw)
-}
-
-/// What one step of Adam changes.
-pub(crate) struct AdamTensors<'a> {
+/// A part that is updated, with the state tensors of its rule.
+pub(crate) struct FusedPart<'a> {
     pub(crate) param: &'a Tensor,
     pub(crate) grad: &'a Tensor,
-    pub(crate) exp_avg: &'a Tensor,
-    pub(crate) exp_avg_sq: &'a Tensor,
+    pub(crate) state: &'a [Tensor],
+}
+
+/// float32 scalars on the device, as `torch.amp.GradScaler` gives them: gradients are divided by
+/// `grad_scale`, and nothing is changed where `found_inf` is 1.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Scaling<'a> {
+    pub(crate) grad_scale: Option<&'a Tensor>,
+    pub(crate) found_inf: Option<&'a Tensor>,
+}
+
+impl Scaling<'_> {
+    /// Both pointers, null for none.
+    fn raw(self) -> (RawTensor, RawTensor) {
+        let raw_or_null = |tensor: Option<&Tensor>| tensor.map_or(ptr::null_mut(), raw);
+        (raw_or_null(self.grad_scale), raw_or_null(self.found_inf))
+    }
 }
 
 /// The numbers of one step of Adam, named as in PyTorch; `decoupled` makes it AdamW.
@@ -72,20 +88,24 @@ pub(crate) struct AdamNumbers {
     pub(crate) eps: f64,
 }
 
-/// One step of `torch.optim.Adam(fused=True)` or AdamW.
+/// One step of `torch.optim.Adam(fused=True)` or AdamW; the state is `exp_avg` and `exp_avg_sq`.
 pub(crate) fn fused_adam(
-    tensors: &AdamTensors<'_>,
+    parts: &[FusedPart<'_>],
     step: &Tensor,
     numbers: AdamNumbers,
-    grad_scale: Option<&Tensor>,
+    scaling: Scaling<'_>,
 ) -> Result<()> {
-    // SAFETY: every pointer is to a live tensor, the last may be null.
+    let (params, grads) = params_and_grads(parts);
+    let (exp_avgs, exp_avg_sqs) = (states(parts, 0), states(parts, 1));
+    let (grad_scale, found_inf) = scaling.raw();
+    // SAFETY: every array has `parts.len()` pointers to live tensors; the last two may be null.
     check(unsafe {
         dsr_fused_adam(
-            raw(tensors.param),
-            raw(tensors.grad),
-            raw(tensors.exp_avg),
-            raw(tensors.exp_avg_sq),
+            params.as_ptr(),
+            grads.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            parts.len() as i64,
             raw(step),
             numbers.decoupled,
             numbers.lr,
@@ -93,16 +113,10 @@ pub(crate) fn fused_adam(
             numbers.betas.1,
             numbers.weight_decay,
             numbers.eps,
-            raw_or_null(grad_scale),
+            grad_scale,
+            found_inf,
         )
     })
-}
-
-/// What one step of SGD changes; the buffer is `None` with a momentum of 0.
-pub(crate) struct SgdTensors<'a> {
-    pub(crate) param: &'a Tensor,
-    pub(crate) grad: &'a Tensor,
-    pub(crate) momentum_buffer: Option<&'a Tensor>,
 }
 
 /// The numbers of one step of SGD, named as in PyTorch.
@@ -117,34 +131,34 @@ pub(crate) struct SgdNumbers {
     pub(crate) is_first_step: bool,
 }
 
-/// One step of `torch.optim.SGD(fused=True)`.
+/// One step of `torch.optim.SGD(fused=True)`; the state is `momentum_buffer`, or nothing with a
+/// momentum of 0.
 pub(crate) fn fused_sgd(
-    tensors: &SgdTensors<'_>,
+    parts: &[FusedPart<'_>],
     numbers: SgdNumbers,
-    grad_scale: Option<&Tensor>,
+    scaling: Scaling<'_>,
 ) -> Result<()> {
-    // SAFETY: every pointer is to a live tensor; the buffer and the last may be null.
+    let (params, grads) = params_and_grads(parts);
+    let buffers = if numbers.momentum > 0.0 { states(parts, 0) } else { Vec::new() };
+    let (grad_scale, found_inf) = scaling.raw();
+    // SAFETY: every array that is not null has `parts.len()` pointers to live tensors; the last two
+    // may be null.
     check(unsafe {
         dsr_fused_sgd(
-            raw(tensors.param),
-            raw(tensors.grad),
-            raw_or_null(tensors.momentum_buffer),
+            params.as_ptr(),
+            grads.as_ptr(),
+            if buffers.is_empty() { ptr::null() } else { buffers.as_ptr() },
+            parts.len() as i64,
             numbers.lr,
             numbers.weight_decay,
             numbers.momentum,
             numbers.dampening,
             numbers.nesterov,
             numbers.is_first_step,
-            raw_or_null(grad_scale),
+            grad_scale,
+            found_inf,
         )
     })
-}
-
-/// What one step of Adagrad changes; `sum` is that of the gradient's squares.
-pub(crate) struct AdagradTensors<'a> {
-    pub(crate) param: &'a Tensor,
-    pub(crate) grad: &'a Tensor,
-    pub(crate) sum: &'a Tensor,
 }
 
 /// The numbers of one step of Adagrad, named as in PyTorch.
@@ -155,26 +169,40 @@ pub(crate) struct AdagradNumbers {
     pub(crate) eps: f64,
 }
 
-/// One step of `torch.optim.Adagrad(fused=True)`.
+/// One step of `torch.optim.Adagrad(fused=True)`; the state is the sum of the gradient's squares.
 pub(crate) fn fused_adagrad(
-    tensors: &AdagradTensors<'_>,
+    parts: &[FusedPart<'_>],
     step: &Tensor,
     numbers: AdagradNumbers,
-    grad_scale: Option<&Tensor>,
+    scaling: Scaling<'_>,
 ) -> Result<()> {
-    // SAFETY: every pointer is to a live tensor, the last may be null.
+    let (params, grads) = params_and_grads(parts);
+    let sums = states(parts, 0);
+    let (grad_scale, found_inf) = scaling.raw();
+    // SAFETY: every array has `parts.len()` pointers to live tensors; the last two may be null.
     check(unsafe {
         dsr_fused_adagrad(
-            raw(tensors.param),
-            raw(tensors.grad),
-            raw(tensors.sum),
+            params.as_ptr(),
+            grads.as_ptr(),
+            sums.as_ptr(),
+            parts.len() as i64,
             raw(step),
             numbers.lr,
             numbers.weight_decay,
             numbers.eps,
-            raw_or_null(grad_scale),
+            grad_scale,
+            found_inf,
         )
     })
+}
+
+fn params_and_grads(parts: &[FusedPart<'_>]) -> (Vec<RawTensor>, Vec<RawTensor>) {
+    (raws(parts.iter().map(|part| part.param)), raws(parts.iter().map(|part| part.grad)))
+}
+
+/// The state tensor `slot` of each part.
+fn states(parts: &[FusedPart<'_>], slot: usize) -> Vec<RawTensor> {
+    raws(parts.iter().map(|part| &part.state[slot]))
 }
 
 #[cfg(test)]
@@ -182,13 +210,13 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
-    /// The first step of AdamW moves by lr * sign(grad) after the decay, whatever grad_scale is.
-    #[test]
-    fn the_fused_adamw_steps_as_the_formula_says() {
-        let cpu = (Kind::Float, Device::Cpu);
-        let (param, grad) = (Tensor::ones([4], cpu), Tensor::full([4], 6.0, cpu));
-        let (exp_avg, exp_avg_sq) = (Tensor::zeros([4], cpu), Tensor::zeros([4], cpu));
-        let (step, scale) = (Tensor::ones([], cpu), Tensor::full([], 2.0, cpu));
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// One step of AdamW on two parts of ones with the gradient 6; the first elements afterwards.
+    fn one_step(scaling: Scaling<'_>) -> [f64; 2] {
+        let params = [4, 7].map(|len| Tensor::ones([len], CPU));
+        let grads = [4, 7].map(|len| Tensor::full([len], 6.0, CPU));
+        let states = [4, 7].map(|len| [Tensor::zeros([len], CPU), Tensor::zeros([len], CPU)]);
         let numbers = AdamNumbers {
             decoupled: true,
             lr: 0.1,
@@ -196,11 +224,27 @@ mod tests {
             weight_decay: 0.5,
             eps: 1e-8,
         };
-        let tensors =
-            AdamTensors { param: &param, grad: &grad, exp_avg: &exp_avg, exp_avg_sq: &exp_avg_sq };
-        fused_adam(&tensors, &step, numbers, Some(&scale)).unwrap();
-        // 1 - 0.1*0.5*1 - 0.1*1 = 0.85; float32 arithmetic, hence 1e-6.
-        assert!((param.double_value(&[0]) - 0.85).abs() < 1e-6);
-        assert!((exp_avg.double_value(&[0]) - 0.3).abs() < 1e-6);
+        let part = |i: usize| FusedPart { param: &params[i], grad: &grads[i], state: &states[i] };
+        fused_adam(&[part(0), part(1)], &Tensor::ones([], CPU), numbers, scaling).unwrap();
+        params.map(|param| param.double_value(&[0]))
+    }
+
+    /// The first step of AdamW moves by lr * sign(grad) after the decay, whatever grad_scale is:
+    /// 1 - 0.1*0.5*1 - 0.1*1 = 0.85; float32 arithmetic, hence 1e-6.
+    #[test]
+    fn the_fused_adamw_steps_as_the_formula_says() {
+        let scale = Tensor::full([], 2.0, CPU);
+        for grad_scale in [None, Some(&scale)] {
+            let stepped = one_step(Scaling { grad_scale, found_inf: None });
+            assert!(stepped.iter().all(|param| (param - 0.85).abs() < 1e-6), "{stepped:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_found_infinite_changes_nothing() {
+        let (found, none) = (Tensor::ones([], CPU), Tensor::zeros([], CPU));
+        let with = |found_inf| Scaling { grad_scale: None, found_inf: Some(found_inf) };
+        assert_eq!(one_step(with(&found)), [1.0; 2]);
+        assert_ne!(one_step(with(&none)), [1.0; 2]);
     }
 }

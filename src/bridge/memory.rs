@@ -2,8 +2,8 @@
 //!
 //! A [`Ledger`] is of one device. While it is open on a thread, what that thread allocates there
 //! (and what autograd does for it) is put on it under a [`Kind`]; a block is taken off when it is
-//! freed, whatever is open then. This is the exact size of storages (on CUDA in the allocator's
-//! blocks of 512 bytes), without what an allocator keeps beside them.
+//! freed, whatever is open then and whichever thread frees it. This is the exact size of storages,
+//! without what an allocator adds to them or keeps beside them.
 
 use std::{
     ffi::{c_int, c_void},
@@ -21,7 +21,6 @@ unsafe extern "C" {
     fn dsr_ledger_delete(ledger: *mut c_void);
     fn dsr_ledger_open(ledger: *mut c_void, kind: c_int) -> c_int;
     fn dsr_ledger_close();
-    fn dsr_cuda_memory(device_index: c_int, bytes: *mut u64) -> c_int;
     fn dsr_ledger_read(ledger: *mut c_void, now: *mut i64, peak: *mut i64);
 }
 
@@ -89,14 +88,6 @@ impl Drop for Ledger {
     }
 }
 
-/// All memory of a CUDA device, in bytes.
-pub(crate) fn cuda_memory(index: usize) -> Result<u64> {
-    let mut bytes = 0;
-    // SAFETY: the pointer is to a place for the result.
-    check(unsafe { dsr_cuda_memory(index as c_int, &raw mut bytes) })?;
-    Ok(bytes)
-}
-
 /// Counts what this thread allocates as `kind` on the ledger that is open, if there is one.
 pub(crate) fn count_as(kind: Kind) -> Result<Open> {
     open(null_mut(), kind)
@@ -121,8 +112,20 @@ impl Drop for Open {
 
 #[cfg(test)]
 mod tests {
+    use std::{ptr::without_provenance_mut, thread};
+
     use super::*;
     use tch::{Kind as Dtype, Tensor};
+
+    unsafe extern "C" {
+        fn dsr_ledger_report(ptr: *mut c_void, bytes: i64) -> c_int;
+    }
+
+    /// What an allocator tells of a block that it hands out, or with negative bytes takes back.
+    fn report(address: usize, bytes: i64) {
+        // SAFETY: the address is compared with others and never read.
+        check(unsafe { dsr_ledger_report(without_provenance_mut(address), bytes) }).unwrap();
+    }
 
     fn zeros(n: i64) -> Tensor {
         Tensor::zeros([n], (Dtype::Float, Device::Cpu))
@@ -167,6 +170,39 @@ mod tests {
         drop(one);
         drop(block);
         assert_eq!(now(&two), [0, 0]);
+    }
+
+    /// Nobody said that the first block was freed, but there cannot be two at one address.
+    #[test]
+    fn an_address_that_is_handed_out_again_replaces_its_block() {
+        let (one, two) = (Ledger::new(Device::Cpu).unwrap(), Ledger::new(Device::Cpu).unwrap());
+        let open = one.open(Kind::Buffers).unwrap();
+        report(0x10, 300);
+        report(0x20, 1);
+        let inner = two.open(Kind::Gradients).unwrap();
+        report(0x10, 200);
+        assert_eq!((now(&one), now(&two)), ([0, 1], [200, 0]));
+        drop(inner);
+        drop(open);
+        // Also by a block that is on no ledger.
+        report(0x10, 50);
+        assert_eq!((now(&one), now(&two)), ([0, 1], [0, 0]));
+        report(0x10, -50);
+        report(0x20, -1);
+        assert_eq!((now(&one), now(&two)), ([0, 0], [0, 0]));
+        assert_eq!(one.counts().1.of(Kind::Buffers), 301);
+    }
+
+    #[test]
+    fn a_block_that_another_thread_frees_comes_off() {
+        let ledger = Ledger::new(Device::Cpu).unwrap();
+        let open = ledger.open(Kind::Buffers).unwrap();
+        let block = zeros(1000);
+        let elsewhere = move || drop((block, zeros(10)));
+        thread::spawn(elsewhere).join().unwrap();
+        assert_eq!(now(&ledger), [0, 0]);
+        assert_eq!(ledger.counts().1.of(Kind::Buffers), 4000, "another thread has no page open");
+        drop(open);
     }
 
     #[test]

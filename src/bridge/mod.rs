@@ -7,14 +7,22 @@
 #![allow(unsafe_code)]
 
 pub(crate) mod alloc;
+pub(crate) mod autograd;
+pub(crate) mod context;
+pub(crate) mod device;
 pub(crate) mod disk;
 pub(crate) mod dist;
 pub(crate) mod early;
 pub(crate) mod fused;
+pub(crate) mod lists;
 pub(crate) mod map;
 pub(crate) mod memory;
+#[cfg(test)]
+pub(crate) mod operations;
 pub(crate) mod ops;
 pub(crate) mod storage;
+pub(crate) mod stream;
+pub(crate) mod trace;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 

@@ -1,46 +1,27 @@
-//! Operations on tensors that tch does not offer: gradients for given output gradients, and a
+//! Operations on tensors that tch does not offer: products into a tensor of another format, and a
 //! tensor's bytes.
 
-use std::{ffi::c_int, ptr::null_mut, slice};
+use std::{ffi::c_int, slice};
 
 use tch::{Device, Tensor};
 
-use super::{RawTensor, check, raw, raws};
+use super::{RawTensor, check, raw};
 use crate::error::{Code, Result};
 
 unsafe extern "C" {
-    fn dsr_grad(
-        output: RawTensor,
-        output_grad: RawTensor,
-        inputs: *const RawTensor,
-        inputs_count: i64,
-        grads: *mut RawTensor,
-    ) -> c_int;
+    fn dsr_product(out: RawTensor, a: RawTensor, b: RawTensor, beta: f64, alpha: f64) -> c_int;
 }
 
-/// The gradients of `output` with respect to `inputs`, weighted with `output_grad`; `None` where
-/// `output` does not depend on an input. Frees the graph.
-pub(crate) fn grad(
-    output: &Tensor,
-    output_grad: &Tensor,
-    inputs: &[&Tensor],
-) -> Result<Vec<Option<Tensor>>> {
-    let inputs = raws(inputs.iter().copied());
-    let mut grads = vec![null_mut(); inputs.len()];
-    // SAFETY: every pointer is to a live tensor or array of the stated length for the whole call.
-    let status = unsafe {
-        dsr_grad(
-            raw(output),
-            raw(output_grad),
-            inputs.as_ptr(),
-            inputs.len() as i64,
-            grads.as_mut_ptr(),
-        )
-    };
-    check(status)?;
-    // SAFETY: each pointer that is not null is a new tensor that nobody else owns.
-    let own = |p: RawTensor| (!p.is_null()).then(|| unsafe { Tensor::from_ptr(p.cast()) });
-    Ok(grads.into_iter().map(own).collect())
+/// `out = beta * out + alpha * a @ b`, where `out` is only written if `beta` is 0. The format of
+/// `out` may be wider than that of the matrices: on CUDA no product is rounded in between.
+pub(crate) fn product(
+    out: &Tensor,
+    (a, b): (&Tensor, &Tensor),
+    beta: f64,
+    alpha: f64,
+) -> Result<()> {
+    // SAFETY: every pointer is to a live tensor for the whole call.
+    check(unsafe { dsr_product(raw(out), raw(a), raw(b), beta, alpha) })
 }
 
 /// Runs `work` on the bytes of a contiguous tensor on the CPU, in the machine's byte order.
@@ -59,17 +40,26 @@ pub(crate) fn with_bytes<R>(tensor: &Tensor, work: impl FnOnce(&[u8]) -> R) -> R
 
 #[cfg(test)]
 mod tests {
+    use tch::Kind;
+
     use super::*;
 
     #[test]
-    fn a_gradient_is_weighted_with_the_gradient_of_the_output() {
-        let x = Tensor::from_slice(&[1.0f32, 2.0]).set_requires_grad(true);
-        let unused = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
-        let y = &x * &x;
-        let grads = grad(&y, &Tensor::from_slice(&[1.0f32, 10.0]), &[&x, &unused]).unwrap();
-        let dx = grads[0].as_ref().unwrap();
-        assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [2.0, 40.0]);
-        assert!(grads[1].is_none());
+    fn a_product_is_added_to_what_is_there() {
+        let (a, b) = (Tensor::from_slice(&[1.0f32, 2.0]), Tensor::from_slice(&[3.0f32, 4.0]));
+        let (a, b) = (a.view([1, 2]), b.view([2, 1]));
+        for (out_kind, kind) in [
+            (Kind::Float, Kind::Float),
+            (Kind::Float, Kind::BFloat16),
+            (Kind::BFloat16, Kind::BFloat16),
+        ] {
+            let out = Tensor::full([1, 1], f64::NAN, (out_kind, Device::Cpu));
+            let (a, b) = (a.to_kind(kind), b.to_kind(kind));
+            product(&out, (&a, &b), 0.0, 2.0).unwrap();
+            assert_eq!(out.double_value(&[0, 0]), 22.0);
+            product(&out, (&a, &b), 1.0, 1.0).unwrap();
+            assert_eq!(out.double_value(&[0, 0]), 33.0);
+        }
     }
 
     #[test]

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use super::{
-    gpu,
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
+    size,
 };
-use crate::{fs::Bytes, run::Start};
+use crate::{error::Result, fs::Bytes, run::Start, script::Host, tensor::DeviceChoice};
 
 /// Train GPT-class models from Rhai recipes.
 #[derive(Debug, Parser)]
@@ -54,6 +54,9 @@ pub(super) enum Command {
     /// Run a text and print its value.
     Eval(EvalArgs),
 
+    /// Look at this machine: versions, GPUs, memory, disks, and what is wrong with them.
+    Doctor(DoctorArgs),
+
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
 }
@@ -71,8 +74,13 @@ pub(super) struct PlanArgs {
     pub(super) gpu: Option<String>,
 
     /// Plan for a GPU with this much memory, such as 32GB.
-    #[arg(long, value_name = "SIZE", value_parser = gpu::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = size::bytes)]
     pub(super) gpu_memory: Option<Bytes>,
+
+    /// Plan for this device of this machine: cpu, cuda or cuda:N [default: DSR_DEVICE, else a GPU
+    /// where there is one].
+    #[arg(long, value_name = "DEVICE", conflicts_with_all = ["gpu", "gpu_memory"])]
+    pub(super) device: Option<DeviceChoice>,
 
     /// How many processes train together.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
@@ -104,6 +112,30 @@ pub(super) struct CheckArgs {
     pub(super) lock: LockArgs,
 }
 
+/// The device that a command computes on.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(super) struct DeviceArgs {
+    /// Compute on this device: cpu, cuda or cuda:N [default: a GPU where there is one].
+    #[arg(long, value_name = "DEVICE", env = DEVICE_VARIABLE, hide_env_values = true, value_parser = device)]
+    device: Option<DeviceChoice>,
+}
+
+/// Says the device where `--device` does not.
+pub(super) const DEVICE_VARIABLE: &str = "DSR_DEVICE";
+
+impl DeviceArgs {
+    /// What was chosen.
+    pub(super) fn choice(self) -> DeviceChoice {
+        self.device.unwrap_or_default()
+    }
+
+    /// Gives `host` the device, which must be there.
+    pub(super) fn give(self, host: &mut Host) -> Result<()> {
+        host.device = self.choice();
+        host.check_device()
+    }
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ReplArgs {
     /// Begin with this recipe: a .rhai file, or one that is part of dsr.
@@ -114,6 +146,9 @@ pub(super) struct ReplArgs {
     pub(super) given: ParamArgs,
 
     #[command(flatten)]
+    pub(super) device: DeviceArgs,
+
+    #[command(flatten)]
     pub(super) grants: GrantArgs,
 }
 
@@ -121,6 +156,9 @@ pub(super) struct ReplArgs {
 pub(super) struct EvalArgs {
     /// What to run, such as '1 + 1' or 'dataset("dsr:austen").count()'.
     pub(super) text: String,
+
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
 
     #[command(flatten)]
     pub(super) grants: GrantArgs,
@@ -135,6 +173,13 @@ pub(super) struct DocArgs {
     #[arg(long, conflicts_with = "name")]
     pub(super) all: bool,
 
+    /// Print as JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DoctorArgs {
     /// Print as JSON.
     #[arg(long)]
     pub(super) json: bool,
@@ -327,6 +372,14 @@ pub(super) struct RunArgs {
     #[arg(long)]
     pub(super) name: Option<String>,
 
+    #[command(flatten)]
+    pub(super) device: DeviceArgs,
+
+    /// Trace some steps of the training into this file, for chrome://tracing and Perfetto [default:
+    /// trace.json].
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "trace.json")]
+    pub(super) profile: Option<PathBuf>,
+
     /// Print what the recipe will ask for, as far as its text says, and run nothing.
     #[arg(long)]
     pub(super) explain_permissions: bool,
@@ -362,6 +415,12 @@ impl RunArgs {
         if let Some(name) = &self.name {
             option("--name", name);
         }
+        if let Some(file) = &self.profile {
+            option("--profile", &file.display().to_string());
+        }
+        if self.device.choice() != DeviceChoice::Best {
+            option("--device", &self.device.choice().to_string());
+        }
         words.extend(self.grants.words());
         words.extend(self.lock.words());
         words
@@ -381,6 +440,11 @@ pub(super) struct ConfigArgs {
     /// List every key that DeepSpeed knows, and what becomes of it.
     #[arg(long, conflicts_with_all = ["file", "world_size"])]
     pub(super) keys: bool,
+}
+
+/// A variable that is set to nothing says nothing.
+fn device(text: &str) -> Result<DeviceChoice, String> {
+    if text.is_empty() { Ok(DeviceChoice::Best) } else { text.parse() }
 }
 
 fn resume(text: &str) -> Result<Start, std::convert::Infallible> {
@@ -417,9 +481,18 @@ mod tests {
             };
         let given = ["--nnodes", "1", "a.rhai", "-p", "lr=-1", "-p", "a=b c", "--resume", "auto"];
         let expected = ["a.rhai", "--param=lr=-1", "--param=a=b c", "--resume=auto"];
-        assert_eq!(of_launch(&given), expected);
+        // As if DSR_DEVICE were set to nothing.
+        assert_eq!(of_launch(&[&given[..], &["--device="]].concat()), expected);
         let given = ["a.rhai", "--name=b", "--resume", "runs/a", "--params", "p.json"];
-        let expected = ["a.rhai", "--params=p.json", "--resume=runs/a", "--name=b"];
+        let expected = [
+            "a.rhai",
+            "--params=p.json",
+            "--resume=runs/a",
+            "--name=b",
+            "--profile=trace.json",
+            "--device=cpu",
+        ];
+        let given = [&given[..], &["--device", "cpu", "--profile"]].concat();
         assert_eq!(of_launch(&given), expected);
     }
 

@@ -72,7 +72,7 @@ pub(super) struct GrantArgs {
     max_hours: Option<f64>,
 
     /// Stop a recipe that prints more than this, such as 10MB [default: 1GB].
-    #[arg(long, value_name = "SIZE", value_parser = super::gpu::bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = super::size::bytes)]
     max_output: Option<Bytes>,
 
     #[command(flatten)]
@@ -303,6 +303,14 @@ fn needs(host: &Host) -> Needs {
         dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
     );
     write.extend(host.audit.clone());
+    // A file that appears whole is written beside its place.
+    let profile = host.profile.borrow();
+    write.extend(
+        profile
+            .iter()
+            .map(|file| host.work_dir.join(file))
+            .filter_map(|file| file.parent().map(Path::to_owned)),
+    );
     Needs { read, write }
 }
 

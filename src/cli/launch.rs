@@ -17,7 +17,7 @@ use crate::{
     fs,
     launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
     script::{self, Failure, Recipe},
-    tensor,
+    tensor::{self, DeviceChoice, LocalRank},
 };
 
 /// Launches a run; the result is the exit status.
@@ -66,7 +66,17 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
         timeout: args.timeout,
     };
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    let plan = Plan::new(&choice, tensor::cuda_device_count(), &hostname)?;
+    let device = args.run.device.choice();
+    // As many processes as there are devices for them, where nobody says how many.
+    let gpus = match device {
+        DeviceChoice::Cpu | DeviceChoice::CudaIndex(_) => 0,
+        DeviceChoice::Best | DeviceChoice::Cuda => tensor::cuda_device_count(),
+    };
+    let plan = Plan::new(&choice, gpus, &hostname)?;
+    if device != DeviceChoice::Best {
+        // Said once, and not by each rank.
+        device.resolve(LocalRank { rank: 0, count: plan.here.slots.len() })?;
+    }
     let place = |e| Error::new(Code::Io, "cannot find this program").caused_by(e);
     let work_dir = std::env::current_dir()
         .map_err(|e| Error::new(Code::Io, "there is no working directory").caused_by(e))?;

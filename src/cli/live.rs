@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    args::{EvalArgs, ParamArgs, ReplArgs},
+    args::{DeviceArgs, EvalArgs, ParamArgs, ReplArgs},
     console::{self, Console},
     report, signals,
 };
@@ -26,7 +26,8 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
         return Err(error.hint("name the recipe with --load").into());
     }
     let recipe = args.load.as_deref().map(|spec| args.grants.open(spec)).transpose()?;
-    let live = session(recipe.as_ref(), &args.given, &args.grants, console)?;
+    let given = (&args.given, args.device);
+    let live = session(recipe.as_ref(), given, &args.grants, console)?;
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let screen = screen(console, is_terminal, verbose);
     if is_terminal {
@@ -41,7 +42,8 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
 
 /// Prints the value of a text.
 pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
-    let mut live = session(None, &ParamArgs::default(), &args.grants, console)?;
+    let given = (&ParamArgs::default(), args.device);
+    let mut live = session(None, given, &args.grants, console)?;
     let value = live.eval(&args.text)?;
     if !value.is_nothing() {
         console.print(&live.print(&value));
@@ -51,7 +53,7 @@ pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
 
 fn session(
     recipe: Option<&Recipe>,
-    given: &ParamArgs,
+    (given, device): (&ParamArgs, DeviceArgs),
     grants: &super::grants::GrantArgs,
     console: &Console,
 ) -> Result<Live, Failure> {
@@ -61,6 +63,7 @@ fn session(
     let print = move |line: &str| output.print(line);
     let mut host: Host = super::host(&recipe, given, grants.fetch(), console, print)?;
     refuse_ranks(&host)?;
+    device.give(&mut host)?;
     if grants.give(&mut host) {
         host.ask = Some(Box::new(super::grants::ask_for));
     }

@@ -11,8 +11,9 @@ mod console;
 mod crash;
 mod diff;
 mod doc;
+mod doctor;
 mod download;
-mod gpu;
+mod environment;
 mod grants;
 mod help;
 mod launch;
@@ -24,6 +25,7 @@ mod plan;
 mod recipe;
 pub mod report;
 mod signals;
+mod size;
 
 use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc, thread};
 
@@ -50,6 +52,7 @@ const STACK: usize = 2 << 30;
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
+    environment::set_defaults();
     let args: Vec<OsString> = args.into_iter().collect();
     let work = || start(&args);
     let deep = thread::Builder::new().name("main".to_owned()).stack_size(STACK);
@@ -77,6 +80,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Repl(args) => live::repl(args, &console, verbose),
         Command::Eval(args) => live::eval(args, &console).map(|()| 0),
+        Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Config(args) => config::show(&args).map(|()| 0),
     });
     console.finish();
@@ -119,6 +123,8 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     args.lock.settle(&mut host, &recipe)?;
     host.start = args.resume.unwrap_or(Start::Afresh);
     host.run_name = args.name;
+    args.device.give(&mut host)?;
+    host.profile.replace(args.profile);
     if args.explain_permissions {
         return args.grants.explain(&mut host, &recipe);
     }

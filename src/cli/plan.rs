@@ -2,13 +2,17 @@
 
 use std::fmt::Write;
 
-use super::{args::PlanArgs, console, gpu};
+use super::{
+    args::{DEVICE_VARIABLE, PlanArgs},
+    console,
+};
 use crate::{
     config::OffloadDevice,
     engine::plan::{Plan, Setup},
+    error::{Code, Error, Result},
     fs::Bytes,
     script::{Failure, Host, Planned, Recipe, Session},
-    tensor::{Device, cuda_is_available, total_memory},
+    tensor::{Device, DeviceChoice, Gpu, LocalRank, total_memory},
 };
 
 /// What CUDA itself takes of a GPU, about: its context and kernels.
@@ -24,7 +28,7 @@ struct Place {
 }
 
 impl Place {
-    fn of(args: &PlanArgs) -> crate::error::Result<Self> {
+    fn of(args: &PlanArgs) -> Result<Self> {
         let gpu = |name: String, memory: Bytes| {
             let name = format!("{name}, {memory}");
             Self { device: Device::Cuda(0), name, memory: Some(memory.0) }
@@ -33,12 +37,11 @@ impl Place {
             return Ok(gpu("a GPU".into(), memory));
         }
         if let Some(name) = &args.gpu {
-            return Ok(gpu(name.clone(), gpu::memory_of(name)?));
+            let known = Gpu::named(name).map_err(|e| e.hint("for others there is --gpu-memory"))?;
+            return Ok(gpu(name.clone(), Bytes(known.memory())));
         }
-        let (device, name) = match cuda_is_available() {
-            true => (Device::Cuda(0), "the GPU here"),
-            false => (Device::Cpu, "the CPU here"),
-        };
+        let device = chosen(args)?.resolve(LocalRank::ALONE)?;
+        let name = if device == Device::Cpu { "the CPU here" } else { "the GPU here" };
         let memory = total_memory(device)?;
         let size = memory.map(|memory| format!(", {}", Bytes(memory))).unwrap_or_default();
         Ok(Self { device, name: format!("{name}{size}"), memory })
@@ -48,6 +51,19 @@ impl Place {
     fn usable(&self) -> Option<u64> {
         let context = if self.device == Device::Cpu { 0 } else { CUDA_CONTEXT };
         self.memory.map(|memory| memory.saturating_sub(context))
+    }
+}
+
+/// The device that was asked for. Not by clap: the variable must not contradict `--gpu`, which is for
+/// a machine elsewhere.
+fn chosen(args: &PlanArgs) -> Result<DeviceChoice> {
+    let text = std::env::var(DEVICE_VARIABLE).ok().filter(|text| !text.is_empty());
+    match (args.device, text) {
+        (Some(device), _) => Ok(device),
+        (None, None) => Ok(DeviceChoice::Best),
+        (None, Some(text)) => text.parse().map_err(|expected| {
+            Error::new(Code::Usage, format!("{DEVICE_VARIABLE} is {text:?}: {expected}"))
+        }),
     }
 }
 

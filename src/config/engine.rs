@@ -1,8 +1,8 @@
 //! The settings of an engine.
 
 use super::{
-    monitor::MonitorConfig, optimizer::OptimizerConfig, precision::PrecisionConfig,
-    schedule::Schedule, zero::ZeroConfig,
+    monitor::MonitorConfig, numerics::Numerics, optimizer::OptimizerConfig,
+    precision::PrecisionConfig, schedule::Schedule, zero::ZeroConfig,
 };
 use crate::error::{Code, Error, Result};
 
@@ -15,6 +15,8 @@ pub struct EngineConfig {
     pub gradient_accumulation_steps: usize,
     /// The number formats.
     pub precision: PrecisionConfig,
+    /// How exactly libtorch computes.
+    pub numerics: Numerics,
     /// The largest norm of the gradient, over all parameters; `None` leaves it as it is.
     pub gradient_clipping: Option<f64>,
     /// How the losses of a global batch become one.

@@ -46,14 +46,22 @@ impl Batch {
         &self.contents.attention_mask
     }
 
-    /// The token that each position should predict, int64 `[B, T]`: the labels, shifted by one.
+    /// The token that each position should predict.
     ///
     /// # Errors
     /// As [`Batch::facts`].
-    pub fn target_ids(&self) -> Result<Tensor> {
+    pub fn targets(&self) -> Result<TargetTensors> {
+        let of = |contents: &Contents| {
+            let TargetTensors { ids, positions, scored } = &contents.targets;
+            TargetTensors {
+                ids: ids.shallow_clone(),
+                positions: positions.shallow_clone(),
+                scored: scored.shallow_clone(),
+            }
+        };
         match self.contents.is_changed() {
-            false => Ok(self.contents.target_ids.shallow_clone()),
-            true => Ok(self.contents.again()?.target_ids),
+            false => Ok(of(&self.contents)),
+            true => Ok(of(&self.contents.again()?)),
         }
     }
 
@@ -84,6 +92,17 @@ impl Batch {
     }
 }
 
+/// The token that each position of a batch should predict: the labels, shifted by one. All int64.
+#[derive(Debug)]
+pub struct TargetTensors {
+    /// `[B, T]`, [`IGNORE_INDEX`] where there is none.
+    pub ids: Tensor,
+    /// The positions that have one, among B times T.
+    pub positions: Tensor,
+    /// The ids there.
+    pub scored: Tensor,
+}
+
 /// The tensors of a batch, parts of one that travelled to the device in one copy, and what is known
 /// of them.
 #[derive(Debug)]
@@ -91,7 +110,7 @@ struct Contents {
     input_ids: Tensor,
     labels: Tensor,
     attention_mask: Tensor,
-    target_ids: Tensor,
+    targets: TargetTensors,
     facts: Facts,
 }
 
@@ -99,16 +118,24 @@ impl Contents {
     fn new(rows: &HostRows, device: Device) -> Result<Self> {
         let target_ids = rows.target_ids();
         let facts = rows.facts(&target_ids);
-        let all = [&rows.input_ids[..], &rows.labels, &rows.attention_mask, &target_ids].concat();
-        let len = rows.len as i64;
-        let all = to_device(&all, &[4, rows.input_ids.len() as i64 / len, len], device)?;
+        let (positions, scored) = HostRows::scored(&target_ids);
+        let (numel, len) = (rows.input_ids.len() as i64, rows.len as i64);
+        let all = [&rows.input_ids[..], &rows.labels, &rows.attention_mask, &target_ids];
+        let all = [all.concat(), positions, scored].concat();
+        let all = to_device(&all, &[all.len() as i64], device)?;
         // As `data`: a change of one part in place is no change of the others.
-        let part = |i| -> Result<Tensor> { Ok(all.f_select(0, i)?.f_data()?) };
+        let part = |i| -> Result<Tensor> {
+            Ok(all.f_narrow(0, i * numel, numel)?.f_view([numel / len, len])?.f_data()?)
+        };
         Ok(Self {
             input_ids: part(0)?,
             labels: part(1)?,
             attention_mask: part(2)?,
-            target_ids: part(3)?,
+            targets: TargetTensors {
+                ids: part(3)?,
+                positions: all.f_narrow(0, 4 * numel, facts.targets)?,
+                scored: all.f_narrow(0, 4 * numel + facts.targets, facts.targets)?,
+            },
             facts,
         })
     }
@@ -116,7 +143,7 @@ impl Contents {
     /// Whether a tensor was changed in place, which libtorch counts: a recipe may do that with what
     /// it is handed.
     fn is_changed(&self) -> bool {
-        let parts = [&self.input_ids, &self.labels, &self.attention_mask, &self.target_ids];
+        let parts = [&self.input_ids, &self.labels, &self.attention_mask, &self.targets.ids];
         parts.iter().any(|part| part.f_internal_version().ok() != Some(0))
     }
 
@@ -284,14 +311,20 @@ mod tests {
     #[test]
     fn what_is_known_follows_a_change_in_place() {
         let batch = batch_of(&[vec![5, 6, 7], vec![1, 2, 3]]);
-        let targets = || Vec::<Vec<i64>>::try_from(&batch.target_ids().unwrap()).unwrap();
+        let targets = || Vec::<Vec<i64>>::try_from(&batch.targets().unwrap().ids).unwrap();
         let made =
             Facts { tokens: 6, targets: 4, lowest_id: 1, highest_id: 7, is_left_padded: false };
         assert_eq!(batch.facts().unwrap(), made);
         assert_eq!(targets(), [[6, 7, -100], [2, 3, -100]]);
+        let scored = || {
+            let targets = batch.targets().unwrap();
+            [targets.positions, targets.scored].map(|x| Vec::<i64>::try_from(&x).unwrap())
+        };
+        assert_eq!(scored(), [[0, 1, 3, 4], [6, 7, 2, 3]]);
         let _ = batch.labels().get(0).get(1).fill_(IGNORE_INDEX);
         assert_eq!(batch.facts().unwrap(), Facts { targets: 3, ..made });
         assert_eq!(targets(), [[-100, 7, -100], [2, 3, -100]]);
+        assert_eq!(scored(), [[1, 3, 4], [7, 2, 3]]);
         let _ = batch.attention_mask().get(1).get(0).fill_(0);
         let _ = batch.input_ids().get(1).get(0).fill_(90);
         let padded =

@@ -38,6 +38,11 @@ impl HostRows {
         self.labels.chunks_exact(self.len).flat_map(shifted).collect()
     }
 
+    /// The positions that have a token to predict, among those of all rows, and the tokens.
+    pub(super) fn scored(target_ids: &[i64]) -> (Vec<i64>, Vec<i64>) {
+        (0..).zip(target_ids.iter().copied()).filter(|(_, id)| *id != IGNORE_INDEX).unzip()
+    }
+
     /// Counts; `target_ids` are the rows' own.
     pub(super) fn facts(&self, target_ids: &[i64]) -> Facts {
         let is_real = |mask: &i64| *mask != 0;

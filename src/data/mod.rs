@@ -41,9 +41,9 @@ mod tokenizer;
 mod tokens;
 mod window;
 
-pub use batch::Batch;
 #[cfg(test)]
 pub(crate) use batch::batch_of;
+pub use batch::{Batch, TargetTensors};
 pub use batch_rows::{BatchRows, write_rows};
 pub use dataset::Dataset;
 pub use facts::Facts;

@@ -1,4 +1,4 @@
-//! Who answers the collectives of a group: the other ranks over a transport, or nobody.
+//! The other end of a group's collectives: ranks behind a transport, or none.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
 pub(super) enum Backend {
     /// Ranks that are connected.
     Connected(bridge::Group),
-    /// Ranks that do not exist.
+    /// Ranks that do not exist; a group of one rank has no others.
     Simulated(Simulated),
 }
 

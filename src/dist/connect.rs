@@ -1,8 +1,10 @@
 //! How a rank comes to its group: to the store where all meet, and to the transport between them.
 
+use std::time::Duration;
+
 use super::{Rendezvous, group::Place, watch::Watch};
 use crate::{
-    bridge::dist::{Store, Transport},
+    bridge::dist::{Group, Store, Transport},
     error::{Code, Error, Result},
     tensor::Device,
 };
@@ -65,6 +67,17 @@ pub(super) fn watch(rendezvous: &Rendezvous, place: Place) -> Result<Watch> {
     let store = Store::tcp(address, false, &rendezvous.store_prefix(), *timeout)
         .map_err(|e| place.failed("connecting", e))?;
     Ok(Watch::start(store, place.rank, place.world_size))
+}
+
+/// Tries Gloo by a group of this process alone, on `interface` or else on the loopback.
+///
+/// # Errors
+/// [`Code::Torch`] with Gloo's reason.
+pub fn check_gloo(interface: Option<&str>) -> Result<()> {
+    let timeout = Duration::from_secs(10);
+    let (store, _) = Store::host(("127.0.0.1", 0), "check", timeout)?;
+    let transport = transport(Device::Cpu, interface, Some("127.0.0.1"))?;
+    Group::new(&store, (0, 1), transport, timeout).map(drop)
 }
 
 fn first_line(e: &Error) -> &str {

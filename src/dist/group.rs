@@ -6,7 +6,7 @@
 
 use std::{cell::Cell, sync::Arc};
 
-use crate::tensor::{Device, Kind, Tensor};
+use crate::tensor::{Device, Kind, Tensor, cuda_device_count};
 
 use super::{
     Rendezvous, Traffic, Work,
@@ -16,7 +16,7 @@ use super::{
     watch::{Phase, Watch},
 };
 use crate::{
-    bridge::dist::{self as bridge, Mode, Store},
+    bridge::dist::{self as bridge, Mode},
     error::{Code, Error, Result},
 };
 
@@ -52,19 +52,18 @@ pub(super) struct Place {
 }
 
 impl ProcessGroup {
-    /// A group of this process alone. It needs no network.
+    /// A group of this process alone. It has no transport: its collectives are identities, and
+    /// cost nothing.
     ///
     /// # Errors
-    /// [`Code::Dist`] for a device that has no transport.
+    /// [`Code::Dist`] for a device that does not exist, or that several ranks could not use.
     pub fn single(device: Device) -> Result<Self> {
-        let place = Place { rank: 0, world_size: 1 };
-        let transport = transport(device, None, Some("127.0.0.1"))?;
-        let inner = Store::local()
-            .and_then(|store| {
-                bridge::Group::new(&store, (0, 1), transport, Rendezvous::DEFAULT_TIMEOUT)
-            })
-            .map_err(|e| place.failed("connecting", e))?;
-        Ok(Self::over(Backend::Connected(inner), place, device))
+        if let Device::Cuda(index) = device
+            && index >= cuda_device_count()
+        {
+            bail!(Code::Dist, "there is no CUDA device {index}");
+        }
+        Self::simulated(0, 1, device)
     }
 
     /// Meets the other ranks and connects with them. Every rank must call it; `device` is where
@@ -422,9 +421,8 @@ fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()>
 mod tests {
     use std::{net::TcpListener, thread, time::Duration};
 
-    use crate::tensor::Kind;
-
     use super::*;
+    use crate::bridge::dist::Store;
 
     #[test]
     fn ranks_meet_at_the_store_of_torchruns_agent() {
@@ -437,6 +435,7 @@ mod tests {
                     rank,
                     world_size: 2,
                     local_rank: rank,
+                    local_world_size: 2,
                     master_addr: "127.0.0.1".into(),
                     master_port: port,
                     timeout,
@@ -456,9 +455,10 @@ mod tests {
 
     #[test]
     fn an_interface_that_does_not_exist_is_an_error() {
-        let store = Store::local().unwrap();
+        let (address, timeout) = (("127.0.0.1", 0), Duration::from_secs(5));
+        let (store, _) = Store::host(address, "interface", timeout).unwrap();
         let transport = transport(Device::Cpu, Some("nosuch0"), None).unwrap();
-        let connected = bridge::Group::new(&store, (0, 1), transport, Duration::from_secs(5));
+        let connected = bridge::Group::new(&store, (0, 1), transport, timeout);
         let e = connected.err().expect("no such interface");
         assert!(!e.message().contains("Exception raised from"), "{e}");
     }

@@ -24,6 +24,7 @@ mod watch;
 mod work;
 
 pub use board::Board;
+pub use connect::check_gloo;
 pub use group::{ProcessGroup, ReduceOp};
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, Shard};

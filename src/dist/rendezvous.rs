@@ -23,6 +23,8 @@ pub struct Rendezvous {
     pub world_size: usize,
     /// This process's number on its machine; with CUDA, the index of its device.
     pub local_rank: usize,
+    /// How many of them are on this machine; where `LOCAL_WORLD_SIZE` does not tell, all.
+    pub local_world_size: usize,
     /// The host name or address of rank 0's machine.
     pub master_addr: String,
     /// A free TCP port on that machine.
@@ -57,6 +59,7 @@ impl Rendezvous {
             rank: env.number("RANK"),
             world_size: env.number("WORLD_SIZE"),
             local_rank: env.number("LOCAL_RANK"),
+            local_world_size: env.local_world_size(),
             master_addr: env.required("MASTER_ADDR").unwrap_or_default(),
             master_port: env.number("MASTER_PORT"),
             timeout: env.timeout(),
@@ -158,6 +161,14 @@ impl<F: Fn(&str) -> Option<String>> Variables<F> {
         }
     }
 
+    /// `LOCAL_WORLD_SIZE`, which torchrun sets and the others may leave out.
+    fn local_world_size(&mut self) -> usize {
+        match self.get("LOCAL_WORLD_SIZE") {
+            Some(_) => self.number("LOCAL_WORLD_SIZE"),
+            None => self.number("WORLD_SIZE"),
+        }
+    }
+
     fn agent_store(&mut self) -> Option<u64> {
         if self.get("TORCHELASTIC_USE_AGENT_STORE")? != "True" {
             return None;
@@ -198,6 +209,7 @@ mod tests {
                 rank: 3,
                 world_size: 4,
                 local_rank: 1,
+                local_world_size: 4,
                 master_addr: "node7".into(),
                 master_port: 29500,
                 timeout: Rendezvous::DEFAULT_TIMEOUT,

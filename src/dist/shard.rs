@@ -68,11 +68,6 @@ pub struct Reduction {
 }
 
 impl Reduction {
-    /// The sum of one rank alone.
-    pub fn of_one(out: Tensor) -> Self {
-        Self { out, works: Vec::new() }
-    }
-
     /// Returns the sum when it is there.
     ///
     /// # Errors
@@ -85,11 +80,15 @@ impl Reduction {
 
 impl ProcessGroup {
     /// Starts to sum `flat`, `[numel]`, over all ranks in the format `kind`, with at most `most`
-    /// elements a collective. The sum may be made in `flat` itself.
+    /// elements a collective. The sum may be made in `flat` itself; that of one rank is `flat`, in
+    /// its own format.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`]; memory is exhausted.
     pub fn sum_all(&self, flat: &Tensor, kind: Kind, most: u64) -> Result<Reduction> {
+        if self.world_size() == 1 {
+            return Ok(Reduction { out: flat.shallow_clone(), works: Vec::new() });
+        }
         let out = flat.f_to_kind(kind)?;
         let works = pieces(out.numel() as i64, most).map(|(start, len)| {
             self.all_reduce_async(&out.f_narrow(0, start, len)?, ReduceOp::Sum)

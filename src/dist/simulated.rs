@@ -1,7 +1,8 @@
 //! A rank without the others: collectives that complete at once, as if every rank held the same.
 //!
 //! One process then runs the very code of one rank of 8 or of 1,024, to count what it keeps and
-//! what it sends. Values stay finite and of the right size, but they are not those of a training.
+//! what it sends. Values stay finite and of the right size, but they are not those of a training:
+//! except for one rank of 1, whose collectives are identities and start no operation.
 
 use super::{ReduceOp, group::Place};
 use crate::{
@@ -22,6 +23,9 @@ impl Simulated {
     /// Writes `shard` into the slot of every rank in `out`. It may be this rank's slot itself.
     pub(super) fn all_gather(self, out: &Tensor, shard: &Tensor) -> Result<()> {
         let (ranks, len) = (self.0.world_size as i64, shard.numel() as i64);
+        if is_alone_in_place(ranks, out, shard) {
+            return Ok(());
+        }
         no_grad(|| {
             let every = shard.f_view([1, len])?.f_expand([ranks, len], false)?;
             Ok(out.f_view([ranks, len])?.f_copy_(&every)?)
@@ -31,6 +35,9 @@ impl Simulated {
     /// Reduces this rank's slice of `input` with as many equal ones, into `shard`.
     pub(super) fn reduce_scatter(self, shard: &Tensor, input: &Tensor, op: ReduceOp) -> Result<()> {
         let len = shard.numel() as i64;
+        if is_alone_in_place(self.0.world_size as i64, input, shard) {
+            return Ok(());
+        }
         no_grad(|| {
             let slice = input.f_view([-1])?.f_narrow(0, len * self.0.rank as i64, len)?;
             let mut shard = shard.f_view([-1])?;
@@ -41,14 +48,19 @@ impl Simulated {
 
     fn reduce(self, tensor: &Tensor, op: ReduceOp) -> Result<()> {
         match op {
-            ReduceOp::Sum => {
+            ReduceOp::Sum if self.0.world_size > 1 => {
                 let _ = tensor.shallow_clone().f_mul_scalar_(self.0.world_size as i64)?;
             }
-            // Of equal values these are the value.
-            ReduceOp::Avg | ReduceOp::Max | ReduceOp::Min => {}
+            // Of equal values, and of one alone, these are the value.
+            ReduceOp::Sum | ReduceOp::Avg | ReduceOp::Max | ReduceOp::Min => {}
         }
         Ok(())
     }
+}
+
+/// Whether the only slice of `whole` is `slice`, the same memory.
+fn is_alone_in_place(ranks: i64, whole: &Tensor, slice: &Tensor) -> bool {
+    ranks == 1 && whole.data_ptr() == slice.data_ptr()
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{
     data::Batch,
     dist::ReduceOp,
     error::{Code, Error, Result},
-    tensor::{Kind, Tensor, guard},
+    tensor::{Kind, Tensor, compute_with, guard},
 };
 
 /// How well the model predicts a dataset.
@@ -32,6 +32,7 @@ impl Engine {
         batches: impl IntoIterator<Item = Result<Batch>>,
         stop: &dyn Fn() -> bool,
     ) -> Result<Option<Evaluation>> {
+        compute_with(self.config.numerics)?;
         // The sum stays on the device: reading it would wait for each batch.
         let mut loss_sum = Tensor::f_zeros([0i64; 0], (Kind::Double, self.group.device()))?;
         let (mut targets, mut stopped) = (0, false);

@@ -5,18 +5,19 @@
 //! does so in every micro batch, keeps this rank's slice of the sum and frees the buffer; below it
 //! the sum is made once, in the step. With `overlap_comm` the sum of one unit is under way while
 //! the layer below is differentiated, in stages 0 and 1 in the last micro batch. Sums go to where the
-//! optimizer steps; from stage 2 on in every micro batch, so that the device never has them all.
+//! optimizer steps, beside what the device computes; from stage 2 on in every micro batch, so that the
+//! device never has them all.
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::placement::Placement;
+use super::{landing::Landing, placement::Placement};
 use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
     dist::{ProcessGroup, Reduction},
     error::{Code, Error, Result},
-    model::FlatUnit,
-    tensor::{Device, Kind, Tensor, moved, no_grad, synchronize},
+    model::{FlatUnit, UnitGradient},
+    tensor::{Copying, Kind, Tensor},
 };
 
 /// Sums under way beside the backward pass: while one is waited for, its buffer exists.
@@ -25,9 +26,9 @@ const MOST_UNDER_WAY: usize = 1;
 /// The gradients of each unit.
 pub(super) struct Gradients {
     /// What this rank has added and not yet summed.
-    buffers: Vec<Option<Tensor>>,
+    buffers: Vec<Option<UnitGradient>>,
     /// Sums over the ranks, of whole units or of this rank's slices.
-    sums: Vec<Option<Tensor>>,
+    sums: Vec<Option<Copying>>,
     under_way: VecDeque<(usize, Reduction)>,
     kind: Kind,
     /// The format of sums.
@@ -36,7 +37,7 @@ pub(super) struct Gradients {
     zero: ZeroConfig,
     accumulates: bool,
     /// Where the optimizer takes the sums.
-    home: Device,
+    landing: Landing,
     /// Whether every micro batch moves its sums there.
     moves: bool,
     /// Whether a buffer is summed as soon as it is complete.
@@ -51,17 +52,16 @@ impl Gradients {
         config: &EngineConfig,
         placement: &Placement,
     ) -> Self {
-        let none = || (0..units).map(|_| None).collect();
         Self {
-            buffers: none(),
-            sums: none(),
+            buffers: (0..units).map(|_| None).collect(),
+            sums: (0..units).map(|_| None).collect(),
             under_way: VecDeque::new(),
             kind: config.precision.grad_accum_dtype.into(),
             sum_kind: config.precision.communication_data_type.into(),
             group,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
-            home: placement.optimizer.device(),
+            landing: Landing::new(placement.optimizer.device(), units),
             moves: placement.moves_gradients,
             at_once: false,
         }
@@ -75,50 +75,47 @@ impl Gradients {
             || (ranks > 1 && last && self.zero.overlaps());
     }
 
-    /// Adds the gradients of the first parameters of unit `i`, in order; each is freed before the
-    /// next is asked for.
+    /// Gives the gradient of unit `i` out, to be added to and [put back](Self::put_back).
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub(super) fn take_out(&mut self, unit: &FlatUnit, i: usize) -> Result<UnitGradient> {
+        self.buffers[i].take().map_or_else(|| UnitGradient::new(unit, self.kind), Ok)
+    }
+
+    /// Takes the gradient of unit `i` back.
+    pub(super) fn put_back(&mut self, i: usize, gradient: UnitGradient) {
+        self.buffers[i] = Some(gradient);
+    }
+
+    /// Adds gradients of parameters of unit `i`, by number.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
     pub(super) fn add(
         &mut self,
         unit: &FlatUnit,
         i: usize,
-        grads: impl IntoIterator<Item = Tensor>,
+        grads: &[(usize, Tensor)],
     ) -> Result<()> {
-        no_grad(|| match &self.buffers[i] {
-            Some(flat) => {
-                for (mut view, grad) in unit.views(flat).into_iter().zip(grads) {
-                    let _ = view.f_add_(&grad)?;
-                }
-                Ok(())
-            }
-            None => {
-                let flat = zeros(unit, self.kind)?;
-                for (mut view, grad) in unit.views(&flat).into_iter().zip(grads) {
-                    view.f_copy_(&grad)?;
-                }
-                self.buffers[i] = Some(flat);
-                Ok(())
-            }
-        })
-    }
-
-    /// Adds a whole buffer to unit `i`, which may become the unit's own.
-    pub(super) fn add_flat(&mut self, i: usize, buffer: Tensor) -> Result<()> {
-        match &mut self.buffers[i] {
-            Some(flat) => {
-                let _ = no_grad(|| flat.f_add_(&buffer))?;
-            }
-            none => *none = Some(buffer),
-        }
+        let mut gradient = self.take_out(unit, i)?;
+        gradient.add(grads)?;
+        self.put_back(i, gradient);
         Ok(())
     }
 
-    /// The parameters' parts of the buffer of unit `i`, which is made if there is none.
-    pub(super) fn views(&mut self, unit: &FlatUnit, i: usize) -> Result<Vec<Tensor>> {
-        let flat = match &mut self.buffers[i] {
-            Some(flat) => flat,
-            none => none.insert(zeros(unit, self.kind)?),
-        };
-        Ok(unit.views(flat))
+    /// Adds the gradient that was made apart for unit `i`, which may become the unit's own.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(super) fn add_all(&mut self, i: usize, gradient: UnitGradient) -> Result<()> {
+        match &mut self.buffers[i] {
+            Some(own) => own.add_all(gradient),
+            none => {
+                *none = Some(gradient);
+                Ok(())
+            }
+        }
     }
 
     /// Says that this micro batch adds no more to unit `i`. Every rank does so in the same order.
@@ -137,10 +134,10 @@ impl Gradients {
     /// Starts to sum the buffer of unit `i`, if it has one.
     fn start(&mut self, i: usize) -> Result<()> {
         let Some(buffer) = self.buffers[i].take() else { return Ok(()) };
+        let buffer = buffer.complete()?;
         let _counting = memory::count_as(memory::Kind::Gradients)?;
         let (kind, most) = (self.sum_kind, self.zero.reduce_bucket_size);
         let sum = match self.group.world_size() {
-            1 => Reduction::of_one(buffer),
             n if self.zero.shards_optimizer(n) => self.group.sum_slice(&buffer, kind, most)?,
             _ => self.group.sum_all(&buffer, kind, most)?,
         };
@@ -156,12 +153,12 @@ impl Gradients {
             let sum = sum.wait()?;
             let all = match self.sums[i].take() {
                 // The device adds also what is at home elsewhere: the host would wait for it.
-                Some(so_far) => moved(&so_far, sum.device())?.f_add_(&sum)?,
+                Some(so_far) => so_far.send_on(sum.device())?.wait()?.f_add_(&sum)?,
                 // A sum to which nothing is added keeps its format.
                 None if self.accumulates => sum.f_to_kind(self.kind)?,
                 None => sum,
             };
-            self.sums[i] = Some(moved(&all, self.home)?);
+            self.sums[i] = Some(self.landing.bring(i, all)?);
         }
         Ok(())
     }
@@ -170,11 +167,11 @@ impl Gradients {
     /// whole, or from stage 1 on this rank's slices. None is left here. Every rank must call it.
     ///
     /// # Errors
-    /// Those of the sums; memory is exhausted. Panics as [`synchronize`].
+    /// Those of the sums; memory is exhausted.
     pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
         for (i, unit) in units.iter().enumerate() {
             if self.sums[i].is_none() && self.buffers[i].is_none() && !self.is_under_way(i) {
-                self.buffers[i] = Some(zeros(unit, self.kind)?);
+                self.buffers[i] = Some(UnitGradient::new(unit, self.kind)?);
             }
             // One whole buffer and one sum at a time where a slice is kept.
             self.start(i)?;
@@ -182,9 +179,9 @@ impl Gradients {
             self.finish(if keeps_slices { MOST_UNDER_WAY } else { usize::MAX })?;
         }
         self.finish(0)?;
-        synchronize(self.group.device());
-        let all = |sum: &mut Option<Tensor>| {
-            sum.take().ok_or_else(|| Error::new(Code::Internal, "a unit without a gradient"))
+        let all = |sum: &mut Option<Copying>| {
+            let missing = || Error::new(Code::Internal, "a unit without a gradient");
+            sum.take().ok_or_else(missing)?.wait()
         };
         self.sums.iter_mut().map(all).collect()
     }
@@ -195,13 +192,8 @@ impl Gradients {
 
     /// Drops what has been added.
     pub(super) fn clear(&mut self) {
-        self.buffers.iter_mut().chain(&mut self.sums).for_each(|grad| *grad = None);
+        self.buffers.iter_mut().for_each(|grad| *grad = None);
+        self.sums.iter_mut().for_each(|sum| *sum = None);
         self.under_way.clear();
     }
-}
-
-/// A buffer of zeros laid out as `unit` in the format `kind`, counted as gradient.
-pub(super) fn zeros(unit: &FlatUnit, kind: Kind) -> Result<Tensor> {
-    let _counting = memory::count_as(memory::Kind::Gradients)?;
-    unit.zeros_of(kind)
 }

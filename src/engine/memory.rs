@@ -1,7 +1,11 @@
 //! What an engine's memory is used for, counted from its tensors.
 
 use super::Engine;
-use crate::bridge::memory::Kind;
+use crate::{
+    bridge::memory::Kind,
+    error::Result,
+    tensor::{AllocatorUse, allocator_use},
+};
 
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
@@ -45,6 +49,15 @@ impl MemoryUse {
 }
 
 impl Engine {
+    /// What libtorch's allocator took for it and for everything else in this process; `None` on the
+    /// CPU.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub fn allocator(&self) -> Result<Option<AllocatorUse>> {
+        allocator_use(self.model.device())
+    }
+
     /// What the memory was used for when the engine used most of it.
     pub fn memory(&self) -> MemoryUse {
         let (_, peak) = self.ledger.counts();

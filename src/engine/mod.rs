@@ -11,10 +11,13 @@
 mod evaluate;
 mod gradients;
 mod health;
+mod landing;
 mod layout;
 mod loss_scaler;
 mod memory;
 mod observe;
+#[cfg(test)]
+mod operations;
 mod parameter_shards;
 mod parameter_slices;
 mod placement;
@@ -25,6 +28,8 @@ mod state_file;
 mod step;
 mod stop;
 mod timers;
+mod totals;
+mod trace;
 mod unit_states;
 mod walk;
 mod window;
@@ -40,6 +45,7 @@ pub use self::{
     observe::Observer,
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
+    trace::Tracer,
 };
 use self::{
     gradients::Gradients,
@@ -54,14 +60,17 @@ use self::{
     window::Window,
 };
 use crate::{
-    bridge::memory::{self as ledger, Ledger},
+    bridge::{
+        memory::{self as ledger, Ledger},
+        trace::range,
+    },
     config::{EngineConfig, LossAverage},
     data::{Batch, BatchRows},
     dist::{ProcessGroup, Shard},
     error::{Code, Error, Result},
     model::{LossFunction, Model, record},
     optim::{GroupRates, Optimizer, Plan, StepRates},
-    tensor::{Kind, Tensor, guard},
+    tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
 };
 
 /// One model with its optimizer, on one rank of a group.
@@ -84,6 +93,10 @@ pub struct Engine {
     timers: Timers,
     phase_times: Option<PhaseTimes>,
     flops_profile: Option<ModuleProfile>,
+    /// The length of the last micro batch's rows.
+    row_tokens: i64,
+    /// What the device is, where that is known.
+    gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
     stop: Stop,
     /// Set while state is changed, and left set by an error in between.
@@ -128,11 +141,12 @@ impl Engine {
     /// There is not enough memory for the optimizer's state, or room on the disk that it goes to.
     /// Parameter groups that do not fit the
     /// model; a schedule that cycles a momentum where there is none; a profile of a model whose
-    /// operations are not known.
+    /// operations are not known; `deterministic` in an environment that does not allow it.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         config.scheduler.check_momentum(&config.optimizer)?;
         check_profiler(&model, &config)?;
+        check_numerics(config.numerics, model.device())?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));
         let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
@@ -153,6 +167,8 @@ impl Engine {
             })?;
         let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config, &placement);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
+        compute_with(config.numerics)?;
+        let gpu = Gpu::of(model.device());
         Ok(Self {
             model,
             group,
@@ -171,6 +187,8 @@ impl Engine {
             timers,
             phase_times: None,
             flops_profile: None,
+            row_tokens: 0,
+            gpu,
             observers: Vec::new(),
             stop: Stop::default(),
             torn: false,
@@ -260,15 +278,17 @@ impl Engine {
     /// # Errors
     /// Token ids or lengths that the model has no embedding for; memory is exhausted.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
-        self.check_whole()?;
+        self.begin()?;
         // Frees the activations of a forward pass that was not used.
         self.pending = None;
         self.check_batch(batch)?;
+        self.row_tokens = batch.input_ids().size()[1];
         if self.window.micro_steps() == self.config.gradient_accumulation_steps {
             return Err(step_is_due(self.window.micro_steps()));
         }
         self.timers.discard();
         self.timers.start(Phase::Forward)?;
+        let _range = range("forward");
         let recorder = self.recorder();
         let recorder = recorder.as_ref();
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
@@ -305,7 +325,7 @@ impl Engine {
     /// # Errors
     /// [`Code::CallOrder`] for any other tensor, or a second time; memory is exhausted.
     pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        self.check_whole()?;
+        self.begin()?;
         let Some(pending) = self.pending.take() else {
             return Err(Error::new(Code::CallOrder, "backward without a forward before it")
                 .hint("call engine.forward(batch) first, once for each backward"));
@@ -318,6 +338,7 @@ impl Engine {
             ));
         }
         self.timers.start(Phase::Backward)?;
+        let _range = range("backward");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
@@ -395,6 +416,12 @@ impl Engine {
         })
     }
 
+    /// Gets ready to compute, as this engine does and another one may not.
+    fn begin(&self) -> Result<()> {
+        self.check_whole()?;
+        compute_with(self.config.numerics)
+    }
+
     /// Refuses to go on after an error left gradients or parameters half changed.
     fn check_whole(&self) -> Result<()> {
         if !self.torn {
@@ -428,8 +455,8 @@ fn step_is_due(micro_steps: usize) -> Error {
 #[cfg(test)]
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
-        ActivationCheckpointing, Dtype, MonitorConfig, OptimizerConfig, PrecisionConfig, Schedule,
-        ZeroConfig,
+        ActivationCheckpointing, Dtype, MonitorConfig, Numerics, OptimizerConfig, PrecisionConfig,
+        Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -438,6 +465,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         precision: PrecisionConfig::new(Dtype::Fp32),
+        numerics: Numerics::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
         scheduler: Schedule::Constant,
         activation_checkpointing: every

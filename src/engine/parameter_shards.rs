@@ -14,12 +14,15 @@ use super::{
     placement::Home,
 };
 use crate::{
-    bridge::memory,
+    bridge::{
+        memory,
+        stream::{self, Way, on_lane},
+    },
     config::ZeroConfig,
     dist::{ProcessGroup, Shard, Work},
     error::{Code, Error, Result},
     model::{FlatUnit, Residence},
-    tensor::{Kind, Tensor, moved, no_grad},
+    tensor::{Copying, Kind, Tensor, no_grad},
 };
 
 /// This rank's slices, and what is gathered of the rest.
@@ -38,9 +41,25 @@ enum Place {
     /// This rank's slice is being read.
     Read(Coming),
     /// The slices are being gathered.
-    Gathered(Option<Work>),
+    Gathered(Gather),
     /// Here, for so many users.
     Here(usize),
+}
+
+/// A unit on its way.
+struct Gather {
+    /// From the host of this rank.
+    whole: Copying,
+    /// From the other ranks.
+    work: Option<Work>,
+}
+
+impl Gather {
+    /// What uses the unit comes after it.
+    fn wait(self) -> Result<()> {
+        self.work.map_or(Ok(()), Work::wait)?;
+        self.whole.wait().map(drop)
+    }
 }
 
 impl ParameterShards {
@@ -106,16 +125,29 @@ impl ParameterShards {
         Ok(())
     }
 
-    /// Starts to gather a unit from all slices.
-    fn gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Option<Work>> {
+    /// Starts to gather a unit from all slices. From a slice on the host all of it goes on beside what
+    /// the device computes.
+    fn gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Gather> {
         let _counting = memory::count_as(memory::Kind::Parameters)?;
         let whole = unit.allocate()?;
-        let slice = moved(slice, whole.device())?;
-        if self.group.world_size() == 1 {
-            no_grad(|| whole.shallow_clone().f_copy_(&slice))?;
-            return Ok(None);
+        let all_gather = |slice: &Tensor| match self.group.world_size() {
+            1 => no_grad(|| stream::copy(&whole, slice)).map(|()| None),
+            _ => self.group.all_gather_into_async(&whole, slice).map(Some),
+        };
+        let device = whole.device();
+        if slice.device() == device {
+            let work = all_gather(slice)?;
+            return Ok(Gather { whole: Copying::done(whole), work });
         }
-        self.group.all_gather_into_async(&whole, &slice).map(Some)
+        let (work, done) = on_lane(device, Way::ToDevice, || {
+            if self.group.world_size() == 1 {
+                return all_gather(slice);
+            }
+            let here = Tensor::f_empty(slice.size(), (slice.kind(), device))?;
+            no_grad(|| stream::copy(&here, slice))?;
+            all_gather(&here)
+        })?;
+        Ok(Gather { whole: Copying::until(whole, done), work })
     }
 }
 
@@ -132,16 +164,15 @@ impl Residence for ParameterShards {
             self.start(&units[next], next)?;
         }
         let place = std::mem::replace(&mut self.places.borrow_mut()[i], Place::Here(1));
-        let gathered = match place {
-            Place::Read(slice) => self.gather(&units[i], &slice.wait()?)?,
-            Place::Gathered(work) => work,
+        match place {
+            Place::Read(slice) => self.gather(&units[i], &slice.wait()?)?.wait(),
+            Place::Gathered(gather) => gather.wait(),
             Place::Here(users) => {
                 self.places.borrow_mut()[i] = Place::Here(users + 1);
-                None
+                Ok(())
             }
-            Place::Apart => return Err(Error::new(Code::Internal, "a gather was not started")),
-        };
-        gathered.map_or(Ok(()), Work::wait)
+            Place::Apart => Err(Error::new(Code::Internal, "a gather was not started")),
+        }
     }
 
     fn let_go(&self, units: &[FlatUnit], i: usize) {

@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error, Result},
     model::FlatUnit,
     swap::{SwapFile, Transfer, view},
-    tensor::{Device, Kind, Tensor, bytes_of, moved, no_grad, write_over},
+    tensor::{Copying, Device, Kind, Tensor, bytes_of, no_grad, settled, start_copy},
 };
 
 /// The slices of all units; none for those that are whole on the device.
@@ -20,8 +20,9 @@ pub(super) struct ParameterSlices {
 }
 
 enum Store {
-    /// In the memory of a device.
-    Memory(Device, Vec<Option<Tensor>>),
+    /// In the memory of a device, with the copies that are on their way there.
+    Memory(Device, Vec<Option<Tensor>>, RefCell<Vec<Copying>>),
+    /// In a file, with the write that goes on.
     Disk(SwapFile, RefCell<Option<Transfer>>),
 }
 
@@ -53,7 +54,10 @@ impl ParameterSlices {
     /// What goes to disk has no room there.
     pub(super) fn new(home: &Home, numels: Vec<i64>, kind: Kind) -> Result<Self> {
         let store = match home {
-            Home::Memory(device) => Store::Memory(*device, numels.iter().map(|_| None).collect()),
+            Home::Memory(device) => {
+                let none = numels.iter().map(|_| None).collect();
+                Store::Memory(*device, none, RefCell::default())
+            }
             Home::Disk(dir) => {
                 let bytes = numels.iter().map(|&numel| bytes_of(kind, numel)).collect::<Vec<_>>();
                 Store::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
@@ -73,7 +77,7 @@ impl ParameterSlices {
     /// Memory is exhausted; those of the disk.
     pub(super) fn keep(&mut self, i: usize, slice: Tensor) -> Result<()> {
         match &mut self.store {
-            Store::Memory(device, slices) => slices[i] = Some(moved(&slice, *device)?),
+            Store::Memory(device, slices, _) => slices[i] = Some(settled(&slice, *device)?),
             Store::Disk(..) => self.set(i, &slice)?,
         }
         Ok(())
@@ -82,7 +86,7 @@ impl ParameterSlices {
     /// The slice of unit `i`, where it is in memory and may be changed.
     pub(super) fn in_memory(&self, i: usize) -> Option<&Tensor> {
         match &self.store {
-            Store::Memory(_, slices) => slices[i].as_ref(),
+            Store::Memory(_, slices, _) => slices[i].as_ref(),
             Store::Disk(..) => None,
         }
     }
@@ -93,7 +97,7 @@ impl ParameterSlices {
     /// Memory is exhausted; those of the disk.
     pub(super) fn fetch(&self, i: usize) -> Result<Coming> {
         match &self.store {
-            Store::Memory(_, slices) => Ok(Coming::Here(own(slices, i)?.shallow_clone())),
+            Store::Memory(_, slices, _) => Ok(Coming::Here(own(slices, i)?.shallow_clone())),
             Store::Disk(file, _) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
                 Ok(Coming::Read(file.read(i, file.buffer(i)?)?, self.kind, self.numels[i]))
@@ -107,7 +111,12 @@ impl ParameterSlices {
     /// Memory is exhausted; those of the disk.
     pub(super) fn set(&self, i: usize, master: &Tensor) -> Result<()> {
         match &self.store {
-            Store::Memory(_, slices) => write_over(own(slices, i)?, master),
+            // A copy of the slice to a GPU is over: the gradient that led to `master` came later.
+            Store::Memory(_, slices, copies) => {
+                let copy = start_copy(own(slices, i)?, master)?;
+                copies.borrow_mut().push(copy);
+                Ok(())
+            }
             Store::Disk(file, writing) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
                 let buffer = file.buffer(i)?;
@@ -125,18 +134,24 @@ impl ParameterSlices {
     /// Waits for what is being written.
     ///
     /// # Errors
-    /// Those of the disk.
+    /// Those of the disk; the device failed.
     pub(super) fn finish(&self) -> Result<()> {
-        let Store::Disk(_, writing) = &self.store else { return Ok(()) };
-        let last = writing.borrow_mut().take();
-        last.map_or(Ok(()), |last| last.wait().map(drop))
+        match &self.store {
+            Store::Memory(_, _, copies) => {
+                copies.borrow_mut().drain(..).try_for_each(|copy| copy.wait().map(drop))
+            }
+            Store::Disk(_, writing) => {
+                let last = writing.borrow_mut().take();
+                last.map_or(Ok(()), |last| last.wait().map(drop))
+            }
+        }
     }
 
     /// Bytes that unit `i` always has on `device`: the slice, or all of it where it is whole.
     pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
         match &self.store {
             _ if !self.has(i) => bytes_of(unit.kind(), unit.padded_numel()),
-            Store::Memory(home, _) if *home == device => bytes_of(self.kind, self.numels[i]),
+            Store::Memory(home, ..) if *home == device => bytes_of(self.kind, self.numels[i]),
             _ => 0,
         }
     }

@@ -13,7 +13,7 @@ use crate::{
     error::Result,
     model::{FlatUnit, Footprint, Held, Model, ModelConfig, Workload},
     optim,
-    tensor::{self, Device},
+    tensor::{self, Device, STAGE_BYTES},
 };
 
 /// Bytes for each parameter.
@@ -241,7 +241,7 @@ impl Moments<'_> {
         // A step has three units in memory: one is read, one updated, one written.
         let in_turn = (3 * self.largest_unit() * (master + state)).div_ceil(all.max(1));
         let mut fixed = MemoryUse { parameters: gathered, ..MemoryUse::default() };
-        let (mut host, mut disk, mut step) = (self.kept_on_host(), 0, 0);
+        let (mut host, mut disk, mut step) = (self.kept_on_host() + self.stages(), 0, 0);
         match parameters {
             OffloadDevice::None => fixed.parameters += own_parameters,
             OffloadDevice::Cpu => host += own_parameters,
@@ -289,15 +289,8 @@ impl Moments<'_> {
 
     /// Elements of the gradients that exist, and what else is held, at each moment.
     fn moments(&self) -> Vec<(u64, Held)> {
-        let Footprint {
-            embedding,
-            head,
-            block_output,
-            block_backward,
-            block_added,
-            embedding_backward,
-            ..
-        } = self.footprint;
+        let Footprint { embedding, head, block_output, block_backward, embedding_backward, .. } =
+            self.footprint;
         let blocks = self.units.len() - 2;
         let all: u64 = self.units.iter().sum();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
@@ -311,14 +304,16 @@ impl Moments<'_> {
         let mut made = projection + if tied { self.units[blocks + 1] } else { 0 };
         for i in (0..blocks).rev() {
             let gradients = |made| if accumulates { all } else { made };
-            let brought_back = if self.input_on_host(i) { block_output } else { 0 };
+            // That of the block below comes back while this one runs.
+            let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
+            let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
+            let brought_back = back * block_output;
             let with = |held: Held| Held {
                 activations: held.activations + kept(i) + brought_back,
                 ..held
             };
-            moments.push((gradients(made), with(block_backward)));
             made += self.units[i + 1];
-            moments.push((gradients(made), with(block_added)));
+            moments.push((gradients(made), with(block_backward)));
         }
         moments.push((all, Held { activations: embedding, buffers: embedding_backward }));
         moments
@@ -349,7 +344,17 @@ impl Moments<'_> {
 
     fn kept_on_host(&self) -> u64 {
         let blocks = self.units.len() - 2;
-        (0..blocks).filter(|&i| self.input_on_host(i)).count() as u64 * self.footprint.block_output
+        let kept = (0..blocks).filter(|&i| self.input_on_host(i)).count() as u64;
+        // libtorch lends pinned memory in powers of two.
+        kept * self.footprint.block_output.next_power_of_two()
+    }
+
+    /// What rounds master weights on the host on their way to the device: one part is rounded while
+    /// another travels.
+    fn stages(&self) -> u64 {
+        let Setup { states, sharding, .. } = self.setup;
+        let travels = sharding.parameters == OffloadDevice::None && states.master_weight > 0;
+        if self.steps_elsewhere() && travels { 2 * STAGE_BYTES } else { 0 }
     }
 
     /// Bytes of gradients on the device when `elements` of them exist in whole.
@@ -438,7 +443,7 @@ mod tests {
     fn an_offloaded_optimizer_is_on_the_host() {
         let p: u64 = setup(0, 1, OffloadDevice::None).model.unit_sizes().iter().sum();
         let plan = setup(2, 1, OffloadDevice::Cpu).plan();
-        assert_eq!(plan.host, (4 + 8 + 2) * p);
+        assert_eq!(plan.host, (4 + 8 + 2) * p + 2 * STAGE_BYTES);
         assert_eq!((plan.device.optimizer_state, plan.device.master_weights), (0, 0));
         assert_eq!(plan.disk, 0);
     }
@@ -470,7 +475,8 @@ mod tests {
             Setup { workload, activation_checkpointing, ..setup(0, 1, OffloadDevice::None) }.plan()
         };
         let (on_device, on_host) = (with(false), with(true));
-        assert_eq!((on_device.host, on_host.host), (0, 48 * 8 * 1024 * 1600 * 2));
+        // 26,214,400 bytes of a block, in the next power of two.
+        assert_eq!((on_device.host, on_host.host), (0, 48 << 25));
         assert!(on_host.device.activations < on_device.device.activations / 2);
     }
 

@@ -11,13 +11,15 @@ use std::rc::Rc;
 
 use super::{
     parameter_shards::ParameterShards, parameter_slices::ParameterSlices, placement::Placement,
+    unit_states::UnitState,
 };
 use crate::{
+    bridge::lists,
     config::{PrecisionConfig, ZeroConfig},
     dist::{ProcessGroup, Shard},
     error::Result,
     model::{FlatUnit, Model, Residence},
-    tensor::{Kind, Tensor, guard, moved, no_grad, synchronize, write_over},
+    tensor::{Kind, Tensor, moved, no_grad, write_over},
 };
 
 /// The way from master weights to parameters.
@@ -83,11 +85,6 @@ impl Publication {
             keep(i, master.map_or_else(|| slice.slice(unit.flat()?), Ok)?)
         };
         no_grad(|| model.units().iter().enumerate().try_for_each(&mut take))?;
-        // Copies to the host were not waited for.
-        guard("making the engine", || {
-            synchronize(model.device());
-            Ok(())
-        })?;
         let parameters = parameters.map(Rc::new);
         if let Some(parameters) = &parameters {
             parameters.slices().finish()?;
@@ -151,24 +148,40 @@ impl Publication {
         }
     }
 
-    /// Rounds the master weights of unit `i` into the parameters of the model, on every rank. Every
-    /// rank must call it, and [`Publication::finish`] after the last.
+    /// Rounds the master weights of these units into the parameters of the model, on every rank.
+    /// Every rank must call it for the same units, and [`Publication::finish`] after the last.
     ///
     /// # Errors
     /// libtorch refuses; another rank fails; those of the disk.
-    pub(super) fn publish(&self, i: usize, master: &Tensor) -> Result<()> {
-        if let Some(slices) = self.slices_of(i) {
-            // The next gather brings it to the others.
-            return if self.shared { Ok(()) } else { slices.set(i, master) };
-        }
-        let whole = self.model.units()[i].flat()?;
+    pub(super) fn publish(&self, units: &[(usize, &UnitState)]) -> Result<()> {
+        // The next gather brings slices to the others.
+        let (sliced, whole): (Vec<_>, Vec<_>) =
+            units.iter().partition(|(i, _)| self.slices_of(*i).is_some());
         if !self.shared {
-            write_over(&self.shard.unwrap_or(Shard::WHOLE).slice(whole)?, master)?;
+            for &(i, UnitState { master, .. }) in sliced {
+                self.slices_of(i).map_or(Ok(()), |slices| slices.set(i, master))?;
+            }
+            self.round(&whole)?;
         }
         if self.shard.is_some() {
-            no_grad(|| self.group.gather_slices(whole, self.allgather_bucket_size))?;
+            for &(i, _) in whole {
+                let flat = self.model.units()[i].flat()?;
+                no_grad(|| self.group.gather_slices(flat, self.allgather_bucket_size))?;
+            }
         }
         Ok(())
+    }
+
+    /// Rounds the master weights of units that are whole on the device into their parameters.
+    fn round(&self, units: &[&(usize, &UnitState)]) -> Result<()> {
+        let shard = self.shard.unwrap_or(Shard::WHOLE);
+        let own = |&&(i, _): &&(usize, &UnitState)| shard.slice(self.model.units()[i].flat()?);
+        let params: Vec<Tensor> = units.iter().map(own).collect::<Result<_>>()?;
+        let pairs = params.iter().zip(units.iter().map(|(_, unit)| &unit.master));
+        if units.iter().all(|(_, unit)| unit.master.device() == self.model.device()) {
+            return lists::copy_all(pairs);
+        }
+        pairs.into_iter().try_for_each(|(param, master)| write_over(param, master))
     }
 
     /// Waits until what was published is where it is kept.

@@ -200,19 +200,21 @@ impl Engine {
         let shard = self.publication.shard().unwrap_or(Shard::WHOLE);
         let (model, publication) = (&self.model, &self.publication);
         let rules = &self.optimizer;
-        self.states.change(|i, UnitState { master, state }| {
-            let unit = &model.units()[i];
-            for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
-                let end = offset + spec.numel();
-                if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
-                    let into = master.f_narrow(0, at, to - from)?;
-                    params.copy_part(&spec.name, from - offset, &into)?;
+        self.states.change(|units| {
+            for (i, UnitState { master, state }) in units {
+                let unit = &model.units()[*i];
+                for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+                    let end = offset + spec.numel();
+                    if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
+                        let into = master.f_narrow(0, at, to - from)?;
+                        params.copy_part(&spec.name, from - offset, &into)?;
+                    }
+                }
+                for piece in rules.pieces(*i, state) {
+                    optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
                 }
             }
-            for piece in rules.pieces(i, state) {
-                optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
-            }
-            publication.publish(i, master)
+            publication.publish(units)
         })?;
         publication.finish()?;
         self.health.forget();

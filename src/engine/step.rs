@@ -4,14 +4,15 @@ use super::{
     Engine, StepOutcome,
     health::{Verdict, first_not_finite},
     timers::Phase,
+    totals::{KnownTotals, Totals},
     unit_states::UnitState,
-    window::{Totals, Window},
+    window::Window,
 };
 use crate::{
-    bridge::memory as ledger,
-    dist::{ReduceOp, Shard},
+    bridge::{memory as ledger, trace::range},
+    dist::Shard,
     error::{Code, Error, Result},
-    optim::{StepRates, UnitTensors, clip_coefficient, squared_norm},
+    optim::{StepRates, UnitTensors, squared_norm},
     tensor::{Tensor, guard, no_grad},
 };
 
@@ -27,7 +28,7 @@ impl Engine {
     /// too. [`Code::CallOrder`] without a backward before it. Those of the observers, when the step
     /// is done and whole.
     pub fn step(&mut self) -> Result<bool> {
-        self.check_whole()?;
+        self.begin()?;
         if self.window.micro_steps() == 0 {
             return Err(Error::new(Code::CallOrder, "step without a backward before it")
                 .hint("the order is forward, backward, step for each batch"));
@@ -38,12 +39,14 @@ impl Engine {
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
         self.timers.start(Phase::Reduce)?;
+        let in_trace = range("step");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.torn = true;
         let window = std::mem::take(&mut self.window);
         let outcome = guard("step", || self.reduce_and_apply(&window, rates))?;
         self.torn = false;
         self.timers.stop()?;
+        drop(in_trace);
         self.phase_times = self.timers.take();
         let outcome = outcome?;
         self.global_step += 1;
@@ -59,19 +62,23 @@ impl Engine {
         window: &Window,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
-        let Totals { loss, weight, tokens } = window.reduce(&self.group)?;
-        let grads = no_grad(|| self.gradients.take(self.model.units()))?;
+        let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
         self.timers.start(Phase::Step)?;
+        let totals = self.totals(window, &grads)?;
+        // The gradients carry the loss scale of their backward pass.
+        let loss_scale = self.health.scaler.shown();
+        let launched = self.optimizer.is_fused() && self.states.is_on(self.group.device());
+        if launched {
+            // They are looked at again where the step stops the training.
+            self.apply(&mut grads, rates, (&totals, true))?;
+        }
+        let KnownTotals { loss, weight, tokens, grad_norm } = totals.read()?;
         if weight == 0.0 {
             let message =
                 format!("step {}: no row of the global batch has a target", self.global_step + 1);
             return Ok(Err(Error::new(Code::Data, message)
                 .hint("rows of one token, or of padding alone, have nothing to predict")));
         }
-        // The gradients carry the loss scale of their backward pass.
-        let loss_scale = self.health.scaler.shown();
-        let correction = self.nominal_total() / weight / self.health.scaler.scale();
-        let grad_norm = self.grad_norm(&grads)? * correction;
         let verdict = self.health.judge(loss, grad_norm);
         if let Verdict::Stop(reason) = verdict {
             let shard = self.publication.shard().unwrap_or(Shard::WHOLE);
@@ -81,38 +88,48 @@ impl Engine {
             return Ok(Err(self.health.stop(&reason, step, culprit, &window.suspects()?)));
         }
         if verdict == Verdict::Apply {
-            let scale = correction * clip_coefficient(grad_norm, self.config.gradient_clipping);
-            self.apply(grads, rates, 1.0 / scale)?;
+            if !launched {
+                self.apply(&mut grads, rates, (&totals, false))?;
+            }
+            self.optimizer.end_step();
         }
         let skipped = verdict == Verdict::Skip;
         let StepRates { lr, betas } = rates;
         Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
     }
 
-    /// Updates unit after unit, whose gradients are freed on the way.
-    fn apply(&mut self, grads: Vec<Tensor>, rates: StepRates, grad_scale: f64) -> Result<()> {
-        let (optimizer, group, publication) = (&self.optimizer, &self.group, &self.publication);
-        let mut grads = grads.into_iter();
-        self.states.change(|i, UnitState { master, state }| {
-            let grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradient"))?;
-            let tensors = UnitTensors { param: master, grad: &grad, state };
-            optimizer.update(group, i, tensors, rates, grad_scale)?;
-            drop(grad);
-            publication.publish(i, master)
-        })?;
-        publication.finish()?;
-        self.optimizer.end_step();
-        Ok(())
-    }
-
-    /// The norm of a gradient of which each rank has the whole or its slice: every rank takes its
-    /// slice's part, so that the stages agree to the bit.
-    fn grad_norm(&self, grads: &[Tensor]) -> Result<f64> {
+    /// What this rank's micro batches and its part of the gradient add up to, over all ranks. Every
+    /// rank takes its slice's part of a norm, so that the stages agree to the bit.
+    fn totals(&self, window: &Window, grads: &[Tensor]) -> Result<Totals> {
         let (shard, whole) = (Shard::of(&self.group), self.publication.shard().is_none());
         let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
         let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
-        let square = squared_norm(&own, self.group.device())?;
-        self.group.all_reduce(&square, ReduceOp::Sum)?;
-        Ok(square.f_double_value(&[])?.sqrt())
+        let device = self.group.device();
+        let sums = window.sums(&squared_norm(&own, device)?, device)?;
+        Totals::over(&self.group, sums, self.nominal_total() / self.health.scaler.scale())
+    }
+
+    /// Updates the units, where the totals allow it. Gradients that are not to be kept are freed on
+    /// the way.
+    fn apply(
+        &mut self,
+        grads: &mut [Tensor],
+        rates: StepRates,
+        (totals, keep): (&Totals, bool),
+    ) -> Result<()> {
+        let (optimizer, group, publication) = (&self.optimizer, &self.group, &self.publication);
+        let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
+        self.states.change(|units| {
+            let mut updates = Vec::new();
+            for &(i, UnitState { master, state }) in units {
+                updates.push((i, UnitTensors { param: master, grad: &grads[i], state }));
+            }
+            optimizer.update(group, &updates, rates, Some(&scaling))?;
+            if !keep {
+                units.iter().for_each(|(i, _)| grads[*i] = Tensor::new());
+            }
+            publication.publish(units)
+        })?;
+        publication.finish()
     }
 }

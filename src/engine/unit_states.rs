@@ -8,7 +8,7 @@ use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
     optim::Optimizer,
-    tensor::{Device, Tensor, bytes_of, moved},
+    tensor::{Device, Tensor, bytes_of, settled},
 };
 
 /// What is kept of one unit.
@@ -47,7 +47,7 @@ impl UnitStates {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         match self {
             Self::Memory { device, units } => {
-                let master = moved(&master, *device)?;
+                let master = settled(&master, *device)?;
                 let like = (optimizer.state_kind(), *device);
                 let zeros = |numel| Ok(Tensor::f_zeros([numel], like)?);
                 let layout = optimizer.state_layout(i);
@@ -57,6 +57,19 @@ impl UnitStates {
             }
             Self::Disk(file) => file.add(i, master),
         }
+    }
+
+    /// Where the optimizer steps.
+    pub(super) fn device(&self) -> Device {
+        match self {
+            Self::Memory { device, .. } => *device,
+            Self::Disk(_) => Device::Cpu,
+        }
+    }
+
+    /// Whether all of it is in the memory of `device`.
+    pub(super) fn is_on(&self, device: Device) -> bool {
+        matches!(self, Self::Memory { device: home, .. } if *home == device)
     }
 
     /// Bytes of the master weights that are in the memory of `device`.
@@ -84,19 +97,18 @@ impl UnitStates {
         }
     }
 
-    /// Changes what is kept of each unit in turn.
+    /// Changes what is kept of each unit: of all at once where it is in memory, else of one after
+    /// the other.
     ///
     /// # Errors
     /// Those of `change` and of the disk.
     pub(super) fn change(
         &mut self,
-        mut change: impl FnMut(usize, &UnitState) -> Result<()>,
+        mut change: impl FnMut(&[(usize, &UnitState)]) -> Result<()>,
     ) -> Result<()> {
         match self {
-            Self::Memory { units, .. } => {
-                units.iter().enumerate().try_for_each(|(i, unit)| change(i, unit))
-            }
-            Self::Disk(file) => file.change(change),
+            Self::Memory { units, .. } => change(&units.iter().enumerate().collect::<Vec<_>>()),
+            Self::Disk(file) => file.change(|i, unit| change(&[(i, unit)])),
         }
     }
 }

@@ -5,20 +5,17 @@
 //! generator, seeded before each layer from the run's seed and the layer's place ([`Seeds`]): a
 //! recomputed layer draws the same masks, and a resumed run needs no generator state.
 
-use super::{
-    gradients::{self, Gradients},
-    stop::Stop,
-};
+use super::{gradients::Gradients, stop::Stop};
 use crate::{
-    bridge::{memory, ops},
+    bridge::{autograd, memory, trace::range},
     config::ActivationCheckpointing,
-    data::Batch,
+    data::{Batch, TargetTensors},
     error::{Code, Error, Result},
     model::{
         Block, BlockContext, Direction, Embedding, FlatUnit, HeadOutput, LossFunction,
-        LossGradient, Model, Recorder, Targets, padding_mask, record,
+        LossGradient, Model, Recorder, Sink, Targets, UnitGradient, padding_mask, record,
     },
-    tensor::{Device, Kind, Tensor, manual_seed, mix, moved, no_grad},
+    tensor::{Copying, Device, Kind, Tensor, manual_seed, mix, no_grad, start_move},
 };
 
 /// The seeds of one micro batch's dropout masks.
@@ -64,27 +61,42 @@ pub(super) struct Hooks<'a> {
 pub(super) struct Activations {
     input_ids: Tensor,
     embedded: Layer,
-    blocks: Vec<Layer>,
+    blocks: Vec<Kept>,
     attention_mask: Option<Tensor>,
     head: HeadOutput,
-    /// Laid out as the unit with the projection, and holding its gradient.
-    projection_grad: Tensor,
+    /// The gradient of the unit with the projection, as far as the loss made it.
+    projection_grad: UnitGradient,
     seeds: Seeds,
 }
 
-/// A layer's detached input and its output with the graph between; no output where the layer is to
-/// be run again, and then the input may be in host memory.
+/// A layer's detached input and its output with the graph between.
 struct Layer {
     input: Tensor,
     output: Option<Tensor>,
 }
 
-impl Layer {
-    /// A layer that is to be run again on `input`, which with `on_host` waits in host memory. From
-    /// a GPU the copy goes into pinned memory and is not waited for.
-    fn checkpoint(input: Tensor, on_host: bool) -> Result<Self> {
-        let input = if on_host { moved(&input, Device::Cpu)? } else { input };
-        Ok(Self { input, output: None })
+/// What a block leaves for the backward pass.
+enum Kept {
+    /// Its input, its output with the graph between, and where the operations of the graph add their
+    /// gradients.
+    Graph(Tensor, Tensor, Sink),
+    /// Its input, to run it again; this may be on its way to host memory, or back from there.
+    Input(Copying),
+}
+
+impl Kept {
+    /// The input alone, which with `on_host` waits in host memory.
+    fn input(input: &Tensor, on_host: bool) -> Result<Self> {
+        let home = if on_host { Device::Cpu } else { input.device() };
+        Ok(Self::Input(start_move(input, home)?))
+    }
+
+    /// Starts to bring it to `device`.
+    fn fetch(self, device: Device) -> Result<Self> {
+        match self {
+            Self::Input(input) => Ok(Self::Input(input.send_on(device)?)),
+            graph @ Self::Graph(..) => Ok(graph),
+        }
     }
 }
 
@@ -105,31 +117,36 @@ impl Activations {
             let unit = units.unit()?;
             embed(model, &unit, &input_ids, seeds)
         })?;
+        // Without a graph: each layer begins its own.
         let mut x = embedded.output.as_ref().unwrap_or(&embedded.input).detach();
         let mut blocks = Vec::with_capacity(model.blocks().len());
         for i in 0..model.blocks().len() {
             stop.check()?;
-            let input = x.detach().set_requires_grad(true);
+            let input = x.set_requires_grad(true);
             let unit = units.unit()?;
             let mask = attention_mask.as_ref();
-            let run = || run_block((model, &unit), i, &input, mask, seeds, recorder);
-            let run = || record(recorder, format_args!("h.{i}"), run);
-            let again = checkpointing.filter(|checkpointing| checkpointing.applies_to(i));
-            let output = match again {
-                Some(_) => no_grad(run)?,
-                None => with_graph(run()?, i + 1)?,
+            let run = |sink| {
+                let place = Place { model, unit: &unit, i, seeds };
+                let run = || run_block(place, &input, mask, sink, recorder);
+                record(recorder, format_args!("h.{i}"), run)
             };
-            x = output.detach();
-            blocks.push(match again {
-                Some(again) => Layer::checkpoint(input, again.cpu_checkpointing)?,
-                None => Layer { input, output: Some(output) },
-            });
+            match checkpointing.filter(|checkpointing| checkpointing.applies_to(i)) {
+                Some(again) => {
+                    blocks.push(Kept::input(&input, again.cpu_checkpointing)?);
+                    x = no_grad(|| run(None))?;
+                }
+                None => {
+                    let sink = Sink::default();
+                    let output = with_graph(run(Some(&sink))?, i + 1)?;
+                    x = output.detach();
+                    blocks.push(Kept::Graph(input, output, sink));
+                }
+            }
         }
         stop.check()?;
         let (unit, param) = model.projection_place();
-        let projection_grad = gradients::zeros(&model.units()[unit], pass.grad_kind)?;
-        let views = model.units()[unit].views(&projection_grad);
-        let gradient = LossGradient { nominal, projection: &views[param] };
+        let mut projection_grad = UnitGradient::new(&model.units()[unit], pass.grad_kind)?;
+        let gradient = LossGradient { nominal, unit: &mut projection_grad, index: param };
         let head = record(recorder, Model::HEAD_SCOPE, || -> Result<_> {
             let head = units.head()?;
             let params = (head.params(), head.projection());
@@ -150,46 +167,58 @@ impl Activations {
         gradients: &mut Gradients,
         stop: &Stop,
     ) -> Result<()> {
-        let Self { input_ids, embedded, blocks, attention_mask, head, projection_grad, seeds } =
+        let Self { input_ids, embedded, mut blocks, attention_mask, head, projection_grad, seeds } =
             self;
         let units = model.units();
         let mut present = model.visit(Direction::Backward);
+        let head_range = range(Model::HEAD_SCOPE);
         let head = model.head().backward(present.unit()?.params(), head)?;
         let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
-        gradients.add_flat(model.projection_place().0, projection_grad)?;
-        gradients.add(&units[model.head_unit()], model.head_unit(), head.params)?;
+        gradients.add_all(model.projection_place().0, projection_grad)?;
+        gradients.add(&units[model.head_unit()], model.head_unit(), &numbered(head.params))?;
         gradients.complete(model.head_unit())?;
+        drop(head_range);
         let mut grad = head.input;
-        for (i, Layer { input, output }) in blocks.into_iter().enumerate().rev() {
+        let device = grad.device();
+        // What the next block needs comes back while this one runs.
+        let mut fetch = || blocks.pop().map(|kept| kept.fetch(device)).transpose();
+        let mut coming = fetch()?;
+        for i in (0..model.blocks().len()).rev() {
             stop.check()?;
+            let kept = coming.ok_or_else(|| Error::new(Code::Internal, "a block kept nothing"))?;
+            coming = fetch()?;
+            let _range = range(format_args!("h.{i}"));
             let unit = present.unit()?;
-            let (input, output) = match output {
-                Some(output) => (input, output),
-                None => {
-                    let input = moved(&input, grad.device())?.detach().set_requires_grad(true);
-                    let mask = attention_mask.as_ref();
-                    let output = run_block((model, &unit), i, &input, mask, seeds, None)?;
-                    (input, with_graph(output, i + 1)?)
+            let (input, output, sink) = match kept {
+                Kept::Graph(input, output, sink) => (input, output, sink),
+                Kept::Input(input) => {
+                    let input = input.wait()?.detach().set_requires_grad(true);
+                    let (mask, sink) = (attention_mask.as_ref(), Sink::default());
+                    let place = Place { model, unit: &unit, i, seeds };
+                    let output = run_block(place, &input, mask, Some(&sink), None)?;
+                    (input, with_graph(output, i + 1)?, sink)
                 }
             };
+            sink.lend(gradients.take_out(&units[i + 1], i + 1)?);
             let inputs: Vec<&Tensor> = std::iter::once(&input).chain(unit.params()).collect();
-            let mut grads = ops::grad(&output, &grad, &inputs)?
-                .into_iter()
-                .zip(inputs)
-                .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()));
-            grad = grads.next().ok_or_else(|| Error::new(Code::Internal, "no gradients"))?;
-            gradients.add(&units[i + 1], i + 1, grads)?;
+            let mut grads = autograd::grad(&output, &grad, &inputs)?;
+            let mut gradient = sink.take_back()?;
+            gradient.add(&numbered(grads.split_off(1)))?;
+            gradients.put_back(i + 1, gradient);
+            grad = grads.pop().flatten().unwrap_or_else(|| input.zeros_like());
             drop(unit);
             gradients.complete(i + 1)?;
         }
+        let _range = range(Model::EMBEDDING_SCOPE);
         match (model.embedding(), &embedded.output) {
             (Embedding::Gpt2(embedding), output) => {
                 if let Some(output) = output {
-                    let back = ops::grad(output, &grad, &[&embedded.input])?;
+                    let back = autograd::grad(output, &grad, &[&embedded.input])?;
                     grad = back.into_iter().flatten().next().unwrap_or_else(|| grad.zeros_like());
                 }
-                let views = gradients.views(&units[0], 0)?;
-                no_grad(|| embedding.backward(&views, &input_ids, &grad));
+                let mut gradient = gradients.take_out(&units[0], 0)?;
+                no_grad(|| embedding.backward(&mut gradient, &input_ids, &grad))?;
+                gradients.put_back(0, gradient);
             }
             (Embedding::Custom(_), output) => {
                 let output = output
@@ -197,15 +226,17 @@ impl Activations {
                     .ok_or_else(|| Error::new(Code::Internal, "the first layer kept no output"))?;
                 let unit = present.unit()?;
                 let params: Vec<&Tensor> = unit.params().iter().collect();
-                let grads = ops::grad(output, &grad, &params)?
-                    .into_iter()
-                    .zip(params)
-                    .map(|(grad, param)| grad.unwrap_or_else(|| param.zeros_like()));
-                gradients.add(&units[0], 0, grads)?;
+                let grads = autograd::grad(output, &grad, &params)?;
+                gradients.add(&units[0], 0, &numbered(grads))?;
             }
         }
         gradients.complete(0)
     }
+}
+
+/// The gradients that there are, with the numbers of their parameters.
+fn numbered(grads: Vec<Option<Tensor>>) -> Vec<(usize, Tensor)> {
+    grads.into_iter().enumerate().filter_map(|(i, grad)| Some((i, grad?))).collect()
 }
 
 /// The first layer. The lookup of GPT-2's has its gradient by hand: autograd sees the dropout alone.
@@ -218,7 +249,8 @@ fn embed(model: &Model, unit: &FlatUnit, input_ids: &Tensor, seeds: Seeds) -> Re
             let context = BlockContext { train: true, ..BlockContext::default() };
             let output = layer.forward(unit.params(), input_ids, context)?;
             let output = Some(with_graph(output, 0)?);
-            return Ok(Layer { input: input_ids.shallow_clone(), output });
+            let input = input_ids.shallow_clone();
+            return Ok(Layer { input, output });
         }
     };
     let sum = no_grad(|| embedding.lookup(unit.params(), input_ids, 0));
@@ -233,7 +265,8 @@ fn embed(model: &Model, unit: &FlatUnit, input_ids: &Tensor, seeds: Seeds) -> Re
 
 /// The targets of `batch`, as they were counted on the host.
 pub(super) fn targets_of(batch: &Batch) -> Result<Targets> {
-    Ok(Targets::new(&batch.target_ids()?, batch.facts()?.targets))
+    let TargetTensors { ids, positions, scored } = batch.targets()?;
+    Ok(Targets::new(ids, positions, scored))
 }
 
 /// The mask of the attention, where padding stands before a token.
@@ -241,17 +274,25 @@ fn hidden_padding(batch: &Batch) -> Result<Option<Tensor>> {
     Ok(batch.facts()?.is_left_padded.then(|| padding_mask(batch.attention_mask())))
 }
 
-fn run_block(
-    (model, unit): (&Model, &FlatUnit),
+/// A block in a pass.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    model: &'a Model,
+    unit: &'a FlatUnit,
     i: usize,
+    seeds: Seeds,
+}
+
+fn run_block(
+    Place { model, unit, i, seeds }: Place<'_>,
     input: &Tensor,
     attention_mask: Option<&Tensor>,
-    seeds: Seeds,
+    sink: Option<&Sink>,
     recorder: Option<&Recorder>,
 ) -> Result<Tensor> {
     let _counting = memory::count_as(memory::Kind::Activations)?;
     seeds.plant(i + 1);
-    let context = BlockContext { train: true, attention_mask, key_values: None, recorder };
+    let context = BlockContext { train: true, attention_mask, key_values: None, sink, recorder };
     model.blocks()[i].forward(unit.params(), input, context)
 }
 

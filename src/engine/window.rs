@@ -11,9 +11,8 @@
 use crate::{
     config::LossAverage,
     data::BatchRows,
-    dist::{ProcessGroup, ReduceOp},
     error::Result,
-    tensor::{Kind, Tensor},
+    tensor::{Device, Kind, Tensor},
 };
 
 /// The sums over the micro batches of this rank.
@@ -25,16 +24,6 @@ pub(super) struct Window {
     losses: Vec<(Tensor, BatchRows)>,
     weight: f64,
     tokens: i64,
-}
-
-/// The sums over the micro batches of all ranks.
-pub(super) struct Totals {
-    /// The mean loss of the step; NaN without any target.
-    pub(super) loss: f64,
-    /// What the losses were weighted with.
-    pub(super) weight: f64,
-    /// Tokens that are no padding.
-    pub(super) tokens: u64,
 }
 
 impl Window {
@@ -80,16 +69,20 @@ impl Window {
         Ok(suspects)
     }
 
-    /// The sums over all ranks.
-    pub(super) fn reduce(&self, group: &ProcessGroup) -> Result<Totals> {
-        let mut loss = Tensor::f_zeros([0i64; 0], (Kind::Double, group.device()))?;
-        for (part, _) in &self.losses {
-            loss = loss.f_add(part)?;
-        }
-        let counts = Tensor::f_from_slice(&[self.weight, self.tokens as f64])?;
-        let all = Tensor::f_cat(&[loss.f_view([1])?, counts.f_to_device(group.device())?], 0)?;
-        group.all_reduce(&all, ReduceOp::Sum)?;
-        let all = Vec::<f64>::try_from(&all)?;
-        Ok(Totals { loss: all[0] / all[1], weight: all[1], tokens: all[2] as u64 })
+    /// The sum of the losses of this rank, their weight, its tokens that are no padding, and `square`,
+    /// a scalar beside them: float64 `[4]` on `device`, which is not waited for.
+    ///
+    /// # Errors
+    /// libtorch refuses.
+    pub(super) fn sums(&self, square: &Tensor, device: Device) -> Result<Tensor> {
+        let like = (Kind::Double, device);
+        let losses: Vec<&Tensor> = self.losses.iter().map(|(loss, _)| loss).collect();
+        let loss = match losses.is_empty() {
+            true => Tensor::f_zeros([1], like)?,
+            false => Tensor::f_stack(&losses, 0)?.f_sum(Kind::Double)?.f_view([1])?,
+        };
+        let count = |value: f64| Tensor::f_full([1], value, like);
+        let (weight, tokens) = (count(self.weight)?, count(self.tokens as f64)?);
+        Ok(Tensor::f_cat(&[loss, weight, tokens, square.f_view([1])?], 0)?)
     }
 }

@@ -4,11 +4,9 @@ use super::{
     custom::CustomBlock,
     layer::{Block, BlockContext},
     unit::{Init, ParamSpec},
+    unit_gradient::UnitGradient,
 };
-use crate::{
-    error::Result,
-    tensor::{Kind, Tensor},
-};
+use crate::{error::Result, tensor::Tensor};
 
 /// The first layer of a model.
 #[derive(Debug)]
@@ -57,26 +55,35 @@ impl Gpt2Embedding {
             + positions.narrow(0, past, t)
     }
 
-    /// Adds the gradient of [`Gpt2Embedding::lookup`] at positions `0..` to `grads`, laid out as the
-    /// parameters; `sum_grad` `[B, T, C]` is the gradient of its result.
+    /// Adds the gradient of [`Gpt2Embedding::lookup`] at positions `0..` to that of its unit;
+    /// `sum_grad` `[B, T, C]` is the gradient of its result.
     ///
     /// Written by hand: autograd would make a gradient of the size of the whole vocabulary, only to
     /// add it to the one that exists.
-    pub fn backward(&self, grads: &[Tensor], input_ids: &Tensor, sum_grad: &Tensor) {
-        let [tokens, positions] = grads else { unreachable!("an embedding has two parameters") };
-        let c = tokens.size()[1];
-        let t = sum_grad.size()[1];
-        let rows = sum_grad.reshape([-1, c]).to_kind(tokens.kind());
-        let _ = tokens.shallow_clone().index_add_(0, &input_ids.reshape([-1]), &rows);
-        let by_position = sum_grad.sum_dim_intlist([0i64].as_slice(), false, Kind::Float);
-        let _ = positions.narrow(0, 0, t).g_add_(&by_position);
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn backward(
+        &self,
+        gradient: &mut UnitGradient,
+        input_ids: &Tensor,
+        sum_grad: &Tensor,
+    ) -> Result<()> {
+        let &[_, _, c] = sum_grad.size().as_slice() else { unreachable!("it is [B, T, C]") };
+        let tokens = gradient.open(0)?.shallow_clone();
+        let rows = sum_grad.f_reshape([-1, c])?.f_to_kind(tokens.kind())?;
+        let _ = tokens.shallow_clone().f_index_add_(0, &input_ids.f_reshape([-1i64])?, &rows)?;
+        gradient.add_rows(1, sum_grad)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{Device, no_grad};
+    use crate::{
+        model::FlatUnit,
+        tensor::{Device, Kind, no_grad},
+    };
 
     #[test]
     fn the_gradient_by_hand_equals_autograds() {
@@ -85,11 +92,12 @@ mod tests {
             .map(|p| p.set_requires_grad(true));
         let ids = Tensor::from_slice(&[0i64, 2, 2, 4]).view([2, 2]);
         let embedding = Gpt2Embedding { dropout: 0.0 };
+        let unit = FlatUnit::zeros(Gpt2Embedding::specs(5, 4, 3, 0.1), Device::Cpu).unwrap();
         let weight = Tensor::randn([2, 2, 3], cpu);
         (embedding.lookup(&params, &ids, 0) * &weight).sum(Kind::Float).backward();
-        let grads = [Tensor::zeros([5, 3], cpu), Tensor::zeros([4, 3], cpu)];
-        no_grad(|| embedding.backward(&grads, &ids, &weight));
-        for (by_hand, param) in grads.iter().zip(&params) {
+        let mut gradient = UnitGradient::new(&unit, Kind::Float).unwrap();
+        no_grad(|| embedding.backward(&mut gradient, &ids, &weight)).unwrap();
+        for (by_hand, param) in unit.views(&gradient.complete().unwrap()).iter().zip(&params) {
             assert!(by_hand.allclose(&param.grad(), 1e-6, 1e-7, false));
         }
     }

@@ -10,7 +10,7 @@ use super::{
     Gpt2Config, Gpt2Embedding, Head,
     config::Activation,
     gpt2::Gpt2Block,
-    loss::slice_rows,
+    loss::{row_width, slice_rows},
     unit::{ParamSpec, padded_size},
 };
 use crate::{config::Dtype, tensor::Device};
@@ -57,10 +57,8 @@ pub struct Footprint {
     /// What the head needs with its slice of the logits.
     pub head: u64,
     /// What the backward pass of a block holds at most: beside its input, the layers before it and
-    /// flat gradients.
+    /// flat gradients, its own included.
     pub block_backward: Held,
-    /// What the backward pass of a block holds when its flat gradient is there.
-    pub block_added: Held,
     /// What the backward pass of the embedding holds.
     pub embedding_backward: u64,
 }
@@ -83,14 +81,12 @@ impl Gpt2Config {
     /// What the layers hold for `workload`.
     pub fn footprint(&self, workload: Workload) -> Footprint {
         let sizes = Sizes::of(self, workload);
-        let (block_backward, block_added) = sizes.block_backward();
         Footprint {
             embedding: sizes.embedding(),
             block: sizes.block(),
             block_output: sizes.h,
             head: sizes.head(self, workload),
-            block_backward,
-            block_added,
+            block_backward: sizes.block_backward(),
             // The gradient, once more behind a dropout, and the positions' part.
             embedding_backward: if sizes.embd_mask > 0 { 2 * sizes.h } else { sizes.h },
         }
@@ -109,10 +105,16 @@ struct Sizes {
     attention: Attention,
     /// Whether the activation's input is kept beside its output.
     keeps_inner_input: bool,
-    /// The weights of the four linear layers, of which C * C.
+    /// The gradients of the weights of the four linear layers, where products cannot add them to the
+    /// flat gradient themselves.
     c_attn: u64,
     c_proj: u64,
     mlp: u64,
+}
+
+/// Whether a product can add to a float32 gradient without a tensor of its own.
+fn products_are_added(element_bytes: u64, device: Device) -> bool {
+    element_bytes == FLOAT_BYTES || device != Device::Cpu
 }
 
 /// What attention keeps beside H, its output.
@@ -141,6 +143,7 @@ impl Sizes {
         } else {
             Attention::Fused { statistics: places * heads * FLOAT_BYTES }
         };
+        let made = if products_are_added(element_bytes, device) { 0 } else { element_bytes };
         Self {
             h,
             inner: places * inner * element_bytes,
@@ -149,9 +152,9 @@ impl Sizes {
             embd_mask: mask_of(config.embd_pdrop),
             attention,
             keeps_inner_input: config.activation_function != Activation::Relu,
-            c_attn: 3 * c * c * element_bytes,
-            c_proj: c * c * element_bytes,
-            mlp: c * inner * element_bytes,
+            c_attn: 3 * c * c * made,
+            c_proj: c * c * made,
+            mlp: c * inner * made,
         }
     }
 
@@ -173,7 +176,8 @@ impl Sizes {
         2 * (self.h + self.norm) + self.attention() + 3 * self.h + inner + 2 * self.resid_mask
     }
 
-    /// The norm's output, its gradient, targets, and the slice with its scaled hidden states.
+    /// The norm's output, its rows with a target, their gradient, and the slice of the logits; with
+    /// whole logits also the gradient of the norm's output and targets.
     fn head(&self, config: &Gpt2Config, workload: Workload) -> u64 {
         let [c, vocab] = [config.n_embd, config.vocab_size].map(|size| size.unsigned_abs());
         let places = workload.rows * workload.tokens;
@@ -185,24 +189,17 @@ impl Sizes {
             let logits = places * vocab * (3 * FLOAT_BYTES + also);
             return 2 * self.h + self.norm + places * ID_BYTES + logits;
         }
-        let rows = slice_rows(
-            i64::try_from(places).unwrap_or(i64::MAX),
-            config.vocab_size,
-            workload.device,
-        );
-        let rows = rows.unsigned_abs();
-        let copies = if workload.device == Device::Cpu { 1 } else { 2 };
-        let element = workload.element_bytes;
-        let slice = match element {
-            FLOAT_BYTES => rows * (copies * vocab + c) * element,
-            // Logits in both formats, and the slice's part of the projection's gradient.
-            _ => rows * vocab * (element + copies * FLOAT_BYTES) + vocab * c * element,
-        };
-        2 * self.h + self.norm + 2 * places * ID_BYTES + slice
+        let (element, device) = (workload.element_bytes, workload.device);
+        let most = i64::try_from(places).unwrap_or(i64::MAX);
+        let rows = slice_rows(most, config.vocab_size, device).unsigned_abs();
+        let row = row_width(config.vocab_size, device).unsigned_abs();
+        let formats = if element == FLOAT_BYTES { element } else { element + FLOAT_BYTES };
+        let made = if products_are_added(element, device) { 0 } else { vocab * c * element };
+        3 * self.h + self.norm + rows * row * formats + made
     }
 
-    /// What the backward pass of a block holds at its peak, and at its end.
-    fn block_backward(&self) -> (Held, Held) {
+    /// What the backward pass of a block holds at its peak.
+    fn block_backward(&self) -> Held {
         let Self { h, inner, .. } = *self;
         let dropped = if self.resid_mask > 0 { h } else { 0 };
         // The gradient of the output comes from outside and stays.
@@ -210,7 +207,8 @@ impl Sizes {
         // Into the MLP: the dropout's product, then the last projection.
         tally.buffer(dropped);
         tally.free_activation(self.resid_mask);
-        tally.buffer(inner + self.mlp);
+        tally.made(self.mlp);
+        tally.buffer(inner);
         tally.free_buffer(dropped);
         if self.keeps_inner_input {
             tally.free_activation(inner);
@@ -220,7 +218,8 @@ impl Sizes {
         tally.free_buffer(inner);
         tally.free_activation(inner);
         // The first projection, the norm, and the sum with what went past them.
-        tally.buffer(h + self.mlp);
+        tally.made(self.mlp);
+        tally.buffer(h);
         tally.free_buffer(inner);
         tally.free_activation(h);
         tally.buffer(h);
@@ -234,16 +233,15 @@ impl Sizes {
         tally.free_buffer(h);
         tally.free_activation(self.norm);
         tally.buffer(h);
-        // With the gradient of the output, which is not needed any more.
-        tally.free_buffer(3 * h);
-        (tally.peak, tally.now)
+        tally.peak
     }
 
     fn attention_backward(&self, tally: &mut Tally, dropped: u64) {
         let h = self.h;
         tally.buffer(dropped);
         tally.free_activation(self.resid_mask);
-        tally.buffer(h + self.c_proj);
+        tally.made(self.c_proj);
+        tally.buffer(h);
         tally.free_buffer(dropped);
         match self.attention {
             Attention::Fused { statistics } => {
@@ -267,12 +265,11 @@ impl Sizes {
                 tally.free_buffer(scores);
             }
         }
-        // The parts' gradients are each put into a tensor of the whole's size, and added.
-        tally.buffer(6 * h);
-        tally.free_buffer(2 * h);
-        tally.free_buffer(h);
+        // The parts' gradients are put together.
+        tally.buffer(3 * h);
         tally.free_buffer(3 * h);
-        tally.buffer(h + self.c_attn);
+        tally.made(self.c_attn);
+        tally.buffer(h);
         tally.free_buffer(3 * h);
         tally.free_activation(h);
     }
@@ -295,6 +292,12 @@ impl Tally {
         if self.now.activations + self.now.buffers > self.peak.activations + self.peak.buffers {
             self.peak = self.now;
         }
+    }
+
+    /// A tensor that is gone at once.
+    fn made(&mut self, bytes: u64) {
+        self.buffer(bytes);
+        self.free_buffer(bytes);
     }
 
     fn free_buffer(&mut self, bytes: u64) {

@@ -7,8 +7,10 @@
 use super::{
     config::{Activation, Gpt2Config},
     layer::{Block, BlockContext},
+    linear::Conv1d,
     profile::{ModuleProfile, Recorder, record},
     unit::{Init, ParamSpec},
+    unit_gradient::Sink,
 };
 use crate::{error::Result, tensor::Tensor};
 
@@ -29,25 +31,27 @@ pub(super) struct Gpt2Block {
 /// The parameters of a block by name, in the order of [`Gpt2Block::specs`].
 struct Params<'a> {
     ln_1: (&'a Tensor, &'a Tensor),
-    c_attn: (&'a Tensor, &'a Tensor),
-    attn_c_proj: (&'a Tensor, &'a Tensor),
+    c_attn: Conv1d<'a>,
+    attn_c_proj: Conv1d<'a>,
     ln_2: (&'a Tensor, &'a Tensor),
-    c_fc: (&'a Tensor, &'a Tensor),
-    mlp_c_proj: (&'a Tensor, &'a Tensor),
+    c_fc: Conv1d<'a>,
+    mlp_c_proj: Conv1d<'a>,
 }
 
 impl<'a> Params<'a> {
     fn of(params: &'a [Tensor]) -> Self {
-        let [a, b, c, d, e, f, g, h, i, j, k, l] = params else {
-            unreachable!("a block has twelve parameters")
+        let pair = |index: usize| (&params[index], &params[index + 1]);
+        let conv1d = |index| {
+            let (weight, bias) = pair(index);
+            Conv1d { weight, bias, index }
         };
         Self {
-            ln_1: (a, b),
-            c_attn: (c, d),
-            attn_c_proj: (e, f),
-            ln_2: (g, h),
-            c_fc: (i, j),
-            mlp_c_proj: (k, l),
+            ln_1: pair(0),
+            c_attn: conv1d(2),
+            attn_c_proj: conv1d(4),
+            ln_2: pair(6),
+            c_fc: conv1d(8),
+            mlp_c_proj: conv1d(10),
         }
     }
 }
@@ -106,15 +110,17 @@ impl Gpt2Block {
     }
 
     /// Causal self-attention of `x` `[B, T, C]`, before its dropout.
-    fn attention(&self, p: &Params<'_>, x: &Tensor, context: BlockContext<'_>) -> Tensor {
+    fn attention(&self, p: &Params<'_>, x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         let &[b, t, c] = x.size().as_slice() else { unreachable!("hidden states are [B, T, C]") };
-        let heads = |part: i64, qkv: &Tensor| {
-            // [B, T, C] to [B, H, T, D]
-            qkv.narrow(2, part * c, c).view([b, t, self.num_heads, -1]).transpose(1, 2)
+        let (recorder, sink) = (context.recorder, context.sink);
+        let qkv = record(recorder, "c_attn", || p.c_attn.forward(x, sink))?;
+        // One split, whose gradient is one concatenation; [B, T, C] to [B, H, T, D]
+        let mut parts = qkv.split(c, 2).into_iter();
+        let mut heads = || {
+            let part = parts.next().expect("three times C in parts of C are three");
+            part.view([b, t, self.num_heads, -1]).transpose(1, 2)
         };
-        let recorder = context.recorder;
-        let qkv = record(recorder, "c_attn", || conv1d(p.c_attn, x));
-        let (q, mut k, mut v) = (heads(0, &qkv), heads(1, &qkv), heads(2, &qkv));
+        let (q, mut k, mut v) = (heads(), heads(), heads());
         if let Some(key_values) = context.key_values {
             (k, v) = key_values.append(&k, &v);
         }
@@ -132,14 +138,19 @@ impl Gpt2Block {
             &q, &k, &v, mask, dropout, is_causal, self.scale, false,
         );
         let y = y.transpose(1, 2).reshape([b, t, c]);
-        record(recorder, "c_proj", || conv1d(p.attn_c_proj, &y))
+        record(recorder, "c_proj", || p.attn_c_proj.forward(&y, sink))
     }
 
     /// The two-layer network on `x` `[B, T, C]`, before its dropout.
-    fn mlp(&self, p: &Params<'_>, x: &Tensor, recorder: Option<&Recorder>) -> Tensor {
-        let inner = record(recorder, "c_fc", || conv1d(p.c_fc, x));
+    fn mlp(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        (recorder, sink): (Option<&Recorder>, Option<&Sink>),
+    ) -> Result<Tensor> {
+        let inner = record(recorder, "c_fc", || p.c_fc.forward(x, sink))?;
         let inner = record(recorder, "act", || self.activate(&inner));
-        record(recorder, "c_proj", || conv1d(p.mlp_c_proj, &inner))
+        record(recorder, "c_proj", || p.mlp_c_proj.forward(&inner, sink))
     }
 
     fn activate(&self, x: &Tensor) -> Tensor {
@@ -156,12 +167,13 @@ impl Block for Gpt2Block {
     fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Result<Tensor> {
         let p = Params::of(params);
         let drop_p = if context.train { self.resid_dropout } else { 0.0 };
-        let recorder = context.recorder;
+        let (recorder, sink) = (context.recorder, context.sink);
         let normed = record(recorder, "ln_1", || self.norm(p.ln_1, x));
-        let attended = record(recorder, "attn", || self.attention(&p, &normed, context));
+        let attended = record(recorder, "attn", || self.attention(&p, &normed, context))?;
         let x = x + dropout(attended, drop_p);
         let normed = record(recorder, "ln_2", || self.norm(p.ln_2, &x));
-        Ok(&x + dropout(record(recorder, "mlp", || self.mlp(&p, &normed, recorder)), drop_p))
+        let fed = record(recorder, "mlp", || self.mlp(&p, &normed, (recorder, sink)))?;
+        Ok(&x + dropout(fed, drop_p))
     }
 
     fn profile(&self, rows: i64, tokens: i64) -> Option<ModuleProfile> {
@@ -186,12 +198,6 @@ impl Block for Gpt2Block {
             ModuleProfile::new("mlp", "Mlp").with(mlp),
         ]))
     }
-}
-
-/// `x @ weight + bias` for `x` `[B, T, in]` and `weight` `[in, out]`.
-fn conv1d((weight, bias): (&Tensor, &Tensor), x: &Tensor) -> Tensor {
-    let &[b, t, c] = x.size().as_slice() else { unreachable!("hidden states are [B, T, C]") };
-    bias.addmm(&x.reshape([b * t, c]), weight).view([b, t, -1])
 }
 
 fn dropout(x: Tensor, p: f64) -> Tensor {

@@ -10,7 +10,7 @@ use super::{
     unit::{Init, ParamSpec},
 };
 use crate::{
-    bridge::ops,
+    bridge::autograd,
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, no_grad},
 };
@@ -50,8 +50,9 @@ enum Saved {
 pub struct HeadGrads {
     /// With respect to the hidden states, `[B, T, C]`.
     pub input: Tensor,
-    /// With respect to the norm's weight and bias, or to all parameters of a custom head.
-    pub params: Vec<Tensor>,
+    /// With respect to the norm's weight and bias, or to all parameters of a custom head; `None` is
+    /// 0.
+    pub params: Vec<Option<Tensor>>,
 }
 
 impl Head {
@@ -95,11 +96,11 @@ impl Head {
         function: Option<&LossFunction>,
     ) -> Result<HeadOutput> {
         if let (Self::Gpt2 { epsilon }, None) = (self, function) {
-            return Ok(in_slices(*epsilon, params, projection, x, targets, gradient));
+            return in_slices(*epsilon, params, projection, x, targets, gradient);
         }
         if targets.count() == 0 {
             // A mean over nothing is NaN, and would be all of the sum.
-            return Ok(self.nothing(params, x, gradient.is_some()));
+            return Ok(nothing(x, gradient.is_some()));
         }
         let input = x.detach().set_requires_grad(gradient.is_some());
         let logits = self.logits(params, projection, &input)?.to_kind(Kind::Float);
@@ -110,7 +111,7 @@ impl Head {
         drop(logits);
         let count = targets.count() as f64;
         let loss_sum = loss.detach().to_kind(Kind::Double) * count;
-        let Some(LossGradient { nominal, projection: written }) = gradient else {
+        let Some(LossGradient { nominal, unit, index }) = gradient else {
             return Ok(HeadOutput { loss_sum, targets: targets.count(), saved: None });
         };
         if !loss.requires_grad() {
@@ -121,17 +122,13 @@ impl Head {
         let apart = matches!(self, Self::Gpt2 { .. }).then_some(projection);
         let inputs: Vec<&Tensor> = std::iter::once(&input).chain(own).chain(apart).collect();
         let weight = loss.full_like(count / nominal);
-        let mut grads: Vec<Tensor> = ops::grad(&loss, &weight, &inputs)?
-            .into_iter()
-            .zip(&inputs)
-            .map(|(grad, input)| grad.unwrap_or_else(|| input.zeros_like()))
-            .collect();
+        let mut grads = autograd::grad(&loss, &weight, &inputs)?;
         if apart.is_some()
-            && let Some(grad) = grads.pop()
+            && let Some(Some(grad)) = grads.pop()
         {
-            written.shallow_clone().f_copy_(&grad)?;
+            unit.add(&[(index, grad)])?;
         }
-        let grads = HeadGrads { input: grads.remove(0), params: grads };
+        let grads = HeadGrads::of(grads, &input);
         Ok(HeadOutput { loss_sum, targets: targets.count(), saved: Some(Saved::Grads(grads)) })
     }
 
@@ -140,19 +137,6 @@ impl Head {
         match self {
             Self::Gpt2 { .. } => &params[..2],
             Self::Custom(_) => params,
-        }
-    }
-
-    /// What a batch without a target gives.
-    fn nothing(&self, params: &[Tensor], x: &Tensor, with_gradient: bool) -> HeadOutput {
-        let grads = || HeadGrads {
-            input: x.zeros_like(),
-            params: self.own(params).iter().map(|param| param.detach().zeros_like()).collect(),
-        };
-        HeadOutput {
-            loss_sum: Tensor::zeros([], (Kind::Double, x.device())),
-            targets: 0,
-            saved: with_gradient.then(|| Saved::Grads(grads())),
         }
     }
 
@@ -166,12 +150,26 @@ impl Head {
             Some(Saved::Grads(grads)) => return Ok(Some(grads)),
             Some(Saved::Norm { input, normed, normed_grad }) => (input, normed, normed_grad),
         };
-        let inputs = [&input, &params[0], &params[1]];
-        let grads = ops::grad(&normed, &normed_grad, &inputs)?;
-        let mut grads =
-            grads.into_iter().zip(inputs).map(|(g, x)| g.unwrap_or_else(|| x.zeros_like()));
-        let input = grads.next().expect("three inputs have three gradients");
-        Ok(Some(HeadGrads { input, params: grads.collect() }))
+        let grads = autograd::grad(&normed, &normed_grad, &[&input, &params[0], &params[1]])?;
+        Ok(Some(HeadGrads::of(grads, &input)))
+    }
+}
+
+impl HeadGrads {
+    /// Takes the gradients of `input` and of the parameters.
+    fn of(mut grads: Vec<Option<Tensor>>, input: &Tensor) -> Self {
+        let params = grads.split_off(1);
+        Self { input: grads.pop().flatten().unwrap_or_else(|| input.zeros_like()), params }
+    }
+}
+
+/// What a batch without a target gives.
+fn nothing(x: &Tensor, with_gradient: bool) -> HeadOutput {
+    let grads = || HeadGrads { input: x.zeros_like(), params: Vec::new() };
+    HeadOutput {
+        loss_sum: Tensor::zeros([], (Kind::Double, x.device())),
+        targets: 0,
+        saved: with_gradient.then(|| Saved::Grads(grads())),
     }
 }
 
@@ -188,13 +186,13 @@ fn in_slices(
     x: &Tensor,
     targets: &Targets,
     gradient: Option<LossGradient<'_>>,
-) -> HeadOutput {
+) -> Result<HeadOutput> {
     let input = x.detach().set_requires_grad(gradient.is_some());
     let normed = norm(epsilon, params, &input);
     let flat = normed.detach().reshape([-1, x.size()[2]]);
     let (loss_sum, hidden_grad) =
-        no_grad(|| linear_cross_entropy(&flat, &projection.detach(), targets, gradient));
+        no_grad(|| linear_cross_entropy(&flat, &projection.detach(), targets, gradient))?;
     let saved =
         hidden_grad.map(|grad| Saved::Norm { normed_grad: grad.view_as(&normed), input, normed });
-    HeadOutput { loss_sum, targets: targets.count(), saved }
+    Ok(HeadOutput { loss_sum, targets: targets.count(), saved })
 }

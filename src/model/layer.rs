@@ -1,6 +1,9 @@
 //! What the engine and generation know of a block: a function of hidden states and parameters.
 
-use super::profile::{ModuleProfile, Recorder};
+use super::{
+    profile::{ModuleProfile, Recorder},
+    unit_gradient::Sink,
+};
 use crate::{
     error::Result,
     tensor::{Kind, Tensor},
@@ -51,6 +54,9 @@ pub struct BlockContext<'a> {
     pub attention_mask: Option<&'a Tensor>,
     /// The cache of this block while generating.
     pub key_values: Option<&'a mut KeyValues>,
+    /// Where a backward pass adds the gradients that operations make by hand; without it autograd
+    /// makes all of them.
+    pub sink: Option<&'a Sink>,
     /// What measures the modules inside, where they are profiled.
     pub recorder: Option<&'a Recorder>,
 }

@@ -3,14 +3,17 @@
 //! A head with 50,257 rows makes logits larger than all other activations together. They are never
 //! held whole: a slice of rows is multiplied, turned into losses and, in place, into its gradient,
 //! and multiplied back (Liger Kernel's fused linear cross-entropy). The gradient for a mean over
-//! `nominal` targets is made in the forward pass, since the slice is at hand only there.
+//! `nominal` targets is made in the forward pass, since the slice is at hand only there. Positions
+//! without a target, such as padding and masked prompts, take no part.
 //!
 //! In 16 bits the matrices are multiplied in that format; losses and the gradient of the logits are
 //! float32, as when transformers computes `logits.float()`.
 
 use std::{fmt, rc::Rc};
 
+use super::unit_gradient::UnitGradient;
 use crate::{
+    bridge::ops::product,
     error::Result,
     tensor::{Device, IGNORE_INDEX, Kind, Reduction, Tensor},
 };
@@ -22,12 +25,12 @@ const SLICE_BYTES_GPU: i64 = 512 << 20;
 /// Which token each position should predict: the labels of Hugging Face, shifted.
 #[derive(Debug)]
 pub struct Targets {
-    /// Token ids, `[B * T]`, -100 where there is none: the last position of each row, padding.
+    /// Token ids, `[B, T]`, -100 where there is none: the last position of each row, padding.
     ids: Tensor,
-    /// How many of them count.
-    count: i64,
-    /// B and T.
-    size: [i64; 2],
+    /// The positions that have one, `[n]`, among B times T.
+    positions: Tensor,
+    /// Their token ids, `[n]`.
+    scored: Tensor,
 }
 
 /// The loss of logits, float32 `[B, T, V]`, against targets, `[B, T]`: a mean over those that are
@@ -45,7 +48,7 @@ impl LossFunction {
 
     /// The loss, a scalar.
     pub(super) fn call(&self, logits: &Tensor, targets: &Targets) -> Result<Tensor> {
-        Ok((self.0)(logits, &targets.ids.f_view(targets.size)?)?.f_reshape([])?)
+        Ok((self.0)(logits, &targets.ids)?.f_reshape([])?)
     }
 }
 
@@ -56,38 +59,44 @@ impl fmt::Debug for LossFunction {
 }
 
 impl Targets {
-    /// Takes the token ids that the positions should predict, `[B, T]`, and how many of them are not
-    /// -100: known where they are made, so that the device need not be asked.
-    pub fn new(ids: &Tensor, count: i64) -> Self {
-        let size = [ids.size()[0], ids.size()[1]];
-        Self { ids: ids.reshape([-1]), count, size }
+    /// Takes the token ids that the positions should predict, `[B, T]`; where they are not -100, the
+    /// positions among B times T, `[n]`, and the ids there, `[n]`: known where they are made, so that
+    /// the device need not be asked.
+    pub fn new(ids: Tensor, positions: Tensor, scored: Tensor) -> Self {
+        Self { ids, positions, scored }
     }
 
     /// Number of targets that count.
     pub fn count(&self) -> i64 {
-        self.count
+        self.positions.numel() as i64
     }
 }
 
 /// What the gradient of the loss needs to be made in the forward pass.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub struct LossGradient<'a> {
     /// The gradient is that of the sum of the losses divided by this.
     pub nominal: f64,
-    /// Where the gradient with respect to the projection is written, contiguous `[V, C]`; its format
-    /// may differ from the projection's.
-    pub projection: &'a Tensor,
+    /// Where the gradient with respect to the projection `[V, C]` is added, in a format that may
+    /// differ from the projection's.
+    pub unit: &'a mut UnitGradient,
+    /// The number of the projection in that unit.
+    pub index: usize,
 }
 
 /// Cross-entropy of `hidden @ projection.T` for `hidden` `[N, C]` and `projection` `[V, C]`, summed
-/// over the targets, float64 scalar; with `gradient`, that of `hidden` `[N, C]` too.
+/// over the targets, float64 scalar; with `gradient`, that of `hidden` `[N, C]` too. Positions without
+/// a target are left out of all products.
+///
+/// # Errors
+/// Memory is exhausted.
 pub(super) fn linear_cross_entropy(
     hidden: &Tensor,
     projection: &Tensor,
     targets: &Targets,
     gradient: Option<LossGradient<'_>>,
-) -> (Tensor, Option<Tensor>) {
-    let rows = slice_rows(hidden.size()[0], projection.size()[0], hidden.device());
+) -> Result<(Tensor, Option<Tensor>)> {
+    let rows = slice_rows(targets.count(), projection.size()[0], hidden.device());
     in_slices(hidden, projection, targets, gradient, rows)
 }
 
@@ -96,37 +105,39 @@ fn in_slices(
     hidden: &Tensor,
     projection: &Tensor,
     targets: &Targets,
-    gradient: Option<LossGradient<'_>>,
+    mut gradient: Option<LossGradient<'_>>,
     rows: i64,
-) -> (Tensor, Option<Tensor>) {
-    let (n, vocab) = (hidden.size()[0], projection.size()[0]);
-    let hidden_grad = gradient.map(|_| hidden.empty_like());
-    let mut loss_sum = Tensor::zeros([], (Kind::Double, hidden.device()));
-    // One buffer for all slices: a fresh one would be mapped and cleared by the kernel each time.
-    let logits = Tensor::empty([rows, vocab], (hidden.kind(), hidden.device()));
-    let mut start = 0;
-    while start < n {
+) -> Result<(Tensor, Option<Tensor>)> {
+    let (n, positions) = (targets.count(), &targets.positions);
+    let scored = hidden.f_index_select(0, positions)?;
+    let ids = targets.scored.f_unsqueeze(1)?;
+    let scored_grad = gradient.as_ref().map(|_| scored.f_empty_like()).transpose()?;
+    let mut log_sum: Option<Tensor> = None;
+    let buffers = Buffers::new(hidden, projection, rows)?;
+    for start in (0..n).step_by(rows.max(1) as usize) {
         let len = rows.min(n - start);
-        let slice = Slice::forward(
-            hidden.narrow(0, start, len),
-            targets.ids.narrow(0, start, len),
-            projection,
-            &logits.narrow(0, 0, len),
-        );
-        loss_sum += slice.losses.sum(Kind::Double);
-        if let (Some(gradient), Some(hidden_grad)) = (gradient, &hidden_grad) {
-            slice.backward(projection, gradient, &hidden_grad.narrow(0, start, len), start == 0);
+        let part = |x: &Tensor| x.f_narrow(0, start, len);
+        let slice = Slice::forward(part(&scored)?, part(&ids)?, projection, buffers.first(len)?)?;
+        let sum = slice.target_logs.f_sum(Kind::Double)?;
+        log_sum = Some(log_sum.map_or_else(|| Ok(sum.shallow_clone()), |logs| logs.f_add(&sum))?);
+        if let (Some(gradient), Some(scored_grad)) = (&mut gradient, &scored_grad) {
+            slice.backward(projection, gradient, &part(scored_grad)?)?;
         }
-        start += len;
     }
-    (loss_sum, hidden_grad)
+    drop((buffers, scored));
+    let spread = |scored_grad: Tensor| -> Result<Tensor> {
+        Ok(hidden.f_zeros_like()?.f_index_copy_(0, positions, &scored_grad)?)
+    };
+    let none = || Tensor::f_zeros([0i64; 0], (Kind::Double, hidden.device()));
+    let loss_sum = log_sum.map_or_else(none, |logs| logs.f_neg())?;
+    Ok((loss_sum, scored_grad.map(spread).transpose()?))
 }
 
 /// The mean cross-entropy of whole logits, float32 `[B, T, V]`, over the targets.
 pub(super) fn cross_entropy(logits: &Tensor, targets: &Targets) -> Tensor {
     let vocab = logits.size().last().copied().unwrap_or(1);
     logits.reshape([-1, vocab]).cross_entropy_loss::<Tensor>(
-        &targets.ids,
+        &targets.ids.reshape([-1]),
         None,
         Reduction::Mean,
         IGNORE_INDEX,
@@ -134,89 +145,172 @@ pub(super) fn cross_entropy(logits: &Tensor, targets: &Targets) -> Tensor {
     )
 }
 
+/// Where the logits of a slice are, `[n, W]`, of which the first V columns are theirs. One buffer
+/// serves all slices: a fresh one would be mapped and cleared by the kernel each time.
+struct Buffers {
+    vocab: i64,
+    /// In the format of the model.
+    logits: Tensor,
+    /// float32; of a float32 model the same memory.
+    exact: Tensor,
+}
+
+impl Buffers {
+    /// For slices of `rows` rows.
+    fn new(hidden: &Tensor, projection: &Tensor, rows: i64) -> Result<Self> {
+        let (vocab, device) = (projection.size()[0], hidden.device());
+        let width = row_width(vocab, device);
+        let logits = Tensor::f_empty([rows, width], (hidden.kind(), device))?;
+        let exact = match hidden.kind() {
+            Kind::Float => logits.shallow_clone(),
+            _ => Tensor::f_empty([rows, width], (Kind::Float, device))?,
+        };
+        Ok(Self { vocab, logits, exact })
+    }
+
+    fn first(&self, rows: i64) -> Result<Self> {
+        let first = |x: &Tensor| x.f_narrow(0, 0, rows);
+        Ok(Self { vocab: self.vocab, logits: first(&self.logits)?, exact: first(&self.exact)? })
+    }
+
+    /// The columns of the vocabulary.
+    fn columns(&self, buffer: &Tensor) -> Result<Tensor> {
+        Ok(buffer.f_narrow(1, 0, self.vocab)?)
+    }
+
+    /// Turns logits into log-probabilities, float32. The kernels read a row, then write it: they may
+    /// write in place.
+    fn log_softmax(&mut self) -> Result<()> {
+        let width = self.logits.size()[1];
+        if width > self.vocab {
+            let rest = self.logits.f_narrow(1, self.vocab, width - self.vocab)?;
+            let _ = rest.shallow_clone().f_fill_(f64::NEG_INFINITY)?;
+        }
+        // CUDA's kernel reads float16 itself.
+        let reads_half = self.logits.kind() == Kind::Half && self.logits.device() != Device::Cpu;
+        if self.logits.kind() == Kind::Float || reads_half {
+            let _ = self.logits.f_internal_log_softmax_out(&self.exact, 1, reads_half)?;
+        } else {
+            self.exact.f_copy_(&self.logits)?;
+            let _ = self.exact.f_internal_log_softmax_out(&self.exact, 1, false)?;
+        }
+        Ok(())
+    }
+
+    /// Turns log-probabilities into the gradient of the logits times `factor`, softmax - onehot, in the
+    /// format of the model; `target_logs` are those of the targets `ids`.
+    fn logits_grad(
+        &mut self,
+        ids: &Tensor,
+        mut target_logs: Tensor,
+        factor: f64,
+    ) -> Result<Tensor> {
+        let (kind, device) = (self.logits.kind(), self.logits.device());
+        let at_target = target_logs.f_expm1_()?;
+        let mut columns = self.columns(&self.logits)?;
+        if kind == Kind::BFloat16 && device != Device::Cpu {
+            // One pass, which rounds as it writes.
+            let _ = self.exact.f_exp_out(&self.logits)?;
+            let _ = columns.f_scatter_(1, ids, &at_target.f_to_kind(kind)?)?;
+            return Ok(columns);
+        }
+        let mut exact = self.exact.f_exp_()?;
+        let _ = self.columns(&exact)?.f_scatter_(1, ids, &at_target)?;
+        match (kind, device) {
+            (Kind::Float, _) => {}
+            (_, Device::Cpu) => self.logits.f_copy_(&exact.f_mul_scalar_(factor)?)?,
+            _ => {
+                let factor = Tensor::f_full([0i64; 0], factor, (Kind::Float, device))?;
+                let _ = exact.f_mul_out(&self.logits, &factor)?;
+            }
+        }
+        Ok(columns)
+    }
+}
+
 /// A slice of the rows: what its losses and their gradients share.
 struct Slice {
     hidden: Tensor,
-    /// Target ids `[n, 1]`, 0 where there is none.
+    /// Target ids `[n, 1]`.
     ids: Tensor,
-    /// Which rows have a target, `[n, 1]`.
-    counts: Tensor,
-    /// `[n, V]`, in the format of the model; with float32 what holds the next.
-    logits: Tensor,
-    /// `[n, V]`, float32.
-    log_probabilities: Tensor,
-    /// `[n, 1]`, 0 where there is no target.
-    losses: Tensor,
+    /// The log-probabilities.
+    buffers: Buffers,
+    /// Those of the targets, `[n, 1]`.
+    target_logs: Tensor,
 }
 
 impl Slice {
-    /// `logits` `[n, V]` is where it computes.
-    fn forward(hidden: Tensor, ids: Tensor, projection: &Tensor, logits: &Tensor) -> Self {
-        let ids = ids.unsqueeze(1);
-        let counts = ids.not_equal(IGNORE_INDEX);
-        let ids = ids.clamp_min(0);
-        let logits = hidden.mm_out(logits, &projection.transpose(0, 1));
-        let exact = logits.to_kind(Kind::Float);
-        // The CPU's kernel reads a whole row before it writes it: it may write in place.
-        let onto =
-            if exact.device() == Device::Cpu { exact.shallow_clone() } else { exact.empty_like() };
-        let log_probabilities = exact.internal_log_softmax_out(&onto, 1, false);
-        let losses = -log_probabilities.gather(1, &ids, false) * &counts;
-        Self { hidden, ids, counts, logits, log_probabilities, losses }
+    fn forward(
+        hidden: Tensor,
+        ids: Tensor,
+        projection: &Tensor,
+        mut buffers: Buffers,
+    ) -> Result<Self> {
+        let logits = buffers.columns(&buffers.logits)?;
+        let _ = hidden.f_mm_out(&logits, &projection.f_transpose(0, 1)?)?;
+        buffers.log_softmax()?;
+        let target_logs = buffers.exact.f_gather(1, &ids, false)?;
+        Ok(Self { hidden, ids, buffers, target_logs })
     }
 
-    /// Writes the gradient for the rows to `hidden_grad`, and that for the projection over
-    /// (`first`) or onto what is there.
+    /// Writes the gradient for the rows to `hidden_grad`, and adds that for the projection.
     fn backward(
         mut self,
         projection: &Tensor,
-        gradient: LossGradient<'_>,
+        LossGradient { nominal, unit, index }: &mut LossGradient<'_>,
         hidden_grad: &Tensor,
-        first: bool,
-    ) {
-        // softmax - onehot
-        let weight = self.counts.to_kind(Kind::Float) / gradient.nominal;
-        let mut logits_grad = self.log_probabilities.exp_();
-        let _ = logits_grad.scatter_add_(1, &self.ids, &Tensor::full_like(&weight, -1.0));
-        if projection.kind() != Kind::Float {
-            // The loss scale in the weight keeps what follows within the range of fp16.
-            let mut rounded = self.logits;
-            rounded.copy_(&logits_grad.g_mul_(&weight));
-            let logits_grad = rounded;
-            let _ = logits_grad.mm_out(hidden_grad, projection);
-            let part = logits_grad.transpose(0, 1).mm(&self.hidden);
-            let mut onto = gradient.projection.shallow_clone();
-            if first {
-                onto.copy_(&part)
-            } else {
-                drop(onto.g_add_(&part))
-            }
-            return;
-        }
-        // What a row counts for is multiplied into the smaller matrices.
-        let _ = logits_grad.mm_out(hidden_grad, projection).g_mul_(&weight);
-        let (transposed, hidden) = (logits_grad.transpose(0, 1), self.hidden * weight);
-        let mut onto = gradient.projection.shallow_clone();
-        let _ = if first {
-            transposed.mm_out(&onto, &hidden)
-        } else {
-            onto.addmm_(&transposed, &hidden)
+    ) -> Result<()> {
+        let scale = 1.0 / *nominal;
+        // In fp16 the loss scale keeps small probabilities within the range. Otherwise the products
+        // multiply with it, which rounds nothing; on the CPU those in 16 bits cannot.
+        let (factor, scale) = match (projection.kind(), projection.device()) {
+            (Kind::Half, _) | (Kind::BFloat16, Device::Cpu) => (scale, 1.0),
+            _ => (1.0, scale),
         };
+        let logits_grad = self.buffers.logits_grad(&self.ids, self.target_logs, factor)?;
+        product(hidden_grad, (&logits_grad, projection), 0.0, scale)?;
+        unit.add_product(*index, (&logits_grad.f_transpose(0, 1)?, &self.hidden), scale)
     }
+}
+
+/// Elements of a row of logits in memory. cuBLAS has its fast kernels for rows that begin at a
+/// multiple of 16 bytes.
+pub(super) fn row_width(vocab: i64, device: Device) -> i64 {
+    if device == Device::Cpu { vocab } else { (vocab as u64).next_multiple_of(64) as i64 }
 }
 
 /// Rows in a slice: equal slices of about the allowed size.
 pub(super) fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
     let bytes = if device == Device::Cpu { SLICE_BYTES_CPU } else { SLICE_BYTES_GPU };
     let most = (bytes / (4 * vocab)).max(1);
-    let slices = (n + most - 1) / most;
-    (n + slices - 1) / slices.max(1)
+    let slices = ((n + most - 1) / most).max(1);
+    (n + slices - 1) / slices
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::no_grad;
+    use crate::{
+        model::{FlatUnit, Init, ParamSpec},
+        tensor::no_grad,
+    };
+
+    #[test]
+    fn without_a_target_nothing_is_lost_and_nothing_learned() {
+        let ids = Tensor::full([1, 3], IGNORE_INDEX, (Kind::Int64, Device::Cpu));
+        let none = || Tensor::from_slice::<i64>(&[]);
+        let targets = Targets::new(ids, none(), none());
+        let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
+        let spec = ParamSpec::new("lm_head.weight", &[5, 2], Init::Zeros);
+        let unit = FlatUnit::zeros(vec![spec], Device::Cpu).unwrap();
+        let mut made = UnitGradient::new(&unit, Kind::Float).unwrap();
+        let gradient = LossGradient { nominal: 1.0, unit: &mut made, index: 0 };
+        let (loss_sum, hidden_grad) =
+            linear_cross_entropy(&ones([3, 2]), &ones([5, 2]), &targets, Some(gradient)).unwrap();
+        let sum = |x: &Tensor| x.sum(Kind::Double).double_value(&[]);
+        let learned = [hidden_grad.unwrap(), made.complete().unwrap()];
+        assert_eq!((sum(&loss_sum), learned.map(|x| sum(&x))), (0.0, [0.0; 2]));
+    }
 
     #[test]
     fn slices_are_equal_and_as_large_as_allowed() {
@@ -235,17 +329,24 @@ mod tests {
         let projection = Tensor::randn([vocab, 8], cpu).set_requires_grad(true);
         let ids = Tensor::randint(vocab, [4, 10], (Kind::Int64, Device::Cpu));
         let _ = ids.narrow(0, 1, 1).narrow(1, 5, 5).fill_(IGNORE_INDEX);
-        let targets = Targets::new(&ids, 35);
+        let positions: Vec<i64> = (0..15).chain(20..40).collect();
+        let positions = Tensor::from_slice(&positions);
+        let scored = ids.reshape([-1]).index_select(0, &positions);
+        let targets = Targets::new(ids, positions, scored);
         let logits = hidden.matmul(&projection.transpose(0, 1));
-        let losses = logits.log_softmax(1, Kind::Float).nll_loss(&targets.ids);
+        let losses = logits.log_softmax(1, Kind::Float).nll_loss(&targets.ids.reshape([-1]));
         // nll_loss is a mean over the targets.
         let whole = losses * targets.count() as f64;
         (&whole / 7.0).backward();
-        let projection_grad = Tensor::empty([vocab, 8], cpu);
-        let gradient = LossGradient { nominal: 7.0, projection: &projection_grad };
+        let spec = ParamSpec::new("lm_head.weight", &[vocab, 8], Init::Zeros);
+        let unit = FlatUnit::zeros(vec![spec], Device::Cpu).unwrap();
+        let mut made = UnitGradient::new(&unit, Kind::Float).unwrap();
+        let gradient = LossGradient { nominal: 7.0, unit: &mut made, index: 0 };
         let (loss_sum, hidden_grad) = no_grad(|| {
             in_slices(&hidden.detach(), &projection.detach(), &targets, Some(gradient), 16)
-        });
+        })
+        .unwrap();
+        let projection_grad = unit.views(&made.complete().unwrap()).remove(0);
         let relative = (loss_sum.double_value(&[]) / whole.double_value(&[]) - 1.0).abs();
         assert!(relative < 1e-5, "{relative}");
         // Relative to the size of the whole: single entries are sums that cancel.

@@ -15,11 +15,13 @@ mod generate;
 mod gpt2;
 mod head;
 mod layer;
+mod linear;
 mod loss;
 mod model_config;
 mod origin;
 mod profile;
 mod unit;
+mod unit_gradient;
 mod visit;
 mod weights;
 
@@ -34,6 +36,7 @@ pub use loss::{LossFunction, LossGradient, Targets};
 pub use model_config::{CustomConfig, ModelConfig};
 pub use profile::{ModuleProfile, Recorder, record};
 pub use unit::{FlatUnit, Init, ParamSpec};
+pub use unit_gradient::{Sink, UnitGradient};
 pub use visit::{Direction, HeadUnits, Present, Residence, Visit};
 
 use std::{cell::RefCell, path::Path, rc::Rc};
@@ -273,7 +276,7 @@ impl Model {
         let mut x = self.embedding.lookup(units.unit()?.params(), input_ids, past)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let key_values = cache.as_mut().map(|c| &mut c[i]);
-            let context = BlockContext { train: false, attention_mask, key_values, recorder: None };
+            let context = BlockContext { attention_mask, key_values, ..BlockContext::default() };
             x = block.forward(units.unit()?.params(), &x, context)?;
         }
         Ok(x)

@@ -181,19 +181,37 @@ impl FlatUnit {
 
     /// The parts of `flat`, a tensor laid out as this unit, that belong to each parameter.
     pub fn views(&self, flat: &Tensor) -> Vec<Tensor> {
-        self.specs
-            .iter()
-            .zip(&self.offsets)
-            .map(|(spec, &offset)| flat.narrow(0, offset, spec.numel()).view(&spec.shape[..]))
-            .collect()
+        let parts = self.parts(flat).into_iter().step_by(2);
+        let shaped = |(spec, part): (&ParamSpec, Tensor)| match spec.shape.len() {
+            1 => part,
+            _ => part.view(&spec.shape[..]),
+        };
+        self.specs.iter().zip(parts).map(shaped).collect()
     }
 
-    /// Zeros laid out as this unit, in the format `kind`.
+    /// The parts of `flat` in order: a parameter, what lies between it and the next, and so on.
+    fn parts(&self, flat: &Tensor) -> Vec<Tensor> {
+        let ends = self.offsets.iter().copied().skip(1).chain([flat.numel() as i64]);
+        let starts = self.specs.iter().zip(&self.offsets);
+        let sizes = starts.zip(ends).flat_map(|((spec, offset), end)| {
+            let numel = spec.numel();
+            [numel, end - offset - numel]
+        });
+        flat.split_with_sizes(&sizes.collect::<Vec<_>>()[..], 0)
+    }
+
+    /// The parts of `flat`, a tensor laid out as this unit, that belong to no parameter.
+    pub fn padding(&self, flat: &Tensor) -> Vec<Tensor> {
+        let gaps = self.parts(flat).into_iter().skip(1).step_by(2);
+        gaps.filter(|gap| gap.numel() > 0).collect()
+    }
+
+    /// A tensor laid out as this unit, in the format `kind`, with any content.
     ///
     /// # Errors
     /// There is not enough memory.
-    pub fn zeros_of(&self, kind: Kind) -> Result<Tensor> {
-        Ok(Tensor::f_zeros([self.padded_numel()], (kind, self.flat.device()))?)
+    pub fn empty_of(&self, kind: Kind) -> Result<Tensor> {
+        Ok(Tensor::f_empty([self.padded_numel()], (kind, self.flat.device()))?)
     }
 
     /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch, in a storage

@@ -5,16 +5,17 @@
 
 use super::rule::{Numbers, Part, scalar};
 use crate::{
-    bridge::fused::{AdagradNumbers, AdagradTensors, fused_adagrad},
+    bridge::fused::{AdagradNumbers, fused_adagrad},
     config::optimizer::AdagradConfig,
     error::Result,
 };
 
-pub(super) fn step(config: &AdagradConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
-    let step = scalar(numbers.step as f64, &part.param);
-    let scale = numbers.scale_like(&part.param);
-    let tensors = AdagradTensors { param: &part.param, grad: &part.grad, sum: &part.state[0] };
+pub(super) fn step(config: &AdagradConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+    let Some(first) = parts.first() else { return Ok(()) };
+    let step = scalar(numbers.step as f64, &first.param);
+    let scaling = numbers.fused_scaling();
+    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers =
         AdagradNumbers { lr: numbers.lr, weight_decay: numbers.weight_decay, eps: config.eps };
-    fused_adagrad(&tensors, &step, numbers, scale.as_ref())
+    fused_adagrad(&parts, &step, numbers, scaling)
 }

@@ -7,7 +7,7 @@
 
 use super::rule::{Numbers, Part, scalar};
 use crate::{
-    bridge::fused::{AdamNumbers, AdamTensors, fused_adam},
+    bridge::fused::{AdamNumbers, fused_adam},
     config::optimizer::AdamConfig,
     error::Result,
 };
@@ -15,15 +15,11 @@ use crate::{
 /// A step so late that the powers of the betas are 0 and nothing is left to correct.
 const NO_CORRECTION: f64 = f32::MAX as f64;
 
-pub(super) fn step(config: &AdamConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
+pub(super) fn step(config: &AdamConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+    let Some(first) = parts.first() else { return Ok(()) };
     let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
-    let (step, scale) = (scalar(step, &part.param), numbers.scale_like(&part.param));
-    let tensors = AdamTensors {
-        param: &part.param,
-        grad: &part.grad,
-        exp_avg: &part.state[0],
-        exp_avg_sq: &part.state[1],
-    };
+    let (step, scaling) = (scalar(step, &first.param), numbers.fused_scaling());
+    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers = AdamNumbers {
         decoupled: config.adam_w_mode,
         lr: numbers.lr,
@@ -31,7 +27,7 @@ pub(super) fn step(config: &AdamConfig, part: &mut Part, numbers: &Numbers) -> R
         weight_decay: numbers.weight_decay,
         eps: config.eps,
     };
-    fused_adam(&tensors, &step, numbers, scale.as_ref())
+    fused_adam(&parts, &step, numbers, scaling)
 }
 
 #[cfg(test)]

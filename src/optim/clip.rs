@@ -1,6 +1,10 @@
 //! The global norm of the gradient, and clipping by it (Pascanu et al. 2013).
 
-use crate::tensor::{Device, Kind, TchError, Tensor};
+use crate::{
+    bridge::lists,
+    error::Result,
+    tensor::{Device, Kind, Tensor},
+};
 
 /// Rows of the partial sums: a norm of this many values is exact enough in float32, and their
 /// squares are summed in float64.
@@ -12,35 +16,48 @@ const CHUNK: i64 = 1024 * ROW;
 /// PyTorch's `clip_grad_norm_` adds this to the norm.
 const EPSILON: f64 = 1e-6;
 
-/// The square of the Euclidean norm of all gradients together: float64, a scalar on `device`.
+/// The square of the Euclidean norm of all gradients together: float64, a scalar on `device`, where
+/// they are or are brought.
 ///
 /// # Errors
 /// libtorch refuses.
-pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor, TchError> {
-    let mut sum = Tensor::f_zeros([0i64; 0], (Kind::Double, device))?;
+pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor> {
+    if grads.iter().all(|grad| grad.numel() == 0) {
+        return Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?);
+    }
+    let norms = match grads[0].device() {
+        Device::Cpu => row_norms(grads)?,
+        // One kernel, whose sums are float64.
+        _ => lists::norms(grads)?,
+    };
+    let norms = norms.f_to_device(device)?;
+    Ok(norms.f_dot(&norms)?)
+}
+
+/// The norms of the rows of all gradients, float64.
+fn row_norms(grads: &[Tensor]) -> Result<Tensor> {
+    let mut norms = Vec::new();
     for grad in grads {
         let n = grad.numel() as i64;
-        for start in (0..n).step_by(CHUNK as usize) {
-            let part = grad.f_narrow(0, start, CHUNK.min(n - start))?.f_to_kind(Kind::Float)?;
-            let whole = part.numel() as i64 / ROW * ROW;
-            for rows in [
-                part.f_narrow(0, 0, whole)?.f_view([-1, ROW])?,
-                part.f_narrow(0, whole, part.numel() as i64 - whole)?.f_view([1, -1])?,
-            ] {
-                if rows.numel() > 0 {
-                    let norms = rows.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?;
-                    let norms = norms.f_to_kind(Kind::Double)?;
-                    sum = sum.f_add(&norms.f_dot(&norms)?)?;
+        let chunk = if grad.kind() == Kind::Float { n.max(1) } else { CHUNK };
+        for start in (0..n).step_by(chunk as usize) {
+            let part = grad.f_narrow(0, start, chunk.min(n - start))?.f_to_kind(Kind::Float)?;
+            let (n, whole) = (part.numel() as i64, part.numel() as i64 / ROW * ROW);
+            for (start, len, row) in [(0, whole, ROW), (whole, n - whole, n - whole)] {
+                if len > 0 {
+                    let rows = part.f_narrow(0, start, len)?.f_view([-1, row])?;
+                    norms.push(rows.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?);
                 }
             }
         }
     }
-    Ok(sum)
+    Ok(Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?)
 }
 
-/// What a gradient of this norm is multiplied by: `min(1, most / (norm + 1e-6))`.
-pub fn clip_coefficient(norm: f64, most: Option<f64>) -> f64 {
-    most.map_or(1.0, |most| (most / (norm + EPSILON)).min(1.0))
+/// What a gradient of this norm is divided by, so that it is at most `most` long:
+/// `max(1, (norm + 1e-6) / most)`, the inverse of PyTorch's coefficient. Float64 scalars.
+pub fn clip_divisor(norm: &Tensor, most: f64) -> Result<Tensor> {
+    Ok(norm.f_add_scalar(EPSILON)?.f_div_scalar(most)?.f_clamp_min(1.0)?)
 }
 
 #[cfg(test)]
@@ -60,9 +77,19 @@ mod tests {
     }
 
     #[test]
+    fn many_tensors_have_the_norm_of_their_rows() {
+        let cpu = (Kind::Float, Device::Cpu);
+        let grads = [Tensor::randn([3 * ROW + 5], cpu), Tensor::randn([7], cpu)];
+        let square = |norms: Tensor| norms.dot(&norms).double_value(&[]);
+        let rows = square(row_norms(&grads).unwrap());
+        assert!((square(lists::norms(&grads).unwrap()) / rows - 1.0).abs() < 2e-6);
+    }
+
+    #[test]
     fn clipping_shortens_and_never_lengthens() {
-        assert_eq!(clip_coefficient(0.5, Some(1.0)), 1.0);
-        assert!((clip_coefficient(4.0, Some(1.0)) - 0.25).abs() < 1e-6);
-        assert_eq!(clip_coefficient(4.0, None), 1.0);
+        let divisor = |norm| clip_divisor(&Tensor::from(norm), 1.0).unwrap().double_value(&[]);
+        assert_eq!(divisor(0.5f64), 1.0);
+        assert!((divisor(4.0) - 4.0).abs() < 2e-6);
+        assert!(divisor(f64::NAN).is_nan());
     }
 }

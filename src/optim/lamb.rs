@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Takes the gradient into the averages and leaves the direction in its place.
-pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers) {
+pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers<'_>) {
     numbers.unscale(&mut part.grad);
     let update = direction(config, part, numbers);
     part.grad.copy_(&update);
@@ -55,7 +55,7 @@ pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) ->
 }
 
 /// AdamW's direction, weight decay included, after the averages have taken the gradient in.
-fn direction(config: &LambConfig, part: &mut Part, numbers: &Numbers) -> Tensor {
+fn direction(config: &LambConfig, part: &mut Part, numbers: &Numbers<'_>) -> Tensor {
     let (beta1, beta2) = numbers.betas;
     let [exp_avg, exp_avg_sq] = part.state.as_mut_slice() else {
         unreachable!("LAMB has two averages")

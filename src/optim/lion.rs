@@ -6,7 +6,7 @@
 
 use super::rule::{Numbers, Part};
 
-pub(super) fn step(part: &mut Part, numbers: &Numbers) {
+pub(super) fn step(part: &mut Part, numbers: &Numbers<'_>) {
     let Numbers { lr, weight_decay, betas: (beta1, beta2), .. } = *numbers;
     numbers.unscale(&mut part.grad);
     let exp_avg = &mut part.state[0];

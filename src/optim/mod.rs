@@ -22,14 +22,15 @@ mod sgd;
 mod state;
 mod whole;
 
-pub use clip::{clip_coefficient, squared_norm};
+pub use clip::{clip_divisor, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::Plan;
+pub use rule::Scaling;
 pub use whole::{StateName, StatePiece};
 
 use self::{
     plan::{Group, PlanParam, Setting, Span, state_kind, state_names},
-    rule::{Numbers, Part, Work, World, finish, update},
+    rule::{Numbers, Part, Work, World, finish, is_fused, update},
     state::State,
 };
 use crate::{
@@ -147,8 +148,14 @@ impl Optimizer {
         self.groups.iter().map(of_group).collect()
     }
 
-    /// Updates one unit in place at these rates, with its gradient divided by `grad_scale`. A step
-    /// does so for every unit, in the same order on every rank of `group`, and ends with
+    /// Whether each step is libtorch's fused kernels alone, which read from the device whether they
+    /// may change anything ([`Scaling::found_inf`]).
+    pub fn is_fused(&self) -> bool {
+        self.groups.iter().all(|group| is_fused(&group.setting.rule))
+    }
+
+    /// Updates units in place at these rates, with their gradients scaled. A step does so for every
+    /// unit once, together or in parts, in the same order on every rank of `group`, and ends with
     /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one span at a time,
     /// or gradients in whole where the rule looks at whole parameters.
     ///
@@ -157,44 +164,48 @@ impl Optimizer {
     pub fn update(
         &self,
         group: &ProcessGroup,
-        unit: usize,
-        UnitTensors { param, grad, state }: UnitTensors<'_>,
+        units: &[(usize, UnitTensors<'_>)],
         rates: StepRates,
-        grad_scale: f64,
+        scaling: Option<&Scaling>,
     ) -> Result<()> {
-        let whole: Tensor;
-        let grad = if self.config.algorithm.needs_whole_parameters() {
-            whole = grad.f_to_kind(Kind::Float)?;
-            &whole
-        } else {
-            grad
-        };
-        let world = World {
-            group,
-            shard: self.shard,
-            params: &self.params,
-            unit,
-            unit_numel: self.units[unit],
-        };
-        let mut state = state.iter();
+        let step = self.step + 1;
         let update = || {
-            for of_unit in self.groups.iter().filter(|group| group.units.contains(&unit)) {
-                let Group { setting, .. } = of_unit;
+            let mut updates: Vec<_> =
+                units.iter().map(|unit| self.unit_update(unit)).collect::<Result<_>>()?;
+            for of_group in &self.groups {
+                let Group { setting, .. } = of_group;
                 let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
                 let weight_decay = setting.weight_decay;
-                let step = self.step + 1;
-                let numbers = Numbers { step, lr, weight_decay, betas, grad_scale };
-                let spans: Vec<&Span> = spans_of(of_unit, unit).collect();
-                for span in &spans {
-                    let slots = state_names(&setting.rule).len();
-                    let state: Vec<_> = state.by_ref().take(slots).map(State).collect();
-                    update_span(&setting.rule, span, (param, grad), &state, &numbers)?;
+                let numbers = Numbers { step, lr, weight_decay, betas, scaling };
+                update_spans(of_group, &mut updates, &numbers)?;
+                for UnitUpdate { unit, param, grad, .. } in &updates {
+                    if of_group.units.contains(unit) {
+                        let spans = spans_of(of_group, *unit).collect();
+                        let work = Work { spans, param, grad, numbers };
+                        finish(&setting.rule, &self.world(group, *unit), &work)?;
+                    }
                 }
-                finish(&setting.rule, &world, &Work { spans, param, grad, numbers })?;
             }
             Ok(())
         };
         guard("the optimizer's step", || no_grad(update))
+    }
+
+    fn unit_update<'a>(
+        &self,
+        (unit, tensors): &(usize, UnitTensors<'a>),
+    ) -> Result<UnitUpdate<'a>> {
+        let UnitTensors { param, grad, state } = *tensors;
+        let grad = match self.config.algorithm.needs_whole_parameters() {
+            true => grad.f_to_kind(Kind::Float)?,
+            false => grad.shallow_clone(),
+        };
+        Ok(UnitUpdate { unit: *unit, param, grad, state: state.iter() })
+    }
+
+    fn world<'a>(&'a self, group: &'a ProcessGroup, unit: usize) -> World<'a> {
+        let unit_numel = self.units[unit];
+        World { group, shard: self.shard, params: &self.params, unit, unit_numel }
     }
 
     /// Ends a step in which every unit was updated.
@@ -218,21 +229,44 @@ fn rates_of(config: &OptimizerConfig, setting: &Setting, rates: StepRates) -> St
     StepRates { lr: rates.lr * setting.lr_factor, betas }
 }
 
-/// One call of a rule.
-fn update_span(
-    rule: &Algorithm,
-    span: &Span,
-    (param, grad): (&Tensor, &Tensor),
-    state: &[State<'_>],
-    numbers: &Numbers,
+/// A unit on its way through the groups.
+struct UnitUpdate<'a> {
+    unit: usize,
+    param: &'a Tensor,
+    grad: Tensor,
+    /// The state of the groups that are still to come.
+    state: std::slice::Iter<'a, Tensor>,
+}
+
+/// One step on the spans of a group: all in one call, or one after the other where parts have to be
+/// made float32 for it.
+fn update_spans(
+    group: &Group,
+    updates: &mut [UnitUpdate<'_>],
+    numbers: &Numbers<'_>,
 ) -> Result<()> {
-    let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
-    let loaded = state.iter().map(State::load).collect();
-    let grad = flat(grad).to_kind(Kind::Float);
-    let mut part = Part { param: flat(param), grad, state: loaded };
-    update(rule, &mut part, numbers)?;
-    for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
-        state.store(loaded, span.place, &[numbers.step, span.unit as u64, i as u64]);
+    let rule = &group.setting.rule;
+    let slots = state_names(rule).len();
+    let mut parts = Vec::new();
+    for UnitUpdate { unit, param, grad, state } in updates {
+        for span in spans_of(group, *unit) {
+            let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
+            let state: Vec<_> = state.by_ref().take(slots).map(State).collect();
+            let is_float = grad.kind() == Kind::Float && state.iter().all(State::is_float);
+            let mut part = Part {
+                param: flat(param),
+                grad: flat(grad).to_kind(Kind::Float),
+                state: state.iter().map(State::load).collect(),
+            };
+            if is_float {
+                parts.push(part);
+                continue;
+            }
+            update(rule, std::slice::from_mut(&mut part), numbers)?;
+            for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
+                state.store(loaded, span.place, &[numbers.step, span.unit as u64, i as u64]);
+            }
+        }
     }
-    Ok(())
+    update(rule, &mut parts, numbers)
 }

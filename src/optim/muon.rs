@@ -34,7 +34,7 @@ const EPSILON: f64 = 1e-7;
 const RESTART: u32 = 2;
 
 /// Takes the gradient into its average and leaves the update, not yet orthogonal, in its place.
-pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers) {
+pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers<'_>) {
     numbers.unscale(&mut part.grad);
     let momentum = numbers.betas.0;
     let buffer = &mut part.state[0];

@@ -1,6 +1,6 @@
 //! Tests of update rules: fifty steps beside a formula in float64.
 
-use super::{Optimizer, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors};
+use super::{Optimizer, ParamLayout, Plan, Scaling, StepRates, UnitLayout, UnitTensors};
 use crate::{
     config::OptimizerConfig,
     dist::ProcessGroup,
@@ -34,6 +34,7 @@ pub(super) fn compare(
     let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
     let state: Vec<_> = optimizer.state_layout(0).into_iter().map(zeros).collect();
     let group = ProcessGroup::single(Device::Cpu).unwrap();
+    let thrice = Scaling::of(3.0, Device::Cpu).unwrap();
     for t in 1..=50 {
         formula(t, &mut expected);
         let grad: Vec<f64> = (0..START.len()).map(|i| grad(t, i)).collect();
@@ -41,7 +42,7 @@ pub(super) fn compare(
         let grad = Tensor::from_slice(&grad).to_kind(Kind::Float) * 3.0;
         let rates = StepRates { lr: config.lr, betas: config.betas() };
         let tensors = UnitTensors { param: &param, grad: &grad, state: &state };
-        optimizer.update(&group, 0, tensors, rates, 3.0).unwrap();
+        optimizer.update(&group, &[(0, tensors)], rates, Some(&thrice)).unwrap();
         optimizer.end_step();
     }
     assert_eq!(optimizer.applied_steps(), 50);

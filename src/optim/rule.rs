@@ -6,11 +6,35 @@ use super::{
     sgd,
 };
 use crate::{
+    bridge::fused::{self, FusedPart},
     config::optimizer::Algorithm,
     dist::{ProcessGroup, Shard},
     error::Result,
-    tensor::{Kind, Tensor},
+    tensor::{Device, Kind, Tensor},
 };
+
+/// What a step does with its gradients, as float32 scalars on the device where it is made, so that
+/// the host need not know them: `torch.amp.GradScaler`'s `grad_scale` and `found_inf`.
+#[derive(Debug)]
+pub struct Scaling {
+    /// Gradients are divided by it.
+    pub grad_scale: Tensor,
+    /// Where it is 1, the step changes nothing, and where it is 0, it is made. Only
+    /// [fused rules](super::Optimizer::is_fused) look at it; others must not be asked for a step
+    /// that changes nothing.
+    pub found_inf: Option<Tensor>,
+}
+
+impl Scaling {
+    /// A step that is made, with its gradients divided by `grad_scale`.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn of(grad_scale: f64, device: Device) -> Result<Self> {
+        let grad_scale = Tensor::f_full([0i64; 0], grad_scale, (Kind::Float, device))?;
+        Ok(Self { grad_scale, found_inf: None })
+    }
+}
 
 /// A span of a unit with its gradient and state, all flat, float32 and of one length.
 pub(super) struct Part {
@@ -38,7 +62,7 @@ pub(super) struct Work<'a> {
     pub(super) param: &'a Tensor,
     /// Laid out alike, now with what the first half of a rule left there.
     pub(super) grad: &'a Tensor,
-    pub(super) numbers: Numbers,
+    pub(super) numbers: Numbers<'a>,
 }
 
 impl Work<'_> {
@@ -50,34 +74,43 @@ impl Work<'_> {
 
 /// The numbers of one step for the parts of one group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbers {
+pub(super) struct Numbers<'a> {
     /// Counts from 1.
     pub(super) step: u64,
     pub(super) lr: f64,
     pub(super) weight_decay: f64,
     /// The first is the momentum of rules that have one beta.
     pub(super) betas: (f64, f64),
-    /// What gradients are to be divided by.
-    pub(super) grad_scale: f64,
+    /// `None` takes the gradients as they are.
+    pub(super) scaling: Option<&'a Scaling>,
 }
 
-impl Numbers {
+impl<'a> Numbers<'a> {
     /// What the averages of a start at zero are to be divided by.
     pub(super) fn bias_corrections(&self) -> (f64, f64) {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         (correction(self.betas.0), correction(self.betas.1))
     }
 
-    /// `grad_scale` as fused kernels take it: `None` for an exact 1, which would only cost a pass.
-    pub(super) fn scale_like(&self, like: &Tensor) -> Option<Tensor> {
-        (self.grad_scale != 1.0).then(|| scalar(self.grad_scale, like))
+    /// As the fused kernels take it.
+    pub(super) fn fused_scaling(&self) -> fused::Scaling<'a> {
+        self.scaling.map_or_else(fused::Scaling::default, |scaling| fused::Scaling {
+            grad_scale: Some(&scaling.grad_scale),
+            found_inf: scaling.found_inf.as_ref(),
+        })
     }
 
     /// Divides a gradient in place.
     pub(super) fn unscale(&self, grad: &mut Tensor) {
-        if self.grad_scale != 1.0 {
-            *grad /= self.grad_scale;
+        if let Some(scaling) = self.scaling {
+            let _ = grad.g_div_(&scaling.grad_scale);
         }
+    }
+}
+
+impl Part {
+    pub(super) fn fused(&self) -> FusedPart<'_> {
+        FusedPart { param: &self.param, grad: &self.grad, state: &self.state }
     }
 }
 
@@ -86,27 +119,31 @@ pub(super) fn scalar(value: f64, like: &Tensor) -> Tensor {
     Tensor::full([0i64; 0], value, (Kind::Float, like.device()))
 }
 
-/// One step of `rule` on a part; LAMB and Muon then need [`finish`].
+/// Whether libtorch has the whole step of `rule` as one kernel.
+pub(super) fn is_fused(rule: &Algorithm) -> bool {
+    match rule {
+        Algorithm::Adam(_) | Algorithm::Sgd(_) | Algorithm::Adagrad(_) => true,
+        Algorithm::Lamb(_) | Algorithm::Lion(_) | Algorithm::Muon(_) => false,
+    }
+}
+
+/// One step of `rule` on parts of one device; LAMB and Muon then need [`finish`].
 ///
 /// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-pub(super) fn update(rule: &Algorithm, part: &mut Part, numbers: &Numbers) -> Result<()> {
+pub(super) fn update(rule: &Algorithm, parts: &mut [Part], numbers: &Numbers<'_>) -> Result<()> {
     match rule {
-        Algorithm::Adam(config) => adam::step(config, part, numbers),
-        Algorithm::Sgd(config) => sgd::step(config, part, numbers),
-        Algorithm::Adagrad(config) => adagrad::step(config, part, numbers),
+        Algorithm::Adam(config) => return adam::step(config, parts, numbers),
+        Algorithm::Sgd(config) => return sgd::step(config, parts, numbers),
+        Algorithm::Adagrad(config) => return adagrad::step(config, parts, numbers),
         Algorithm::Lamb(config) => {
-            lamb::step(config, part, numbers);
-            Ok(())
+            parts.iter_mut().for_each(|part| lamb::step(config, part, numbers));
         }
-        Algorithm::Lion(_) => {
-            lion::step(part, numbers);
-            Ok(())
-        }
+        Algorithm::Lion(_) => parts.iter_mut().for_each(|part| lion::step(part, numbers)),
         Algorithm::Muon(config) => {
-            muon::step(config, part, numbers);
-            Ok(())
+            parts.iter_mut().for_each(|part| muon::step(config, part, numbers));
         }
     }
+    Ok(())
 }
 
 /// The second half of a step, for rules that look at whole parameters. Every rank calls it for the

@@ -5,19 +5,17 @@
 
 use super::rule::{Numbers, Part};
 use crate::{
-    bridge::fused::{SgdNumbers, SgdTensors, fused_sgd},
+    bridge::fused::{SgdNumbers, fused_sgd},
     config::optimizer::SgdConfig,
     error::Result,
 };
 
-pub(super) fn step(config: &SgdConfig, part: &mut Part, numbers: &Numbers) -> Result<()> {
-    let momentum = numbers.betas.0;
-    let scale = numbers.scale_like(&part.param);
-    let tensors = SgdTensors {
-        param: &part.param,
-        grad: &part.grad,
-        momentum_buffer: part.state.first().filter(|_| momentum > 0.0),
-    };
+pub(super) fn step(config: &SgdConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+    if parts.is_empty() {
+        return Ok(());
+    }
+    let (momentum, scaling) = (numbers.betas.0, numbers.fused_scaling());
+    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers = SgdNumbers {
         lr: numbers.lr,
         weight_decay: numbers.weight_decay,
@@ -26,5 +24,5 @@ pub(super) fn step(config: &SgdConfig, part: &mut Part, numbers: &Numbers) -> Re
         nesterov: config.nesterov && momentum > 0.0,
         is_first_step: momentum > 0.0 && numbers.step == 1,
     };
-    fused_sgd(&tensors, numbers, scale.as_ref())
+    fused_sgd(&parts, numbers, scaling)
 }

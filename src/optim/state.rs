@@ -24,6 +24,11 @@ const GOLDEN_RATIO: u32 = 0x9e37_79b9;
 pub(super) struct State<'a>(pub(super) &'a Tensor);
 
 impl State<'_> {
+    /// Whether it is float32, so that it is changed in place.
+    pub(super) fn is_float(&self) -> bool {
+        self.0.kind() == Kind::Float
+    }
+
     /// The state in float32: the stored tensor itself, or a copy for [`State::store`].
     pub(super) fn load(&self) -> Tensor {
         match self.0.kind() {
@@ -35,7 +40,7 @@ impl State<'_> {
     /// Keeps what [`State::load`] gave and a step changed. `place` is that of the first element in
     /// its unit, so that the bits do not depend on how many ranks divide it.
     pub(super) fn store(&self, loaded: &Tensor, place: i64, seed: &[u64]) {
-        if self.0.kind() == Kind::Float {
+        if self.is_float() {
             return;
         }
         let (len, device, seed) = (self.0.size()[0], self.0.device(), mix(seed) as u32);

@@ -8,6 +8,7 @@
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
+    thread,
 };
 
 use landlock::{
@@ -35,6 +36,15 @@ pub enum Sandbox {
     On,
     /// This kernel has no Landlock.
     Unavailable,
+}
+
+impl Sandbox {
+    fn of(status: RulesetStatus) -> Self {
+        match status {
+            RulesetStatus::NotEnforced => Self::Unavailable,
+            RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Self::On,
+        }
+    }
 }
 
 /// Paths that the program needs for itself.
@@ -67,10 +77,19 @@ pub fn apply(permissions: &Permissions, needs: &Needs) -> Result<Sandbox> {
             .hint("--sandbox=off runs it without; what it may do is checked all the same")
             .caused_by(e)
     })?;
-    Ok(match status {
-        RulesetStatus::NotEnforced => Sandbox::Unavailable,
-        RulesetStatus::PartiallyEnforced | RulesetStatus::FullyEnforced => Sandbox::On,
-    })
+    Ok(Sandbox::of(status))
+}
+
+/// Whether this kernel has Landlock: tried on a thread of its own, which then ends.
+///
+/// # Errors
+/// The kernel has it and refuses a rule.
+pub fn probe() -> Result<Sandbox> {
+    let refused = || Error::new(Code::Permission, "the kernel refuses a rule of Landlock");
+    let everything = || [PathBuf::from("/")];
+    let tried = thread::spawn(move || restrict(everything(), everything()));
+    let status = tried.join().map_err(|_| refused())?.map_err(|e| refused().caused_by(e))?;
+    Ok(Sandbox::of(status))
 }
 
 fn restrict(

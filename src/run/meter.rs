@@ -31,6 +31,10 @@ pub struct StepValues {
     pub grad_norm: Option<f64>,
     /// Tokens of the step, over all ranks.
     pub tokens: u64,
+    /// The model's floating-point operations of the step, over all ranks.
+    pub flops: f64,
+    /// What the devices of all ranks are capable of in a second, where that is known.
+    pub peak_flops: Option<f64>,
     /// The loss scale that the step used; only with fp16.
     pub loss_scale: Option<f64>,
     /// True when the step was skipped because a gradient was not finite.
@@ -50,6 +54,11 @@ pub struct StepReport {
     pub total_steps: Option<u64>,
     /// Tokens a second over the recent steps.
     pub tokens_per_second: f64,
+    /// The model's floating-point operations a second over the recent steps.
+    pub flops_per_second: f64,
+    /// The model FLOPs utilization: their share of what the devices are capable of, where that is
+    /// known.
+    pub mfu: Option<f64>,
     /// Tokens a second since the start of this process.
     pub tokens_per_second_overall: f64,
     /// Since the start of this process.
@@ -69,6 +78,13 @@ pub struct Memory {
     pub peak: u64,
 }
 
+/// What steps have done.
+#[derive(Debug, Clone, Copy, Default)]
+struct Work {
+    tokens: u64,
+    flops: f64,
+}
+
 /// Measures a run.
 #[derive(Debug)]
 pub struct Meter {
@@ -76,16 +92,18 @@ pub struct Meter {
     start: Instant,
     /// Time beside training since the start.
     paused: Duration,
-    tokens: u64,
-    /// Training time and total tokens at the end of the recent steps, before them one more.
-    recent: VecDeque<(Duration, u64)>,
+    /// Since the start.
+    done: Work,
+    /// Training time and what was done at the end of the recent steps, before them one more.
+    recent: VecDeque<(Duration, Work)>,
 }
 
 impl Meter {
     /// Starts at `now`; `total_steps` is the number of the run's last step.
     pub fn start(total_steps: Option<u64>, now: Instant) -> Self {
-        let recent = VecDeque::from([(Duration::ZERO, 0)]);
-        Self { total_steps, start: now, paused: Duration::ZERO, tokens: 0, recent }
+        let done = Work::default();
+        let recent = VecDeque::from([(Duration::ZERO, done)]);
+        Self { total_steps, start: now, paused: Duration::ZERO, done, recent }
     }
 
     /// Leaves time that was not training (an evaluation, a checkpoint) out of the speed.
@@ -97,11 +115,13 @@ impl Meter {
     pub fn report(&mut self, values: StepValues, now: Instant) -> StepReport {
         let elapsed = now.saturating_duration_since(self.start);
         let training = elapsed.saturating_sub(self.paused);
-        self.tokens += values.tokens;
-        let (before, tokens_before) = self.recent[0];
+        self.done.tokens += values.tokens;
+        self.done.flops += values.flops;
+        let Work { tokens, flops } = self.done;
+        let (before, done_before) = self.recent[0];
         let steps = self.recent.len() as f64;
         let recent = training.saturating_sub(before).as_secs_f64();
-        self.recent.push_back((training, self.tokens));
+        self.recent.push_back((training, self.done));
         if self.recent.len() > WINDOW {
             self.recent.pop_front();
         }
@@ -112,11 +132,14 @@ impl Meter {
             Duration::try_from_secs_f64(steps_left * recent / steps * share)
                 .unwrap_or(Duration::MAX)
         });
+        let flops_per_second = per_second(flops - done_before.flops, recent);
         StepReport {
             values,
             total_steps: self.total_steps,
-            tokens_per_second: per_second((self.tokens - tokens_before) as f64, recent),
-            tokens_per_second_overall: per_second(self.tokens as f64, training.as_secs_f64()),
+            tokens_per_second: per_second((tokens - done_before.tokens) as f64, recent),
+            flops_per_second,
+            mfu: values.peak_flops.map(|peak| flops_per_second / peak),
+            tokens_per_second_overall: per_second(tokens as f64, training.as_secs_f64()),
             elapsed,
             left,
             memory: Memory::of_process(),
@@ -150,6 +173,10 @@ impl fmt::Display for StepReport {
             write!(f, "  |g| {norm:.2}")?;
         }
         write!(f, "  {} tok/s", Count(self.tokens_per_second))?;
+        write!(f, "  {}", Flops(self.flops_per_second))?;
+        if let Some(mfu) = self.mfu {
+            write!(f, "  MFU {:.1}%", 100.0 * mfu)?;
+        }
         if let Some(memory) = self.memory {
             write!(f, "  {}", Bytes(memory.resident))?;
         }
@@ -179,6 +206,23 @@ impl fmt::Display for Count {
             n if n < 999_950.0 => write!(f, "{:.1}k", n / 1e3),
             n => write!(f, "{:.1}M", n / 1e6),
         }
+    }
+}
+
+/// Operations a second as people read them: `310.0 MFLOP/s`, `41.2 TFLOP/s`.
+struct Flops(f64);
+
+impl fmt::Display for Flops {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const UNITS: [(f64, char); 3] = [(1e15, 'P'), (1e12, 'T'), (1e9, 'G')];
+        // What rounds to 1000.0 of a unit is 1.0 of the next.
+        let of = |(unit, letter): (f64, char)| (self.0 / unit, letter);
+        let (value, letter) = UNITS
+            .map(of)
+            .into_iter()
+            .find(|(value, _)| *value >= 0.99995)
+            .unwrap_or((self.0 / 1e6, 'M'));
+        write!(f, "{value:.1} {letter}FLOP/s")
     }
 }
 
@@ -215,6 +259,8 @@ pub(super) mod tests {
             lr: 3e-4,
             grad_norm: Some(1.21),
             tokens: 100,
+            flops: 4e9,
+            peak_flops: None,
             loss_scale: None,
             skipped: false,
             device_bytes: None,
@@ -228,6 +274,8 @@ pub(super) mod tests {
             values: values(step),
             total_steps: Some(1000),
             tokens_per_second: 3400.0,
+            flops_per_second: 136e9,
+            mfu: None,
             tokens_per_second_overall: 3000.0,
             elapsed: Duration::from_secs(seconds),
             left: Some(Duration::from_secs(130)),
@@ -239,18 +287,20 @@ pub(super) mod tests {
     fn the_progress_line() {
         assert_eq!(
             report(120, 0).to_string(),
-            "step 120/1000  loss 4.213  lr 3.0e-4  |g| 1.21  3.4k tok/s  1.9 GiB  2m10s left"
+            "step 120/1000  loss 4.213  lr 3.0e-4  |g| 1.21  3.4k tok/s  136.0 GFLOP/s  \
+             1.9 GiB  2m10s left"
         );
         let mut bare = report(1, 0);
         (bare.total_steps, bare.left, bare.memory) = (None, None, None);
         bare.values.grad_norm = None;
-        assert_eq!(bare.to_string(), "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s");
+        assert_eq!(bare.to_string(), "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s  136.0 GFLOP/s");
+        (bare.flops_per_second, bare.mfu) = (446.2e12, Some(0.451));
         bare.values.skipped = true;
         bare.values.loss_scale = Some(65536.0);
         bare.values.device_bytes = Some(5 << 30);
         assert_eq!(
             bare.to_string(),
-            "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s  device 5.0 GiB  \
+            "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s  446.2 TFLOP/s  MFU 45.1%  device 5.0 GiB  \
              skipped: a gradient is not finite at loss scale 65536"
         );
     }
@@ -272,6 +322,19 @@ pub(super) mod tests {
         assert_eq!(reports[99].left, Some(Duration::from_secs(20)));
         assert_eq!(reports[99].tokens_per_second_overall, 10_000.0 / 140.0);
         assert_eq!(reports[99].elapsed, Duration::from_secs(140));
+    }
+
+    #[test]
+    fn the_utilization_is_that_of_the_recent_steps() {
+        let start = Instant::now();
+        let mut meter = Meter::start(None, start);
+        let of = |seconds, meter: &mut Meter| {
+            let values = StepValues { peak_flops: Some(8e9), ..values(1) };
+            let report = meter.report(values, start + Duration::from_secs(seconds));
+            (report.flops_per_second, report.mfu)
+        };
+        assert_eq!(of(1, &mut meter), (4e9, Some(0.5)));
+        assert_eq!(of(4, &mut meter), (2e9, Some(0.25)));
     }
 
     #[test]
@@ -312,6 +375,11 @@ pub(super) mod tests {
     fn numbers_as_people_say_them() {
         let count = |n| Count(n).to_string();
         assert_eq!([count(950.4), count(999.7), count(1.23e6)], ["950", "1.0k", "1.2M"]);
+        let flops = |n| Flops(n).to_string();
+        assert_eq!(flops(0.0), "0.0 MFLOP/s");
+        assert_eq!(flops(999.96e6), "1.0 GFLOP/s");
+        assert_eq!(flops(41.23e12), "41.2 TFLOP/s");
+        assert_eq!(flops(3.168e15), "3.2 PFLOP/s");
         let span = |s| Span(Duration::from_secs(s)).to_string();
         assert_eq!(
             [span(45), span(130), span(3900), span(273_600)],

@@ -44,6 +44,11 @@ pub struct Record {
     pub tokens: u64,
     /// Tokens a second over the recent steps.
     pub tokens_per_second: f64,
+    /// The model's floating-point operations a second over the recent steps, over all ranks.
+    pub flops_per_second: f64,
+    /// The share of what the devices are capable of; only where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mfu: Option<f64>,
     /// Seconds since this process started.
     pub elapsed_s: f64,
     /// The phases of the step; only with `wall_clock_breakdown`.
@@ -125,6 +130,8 @@ impl From<&StepReport> for Record {
             skipped: values.skipped,
             tokens: values.tokens,
             tokens_per_second: report.tokens_per_second,
+            flops_per_second: report.flops_per_second,
+            mfu: report.mfu,
             elapsed_s: report.elapsed.as_secs_f64(),
             phases: values.phases.map(PhaseMs::from),
             resident_bytes: report.memory.map(|m| m.resident),
@@ -245,7 +252,7 @@ mod tests {
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
             "{\"step\":1,\"loss\":4.2134,\"lr\":0.0003,\"grad_norm\":1.21,\"tokens\":100,\
-             \"tokens_per_second\":3400.0,\"elapsed_s\":2.0,\"resident_bytes\":2040109466,\
+             \"tokens_per_second\":3400.0,\"flops_per_second\":136000000000.0,\"elapsed_s\":2.0,\"resident_bytes\":2040109466,\
              \"peak_bytes\":3221225472}\n"
         );
     }

@@ -157,6 +157,8 @@ impl Training {
             loss_scale: outcome.loss_scale,
             skipped: outcome.skipped,
             device_bytes: None,
+            flops: engine.step_flops(),
+            peak_flops: engine.peak_flops(),
             phases: engine.phase_times(),
         };
         let report = self.meter.report(values, Instant::now());

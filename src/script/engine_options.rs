@@ -12,7 +12,7 @@ use super::{
     zero_options,
 };
 use crate::{
-    config::{BatchSizes, EngineConfig, LossAverage},
+    config::{BatchSizes, EngineConfig, LossAverage, MatmulPrecision, Numerics},
     error::{Code, Error, Result},
     model::LossFunction,
     tensor::Tensor,
@@ -55,6 +55,12 @@ pub fn read(
             false => (1, 1),
         };
         let precision = precision_options::read(o);
+        let numerics = Numerics {
+            matmul_precision: o
+                .choice("matmul_precision", MatmulPrecision::NAMES)
+                .or(MatmulPrecision::Highest),
+            deterministic: o.get("deterministic").or(false),
+        };
         let clipping = o.get::<f64>("gradient_clipping").range(0.0..).or(1.0);
         let optimizer = o.map_or_empty("optimizer", optimizer_options::read);
         let scheduler = scheduler_options::read(o, optimizer.config.lr, &keep);
@@ -64,6 +70,7 @@ pub fn read(
             micro_batch_size,
             gradient_accumulation_steps,
             precision,
+            numerics,
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: o.choice("loss_average", AVERAGES).or(LossAverage::Tokens),
             optimizer,
@@ -141,6 +148,22 @@ mod tests {
     fn a_clipping_of_zero_is_none() {
         let config = config("#{ micro_batch_size: 2, gradient_clipping: 0 }").unwrap();
         assert_eq!(config.gradient_clipping, None);
+    }
+
+    #[test]
+    fn numerics_are_pytorchs() {
+        let numerics = |source: &str| config(source).map(|config| config.numerics);
+        assert_eq!(numerics("#{ micro_batch_size: 1 }").unwrap(), Numerics::default());
+        for &(name, matmul_precision) in MatmulPrecision::NAMES {
+            assert_eq!(matmul_precision.name(), name);
+            let source = format!(
+                r#"#{{ micro_batch_size: 1, matmul_precision: "{name}", deterministic: true }}"#
+            );
+            let expected = Numerics { matmul_precision, deterministic: true };
+            assert_eq!(numerics(&source).unwrap(), expected);
+        }
+        let source = r#"#{ micro_batch_size: 1, matmul_precision: "tf32", deterministic: "warn" }"#;
+        assert_eq!(paths(source), ["matmul_precision", "deterministic"]);
     }
 
     fn paths(source: &str) -> Vec<String> {

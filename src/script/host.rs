@@ -34,7 +34,7 @@ use crate::{
     hub::{Hub, HubSettings, Progress},
     permission::{Access, Grants},
     run::{Interrupt, LineInterval, Start},
-    tensor::{self, Device},
+    tensor::{Device, DeviceChoice, LocalRank, make_current},
 };
 
 /// Where `print` and `debug` go, one line at a time and without the line's end.
@@ -69,10 +69,14 @@ pub struct Host {
     pub run_name: Option<String>,
     /// What a run of the recipe starts from.
     pub start: Start,
+    /// The device that it computes on.
+    pub device: DeviceChoice,
     /// Which steps of a run get a line.
     pub lines: LineInterval,
     /// The command line of this process, for what a run keeps and for how to go on with it.
     pub command: Vec<String>,
+    /// Where a trace of the first engine's steps goes, if anywhere.
+    pub profile: RefCell<Option<PathBuf>>,
     /// A request from outside to stop: the script ends at its next operation, or, while a run is
     /// active, when it has saved the step that is under way.
     pub interrupt: Interrupt,
@@ -137,8 +141,10 @@ impl Host {
             params: Vec::new(),
             run_name: None,
             start: Start::Afresh,
+            device: DeviceChoice::Best,
             lines: LineInterval::Paced,
             command: Vec::new(),
+            profile: RefCell::default(),
             interrupt: Interrupt::new(),
             grants: Grants::default(),
             ask: None,
@@ -219,27 +225,37 @@ impl Host {
     }
 
     /// The ranks that train together, connected at the first call, which all ranks must make: those
-    /// that torchrun's variables name, or this process alone. A rank's device is the GPU of its
-    /// local rank, or the CPU where there is no GPU.
+    /// that torchrun's variables name, or this process alone. This thread then works on the
+    /// process's device.
     ///
     /// # Errors
-    /// As [`Rendezvous::from_env`] and [`ProcessGroup::connect`].
+    /// As [`Rendezvous::from_env`], [`DeviceChoice::resolve`] and [`ProcessGroup::connect`].
     pub fn group(&self) -> Result<Rc<ProcessGroup>> {
         once(&self.group, || {
             if self.planning.is_some() {
                 return ProcessGroup::single(Device::Cpu);
             }
             let rendezvous = Rendezvous::from_env(&self.env)?;
-            let local_rank = rendezvous.as_ref().map_or(0, |r| r.local_rank);
-            let device = match tensor::cuda_is_available() {
-                true => Device::Cuda(local_rank),
-                false => Device::Cpu,
-            };
+            let device = self.device.resolve(local_rank(rendezvous.as_ref()))?;
+            make_current(device)?;
             match rendezvous {
                 Some(rendezvous) => ProcessGroup::connect(&rendezvous, device),
                 None => ProcessGroup::single(device),
             }
         })
+    }
+
+    /// Refuses a device that is not there, before anything is loaded.
+    ///
+    /// # Errors
+    /// As [`Rendezvous::from_env`] and [`DeviceChoice::resolve`].
+    pub fn check_device(&self) -> Result<()> {
+        // The default is what there is, and CUDA takes time to start.
+        if self.device != DeviceChoice::Best {
+            let rendezvous = Rendezvous::from_env(&self.env)?;
+            self.device.resolve(local_rank(rendezvous.as_ref()))?;
+        }
+        Ok(())
     }
 
     /// How many ranks train together, or would by the plan.
@@ -352,6 +368,12 @@ impl DatasetFiles for Rc<Host> {
     ) -> Result<Vec<(String, Vec<PathBuf>)>> {
         self.hub()?.dataset_files(repo, config, revision)
     }
+}
+
+/// Which of the run's processes on this machine this one is.
+fn local_rank(rendezvous: Option<&Rendezvous>) -> LocalRank {
+    rendezvous
+        .map_or(LocalRank::ALONE, |r| LocalRank { rank: r.local_rank, count: r.local_world_size })
 }
 
 /// What `cell` holds, made now if it holds nothing yet.

@@ -36,6 +36,7 @@ mod lexer;
 mod locate;
 mod memory_options;
 mod monitor_options;
+mod observers;
 mod optimizer_options;
 mod powers;
 mod precision_options;

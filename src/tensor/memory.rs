@@ -6,8 +6,9 @@
 use std::path::Path;
 
 use super::Device;
+pub use crate::bridge::context::AllocatorUse;
 use crate::{
-    bridge::memory,
+    bridge::context,
     error::{Code, Error, Result},
     fs::{Bytes, proc_bytes, read_to_string},
 };
@@ -40,12 +41,24 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
 /// libtorch refuses.
 pub fn total_memory(device: Device) -> Result<Option<u64>> {
     if let Device::Cuda(index) = device {
-        return memory::cuda_memory(index).map(Some);
+        return context::cuda_memory(index).map(Some);
     }
     let text = read_to_string("/proc/meminfo").ok();
     let system = text.and_then(|text| proc_bytes(&text, "MemTotal:"));
     let limit = group_number("memory.max").unwrap_or(u64::MAX);
     Ok(system.map(|bytes| bytes.min(limit)))
+}
+
+/// What libtorch's allocator of `device` has handed out and taken for this process; `None` on the CPU,
+/// whose allocator keeps no account.
+///
+/// # Errors
+/// libtorch refuses.
+pub fn allocator_use(device: Device) -> Result<Option<AllocatorUse>> {
+    match device {
+        Device::Cuda(index) => context::cuda_allocator(index).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Bytes that this process can still use: what the kernel says, within the limit of its control

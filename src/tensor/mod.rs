@@ -3,19 +3,28 @@
 //! Everyone above writes `crate::tensor::{Tensor, Kind, Device}`, so that the binding to libtorch is
 //! named in one place.
 
+mod device;
 mod errors;
+mod gpu;
 mod guard;
 mod memory;
+mod numerics;
 mod rng;
 pub mod safetensors;
 mod transfer;
 
 pub use self::safetensors::SafetensorsFile;
+pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
+pub use gpu::Gpu;
 pub use guard::guard;
-pub use memory::{check_memory, total_memory};
+pub use memory::{AllocatorUse, allocator_use, check_memory, total_memory};
+pub use numerics::{check_numerics, compute_with};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
-pub use transfer::{moved, to_device, write_over};
+pub use transfer::{
+    Copying, STAGE_BYTES, moved, place_on_host, settled, start_copy, start_move, to_device,
+    write_over,
+};
 
 use crate::config::Dtype;
 
@@ -49,6 +58,11 @@ pub fn synchronize(device: Device) {
 /// Whether libtorch sees a CUDA device that it can use.
 pub fn cuda_is_available() -> bool {
     tch::Cuda::is_available()
+}
+
+/// How many threads libtorch computes with on the CPU.
+pub fn num_threads() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
 }
 
 /// How many CUDA devices libtorch sees.

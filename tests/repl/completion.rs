@@ -97,7 +97,9 @@ fn help_is_that_of_the_reference() {
 #[test]
 fn completion_among_200_variables_is_measured() {
     use dsr::script::{Host, live::Live};
-    let mut live = Live::new(Host::new(".", |_| ())).unwrap();
+    let mut host = Host::new(".", |_| ());
+    host.device = dsr::tensor::DeviceChoice::Cpu;
+    let mut live = Live::new(host).unwrap();
     for i in 0..200 {
         live.eval(&format!("let variable_{i} = #{{ a: {i}, b: [1, 2, 3] }};")).unwrap();
     }

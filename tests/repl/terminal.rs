@@ -10,6 +10,8 @@ use std::{
 
 use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
 
+use crate::support::DEVICE;
+
 /// How long anything may take before a test gives up: a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -59,6 +61,7 @@ impl Terminal {
         }
         command.env("TERM", "xterm-256color");
         command.env("HOME", dir);
+        command.env(DEVICE.0, DEVICE.1);
         env.iter().for_each(|(name, value)| command.env(name, value));
         let started = Instant::now();
         let child = pair.slave.spawn_command(command).unwrap();

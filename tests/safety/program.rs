@@ -1,13 +1,13 @@
 //! The flags of the program: grants, the list without a run, the trust file, the sandbox, the time.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use super::*;
 use crate::recipes::text;
 
 fn dsr(place: &Place, recipe: &str, args: &[&str]) -> Output {
     place.recipe.file("recipe.rhai", &place.text(recipe));
-    Command::new(env!("CARGO_BIN_EXE_dsr"))
+    support::dsr()
         .args(["run", "recipe.rhai"])
         .args(args)
         .current_dir(place.recipe.directory())

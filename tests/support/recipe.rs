@@ -9,6 +9,7 @@ use std::{
 use dsr::{
     error::Code,
     script::{self, Failure, Host, Session, diagnostics::Fault},
+    tensor::DeviceChoice,
 };
 
 /// The directory, with the recipe in `recipe.rhai`; it is the working directory too.
@@ -50,6 +51,7 @@ impl Recipe {
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
         let mut host = Host::new(self.directory(), output);
         host.work_dir = self.directory().to_owned();
+        host.device = DeviceChoice::Cpu;
         let result = prepare(host).run(&script::Recipe::open(&self.path()).unwrap());
         let lines = lines.borrow().clone();
         (lines, result)

@@ -4,12 +4,11 @@
 // A group is a backend and the store through which its ranks met. A collective returns a Pending,
 // which owns the running work and references to its tensors, so that no buffer can be freed under
 // a transfer. What is called here is c10d's own backend interface, with no ProcessGroup and no
-// dispatcher between: dsr has one group and chooses the backend itself.
+// dispatcher between: dsr chooses the backend itself. A group of one rank has none (src/dist).
 //
 // Shapes, dtypes and devices are checked by src/dist before a call.
 #include "bridge.h"
 
-#include <torch/csrc/distributed/c10d/HashStore.hpp>
 #include <torch/csrc/distributed/c10d/PrefixStore.hpp>
 #include <torch/csrc/distributed/c10d/ProcessGroupGloo.hpp>
 #include <torch/csrc/distributed/c10d/TCPStore.hpp>
@@ -40,6 +39,11 @@ struct Group {
 };
 
 using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
+
+// NCCL returns no work for a synchronous collective: it is on the caller's stream already.
+Works started(c10::intrusive_ptr<c10d::Work> work) {
+  return work ? Works{std::move(work)} : Works{};
+}
 
 struct Pending {
   Works works;
@@ -162,7 +166,7 @@ at::Tensor flat(const at::Tensor& tensor) { return tensor.variable_data().view({
 
 Pending* pending(const Group& group, c10::intrusive_ptr<c10d::Work> work,
                  std::vector<at::Tensor> tensors, int64_t divisor = 1) {
-  return new Pending{Works{std::move(work)}, std::move(tensors), is_nccl(group), divisor};
+  return new Pending{started(std::move(work)), std::move(tensors), is_nccl(group), divisor};
 }
 
 // The slice of a flat tensor that belongs to this rank.
@@ -199,19 +203,12 @@ Pending* reduce_in_place(const Group& group, at::Tensor to, at::Tensor from, int
   options.asyncOp = async;
   auto work = group.backend->allreduce(tensors, options);
   auto source = slice_of(from, group.backend->getRank(), group.backend->getSize());
-  return new Pending{Works{std::move(work)}, {std::move(to)}, false, divisor, std::move(source)};
+  return new Pending{started(std::move(work)), {std::move(to)}, false, divisor, std::move(source)};
 }
 
 }  // namespace
 
 extern "C" {
-
-// A store in this process, for a group of one rank.
-int dsr_store_local(void** out) {
-  TRY(
-    *out = new Store(c10::make_intrusive<c10d::HashStore>());
-  )
-}
 
 // The store at host:port, where all ranks meet. One process hosts it (`server`), for which port 0
 // is any free one; `bound` receives the port. Waits for the host, not for the other ranks.

@@ -1,13 +1,21 @@
-// The greeting of `dsr repl`, before libtorch starts.
+// What is done before libtorch and libgomp start: how long threads wait in a loop, and the greeting of
+// `dsr repl`. What a program registers in .preinit_array runs before the constructors of its libraries.
+// Nothing here may allocate.
 //
-// libtorch registers its operators in static constructors, which run before main and take longer
-// than a prompt should. What a program registers in .preinit_array runs before them: the greeting
-// and the prompt stand there at once, and the terminal keeps what is typed until the line editor
-// takes over and draws the same prompt in the same place. Nothing here may allocate.
+// A thread of libgomp that waits for the next operation looks for it in a loop, by default 300,000
+// times, and so takes its core from whatever else runs. libgomp reads the limit from its environment
+// in a constructor, and libc takes the environment that the kernel gave:
+// so the program starts itself again, with the limit there.
+//
+// libtorch registers its operators in static constructors, which take longer than a prompt should. The
+// greeting and the prompt stand there at once, and the terminal keeps what is typed until the line
+// editor takes over and draws the same prompt in the same place.
+#include <alloca.h>
 #include <unistd.h>
 
 #include <csignal>
 #include <cstring>
+#include <initializer_list>
 
 namespace {
 
@@ -26,6 +34,36 @@ const char* value_of(char** environment, const char* name) {
 bool is_set(char** environment, const char* name) {
   const char* value = value_of(environment, name);
   return value != nullptr && *value != '\0';
+}
+
+// Long enough for the pauses between two operations of a step, and too short to be felt by others.
+char spin_count[] = "GOMP_SPINCOUNT=20000";
+
+// Whether the command that is named runs a model.
+bool computes(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (argv[i][0] == '-') continue;
+    for (const char* command : {"run", "repl", "eval", "launch"}) {
+      if (strcmp(argv[i], command) == 0) return true;
+    }
+    return false;
+  }
+  return false;
+}
+
+void limit_spinning(int argc, char** argv, char** environment) {
+  if (!computes(argc, argv) || environment == nullptr) return;
+  for (const char* chosen : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}) {
+    if (value_of(environment, chosen) != nullptr) return;
+  }
+  size_t count = 0;
+  while (environment[count] != nullptr) ++count;
+  auto** with_limit = static_cast<char**>(alloca((count + 2) * sizeof(char*)));
+  memcpy(with_limit, environment, count * sizeof(char*));
+  with_limit[count] = spin_count;
+  with_limit[count + 1] = nullptr;
+  // Where this fails the program goes on without a limit.
+  execve("/proc/self/exe", argv, with_limit);
 }
 
 bool say(const char* text) {
@@ -48,7 +86,12 @@ void greet(int argc, char** argv, char** environment) {
   if (greeted) signal(SIGINT, SIG_IGN);
 }
 
-__attribute__((section(".preinit_array"), used)) void (*const before_all)(int, char**, char**) = greet;
+void start(int argc, char** argv, char** environment) {
+  limit_spinning(argc, argv, environment);
+  greet(argc, argv, environment);
+}
+
+__attribute__((section(".preinit_array"), used)) void (*const before_all)(int, char**, char**) = start;
 
 }  // namespace
 

@@ -1,12 +1,15 @@
 // Counting the bytes of tensors by kind: each allocation goes on the ledger that its thread has
 // open, and comes off it when it is freed.
 //
-// On the CPU the allocator of libtorch is wrapped. libtorch's profiler hook would report it as
-// well, but warns of every block that it did not see allocated. On CUDA that hook is all there is,
-// and reports to autograd's threads on behalf of the thread that called them.
+// On the CPU the allocator of libtorch is wrapped, on CUDA it is followed by the callback that it
+// has for this. Both see every thread, also those that free what another one allocated. Nothing is
+// put where libtorch keeps its profiler, so that a profiler can be on at the same time.
+#include <ATen/Context.h>
 #include <c10/core/Allocator.h>
-#include <c10/core/CachingDeviceAllocator.h>
 #include <c10/util/ThreadLocalDebugInfo.h>
+#ifdef DSR_CUDA
+#include <c10/cuda/CUDACachingAllocator.h>
+#endif
 
 #include <array>
 #include <cstdint>
@@ -38,8 +41,6 @@ class Ledger {
     return device.type() == device_.type() && (device.is_cpu() || device.index() == device_.index());
   }
 
-  bool is_of_cuda() const { return device_.is_cuda(); }
-
   void add(int kind, int64_t bytes) {
     std::lock_guard lock(mutex_);
     counts_.now[kind] += bytes;
@@ -69,8 +70,9 @@ struct Page {
   int kind = 0;
 };
 
-// The pages that one thread has opened; autograd's threads read the last one.
-class Pages {
+// The pages that one thread has opened. libtorch carries them to the threads of autograd that work
+// for this one.
+class Pages : public c10::DebugInfoBase {
  public:
   void open(Page page) {
     std::lock_guard lock(mutex_);
@@ -100,14 +102,23 @@ class Pages {
 class Blocks {
  public:
   void add(void* ptr, int64_t bytes, c10::Device device, Page page) {
-    if (!ptr || !page.ledger || !page.ledger->is_of(device)) return;
+    if (!ptr) return;
+    const bool is_counted = page.ledger && page.ledger->is_of(device);
     std::lock_guard lock(mutex_);
-    auto [block, is_new] = blocks_.try_emplace(ptr, std::move(page), bytes);
-    if (is_new) block->second.first.ledger->add(block->second.first.kind, bytes);
+    // An address that is handed out again proves that the block before it is gone.
+    take_off(ptr);
+    if (!is_counted) return;
+    page.ledger->add(page.kind, bytes);
+    blocks_.emplace(ptr, std::pair(std::move(page), bytes));
   }
 
   void remove(void* ptr) {
     std::lock_guard lock(mutex_);
+    take_off(ptr);
+  }
+
+ private:
+  void take_off(void* ptr) {
     auto block = blocks_.find(ptr);
     if (block == blocks_.end()) return;
     auto& [page, bytes] = block->second;
@@ -115,7 +126,6 @@ class Blocks {
     blocks_.erase(block);
   }
 
- private:
   std::mutex mutex_;
   std::unordered_map<void*, std::pair<Page, int64_t>> blocks_;
 };
@@ -126,9 +136,24 @@ Blocks& blocks() {
   return all;
 }
 
-const std::shared_ptr<Pages>& pages() {
-  thread_local const auto mine = std::make_shared<Pages>();
-  return mine;
+// A place for what a thread hands on to those that work for it. libtorch itself never uses this one.
+c10::DebugInfoKind place() { return c10::DebugInfoKind::INFERENCE_CONTEXT; }
+
+// The pages of this thread, or of the one that it works for; null where none was ever opened.
+Pages* pages_here() { return static_cast<Pages*>(c10::ThreadLocalDebugInfo::get(place())); }
+
+// The pages of this thread, which has some from now on.
+Pages& pages() {
+  if (Pages* here = pages_here()) return *here;
+  c10::ThreadLocalDebugInfo::_push(place(), std::make_shared<Pages>());
+  return *pages_here();
+}
+
+// What an allocator has handed out, or with negative bytes taken back.
+void report(void* ptr, int64_t bytes, c10::Device device) {
+  if (bytes < 0) return blocks().remove(ptr);
+  Pages* here = pages_here();
+  blocks().add(ptr, bytes, device, here ? here->current() : Page());
 }
 
 // The CPU's allocator of libtorch, with a look at what goes through it.
@@ -139,7 +164,7 @@ class CountingAllocator : public c10::Allocator {
   c10::DataPtr allocate(size_t bytes) override {
     void* ptr = inner_->raw_allocate(bytes);
     c10::DataPtr data(ptr, ptr, raw_deleter(), c10::Device(c10::DeviceType::CPU));
-    blocks().add(ptr, static_cast<int64_t>(bytes), data.device(), pages()->current());
+    report(ptr, static_cast<int64_t>(bytes), data.device());
     return data;
   }
 
@@ -169,34 +194,28 @@ class CountingAllocator : public c10::Allocator {
   return true;
 }();
 
-// Sees CUDA's blocks on behalf of one thread.
-class Reporter : public c10::MemoryReportingInfoBase {
- public:
-  explicit Reporter(std::shared_ptr<Pages> pages) : pages_(std::move(pages)) {}
-
-  void reportMemoryUsage(void* ptr, int64_t size, size_t, size_t, c10::Device device) override {
-    if (size < 0) {
-      blocks().remove(ptr);
-    } else {
-      blocks().add(ptr, size, device, pages_->current());
-    }
-  }
-
-  // What the CPU's allocator asks before it reports; see above.
-  bool memoryProfilingEnabled() const override { return false; }
-
- private:
-  const std::shared_ptr<Pages> pages_;
-};
-
-// Makes this thread's reporter at the first call. It stays: a block must be seen freed.
-void report_cuda() {
-  thread_local const bool is_reporting = [] {
-    c10::ThreadLocalDebugInfo::_push(c10::DebugInfoKind::PROFILER_STATE,
-                                     std::make_shared<Reporter>(pages()));
+// Has CUDA's allocator tell what it does, from the first call on. It calls with its lock held, so
+// that nothing here may allocate on the device or free there.
+void follow_cuda() {
+#ifdef DSR_CUDA
+  static const bool is_followed = [] {
+    // The allocator has no devices before.
+    at::globalContext().lazyInitDevice(c10::kCUDA);
+    c10::cuda::CUDACachingAllocator::attachAllocatorTraceTracker([](const auto& entry) {
+      using Entry = std::decay_t<decltype(entry)>;
+      auto* ptr = reinterpret_cast<void*>(entry.addr_);
+      if (entry.action_ == Entry::ALLOC) {
+        report(ptr, static_cast<int64_t>(entry.size_), c10::Device(c10::kCUDA, entry.device_));
+      } else if (entry.action_ == Entry::FREE_REQUESTED) {
+        blocks().remove(ptr);
+      }
+    });
     return true;
   }();
-  (void)is_reporting;
+  (void)is_followed;
+#else
+  TORCH_CHECK(false, "this dsr was built with a libtorch that has no CUDA");
+#endif
 }
 
 }  // namespace
@@ -207,8 +226,10 @@ extern "C" {
 int dsr_ledger_new(int device_index, void** ledger) {
   TRY(
     c10::Device device(c10::kCPU);
-    if (device_index >= 0)
+    if (device_index >= 0) {
       device = c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(device_index));
+      follow_cuda();
+    }
     *ledger = new Handle(std::make_shared<Ledger>(device));
   )
 }
@@ -222,20 +243,16 @@ int dsr_ledger_open(void* ledger, int kind) {
     Page page;
     if (ledger) page.ledger = *static_cast<Handle*>(ledger);
     page.kind = kind;
-    if (page.ledger && page.ledger->is_of_cuda()) report_cuda();
-    pages()->open(std::move(page));
+    pages().open(std::move(page));
   )
 }
 
 // Undoes the last dsr_ledger_open of this thread.
-void dsr_ledger_close() { pages()->close(); }
+void dsr_ledger_close() { pages().close(); }
 
-// All memory of a CUDA device.
-int dsr_cuda_memory(int device_index, uint64_t* bytes) {
-  TRY(
-    auto* allocator = c10::getDeviceAllocator(c10::kCUDA);
-    *bytes = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(device_index)).second;
-  )
+// What an allocator of the CPU would tell; tests do so in its place.
+int dsr_ledger_report(void* ptr, int64_t bytes) {
+  TRY(report(ptr, bytes, c10::Device(c10::kCPU));)
 }
 
 // Bytes by kind: now, and when their sum was highest.

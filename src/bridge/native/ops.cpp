@@ -1,23 +1,31 @@
-// Operations on tensors that the Rust bindings of libtorch do not offer: gradients for given output
-// gradients.
-#include <torch/csrc/autograd/autograd.h>
+// Operations on tensors that the Rust bindings of libtorch do not offer.
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
 
-#include "tensors.h"
-
-using dsr::list;
+#include "bridge.h"
 
 extern "C" {
 
-// d(output)/d(inputs) weighted with output_grad; the graph is freed. grads[i] becomes a new tensor
-// that the caller owns, or null where output does not depend on inputs[i].
-int dsr_grad(at::Tensor* output, at::Tensor* output_grad, at::Tensor* const* inputs,
-             int64_t inputs_count, at::Tensor** grads) {
+// out = beta * out + alpha * a @ b, where out may have a wider format than the matrices.
+int dsr_product(at::Tensor* out, at::Tensor* a, at::Tensor* b, double beta, double alpha) {
   TRY(
-    auto result = torch::autograd::grad(
-        {*output}, list(inputs, inputs_count), {*output_grad}, /*retain_graph=*/false,
-        /*create_graph=*/false, /*allow_unused=*/true);
-    for (int64_t i = 0; i < inputs_count; ++i)
-      grads[i] = result[i].defined() ? new at::Tensor(std::move(result[i])) : nullptr;
+    at::NoGradGuard no_grad;
+    if (out->scalar_type() == a->scalar_type()) {
+      at::addmm_out(*out, *out, *a, *b, beta, alpha);
+    } else if (out->is_cuda()) {
+      at::addmm_out(*out, *out, *a, *b, out->scalar_type(), beta, alpha);
+    } else {
+      // The CPU has no product of two formats.
+      const auto made = at::mm(*a, *b);
+      if (beta != 0.0) {
+        if (beta != 1.0) out->mul_(beta);
+        out->add_(made, alpha);
+      } else {
+        out->copy_(made);
+        if (alpha != 1.0) out->mul_(alpha);
+      }
+    }
   )
 }
 }

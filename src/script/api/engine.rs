@@ -13,19 +13,20 @@ use super::{
 };
 use crate::{
     checkpoint::Store,
-    config::{EngineConfig, optimizer::StateDtype},
+    config::{EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype},
     data::LoaderOptions,
     engine::{self, Evaluation, MemoryUse},
     error::Result,
-    run::{Monitors, load_checkpoint, save_checkpoint},
+    run::{load_checkpoint, save_checkpoint},
     script::{
         Callback, Shared,
         engine_options::{self, EngineOptions},
         error::ScriptResult,
         feed,
         host::{self, Host},
-        options,
+        observers, options,
     },
+    tensor::AllocatorUse,
 };
 
 /// An engine as a script value.
@@ -45,6 +46,15 @@ pub mod api {
     ///   `activation_checkpointing` (false), or a map: `every`, how many blocks for one that keeps only
     ///   its input (1), `cpu_checkpointing`, whether in host memory (false); `seed` of dropout (42);
     ///   `scheduler` ("constant")
+    ///
+    /// `matmul_precision` ("highest"; "high", "medium") is what products of float32 matrices may be
+    /// rounded to on the way, as `torch.set_float32_matmul_precision`: on a GPU "high" and "medium"
+    /// use TensorFloat-32, which is several times as fast, on a CPU that can "medium" uses bf16.
+    /// `deterministic` (false) makes two runs on the same GPUs equal to the bit, as
+    /// `torch.use_deterministic_algorithms`, for some speed; an operation that cannot be is then an
+    /// error that names it. On CPUs runs are equal anyway. libtorch has both for the whole process:
+    /// each engine computes with its own, what runs outside of an engine with those of the one that
+    /// ran last.
     ///
     /// The precision is "fp32", "bf16" or "fp16", or a map with a `dtype` and `grad_accum_dtype`
     /// ("fp32"), in which gradients are summed, `communication_data_type` ("fp32"), in which they
@@ -136,7 +146,8 @@ pub mod api {
         if let Some(stop) = host.stopper() {
             engine.stop_when(Rc::new(stop));
         }
-        super::monitor(host, &mut engine)?;
+        observers::trace(&host, &mut engine)?;
+        observers::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))
     }
 
@@ -328,12 +339,19 @@ pub mod api {
     /// `activations` and `buffers`, which is the rest. Counted from the tensors on the engine's
     /// device; batches do not count.
     ///
+    /// On a GPU there is also `allocator`, a map with what PyTorch's allocator says of the device in
+    /// this process: the bytes of tensors, `allocated` and at most `max_allocated`; the bytes taken
+    /// from the GPU for them, used or kept for later, `reserved` and `max_reserved`, by which it is
+    /// decided whether more fits; `num_alloc_retries`, how often all that was kept had to be given
+    /// back to make room, which costs time; and `num_ooms`, how often there was none.
+    ///
     /// ```rhai
     /// print(`${engine.memory().peak / 1000000} MB`);
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn memory(engine: &mut Engine) -> ScriptResult<Map> {
-        Ok(super::memory_map(engine.read()?.memory()))
+        let engine = engine.read()?;
+        Ok(super::memory_map(engine.memory(), engine.allocator()?))
     }
 
     /// Returns the model that is trained.
@@ -353,19 +371,6 @@ pub mod api {
     pub fn describe_debug(engine: &mut Engine) -> ScriptResult<String> {
         Ok(super::describe(&*engine.read()?)?)
     }
-}
-
-/// Has rank 0 print and log what the options ask for.
-fn monitor(host: Rc<Host>, engine: &mut engine::Engine) -> Result<()> {
-    if engine.group().rank() > 0 {
-        return Ok(());
-    }
-    let work_dir = host.work_dir.clone();
-    let show = Box::new(move |line: &str| host.note(line));
-    if let Some(monitors) = Monitors::open(&engine.config().monitor, &work_dir, show)? {
-        engine.observe(Box::new(monitors));
-    }
-    Ok(())
 }
 
 /// Evaluates this rank's part of `dataset`; `None` when `stop` said so.
@@ -389,9 +394,24 @@ pub(super) fn evaluation_map(evaluation: &Evaluation) -> Map {
     ])
 }
 
-fn memory_map(memory: MemoryUse) -> Map {
-    let kinds = memory.kinds().into_iter().chain([("peak", memory.peak())]);
-    kinds.map(|(kind, bytes)| (kind.into(), (bytes as i64).into())).collect()
+fn memory_map(memory: MemoryUse, allocator: Option<AllocatorUse>) -> Map {
+    let map = |numbers: &[(&str, u64)]| -> Map {
+        numbers.iter().map(|&(name, number)| (name.into(), (number as i64).into())).collect()
+    };
+    let mut kinds = map(&memory.kinds());
+    kinds.extend(map(&[("peak", memory.peak())]));
+    if let Some(found) = allocator {
+        let numbers = [
+            ("allocated", found.allocated),
+            ("max_allocated", found.max_allocated),
+            ("reserved", found.reserved),
+            ("max_reserved", found.max_reserved),
+            ("num_alloc_retries", found.num_alloc_retries),
+            ("num_ooms", found.num_ooms),
+        ];
+        kinds.insert("allocator".into(), map(&numbers).into());
+    }
+    kinds
 }
 
 /// The options of `save_checkpoint`: the loader to save with the engine, and how many to keep.
@@ -436,16 +456,26 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
 fn describe(engine: &engine::Engine) -> Result<String> {
     let config = engine.config();
     Ok(format!(
-        "Engine after step {} ({}, micro_batch_size {} x gradient_accumulation_steps {} x \
+        "Engine after step {} ({}{}, micro_batch_size {} x gradient_accumulation_steps {} x \
          world_size {}, {}, lr {:e})",
         engine.global_step(),
         config.precision.dtype.name(),
+        numerics_name(config.numerics),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
         engine.group().world_size(),
         optimizer_name(config),
         engine.lr()?,
     ))
+}
+
+/// What of the numerics is not by default.
+fn numerics_name(Numerics { matmul_precision, deterministic }: Numerics) -> String {
+    let precision = match matmul_precision {
+        MatmulPrecision::Highest => String::new(),
+        other => format!(", matmul_precision {}", other.name()),
+    };
+    precision + if deterministic { ", deterministic" } else { "" }
 }
 
 /// The optimizer's name, with what changes its memory.

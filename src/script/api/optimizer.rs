@@ -260,7 +260,7 @@ impl ParamOptimizer {
             let weights = guard("step", || no_grad(|| flat(t, false)))?;
             self.rules.set_applied_steps(param.steps);
             let tensors = UnitTensors { param: &weights, grad: &grad, state: &param.state };
-            self.rules.update(&param.group, i, tensors, rates, 1.0)?;
+            self.rules.update(&param.group, &[(i, tensors)], rates, None)?;
             param.steps += 1;
             if weights.data_ptr() != t.data_ptr() {
                 let (mut into, shape) = (t.shallow_clone(), t.size());

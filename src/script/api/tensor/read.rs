@@ -9,7 +9,7 @@ use crate::{
         host, options,
         value::{self, OptionValue, argument, describe},
     },
-    tensor::{Device, Kind, Scalar, Tensor, cuda_is_available, guard},
+    tensor::{Device, DeviceChoice, Kind, Scalar, Tensor, cuda_is_available, guard},
 };
 
 /// The dtypes by PyTorch's names.
@@ -143,7 +143,8 @@ impl Making {
     }
 }
 
-/// The device called `text`; `"cuda"` is that of this process.
+/// The device called `text`; `"cuda"` is that of this process, which has none where it is to
+/// compute on the CPU.
 pub(super) fn device(ctx: &NativeCallContext, text: &str) -> Result<Device> {
     let index = match text {
         "cpu" => return Ok(Device::Cpu),
@@ -157,13 +158,17 @@ pub(super) fn device(ctx: &NativeCallContext, text: &str) -> Result<Device> {
             }
         },
     };
+    let host = host::of(ctx)?;
+    if host.device == DeviceChoice::Cpu && cuda_is_available() {
+        bail!(Code::BadValue, "there is no device \"{text}\": this process has --device cpu");
+    }
     let count = if cuda_is_available() { crate::tensor::cuda_device_count() } else { 0 };
     if count <= index.unwrap_or(0) {
         bail!(Code::BadValue, "there is no device \"{text}\": {count} CUDA devices are visible");
     }
     match index {
         Some(index) => Ok(Device::Cuda(index)),
-        None => Ok(host::of(ctx)?.group()?.device()),
+        None => Ok(host.group()?.device()),
     }
 }
 

@@ -1,0 +1,103 @@
+// Gradients: those of one output for given inputs, and operations whose gradient is a function of
+// Rust's.
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/function.h>
+#include <torch/csrc/autograd/functions/utils.h>
+
+#include <c10/core/AutogradState.h>
+
+#include <thread>
+
+#include "tensors.h"
+
+using dsr::list;
+using torch::autograd::Node;
+using torch::autograd::variable_list;
+
+namespace {
+
+// A closure of Rust's, which `drop` frees. `call` is given the gradient of the output, and writes
+// one owned tensor or null for each input; it returns 0, or keeps its error on the Rust side.
+struct Closure {
+  void* data;
+  int (*call)(void* data, at::Tensor* grad, at::Tensor** grads);
+  void (*drop)(void* data);
+};
+
+class OwnGradient : public Node {
+ public:
+  explicit OwnGradient(Closure closure) : closure_(closure) {}
+  ~OwnGradient() override { release_variables(); }
+
+  variable_list apply(variable_list&& grads) override {
+    // The closure is of one thread, and its graph is freed with the first pass.
+    TORCH_CHECK(std::this_thread::get_id() == thread_, "a gradient in another thread");
+    TORCH_CHECK(closure_.data != nullptr, "a gradient is asked for a second time");
+    variable_list out(num_outputs());
+    if (!grads.front().defined()) return out;
+    std::vector<at::Tensor*> made(out.size(), nullptr);
+    const int status = closure_.call(closure_.data, &grads.front(), made.data());
+    for (size_t i = 0; i < made.size(); ++i) {
+      if (made[i] == nullptr) continue;
+      out[i] = std::move(*made[i]);
+      delete made[i];
+    }
+    TORCH_CHECK(status == 0, "an operation's own gradient failed");
+    return out;
+  }
+
+  void release_variables() override {
+    if (closure_.data != nullptr) closure_.drop(closure_.data);
+    closure_.data = nullptr;
+  }
+
+ private:
+  Closure closure_;
+  std::thread::id thread_ = std::this_thread::get_id();
+};
+
+// Backward passes run in the calling thread, also those of CUDA: a layer's costs no change of
+// threads, and what belongs to the thread (closures, the ledger) is at hand.
+class SingleThreaded {
+ public:
+  SingleThreaded() : before_(state().get_multithreading_enabled()) {
+    state().set_multithreading_enabled(false);
+  }
+  ~SingleThreaded() { state().set_multithreading_enabled(before_); }
+  SingleThreaded(const SingleThreaded&) = delete;
+  SingleThreaded& operator=(const SingleThreaded&) = delete;
+
+ private:
+  static c10::AutogradState& state() { return c10::AutogradState::get_tls_state(); }
+  bool before_;
+};
+
+}  // namespace
+
+extern "C" {
+
+// d(output)/d(inputs) weighted with output_grad; the graph is freed. grads[i] becomes a new tensor
+// that the caller owns, or null where output does not depend on inputs[i].
+int dsr_grad(at::Tensor* output, at::Tensor* output_grad, at::Tensor* const* inputs,
+             int64_t inputs_count, at::Tensor** grads) {
+  TRY(
+    SingleThreaded single_threaded;
+    auto result = torch::autograd::grad(
+        {*output}, list(inputs, inputs_count), {*output_grad}, /*retain_graph=*/false,
+        /*create_graph=*/false, /*allow_unused=*/true);
+    for (int64_t i = 0; i < inputs_count; ++i)
+      grads[i] = result[i].defined() ? new at::Tensor(std::move(result[i])) : nullptr;
+  )
+}
+
+// Makes `output`, computed from `inputs` without a graph, an output of autograd's whose gradient is
+// the closure. The closure is owned from here on, also where this fails.
+int dsr_own_gradient(at::Tensor* const* inputs, int64_t inputs_count, at::Tensor* output, void* data,
+                     int (*call)(void*, at::Tensor*, at::Tensor**), void (*drop)(void*)) {
+  TRY(
+    auto node = c10::make_intrusive<OwnGradient>(Closure{data, call, drop});
+    node->set_next_edges(torch::autograd::collect_next_edges(list(inputs, inputs_count)));
+    torch::autograd::set_history(*output, c10::intrusive_ptr<Node>(std::move(node)));
+  )
+}
+}

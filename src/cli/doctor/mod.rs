@@ -1,0 +1,130 @@
+//! `dsr doctor`: one screen with what a person with a problem is asked for, and for each thing that
+//! is wrong what to do.
+//!
+//! Each probe tries the real thing where that is cheap (a kernel on each GPU, a group over Gloo, a
+//! ring of io_uring), as versions alone have misled many. Nothing is changed, and no secret is shown.
+
+mod gpu;
+mod system;
+
+use std::fmt::Write;
+
+use serde_json::{Value, json};
+
+use super::{args::DoctorArgs, console};
+
+/// How it stands with something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Fine,
+    /// dsr works, though less well than it could.
+    Warning,
+    /// dsr, or a part of it that this machine is for, does not work.
+    Problem,
+}
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Finding {
+    name: String,
+    value: String,
+    state: State,
+    /// What to do about it.
+    advice: Option<String>,
+}
+
+impl Finding {
+    fn fine(name: impl Into<String>, value: impl Into<String>) -> Self {
+        Self { name: name.into(), value: value.into(), state: State::Fine, advice: None }
+    }
+
+    fn warning(name: impl Into<String>, value: impl Into<String>, advice: &str) -> Self {
+        let advice = Some(advice.to_owned());
+        Self { state: State::Warning, advice, ..Self::fine(name, value) }
+    }
+
+    fn problem(name: impl Into<String>, value: impl Into<String>, advice: &str) -> Self {
+        Self { state: State::Problem, ..Self::warning(name, value, advice) }
+    }
+}
+
+/// Looks at this machine and prints what it found; the result is the exit status.
+pub(super) fn run(args: &DoctorArgs) -> u8 {
+    let mut findings = gpu::findings();
+    findings.extend(system::findings(&super::origin::environment(false)));
+    let usable = is_usable(&findings);
+    let text = if args.json { format!("{:#}\n", as_json(&findings)) } else { text(&findings) };
+    console::out(&text);
+    // What any failure ends with that has no status of its own.
+    u8::from(!usable)
+}
+
+fn is_usable(findings: &[Finding]) -> bool {
+    findings.iter().all(|finding| finding.state != State::Problem)
+}
+
+/// A line for each finding, marked where something is wrong, with what to do below it.
+fn text(findings: &[Finding]) -> String {
+    let width = findings.iter().map(|finding| finding.name.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for Finding { name, value, state, advice } in findings {
+        let mark = match state {
+            State::Fine => ' ',
+            State::Warning => '!',
+            State::Problem => 'x',
+        };
+        let _ = writeln!(text, "{mark} {name:width$}  {value}");
+        if let Some(advice) = advice {
+            let _ = writeln!(text, "  {:width$}  -> {advice}", "");
+        }
+    }
+    let count = |state| findings.iter().filter(|finding| finding.state == state).count();
+    let verdict = match (count(State::Problem), count(State::Warning)) {
+        (0, 0) => "everything is as it should be".to_owned(),
+        (0, warnings) => format!("dsr works; {warnings} marked ! could be better"),
+        (problems, _) => format!("{problems} marked x must be mended"),
+    };
+    let _ = writeln!(text, "\n{verdict}");
+    text
+}
+
+fn as_json(findings: &[Finding]) -> Value {
+    let findings = findings.iter().map(|Finding { name, value, state, advice }| {
+        let state = match state {
+            State::Fine => "fine",
+            State::Warning => "warning",
+            State::Problem => "problem",
+        };
+        json!({ "name": name, "value": value, "state": state, "advice": advice })
+    });
+    let list: Vec<_> = findings.collect();
+    let problems = list.iter().any(|finding| finding["state"] == "problem");
+    json!({ "usable": !problems, "findings": list })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_wrong_is_marked_and_says_what_to_do() {
+        let fine = Finding::fine("dsr", "0.1.0");
+        let warning = Finding::warning("Landlock", "no", "a newer kernel has it");
+        let problem = Finding::problem("Gloo", "fails", "set GLOO_SOCKET_IFNAME");
+        assert_eq!(
+            text(std::slice::from_ref(&fine)),
+            "  dsr  0.1.0\n\neverything is as it should be\n"
+        );
+        let all = [fine, warning, problem];
+        let expected = "  dsr       0.1.0\n\
+                        ! Landlock  no\n\
+                        \x20           -> a newer kernel has it\n\
+                        x Gloo      fails\n\
+                        \x20           -> set GLOO_SOCKET_IFNAME\n\n\
+                        1 marked x must be mended\n";
+        assert_eq!(text(&all), expected);
+        assert!(is_usable(&all[..2]) && !is_usable(&all));
+        assert_eq!(as_json(&all)["usable"], false);
+        assert!(text(&all[..2]).ends_with("dsr works; 1 marked ! could be better\n"));
+    }
+}

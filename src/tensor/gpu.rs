@@ -1,0 +1,216 @@
+//! NVIDIA's cards: what CUDA calls them and people, how much memory they have, how fast they can be.
+//!
+//! Peaks are those of NVIDIA's datasheets and architecture whitepapers, in TFLOP/s: tensor cores with
+//! float32 accumulation, which is what libtorch's products have, and without sparsity, which doubles
+//! the number on the title page. GeForce cards do half as many operations with float32 accumulation
+//! as with float16's, the number that is advertised; workstation cards of the same chips do not.
+
+use super::Device;
+use crate::{
+    bridge::device,
+    config::{Dtype, suggest::nearest},
+    error::{Code, Error, Result},
+};
+
+/// A kind of card.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Gpu {
+    /// Its names without the maker's and the family's: the first is what people write; CUDA's are
+    /// among them.
+    names: &'static [&'static str],
+    /// What CUDA reports as its memory, in MiB: less than the name promises, as drivers and error
+    /// correction take their part.
+    mib: u64,
+    half: Half,
+    /// Float32 rounded to TF32 on tensor cores, where they have it.
+    tf32: Option<f64>,
+    /// Float32 without tensor cores.
+    fp32: f64,
+}
+
+/// The peak of 16-bit products.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Half {
+    /// Of fp16 and bf16.
+    Both(f64),
+    /// Of fp16; bf16 is emulated.
+    Fp16(f64),
+}
+
+use Half::{Both, Fp16};
+
+#[rustfmt::skip]
+const GPUS: &[Gpu] = &[
+    gpu(&["B200"], 182_630, Both(2250.0), 1125.0, 75.0),
+    gpu(&["H200", "H200 SXM"], 143_156, Both(989.4), 494.7, 66.9),
+    gpu(&["H200 NVL"], 143_156, Both(835.5), 417.5, 60.0),
+    gpu(&["H100", "H100 SXM", "H100 80GB HBM3"], 81_005, Both(989.4), 494.7, 66.9),
+    gpu(&["H100 PCIe"], 81_005, Both(756.0), 378.0, 51.2),
+    gpu(&["H100 NVL"], 95_334, Both(835.5), 417.5, 60.0),
+    gpu(&["A100 80GB", "A100-SXM4-80GB", "A100 80GB PCIe"], 81_050, Both(312.0), 156.0, 19.5),
+    gpu(&["A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"], 40_339, Both(312.0), 156.0, 19.5),
+    gpu(&["L40S"], 45_455, Both(362.05), 183.2, 91.6),
+    gpu(&["L4"], 22_563, Both(121.0), 60.5, 30.3),
+    gpu(&["RTX PRO 6000", "RTX PRO 6000 Blackwell Workstation Edition"], 97_250, Both(503.8), 251.9, 126.0),
+    gpu(&["RTX 6000 Ada", "RTX 6000 Ada Generation"], 48_510, Both(364.2), 182.1, 91.1),
+    gpu(&["A6000", "RTX A6000"], 48_670, Both(154.8), 77.4, 38.7),
+    gpu(&["A40"], 45_455, Both(149.7), 74.8, 37.4),
+    gpu(&["RTX 5090"], 32_110, Both(209.5), 104.8, 104.8),
+    gpu(&["RTX 5080"], 15_841, Both(112.6), 56.3, 56.3),
+    gpu(&["RTX 5070 Ti"], 15_841, Both(87.9), 43.9, 43.9),
+    gpu(&["RTX 5070"], 11_776, Both(61.7), 30.9, 30.9),
+    gpu(&["RTX 5060 Ti 16GB", "RTX 5060 Ti"], 15_841, Both(47.4), 23.7, 23.7),
+    gpu(&["RTX 4090"], 24_083, Both(165.2), 82.6, 82.6),
+    gpu(&["RTX 4080 SUPER"], 15_943, Both(104.4), 52.2, 52.2),
+    gpu(&["RTX 4080"], 15_943, Both(97.5), 48.7, 48.7),
+    gpu(&["RTX 4070 Ti SUPER"], 15_943, Both(88.2), 44.1, 44.1),
+    gpu(&["RTX 4070 Ti"], 11_930, Both(80.2), 40.1, 40.1),
+    gpu(&["RTX 4070 SUPER"], 11_930, Both(71.0), 35.5, 35.5),
+    gpu(&["RTX 4070"], 11_930, Both(58.3), 29.1, 29.1),
+    gpu(&["RTX 4060 Ti 16GB", "RTX 4060 Ti"], 15_943, Both(44.1), 22.1, 22.1),
+    gpu(&["RTX 4060"], 7_813, Both(30.2), 15.1, 15.1),
+    gpu(&["RTX 3090 Ti"], 24_124, Both(80.0), 40.0, 40.0),
+    gpu(&["RTX 3090"], 24_124, Both(71.0), 35.6, 35.6),
+    gpu(&["RTX 3080 Ti"], 11_909, Both(68.2), 34.1, 34.1),
+    gpu(&["RTX 3080"], 9_871, Both(59.5), 29.8, 29.8),
+    gpu(&["RTX 3070 Ti"], 7_813, Both(43.5), 21.7, 21.7),
+    gpu(&["RTX 3070"], 7_813, Both(40.6), 20.3, 20.3),
+    gpu(&["RTX 3060 Ti"], 7_813, Both(32.4), 16.2, 16.2),
+    gpu(&["RTX 3060"], 11_909, Both(25.5), 12.7, 12.7),
+    older(&["V100 32GB", "V100-SXM2-32GB"], 32_494, Fp16(125.0), 15.7),
+    older(&["V100 16GB", "V100-SXM2-16GB"], 16_144, Fp16(125.0), 15.7),
+    older(&["V100 PCIe", "V100-PCIE-16GB"], 16_144, Fp16(112.0), 14.0),
+    older(&["T4"], 14_910, Fp16(65.0), 8.1),
+];
+
+const fn gpu(names: &'static [&'static str], mib: u64, half: Half, tf32: f64, fp32: f64) -> Gpu {
+    Gpu { names, mib, half, tf32: Some(tf32), fp32 }
+}
+
+/// One from before Ampere.
+const fn older(names: &'static [&'static str], mib: u64, half: Half, fp32: f64) -> Gpu {
+    Gpu { names, mib, half, tf32: None, fp32 }
+}
+
+impl Gpu {
+    /// The card that people or CUDA call by this name, if it is known.
+    pub fn find(name: &str) -> Option<Self> {
+        let name = bare(name);
+        let is = |known: &&str| known.eq_ignore_ascii_case(&name);
+        GPUS.iter().find(|gpu| gpu.names.iter().any(is)).copied()
+    }
+
+    /// The card of this name.
+    ///
+    /// # Errors
+    /// [`Code::Usage`] with those that are known.
+    pub fn named(name: &str) -> Result<Self> {
+        if let Some(gpu) = Self::find(name) {
+            return Ok(gpu);
+        }
+        let mut e = Error::new(Code::Usage, format!("no GPU \"{name}\" is known"));
+        let all = GPUS.iter().flat_map(|gpu| gpu.names);
+        if let Some(near) = nearest(&bare(name), all.copied()) {
+            e = e.hint(format!("did you mean \"{near}\"?"));
+        }
+        let names: Vec<_> = GPUS.iter().map(|gpu| gpu.names[0]).collect();
+        Err(e.hint(format!("known are {}", names.join(", "))))
+    }
+
+    /// The card that `device` is, if it is one that is known.
+    pub fn of(device: Device) -> Option<Self> {
+        match device {
+            Device::Cuda(index) => Self::find(&device::properties(index).ok()?.name),
+            _ => None,
+        }
+    }
+
+    /// Bytes of its memory.
+    pub fn memory(&self) -> u64 {
+        self.mib << 20
+    }
+
+    /// Operations a second at most in products of `dtype`, as libtorch does them now: those of
+    /// float32 may round to TF32. `None` where the card has no units for it.
+    pub fn peak_flops(&self, dtype: Dtype) -> Option<f64> {
+        // Where libtorch cannot tell, nobody has changed its default.
+        self.peak(dtype, device::uses_tf32().unwrap_or(false))
+    }
+
+    fn peak(&self, dtype: Dtype, tf32: bool) -> Option<f64> {
+        let tera = match (dtype, self.half) {
+            (Dtype::Fp16, Both(peak) | Fp16(peak)) | (Dtype::Bf16, Both(peak)) => peak,
+            (Dtype::Bf16, Fp16(_)) => return None,
+            (Dtype::Fp32, _) => self.tf32.filter(|_| tf32).unwrap_or(self.fp32),
+        };
+        Some(tera * 1e12)
+    }
+}
+
+/// A name without the words that all names have.
+fn bare(name: &str) -> String {
+    let is_common = |word: &&str| {
+        ["nvidia", "geforce", "tesla"].iter().any(|common| common.eq_ignore_ascii_case(word))
+    };
+    name.split_whitespace().filter(|word| !is_common(word)).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_card_is_known_by_what_people_and_cuda_call_it() {
+        let same = [
+            ("H100", "NVIDIA H100 80GB HBM3"),
+            ("A100 80GB", "NVIDIA A100-SXM4-80GB"),
+            ("V100 16GB", "Tesla V100-SXM2-16GB"),
+            ("T4", "Tesla T4"),
+            ("rtx 4090", "NVIDIA GeForce RTX 4090"),
+            ("A6000", "NVIDIA RTX A6000"),
+        ];
+        for (people, cuda) in same {
+            assert_eq!(Gpu::find(people).unwrap(), Gpu::find(cuda).unwrap(), "{people}");
+        }
+        // Another card, in spite of its name.
+        assert_eq!(Gpu::find("NVIDIA GeForce RTX 4090 Laptop GPU"), None);
+        let e = Gpu::named("RTX 5091").unwrap_err();
+        assert_eq!(e.hints()[0], "did you mean \"RTX 5090\"?");
+    }
+
+    #[test]
+    fn no_name_means_two_cards() {
+        let mut names: Vec<_> = GPUS.iter().flat_map(|gpu| gpu.names).collect();
+        let count = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), count);
+        for name in names {
+            assert_eq!(bare(name), *name);
+        }
+    }
+
+    #[test]
+    fn a_peak_is_that_of_the_dtype() {
+        let peak = |name, dtype, tf32| Gpu::find(name).unwrap().peak(dtype, tf32);
+        assert_eq!(peak("H100", Dtype::Bf16, false), Some(989.4e12));
+        assert_eq!(peak("H100", Dtype::Fp32, true), Some(494.7e12));
+        assert_eq!(peak("H100", Dtype::Fp32, false), Some(66.9e12));
+        assert_eq!(peak("T4", Dtype::Fp16, false), Some(65e12));
+        assert_eq!(peak("T4", Dtype::Fp32, true), Some(8.1e12));
+        assert_eq!(peak("T4", Dtype::Bf16, false), None);
+    }
+
+    /// On GeForce cards from Ampere on, tensor cores do two 16-bit operations with float32
+    /// accumulation for one of TF32 and one of the other cores; within 1 %, as the sources round.
+    #[test]
+    fn geforce_cards_have_the_rate_of_float32_accumulation() {
+        let is_geforce = |gpu: &&Gpu| gpu.names[0].starts_with("RTX") && gpu.mib < 33_000;
+        for gpu in GPUS.iter().filter(is_geforce) {
+            let of = |dtype, tf32| gpu.peak(dtype, tf32).unwrap();
+            assert_eq!(of(Dtype::Fp32, true), of(Dtype::Fp32, false));
+            let ratio = of(Dtype::Bf16, false) / of(Dtype::Fp32, false);
+            assert!((1.98..2.02).contains(&ratio), "{:?}: {ratio}", gpu.names);
+        }
+    }
+}
