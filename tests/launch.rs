@@ -461,7 +461,8 @@ fn launchers_that_are_started_by_hand_stop_together() {
     }
     // A user who gives up waiting for the first machine need not wait for the timeout.
     let alone = start("1");
-    thread::sleep(Duration::from_millis(500));
+    // Long enough for a loaded machine to start it; before, the signal would end it by itself.
+    thread::sleep(Duration::from_secs(3));
     let asked = Instant::now();
     alone.signal("-INT");
     assert_eq!(alone.end().status.code(), Some(130));

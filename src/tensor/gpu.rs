@@ -195,7 +195,7 @@ mod tests {
         let peak = |name, dtype, tf32| Gpu::find(name).unwrap().peak(dtype, tf32);
         assert_eq!(peak("H100", Dtype::Bf16, false), Some(989.4e12));
         assert_eq!(peak("H100", Dtype::Fp32, true), Some(494.7e12));
-        assert_eq!(peak("H100", Dtype::Fp32, false), Some(66.9e12));
+        assert_eq!(peak("H100", Dtype::Fp32, false), Some(66.9 * 1e12));
         assert_eq!(peak("T4", Dtype::Fp16, false), Some(65e12));
         assert_eq!(peak("T4", Dtype::Fp32, true), Some(8.1e12));
         assert_eq!(peak("T4", Dtype::Bf16, false), None);
