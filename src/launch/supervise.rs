@@ -167,11 +167,7 @@ impl Supervisor<'_> {
                 Ok(Event::Stop) => self.requested(link),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
-            if let Some(dir) = link.run_dir()
-                && let Err(e) = self.logs.settle(&self.launch.work_dir.join(dir))
-            {
-                tracing::warn!("the logs stay in {}: {e}", self.logs.dir().display());
-            }
+            self.settle_logs(link);
             if link.leads() {
                 self.look_at_nodes(link);
                 self.tell_cause(link);
@@ -187,7 +183,18 @@ impl Supervisor<'_> {
         self.ranks.values().for_each(Process::drain);
         link.report(|own| own.ended = true);
         link.flush();
+        // Ranks may have ended before their run's directory was heard of.
+        self.settle_logs(link);
         self.end_ways();
+    }
+
+    /// Moves the logs into the run's directory when it is known.
+    fn settle_logs(&self, link: &Link) {
+        if let Some(dir) = link.run_dir()
+            && let Err(e) = self.logs.settle(&self.launch.work_dir.join(dir))
+        {
+            tracing::warn!("the logs stay in {}: {e}", self.logs.dir().display());
+        }
     }
 
     fn rank_ended(&mut self, link: &Link, rank: usize, status: std::process::ExitStatus) {
