@@ -18,6 +18,38 @@ c10::Device cuda(int index) {
   return c10::Device(c10::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
+#ifdef USE_C10D_NCCL
+
+void properties(int index, const char** name, int* major, int* minor) {
+  thread_local std::string text;
+  const cudaDeviceProp* found =
+      at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(index));
+  text = found->name;
+  *name = text.c_str();
+  *major = found->major;
+  *minor = found->minor;
+}
+
+void versions(int64_t* cuda, int64_t* cudnn, const char** nccl) {
+  thread_local std::string text;
+  *cuda = at::detail::getCUDAHooks().versionCUDART();
+  *cudnn = at::detail::getCUDAHooks().versionCuDNN();
+  text = c10d::getNcclVersion();
+  *nccl = text.c_str();
+}
+
+#else
+
+void properties(int, const char**, int*, int*) {
+  TORCH_CHECK(false, "this is a libtorch for the CPU");
+}
+
+void versions(int64_t*, int64_t*, const char**) {
+  TORCH_CHECK(false, "this is a libtorch for the CPU");
+}
+
+#endif
+
 }  // namespace
 
 extern "C" {
@@ -37,21 +69,8 @@ int dsr_cuda_use(int index) {
 }
 
 // The name of a CUDA device, which is this thread's until its next call, and its compute capability.
-int dsr_cuda_properties([[maybe_unused]] int index, [[maybe_unused]] const char** name,
-                        [[maybe_unused]] int* major, [[maybe_unused]] int* minor) {
-  TRY(
-#ifdef USE_C10D_NCCL
-    thread_local std::string text;
-    const cudaDeviceProp* properties =
-        at::cuda::getDeviceProperties(static_cast<c10::DeviceIndex>(index));
-    text = properties->name;
-    *name = text.c_str();
-    *major = properties->major;
-    *minor = properties->minor;
-#else
-    TORCH_CHECK(false, "this is a libtorch for the CPU");
-#endif
-  )
+int dsr_cuda_properties(int index, const char** name, int* major, int* minor) {
+  TRY(properties(index, name, major, minor);)
 }
 
 // Whether products of float32 on CUDA may round to TF32.
@@ -67,18 +86,7 @@ const char* dsr_libtorch_version() { return TORCH_VERSION; }
 
 // The version of CUDA's runtime as it numbers itself (13000 is 13.0), that of cuDNN (92000 is
 // 9.20.0), and NCCL's as text, which is this thread's until its next call.
-int dsr_cuda_versions([[maybe_unused]] int64_t* cuda, [[maybe_unused]] int64_t* cudnn,
-                      [[maybe_unused]] const char** nccl) {
-  TRY(
-#ifdef USE_C10D_NCCL
-    thread_local std::string text;
-    *cuda = at::detail::getCUDAHooks().versionCUDART();
-    *cudnn = at::detail::getCUDAHooks().versionCuDNN();
-    text = c10d::getNcclVersion();
-    *nccl = text.c_str();
-#else
-    TORCH_CHECK(false, "this is a libtorch for the CPU");
-#endif
-  )
+int dsr_cuda_versions(int64_t* cuda, int64_t* cudnn, const char** nccl) {
+  TRY(versions(cuda, cudnn, nccl);)
 }
 }
