@@ -160,7 +160,7 @@ mod tests {
         let y = tripled(&x, |grad| Ok(Some(grad * 3.0))) * 2.0;
         let dx = grad(&y, &one, &[&x]).unwrap().remove(0).unwrap();
         assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [6.0, 6.0]);
-        // What went elsewhere is no gradient of autograd's.
+        // Autograd gets no gradient that went elsewhere.
         let sink = std::rc::Rc::new(RefCell::new(None));
         let into = std::rc::Rc::clone(&sink);
         let y = tripled(&x, move |grad| {

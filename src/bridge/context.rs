@@ -1,5 +1,5 @@
 //! libtorch's settings that hold for the whole process, the environment that it reads them from, and
-//! what CUDA's allocator says of itself.
+//! the figures of CUDA's allocator.
 
 use std::ffi::{CStr, c_int};
 
@@ -49,7 +49,7 @@ pub(crate) fn cuda_memory(index: usize) -> Result<u64> {
     Ok(bytes)
 }
 
-/// What libtorch's allocator of a CUDA device has handed out and taken, in this process.
+/// The figures of libtorch's allocator of a CUDA device, in this process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct AllocatorUse {
     /// Bytes of tensors, rounded up to the allocator's blocks.

@@ -23,7 +23,7 @@ unsafe extern "C" {
     fn dsr_cuda_versions(cuda: *mut i64, cudnn: *mut i64, nccl: *mut *const c_char) -> c_int;
 }
 
-/// What CUDA says of a device.
+/// Name and compute capability of a CUDA device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Properties {
     pub(crate) name: String,
@@ -52,7 +52,7 @@ pub(crate) fn use_cuda(index: usize) -> Result<()> {
     check(unsafe { dsr_cuda_use(index) })
 }
 
-/// What CUDA says of the device `index`.
+/// The properties of the CUDA device `index`.
 pub(crate) fn properties(index: usize) -> Result<Properties> {
     let index = int(index)?;
     let (mut name, mut major, mut minor) = (ptr::null(), 0, 0);

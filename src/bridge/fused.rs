@@ -5,7 +5,7 @@
 
 use std::{ffi::c_int, ptr};
 
-use tch::Tensor;
+use tch::{Device, Kind, Tensor};
 
 use super::{RawTensor, check, raw, raws};
 use crate::error::Result;
@@ -62,20 +62,35 @@ pub(crate) struct FusedPart<'a> {
     pub(crate) state: &'a [Tensor],
 }
 
-/// float32 scalars on the device, as `torch.amp.GradScaler` gives them: gradients are divided by
-/// `grad_scale`, and nothing is changed where `found_inf` is 1.
-#[derive(Clone, Copy, Default)]
-pub(crate) struct Scaling<'a> {
-    pub(crate) grad_scale: Option<&'a Tensor>,
-    pub(crate) found_inf: Option<&'a Tensor>,
+/// What a step does with its gradients, as float32 scalars on the device where it is made, so that
+/// the host need not know them: `torch.amp.GradScaler`'s `grad_scale` and `found_inf`.
+#[derive(Debug)]
+pub struct Scaling {
+    /// Gradients are divided by it.
+    pub grad_scale: Tensor,
+    /// Where it is 1, the step changes nothing, and where it is 0, it is made. Only fused kernels
+    /// look at it; other rules must not be asked for a step that changes nothing.
+    pub found_inf: Option<Tensor>,
 }
 
-impl Scaling<'_> {
-    /// Both pointers, null for none.
-    fn raw(self) -> (RawTensor, RawTensor) {
-        let raw_or_null = |tensor: Option<&Tensor>| tensor.map_or(ptr::null_mut(), raw);
-        (raw_or_null(self.grad_scale), raw_or_null(self.found_inf))
+impl Scaling {
+    /// A step that is made, with its gradients divided by `grad_scale`.
+    ///
+    /// # Errors
+    /// Memory is exhausted.
+    pub fn of(grad_scale: f64, device: Device) -> Result<Self> {
+        let grad_scale = Tensor::f_full([0i64; 0], grad_scale, (Kind::Float, device))?;
+        Ok(Self { grad_scale, found_inf: None })
     }
+}
+
+/// `grad_scale` and `found_inf`, null for none.
+fn raw_scaling(scaling: Option<&Scaling>) -> (RawTensor, RawTensor) {
+    let raw_or_null = |tensor: Option<&Tensor>| tensor.map_or(ptr::null_mut(), raw);
+    (
+        raw_or_null(scaling.map(|scaling| &scaling.grad_scale)),
+        raw_or_null(scaling.and_then(|scaling| scaling.found_inf.as_ref())),
+    )
 }
 
 /// The numbers of one step of Adam, named as in PyTorch; `decoupled` makes it AdamW.
@@ -93,11 +108,11 @@ pub(crate) fn fused_adam(
     parts: &[FusedPart<'_>],
     step: &Tensor,
     numbers: AdamNumbers,
-    scaling: Scaling<'_>,
+    scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
     let (exp_avgs, exp_avg_sqs) = (states(parts, 0), states(parts, 1));
-    let (grad_scale, found_inf) = scaling.raw();
+    let (grad_scale, found_inf) = raw_scaling(scaling);
     // SAFETY: every array has `parts.len()` pointers to live tensors; the last two may be null.
     check(unsafe {
         dsr_fused_adam(
@@ -136,11 +151,11 @@ pub(crate) struct SgdNumbers {
 pub(crate) fn fused_sgd(
     parts: &[FusedPart<'_>],
     numbers: SgdNumbers,
-    scaling: Scaling<'_>,
+    scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
     let buffers = if numbers.momentum > 0.0 { states(parts, 0) } else { Vec::new() };
-    let (grad_scale, found_inf) = scaling.raw();
+    let (grad_scale, found_inf) = raw_scaling(scaling);
     // SAFETY: every array that is not null has `parts.len()` pointers to live tensors; the last two
     // may be null.
     check(unsafe {
@@ -174,11 +189,11 @@ pub(crate) fn fused_adagrad(
     parts: &[FusedPart<'_>],
     step: &Tensor,
     numbers: AdagradNumbers,
-    scaling: Scaling<'_>,
+    scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
     let sums = states(parts, 0);
-    let (grad_scale, found_inf) = scaling.raw();
+    let (grad_scale, found_inf) = raw_scaling(scaling);
     // SAFETY: every array has `parts.len()` pointers to live tensors; the last two may be null.
     check(unsafe {
         dsr_fused_adagrad(
@@ -208,12 +223,11 @@ fn states(parts: &[FusedPart<'_>], slot: usize) -> Vec<RawTensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::{Device, Kind};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
 
     /// One step of AdamW on two parts of ones with the gradient 6; the first elements afterwards.
-    fn one_step(scaling: Scaling<'_>) -> [f64; 2] {
+    fn one_step(scaling: Option<&Scaling>) -> [f64; 2] {
         let params = [4, 7].map(|len| Tensor::ones([len], CPU));
         let grads = [4, 7].map(|len| Tensor::full([len], 6.0, CPU));
         let states = [4, 7].map(|len| [Tensor::zeros([len], CPU), Tensor::zeros([len], CPU)]);
@@ -233,18 +247,20 @@ mod tests {
     /// 1 - 0.1*0.5*1 - 0.1*1 = 0.85; float32 arithmetic, hence 1e-6.
     #[test]
     fn the_fused_adamw_steps_as_the_formula_says() {
-        let scale = Tensor::full([], 2.0, CPU);
-        for grad_scale in [None, Some(&scale)] {
-            let stepped = one_step(Scaling { grad_scale, found_inf: None });
+        let scaling = Scaling::of(2.0, Device::Cpu).unwrap();
+        for scaling in [None, Some(&scaling)] {
+            let stepped = one_step(scaling);
             assert!(stepped.iter().all(|param| (param - 0.85).abs() < 1e-6), "{stepped:?}");
         }
     }
 
     #[test]
     fn what_was_found_infinite_changes_nothing() {
-        let (found, none) = (Tensor::ones([], CPU), Tensor::zeros([], CPU));
-        let with = |found_inf| Scaling { grad_scale: None, found_inf: Some(found_inf) };
-        assert_eq!(one_step(with(&found)), [1.0; 2]);
-        assert_ne!(one_step(with(&none)), [1.0; 2]);
+        let with = |found_inf| {
+            let found_inf = Some(Tensor::full([], found_inf, CPU));
+            one_step(Some(&Scaling { grad_scale: Tensor::ones([], CPU), found_inf }))
+        };
+        assert_eq!(with(1.0), [1.0; 2]);
+        assert_ne!(with(0.0), [1.0; 2]);
     }
 }

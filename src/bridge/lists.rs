@@ -1,10 +1,10 @@
 //! Operations on lists of tensors, which on CUDA are one kernel for all.
 
-use std::{ffi::c_int, ptr::null_mut};
+use std::ffi::c_int;
 
 use tch::Tensor;
 
-use super::{RawTensor, check, raws};
+use super::{RawTensor, check, made, raw, raws};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -18,24 +18,27 @@ unsafe extern "C" {
 pub(crate) fn copy_all<'a>(
     pairs: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>,
 ) -> Result<()> {
-    let (to, from): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    if to.is_empty() {
-        return Ok(());
-    }
-    let (to, from) = (raws(to), raws(from));
-    // SAFETY: both arrays have `to.len()` pointers to live tensors.
-    check(unsafe { dsr_copy_all(to.as_ptr(), from.as_ptr(), to.len() as i64) })
+    // SAFETY: `on_pairs` gives two arrays of this many pointers to live tensors.
+    on_pairs(pairs, |to, from, count| unsafe { dsr_copy_all(to, from, count) })
 }
 
 /// Adds each tensor of `from` to its partner in `to`. Only with one format it is one kernel.
 pub(crate) fn add_all<'a>(pairs: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>) -> Result<()> {
-    let (to, from): (Vec<_>, Vec<_>) = pairs.into_iter().unzip();
-    if to.is_empty() {
-        return Ok(());
+    // SAFETY: as above.
+    on_pairs(pairs, |to, from, count| unsafe { dsr_add_all(to, from, count) })
+}
+
+/// Calls `work` with the pointers of all pairs, unless there is none.
+fn on_pairs<'a>(
+    pairs: impl IntoIterator<Item = (&'a Tensor, &'a Tensor)>,
+    work: impl FnOnce(*const RawTensor, *const RawTensor, i64) -> c_int,
+) -> Result<()> {
+    let (to, from): (Vec<_>, Vec<_>) =
+        pairs.into_iter().map(|(to, from)| (raw(to), raw(from))).unzip();
+    match to.is_empty() {
+        true => Ok(()),
+        false => check(work(to.as_ptr(), from.as_ptr(), to.len() as i64)),
     }
-    let (to, from) = (raws(to), raws(from));
-    // SAFETY: both arrays have `to.len()` pointers to live tensors.
-    check(unsafe { dsr_add_all(to.as_ptr(), from.as_ptr(), to.len() as i64) })
 }
 
 /// Sets all elements to 0.
@@ -52,9 +55,6 @@ pub(crate) fn zero_all<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Res
 /// one.
 pub(crate) fn norms<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Result<Tensor> {
     let tensors = raws(tensors);
-    let mut out = null_mut();
-    // SAFETY: the array has `tensors.len()` pointers to live tensors, and `out` is a place.
-    check(unsafe { dsr_norms(tensors.as_ptr(), tensors.len() as i64, &raw mut out) })?;
-    // SAFETY: the call made a tensor that nobody else owns.
-    Ok(unsafe { Tensor::from_ptr(out.cast()) })
+    // SAFETY: the array has `tensors.len()` pointers to live tensors.
+    made(|out| unsafe { dsr_norms(tensors.as_ptr(), tensors.len() as i64, out) })
 }

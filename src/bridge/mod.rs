@@ -24,7 +24,10 @@ pub(crate) mod storage;
 pub(crate) mod stream;
 pub(crate) mod trace;
 
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::{
+    ffi::{CStr, c_char, c_int, c_void},
+    ptr::null_mut,
+};
 
 use tch::Tensor;
 
@@ -40,6 +43,14 @@ fn raw(tensor: &Tensor) -> RawTensor {
 
 fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
     tensors.into_iter().map(raw).collect()
+}
+
+/// The tensor that `make` puts into its place.
+fn made(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Tensor> {
+    let mut tensor: RawTensor = null_mut();
+    check(make(&raw mut tensor))?;
+    // SAFETY: a call that succeeded has put a new tensor there that nobody else owns.
+    Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
 // The statuses of native/bridge.h.

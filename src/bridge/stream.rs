@@ -11,7 +11,7 @@ use std::{
 
 use tch::{Device, Tensor};
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, made, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -89,7 +89,8 @@ impl Moment {
     /// One that has been reached.
     pub(crate) const NOW: Self = Self(null_mut());
 
-    /// What this thread gives the device from now on comes after it; the host does not wait.
+    /// Puts the moment before all that this thread gives the device from now on; the host does not
+    /// wait.
     ///
     /// # Errors
     /// The device failed.
@@ -138,13 +139,6 @@ pub(crate) fn host_like(tensor: &Tensor, is_pinned: bool) -> Result<Tensor> {
 pub(crate) fn pages(bytes: i64, is_pinned: bool) -> Result<Tensor> {
     // SAFETY: the pointer is to a place for the result.
     made(|place| unsafe { dsr_pages_new(bytes, is_pinned, place) })
-}
-
-fn made(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Tensor> {
-    let mut tensor: RawTensor = null_mut();
-    check(make(&raw mut tensor))?;
-    // SAFETY: a call that succeeded has put a new tensor there that nobody else owns.
-    Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
 }
 
 /// Whether a tensor on the CPU is in pinned memory.

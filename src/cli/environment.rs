@@ -1,8 +1,11 @@
-//! What this process sets in its own environment, for libraries that read it when a GPU is first used.
+//! Defaults of the environment for libraries that read it when a GPU is first used.
 
 use std::{env, ffi::CStr};
 
-use crate::{bridge::context::set_environment_default, fs};
+use crate::{
+    bridge::{context::set_environment_default, device::is_built_for_cuda},
+    fs,
+};
 
 /// The workspace with which cuBLAS repeats itself. It is what libtorch takes on an H100 anyway, and
 /// 24 MB more on other GPUs; to be set for `deterministic`, it would be too late in a recipe.
@@ -12,8 +15,11 @@ const CUBLAS: (&CStr, &CStr) = (c"CUBLAS_WORKSPACE_CONFIG", c":4096:8");
 /// batches of different lengths do not fragment it.
 const ALLOCATOR: (&CStr, &CStr) = (c"PYTORCH_ALLOC_CONF", c"expandable_segments:True");
 
-/// Sets what the user has not set. To be called before other threads start.
+/// Sets the variables that the user has not set. To be called before other threads start.
 pub(super) fn set_defaults() {
+    if !is_built_for_cuda() {
+        return;
+    }
     set_environment_default(CUBLAS.0, CUBLAS.1);
     let older = env::var_os("PYTORCH_CUDA_ALLOC_CONF");
     let kernel = fs::read_to_string("/proc/version").unwrap_or_default();

@@ -117,31 +117,23 @@ impl Loader {
         if self.options.epochs.is_some_and(|epochs| self.state.epoch >= epochs) {
             return Ok(None);
         }
-        let maker = match self.maker.take() {
+        let mut maker = match self.maker.take() {
             Some(maker) => maker,
             None => self.maker()?,
         };
-        let made = match maker {
-            Maker::Here(mut cutter) => {
-                let made = cutter.next();
-                self.state = cutter.state();
-                self.maker = Some(Maker::Here(cutter));
-                made
-            }
-            Maker::Ahead(mut ahead) => {
-                let (made, state) = ahead.next()?;
-                self.state = state;
-                self.maker = Some(Maker::Ahead(ahead));
-                made
-            }
+        let (made, state) = match &mut maker {
+            Maker::Here(cutter) => (cutter.next(), cutter.state()),
+            Maker::Ahead(ahead) => ahead.next()?,
         };
-        if matches!(made, Ok(Some(_))) {
-            return made;
-        }
-        let was_ahead = matches!(self.maker.take(), Some(Maker::Ahead(_)));
+        self.state = state;
         match made {
-            // What the user stopped may have been another thing, when this batch was not asked for.
-            Err(e) if was_ahead && e.code() == Code::Interrupted => {
+            Ok(Some(batch)) => {
+                self.maker = Some(maker);
+                Ok(Some(batch))
+            }
+            // The user may have stopped something else, before this batch was asked for.
+            Err(e) if matches!(maker, Maker::Ahead(_)) && e.code() == Code::Interrupted => {
+                drop(maker);
                 let mut cutter = self.cutter();
                 let made = cutter.next();
                 self.state = cutter.state();

@@ -13,7 +13,7 @@ use crate::{
 pub(super) fn step(config: &AdagradConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = scalar(numbers.step as f64, &first.param);
-    let scaling = numbers.fused_scaling();
+    let scaling = numbers.scaling;
     let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers =
         AdagradNumbers { lr: numbers.lr, weight_decay: numbers.weight_decay, eps: config.eps };

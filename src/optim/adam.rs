@@ -18,7 +18,7 @@ const NO_CORRECTION: f64 = f32::MAX as f64;
 pub(super) fn step(config: &AdamConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
-    let (step, scaling) = (scalar(step, &first.param), numbers.fused_scaling());
+    let (step, scaling) = (scalar(step, &first.param), numbers.scaling);
     let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers = AdamNumbers {
         decoupled: config.adam_w_mode,

@@ -22,10 +22,10 @@ mod sgd;
 mod state;
 mod whole;
 
+pub use crate::bridge::fused::Scaling;
 pub use clip::{clip_divisor, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::Plan;
-pub use rule::Scaling;
 pub use whole::{StateName, StatePiece};
 
 use self::{

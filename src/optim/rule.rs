@@ -6,35 +6,12 @@ use super::{
     sgd,
 };
 use crate::{
-    bridge::fused::{self, FusedPart},
+    bridge::fused::{FusedPart, Scaling},
     config::optimizer::Algorithm,
     dist::{ProcessGroup, Shard},
     error::Result,
-    tensor::{Device, Kind, Tensor},
+    tensor::{Kind, Tensor},
 };
-
-/// What a step does with its gradients, as float32 scalars on the device where it is made, so that
-/// the host need not know them: `torch.amp.GradScaler`'s `grad_scale` and `found_inf`.
-#[derive(Debug)]
-pub struct Scaling {
-    /// Gradients are divided by it.
-    pub grad_scale: Tensor,
-    /// Where it is 1, the step changes nothing, and where it is 0, it is made. Only
-    /// [fused rules](super::Optimizer::is_fused) look at it; others must not be asked for a step
-    /// that changes nothing.
-    pub found_inf: Option<Tensor>,
-}
-
-impl Scaling {
-    /// A step that is made, with its gradients divided by `grad_scale`.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
-    pub fn of(grad_scale: f64, device: Device) -> Result<Self> {
-        let grad_scale = Tensor::f_full([0i64; 0], grad_scale, (Kind::Float, device))?;
-        Ok(Self { grad_scale, found_inf: None })
-    }
-}
 
 /// A span of a unit with its gradient and state, all flat, float32 and of one length.
 pub(super) struct Part {
@@ -85,19 +62,11 @@ pub(super) struct Numbers<'a> {
     pub(super) scaling: Option<&'a Scaling>,
 }
 
-impl<'a> Numbers<'a> {
+impl Numbers<'_> {
     /// What the averages of a start at zero are to be divided by.
     pub(super) fn bias_corrections(&self) -> (f64, f64) {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         (correction(self.betas.0), correction(self.betas.1))
-    }
-
-    /// As the fused kernels take it.
-    pub(super) fn fused_scaling(&self) -> fused::Scaling<'a> {
-        self.scaling.map_or_else(fused::Scaling::default, |scaling| fused::Scaling {
-            grad_scale: Some(&scaling.grad_scale),
-            found_inf: scaling.found_inf.as_ref(),
-        })
     }
 
     /// Divides a gradient in place.

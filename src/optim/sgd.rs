@@ -14,7 +14,7 @@ pub(super) fn step(config: &SgdConfig, parts: &[Part], numbers: &Numbers<'_>) ->
     if parts.is_empty() {
         return Ok(());
     }
-    let (momentum, scaling) = (numbers.betas.0, numbers.fused_scaling());
+    let (momentum, scaling) = (numbers.betas.0, numbers.scaling);
     let parts: Vec<_> = parts.iter().map(Part::fused).collect();
     let numbers = SgdNumbers {
         lr: numbers.lr,

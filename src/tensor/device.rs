@@ -5,7 +5,7 @@
 
 use std::{fmt, str::FromStr};
 
-use super::{Device, cuda_device_count, cuda_is_available};
+use super::{Device, cuda_device_count};
 use crate::{
     bridge::device,
     error::{Code, Error, Result},
@@ -51,7 +51,7 @@ impl DeviceChoice {
         if self == Self::Cpu {
             return Ok(Device::Cpu);
         }
-        let gpus = if cuda_is_available() { cuda_device_count() } else { 0 };
+        let gpus = cuda_device_count();
         self.among(gpus, local).map_err(|e| match gpus {
             0 => e.hint(why_no_gpu()),
             _ => e,

@@ -6,7 +6,6 @@
 // put where libtorch keeps its profiler, so that a profiler can be on at the same time.
 #include <ATen/Context.h>
 #include <c10/core/Allocator.h>
-#include <c10/util/ThreadLocalDebugInfo.h>
 #ifdef DSR_CUDA
 #include <c10/cuda/CUDACachingAllocator.h>
 #endif
@@ -70,32 +69,25 @@ struct Page {
   int kind = 0;
 };
 
-// The pages that one thread has opened. libtorch carries them to the threads of autograd that work
-// for this one.
-class Pages : public c10::DebugInfoBase {
+// The pages that one thread has opened. Backward passes run in the thread that asks for them.
+class Pages {
  public:
   void open(Page page) {
-    std::lock_guard lock(mutex_);
-    if (!page.ledger) page.ledger = last().ledger;
+    if (!page.ledger) page.ledger = current().ledger;
     pages_.push_back(std::move(page));
   }
 
   void close() {
-    std::lock_guard lock(mutex_);
     if (!pages_.empty()) pages_.pop_back();
   }
 
-  Page current() {
-    std::lock_guard lock(mutex_);
-    return last();
-  }
+  Page current() const { return pages_.empty() ? Page() : pages_.back(); }
 
  private:
-  Page last() const { return pages_.empty() ? Page() : pages_.back(); }
-
-  std::mutex mutex_;
   std::vector<Page> pages_;
 };
+
+thread_local Pages pages;
 
 // The blocks that are on some ledger. A block comes off the page that it was put on, whatever is
 // open when it is freed; one that was allocated while nothing was open is not here.
@@ -136,24 +128,10 @@ Blocks& blocks() {
   return all;
 }
 
-// A place for what a thread hands on to those that work for it. libtorch itself never uses this one.
-c10::DebugInfoKind place() { return c10::DebugInfoKind::INFERENCE_CONTEXT; }
-
-// The pages of this thread, or of the one that it works for; null where none was ever opened.
-Pages* pages_here() { return static_cast<Pages*>(c10::ThreadLocalDebugInfo::get(place())); }
-
-// The pages of this thread, which has some from now on.
-Pages& pages() {
-  if (Pages* here = pages_here()) return *here;
-  c10::ThreadLocalDebugInfo::_push(place(), std::make_shared<Pages>());
-  return *pages_here();
-}
-
-// What an allocator has handed out, or with negative bytes taken back.
+// A block that an allocator has handed out, or with negative bytes taken back.
 void report(void* ptr, int64_t bytes, c10::Device device) {
   if (bytes < 0) return blocks().remove(ptr);
-  Pages* here = pages_here();
-  blocks().add(ptr, bytes, device, here ? here->current() : Page());
+  blocks().add(ptr, bytes, device, pages.current());
 }
 
 // The CPU's allocator of libtorch, with a look at what goes through it.
@@ -243,14 +221,14 @@ int dsr_ledger_open(void* ledger, int kind) {
     Page page;
     if (ledger) page.ledger = *static_cast<Handle*>(ledger);
     page.kind = kind;
-    pages().open(std::move(page));
+    pages.open(std::move(page));
   )
 }
 
 // Undoes the last dsr_ledger_open of this thread.
-void dsr_ledger_close() { pages().close(); }
+void dsr_ledger_close() { pages.close(); }
 
-// What an allocator of the CPU would tell; tests do so in its place.
+// Stands in for the allocator of the CPU, in tests.
 int dsr_ledger_report(void* ptr, int64_t bytes) {
   TRY(report(ptr, bytes, c10::Device(c10::kCPU));)
 }

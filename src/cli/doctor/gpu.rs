@@ -1,4 +1,4 @@
-//! What dsr computes with: libtorch, CUDA, the driver, each GPU, and what carries collectives.
+//! Libtorch, CUDA, the driver, each GPU, and the transport of collectives.
 
 use super::Finding;
 use crate::{
@@ -6,6 +6,7 @@ use crate::{
     dist,
     error::{Code, Error, Result},
     fs::Bytes,
+    script::host::Lookup,
     tensor::{
         self, Device, Gpu, Kind, Tensor, driver_version, guard, make_current, total_memory,
         why_no_gpu,
@@ -13,11 +14,11 @@ use crate::{
 };
 
 /// Versions first, then what they do.
-pub(super) fn findings() -> Vec<Finding> {
+pub(super) fn findings(env: &Lookup) -> Vec<Finding> {
     let mut found = vec![Finding::fine("dsr", env!("CARGO_PKG_VERSION")), libtorch()];
     let driver = driver_version();
     found.extend(cuda(driver.as_deref()));
-    let gpus = if tensor::cuda_is_available() { tensor::cuda_device_count() } else { 0 };
+    let gpus = tensor::cuda_device_count();
     found.extend((0..gpus).map(gpu));
     if gpus == 0 {
         found.push(match (device::is_built_for_cuda(), &driver) {
@@ -25,7 +26,7 @@ pub(super) fn findings() -> Vec<Finding> {
             _ => Finding::problem("GPUs", "none that libtorch sees", &why_no_gpu()),
         });
     }
-    found.push(gloo());
+    found.push(gloo(env));
     found
 }
 
@@ -102,8 +103,8 @@ fn try_kernels(place: Device) -> Result<()> {
     }
 }
 
-fn gloo() -> Finding {
-    let interface = std::env::var("GLOO_SOCKET_IFNAME").ok().filter(|name| !name.is_empty());
+fn gloo(env: &Lookup) -> Finding {
+    let interface = env("GLOO_SOCKET_IFNAME").filter(|name| !name.is_empty());
     match dist::check_gloo(interface.as_deref()) {
         Ok(()) => Finding::fine("Gloo", interface.unwrap_or_else(|| "works".to_owned())),
         Err(e) => Finding::problem(

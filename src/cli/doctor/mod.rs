@@ -50,13 +50,13 @@ impl Finding {
 
 /// Looks at this machine and prints what it found; the result is the exit status.
 pub(super) fn run(args: &DoctorArgs) -> u8 {
-    let mut findings = gpu::findings();
-    findings.extend(system::findings(&super::origin::environment(false)));
-    let usable = is_usable(&findings);
+    let env = super::origin::environment(false);
+    let mut findings = gpu::findings(&env);
+    findings.extend(system::findings(&env));
     let text = if args.json { format!("{:#}\n", as_json(&findings)) } else { text(&findings) };
     console::out(&text);
     // What any failure ends with that has no status of its own.
-    u8::from(!usable)
+    u8::from(!is_usable(&findings))
 }
 
 fn is_usable(findings: &[Finding]) -> bool {
@@ -89,7 +89,7 @@ fn text(findings: &[Finding]) -> String {
 }
 
 fn as_json(findings: &[Finding]) -> Value {
-    let findings = findings.iter().map(|Finding { name, value, state, advice }| {
+    let list = findings.iter().map(|Finding { name, value, state, advice }| {
         let state = match state {
             State::Fine => "fine",
             State::Warning => "warning",
@@ -97,9 +97,8 @@ fn as_json(findings: &[Finding]) -> Value {
         };
         json!({ "name": name, "value": value, "state": state, "advice": advice })
     });
-    let list: Vec<_> = findings.collect();
-    let problems = list.iter().any(|finding| finding["state"] == "problem");
-    json!({ "usable": !problems, "findings": list })
+    let list: Vec<_> = list.collect();
+    json!({ "usable": is_usable(findings), "findings": list })
 }
 
 #[cfg(test)]
