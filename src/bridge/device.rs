@@ -1,4 +1,4 @@
-//! What libtorch was built for, the device of a thread, CUDA's word on a device: the Rust side of
+//! The kind of libtorch, the device of a thread, the properties of a CUDA device: the Rust side of
 //! `native/device.cpp`.
 
 use std::{

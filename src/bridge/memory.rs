@@ -121,7 +121,7 @@ mod tests {
         fn dsr_ledger_report(ptr: *mut c_void, bytes: i64) -> c_int;
     }
 
-    /// What an allocator tells of a block that it hands out, or with negative bytes takes back.
+    /// Stands in for an allocator: a block is handed out, or with negative bytes taken back.
     fn report(address: usize, bytes: i64) {
         // SAFETY: the address is compared with others and never read.
         check(unsafe { dsr_ledger_report(without_provenance_mut(address), bytes) }).unwrap();

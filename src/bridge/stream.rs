@@ -39,7 +39,7 @@ pub(crate) enum Way {
 /// when the device has done it.
 ///
 /// # Errors
-/// Those of `work`.
+/// `work` fails; the device failed.
 pub(crate) fn on_lane<R>(
     device: Device,
     way: Way,

@@ -124,7 +124,7 @@ pub(super) struct DeviceArgs {
 pub(super) const DEVICE_VARIABLE: &str = "DSR_DEVICE";
 
 impl DeviceArgs {
-    /// What was chosen.
+    /// The choice.
     pub(super) fn choice(self) -> DeviceChoice {
         self.device.unwrap_or_default()
     }
