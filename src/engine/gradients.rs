@@ -108,9 +108,9 @@ impl Gradients {
     ///
     /// # Errors
     /// libtorch refuses.
-    pub(super) fn add_all(&mut self, i: usize, gradient: UnitGradient) -> Result<()> {
+    pub(super) fn merge(&mut self, i: usize, gradient: UnitGradient) -> Result<()> {
         match &mut self.buffers[i] {
-            Some(own) => own.add_all(gradient),
+            Some(own) => own.merge(gradient),
             none => {
                 *none = Some(gradient);
                 Ok(())

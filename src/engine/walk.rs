@@ -174,7 +174,7 @@ impl Activations {
         let head_range = range(Model::HEAD_SCOPE);
         let head = model.head().backward(present.unit()?.params(), head)?;
         let head = head.ok_or_else(|| Error::new(Code::Internal, "the head kept no gradient"))?;
-        gradients.add_all(model.projection_place().0, projection_grad)?;
+        gradients.merge(model.projection_place().0, projection_grad)?;
         gradients.add(&units[model.head_unit()], model.head_unit(), &numbered(head.params))?;
         gradients.complete(model.head_unit())?;
         drop(head_range);

@@ -129,7 +129,7 @@ impl UnitGradient {
     ///
     /// # Errors
     /// libtorch refuses.
-    pub fn add_all(&mut self, mut other: Self) -> Result<()> {
+    pub fn merge(&mut self, mut other: Self) -> Result<()> {
         other.add(&[])?;
         let held = other.views.into_iter().enumerate().filter(|(i, _)| other.written[*i]);
         self.add(&held.collect::<Vec<_>>())
@@ -216,7 +216,7 @@ mod tests {
                 }
                 let mut other = dirty(kind);
                 let _ = other.open(2).unwrap().shallow_clone().g_add_scalar_(1.0);
-                gradient.add_all(other).unwrap();
+                gradient.merge(other).unwrap();
                 let views = unit().views(&gradient.complete().unwrap());
                 assert_eq!(values(&views[0]), [1.0, 2.0, 3.0, 2.0, 4.0, 6.0]);
                 assert_eq!(values(&views[1]), [4.0, 8.0, 12.0]);

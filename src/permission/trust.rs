@@ -60,6 +60,17 @@ struct Trusted {
     import: Vec<String>,
 }
 
+/// Whether the items of this capability are paths.
+fn is_path(capability: Capability) -> bool {
+    matches!(capability, Capability::Read | Capability::Write)
+}
+
+fn absolute(path: &String) -> Result<String> {
+    let whole = std::path::absolute(path)
+        .map_err(|e| Error::new(Code::Io, format!("{path} has no absolute path: {e}")))?;
+    Ok(whole.display().to_string())
+}
+
 impl Trusted {
     fn items(&mut self, capability: Capability) -> &mut Vec<String> {
         match capability {
@@ -103,22 +114,29 @@ impl TrustFile {
         let Some(mut trusted) = self.content()?.recipe.remove(hash) else { return Ok(None) };
         let mut grants = Grants::default();
         for capability in Capability::ALL {
-            let items = std::mem::take(trusted.items(capability));
-            items.into_iter().for_each(|item| grants.add(capability, item));
+            let items = std::mem::take(trusted.items(capability)).into_iter();
+            // A relative path would mean another file in each working directory.
+            let items = items.filter(|item| !is_path(capability) || Path::new(item).is_absolute());
+            items.for_each(|item| grants.add(capability, item));
         }
         Ok(Some(grants))
     }
 
-    /// Trusts the recipe of this hash with `grants`, in place of what it was trusted with.
+    /// Trusts the recipe of this hash with `grants`, in place of what it was trusted with. Relative
+    /// paths are those from the working directory of now.
     ///
     /// # Errors
-    /// [`Code::Io`]: the file cannot be read, understood or written.
+    /// [`Code::Io`]: the file cannot be read, understood or written; there is no working directory.
     pub fn trust(&self, hash: &str, name: &str, grants: &Grants) -> Result<()> {
         let mut content = self.content()?;
         let time = audit::seconds() as u64;
         let mut trusted = Trusted { name: name.to_owned(), time, ..Trusted::default() };
         for capability in Capability::ALL {
-            *trusted.items(capability) = grants.allowed(capability).items().to_vec();
+            let items = grants.allowed(capability).items().iter();
+            *trusted.items(capability) = match is_path(capability) {
+                true => items.map(absolute).collect::<Result<_>>()?,
+                false => items.cloned().collect(),
+            };
         }
         content.recipe.insert(hash.to_owned(), trusted);
         let text = toml::to_string(&content)
@@ -172,6 +190,23 @@ mod tests {
         file.trust(&two, "b.rhai", &grants).unwrap();
         assert_eq!(file.grants(&two).unwrap(), Some(grants));
         assert_eq!(fs::read_to_string(file.path()).unwrap().matches("[recipe").count(), 2);
+    }
+
+    /// The same words in another directory would mean another file.
+    #[test]
+    fn trust_in_a_path_is_for_one_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = TrustFile::at(dir.path().join("trust.toml"));
+        let mut grants = Grants::default();
+        grants.add(Capability::Read, "../rows.txt".to_owned());
+        file.trust("ab", "a.rhai", &grants).unwrap();
+        let items = file.grants("ab").unwrap().unwrap().allowed(Capability::Read).items().to_vec();
+        assert!(items.len() == 1 && Path::new(&items[0]).is_absolute(), "{items:?}");
+        let older = "[recipe.\"ab\"]\nread = [\"../rows.txt\"]\nnet = [\"a.b\"]\n";
+        fs::write_atomic(file.path(), older.as_bytes()).unwrap();
+        let mut kept = Grants::default();
+        kept.add(Capability::Net, "a.b".to_owned());
+        assert_eq!(file.grants("ab").unwrap(), Some(kept));
     }
 
     #[test]

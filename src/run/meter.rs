@@ -39,7 +39,7 @@ pub struct StepValues {
     pub loss_scale: Option<f64>,
     /// True when the step was skipped because a gradient was not finite.
     pub skipped: bool,
-    /// Bytes allocated on the device, where it is not the host.
+    /// The most bytes that libtorch has taken from the device, where it is not the host.
     pub device_bytes: Option<u64>,
     /// What the phases of the step took, where they were timed.
     pub phases: Option<PhaseTimes>,

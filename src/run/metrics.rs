@@ -60,7 +60,7 @@ pub struct Record {
     /// The most host memory that was in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_bytes: Option<u64>,
-    /// Memory allocated on the device.
+    /// The most memory that libtorch has taken from the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
 }

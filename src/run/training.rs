@@ -156,7 +156,7 @@ impl Training {
             tokens: outcome.tokens,
             loss_scale: outcome.loss_scale,
             skipped: outcome.skipped,
-            device_bytes: None,
+            device_bytes: engine.allocator()?.map(|held| held.max_reserved),
             flops: engine.step_flops(),
             peak_flops: engine.peak_flops(),
             phases: engine.phase_times(),

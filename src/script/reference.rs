@@ -154,7 +154,9 @@ fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<En
         let doc = text(&meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n"));
         Some(Entry { name, group: group.to_owned(), signature, doc })
     };
-    let all = alone.collect_fn_metadata(None, read, false);
+    let mut all = alone.collect_fn_metadata(None, read, false);
+    // Rhai has no order of its own.
+    all.sort_by(|a, b| (&a.signature, &a.doc).cmp(&(&b.signature, &b.doc)));
     // A property that can be read and set is one entry.
     let mut by_signature: BTreeMap<String, Entry> = BTreeMap::new();
     for entry in all {
@@ -166,6 +168,11 @@ fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<En
             Some(known) if known.signature.ends_with(SETTABLE) => {
                 known.doc = entry.doc;
                 known.signature = plain + SETTABLE;
+            }
+            Some(known) if known.signature == entry.signature => {
+                if known.doc != entry.doc {
+                    known.doc = format!("{}\n\n{}", known.doc, entry.doc);
+                }
             }
             _ => drop(by_signature.insert(key, entry)),
         }

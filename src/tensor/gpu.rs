@@ -93,10 +93,13 @@ const fn older(names: &'static [&'static str], mib: u64, half: Half, fp32: f64) 
 }
 
 impl Gpu {
-    /// The card that people or CUDA call by this name, if it is known.
+    /// The card that people or CUDA call by this name, if it is known: `5090` is an RTX 5090.
     pub fn find(name: &str) -> Option<Self> {
         let name = bare(name);
-        let is = |known: &&str| known.eq_ignore_ascii_case(&name);
+        let is = |known: &&str| {
+            let short = known.strip_prefix("RTX ").unwrap_or(known);
+            known.eq_ignore_ascii_case(&name) || short.eq_ignore_ascii_case(&name)
+        };
         GPUS.iter().find(|gpu| gpu.names.iter().any(is)).copied()
     }
 
@@ -109,11 +112,17 @@ impl Gpu {
             return Ok(gpu);
         }
         let mut e = Error::new(Code::Usage, format!("no GPU \"{name}\" is known"));
-        let all = GPUS.iter().flat_map(|gpu| gpu.names);
-        if let Some(near) = nearest(&bare(name), all.copied()) {
-            e = e.hint(format!("did you mean \"{near}\"?"));
-        }
         let names: Vec<_> = GPUS.iter().map(|gpu| gpu.names[0]).collect();
+        let start = format!("{} ", bare(name).to_uppercase());
+        let mut meant: Vec<&str> =
+            names.iter().copied().filter(|name| name.starts_with(&start)).collect();
+        if meant.is_empty() {
+            let all = GPUS.iter().flat_map(|gpu| gpu.names);
+            meant.extend(nearest(&bare(name), all.copied()));
+        }
+        if !meant.is_empty() {
+            e = e.hint(format!("did you mean \"{}\"?", meant.join("\" or \"")));
+        }
         Err(e.hint(format!("known are {}", names.join(", "))))
     }
 
@@ -168,6 +177,7 @@ mod tests {
             ("T4", "Tesla T4"),
             ("rtx 4090", "NVIDIA GeForce RTX 4090"),
             ("A6000", "NVIDIA RTX A6000"),
+            ("5070 ti", "NVIDIA GeForce RTX 5070 Ti"),
         ];
         for (people, cuda) in same {
             assert_eq!(Gpu::find(people).unwrap(), Gpu::find(cuda).unwrap(), "{people}");
@@ -176,6 +186,8 @@ mod tests {
         assert_eq!(Gpu::find("NVIDIA GeForce RTX 4090 Laptop GPU"), None);
         let e = Gpu::named("RTX 5091").unwrap_err();
         assert_eq!(e.hints()[0], "did you mean \"RTX 5090\"?");
+        let e = Gpu::named("a100").unwrap_err();
+        assert_eq!(e.hints()[0], "did you mean \"A100 80GB\" or \"A100 40GB\"?");
     }
 
     #[test]

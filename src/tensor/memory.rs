@@ -6,9 +6,9 @@
 use std::path::Path;
 
 use super::Device;
-pub use crate::bridge::context::AllocatorUse;
+pub use crate::bridge::cuda_memory::AllocatorUse;
 use crate::{
-    bridge::context,
+    bridge::cuda_memory,
     error::{Code, Error, Result},
     fs::{Bytes, proc_bytes, read_to_string},
 };
@@ -41,7 +41,7 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
 /// libtorch refuses.
 pub fn total_memory(device: Device) -> Result<Option<u64>> {
     if let Device::Cuda(index) = device {
-        return context::cuda_memory(index).map(Some);
+        return cuda_memory::cuda_memory(index).map(Some);
     }
     let text = read_to_string("/proc/meminfo").ok();
     let system = text.and_then(|text| proc_bytes(&text, "MemTotal:"));
@@ -56,7 +56,7 @@ pub fn total_memory(device: Device) -> Result<Option<u64>> {
 /// libtorch refuses.
 pub fn allocator_use(device: Device) -> Result<Option<AllocatorUse>> {
     match device {
-        Device::Cuda(index) => context::cuda_allocator(index).map(Some),
+        Device::Cuda(index) => cuda_memory::cuda_allocator(index).map(Some),
         _ => Ok(None),
     }
 }

@@ -6,7 +6,9 @@
 
 #include <c10/core/AutogradState.h>
 
+#include <memory>
 #include <thread>
+#include <type_traits>
 
 #include "tensors.h"
 
@@ -56,6 +58,15 @@ class OwnGradient : public Node {
   std::thread::id thread_ = std::this_thread::get_id();
 };
 
+// libtorch's pointer to a node: one of its own, and std::shared_ptr up to 2.11.
+using NodePointer = decltype(torch::autograd::Edge::function);
+
+template <class Pointer, class Made>
+Pointer make_node(Closure closure) {
+  if constexpr (std::is_same_v<Pointer, std::shared_ptr<Node>>) return std::make_shared<Made>(closure);
+  else return Pointer(c10::make_intrusive<Made>(closure));
+}
+
 // Backward passes run in the calling thread, also those of CUDA: a layer's costs no change of
 // threads, and what belongs to the thread (closures, the ledger) is at hand.
 class SingleThreaded {
@@ -95,9 +106,9 @@ int dsr_grad(at::Tensor* output, at::Tensor* output_grad, at::Tensor* const* inp
 int dsr_own_gradient(at::Tensor* const* inputs, int64_t inputs_count, at::Tensor* output, void* data,
                      int (*call)(void*, at::Tensor*, at::Tensor**), void (*drop)(void*)) {
   TRY(
-    auto node = c10::make_intrusive<OwnGradient>(Closure{data, call, drop});
+    auto node = make_node<NodePointer, OwnGradient>(Closure{data, call, drop});
     node->set_next_edges(torch::autograd::collect_next_edges(list(inputs, inputs_count)));
-    torch::autograd::set_history(*output, c10::intrusive_ptr<Node>(std::move(node)));
+    torch::autograd::set_history(*output, std::move(node));
   )
 }
 }

@@ -39,11 +39,11 @@ bool is_set(char** environment, const char* name) {
 // Long enough for the pauses between two operations of a step, and too short to be felt by others.
 char spin_count[] = "GOMP_SPINCOUNT=20000";
 
-// Whether the command that is named runs a model.
+// Whether the command that is named runs a model, or starts processes that do.
 bool computes(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (argv[i][0] == '-') continue;
-    for (const char* command : {"run", "repl", "eval"}) {
+    for (const char* command : {"run", "repl", "eval", "launch"}) {
       if (strcmp(argv[i], command) == 0) return true;
     }
     return false;
@@ -56,6 +56,8 @@ void limit_spinning(int argc, char** argv, char** environment) {
   for (const char* chosen : {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}) {
     if (value_of(environment, chosen) != nullptr) return;
   }
+  const char* threads = value_of(environment, "OMP_NUM_THREADS");
+  if (threads != nullptr && strcmp(threads, "1") == 0) return;
   size_t count = 0;
   while (environment[count] != nullptr) ++count;
   auto** with_limit = static_cast<char**>(alloca((count + 2) * sizeof(char*)));
