@@ -2,6 +2,9 @@
 #
 #   make run          train GPT-2 on the embedded sample of Jane Austen
 #   make test         everything that must hold before a change is kept
+#   make install      install dsr below PREFIX (~/.local), with its libtorch
+#   make dist         the same as an archive in target/dist
+#   make docs         build the book in docs/ as HTML, with mdbook
 #   make bench        speed and memory beside PyTorch, which it installs (6 GB)
 #   make libtorch     fetch libtorch into libtorch/, unless LIBTORCH names one
 #   make fuzz         ten minutes of made-up inputs for each reader of text, see tests/fuzz
@@ -12,7 +15,10 @@ CARGO ?= cargo
 FUZZ_SECONDS ?= 600
 FUZZ_TARGETS ?= options split safetensors deepspeed recipe
 
-.PHONY: run test bench fuzz libtorch check-cuda
+PREFIX ?= $(HOME)/.local
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+
+.PHONY: run test install dist docs bench fuzz libtorch check-cuda
 
 run: libtorch
 	$(CARGO) build --release
@@ -25,6 +31,24 @@ test: libtorch
 	$(CARGO) fmt --check
 	$(CARGO) clippy --release --all-targets -- -D warnings
 	$(CARGO) test --release
+
+install: libtorch
+	$(CARGO) build --release
+	scripts/install.sh '$(PREFIX)' "$${LIBTORCH:-libtorch}"
+
+# Named after the machine and, with CUDA, after that.
+dist: libtorch
+	$(CARGO) build --release
+	kind=$$(ls "$${LIBTORCH:-libtorch}"/lib/libtorch_cuda.so >/dev/null 2>&1 && echo -cuda || true); \
+	name=dsr-$(VERSION)-$$(uname -m)-linux$$kind; \
+	rm -rf "target/dist/$$name"; \
+	scripts/install.sh "target/dist/$$name" "$${LIBTORCH:-libtorch}" && \
+	tar -C target/dist -czf "target/dist/$$name.tar.gz" "$$name" && \
+	echo "target/dist/$$name.tar.gz"
+
+docs:
+	@command -v mdbook >/dev/null || { echo 'mdbook is missing: cargo install mdbook; the pages in docs/src read well without it' >&2; exit 1; }
+	mdbook build docs --dest-dir ../target/book
 
 bench: libtorch
 	benches/run.sh

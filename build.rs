@@ -127,11 +127,15 @@ fn sources() -> Vec<PathBuf> {
     files
 }
 
-/// Links libtorch's libraries with the directory they were found in as the run-time path.
+/// Where an installed program finds libtorch; `scripts/install.sh` puts it there.
+const INSTALLED: &str = "$ORIGIN/../lib/dsr";
+
+/// Links libtorch's libraries. The program looks for them beside itself first, and then where they
+/// were found for this build.
 fn link(libtorch: &Libtorch) {
     let lib = libtorch.lib.display();
     println!("cargo:rustc-link-search=native={lib}");
-    println!("cargo:rustc-link-arg=-Wl,-rpath,{lib}");
+    println!("cargo:rustc-link-arg=-Wl,-rpath,{INSTALLED}:{lib}");
     // Libraries that register kernels when they are loaded have no symbol that we call.
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
     let cuda: &[&str] = if libtorch.cuda { &["torch_cuda", "c10_cuda"] } else { &[] };

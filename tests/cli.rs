@@ -62,6 +62,21 @@ fn a_recipe_prints_to_standard_output() {
     assert_eq!(run.status(), 0);
 }
 
+/// The first line is the system's, and counts as a line.
+#[test]
+fn a_recipe_with_a_shebang_is_a_program() {
+    use std::os::unix::fs::PermissionsExt;
+    let shebang = format!("#!/usr/bin/env -S {} run\n", env!("CARGO_BIN_EXE_dsr"));
+    let folder = Folder::new(&format!("{shebang}param(\"n\", 1);\nprint(P::n + 1);\n"));
+    let program = folder.path("r.rhai");
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let run = Run(Command::new(&program).args(["-p", "n=4"]).output().unwrap());
+    assert_eq!((run.out().as_str(), run.err().as_str()), ("5\n", ""));
+    let (error, _) = error_of(&format!("{shebang}let x = ;\n"));
+    assert!(error.contains("r.rhai:2:9"), "{error}");
+    assert_eq!(error_of("#!").1, 0);
+}
+
 #[test]
 fn a_syntax_error_shows_its_line() {
     let (text, status) = error_of("let x = 1\nlet y = 2;\n");

@@ -5,6 +5,7 @@
 
 mod address;
 mod batch;
+mod book;
 mod bundle;
 mod check;
 mod checkpoint;
@@ -15,8 +16,10 @@ mod device;
 mod dist;
 mod doctor;
 mod engine;
+mod examples;
 mod fuzz_corpus;
 mod hub;
+mod install;
 mod launch;
 mod lock;
 mod memory;
@@ -26,7 +29,6 @@ mod numerics;
 mod offload;
 mod optimizers;
 mod precision;
-mod readme;
 mod recipes;
 mod reference;
 mod repl;

@@ -12,6 +12,7 @@ use crate::support::dsr;
 mod completion;
 mod editing;
 mod looking;
+mod picture;
 mod stopping;
 mod terminal;
 

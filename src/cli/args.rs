@@ -2,7 +2,11 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{
+    Args, CommandFactory, Parser, Subcommand,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
+use clap_complete::Shell;
 
 use super::{
     grants::GrantArgs,
@@ -18,7 +22,7 @@ pub(super) struct Cli {
     #[command(subcommand)]
     pub(super) command: Command,
 
-    /// Show what lies under an error: causes and backtraces.
+    /// Show causes and backtraces of errors.
     #[arg(long, short, global = true)]
     pub(super) verbose: bool,
 }
@@ -29,36 +33,50 @@ pub(super) enum Command {
     #[command(disable_help_flag = true)]
     Run(RunArgs),
 
-    /// Print what a recipe will need of memory, without loading weights.
+    /// Estimate the memory that a recipe needs, without loading weights.
     Plan(PlanArgs),
 
-    /// Look for mistakes in a recipe without running it.
+    /// Check a recipe without running it.
     Check(CheckArgs),
 
     /// List, show, copy and check the recipes that are part of dsr.
     Recipe(RecipeArgs),
 
-    /// Write down what a recipe is made of, so that it is the same again, or check that.
+    /// Create or check the lock of a recipe: its imports, models and datasets, with their hashes.
     Lock(LockCommandArgs),
 
     /// Print the reference of what recipes can call.
     Doc(DocArgs),
 
-    /// Run a recipe in several processes, on this machine or on several.
+    /// Run a recipe in several processes, on one or more machines.
     #[command(disable_help_flag = true)]
     Launch(LaunchArgs),
 
-    /// Try things out: one input after another, on a terminal or from standard input.
+    /// Start an interactive session, or run a script from standard input.
     Repl(ReplArgs),
 
-    /// Run a text and print its value.
+    /// Evaluate an expression and print its value.
     Eval(EvalArgs),
 
-    /// Look at this machine: versions, GPUs, memory, disks, and what is wrong with them.
+    /// Report versions, GPUs, memory and disks of this machine, with a remedy for each problem.
     Doctor(DoctorArgs),
 
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
+
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        #[arg(value_parser = shell())]
+        shell: Shell,
+    },
+
+    /// Write the manual pages, dsr.1 and one for each command.
+    #[command(hide = true)]
+    Man {
+        /// The directory, which must be there.
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -82,7 +100,7 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "DEVICE", conflicts_with_all = ["gpu", "gpu_memory"])]
     pub(super) device: Option<DeviceChoice>,
 
-    /// How many processes train together.
+    /// The number of processes.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
 
@@ -101,7 +119,7 @@ pub(super) struct CheckArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// Print the mistakes as JSON, for editors.
+    /// Print the errors as JSON, for editors.
     #[arg(long)]
     pub(super) json: bool,
 
@@ -138,7 +156,7 @@ impl DeviceArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ReplArgs {
-    /// Begin with this recipe: a .rhai file, or one that is part of dsr.
+    /// Start with this recipe: a .rhai file, or one that is part of dsr.
     #[arg(long, value_name = "RECIPE")]
     pub(super) load: Option<PathBuf>,
 
@@ -154,7 +172,7 @@ pub(super) struct ReplArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct EvalArgs {
-    /// What to run, such as '1 + 1' or 'dataset("dsr:austen").count()'.
+    /// The expression, such as '1 + 1' or 'dataset("dsr:austen").count()'.
     pub(super) text: String,
 
     #[command(flatten)]
@@ -209,7 +227,7 @@ pub(super) enum RecipeCommand {
         fetch: FetchArgs,
     },
 
-    /// Copy a recipe, to change it.
+    /// Copy a recipe, to edit it.
     Cp {
         /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         recipe: PathBuf,
@@ -221,7 +239,7 @@ pub(super) enum RecipeCommand {
         fetch: FetchArgs,
     },
 
-    /// Write a recipe with all that it imports, and its lock, as one file.
+    /// Write a recipe, its imports and its lock into one file.
     Bundle(BundleArgs),
 
     /// Write the parts of a bundle into a new directory.
@@ -236,7 +254,7 @@ pub(super) enum RecipeCommand {
         fetch: FetchArgs,
     },
 
-    /// Print what differs between two recipes: text, what they ask for, parameters.
+    /// Compare two recipes: text, permissions, parameters.
     Diff {
         /// A recipe that is part of dsr, a .rhai file, or https://HOST/FILE#sha256=HEX.
         old: PathBuf,
@@ -248,7 +266,7 @@ pub(super) enum RecipeCommand {
         fetch: FetchArgs,
     },
 
-    /// Look for mistakes in a recipe without running it, as `dsr check` does.
+    /// Check a recipe without running it, as `dsr check` does.
     Check(CheckArgs),
 }
 
@@ -260,7 +278,7 @@ pub(super) struct BundleArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// The lock to put in [default: dsr.lock beside the recipe, where there is one].
+    /// The lock to include [default: dsr.lock beside the recipe, where there is one].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 
@@ -284,7 +302,7 @@ pub(super) struct LockCommandArgs {
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 
-    /// Only say whether the lock is still true, and fail where it is not.
+    /// Only compare the lock with the recipe, and fail if they differ.
     #[arg(long)]
     pub(super) check: bool,
 
@@ -299,11 +317,11 @@ pub(super) struct LaunchArgs {
     #[arg(long, visible_alias = "nproc_per_node", value_name = "N")]
     pub(super) nproc_per_node: Option<usize>,
 
-    /// How many machines; with --hostfile the first of them.
+    /// The number of machines; with --hostfile, the first N of the file.
     #[arg(long, value_name = "N")]
     pub(super) nnodes: Option<usize>,
 
-    /// The number of this machine, where each is started by hand.
+    /// The rank of this machine, from 0, if each machine is started by hand.
     #[arg(long, visible_alias = "node_rank", value_name = "K")]
     pub(super) node_rank: Option<usize>,
 
@@ -319,15 +337,15 @@ pub(super) struct LaunchArgs {
     #[arg(short = 'H', long, value_name = "FILE")]
     pub(super) hostfile: Option<PathBuf>,
 
-    /// Only on these: NAME[:SLOT[,SLOT ...]], several joined by @.
+    /// Use only these slots: NAME[:SLOT[,SLOT ...]], several joined by @.
     #[arg(short, long, value_name = "SLOTS")]
     pub(super) include: Option<String>,
 
-    /// On all but these.
+    /// Use all slots but these.
     #[arg(short, long, value_name = "SLOTS")]
     pub(super) exclude: Option<String>,
 
-    /// How many seconds a rank may keep the others waiting [default: 1800].
+    /// Seconds that a collective may wait for a rank [default: 1800].
     #[arg(long, value_name = "SECONDS")]
     pub(super) timeout: Option<u64>,
 
@@ -335,7 +353,7 @@ pub(super) struct LaunchArgs {
     #[arg(long, visible_alias = "ssh_port", value_name = "PORT")]
     pub(super) ssh_port: Option<u16>,
 
-    /// What leads to another machine instead of ssh: gets its name and a line for its shell.
+    /// The command to use instead of ssh; its arguments are the machine's name and a shell command.
     #[arg(long, value_name = "COMMAND", env = "DSR_SSH")]
     pub(super) ssh: Option<String>,
 
@@ -364,7 +382,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// Go on from a checkpoint: `auto` takes the newest of the newest run of this name.
+    /// Resume from a checkpoint; `auto` is the latest checkpoint of the latest run of this name.
     #[arg(long, value_name = "auto|PATH", value_parser = resume)]
     pub(super) resume: Option<Start>,
 
@@ -375,16 +393,15 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     pub(super) device: DeviceArgs,
 
-    /// Trace some steps of the training into this file, for chrome://tracing and Perfetto [default:
-    /// trace.json].
+    /// Write a trace of steps 2 to 4, for Perfetto and chrome://tracing [default: trace.json].
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "trace.json")]
     pub(super) profile: Option<PathBuf>,
 
-    /// Print what the recipe will ask for, as far as its text says, and run nothing.
+    /// Print the permissions that the recipe's text asks for, and run nothing.
     #[arg(long)]
     pub(super) explain_permissions: bool,
 
-    /// Print help; with a recipe, what the recipe does and its parameters.
+    /// Print help; with a recipe, its description and parameters.
     #[arg(short, long)]
     pub(super) help: bool,
 
@@ -433,13 +450,18 @@ pub(super) struct ConfigArgs {
     #[arg(required_unless_present = "keys")]
     pub(super) file: Option<PathBuf>,
 
-    /// The number of processes to judge the file for; by default as many as its batch sizes say.
+    /// The number of processes [default: the number that the batch sizes in the file imply].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) world_size: Option<u32>,
 
-    /// List every key that DeepSpeed knows, and what becomes of it.
+    /// List every key that DeepSpeed knows, and how dsr treats it.
     #[arg(long, conflicts_with_all = ["file", "world_size"])]
     pub(super) keys: bool,
+}
+
+/// The shells that have a completion script.
+fn shell() -> impl TypedValueParser<Value = Shell> {
+    PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse())
 }
 
 /// A variable that is set to nothing says nothing.

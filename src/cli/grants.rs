@@ -39,7 +39,7 @@ pub(super) struct GrantArgs {
     #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     allow_net: Option<Vec<String>>,
 
-    /// Refuse these paths, or all; what is denied wins.
+    /// Refuse these paths, or all; denying wins over allowing.
     #[arg(long, value_name = "PATHS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     deny_read: Option<Vec<String>>,
 
@@ -51,23 +51,23 @@ pub(super) struct GrantArgs {
     #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     deny_net: Option<Vec<String>>,
 
-    /// Allow all that can be allowed. Credentials and files of the kernel cannot.
+    /// Allow everything except credentials and files of the kernel.
     #[arg(short = 'A', long)]
     allow_all: bool,
 
-    /// Refuse without a question, also on a terminal.
+    /// Never ask: refuse everything that no flag allows.
     #[arg(long)]
     no_prompt: bool,
 
-    /// Add a line of JSON to this file for each access that the recipe asks for.
+    /// Append each access, allowed or refused, to this file as a line of JSON.
     #[arg(long, value_name = "FILE")]
     audit: Option<PathBuf>,
 
-    /// Keep the process to its paths in the kernel too, where it can [default: landlock].
+    /// Enforce the allowed paths in the kernel too, where it has Landlock [default: landlock].
     #[arg(long, value_enum, value_name = "KIND")]
     sandbox: Option<SandboxKind>,
 
-    /// Stop after so many hours, as Ctrl-C would.
+    /// Stop after this many hours, as Ctrl-C would.
     #[arg(long, value_name = "HOURS", value_parser = hours)]
     max_hours: Option<f64>,
 

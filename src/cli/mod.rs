@@ -14,6 +14,7 @@ mod doc;
 mod doctor;
 mod download;
 mod environment;
+mod generated;
 mod grants;
 mod help;
 mod launch;
@@ -82,6 +83,13 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Eval(args) => live::eval(args, &console).map(|()| 0),
         Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Config(args) => config::show(&args).map(|()| 0),
+        Command::Completions { shell } => {
+            generated::completions(shell);
+            Ok(0)
+        }
+        Command::Man { directory } => {
+            generated::manual(&directory).map(|()| 0).map_err(Failure::from)
+        }
     });
     console.finish();
     match outcome {

@@ -19,15 +19,15 @@ use crate::{
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Where its code may come from")]
 pub(super) struct FetchArgs {
-    /// Let the recipe import code, by its hash, from these hosts, or from all.
+    /// Let the recipe import code from these hosts, or from all; each import needs a hash.
     #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     allow_import: Option<Vec<String>>,
 
-    /// Refuse imports from these hosts, or from all; what is denied wins.
+    /// Refuse imports from these hosts, or from all; denying wins over allowing.
     #[arg(long, value_name = "HOSTS", num_args = 0..=1, require_equals = true, value_delimiter = ',', default_missing_value = "")]
     deny_import: Option<Vec<String>>,
 
-    /// Use what is in the caches and never the network.
+    /// Use the caches only, never the network.
     #[arg(long)]
     offline: bool,
 }
@@ -92,7 +92,7 @@ pub(super) struct LockArgs {
     #[arg(long, value_name = "FILE")]
     lock: Option<PathBuf>,
 
-    /// Load nothing that is not in the lock, or is there with another hash.
+    /// Refuse everything that is not in the lock, or has another hash there.
     #[arg(long)]
     frozen: bool,
 }

@@ -20,7 +20,7 @@ const LONGEST_LINE: usize = 400;
 const LINE_ENDS: [char; 7] = ['\r', '\n', '\x0B', '\x0C', '\u{85}', '\u{2028}', '\u{2029}'];
 
 /// Shows every fault on standard error, with the causes below if `verbose`.
-pub(super) fn show(failure: &Failure, verbose: bool) {
+pub fn show(failure: &Failure, verbose: bool) {
     console::err(&text(failure, verbose, super::colors()));
 }
 

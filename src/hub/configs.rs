@@ -83,7 +83,7 @@ pub(super) fn resolve(
 fn read(repo: &Repo, card: &str) -> Result<Vec<Config>> {
     let Some(header) = header(card) else { return Ok(Vec::new()) };
     // An empty header is YAML's null, which is no list of configurations either.
-    let card: Option<Card> = serde_norway::from_str(&header).map_err(|e| {
+    let card: Option<Card> = serde_saphyr::from_str(&header).map_err(|e| {
         Error::new(Code::Hub, format!("the header of {CARD} in the {repo} cannot be read: {e}"))
             .hint("its `configs` is a list of maps with `config_name` and `data_files`")
     })?;

@@ -54,6 +54,9 @@ use self::{
     bundle::Bundle, diagnostics::diagnose, imports::Imports, planning::Planning,
     resolver::EMBEDDED, sources::Sources,
 };
+/// The language; a program that adds functions needs the same version.
+pub use rhai;
+
 pub use self::{
     callback::Callback, check::check_options, diagnostics::Failure, error::ScriptResult,
     host::Host, params::Parameter, planning::Planned, recipe::Recipe, shared::Shared,

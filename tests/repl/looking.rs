@@ -110,17 +110,20 @@ fn what_is_not_given_is_asked_for() {
     assert!(terminal.enter(":perm").contains("a.txt"));
 }
 
-/// Compares a screen with the file of the documentation that shows it; `DSR_UPDATE_SCREENS=1` writes
+/// Compares a screen with the file of the documentation that shows it; `DSR_UPDATE_DOCS=1` writes
 /// the file instead.
 fn is_documented(name: &str, screen: &str) {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/repl").join(format!("{name}.txt"));
-    let screen = format!("{screen}\n");
-    if std::env::var_os("DSR_UPDATE_SCREENS").is_some() {
+    is_the_file(&format!("{name}.txt"), &format!("{screen}\n"));
+}
+
+fn is_the_file(name: &str, screen: &str) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/src/repl").join(name);
+    if std::env::var_os("DSR_UPDATE_DOCS").is_some() {
         fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, &screen).unwrap();
+        fs::write(&file, screen).unwrap();
     }
     let known = fs::read_to_string(&file).unwrap_or_default();
-    assert_eq!(screen, known, "{}: write it again with DSR_UPDATE_SCREENS=1", file.display());
+    assert_eq!(screen, known, "{}: write it again with DSR_UPDATE_DOCS=1", file.display());
 }
 
 #[test]
@@ -150,11 +153,30 @@ fn the_documentation_shows_the_screens() {
     terminal.clear();
     terminal.enter("let engine = init_engine(model, #{ micro_batch_size: 4, optimizer: #{ type: \"AdamW\", lrr: 1e-3 } })");
     is_documented("5-error", &terminal.screen());
+}
 
-    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
-    for name in ["3-card", "4-plot"] {
-        let file = format!("{}/docs/repl/{name}.txt", env!("CARGO_MANIFEST_DIR"));
-        let shown = format!("```text\n{}```", fs::read_to_string(file).unwrap());
-        assert!(readme.contains(&shown), "the README shows another screen than {name}");
-    }
+/// The book shows the card as it is.
+#[test]
+fn the_page_on_the_session_shows_a_screen() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join("docs/src").join(file)).unwrap();
+    let shown = format!("```text\n{}```", read("repl/3-card.txt"));
+    assert!(read("repl.md").contains(&shown), "docs/src/repl.md shows another screen");
+}
+
+/// The picture at the top of the README.
+#[test]
+fn the_readme_shows_a_session() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut terminal = Terminal::sized(dir.path(), &["repl"], (100, 34));
+    terminal.wait_for_prompt();
+    terminal.enter(&format!("{MODEL};"));
+    terminal.clear();
+    terminal.enter("model");
+    terminal.enter("model.logits(tensor([[464, 3290]]))[.., -1].shape");
+    terminal.enter(
+        "let engine = init_engine(model, #{ micro_batch_size: 4, optimizer: #{ lrr: 1e-3 } })",
+    );
+    let rows = terminal.screen().lines().count().try_into().unwrap();
+    is_the_file("session.svg", &terminal.picture(rows));
 }

@@ -10,6 +10,7 @@ use std::{
 
 use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
 
+use super::picture;
 use crate::support::DEVICE;
 
 /// How long anything may take before a test gives up: a loaded machine is slow.
@@ -133,6 +134,11 @@ impl Terminal {
             assert!(began.elapsed() < PATIENCE, "waited for {what}; the screen:\n{screen}");
             thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    /// The first rows of the screen as an SVG.
+    pub(crate) fn picture(&self, rows: u16) -> String {
+        picture::svg(self.screen.lock().unwrap().screen(), rows)
     }
 
     /// The text on the screen, without blank lines at the end.

@@ -11,6 +11,11 @@ const CARD: &str = "---\nconfigs:\n- config_name: wikitext-2-raw-v1\n  data_file
 
 /// A hub that has this model and WikiText-2; the model is made in `dir`.
 pub(crate) fn with_model(dir: &Path, id: &str) -> HubServer {
+    with_models(dir, &[id])
+}
+
+/// A hub that has the same small model under these names, and WikiText-2.
+pub(crate) fn with_models(dir: &Path, ids: &[&str]) -> HubServer {
     let make = r#"
         let sizes = #{ n_layer: 1, n_head: 2, n_embd: 16, n_positions: 1024 };
         new_model("gpt2", sizes).export_hf("made", #{ tokenizer: tokenizer("dsr:gpt2") });
@@ -22,11 +27,14 @@ pub(crate) fn with_model(dir: &Path, id: &str) -> HubServer {
         fs::read(repository().join("recipes/data/austen").join(format!("{split}.parquet"))).unwrap()
     };
     let hub = HubServer::start();
-    let repo = HubRepo::new([
-        ("config.json", model("config.json").as_slice()),
-        ("tokenizer.json", model("tokenizer.json").as_slice()),
-    ]);
-    hub.put(&format!("models/{id}"), repo.large("model.safetensors", &model("model.safetensors")));
+    for id in ids {
+        let repo = HubRepo::new([
+            ("config.json", model("config.json").as_slice()),
+            ("tokenizer.json", model("tokenizer.json").as_slice()),
+        ]);
+        let repo = repo.large("model.safetensors", &model("model.safetensors"));
+        hub.put(&format!("models/{id}"), repo);
+    }
     let repo = HubRepo::new([("README.md", CARD.as_bytes())])
         .large("wikitext-2-raw-v1/train-00000-of-00001.parquet", &rows("validation"))
         .large("wikitext-2-raw-v1/validation-00000-of-00001.parquet", &rows("test"));
