@@ -153,8 +153,8 @@ fn driver_in(text: &str) -> Option<String> {
 /// What keeps libtorch from seeing a GPU, as far as that can be told.
 pub fn why_no_gpu() -> String {
     if !device::is_built_for_cuda() {
-        return "this dsr was built with a libtorch for the CPU; `make libtorch` fetches the one for \
-                CUDA on a machine where nvidia-smi answers"
+        return "this dsr was built with a libtorch for the CPU: remove its directory libtorch, and \
+                `make` fetches the one for CUDA where nvidia-smi answers"
             .to_owned();
     }
     match driver_version() {
