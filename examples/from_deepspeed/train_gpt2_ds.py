@@ -68,7 +68,6 @@ while engine.global_steps < args.steps:
 
 # Checkpoint, and the weights for transformers.
 engine.save_checkpoint("checkpoints")
-engine.save_16bit_model("gpt2-ds", "pytorch_model.bin")
 if engine.global_rank == 0:
-    model.config.save_pretrained("gpt2-ds")
+    model.save_pretrained("gpt2-ds")
     tokenizer.save_pretrained("gpt2-ds")
