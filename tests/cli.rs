@@ -75,6 +75,9 @@ fn a_recipe_with_a_shebang_is_a_program() {
     let (error, _) = error_of(&format!("{shebang}let x = ;\n"));
     assert!(error.contains("r.rhai:2:9"), "{error}");
     assert_eq!(error_of("#!").1, 0);
+    let session = folder.path("r.rhai").display().to_string();
+    let loaded = folder.dsr(&["repl", "--load", &session, "-p", "n=6"]);
+    assert_eq!((loaded.out().as_str(), loaded.status()), ("7\n", 0), "{}", loaded.err());
 }
 
 #[test]

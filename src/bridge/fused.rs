@@ -62,8 +62,8 @@ pub(crate) struct FusedPart<'a> {
     pub(crate) state: &'a [Tensor],
 }
 
-/// What a step does with its gradients, as float32 scalars on the device where it is made, so that
-/// the host need not know them: `torch.amp.GradScaler`'s `grad_scale` and `found_inf`.
+/// The scaling of a step's gradients, as float32 scalars on the device of the step, so that the host
+/// need not know them: `torch.amp.GradScaler`'s `grad_scale` and `found_inf`.
 #[derive(Debug)]
 pub struct Scaling {
     /// Gradients are divided by it.

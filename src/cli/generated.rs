@@ -1,4 +1,4 @@
-//! What is made from the command line's own definition: completion scripts and manual pages.
+//! Completion scripts and manual pages, made from the definition of the command line.
 
 use std::path::Path;
 

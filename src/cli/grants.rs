@@ -177,11 +177,8 @@ impl GrantArgs {
     /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
     /// what the user answers.
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
-        host.grants = self.grants();
-        host.audit = self.audit.clone();
-        host.max_output = self.max_output.map_or(MOST_OUTPUT, |bytes| bytes.0);
+        let may_ask = self.give(host);
         let trust = trust_file(host);
-        let terminal = std::io::stdin().is_terminal() && std::io::stderr().is_terminal();
         let mut given = Grants::default();
         let mut is_looked_up = false;
         // What is imported from elsewhere can be read when that is given, and may ask for more.
@@ -204,7 +201,7 @@ impl GrantArgs {
                     continue;
                 }
             }
-            if self.no_prompt || !terminal {
+            if !may_ask {
                 // Better now than when the training is done.
                 return requests.check_given(host);
             }

@@ -1,6 +1,6 @@
 //! How exactly libtorch computes: what it may round, and whether it repeats itself.
 
-/// What products of float32 matrices may be rounded to on the way, as
+/// The rounding that products of float32 matrices may use, as
 /// `torch.set_float32_matmul_precision`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MatmulPrecision {

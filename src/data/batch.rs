@@ -65,8 +65,8 @@ impl Batch {
         }
     }
 
-    /// What the tensors hold. It was counted when they were made; where one was changed in place
-    /// since, it is counted again, for which the device is waited for.
+    /// The contents of the tensors, counted when they were made. Where one was changed in place
+    /// since, they are counted again, and the host waits for the device.
     ///
     /// # Errors
     /// libtorch cannot bring changed tensors to the host.

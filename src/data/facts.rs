@@ -1,5 +1,5 @@
-//! What is known of a batch without looking at its tensors: counted on the host, where the rows are
-//! made, so that a training step asks the device nothing.
+//! Facts of a batch that need no look at its tensors: they are counted on the host, where the rows
+//! are made, so that a training step asks the device nothing.
 
 use crate::tensor::IGNORE_INDEX;
 

@@ -39,8 +39,18 @@ impl Added {
     }
 }
 
-/// The text with one value for each list of indices, and what was added to it.
+/// The text with its first line empty if that is a shebang, such as `#!/usr/bin/env -S dsr run`.
+fn without_shebang(text: &str) -> &str {
+    match text.starts_with("#!") {
+        true => text.find('\n').map_or("", |end| &text[end..]),
+        false => text,
+    }
+}
+
+/// The text as Rhai can read it, with one value for each list of indices and without a shebang, and
+/// the parts that were added to it.
 pub(crate) fn as_values(text: &str) -> (String, Added) {
+    let text = without_shebang(text);
     let mut lists = Vec::new();
     find(text, 0, &mut lists);
     let around = |list: &Range<usize>| [(list.start, BEFORE), (list.end, BEHIND)];

@@ -76,14 +76,6 @@ pub(crate) const LIVE: &str = "<repl>";
 /// to 65535.
 const MOST_LINES: usize = 50_000;
 
-/// The text with its first line empty if that is a shebang, such as `#!/usr/bin/env -S dsr run`.
-fn without_shebang(text: &str) -> &str {
-    match text.starts_with("#!") {
-        true => text.find('\n').map_or("", |end| &text[end..]),
-        false => text,
-    }
-}
-
 /// Every source that a session has compiled, by the name that Rhai knows it under.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
@@ -131,7 +123,7 @@ impl Sources {
     ) -> Result<AST, rhai::ParseError> {
         // A carriage return by itself ends a line for Rhai in some places and not in others.
         let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let (values, added) = as_values(without_shebang(&text));
+        let (values, added) = as_values(&text);
         self.entries.borrow_mut().insert(name.to_owned(), Entry::new(name, &text, added));
         let mut ast = engine.compile(&values)?;
         ast.set_source(name);
@@ -159,7 +151,7 @@ impl Sources {
         let lines = text.split('\n').count();
         let before = if before + lines > MOST_LINES { 0 } else { before };
         let source = Rc::new(Source { name: name.to_owned(), text: text.to_owned() });
-        let (values, added) = as_values(without_shebang(text));
+        let (values, added) = as_values(text);
         inputs.push(Input { before, lines, source, added });
         format!("{}{values}", "\n".repeat(before))
     }

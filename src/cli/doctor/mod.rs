@@ -29,7 +29,7 @@ struct Finding {
     name: String,
     value: String,
     state: State,
-    /// What to do about it.
+    /// The remedy.
     advice: Option<String>,
 }
 
@@ -55,7 +55,7 @@ pub(super) fn run(args: &DoctorArgs) -> u8 {
     findings.extend(system::findings(&env));
     let text = if args.json { format!("{:#}\n", as_json(&findings)) } else { text(&findings) };
     console::out(&text);
-    // What any failure ends with that has no status of its own.
+    // The status of every failure that has none of its own.
     u8::from(!is_usable(&findings))
 }
 

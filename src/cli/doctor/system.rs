@@ -1,4 +1,4 @@
-//! What is around dsr: the kernel, the hub's cache, memory, cores and disks.
+//! The machine around dsr: the kernel, the hub's cache, memory, cores and disks.
 
 use std::{io, path::Path, thread};
 
@@ -15,7 +15,7 @@ use crate::{
 
 /// Less than this fills up with the next checkpoint.
 const LITTLE_DISK: u64 = 5 << 30;
-/// What NCCL and Gloo want of shared memory, about.
+/// The shared memory that NCCL and Gloo need, roughly.
 const SHARED_MEMORY: u64 = 512 << 20;
 
 /// The kernel first, then places.
