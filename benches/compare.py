@@ -17,9 +17,14 @@ from pathlib import Path
 HERE = Path(__file__).parent
 PEER = [sys.executable, HERE / "peer.py"]
 
-# GPT-2 124M: the weights that take part in matrix products (twelve blocks of 12 d^2, and the head).
+# The weights of each model that take part in matrix products: twelve blocks, and the head.
 LAYERS, WIDTH, VOCABULARY = 12, 768, 50257
-MATMUL_WEIGHTS = LAYERS * 12 * WIDTH**2 + VOCABULARY * WIDTH
+BLOCK_WEIGHTS = {
+    "gpt2": 12 * WIDTH**2,
+    # Queries and outputs, keys and values of a third, gate, up and down.
+    "llama": 2 * WIDTH**2 + 2 * WIDTH * 256 + 3 * WIDTH * 2304,
+}
+NAMES = {"gpt2": "GPT-2 124M", "llama": "a LLaMA of 121M"}
 
 
 class Run:
@@ -49,9 +54,10 @@ class Run:
         return (len(self.arrivals) - warmup) * tokens_per_step / seconds
 
 
-def flops_per_token(seq_len):
+def flops_per_token(family, seq_len):
     """Forward and backward: 6 for each weight of a product, and attention's two products."""
-    return 6 * MATMUL_WEIGHTS + 12 * LAYERS * WIDTH * seq_len
+    weights = LAYERS * BLOCK_WEIGHTS[family] + VOCABULARY * WIDTH
+    return 6 * weights + 12 * LAYERS * WIDTH * seq_len
 
 
 def in_turns(rounds, commands, steps, environment):
@@ -83,7 +89,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--micro-batch-size", type=int, default=4)
     parser.add_argument("--seq-len", type=int, default=256)
-    parser.add_argument("--dropout", type=float, default=0.1)
+    parser.add_argument("--family", choices=sorted(NAMES), default="gpt2")
+    parser.add_argument("--dropout", type=float, default=0.1, help="of GPT-2")
     parser.add_argument("--dsr", type=Path, default=HERE.parent / "target" / "release" / "dsr")
     parser.add_argument("--golden", type=Path, help="directory of gpt2-tiny-v512 and its tokens")
     args = parser.parse_args()
@@ -93,14 +100,14 @@ def main():
     steps = args.warmup + args.steps
     commands = {
         "dsr": [
-            args.dsr, "run", HERE / "gpt2_124m.rhai", "-p", f"steps={steps}",
+            args.dsr, "run", HERE / "train_125m.rhai", "-p", f"steps={steps}", "-p", f"family={args.family}",
             "-p", f"micro_batch_size={args.micro_batch_size}", "-p", f"seq_len={args.seq_len}",
             "-p", f"dropout={args.dropout}",
         ],
         "peer": [
             *peer, "train", f"--steps={args.steps}", f"--warmup={args.warmup}",
             f"--micro-batch-size={args.micro_batch_size}", f"--seq-len={args.seq_len}",
-            f"--dropout={args.dropout}",
+            f"--dropout={args.dropout}", f"--family={args.family}",
         ],
     }
     sgemm = subprocess.run([*peer, "sgemm"], env=environment, check=True, capture_output=True, text=True)
@@ -110,8 +117,8 @@ def main():
 
     tokens = args.micro_batch_size * args.seq_len
     rates = [[run.rate(args.warmup, tokens) for run in side] for side in (ours, theirs)]
-    share = flops_per_token(args.seq_len) / (gflops * 1e9) * 100
-    print(f"GPT-2 124M, fp32, {args.micro_batch_size} x {args.seq_len} tokens a step, "
+    share = flops_per_token(args.family, args.seq_len) / (gflops * 1e9) * 100
+    print(f"{NAMES[args.family]}, fp32, {args.micro_batch_size} x {args.seq_len} tokens a step, "
           f"{args.threads} threads, {args.rounds} rounds of {args.steps} steps; "
           f"a large sgemm reaches {gflops:.0f} GFLOP/s\n")
     print("| | dsr | transformers + PyTorch | ratio |\n|---|---|---|---|")

@@ -1,7 +1,8 @@
 """The peer of dsr's benchmarks: the same training with transformers and PyTorch.
 
 Modes, each in a process of its own:
-  train    GPT-2 (124M) from scratch on Austen, fp32: forward, backward, clipping, fused AdamW
+  train    GPT-2 (124M) or a LLaMA of about that size from scratch on Austen, fp32: forward,
+           backward, clipping, fused AdamW
   golden   load a small model directory, do one optimizer step; what counts is the time to get there
   sgemm    the largest fp32 matrix product rate of this machine, in GFLOP/s
 
@@ -61,13 +62,22 @@ def step(model, optimizer, micro_batches):
     return total
 
 
-def train(args):
-    from transformers import GPT2Config, GPT2LMHeadModel
+def model_of(args):
+    from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
+    if args.family == "gpt2":
+        # transformers' defaults are GPT-2's 124M; its three dropouts are set together.
+        p = args.dropout
+        return GPT2LMHeadModel(GPT2Config(embd_pdrop=p, attn_pdrop=p, resid_pdrop=p))
+    sizes = dict(vocab_size=50257, max_position_embeddings=1024, hidden_size=768)
+    layers = dict(num_hidden_layers=12, num_attention_heads=12, num_key_value_heads=4)
+    config = LlamaConfig(**sizes, **layers, intermediate_size=2304, tie_word_embeddings=True)
+    return LlamaForCausalLM(config)
+
+
+def train(args):
     torch.manual_seed(0)
-    # transformers' defaults are GPT-2's 124M; its three dropouts are set together.
-    p = args.dropout
-    model = GPT2LMHeadModel(GPT2Config(embd_pdrop=p, attn_pdrop=p, resid_pdrop=p)).train()
+    model = model_of(args).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.1, fused=True)
     rows = itertools.cycle(austen_rows(args.seq_len).split(args.micro_batch_size))
     losses, first, began = [], None, None
@@ -121,6 +131,7 @@ def main():
     mode.add_argument("--micro-batch-size", type=int, default=4)
     mode.add_argument("--seq-len", type=int, default=256)
     mode.add_argument("--dropout", type=float, default=0.1)
+    mode.add_argument("--family", default="gpt2")
     mode.set_defaults(run=train)
     mode = modes.add_parser("golden")
     mode.add_argument("dir", type=Path)

@@ -18,7 +18,7 @@ use dsr::{
     data::{Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     script::{Host, Recipe, Session},
     tensor::Device,
 };
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
 
 fn in_rust() -> Result<Round> {
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, Gpt2Config::read(&dir)?, Device::Cpu)?;
+    let model = Model::load(&dir, &ModelConfig::read(&dir)?, Device::Cpu)?;
     let group = Rc::new(ProcessGroup::single(Device::Cpu)?);
     let mut engine = Engine::new(Rc::new(model), group, config())?;
     let rows = Dataset::open(

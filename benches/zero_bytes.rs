@@ -24,7 +24,7 @@ use dsr::{
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
     dist::{ProcessGroup, Traffic},
     engine::{Engine, MemoryUse},
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     tensor::Device,
 };
 
@@ -46,7 +46,7 @@ struct Step {
 
 fn main() -> Result<()> {
     let batch = batch()?;
-    let parameters = Model::from_scratch(model_config(), 1, Device::Cpu)?.num_params();
+    let parameters = Model::from_scratch(&model_config()?, 1, Device::Cpu)?.num_params();
     println!("GPT-2, P = {parameters} parameters, bf16, one step of one rank. Bytes a parameter:");
     println!("kept at the peak (parameters + gradients + masters and averages), the rest at the");
     println!("same moment (activations and buffers), and sent in the step\n");
@@ -112,7 +112,7 @@ fn sent_bytes(stage: u8, world_size: usize) -> f64 {
 fn step(world_size: usize, stage: u8, batch: &Batch) -> Result<Step> {
     let stage3_prefetch_bucket_size = BLOCK_ELEMENTS;
     let zero = ZeroConfig { stage, stage3_prefetch_bucket_size, ..ZeroConfig::default() };
-    let model = Rc::new(Model::from_scratch(model_config(), 1, Device::Cpu)?);
+    let model = Rc::new(Model::from_scratch(&model_config()?, 1, Device::Cpu)?);
     let group = Rc::new(ProcessGroup::simulated(world_size - 1, world_size, Device::Cpu)?);
     let mut engine = Engine::new(model, Rc::clone(&group), engine_config(zero))?;
     let before = group.traffic();
@@ -126,18 +126,18 @@ fn step(world_size: usize, stage: u8, batch: &Batch) -> Result<Step> {
 
 /// Blocks of equal size and a small vocabulary, as in a large model, where no single layer counts
 /// for much.
-fn model_config() -> Gpt2Config {
-    Gpt2Config {
-        vocab_size: 512,
-        n_positions: TOKENS,
-        n_embd: 256,
-        n_layer: 10,
-        n_head: 4,
-        resid_pdrop: 0.0,
-        embd_pdrop: 0.0,
-        attn_pdrop: 0.0,
-        ..Gpt2Config::default()
-    }
+fn model_config() -> Result<ModelConfig> {
+    let sizes = [
+        ("vocab_size", 512),
+        ("n_positions", TOKENS),
+        ("n_embd", 256),
+        ("n_layer", 10),
+        ("n_head", 4),
+    ];
+    let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, 0.into()));
+    let settings = sizes.map(|(key, size)| (key, size.into())).into_iter().chain(dropouts);
+    let gpt2 = ModelConfig::named("gpt2").ok_or("gpt2 is a size that is known")?;
+    Ok(gpt2.with(settings, "bench")?)
 }
 
 fn engine_config(zero: ZeroConfig) -> EngineConfig {

@@ -26,6 +26,7 @@ use tempfile::TempDir;
 mod damaged_files;
 mod loading;
 mod operations;
+mod sentencepiece;
 mod sources;
 mod tokenizers;
 

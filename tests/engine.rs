@@ -15,7 +15,7 @@ use dsr::{
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
-    model::{Gpt2Config, Model},
+    model::{Masks, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, Tensor},
 };
@@ -60,13 +60,14 @@ fn adamw(betas: (f64, f64)) -> OptimizerConfig {
 
 pub(crate) fn model(dropout: f64) -> Rc<Model> {
     let dir = golden("gpt2-tiny-v512");
-    let config = Gpt2Config {
-        resid_pdrop: dropout,
-        embd_pdrop: dropout,
-        attn_pdrop: dropout,
-        ..Gpt2Config::read(&dir).unwrap()
-    };
-    Rc::new(Model::load(&dir, config, Device::Cpu).unwrap())
+    let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, dropout.into()));
+    let config = ModelConfig::read(&dir).unwrap().with(dropouts, "test").unwrap();
+    Rc::new(Model::load(&dir, &config, Device::Cpu).unwrap())
+}
+
+/// GPT-2 with these settings.
+pub(crate) fn gpt2<'a>(settings: impl IntoIterator<Item = (&'a str, Value)>) -> ModelConfig {
+    ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap()
 }
 
 pub(crate) fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
@@ -148,7 +149,7 @@ fn thirty_steps_on_a_gpu_have_pytorchs_losses() {
     }
     let device = Device::Cuda(0);
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, Gpt2Config::read(&dir).unwrap(), device).unwrap();
+    let model = Model::load(&dir, &ModelConfig::read(&dir).unwrap(), device).unwrap();
     let group = Rc::new(ProcessGroup::single(device).unwrap());
     let mut engine = Engine::new(Rc::new(model), group, config(2, 4)).unwrap();
     let options =
@@ -168,7 +169,7 @@ fn logits_are_those_of_transformers() {
     let _alone = alone();
     let expected = &expected()["logits_first_micro"];
     let batch = loader(2).next_batch().unwrap().unwrap();
-    let logits = model(0.0).logits(batch.input_ids()).unwrap();
+    let logits = model(0.0).logits(batch.input_ids(), &Masks::default()).unwrap();
     let shape: Vec<i64> =
         expected["shape"].as_array().unwrap().iter().map(|n| n.as_i64().unwrap()).collect();
     assert_eq!(logits.size(), shape);
@@ -192,11 +193,10 @@ fn an_exported_model_is_the_same_to_the_bit() {
     let target = dir.path().join("export");
     let original = model(0.0);
     original.export_hf(&target, None).unwrap();
-    let config = Gpt2Config::read(&target).unwrap();
-    let again = Model::load(&target, config, Device::Cpu).unwrap();
+    let again = Model::load(&target, &ModelConfig::read(&target).unwrap(), Device::Cpu).unwrap();
     assert!(flat(&original).equal(&flat(&again)));
     let batch = loader(2).next_batch().unwrap().unwrap();
-    let logits = |m: &Model| m.logits(batch.input_ids()).unwrap();
+    let logits = |m: &Model| m.logits(batch.input_ids(), &Masks::default()).unwrap();
     assert!(logits(&original).equal(&logits(&again)));
 }
 
@@ -324,16 +324,11 @@ fn a_checkpoint_of_another_model_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path());
     let small = |n_layer| {
-        let config = Gpt2Config {
-            vocab_size: 512,
-            n_positions: 128,
-            n_embd: 16,
-            n_layer,
-            n_head: 2,
-            ..Gpt2Config::default()
-        };
+        let sizes = [("n_positions", 128), ("n_embd", 16), ("n_layer", n_layer), ("n_head", 2)];
+        let sizes = sizes.into_iter().chain([("vocab_size", 512)]);
+        let config = gpt2(sizes.map(|(key, size)| (key, size.into())));
         init_engine(
-            Rc::new(Model::from_scratch(config, 5, Device::Cpu).unwrap()),
+            Rc::new(Model::from_scratch(&config, 5, Device::Cpu).unwrap()),
             self::config(2, 1),
         )
     };

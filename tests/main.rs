@@ -17,6 +17,7 @@ mod dist;
 mod doctor;
 mod engine;
 mod examples;
+mod families;
 mod fuzz_corpus;
 mod hub;
 mod install;

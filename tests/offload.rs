@@ -121,14 +121,14 @@ fn memory_is_what_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let shape = small_shape();
     let run = |zero: ZeroConfig| {
-        let model = Rc::new(Model::from_scratch(shape.clone(), 1, Device::Cpu).unwrap());
+        let model = Rc::new(Model::from_scratch(&shape, 1, Device::Cpu).unwrap());
         let sizes = model.units().iter().map(|unit| unit.padded_numel() as u64);
         let (all, largest) = (sizes.clone().sum::<u64>(), sizes.max().unwrap());
         let config = in_16_bits(zero);
         let state = optimizer_state_bytes(&model, &config).unwrap();
         let tokens = rows().loader(LoaderOptions::default()).unwrap().next_batch().unwrap();
         let tokens = tokens.unwrap().input_ids().size()[1] as u64;
-        let plan = Setup::new(&shape.clone().into(), &config, state, tokens, 1, Device::Cpu).plan();
+        let plan = Setup::new(&model, &config, state, tokens, 1, Device::Cpu).plan();
         let mut engine = Engine::new(model, single(), config).unwrap();
         train(&mut engine, 0, 1);
         let (planned, counted) = (plan.device.peak(), engine.memory().peak());

@@ -17,7 +17,7 @@ use dsr::{
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     optim::{Optimizer, ParamLayout, Plan, Scaling, StepRates, UnitLayout, UnitTensors},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
@@ -41,8 +41,8 @@ const PARAMS: [Param; 3] = [
 /// Two units with padding between their parameters and at their ends.
 fn units() -> Vec<UnitLayout> {
     let param = |i: usize, offset| {
-        let (name, shape, fans) = PARAMS[i];
-        ParamLayout { name: name.into(), offset, shape: shape.to_vec(), fans }
+        let (name, shape, fan_in_out) = PARAMS[i];
+        ParamLayout { name: name.into(), offset, shape: shape.to_vec(), fan_in_out }
     };
     vec![
         UnitLayout { numel: 128, params: vec![param(0, 0), param(1, 64)] },
@@ -181,8 +181,12 @@ fn fifty_steps_of_muon_are_pytorchs() {
 #[test]
 fn muon_does_not_depend_on_how_a_matrix_is_stored() {
     let step = |shape: [i64; 2], grad: &Tensor| {
-        let param =
-            ParamLayout { name: "w".into(), offset: 0, shape: shape.to_vec(), fans: Some((4, 10)) };
+        let param = ParamLayout {
+            name: "w".into(),
+            offset: 0,
+            shape: shape.to_vec(),
+            fan_in_out: Some((4, 10)),
+        };
         let unit = UnitLayout { numel: 40, params: vec![param] };
         let plan = Plan::new(&muon(true, NsMethod::Gram), &[unit], None).unwrap();
         let group = ProcessGroup::single(Device::Cpu).unwrap();
@@ -244,7 +248,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
 /// An engine for the golden model, which has no dropout.
 fn try_engine(config: EngineConfig) -> dsr::error::Result<Engine> {
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, Gpt2Config::read(&dir).unwrap(), Device::Cpu).unwrap();
+    let model = Model::load(&dir, &ModelConfig::read(&dir).unwrap(), Device::Cpu).unwrap();
     let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     Engine::new(Rc::new(model), group, config)
 }

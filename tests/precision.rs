@@ -9,7 +9,7 @@ use dsr::{
     data::{Dataset, Loader, LoaderOptions, OpenOptions},
     engine::{Engine, StepOutcome},
     error::{Code, Error},
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind},
 };
@@ -212,7 +212,7 @@ fn a_checkpoint_does_not_depend_on_the_precision() {
         assert_relative("the loss after the checkpoint", loss, next, 2e-3);
     }
     // It loads as a model whose weights are the masters, which bf16 would have rounded.
-    let loaded = Model::load(&checkpoint, Gpt2Config::read(&checkpoint).unwrap(), Device::Cpu);
+    let loaded = Model::load(&checkpoint, &ModelConfig::read(&checkpoint).unwrap(), Device::Cpu);
     let loaded = flat(&loaded.unwrap());
     let rounded = loaded.to_kind(Kind::BFloat16).to_kind(Kind::Float);
     assert_ne!(loaded, rounded);
@@ -231,7 +231,7 @@ fn an_export_has_the_models_format() {
     assert!(config.contains("\"dtype\": \"bfloat16\""), "{config}");
     let back = Model::load(
         &dir.path().join("out"),
-        Gpt2Config::read(&dir.path().join("out")).unwrap(),
+        &ModelConfig::read(&dir.path().join("out")).unwrap(),
         Device::Cpu,
     );
     assert_eq!(flat(&back.unwrap()), flat(&model).to_kind(Kind::Float));

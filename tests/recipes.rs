@@ -142,6 +142,47 @@ fn the_loop_recipe_runs_and_saves() {
     assert!(lines[3].ends_with("saved/step-00000003"), "{printed}");
 }
 
+#[test]
+fn the_llama_recipe_trains_other_shapes_and_exports() {
+    let dir = tempfile::tempdir().unwrap();
+    let shape = ["hidden_size=32", "intermediate_size=64", "num_hidden_layers=1"];
+    let few = ["steps=4", "eval_every=2", "eval_rows=4", "seq_len=32", "export_dir=exported"];
+    let file = recipe("llama_pretrain.rhai");
+    let mut args = vec!["run", &file];
+    shape.iter().chain(&few).for_each(|param| args.extend(["-p", param]));
+    let printed = out(&dsr(dir.path(), &args).output().unwrap());
+    for words in ["Model llama", "step 4: It is a truth", "best validation loss 10."] {
+        assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+    }
+    let config = fs::read_to_string(dir.path().join("exported/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["num_key_value_heads"], 2);
+    assert_eq!(config["eos_token_id"], 50256);
+}
+
+/// The recipe of pairs, on its own and then from its export on a file with other columns.
+#[test]
+fn the_t5_recipe_trains_and_goes_on_with_pairs_of_a_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = recipe("t5_summarize.rhai");
+    let few = ["-p", "eval_every=2", "-p", "eval_rows=4", "-p", "warmup_steps=1"];
+    let mut args = vec!["run", &file, "-p", "steps=4", "-p", "answers=1", "-p", "export_dir=t5"];
+    args.extend(few);
+    let printed = out(&dsr(dir.path(), &args).output().unwrap());
+    for words in ["Model t5", "summarize: It was ", "  answer:    ", "  reference: "] {
+        assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+    }
+
+    let pair = r#"{"article": "The council met.", "headline": "Council meets"}"#;
+    fs::write(dir.path().join("news.jsonl"), format!("{pair}\n").repeat(40)).unwrap();
+    let mut args = vec!["run", &file, "-p", "model=./t5", "-p", "tokenizer=./t5", "-p", "steps=2"];
+    args.extend(["-p", "data=news.jsonl", "-p", "field=article", "-p", "target=headline"]);
+    args.extend(["-p", "micro_batch_size=4"]);
+    args.extend(few);
+    let printed = out(&dsr(dir.path(), &args).output().unwrap());
+    assert!(printed.contains("  reference: Council meets"), "{printed}");
+}
+
 /// A run on a tiny model, whose steps take milliseconds.
 const TINY: &str = r#"
 param("steps", 12, "optimizer steps");

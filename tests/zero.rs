@@ -23,13 +23,13 @@ use dsr::{
     data::LoaderOptions,
     dist::{ProcessGroup, Rendezvous},
     engine::{Engine, MemoryUse},
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
 };
 
 use super::{
-    engine::{assert_relative, config, model, rows},
+    engine::{assert_relative, config, gpt2, model, rows},
     recipes::{out, two_ranks},
     support::{
         alone,
@@ -304,8 +304,9 @@ fn a_checkpoint_goes_on_with_other_ranks_and_stages() {
 }
 
 /// A model of 13.2M parameters, of which no unit is more than a tenth.
-pub(crate) fn small_shape() -> Gpt2Config {
-    Gpt2Config { n_embd: 256, n_layer: 16, n_head: 4, vocab_size: 1024, ..Gpt2Config::default() }
+pub(crate) fn small_shape() -> ModelConfig {
+    let sizes = [("n_embd", 256), ("n_layer", 16), ("n_head", 4), ("vocab_size", 1024)];
+    gpt2(sizes.map(|(key, size)| (key, size.into())))
 }
 
 /// A training of bfloat16 with gradients in 16 bits, as the ZeRO paper counts it.
@@ -320,8 +321,8 @@ pub(crate) fn in_16_bits(zero: ZeroConfig) -> EngineConfig {
 /// with gradients in 16 bits used: GPT-2 124M or a small one.
 fn memory(group: &Rc<ProcessGroup>, stage: u8) -> (usize, usize, MemoryUse) {
     let large = env::var("ZERO_MODEL").is_ok();
-    let shape = if large { Gpt2Config::default() } else { small_shape() };
-    let model = Rc::new(Model::from_scratch(shape, 1, Device::Cpu).unwrap());
+    let shape = if large { gpt2([]) } else { small_shape() };
+    let model = Rc::new(Model::from_scratch(&shape, 1, Device::Cpu).unwrap());
     let config = in_16_bits(zero(stage, false));
     let mut engine = Engine::new(Rc::clone(&model), Rc::clone(group), config).unwrap();
     train(&mut engine, 0, 1);
@@ -385,7 +386,7 @@ fn bytes_of_a_rank_follow_the_formulas_for_gpt2() {
 /// the stage `ZERO_STAGE`.
 fn peak_of_a_step(group: &Rc<ProcessGroup>) -> u64 {
     let stage = env::var("ZERO_STAGE").unwrap().parse().unwrap();
-    let model = Rc::new(Model::from_scratch(Gpt2Config::default(), 1, Device::Cpu).unwrap());
+    let model = Rc::new(Model::from_scratch(&gpt2([]), 1, Device::Cpu).unwrap());
     let mut engine = Engine::new(model, Rc::clone(group), in_16_bits(zero(stage, false))).unwrap();
     train(&mut engine, 0, 1);
     let status = fs::read_to_string("/proc/self/status").unwrap();

@@ -15,8 +15,9 @@ use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
     fn dsr_grad(
-        output: RawTensor,
-        output_grad: RawTensor,
+        outputs: *const RawTensor,
+        output_grads: *const RawTensor,
+        outputs_count: i64,
         inputs: *const RawTensor,
         inputs_count: i64,
         grads: *mut RawTensor,
@@ -24,18 +25,21 @@ unsafe extern "C" {
     fn dsr_own_gradient(
         inputs: *const RawTensor,
         inputs_count: i64,
-        output: RawTensor,
+        outputs: *const RawTensor,
+        outputs_count: i64,
         data: *mut c_void,
-        call: extern "C" fn(*mut c_void, RawTensor, *mut RawTensor) -> c_int,
+        call: extern "C" fn(*mut c_void, *const RawTensor, *mut RawTensor) -> c_int,
         drop: extern "C" fn(*mut c_void),
     ) -> c_int;
 }
 
-/// The gradients of an operation's inputs, from that of its output; `None` where an input gets none.
-type Backward = Box<dyn Fn(&Tensor) -> Result<Vec<Option<Tensor>>>>;
+/// The gradients of an operation's inputs, from those of its outputs; `None` where an output or an
+/// input has none.
+type Backward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>>>;
 
 struct Own {
     inputs: usize,
+    outputs: usize,
     backward: Backward,
 }
 
@@ -44,20 +48,23 @@ thread_local! {
     static FAILURE: RefCell<Option<Error>> = const { RefCell::new(None) };
 }
 
-/// The gradients of `output` with respect to `inputs`, weighted with `output_grad`; `None` where
-/// `output` does not depend on an input. Frees the graph. The whole pass runs in this thread.
+/// The gradients of `outputs` with respect to `inputs`, each output weighted with the gradient beside
+/// it; `None` where no output depends on an input. Frees the graph. The whole pass runs in this
+/// thread.
 pub(crate) fn grad(
-    output: &Tensor,
-    output_grad: &Tensor,
+    outputs: &[(&Tensor, &Tensor)],
     inputs: &[&Tensor],
 ) -> Result<Vec<Option<Tensor>>> {
+    let (output_grads, outputs): (Vec<_>, Vec<_>) =
+        outputs.iter().map(|(output, grad)| (raw(grad), raw(output))).unzip();
     let inputs = raws(inputs.iter().copied());
     let mut grads = vec![null_mut(); inputs.len()];
     // SAFETY: every pointer is to a live tensor or array of the stated length for the whole call.
     let status = unsafe {
         dsr_grad(
-            raw(output),
-            raw(output_grad),
+            outputs.as_ptr(),
+            output_grads.as_ptr(),
+            outputs.len() as i64,
             inputs.as_ptr(),
             inputs.len() as i64,
             grads.as_mut_ptr(),
@@ -78,15 +85,34 @@ pub(crate) fn own_gradient(
     output: &Tensor,
     backward: impl Fn(&Tensor) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<()> {
-    let own = Box::new(Own { inputs: inputs.len(), backward: Box::new(backward) });
+    let none = inputs.len();
+    own_gradients(inputs, &[output], move |grads| match grads {
+        [Some(grad)] => backward(grad),
+        _ => Ok((0..none).map(|_| None).collect()),
+    })
+}
+
+/// As [`own_gradient`], for an operation with several outputs.
+pub(crate) fn own_gradients(
+    inputs: &[&Tensor],
+    outputs: &[&Tensor],
+    backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
+) -> Result<()> {
+    let own = Box::new(Own {
+        inputs: inputs.len(),
+        outputs: outputs.len(),
+        backward: Box::new(backward),
+    });
     let raw_inputs = raws(inputs.iter().copied());
-    // SAFETY: tensors and array live for the whole call; the box is given away, to be freed by
+    let raw_outputs = raws(outputs.iter().copied());
+    // SAFETY: tensors and arrays live for the whole call; the box is given away, to be freed by
     // `drop_own` once.
     check(unsafe {
         dsr_own_gradient(
             raw_inputs.as_ptr(),
             raw_inputs.len() as i64,
-            raw(output),
+            raw_outputs.as_ptr(),
+            raw_outputs.len() as i64,
             Box::into_raw(own).cast(),
             call_own,
             drop_own,
@@ -94,12 +120,16 @@ pub(crate) fn own_gradient(
     })
 }
 
-extern "C" fn call_own(data: *mut c_void, grad: RawTensor, grads: *mut RawTensor) -> c_int {
-    // SAFETY: `data` is the box of `own_gradient`, not yet freed, and used by this thread alone.
+extern "C" fn call_own(data: *mut c_void, given: *const RawTensor, grads: *mut RawTensor) -> c_int {
+    // SAFETY: `data` is the box of `own_gradients`, not yet freed, and used by this thread alone.
     let own = unsafe { &*data.cast::<Own>() };
-    // SAFETY: `grad` is a live tensor; the clone is a reference of our own.
-    let grad = unsafe { Tensor::clone_from_ptr(grad.cast()) };
-    let made = catch_unwind(AssertUnwindSafe(|| (own.backward)(&grad)));
+    // SAFETY: `given` has a live tensor or null for each output; a clone is a reference of our own.
+    let grad = |i| unsafe {
+        let raw = *given.add(i);
+        (!raw.is_null()).then(|| Tensor::clone_from_ptr(raw.cast()))
+    };
+    let given: Vec<Option<Tensor>> = (0..own.outputs).map(grad).collect();
+    let made = catch_unwind(AssertUnwindSafe(|| (own.backward)(&given)));
     let made = made.unwrap_or_else(|_| {
         Err(Error::new(Code::Torch, "an operation's own gradient ended in a panic"))
     });
@@ -124,7 +154,7 @@ fn fail(e: Error) -> c_int {
 }
 
 extern "C" fn drop_own(data: *mut c_void) {
-    // SAFETY: `data` is the box of `own_gradient`, which is freed once.
+    // SAFETY: `data` is the box of `own_gradients`, which is freed once.
     drop(unsafe { Box::from_raw(data.cast::<Own>()) });
 }
 
@@ -137,7 +167,7 @@ mod tests {
         let x = Tensor::from_slice(&[1.0f32, 2.0]).set_requires_grad(true);
         let unused = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
         let y = &x * &x;
-        let grads = grad(&y, &Tensor::from_slice(&[1.0f32, 10.0]), &[&x, &unused]).unwrap();
+        let grads = grad(&[(&y, &Tensor::from_slice(&[1.0f32, 10.0]))], &[&x, &unused]).unwrap();
         let dx = grads[0].as_ref().unwrap();
         assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [2.0, 40.0]);
         assert!(grads[1].is_none());
@@ -158,7 +188,7 @@ mod tests {
         let x = Tensor::from_slice(&[1.0f32, 2.0]).set_requires_grad(true);
         let one = Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu));
         let y = tripled(&x, |grad| Ok(Some(grad * 3.0))) * 2.0;
-        let dx = grad(&y, &one, &[&x]).unwrap().remove(0).unwrap();
+        let dx = grad(&[(&y, &one)], &[&x]).unwrap().remove(0).unwrap();
         assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [6.0, 6.0]);
         // Autograd gets no gradient that went elsewhere.
         let sink = std::rc::Rc::new(RefCell::new(None));
@@ -167,19 +197,36 @@ mod tests {
             *into.borrow_mut() = Some(grad.shallow_clone());
             Ok(None)
         });
-        assert!(grad(&y, &one, &[&x]).unwrap()[0].is_none());
+        assert!(grad(&[(&y, &one)], &[&x]).unwrap()[0].is_none());
         assert!(sink.borrow().is_some());
         // Its graph is freed, and with it the closure.
         assert_eq!(std::rc::Rc::strong_count(&sink), 1);
     }
 
     #[test]
+    fn an_operation_may_have_several_outputs() {
+        let x = Tensor::from_slice(&[1.0f32, 2.0]).set_requires_grad(true);
+        let (double, triple) = tch::no_grad(|| (&x * 2.0, &x * 3.0));
+        own_gradients(&[&x], &[&double, &triple], |grads| {
+            let part = |i: usize, factor: f64| grads[i].as_ref().map(|grad| grad * factor);
+            Ok(vec![match (part(0, 2.0), part(1, 3.0)) {
+                (Some(a), Some(b)) => Some(a + b),
+                (a, b) => a.or(b),
+            }])
+        })
+        .unwrap();
+        let one = Tensor::ones([2], (tch::Kind::Float, tch::Device::Cpu));
+        let dx = grad(&[(&triple, &one)], &[&x]).unwrap().remove(0).unwrap();
+        assert_eq!(Vec::<f32>::try_from(dx).unwrap(), [3.0, 3.0], "of one output alone");
+    }
+
+    #[test]
     fn the_error_of_an_own_gradient_is_that_of_the_pass() {
         let x = Tensor::from_slice(&[1.0f32]).set_requires_grad(true);
         let y = tripled(&x, |_| Err(Error::new(Code::Data, "no such gradient")));
-        let e = grad(&y, &x.ones_like(), &[&x]).unwrap_err();
+        let e = grad(&[(&y, &x.ones_like())], &[&x]).unwrap_err();
         assert_eq!((e.code(), e.message()), (Code::Data, "no such gradient"));
         let y = tripled(&x, |_| panic!("a panic in a gradient"));
-        assert_eq!(grad(&y, &x.ones_like(), &[&x]).unwrap_err().code(), Code::Torch);
+        assert_eq!(grad(&[(&y, &x.ones_like())], &[&x]).unwrap_err().code(), Code::Torch);
     }
 }

@@ -114,9 +114,6 @@ pub(crate) struct Uring {
 
 impl Uring {
     /// A ring for `file`.
-    ///
-    /// # Errors
-    /// The kernel has no io_uring, or does not allow it.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let ring = IoUring::new(ENTRIES)?;
         // The first kernels with rings have other calls alone.
@@ -214,9 +211,6 @@ pub(crate) struct Threads {
 
 impl Threads {
     /// Threads for `file`.
-    ///
-    /// # Errors
-    /// The system has no more threads.
     pub(crate) fn new(file: File) -> io::Result<Self> {
         let (jobs, waiting) = channel::<(u64, Chunk)>();
         let (over, done) = channel();

@@ -75,9 +75,6 @@ pub struct Scaling {
 
 impl Scaling {
     /// A step that is made, with its gradients divided by `grad_scale`.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
     pub fn of(grad_scale: f64, device: Device) -> Result<Self> {
         let grad_scale = Tensor::f_full([0i64; 0], grad_scale, (Kind::Float, device))?;
         Ok(Self { grad_scale, found_inf: None })

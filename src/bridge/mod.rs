@@ -18,7 +18,6 @@ pub(crate) mod fused;
 pub(crate) mod lists;
 pub(crate) mod map;
 pub(crate) mod memory;
-#[cfg(test)]
 pub(crate) mod operations;
 pub(crate) mod ops;
 pub(crate) mod storage;

@@ -1,4 +1,4 @@
-//! The operations that this thread gives to libtorch, for tests of what a step costs.
+//! The operations that this thread gives to libtorch, for whoever counts what a step costs.
 
 use std::{
     ffi::{CStr, c_char, c_int},

@@ -51,7 +51,7 @@ mod tests {
         release(&flat).unwrap();
         allocate(&flat).unwrap();
         let _ = no_grad(|| flat.f_data().unwrap().fill_(5.0));
-        let grads = autograd::grad(&y, &Tensor::ones([1, 2], cpu), &[&x, &weight]).unwrap();
+        let grads = autograd::grad(&[(&y, &Tensor::ones([1, 2], cpu))], &[&x, &weight]).unwrap();
         let sum = |i: usize| grads[i].as_ref().unwrap().sum(Kind::Double).double_value(&[]);
         assert_eq!((sum(0), sum(1)), (30.0, 6.0));
     }

@@ -37,9 +37,6 @@ pub(crate) enum Way {
 
 /// Does `work` on a lane of `device`, after what this thread gave the device before; gives the moment
 /// when the device has done it.
-///
-/// # Errors
-/// `work` fails; the device failed.
 pub(crate) fn on_lane<R>(
     device: Device,
     way: Way,
@@ -91,18 +88,12 @@ impl Moment {
 
     /// Puts the moment before all that this thread gives the device from now on; the host does not
     /// wait.
-    ///
-    /// # Errors
-    /// The device failed.
     pub(crate) fn follow(&self) -> Result<()> {
         // SAFETY: the pointer is null or of a moment that is alive.
         check(unsafe { dsr_moment_follow(self.0) })
     }
 
     /// The host waits for it.
-    ///
-    /// # Errors
-    /// The device failed.
     pub(crate) fn wait(&self) -> Result<()> {
         // SAFETY: the pointer is null or of a moment that is alive.
         check(unsafe { dsr_moment_wait(self.0) })

@@ -18,6 +18,9 @@ use crate::{
 /// What CUDA itself takes of a GPU, about: its context and kernels.
 const CUDA_CONTEXT: u64 = 512 << 20;
 
+/// Tokens of a row where neither recipe nor model has a length.
+const USUAL_TOKENS: u64 = 1024;
+
 /// Where the training is to run.
 struct Place {
     device: Device,
@@ -76,21 +79,26 @@ pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Fa
 }
 
 fn text(planned: &Planned, place: &Place) -> String {
-    let Planned { model, config, optimizer_state, packed, world_size, whole_logits } = planned;
-    let tokens = packed.unwrap_or(model.n_positions.unsigned_abs());
-    let kind = model.clone().into();
-    let mut setup = Setup::new(&kind, config, *optimizer_state, tokens, *world_size, place.device);
+    let Planned { model, config, optimizer_state, packed, targets, world_size, whole_logits } =
+        planned;
+    let positions = model.facts().max_positions.map_or(USUAL_TOKENS, i64::unsigned_abs);
+    let tokens = packed.unwrap_or(positions);
+    let mut setup = Setup::new(model, config, *optimizer_state, tokens, *world_size, place.device);
     setup.workload.whole_logits = *whole_logits;
+    setup.workload.decoder_tokens = targets.unwrap_or(tokens);
     let from = match packed {
-        Some(_) => "as the recipe packs them",
-        None => "the model's n_positions: the recipe packs no rows before init_engine",
+        Some(_) => "as the recipe makes them",
+        None if model.facts().max_positions.is_some() => {
+            "the model's positions: the recipe packs no rows before init_engine"
+        }
+        None => "a usual length: the recipe packs no rows before init_engine",
     };
     let mut text = String::new();
     let _ = writeln!(
         text,
         "{:.1}M parameters, world_size {world_size}, on {}\n\
          micro_batch_size {} x {tokens} tokens ({from}), gradient_accumulation_steps {}\n",
-        model.num_parameters() as f64 / 1e6,
+        model.num_params() as f64 / 1e6,
         place.name,
         config.micro_batch_size,
         config.gradient_accumulation_steps,

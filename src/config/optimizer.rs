@@ -202,11 +202,6 @@ impl Algorithm {
         }
     }
 
-    /// Whether an update depends on more of a parameter than the element that it changes.
-    pub fn needs_whole_parameters(&self) -> bool {
-        matches!(self, Self::Lamb(_) | Self::Muon(_))
-    }
-
     /// The option under which a schedule's momentum would be given; `None` where there is none.
     pub fn momentum_option(&self) -> Option<&'static str> {
         match self {

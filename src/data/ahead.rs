@@ -45,9 +45,6 @@ pub(super) struct Ahead {
 
 impl Ahead {
     /// Keeps `count` batches ready, 1 or more.
-    ///
-    /// # Errors
-    /// The system has no thread left.
     pub(super) fn start(
         cutter: impl FnOnce() -> Cutter + Send + 'static,
         count: usize,

@@ -1,6 +1,7 @@
 //! `Batch`: the rows of one micro batch as tensors.
 //!
-//! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. A label
+//! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. Rows may have
+//! labels of their own: as many as tokens for a causal model, any number for one with an encoder. A label
 //! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
 
 use std::time::Duration;
@@ -36,7 +37,8 @@ impl Batch {
         &self.contents.input_ids
     }
 
-    /// Targets, not shifted, int64 `[B, T]`; [`IGNORE_INDEX`] where there is none.
+    /// Targets, not shifted, int64 `[B, T]`, or of another length for a model with an encoder;
+    /// [`IGNORE_INDEX`] where there is none.
     pub fn labels(&self) -> &Tensor {
         &self.contents.labels
     }
@@ -47,9 +49,6 @@ impl Batch {
     }
 
     /// The token that each position should predict.
-    ///
-    /// # Errors
-    /// As [`Batch::facts`].
     pub fn targets(&self) -> Result<TargetTensors> {
         let of = |contents: &Contents| {
             let TargetTensors { ids, positions, scored } = &contents.targets;
@@ -62,6 +61,15 @@ impl Batch {
         match self.contents.is_changed() {
             false => Ok(of(&self.contents)),
             true => Ok(of(&self.contents.again()?)),
+        }
+    }
+
+    /// The token that each position of a decoder behind an encoder should predict: the labels as they
+    /// are.
+    pub fn decoder_targets(&self) -> Result<TargetTensors> {
+        match self.contents.is_changed() {
+            false => self.contents.decoder_targets(),
+            true => self.contents.again()?.decoder_targets(),
         }
     }
 
@@ -111,6 +119,8 @@ struct Contents {
     labels: Tensor,
     attention_mask: Tensor,
     targets: TargetTensors,
+    /// The labels as they were made.
+    host_labels: Vec<i64>,
     facts: Facts,
 }
 
@@ -119,24 +129,35 @@ impl Contents {
         let target_ids = rows.target_ids();
         let facts = rows.facts(&target_ids);
         let (positions, scored) = HostRows::scored(&target_ids);
-        let (numel, len) = (rows.input_ids.len() as i64, rows.len as i64);
-        let all = [&rows.input_ids[..], &rows.labels, &rows.attention_mask, &target_ids];
-        let all = [all.concat(), positions, scored].concat();
+        let parts = [&rows.input_ids, &rows.attention_mask, &rows.labels, &target_ids];
+        let lens = [rows.len, rows.len, rows.label_len, rows.label_len].map(|len| len as i64);
+        let all = [parts.map(|part| &part[..]).concat(), positions, scored].concat();
         let all = to_device(&all, &[all.len() as i64], device)?;
-        // As `data`: a change of one part in place is no change of the others.
-        let part = |i| -> Result<Tensor> {
-            Ok(all.f_narrow(0, i * numel, numel)?.f_view([numel / len, len])?.f_data()?)
+        let mut from = 0;
+        let mut next = |numel: i64| -> Result<Tensor> {
+            from += numel;
+            Ok(all.f_narrow(0, from - numel, numel)?)
         };
-        Ok(Self {
-            input_ids: part(0)?,
-            labels: part(1)?,
-            attention_mask: part(2)?,
-            targets: TargetTensors {
-                ids: part(3)?,
-                positions: all.f_narrow(0, 4 * numel, facts.targets)?,
-                scored: all.f_narrow(0, 4 * numel + facts.targets, facts.targets)?,
-            },
-            facts,
+        // As `data`: a change of one part in place is no change of the others.
+        let mut part = |i: usize| -> Result<Tensor> {
+            Ok(next(parts[i].len() as i64)?.f_view([-1, lens[i]])?.f_data()?)
+        };
+        let (input_ids, attention_mask) = (part(0)?, part(1)?);
+        let (labels, ids) = (part(2)?, part(3)?);
+        let targets =
+            TargetTensors { ids, positions: next(facts.targets)?, scored: next(facts.targets)? };
+        let host_labels = rows.labels.clone();
+        Ok(Self { input_ids, labels, attention_mask, targets, host_labels, facts })
+    }
+
+    /// The labels as targets of a decoder.
+    fn decoder_targets(&self) -> Result<TargetTensors> {
+        let (positions, scored) = HostRows::scored(&self.host_labels);
+        let there = |ids: &[i64]| to_device(ids, &[ids.len() as i64], self.labels.device());
+        Ok(TargetTensors {
+            ids: self.labels.shallow_clone(),
+            positions: there(&positions)?,
+            scored: there(&scored)?,
         })
     }
 
@@ -149,16 +170,21 @@ impl Contents {
 
     /// The contents made anew from what the tensors hold now.
     fn again(&self) -> Result<Self> {
-        let values =
-            |tensor: &Tensor| -> Result<Vec<i64>> { Ok(Vec::try_from(&tensor.f_reshape([-1])?)?) };
         let rows = HostRows {
             len: self.input_ids.size()[1] as usize,
+            label_len: self.labels.size()[1] as usize,
+            is_aligned: self.facts.is_aligned,
+            has_labels: self.facts.has_labels,
             input_ids: values(&self.input_ids)?,
             labels: values(&self.labels)?,
             attention_mask: values(&self.attention_mask)?,
         };
         Self::new(&rows, self.input_ids.device())
     }
+}
+
+fn values(tensor: &Tensor) -> Result<Vec<i64>> {
+    Ok(Vec::try_from(&tensor.f_reshape([-1])?)?)
 }
 
 /// Where the rows of a batch stand, and how many a batch must have.
@@ -181,7 +207,9 @@ pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -
         table.forget_targets(from);
     }
     let schema = rows.schema();
-    let pad_id = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
+    let asked = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
+    // Rows with labels of their own may be padded: what fills them up counts in no loss.
+    let pad_id = asked.or(schema.field_with_name(LABELS).ok().map(|_| 0));
     table.even_out(pad_id, place.first_row)?;
     let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
         let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
@@ -195,6 +223,10 @@ pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -
 #[derive(Default)]
 struct Table {
     rows: usize,
+    /// Whether a row has another number of labels than of tokens.
+    has_pairs: bool,
+    /// Whether the rows have labels of their own.
+    has_labels: bool,
     input_ids: Vec<Vec<i64>>,
     labels: Vec<Vec<i64>>,
     attention_mask: Vec<Vec<i64>>,
@@ -219,13 +251,15 @@ impl Table {
                     "remove empty rows with .filter before .tokenize, or join rows with .pack",
                 ));
             }
-            let labels = match &labels {
-                Some(labels) => same_length(labels.row(row), ids, LABELS, number)?,
-                None => ids,
-            };
+            self.has_labels |= labels.is_some();
+            let labels = labels.as_ref().map_or(ids, |labels| labels.row(row));
             let target =
                 |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
-            self.labels.push(labels.iter().zip(&mask).map(target).collect());
+            self.labels.push(match labels.len() == ids.len() {
+                true => labels.iter().zip(&mask).map(target).collect(),
+                false => labels.to_vec(),
+            });
+            self.has_pairs |= labels.len() != ids.len();
             self.input_ids.push(ids.to_vec());
             self.attention_mask.push(mask);
             self.rows += 1;
@@ -239,7 +273,10 @@ impl Table {
 
     /// Brings all rows to the length of the longest, if they may be padded.
     fn even_out(&mut self, pad_id: Option<i64>, first_row: u64) -> Result<()> {
-        let longest = self.input_ids.iter().map(Vec::len).max().unwrap_or(0);
+        let longest = longest_of(&self.input_ids);
+        // One at least, so that a batch without any label has a shape.
+        let of_labels = if self.has_pairs { longest_of(&self.labels).max(1) } else { longest };
+        self.labels.iter_mut().for_each(|row| row.resize(of_labels, IGNORE_INDEX));
         let Some(short) = self.input_ids.iter().position(|row| row.len() != longest) else {
             return Ok(());
         };
@@ -254,18 +291,22 @@ impl Table {
             ));
         };
         self.input_ids.iter_mut().for_each(|row| row.resize(longest, pad_id));
-        self.labels.iter_mut().for_each(|row| row.resize(longest, IGNORE_INDEX));
         self.attention_mask.iter_mut().for_each(|row| row.resize(longest, 0));
         Ok(())
     }
 
     /// The rows, which have one length.
     fn finish(self) -> HostRows {
-        let len = self.input_ids.first().map_or(0, Vec::len);
+        let [len, label_len] = [&self.input_ids, &self.labels].map(|rows| longest_of(rows));
+        let (is_aligned, has_labels) = (!self.has_pairs, self.has_labels);
         let [input_ids, labels, attention_mask] =
             [self.input_ids, self.labels, self.attention_mask].map(|rows| rows.concat());
-        HostRows { len, input_ids, labels, attention_mask }
+        HostRows { len, label_len, is_aligned, has_labels, input_ids, labels, attention_mask }
     }
+}
+
+fn longest_of(rows: &[Vec<i64>]) -> usize {
+    rows.iter().map(Vec::len).max().unwrap_or(0)
 }
 
 fn check_ids(ids: &[i64], row: u64) -> Result<&[i64]> {
@@ -294,13 +335,25 @@ fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Resul
 /// A batch of these token ids, for tests of what takes batches.
 #[cfg(test)]
 pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
+    batch_of_lines(rows.iter().map(|ids| serde_json::json!({ "input_ids": ids })))
+}
+
+/// A batch of these token ids with labels of their own.
+#[cfg(test)]
+fn batch_of_pairs(rows: &[(Vec<i64>, Vec<i64>)]) -> Batch {
+    let line = |(ids, labels): &(Vec<i64>, Vec<i64>)| serde_json::json!({ "input_ids": ids, "labels": labels });
+    batch_of_lines(rows.iter().map(line))
+}
+
+#[cfg(test)]
+fn batch_of_lines(rows: impl Iterator<Item = serde_json::Value>) -> Batch {
     use super::{Dataset, LoaderOptions, OpenOptions};
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rows.jsonl");
-    let lines = rows.iter().map(|ids| serde_json::json!({ "input_ids": ids }).to_string());
-    std::fs::write(&path, lines.collect::<Vec<_>>().join("\n")).unwrap();
+    let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
     let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
-    let options = LoaderOptions { micro_batch_size: rows.len(), ..LoaderOptions::default() };
+    let options = LoaderOptions { micro_batch_size: lines.len(), ..LoaderOptions::default() };
     dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
 }
 
@@ -312,8 +365,18 @@ mod tests {
     fn what_is_known_follows_a_change_in_place() {
         let batch = batch_of(&[vec![5, 6, 7], vec![1, 2, 3]]);
         let targets = || Vec::<Vec<i64>>::try_from(&batch.targets().unwrap().ids).unwrap();
-        let made =
-            Facts { tokens: 6, targets: 4, lowest_id: 1, highest_id: 7, is_left_padded: false };
+        let made = Facts {
+            tokens: 6,
+            targets: 4,
+            lowest_id: 1,
+            highest_id: 7,
+            is_left_padded: false,
+            is_padded: false,
+            is_aligned: true,
+            has_labels: false,
+            labels: 6,
+            label_range: (1, 7),
+        };
         assert_eq!(batch.facts().unwrap(), made);
         assert_eq!(targets(), [[6, 7, -100], [2, 3, -100]]);
         let scored = || {
@@ -322,14 +385,35 @@ mod tests {
         };
         assert_eq!(scored(), [[0, 1, 3, 4], [6, 7, 2, 3]]);
         let _ = batch.labels().get(0).get(1).fill_(IGNORE_INDEX);
-        assert_eq!(batch.facts().unwrap(), Facts { targets: 3, ..made });
+        let fewer = Facts { targets: 3, labels: 5, ..made };
+        assert_eq!(batch.facts().unwrap(), fewer);
         assert_eq!(targets(), [[-100, 7, -100], [2, 3, -100]]);
         assert_eq!(scored(), [[1, 3, 4], [7, 2, 3]]);
         let _ = batch.attention_mask().get(1).get(0).fill_(0);
         let _ = batch.input_ids().get(1).get(0).fill_(90);
-        let padded =
-            Facts { tokens: 5, targets: 3, lowest_id: 2, highest_id: 90, is_left_padded: true };
+        let padded = Facts {
+            tokens: 5,
+            lowest_id: 2,
+            highest_id: 90,
+            is_left_padded: true,
+            is_padded: true,
+            ..fewer
+        };
         assert_eq!(batch.facts().unwrap(), padded);
+    }
+
+    #[test]
+    fn a_decoder_predicts_the_labels_as_they_are() {
+        let batch = batch_of_pairs(&[(vec![5, 6, 7], vec![1]), (vec![4], vec![2, 3])]);
+        assert_eq!(Vec::<Vec<i64>>::try_from(batch.input_ids()).unwrap(), [[5, 6, 7], [4, 0, 0]]);
+        assert_eq!(Vec::<Vec<i64>>::try_from(batch.labels()).unwrap(), [[1, -100], [2, 3]]);
+        let targets = batch.decoder_targets().unwrap();
+        let of = |x: &Tensor| Vec::<i64>::try_from(x).unwrap();
+        assert_eq!((of(&targets.positions), of(&targets.scored)), (vec![0, 2, 3], vec![1, 2, 3]));
+        let facts = batch.facts().unwrap();
+        assert_eq!((facts.labels, facts.label_range, facts.is_aligned), (3, (1, 3), false));
+        let _ = batch.labels().get(1).get(0).fill_(IGNORE_INDEX);
+        assert_eq!(of(&batch.decoder_targets().unwrap().scored), [1, 3]);
     }
 
     /// An operation that saved one part for its gradient must not be disturbed.

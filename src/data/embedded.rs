@@ -21,17 +21,11 @@ const TOKENIZERS: &[(&str, &[u8])] =
     &[("gpt2", include_bytes!("../../recipes/data/gpt2/tokenizer.json"))];
 
 /// The embedded dataset `name`.
-///
-/// # Errors
-/// There is none of that name.
 pub(super) fn dataset(name: &str) -> Result<EmbeddedSplits> {
     find("dataset", DATASETS, name)
 }
 
 /// The `tokenizer.json` of the embedded tokenizer `name`.
-///
-/// # Errors
-/// There is none of that name.
 pub(super) fn tokenizer(name: &str) -> Result<&'static [u8]> {
     find("tokenizer", TOKENIZERS, name)
 }

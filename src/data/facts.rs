@@ -16,12 +16,27 @@ pub struct Facts {
     pub highest_id: i64,
     /// Whether padding stands before a token of its row, which then must not see it.
     pub is_left_padded: bool,
+    /// Whether there is padding at all.
+    pub is_padded: bool,
+    /// Whether labels and input ids are as many in each row, as the labels of a causal model are.
+    pub is_aligned: bool,
+    /// Whether the rows came with labels of their own.
+    pub has_labels: bool,
+    /// Labels that are no padding.
+    pub labels: i64,
+    /// The lowest label, and the highest.
+    pub label_range: (i64, i64),
 }
 
-/// The rows of a batch on the host, one after another, each of `len` tokens.
+/// The rows of a batch on the host, one after another, each of `len` tokens and `label_len` labels.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct HostRows {
     pub(super) len: usize,
+    pub(super) label_len: usize,
+    /// Whether each row had as many labels as tokens before it was padded.
+    pub(super) is_aligned: bool,
+    /// Whether the rows came with labels of their own.
+    pub(super) has_labels: bool,
     pub(super) input_ids: Vec<i64>,
     pub(super) labels: Vec<i64>,
     pub(super) attention_mask: Vec<i64>,
@@ -35,7 +50,7 @@ impl HostRows {
             let next = row[1..].iter().copied();
             next.chain([IGNORE_INDEX]).collect::<Vec<_>>()
         };
-        self.labels.chunks_exact(self.len).flat_map(shifted).collect()
+        self.labels.chunks_exact(self.label_len).flat_map(shifted).collect()
     }
 
     /// The positions that have a token to predict, among those of all rows, and the tokens.
@@ -48,12 +63,18 @@ impl HostRows {
         let is_real = |mask: &i64| *mask != 0;
         let shown_after_hidden =
             |row: &[i64]| row.windows(2).any(|pair| !is_real(&pair[0]) && is_real(&pair[1]));
+        let labels = || self.labels.iter().copied().filter(|&id| id != IGNORE_INDEX);
         Facts {
             tokens: self.attention_mask.iter().filter(|mask| is_real(mask)).count() as i64,
             targets: target_ids.iter().filter(|&&id| id != IGNORE_INDEX).count() as i64,
             lowest_id: self.input_ids.iter().copied().min().unwrap_or(0),
             highest_id: self.input_ids.iter().copied().max().unwrap_or(0),
             is_left_padded: self.attention_mask.chunks_exact(self.len).any(shown_after_hidden),
+            is_padded: self.attention_mask.contains(&0),
+            is_aligned: self.is_aligned,
+            has_labels: self.has_labels,
+            labels: labels().count() as i64,
+            label_range: (labels().min().unwrap_or(0), labels().max().unwrap_or(0)),
         }
     }
 }
@@ -65,7 +86,8 @@ mod tests {
     fn rows(len: usize, input_ids: &[i64], labels: &[i64], attention_mask: &[i64]) -> HostRows {
         let [input_ids, labels, attention_mask] =
             [input_ids, labels, attention_mask].map(<[i64]>::to_vec);
-        HostRows { len, input_ids, labels, attention_mask }
+        let (label_len, is_aligned, has_labels) = (len, true, false);
+        HostRows { len, label_len, is_aligned, has_labels, input_ids, labels, attention_mask }
     }
 
     #[test]
@@ -74,8 +96,18 @@ mod tests {
         let targets = rows.target_ids();
         assert_eq!(targets, [2, 3, -100, 5, -100, -100]);
         let facts = rows.facts(&targets);
-        let expected =
-            Facts { tokens: 5, targets: 3, lowest_id: 0, highest_id: 5, is_left_padded: false };
+        let expected = Facts {
+            tokens: 5,
+            targets: 3,
+            lowest_id: 0,
+            highest_id: 5,
+            is_left_padded: false,
+            is_padded: true,
+            is_aligned: true,
+            has_labels: false,
+            labels: 4,
+            label_range: (1, 5),
+        };
         assert_eq!(facts, expected);
         let single = self::rows(1, &[7], &[7], &[1]);
         assert_eq!(single.target_ids(), [-100]);

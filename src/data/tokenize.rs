@@ -12,7 +12,7 @@ use arrow::{
 use super::{
     stage::{Batches, Stage, is_text, no_column},
     tokenizer::Tokenizer,
-    tokens::{self, ATTENTION_MASK, INPUT_IDS, Padding},
+    tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
 };
 use crate::error::{Code, Error, Result};
 
@@ -21,10 +21,15 @@ use crate::error::{Code, Error, Result};
 pub struct TokenizeOptions {
     /// The column that holds the text.
     pub field: String,
-    /// Whether each row ends in the tokenizer's end-of-text token.
+    /// The column of the texts that a model with an encoder should answer with: its tokens are the
+    /// labels.
+    pub text_target: Option<String>,
+    /// Whether each text ends in the tokenizer's end-of-text token.
     pub append_eos: bool,
     /// The length in tokens to which rows are cut or padded.
     pub max_length: Option<usize>,
+    /// The length in tokens to which labels are cut.
+    pub max_target_length: Option<usize>,
     /// Which rows are padded.
     pub padding: Padding,
     /// Whether rows longer than `max_length` are cut; the end-of-text token of `append_eos` stays.
@@ -35,8 +40,10 @@ impl Default for TokenizeOptions {
     fn default() -> Self {
         Self {
             field: "text".to_owned(),
+            text_target: None,
             append_eos: false,
             max_length: None,
+            max_target_length: None,
             padding: Padding::None,
             truncation: false,
         }
@@ -56,16 +63,15 @@ impl Tokenize {
         options: TokenizeOptions,
     ) -> Result<Self> {
         let schema = input.schema();
-        let field = schema
-            .field_with_name(&options.field)
-            .map_err(|_| no_column(&options.field, &schema).option("field"))?;
-        if !is_text(field.data_type()) {
-            bail!(
-                Code::Data,
-                "column \"{}\" is {}; tokenize needs text",
-                options.field,
-                field.data_type()
-            );
+        let target = options.text_target.as_ref().map(|name| ("text_target", name));
+        for (option, name) in [("field", &options.field)].into_iter().chain(target) {
+            let field = schema
+                .field_with_name(name)
+                .map_err(|_| no_column(name, &schema).option(option))?;
+            if !is_text(field.data_type()) {
+                let kind = field.data_type();
+                bail!(Code::Data, "column \"{name}\" is {kind}; tokenize needs text");
+            }
         }
         Ok(Self { input, rule: Arc::new(Rule::new(tokenizer, options)?) })
     }
@@ -144,28 +150,19 @@ impl Rule {
         if fill.is_some() {
             fields.push(tokens::int32_list(ATTENTION_MASK));
         }
+        if options.text_target.is_some() {
+            fields.push(tokens::int32_list(LABELS));
+        }
         Ok(Self { tokenizer, options, schema: Arc::new(Schema::new(fields)), eos, fill })
     }
 
     fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
-        let column = batch
-            .column_by_name(&self.options.field)
-            .ok_or_else(|| no_column(&self.options.field, &batch.schema()))?;
-        let texts = cast(column, &DataType::LargeUtf8)
-            .map_err(|e| Error::new(Code::Data, format!("tokenize: {e}")).caused_by(e))?;
-        let texts = texts.as_string::<i64>();
-        if let Some(row) = (0..texts.len()).find(|&row| texts.is_null(row)) {
-            return Err(Error::new(
-                Code::Data,
-                format!("row {}: \"{}\" is null", first_row + row as u64, self.options.field),
-            )
-            .hint("remove such rows with .filter before .tokenize"));
-        }
-        let rows = self.tokenizer.encode_batch(texts.iter().flatten().collect())?;
+        let rows = self.encode(batch, &self.options.field, first_row)?;
         let mut ids = Lists::with_capacity(rows.len());
         let mut mask = Lists::with_capacity(rows.len());
         for (row, mut tokens) in rows.into_iter().enumerate() {
-            self.finish(&mut tokens).map_err(|len| self.too_long(first_row + row as u64, len))?;
+            let max = ("max_length", self.options.max_length);
+            self.finish(&mut tokens, max, first_row + row as u64)?;
             let length = self.options.max_length.unwrap_or(0).max(tokens.len());
             if let Some(fill) = self.fill {
                 let real = tokens.len();
@@ -178,36 +175,69 @@ impl Rule {
         if self.fill.is_some() {
             columns.push(mask.finish());
         }
+        if let Some(target) = &self.options.text_target {
+            columns.push(self.labels(batch, target, first_row)?);
+        }
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::new(Code::Internal, format!("tokenize: {e}")).caused_by(e))
     }
 
-    /// Ends a row and cuts it; fails with the length of a row that is too long to be padded.
-    fn finish(&self, tokens: &mut Vec<u32>) -> Result<(), usize> {
+    /// The token ids of a column of text.
+    fn encode(&self, batch: &RecordBatch, name: &str, first_row: u64) -> Result<Vec<Vec<u32>>> {
+        let column = batch.column_by_name(name).ok_or_else(|| no_column(name, &batch.schema()))?;
+        let texts = cast(column, &DataType::LargeUtf8)
+            .map_err(|e| Error::new(Code::Data, format!("tokenize: {e}")).caused_by(e))?;
+        let texts = texts.as_string::<i64>();
+        if let Some(row) = (0..texts.len()).find(|&row| texts.is_null(row)) {
+            return Err(Error::new(
+                Code::Data,
+                format!("row {}: \"{name}\" is null", first_row + row as u64),
+            )
+            .hint("remove such rows with .filter before .tokenize"));
+        }
+        self.tokenizer.encode_batch(texts.iter().flatten().collect())
+    }
+
+    /// The labels of the rows: the tokens of the texts to answer with.
+    fn labels(&self, batch: &RecordBatch, target: &str, first_row: u64) -> Result<ArrayRef> {
+        let rows = self.encode(batch, target, first_row)?;
+        let mut labels = Lists::with_capacity(rows.len());
+        let max = ("max_target_length", self.options.max_target_length);
+        for (row, mut tokens) in rows.into_iter().enumerate() {
+            self.finish(&mut tokens, max, first_row + row as u64)?;
+            labels.push(tokens.into_iter().map(|id| id as i32));
+        }
+        Ok(labels.finish())
+    }
+
+    /// Ends a row and cuts it to the length that the option has.
+    fn finish(
+        &self,
+        tokens: &mut Vec<u32>,
+        (option, max): (&'static str, Option<usize>),
+        row: u64,
+    ) -> Result<()> {
         if let Some(eos) = self.eos
             && tokens.last() != Some(&eos)
         {
             tokens.push(eos);
         }
-        let Some(max) = self.options.max_length else { return Ok(()) };
-        if tokens.len() > max {
-            if !self.options.truncation {
-                return Err(tokens.len());
-            }
-            tokens.truncate(max);
-            if let (Some(eos), Some(last)) = (self.eos, tokens.last_mut()) {
-                *last = eos;
-            }
+        let Some(max) = max.filter(|&max| tokens.len() > max) else { return Ok(()) };
+        if !self.options.truncation {
+            let message =
+                format!("row {row} has {} tokens, more than {option} {max}", tokens.len());
+            return Err(Error::new(Code::Data, message)
+                .hint(format!("set truncation: true to cut it, or raise {option}"))
+                .option(option));
+        }
+        // An end that the tokenizer adds itself stays too.
+        let end =
+            self.eos.or(tokens.last().copied().filter(|&id| self.tokenizer.eos_id() == Some(id)));
+        tokens.truncate(max);
+        if let (Some(end), Some(last)) = (end, tokens.last_mut()) {
+            *last = end;
         }
         Ok(())
-    }
-
-    fn too_long(&self, row: u64, len: usize) -> Error {
-        let max = self.options.max_length.unwrap_or(0);
-        let message = format!("row {row} has {len} tokens, more than max_length {max}");
-        Error::new(Code::Data, message)
-            .hint("set truncation: true to cut it, or raise max_length")
-            .option("max_length")
     }
 }
 
@@ -217,7 +247,16 @@ fn check(options: &TokenizeOptions) -> Result<()> {
     let fault = |option: &str, message: &str| {
         Err(Error::new(Code::BadValue, format!("tokenize: {message}")).option(option))
     };
+    let max_target = options.max_target_length;
+    if max_target.is_some() && (options.text_target.is_none() || !options.truncation) {
+        let message = "max_target_length has no effect without text_target and truncation: true";
+        return fault("max_target_length", message);
+    }
+    if max_target.is_some_and(|max| max == 0 || max > i32::MAX as usize) {
+        return fault("max_target_length", "max_target_length must be 1 or more");
+    }
     match options.max_length {
+        None if options.truncation && max_target.is_some() => Ok(()),
         Some(0) => fault("max_length", "max_length must be 1 or more"),
         Some(max) if max > i32::MAX as usize => fault("max_length", "max_length is too large"),
         Some(_) if !uses_length => fault(

@@ -16,6 +16,11 @@ use crate::error::{Code, Error, IoContext, Result};
 
 /// Names under which models know their end-of-text token, most specific first.
 const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
+/// Files of SentencePiece.
+const SENTENCEPIECE: [&str; 3] = ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"];
+/// How a tokenizer without a `tokenizer.json` gets one.
+const TO_JSON: &str = "make a tokenizer.json of it, in Python: \
+     AutoTokenizer.from_pretrained(dir).save_pretrained(dir)";
 /// Names under which models know their padding token.
 const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
 
@@ -64,13 +69,16 @@ impl Tokenizer {
         let inner = if json.is_file() && json.file_name() != Some("vocab.json".as_ref()) {
             parse(&read(&json)?, &json.display().to_string())?
         } else if (path.is_dir() || path == vocab) && vocab.is_file() && merges.is_file() {
+            check_class(&dir, config_in(&dir)?.as_ref())?;
             byte_level_bpe(&vocab, &merges)?
         } else if path.is_dir() {
-            bail!(
-                Code::Tokenizer,
+            let message = format!(
                 "{} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
                 path.display()
             );
+            let e = Error::new(Code::Tokenizer, message);
+            let has_model = SENTENCEPIECE.iter().any(|name| path.join(name).is_file());
+            return Err(if has_model { e.hint(TO_JSON) } else { e });
         } else {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
@@ -120,9 +128,6 @@ impl Tokenizer {
     }
 
     /// The ids of many texts, on all cores.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::encode`].
     pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>> {
         let encodings =
             self.inner.encode_batch_fast(texts, true).map_err(|e| failed("encode", e))?;
@@ -138,9 +143,6 @@ impl Tokenizer {
     }
 
     /// The text of `ids`, special tokens included.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::decode`].
     pub fn decode_with_special_tokens(&self, ids: &[u32]) -> Result<String> {
         self.decode_all(ids, false)
     }
@@ -173,6 +175,11 @@ impl Tokenizer {
     /// The id of the token that ends a text, if the tokenizer has one.
     pub fn eos_id(&self) -> Option<u32> {
         self.eos
+    }
+
+    /// The id of the padding token, if the tokenizer has one.
+    pub fn own_pad_id(&self) -> Option<u32> {
+        self.pad
     }
 
     /// The id to fill up rows with: the padding token, or else the token that ends a text.
@@ -220,15 +227,41 @@ fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
     Ok(inner)
 }
 
-/// The `tokenizer_config.json` of a directory, where there is one.
+/// The `tokenizer_config.json` of a directory, with what a `special_tokens_map.json` says beside it.
 fn config_in(dir: &Path) -> Result<Option<Value>> {
-    let path = dir.join("tokenizer_config.json");
-    if !path.is_file() {
-        return Ok(None);
-    }
-    serde_json::from_slice(&read(&path)?).map(Some).map_err(|e| {
-        Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
+    let read = |name: &str| -> Result<Option<Value>> {
+        let path = dir.join(name);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        serde_json::from_slice(&read(&path)?).map(Some).map_err(|e| {
+            Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
+        })
+    };
+    let (config, special) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
+    Ok(match (config, special) {
+        (Some(Value::Object(config)), Some(Value::Object(mut special))) => {
+            special.extend(config.into_iter().filter(|(_, value)| !value.is_null()));
+            Some(special.into())
+        }
+        (config, special) => config.or(special),
     })
+}
+
+/// Refuses the two files of a tokenizer that is no GPT-2's: its class adds rules that they do not hold.
+fn check_class(dir: &Path, config: Option<&Value>) -> Result<()> {
+    let Some(config) = config else { return Ok(()) };
+    let class = config["tokenizer_class"].as_str().unwrap_or("GPT2Tokenizer");
+    let is_plain =
+        matches!(class, "GPT2Tokenizer" | "GPT2TokenizerFast") && config["add_bos_token"] != true;
+    if is_plain {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let message = format!(
+        "{dir} has the tokenizer of a {class} in vocab.json and merges.txt, without its rules"
+    );
+    Err(Error::new(Code::Tokenizer, message).hint(TO_JSON))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {

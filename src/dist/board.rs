@@ -69,26 +69,17 @@ impl Board {
     }
 
     /// The value of a key, if it has one now.
-    ///
-    /// # Errors
-    /// As [`Board::set`].
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>> {
         self.0.get(key)
     }
 
     /// What a rank has last said of itself.
-    ///
-    /// # Errors
-    /// As [`Board::set`].
     pub fn rank_state(&self, rank: usize) -> Result<Option<RankState>> {
         let bytes = self.0.get(&format!("0/{}", RankState::key(rank)))?;
         Ok(bytes.and_then(|bytes| RankState::parse(&bytes)))
     }
 
     /// What a rank has told its launcher under `key`.
-    ///
-    /// # Errors
-    /// As [`Board::set`].
     pub fn told(&self, key: &str) -> Result<Option<String>> {
         let bytes = self.0.get(&format!("0/{key}"))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))

@@ -147,9 +147,6 @@ impl ProcessGroup {
     }
 
     /// Starts [`ProcessGroup::all_reduce`].
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
     pub fn all_reduce_async(&self, tensor: &Tensor, op: ReduceOp) -> Result<Work> {
         self.start_all_reduce(tensor, op, Mode::Async)
     }
@@ -165,9 +162,6 @@ impl ProcessGroup {
     }
 
     /// Starts [`ProcessGroup::all_gather_into`].
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_gather_into`].
     pub fn all_gather_into_async(&self, out: &Tensor, shard: &Tensor) -> Result<Work> {
         self.start_all_gather(out, shard, Mode::Async)
     }
@@ -182,9 +176,6 @@ impl ProcessGroup {
     }
 
     /// Starts [`ProcessGroup::reduce_scatter`].
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::reduce_scatter`].
     pub fn reduce_scatter_async(
         &self,
         shard: &Tensor,
@@ -204,9 +195,6 @@ impl ProcessGroup {
     }
 
     /// Starts [`ProcessGroup::broadcast`].
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::broadcast`].
     pub fn broadcast_async(&self, tensor: &Tensor, root: usize) -> Result<Work> {
         self.start_broadcast(tensor, root, Mode::Async)
     }
@@ -220,18 +208,12 @@ impl ProcessGroup {
     }
 
     /// Starts [`ProcessGroup::barrier`].
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::barrier`].
     pub fn barrier_async(&self) -> Result<Work> {
         self.start_barrier(Mode::Async)
     }
 
     /// Whether `flag` is set on any rank: an answer that is the same on all of them. Every rank
     /// must call it.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`].
     pub fn any(&self, flag: bool) -> Result<bool> {
         if self.world_size() == 1 {
             return Ok(flag);

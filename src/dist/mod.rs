@@ -27,7 +27,7 @@ pub use board::Board;
 pub use connect::check_gloo;
 pub use group::{ProcessGroup, ReduceOp};
 pub use rendezvous::Rendezvous;
-pub use shard::{Reduction, Shard};
+pub use shard::{Reduction, ShardSpec};
 pub use traffic::{Sent, Traffic};
 pub use watch::{Call, Phase, RankState};
 pub use work::Work;

@@ -8,14 +8,14 @@ use crate::{
 
 /// Which slice of every flat tensor belongs to this rank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Shard {
+pub struct ShardSpec {
     /// This rank.
     pub rank: usize,
     /// How many slices there are.
     pub world_size: usize,
 }
 
-impl Shard {
+impl ShardSpec {
     /// All of it.
     pub const WHOLE: Self = Self { rank: 0, world_size: 1 };
 
@@ -40,18 +40,12 @@ impl Shard {
     }
 
     /// This rank's slice of `flat`, `[numel]`, as a view.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn slice(self, flat: &Tensor) -> Result<Tensor> {
         let (start, len) = self.range(flat.numel() as i64);
         Ok(flat.f_narrow(0, start, len)?)
     }
 
     /// A copy of this rank's slice of `flat`, in the format `kind`: `flat` itself can be freed.
-    ///
-    /// # Errors
-    /// There is not enough memory.
     pub fn copy(self, flat: &Tensor, kind: Kind) -> Result<Tensor> {
         let part = self.slice(flat)?;
         let copy = Tensor::f_empty([part.numel() as i64], (kind, part.device()))?;
@@ -69,9 +63,6 @@ pub struct Reduction {
 
 impl Reduction {
     /// Returns the sum when it is there.
-    ///
-    /// # Errors
-    /// Those of [`Work::wait`].
     pub fn wait(self) -> Result<Tensor> {
         self.works.into_iter().try_for_each(Work::wait)?;
         Ok(self.out)
@@ -125,7 +116,7 @@ impl ProcessGroup {
     /// As [`ProcessGroup::all_gather_into`]; memory is exhausted.
     pub fn gather_slices(&self, flat: &Tensor, most: u64) -> Result<()> {
         let ranks = self.world_size() as i64;
-        let own = Shard::of(self).slice(flat)?;
+        let own = ShardSpec::of(self).slice(flat)?;
         let len = own.numel() as i64;
         if len * ranks <= most as i64 {
             return self.all_gather_into(flat, &own);
@@ -162,7 +153,7 @@ mod tests {
     fn slices_are_equal_and_in_the_order_of_the_ranks() {
         let flat = Tensor::arange(12, (Kind::Float, crate::tensor::Device::Cpu));
         for rank in 0..3 {
-            let slice = Shard { rank, world_size: 3 }.slice(&flat).unwrap();
+            let slice = ShardSpec { rank, world_size: 3 }.slice(&flat).unwrap();
             assert_eq!((slice.numel(), slice.double_value(&[0])), (4, 4.0 * rank as f64));
         }
     }

@@ -1,6 +1,6 @@
 //! Evaluation: the mean loss over a dataset, without dropout and without touching the training.
 
-use super::{Engine, walk::loss_without_gradients};
+use super::{Engine, stage::loss_without_gradients};
 use crate::{
     data::Batch,
     dist::ReduceOp,
@@ -45,7 +45,7 @@ impl Engine {
                 break;
             }
             let Some(batch) = batch else {
-                guard("evaluate", || self.model.accompany())?;
+                guard("evaluate", || self.model.participate())?;
                 continue;
             };
             self.check_batch(&batch)?;

@@ -8,15 +8,19 @@
 //! optimizer steps, beside what the device computes; from stage 2 on in every micro batch, so that the
 //! device never has them all.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+};
 
-use super::{landing::Landing, placement::Placement};
+use super::{landing::Landing, offload::Offload};
 use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
     dist::{ProcessGroup, Reduction},
     error::{Code, Error, Result},
-    model::{FlatUnit, UnitGradient},
+    model::{FlatUnit, ParamPlace, SharedGradients, UnitGradients},
     tensor::{Copying, Kind, Tensor},
 };
 
@@ -26,7 +30,7 @@ const MOST_UNDER_WAY: usize = 1;
 /// The gradients of each unit.
 pub(super) struct Gradients {
     /// What this rank has added and not yet summed.
-    buffers: Vec<Option<UnitGradient>>,
+    buffers: SharedGradients,
     /// Sums over the ranks, of whole units or of this rank's slices.
     sums: Vec<Option<Copying>>,
     under_way: VecDeque<(usize, Reduction)>,
@@ -45,24 +49,25 @@ pub(super) struct Gradients {
 }
 
 impl Gradients {
-    /// No gradient yet for this many units.
+    /// No gradient yet of these units.
     pub(super) fn new(
-        units: usize,
+        units: &Rc<[FlatUnit]>,
         group: Rc<ProcessGroup>,
         config: &EngineConfig,
-        placement: &Placement,
+        offload: &Offload,
     ) -> Self {
+        let kind = config.precision.grad_accum_dtype.into();
         Self {
-            buffers: (0..units).map(|_| None).collect(),
-            sums: (0..units).map(|_| None).collect(),
+            buffers: Rc::new(RefCell::new(UnitGradients::new(units, kind))),
+            sums: units.iter().map(|_| None).collect(),
             under_way: VecDeque::new(),
-            kind: config.precision.grad_accum_dtype.into(),
+            kind,
             sum_kind: config.precision.communication_data_type.into(),
             group,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
-            landing: Landing::new(placement.optimizer.device(), units),
-            moves: placement.moves_gradients,
+            landing: Landing::new(offload.optimizer.device(), units.len()),
+            moves: offload.moves_gradients,
             at_once: false,
         }
     }
@@ -75,53 +80,26 @@ impl Gradients {
             || (ranks > 1 && last && self.zero.overlaps());
     }
 
-    /// Gives the gradient of unit `i` out, to be added to and [put back](Self::put_back).
-    ///
-    /// # Errors
-    /// Memory is exhausted.
-    pub(super) fn take_out(&mut self, unit: &FlatUnit, i: usize) -> Result<UnitGradient> {
-        self.buffers[i].take().map_or_else(|| UnitGradient::new(unit, self.kind), Ok)
+    /// The gradients of this rank, for the operations of a backward pass to add to.
+    pub(super) fn shared(&self) -> &SharedGradients {
+        &self.buffers
     }
 
-    /// Takes the gradient of unit `i` back.
-    pub(super) fn put_back(&mut self, i: usize, gradient: UnitGradient) {
-        self.buffers[i] = Some(gradient);
-    }
-
-    /// Adds gradients of parameters of unit `i`, by number.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
+    /// Adds the gradients that there are of parameters, each named once.
     pub(super) fn add(
-        &mut self,
-        unit: &FlatUnit,
-        i: usize,
-        grads: &[(usize, Tensor)],
+        &self,
+        grads: impl Iterator<Item = (ParamPlace, Option<Tensor>)>,
     ) -> Result<()> {
-        let mut gradient = self.take_out(unit, i)?;
-        gradient.add(grads)?;
-        self.put_back(i, gradient);
-        Ok(())
-    }
-
-    /// Adds the gradient that was made apart for unit `i`, which may become the unit's own.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub(super) fn merge(&mut self, i: usize, gradient: UnitGradient) -> Result<()> {
-        match &mut self.buffers[i] {
-            Some(own) => own.merge(gradient),
-            none => {
-                *none = Some(gradient);
-                Ok(())
-            }
+        let mut by_unit: BTreeMap<usize, Vec<(usize, Tensor)>> = BTreeMap::new();
+        for (ParamPlace { unit, index }, grad) in grads {
+            let of_unit = by_unit.entry(unit).or_default();
+            of_unit.extend(grad.map(|grad| (index, grad)));
         }
+        let mut buffers = self.buffers.borrow_mut();
+        by_unit.iter().try_for_each(|(&unit, grads)| buffers.open(unit)?.add(grads))
     }
 
-    /// Says that this micro batch adds no more to unit `i`. Every rank does so in the same order.
-    ///
-    /// # Errors
-    /// Those of the sum over the ranks.
+    /// Marks unit `i` as complete for this micro batch. Every rank does so in the same order.
     pub(super) fn complete(&mut self, i: usize) -> Result<()> {
         if !self.at_once {
             return Ok(());
@@ -133,7 +111,7 @@ impl Gradients {
 
     /// Starts to sum the buffer of unit `i`, if it has one.
     fn start(&mut self, i: usize) -> Result<()> {
-        let Some(buffer) = self.buffers[i].take() else { return Ok(()) };
+        let Some(buffer) = self.buffers.borrow_mut().take(i) else { return Ok(()) };
         let buffer = buffer.complete()?;
         let _counting = memory::count_as(memory::Kind::Gradients)?;
         let (kind, most) = (self.sum_kind, self.zero.reduce_bucket_size);
@@ -152,7 +130,7 @@ impl Gradients {
             let Some((i, sum)) = self.under_way.pop_front() else { break };
             let sum = sum.wait()?;
             let all = match self.sums[i].take() {
-                // The device adds also what is at home elsewhere: the host would wait for it.
+                // The device adds also what is kept elsewhere: the host would wait for it.
                 Some(so_far) => so_far.send_on(sum.device())?.wait()?.f_add_(&sum)?,
                 // A sum to which nothing is added keeps its format.
                 None if self.accumulates => sum.f_to_kind(self.kind)?,
@@ -165,13 +143,10 @@ impl Gradients {
 
     /// The gradients of all units, each of them where the optimizer steps, summed over the ranks:
     /// whole, or from stage 1 on this rank's slices. None is left here. Every rank must call it.
-    ///
-    /// # Errors
-    /// Those of the sums; memory is exhausted.
     pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
-        for (i, unit) in units.iter().enumerate() {
-            if self.sums[i].is_none() && self.buffers[i].is_none() && !self.is_under_way(i) {
-                self.buffers[i] = Some(UnitGradient::new(unit, self.kind)?);
+        for i in 0..units.len() {
+            if self.sums[i].is_none() && !self.is_under_way(i) {
+                self.buffers.borrow_mut().open(i)?;
             }
             // One whole buffer and one sum at a time where a slice is kept.
             self.start(i)?;
@@ -192,7 +167,7 @@ impl Gradients {
 
     /// Drops what has been added.
     pub(super) fn clear(&mut self) {
-        self.buffers.iter_mut().for_each(|grad| *grad = None);
+        self.buffers.borrow_mut().clear();
         self.sums.iter_mut().for_each(|sum| *sum = None);
         self.under_way.clear();
     }

@@ -7,23 +7,20 @@ use crate::{
 
 /// The place of each unit, made when its first gradient comes.
 pub(super) struct Landing {
-    home: Device,
+    location: Device,
     places: Vec<Option<Tensor>>,
 }
 
 impl Landing {
-    /// For this many units, whose gradients are taken on `home`.
-    pub(super) fn new(home: Device, units: usize) -> Self {
-        Self { home, places: (0..units).map(|_| None).collect() }
+    /// For this many units, whose gradients are taken on `location`.
+    pub(super) fn new(location: Device, units: usize) -> Self {
+        Self { location, places: (0..units).map(|_| None).collect() }
     }
 
     /// Starts to bring the gradient of unit `i` there, in the place of the one before it. One that is
     /// there already stays where it is.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
     pub(super) fn bring(&mut self, i: usize, grad: Tensor) -> Result<Copying> {
-        if grad.device() == self.home {
+        if grad.device() == self.location {
             return Ok(Copying::done(grad));
         }
         start_copy(self.place(i, &grad)?, &grad)

@@ -13,7 +13,7 @@ pub(super) fn layouts(units: &[FlatUnit], world_size: usize) -> Vec<UnitLayout> 
             name: spec.name.clone(),
             offset,
             shape: spec.shape.clone(),
-            fans: spec.fans,
+            fan_in_out: spec.fan_in_out,
         });
         UnitLayout { numel: unit.numel_for(world_size), params: param.collect() }
     };

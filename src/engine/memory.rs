@@ -51,9 +51,6 @@ impl MemoryUse {
 impl Engine {
     /// What libtorch's allocator took for it and for everything else in this process; `None` on the
     /// CPU.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn allocator(&self) -> Result<Option<AllocatorUse>> {
         allocator_use(self.model.device())
     }
@@ -62,8 +59,8 @@ impl Engine {
     pub fn memory(&self) -> MemoryUse {
         let (_, peak) = self.ledger.counts();
         MemoryUse {
-            parameters: self.publication.parameter_bytes() + peak.of(Kind::Parameters),
-            master_weights: if self.publication.is_shared() {
+            parameters: self.master_weights.parameter_bytes() + peak.of(Kind::Parameters),
+            master_weights: if self.master_weights.is_shared() {
                 0
             } else {
                 self.states.master_bytes(self.model.device())
@@ -85,7 +82,7 @@ mod tests {
         data::{Batch, batch_of},
         dist::ProcessGroup,
         engine::{Engine, config},
-        model::{BlockContext, Direction, Embedding, Gpt2Config, Model},
+        model::{Context, Direction, Flow, Masks, Model, ModelConfig},
         tensor::Device,
     };
 
@@ -94,18 +91,15 @@ mod tests {
     fn autograd_peak(model: &Model, batch: &Batch) -> u64 {
         let ledger = Ledger::new(Device::Cpu).unwrap();
         let _counting = ledger.open(Kind::Buffers).unwrap();
-        let mut units = model.visit(Direction::Forward);
-        let unit = units.unit().unwrap();
-        let mut x = model.embedding().lookup(unit.params(), batch.input_ids(), 0).unwrap();
-        let Embedding::Gpt2(embedding) = model.embedding() else { unreachable!("a GPT-2") };
-        x = x.dropout(embedding.dropout, true);
-        for block in model.blocks() {
-            let context = BlockContext { train: true, ..Default::default() };
-            x = block.forward(units.unit().unwrap().params(), &x, context).unwrap();
+        let masks = Masks::default();
+        let mut flow = Flow::of(batch.input_ids().shallow_clone());
+        for (i, layer) in model.layers().iter().enumerate() {
+            let gathered = model.gather(i, Direction::Forward).unwrap();
+            let mut context = Context { train: true, ..Context::new(&masks) };
+            let params = gathered.params(i, None);
+            flow = layer.layer().forward(&params, &flow, &mut context).unwrap();
         }
-        let head = units.head().unwrap();
-        let logits = model.head().logits(head.params(), head.projection(), &x).unwrap();
-        drop(x);
+        let logits = flow.hidden;
         let size = logits.size();
         let shifted = logits.narrow(1, 0, size[1] - 1).reshape([-1, size[2]]);
         drop(logits);
@@ -118,7 +112,8 @@ mod tests {
         for (_, param) in model.named_params() {
             param.shallow_clone().zero_grad();
         }
-        ledger.counts().1.of(Kind::Buffers) + states as u64
+        let peak = ledger.counts().1;
+        peak.of(Kind::Activations) + peak.of(Kind::Buffers) + states as u64
     }
 
     fn engine_peak(model: &Rc<Model>, batch: &Batch, every: Option<usize>) -> u64 {
@@ -134,8 +129,8 @@ mod tests {
 
     /// Peaks in bytes: with activation checkpointing and the loss in slices, without the first, and
     /// of autograd alone.
-    fn peaks(config: Gpt2Config, rows: i64, tokens: i64) -> [u64; 3] {
-        let row = |r| (0..tokens).map(|t| (r * 7919 + t * 31) % config.vocab_size).collect();
+    fn peaks(config: &ModelConfig, vocab_size: i64, rows: i64, tokens: i64) -> [u64; 3] {
+        let row = |r| (0..tokens).map(|t| (r * 7919 + t * 31) % vocab_size).collect();
         let batch = batch_of(&(0..rows).map(row).collect::<Vec<_>>());
         let model = Rc::new(Model::from_scratch(config, 1, Device::Cpu).unwrap());
         [
@@ -145,16 +140,16 @@ mod tests {
         ]
     }
 
+    /// GPT-2 with its dropout, and these sizes.
+    fn gpt2(sizes: &[(&str, i64)]) -> ModelConfig {
+        let sizes = sizes.iter().map(|&(key, size)| (key, size.into()));
+        ModelConfig::named("gpt2").unwrap().with(sizes, "test").unwrap()
+    }
+
     #[test]
     fn less_than_half_of_the_memory_of_autograd_alone_is_enough() {
-        let config = Gpt2Config {
-            n_embd: 128,
-            n_layer: 8,
-            n_head: 4,
-            vocab_size: 4000,
-            ..Default::default()
-        };
-        let [least, slices, whole] = peaks(config, 4, 256);
+        let sizes = [("n_embd", 128), ("n_layer", 8), ("n_head", 4), ("vocab_size", 4000)];
+        let [least, slices, whole] = peaks(&gpt2(&sizes), 4000, 4, 256);
         assert!(least < slices && slices < whole, "{least} {slices} {whole}");
         assert!(2 * least < whole, "{least} {whole}");
     }
@@ -164,7 +159,7 @@ mod tests {
     #[test]
     #[ignore = "takes 6 GB and minutes"]
     fn less_than_half_is_enough_for_gpt2() {
-        let [least, slices, whole] = peaks(Gpt2Config::default(), 4, 512);
+        let [least, slices, whole] = peaks(&gpt2(&[]), 50257, 4, 512);
         println!("{least} bytes, without checkpointing {slices}, by autograd alone {whole}");
         assert!(2 * least < slices && slices < whole, "{least} {slices} {whole}");
     }

@@ -1,28 +1,30 @@
 //! The training engine: forward, backward, step.
 //!
-//! The engine, not autograd, walks the layers (`walk.rs`): each runs on a detached input, and the
+//! The engine, not autograd, walks the layers (`stage.rs`): each runs on a detached input, and the
 //! backward pass goes from the last to the first, one layer's graph at a time, adding to flat
 //! gradients (`gradients.rs`). What ZeRO, offload and checkpointing change is therefore a line in
 //! one visible loop.
 //!
-//! The losses of a global batch are averaged as `window.rs` says, whose nominal weight is corrected
+//! The losses of a global batch are averaged as `accumulation.rs` says, whose normalizer is corrected
 //! once, in [`Engine::step`].
 
+mod accumulation;
 mod evaluate;
 mod gradients;
-mod health;
 mod landing;
 mod layout;
 mod loss_scaler;
+mod master_weights;
 mod memory;
 mod observe;
+mod offload;
 #[cfg(test)]
 mod operations;
+mod overflow_check;
 mod parameter_shards;
 mod parameter_slices;
-mod placement;
 pub mod plan;
-mod publication;
+mod stage;
 mod state;
 mod state_file;
 mod step;
@@ -31,13 +33,23 @@ mod timers;
 mod totals;
 mod trace;
 mod unit_states;
-mod walk;
-mod window;
 
 use std::{path::Path, rc::Rc};
 
 pub use crate::model::ModuleProfile;
 
+use self::{
+    accumulation::Accumulation,
+    gradients::Gradients,
+    layout::layouts,
+    master_weights::MasterWeights,
+    offload::Offload,
+    overflow_check::OverflowCheck,
+    stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
+    stop::Stop,
+    timers::{Phase, Timers},
+    unit_states::UnitStates,
+};
 pub use self::{
     evaluate::Evaluation,
     loss_scaler::LossScalerState,
@@ -47,18 +59,6 @@ pub use self::{
     timers::PhaseTimes,
     trace::Tracer,
 };
-use self::{
-    gradients::Gradients,
-    health::Health,
-    layout::layouts,
-    placement::Placement,
-    publication::Publication,
-    stop::Stop,
-    timers::{Phase, Timers},
-    unit_states::UnitStates,
-    walk::{Activations, Hooks, Pass, Seeds, targets_of},
-    window::Window,
-};
 use crate::{
     bridge::{
         memory::{self as ledger, Ledger},
@@ -66,12 +66,15 @@ use crate::{
     },
     config::{EngineConfig, LossAverage},
     data::{Batch, BatchRows},
-    dist::{ProcessGroup, Shard},
+    dist::{ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
-    model::{LossFunction, Model, record},
+    model::{LossFunction, Model, Sink, record},
     optim::{GroupRates, Optimizer, Plan, StepRates},
     tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
 };
+
+/// Tokens of a row that losses are averaged over before the rows are known.
+const USUAL_TOKENS: i64 = 2048;
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
@@ -80,12 +83,12 @@ pub struct Engine {
     config: EngineConfig,
     /// The loss, where it is not the cross-entropy of the next token.
     loss: Option<LossFunction>,
-    publication: Publication,
+    master_weights: MasterWeights,
     states: UnitStates,
     optimizer: Optimizer,
     gradients: Gradients,
-    health: Health,
-    window: Window,
+    overflow_check: OverflowCheck,
+    accumulation: Accumulation,
     pending: Option<Pending>,
     global_step: u64,
     global_samples: u64,
@@ -100,7 +103,7 @@ pub struct Engine {
     observers: Vec<Box<dyn Observer>>,
     stop: Stop,
     /// Set while state is changed, and left set by an error in between.
-    torn: bool,
+    is_inconsistent: bool,
     /// What the engine allocates, by kind.
     ledger: Ledger,
 }
@@ -145,41 +148,43 @@ impl Engine {
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         config.scheduler.check_momentum(&config.optimizer)?;
-        check_profiler(&model, &config)?;
+        if config.monitor.flops_profiler.is_some() {
+            model.measure()?;
+        }
         check_numerics(config.numerics, model.device())?;
         let world_size = group.world_size();
-        let shard = config.zero.shards_optimizer(world_size).then(|| Shard::of(&group));
+        let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(&group));
         let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
-        let placement = Placement::new(&config, world_size, model.device())?;
+        let offload = Offload::new(&config, world_size, model.device())?;
         plan::check_memory(&model, &config, world_size)?;
         if let Some(checkpointing) = config.activation_checkpointing {
-            checkpointing.check(model.blocks().len())?;
+            checkpointing.check(model.blocks())?;
         }
         let ledger = Ledger::new(model.device())?;
         let optimizer = Optimizer::new(plan);
-        let mut states = UnitStates::new(&placement, &optimizer)?;
+        let mut states = UnitStates::new(&offload, &optimizer)?;
         // Last: it changes the model, which a failure should leave as it is.
         let zero = &config.zero;
-        let publication =
-            Publication::begin(&model, &group, &precision, zero, &placement, |i, master| {
+        let master_weights =
+            MasterWeights::begin(&model, &group, &precision, zero, &offload, |i, master| {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
                 states.add(&optimizer, i, master)
             })?;
-        let gradients = Gradients::new(model.units().len(), Rc::clone(&group), &config, &placement);
+        let gradients = Gradients::new(model.units(), Rc::clone(&group), &config, &offload);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         compute_with(config.numerics)?;
         let gpu = Gpu::of(model.device());
         Ok(Self {
             model,
             group,
-            health: Health::new(precision.loss_scale),
+            overflow_check: OverflowCheck::new(precision.loss_scale),
             config,
             loss: None,
-            publication,
+            master_weights,
             states,
             optimizer,
             gradients,
-            window: Window::default(),
+            accumulation: Accumulation::default(),
             pending: None,
             global_step: 0,
             global_samples: 0,
@@ -191,7 +196,7 @@ impl Engine {
             gpu,
             observers: Vec::new(),
             stop: Stop::default(),
-            torn: false,
+            is_inconsistent: false,
             ledger,
         })
     }
@@ -223,7 +228,7 @@ impl Engine {
 
     /// Micro batches of the step that has begun.
     pub fn micro_step(&self) -> usize {
-        self.window.micro_steps()
+        self.accumulation.micro_steps()
     }
 
     /// What the last optimizer step was like; `None` before the first of this process.
@@ -239,22 +244,19 @@ impl Engine {
     }
 
     /// The learning rate of the next step.
-    ///
-    /// # Errors
-    /// Those of the schedule's function.
     pub fn lr(&self) -> Result<f64> {
         self.config.scheduler.lr(self.config.optimizer.lr, self.optimizer.applied_steps())
     }
 
     /// What the loss of the next step is multiplied by for its backward pass; only with fp16.
     pub fn loss_scale(&self) -> Option<f64> {
-        self.health.scaler.shown()
+        self.overflow_check.scaler.shown()
     }
 
     /// Steps that were skipped because a gradient was not finite; [`Engine::global_step`] counts
     /// them too, the schedule does not.
     pub fn skipped_steps(&self) -> u64 {
-        self.health.skipped_steps
+        self.overflow_check.skipped_steps
     }
 
     /// Makes a stop because of a loss or gradient that is not finite save the rows of its batch
@@ -264,7 +266,7 @@ impl Engine {
             1 => String::new(),
             _ => format!("-rank-{}", self.group.rank()),
         };
-        self.health.save_bad_batches(dir, suffix);
+        self.overflow_check.save_bad_batches(dir, suffix);
     }
 
     fn rates(&self) -> Result<StepRates> {
@@ -283,8 +285,8 @@ impl Engine {
         self.pending = None;
         self.check_batch(batch)?;
         self.row_tokens = batch.input_ids().size()[1];
-        if self.window.micro_steps() == self.config.gradient_accumulation_steps {
-            return Err(step_is_due(self.window.micro_steps()));
+        if self.accumulation.micro_steps() == self.config.gradient_accumulation_steps {
+            return Err(step_is_due(self.accumulation.micro_steps()));
         }
         self.timers.discard();
         self.timers.start(Phase::Forward)?;
@@ -293,12 +295,16 @@ impl Engine {
         let recorder = recorder.as_ref();
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         let pending = guard("forward", || {
-            let (targets, tokens) = (targets_of(batch)?, batch.facts()?.tokens);
+            let targets = targets_of(&self.model, batch)?;
+            let tokens = batch.facts()?.tokens;
+            let grad_kind = self.config.precision.grad_accum_dtype.into();
             let pass = Pass {
                 checkpointing: self.config.activation_checkpointing,
                 seeds: self.seeds(),
-                nominal: self.nominal(targets.count()) / self.health.scaler.scale(),
-                grad_kind: self.config.precision.grad_accum_dtype.into(),
+                loss_normalizer: self.loss_normalizer(targets.count())
+                    / self.overflow_check.scaler.scale(),
+                sink: Sink::new(self.model.units(), grad_kind),
+                masks: masks_of(&self.model, batch)?,
             };
             let activations = record(recorder, Model::SCOPE, || {
                 let hooks = Hooks { loss: self.loss.as_ref(), recorder, stop: &self.stop };
@@ -340,9 +346,9 @@ impl Engine {
         self.timers.start(Phase::Backward)?;
         let _range = range("backward");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        self.torn = true;
+        self.is_inconsistent = true;
         let (model, gradients) = (&self.model, &mut self.gradients);
-        let micro_steps = self.window.micro_steps() + 1;
+        let micro_steps = self.accumulation.micro_steps() + 1;
         gradients.begin(micro_steps == self.config.gradient_accumulation_steps);
         let walk = || pending.activations.backward(model, gradients, &self.stop);
         if let Err(e) = guard("backward", walk) {
@@ -351,26 +357,27 @@ impl Engine {
             }
             return Err(e);
         }
-        self.torn = false;
+        self.is_inconsistent = false;
         self.timers.stop()?;
         let loss = (pending.loss_sum, pending.targets);
-        self.window.add(self.config.loss_average, loss, pending.tokens, pending.rows)
+        self.accumulation.add(self.config.loss_average, loss, pending.tokens, pending.rows)
     }
 
     /// What the losses of a micro batch with this many targets are divided by for its gradient.
-    fn nominal(&self, targets: i64) -> f64 {
+    fn loss_normalizer(&self, targets: i64) -> f64 {
         match self.config.loss_average {
-            LossAverage::Tokens => self.nominal_total(),
-            LossAverage::MicroBatches => self.nominal_total() * targets.max(1) as f64,
+            LossAverage::Tokens => self.total_normalizer(),
+            LossAverage::MicroBatches => self.total_normalizer() * targets.max(1) as f64,
         }
     }
 
     /// The weight of a whole step before it is known. For tokens any number would do; this one is
     /// the same however the global batch is cut.
-    fn nominal_total(&self) -> f64 {
+    fn total_normalizer(&self) -> f64 {
         let micro_batches =
             (self.config.gradient_accumulation_steps * self.group.world_size()) as f64;
-        let tokens = (self.model.config().n_positions() - 1).max(1) as f64;
+        let positions = self.model.facts().max_positions.unwrap_or(USUAL_TOKENS);
+        let tokens = (positions.min(USUAL_TOKENS) - 1).max(1) as f64;
         match self.config.loss_average {
             LossAverage::Tokens => micro_batches * self.config.micro_batch_size as f64 * tokens,
             LossAverage::MicroBatches => micro_batches,
@@ -381,7 +388,7 @@ impl Engine {
         Seeds::new(
             self.config.seed,
             self.global_step,
-            self.window.micro_steps() as u64,
+            self.accumulation.micro_steps() as u64,
             self.group.rank() as u64,
         )
     }
@@ -403,17 +410,31 @@ impl Engine {
                 self.model.device()
             );
         }
-        let facts = batch.facts()?;
-        let checked = self.model.check_length(batch.input_ids().size()[1]);
-        let checked =
-            checked.and_then(|()| self.model.check_ids(facts.lowest_id, facts.highest_id));
-        checked.map_err(|e| {
+        self.check_ids(batch).map_err(|e| {
             let place = format!(
                 "in the batch that begins at row {} of epoch {}",
                 batch.first_row, batch.epoch
             );
             e.hint(place)
         })
+    }
+
+    fn check_ids(&self, batch: &Batch) -> Result<()> {
+        let (facts, model) = (batch.facts()?, &self.model);
+        model.check_length(batch.input_ids().size()[1])?;
+        model.check_ids(facts.lowest_id, facts.highest_id)?;
+        if model.facts().is_seq2seq() {
+            if !facts.has_labels {
+                return Err(Error::new(Code::Data, "the rows have no labels: a model with an encoder learns a second text")
+                    .hint("name its column with .tokenize(tok, #{ text_target: \"...\" }), or give rows a column labels"));
+            }
+            return model.check_ids(facts.label_range.0, facts.label_range.1);
+        }
+        if facts.is_aligned {
+            return Ok(());
+        }
+        Err(Error::new(Code::Data, "labels and input_ids of a row differ in number")
+            .hint("these are pairs of texts, for a model with an encoder such as T5; for a model without one each token has a label, -100 where it is not to be learned"))
     }
 
     /// Gets ready to compute, as this engine does and another one may not.
@@ -424,23 +445,12 @@ impl Engine {
 
     /// Refuses to go on after an error left gradients or parameters half changed.
     fn check_whole(&self) -> Result<()> {
-        if !self.torn {
+        if !self.is_inconsistent {
             return Ok(());
         }
         Err(Error::new(Code::CallOrder, "this engine stopped in the middle of an earlier call")
             .hint("load a checkpoint into it, or make a new one"))
     }
-}
-
-/// Refuses a profile of what only the maker of the model knows.
-fn check_profiler(model: &Model, config: &EngineConfig) -> Result<()> {
-    if model.config().gpt2().is_some() || config.monitor.flops_profiler.is_none() {
-        return Ok(());
-    }
-    let message = "`flops_profiler` counts the operations of GPT-2, not of a model's own layers";
-    Err(Error::new(Code::BadValue, message)
-        .option("flops_profiler")
-        .hint("wall_clock_breakdown: true shows what a step takes"))
 }
 
 fn step_is_due(micro_steps: usize) -> Error {

@@ -13,10 +13,6 @@ use crate::{
 /// Is told of each optimizer step.
 pub trait Observer {
     /// A step was done: [`Engine::last_step`] says what it was like.
-    ///
-    /// # Errors
-    /// Those of writing it down. [`Engine::step`] passes them on when all observers were called;
-    /// the step is done all the same.
     fn on_step(&mut self, engine: &Engine) -> Result<()>;
 }
 

@@ -9,7 +9,7 @@ use crate::{
     config::{Dtype, EngineConfig, PrecisionConfig},
     data::{Batch, batch_of},
     dist::ProcessGroup,
-    model::{Gpt2Config, Model},
+    model::{Model, ModelConfig},
     tensor::Device,
 };
 
@@ -19,15 +19,15 @@ const READ: &str = "aten::_local_scalar_dense";
 /// Three blocks, so that what is done once a block can be told from what is done once. Attention
 /// without dropout, for which the CPU has a fused kernel as CUDA has with it.
 fn engine(dtype: Dtype) -> Engine {
-    let model = Gpt2Config {
-        vocab_size: 70,
-        n_positions: 6,
-        n_embd: 32,
-        n_layer: 3,
-        n_head: 2,
-        attn_pdrop: 0.0,
-        ..Gpt2Config::default()
-    };
+    let settings = [
+        ("vocab_size", 70.into()),
+        ("n_positions", 6.into()),
+        ("n_embd", 32.into()),
+        ("n_layer", 3.into()),
+        ("n_head", 2.into()),
+        ("attn_pdrop", 0.0.into()),
+    ];
+    let model = ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap();
     let config = EngineConfig {
         micro_batch_size: 2,
         gradient_accumulation_steps: 2,
@@ -35,7 +35,7 @@ fn engine(dtype: Dtype) -> Engine {
         ..config(None)
     };
     let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
-    let model = Rc::new(Model::from_scratch(model, 4, Device::Cpu).unwrap());
+    let model = Rc::new(Model::from_scratch(&model, 4, Device::Cpu).unwrap());
     Engine::new(model, group, config).unwrap()
 }
 

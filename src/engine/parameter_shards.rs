@@ -10,8 +10,8 @@
 use std::{cell::RefCell, rc::Rc};
 
 use super::{
+    offload::Location,
     parameter_slices::{Coming, ParameterSlices},
-    placement::Home,
 };
 use crate::{
     bridge::{
@@ -19,9 +19,9 @@ use crate::{
         stream::{self, Way, on_lane},
     },
     config::ZeroConfig,
-    dist::{ProcessGroup, Shard, Work},
+    dist::{ProcessGroup, ShardSpec, Work},
     error::{Code, Error, Result},
-    model::{FlatUnit, Residence},
+    model::{FlatUnit, ParameterStore},
     tensor::{Copying, Kind, Tensor, no_grad},
 };
 
@@ -64,13 +64,10 @@ impl Gather {
 
 impl ParameterShards {
     /// For `units` whose parameters will have the format `kind`; all of them are there yet.
-    ///
-    /// # Errors
-    /// What goes to disk has no room there.
     pub(super) fn new(
         group: &Rc<ProcessGroup>,
         zero: &ZeroConfig,
-        home: &Home,
+        location: &Location,
         (units, kind): (&[FlatUnit], Kind),
     ) -> Result<Self> {
         let ranks = group.world_size();
@@ -79,7 +76,7 @@ impl ParameterShards {
             let stays = unit.numel() as u64 <= threshold;
             if stays { 0 } else { unit.numel_for(ranks) / ranks as i64 }
         };
-        let slices = ParameterSlices::new(home, units.iter().map(slice).collect(), kind)?;
+        let slices = ParameterSlices::new(location, units.iter().map(slice).collect(), kind)?;
         Ok(Self {
             group: Rc::clone(group),
             slices,
@@ -90,14 +87,11 @@ impl ParameterShards {
 
     /// Takes this rank's slice of unit `i`, whose parameters are there, and releases the unit, unless
     /// it stays whole.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn take(&mut self, unit: &FlatUnit, i: usize) -> Result<()> {
         if self.stays_whole(i) {
             return Ok(());
         }
-        let slice = Shard::of(&self.group).copy(unit.flat()?, unit.kind())?;
+        let slice = ShardSpec::of(&self.group).copy(unit.flat()?, unit.kind())?;
         self.slices.keep(i, slice)?;
         unit.release()
     }
@@ -117,7 +111,7 @@ impl ParameterShards {
         let place = &mut self.places.borrow_mut()[i];
         if matches!(place, Place::Apart) {
             *place = match self.slices.fetch(i)? {
-                Coming::Here(slice) => Place::Gathered(self.gather(unit, &slice)?),
+                Coming::Here(slice) => Place::Gathered(self.all_gather(unit, &slice)?),
                 // When a read ends is not the same on all ranks, and the order of gathers must be.
                 read @ Coming::Read(..) => Place::Read(read),
             };
@@ -127,7 +121,7 @@ impl ParameterShards {
 
     /// Starts to gather a unit from all slices. From a slice on the host all of it goes on beside what
     /// the device computes.
-    fn gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Gather> {
+    fn all_gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Gather> {
         let _counting = memory::count_as(memory::Kind::Parameters)?;
         let whole = unit.allocate()?;
         let all_gather = |slice: &Tensor| match self.group.world_size() {
@@ -151,8 +145,8 @@ impl ParameterShards {
     }
 }
 
-impl Residence for ParameterShards {
-    fn bring(&self, units: &[FlatUnit], i: usize, following: &[usize]) -> Result<()> {
+impl ParameterStore for ParameterShards {
+    fn gather(&self, units: &[FlatUnit], i: usize, following: &[usize]) -> Result<()> {
         if self.stays_whole(i) {
             return Ok(());
         }
@@ -165,7 +159,7 @@ impl Residence for ParameterShards {
         }
         let place = std::mem::replace(&mut self.places.borrow_mut()[i], Place::Here(1));
         match place {
-            Place::Read(slice) => self.gather(&units[i], &slice.wait()?)?.wait(),
+            Place::Read(slice) => self.all_gather(&units[i], &slice.wait()?)?.wait(),
             Place::Gathered(gather) => gather.wait(),
             Place::Here(users) => {
                 self.places.borrow_mut()[i] = Place::Here(users + 1);
@@ -175,7 +169,7 @@ impl Residence for ParameterShards {
         }
     }
 
-    fn let_go(&self, units: &[FlatUnit], i: usize) {
+    fn release(&self, units: &[FlatUnit], i: usize) {
         if self.stays_whole(i) {
             return;
         }
@@ -205,7 +199,7 @@ mod tests {
     };
 
     /// Four units of 32 elements and one of 16, on the second of two ranks.
-    fn shards(home: &Home, prefetch: u64) -> (Vec<FlatUnit>, ParameterShards) {
+    fn shards(location: &Location, prefetch: u64) -> (Vec<FlatUnit>, ParameterShards) {
         let group = Rc::new(ProcessGroup::simulated(1, 2, Device::Cpu).unwrap());
         let zero = ZeroConfig {
             stage: 3,
@@ -216,14 +210,14 @@ mod tests {
         let unit = |numel| {
             let spec = ParamSpec::new("a", &[numel], Init::Zeros);
             let unit = FlatUnit::zeros(vec![spec], Device::Cpu).unwrap();
-            let _ = unit.lay_out(Kind::Float, 2).unwrap();
+            let _ = unit.cast_and_pad(Kind::Float, 2).unwrap();
             let numbers = Tensor::arange(unit.padded_numel(), (Kind::Float, Device::Cpu));
             unit.flat().unwrap().shallow_clone().copy_(&numbers);
             unit
         };
         let units: Vec<_> = [32, 32, 32, 32, 16].map(unit).into();
         let of = (&*units, Kind::Float);
-        let mut shards = ParameterShards::new(&group, &zero, home, of).unwrap();
+        let mut shards = ParameterShards::new(&group, &zero, location, of).unwrap();
         for (i, unit) in units.iter().enumerate() {
             shards.take(unit, i).unwrap();
         }
@@ -234,21 +228,21 @@ mod tests {
         units.iter().map(|unit| unit.flat().is_ok()).collect()
     }
 
-    const MEMORY: Home = Home::Memory(Device::Cpu);
+    const MEMORY: Location = Location::Memory(Device::Cpu);
 
-    fn is_brought_and_released(home: &Home) {
-        let (units, shards) = shards(home, 0);
+    fn is_brought_and_released(location: &Location) {
+        let (units, shards) = shards(location, 0);
         assert_eq!(here(&units), [false, false, false, false, true]);
         assert_eq!(units[0].params()[0].size(), [0]);
-        shards.bring(&units, 1, &[2, 3]).unwrap();
-        shards.bring(&units, 1, &[]).unwrap();
+        shards.gather(&units, 1, &[2, 3]).unwrap();
+        shards.gather(&units, 1, &[]).unwrap();
         assert_eq!(here(&units), [false, true, false, false, true]);
         // The simulated other rank has the same slice: the second half.
         let param = &units[1].params()[0];
         assert_eq!((param.double_value(&[0]), param.double_value(&[31])), (16.0, 31.0));
-        shards.let_go(&units, 1);
+        shards.release(&units, 1);
         assert!(here(&units)[1], "one of two users is left");
-        shards.let_go(&units, 1);
+        shards.release(&units, 1);
         assert!(!here(&units)[1]);
     }
 
@@ -260,14 +254,14 @@ mod tests {
     #[test]
     fn a_unit_comes_back_from_disk_as_it_was_written_last() {
         let dir = tempfile::tempdir().unwrap();
-        let home = Home::Disk(dir.path().to_owned());
-        is_brought_and_released(&home);
-        let (units, shards) = shards(&home, 1000);
+        let location = Location::Disk(dir.path().to_owned());
+        is_brought_and_released(&location);
+        let (units, shards) = shards(&location, 1000);
         // The other units are read ahead, and their memory is not taken yet.
-        shards.bring(&units, 0, &[1, 2]).unwrap();
+        shards.gather(&units, 0, &[1, 2]).unwrap();
         assert_eq!(here(&units), [true, false, false, false, true]);
         shards.slices().set(3, &Tensor::full([16], 7.0, (Kind::Float, Device::Cpu))).unwrap();
-        shards.bring(&units, 3, &[]).unwrap();
+        shards.gather(&units, 3, &[]).unwrap();
         assert_eq!(units[3].params()[0].double_value(&[31]), 7.0);
     }
 
@@ -275,12 +269,12 @@ mod tests {
     fn as_many_units_are_brought_ahead_as_the_bucket_holds() {
         for (prefetch, expected) in [(31, 1), (32, 2), (63, 2), (64, 3), (1000, 4)] {
             let (units, shards) = shards(&MEMORY, prefetch);
-            shards.bring(&units, 0, &[1, 4, 2, 3]).unwrap();
+            shards.gather(&units, 0, &[1, 4, 2, 3]).unwrap();
             let count = here(&units[..4]).iter().filter(|&&here| here).count();
             assert_eq!(count, expected, "{prefetch}");
             // What was brought ahead is used without another gather.
             let sent = shards.group.traffic().total().calls;
-            shards.bring(&units, 1, &[]).unwrap();
+            shards.gather(&units, 1, &[]).unwrap();
             let more = shards.group.traffic().total().calls - sent;
             assert_eq!(more, u64::from(expected == 1), "{prefetch}");
         }

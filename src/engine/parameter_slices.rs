@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::placement::Home;
+use super::offload::Location;
 use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
@@ -36,9 +36,6 @@ pub(super) enum Coming {
 
 impl Coming {
     /// The slice: flat, in the format of the model.
-    ///
-    /// # Errors
-    /// Those of the disk.
     pub(super) fn wait(self) -> Result<Tensor> {
         match self {
             Self::Here(slice) => Ok(slice),
@@ -49,16 +46,13 @@ impl Coming {
 
 impl ParameterSlices {
     /// For slices of this many elements in the format `kind`, none of which is kept yet.
-    ///
-    /// # Errors
-    /// What goes to disk has no room there.
-    pub(super) fn new(home: &Home, numels: Vec<i64>, kind: Kind) -> Result<Self> {
-        let store = match home {
-            Home::Memory(device) => {
+    pub(super) fn new(location: &Location, numels: Vec<i64>, kind: Kind) -> Result<Self> {
+        let store = match location {
+            Location::Memory(device) => {
                 let none = numels.iter().map(|_| None).collect();
                 Store::Memory(*device, none, RefCell::default())
             }
-            Home::Disk(dir) => {
+            Location::Disk(dir) => {
                 let bytes = numels.iter().map(|&numel| bytes_of(kind, numel)).collect::<Vec<_>>();
                 Store::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
             }
@@ -72,9 +66,6 @@ impl ParameterSlices {
     }
 
     /// Keeps the slice of unit `i`; a copy of it where it is kept elsewhere.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn keep(&mut self, i: usize, slice: Tensor) -> Result<()> {
         match &mut self.store {
             Store::Memory(device, slices, _) => slices[i] = Some(settled(&slice, *device)?),
@@ -92,9 +83,6 @@ impl ParameterSlices {
     }
 
     /// Starts to bring the slice of unit `i`.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn fetch(&self, i: usize) -> Result<Coming> {
         match &self.store {
             Store::Memory(_, slices, _) => Ok(Coming::Here(own(slices, i)?.shallow_clone())),
@@ -106,9 +94,6 @@ impl ParameterSlices {
     }
 
     /// Rounds `master` into the slice of unit `i`.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn set(&self, i: usize, master: &Tensor) -> Result<()> {
         match &self.store {
             // A copy of the slice to a GPU is over: the gradient that led to `master` came later.
@@ -132,9 +117,6 @@ impl ParameterSlices {
     }
 
     /// Waits for what is being written.
-    ///
-    /// # Errors
-    /// Those of the disk; the device failed.
     pub(super) fn finish(&self) -> Result<()> {
         match &self.store {
             Store::Memory(_, _, copies) => {
@@ -151,7 +133,9 @@ impl ParameterSlices {
     pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
         match &self.store {
             _ if !self.has(i) => bytes_of(unit.kind(), unit.padded_numel()),
-            Store::Memory(home, ..) if *home == device => bytes_of(self.kind, self.numels[i]),
+            Store::Memory(location, ..) if *location == device => {
+                bytes_of(self.kind, self.numels[i])
+            }
             _ => 0,
         }
     }

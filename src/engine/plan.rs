@@ -5,13 +5,15 @@
 //! N ranks and 16-bit gradients, mixed precision with Adam takes 16P, of which stage 1 divides the
 //! 12P of the optimizer by N, stage 2 the gradients too, and stage 3 everything. Gradients in
 //! float32, this engine's default, are 2P more. Activations are the model's
-//! ([`Footprint`]), taken at each moment that can be the peak.
+//! ([`LayerCost`]), taken at each moment that can be the peak.
+
+use std::rc::Rc;
 
 use super::{MemoryUse, layout::layouts};
 use crate::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
-    model::{FlatUnit, Footprint, Held, Model, ModelConfig, Workload},
+    model::{FlatUnit, Held, LayerCost, Model, ModelLayer, Workload},
     optim,
     tensor::{self, Device, STAGE_BYTES},
 };
@@ -44,7 +46,7 @@ pub struct Sharding {
 #[derive(Debug, Clone)]
 pub struct Setup {
     /// The model.
-    pub model: ModelConfig,
+    pub model: Rc<Model>,
     /// A micro batch of one rank.
     pub workload: Workload,
     /// Micro batches in an optimizer step.
@@ -103,9 +105,13 @@ pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64
 ///
 /// # Errors
 /// [`Code::Memory`](crate::error::Code::Memory); parameter groups that do not fit the model.
-pub(super) fn check_memory(model: &Model, config: &EngineConfig, world_size: usize) -> Result<()> {
+pub(super) fn check_memory(
+    model: &Rc<Model>,
+    config: &EngineConfig,
+    world_size: usize,
+) -> Result<()> {
     let state = optimizer_state_bytes(model, config)?;
-    let setup = Setup::new(model.config(), config, state, 1, world_size, model.device());
+    let setup = Setup::new(model, config, state, 1, world_size, model.device());
     let plan = setup.plan();
     let here: u64 = model.units().iter().filter(|unit| unit.is_here()).map(FlatUnit::bytes).sum();
     let more = plan.device.peak().saturating_sub(here);
@@ -117,7 +123,7 @@ impl Setup {
     /// The training of `model` with `config` on `world_size` ranks that each have a `device` of this
     /// kind, with rows of `tokens` tokens; `optimizer_state` is of [`optimizer_state_bytes`].
     pub fn new(
-        model: &ModelConfig,
+        model: &Rc<Model>,
         config: &EngineConfig,
         optimizer_state: u64,
         tokens: u64,
@@ -127,10 +133,11 @@ impl Setup {
         let rows = config.micro_batch_size as u64;
         let states = StateBytes::of(&config.precision);
         Self {
-            model: model.clone(),
+            model: Rc::clone(model),
             workload: Workload {
                 rows,
                 tokens,
+                decoder_tokens: tokens,
                 element_bytes: states.parameter,
                 device,
                 whole_logits: false,
@@ -184,9 +191,9 @@ impl Setup {
 
     /// What a rank of this training needs.
     pub fn plan(&self) -> Plan {
-        let footprint = self.model.footprint(self.workload);
-        let moments = Moments { setup: self, units: self.model.unit_sizes(), footprint };
-        moments.plan()
+        let units = self.model.units().iter().map(|unit| unit.padded_numel() as u64).collect();
+        let layers = self.model.costs(&self.workload).unwrap_or_default();
+        Moments { setup: self, units, layers }.plan()
     }
 
     /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
@@ -221,7 +228,8 @@ struct Moments<'a> {
     setup: &'a Setup,
     /// Elements of each unit.
     units: Vec<u64>,
-    footprint: Footprint,
+    /// Of each layer; none where they are not known.
+    layers: Vec<LayerCost>,
 }
 
 impl Moments<'_> {
@@ -289,64 +297,75 @@ impl Moments<'_> {
 
     /// Elements of the gradients that exist, and what else is held, at each moment.
     fn moments(&self) -> Vec<(u64, Held)> {
-        let Footprint { embedding, head, block_output, block_backward, embedding_backward, .. } =
-            self.footprint;
-        let blocks = self.units.len() - 2;
         let all: u64 = self.units.iter().sum();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
-        let tied = self.setup.model.is_tied();
-        let projection = if tied { self.units[0] } else { self.units[blocks + 1] };
-        let before = if accumulates { all } else { 0 };
-        let kept = |i: usize| embedding + (0..i).map(|j| self.kept(j)).sum::<u64>();
-        let mut moments =
-            vec![(before + projection, Held { activations: kept(blocks), buffers: head })];
-        // The head's own unit has the norm, and the projection where it is not tied.
-        let mut made = projection + if tied { self.units[blocks + 1] } else { 0 };
-        for i in (0..blocks).rev() {
-            let gradients = |made| if accumulates { all } else { made };
-            // That of the block below comes back while this one runs.
+        let (mut kept, mut before) = (Vec::new(), 0);
+        for (i, cost) in self.layers.iter().enumerate() {
+            kept.push(before);
+            before += self.kept(i, cost);
+        }
+        // The gradients that the last layer makes in its forward pass.
+        let mut made = vec![false; self.units.len()];
+        let mut elements = |layer: &ModelLayer| {
+            layer.places(&self.setup.model).for_each(|place| made[place.unit] = true);
+            let made: u64 =
+                self.units.iter().zip(&made).filter(|(_, made)| **made).map(|(n, _)| n).sum();
+            if accumulates { all } else { made }
+        };
+        let (mut moments, mut so_far) = (Vec::new(), if accumulates { all } else { 0 });
+        let layers = self.setup.model.layers();
+        for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().rev() {
+            if cost.forward > 0 {
+                let of_pass = self.borrowed_or_own(layer);
+                let gradients = of_pass + if accumulates { all } else { 0 };
+                moments.push((gradients, Held { activations: kept[i], buffers: cost.forward }));
+            }
+            // That of the layer below comes back while this one runs.
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
             let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
-            let brought_back = back * block_output;
-            let with = |held: Held| Held {
-                activations: held.activations + kept(i) + brought_back,
-                ..held
-            };
-            made += self.units[i + 1];
-            moments.push((gradients(made), with(block_backward)));
+            let activations = cost.backward.activations + kept[i] + back * cost.output;
+            let (before, with) = (so_far, elements(layer));
+            so_far = with;
+            let gradients = if cost.adds_gradients_last { before } else { with };
+            moments.push((gradients, Held { activations, ..cost.backward }));
         }
-        moments.push((all, Held { activations: embedding, buffers: embedding_backward }));
         moments
     }
 
-    /// What block `i` keeps on the device.
-    fn kept(&self, i: usize) -> u64 {
-        let Footprint { block, block_output, .. } = self.footprint;
+    /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
+    /// names, where the projection is.
+    fn borrowed_or_own(&self, layer: &ModelLayer) -> u64 {
+        let places = layer.places(&self.setup.model);
+        places.map(|place| self.units[place.unit]).last().unwrap_or(0)
+    }
+
+    /// What layer `i` keeps on the device.
+    fn kept(&self, i: usize, cost: &LayerCost) -> u64 {
         match self.checkpoints(i) {
-            None => block,
-            // Its output is the next block's input, and goes where that is kept.
+            None => cost.kept,
+            // Its output is the next layer's input, and goes where that is kept.
             Some(_) if self.input_on_host(i + 1) => 0,
-            Some(_) => block_output,
+            Some(_) => cost.output,
         }
     }
 
     fn checkpoints(&self, i: usize) -> Option<ActivationCheckpointing> {
-        self.setup.activation_checkpointing.filter(|checkpointing| checkpointing.applies_to(i))
+        let block = self.setup.model.layers().get(i)?.block?;
+        self.setup.activation_checkpointing.filter(|checkpointing| checkpointing.applies_to(block))
     }
 
-    /// Whether the input of block `i` waits in host memory.
+    /// Whether the input of layer `i` waits in host memory.
     fn input_on_host(&self, i: usize) -> bool {
         let device_is_host = self.setup.workload.device == Device::Cpu;
-        i < self.units.len() - 2
-            && !device_is_host
+        !device_is_host
             && self.checkpoints(i).is_some_and(|checkpointing| checkpointing.cpu_checkpointing)
     }
 
     fn kept_on_host(&self) -> u64 {
-        let blocks = self.units.len() - 2;
-        let kept = (0..blocks).filter(|&i| self.input_on_host(i)).count() as u64;
+        let layers = self.layers.iter().enumerate();
         // libtorch lends pinned memory in powers of two.
-        kept * self.footprint.block_output.next_power_of_two()
+        let kept = layers.filter(|&(i, _)| self.input_on_host(i));
+        kept.map(|(_, cost)| cost.output.next_power_of_two()).sum()
     }
 
     /// What rounds master weights on the host on their way to the device: one part is rounded while
@@ -389,18 +408,20 @@ fn place(offload: OffloadDevice, device: Device) -> OffloadDevice {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Gpt2Config;
+    use crate::model::ModelConfig;
 
     /// 16-bit gradients, as in the paper; with one token, states are nearly all there is.
     fn setup(stage: u8, world_size: u64, optimizer: OffloadDevice) -> Setup {
         let parameters = OffloadDevice::None;
-        let model = Gpt2Config::named("gpt2-xl").unwrap();
+        let model = ModelConfig::named("gpt2-xl").unwrap();
+        let model = Rc::new(Model::outline(&model, Device::Cpu).unwrap());
         Setup {
-            optimizer_state: 8 * model.unit_sizes().iter().sum::<u64>(),
-            model: model.into(),
+            optimizer_state: model.units().iter().map(|unit| 8 * unit.padded_numel() as u64).sum(),
+            model,
             workload: Workload {
                 rows: 1,
                 tokens: 1,
+                decoder_tokens: 1,
                 element_bytes: 2,
                 device: Device::Cuda(0),
                 whole_logits: false,
@@ -412,6 +433,10 @@ mod tests {
         }
     }
 
+    fn unit_sizes(setup: &Setup) -> Vec<u64> {
+        setup.model.units().iter().map(|unit| unit.padded_numel() as u64).collect()
+    }
+
     fn states(plan: &Plan) -> u64 {
         let MemoryUse { parameters, master_weights, gradients, optimizer_state, .. } = plan.device;
         parameters + master_weights + gradients + optimizer_state
@@ -420,7 +445,7 @@ mod tests {
     /// 16P; 4P + 12P/N; 2P + 14P/N; 16P/N, and units that are whole while they are used.
     #[test]
     fn the_states_are_those_of_zero() {
-        let units = setup(0, 1, OffloadDevice::None).model.unit_sizes();
+        let units = unit_sizes(&setup(0, 1, OffloadDevice::None));
         let (p, unit) = (units.iter().sum::<u64>(), *units.iter().max().unwrap());
         let n = 64;
         let expected =
@@ -441,7 +466,7 @@ mod tests {
 
     #[test]
     fn an_offloaded_optimizer_is_on_the_host() {
-        let p: u64 = setup(0, 1, OffloadDevice::None).model.unit_sizes().iter().sum();
+        let p: u64 = unit_sizes(&setup(0, 1, OffloadDevice::None)).iter().sum();
         let plan = setup(2, 1, OffloadDevice::Cpu).plan();
         assert_eq!(plan.host, (4 + 8 + 2) * p + 2 * STAGE_BYTES);
         assert_eq!((plan.device.optimizer_state, plan.device.master_weights), (0, 0));
@@ -452,7 +477,7 @@ mod tests {
     fn what_is_on_disk_is_in_memory_three_units_at_a_time() {
         let mut setup = setup(3, 2, OffloadDevice::Nvme);
         setup.sharding.parameters = OffloadDevice::Nvme;
-        let units = setup.model.unit_sizes();
+        let units = unit_sizes(&setup);
         let (p, unit) = (units.iter().sum::<u64>(), *units.iter().max().unwrap());
         let plan = setup.plan();
         assert_eq!(plan.disk, (2 + 4 + 8) * p / 2);

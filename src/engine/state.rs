@@ -5,7 +5,7 @@
 //! model.safetensors         parameters, float32, under Hugging Face's names
 //! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
 //!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
-//! tokenizer.json            where the model came with one
+//! tokenizer.json and others  the files that the model came with
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
 //!
@@ -16,13 +16,15 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, loss_scaler::LossScalerState, unit_states::UnitState, window::Window};
+use super::{
+    Engine, accumulation::Accumulation, loss_scaler::LossScalerState, unit_states::UnitState,
+};
 use crate::{
     config::Dtype,
     data::LoaderState,
-    dist::Shard,
+    dist::ShardSpec,
     error::{Code, Error, Result},
-    fs::{read_to_string, write_atomic, write_json},
+    fs::{read_to_string, write_json},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -94,31 +96,29 @@ impl Engine {
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
         self.check_whole()?;
-        if self.window.micro_steps() > 0 {
+        if self.accumulation.micro_steps() > 0 {
             return Err(Error::new(
                 Code::CallOrder,
                 format!(
                     "a checkpoint is of whole steps, and {} of {} micro batches of the next are done",
-                    self.window.micro_steps(), self.config.gradient_accumulation_steps
+                    self.accumulation.micro_steps(), self.config.gradient_accumulation_steps
                 ),
             )
             .hint("save where engine.step() returned true"));
         }
         if let Some(dir) = dir {
-            write_json(&dir.join("config.json"), &self.model.config().to_json())?;
+            write_json(&dir.join("config.json"), &self.model.facts().config)?;
         }
         self.write_params(dir)?;
         self.write_optimizer(dir)?;
         let Some(dir) = dir else { return Ok(()) };
-        if let Some(tokenizer) = self.model.tokenizer_json() {
-            write_atomic(&dir.join("tokenizer.json"), tokenizer)?;
-        }
+        self.model.write_companions(dir)?;
         let state = TrainState {
             format: FORMAT,
             global_step: self.global_step,
             applied_steps: self.optimizer.applied_steps(),
-            skipped_steps: self.health.skipped_steps,
-            loss_scaler: self.health.scaler.state(),
+            skipped_steps: self.overflow_check.skipped_steps,
+            loss_scaler: self.overflow_check.scaler.state(),
             global_samples: Some(self.global_samples),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
             loader,
@@ -134,7 +134,7 @@ impl Engine {
         safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
             let flat = fetch(&mut whole, unit, || {
-                self.states.look(unit, |kept| self.publication.whole(unit, &kept.master))
+                self.states.look(unit, |kept| self.master_weights.whole(unit, &kept.master))
             })?;
             Ok(flat.f_narrow(0, offset, numel)?)
         })
@@ -196,9 +196,9 @@ impl Engine {
             self.optimizer.names().into_iter().map(|state| (state.name, state.shape)).collect();
         check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
-        self.torn = true;
-        let shard = self.publication.shard().unwrap_or(Shard::WHOLE);
-        let (model, publication) = (&self.model, &self.publication);
+        self.is_inconsistent = true;
+        let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
+        let (model, master_weights) = (&self.model, &self.master_weights);
         let rules = &self.optimizer;
         self.states.change(|units| {
             for (i, UnitState { master, state }) in units {
@@ -214,22 +214,22 @@ impl Engine {
                     optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
                 }
             }
-            publication.publish(units)
+            master_weights.publish(units)
         })?;
-        publication.finish()?;
-        self.health.forget();
-        self.health.skipped_steps = state.skipped_steps;
-        self.health.scaler.restore(state.loss_scaler);
+        master_weights.finish()?;
+        self.overflow_check.forget();
+        self.overflow_check.skipped_steps = state.skipped_steps;
+        self.overflow_check.scaler.restore(state.loss_scaler);
         self.optimizer.set_applied_steps(state.applied_steps);
         self.global_step = state.global_step;
         let samples = state.global_step * self.train_batch_size() as u64;
         self.global_samples = state.global_samples.unwrap_or(samples);
-        self.window = Window::default();
+        self.accumulation = Accumulation::default();
         self.timers.reset();
         (self.phase_times, self.flops_profile) = (None, None);
         self.gradients.clear();
         (self.pending, self.last_step) = (None, None);
-        self.torn = false;
+        self.is_inconsistent = false;
         Ok(state)
     }
 

@@ -57,9 +57,6 @@ const ALIGNMENT_BYTES: u64 = 64;
 
 impl StateFile {
     /// A file in `dir` with room for all units of `optimizer`.
-    ///
-    /// # Errors
-    /// Those of [`SwapFile::create`].
     pub(super) fn create(dir: &Path, optimizer: &Optimizer, shares_masters: bool) -> Result<Self> {
         let layout = |i| Layout {
             master: (!shares_masters).then(|| optimizer.unit_numel(i)),
@@ -73,9 +70,6 @@ impl StateFile {
     }
 
     /// Writes unit `i`, the next one, with a state of zeros.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn add(&mut self, i: usize, master: Tensor) -> Result<()> {
         let buffer = self.file.buffer(i)?;
         let _ = buffer.shallow_clone().f_zero_()?;
@@ -101,9 +95,6 @@ impl StateFile {
     }
 
     /// What is kept of unit `i`.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn get(&self, i: usize) -> Result<UnitState> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         let buffer = self.file.read(i, self.file.buffer(i)?)?.wait()?;
@@ -111,9 +102,6 @@ impl StateFile {
     }
 
     /// Changes each unit in turn.
-    ///
-    /// # Errors
-    /// Those of `change`; memory is exhausted; those of the disk.
     pub(super) fn change(
         &mut self,
         mut change: impl FnMut(usize, &UnitState) -> Result<()>,

@@ -2,15 +2,15 @@
 
 use super::{
     Engine, StepOutcome,
-    health::{Verdict, first_not_finite},
+    accumulation::Accumulation,
+    overflow_check::{Verdict, first_not_finite},
     timers::Phase,
     totals::{KnownTotals, Totals},
     unit_states::UnitState,
-    window::Window,
 };
 use crate::{
     bridge::{memory as ledger, trace::range},
-    dist::Shard,
+    dist::ShardSpec,
     error::{Code, Error, Result},
     optim::{StepRates, UnitTensors, squared_norm},
     tensor::{Tensor, guard, no_grad},
@@ -29,11 +29,11 @@ impl Engine {
     /// is done and whole.
     pub fn step(&mut self) -> Result<bool> {
         self.begin()?;
-        if self.window.micro_steps() == 0 {
+        if self.accumulation.micro_steps() == 0 {
             return Err(Error::new(Code::CallOrder, "step without a backward before it")
                 .hint("the order is forward, backward, step for each batch"));
         }
-        if self.window.micro_steps() < self.config.gradient_accumulation_steps {
+        if self.accumulation.micro_steps() < self.config.gradient_accumulation_steps {
             return Ok(false);
         }
         // A schedule's function that fails leaves the engine as it was.
@@ -41,10 +41,10 @@ impl Engine {
         self.timers.start(Phase::Reduce)?;
         let in_trace = range("step");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        self.torn = true;
-        let window = std::mem::take(&mut self.window);
-        let outcome = guard("step", || self.reduce_and_apply(&window, rates))?;
-        self.torn = false;
+        self.is_inconsistent = true;
+        let accumulation = std::mem::take(&mut self.accumulation);
+        let outcome = guard("step", || self.reduce_and_apply(&accumulation, rates))?;
+        self.is_inconsistent = false;
         self.timers.stop()?;
         drop(in_trace);
         self.phase_times = self.timers.take();
@@ -59,14 +59,14 @@ impl Engine {
     /// The step proper. The inner error leaves parameters and optimizer as they were.
     fn reduce_and_apply(
         &mut self,
-        window: &Window,
+        accumulation: &Accumulation,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
         self.timers.start(Phase::Step)?;
-        let totals = self.totals(window, &grads)?;
+        let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
-        let loss_scale = self.health.scaler.shown();
+        let loss_scale = self.overflow_check.scaler.shown();
         let launched = self.optimizer.is_fused() && self.states.is_on(self.group.device());
         if launched {
             // They are looked at again where the step stops the training.
@@ -79,13 +79,18 @@ impl Engine {
             return Ok(Err(Error::new(Code::Data, message)
                 .hint("rows of one token, or of padding alone, have nothing to predict")));
         }
-        let verdict = self.health.judge(loss, grad_norm);
+        let verdict = self.overflow_check.judge(loss, grad_norm);
         if let Verdict::Stop(reason) = verdict {
-            let shard = self.publication.shard().unwrap_or(Shard::WHOLE);
+            let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
             let states = &self.states;
             let culprit = first_not_finite(&self.model, &self.group, shard, states, &grads)?;
             let step = self.global_step + 1;
-            return Ok(Err(self.health.stop(&reason, step, culprit, &window.suspects()?)));
+            return Ok(Err(self.overflow_check.stop(
+                &reason,
+                step,
+                culprit,
+                &accumulation.suspects()?,
+            )));
         }
         if verdict == Verdict::Apply {
             if !launched {
@@ -100,13 +105,17 @@ impl Engine {
 
     /// What this rank's micro batches and its part of the gradient add up to, over all ranks. Every
     /// rank takes its slice's part of a norm, so that the stages agree to the bit.
-    fn totals(&self, window: &Window, grads: &[Tensor]) -> Result<Totals> {
-        let (shard, whole) = (Shard::of(&self.group), self.publication.shard().is_none());
+    fn totals(&self, accumulation: &Accumulation, grads: &[Tensor]) -> Result<Totals> {
+        let (shard, whole) = (ShardSpec::of(&self.group), self.master_weights.shard().is_none());
         let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
         let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
         let device = self.group.device();
-        let sums = window.sums(&squared_norm(&own, device)?, device)?;
-        Totals::over(&self.group, sums, self.nominal_total() / self.health.scaler.scale())
+        let sums = accumulation.sums(&squared_norm(&own, device)?, device)?;
+        Totals::over(
+            &self.group,
+            sums,
+            self.total_normalizer() / self.overflow_check.scaler.scale(),
+        )
     }
 
     /// Updates the units, where the totals allow it. Gradients that are not to be kept are freed on
@@ -117,7 +126,8 @@ impl Engine {
         rates: StepRates,
         (totals, keep): (&Totals, bool),
     ) -> Result<()> {
-        let (optimizer, group, publication) = (&self.optimizer, &self.group, &self.publication);
+        let (optimizer, group, master_weights) =
+            (&self.optimizer, &self.group, &self.master_weights);
         let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
         self.states.change(|units| {
             let mut updates = Vec::new();
@@ -128,8 +138,8 @@ impl Engine {
             if !keep {
                 units.iter().for_each(|(i, _)| grads[*i] = Tensor::new());
             }
-            publication.publish(units)
+            master_weights.publish(units)
         })?;
-        publication.finish()
+        master_weights.finish()
     }
 }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Engine, window::Window};
+use super::{Engine, accumulation::Accumulation};
 use crate::error::{Code, Error, Result};
 
 /// Says whether the user wants a pass to end.
@@ -35,8 +35,8 @@ impl Engine {
     pub(super) fn forget_step(&mut self) {
         self.pending = None;
         self.gradients.clear();
-        self.window = Window::default();
+        self.accumulation = Accumulation::default();
         self.timers.reset();
-        self.torn = false;
+        self.is_inconsistent = false;
     }
 }

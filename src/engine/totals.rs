@@ -16,7 +16,7 @@ pub(super) struct Totals {
     /// Losses, their weight, tokens that are no padding, squares of the gradient: float64 `[4]`.
     sums: Tensor,
     /// The gradient is that of the sum of the losses over this.
-    nominal: f64,
+    loss_normalizer: f64,
 }
 
 /// [`Totals`] as numbers.
@@ -35,24 +35,18 @@ pub(super) struct KnownTotals {
 impl Totals {
     /// Sums over the ranks what this one has, `[4]`: losses, weight, tokens, and the square of its
     /// part of the gradient. Every rank must call it.
-    ///
-    /// # Errors
-    /// Another rank fails.
-    pub(super) fn over(group: &ProcessGroup, sums: Tensor, nominal: f64) -> Result<Self> {
+    pub(super) fn over(group: &ProcessGroup, sums: Tensor, loss_normalizer: f64) -> Result<Self> {
         group.all_reduce(&sums, ReduceOp::Sum)?;
-        Ok(Self { sums, nominal })
+        Ok(Self { sums, loss_normalizer })
     }
 
     /// What the optimizer does with the gradients, on `device`: it divides them by what makes them
     /// those of the mean loss, at most `clipping` long, and does nothing where one is not finite, or
     /// the loss, or where there is no target.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub(super) fn scaling(&self, clipping: Option<f64>, device: Device) -> Result<Scaling> {
         no_grad(|| {
             let weight = self.sums.f_select(0, 1)?;
-            let mut grad_scale = weight.f_div_scalar(self.nominal)?;
+            let mut grad_scale = weight.f_div_scalar(self.loss_normalizer)?;
             if let Some(most) = clipping {
                 let norm = self.sums.f_select(0, 3)?.f_sqrt()?.f_div(&grad_scale)?;
                 grad_scale = grad_scale.f_mul(&clip_divisor(&norm, most)?)?;
@@ -66,9 +60,6 @@ impl Totals {
     }
 
     /// The numbers, for which the device is waited for.
-    ///
-    /// # Errors
-    /// The device reports an earlier failure.
     pub(super) fn read(&self) -> Result<KnownTotals> {
         let &[losses, weight, tokens, square] = Vec::<f64>::try_from(&self.sums)?.as_slice() else {
             return Err(Error::new(Code::Internal, "a step has four sums"));
@@ -77,7 +68,7 @@ impl Totals {
             loss: losses / weight,
             weight,
             tokens: tokens as u64,
-            grad_norm: square.sqrt() * (self.nominal / weight),
+            grad_norm: square.sqrt() * (self.loss_normalizer / weight),
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What the optimizer keeps of each unit from step to step: master weights and its own state.
 
 use super::{
-    placement::{Home, Placement},
+    offload::{Location, Offload},
     state_file::StateFile,
 };
 use crate::{
@@ -27,22 +27,16 @@ pub(super) enum UnitStates {
 
 impl UnitStates {
     /// For the units of `optimizer`, none of which is there yet.
-    ///
-    /// # Errors
-    /// What goes to disk has no room there.
-    pub(super) fn new(placement: &Placement, optimizer: &Optimizer) -> Result<Self> {
-        Ok(match &placement.optimizer {
-            Home::Memory(device) => Self::Memory { device: *device, units: Vec::new() },
-            Home::Disk(dir) => {
-                Self::Disk(StateFile::create(dir, optimizer, placement.shares_masters)?)
+    pub(super) fn new(offload: &Offload, optimizer: &Optimizer) -> Result<Self> {
+        Ok(match &offload.optimizer {
+            Location::Memory(device) => Self::Memory { device: *device, units: Vec::new() },
+            Location::Disk(dir) => {
+                Self::Disk(StateFile::create(dir, optimizer, offload.shares_masters)?)
             }
         })
     }
 
     /// Keeps unit `i`, the next one, with the state of an optimizer that has not stepped yet.
-    ///
-    /// # Errors
-    /// Memory is exhausted; those of the disk.
     pub(super) fn add(&mut self, optimizer: &Optimizer, i: usize, master: Tensor) -> Result<()> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         match self {
@@ -69,7 +63,7 @@ impl UnitStates {
 
     /// Whether all of it is in the memory of `device`.
     pub(super) fn is_on(&self, device: Device) -> bool {
-        matches!(self, Self::Memory { device: home, .. } if *home == device)
+        matches!(self, Self::Memory { device: location, .. } if *location == device)
     }
 
     /// Bytes of the master weights that are in the memory of `device`.
@@ -81,9 +75,6 @@ impl UnitStates {
     }
 
     /// Looks at what is kept of unit `i`.
-    ///
-    /// # Errors
-    /// Those of `look` and of the disk.
     pub(super) fn look<T>(
         &self,
         i: usize,
@@ -99,9 +90,6 @@ impl UnitStates {
 
     /// Changes what is kept of each unit: of all at once where it is in memory, else of one after
     /// the other.
-    ///
-    /// # Errors
-    /// Those of `change` and of the disk.
     pub(super) fn change(
         &mut self,
         mut change: impl FnMut(&[(usize, &UnitState)]) -> Result<()>,

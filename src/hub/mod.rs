@@ -168,9 +168,6 @@ impl Hub {
 
     /// All splits of a dataset's configuration with their files, downloaded where they are not in
     /// the cache.
-    ///
-    /// # Errors
-    /// As [`Hub::dataset_split_files`].
     pub fn dataset_files(
         &self,
         repo: &str,
@@ -200,9 +197,6 @@ impl Hub {
 
     /// The commit of a model and the contents of the files that [`Hub::model_files`] would give,
     /// without downloading large ones.
-    ///
-    /// # Errors
-    /// As [`Hub::model_files`].
     pub fn list_model(
         &self,
         repo: &str,
@@ -215,9 +209,6 @@ impl Hub {
 
     /// The commit of a dataset and the contents of all files that [`Hub::dataset_files`] would use,
     /// without downloading large ones.
-    ///
-    /// # Errors
-    /// As [`Hub::dataset_files`].
     pub fn list_dataset(
         &self,
         repo: &str,
@@ -242,9 +233,6 @@ impl Hub {
     }
 
     /// The names of all files of a model.
-    ///
-    /// # Errors
-    /// As [`Hub::dataset_splits`].
     pub fn model_file_names(&self, repo: &str, revision: Option<&str>) -> Result<Vec<String>> {
         let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
         Ok(snapshot.files().into_iter().map(str::to_owned).collect())

@@ -51,9 +51,6 @@ impl Patience {
     }
 
     /// Waits for so long.
-    ///
-    /// # Errors
-    /// As [`Patience::wait_for`].
     pub(super) fn sleep(&self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         while let Some(left) = end.checked_duration_since(Instant::now()).filter(|d| !d.is_zero()) {

@@ -73,9 +73,6 @@ pub(super) fn include(hosts: &[Host], filter: &str) -> Result<Vec<Host>> {
 }
 
 /// The hosts and slots that a filter does not name.
-///
-/// # Errors
-/// As [`include`].
 pub(super) fn exclude(hosts: &[Host], filter: &str) -> Result<Vec<Host>> {
     let named = Named::read(hosts, filter, "--exclude")?;
     left(hosts, |host, slot| !named.has(host, slot), "--exclude")

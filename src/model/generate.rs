@@ -9,10 +9,10 @@
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::{Direction, Model, ModelConfig, layer::KeyValues};
+use super::{KeyValues, Masks, Model, Prediction, forward::Inference};
 use crate::{
     error::{Code, Error, Result},
-    tensor::{Device, Kind, Tensor, guard, no_grad, to_device},
+    tensor::{Device, Kind, Tensor, guard, to_device},
 };
 
 /// How the next token is chosen, and when to stop.
@@ -37,18 +37,19 @@ impl Default for Sampling {
 }
 
 impl Model {
-    /// The tokens that follow `prompt`, without it; ends at `eos` (which is not returned), at
-    /// `max_new_tokens`, or when `stop` says so after a token.
+    /// The tokens that follow `prompt`, without it; ends at one of `eos` (which is not returned), at
+    /// `max_new_tokens`, or when `stop` says so after a token. A model with an encoder reads the prompt
+    /// there, and the tokens are the decoder's.
     ///
     /// # Errors
     /// An empty prompt, a token id outside the vocabulary, or more tokens than the model has
-    /// positions; where the parameters are [shared out](Model::is_shared_out), every rank must call
+    /// positions; where the parameters are [sharded](Model::is_sharded), every rank must call
     /// it, and another rank fails.
     pub fn generate(
         &self,
         prompt: &[i64],
         sampling: &Sampling,
-        eos: Option<i64>,
+        eos: &[i64],
         stop: &dyn Fn() -> bool,
     ) -> Result<Vec<i64>> {
         self.check_prompt(prompt.len(), sampling.max_new_tokens)?;
@@ -56,13 +57,19 @@ impl Model {
         if let Some((&low, &high)) = lowest_and_highest {
             self.check_ids(low, high)?;
         }
-        let mut input = to_device(prompt, &[1, prompt.len() as i64], self.device())?;
+        let prompt = to_device(prompt, &[1, prompt.len() as i64], self.device())?;
+        let (encoded, mut input) = match self.facts().objective {
+            Prediction::Causal { .. } => (None, prompt),
+            Prediction::Seq2Seq { decoder_start_token_id } => {
+                (Some(prompt), to_device(&[decoder_start_token_id], &[1, 1], self.device())?)
+            }
+        };
         guard("generate", || {
             let mut rng = ChaCha8Rng::seed_from_u64(sampling.seed);
             // The last token of all is not looked at again.
             let capacity = input.size()[1] + (sampling.max_new_tokens as i64 - 1).max(0);
-            let mut cache: Vec<KeyValues> =
-                self.blocks.iter().map(|_| KeyValues::new(capacity)).collect();
+            let mut caches = self.caches(capacity);
+            let mut all = input.shallow_clone();
             let mut generated = Vec::new();
             let mut done = false;
             loop {
@@ -72,25 +79,35 @@ impl Model {
                     break;
                 }
                 if done {
-                    self.accompany()?;
+                    self.participate()?;
                     continue;
                 }
-                let logits = no_grad(|| self.last_logits(&input, &mut cache))?;
+                let logits = self.last_logits(encoded.as_ref(), &input, caches.as_deref_mut())?;
                 let token = choose(&logits, sampling, &mut rng)?;
-                if Some(token) == eos {
+                if eos.contains(&token) {
                     done = true;
                     continue;
                 }
                 generated.push(token);
                 let token = to_device(&[token], &[1, 1], self.device())?;
-                input = match self.config {
-                    ModelConfig::Gpt2(_) => token,
-                    // Keeps no keys and values: all tokens each time.
-                    ModelConfig::Custom(_) => Tensor::f_cat(&[input, token], 1)?,
-                };
+                all = Tensor::f_cat(&[&all, &token], 1)?;
+                if self.facts().cache_ends_behind == Some(all.size()[1] - 1) {
+                    caches = self.caches(capacity);
+                    input = all.shallow_clone();
+                    continue;
+                }
+                // Where nothing is kept, all tokens each time.
+                input = if caches.is_some() { token } else { all.shallow_clone() };
             }
             Ok(generated)
         })
+    }
+
+    /// A cache for each layer, where layers use them.
+    fn caches(&self, capacity: i64) -> Option<Vec<KeyValues>> {
+        let is_cached = self.facts().objective == Prediction::Causal { is_cached: true };
+        let caches = || self.layers().iter().map(|_| KeyValues::new(capacity)).collect();
+        is_cached.then(caches)
     }
 
     fn check_prompt(&self, prompt: usize, new: usize) -> Result<()> {
@@ -98,8 +115,8 @@ impl Model {
             return Err(Error::new(Code::BadValue, "the prompt has no token")
                 .hint("begin with the end-of-text token, which models see before each text"));
         }
-        let positions = self.config.n_positions();
-        if (prompt + new) as i64 > positions {
+        let positions = self.facts().max_positions;
+        if let Some(positions) = positions.filter(|&positions| (prompt + new) as i64 > positions) {
             return Err(Error::new(
                 Code::Shape,
                 format!(
@@ -112,16 +129,22 @@ impl Model {
         Ok(())
     }
 
-    /// The logits after the last of `input_ids` `[1, T]`, which follow what `cache` holds: `[V]`.
-    fn last_logits(&self, input_ids: &Tensor, cache: &mut [KeyValues]) -> Result<Tensor> {
-        let mut units = self.visit(Direction::Forward);
-        let hidden = self.hidden(&mut units, input_ids, None, Some(cache))?;
-        let last = match self.config {
-            ModelConfig::Gpt2(_) => hidden.narrow(1, hidden.size()[1] - 1, 1),
-            ModelConfig::Custom(_) => hidden,
+    /// The logits after the last of `input_ids` `[1, T]`, which follow what the caches hold: `[V]`. With
+    /// `encoded` they are the decoder's.
+    fn last_logits(
+        &self,
+        encoded: Option<&Tensor>,
+        input_ids: &Tensor,
+        caches: Option<&mut [KeyValues]>,
+    ) -> Result<Tensor> {
+        let how = Inference { caches, last_only: true, ..Inference::default() };
+        let logits = match encoded {
+            None => self.infer(input_ids, &Masks::default(), how)?,
+            Some(encoded) => {
+                let masks = Masks::default().with_decoder(Some(input_ids.shallow_clone()));
+                self.infer(encoded, &masks, how)?
+            }
         };
-        let head = units.head()?;
-        let logits = self.head.logits(head.params(), head.projection(), &last)?;
         Ok(logits.narrow(1, logits.size()[1] - 1, 1).reshape([-1]))
     }
 }
@@ -207,7 +230,7 @@ fn candidates(most_likely: &[(i64, f64)], sampling: &Sampling) -> Vec<(i64, f64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Gpt2Config;
+    use crate::model::tiny_gpt2;
 
     fn sampling() -> Sampling {
         Sampling { top_k: None, ..Sampling::default() }
@@ -263,41 +286,30 @@ mod tests {
     /// The cache changes the cost, not the tokens.
     #[test]
     fn the_cache_gives_the_tokens_of_the_whole_sequence() {
-        let config = Gpt2Config {
-            vocab_size: 31,
-            n_positions: 16,
-            n_embd: 16,
-            n_layer: 2,
-            n_head: 2,
-            ..Gpt2Config::default()
-        };
-        let model = Model::from_scratch(config, 3, Device::Cpu).unwrap();
+        let sizes = [("vocab_size", 31), ("n_positions", 16), ("n_embd", 16)];
+        let config = tiny_gpt2(&sizes, 0.1, true);
+        let model = Model::from_scratch(&config, 3, Device::Cpu).unwrap();
         let greedy = Sampling { max_new_tokens: 8, temperature: 0.0, ..sampling() };
-        let with_cache = model.generate(&[5, 6, 7], &greedy, None, &|| false).unwrap();
+        let with_cache = model.generate(&[5, 6, 7], &greedy, &[], &|| false).unwrap();
         let mut all = vec![5i64, 6, 7];
         for _ in 0..8 {
-            let logits = model.logits(&Tensor::from_slice(&all).view([1, -1])).unwrap();
+            let logits =
+                model.logits(&Tensor::from_slice(&all).view([1, -1]), &Masks::default()).unwrap();
             let last = logits.select(1, logits.size()[1] - 1);
             all.push(last.argmax(1, false).int64_value(&[0]));
         }
         assert_eq!(with_cache, all[3..]);
-        let until = model.generate(&[5, 6, 7], &greedy, Some(all[4]), &|| false).unwrap();
+        let until = model.generate(&[5, 6, 7], &greedy, &[all[4]], &|| false).unwrap();
         assert!(until.len() <= 1, "the end-of-text token ends the text");
     }
 
     #[test]
     fn what_the_model_has_no_position_for_is_refused() {
-        let config = Gpt2Config {
-            vocab_size: 8,
-            n_positions: 4,
-            n_embd: 4,
-            n_layer: 1,
-            n_head: 1,
-            ..Gpt2Config::default()
-        };
-        let model = Model::from_scratch(config, 0, Device::Cpu).unwrap();
+        let sizes = [("vocab_size", 8), ("n_positions", 4), ("n_embd", 4)];
+        let config = tiny_gpt2(&sizes, 0.1, true);
+        let model = Model::from_scratch(&config, 0, Device::Cpu).unwrap();
         let new = |prompt: &[i64], max_new_tokens| {
-            model.generate(prompt, &Sampling { max_new_tokens, ..sampling() }, None, &|| false)
+            model.generate(prompt, &Sampling { max_new_tokens, ..sampling() }, &[], &|| false)
         };
         assert_eq!(new(&[1, 2], 3).unwrap_err().code(), Code::Shape);
         assert_eq!(new(&[1, 8], 1).unwrap_err().code(), Code::TokenId);

@@ -1,102 +1,116 @@
-//! What the engine and generation know of a block: a function of hidden states and parameters.
+//! A layer: what the engine runs, differentiates and recomputes as one.
+//!
+//! The embedding, each block and the head with the loss are layers. A layer is a function of its
+//! parameters and of the [`Flow`] that the layer before handed on; a [`Context`] has what else it may
+//! know. Layers hold no state: an engine may run one again to get its graph back.
 
 use super::{
-    profile::{ModuleProfile, Recorder},
-    unit_gradient::Sink,
+    cache::KeyValues,
+    cost::{LayerCost, Workload},
+    loss::Objective,
+    masks::Masks,
+    params::Params,
+    profile::Recorder,
 };
-use crate::{
-    error::Result,
-    tensor::{Kind, Tensor},
-};
+use crate::{error::Result, tensor::Tensor};
 
-/// The keys and values of the tokens seen so far, of one block, `[B, H, T, D]` each, in memory for
-/// all that will come.
+/// The tensors that one layer hands to the next, or their gradients.
 #[derive(Debug)]
-pub struct KeyValues {
-    capacity: i64,
-    tokens: i64,
-    /// `[B, H, capacity, D]` each; made for the first tokens, whose shape and format they have.
-    memory: Option<(Tensor, Tensor)>,
+pub struct Flow<T = Tensor> {
+    /// Token ids `[B, T]` for the first layer, hidden states `[B, T, C]` between layers, logits or a
+    /// sum of losses after the last.
+    pub hidden: T,
+    /// The output of the encoder, for the layers of a decoder behind it.
+    pub encoded: Option<T>,
+    /// The bias of attention scores by relative position, which the first layer of a stack makes.
+    pub bias: Option<T>,
 }
 
-impl KeyValues {
-    /// For at most `capacity` tokens.
-    pub fn new(capacity: i64) -> Self {
-        Self { capacity, tokens: 0, memory: None }
+impl<T> Flow<T> {
+    /// A flow of hidden states alone.
+    pub fn of(hidden: T) -> Self {
+        Self { hidden, encoded: None, bias: None }
     }
 
-    /// Number of tokens held.
-    pub fn tokens(&self) -> i64 {
-        self.tokens
-    }
-
-    /// Writes new keys and values behind those that are there, and returns all of them, as views.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
-        let &[b, h, new, d] = k.size().as_slice() else { unreachable!("keys are [B, H, T, D]") };
-        let room = |x: &Tensor| Tensor::empty([b, h, self.capacity, d], (x.kind(), x.device()));
-        let (keys, values) = self.memory.get_or_insert_with(|| (room(k), room(v)));
-        let from = self.tokens;
-        self.tokens += new;
-        let written = |all: &Tensor, x: &Tensor| {
-            all.narrow(2, from, new).copy_(x);
-            all.narrow(2, 0, from + new)
-        };
-        (written(keys, k), written(values, v))
+    /// Each part as a function of it gives it.
+    pub fn try_map<U>(self, mut each: impl FnMut(T) -> Result<U>) -> Result<Flow<U>> {
+        Ok(Flow {
+            hidden: each(self.hidden)?,
+            encoded: self.encoded.map(&mut each).transpose()?,
+            bias: self.bias.map(&mut each).transpose()?,
+        })
     }
 }
 
-/// What a block needs beside its parameters and input.
-#[derive(Debug, Default)]
-pub struct BlockContext<'a> {
+impl Flow {
+    /// The same with other hidden states.
+    pub fn with_hidden(&self, hidden: Tensor) -> Self {
+        let clone = |x: &Option<Tensor>| x.as_ref().map(Tensor::shallow_clone);
+        Self { hidden, encoded: clone(&self.encoded), bias: clone(&self.bias) }
+    }
+
+    /// The flow cut off from the graph that made it; with `needs_grad` each tensor is where a new
+    /// graph begins.
+    pub fn detach(&self, needs_grad: bool) -> Self {
+        let clone = |x: &Tensor| x.detach().set_requires_grad(needs_grad);
+        Self {
+            hidden: clone(&self.hidden),
+            encoded: self.encoded.as_ref().map(clone),
+            bias: self.bias.as_ref().map(clone),
+        }
+    }
+}
+
+/// What a layer may know beside its parameters and the flow.
+#[derive(Debug)]
+pub struct Context<'a> {
     /// Whether dropout is on.
     pub train: bool,
-    /// What a query may see, bool `[B, 1, T, T]`; `None` is all keys up to its own place.
-    pub attention_mask: Option<&'a Tensor>,
-    /// The cache of this block while generating.
-    pub key_values: Option<&'a mut KeyValues>,
-    /// Where a backward pass adds the gradients that operations make by hand; without it autograd
-    /// makes all of them.
-    pub sink: Option<&'a Sink>,
+    /// The tokens of the batch: which are padding, and what the decoder is given.
+    pub masks: &'a Masks,
+    /// Makes the last layer give the sum of the losses instead of logits.
+    pub objective: Option<Objective<'a>>,
+    /// Tokens of the rows that were seen before.
+    pub past: i64,
+    /// The cache of this layer while generating.
+    pub cache: Option<&'a mut KeyValues>,
+    /// Whether the last layer gives the logits of the last position alone.
+    pub last_only: bool,
     /// What measures the modules inside, where they are profiled.
     pub recorder: Option<&'a Recorder>,
 }
 
-/// One block: hidden states `[B, T, C]` to hidden states of the same shape.
+impl<'a> Context<'a> {
+    /// Without dropout, loss and cache.
+    pub fn new(masks: &'a Masks) -> Self {
+        Self {
+            train: false,
+            masks,
+            objective: None,
+            past: 0,
+            cache: None,
+            last_only: false,
+            recorder: None,
+        }
+    }
+}
+
+/// One layer of a model.
 ///
 /// Pure but for dropout, which draws from libtorch's default generator: the engine seeds it before
 /// each call, so that a recomputation draws the same masks.
-pub trait Block {
-    /// Runs the block; panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-    ///
-    /// # Errors
-    /// Those of whoever wrote it.
-    fn forward(&self, params: &[Tensor], x: &Tensor, context: BlockContext<'_>) -> Result<Tensor>;
+pub trait Layer {
+    /// Runs the layer; panics where libtorch refuses, to be called under [`crate::tensor::guard`].
+    fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow>;
 
-    /// What [`Block::forward`] costs for `rows` rows of `tokens` tokens, without a name; the modules
-    /// inside are named as it names them to the recorder. `None` where it is not known.
-    fn profile(&self, rows: i64, tokens: i64) -> Option<ModuleProfile>;
-}
+    /// What the layer costs; `None` where it cannot be known from shapes.
+    fn cost(&self, work: &Workload) -> Option<LayerCost>;
 
-/// The mask for [`BlockContext::attention_mask`] that hides padding (0 in `attention_mask`
-/// `[B, T]`) on top of what is hidden by causality. Where all padding is on the right none is needed:
-/// no real token sees it anyway, and libtorch's faster kernels take no mask.
-pub fn padding_mask(attention_mask: &Tensor) -> Tensor {
-    let real = attention_mask.not_equal(0);
-    let t = real.size()[1];
-    let causal = Tensor::ones([t, t], (Kind::Bool, real.device())).tril(0);
-    // A padding token sees itself: a row without any key has no softmax.
-    let itself = Tensor::eye(t, (Kind::Int64, real.device())).not_equal(0);
-    real.view([-1, 1, 1, t]).logical_or(&itself).logical_and(&causal)
-}
+    /// Whether the forward pass draws random numbers while it trains.
+    fn draws(&self) -> bool;
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_token_sees_no_padding_and_padding_sees_itself() {
-        let left = padding_mask(&Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1]).view([2, 3]));
-        let seen = Vec::<i64>::try_from(left.to_kind(Kind::Int64).reshape([-1])).unwrap();
-        assert_eq!(seen, [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 1]);
+    /// Whether the backward pass reads the parameters.
+    fn backward_reads_params(&self) -> bool {
+        true
     }
 }

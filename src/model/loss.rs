@@ -3,7 +3,7 @@
 //! A head with 50,257 rows makes logits larger than all other activations together. They are never
 //! held whole: a slice of rows is multiplied, turned into losses and, in place, into its gradient,
 //! and multiplied back (Liger Kernel's fused linear cross-entropy). The gradient for a mean over
-//! `nominal` targets is made in the forward pass, since the slice is at hand only there. Positions
+//! the loss normalizer's targets is made in the forward pass, since the slice is at hand only there. Positions
 //! without a target, such as padding and masked prompts, take no part.
 //!
 //! In 16 bits the matrices are multiplied in that format; losses and the gradient of the logits are
@@ -11,11 +11,11 @@
 
 use std::{fmt, rc::Rc};
 
-use super::unit_gradient::UnitGradient;
+use super::unit_gradient::ParamSink;
 use crate::{
-    bridge::ops::product,
-    error::Result,
-    tensor::{Device, IGNORE_INDEX, Kind, Reduction, Tensor},
+    bridge::{autograd::own_gradient, ops::product},
+    error::{Code, Error, Result},
+    tensor::{Device, IGNORE_INDEX, Kind, Reduction, Tensor, no_grad},
 };
 
 /// Bytes of logits held at a time on the CPU, where larger slices gain nothing, and elsewhere.
@@ -72,29 +72,80 @@ impl Targets {
     }
 }
 
-/// What the gradient of the loss needs to be made in the forward pass.
+/// What a model is trained or evaluated on.
+#[derive(Debug, Clone, Copy)]
+pub struct Objective<'a> {
+    /// What each position should predict.
+    pub targets: &'a Targets,
+    /// The gradient is that of the sum of the losses divided by this, the loss normalizer.
+    pub loss_normalizer: f64,
+    /// The loss, where it is not the cross-entropy of the targets.
+    pub function: Option<&'a LossFunction>,
+}
+
+/// What the gradient of the sliced loss needs to be made in the forward pass.
 #[derive(Debug)]
-pub struct LossGradient<'a> {
-    /// The gradient is that of the sum of the losses divided by this.
-    pub nominal: f64,
+struct LossGradient {
+    loss_normalizer: f64,
     /// Where the gradient with respect to the projection `[V, C]` is added, in a format that may
     /// differ from the projection's.
-    pub unit: &'a mut UnitGradient,
-    /// The number of the projection in that unit.
-    pub index: usize,
+    projection: ParamSink,
+}
+
+/// The sum of the losses of `hidden` `[B, T, C]` through `projection` `[V, C]`, float64 scalar: the
+/// cross-entropy of the targets in slices of the logits. With a `sink` for the projection the gradients
+/// are made at once, for a backward pass that begins with one over the normalizer.
+pub(super) fn sum_in_slices(
+    hidden: &Tensor,
+    projection: &Tensor,
+    sink: Option<ParamSink>,
+    objective: Objective<'_>,
+) -> Result<Tensor> {
+    let Objective { targets, loss_normalizer, .. } = objective;
+    let gradient = sink.map(|projection| LossGradient { loss_normalizer, projection });
+    let width = hidden.size().last().copied().unwrap_or(1);
+    let flat = hidden.f_detach()?.f_reshape([-1, width])?;
+    let (sum, hidden_grad) =
+        no_grad(|| linear_cross_entropy(&flat, &projection.detach(), targets, gradient))?;
+    if let Some(grad) = hidden_grad {
+        let grad = grad.f_view_as(hidden)?;
+        own_gradient(&[hidden], &sum, move |_| Ok(vec![Some(grad.shallow_clone())]))?;
+    }
+    Ok(sum)
+}
+
+/// The sum of the losses of whole logits `[B, T, V]`, which a graph may lead to, float64 scalar.
+///
+/// # Errors
+/// Those of a recipe's own function; [`Code::BadValue`] if its loss does not depend on the logits.
+pub(super) fn sum_of_logits(logits: &Tensor, objective: Objective<'_>) -> Result<Tensor> {
+    let Objective { targets, function, .. } = objective;
+    if targets.count() == 0 {
+        // A mean over nothing is NaN, and would be all of the sum.
+        let none = Tensor::f_zeros([0i64; 0], (Kind::Double, logits.device()))?;
+        own_gradient(&[logits], &none, |_| Ok(vec![None]))?;
+        return Ok(none);
+    }
+    let exact = logits.f_to_kind(Kind::Float)?;
+    let loss = match function {
+        Some(function) => function.call(&exact, targets)?,
+        None => cross_entropy(&exact, targets),
+    };
+    if logits.requires_grad() && !loss.requires_grad() {
+        return Err(Error::new(Code::BadValue, "the loss does not depend on the model")
+            .hint("it must be computed from the logits, outside of no_grad"));
+    }
+    Ok(loss.f_to_kind(Kind::Double)?.f_mul_scalar(targets.count())?)
 }
 
 /// Cross-entropy of `hidden @ projection.T` for `hidden` `[N, C]` and `projection` `[V, C]`, summed
 /// over the targets, float64 scalar; with `gradient`, that of `hidden` `[N, C]` too. Positions without
 /// a target are left out of all products.
-///
-/// # Errors
-/// Memory is exhausted.
-pub(super) fn linear_cross_entropy(
+fn linear_cross_entropy(
     hidden: &Tensor,
     projection: &Tensor,
     targets: &Targets,
-    gradient: Option<LossGradient<'_>>,
+    gradient: Option<LossGradient>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let rows = slice_rows(targets.count(), projection.size()[0], hidden.device());
     in_slices(hidden, projection, targets, gradient, rows)
@@ -105,7 +156,7 @@ fn in_slices(
     hidden: &Tensor,
     projection: &Tensor,
     targets: &Targets,
-    mut gradient: Option<LossGradient<'_>>,
+    gradient: Option<LossGradient>,
     rows: i64,
 ) -> Result<(Tensor, Option<Tensor>)> {
     let (n, positions) = (targets.count(), &targets.positions);
@@ -120,7 +171,7 @@ fn in_slices(
         let slice = Slice::forward(part(&scored)?, part(&ids)?, projection, buffers.first(len)?)?;
         let sum = slice.target_logs.f_sum(Kind::Double)?;
         log_sum = Some(log_sum.map_or_else(|| Ok(sum.shallow_clone()), |logs| logs.f_add(&sum))?);
-        if let (Some(gradient), Some(scored_grad)) = (&mut gradient, &scored_grad) {
+        if let (Some(gradient), Some(scored_grad)) = (&gradient, &scored_grad) {
             slice.backward(projection, gradient, &part(scored_grad)?)?;
         }
     }
@@ -134,7 +185,7 @@ fn in_slices(
 }
 
 /// The mean cross-entropy of whole logits, float32 `[B, T, V]`, over the targets.
-pub(super) fn cross_entropy(logits: &Tensor, targets: &Targets) -> Tensor {
+fn cross_entropy(logits: &Tensor, targets: &Targets) -> Tensor {
     let vocab = logits.size().last().copied().unwrap_or(1);
     logits.reshape([-1, vocab]).cross_entropy_loss::<Tensor>(
         &targets.ids.reshape([-1]),
@@ -257,10 +308,10 @@ impl Slice {
     fn backward(
         mut self,
         projection: &Tensor,
-        LossGradient { nominal, unit, index }: &mut LossGradient<'_>,
+        LossGradient { loss_normalizer, projection: sink }: &LossGradient,
         hidden_grad: &Tensor,
     ) -> Result<()> {
-        let scale = 1.0 / *nominal;
+        let scale = 1.0 / *loss_normalizer;
         // In fp16 the loss scale keeps small probabilities within the range. Otherwise the products
         // multiply with it, which rounds nothing; on the CPU those in 16 bits cannot.
         let (factor, scale) = match (projection.kind(), projection.device()) {
@@ -269,7 +320,8 @@ impl Slice {
         };
         let logits_grad = self.buffers.logits_grad(&self.ids, self.target_logs, factor)?;
         product(hidden_grad, (&logits_grad, projection), 0.0, scale)?;
-        unit.add_product(*index, (&logits_grad.f_transpose(0, 1)?, &self.hidden), scale)
+        let factors = (logits_grad.f_tr()?, self.hidden);
+        sink.with(|unit, i| unit.add_product(i, (&factors.0, &factors.1), scale))
     }
 }
 
@@ -289,11 +341,44 @@ pub(super) fn slice_rows(n: i64, vocab: i64, device: Device) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
     use super::*;
-    use crate::{
-        model::{FlatUnit, Init, ParamSpec},
-        tensor::no_grad,
+    use crate::model::{
+        FlatUnit, Init, ParamSpec,
+        params::ParamPlace,
+        unit_gradient::{Sink, UnitGradients},
     };
+
+    /// A unit of a projection of this shape, where its gradient goes, and that gradient at the end.
+    struct Projection {
+        units: Rc<[FlatUnit]>,
+        sink: Sink,
+    }
+
+    impl Projection {
+        fn new(shape: &[i64]) -> Self {
+            let spec = ParamSpec::new("lm_head.weight", shape, Init::Zeros);
+            let units: Rc<[FlatUnit]> =
+                Rc::new([FlatUnit::zeros(vec![spec], Device::Cpu).unwrap()]);
+            let sink = Sink::new(&units, Kind::Float);
+            Self { units, sink }
+        }
+
+        fn gradient(&self, loss_normalizer: f64) -> LossGradient {
+            let place = ParamPlace { unit: 0, index: 0 };
+            LossGradient { loss_normalizer, projection: self.sink.of(place) }
+        }
+
+        fn made(self) -> Tensor {
+            let step = UnitGradients::new(&self.units, Kind::Float);
+            let step = Rc::new(RefCell::new(step));
+            self.sink.turn_to(&step).unwrap();
+            step.borrow_mut().open(0).unwrap();
+            let made = step.borrow_mut().take(0).unwrap().complete();
+            self.units[0].views(&made.unwrap()).remove(0)
+        }
+    }
 
     #[test]
     fn without_a_target_nothing_is_lost_and_nothing_learned() {
@@ -301,14 +386,12 @@ mod tests {
         let none = || Tensor::from_slice::<i64>(&[]);
         let targets = Targets::new(ids, none(), none());
         let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
-        let spec = ParamSpec::new("lm_head.weight", &[5, 2], Init::Zeros);
-        let unit = FlatUnit::zeros(vec![spec], Device::Cpu).unwrap();
-        let mut made = UnitGradient::new(&unit, Kind::Float).unwrap();
-        let gradient = LossGradient { nominal: 1.0, unit: &mut made, index: 0 };
+        let projection = Projection::new(&[5, 2]);
+        let gradient = Some(projection.gradient(1.0));
         let (loss_sum, hidden_grad) =
-            linear_cross_entropy(&ones([3, 2]), &ones([5, 2]), &targets, Some(gradient)).unwrap();
+            linear_cross_entropy(&ones([3, 2]), &ones([5, 2]), &targets, gradient).unwrap();
         let sum = |x: &Tensor| x.sum(Kind::Double).double_value(&[]);
-        let learned = [hidden_grad.unwrap(), made.complete().unwrap()];
+        let learned = [hidden_grad.unwrap(), projection.made()];
         assert_eq!((sum(&loss_sum), learned.map(|x| sum(&x))), (0.0, [0.0; 2]));
     }
 
@@ -338,15 +421,13 @@ mod tests {
         // nll_loss is a mean over the targets.
         let whole = losses * targets.count() as f64;
         (&whole / 7.0).backward();
-        let spec = ParamSpec::new("lm_head.weight", &[vocab, 8], Init::Zeros);
-        let unit = FlatUnit::zeros(vec![spec], Device::Cpu).unwrap();
-        let mut made = UnitGradient::new(&unit, Kind::Float).unwrap();
-        let gradient = LossGradient { nominal: 7.0, unit: &mut made, index: 0 };
+        let made = Projection::new(&[vocab, 8]);
+        let gradient = made.gradient(7.0);
         let (loss_sum, hidden_grad) = no_grad(|| {
             in_slices(&hidden.detach(), &projection.detach(), &targets, Some(gradient), 16)
         })
         .unwrap();
-        let projection_grad = unit.views(&made.complete().unwrap()).remove(0);
+        let projection_grad = made.made();
         let relative = (loss_sum.double_value(&[]) / whole.double_value(&[]) - 1.0).abs();
         assert!(relative < 1e-5, "{relative}");
         // Relative to the size of the whole: single entries are sums that cancel.

@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::Model;
+use super::{LayerCost, Model, Workload, cost::FLOAT_BYTES};
 use crate::{
     bridge::trace::range,
     tensor::{Device, synchronize},
@@ -71,12 +71,6 @@ impl ModuleProfile {
         }
     }
 
-    /// A layer norm of `rows` rows of `width`.
-    pub(super) fn layer_norm(name: &str, rows: i64, width: i64) -> Self {
-        let (params, flops) = (2 * width as u64, 5 * (rows * width) as u64);
-        Self { params, flops, ..Self::new(name, "LayerNorm") }
-    }
-
     /// This module with others inside, whose costs are added to its own.
     pub(super) fn with(mut self, children: Vec<Self>) -> Self {
         for child in &children {
@@ -104,46 +98,52 @@ impl ModuleProfile {
 }
 
 impl Model {
-    /// The scope of the whole forward pass, and the names of the layers inside.
+    /// The scope of the whole forward pass; those of the layers inside have their names.
     pub const SCOPE: &str = "model";
-    /// The name of the embedding's scope.
-    pub const EMBEDDING_SCOPE: &str = "embedding";
-    /// The name of the head's scope.
-    pub const HEAD_SCOPE: &str = "head";
+
+    /// What each layer costs for `work`; `None` where one's is neither known nor
+    /// [measured](Model::measure).
+    pub fn costs(&self, work: &Workload) -> Option<Vec<LayerCost>> {
+        let measured = |i: usize| self.measured.get().map(|layers| layers[i].cost(work));
+        let layers = self.layers().iter().enumerate();
+        layers.map(|(i, layer)| layer.layer().cost(work).or_else(|| measured(i))).collect()
+    }
+
+    /// Whether the cost of each layer is known.
+    pub fn has_known_costs(&self) -> bool {
+        self.costs(&self.work(1, 1)).is_some()
+    }
 
     /// What a forward pass of `rows` rows of `tokens` tokens costs; `recorder` measured one whose
-    /// scopes have the names of these modules, block `i` being `h.i`. `None` where what a layer does
-    /// is not known.
+    /// scopes have the names of these modules. `None` where what a layer does is not known.
     pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> Option<ModuleProfile> {
-        let config = self.config.gpt2()?;
-        let (n, c) = (rows * tokens, config.n_embd);
-        let embedding = ModuleProfile {
-            params: self.units[0].numel() as u64,
-            ..ModuleProfile::new(Self::EMBEDDING_SCOPE, "Embedding")
-        };
-        let blocks = self.blocks.iter().enumerate().map(|(i, block)| {
-            Some(ModuleProfile { name: format!("h.{i}"), ..block.profile(rows, tokens)? })
-        });
-        let blocks: Vec<_> = blocks.collect::<Option<_>>()?;
-        let vocab = config.vocab_size;
-        let head = ModuleProfile::new(Self::HEAD_SCOPE, "Head").with(vec![
-            ModuleProfile::layer_norm("ln_f", n, c),
-            ModuleProfile::linear("lm_head", "Linear", n, (c, vocab), false),
-        ]);
-        let layers = std::iter::once(embedding).chain(blocks).chain([head]).collect();
-        let whole = ModuleProfile::new(Self::SCOPE, "Model").with(layers);
+        let work = self.work(rows, tokens);
+        let layers = self.layers().iter().zip(self.costs(&work)?);
+        let named =
+            layers.map(|(layer, cost)| ModuleProfile { name: layer.name.clone(), ..cost.profile });
+        let whole = ModuleProfile::new(Self::SCOPE, "Model").with(named.collect());
         Some(ModuleProfile { params: self.num_params(), ..whole }.measured(recorder))
     }
-}
 
-impl Model {
+    fn work(&self, rows: i64, tokens: i64) -> Workload {
+        let [rows, tokens] = [rows, tokens].map(i64::unsigned_abs);
+        Workload {
+            rows,
+            tokens,
+            decoder_tokens: tokens,
+            element_bytes: FLOAT_BYTES,
+            device: self.device(),
+            whole_logits: false,
+        }
+    }
+
     /// The floating-point operations of a training step for each token of rows of `tokens` tokens.
     ///
-    /// For GPT-2 they are 6 for each multiply-accumulate of the products' shapes. With L layers of C
-    /// columns this is `6 N + 12 L C T`, as in PaLM's paper (appendix B) and nanoGPT, where N leaves
-    /// out the positions, and here what no product multiplies with: biases and layer norms, less
-    /// than 0.2 % of it. A projection that is not tied counts once, the embedding not at all. For a
-    /// model of a recipe's own layers they are 6 for each parameter.
+    /// They are 6 for each multiply-accumulate of the products' shapes. With L layers of C columns this
+    /// is `6 N + 12 L C T`, as in PaLM's paper (appendix B) and nanoGPT, where N leaves out the
+    /// positions, and here what no product multiplies with: biases and norms, less than 0.2 % of it. A
+    /// projection that is not tied counts once, the embedding not at all. Where the products are not
+    /// known they are 6 for each parameter.
     pub fn flops_per_token(&self, tokens: i64) -> f64 {
         match self.profile(1, tokens, &Recorder::new(self.device())) {
             Some(profile) => 6.0 * profile.macs as f64 / tokens.max(1) as f64,
@@ -193,20 +193,12 @@ pub fn record<T>(recorder: Option<&Recorder>, name: impl Display, work: impl FnO
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Gpt2Config, Model};
+    use crate::model::{Model, ModelConfig, tiny_gpt2};
 
     fn model(tie_word_embeddings: bool) -> Model {
-        let config = Gpt2Config {
-            vocab_size: 11,
-            n_positions: 5,
-            n_embd: 8,
-            n_layer: 2,
-            n_head: 2,
-            n_inner: Some(24),
-            tie_word_embeddings,
-            ..Gpt2Config::default()
-        };
-        Model::from_scratch(config, 4, Device::Cpu).unwrap()
+        let sizes = [("vocab_size", 11), ("n_positions", 5), ("n_embd", 8), ("n_inner", 24)];
+        let config = tiny_gpt2(&sizes, 0.1, tie_word_embeddings);
+        Model::from_scratch(&config, 4, Device::Cpu).unwrap()
     }
 
     #[test]
@@ -219,7 +211,7 @@ mod tests {
             let modules = profile.children.iter().map(|module| module.params);
             let tied_projection = if tied { 11 * 8 } else { 0 };
             for (i, (unit, module)) in units.zip(modules).enumerate() {
-                let shared = if i == model.head_unit() { tied_projection } else { 0 };
+                let shared = if i == model.units().len() - 1 { tied_projection } else { 0 };
                 assert_eq!(module, unit + shared, "unit {i}");
             }
         }
@@ -244,10 +236,10 @@ mod tests {
     /// norms.
     #[test]
     fn a_tokens_operations_are_those_of_the_formula() {
-        let config = Gpt2Config::named("gpt2").unwrap();
-        let (layers, columns, tokens) = (config.n_layer as f64, config.n_embd as f64, 1024.0);
+        let config = ModelConfig::named("gpt2").unwrap();
+        let (layers, columns, tokens) = (12.0, 768.0, 1024.0);
         let positions = 1024.0 * columns;
-        let model = Model::outline(config, Device::Cpu).unwrap();
+        let model = Model::outline(&config, Device::Cpu).unwrap();
         let n = model.num_params() as f64 - positions;
         let formula = 6.0 * n + 12.0 * layers * columns * tokens;
         let counted = model.flops_per_token(1024);

@@ -36,18 +36,18 @@ pub struct ParamSpec {
     /// How it starts from scratch.
     pub init: Init,
     /// Inputs and outputs of the linear layer of a block whose weight this is: `(fan_in, fan_out)`.
-    pub fans: Option<(i64, i64)>,
+    pub fan_in_out: Option<(i64, i64)>,
 }
 
 impl ParamSpec {
     /// A parameter with its name, shape and start.
     pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), init, fans: None }
+        Self { name: name.into(), shape: shape.to_vec(), init, fan_in_out: None }
     }
 
     /// The same, known as the weight of a block's linear layer.
     pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
-        Self { fans: Some((fan_in, fan_out)), ..self }
+        Self { fan_in_out: Some((fan_in, fan_out)), ..self }
     }
 
     /// Number of elements.
@@ -62,7 +62,7 @@ fn padded(spec: &ParamSpec) -> i64 {
 }
 
 /// Elements of a unit of these parameters, padding included.
-pub(super) fn padded_size(specs: &[ParamSpec]) -> i64 {
+fn padded_size(specs: &[ParamSpec]) -> i64 {
     specs.iter().map(padded).sum()
 }
 
@@ -79,10 +79,7 @@ pub struct FlatUnit {
 
 impl FlatUnit {
     /// A unit for these parameters that has no memory yet, as after [`FlatUnit::release`]; float32
-    /// until they are [laid out](Self::lay_out) otherwise.
-    ///
-    /// # Errors
-    /// libtorch refuses.
+    /// until they are [cast](Self::cast_and_pad).
     pub fn absent(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
         let flat = Tensor::f_empty([padded_size(&specs)], (Kind::Float, device))?;
         let unit = Self::over(specs, flat);
@@ -100,9 +97,6 @@ impl FlatUnit {
 
     /// A unit without a storage: shapes and names of its parameters, all of one zero that cannot be
     /// written to.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub(super) fn outline(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
         let zero = Tensor::f_zeros([1], (Kind::Float, device))?;
         let flat = zero.f_expand([padded_size(&specs)], false)?;
@@ -207,9 +201,6 @@ impl FlatUnit {
     }
 
     /// A tensor laid out as this unit, in the format `kind`, with any content.
-    ///
-    /// # Errors
-    /// There is not enough memory.
     pub fn empty_of(&self, kind: Kind) -> Result<Tensor> {
         Ok(Tensor::f_empty([self.padded_numel()], (kind, self.flat.device()))?)
     }
@@ -220,7 +211,7 @@ impl FlatUnit {
     ///
     /// # Errors
     /// There is not enough memory; nothing is then changed.
-    pub fn lay_out(&self, kind: Kind, slices: usize) -> Result<Tensor> {
+    pub fn cast_and_pad(&self, kind: Kind, slices: usize) -> Result<Tensor> {
         let mut before = self.flat()?.f_detach()?;
         no_grad(|| {
             let numel = before.numel() as i64;
@@ -242,9 +233,6 @@ impl FlatUnit {
 
     /// Gives the memory of the parameters back. What autograd saved of them must not be used until
     /// they are there again.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn release(&self) -> Result<()> {
         no_grad(|| {
             for param in &self.params {
@@ -258,9 +246,6 @@ impl FlatUnit {
 
     /// Takes memory for the parameters again, with any content, and returns the storage to be
     /// filled, `[padded_numel]`. Autograd does not notice that it is written to.
-    ///
-    /// # Errors
-    /// There is not enough memory.
     pub fn allocate(&self) -> Result<Tensor> {
         no_grad(|| {
             if !self.is_here.get() {
@@ -307,7 +292,7 @@ mod tests {
             FlatUnit::zeros(vec![ParamSpec::new("a", &[40], Init::Zeros)], Device::Cpu).unwrap();
         let _ = unit.params()[0].shallow_clone().detach().fill_(1.0);
         for _ in 0..2 {
-            let _ = unit.lay_out(Kind::Float, 3).unwrap();
+            let _ = unit.cast_and_pad(Kind::Float, 3).unwrap();
             assert_eq!((unit.padded_numel(), unit.numel()), (48, 40));
         }
         let _ = unit.flat().unwrap().shallow_clone().fill_(2.0);
@@ -320,7 +305,7 @@ mod tests {
             FlatUnit::zeros(vec![ParamSpec::new("a", &[3], Init::Zeros)], Device::Cpu).unwrap();
         let _ = unit.flat().unwrap().shallow_clone().fill_(1.0 + 2f64.powi(-10));
         let held = unit.params()[0].shallow_clone();
-        let before = unit.lay_out(Kind::BFloat16, 1).unwrap();
+        let before = unit.cast_and_pad(Kind::BFloat16, 1).unwrap();
         assert_eq!((held.kind(), before.kind()), (Kind::BFloat16, Kind::Float));
         assert_eq!(
             (held.double_value(&[0]), before.double_value(&[0])),

@@ -1,12 +1,12 @@
-//! The gradient of a unit: one flat tensor, to which each parameter's gradient is added as it is made.
+//! The gradients of units: flat tensors, to which each parameter's gradient is added as it is made.
 //!
 //! The first gradient of a parameter is written over what the memory held, so that nothing is cleared
-//! to be added to. An operation whose gradient is written by hand (`linear.rs`) reaches the tensor
-//! through a [`Sink`], and needs no tensor of its own for it.
+//! to be added to. An operation whose gradient is written by hand (`modules/linear.rs`) reaches the
+//! tensor through a [`Sink`], and needs no tensor of its own for it.
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::FlatUnit;
+use super::{FlatUnit, params::ParamPlace};
 use crate::{
     bridge::{
         lists::{add_all, copy_all, zero_all},
@@ -29,16 +29,31 @@ pub struct UnitGradient {
     waiting: Vec<(usize, Tensor)>,
 }
 
-/// Where the operations of a layer find the gradient of its unit: whoever goes back through the layer
-/// lends it for that time.
-#[derive(Debug, Clone, Default)]
-pub struct Sink(Rc<RefCell<Option<UnitGradient>>>);
+/// The gradients of all units, each from its first use on.
+#[derive(Debug)]
+pub struct UnitGradients {
+    units: Rc<[FlatUnit]>,
+    kind: Kind,
+    gradients: Vec<Option<UnitGradient>>,
+}
+
+/// Where the operations of a forward pass will add the gradients that they make by hand: into
+/// gradients of the pass at first, and from the backward pass on into those of the step.
+#[derive(Debug, Clone)]
+pub struct Sink(Rc<RefCell<SharedGradients>>);
+
+/// The gradients of a step, which the operations of a backward pass add to.
+pub type SharedGradients = Rc<RefCell<UnitGradients>>;
+
+/// The sink of one parameter.
+#[derive(Debug, Clone)]
+pub struct ParamSink {
+    sink: Sink,
+    place: ParamPlace,
+}
 
 impl UnitGradient {
     /// One without any gradient yet, laid out as `unit`, in the format `kind`.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
     pub fn new(unit: &FlatUnit, kind: Kind) -> Result<Self> {
         let flat = {
             let _counting = count_as(memory::Kind::Gradients)?;
@@ -52,9 +67,6 @@ impl UnitGradient {
 
     /// Adds `scale * a @ b` to the gradient of parameter `i`: on CUDA and on the CPU in float32 within
     /// the product itself.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn add_product(&mut self, i: usize, (a, b): (&Tensor, &Tensor), scale: f64) -> Result<()> {
         let beta = if self.written[i] { 1.0 } else { 0.0 };
         product(&self.views[i], (a, b), beta, scale)?;
@@ -62,17 +74,14 @@ impl UnitGradient {
         Ok(())
     }
 
-    /// Adds the sum of `grad` over its first dimension to the gradient of parameter `i`, to its first
-    /// rows if it has more.
-    ///
-    /// # Errors
-    /// libtorch refuses.
-    pub fn add_rows(&mut self, i: usize, grad: &Tensor) -> Result<()> {
+    /// Adds the sum of `grad` over its first dimension to the gradient of parameter `i`: to all of it,
+    /// or to as many rows as `grad` has, from row `from` on.
+    pub fn add_rows(&mut self, i: usize, from: i64, grad: &Tensor) -> Result<()> {
         let (rows, kind) = ([0i64].as_slice(), self.flat.kind());
         let (len, all) = (grad.size()[1], self.views[i].size()[0]);
         no_grad(|| {
             if len < all {
-                let view = self.open(i)?.f_narrow(0, 0, len)?;
+                let view = self.open(i)?.f_narrow(0, from, len)?;
                 let sum = grad.f_sum_dim_intlist(rows, false, kind)?;
                 let _ = view.shallow_clone().f_add_(&sum)?;
                 return Ok(());
@@ -86,10 +95,17 @@ impl UnitGradient {
         })
     }
 
+    /// Adds each row of `rows` `[n, width]` to the row of parameter `i` that `ids` `[n]` names.
+    pub fn add_at(&mut self, i: usize, ids: &Tensor, rows: &Tensor) -> Result<()> {
+        no_grad(|| {
+            let table = self.open(i)?;
+            let rows = rows.f_to_kind(table.kind())?;
+            let _ = table.shallow_clone().f_index_add_(0, ids, &rows)?;
+            Ok(())
+        })
+    }
+
     /// Adds gradients of parameters by number, each named once, and those that wait.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
     pub fn add(&mut self, grads: &[(usize, Tensor)]) -> Result<()> {
         let waiting = std::mem::take(&mut self.waiting);
         let (mut new, mut alike, mut others) = (Vec::new(), Vec::new(), Vec::new());
@@ -113,9 +129,6 @@ impl UnitGradient {
     }
 
     /// The gradient of parameter `i`, to be added to.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn open(&mut self, i: usize) -> Result<&Tensor> {
         self.add(&[])?;
         if !self.written[i] {
@@ -126,9 +139,6 @@ impl UnitGradient {
     }
 
     /// Adds what `other`, laid out alike, holds.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn merge(&mut self, mut other: Self) -> Result<()> {
         other.add(&[])?;
         let held = other.views.into_iter().enumerate().filter(|(i, _)| other.written[*i]);
@@ -136,9 +146,6 @@ impl UnitGradient {
     }
 
     /// The flat gradient, 0 for parameters that got none.
-    ///
-    /// # Errors
-    /// libtorch refuses.
     pub fn complete(mut self) -> Result<Tensor> {
         self.add(&[])?;
         let none = self.views.iter().zip(&self.written).filter(|(_, written)| !**written);
@@ -147,31 +154,70 @@ impl UnitGradient {
     }
 }
 
-impl Sink {
-    /// Lends the gradient to the layer's operations.
-    pub fn lend(&self, gradient: UnitGradient) {
-        *self.0.borrow_mut() = Some(gradient);
+impl UnitGradients {
+    /// None yet of these units, in the format `kind`.
+    pub fn new(units: &Rc<[FlatUnit]>, kind: Kind) -> Self {
+        let gradients = units.iter().map(|_| None).collect();
+        Self { units: Rc::clone(units), kind, gradients }
     }
 
-    /// Takes it back.
-    ///
-    /// # Errors
-    /// [`Code::Internal`] if it was not lent.
-    pub fn take_back(&self) -> Result<UnitGradient> {
-        self.0.take().ok_or_else(not_lent)
+    /// The gradient of unit `i`, to be added to.
+    pub fn open(&mut self, i: usize) -> Result<&mut UnitGradient> {
+        let gradient = &mut self.gradients[i];
+        if gradient.is_none() {
+            *gradient = Some(UnitGradient::new(&self.units[i], self.kind)?);
+        }
+        gradient.as_mut().ok_or_else(|| Error::new(Code::Internal, "a gradient that was just made"))
     }
 
-    /// Adds to the gradient while it is lent.
-    ///
-    /// # Errors
-    /// [`Code::Internal`] outside of that time; those of `add`.
-    pub fn with(&self, add: impl FnOnce(&mut UnitGradient) -> Result<()>) -> Result<()> {
-        add(self.0.borrow_mut().as_mut().ok_or_else(not_lent)?)
+    /// Takes the gradient of unit `i` out; `None` if nothing was added.
+    pub fn take(&mut self, i: usize) -> Option<UnitGradient> {
+        self.gradients[i].take()
+    }
+
+    /// Adds all that `other` holds; what this one has not becomes its own.
+    fn adopt(&mut self, other: &mut Self) -> Result<()> {
+        for (own, made) in self.gradients.iter_mut().zip(&mut other.gradients) {
+            let Some(made) = made.take() else { continue };
+            match own {
+                Some(own) => own.merge(made)?,
+                none => *none = Some(made),
+            }
+        }
+        Ok(())
+    }
+
+    /// Drops all.
+    pub fn clear(&mut self) {
+        self.gradients.iter_mut().for_each(|gradient| *gradient = None);
     }
 }
 
-fn not_lent() -> Error {
-    Error::new(Code::Internal, "a layer has no gradient to add to")
+impl Sink {
+    /// The sink of a forward pass over these units.
+    pub fn new(units: &Rc<[FlatUnit]>, kind: Kind) -> Self {
+        let of_the_pass = Rc::new(RefCell::new(UnitGradients::new(units, kind)));
+        Self(Rc::new(RefCell::new(of_the_pass)))
+    }
+
+    /// From now on operations add to `gradients`, which get what the pass has made.
+    pub fn turn_to(&self, gradients: &SharedGradients) -> Result<()> {
+        let of_the_pass = self.0.replace(Rc::clone(gradients));
+        gradients.borrow_mut().adopt(&mut of_the_pass.borrow_mut())
+    }
+
+    pub(super) fn of(&self, place: ParamPlace) -> ParamSink {
+        ParamSink { sink: self.clone(), place }
+    }
+}
+
+impl ParamSink {
+    /// Adds to the gradient of the unit, in which the parameter has the number that `add` is given.
+    pub fn with(&self, add: impl FnOnce(&mut UnitGradient, usize) -> Result<()>) -> Result<()> {
+        let ParamPlace { unit, index } = self.place;
+        let gradients = Rc::clone(&self.sink.0.borrow());
+        add(gradients.borrow_mut().open(unit)?, index)
+    }
 }
 
 #[cfg(test)]
@@ -211,7 +257,7 @@ mod tests {
                 let mut gradient = dirty(kind);
                 for _ in 0..2 {
                     gradient.add_product(0, (&x, &y), 0.5).unwrap();
-                    gradient.add_rows(1, &Tensor::cat(&[&y, &y], 0)).unwrap();
+                    gradient.add_rows(1, 0, &Tensor::cat(&[&y, &y], 0)).unwrap();
                     gradient.add(&[(2, of(&[5.0, 6.0]))]).unwrap();
                 }
                 let mut other = dirty(kind);
@@ -234,12 +280,20 @@ mod tests {
     }
 
     #[test]
-    fn a_layer_adds_while_the_gradient_is_lent() {
-        let sink = Sink::default();
-        assert_eq!(sink.with(|_| Ok(())).unwrap_err().code(), Code::Internal);
-        sink.lend(dirty(Kind::Float));
-        sink.clone().with(|gradient| gradient.open(1).map(drop)).unwrap();
-        assert_eq!(sink.take_back().unwrap().written, [false, true, false]);
-        assert!(sink.take_back().is_err());
+    fn what_a_pass_has_made_goes_to_the_step_and_what_follows_too() {
+        let units: Rc<[FlatUnit]> = Rc::new([unit()]);
+        let step = Rc::new(RefCell::new(UnitGradients::new(&units, Kind::Float)));
+        for _ in 0..2 {
+            let pass = Sink::new(&units, Kind::Float);
+            let param = pass.of(ParamPlace { unit: 0, index: 2 });
+            let one = Tensor::from_slice(&[1f32, 1.0]);
+            let add = || param.with(|gradient, i| gradient.add(&[(i, one.shallow_clone())]));
+            add().unwrap();
+            pass.turn_to(&step).unwrap();
+            add().unwrap();
+        }
+        let flat = step.borrow_mut().take(0).unwrap().complete().unwrap();
+        assert_eq!(values(&units[0].views(&flat)[2]), [4.0, 4.0]);
+        assert!(step.borrow_mut().take(0).is_none());
     }
 }

@@ -3,14 +3,32 @@
 //! The weight decay is a part of the gradient, in the numerator too (DeepSpeed's kernel for the
 //! CPU has it in the sum of squares alone, so that it never decays anything).
 
-use super::rule::{Numbers, Part, scalar};
+use super::rule::{Hyperparameters, Part, Rule, scalar};
 use crate::{
     bridge::fused::{AdagradNumbers, fused_adagrad},
     config::optimizer::AdagradConfig,
     error::Result,
 };
 
-pub(super) fn step(config: &AdagradConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+impl Rule for AdagradConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["sum"]
+    }
+
+    fn betas(&self, _: (f64, f64)) -> Vec<f64> {
+        Vec::new()
+    }
+
+    fn is_fused(&self) -> bool {
+        true
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyperparameters)
+    }
+}
+
+fn step(config: &AdagradConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = scalar(numbers.step as f64, &first.param);
     let scaling = numbers.scaling;

@@ -5,7 +5,7 @@
 //! the bias-corrected average square. Without `adam_w_mode` it is `torch.optim.Adam`, where
 //! `weight_decay` times the parameter is a part of the gradient.
 
-use super::rule::{Numbers, Part, scalar};
+use super::rule::{Hyperparameters, Part, Rule, scalar};
 use crate::{
     bridge::fused::{AdamNumbers, fused_adam},
     config::optimizer::AdamConfig,
@@ -15,7 +15,25 @@ use crate::{
 /// A step so late that the powers of the betas are 0 and nothing is left to correct.
 const NO_CORRECTION: f64 = f32::MAX as f64;
 
-pub(super) fn step(config: &AdamConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+impl Rule for AdamConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["exp_avg", "exp_avg_sq"]
+    }
+
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64> {
+        vec![betas.0, betas.1]
+    }
+
+    fn is_fused(&self) -> bool {
+        true
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyperparameters)
+    }
+}
+
+fn step(config: &AdamConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
     let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
     let (step, scaling) = (scalar(step, &first.param), numbers.scaling);

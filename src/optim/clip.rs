@@ -18,9 +18,6 @@ const EPSILON: f64 = 1e-6;
 
 /// The square of the Euclidean norm of all gradients together: float64, a scalar on `device`, where
 /// they are or are brought.
-///
-/// # Errors
-/// libtorch refuses.
 pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor> {
     if grads.iter().all(|grad| grad.numel() == 0) {
         return Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?);

@@ -6,18 +6,41 @@
 //! `min_coeff` and `max_coeff`, and is 1 where one of the norms is 0.
 
 use super::{
-    plan::SpanParam,
-    rule::{Numbers, Part, Work, World},
+    rule::{Hyperparameters, Part, Rule, Work, World},
+    span::SpanParam,
 };
 use crate::{
     config::optimizer::LambConfig,
-    dist::{ReduceOp, Shard},
+    dist::{ReduceOp, ShardSpec},
     error::Result,
     tensor::{Kind, Tensor},
 };
 
+impl Rule for LambConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["exp_avg", "exp_avg_sq"]
+    }
+
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64> {
+        vec![betas.0, betas.1]
+    }
+
+    fn needs_whole_parameters(&self) -> bool {
+        true
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(self, part, hyperparameters));
+        Ok(())
+    }
+
+    fn finish(&self, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+        finish(self, world, work)
+    }
+}
+
 /// Takes the gradient into the averages and leaves the direction in its place.
-pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers<'_>) {
+fn step(config: &LambConfig, part: &mut Part, numbers: &Hyperparameters<'_>) {
     numbers.unscale(&mut part.grad);
     let update = direction(config, part, numbers);
     part.grad.copy_(&update);
@@ -25,8 +48,8 @@ pub(super) fn step(config: &LambConfig, part: &mut Part, numbers: &Numbers<'_>) 
 
 /// Moves along the directions, by the ratios of whole parameters. Each rank sums the squares of its
 /// slice of the unit, also where it has all of it, so that all ranks have the same ratios.
-pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-    let shard = Shard::of(world.group);
+fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+    let shard = ShardSpec::of(world.group);
     let first_index = world.params.partition_point(|param| param.unit < world.unit);
     let count = world.params.partition_point(|param| param.unit <= world.unit) - first_index;
     let device = world.group.device();
@@ -45,7 +68,7 @@ pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) ->
     }
     world.group.all_reduce(&squares, ReduceOp::Sum)?;
     let norms = squares.sqrt().to_kind(Kind::Float).to_device(work.param.device());
-    let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * work.numbers.lr;
+    let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * work.hyperparameters.lr;
     for (span, spot) in work.spots() {
         let spot_of = |flat: &Tensor| flat.narrow(0, span.offset + spot.offset, spot.len);
         let mut param = spot_of(work.param);
@@ -55,7 +78,7 @@ pub(super) fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) ->
 }
 
 /// AdamW's direction, weight decay included, after the averages have taken the gradient in.
-fn direction(config: &LambConfig, part: &mut Part, numbers: &Numbers<'_>) -> Tensor {
+fn direction(config: &LambConfig, part: &mut Part, numbers: &Hyperparameters<'_>) -> Tensor {
     let (beta1, beta2) = numbers.betas;
     let [exp_avg, exp_avg_sq] = part.state.as_mut_slice() else {
         unreachable!("LAMB has two averages")

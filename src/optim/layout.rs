@@ -20,7 +20,7 @@ pub struct ParamLayout {
     pub shape: Vec<i64>,
     /// Inputs and outputs of the layer whose weight this is: `(fan_in, fan_out)`, for the matrices
     /// of linear layers between embedding and head, and `None` for anything else.
-    pub fans: Option<(i64, i64)>,
+    pub fan_in_out: Option<(i64, i64)>,
 }
 
 impl ParamLayout {

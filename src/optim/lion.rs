@@ -4,10 +4,26 @@
 //! `m = b2 m + (1 - b2) g`. The sign of 0 is 0, as in the paper: a row of the embedding that no
 //! token used stays where it is (in DeepSpeed's kernel it moves by `lr`).
 
-use super::rule::{Numbers, Part};
+use super::rule::{Hyperparameters, Part, Rule};
+use crate::{config::optimizer::LionConfig, error::Result};
 
-pub(super) fn step(part: &mut Part, numbers: &Numbers<'_>) {
-    let Numbers { lr, weight_decay, betas: (beta1, beta2), .. } = *numbers;
+impl Rule for LionConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["exp_avg"]
+    }
+
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64> {
+        vec![betas.0, betas.1]
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(part, hyperparameters));
+        Ok(())
+    }
+}
+
+fn step(part: &mut Part, numbers: &Hyperparameters<'_>) {
+    let Hyperparameters { lr, weight_decay, betas: (beta1, beta2), .. } = *numbers;
     numbers.unscale(&mut part.grad);
     let exp_avg = &mut part.state[0];
     let mut update = exp_avg.lerp(&part.grad, 1.0 - beta1).sign_();

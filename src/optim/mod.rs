@@ -3,12 +3,13 @@
 //! A [`Plan`] says which parts of which units are updated alike (`plan.rs`), so that its memory is
 //! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
 //! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
-//! gradients, state and the step's numbers (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
+//! gradients, state and the step's hyperparameters (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
 //! `adagrad.rs` are libtorch's fused kernels, `lion.rs` is arithmetic on whole parts, `lamb.rs` and
 //! `muon.rs` also look at each parameter by itself.
 
 mod adagrad;
 mod adam;
+mod algorithm;
 mod clip;
 mod lamb;
 mod layout;
@@ -19,6 +20,7 @@ mod oracle;
 mod plan;
 mod rule;
 mod sgd;
+mod span;
 mod state;
 mod whole;
 
@@ -29,13 +31,15 @@ pub use plan::Plan;
 pub use whole::{StateName, StatePiece};
 
 use self::{
-    plan::{Group, PlanParam, Setting, Span, state_kind, state_names},
-    rule::{Numbers, Part, Work, World, finish, is_fused, update},
+    algorithm::rule_of,
+    plan::{Group, GroupSettings, state_kind},
+    rule::{Hyperparameters, Part, Work, World},
+    span::{PlanParam, Span},
     state::State,
 };
 use crate::{
     config::{OptimizerConfig, optimizer::Algorithm},
-    dist::{ProcessGroup, Shard},
+    dist::{ProcessGroup, ShardSpec},
     error::Result,
     tensor::{Kind, Tensor, guard, no_grad},
 };
@@ -67,7 +71,7 @@ pub struct Optimizer {
     groups: Vec<Group>,
     params: Vec<PlanParam>,
     units: Vec<i64>,
-    shard: Option<Shard>,
+    shard: Option<ShardSpec>,
     step: u64,
 }
 
@@ -116,15 +120,15 @@ impl Optimizer {
 
     /// Elements of a unit that this rank updates.
     pub fn unit_numel(&self, unit: usize) -> i64 {
-        self.shard.unwrap_or(Shard::WHOLE).range(self.units[unit]).1
+        self.shard.unwrap_or(ShardSpec::WHOLE).range(self.units[unit]).1
     }
 
     /// Elements of each state tensor of a unit: those of the first group's first span, of its next
     /// span, of the next group. All are flat, and zeros before the first step.
     pub fn state_layout(&self, unit: usize) -> Vec<i64> {
-        let spans = self
-            .spans(unit)
-            .flat_map(|(group, span)| state_names(&group.setting.rule).iter().map(|_| span.len));
+        let spans = self.spans(unit).flat_map(|(group, span)| {
+            rule_of(&group.settings.rule).state_names().iter().map(|_| span.len)
+        });
         spans.collect()
     }
 
@@ -136,14 +140,9 @@ impl Optimizer {
 
     /// What `rates` are for each group of parameters that are updated alike.
     pub fn group_rates(&self, rates: StepRates) -> Vec<GroupRates> {
-        let of_group = |Group { setting, .. }: &Group| {
-            let StepRates { lr, betas: (first, second) } = rates_of(&self.config, setting, rates);
-            let betas = match setting.rule {
-                Algorithm::Adam(_) | Algorithm::Lamb(_) | Algorithm::Lion(_) => vec![first, second],
-                Algorithm::Sgd(_) | Algorithm::Muon(_) => vec![first],
-                Algorithm::Adagrad(_) => Vec::new(),
-            };
-            GroupRates { lr, betas }
+        let of_group = |Group { settings, .. }: &Group| {
+            let StepRates { lr, betas } = rates_of(&self.config, settings, rates);
+            GroupRates { lr, betas: rule_of(&settings.rule).betas(betas) }
         };
         self.groups.iter().map(of_group).collect()
     }
@@ -151,16 +150,13 @@ impl Optimizer {
     /// Whether each step is libtorch's fused kernels alone, which read from the device whether they
     /// may change anything ([`Scaling::found_inf`]).
     pub fn is_fused(&self) -> bool {
-        self.groups.iter().all(|group| is_fused(&group.setting.rule))
+        self.groups.iter().all(|group| rule_of(&group.settings.rule).is_fused())
     }
 
     /// Updates units in place at these rates, with their gradients scaled. A step does so for every
     /// unit once, together or in parts, in the same order on every rank of `group`, and ends with
     /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one span at a time,
     /// or gradients in whole where the rule looks at whole parameters.
-    ///
-    /// # Errors
-    /// libtorch refuses; another rank fails.
     pub fn update(
         &self,
         group: &ProcessGroup,
@@ -173,16 +169,16 @@ impl Optimizer {
             let mut updates: Vec<_> =
                 units.iter().map(|unit| self.unit_update(unit)).collect::<Result<_>>()?;
             for of_group in &self.groups {
-                let Group { setting, .. } = of_group;
-                let StepRates { lr, betas } = rates_of(&self.config, setting, rates);
-                let weight_decay = setting.weight_decay;
-                let numbers = Numbers { step, lr, weight_decay, betas, scaling };
-                update_spans(of_group, &mut updates, &numbers)?;
+                let Group { settings, .. } = of_group;
+                let StepRates { lr, betas } = rates_of(&self.config, settings, rates);
+                let weight_decay = settings.weight_decay;
+                let hyperparameters = Hyperparameters { step, lr, weight_decay, betas, scaling };
+                update_spans(of_group, &mut updates, &hyperparameters)?;
                 for UnitUpdate { unit, param, grad, .. } in &updates {
                     if of_group.units.contains(unit) {
                         let spans = spans_of(of_group, *unit).collect();
-                        let work = Work { spans, param, grad, numbers };
-                        finish(&setting.rule, &self.world(group, *unit), &work)?;
+                        let work = Work { spans, param, grad, hyperparameters };
+                        rule_of(&settings.rule).finish(&self.world(group, *unit), &work)?;
                     }
                 }
             }
@@ -196,7 +192,7 @@ impl Optimizer {
         (unit, tensors): &(usize, UnitTensors<'a>),
     ) -> Result<UnitUpdate<'a>> {
         let UnitTensors { param, grad, state } = *tensors;
-        let grad = match self.config.algorithm.needs_whole_parameters() {
+        let grad = match rule_of(&self.config.algorithm).needs_whole_parameters() {
             true => grad.f_to_kind(Kind::Float)?,
             false => grad.shallow_clone(),
         };
@@ -219,14 +215,14 @@ fn spans_of(group: &Group, unit: usize) -> impl Iterator<Item = &Span> {
     group.spans.iter().filter(move |span| span.unit == unit)
 }
 
-/// The rates of a step for parameters with this setting.
-fn rates_of(config: &OptimizerConfig, setting: &Setting, rates: StepRates) -> StepRates {
-    let betas = match (&config.algorithm, &setting.rule) {
+/// The rates of a step for parameters with these settings.
+fn rates_of(config: &OptimizerConfig, settings: &GroupSettings, rates: StepRates) -> StepRates {
+    let betas = match (&config.algorithm, &settings.rule) {
         // A schedule cycles Muon's momentum, not AdamW's betas beside it.
         (Algorithm::Muon(_), Algorithm::Adam(adam)) => adam.betas,
         _ => rates.betas,
     };
-    StepRates { lr: rates.lr * setting.lr_factor, betas }
+    StepRates { lr: rates.lr * settings.lr_factor, betas }
 }
 
 /// A unit on its way through the groups.
@@ -243,10 +239,10 @@ struct UnitUpdate<'a> {
 fn update_spans(
     group: &Group,
     updates: &mut [UnitUpdate<'_>],
-    numbers: &Numbers<'_>,
+    hyperparameters: &Hyperparameters<'_>,
 ) -> Result<()> {
-    let rule = &group.setting.rule;
-    let slots = state_names(rule).len();
+    let rule = rule_of(&group.settings.rule);
+    let slots = rule.state_names().len();
     let mut parts = Vec::new();
     for UnitUpdate { unit, param, grad, state } in updates {
         for span in spans_of(group, *unit) {
@@ -262,11 +258,15 @@ fn update_spans(
                 parts.push(part);
                 continue;
             }
-            update(rule, std::slice::from_mut(&mut part), numbers)?;
+            rule.step(std::slice::from_mut(&mut part), hyperparameters)?;
             for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
-                state.store(loaded, span.place, &[numbers.step, span.unit as u64, i as u64]);
+                state.store(
+                    loaded,
+                    span.place,
+                    &[hyperparameters.step, span.unit as u64, i as u64],
+                );
             }
         }
     }
-    update(rule, &mut parts, numbers)
+    rule.step(&mut parts, hyperparameters)
 }

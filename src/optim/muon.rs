@@ -13,8 +13,8 @@
 //! matrix, bfloat16 on the matrix itself.
 
 use super::{
-    plan::PlanParam,
-    rule::{Numbers, Part, Work, World},
+    rule::{Hyperparameters, Part, Rule, Work, World},
+    span::PlanParam,
 };
 use crate::{
     config::optimizer::{MuonConfig, NsMethod},
@@ -33,8 +33,31 @@ const EPSILON: f64 = 1e-7;
 /// Before this iteration the Gram matrix is computed anew, which keeps it exact in float16.
 const RESTART: u32 = 2;
 
+impl Rule for MuonConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        &["momentum_buffer"]
+    }
+
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64> {
+        vec![betas.0]
+    }
+
+    fn needs_whole_parameters(&self) -> bool {
+        true
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(self, part, hyperparameters));
+        Ok(())
+    }
+
+    fn finish(&self, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+        finish(self, world, work)
+    }
+}
+
 /// Takes the gradient into its average and leaves the update, not yet orthogonal, in its place.
-pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers<'_>) {
+fn step(config: &MuonConfig, part: &mut Part, numbers: &Hyperparameters<'_>) {
     numbers.unscale(&mut part.grad);
     let momentum = numbers.betas.0;
     let buffer = &mut part.state[0];
@@ -47,8 +70,8 @@ pub(super) fn step(config: &MuonConfig, part: &mut Part, numbers: &Numbers<'_>) 
 
 /// Moves along the orthogonal updates. Where a rank has a slice of the unit, the updates are
 /// gathered, and a rank makes those matrices orthogonal of which it has a part.
-pub(super) fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-    let Numbers { lr, weight_decay, .. } = work.numbers;
+fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
+    let Hyperparameters { lr, weight_decay, .. } = work.hyperparameters;
     let device = world.group.device();
     let update = work.grad.f_to_device(device)?;
     let whole = match world.shard {
@@ -62,7 +85,7 @@ pub(super) fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) ->
     for (span, spot) in work.spots() {
         let PlanParam { offset, shape, .. } = &world.params[spot.index];
         let matrix = whole.narrow(0, *offset, shape.iter().product()).view(&shape[..]);
-        let (fan_in, fan_out) = spot.fans.unwrap_or((1, 1));
+        let (fan_in, fan_out) = spot.fan_in_out.unwrap_or((1, 1));
         let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
         let orthogonal = orthogonalize(&matrix, config.ns_method, config.ns_steps);
         let mut param = work.param.narrow(0, span.offset + spot.offset, spot.len);

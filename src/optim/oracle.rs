@@ -17,7 +17,7 @@ pub(super) fn grad(t: u64, i: usize) -> f64 {
 
 /// An optimizer of one vector, "a", of this length.
 pub(super) fn optimizer(config: &OptimizerConfig, len: i64) -> Optimizer {
-    let param = ParamLayout { name: "a".into(), offset: 0, shape: vec![len], fans: None };
+    let param = ParamLayout { name: "a".into(), offset: 0, shape: vec![len], fan_in_out: None };
     let unit = UnitLayout { numel: len, params: vec![param] };
     Optimizer::new(Plan::new(config, &[unit], None).unwrap())
 }

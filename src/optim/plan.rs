@@ -7,14 +7,18 @@ use std::collections::BTreeSet;
 
 use glob::Pattern;
 
-use super::layout::{ParamLayout, UnitLayout};
+use super::{
+    algorithm::rule_of,
+    layout::{ParamLayout, UnitLayout},
+    span::{PlanParam, Span, SpanParam},
+};
 use crate::{
     config::{
         OptimizerConfig,
         optimizer::{AdamConfig, Algorithm, StateDtype},
         suggest::nearest,
     },
-    dist::Shard,
+    dist::ShardSpec,
     error::{Code, Error, Result},
     tensor::Kind,
 };
@@ -32,24 +36,13 @@ pub struct Plan {
     /// Elements of each unit, padding included.
     pub(super) units: Vec<i64>,
     /// The slice of each unit that this rank updates; `None` for all of it.
-    pub(super) shard: Option<Shard>,
-}
-
-/// A parameter with its state tensors.
-#[derive(Debug)]
-pub(super) struct PlanParam {
-    pub(super) name: String,
-    pub(super) unit: usize,
-    /// Its first element in the unit.
-    pub(super) offset: i64,
-    pub(super) shape: Vec<i64>,
-    pub(super) states: &'static [&'static str],
+    pub(super) shard: Option<ShardSpec>,
 }
 
 /// Spans that are updated alike.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) setting: Setting,
+    pub(super) settings: GroupSettings,
     /// The parts that this rank updates.
     pub(super) spans: Vec<Span>,
     /// The units with parameters of the group, the same on all ranks, in order.
@@ -58,38 +51,11 @@ pub(super) struct Group {
 
 /// How a parameter is updated.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Setting {
+pub(super) struct GroupSettings {
     pub(super) rule: Algorithm,
     /// Its learning rate is that of the schedule times this.
     pub(super) lr_factor: f64,
     pub(super) weight_decay: f64,
-}
-
-/// A part of a unit.
-#[derive(Debug)]
-pub(super) struct Span {
-    pub(super) unit: usize,
-    /// Its first element in what this rank updates of the unit.
-    pub(super) offset: i64,
-    /// Its first element in the unit.
-    pub(super) place: i64,
-    /// Padding included.
-    pub(super) len: i64,
-    pub(super) params: Vec<SpanParam>,
-}
-
-/// A parameter in a span, or the part of it that is there.
-#[derive(Debug)]
-pub(super) struct SpanParam {
-    /// Its number in [`Plan::params`].
-    pub(super) index: usize,
-    /// Its first element in the span.
-    pub(super) offset: i64,
-    /// The first element that is there, of those of the parameter.
-    pub(super) start: i64,
-    /// How many elements are there.
-    pub(super) len: i64,
-    pub(super) fans: Option<(i64, i64)>,
 }
 
 impl Plan {
@@ -101,7 +67,7 @@ impl Plan {
     pub fn new(
         config: &OptimizerConfig,
         units: &[UnitLayout],
-        shard: Option<Shard>,
+        shard: Option<ShardSpec>,
     ) -> Result<Self> {
         let choices = Choices::of(config);
         let mut faults = choices.unused(units);
@@ -125,7 +91,7 @@ impl Plan {
     /// same group, or in a new one; returns its group, where `last` is the one before.
     fn add(
         &mut self,
-        setting: Setting,
+        setting: GroupSettings,
         last: Option<usize>,
         (unit, param, end): (usize, &ParamLayout, i64),
     ) -> usize {
@@ -135,18 +101,19 @@ impl Plan {
             unit,
             offset: param.offset,
             shape: param.shape.clone(),
-            states: state_names(&setting.rule),
+            states: rule_of(&setting.rule).state_names(),
         });
-        let at = self.groups.iter().position(|group| group.setting == setting);
+        let at = self.groups.iter().position(|group| group.settings == setting);
         let at = at.unwrap_or_else(|| {
-            self.groups.push(Group { setting, spans: vec![], units: vec![] });
+            self.groups.push(Group { settings: setting, spans: vec![], units: vec![] });
             self.groups.len() - 1
         });
         let group = &mut self.groups[at];
         if group.units.last() != Some(&unit) {
             group.units.push(unit);
         }
-        let own = self.shard.unwrap_or(Shard::WHOLE).overlap(self.units[unit], param.offset, end);
+        let own =
+            self.shard.unwrap_or(ShardSpec::WHOLE).overlap(self.units[unit], param.offset, end);
         let Some((from, to, offset)) = own else { return at };
         let follows = |span: &&mut Span| span.unit == unit && span.place + span.len == from;
         if last != Some(at) || group.spans.last_mut().filter(follows).is_none() {
@@ -162,7 +129,7 @@ impl Plan {
                     offset: from - span.place,
                     start: from - param.offset,
                     len: there,
-                    fans: param.fans,
+                    fan_in_out: param.fan_in_out,
                 });
             }
         }
@@ -175,7 +142,7 @@ impl Plan {
             .iter()
             .map(|group| {
                 let elements: i64 = group.spans.iter().map(|span| span.len).sum();
-                state_names(&group.setting.rule).len() as u64 * elements as u64
+                rule_of(&group.settings.rule).state_names().len() as u64 * elements as u64
             })
             .sum()
     }
@@ -183,17 +150,6 @@ impl Plan {
     /// Bytes of all state tensors together.
     pub fn state_bytes(&self) -> u64 {
         self.state_numel() * state_kind(&self.config).elt_size_in_bytes() as u64
-    }
-}
-
-/// The state tensors of a rule, by PyTorch's names.
-pub(super) fn state_names(rule: &Algorithm) -> &'static [&'static str] {
-    match rule {
-        Algorithm::Adam(_) | Algorithm::Lamb(_) => &["exp_avg", "exp_avg_sq"],
-        Algorithm::Lion(_) => &["exp_avg"],
-        Algorithm::Sgd(sgd) if sgd.momentum == 0.0 => &[],
-        Algorithm::Sgd(_) | Algorithm::Muon(_) => &["momentum_buffer"],
-        Algorithm::Adagrad(_) => &["sum"],
     }
 }
 
@@ -210,7 +166,7 @@ fn setting(
     config: &OptimizerConfig,
     choices: &Choices<'_>,
     param: &ParamLayout,
-) -> Result<Setting> {
+) -> Result<GroupSettings> {
     let (rule, usual_lr) = rule(config, param);
     let lr = choose(&choices.lr, &param.name, "lr")?.unwrap_or(usual_lr);
     let weight_decay = choose(&choices.weight_decay, &param.name, "weight_decay")?;
@@ -223,13 +179,13 @@ fn setting(
         return Err(Error::new(Code::BadValue, message).option("optimizer.lr"));
     }
     let lr_factor = if lr == config.lr { 1.0 } else { lr / config.lr };
-    Ok(Setting { rule, lr_factor, weight_decay })
+    Ok(GroupSettings { rule, lr_factor, weight_decay })
 }
 
 /// The rule for this parameter, and the learning rate that it has without a group.
 fn rule(config: &OptimizerConfig, param: &ParamLayout) -> (Algorithm, f64) {
     match &config.algorithm {
-        Algorithm::Muon(muon) if param.fans.is_none() => {
+        Algorithm::Muon(muon) if param.fan_in_out.is_none() => {
             let adam = AdamConfig { betas: muon.betas, eps: muon.eps, ..AdamConfig::default() };
             (Algorithm::Adam(adam), muon.adam_lr.unwrap_or(config.lr))
         }
@@ -338,7 +294,7 @@ mod tests {
             name: (*name).to_owned(),
             offset: i as i64 * 16,
             shape: vec![3, 3],
-            fans: name.ends_with("c_fc.weight").then_some((3, 3)),
+            fan_in_out: name.ends_with("c_fc.weight").then_some((3, 3)),
         };
         let params: Vec<_> = names.iter().enumerate().map(param).collect();
         UnitLayout { numel: params.len() as i64 * 16, params }
@@ -387,7 +343,7 @@ mod tests {
         let found: Vec<_> = plan
             .groups
             .iter()
-            .map(|group| (group.setting.lr_factor, group.setting.weight_decay))
+            .map(|group| (group.settings.lr_factor, group.settings.weight_decay))
             .collect();
         assert_eq!(found, [(1.0, 0.01), (1.0, 0.0), (2.0, 0.0), (2.0, 0.01)]);
         assert_eq!(
@@ -408,8 +364,8 @@ mod tests {
         let plan =
             Plan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units(), None).unwrap();
         let [rest, matrices] = plan.groups.as_slice() else { panic!("{plan:?}") };
-        assert_eq!((rest.setting.rule.name(), rest.setting.lr_factor), ("AdamW", 0.25));
-        assert_eq!((matrices.setting.rule.name(), matrices.setting.lr_factor), ("Muon", 1.0));
+        assert_eq!((rest.settings.rule.name(), rest.settings.lr_factor), ("AdamW", 0.25));
+        assert_eq!((matrices.settings.rule.name(), matrices.settings.lr_factor), ("Muon", 1.0));
         assert_eq!(spans(&plan)[1], [(1, 32, 16), (2, 32, 16)]);
         // Two averages of eight parameters, one of two.
         assert_eq!(plan.state_numel(), (2 * 8 + 2) * 16);
@@ -484,6 +440,6 @@ mod tests {
         let still = OptimizerConfig { lr: 1e-3, ..config };
         let still = OptimizerConfig { groups: vec![group(&["wte*"], Some(0.0), None)], ..still };
         let plan = Plan::new(&still, &units(), None).unwrap();
-        assert_eq!(plan.groups[0].setting.lr_factor, 0.0);
+        assert_eq!(plan.groups[0].settings.lr_factor, 0.0);
     }
 }

@@ -1,31 +1,57 @@
-//! What every update rule is given: parts of units, and the numbers of a step.
+//! The trait of an update rule, and what a rule is given: parts of units, and the hyperparameters of a
+//! step.
 
-use super::{
-    adagrad, adam, lamb, lion, muon,
-    plan::{PlanParam, Span, SpanParam},
-    sgd,
-};
+use super::span::{PlanParam, Span, SpanParam};
 use crate::{
     bridge::fused::{FusedPart, Scaling},
-    config::optimizer::Algorithm,
-    dist::{ProcessGroup, Shard},
+    dist::{ProcessGroup, ShardSpec},
     error::Result,
     tensor::{Kind, Tensor},
 };
+
+/// How parameters are updated.
+pub(super) trait Rule {
+    /// The state tensors of a parameter, by PyTorch's names.
+    fn state_names(&self) -> &'static [&'static str];
+
+    /// The rule's decays of averages, of the two that a schedule may set.
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64>;
+
+    /// Whether libtorch has the whole step as one kernel.
+    fn is_fused(&self) -> bool {
+        false
+    }
+
+    /// Whether an update depends on more of a parameter than the element that it changes.
+    fn needs_whole_parameters(&self) -> bool {
+        false
+    }
+
+    /// One step on parts of one device.
+    ///
+    /// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()>;
+
+    /// The second half of a step, for rules that look at whole parameters. Every rank calls it for the
+    /// same units and groups in the same order.
+    fn finish(&self, _world: &World<'_>, _work: &Work<'_>) -> Result<()> {
+        Ok(())
+    }
+}
 
 /// A span of a unit with its gradient and state, all flat, float32 and of one length.
 pub(super) struct Part {
     pub(super) param: Tensor,
     /// May be overwritten.
     pub(super) grad: Tensor,
-    /// In the order of [`super::plan::state_names`].
+    /// In the order of [`Rule::state_names`].
     pub(super) state: Vec<Tensor>,
 }
 
 /// The ranks, and the unit that is divided among them.
 pub(super) struct World<'a> {
     pub(super) group: &'a ProcessGroup,
-    pub(super) shard: Option<Shard>,
+    pub(super) shard: Option<ShardSpec>,
     pub(super) params: &'a [PlanParam],
     /// The unit, and its elements on all ranks.
     pub(super) unit: usize,
@@ -39,7 +65,7 @@ pub(super) struct Work<'a> {
     pub(super) param: &'a Tensor,
     /// Laid out alike, now with what the first half of a rule left there.
     pub(super) grad: &'a Tensor,
-    pub(super) numbers: Numbers<'a>,
+    pub(super) hyperparameters: Hyperparameters<'a>,
 }
 
 impl Work<'_> {
@@ -49,9 +75,9 @@ impl Work<'_> {
     }
 }
 
-/// The numbers of one step for the parts of one group.
+/// The hyperparameters of one step for the parts of one group.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Numbers<'a> {
+pub(super) struct Hyperparameters<'a> {
     /// Counts from 1.
     pub(super) step: u64,
     pub(super) lr: f64,
@@ -62,7 +88,7 @@ pub(super) struct Numbers<'a> {
     pub(super) scaling: Option<&'a Scaling>,
 }
 
-impl Numbers<'_> {
+impl Hyperparameters<'_> {
     /// What the averages of a start at zero are to be divided by.
     pub(super) fn bias_corrections(&self) -> (f64, f64) {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
@@ -86,46 +112,4 @@ impl Part {
 /// A float32 scalar beside `like`.
 pub(super) fn scalar(value: f64, like: &Tensor) -> Tensor {
     Tensor::full([0i64; 0], value, (Kind::Float, like.device()))
-}
-
-/// Whether libtorch has the whole step of `rule` as one kernel.
-pub(super) fn is_fused(rule: &Algorithm) -> bool {
-    match rule {
-        Algorithm::Adam(_) | Algorithm::Sgd(_) | Algorithm::Adagrad(_) => true,
-        Algorithm::Lamb(_) | Algorithm::Lion(_) | Algorithm::Muon(_) => false,
-    }
-}
-
-/// One step of `rule` on parts of one device; LAMB and Muon then need [`finish`].
-///
-/// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-pub(super) fn update(rule: &Algorithm, parts: &mut [Part], numbers: &Numbers<'_>) -> Result<()> {
-    match rule {
-        Algorithm::Adam(config) => return adam::step(config, parts, numbers),
-        Algorithm::Sgd(config) => return sgd::step(config, parts, numbers),
-        Algorithm::Adagrad(config) => return adagrad::step(config, parts, numbers),
-        Algorithm::Lamb(config) => {
-            parts.iter_mut().for_each(|part| lamb::step(config, part, numbers));
-        }
-        Algorithm::Lion(_) => parts.iter_mut().for_each(|part| lion::step(part, numbers)),
-        Algorithm::Muon(config) => {
-            parts.iter_mut().for_each(|part| muon::step(config, part, numbers));
-        }
-    }
-    Ok(())
-}
-
-/// The second half of a step, for rules that look at whole parameters. Every rank calls it for the
-/// same units and groups in the same order.
-///
-/// # Errors
-/// Those of the collectives.
-pub(super) fn finish(rule: &Algorithm, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-    match rule {
-        Algorithm::Lamb(config) => lamb::finish(config, world, work),
-        Algorithm::Muon(config) => muon::finish(config, world, work),
-        Algorithm::Adam(_) | Algorithm::Sgd(_) | Algorithm::Adagrad(_) | Algorithm::Lion(_) => {
-            Ok(())
-        }
-    }
 }

@@ -3,14 +3,32 @@
 //! The weight decay is a part of the gradient. The first gradient becomes the velocity as it is;
 //! later ones enter it times `1 - dampening`.
 
-use super::rule::{Numbers, Part};
+use super::rule::{Hyperparameters, Part, Rule};
 use crate::{
     bridge::fused::{SgdNumbers, fused_sgd},
     config::optimizer::SgdConfig,
     error::Result,
 };
 
-pub(super) fn step(config: &SgdConfig, parts: &[Part], numbers: &Numbers<'_>) -> Result<()> {
+impl Rule for SgdConfig {
+    fn state_names(&self) -> &'static [&'static str] {
+        if self.momentum == 0.0 { &[] } else { &["momentum_buffer"] }
+    }
+
+    fn betas(&self, betas: (f64, f64)) -> Vec<f64> {
+        vec![betas.0]
+    }
+
+    fn is_fused(&self) -> bool {
+        true
+    }
+
+    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyperparameters)
+    }
+}
+
+fn step(config: &SgdConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
     if parts.is_empty() {
         return Ok(());
     }

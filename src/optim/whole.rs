@@ -2,8 +2,9 @@
 
 use super::{
     Optimizer,
-    plan::{Group, PlanParam, Span},
-    state_names,
+    algorithm::rule_of,
+    plan::Group,
+    span::{PlanParam, Span},
 };
 use crate::{
     dist::ProcessGroup,
@@ -62,9 +63,6 @@ impl Optimizer {
 
     /// The state tensor `slot` of the parameters of a unit, laid out as the unit, from `state`, what
     /// this rank has of it. Every rank must call it.
-    ///
-    /// # Errors
-    /// Memory is exhausted; another rank fails.
     pub fn whole(
         &self,
         group: &ProcessGroup,
@@ -108,8 +106,8 @@ impl Optimizer {
         unit: usize,
         mut state: &'a [Tensor],
     ) -> impl Iterator<Item = (&'a Span, &'a [Tensor])> {
-        self.spans(unit).map(move |(Group { setting, .. }, span)| {
-            let (own, rest) = state.split_at(state_names(&setting.rule).len());
+        self.spans(unit).map(move |(Group { settings, .. }, span)| {
+            let (own, rest) = state.split_at(rule_of(&settings.rule).state_names().len());
             state = rest;
             (span, own)
         })

@@ -108,9 +108,6 @@ impl Permissions {
     }
 
     /// Checks a path to be read, and the links below it, which may lead elsewhere.
-    ///
-    /// # Errors
-    /// As [`Permissions::check`].
     pub fn check_tree(&self, path: &Path, at: &str) -> Result<()> {
         self.check(Access::Read(path), at)?;
         for link in place::links_below(path)? {

@@ -53,9 +53,6 @@ pub struct RunLog {
 impl RunLog {
     /// Opens the log of the run in `dir`. `resumed_after` is the step of the checkpoint that the
     /// run goes on from; metrics of later steps are dropped. `None` for a new run.
-    ///
-    /// # Errors
-    /// As [`MetricsLog::resume`].
     pub fn open(dir: &RunDir, resumed_after: Option<u64>, interval: LineInterval) -> Result<Self> {
         let metrics = match resumed_after {
             Some(step) => MetricsLog::resume(&dir.metrics(), step)?,
@@ -67,9 +64,6 @@ impl RunLog {
 
     /// Writes a step down; returns the line to show, if it is time for one. A skipped step always
     /// gets one.
-    ///
-    /// # Errors
-    /// As [`MetricsLog::append`].
     pub fn on_step(&mut self, report: &StepReport) -> Result<Option<String>> {
         self.metrics.append(&Record::from(report))?;
         self.steps_seen += 1;
@@ -81,9 +75,6 @@ impl RunLog {
     }
 
     /// Writes an evaluation down; returns the line to show.
-    ///
-    /// # Errors
-    /// As [`MetricsLog::append`].
     pub fn on_evaluate(&mut self, step: u64, loss: f64, perplexity: f64) -> Result<String> {
         self.metrics.append(&Evaluated { step, eval_loss: loss, eval_perplexity: perplexity })?;
         Ok(format!("step {step}  eval loss {loss:.3}  perplexity {perplexity:.2}"))
@@ -91,9 +82,6 @@ impl RunLog {
 
     /// Draws `loss.svg` from all that `metrics.jsonl` holds; returns where it is, or `None` when
     /// there is no loss to draw. May be called while the run goes on.
-    ///
-    /// # Errors
-    /// Those of reading the metrics and writing the picture.
     pub fn finish(&self) -> Result<Option<PathBuf>> {
         let curves = curves(&self.dir.metrics())?;
         let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };

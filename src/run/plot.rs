@@ -30,9 +30,6 @@ pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<Stri
 
 /// Draws one curve called `name` over the steps, or over the places in an array. `None` when there is
 /// nothing to draw.
-///
-/// # Errors
-/// As [`loss_svg`].
 pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<String>> {
     if points.is_empty() {
         return Ok(None);

@@ -217,9 +217,6 @@ impl Training {
     }
 
     /// The error for data that ended before the last step; what was trained is saved.
-    ///
-    /// # Errors
-    /// As [`Training::save`].
     pub fn data_ended(&mut self, engine: &Engine, loader: &Loader) -> Result<Error> {
         let (step, total) = (engine.global_step(), self.options.total_steps);
         let mut message = format!("the data ended after step {step} of {total}");
@@ -232,9 +229,6 @@ impl Training {
     }
 
     /// Saves the last step and draws the loss curve; returns the line that sums the run up.
-    ///
-    /// # Errors
-    /// As [`Training::save`].
     pub fn finish(&mut self, engine: &Engine, loader: &Loader) -> Result<Option<String>> {
         if self.saved == Some(engine.global_step()) {
             // It may lack what was evaluated since.
@@ -252,9 +246,6 @@ impl Training {
     }
 
     /// Saves and gives the error with which an interrupted run ends.
-    ///
-    /// # Errors
-    /// As [`Training::save`].
     pub fn interrupted(&mut self, engine: &Engine, loader: &Loader) -> Result<Error> {
         // Amid an accumulation the checkpoint is the one of the last whole step, if any.
         if engine.micro_step() == 0 && engine.global_step() > 0 {

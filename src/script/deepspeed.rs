@@ -31,9 +31,6 @@ pub fn read(path: &Path, world_size: Option<usize>) -> Result<Settings, Failure>
 ///
 /// A file that leaves no `"auto"` open is read as `init_engine` would read it too, so that what
 /// cannot be is found at its line.
-///
-/// # Errors
-/// All faults together, those of the file with their place in it.
 pub(crate) fn load(
     path: &Path,
     given: Option<&Map<String, Value>>,

@@ -199,9 +199,6 @@ impl Host {
     }
 
     /// The hub that the environment names.
-    ///
-    /// # Errors
-    /// As [`HubSettings::from_env`].
     pub fn hub(self: &Rc<Self>) -> Result<Rc<Hub>> {
         once(&self.hub, || {
             let show = Rc::clone(&self.show_download);

@@ -1,6 +1,9 @@
 //! A recipe that is run to be planned: up to `init_engine`, without weights and without ranks.
 
-use std::cell::{Cell, RefCell};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use rhai::{Dynamic, EvalAltResult, Position};
 
@@ -8,22 +11,24 @@ use crate::{
     config::EngineConfig,
     engine::plan::optimizer_state_bytes,
     error::{Code, Error, Result},
-    model::{Gpt2Config, Model},
+    model::Model,
 };
 
 /// What a recipe would train.
 #[derive(Debug, Clone)]
 pub struct Planned {
     /// The model.
-    pub model: Gpt2Config,
+    pub model: Rc<Model>,
     /// The settings of the engine.
     pub config: EngineConfig,
     /// Bytes that its optimizer keeps from step to step.
     pub optimizer_state: u64,
     /// Whether the recipe has a loss of its own, which gets the logits whole.
     pub whole_logits: bool,
-    /// Tokens in a row as the recipe packed them, at most; `None` where it did not.
+    /// Tokens in a row as the recipe packed or cut them, at most; `None` where it did neither.
     pub packed: Option<u64>,
+    /// Labels in a row of pairs as the recipe cut them, at most.
+    pub targets: Option<u64>,
     /// Ranks that train together.
     pub world_size: usize,
 }
@@ -33,13 +38,21 @@ pub struct Planned {
 pub(crate) struct Planning {
     world_size: usize,
     packed: Cell<Option<u64>>,
+    cut: Cell<Option<u64>>,
+    targets: Cell<Option<u64>>,
     found: RefCell<Option<Planned>>,
 }
 
 impl Planning {
     /// For this many ranks.
     pub(super) fn new(world_size: usize) -> Self {
-        Self { world_size, packed: Cell::new(None), found: RefCell::new(None) }
+        Self {
+            world_size,
+            packed: Cell::new(None),
+            cut: Cell::new(None),
+            targets: Cell::new(None),
+            found: RefCell::new(None),
+        }
     }
 
     /// Ranks that would train together.
@@ -52,32 +65,30 @@ impl Planning {
         self.packed.set(self.packed.get().max(Some(tokens)));
     }
 
+    /// Notes that the recipe cuts rows to so many tokens and so many labels.
+    pub(super) fn cuts(&self, tokens: Option<u64>, labels: Option<u64>) {
+        self.cut.set(self.cut.get().max(tokens));
+        self.targets.set(self.targets.get().max(labels));
+    }
+
     /// Notes what the recipe would train; gives what ends it, which no recipe can catch.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`] for a model with layers of the recipe's own, whose memory no formula has.
     pub(super) fn end(
         &self,
-        model: &Model,
+        model: &Rc<Model>,
         config: EngineConfig,
         whole_logits: bool,
     ) -> Result<Box<EvalAltResult>> {
-        let Some(gpt2) = model.config().gpt2() else {
-            return Err(Error::new(
-                Code::BadValue,
-                "a plan knows the memory of GPT-2, not of a model's own layers",
-            )
-            .hint("engine.memory() after a step tells what was used"));
-        };
+        model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {
-            checkpointing.check(model.blocks().len())?;
+            checkpointing.check(model.blocks())?;
         }
         self.found.replace(Some(Planned {
-            model: gpt2.clone(),
+            model: Rc::clone(model),
             whole_logits,
             optimizer_state: optimizer_state_bytes(model, &config)?,
             config,
-            packed: self.packed.get(),
+            packed: self.packed.get().or(self.cut.get()),
+            targets: self.targets.get(),
             world_size: self.world_size,
         }));
         Ok(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())

@@ -22,7 +22,7 @@ use crate::{
     data,
     error::Error,
     hub::{HubSettings, RepoKind},
-    model::Gpt2Config,
+    model::ModelConfig,
     permission::{Access, Capability, Permissions, TrustFile},
 };
 
@@ -274,7 +274,7 @@ impl Reader<'_> {
         match what {
             Use::Write => self.add(Capability::Write, &text, wanted_by, position),
             Use::Read => self.add(Capability::Read, &text, wanted_by, position),
-            Use::Shape if Gpt2Config::named(&text).is_some() => {}
+            Use::Shape if ModelConfig::named(&text).is_some() => {}
             Use::Shape => self.add(Capability::Read, &text, wanted_by, position),
             Use::Hub(used_as) if data::is_hub_id(&text, &self.host.work_dir) => {
                 let (repo, config) = text.split_once(':').unwrap_or((&text, ""));

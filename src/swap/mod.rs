@@ -83,9 +83,6 @@ impl SwapFile {
     }
 
     /// Memory for a region: its bytes, flat, on the CPU, in any state.
-    ///
-    /// # Errors
-    /// Memory is exhausted.
     pub fn buffer(&self, region: usize) -> Result<Tensor> {
         let bytes = self.regions[region].bytes;
         let memory = Tensor::f_empty([(bytes + BLOCK) as i64], (Kind::Uint8, Device::Cpu))?;

@@ -36,9 +36,6 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
 
 /// The memory of `device`: of a GPU, or of the host within the limit of this process's control
 /// group. `None` where nobody tells.
-///
-/// # Errors
-/// libtorch refuses.
 pub fn total_memory(device: Device) -> Result<Option<u64>> {
     if let Device::Cuda(index) = device {
         return cuda_memory::cuda_memory(index).map(Some);
@@ -51,9 +48,6 @@ pub fn total_memory(device: Device) -> Result<Option<u64>> {
 
 /// What libtorch's allocator of `device` has handed out and taken for this process; `None` on the CPU,
 /// whose allocator keeps no account.
-///
-/// # Errors
-/// libtorch refuses.
 pub fn allocator_use(device: Device) -> Result<Option<AllocatorUse>> {
     match device {
         Device::Cuda(index) => cuda_memory::cuda_allocator(index).map(Some),

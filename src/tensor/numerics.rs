@@ -8,9 +8,6 @@ use crate::{
 };
 
 /// Has libtorch compute as `numerics` say, on every thread, until somebody says otherwise.
-///
-/// # Errors
-/// libtorch refuses.
 pub fn compute_with(numerics: Numerics) -> Result<()> {
     context::set_matmul_precision(numerics.matmul_precision as u8)?;
     context::set_deterministic(numerics.deterministic)

@@ -35,9 +35,6 @@ impl Copying {
 
     /// The tensor, to be used at once. For one on a GPU the host does not wait, but what the GPU is
     /// given from here on.
-    ///
-    /// # Errors
-    /// The device failed.
     pub fn wait(mut self) -> Result<Tensor> {
         let done = std::mem::replace(&mut self.done, Moment::NOW);
         if is_on_host(&self.tensor) {
@@ -49,9 +46,6 @@ impl Copying {
     }
 
     /// The tensor once more, to `device`. The host waits for neither way.
-    ///
-    /// # Errors
-    /// Memory is exhausted; the device failed.
     pub fn send_on(self, device: Device) -> Result<Self> {
         if self.tensor.device() == device {
             return Ok(self);
@@ -86,9 +80,6 @@ fn is_on_host(tensor: &Tensor) -> bool {
 
 /// Starts to copy `x` to `device`; `x` itself where it is there already. `x` may be dropped at once.
 /// On the host the copy is in pinned memory that libtorch lends.
-///
-/// # Errors
-/// Memory is exhausted.
 pub fn start_move(x: &Tensor, device: Device) -> Result<Copying> {
     match (x.device(), device) {
         (from, to) if from == to => Ok(Copying::done(x.shallow_clone())),
@@ -102,9 +93,6 @@ pub fn start_move(x: &Tensor, device: Device) -> Result<Copying> {
 
 /// Starts to copy `from` into `into`, rounded to its format on the way. A `from` that is in pinned
 /// memory must not be changed before the copy is done.
-///
-/// # Errors
-/// Memory is exhausted.
 pub fn start_copy(into: &Tensor, from: &Tensor) -> Result<Copying> {
     let done = no_grad(|| match (from.device(), into.device()) {
         (device @ Device::Cuda(_), Device::Cpu) => {
@@ -153,35 +141,23 @@ fn stages(into: &Tensor, from: &Tensor, bytes: u64) -> Result<Vec<(Tensor, Tenso
 }
 
 /// `x` on `device`, to be used at once, as [`Copying::wait`] gives it.
-///
-/// # Errors
-/// Memory is exhausted; the device failed.
 pub fn moved(x: &Tensor, device: Device) -> Result<Tensor> {
     start_move(x, device)?.wait()
 }
 
 /// `values` as one tensor of this shape on `device`. The host does not wait for a GPU, which copies
 /// them from pinned memory.
-///
-/// # Errors
-/// Memory is exhausted.
 pub fn to_device(values: &[i64], shape: &[i64], device: Device) -> Result<Tensor> {
     moved(&Tensor::f_from_slice(values)?.f_view(shape)?, device)
 }
 
 /// Writes `from` into `into`, rounded to its format, as [`start_copy`] does.
-///
-/// # Errors
-/// Memory is exhausted; the device failed.
 pub fn write_over(into: &Tensor, from: &Tensor) -> Result<()> {
     start_copy(into, from)?.wait().map(drop)
 }
 
 /// `x` where it will stay on `device`. For a tensor of a GPU that is kept on the host this is pinned
 /// memory of exactly its size.
-///
-/// # Errors
-/// Memory is exhausted; the device failed.
 pub fn settled(x: &Tensor, device: Device) -> Result<Tensor> {
     if x.device() == device {
         return Ok(x.shallow_clone());
@@ -195,9 +171,6 @@ pub fn settled(x: &Tensor, device: Device) -> Result<Tensor> {
 }
 
 /// Flat memory on the host that has room for `x` and its format; pinned, where `x` is on a GPU.
-///
-/// # Errors
-/// Memory is exhausted.
 pub fn place_on_host(x: &Tensor) -> Result<Tensor> {
     let bytes = bytes_of(x.kind(), x.numel() as i64);
     let pages = stream::pages(bytes as i64, !is_on_host(x))?;

@@ -42,7 +42,7 @@ fn a_poisoned_config_is_refused() {
         changed("n_layer", "\"4\""),
         changed("n_embd", "9223372036854775807"),
         changed("vocab_size", "-1"),
-        changed("model_type", "\"llama\""),
+        changed("model_type", "\"mamba\""),
         changed("activation_function", "\"__import__('os')\""),
         changed("layer_norm_epsilon", "-1"),
     ];

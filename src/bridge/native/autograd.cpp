@@ -18,11 +18,11 @@ using torch::autograd::variable_list;
 
 namespace {
 
-// A closure of Rust's, which `drop` frees. `call` is given the gradient of the output, and writes
-// one owned tensor or null for each input; it returns 0, or keeps its error on the Rust side.
+// A closure of Rust's, which `drop` frees. `call` is given the gradient of each output, or null, and
+// writes one owned tensor or null for each input; it returns 0, or keeps its error on the Rust side.
 struct Closure {
   void* data;
-  int (*call)(void* data, at::Tensor* grad, at::Tensor** grads);
+  int (*call)(void* data, at::Tensor* const* given, at::Tensor** grads);
   void (*drop)(void* data);
 };
 
@@ -36,9 +36,10 @@ class OwnGradient : public Node {
     TORCH_CHECK(std::this_thread::get_id() == thread_, "a gradient in another thread");
     TORCH_CHECK(closure_.data != nullptr, "a gradient is asked for a second time");
     variable_list out(num_outputs());
-    if (!grads.front().defined()) return out;
+    std::vector<at::Tensor*> given;
+    for (auto& grad : grads) given.push_back(grad.defined() ? &grad : nullptr);
     std::vector<at::Tensor*> made(out.size(), nullptr);
-    const int status = closure_.call(closure_.data, &grads.front(), made.data());
+    const int status = closure_.call(closure_.data, given.data(), made.data());
     for (size_t i = 0; i < made.size(); ++i) {
       if (made[i] == nullptr) continue;
       out[i] = std::move(*made[i]);
@@ -87,28 +88,30 @@ class SingleThreaded {
 
 extern "C" {
 
-// d(output)/d(inputs) weighted with output_grad; the graph is freed. grads[i] becomes a new tensor
-// that the caller owns, or null where output does not depend on inputs[i].
-int dsr_grad(at::Tensor* output, at::Tensor* output_grad, at::Tensor* const* inputs,
-             int64_t inputs_count, at::Tensor** grads) {
+// d(outputs)/d(inputs) weighted with output_grads; the graph is freed. grads[i] becomes a new tensor
+// that the caller owns, or null where no output depends on inputs[i].
+int dsr_grad(at::Tensor* const* outputs, at::Tensor* const* output_grads, int64_t outputs_count,
+             at::Tensor* const* inputs, int64_t inputs_count, at::Tensor** grads) {
   TRY(
     SingleThreaded single_threaded;
     auto result = torch::autograd::grad(
-        {*output}, list(inputs, inputs_count), {*output_grad}, /*retain_graph=*/false,
-        /*create_graph=*/false, /*allow_unused=*/true);
+        list(outputs, outputs_count), list(inputs, inputs_count),
+        list(output_grads, outputs_count), /*retain_graph=*/false, /*create_graph=*/false,
+        /*allow_unused=*/true);
     for (int64_t i = 0; i < inputs_count; ++i)
       grads[i] = result[i].defined() ? new at::Tensor(std::move(result[i])) : nullptr;
   )
 }
 
-// Makes `output`, computed from `inputs` without a graph, an output of autograd's whose gradient is
-// the closure. The closure is owned from here on, also where this fails.
-int dsr_own_gradient(at::Tensor* const* inputs, int64_t inputs_count, at::Tensor* output, void* data,
-                     int (*call)(void*, at::Tensor*, at::Tensor**), void (*drop)(void*)) {
+// Makes `outputs`, computed from `inputs` without a graph, outputs of an operation of autograd's
+// whose gradient is the closure. The closure is owned from here on, also where this fails.
+int dsr_own_gradient(at::Tensor* const* inputs, int64_t inputs_count, at::Tensor* const* outputs,
+                     int64_t outputs_count, void* data,
+                     int (*call)(void*, at::Tensor* const*, at::Tensor**), void (*drop)(void*)) {
   TRY(
     auto node = make_node<NodePointer, OwnGradient>(Closure{data, call, drop});
     node->set_next_edges(torch::autograd::collect_next_edges(list(inputs, inputs_count)));
-    torch::autograd::set_history(*output, std::move(node));
+    torch::autograd::set_history(list(outputs, outputs_count), node);
   )
 }
 }

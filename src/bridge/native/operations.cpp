@@ -1,4 +1,4 @@
-// Lists the operations that a thread gives to libtorch, for tests of what a step costs.
+// Lists the operations that a thread gives to libtorch, for whoever counts what a step costs.
 //
 // An operation stands for those that its kernel calls. One without a kernel of its own stands for
 // nothing, and those that it calls are listed; except one on lists of tensors, which on a GPU is one

@@ -56,9 +56,6 @@ struct Inner {
 
 impl DataFile {
     /// The file at `path`.
-    ///
-    /// # Errors
-    /// It cannot be read, is empty, or has no known extension.
     pub(super) fn at(path: PathBuf) -> Result<Self> {
         let Some(format) = Format::of(&path) else {
             bail!(

@@ -50,9 +50,6 @@ pub struct OpenOptions {
 /// The files of a dataset on a hub, present on this machine.
 pub trait DatasetFiles {
     /// The splits of `repo` (of its configuration `config`) with their files, in order.
-    ///
-    /// # Errors
-    /// The dataset or configuration does not exist, or cannot be fetched.
     fn dataset_files(
         &self,
         repo: &str,

@@ -99,7 +99,8 @@ pub mod api {
     /// Turns a column of text into token ids, with options: `field`, the column (`"text"`);
     /// `append_eos`, whether each row ends in the end-of-text token (false); `max_length` and
     /// `truncation`, to cut longer rows; `padding`, `"none"`, `"longest"` of a micro batch, or
-    /// `"max_length"`.
+    /// `"max_length"`. With `text_target`, the column of the answers, rows are pairs for a model with an
+    /// encoder: its tokens, cut to `max_target_length`, are the labels.
     ///
     /// ```rhai
     /// let tok = tokenizer("dsr:gpt2");
@@ -112,11 +113,17 @@ pub mod api {
     /// ```
     #[rhai_fn(name = "tokenize", return_raw, pure)]
     pub fn tokenize_with_options(
+        ctx: NativeCallContext,
         dataset: &mut Dataset,
         tokenizer: Tokenizer,
         options: Map,
     ) -> ScriptResult<Dataset> {
-        Ok(dataset.tokenize(tokenizer, super::tokenize_options(&options)?)?)
+        let options = super::tokenize_options(&options)?;
+        if let Some(planning) = &host::of(&ctx)?.planning {
+            let count = |length: Option<usize>| length.map(|length| length as u64);
+            planning.cuts(count(options.max_length), count(options.max_target_length));
+        }
+        Ok(dataset.tokenize(tokenizer, options)?)
     }
 
     /// Joins the tokens of all rows and cuts them into rows of `seq_len` tokens. A shorter
@@ -298,8 +305,10 @@ pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
     let default = TokenizeOptions::default();
     options::read("tokenize", map, |o| TokenizeOptions {
         field: o.get("field").or(default.field),
+        text_target: o.get("text_target").optional(),
         append_eos: o.get("append_eos").or(default.append_eos),
         max_length: o.get("max_length").optional(),
+        max_target_length: o.get("max_target_length").optional(),
         padding: o.choice("padding", PADDINGS).or(default.padding),
         truncation: o.get("truncation").or(default.truncation),
     })

@@ -4,7 +4,7 @@ use rhai::{Map, plugin::*};
 
 use super::{model::api::Model, tokenizer::api::Tokenizer};
 use crate::{
-    error::{Code, Error, Result},
+    error::Result,
     model::Sampling,
     script::{
         error::ScriptResult,
@@ -17,7 +17,7 @@ use crate::{
 #[export_module]
 pub mod api {
     /// Returns `prompt` and what the model goes on with, drawn with transformers' defaults: at most
-    /// 50 tokens, temperature 1, top_k 50.
+    /// 50 tokens, temperature 1, top_k 50. A model with an encoder returns its answer alone.
     ///
     /// ```rhai
     /// print(generate(model, tok, "It is a truth"));
@@ -67,16 +67,22 @@ fn text(
         // What precedes each text in training.
         ids.push(eos);
     }
-    let new = model.generate(&ids, &sampling, eos, &|| host.must_stop())?;
+    // Without a tokenizer of its own the model's ids may be of another vocabulary.
+    let by_config = eos.is_none() || model.tokenizer_json().is_some();
+    let configured = model.facts().eos_token_ids.iter().copied().filter(|_| by_config);
+    let ends: Vec<i64> = configured.chain(eos).collect();
+    let new = model.generate(&ids, &sampling, &ends, &|| host.must_stop())?;
     if host.must_stop() {
         return Err(host::interruption());
     }
-    if from_nothing {
+    if from_nothing || model.facts().is_seq2seq() {
         ids.clear();
     }
     ids.extend(new);
-    let ids: Option<Vec<u32>> = ids.into_iter().map(|id| u32::try_from(id).ok()).collect();
-    tokenizer.decode(&ids.ok_or_else(|| Error::new(Code::Internal, "a token id is negative"))?)
+    // A vocabulary that was padded has rows without a token.
+    let ids = ids.into_iter().filter_map(|id| u32::try_from(id).ok());
+    let ids: Vec<u32> = ids.filter(|&id| tokenizer.token(id).is_some()).collect();
+    tokenizer.decode(&ids)
 }
 
 /// The options of `generate`.

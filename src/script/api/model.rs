@@ -6,9 +6,10 @@ use rhai::{Map, plugin::*};
 
 use super::tensor::{Handle, check};
 use crate::{
+    config::suggest::nearest,
     data,
     error::{Code, Error, Result},
-    model::{self, Gpt2Config, ModelConfig},
+    model::{self, Masks, ModelConfig, padding_of},
     script::{
         api::tokenizer,
         error::ScriptResult,
@@ -26,6 +27,10 @@ pub(crate) const MODEL_FILES: &[&str] = &[
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
     "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+    "chat_template.jinja",
 ];
 
 /// Models.
@@ -37,8 +42,9 @@ pub mod api {
     /// `nn::sequential`.
     pub type Model = Rc<model::Model>;
 
-    /// Loads a GPT-2 model as Hugging Face writes it: `config.json` and `model.safetensors`, or
-    /// shards with `model.safetensors.index.json`.
+    /// Loads a model as Hugging Face writes it: `config.json` and `model.safetensors`, or shards with
+    /// `model.safetensors.index.json`.
+    /// Families by `model_type`: gpt2, llama, mistral, qwen2, qwen3, phi3, gemma3_text, opt, bloom, t5.
     ///
     /// * `spec` - a directory, or a model on the hub
     ///
@@ -50,8 +56,8 @@ pub mod api {
         load_model_with(ctx, spec, Map::new())
     }
 
-    /// Loads a model, at a `revision` of the hub, or with another dropout than its config says:
-    /// `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
+    /// Loads a model, at a `revision` of the hub, or with another dropout than its config says, under
+    /// the family's names: GPT-2's are `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
     ///
     /// ```rhai
     /// let model = load_model("openai-community/gpt2", #{ resid_pdrop: 0, revision: "main" });
@@ -65,10 +71,10 @@ pub mod api {
         Ok(super::load(&host::of(&ctx)?, spec, &options)?)
     }
 
-    /// Makes a GPT-2 with random weights, in one of the published sizes or as a `config.json` says.
+    /// Makes a model with random weights, in one of the published sizes or as a `config.json` says.
     ///
-    /// * `spec` - "gpt2", "gpt2-medium", "gpt2-large" or "gpt2-xl", or the path of a `config.json` or
-    ///   of its directory
+    /// * `spec` - a published size such as "gpt2-medium", a family such as "llama", or the path of a
+    ///   `config.json` or of its directory
     ///
     /// ```rhai
     /// let model = new_model("gpt2-medium");
@@ -78,8 +84,8 @@ pub mod api {
         new_model_with(ctx, spec, Map::new())
     }
 
-    /// Makes a GPT-2 with random weights drawn from `seed` (42), and with other settings than those
-    /// of `spec`, under the names of `config.json`.
+    /// Makes a model with random weights drawn from `seed` (42), and with other settings than those of
+    /// `spec`, under the family's names in `config.json`.
     ///
     /// ```rhai
     /// let model = new_model("gpt2", #{ n_layer: 4, n_head: 4, n_embd: 128, seed: 1 });
@@ -98,7 +104,7 @@ pub mod api {
     /// Returns the settings of the model, as `config.json` has them.
     #[rhai_fn(get = "config", pure)]
     pub fn config(model: &mut Model) -> Dynamic {
-        value::from_json(model.config().to_json().into())
+        value::from_json(model.facts().config.clone().into())
     }
 
     /// Returns the logits of every position, float32, without dropout and without a gradient: token ids
@@ -113,8 +119,24 @@ pub mod api {
         model: &mut Model,
         input_ids: Tensor,
     ) -> ScriptResult<Tensor> {
+        logits_with(ctx, model, input_ids, Map::new())
+    }
+
+    /// Returns the logits of padded rows: `attention_mask` `[batch, tokens]` is 0 for padding. A model
+    /// with an encoder gives those of `decoder_input_ids`, `[batch, decoder tokens]`.
+    ///
+    /// ```rhai
+    /// let logits = model.logits(tensor([[0, 1, 2]]), #{ attention_mask: tensor([[0, 1, 1]]) });
+    /// ```
+    #[rhai_fn(name = "logits", return_raw, pure)]
+    pub fn logits_with(
+        ctx: NativeCallContext,
+        model: &mut Model,
+        input_ids: Tensor,
+        options: Map,
+    ) -> ScriptResult<Tensor> {
         host::of(&ctx)?.check_weights("logits")?;
-        Ok(super::logits(model, input_ids.tensor())?)
+        Ok(super::logits(model, input_ids.tensor(), &options)?)
     }
 
     /// Writes the model as a directory that transformers loads, with the tokenizer that it was
@@ -146,9 +168,9 @@ pub mod api {
         host.check_weights("export_hf")?;
         let tokenizer = super::export_options(&options)?;
         let dir = host.writable(dir)?;
-        let json = tokenizer.map(|tokenizer| super::fitting_json(&tokenizer, model)).transpose()?;
+        let tokenizer = tokenizer.map(|tokenizer| super::fitting(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
-            model.export_hf(&dir, json.as_deref())?;
+            model.export_hf(&dir, tokenizer.as_ref())?;
         } else {
             model.attend_export()?;
         }
@@ -168,12 +190,36 @@ pub mod api {
     }
 }
 
-fn logits(model: &model::Model, input_ids: &Tensor) -> Result<Handle> {
-    let mut shape = input_ids.size();
-    shape.push(model.config().vocab_size());
+/// The options of `logits`: the mask of padding, and the decoder's input.
+pub(crate) fn logits_options(map: &Map) -> Result<(Option<Handle>, Option<Handle>)> {
+    options::read("logits", map, |o| {
+        const IDS: &str = "a tensor of integers";
+        (o.handle("attention_mask", IDS), o.handle("decoder_input_ids", IDS))
+    })
+}
+
+fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Handle> {
+    let (mask, decoder) = logits_options(options)?;
+    let there = |x: &Handle| moved(x.tensor(), model.device());
+    let decoder = decoder.as_ref().map(there).transpose()?;
+    let mut shape = decoder.as_ref().unwrap_or(input_ids).size();
+    shape.push(model.facts().vocab_size);
     check::room("logits", &shape, Kind::Float, model.device())?;
+    let mask = mask.as_ref().map(there).transpose()?;
+    if let Some(found) = mask.as_ref().map(Tensor::size).filter(|found| *found != input_ids.size())
+    {
+        let size = input_ids.size();
+        return Err(Error::new(
+            Code::Shape,
+            format!("attention_mask is {found:?}, input_ids {size:?}"),
+        )
+        .option("attention_mask")
+        .hint("it has 1 for each token and 0 for padding"));
+    }
+    let padding = mask.and_then(|mask| padding_of(&mask));
+    let masks = Masks::new(padding).with_decoder(decoder);
     let ids = moved(input_ids, model.device())?;
-    Ok(Handle::new(model.logits(&ids)?))
+    Ok(Handle::new(model.logits(&ids, &masks)?))
 }
 
 /// Settings of a `config.json` by their names.
@@ -183,14 +229,14 @@ type Overrides = Vec<(&'static str, serde_json::Value)>;
 pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Overrides)> {
     options::read("load_model", map, |o| {
         let revision = o.get::<String>("revision").optional();
-        (revision, overrides(o, &["resid_pdrop", "embd_pdrop", "attn_pdrop"]))
+        (revision, overrides(o, &ModelConfig::DROPOUT_KEYS))
     })
 }
 
 /// The options of `new_model`: the seed, and other settings.
 pub(crate) fn make_options(map: &Map) -> Result<(u64, Overrides)> {
     options::read("new_model", map, |o| {
-        (o.get::<u64>("seed").or(42), overrides(o, &Gpt2Config::KEYS))
+        (o.get::<u64>("seed").or(42), overrides(o, &ModelConfig::keys()))
     })
 }
 
@@ -204,19 +250,18 @@ fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
     let dir = directory(host, spec, revision.as_deref(), files)?;
-    let config = Gpt2Config::read(&dir)?;
-    let config = with_overrides(config, overrides, "load_model")?;
+    let config = with_overrides(ModelConfig::read(&dir)?, overrides, "load_model")?;
     let device = host.group()?.device();
     let model = match is_planned {
-        true => model::Model::outline(config, device)?,
-        false => model::Model::load(&dir, config, device)?,
+        true => model::Model::outline(&config, device)?,
+        false => model::Model::load(&dir, &config, device)?,
     };
     Ok(Rc::new(model))
 }
 
-/// The tokenizer's JSON, if the model has an embedding for each of its tokens.
-fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec<u8>> {
-    let (tokens, rows) = (tokenizer.vocab_size() as i64, model.config().vocab_size());
+/// The tokenizer for an export, if the model has an embedding for each of its tokens.
+fn fitting(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<model::ExportedTokenizer> {
+    let (tokens, rows) = (tokenizer.vocab_size() as i64, model.facts().vocab_size);
     if tokens > rows {
         let message =
             format!("the tokenizer has {tokens} tokens, the model's vocabulary {rows} rows");
@@ -224,7 +269,12 @@ fn fitting_json(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<Vec
             .option("tokenizer")
             .hint("export the tokenizer that the model was trained with"));
     }
-    tokenizer.to_json()
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    Ok(model::ExportedTokenizer {
+        json: tokenizer.to_json()?,
+        eos_token: token(tokenizer.eos_id()),
+        pad_token: token(tokenizer.own_pad_id()),
+    })
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
@@ -255,45 +305,45 @@ fn directory(
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     let (seed, overrides) = make_options(options)?;
-    let config = match Gpt2Config::named(spec) {
+    let config = match ModelConfig::named(spec) {
         Some(config) => config,
         None => from_file(host, spec)?,
     };
     let config = with_overrides(config, overrides, "new_model")?;
     let device = host.group()?.device();
     let model = match host.planning.is_some() {
-        true => model::Model::outline(config, device)?,
-        false => model::Model::from_scratch(config, seed, device)?,
+        true => model::Model::outline(&config, device)?,
+        false => model::Model::from_scratch(&config, seed, device)?,
     };
     Ok(Rc::new(model))
 }
 
-fn from_file(host: &Host, spec: &str) -> Result<Gpt2Config> {
+fn from_file(host: &Host, spec: &str) -> Result<ModelConfig> {
     let path = host.readable(spec)?;
     if spec.is_empty() || !path.exists() {
-        let names = Gpt2Config::NAMES.join(", ");
+        let names = ModelConfig::names().join(", ");
         let message =
             format!("no model \"{spec}\": there are {names}, and no config.json is there");
-        return Err(Error::new(Code::BadValue, message)
-            .hint("give one of these names, or the path of a config.json or of its directory"));
+        let e = Error::new(Code::BadValue, message)
+            .hint("give one of these names, or the path of a config.json or of its directory");
+        return Err(match nearest(spec, ModelConfig::names()) {
+            Some(meant) => e.hint(format!("did you mean {meant}?")),
+            None => e,
+        });
     }
-    Gpt2Config::read(&path)
+    ModelConfig::read(&path)
 }
 
 /// Those of `keys` that are given; their types are checked as those of a `config.json` are.
-fn overrides(o: &mut Options<'_>, keys: &'static [&'static str]) -> Overrides {
+fn overrides(o: &mut Options<'_>, keys: &[&'static str]) -> Overrides {
     keys.iter().filter_map(|&key| Some((key, o.get(key).optional()?))).collect()
 }
 
-fn with_overrides(config: Gpt2Config, overrides: Overrides, owner: &str) -> Result<Gpt2Config> {
+fn with_overrides(config: ModelConfig, overrides: Overrides, owner: &str) -> Result<ModelConfig> {
     if overrides.is_empty() {
         return Ok(config);
     }
-    let mut json = config.to_json();
-    for (key, value) in overrides {
-        json.insert(key.to_owned(), whole(value));
-    }
-    Gpt2Config::from_json(&json, owner)
+    config.with(overrides.into_iter().map(|(key, value)| (key, whole(value))), owner)
 }
 
 /// Whole floats are whole numbers, as in every option.
@@ -306,24 +356,6 @@ fn whole(value: serde_json::Value) -> serde_json::Value {
 
 fn describe(model: &model::Model) -> String {
     let millions = model.num_params() as f64 / 1e6;
-    let config = match model.config() {
-        ModelConfig::Gpt2(config) => config,
-        ModelConfig::Custom(config) => {
-            return format!(
-                "Model of a recipe, {millions:.1}M parameters (layers {}; {} positions, vocabulary {})",
-                config.layers.join(", "),
-                config.n_positions,
-                config.vocab_size
-            );
-        }
-    };
-    format!(
-        "Model gpt2, {millions:.1}M parameters ({} layers of {} x {} heads, {} positions, vocabulary {}{})",
-        config.n_layer,
-        config.n_embd,
-        config.n_head,
-        config.n_positions,
-        config.vocab_size,
-        if config.tie_word_embeddings { ", tied head" } else { "" },
-    )
+    let model::Facts { kind, summary, .. } = model.facts();
+    format!("Model {kind}, {millions:.1}M parameters ({summary})")
 }

@@ -238,7 +238,7 @@ fn unit((name, handle): &(String, Handle)) -> UnitLayout {
         &[outputs, inputs] => Some((inputs, outputs)),
         _ => None,
     };
-    let param = ParamLayout { name: name.clone(), offset: 0, shape, fans };
+    let param = ParamLayout { name: name.clone(), offset: 0, shape, fan_in_out: fans };
     UnitLayout { numel: param.numel(), params: vec![param] }
 }
 

@@ -13,8 +13,13 @@ use crate::{
 };
 
 /// The files of a model on the hub that make its tokenizer, as far as it has them.
-pub(crate) const HUB_FILES: [&str; 4] =
-    ["tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"];
+pub(crate) const HUB_FILES: [&str; 5] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+];
 
 /// Tokenizers.
 #[export_module]

@@ -38,9 +38,6 @@ impl OwnOptions {
     }
 
     /// Reads a map as the function would.
-    ///
-    /// # Errors
-    /// All mistakes of the map, each with the path of its option.
     pub(crate) fn read(&self, given: &Map) -> Result<()> {
         api::options::read(&self.owner, given, &self.defaults, &self.required).map(drop)
     }

@@ -133,9 +133,6 @@ impl Live {
 
     /// Runs a recipe as one input. Its parameters have the values that the host was given; what it
     /// and later inputs import is looked for in its directory.
-    ///
-    /// # Errors
-    /// As [`Live::eval`].
     pub fn load(&mut self, recipe: &Recipe) -> Result<Value, Failure> {
         let host = Rc::clone(&self.host);
         let before = self.import_from(recipe.base_dir.clone());

@@ -9,18 +9,12 @@ use crate::script::{Failure, diagnostics::diagnose};
 
 impl Live {
     /// The value of a text. Variables, functions and parameters stay as they were.
-    ///
-    /// # Errors
-    /// As [`Live::eval`].
     pub fn peek(&mut self, text: &str) -> Result<Value, Failure> {
         self.repeat(text, &|_| false).map(|(value, _)| value)
     }
 
     /// Runs a text again and again, as long as `goes_on` says so of the times so far; the last value,
     /// and how long each took. Variables stay as they were; what is done to an engine is done.
-    ///
-    /// # Errors
-    /// As [`Live::eval`].
     pub fn repeat(
         &mut self,
         text: &str,

@@ -7,7 +7,7 @@ use rhai::{FnPtr, Map, plugin::*};
 use super::{Handle, at_call, check};
 use crate::{
     error::{Code, Error, Result},
-    model::{BlockContext, CustomLayer, LayerFunction, Model as NativeModel},
+    model::{Context, CustomLayer, LayerFunction, custom},
     script::{
         Callback,
         error::ScriptResult,
@@ -15,7 +15,7 @@ use crate::{
         options::{self, Options},
         value::describe,
     },
-    tensor::Tensor,
+    tensor::{Device, Tensor},
 };
 
 /// What the function of a layer is given, for errors.
@@ -61,7 +61,7 @@ pub mod api {
             let device = host::of(&ctx)?.group()?.device();
             let Spec { vocab_size, n_positions, .. } = spec;
             let layers = spec.into_layers()?;
-            Ok(Rc::new(NativeModel::from_layers(layers, vocab_size, n_positions, device)?))
+            Ok(Rc::new(custom::model(layers, vocab_size, n_positions, device)?))
         })
     }
 }
@@ -183,7 +183,7 @@ fn forward(
         let handle = |tensor: &Tensor| Dynamic::from(Handle::new(tensor.shallow_clone()));
         let map: Map =
             names.iter().zip(params).map(|(name, p)| (name.as_str().into(), handle(p))).collect();
-        let args = vec![map.into(), handle(x), script_context(context)];
+        let args = vec![map.into(), handle(x), script_context(context, x.device())];
         let found = callback.call_with(args)?;
         let wrong = |code, found: &str| {
             let must = match vocab {
@@ -207,9 +207,10 @@ fn forward(
     })
 }
 
-fn script_context(context: &BlockContext<'_>) -> Dynamic {
-    let mask = context
-        .attention_mask
-        .map_or(Dynamic::UNIT, |mask| Dynamic::from(Handle::new(mask.shallow_clone())));
+fn script_context(context: &Context<'_>, device: Device) -> Dynamic {
+    let masks = context.masks;
+    let mask =
+        masks.padding().and_then(|padding| masks.causal((padding.size()[1], 0), None, device));
+    let mask = mask.map_or(Dynamic::UNIT, |mask| Dynamic::from(Handle::new(mask)));
     Map::from([("training".into(), context.train.into()), ("attn_mask".into(), mask)]).into()
 }

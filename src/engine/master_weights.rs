@@ -1,0 +1,181 @@
+//! How the weights that the optimizer updates become the parameters of the model.
+//!
+//! The optimizer updates master weights: float32, one flat tensor a unit. A model in float32 is its
+//! own master, unless one of both is offloaded. In 16 bits a step changes a parameter by less than the format can tell apart
+//! (Micikevicius et al. 2018, section 3.1), so that float32 copies are kept, and rounded into the
+//! model after each step. From ZeRO's stage 1 on a rank has the masters of its slice of each unit
+//! alone, and the ranks give each other the parameters that they updated: after the step, or at
+//! stage 3 when a layer needs them.
+
+use std::rc::Rc;
+
+use super::{
+    offload::Offload, parameter_shards::ParameterShards, parameter_slices::ParameterSlices,
+    unit_states::UnitState,
+};
+use crate::{
+    bridge::lists,
+    config::{PrecisionConfig, ZeroConfig},
+    dist::{ProcessGroup, ShardSpec},
+    error::Result,
+    model::{FlatUnit, Model, ParameterStore},
+    tensor::{Kind, Tensor, moved, no_grad, write_over},
+};
+
+/// The way from master weights to parameters.
+pub(super) struct MasterWeights {
+    model: Rc<Model>,
+    group: Rc<ProcessGroup>,
+    /// Whether the model's parameters are the master weights themselves.
+    shared: bool,
+    /// The slice of each unit whose masters this rank has, if they are not whole.
+    shard: Option<ShardSpec>,
+    /// The parameters, where they are not all on the device.
+    parameters: Option<Rc<ParameterShards>>,
+    allgather_bucket_size: u64,
+}
+
+impl MasterWeights {
+    /// Brings the parameters of `model` into the format of `precision` and a layout that the ranks
+    /// of `group` can divide, gives `keep` the master weights of each unit in turn, and shares the
+    /// parameters out where `offload` says so: one unit after the other, so that what is kept and
+    /// one whole unit are all that is ever here.
+    pub(super) fn begin(
+        model: &Rc<Model>,
+        group: &Rc<ProcessGroup>,
+        precision: &PrecisionConfig,
+        zero: &ZeroConfig,
+        offload: &Offload,
+        mut keep: impl FnMut(usize, Tensor) -> Result<()>,
+    ) -> Result<Self> {
+        let kind = Kind::from(precision.dtype);
+        let shared = offload.shares_masters;
+        let shard = zero.shards_optimizer(group.world_size()).then(|| ShardSpec::of(group));
+        let mut parameters = match offload.shares_parameters {
+            true => {
+                let units = (&model.units()[..], kind);
+                Some(ParameterShards::new(group, zero, &offload.parameters, units)?)
+            }
+            false => None,
+        };
+        let slice = shard.unwrap_or(ShardSpec::WHOLE);
+        let mut take = |(i, unit): (usize, &FlatUnit)| {
+            let given = model.starts_from_values();
+            model.materialize(i)?;
+            if given {
+                // Ranks may have drawn them apart: all take rank 0's, as in PyTorch.
+                group.broadcast(unit.flat()?, 0)?;
+            }
+            let before = unit.cast_and_pad(kind, group.world_size())?;
+            // First the copy, then the parameters go.
+            let copy = if shared { None } else { Some(slice.copy(&before, Kind::Float)?) };
+            drop(before);
+            let own = match &mut parameters {
+                Some(parameters) => {
+                    parameters.take(unit, i)?;
+                    parameters.slices().in_memory(i).map(Tensor::shallow_clone)
+                }
+                None => None,
+            };
+            let master = copy.or(own);
+            keep(i, master.map_or_else(|| slice.slice(unit.flat()?), Ok)?)
+        };
+        no_grad(|| model.units().iter().enumerate().try_for_each(&mut take))?;
+        let parameters = parameters.map(Rc::new);
+        if let Some(parameters) = &parameters {
+            parameters.slices().finish()?;
+        }
+        model.set_store(parameters.clone().map(|parameters| parameters as Rc<dyn ParameterStore>));
+        Ok(Self {
+            model: Rc::clone(model),
+            group: Rc::clone(group),
+            shared,
+            shard,
+            parameters,
+            allgather_bucket_size: zero.allgather_bucket_size,
+        })
+    }
+
+    /// Which slice of each unit this rank has the masters of; `None` for all of it.
+    pub(super) fn shard(&self) -> Option<ShardSpec> {
+        self.shard
+    }
+
+    /// Whether the model's parameters are the master weights themselves.
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
+    }
+
+    /// Bytes of the parameters that are always on this rank's device.
+    pub(super) fn parameter_bytes(&self) -> u64 {
+        let device = self.model.device();
+        let kept = |(i, unit): (usize, &FlatUnit)| match &self.parameters {
+            Some(parameters) => parameters.slices().bytes_on(device, i, unit),
+            None => unit.bytes(),
+        };
+        self.model.units().iter().enumerate().map(kept).sum()
+    }
+
+    /// The slices of the parameters, where unit `i` is not whole on the device.
+    fn slices_of(&self, i: usize) -> Option<&ParameterSlices> {
+        let parameters = self.parameters.as_ref().filter(|all| !all.stays_whole(i))?;
+        Some(parameters.slices())
+    }
+
+    /// The master weights of unit `i`, laid out as the unit, from those that this rank has. Every
+    /// rank must call it.
+    pub(super) fn whole(&self, i: usize, master: &Tensor) -> Result<Tensor> {
+        let unit = &self.model.units()[i];
+        match self.shard {
+            // All of them are there: the parameters themselves, or the masters.
+            None => Ok(master.shallow_clone()),
+            Some(_) if self.shared && self.slices_of(i).is_none() => {
+                Ok(unit.flat()?.shallow_clone())
+            }
+            Some(_) => {
+                let device = self.group.device();
+                let whole = Tensor::f_empty([unit.padded_numel()], (Kind::Float, device))?;
+                self.group.all_gather_into(&whole, &moved(master, device)?)?;
+                Ok(whole)
+            }
+        }
+    }
+
+    /// Rounds the master weights of these units into the parameters of the model, on every rank.
+    /// Every rank must call it for the same units, and [`MasterWeights::finish`] after the last.
+    pub(super) fn publish(&self, units: &[(usize, &UnitState)]) -> Result<()> {
+        // The next gather brings slices to the others.
+        let (sliced, whole): (Vec<_>, Vec<_>) =
+            units.iter().partition(|(i, _)| self.slices_of(*i).is_some());
+        if !self.shared {
+            for &(i, UnitState { master, .. }) in sliced {
+                self.slices_of(i).map_or(Ok(()), |slices| slices.set(i, master))?;
+            }
+            self.round(&whole)?;
+        }
+        if self.shard.is_some() {
+            for &(i, _) in whole {
+                let flat = self.model.units()[i].flat()?;
+                no_grad(|| self.group.gather_slices(flat, self.allgather_bucket_size))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rounds the master weights of units that are whole on the device into their parameters.
+    fn round(&self, units: &[&(usize, &UnitState)]) -> Result<()> {
+        let shard = self.shard.unwrap_or(ShardSpec::WHOLE);
+        let own = |&&(i, _): &&(usize, &UnitState)| shard.slice(self.model.units()[i].flat()?);
+        let params: Vec<Tensor> = units.iter().map(own).collect::<Result<_>>()?;
+        let pairs = params.iter().zip(units.iter().map(|(_, unit)| &unit.master));
+        if units.iter().all(|(_, unit)| unit.master.device() == self.model.device()) {
+            return lists::copy_all(pairs);
+        }
+        pairs.into_iter().try_for_each(|(param, master)| write_over(param, master))
+    }
+
+    /// Waits until what was published is where it is kept.
+    pub(super) fn finish(&self) -> Result<()> {
+        self.parameters.as_ref().map_or(Ok(()), |parameters| parameters.slices().finish())
+    }
+}

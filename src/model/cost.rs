@@ -1,0 +1,256 @@
+//! What a layer costs, from shapes alone: operations, and the memory of its forward and backward pass.
+//!
+//! Each module says beside its arithmetic what its operations do: what they keep for the backward
+//! pass, and how large the gradients are that they make. A [`Tape`] takes this down in the order of
+//! the forward pass, and plays it back as autograd does: a gradient is made, then what was kept for
+//! it and the gradient that it was made from are freed. Tensors below a thousandth of the hidden
+//! states, such as sums, are left out, and so is the mask that padding before a row's tokens needs.
+
+use super::profile::ModuleProfile;
+use crate::{config::Dtype, tensor::Device};
+
+/// Bytes of a float32: of losses, and of the statistics that norms and attention keep.
+pub(super) const FLOAT_BYTES: u64 = Dtype::Fp32.bytes();
+
+/// A micro batch and how it is computed on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Workload {
+    /// Rows.
+    pub rows: u64,
+    /// Tokens in a row.
+    pub tokens: u64,
+    /// Tokens in a row of the decoder behind an encoder.
+    pub decoder_tokens: u64,
+    /// Bytes of a value of an activation.
+    pub element_bytes: u64,
+    /// Decides which kernels run: attention on the CPU is fused only without dropout.
+    pub device: Device,
+    /// Whether the loss gets the logits whole, and is a cross-entropy of them.
+    pub whole_logits: bool,
+}
+
+impl Workload {
+    /// Bytes of `width` values for each token.
+    pub(super) fn bytes(&self, width: i64) -> u64 {
+        self.places() * width.unsigned_abs() * self.element_bytes
+    }
+
+    /// Tokens of all rows.
+    pub(super) fn places(&self) -> u64 {
+        self.rows * self.tokens
+    }
+
+    /// Bytes that the mask of a dropout of `width` values keeps: on the CPU factors, elsewhere bools.
+    pub(super) fn mask_bytes(&self, width: i64) -> u64 {
+        let element = if self.device == Device::Cpu { self.element_bytes } else { 1 };
+        self.places() * width.unsigned_abs() * element
+    }
+
+    /// Bytes of the gradient of a matrix, if the product cannot add it to the flat gradient itself.
+    pub(super) fn matrix_gradient_bytes(&self, numel: i64) -> u64 {
+        match self.element_bytes != FLOAT_BYTES && self.device == Device::Cpu {
+            true => numel.unsigned_abs() * self.element_bytes,
+            false => 0,
+        }
+    }
+
+    /// The same rows as the decoder has them.
+    pub(super) fn of_decoder(self) -> Self {
+        Self { tokens: self.decoder_tokens, ..self }
+    }
+}
+
+/// Bytes held at the same time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Held {
+    /// Of the forward pass of embedding and blocks.
+    pub activations: u64,
+    /// Of everything else.
+    pub buffers: u64,
+}
+
+/// What a layer costs for one workload.
+#[derive(Debug, Clone)]
+pub struct LayerCost {
+    /// Its operations, module by module, without a name.
+    pub profile: ModuleProfile,
+    /// Bytes that it keeps for its backward pass, its output included and its input left out.
+    pub kept: u64,
+    /// Bytes of its output.
+    pub output: u64,
+    /// Bytes beside activations that its forward pass takes at most.
+    pub forward: u64,
+    /// What its backward pass holds at most: beside its input, the layers before it and flat
+    /// gradients, its own included.
+    pub backward: Held,
+    /// Whether its gradients come after all else, since autograd makes them.
+    pub adds_gradients_last: bool,
+}
+
+/// The operations of a layer in the order of the forward pass.
+#[derive(Debug)]
+pub(super) struct Tape(Vec<Entry>);
+
+#[derive(Debug, Clone, Copy)]
+enum Entry {
+    Operation(Operation),
+    /// What follows is added to what is there.
+    Branch,
+    /// The result of the branch is added.
+    Joined,
+}
+
+/// One operation.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Operation {
+    /// Bytes that are freed after its backward: what it alone keeps, or keeps last.
+    pub(super) kept: u64,
+    /// Bytes that its backward takes and gives back before the gradient is made.
+    pub(super) transient: u64,
+    /// Bytes of the gradient of its input; 0 where that is a view of the one of its output.
+    pub(super) gradient: u64,
+    /// Bytes of it that the gradient of its output had already.
+    pub(super) carried: u64,
+}
+
+impl Tape {
+    pub(super) fn new() -> Self {
+        Self(Vec::new())
+    }
+
+    /// Adds an operation.
+    pub(super) fn push(&mut self, operation: Operation) {
+        self.0.push(Entry::Operation(operation));
+    }
+
+    /// Begins a branch whose result will be added to what is there: a residual connection.
+    pub(super) fn branch(&mut self) {
+        self.0.push(Entry::Branch);
+    }
+
+    /// Adds the result of the branch.
+    pub(super) fn join(&mut self) {
+        self.0.push(Entry::Joined);
+    }
+
+    /// Bytes that the operations keep.
+    fn kept(&self) -> u64 {
+        let bytes = self.0.iter().map(|entry| match entry {
+            Entry::Operation(operation) => operation.kept,
+            Entry::Branch | Entry::Joined => 0,
+        });
+        bytes.sum()
+    }
+
+    /// The cost of a layer with an output of `output` bytes that no operation keeps.
+    pub(super) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
+        let kept = self.kept() + output;
+        let (forward, adds_gradients_last) = (0, false);
+        let backward = self.backward(kept, output);
+        LayerCost { profile, kept, output, forward, backward, adds_gradients_last }
+    }
+
+    /// Plays the tape back. The gradient of the layer's output comes from outside and stays.
+    fn backward(&self, kept: u64, output: u64) -> Held {
+        let mut tally = Tally::new(kept, output);
+        let mut gradient = Gradient { bytes: output, stays: true };
+        let mut joined = Vec::new();
+        for entry in self.0.iter().rev() {
+            match *entry {
+                Entry::Operation(Operation { kept, transient, gradient: made, carried }) => {
+                    tally.allocate(transient);
+                    tally.free(transient);
+                    if made > 0 {
+                        tally.allocate(made - carried);
+                        gradient.bytes -= carried;
+                        tally.free_gradient(gradient);
+                        gradient = Gradient { bytes: made, stays: false };
+                    }
+                    tally.free_kept(kept);
+                }
+                Entry::Joined => {
+                    joined.push(gradient);
+                    gradient.stays = true;
+                }
+                Entry::Branch => {
+                    let Some(past) = joined.pop() else { continue };
+                    tally.allocate(past.bytes);
+                    tally.free_gradient(gradient);
+                    tally.free_gradient(past);
+                    gradient = Gradient { bytes: past.bytes, stays: false };
+                }
+            }
+        }
+        tally.peak
+    }
+}
+
+/// The gradient that the playback has come to.
+#[derive(Debug, Clone, Copy)]
+struct Gradient {
+    bytes: u64,
+    /// Whether it is still needed after what it is consumed by.
+    stays: bool,
+}
+
+/// A count that goes up and down, and its highest.
+struct Tally {
+    now: Held,
+    peak: Held,
+}
+
+impl Tally {
+    fn new(activations: u64, buffers: u64) -> Self {
+        let now = Held { activations, buffers };
+        Self { now, peak: now }
+    }
+
+    fn allocate(&mut self, bytes: u64) {
+        self.now.buffers += bytes;
+        if self.now.activations + self.now.buffers > self.peak.activations + self.peak.buffers {
+            self.peak = self.now;
+        }
+    }
+
+    fn free(&mut self, bytes: u64) {
+        self.now.buffers = self.now.buffers.saturating_sub(bytes);
+    }
+
+    fn free_gradient(&mut self, gradient: Gradient) {
+        if !gradient.stays {
+            self.free(gradient.bytes);
+        }
+    }
+
+    fn free_kept(&mut self, bytes: u64) {
+        self.now.activations = self.now.activations.saturating_sub(bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tape_is_played_back_as_autograd_frees() {
+        let mut tape = Tape::new();
+        tape.branch();
+        tape.push(Operation { kept: 5, gradient: 10, ..Operation::default() });
+        tape.push(Operation { kept: 40, transient: 3, gradient: 40, carried: 0 });
+        tape.join();
+        let cost = tape.cost(ModuleProfile::new("", "Block"), 10);
+        assert_eq!(cost.kept, 55);
+        // The output's gradient stays; 40 are made while all is kept.
+        assert_eq!(cost.backward, Held { activations: 55, buffers: 50 });
+    }
+
+    #[test]
+    fn the_sum_after_a_branch_needs_both_parts() {
+        let mut tape = Tape::new();
+        tape.branch();
+        tape.push(Operation { gradient: 10, ..Operation::default() });
+        tape.join();
+        let cost = tape.cost(ModuleProfile::new("", "Block"), 10);
+        assert_eq!(cost.backward.buffers, 30, "output's, branch's, sum");
+    }
+}

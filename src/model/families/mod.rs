@@ -1,0 +1,296 @@
+//! The families of models: what each makes of a `config.json`.
+//!
+//! A family is a table of settings, from which one strict reader works (`config_file.rs`), and a
+//! function that puts modules together.
+
+mod bloom;
+pub(super) mod config_file;
+pub mod custom;
+mod decoder;
+mod gemma3;
+mod gpt2;
+mod llama;
+mod mistral;
+mod opt;
+mod phi3;
+mod qwen2;
+mod qwen3;
+mod t5;
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use self::config_file::{Config, Table, read_file};
+pub use self::custom::{CustomLayer, LayerFunction};
+use super::{
+    architecture::{Architecture, Facts, Prediction, WeightNames},
+    files::StoredWeights,
+    params::{LayerBuilder, ParamId},
+    unit::Init,
+};
+use crate::error::{Code, Result};
+
+/// All families.
+static FAMILIES: &[&Family] = &[
+    &gpt2::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &phi3::FAMILY,
+    &gemma3::FAMILY,
+    &opt::FAMILY,
+    &bloom::FAMILY,
+    &t5::FAMILY,
+];
+
+/// A family of models, under one `model_type`.
+pub(super) struct Family {
+    table: &'static Table,
+    /// Published sizes by name, with the settings that differ from the table's defaults, as JSON.
+    sizes: &'static [(&'static str, &'static str)],
+    describe: fn(&Config) -> Result<Architecture>,
+    names: WeightNames,
+}
+
+/// The settings of a model of one of the families.
+#[derive(Clone)]
+pub struct ModelConfig {
+    family: &'static Family,
+    config: Config,
+}
+
+impl ModelConfig {
+    /// The names of dropout probabilities in all families.
+    pub const DROPOUT_KEYS: [&str; 7] = [
+        "resid_pdrop",
+        "embd_pdrop",
+        "attn_pdrop",
+        "attention_dropout",
+        "hidden_dropout",
+        "dropout",
+        "dropout_rate",
+    ];
+
+    /// The names of the settings of all families.
+    pub fn keys() -> Vec<&'static str> {
+        let mut keys: Vec<&str> = FAMILIES
+            .iter()
+            .flat_map(|family| family.table.keys.iter().map(|key| key.name))
+            .collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    /// The names that [`ModelConfig::named`] knows: published sizes and families.
+    pub fn names() -> Vec<&'static str> {
+        let of = |family: &&Family| {
+            let sizes = family.sizes.iter().map(|(name, _)| *name);
+            std::iter::once(family.table.model_type).chain(sizes).collect::<Vec<_>>()
+        };
+        let mut names: Vec<&str> = FAMILIES.iter().flat_map(of).collect();
+        names.dedup();
+        names
+    }
+
+    /// One of the published sizes, or a family with its defaults; `None` for any other name.
+    pub fn named(name: &str) -> Option<Self> {
+        FAMILIES.iter().find_map(|&family| {
+            let mut sizes = family.sizes.iter();
+            let size = sizes.find(|(known, _)| *known == name).map(|(_, size)| *size);
+            let settings = size.or((family.table.model_type == name).then_some("{}"))?;
+            let config = Config::from_text(settings, family.table, name).ok()?;
+            Some(Self { family, config })
+        })
+    }
+
+    /// Reads a `config.json`, or the one in a directory.
+    ///
+    /// # Errors
+    /// [`Code::ModelConfig`] with everything that is wrong with it; [`Code::Io`] when it cannot be
+    /// read.
+    pub fn read(dir_or_file: &Path) -> Result<Self> {
+        let (map, origin) = read_file(dir_or_file)?;
+        Self::from_json(&map, &origin)
+    }
+
+    /// Reads the content of a `config.json`; `origin` names it in errors.
+    ///
+    /// # Errors
+    /// [`Code::ModelConfig`] with everything that is wrong with it.
+    pub fn from_json(map: &Map<String, Value>, origin: &str) -> Result<Self> {
+        // A file without a type is GPT-2's, as its first version wrote it.
+        let known = |family: &&&Family| match map.get("model_type") {
+            Some(found) => *found == family.table.model_type,
+            None => family.table.model_type == gpt2::FAMILY.table.model_type,
+        };
+        let Some(&family) = FAMILIES.iter().find(known) else {
+            let found = map.get("model_type").map(Value::to_string).unwrap_or_default();
+            let found = found.chars().take(MOST_CHARS).collect::<String>();
+            let types: Vec<_> = FAMILIES.iter().map(|family| family.table.model_type).collect();
+            bail!(
+                Code::ModelConfig,
+                "{origin} describes a model of the type {found}; dsr has {}",
+                types.join(", ")
+            );
+        };
+        Ok(Self { family, config: Config::read(map, family.table, origin)? })
+    }
+
+    /// The same with other settings, which `owner` gives.
+    ///
+    /// # Errors
+    /// [`Code::ModelConfig`] with everything that is wrong with them.
+    pub fn with<'a>(
+        self,
+        settings: impl IntoIterator<Item = (&'a str, Value)>,
+        owner: &str,
+    ) -> Result<Self> {
+        let settings = settings.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        Ok(Self { config: self.config.with(settings, owner)?, ..self })
+    }
+
+    /// The settings as the weights in `dir` complete them: transformers 5 writes a T5 with a head of its
+    /// own as a tied one that is not scaled.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] or [`Code::Io`] for files that cannot be read.
+    pub(in crate::model) fn completed_by(&self, dir: &Path) -> Result<Self> {
+        let json = self.to_json();
+        let is_open = json.get("scale_decoder_outputs") == Some(&Value::Bool(false))
+            && json.get("tie_word_embeddings") == Some(&Value::Bool(true));
+        match is_open && StoredWeights::names(dir)?.contains("lm_head.weight") {
+            true => self.clone().with([("tie_word_embeddings", false.into())], "the weights"),
+            false => Ok(self.clone()),
+        }
+    }
+
+    /// The settings as a `config.json` has them.
+    pub fn to_json(&self) -> Map<String, Value> {
+        self.config.to_json()
+    }
+
+    /// The layers that they describe.
+    ///
+    /// # Errors
+    /// [`Code::ModelConfig`] for settings that do not fit together.
+    pub(in crate::model) fn architecture(&self) -> Result<Architecture> {
+        let architecture = (self.family.describe)(&self.config)?;
+        let count: i128 = architecture.num_params();
+        if count > MOST_PARAMETERS {
+            bail!(Code::ModelConfig, "a model of {count} parameters is beyond any machine");
+        }
+        Ok(architecture)
+    }
+}
+
+/// Weights, gradients and moments of this many still have fewer bytes than an i64 counts.
+const MOST_PARAMETERS: i128 = 1 << 50;
+
+/// Characters of a foreign model type that an error shows.
+const MOST_CHARS: usize = 60;
+
+impl Config {
+    /// What a causal model of these settings is; the family adds the positions.
+    fn facts(&self, names: WeightNames, summary: String) -> Result<Facts> {
+        Ok(Facts {
+            config: self.to_json(),
+            vocab_size: self.int("vocab_size")?,
+            max_positions: None,
+            cache_ends_behind: None,
+            objective: Prediction::Causal { is_cached: true },
+            bos_token_id: self.token("bos_token_id")?,
+            eos_token_ids: self.tokens("eos_token_id")?,
+            pad_token_id: self.to_json().get("pad_token_id").and_then(Value::as_i64),
+            names: Some(names),
+            kind: self.table().model_type.to_owned(),
+            summary,
+        })
+    }
+
+    /// Sizes in words, as a model's card has them.
+    fn summary(&self, layers: i64, (width, heads): (i64, i64), positions: &str) -> Result<String> {
+        let (vocab, tied) = (self.int("vocab_size")?, self.flag("tie_word_embeddings")?);
+        let tied = if tied { ", tied head" } else { "" };
+        Ok(format!(
+            "{layers} layers of {width} x {heads} heads, {positions}, vocabulary {vocab}{tied}"
+        ))
+    }
+
+    /// The projection to the vocabulary: the embedding of this name, or one of the head's own.
+    fn projection(
+        &self,
+        b: &mut LayerBuilder,
+        embedding: &str,
+        shape: (i64, i64),
+        init: Init,
+    ) -> Result<ParamId> {
+        Ok(match self.flag("tie_word_embeddings")? {
+            true => b.borrow(embedding),
+            false => b.add("lm_head.weight", &[shape.0, shape.1], init),
+        })
+    }
+
+    /// Whether each layer has a window: as `layer_types` says, or else by its number.
+    fn layer_types(&self, default: impl Fn(i64) -> bool) -> Result<Vec<bool>> {
+        let layers = self.int("num_hidden_layers")?;
+        let types = match self.value("layer_types")? {
+            Value::Null => return Ok((0..layers).map(default).collect()),
+            types => types.as_array().map(Vec::as_slice).unwrap_or_default(),
+        };
+        let is_sliding = |name: &Value| match name.as_str() {
+            Some("full_attention") => Some(false),
+            Some("sliding_attention") => Some(true),
+            _ => None,
+        };
+        let types: Option<Vec<bool>> = types.iter().map(is_sliding).collect();
+        types.filter(|types| types.len() as i64 == layers).ok_or_else(|| {
+            self.refusal(vec![format!(
+                "layer_types must have \"full_attention\" or \"sliding_attention\" for each of \
+                 {layers} layers"
+            )])
+        })
+    }
+}
+
+/// A small GPT-2, for tests of what runs models: two layers of two heads, with these settings.
+#[cfg(test)]
+pub(crate) fn tiny_gpt2(
+    settings: &[(&str, i64)],
+    dropout: f64,
+    tie_word_embeddings: bool,
+) -> ModelConfig {
+    let sizes = [("n_layer", 2), ("n_head", 2)];
+    let sizes = sizes.iter().chain(settings).map(|&(key, size)| (key, Value::from(size)));
+    let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, dropout.into()));
+    let rest = [("tie_word_embeddings", tie_word_embeddings.into())];
+    let settings = sizes.chain(dropouts).chain(rest);
+    ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A size that its family refused would look like a name that is not known.
+    #[test]
+    fn every_published_size_is_a_model() {
+        for name in ModelConfig::names() {
+            let config = ModelConfig::named(name).unwrap_or_else(|| panic!("{name}"));
+            let architecture = config.architecture().unwrap();
+            let again = ModelConfig::from_json(&architecture.facts.config, "again").unwrap();
+            assert_eq!(again.config, config.config, "{name}");
+        }
+        assert!(ModelConfig::named("gpt3").is_none());
+    }
+
+    /// The counts that OpenAI's weights have.
+    #[test]
+    fn the_published_sizes_have_the_published_parameters() {
+        let counts = ["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"]
+            .map(|name| ModelConfig::named(name).unwrap().architecture().unwrap().num_params());
+        assert_eq!(counts, [124_439_808, 354_823_168, 774_030_080, 1_557_611_200]);
+    }
+}

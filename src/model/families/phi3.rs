@@ -1,0 +1,74 @@
+//! Phi-3 (Abdin et al. 2024): Llama with one layer for queries, keys and values, and one for gate and up.
+
+use super::{
+    Family,
+    config_file::{Config, Default, Key, KeyKind, Table},
+    decoder::{Decoder, NAMES},
+};
+use crate::{error::Result, model::architecture::Architecture};
+
+pub(super) static FAMILY: Family = Family { table: &TABLE, sizes: SIZES, describe, names: NAMES };
+
+pub(super) static TABLE: Table = Table {
+    model_type: "phi3",
+    architecture: "Phi3ForCausalLM",
+    keys: &[
+        Key::size("vocab_size", 32064),
+        Key::size("hidden_size", 3072),
+        Key::size("intermediate_size", 8192),
+        Key::layers("num_hidden_layers", 32),
+        Key::size("num_attention_heads", 32),
+        Key::new("num_key_value_heads", KeyKind::Size, Default::Same("num_attention_heads")),
+        Key::new("head_dim", KeyKind::OptionalSize, Default::Absent),
+        Key::activation("hidden_act", "silu"),
+        Key::probability("resid_pdrop", 0.0),
+        Key::probability("embd_pdrop", 0.0),
+        Key::probability("attention_dropout", 0.0),
+        Key::size("max_position_embeddings", 4096),
+        Key::new("original_max_position_embeddings", KeyKind::OptionalSize, Default::Absent),
+        Key::non_negative("initializer_range", 0.02),
+        Key::positive("rms_norm_eps", 1e-5),
+        Key::optional_positive("rope_theta"),
+        Key::structure("rope_scaling"),
+        Key::structure("rope_parameters"),
+        Key::optional_positive("partial_rotary_factor"),
+        Key::optional_size("sliding_window"),
+        Key::flag("tie_word_embeddings", false),
+        Key::token("bos_token_id", Some(1)),
+        Key::tokens("eos_token_id", Some(32000)),
+        Key::token("pad_token_id", Some(32000)),
+    ],
+    aliases: &[],
+    refused: &[],
+};
+
+pub(super) const SIZES: &[(&str, &str)] = &[("phi-3-mini", r#"{"sliding_window": 2047}"#)];
+
+fn describe(c: &Config) -> Result<Architecture> {
+    let window = c.optional_int("sliding_window")?;
+    const ORIGINAL: &str = "original_max_position_embeddings";
+    // Where neither place has it, the class of transformers has this one.
+    let usual = if inside(c, ORIGINAL)? { None } else { Some(4096) };
+    let original = c.optional_int(ORIGINAL)?.or(usual);
+    let decoder = Decoder {
+        partial_rotary_factor: c.optional_number("partial_rotary_factor")?,
+        may_turn_partly: true,
+        original_max_positions: original,
+        activation: c.activation("hidden_act")?,
+        ..Decoder::without_layers(c)?
+    };
+    Decoder {
+        is_fused: true,
+        layers: decoder.layers_with(|_| window)?,
+        embedding_dropout: c.number("embd_pdrop")?,
+        dropout: c.number("resid_pdrop")?,
+        ..decoder
+    }
+    .describe()
+}
+
+/// Whether the object with the frequencies has this key.
+fn inside(c: &Config, key: &str) -> Result<bool> {
+    let [old, new] = [c.value("rope_scaling")?, c.value("rope_parameters")?];
+    Ok(old.get(key).is_some() || new.get(key).is_some())
+}

@@ -1,0 +1,568 @@
+//! Writing a model as a Hugging Face directory that transformers loads.
+//!
+//! `config.json`, `generation_config.json`, `model.safetensors` (or shards with their index) and,
+//! with a tokenizer, `tokenizer.json` and `tokenizer_config.json`. The directory appears whole or
+//! not at all. One that stands there already is replaced only if it holds an export and nothing
+//! else.
+
+use std::{fs::read_dir, ops::Range, path::Path};
+
+use serde_json::{Map, Value, json};
+
+use super::weights::{INDEX, SINGLE};
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{self, NewDir, is_temporary, write_atomic},
+    model::{Facts, Gathered, Model, ParamSpec},
+    tensor::{
+        Kind, Tensor,
+        safetensors::{self, Entry},
+    },
+};
+
+const CONFIG: &str = "config.json";
+const GENERATION_CONFIG: &str = "generation_config.json";
+const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Files of a model's directory beside config and weights, which an export hands on as they are.
+const COMPANIONS: [&str; 5] = [
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    GENERATION_CONFIG,
+    "chat_template.jinja",
+];
+
+/// The files beside config and weights that a model came with.
+#[derive(Debug, Default)]
+pub(in crate::model) struct Companions(Vec<(&'static str, Vec<u8>)>);
+
+impl Companions {
+    /// Those in `dir`.
+    ///
+    /// # Errors
+    /// [`Code::Io`].
+    pub(in crate::model) fn read(dir: &Path) -> Result<Self> {
+        let there = COMPANIONS.into_iter().map(|name| (name, dir.join(name)));
+        let there = there.filter(|(_, path)| path.is_file());
+        let read = there.map(|(name, path)| Ok((name, fs::read(&path)?)));
+        Ok(Self(read.collect::<Result<_>>()?))
+    }
+
+    /// The file of this name.
+    pub(in crate::model) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
+    }
+
+    /// The tokens that end a text by `generation_config.json`, which transformers prefers.
+    pub(in crate::model) fn eos_token_ids(&self) -> Vec<i64> {
+        let config = self.get(GENERATION_CONFIG).map(serde_json::from_slice::<Value>);
+        let ids = config.and_then(Result::ok).map(|config| config["eos_token_id"].clone());
+        match ids {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
+            Some(id) => id.as_i64().into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A tokenizer for an export.
+#[derive(Debug)]
+pub struct ExportedTokenizer {
+    /// The content of its `tokenizer.json`.
+    pub json: Vec<u8>,
+    /// The token that ends a text.
+    pub eos_token: Option<String>,
+    /// The token that fills rows up.
+    pub pad_token: Option<String>,
+}
+
+/// The largest shard, as in transformers 5.
+const MOST_SHARD_BYTES: usize = 50_000_000_000;
+
+/// Brings a parameter by its number.
+type Fetch<'a> = &'a mut dyn FnMut(usize) -> Result<Tensor>;
+
+impl Model {
+    /// Writes the model as a directory that transformers loads, in its own format (that of the
+    /// `precision` it was trained with last), with `tokenizer` or else the files of the one that the
+    /// model was loaded with.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`], [`Code::Io`]; nothing is then changed. A directory that holds anything
+    /// but an earlier export is not overwritten. [`Code::BadValue`] for a model that transformers
+    /// does not have.
+    pub fn export_hf(&self, dir: &Path, tokenizer: Option<&ExportedTokenizer>) -> Result<()> {
+        let facts = self.exported_facts()?;
+        let (entries, mut fetch) = self.entries();
+        let companions = companions(facts, self.companions(), tokenizer)?;
+        export(dir, facts, &entries, &mut fetch, &companions)
+    }
+
+    /// Writes the files that the model came with beside config and weights into `dir`.
+    ///
+    /// # Errors
+    /// [`Code::DiskFull`] or [`Code::Io`].
+    pub fn write_companions(&self, dir: &Path) -> Result<()> {
+        let Companions(files) = self.companions();
+        files.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
+    }
+
+    /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
+    /// [sharded](Model::is_sharded), every other rank must call it.
+    pub fn attend_export(&self) -> Result<()> {
+        self.exported_facts()?;
+        let (entries, mut fetch) = self.entries();
+        attend(&entries, &mut fetch)
+    }
+
+    fn exported_facts(&self) -> Result<&Facts> {
+        if self.facts().names.is_some() {
+            return Ok(self.facts());
+        }
+        Err(Error::new(Code::BadValue, "transformers has no model with layers of your own")
+            .hint("a checkpoint of the engine holds the weights as safetensors, under the names of the parameters"))
+    }
+
+    /// Every parameter as it is exported, and what brings it by its number; unit after unit.
+    fn entries(&self) -> (Vec<Entry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
+        let (mut entries, mut places) = (Vec::new(), Vec::new());
+        for (i, unit) in self.units().iter().enumerate() {
+            for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
+                entries.push(Entry { name, kind: unit.kind(), shape });
+                places.push((i, j));
+            }
+        }
+        let mut gathered: Option<(usize, Gathered<'_>)> = None;
+        let fetch = move |param: usize| {
+            let (i, j) = places[param];
+            if gathered.as_ref().is_none_or(|&(unit, _)| unit != i) {
+                // The old one goes before the new one comes.
+                gathered = None;
+                gathered = Some((i, self.gather_unit(i)?));
+            }
+            Ok(self.units()[i].params()[j].shallow_clone())
+        };
+        (entries, fetch)
+    }
+}
+
+/// Writes parameters, all in one format and under their names in transformers, to `target`;
+/// `fetch` brings them one at a time.
+///
+/// # Errors
+/// [`Code::BadValue`] when `target` holds other files, [`Code::DiskFull`] or [`Code::Io`]; what
+/// stood at `target` is then unchanged. [`Code::Tokenizer`] when `tokenizer_json` is not JSON. Those
+/// of `fetch`.
+fn export(
+    target: &Path,
+    facts: &Facts,
+    params: &[Entry<'_>],
+    fetch: Fetch<'_>,
+    companions: &[(&str, Vec<u8>)],
+) -> Result<()> {
+    let dtype = dtype(params)?;
+    refuse_other_files(target)?;
+    let new = NewDir::create(target)?;
+    let dir = new.path();
+    let mut json = facts.config.clone();
+    json.insert("dtype".to_owned(), dtype.into());
+    write_json(&dir.join(CONFIG), json)?;
+    for (name, bytes) in companions {
+        write_atomic(&dir.join(name), bytes)?;
+    }
+    write_weights(Some(dir), params, fetch, MOST_SHARD_BYTES)?;
+    new.publish()
+}
+
+/// The files beside config and weights: those that the model came with, unless it gets another
+/// tokenizer, and what is missing made new.
+fn companions(
+    facts: &Facts,
+    Companions(own): &Companions,
+    tokenizer: Option<&ExportedTokenizer>,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let is_kept = |name: &str| tokenizer.is_none() || name == GENERATION_CONFIG;
+    let mut files: Vec<_> = own.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
+    let has =
+        |files: &[(&str, Vec<u8>)], wanted: &str| files.iter().any(|(name, _)| *name == wanted);
+    if let Some(ExportedTokenizer { json, .. }) = tokenizer {
+        files.push((TOKENIZER, json.clone()));
+    }
+    if let (Some((_, json)), false) =
+        (files.iter().find(|(name, _)| *name == TOKENIZER), has(&files, TOKENIZER_CONFIG))
+    {
+        let config = tokenizer_config(facts, json, tokenizer)?;
+        files.push((TOKENIZER_CONFIG, text_of(config)));
+    }
+    if !has(&files, GENERATION_CONFIG) {
+        files.push((GENERATION_CONFIG, text_of(generation_config(facts))));
+    }
+    Ok(files)
+}
+
+/// Brings the parameters as [`export`] does on another rank, and writes nothing.
+fn attend(params: &[Entry<'_>], fetch: Fetch<'_>) -> Result<()> {
+    write_weights(None, params, fetch, MOST_SHARD_BYTES)
+}
+
+/// The name that transformers has for the format of all tensors.
+fn dtype(params: &[Entry<'_>]) -> Result<&'static str> {
+    let kind = params.first().map_or(Kind::Float, |param| param.kind);
+    if let Some(other) = params.iter().find(|param| param.kind != kind) {
+        bail!(Code::Internal, "{} is {:?}, and others are {kind:?}", other.name, other.kind);
+    }
+    match kind {
+        Kind::Float => Ok("float32"),
+        Kind::BFloat16 => Ok("bfloat16"),
+        Kind::Half => Ok("float16"),
+        other => bail!(Code::Internal, "weights are not exported as {other:?}"),
+    }
+}
+
+/// Refuses to replace a directory with anything in it that is not of an export.
+fn refuse_other_files(target: &Path) -> Result<()> {
+    if !target.is_dir() {
+        return Ok(());
+    }
+    let mut others = Vec::new();
+    for entry in read_dir(target).at("list", target)? {
+        let name = entry.at("list", target)?.file_name();
+        if !is_temporary(Path::new(&name)) && !is_of_an_export(&name.to_string_lossy()) {
+            others.push(name.to_string_lossy().into_owned());
+        }
+    }
+    others.sort();
+    let Some(first) = others.first() else { return Ok(()) };
+    let more = match others.len() - 1 {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(Error::new(
+        Code::BadValue,
+        format!(
+            "{} is not replaced by an export: it holds {first}{more}, which is not of an export",
+            target.display()
+        ),
+    )
+    .hint("export to a directory that does not exist yet"))
+}
+
+fn is_of_an_export(name: &str) -> bool {
+    let files = [CONFIG, SINGLE, INDEX];
+    let is_shard = || {
+        let numbers = name.strip_prefix("model-")?.strip_suffix(".safetensors")?;
+        let (number, count) = numbers.split_once("-of-")?;
+        Some([number, count].iter().all(|n| n.len() == 5 && n.bytes().all(|b| b.is_ascii_digit())))
+    };
+    files.contains(&name) || COMPANIONS.contains(&name) || is_shard() == Some(true)
+}
+
+/// One file, or shards of at most `most_bytes` (or one tensor) with their index.
+fn write_weights(
+    dir: Option<&Path>,
+    params: &[Entry<'_>],
+    fetch: Fetch<'_>,
+    most_bytes: usize,
+) -> Result<()> {
+    let mut write = |file: &str, shard: Range<usize>| {
+        let path = dir.map(|dir| dir.join(file));
+        let first = shard.start;
+        let entries = params[shard].iter().copied();
+        safetensors::write(path.as_deref(), entries, |i| fetch(first + i))
+    };
+    let shards = shards(params, most_bytes);
+    if let [all] = &shards[..] {
+        return write(SINGLE, all.clone());
+    }
+    let mut weight_map = Map::new();
+    for (i, shard) in shards.iter().enumerate() {
+        let file = format!("model-{:05}-of-{:05}.safetensors", i + 1, shards.len());
+        write(&file, shard.clone())?;
+        let names = params[shard.clone()].iter().map(|param| param.name);
+        weight_map.extend(names.map(|name| (name.to_owned(), json!(file))));
+    }
+    let Some(dir) = dir else { return Ok(()) };
+    weight_map.sort_keys();
+    let mut index = Map::new();
+    let metadata = json!({
+        "total_parameters": params.iter().map(numel).sum::<usize>(),
+        "total_size": params.iter().map(bytes_of).sum::<usize>(),
+    });
+    index.insert("metadata".to_owned(), metadata);
+    index.insert("weight_map".to_owned(), weight_map.into());
+    write_json(&dir.join(INDEX), index)
+}
+
+/// Fills shard after shard in the order of the parameters; at least one, even if it is empty.
+fn shards(params: &[Entry<'_>], most_bytes: usize) -> Vec<Range<usize>> {
+    let (mut shards, mut first, mut filled) = (Vec::new(), 0, 0);
+    for (i, param) in params.iter().enumerate() {
+        let bytes = bytes_of(param);
+        if i > first && filled + bytes > most_bytes {
+            shards.push(first..i);
+            (first, filled) = (i, 0);
+        }
+        filled += bytes;
+    }
+    shards.push(first..params.len());
+    shards
+}
+
+fn numel(param: &Entry<'_>) -> usize {
+    param.shape.iter().product::<i64>() as usize
+}
+
+fn bytes_of(param: &Entry<'_>) -> usize {
+    numel(param) * param.kind.elt_size_in_bytes()
+}
+
+/// What transformers derives from a `config.json` when it finds no such file.
+fn generation_config(facts: &Facts) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("_from_model_config".to_owned(), true.into());
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"] {
+        if let Some(id) = facts.config.get(key).filter(|id| !id.is_null()) {
+            map.insert(key.to_owned(), id.clone());
+        }
+    }
+    map
+}
+
+/// Makes transformers use `tokenizer.json` as it is. Without the class, a GPT-2 would get a
+/// tokenizer that takes only the vocabulary from that file and splits text in its own way.
+fn tokenizer_config(
+    facts: &Facts,
+    tokenizer_json: &[u8],
+    given: Option<&ExportedTokenizer>,
+) -> Result<Map<String, Value>> {
+    let tokenizer: Value = serde_json::from_slice(tokenizer_json).map_err(|e| {
+        Error::new(Code::Tokenizer, format!("the tokenizer is not valid JSON: {e}"))
+    })?;
+    let added = tokenizer.get("added_tokens").and_then(Value::as_array);
+    let special = |id: Option<i64>| {
+        let token = added?.iter().find(|token| {
+            token["special"] == true && id.is_some_and(|id| token["id"].as_i64() == Some(id))
+        })?;
+        token.get("content")
+    };
+    let mut map = Map::new();
+    map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+    if let Some(positions) = facts.max_positions {
+        map.insert("model_max_length".to_owned(), positions.into());
+    }
+    // Decoding gives back the text, blanks before punctuation included.
+    map.insert("clean_up_tokenization_spaces".to_owned(), false.into());
+    let by_config = special(facts.eos_token_ids.first().copied()).cloned();
+    let eos = given.and_then(|given| given.eos_token.clone()).map(Value::from);
+    // The model's ids are of another vocabulary where the two differ.
+    let agree = eos.is_none() || eos == by_config;
+    let bos = special(facts.bos_token_id).filter(|_| agree).cloned();
+    let pad = given.and_then(|given| given.pad_token.clone()).map(Value::from);
+    for (key, token) in [("bos_token", bos), ("eos_token", eos.or(by_config)), ("pad_token", pad)] {
+        map.extend(token.map(|token| (key.to_owned(), token)));
+    }
+    Ok(map)
+}
+
+fn write_json(path: &Path, map: Map<String, Value>) -> Result<()> {
+    write_atomic(path, &text_of(map))
+}
+
+fn text_of(map: Map<String, Value>) -> Vec<u8> {
+    format!("{:#}\n", Value::from(map)).into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, read, write};
+
+    use super::*;
+    use crate::{
+        model::{FlatUnit, Init, ModelConfig, files::StoredWeights},
+        tensor::Device,
+    };
+
+    /// Three parameters of 48, 24 and 48 bytes.
+    fn units() -> Vec<FlatUnit> {
+        let specs = [
+            ParamSpec::new("transformer.wte.weight", &[4, 3], Init::Zeros),
+            ParamSpec::new("transformer.h.0.ln_1.bias", &[6], Init::Zeros),
+            ParamSpec::new("lm_head.weight", &[4, 3], Init::Zeros),
+        ];
+        specs.into_iter().map(|spec| FlatUnit::zeros(vec![spec], Device::Cpu).unwrap()).collect()
+    }
+
+    fn named(units: &[FlatUnit]) -> impl Iterator<Item = (&str, &Tensor)> {
+        units
+            .iter()
+            .flat_map(|unit| unit.specs().iter().zip(unit.params()))
+            .map(|(spec, param)| (spec.name.as_str(), param))
+    }
+
+    fn random_units() -> Vec<FlatUnit> {
+        let units = units();
+        for unit in &units {
+            let _ = unit.flat().unwrap().shallow_clone().uniform_(-1.0, 1.0);
+        }
+        units
+    }
+
+    fn entries(units: &[FlatUnit]) -> Vec<Entry<'_>> {
+        let specs = units.iter().flat_map(FlatUnit::specs);
+        specs
+            .map(|ParamSpec { name, shape, .. }| Entry { name, kind: Kind::Float, shape })
+            .collect()
+    }
+
+    fn fetch(units: &[FlatUnit]) -> impl FnMut(usize) -> Result<Tensor> {
+        |i| Ok(units[i].params()[0].shallow_clone())
+    }
+
+    fn export(
+        dir: &Path,
+        facts: &Facts,
+        units: &[FlatUnit],
+        tokenizer_json: Option<&[u8]>,
+    ) -> Result<()> {
+        let given = tokenizer_json.map(|json| ExportedTokenizer {
+            json: json.to_vec(),
+            eos_token: None,
+            pad_token: None,
+        });
+        let companions = companions(facts, &Companions::default(), given.as_ref())?;
+        super::export(dir, facts, &entries(units), &mut fetch(units), &companions)
+    }
+
+    fn assert_loads(dir: &Path, expected: &[FlatUnit]) {
+        let loaded = units();
+        let weights = StoredWeights::open(dir, &loaded, None).unwrap();
+        loaded.iter().try_for_each(|unit| weights.fill(unit)).unwrap();
+        for ((name, a), (_, b)) in named(&loaded).zip(named(expected)) {
+            assert!(a.equal(b), "{name}");
+        }
+    }
+
+    fn names(dir: &Path) -> Vec<String> {
+        let mut names: Vec<_> = read_dir(dir)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    fn json_of(path: &Path) -> Value {
+        serde_json::from_slice(&read(path).unwrap()).unwrap()
+    }
+
+    fn facts() -> Facts {
+        let untied = [("tie_word_embeddings", false.into()), ("bos_token_id", Value::Null)];
+        let config = ModelConfig::named("gpt2").unwrap().with(untied, "test").unwrap();
+        config.architecture().unwrap().facts
+    }
+
+    #[test]
+    fn an_export_loads_bit_by_bit() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        let units = random_units();
+        export(&dir, &facts(), &units, None).unwrap();
+        assert_eq!(names(&dir), ["config.json", "generation_config.json", "model.safetensors"]);
+        assert_loads(&dir, &units);
+        let read = ModelConfig::read(&dir).unwrap().architecture().unwrap().facts;
+        assert_eq!(read.config, facts().config);
+        let generation = json_of(&dir.join(GENERATION_CONFIG));
+        assert_eq!(generation, json!({"_from_model_config": true, "eos_token_id": 50256}));
+    }
+
+    #[test]
+    fn a_large_model_is_sharded_with_an_index() {
+        let dir = tempfile::tempdir().unwrap();
+        let units = random_units();
+        write_weights(Some(dir.path()), &entries(&units), &mut fetch(&units), 72).unwrap();
+        let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
+        assert_eq!(names(dir.path()), [one, two, INDEX]);
+        assert_eq!(
+            json_of(&dir.path().join(INDEX)),
+            json!({
+                "metadata": {"total_parameters": 30, "total_size": 120},
+                "weight_map": {
+                    "lm_head.weight": two,
+                    "transformer.h.0.ln_1.bias": one,
+                    "transformer.wte.weight": one,
+                },
+            })
+        );
+        assert!(names(dir.path()).iter().all(|name| is_of_an_export(name)));
+        assert_loads(dir.path(), &units);
+        let each = tempfile::tempdir().unwrap();
+        write_weights(Some(each.path()), &entries(&units), &mut fetch(&units), 1).unwrap();
+        assert_eq!(names(each.path()).len(), 4);
+        assert_loads(each.path(), &units);
+    }
+
+    #[test]
+    fn a_tokenizer_comes_along_with_its_special_tokens() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        let tokenizer = json!({"added_tokens": [
+            {"id": 50256, "content": "<|endoftext|>", "special": true},
+            {"id": 0, "content": "<s>", "special": false},
+        ]});
+        let bytes = tokenizer.to_string().into_bytes();
+        let facts = Facts { bos_token_id: Some(0), ..facts() };
+        export(&dir, &facts, &units(), Some(&bytes)).unwrap();
+        assert_eq!(read(dir.join(TOKENIZER)).unwrap(), bytes);
+        assert_eq!(
+            json_of(&dir.join(TOKENIZER_CONFIG)),
+            json!({
+                "tokenizer_class": "PreTrainedTokenizerFast",
+                "model_max_length": 1024,
+                "clean_up_tokenization_spaces": false,
+                "eos_token": "<|endoftext|>",
+            })
+        );
+        let e = export(&dir, &facts, &units(), Some(b"{")).unwrap_err();
+        assert_eq!(e.code(), Code::Tokenizer);
+        assert!(dir.join(TOKENIZER).exists(), "a failed export leaves the old one");
+        assert_eq!(names(root.path()), ["hf"]);
+    }
+
+    #[test]
+    fn the_files_that_a_model_came_with_go_on_as_they_are() {
+        let files = [(TOKENIZER, "{}"), (TOKENIZER_CONFIG, "mine"), (GENERATION_CONFIG, "its own")];
+        let own = Companions(files.map(|(name, text)| (name, text.as_bytes().to_vec())).to_vec());
+        let text = |files: &[(&str, Vec<u8>)], wanted: &str| {
+            let file = files.iter().find(|(name, _)| *name == wanted).unwrap();
+            String::from_utf8(file.1.clone()).unwrap()
+        };
+        let kept = companions(&facts(), &own, None).unwrap();
+        assert_eq!((kept.len(), text(&kept, TOKENIZER_CONFIG)), (3, "mine".to_owned()));
+        let json = br#"{"added_tokens": []}"#.to_vec();
+        let eos_token = Some("<|end|>".to_owned());
+        let given = ExportedTokenizer { json, eos_token, pad_token: None };
+        let other = companions(&facts(), &own, Some(&given)).unwrap();
+        assert_eq!(text(&other, GENERATION_CONFIG), "its own");
+        assert!(text(&other, TOKENIZER_CONFIG).contains("\"eos_token\": \"<|end|>\""));
+    }
+
+    #[test]
+    fn only_an_export_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("hf");
+        create_dir(&dir).unwrap();
+        export(&dir, &facts(), &units(), Some(b"{}")).unwrap();
+        let units = random_units();
+        export(&dir, &facts(), &units, None).unwrap();
+        assert!(!dir.join(TOKENIZER).exists());
+        write(dir.join("notes.txt"), "mine").unwrap();
+        write(dir.join("model-1-of-2.safetensors"), "mine").unwrap();
+        let e = export(&dir, &facts(), &units, None).unwrap_err();
+        assert_eq!(e.code(), Code::BadValue);
+        assert!(e.message().contains("it holds model-1-of-2.safetensors and 1 more"), "{e}");
+        assert_eq!(read(dir.join("notes.txt")).unwrap(), b"mine");
+        assert_loads(&dir, &units);
+    }
+}

@@ -1,0 +1,533 @@
+//! A model's weights in a Hugging Face directory: all of them, or none.
+//!
+//! `model.safetensors`, or the shards that `model.safetensors.index.json` names. Tensors may bear the
+//! names of the model with its head (`transformer.h.0...`) or without (`h.0...`). Everything is
+//! compared with the model first; only when every parameter has its tensor can anything be copied.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Component, Path, PathBuf},
+};
+
+use serde_json::Value;
+
+use crate::{
+    error::{Code, Error, Result},
+    fs,
+    model::{
+        architecture::WeightNames,
+        unit::{FlatUnit, ParamSpec},
+    },
+    tensor::{Kind, SafetensorsFile},
+};
+
+/// The file with all weights.
+pub(super) const SINGLE: &str = "model.safetensors";
+/// The file that names the shards.
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+/// Formats that hold pickled Python objects.
+const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
+
+/// The projection to the vocabulary, in most families.
+const HEAD: &str = "lm_head.weight";
+
+/// Names listed in one error; more are counted.
+const MOST_NAMES: usize = 20;
+
+/// The open files of a model, with the places of its tensors by their full names.
+#[derive(Debug)]
+pub(in crate::model) struct StoredWeights {
+    dir: PathBuf,
+    files: Vec<SafetensorsFile>,
+    places: BTreeMap<String, Place>,
+}
+
+#[derive(Debug)]
+struct Place {
+    /// Which of the files.
+    file: usize,
+    /// The name in the file.
+    name: String,
+}
+
+impl StoredWeights {
+    /// The weights in `dir`, which must be those of `units`, under the names of a family.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] with everything that is missing, left over or of another shape;
+    /// [`Code::Io`] when a file cannot be read.
+    pub(in crate::model) fn open(
+        dir: &Path,
+        units: &[FlatUnit],
+        names: Option<WeightNames>,
+    ) -> Result<Self> {
+        let specs = units.iter().flat_map(FlatUnit::specs);
+        let params: BTreeMap<_, _> = specs.map(|spec| (spec.name.as_str(), spec)).collect();
+        let names = names.unwrap_or(WeightNames { prefix: "", aliases: &[], buffers: &[] });
+        let mut stored = Self::find(dir, &|name| full_name(name, names, &params))?;
+        let mut faults = stored.drop_aliases(names, &params)?;
+        faults.extend(stored.faults(&params)?);
+        Error::all(faults).map_or(Ok(stored), Err)
+    }
+
+    /// The names of the tensors in `dir`.
+    ///
+    /// # Errors
+    /// [`Code::Weights`] or [`Code::Io`] for files that cannot be read.
+    pub(in crate::model) fn names(dir: &Path) -> Result<BTreeSet<String>> {
+        Ok(Self::find(dir, &|name| Some(name.to_owned()))?.places.into_keys().collect())
+    }
+
+    /// Fills the parameters of one of the units.
+    pub(in crate::model) fn fill(&self, unit: &FlatUnit) -> Result<()> {
+        for (spec, param) in unit.specs().iter().zip(unit.params()) {
+            let place = &self.places[&spec.name];
+            self.files[place.file].copy_into(&place.name, param)?;
+        }
+        self.files.iter().for_each(SafetensorsFile::let_go);
+        Ok(())
+    }
+
+    /// What the files of `dir` hold.
+    fn find(dir: &Path, full_name: &FullName<'_>) -> Result<Self> {
+        let mut stored = Self { dir: dir.to_owned(), files: Vec::new(), places: BTreeMap::new() };
+        if dir.join(SINGLE).exists() {
+            stored.add_file(SafetensorsFile::open(&dir.join(SINGLE))?, None, full_name)?;
+        } else if dir.join(INDEX).exists() {
+            for (shard, names) in read_index(dir)? {
+                let file = SafetensorsFile::open(&dir.join(shard))?;
+                stored.add_file(file, Some(&names), full_name)?;
+            }
+        } else {
+            return Err(no_weights(dir));
+        }
+        Ok(stored)
+    }
+
+    /// Adds the tensors of a file, which must be those that the index names, if there is one.
+    fn add_file(
+        &mut self,
+        file: SafetensorsFile,
+        indexed: Option<&BTreeSet<String>>,
+        full_name: &FullName<'_>,
+    ) -> Result<()> {
+        let path = file.path().display();
+        let names = file.names();
+        if let Some(indexed) = indexed {
+            let found: BTreeSet<_> = names.iter().cloned().collect();
+            let lacking: Vec<_> = indexed.difference(&found).map(String::as_str).collect();
+            let surplus: Vec<_> = found.difference(indexed).map(String::as_str).collect();
+            if !lacking.is_empty() {
+                bail!(Code::Weights, "{path} lacks {}, which {INDEX} promises", list(&lacking));
+            }
+            if !surplus.is_empty() {
+                bail!(Code::Weights, "{path} has {}, which {INDEX} does not name", list(&surplus));
+            }
+        }
+        for name in names {
+            let Some(full) = full_name(&name) else { continue };
+            let twice = format!("{}: {full} is there twice", self.dir.display());
+            if self.places.insert(full, Place { file: self.files.len(), name }).is_some() {
+                bail!(Code::Weights, "{twice}");
+            }
+        }
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Takes out tensors beside the parameters that they stand for: faults unless they are equal.
+    fn drop_aliases(
+        &mut self,
+        names: WeightNames,
+        params: &BTreeMap<&str, &ParamSpec>,
+    ) -> Result<Vec<Error>> {
+        let mut faults = Vec::new();
+        for &(alias, name) in names.aliases {
+            if params.contains_key(alias) {
+                continue;
+            }
+            let Some(found) = self.places.remove(alias) else { continue };
+            match self.places.get(name) {
+                Some(place) => faults.extend(self.difference((alias, &found), (name, place))?),
+                // It is the one that the file has.
+                None => drop(self.places.insert(name.to_owned(), found)),
+            }
+        }
+        self.files.iter().for_each(SafetensorsFile::let_go);
+        Ok(faults)
+    }
+
+    fn difference(
+        &self,
+        (alias, found): (&str, &Place),
+        (name, place): (&str, &Place),
+    ) -> Result<Option<Error>> {
+        let content = |place: &Place| -> Result<_> {
+            let file = &self.files[place.file];
+            Ok((file.shape(&place.name)?, file.kind(&place.name)?, file.bytes(&place.name)?))
+        };
+        let (found, expected) = (content(found)?, content(place)?);
+        if found == expected {
+            return Ok(None);
+        }
+        let text = format!(
+            "{}: {alias}, {:?} {:?}, differs from {name}, {:?} {:?}, and config.json ties the two",
+            self.dir.display(),
+            found.1,
+            found.0,
+            expected.1,
+            expected.0
+        );
+        let e = Error::new(Code::Weights, text);
+        Ok(Some(match alias {
+            HEAD => e.hint("with tie_word_embeddings: false in config.json, both are loaded"),
+            _ => e,
+        }))
+    }
+
+    /// Everything in which the files differ from the parameters.
+    fn faults(&self, params: &BTreeMap<&str, &ParamSpec>) -> Result<Vec<Error>> {
+        let dir = self.dir.display();
+        let missing: Vec<_> =
+            params.keys().copied().filter(|name| !self.places.contains_key(*name)).collect();
+        let surplus: Vec<_> = self
+            .places
+            .iter()
+            .filter(|(full, _)| !params.contains_key(full.as_str()))
+            .map(|(_, place)| place.name.as_str())
+            .collect();
+        let (shapes, dtypes) = self.mismatches(params)?;
+        let mut faults = Vec::new();
+        if !missing.is_empty() {
+            let e = Error::new(Code::Weights, format!("{dir} lacks {}", list(&missing)));
+            faults.push(match missing.contains(&HEAD) {
+                true => e.hint("a model without a head of its own has tie_word_embeddings: true"),
+                false => e,
+            });
+        }
+        if !surplus.is_empty() {
+            let text = format!("{dir} has tensors that the model has not: {}", list(&surplus));
+            faults.push(Error::new(Code::Weights, text));
+        }
+        if !shapes.is_empty() {
+            let text = format!("{dir} has tensors of another shape: {}", list(&shapes));
+            faults.push(Error::new(Code::Weights, text).hint(
+                "config.json does not belong to these weights: see vocab_size and the widths",
+            ));
+        }
+        if !dtypes.is_empty() {
+            let text =
+                format!("{dir} has tensors that are not F32, F16, BF16 or F64: {}", list(&dtypes));
+            faults.push(Error::new(Code::Weights, text));
+        }
+        Ok(faults)
+    }
+
+    /// The tensors whose shape is another than the parameter's, and those that hold no
+    /// floating-point numbers.
+    fn mismatches(
+        &self,
+        params: &BTreeMap<&str, &ParamSpec>,
+    ) -> Result<(Vec<String>, Vec<String>)> {
+        let (mut shapes, mut dtypes) = (Vec::new(), Vec::new());
+        for (&name, param) in params {
+            let Some(place) = self.places.get(name) else { continue };
+            let file = &self.files[place.file];
+            let found = file.shape(&place.name)?;
+            if found != param.shape {
+                shapes.push(format!("{name} is {found:?}, expected {:?}", param.shape));
+            }
+            match file.kind(&place.name) {
+                Ok(Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) => {}
+                _ => dtypes.push(name.to_owned()),
+            }
+        }
+        Ok((shapes, dtypes))
+    }
+}
+
+/// The shards with the tensors that the index expects in each. All of them exist.
+fn read_index(dir: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let path = dir.join(INDEX);
+    let index: Value = serde_json::from_slice(&fs::read(&path)?).map_err(|e| {
+        Error::new(Code::Weights, format!("{} is not valid JSON: {e}", path.display()))
+    })?;
+    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
+        bail!(Code::Weights, "{} has no weight_map, an object of shards by tensor", path.display());
+    };
+    let mut shards = BTreeMap::<_, BTreeSet<_>>::new();
+    for (name, shard) in map {
+        let Some(shard) = shard.as_str().filter(|shard| is_file_name(shard)) else {
+            bail!(
+                Code::Weights,
+                "{}: the shard of {name} must be the name of a file beside the index, got {shard}",
+                path.display()
+            );
+        };
+        shards.entry(shard.to_owned()).or_default().insert(name.clone());
+    }
+    let absent: Vec<_> =
+        shards.keys().map(String::as_str).filter(|shard| !dir.join(shard).exists()).collect();
+    if !absent.is_empty() {
+        return Err(Error::new(
+            Code::Weights,
+            format!("{} lacks shards that {INDEX} names: {}", dir.display(), list(&absent)),
+        )
+        .hint("download the missing files into the same directory"));
+    }
+    Ok(shards)
+}
+
+/// True for a name that cannot lead out of its directory.
+fn is_file_name(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    matches!(components.next(), Some(Component::Normal(only)) if only == name)
+        && components.next().is_none()
+}
+
+fn no_weights(dir: &Path) -> Error {
+    if let Some(pickle) = PICKLES.iter().find(|name| dir.join(name).exists()) {
+        return Error::new(
+            Code::Weights,
+            format!(
+                "{} has its weights in {pickle} only, a pickle: reading it would run code from it",
+                dir.display()
+            ),
+        )
+        .hint(
+            "convert it where you trust it, in Python: \
+             AutoModelForCausalLM.from_pretrained(dir).save_pretrained(dir), which writes \
+             safetensors",
+        );
+    }
+    Error::new(
+        Code::Weights,
+        format!("no weights in {}: looked for {SINGLE} and {INDEX}", dir.display()),
+    )
+}
+
+/// The parameter that a tensor's name stands for; `None` for a tensor that is no parameter.
+type FullName<'a> = dyn Fn(&str) -> Option<String> + 'a;
+
+/// The name in the model with its head of a tensor in a file, which may be of the model without.
+fn full_name(
+    name: &str,
+    names: WeightNames,
+    params: &BTreeMap<&str, &ParamSpec>,
+) -> Option<String> {
+    let prefixed = format!("{}{name}", names.prefix);
+    let is_known = |name: &str| {
+        params.contains_key(name) || names.aliases.iter().any(|(alias, _)| *alias == name)
+    };
+    let full = if is_known(name) || !is_known(&prefixed) { name.to_owned() } else { prefixed };
+    let is_buffer = names.buffers.iter().any(|end| full.ends_with(end));
+    (is_known(&full) || !is_buffer).then_some(full)
+}
+
+/// The first names of a list, and how many more there are.
+fn list(names: &[impl AsRef<str>]) -> String {
+    let shown: Vec<_> = names.iter().take(MOST_NAMES).map(AsRef::as_ref).collect();
+    let shown = shown.join(", ");
+    match names.len().saturating_sub(MOST_NAMES) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{create_dir, remove_file, write as write_file};
+
+    use serde_json::json;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::{
+        model::Init,
+        tensor::{Device, Tensor, safetensors},
+    };
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+    const BIAS: &str = "transformer.h.0.attn.c_attn.bias";
+    const TOKEN_EMBEDDING: &str = "transformer.wte.weight";
+    const NAMES: WeightNames = WeightNames {
+        prefix: "transformer.",
+        aliases: &[(HEAD, TOKEN_EMBEDDING)],
+        buffers: &[".attn.bias", ".attn.masked_bias"],
+    };
+
+    /// An embedding, a block of one parameter and, if not tied, a head.
+    fn units(tied: bool) -> Vec<FlatUnit> {
+        let spec = |name, shape: &[i64]| ParamSpec::new(name, shape, Init::Zeros);
+        let mut specs = vec![spec(TOKEN_EMBEDDING, &[4, 3]), spec(BIAS, &[6])];
+        if !tied {
+            specs.push(spec(HEAD, &[4, 3]));
+        }
+        specs.into_iter().map(|spec| FlatUnit::zeros(vec![spec], Device::Cpu).unwrap()).collect()
+    }
+
+    fn embedding() -> Tensor {
+        Tensor::arange(12, CPU).view([4, 3])
+    }
+
+    fn bias() -> Tensor {
+        Tensor::arange(6, CPU) - 7.5
+    }
+
+    fn directory(tensors: &[(&str, &Tensor)]) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        safetensors::write_tensors(&dir.path().join(SINGLE), tensors.iter().copied()).unwrap();
+        dir
+    }
+
+    /// The faults of the weights, without the directory.
+    fn refusal(dir: &TempDir, tied: bool) -> Vec<String> {
+        let e = StoredWeights::open(dir.path(), &units(tied), Some(NAMES)).unwrap_err();
+        assert_eq!(e.code(), Code::Weights);
+        let place = dir.path().display().to_string();
+        let text = e.to_string().replace(&format!("{place}/"), "").replace(&place, "DIR");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn assert_loaded(dir: &TempDir, tied: bool) {
+        let units = units(tied);
+        let weights = StoredWeights::open(dir.path(), &units, Some(NAMES)).unwrap();
+        units.iter().try_for_each(|unit| weights.fill(unit)).unwrap();
+        assert!(units[0].params()[0].equal(&embedding()));
+        assert!(units[1].params()[0].equal(&bias()));
+        assert!(tied || units[2].params()[0].equal(&(embedding() * 2)));
+    }
+
+    /// Two shards and their index.
+    fn sharded(index: &Value) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name, tensors: [(&str, &Tensor); 1]| {
+            safetensors::write_tensors(&dir.path().join(name), tensors).unwrap();
+        };
+        write("one.safetensors", [("wte.weight", &embedding())]);
+        write("two.safetensors", [(BIAS, &bias())]);
+        write_file(dir.path().join(INDEX), index.to_string()).unwrap();
+        dir
+    }
+
+    fn index(bias_shard: &str) -> Value {
+        json!({"weight_map": {"wte.weight": "one.safetensors", BIAS: bias_shard}})
+    }
+
+    #[test]
+    fn names_of_both_models_any_float_and_old_masks_are_fine() {
+        let half = embedding().to_kind(Kind::Half);
+        let bfloat = bias().to_kind(Kind::BFloat16);
+        let mask = Tensor::ones([1, 1, 2, 2], (Kind::Uint8, Device::Cpu));
+        assert_loaded(&directory(&[(TOKEN_EMBEDDING, &half), (BIAS, &bfloat)]), true);
+        assert_loaded(
+            &directory(&[
+                ("wte.weight", &embedding()),
+                ("h.0.attn.c_attn.bias", &bias()),
+                ("h.0.attn.bias", &mask),
+                ("transformer.h.0.attn.masked_bias", &mask),
+            ]),
+            true,
+        );
+    }
+
+    #[test]
+    fn a_head_is_loaded_equal_or_refused() {
+        let (embedding, bias) = (embedding(), bias());
+        let rest = [(TOKEN_EMBEDDING, &embedding), (BIAS, &bias)];
+        let other = &embedding * 2;
+        let with_head = |head| directory(&[rest[0], rest[1], (HEAD, head)]);
+        assert_loaded(&with_head(&other), false);
+        assert_loaded(&with_head(&embedding), true);
+        assert_eq!(
+            refusal(&with_head(&other), true),
+            ["DIR: lm_head.weight, Float [4, 3], differs from transformer.wte.weight, \
+              Float [4, 3], and config.json ties the two"]
+        );
+        assert_eq!(refusal(&directory(&rest), false), ["DIR lacks lm_head.weight"]);
+    }
+
+    #[test]
+    fn all_that_does_not_fit_is_told_at_once() {
+        let ids = Tensor::zeros([6], (Kind::Int64, Device::Cpu));
+        let wide = Tensor::zeros([5, 3], CPU);
+        let dir = directory(&[("wte.weight", &wide), (BIAS, &ids), ("score.weight", &wide)]);
+        assert_eq!(
+            refusal(&dir, false),
+            [
+                "DIR lacks lm_head.weight",
+                "DIR has tensors that the model has not: score.weight",
+                "DIR has tensors of another shape: transformer.wte.weight is [5, 3], \
+                 expected [4, 3]",
+                "DIR has tensors that are not F32, F16, BF16 or F64: \
+                 transformer.h.0.attn.c_attn.bias",
+            ]
+        );
+        let many: Vec<_> = (10..32).map(|i| format!("x{i}")).collect();
+        let bias = bias();
+        let tensors: Vec<_> = many.iter().map(|name| (name.as_str(), &bias)).collect();
+        let faults = refusal(&directory(&tensors), true);
+        assert!(faults[1].ends_with("x28, x29 and 2 more"), "{faults:?}");
+        let twice = directory(&[(BIAS, &bias), ("h.0.attn.c_attn.bias", &bias)]);
+        assert_eq!(refusal(&twice, true), [format!("DIR: {BIAS} is there twice")]);
+    }
+
+    #[test]
+    fn shards_are_loaded_through_their_index() {
+        let dir = sharded(&index("two.safetensors"));
+        assert_loaded(&dir, true);
+        remove_file(dir.path().join("two.safetensors")).unwrap();
+        assert_eq!(
+            refusal(&dir, true),
+            [format!("DIR lacks shards that {INDEX} names: two.safetensors")]
+        );
+    }
+
+    #[test]
+    fn an_index_stays_in_its_directory() {
+        let outside = directory(&[(BIAS, &bias())]);
+        let absolute = outside.path().join(SINGLE);
+        for shard in ["../x", "a/b", "/x", "..", ".", "", "x/", absolute.to_str().unwrap()] {
+            let faults = refusal(&sharded(&index(shard)), true);
+            assert!(
+                faults[0].contains("must be the name of a file beside the index"),
+                "{faults:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_index_says_what_its_shards_hold() {
+        let message = |index: &Value| refusal(&sharded(index), true).remove(0);
+        assert_eq!(
+            message(&index("one.safetensors")),
+            format!("one.safetensors lacks {BIAS}, which {INDEX} promises")
+        );
+        let mut moved = index("two.safetensors");
+        moved["weight_map"]["ghost"] = json!("two.safetensors");
+        assert!(message(&moved).starts_with("two.safetensors lacks ghost"));
+        let only_one = json!({"weight_map": {BIAS: "two.safetensors", "x": "one.safetensors"}});
+        assert!(message(&only_one).starts_with("one.safetensors lacks x"));
+        assert!(message(&json!({"weight_map": []})).ends_with("an object of shards by tensor"));
+        assert!(message(&json!({"weight_map": {BIAS: 1}})).contains("got 1"));
+    }
+
+    #[test]
+    fn a_directory_without_safe_weights_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            refusal(&dir, true),
+            [format!("no weights in DIR: looked for {SINGLE} and {INDEX}")]
+        );
+        write_file(dir.path().join("pytorch_model.bin"), "").unwrap();
+        let e = StoredWeights::open(dir.path(), &units(true), Some(NAMES)).unwrap_err();
+        assert!(e.message().contains("pytorch_model.bin only, a pickle"), "{e}");
+        assert!(e.hints()[0].contains("save_pretrained"), "{e:?}");
+        write_file(dir.path().join(SINGLE), "short").unwrap();
+        assert!(refusal(&dir, true)[0].starts_with("model.safetensors is truncated"));
+        remove_file(dir.path().join(SINGLE)).unwrap();
+        create_dir(dir.path().join(SINGLE)).unwrap();
+        let e = StoredWeights::open(dir.path(), &units(true), Some(NAMES)).unwrap_err();
+        assert_eq!(e.code(), Code::Io);
+    }
+}

@@ -1,0 +1,90 @@
+//! The forward pass without gradients: logits, and the losses of an evaluation.
+
+use super::{Context, Direction, Flow, KeyValues, Masks, Model, Objective};
+use crate::{
+    error::{Code, Error, Result},
+    tensor::{Kind, Tensor, guard, no_grad},
+};
+
+/// What a forward pass without gradients is given beside token ids.
+#[derive(Debug, Default)]
+pub struct Inference<'a> {
+    /// Makes the result the sum of the losses instead of logits.
+    pub objective: Option<Objective<'a>>,
+    /// The keys and values of earlier tokens, one for each layer.
+    pub caches: Option<&'a mut [KeyValues]>,
+    /// Whether the logits of the last position are enough.
+    pub last_only: bool,
+}
+
+impl Model {
+    /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, float32, without dropout.
+    /// Of a model with an encoder they are those of the decoder's positions.
+    ///
+    /// # Errors
+    /// Ids, lengths or masks that do not fit the model; memory is exhausted.
+    pub fn logits(&self, input_ids: &Tensor, masks: &Masks) -> Result<Tensor> {
+        self.check_input_ids(input_ids)?;
+        self.check_masks(input_ids, masks)?;
+        guard("logits", || self.infer(input_ids, masks, Inference::default()))
+    }
+
+    fn check_masks(&self, input_ids: &Tensor, masks: &Masks) -> Result<()> {
+        let size = input_ids.size();
+        if let Some(found) = masks.padding().map(Tensor::size).filter(|found| *found != size) {
+            bail!(Code::Shape, "attention_mask has the shape {found:?}, input_ids {size:?}");
+        }
+        let is_seq2seq = self.facts().is_seq2seq();
+        match masks.decoder_input_ids() {
+            Some(_) if !is_seq2seq => Err(Error::new(
+                Code::BadValue,
+                "decoder_input_ids are for a model with an encoder, which this one has not",
+            )),
+            None if is_seq2seq => Err(Error::new(
+                Code::Missing,
+                "a model with an encoder needs decoder_input_ids too",
+            )
+            .hint("they are the labels moved one to the right, behind decoder_start_token_id")),
+            Some(ids) if ids.size().first() != size.first() => {
+                let found = ids.size();
+                bail!(
+                    Code::Shape,
+                    "decoder_input_ids have the shape {found:?}, input_ids {size:?}"
+                );
+            }
+            Some(ids) => self.check_input_ids(ids),
+            None => Ok(()),
+        }
+    }
+
+    /// Runs the layers on `input_ids` `[B, T]` without gradients; the result is that of the last.
+    ///
+    /// Panics where libtorch refuses, to be called under [`guard`].
+    pub fn infer(
+        &self,
+        input_ids: &Tensor,
+        masks: &Masks,
+        Inference { objective, mut caches, last_only }: Inference<'_>,
+    ) -> Result<Tensor> {
+        no_grad(|| {
+            let past = caches
+                .as_deref()
+                .map_or(0, |caches| caches.iter().map(KeyValues::tokens).max().unwrap_or(0));
+            let mut flow = Flow::of(input_ids.shallow_clone());
+            for (i, layer) in self.layers().iter().enumerate() {
+                let gathered = self.gather(i, Direction::Forward)?;
+                let cache = caches.as_deref_mut().map(|caches| &mut caches[i]);
+                let mut context =
+                    Context { objective, past, cache, last_only, ..Context::new(masks) };
+                flow = layer.layer().forward(&gathered.params(i, None), &flow, &mut context)?;
+            }
+            Ok(flow.hidden)
+        })
+    }
+}
+
+/// The mask of padding that queries must not see: that of `attention_mask`, if any is 0.
+pub fn padding_of(attention_mask: &Tensor) -> Option<Tensor> {
+    let has_padding = attention_mask.min().int64_value(&[]) == 0;
+    has_padding.then(|| attention_mask.to_kind(Kind::Int64))
+}

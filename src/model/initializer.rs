@@ -1,0 +1,121 @@
+//! The first values of a model.
+//!
+//! A unit gets them when it is needed, so that a rank that keeps slices alone never has the whole
+//! model (`zero.Init` and `from_pretrained` under ZeRO-3, in DeepSpeed and transformers).
+
+use super::{FlatUnit, Init, files::StoredWeights};
+use crate::{
+    error::Result,
+    tensor::{Device, Kind, Tensor, guard, manual_seed, mix, no_grad},
+};
+
+/// What gives units their first values.
+#[derive(Debug)]
+pub(super) enum Initializer {
+    /// Drawn at random, as the family starts.
+    Seed(u64),
+    /// Read from a directory.
+    Files(StoredWeights),
+    /// Copied from the parameters of each unit, on the CPU.
+    Values(Vec<Vec<Tensor>>),
+}
+
+impl Initializer {
+    /// Takes memory for unit `i` and gives it its first values, which are the same in whatever order
+    /// the units come. A unit that is here stays as it is.
+    pub(super) fn fill(&self, unit: &FlatUnit, i: usize) -> Result<()> {
+        if unit.is_here() {
+            return Ok(());
+        }
+        let filled = guard("the first values of the model", || {
+            no_grad(|| {
+                // The padding too.
+                let _ = unit.allocate()?.f_zero_()?;
+                match self {
+                    Self::Seed(seed) => draw(unit, *seed),
+                    Self::Files(weights) => weights.fill(unit),
+                    Self::Values(values) => {
+                        for (param, value) in unit.params().iter().zip(&values[i]) {
+                            param.f_data()?.f_copy_(value)?;
+                        }
+                        Ok(())
+                    }
+                }
+            })
+        });
+        if filled.is_err() {
+            unit.release()?;
+        }
+        filled
+    }
+}
+
+/// Draws the parameters of a unit of zeros, each from the seed and its own name, so that neither the
+/// order of layers nor their grouping changes a value. Always on the CPU, so that the device does not
+/// matter.
+fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
+    for (spec, param) in unit.specs().iter().zip(unit.params()) {
+        manual_seed(mix(&[seed, name_hash(&spec.name)]));
+        let mut values = param.f_data()?;
+        match spec.init {
+            Init::Zeros => {}
+            Init::Ones => drop(values.f_fill_(1.0)?),
+            Init::Normal(std) if values.device() == Device::Cpu && values.kind() == Kind::Float => {
+                drop(values.f_normal_(0.0, std)?);
+            }
+            Init::Normal(std) => {
+                let cpu = Tensor::f_empty(&spec.shape[..], (Kind::Float, Device::Cpu))?;
+                values.f_copy_(&cpu.shallow_clone().f_normal_(0.0, std)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// FNV-1a of a name: the same on every machine and in every version.
+fn name_hash(name: &str) -> u64 {
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    name.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::ParamSpec;
+
+    fn unit(names: [&str; 2]) -> FlatUnit {
+        let normal = ParamSpec::new(names[0], &[4, 8], Init::Normal(0.5));
+        let specs = vec![normal, ParamSpec::new(names[1], &[3], Init::Ones)];
+        FlatUnit::absent(specs, Device::Cpu).unwrap()
+    }
+
+    fn numbers(unit: &FlatUnit) -> Vec<f64> {
+        Vec::try_from(unit.flat().unwrap().to_kind(Kind::Double)).unwrap()
+    }
+
+    #[test]
+    fn values_depend_on_the_seed_and_the_name_alone() {
+        let units = [unit(["a", "b"]), unit(["c", "b"]), unit(["a", "d"])];
+        let initializer = Initializer::Seed(7);
+        for i in [1, 0, 2] {
+            initializer.fill(&units[i], i).unwrap();
+        }
+        let [one, other, again] = units.each_ref().map(numbers);
+        assert_eq!(one, again);
+        assert_ne!(one, other);
+        assert_eq!(one[32..], [vec![1.0; 3], vec![0.0; 13]].concat());
+        let mean_square = one[..32].iter().map(|x| x * x).sum::<f64>() / 32.0;
+        // Of 32 draws with variance 0.25, five standard errors: 5 * 0.25 * sqrt(2 / 32) = 0.31.
+        assert!((mean_square - 0.25).abs() < 0.31, "{mean_square}");
+    }
+
+    #[test]
+    fn what_is_here_stays_as_it_is() {
+        let unit = unit(["a", "b"]);
+        Initializer::Seed(7).fill(&unit, 0).unwrap();
+        let _ = unit.flat().unwrap().shallow_clone().fill_(3.0);
+        Initializer::Seed(8).fill(&unit, 0).unwrap();
+        assert!(numbers(&unit).iter().all(|&x| x == 3.0));
+    }
+}

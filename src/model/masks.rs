@@ -1,0 +1,164 @@
+//! Which tokens a query may see: padding, causality and windows, as masks of the scores.
+
+use std::cell::RefCell;
+
+use crate::tensor::{Device, Kind, Tensor};
+
+/// What is known of the rows of a batch beside their tokens, and the masks made of it, each once a
+/// pass.
+#[derive(Debug, Default)]
+pub struct Masks {
+    /// 0 for padding, `[B, T]`; `None` where no query would see padding anyway.
+    padding: Option<Tensor>,
+    /// The decoder's input of a model with an encoder, `[B, T]`.
+    decoder_input_ids: Option<Tensor>,
+    made: RefCell<Vec<(Shape, Tensor)>>,
+}
+
+/// What a mask is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Shape {
+    queries: i64,
+    past: i64,
+    window: Option<i64>,
+    /// The heads of ALiBi's bias, and its format.
+    alibi: Option<(i64, Kind)>,
+}
+
+impl Masks {
+    /// For rows whose padding, 0 in `padding` `[B, T]`, must be hidden.
+    pub fn new(padding: Option<Tensor>) -> Self {
+        Self { padding, ..Self::default() }
+    }
+
+    /// The same with what the decoder is given.
+    pub fn with_decoder(self, decoder_input_ids: Option<Tensor>) -> Self {
+        Self { decoder_input_ids, ..self }
+    }
+
+    /// The decoder's input.
+    pub fn decoder_input_ids(&self) -> Option<&Tensor> {
+        self.decoder_input_ids.as_ref()
+    }
+
+    /// 0 for padding, `[B, T]`, where some must be hidden.
+    pub fn padding(&self) -> Option<&Tensor> {
+        self.padding.as_ref()
+    }
+
+    /// The mask of `queries` tokens behind `past` earlier ones, bool, `[B or 1, 1, T, past + T]`: a
+    /// query sees the tokens up to its own place, of them the last `window`. `None` where causality
+    /// is all that there is, which kernels know themselves.
+    pub fn causal(
+        &self,
+        (queries, past): (i64, i64),
+        window: Option<i64>,
+        device: Device,
+    ) -> Option<Tensor> {
+        // A window that nothing is outside of.
+        let window = window.filter(|&window| window < past + queries);
+        let is_plain = window.is_none() && self.padding.is_none();
+        if is_plain && (past == 0 || queries == 1) {
+            return None;
+        }
+        Some(self.get(Shape { queries, past, window, alibi: None }, device))
+    }
+
+    /// The causal mask as a bias of the scores, with ALiBi's, `[B or 1, H, T, past + T]`: each head adds
+    /// its slope times the key's place. The place of the query would add the same to a whole row of
+    /// scores, and is left out, as in transformers.
+    pub fn alibi(
+        &self,
+        (queries, past): (i64, i64),
+        heads: i64,
+        (kind, device): (Kind, Device),
+    ) -> Tensor {
+        self.get(Shape { queries, past, window: None, alibi: Some((heads, kind)) }, device)
+    }
+
+    /// The causal mask of a decoder's tokens behind an encoder, bool, `[1, 1, T, T]`. Padding stands
+    /// behind its tokens, where no query sees it.
+    pub fn decoder(&self, tokens: i64, device: Device) -> Tensor {
+        let seen = Tensor::ones([tokens, tokens], (Kind::Bool, device)).tril(0);
+        seen.view([1, 1, tokens, tokens])
+    }
+
+    /// The mask of an encoder's tokens, bool, `[B, 1, 1, T]`; `None` without padding.
+    pub fn encoder(&self) -> Option<Tensor> {
+        self.padding.as_ref().map(|padding| {
+            let &[rows, tokens] = padding.size().as_slice() else { unreachable!("it is [B, T]") };
+            padding.not_equal(0).view([rows, 1, 1, tokens])
+        })
+    }
+
+    fn get(&self, shape: Shape, device: Device) -> Tensor {
+        if let Some((_, mask)) = self.made.borrow().iter().find(|(known, _)| *known == shape) {
+            return mask.shallow_clone();
+        }
+        let mask = self.make(shape, device);
+        self.made.borrow_mut().push((shape, mask.shallow_clone()));
+        mask
+    }
+
+    fn make(&self, shape: Shape, device: Device) -> Tensor {
+        let seen = self.seen(shape, device);
+        let Some((heads, kind)) = shape.alibi else { return seen };
+        let slopes = Tensor::from_slice(&slopes(heads)).to_device(device).view([1, heads, 1, 1]);
+        let keys = shape.past + shape.queries;
+        let bias = slopes * Tensor::arange(keys, (Kind::Float, device));
+        bias.to_kind(kind).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
+    }
+
+    fn seen(&self, Shape { queries, past, window, .. }: Shape, device: Device) -> Tensor {
+        let keys = past + queries;
+        let mut seen = Tensor::ones([queries, keys], (Kind::Bool, device)).tril(past);
+        if let Some(window) = window {
+            seen = seen.triu(past - window + 1);
+        }
+        let seen = seen.view([1, 1, queries, keys]);
+        let Some(padding) = &self.padding else { return seen };
+        let real = padding.not_equal(0);
+        // A padding token sees itself: a row without any key has no softmax.
+        let itself = Tensor::eye(queries, (Kind::Int64, device)).not_equal(0);
+        real.view([-1, 1, 1, keys]).logical_or(&itself).logical_and(&seen)
+    }
+}
+
+/// ALiBi's slope of each head: powers of two for a power of two heads, and then those of twice as many
+/// heads, every other one.
+fn slopes(heads: i64) -> Vec<f32> {
+    let whole = 1 << heads.max(1).ilog2();
+    let of = |count: i64, i: i64| 2f64.powf(-8.0 * i as f64 / count as f64) as f32;
+    let first = (1..=whole).map(|i| of(whole, i));
+    let rest = (0..heads - whole).map(|i| of(2 * whole, 2 * i + 1));
+    first.chain(rest).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(mask: &Tensor) -> Vec<i64> {
+        Vec::try_from(mask.to_kind(Kind::Int64).reshape([-1])).unwrap()
+    }
+
+    #[test]
+    fn a_token_sees_no_padding_and_padding_sees_itself() {
+        let padding = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1]).view([2, 3]);
+        let mask = Masks::new(Some(padding)).causal((3, 0), None, Device::Cpu).unwrap();
+        assert_eq!(mask.size(), [2, 1, 3, 3]);
+        assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 1]);
+    }
+
+    #[test]
+    fn a_window_has_the_token_and_those_before_it() {
+        let masks = Masks::default();
+        let mask = masks.causal((3, 0), Some(2), Device::Cpu).unwrap();
+        assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 0, 1, 1]);
+        let later = masks.causal((1, 3), Some(2), Device::Cpu).unwrap();
+        assert_eq!(seen(&later), [0, 0, 1, 1]);
+        assert!(masks.causal((3, 0), Some(3), Device::Cpu).is_none(), "nothing is outside");
+        assert!(masks.causal((1, 7), None, Device::Cpu).is_none(), "it sees all");
+        assert_eq!(seen(&masks.causal((2, 1), None, Device::Cpu).unwrap()), [1, 1, 0, 1, 1, 1]);
+    }
+}

@@ -1,0 +1,279 @@
+//! Attention: queries, keys and values, their positions, the fused kernel, and the projection back.
+
+use std::rc::Rc;
+
+use super::{Linear, Norm, Rotary};
+use crate::{
+    error::{Code, Error, Result},
+    model::{
+        cost::{FLOAT_BYTES, Operation, Tape, Workload},
+        layer::Context,
+        params::Params,
+        profile::{ModuleProfile, record},
+    },
+    tensor::{Device, Tensor},
+};
+
+/// Attention of `heads` heads, of which groups may share their keys and values (GQA, Ainslie et al.
+/// 2023).
+#[derive(Debug)]
+pub(crate) struct Attention {
+    pub(crate) name: &'static str,
+    pub(crate) projections: Projections,
+    pub(crate) out: Linear,
+    pub(crate) heads: i64,
+    pub(crate) kv_heads: i64,
+    pub(crate) head_dim: i64,
+    /// Norms of each head's queries and keys.
+    pub(crate) qk_norm: Option<(Norm, Norm)>,
+    pub(crate) position: Position,
+    /// What scores are multiplied by; `None` is one over the square root of the head dim.
+    pub(crate) scale: Option<f64>,
+    /// How many tokens a query sees, its own included; `None` is all.
+    pub(crate) window: Option<i64>,
+    /// Whether a query sees nothing behind itself.
+    pub(crate) is_causal: bool,
+    /// Of the attention's weights.
+    pub(crate) dropout: f64,
+}
+
+/// Where queries, keys and values come from.
+#[derive(Debug)]
+pub(crate) enum Projections {
+    /// A layer for each.
+    Apart(Linear, Linear, Linear),
+    /// One layer whose outputs are all queries, then all keys, then all values.
+    InParts(Linear),
+    /// One layer whose outputs are a query, a key and a value for each head.
+    ByHeads(Linear),
+    /// Queries of the decoder, keys and values of what the encoder made.
+    Cross(Linear, Linear, Linear),
+}
+
+/// How scores know of positions.
+#[derive(Debug)]
+pub(crate) enum Position {
+    /// Not at all.
+    None,
+    /// Queries and keys turn.
+    Rotary(Rc<Rotary>),
+    /// A bias that grows with the distance (ALiBi, Press et al. 2022).
+    Alibi,
+    /// The bias that the flow carries.
+    Carried,
+}
+
+impl Attention {
+    /// Causal attention that is scaled as usual, without positions and dropout.
+    pub(crate) fn new(
+        name: &'static str,
+        projections: Projections,
+        out: Linear,
+        (heads, head_dim): (i64, i64),
+    ) -> Self {
+        Self {
+            name,
+            projections,
+            out,
+            heads,
+            kv_heads: heads,
+            head_dim,
+            qk_norm: None,
+            position: Position::None,
+            scale: None,
+            window: None,
+            is_causal: true,
+            dropout: 0.0,
+        }
+    }
+
+    /// The attention of `x` `[B, T, C]`, before the block's dropout; `bias` and `encoded` are the
+    /// flow's.
+    pub(crate) fn forward(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        (bias, encoded): (Option<&Tensor>, Option<&Tensor>),
+        context: &mut Context<'_>,
+    ) -> Result<Tensor> {
+        let recorder = context.recorder;
+        record(recorder, self.name, || {
+            let [b, t] = [x.size()[0], x.size()[1]];
+            let (q, k, v) = self.heads(p, x, encoded, context)?;
+            let (q, k) = self.placed(p, q, k, context)?;
+            let [q, mut k, mut v] = [q, k, v].map(|x| x.transpose(1, 2));
+            if let Some(cache) = context.cache.as_deref_mut().filter(|_| self.is_causal) {
+                (k, v) = cache.append(&k, &v);
+            }
+            let past = if self.is_causal { k.size()[2] - t } else { 0 };
+            let mask = self.mask((t, past), &q, bias, context)?;
+            let is_causal = self.is_causal && mask.is_none() && t > 1;
+            let dropout = if context.train { self.dropout } else { 0.0 };
+            let grouped = self.kv_heads != self.heads;
+            let y = Tensor::f_scaled_dot_product_attention(
+                &q, &k, &v, mask, dropout, is_causal, self.scale, grouped,
+            )?;
+            let y = y.f_transpose(1, 2)?.f_reshape([b, t, self.heads * self.head_dim])?;
+            self.out.forward(p, &y, context)
+        })
+    }
+
+    /// Queries, keys and values, `[B, T, H, D]` each.
+    fn heads(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        encoded: Option<&Tensor>,
+        context: &Context<'_>,
+    ) -> Result<(Tensor, Tensor, Tensor)> {
+        let [b, t] = [x.size()[0], x.size()[1]];
+        let split = |x: &Tensor| x.f_view([b, -1, x.size()[2] / self.head_dim, self.head_dim]);
+        let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (q, k, v) = match &self.projections {
+            Projections::Apart(q, k, v) => {
+                let [q, k, v] = Linear::forward_all([q, k, v], p, x, context)?;
+                (q, k, v)
+            }
+            Projections::InParts(qkv) => {
+                let qkv = qkv.forward(p, x, context)?;
+                // One split, whose gradient is one concatenation.
+                let parts = match wide == narrow {
+                    true => qkv.f_split(wide, 2)?,
+                    false => qkv.f_split_with_sizes(&[wide, narrow, narrow][..], 2)?,
+                };
+                three(parts)?
+            }
+            Projections::ByHeads(qkv) => {
+                let qkv = qkv.forward(p, x, context)?;
+                return three(qkv.f_view([b, t, self.heads, 3, self.head_dim])?.f_unbind(3)?);
+            }
+            Projections::Cross(q, k, v) => {
+                let encoded = encoded
+                    .ok_or_else(|| Error::new(Code::Internal, "a decoder without an encoder"))?;
+                let [k, v] = Linear::forward_all([k, v], p, encoded, context)?;
+                (q.forward(p, x, context)?, k, v)
+            }
+        };
+        Ok((split(&q)?, split(&k)?, split(&v)?))
+    }
+
+    /// Queries and keys with their norms and positions.
+    fn placed(
+        &self,
+        p: &Params<'_>,
+        mut q: Tensor,
+        mut k: Tensor,
+        context: &Context<'_>,
+    ) -> Result<(Tensor, Tensor)> {
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            q = q_norm.forward(p, &q, context)?;
+            k = k_norm.forward(p, &k, context)?;
+        }
+        if let Position::Rotary(rotary) = &self.position {
+            q = rotary.turn(&q, context.past)?;
+            k = rotary.turn(&k, context.past)?;
+        }
+        Ok((q, k))
+    }
+
+    /// What is added to the scores, or which of them count; `None` where the kernel knows.
+    fn mask(
+        &self,
+        (t, past): (i64, i64),
+        q: &Tensor,
+        bias: Option<&Tensor>,
+        context: &Context<'_>,
+    ) -> Result<Option<Tensor>> {
+        let (masks, device) = (context.masks, q.device());
+        match (&self.position, bias) {
+            (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
+            (Position::Alibi, _) => {
+                Ok(Some(masks.alibi((t, past), self.heads, (q.kind(), device))))
+            }
+            _ if self.is_causal => Ok(masks.causal((t, past), self.window, device)),
+            _ => Ok(masks.encoder()),
+        }
+    }
+
+    /// Adds the cost; the input is kept if nothing before keeps it.
+    pub(crate) fn cost(
+        &self,
+        work: &Workload,
+        tape: &mut Tape,
+        keeps_input: bool,
+    ) -> ModuleProfile {
+        let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let [q, kv] = [wide, narrow].map(|width| work.bytes(width));
+        let mut children = Vec::new();
+        let is_fused = match &self.projections {
+            Projections::Apart(q, k, v) => {
+                children.push(Linear::cost([q, k, v], work, tape, keeps_input));
+                false
+            }
+            Projections::Cross(q, k, v) => {
+                children.push(Linear::cost([k, v], work, tape, false));
+                children.push(Linear::cost([q], work, tape, keeps_input));
+                false
+            }
+            Projections::InParts(qkv) | Projections::ByHeads(qkv) => {
+                children.push(Linear::cost([qkv], work, tape, keeps_input));
+                // The parts' gradients are put together.
+                tape.push(Operation { gradient: q + 2 * kv, ..Operation::default() });
+                true
+            }
+        };
+        if let Some((q_norm, k_norm)) = &self.qk_norm {
+            let rows = |heads: i64| work.places() * heads.unsigned_abs();
+            children.push(k_norm.cost_of_rows(work, tape, rows(self.kv_heads), true));
+            children.push(q_norm.cost_of_rows(work, tape, rows(self.heads), true));
+        }
+        if let Position::Rotary(_) = self.position {
+            // Values keep the storage of all three where one layer made them.
+            let kept = if is_fused { q + kv } else { 0 };
+            tape.push(Operation { kept, gradient: q + kv, ..Operation::default() });
+        }
+        self.cost_of_scores(work, tape, (q, kv));
+        children.push(Linear::cost([&self.out], work, tape, false));
+        // Every query with every key, and every weight with every value.
+        let macs = 2 * work.places() * work.tokens * wide.unsigned_abs();
+        let attention =
+            ModuleProfile { macs, flops: 2 * macs, ..ModuleProfile::new(self.name, "Attention") };
+        attention.with(children)
+    }
+
+    fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
+        let heads = self.heads.unsigned_abs();
+        let carried = matches!(self.position, Position::Carried);
+        let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
+        if !is_written {
+            let statistics = work.places() * heads * FLOAT_BYTES;
+            let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
+            tape.push(Operation { kept, gradient, ..Operation::default() });
+            return;
+        }
+        // Written out, each query has keys and values of its own.
+        let kv = if self.heads == self.kv_heads { kv } else { q };
+        let scores = work.rows * heads * work.tokens * work.tokens * work.element_bytes;
+        let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
+        // The values of a single row are contiguous, and hold on to the storage of all three.
+        let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };
+        let gradient = q + 2 * kv;
+        tape.push(Operation { kept: q + kv, gradient, carried: kv, ..Operation::default() });
+        if self.dropout > 0.0 {
+            for _ in 0..2 {
+                tape.push(Operation { kept: scores, transient: scores, ..Operation::default() });
+            }
+        }
+        let kept = scores + kv + copies;
+        tape.push(Operation { kept, gradient: scores + kv, ..Operation::default() });
+        // Its output is copied for the projection.
+        tape.push(Operation { kept: q, ..Operation::default() });
+    }
+}
+
+fn three(parts: Vec<Tensor>) -> Result<(Tensor, Tensor, Tensor)> {
+    match <[Tensor; 3]>::try_from(parts) {
+        Ok([q, k, v]) => Ok((q, k, v)),
+        Err(_) => Err(Error::new(Code::Internal, "queries, keys and values are three")),
+    }
+}

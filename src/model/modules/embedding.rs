@@ -1,0 +1,250 @@
+//! Embeddings: a row of a table for each token, and for each position.
+//!
+//! Their gradients are written by hand: autograd would make one of the size of the whole table, only
+//! to add it to the one that exists.
+
+use super::{Linear, Norm, dropout};
+use crate::{
+    bridge::{
+        autograd::own_gradient,
+        memory::{self, count_as},
+    },
+    error::{Code, Error, Result},
+    model::{
+        cost::{LayerCost, Operation, Tape, Workload},
+        layer::{Context, Flow, Layer},
+        params::{LayerBuilder, ParamId, Params},
+        profile::ModuleProfile,
+        unit::Init,
+    },
+    tensor::{Kind, Tensor, no_grad},
+};
+
+/// The rows of a table by id.
+#[derive(Debug)]
+pub(crate) struct Embedding {
+    weight: ParamId,
+    rows: i64,
+    width: i64,
+    /// What the rows are multiplied by.
+    scale: Option<f64>,
+}
+
+impl Embedding {
+    /// A table of `rows` rows, `name`.
+    pub(crate) fn new(
+        b: &mut LayerBuilder,
+        name: &str,
+        (rows, width): (i64, i64),
+        init: Init,
+    ) -> Self {
+        let weight = b.add(name, &[rows, width], init);
+        Self { weight, rows, width, scale: None }
+    }
+
+    /// The table of another layer, by its full name.
+    pub(crate) fn borrowed(b: &mut LayerBuilder, name: &str, (rows, width): (i64, i64)) -> Self {
+        Self { weight: b.borrow(name), rows, width, scale: None }
+    }
+
+    /// The same with rows that are multiplied by `scale`, rounded to the format of the model.
+    pub(crate) fn scaled(self, scale: f64) -> Self {
+        Self { scale: Some(scale), ..self }
+    }
+
+    /// The rows of `ids` `[B, T]`: `[B, T, width]`.
+    pub(crate) fn lookup(&self, p: &Params<'_>, ids: &Tensor) -> Result<Tensor> {
+        let weight = p.tensor(self.weight);
+        let shape = [&ids.size()[..], &[self.width]].concat();
+        let rows = || -> Result<Tensor> {
+            Ok(weight.f_index_select(0, &ids.f_reshape([-1])?)?.f_view(&shape[..])?)
+        };
+        let rows = match p.sink(self.weight) {
+            None => rows()?,
+            Some(sink) => {
+                let rows: Tensor = no_grad(rows)?;
+                let ids = ids.f_reshape([-1i64])?;
+                own_gradient(&[weight], &rows, move |grad| {
+                    let width = grad.size().last().copied().unwrap_or(1);
+                    let rows = grad.f_reshape([-1, width])?;
+                    sink.with(|gradient, i| gradient.add_at(i, &ids, &rows))?;
+                    Ok(vec![None])
+                })?;
+                rows
+            }
+        };
+        match self.scale {
+            None => Ok(rows),
+            Some(scale) => {
+                let scale = Tensor::f_full([0i64; 0], scale, (rows.kind(), rows.device()))?;
+                Ok(rows.f_mul(&scale)?)
+            }
+        }
+    }
+}
+
+/// Learned positions.
+#[derive(Debug)]
+pub(crate) struct Positions {
+    table: Embedding,
+    /// The row of the first position.
+    first: i64,
+    /// Whether a position is counted from the row's first token that is no padding.
+    skips_padding: bool,
+}
+
+impl Positions {
+    /// A table of so many positions.
+    pub(crate) fn new(b: &mut LayerBuilder, name: &str, shape: (i64, i64), init: Init) -> Self {
+        Self { table: Embedding::new(b, name, shape, init), first: 0, skips_padding: false }
+    }
+
+    /// OPT's: the first position has row 2, and padding counts as none.
+    pub(crate) fn opt(
+        b: &mut LayerBuilder,
+        name: &str,
+        (positions, width): (i64, i64),
+        init: Init,
+    ) -> Self {
+        let table = Embedding::new(b, name, (positions + 2, width), init);
+        Self { table, first: 2, skips_padding: true }
+    }
+
+    /// `x` `[B, T, C]`, of tokens that `context.past` others came before, with the rows of their
+    /// positions added.
+    fn add(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        if let (true, Some(padding)) = (self.skips_padding, context.masks.padding()) {
+            let counted = padding.f_cumsum(1, Kind::Int64)?.f_mul(padding)?;
+            let rows = self.table.lookup(p, &counted.f_add_scalar(self.first - 1)?)?;
+            return Ok(x.f_add(&rows)?);
+        }
+        let weight = p.tensor(self.table.weight);
+        let from = context.past + self.first;
+        let sum = || Ok(x.f_add(&weight.f_narrow(0, from, x.size()[1])?)?);
+        let Some(sink) = p.sink(self.table.weight) else { return sum() };
+        let sum = no_grad(sum)?;
+        own_gradient(&[x, weight], &sum, move |grad| {
+            sink.with(|gradient, i| gradient.add_rows(i, from, grad))?;
+            Ok(vec![Some(grad.shallow_clone()), None])
+        })?;
+        Ok(sum)
+    }
+}
+
+/// The first layer of a decoder behind an encoder: the end of the encoder, and the decoder's tokens.
+#[derive(Debug)]
+pub(crate) struct DecoderStart {
+    /// Of what the encoder made.
+    pub(crate) norm: Norm,
+    pub(crate) tokens: Embedding,
+    /// Of both.
+    pub(crate) dropout: f64,
+}
+
+impl Layer for DecoderStart {
+    fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
+        let _counting = count_as(memory::Kind::Activations)?;
+        let Some(ids) = context.masks.decoder_input_ids() else {
+            return Err(Error::new(Code::Internal, "a decoder without tokens"));
+        };
+        let encoded = self.norm.forward(params, &flow.hidden, context)?;
+        let encoded = dropout(encoded, self.dropout, context.train);
+        let hidden = dropout(self.tokens.lookup(params, ids)?, self.dropout, context.train);
+        Ok(Flow { hidden, encoded: Some(encoded), bias: None })
+    }
+
+    fn cost(&self, work: &Workload) -> Option<LayerCost> {
+        let (mut tape, width) = (Tape::new(), self.tokens.width);
+        let norm = self.norm.cost(work, &mut tape, false);
+        let mut output = work.bytes(width) + work.of_decoder().bytes(width);
+        if self.dropout > 0.0 {
+            output += work.mask_bytes(width) + work.of_decoder().mask_bytes(width);
+        }
+        let profile = ModuleProfile::new("", "DecoderStart").with(vec![norm]);
+        Some(tape.cost(profile, output))
+    }
+
+    fn draws(&self) -> bool {
+        self.dropout > 0.0
+    }
+}
+
+/// The first layer: token ids to hidden states.
+#[derive(Debug)]
+pub(crate) struct Embed {
+    pub(crate) tokens: Embedding,
+    /// From the width of the table to that of the hidden states.
+    pub(crate) projection: Option<Linear>,
+    pub(crate) positions: Option<Positions>,
+    pub(crate) norm: Option<Norm>,
+    pub(crate) dropout: f64,
+}
+
+impl Embed {
+    /// The rows of a table alone.
+    pub(crate) fn new(tokens: Embedding) -> Self {
+        Self { tokens, projection: None, positions: None, norm: None, dropout: 0.0 }
+    }
+
+    /// The hidden states of token ids `[B, T]`.
+    fn embed(&self, p: &Params<'_>, ids: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        let mut x = self.tokens.lookup(p, ids)?;
+        if let Some(projection) = &self.projection {
+            x = projection.forward(p, &x, context)?;
+        }
+        if let Some(positions) = &self.positions {
+            x = positions.add(p, &x, context)?;
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(p, &x, context)?;
+        }
+        Ok(dropout(x, self.dropout, context.train))
+    }
+
+    fn width(&self) -> i64 {
+        self.projection.as_ref().map_or(self.tokens.width, Linear::outputs)
+    }
+}
+
+impl Layer for Embed {
+    fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
+        let _counting = count_as(memory::Kind::Activations)?;
+        if flow.hidden.kind() != Kind::Int64 {
+            bail!(Code::Internal, "the first layer takes token ids");
+        }
+        Ok(Flow::of(self.embed(params, &flow.hidden, context)?))
+    }
+
+    fn cost(&self, work: &Workload) -> Option<LayerCost> {
+        let (mut tape, hidden) = (Tape::new(), work.bytes(self.width()));
+        let tables =
+            [Some(&self.tokens), self.positions.as_ref().map(|positions| &positions.table)];
+        let params = tables.into_iter().flatten().map(|table| table.rows * table.width);
+        let mut profile = ModuleProfile {
+            params: params.sum::<i64>().unsigned_abs(),
+            ..ModuleProfile::new("", "Embedding")
+        };
+        let mut children = Vec::new();
+        if let Some(projection) = &self.projection {
+            children.push(Linear::cost([projection], work, &mut tape, true));
+        }
+        if let Some(norm) = &self.norm {
+            children.push(norm.cost(work, &mut tape, true));
+        }
+        if self.dropout > 0.0 {
+            // The sum stays for as long as the mask, since the output is another tensor.
+            let kept = work.mask_bytes(self.width());
+            tape.push(Operation { kept, gradient: hidden, ..Operation::default() });
+        }
+        profile = profile.with(children);
+        Some(tape.cost(profile, hidden))
+    }
+
+    fn draws(&self) -> bool {
+        self.dropout > 0.0
+    }
+
+    fn backward_reads_params(&self) -> bool {
+        self.projection.is_some() || self.norm.is_some()
+    }
+}

@@ -1,0 +1,125 @@
+//! The last layer: a final norm, the projection to the vocabulary, and the loss.
+//!
+//! The plain loss, cross-entropy of the targets, is made in slices of the logits (`loss.rs`). A loss of
+//! a recipe's own gets them whole, and autograd goes back through it.
+
+use super::{Linear, Norm, dropout};
+use crate::{
+    bridge::memory::{self, count_as},
+    error::Result,
+    model::{
+        cost::{FLOAT_BYTES, LayerCost, Tape, Workload},
+        layer::{Context, Flow, Layer},
+        loss::{self, row_width, slice_rows},
+        params::{ParamId, Params},
+        profile::ModuleProfile,
+    },
+    tensor::{Kind, Tensor},
+};
+
+/// Bytes of a token id.
+const ID_BYTES: u64 = 8;
+
+/// The head of a language model.
+#[derive(Debug)]
+pub(crate) struct Head {
+    pub(crate) norm: Option<Norm>,
+    /// From the width of the hidden states to that of the projection.
+    pub(crate) narrow: Option<Linear>,
+    /// The matrix `[V, C]`, the head's own or borrowed.
+    pub(crate) projection: ParamId,
+    /// V and C.
+    pub(crate) shape: (i64, i64),
+    /// What the hidden states are multiplied by before the projection.
+    pub(crate) scale: Option<f64>,
+    /// Of the norm's output.
+    pub(crate) dropout: f64,
+    /// Whether it is that of a decoder behind an encoder.
+    pub(crate) is_decoder: bool,
+}
+
+impl Head {
+    /// A norm, if there is one, and the projection `[V, C]`.
+    pub(crate) fn new(norm: Option<Norm>, projection: ParamId, shape: (i64, i64)) -> Self {
+        let (narrow, scale, dropout, is_decoder) = (None, None, 0.0, false);
+        Self { norm, narrow, projection, shape, scale, dropout, is_decoder }
+    }
+
+    /// The input of the projection for hidden states `[B, T, C]`.
+    fn hidden(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        let mut x = match context.last_only {
+            true => x.f_narrow(1, x.size()[1] - 1, 1)?,
+            false => x.shallow_clone(),
+        };
+        if let Some(norm) = &self.norm {
+            x = norm.forward(p, &x, context)?;
+        }
+        x = dropout(x, self.dropout, context.train);
+        if let Some(narrow) = &self.narrow {
+            x = narrow.forward(p, &x, context)?;
+        }
+        match self.scale {
+            Some(scale) => Ok(x.f_mul_scalar(scale)?),
+            None => Ok(x),
+        }
+    }
+
+    /// Bytes of the norm's output, its rows with a target, their gradient, and the slice of the logits;
+    /// with whole logits of the gradient of the norm's output and targets.
+    fn buffers(&self, work: &Workload) -> u64 {
+        let (vocab, width) = self.shape;
+        let (places, element, hidden) = (work.places(), work.element_bytes, work.bytes(width));
+        let statistics = 2 * places * FLOAT_BYTES;
+        if work.whole_logits {
+            // In float32 probabilities, their gradient and that of the logits, which goes on in 16
+            // bits.
+            let also = if element == FLOAT_BYTES { 0 } else { element };
+            let logits = places * vocab.unsigned_abs() * (3 * FLOAT_BYTES + also);
+            return 2 * hidden + statistics + places * ID_BYTES + logits;
+        }
+        let most = i64::try_from(places).unwrap_or(i64::MAX);
+        let rows = slice_rows(most, vocab, work.device).unsigned_abs();
+        let row = row_width(vocab, work.device).unsigned_abs();
+        let formats = if element == FLOAT_BYTES { element } else { element + FLOAT_BYTES };
+        let made = work.matrix_gradient_bytes(vocab * width);
+        3 * hidden + statistics + rows * row * formats + made
+    }
+}
+
+impl Layer for Head {
+    fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
+        let _counting = count_as(memory::Kind::Buffers)?;
+        let x = self.hidden(params, &flow.hidden, context)?;
+        let projection = params.tensor(self.projection);
+        let logits = || -> Result<Tensor> { Ok(x.f_matmul(&projection.f_tr()?)?) };
+        let hidden = match context.objective {
+            None => logits()?.f_to_kind(Kind::Float)?,
+            Some(objective) if objective.function.is_none() => {
+                loss::sum_in_slices(&x, projection, params.sink(self.projection), objective)?
+            }
+            Some(objective) => loss::sum_of_logits(&logits()?, objective)?,
+        };
+        Ok(Flow::of(hidden))
+    }
+
+    fn cost(&self, work: &Workload) -> Option<LayerCost> {
+        let work = &if self.is_decoder { work.of_decoder() } else { *work };
+        let (vocab, width) = self.shape;
+        let (mut tape, mut modules) = (Tape::new(), Vec::new());
+        if let Some(norm) = &self.norm {
+            modules.push(norm.cost(work, &mut tape, false));
+        }
+        if let Some(narrow) = &self.narrow {
+            modules.push(Linear::cost([narrow], work, &mut tape, true));
+        }
+        let rows = work.places() as i64;
+        modules.push(ModuleProfile::linear("lm_head", "Linear", rows, (width, vocab), false));
+        let profile = ModuleProfile::new("", "Head").with(modules);
+        let forward = self.buffers(work);
+        Some(LayerCost { kept: 0, forward, ..tape.cost(profile, 0) })
+    }
+
+    fn draws(&self) -> bool {
+        self.dropout > 0.0
+    }
+}

@@ -1,0 +1,295 @@
+//! Linear layers: `y = x @ W + b`.
+//!
+//! In a training their gradients go straight into the flat gradient of the unit: the product adds that
+//! of the weight there itself, in 16 bits in float32 where the device can. Autograd would make a
+//! tensor of the weight's size, in the weight's format, only to have it added to the one that exists.
+//! Layers with one input are one operation, whose products add up in the gradient of the input.
+
+use crate::{
+    bridge::{autograd::own_gradients, ops::product},
+    error::{Code, Error, Result},
+    model::{
+        cost::{Operation, Tape, Workload},
+        layer::Context,
+        params::{LayerBuilder, ParamId, Params},
+        profile::{ModuleProfile, record},
+        unit::Init,
+        unit_gradient::ParamSink,
+    },
+    tensor::{Tensor, no_grad},
+};
+
+/// One linear layer.
+#[derive(Debug)]
+pub(crate) struct Linear {
+    /// The last part of its name.
+    name: String,
+    weight: ParamId,
+    bias: Option<ParamId>,
+    inputs: i64,
+    outputs: i64,
+    /// Whether the weight is stored `[in, out]`, as transformers' `Conv1D` does.
+    is_conv1d: bool,
+}
+
+impl Linear {
+    /// A layer `name` from `inputs` to `outputs`, whose weight is stored `[out, in]`.
+    pub(crate) fn new(
+        b: &mut LayerBuilder,
+        name: &str,
+        shape: (i64, i64),
+        has_bias: bool,
+        init: Init,
+    ) -> Self {
+        Self::stored(b, name, shape, has_bias, init, false)
+    }
+
+    /// One whose weight is stored `[in, out]`, with a bias.
+    pub(crate) fn conv1d(b: &mut LayerBuilder, name: &str, shape: (i64, i64), init: Init) -> Self {
+        Self::stored(b, name, shape, true, init, true)
+    }
+
+    fn stored(
+        b: &mut LayerBuilder,
+        name: &str,
+        (inputs, outputs): (i64, i64),
+        has_bias: bool,
+        init: Init,
+        is_conv1d: bool,
+    ) -> Self {
+        let shape = if is_conv1d { [inputs, outputs] } else { [outputs, inputs] };
+        let weight = b.add_matrix(&format!("{name}.weight"), &shape, (inputs, outputs), init);
+        let bias = has_bias.then(|| b.add(&format!("{name}.bias"), &[outputs], Init::Zeros));
+        let name = name.rsplit('.').next().unwrap_or(name).to_owned();
+        Self { name, weight, bias, inputs, outputs, is_conv1d }
+    }
+
+    /// Width of the output.
+    pub(crate) fn outputs(&self) -> i64 {
+        self.outputs
+    }
+
+    /// The output for `x` `[.., in]`: `[.., out]`.
+    pub(crate) fn forward(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        let [y] = Self::forward_all([self], p, x, context)?;
+        Ok(y)
+    }
+
+    /// The outputs of several layers for one input.
+    pub(crate) fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        p: &Params<'_>,
+        x: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<[Tensor; N]> {
+        record(context.recorder, Self::names(layers), || {
+            let mut size = x.size();
+            let width = size.pop().unwrap_or(1);
+            let flat = x.f_reshape([-1, width])?;
+            let weights = layers.map(|layer| layer.weights(p));
+            let outputs = products(&weights, &flat)?;
+            let shaped = outputs.iter().map(|y| {
+                let shape = [&size[..], &[-1]].concat();
+                Ok(y.f_view(&shape[..])?)
+            });
+            let shaped: Vec<_> = shaped.collect::<Result<_>>()?;
+            shaped.try_into().map_err(|_| Error::new(Code::Internal, "an output for each layer"))
+        })
+    }
+
+    fn weights(&self, p: &Params<'_>) -> Weights {
+        let sink = |id: ParamId| p.sink(id);
+        Weights {
+            weight: p.tensor(self.weight).shallow_clone(),
+            bias: self.bias.map(|bias| p.tensor(bias).shallow_clone()),
+            weight_sink: sink(self.weight),
+            bias_sink: self.bias.and_then(sink),
+            is_conv1d: self.is_conv1d,
+        }
+    }
+
+    fn names<const N: usize>(layers: [&Self; N]) -> String {
+        layers.map(|layer| layer.name.as_str()).join(", ")
+    }
+
+    /// Adds the cost of the layers, of which the input is kept if nothing before keeps it.
+    pub(crate) fn cost<const N: usize>(
+        layers: [&Self; N],
+        work: &Workload,
+        tape: &mut Tape,
+        keeps_input: bool,
+    ) -> ModuleProfile {
+        let inputs = layers.first().map_or(0, |layer| layer.inputs);
+        let weights = layers.iter().map(|layer| layer.inputs * layer.outputs);
+        let input = work.bytes(inputs);
+        tape.push(Operation {
+            kept: if keeps_input { input } else { 0 },
+            transient: weights.map(|numel| work.matrix_gradient_bytes(numel)).max().unwrap_or(0),
+            gradient: input,
+            ..Operation::default()
+        });
+        let kind = if layers.iter().any(|layer| layer.is_conv1d) { "Conv1D" } else { "Linear" };
+        let (rows, mut profile) =
+            (work.places() as i64, ModuleProfile::new(Self::names(layers), kind));
+        for layer in layers {
+            let (shape, has_bias) = ((layer.inputs, layer.outputs), layer.bias.is_some());
+            let part = ModuleProfile::linear(&layer.name, kind, rows, shape, has_bias);
+            profile.params += part.params;
+            profile.macs += part.macs;
+            profile.flops += part.flops;
+        }
+        profile
+    }
+}
+
+/// The parameters of one layer, for its forward and its backward pass.
+struct Weights {
+    weight: Tensor,
+    bias: Option<Tensor>,
+    weight_sink: Option<ParamSink>,
+    bias_sink: Option<ParamSink>,
+    is_conv1d: bool,
+}
+
+impl Weights {
+    /// The weight as `[in, out]`.
+    fn matrix(&self) -> Result<Tensor> {
+        Ok(if self.is_conv1d { self.weight.shallow_clone() } else { self.weight.f_tr()? })
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
+        let matrix = self.matrix()?;
+        Ok(match &self.bias {
+            Some(bias) => bias.f_addmm(x, &matrix)?,
+            None => x.f_mm(&matrix)?,
+        })
+    }
+
+    /// Adds the gradients of the parameters for the input `x` and the output's gradient.
+    fn add_gradients(&self, x: &Tensor, grad: &Tensor) -> Result<()> {
+        if let Some(sink) = &self.weight_sink {
+            let factors = match self.is_conv1d {
+                true => (x.f_tr()?, grad.shallow_clone()),
+                false => (grad.f_tr()?, x.shallow_clone()),
+            };
+            sink.with(|unit, i| unit.add_product(i, (&factors.0, &factors.1), 1.0))?;
+        }
+        match &self.bias_sink {
+            Some(sink) => sink.with(|unit, i| unit.add_rows(i, 0, grad)),
+            None => Ok(()),
+        }
+    }
+
+    /// The gradient of the input: a new tensor, or added to that of the layers before.
+    fn input_gradient(&self, grad: &Tensor, so_far: Option<Tensor>) -> Result<Tensor> {
+        let matrix = self.matrix()?.f_tr()?;
+        match so_far {
+            None => Ok(grad.f_mm(&matrix)?),
+            Some(sum) => {
+                product(&sum, (grad, &matrix), 1.0, 1.0)?;
+                Ok(sum)
+            }
+        }
+    }
+}
+
+/// The products with `x` `[n, in]`.
+fn products<const N: usize>(layers: &[Weights; N], x: &Tensor) -> Result<Vec<Tensor>> {
+    let outputs = || layers.iter().map(|layer| layer.product(x)).collect::<Result<Vec<_>>>();
+    if layers.iter().any(|layer| layer.weight_sink.is_none()) {
+        return outputs();
+    }
+    let outputs = no_grad(outputs)?;
+    let layers = layers.each_ref().map(Weights::shallow_clone);
+    let input = x.shallow_clone();
+    let tensors = layers.iter().flat_map(|layer| [Some(&layer.weight), layer.bias.as_ref()]);
+    let inputs: Vec<Tensor> =
+        [Some(x)].into_iter().chain(tensors).flatten().map(Tensor::shallow_clone).collect();
+    let (inputs, count): (Vec<&Tensor>, _) = (inputs.iter().collect(), inputs.len());
+    let needs_input = x.requires_grad();
+    own_gradients(&inputs, &outputs.iter().collect::<Vec<_>>(), move |grads| {
+        let mut input_grad = None;
+        for (layer, grad) in layers.iter().zip(grads) {
+            let Some(grad) = grad else { continue };
+            layer.add_gradients(&input, grad)?;
+            if needs_input {
+                input_grad = Some(layer.input_gradient(grad, input_grad.take())?);
+            }
+        }
+        let rest = (1..count).map(|_| None);
+        Ok([input_grad].into_iter().chain(rest).collect())
+    })?;
+    Ok(outputs)
+}
+
+impl Weights {
+    fn shallow_clone(&self) -> Self {
+        Self {
+            weight: self.weight.shallow_clone(),
+            bias: self.bias.as_ref().map(Tensor::shallow_clone),
+            weight_sink: self.weight_sink.clone(),
+            bias_sink: self.bias_sink.clone(),
+            is_conv1d: self.is_conv1d,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
+    use super::*;
+    use crate::{
+        bridge::autograd::grad,
+        model::{
+            FlatUnit,
+            masks::Masks,
+            unit_gradient::{Sink, UnitGradients},
+        },
+        tensor::{Device, Kind},
+    };
+
+    /// Beside autograd's gradients; sums of six products in float32, hence 1e-6.
+    #[test]
+    fn the_gradients_go_where_autograds_would() {
+        let mut b = LayerBuilder::new("layer");
+        b.add("other", &[3], Init::Zeros);
+        let one = Linear::conv1d(&mut b, "one", (4, 5), Init::Zeros);
+        let two = Linear::new(&mut b, "two", (4, 7), false, Init::Zeros);
+        let unit = FlatUnit::zeros(b.into_parts().0, Device::Cpu).unwrap();
+        let cpu = (Kind::Float, Device::Cpu);
+        for param in &unit.params()[1..] {
+            no_grad(|| param.shallow_clone().copy_(&Tensor::randn(param.size(), cpu)));
+        }
+        let units: Rc<[FlatUnit]> = Rc::new([unit]);
+        let masks = Masks::default();
+        let context = Context::new(&masks);
+        let x = Tensor::randn([2, 3, 4], cpu).set_requires_grad(true);
+        let weights = [Tensor::randn([2, 3, 5], cpu), Tensor::randn([2, 3, 7], cpu)];
+        let inputs: Vec<&Tensor> = [&x].into_iter().chain(&units[0].params()[1..]).collect();
+        let gradients = |sink: Option<&Sink>| {
+            let params = Params::new(&units, Some(0), &[], sink);
+            let [a, b] = Linear::forward_all([&one, &two], &params, &x, &context).unwrap();
+            (a, b)
+        };
+        let (a, b) = gradients(None);
+        let expected = grad(&[(&a, &weights[0]), (&b, &weights[1])], &inputs).unwrap();
+        let sink = Sink::new(&units, Kind::Float);
+        let (a, b) = gradients(Some(&sink));
+        let step = Rc::new(RefCell::new(UnitGradients::new(&units, Kind::Float)));
+        sink.turn_to(&step).unwrap();
+        let made = grad(&[(&a, &weights[0]), (&b, &weights[1])], &inputs).unwrap();
+        assert!(made[1..].iter().all(Option::is_none));
+        let flat = step.borrow_mut().take(0).unwrap().complete().unwrap();
+        let views = units[0].views(&flat);
+        let made = [made[0].as_ref().unwrap()].into_iter().chain(&views[1..]);
+        for (made, expected) in made.zip(expected) {
+            assert!(made.allclose(&expected.unwrap(), 1e-6, 1e-6, false));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! The network of a block between its channels: two linear layers with an activation, or three with a
+//! gate.
+
+use super::{Activation, Linear, dropout, gated::gated};
+use crate::{
+    error::{Code, Error, Result},
+    model::{
+        cost::{Operation, Tape, Workload},
+        layer::Context,
+        params::Params,
+        profile::{ModuleProfile, record},
+    },
+    tensor::Tensor,
+};
+
+/// The MLP of a block.
+#[derive(Debug)]
+pub(crate) struct Mlp {
+    pub(crate) gate: Gate,
+    pub(crate) up: Linear,
+    pub(crate) down: Linear,
+    pub(crate) activation: Activation,
+    /// After the activation.
+    pub(crate) dropout: f64,
+}
+
+/// What the inner activations are multiplied with.
+#[derive(Debug)]
+pub(crate) enum Gate {
+    /// Nothing.
+    None,
+    /// The activation of a layer beside `up`.
+    Layer(Linear),
+    /// The activation of the first half of `up`.
+    InUp,
+}
+
+impl Mlp {
+    /// The network on `x` `[B, T, C]`, before the block's dropout.
+    pub(crate) fn forward(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        record(context.recorder, "mlp", || {
+            let inner = self.inner(p, x, context)?;
+            let inner = dropout(inner, self.dropout, context.train);
+            self.down.forward(p, &inner, context)
+        })
+    }
+
+    fn inner(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        let activate = |work: &dyn Fn() -> Result<Tensor>| record(context.recorder, "act", work);
+        match &self.gate {
+            Gate::None => {
+                let up = self.up.forward(p, x, context)?;
+                activate(&|| self.activation.of(&up))
+            }
+            Gate::Layer(gate) => {
+                let [gate, up] = Linear::forward_all([gate, &self.up], p, x, context)?;
+                activate(&|| gated(self.activation, &gate, &up))
+            }
+            Gate::InUp => {
+                let both = self.up.forward(p, x, context)?;
+                let mut parts = both.f_chunk(2, -1)?.into_iter();
+                let (Some(gate), Some(up)) = (parts.next(), parts.next()) else {
+                    return Err(Error::new(Code::Internal, "two halves of gate and up"));
+                };
+                activate(&|| gated(self.activation, &gate, &up))
+            }
+        }
+    }
+
+    /// Adds the cost; the input is kept if nothing before keeps it.
+    pub(crate) fn cost(
+        &self,
+        work: &Workload,
+        tape: &mut Tape,
+        keeps_input: bool,
+    ) -> ModuleProfile {
+        let width = match self.gate {
+            Gate::InUp => self.up.outputs() / 2,
+            _ => self.up.outputs(),
+        };
+        let inner = work.bytes(width);
+        let first = match &self.gate {
+            Gate::Layer(gate) => Linear::cost([gate, &self.up], work, tape, keeps_input),
+            _ => Linear::cost([&self.up], work, tape, keeps_input),
+        };
+        let both = Operation {
+            kept: 2 * inner,
+            transient: 2 * inner,
+            gradient: 2 * inner,
+            ..Operation::default()
+        };
+        match self.gate {
+            Gate::None => {
+                tape.push(Operation { kept: inner, gradient: inner, ..Operation::default() })
+            }
+            Gate::Layer(_) => tape.push(both),
+            Gate::InUp => {
+                // The halves' gradients are put together.
+                tape.push(Operation { kept: 0, gradient: 2 * inner, ..Operation::default() });
+                tape.push(both);
+            }
+        }
+        if self.dropout > 0.0 {
+            tape.push(Operation {
+                kept: work.mask_bytes(width),
+                gradient: inner,
+                ..Operation::default()
+            });
+        }
+        // Of a ReLU the output is enough, which the next layer needs too.
+        let shares = matches!(self.gate, Gate::None) && self.activation == Activation::Relu;
+        let down = Linear::cost([&self.down], work, tape, !shares || self.dropout > 0.0);
+        let activation = ModuleProfile {
+            flops: work.places() * width.unsigned_abs(),
+            ..ModuleProfile::new("act", self.activation.name())
+        };
+        ModuleProfile::new("mlp", "Mlp").with(vec![first, activation, down])
+    }
+}

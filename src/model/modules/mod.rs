@@ -1,0 +1,38 @@
+//! What layers are made of: arithmetic with its parameters, its gradient where autograd's would cost
+//! more, and its cost.
+//!
+//! A module holds the places of its parameters in its layer, and sizes; nothing that changes. Shapes in
+//! comments: B batch, T tokens, C channels (hidden_size), H heads, D head dim, V vocab.
+
+mod activation;
+mod attention;
+mod block;
+mod embedding;
+mod gated;
+mod head;
+mod linear;
+mod mlp;
+mod norm;
+mod relative;
+mod rope;
+mod rotary;
+
+pub(super) use self::{
+    activation::Activation,
+    attention::{Attention, Position, Projections},
+    block::{Block, Branch},
+    embedding::{DecoderStart, Embed, Embedding, Positions},
+    head::Head,
+    linear::Linear,
+    mlp::{Gate, Mlp},
+    norm::Norm,
+    relative::RelativeBias,
+    rope::{Rope, RopeContext},
+    rotary::Rotary,
+};
+use crate::tensor::Tensor;
+
+/// Dropout with the probability `p`, while `train` is on.
+fn dropout(x: Tensor, p: f64, train: bool) -> Tensor {
+    if train && p > 0.0 { x.dropout(p, true) } else { x }
+}

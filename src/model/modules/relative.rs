@@ -1,0 +1,123 @@
+//! T5's positions (Raffel et al. 2020): a bias of the scores by the distance of query and key, in buckets
+//! that grow with it. The first layer of a stack makes it, and all add it.
+
+use super::Embedding;
+use crate::{
+    error::Result,
+    model::{
+        cost::{Operation, Tape, Workload},
+        layer::Context,
+        params::{LayerBuilder, Params},
+        profile::ModuleProfile,
+        unit::Init,
+    },
+    tensor::{Device, Tensor},
+};
+
+/// The table of biases, `[buckets, H]`.
+#[derive(Debug)]
+pub(crate) struct RelativeBias {
+    table: Embedding,
+    buckets: i64,
+    heads: i64,
+    max_distance: i64,
+    /// Whether keys stand on both sides of a query, as in an encoder.
+    is_bidirectional: bool,
+}
+
+impl RelativeBias {
+    /// A table for `heads` heads.
+    pub(crate) fn new(
+        b: &mut LayerBuilder,
+        name: &str,
+        (buckets, heads): (i64, i64),
+        (max_distance, is_bidirectional): (i64, bool),
+        init: Init,
+    ) -> Self {
+        let table = Embedding::new(b, name, (buckets, heads), init);
+        Self { table, buckets, heads, max_distance, is_bidirectional }
+    }
+
+    /// The bias of `tokens` tokens, with what a query must not see, `[B or 1, H, T, T]`.
+    pub(crate) fn bias(
+        &self,
+        p: &Params<'_>,
+        (tokens, device): (i64, Device),
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        let bucket = |query: i64| (0..tokens).map(move |key| self.bucket(key - query));
+        let buckets: Vec<i64> = (0..tokens).flat_map(bucket).collect();
+        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(device)?;
+        let bias = self.table.lookup(p, &buckets.f_view([tokens, tokens])?)?;
+        let bias = bias.f_permute([2i64, 0, 1])?.f_unsqueeze(0)?;
+        let seen = match self.is_bidirectional {
+            true => context.masks.encoder(),
+            false => Some(context.masks.decoder(tokens, device)),
+        };
+        match seen {
+            Some(seen) => Ok(bias.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?),
+            None => Ok(bias.f_contiguous()?),
+        }
+    }
+
+    /// Adds the cost: the bias stays for all layers of the stack, and its gradient grows in them.
+    pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape) -> ModuleProfile {
+        let bytes = self.bytes(work);
+        tape.push(Operation { kept: bytes, transient: 2 * bytes, ..Operation::default() });
+        let params = (self.buckets * self.heads).unsigned_abs();
+        ModuleProfile { params, ..ModuleProfile::new("relative_attention_bias", "RelativeBias") }
+    }
+
+    fn bytes(&self, work: &Workload) -> u64 {
+        self.heads.unsigned_abs() * work.tokens * work.tokens * work.element_bytes
+    }
+
+    /// The bucket of a key this far behind a query (before it, if negative): one for each short
+    /// distance, and then by its logarithm, in float32 as the reference computes it.
+    fn bucket(&self, distance: i64) -> i64 {
+        let (mut buckets, mut first) = (self.buckets, 0);
+        let distance = if self.is_bidirectional {
+            buckets /= 2;
+            first = if distance > 0 { buckets } else { 0 };
+            distance.abs()
+        } else {
+            (-distance).max(0)
+        };
+        let exact = buckets / 2;
+        if distance < exact {
+            return first + distance;
+        }
+        let logarithm = (distance as f32 / exact as f32).ln();
+        let most = (self.max_distance as f64 / exact as f64).ln() as f32;
+        let large = exact + (logarithm / most * (buckets - exact) as f32) as i64;
+        first + large.min(buckets - 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::Value;
+
+    use super::*;
+
+    fn bias(is_bidirectional: bool) -> RelativeBias {
+        let mut b = LayerBuilder::new("");
+        RelativeBias::new(&mut b, "weight", (32, 4), (128, is_bidirectional), Init::Zeros)
+    }
+
+    /// Those of transformers, exactly.
+    #[test]
+    fn buckets_are_those_of_transformers() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/families/t5-v10.json");
+        let text = std::fs::read_to_string(path).unwrap();
+        let golden: Value = serde_json::from_str(&text).unwrap();
+        let golden = &golden["relative_position_buckets"];
+        for (name, is_bidirectional) in [("encoder_bidirectional", true), ("decoder_causal", false)]
+        {
+            let expected: Vec<i64> = serde_json::from_value(golden[name].clone()).unwrap();
+            let bias = bias(is_bidirectional);
+            let found: Vec<i64> = (-140..=140).map(|distance| bias.bucket(distance)).collect();
+            assert_eq!(found, expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! Rotary positions (RoFormer, Su et al. 2021): pairs of a head's elements turn with the position.
+//!
+//! Queries and keys turn in one pass over memory each, and their gradients turn back. The layout is
+//! Hugging Face's: the first half of the turned elements pairs with the second.
+
+use std::cell::RefCell;
+
+use super::Rope;
+use crate::{
+    bridge::autograd::own_gradient,
+    error::Result,
+    tensor::{Device, Kind, Tensor, no_grad},
+};
+
+/// The table of angles is made for at least this many positions.
+const LEAST_POSITIONS: i64 = 256;
+
+/// Turns queries and keys. Layers share one, with the table that it made last.
+#[derive(Debug)]
+pub(crate) struct Rotary {
+    rope: Rope,
+    table: RefCell<Option<Table>>,
+}
+
+/// Cosines and sines of the positions from 0 on, `[positions, 1, rotated / 2]` each.
+#[derive(Debug)]
+struct Table {
+    positions: i64,
+    cos: Tensor,
+    sin: Tensor,
+}
+
+impl Table {
+    fn shallow_clone(&self) -> Self {
+        let Self { positions, cos, sin } = self;
+        Self { positions: *positions, cos: cos.shallow_clone(), sin: sin.shallow_clone() }
+    }
+}
+
+impl Rotary {
+    /// Turns by these frequencies.
+    pub(crate) fn new(rope: Rope) -> Self {
+        Self { rope, table: RefCell::new(None) }
+    }
+
+    /// The frequencies.
+    pub(crate) fn rope(&self) -> &Rope {
+        &self.rope
+    }
+
+    /// `x` `[B, T, H, D]` of the positions `past..`, turned, in memory of its own.
+    pub(crate) fn turn(&self, x: &Tensor, past: i64) -> Result<Tensor> {
+        let tokens = x.size()[1];
+        let Table { cos, sin, .. } = no_grad(|| self.table(past + tokens, x.kind(), x.device()))?;
+        let part = |table: &Tensor| table.f_narrow(0, past, tokens);
+        let (cos, sin) = (part(&cos)?, part(&sin)?);
+        let result = no_grad(|| turned(x, &cos, &sin))?;
+        if x.requires_grad() {
+            own_gradient(&[x], &result, move |grad| {
+                // Back is the same by the negative angle.
+                no_grad(|| Ok(vec![Some(turned(grad, &cos, &sin.f_neg()?)?)]))
+            })?;
+        }
+        Ok(result)
+    }
+
+    /// The table for `positions` positions, made anew where the last one does not serve.
+    fn table(&self, positions: i64, kind: Kind, device: Device) -> Result<Table> {
+        let depends = self.rope.depends_on_length();
+        let serves = |table: &Table| {
+            let enough =
+                if depends { table.positions == positions } else { table.positions >= positions };
+            enough && table.cos.kind() == kind && table.cos.device() == device
+        };
+        if let Some(table) = self.table.borrow().as_ref().filter(|table| serves(table)) {
+            return Ok(table.shallow_clone());
+        }
+        let count = match depends {
+            true => positions,
+            false => (positions.unsigned_abs().next_power_of_two() as i64).max(LEAST_POSITIONS),
+        };
+        let (inv_freq, factor) = self.rope.frequencies(positions);
+        // float32 throughout, as transformers computes them.
+        let inv_freq = Tensor::f_from_slice(&inv_freq)?.f_view([1, -1])?;
+        let angles = Tensor::f_arange(count, (Kind::Float, Device::Cpu))?.f_view([-1, 1])?;
+        let angles = angles.f_mul(&inv_freq)?.f_unsqueeze(1)?;
+        let of = |values: Tensor| -> Result<Tensor> {
+            let values = if factor == 1.0 { values } else { values.f_mul_scalar(factor)? };
+            Ok(values.f_to_kind(kind)?.f_to_device(device)?)
+        };
+        let table =
+            Table { positions: count, cos: of(angles.f_cos()?)?, sin: of(angles.f_sin()?)? };
+        *self.table.borrow_mut() = Some(table.shallow_clone());
+        Ok(table)
+    }
+}
+
+/// `(a, b)` to `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of the elements that turn;
+/// the rest stays.
+fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+    let size = x.size();
+    let (head_dim, half) = (size[3], cos.size()[2]);
+    let out = Tensor::f_empty(&size[..], (x.kind(), x.device()))?;
+    let part = |x: &Tensor, from: i64, len: i64| x.f_narrow(3, from, len);
+    let (a, b) = (part(x, 0, half)?, part(x, half, half)?);
+    let (mut first, mut second) = (part(&out, 0, half)?, part(&out, half, half)?);
+    let _ = a.f_mul_out(&first, cos)?;
+    let _ = first.f_addcmul_(&b, &sin.f_neg()?)?;
+    let _ = b.f_mul_out(&second, cos)?;
+    let _ = second.f_addcmul_(&a, sin)?;
+    let rest = head_dim - 2 * half;
+    if rest > 0 {
+        part(&out, 2 * half, rest)?.f_copy_(&part(x, 2 * half, rest)?)?;
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bridge::autograd, model::modules::RopeContext};
+
+    fn rotary() -> Rotary {
+        let context = RopeContext {
+            head_dim: 8,
+            default_theta: 100.0,
+            theta: None,
+            partial_rotary_factor: Some(0.5),
+            max_positions: 32,
+            original_max_positions: None,
+        };
+        Rotary::new(Rope::read("rope_scaling", None, &context).unwrap())
+    }
+
+    #[test]
+    fn a_gradient_turns_back_and_the_rest_of_a_head_stays() {
+        let cpu = (Kind::Float, Device::Cpu);
+        let x = Tensor::randn([2, 3, 2, 8], cpu).set_requires_grad(true);
+        let rotary = rotary();
+        let turned = rotary.turn(&x, 1).unwrap();
+        assert!(turned.narrow(3, 4, 4).equal(&x.narrow(3, 4, 4)));
+        // What turns back and forth comes to where it was; lengths stay, so that the gradient of half
+        // the square of the result is the input itself.
+        let back = autograd::grad(&[(&turned, &turned.detach())], &[&x]).unwrap().remove(0);
+        assert!(back.unwrap().allclose(&x, 1e-5, 1e-6, false));
+        let later = rotary.turn(&x.detach().narrow(1, 1, 1), 2).unwrap();
+        assert!(later.allclose(&turned.narrow(1, 1, 1), 1e-6, 1e-7, false), "as in a longer row");
+    }
+}
