@@ -220,6 +220,12 @@ impl Error {
     pub fn others(&self) -> &[Self] {
         &self.0.others
     }
+
+    /// Each fault as an error of its own.
+    pub fn split(mut self) -> Vec<Self> {
+        let others = std::mem::take(&mut self.0.others);
+        std::iter::once(self).chain(others.into_iter().flat_map(Self::split)).collect()
+    }
 }
 
 impl fmt::Display for Error {

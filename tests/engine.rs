@@ -9,7 +9,7 @@ use dsr::{
         ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
         OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
-        schedule::{CycleMomentum, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
+        schedule::{Cosine, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -235,12 +235,12 @@ fn dropout_is_reproducible_by_its_seed() {
 #[test]
 fn a_resumed_run_is_the_same_to_the_bit() {
     let _alone = alone();
-    let scheduler = Schedule::HuggingFace(HuggingFaceSchedule::Cosine {
+    let scheduler = Schedule::HuggingFace(HuggingFaceSchedule::Cosine(Cosine {
         total_num_steps: 60,
         warmup_num_steps: 10,
         cos_min_ratio: 0.1,
         num_cycles: 0.5,
-    });
+    }));
     let config = || EngineConfig { scheduler: scheduler.clone(), ..config(2, 2) };
     let shuffled = || {
         let options =
@@ -267,17 +267,22 @@ fn a_resumed_run_is_the_same_to_the_bit() {
 }
 
 /// Cycles of four steps at one rate.
-pub(crate) fn one_cycle(lr: f64, momentum: Option<CycleMomentum>) -> Schedule {
+/// A constant `lr`; the momentum is cycled from its lowest to its highest value, if they are given.
+pub(crate) fn one_cycle(lr: f64, momentum: Option<(f64, f64)>) -> Schedule {
+    let (cycle_min_mom, cycle_max_mom) = momentum.unwrap_or((0.8, 0.9));
     Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(OneCycle {
         cycle_min_lr: lr,
         cycle_max_lr: lr,
         cycle_first_step_size: 2,
-        cycle_second_step_size: 2,
+        cycle_second_step_size: None,
         cycle_first_stair_count: 0,
-        cycle_second_stair_count: 0,
+        cycle_second_stair_count: None,
         decay_lr_rate: 0.0,
         decay_step_size: 0,
-        momentum,
+        cycle_momentum: momentum.is_some(),
+        cycle_min_mom,
+        cycle_max_mom,
+        decay_mom_rate: 0.0,
     }))
 }
 
@@ -293,12 +298,9 @@ fn one_cycle_sets_the_betas_of_adamw() {
         let mut engine = init_engine(model(0.0), EngineConfig { optimizer, scheduler, ..plain });
         train(&mut engine, &mut loader(2), 4)
     };
-    let cycled = |cycle_min_mom, cycle_max_mom| {
-        Some(CycleMomentum { cycle_min_mom, cycle_max_mom, decay_mom_rate: 0.0 })
-    };
-    let still = run((0.5, 0.6), cycled(0.8, 0.8));
+    let still = run((0.5, 0.6), Some((0.8, 0.8)));
     assert_eq!(still, run((0.8, 0.99), None));
-    assert_ne!(still, run((0.5, 0.6), cycled(0.8, 0.9)));
+    assert_ne!(still, run((0.5, 0.6), Some((0.8, 0.9))));
 }
 
 #[test]

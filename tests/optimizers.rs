@@ -11,7 +11,6 @@ use dsr::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
         },
-        schedule::CycleMomentum,
     },
     data::{Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -376,7 +375,7 @@ fn a_checkpoint_of_another_optimizer_is_refused() {
 #[test]
 fn one_cycle_sets_the_momentum() {
     let _alone = alone();
-    let still = Some(CycleMomentum { cycle_min_mom: 0.7, cycle_max_mom: 0.7, decay_mom_rate: 0.0 });
+    let still = Some((0.7, 0.7));
     let run = |momentum, scheduler| {
         let config = EngineConfig { scheduler, ..engine_config(sgd(momentum, 0.0, false)) };
         train(&mut try_engine(config).unwrap(), &mut loader(), 3)

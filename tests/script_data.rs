@@ -346,15 +346,15 @@ fn options_that_do_not_exist_or_fit_are_refused_together() {
     assert_eq!(
         places(&failure),
         [
+            (Code::Missing, "recipe.rhai:2:4".to_owned()),
             (Code::BadValue, "recipe.rhai:4:13".to_owned()),
             (Code::BadValue, "recipe.rhai:5:14".to_owned()),
-            (Code::Missing, "recipe.rhai:2:4".to_owned()),
             (Code::UnknownOption, "recipe.rhai:3:5".to_owned()),
         ]
     );
-    assert_eq!(failure.faults[0].error.message(), "`epochs` must be 1 or more, found 0");
+    assert_eq!(failure.faults[1].error.message(), "`epochs` must be 1 or more, found 0");
     assert_eq!(
-        failure.faults[1].error.message(),
+        failure.faults[2].error.message(),
         "`endless: true` and `epochs` exclude each other"
     );
     assert_eq!(failure.faults[3].error.hints()[0], "did you mean `micro_batch_size`?");

@@ -1,17 +1,23 @@
 //! The three batch sizes of DeepSpeed, of which any two give the third:
 //! `train_batch_size = micro_batch_size * gradient_accumulation_steps * world_size`.
 
+use super::options::option_table;
 use crate::error::{Code, Error, Result};
 
-/// What was given of the three.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct BatchSizes {
-    /// Rows in an optimizer step, over all ranks.
-    pub train_batch_size: Option<usize>,
-    /// Rows in a batch of one rank.
-    pub micro_batch_size: Option<usize>,
-    /// Micro batches in an optimizer step.
-    pub gradient_accumulation_steps: Option<usize>,
+option_table! {
+    /// The batch sizes as they were given.
+    #[derive(Debug, Clone, Copy)]
+    pub struct BatchSizes {
+        /// rows in an optimizer step, over all ranks. Any two of the three sizes give the third
+        #[option(optional, range = 1.., deepspeed = "train_batch_size")]
+        pub train_batch_size: Option<usize>,
+        /// rows in a batch of one rank
+        #[option(optional, range = 1.., deepspeed = "train_micro_batch_size_per_gpu")]
+        pub micro_batch_size: Option<usize>,
+        /// micro batches in an optimizer step; 1 where it does not follow
+        #[option(optional, range = 1.., deepspeed = "gradient_accumulation_steps")]
+        pub gradient_accumulation_steps: Option<usize>,
+    }
 }
 
 impl BatchSizes {

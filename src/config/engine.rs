@@ -1,8 +1,14 @@
 //! The settings of an engine.
 
 use super::{
-    monitor::MonitorConfig, numerics::Numerics, optimizer::OptimizerConfig,
-    precision::PrecisionConfig, schedule::Schedule, zero::ZeroConfig,
+    batch::BatchSizes,
+    monitor::{MonitorConfig, MonitorOptions},
+    numerics::Numerics,
+    optimizer::{GivenOptimizer, OPTIMIZER_ROWS, OptimizerConfig},
+    options::{Foreign, Kind, OptionTable, Options, ROW, Row, Switch, option_table, option_words},
+    precision::{Dtype, PrecisionConfig},
+    schedule::{LrFunction, SCHEDULER_ROWS, Schedule},
+    zero::ZeroConfig,
 };
 use crate::error::{Code, Error, Result};
 
@@ -35,15 +41,19 @@ pub struct EngineConfig {
     pub monitor: MonitorConfig,
 }
 
-/// Blocks that keep only their input for the backward pass, which runs them once more (Chen et al.
-/// 2016).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ActivationCheckpointing {
-    /// Every how many blocks one does so, from 1: the last of each group of this many, as in
-    /// torchtitan's selective checkpointing.
-    pub every: usize,
-    /// Whether the kept inputs are in host memory until the backward pass, as in DeepSpeed.
-    pub cpu_checkpointing: bool,
+option_table! {
+    /// Blocks that keep only their input for the backward pass, which runs them once more (Chen et al.
+    /// 2016).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct ActivationCheckpointing {
+        /// every how many blocks one does so: the last of each group of this many, as in torchtitan's
+        /// selective checkpointing
+        #[option(default = 1, range = 1..)]
+        pub every: usize,
+        /// whether the kept inputs are in host memory until the backward pass, as in DeepSpeed
+        #[option(default = false)]
+        pub cpu_checkpointing: bool,
+    }
 }
 
 impl ActivationCheckpointing {
@@ -67,18 +77,214 @@ impl ActivationCheckpointing {
     }
 }
 
-impl Default for ActivationCheckpointing {
-    fn default() -> Self {
-        Self { every: 1, cpu_checkpointing: false }
+option_words! {
+    /// What the loss of an optimizer step is the mean of.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum LossAverage {
+        /// The target tokens of the whole global batch: the result does not depend on how it is cut.
+        Tokens = "tokens",
+        /// The means of the micro batches, as in DeepSpeed: tokens of a micro batch with few targets
+        /// count for more.
+        MicroBatches = "micro_batches",
     }
 }
 
-/// What the loss of an optimizer step is the mean of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LossAverage {
-    /// The target tokens of the whole global batch: the result does not depend on how it is cut.
-    Tokens,
-    /// The means of the micro batches, as in DeepSpeed: tokens of a micro batch with few targets
-    /// count for more.
-    MicroBatches,
+option_table! {
+    /// The options of an engine beside those that have files of their own.
+    #[derive(Debug)]
+    pub(super) struct EngineOptions {
+        /// the number formats
+        #[option(default = PrecisionConfig::new(Dtype::Fp32))]
+        pub precision: PrecisionConfig,
+        /// the largest norm of the gradient, over all parameters; 0 leaves it as it is
+        #[option(default = 1.0, range = 0.0.., deepspeed = "gradient_clipping")]
+        pub gradient_clipping: f64,
+        /// how the losses of a global batch become one: the mean over its target tokens, or DeepSpeed's
+        /// mean of the micro batches' means
+        #[option(default = LossAverage::Tokens)]
+        pub loss_average: LossAverage,
+        /// whether blocks keep only their input for the backward pass, which runs them once more
+        #[option(default = Switch(None))]
+        pub activation_checkpointing: Switch<ActivationCheckpointing>,
+        /// ZeRO: the training state of which each rank keeps a shard
+        #[option(default = ZeroConfig::default())]
+        pub zero: ZeroConfig,
+        /// the seed of dropout
+        #[option(default = 42)]
+        pub seed: u64,
+    }
+}
+
+/// The options of `init_engine`, table by table.
+pub const ENGINE_TABLES: &[&[Row]] = &[
+    BatchSizes::ROWS,
+    EngineOptions::ROWS,
+    OPTIMIZER_ROWS,
+    SCHEDULER_ROWS,
+    LOSS_ROWS,
+    Numerics::ROWS,
+    MonitorOptions::ROWS,
+];
+
+const LOSS_ROWS: &[Row] = &[Row {
+    name: "loss",
+    help: &[
+        "computes the loss of a micro batch in place of the cross-entropy, in evaluations too: logits are",
+        "float32, `[batch, tokens, vocabulary]`, targets the token that each position should predict,",
+        "`[batch, tokens]`, shifted already and -100 where there is none. What it returns is taken for a",
+        "mean over the targets",
+    ],
+    kind: || Kind::Function("|logits, targets|"),
+    ..ROW
+}];
+
+impl EngineConfig {
+    /// Reads the option map of `init_engine` for this many ranks, but for `loss`, which is a function;
+    /// `keep` keeps the function of a scheduler.
+    pub fn read(
+        o: &mut Options<'_>,
+        world_size: usize,
+        keep: impl FnOnce(&Foreign) -> Option<Result<LrFunction>>,
+    ) -> Self {
+        let sizes = BatchSizes::read(o);
+        // A size that is wrong in itself is a fault already.
+        let (micro_batch_size, gradient_accumulation_steps) = match o.is_faultless() {
+            true => o.check(sizes.resolve(world_size)).unwrap_or((1, 1)),
+            false => (1, 1),
+        };
+        let options = EngineOptions::read(o);
+        let optimizer = o.map_or_empty("optimizer", GivenOptimizer::read);
+        let scheduler = Schedule::read(o, optimizer.config.lr, keep);
+        let optimizer = optimizer.with(o, &scheduler);
+        let clipping = options.gradient_clipping;
+        Self {
+            micro_batch_size,
+            gradient_accumulation_steps,
+            precision: options.precision,
+            numerics: Numerics::read(o),
+            gradient_clipping: (clipping > 0.0).then_some(clipping),
+            loss_average: options.loss_average,
+            optimizer,
+            scheduler,
+            activation_checkpointing: options.activation_checkpointing.0,
+            zero: options.zero,
+            seed: options.seed,
+            monitor: MonitorConfig::read(o),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value as Json, json};
+
+    use super::*;
+    use crate::config::{
+        MatmulPrecision,
+        options::{self, Value},
+    };
+
+    fn config(map: Json) -> Result<EngineConfig> {
+        let Value::Map(map) = map.into() else { panic!("a map") };
+        options::read("init_engine", &map, |o| EngineConfig::read(o, 2, |_| None))
+    }
+
+    fn paths(map: Json) -> Vec<String> {
+        let e = config(map).unwrap_err();
+        let all = std::iter::once(&e).chain(e.others());
+        all.filter_map(Error::option_path).map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn defaults_are_deepspeeds_and_pytorchs() {
+        let config = config(json!({ "micro_batch_size": 2 })).unwrap();
+        assert_eq!(config.gradient_accumulation_steps, 1);
+        assert_eq!(config.gradient_clipping, Some(1.0));
+        assert_eq!(config.optimizer, OptimizerConfig::default());
+        assert!(matches!(config.scheduler, Schedule::Constant));
+    }
+
+    #[test]
+    fn the_batch_sizes_give_each_other() {
+        let config = config(json!({ "train_batch_size": 32, "micro_batch_size": 4 })).unwrap();
+        assert_eq!(config.gradient_accumulation_steps, 4);
+        let found = paths(json!({ "train_batch_size": 30, "micro_batch_size": 4 }));
+        assert_eq!(found, ["train_batch_size"]);
+    }
+
+    #[test]
+    fn a_clipping_of_zero_is_none() {
+        let config = config(json!({ "micro_batch_size": 2, "gradient_clipping": 0 })).unwrap();
+        assert_eq!(config.gradient_clipping, None);
+    }
+
+    #[test]
+    fn numerics_are_pytorchs() {
+        let numerics = |map| config(map).map(|config| config.numerics);
+        assert_eq!(numerics(json!({ "micro_batch_size": 1 })).unwrap(), Numerics::default());
+        for &(name, matmul_precision) in MatmulPrecision::NAMES {
+            let map =
+                json!({ "micro_batch_size": 1, "matmul_precision": name, "deterministic": true });
+            let expected = Numerics { matmul_precision, deterministic: true };
+            assert_eq!(numerics(map).unwrap(), expected);
+        }
+        let wrong =
+            json!({ "micro_batch_size": 1, "matmul_precision": "tf32", "deterministic": "warn" });
+        assert_eq!(paths(wrong), ["matmul_precision", "deterministic"]);
+    }
+
+    #[test]
+    fn checkpointing_is_a_bool_or_a_map() {
+        let read = |value: Json| {
+            let map = json!({ "micro_batch_size": 1, "activation_checkpointing": value });
+            config(map).map(|config| config.activation_checkpointing)
+        };
+        let some =
+            |every, cpu_checkpointing| Some(ActivationCheckpointing { every, cpu_checkpointing });
+        assert_eq!(read(json!(false)).unwrap(), None);
+        assert_eq!(read(json!(true)).unwrap(), some(1, false));
+        assert_eq!(read(json!({})).unwrap(), some(1, false));
+        assert_eq!(read(json!({ "every": 3, "cpu_checkpointing": true })).unwrap(), some(3, true));
+        let path = |value| read(value).unwrap_err().option_path().map(ToOwned::to_owned);
+        assert_eq!(path(json!(1)).as_deref(), Some("activation_checkpointing"));
+        assert_eq!(path(json!({ "every": 0 })).as_deref(), Some("activation_checkpointing.every"));
+        assert_eq!(path(json!({ "evry": 2 })).as_deref(), Some("activation_checkpointing.evry"));
+    }
+
+    #[test]
+    fn all_mistakes_are_listed() {
+        let found = paths(json!({
+            "precision": "int8", "optimizer": { "type": "Adan", "betas": [0.9] },
+            "scheduler": { "type": "linear", "total_num_steps": 5, "warmup_num_steps": 9, "warmup": 1 },
+        }));
+        assert_eq!(
+            found,
+            [
+                "micro_batch_size",
+                "precision",
+                "optimizer.type",
+                "optimizer.betas",
+                "scheduler.warmup_num_steps",
+                "scheduler.warmup"
+            ]
+        );
+    }
+
+    #[test]
+    fn what_the_scheduler_replaces_is_refused() {
+        let cycle = json!({ "type": "OneCycle", "cycle_min_lr": 1e-4, "cycle_max_lr": 1e-3 });
+        let given = json!({ "lr": 0.1, "betas": [0.9, 0.95] });
+        let both = json!({ "micro_batch_size": 1, "optimizer": given, "scheduler": cycle });
+        assert_eq!(paths(both), ["optimizer.lr", "optimizer.betas"]);
+        assert!(config(json!({ "micro_batch_size": 1, "scheduler": cycle })).is_ok());
+        let e = config(json!({
+            "micro_batch_size": 1, "optimizer": { "lr": 5e-5 },
+            "scheduler": { "type": "WarmupDecayLR", "total_num_steps": 1000 },
+        }))
+        .unwrap_err();
+        assert_eq!(
+            e.message(),
+            "`optimizer.lr` 0.00005 would not be used: WarmupDecayLR goes by its own warmup_max_lr, 0.001"
+        );
+    }
 }

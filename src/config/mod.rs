@@ -6,13 +6,14 @@ mod engine;
 mod monitor;
 mod numerics;
 pub mod optimizer;
+pub mod options;
 mod precision;
 pub mod schedule;
 pub mod suggest;
 mod zero;
 
 pub use batch::BatchSizes;
-pub use engine::{ActivationCheckpointing, EngineConfig, LossAverage};
+pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;

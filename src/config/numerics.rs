@@ -1,39 +1,35 @@
 //! How exactly libtorch computes: what it may round, and whether it repeats itself.
 
-/// The rounding that products of float32 matrices may use, as
-/// `torch.set_float32_matmul_precision`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum MatmulPrecision {
-    /// Nothing: float32 throughout.
-    #[default]
-    Highest,
-    /// On CUDA TensorFloat-32, which has 11 bits of precision.
-    High,
-    /// As `High`; on CPUs that can, bfloat16, which has 8.
-    Medium,
-}
+use super::options::{option_table, option_words};
 
-impl MatmulPrecision {
-    /// All of them by their names in options.
-    pub const NAMES: &'static [(&'static str, Self)] =
-        &[("highest", Self::Highest), ("high", Self::High), ("medium", Self::Medium)];
-
-    /// The name in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Highest => "highest",
-            Self::High => "high",
-            Self::Medium => "medium",
-        }
+option_words! {
+    /// The rounding that products of float32 matrices may use, as
+    /// `torch.set_float32_matmul_precision`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub enum MatmulPrecision {
+        /// Nothing: float32 throughout.
+        #[default]
+        Highest = "highest",
+        /// On CUDA TensorFloat-32, which has 11 bits of precision.
+        High = "high",
+        /// As `High`; on CPUs that can, bfloat16, which has 8.
+        Medium = "medium",
     }
 }
 
-/// Settings of libtorch that an engine computes with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Numerics {
-    /// The precision of matrix products.
-    pub matmul_precision: MatmulPrecision,
-    /// Whether two runs on the same GPUs are equal to the bit. An operation that cannot be is then an
-    /// error.
-    pub deterministic: bool,
+option_table! {
+    /// Settings of libtorch that an engine computes with.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Numerics {
+        /// the precision of products of float32 matrices, as `torch.set_float32_matmul_precision`: on a
+        /// GPU "high" and "medium" use TensorFloat-32, which is several times as fast, on a CPU that can
+        /// "medium" uses bf16
+        #[option(default = MatmulPrecision::Highest)]
+        pub matmul_precision: MatmulPrecision,
+        /// whether two runs on the same GPUs are equal to the bit, as
+        /// `torch.use_deterministic_algorithms`, for some speed; an operation that cannot be is then an
+        /// error that names it. Runs on CPUs always are
+        #[option(default = false)]
+        pub deterministic: bool,
+    }
 }

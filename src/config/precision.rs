@@ -5,33 +5,25 @@
 //! difference: gradients are accumulated and reduced in float32 unless told otherwise, where
 //! DeepSpeed uses the model's format.
 
+use super::options::{
+    Given, Kind, OptionTable, OptionType, Options, Row, option_table, option_words,
+};
 use crate::error::{Code, Error, Result};
 
-/// A floating-point format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
-    /// float32.
-    Fp32,
-    /// bfloat16: the range of float32 with 8 bits of precision.
-    Bf16,
-    /// float16: 11 bits of precision up to 65504.
-    Fp16,
+option_words! {
+    /// A floating-point format.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Dtype {
+        /// float32.
+        Fp32 = "fp32",
+        /// bfloat16: the range of float32 with 8 bits of precision.
+        Bf16 = "bf16",
+        /// float16: 11 bits of precision up to 65504.
+        Fp16 = "fp16",
+    }
 }
 
 impl Dtype {
-    /// All of them by their names in options.
-    pub const NAMES: &'static [(&'static str, Self)] =
-        &[("fp32", Self::Fp32), ("bf16", Self::Bf16), ("fp16", Self::Fp16)];
-
-    /// The name in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fp32 => "fp32",
-            Self::Bf16 => "bf16",
-            Self::Fp16 => "fp16",
-        }
-    }
-
     /// Bytes of an element.
     pub const fn bytes(self) -> u64 {
         match self {
@@ -107,20 +99,27 @@ pub enum LossScale {
     Dynamic(DynamicLossScale),
 }
 
-/// DeepSpeed's `DynamicLossScaler`: the scale halves when gradients overflow, and doubles after
-/// `loss_scale_window` steps without.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DynamicLossScale {
-    /// The scale starts at two to the power of this.
-    pub initial_scale_power: u32,
-    /// Steps without overflow after which the scale doubles.
-    pub loss_scale_window: u64,
-    /// Overflows that are waited for before the scale halves; each of them skips its step.
-    pub hysteresis: u32,
-    /// Whether a step without overflow brings `hysteresis` back, rather than a growth of the scale.
-    pub consecutive_hysteresis: bool,
-    /// The scale never falls below this; a further overflow ends the training.
-    pub min_loss_scale: f64,
+option_table! {
+    /// DeepSpeed's `DynamicLossScaler`: the scale halves when gradients overflow, and doubles after
+    /// `loss_scale_window` steps without.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct DynamicLossScale {
+        /// the first scale, as a power of 2
+        #[option(default = 16, range = 0..=100)]
+        pub initial_scale_power: u32,
+        /// steps without an overflow after which the scale doubles
+        #[option(default = 1000, range = 1..)]
+        pub loss_scale_window: u64,
+        /// overflows before the scale halves
+        #[option(default = 2, range = 1..)]
+        pub hysteresis: u32,
+        /// whether a step without an overflow restores `hysteresis`
+        #[option(default = false)]
+        pub consecutive_hysteresis: bool,
+        /// the lowest scale
+        #[option(default = 1.0, must = |scale: &f64| *scale > 0.0 && scale.is_finite() => "above 0 and finite")]
+        pub min_loss_scale: f64,
+    }
 }
 
 impl DynamicLossScale {
@@ -147,21 +146,155 @@ impl DynamicLossScale {
     }
 }
 
-impl Default for DynamicLossScale {
-    fn default() -> Self {
-        Self {
-            initial_scale_power: 16,
-            loss_scale_window: 1000,
-            hysteresis: 2,
-            consecutive_hysteresis: false,
-            min_loss_scale: 1.0,
+option_table! {
+    /// The settings of `precision` where it is a map.
+    #[derive(Debug)]
+    struct PrecisionOptions {
+        /// the format of the model's parameters and activations; with bf16 and fp16 the optimizer updates
+        /// float32 master weights, and a gradient that is not finite skips its step
+        #[option(required)]
+        pub dtype: Option<Dtype>,
+        /// the format in which gradients are summed
+        #[option(default = Dtype::Fp32)]
+        pub grad_accum_dtype: Dtype,
+        /// the format in which gradients travel between ranks
+        #[option(default = Dtype::Fp32)]
+        pub communication_data_type: Dtype,
+        /// fp16 alone: a static scale of the loss; 0 is a dynamic one, for which the other options are
+        #[option(default = 0.0, range = 0.0.., must = |scale: &f64| scale.is_finite() => "finite")]
+        pub loss_scale: f64,
+    }
+}
+
+const TABLES: &[&[Row]] = &[PrecisionOptions::ROWS, DynamicLossScale::ROWS];
+
+/// A word, or a map.
+impl OptionType for PrecisionConfig {
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
+        if o.is_map(key) {
+            return o.map(key, Self::read).map_or(Given::Faulty, Given::Value);
         }
+        match Dtype::take(o, key) {
+            Given::Value(dtype) => Given::Value(Self::new(dtype)),
+            Given::Absent => Given::Absent,
+            Given::Faulty => Given::Faulty,
+        }
+    }
+
+    fn stand_in() -> Self {
+        Self::new(Dtype::Fp32)
+    }
+
+    fn kind() -> Kind {
+        Kind::Or(Box::new(<Dtype as OptionType>::kind()), Box::new(Kind::Map(TABLES)))
+    }
+
+    fn shown(&self) -> Option<String> {
+        OptionType::shown(&self.dtype)
+    }
+}
+
+impl PrecisionConfig {
+    /// Reads the map. Settings that only fp16 has are refused with other formats, and those of a dynamic
+    /// scale beside a static one.
+    fn read(o: &mut Options<'_>) -> Self {
+        let given = PrecisionOptions::read(o);
+        let dynamic = DynamicLossScale::read(o);
+        let Some(dtype) = given.dtype else { return Self::new(Dtype::Fp32) };
+        let precision = Self {
+            grad_accum_dtype: given.grad_accum_dtype,
+            communication_data_type: given.communication_data_type,
+            ..Self::new(dtype)
+        };
+        o.check(precision.check());
+        let dynamic_options = DynamicLossScale::ROWS.iter().map(|row| row.name);
+        if dtype != Dtype::Fp16 {
+            let why =
+                format!("goes with fp16: {} has the range of fp32 and no loss scale", dtype.name());
+            o.refuse(std::iter::once("loss_scale").chain(dynamic_options), &why);
+            return precision;
+        }
+        let loss_scale = given.loss_scale;
+        if loss_scale > 0.0 {
+            let why = format!("would not be used: loss_scale {loss_scale} is a static scale");
+            o.refuse(dynamic_options, &why);
+            return Self { loss_scale: LossScale::Static(loss_scale), ..precision };
+        }
+        o.check(dynamic.check());
+        Self { loss_scale: LossScale::Dynamic(dynamic), ..precision }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::options;
+
+    fn precision(json: serde_json::Value) -> Result<PrecisionConfig> {
+        let map = [("precision".to_owned(), json.into())].into();
+        let read = |o: &mut Options<'_>| o.get("precision").required();
+        options::read("init_engine", &map, read)
+    }
+
+    fn messages(json: serde_json::Value) -> Vec<String> {
+        let e = precision(json).unwrap_err();
+        let all = std::iter::once(&e).chain(e.others());
+        all.map(Error::message).map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn a_word_is_enough() {
+        assert_eq!(precision(json!("bf16")).unwrap(), PrecisionConfig::new(Dtype::Bf16));
+        let LossScale::Dynamic(scale) = precision(json!("fp16")).unwrap().loss_scale else {
+            panic!("fp16 has a dynamic scale")
+        };
+        assert_eq!(scale.initial_scale(), 65536.0);
+    }
+
+    #[test]
+    fn a_map_has_deepspeeds_settings() {
+        let found = precision(
+            json!({ "dtype": "fp16", "loss_scale": 0, "initial_scale_power": 32, "loss_scale_window": 8,
+                  "hysteresis": 3, "min_loss_scale": 0.5, "grad_accum_dtype": "fp16" }),
+        )
+        .unwrap();
+        let scale = DynamicLossScale {
+            initial_scale_power: 32,
+            loss_scale_window: 8,
+            hysteresis: 3,
+            consecutive_hysteresis: false,
+            min_loss_scale: 0.5,
+        };
+        assert_eq!(found.loss_scale, LossScale::Dynamic(scale));
+        assert_eq!(found.grad_accum_dtype, Dtype::Fp16);
+        let fixed = precision(json!({ "dtype": "fp16", "loss_scale": 128 })).unwrap();
+        assert_eq!(fixed.loss_scale, LossScale::Static(128.0));
+    }
+
+    #[test]
+    fn a_setting_that_would_not_be_used_is_refused() {
+        assert_eq!(
+            messages(json!({ "dtype": "bf16", "loss_scale": 128, "grad_accum_dtype": "fp16" })),
+            [
+                "`precision.grad_accum_dtype` must be \"fp32\" or \"bf16\" with bf16, found \"fp16\"",
+                "`precision.loss_scale` goes with fp16: bf16 has the range of fp32 and no loss scale"
+            ]
+        );
+        assert_eq!(
+            messages(json!({ "dtype": "fp16", "loss_scale": 128, "hysteresis": 2 })),
+            ["`precision.hysteresis` would not be used: loss_scale 128 is a static scale"]
+        );
+        assert_eq!(
+            messages(json!({ "loss_scale": 2 })),
+            ["`precision.dtype` is required and missing"]
+        );
+        assert_eq!(
+            messages(json!({ "dtype": "fp16", "initial_scale_power": 2, "min_loss_scale": 8 })),
+            ["the scale would start at 2^2 = 4, below `min_loss_scale` 8"]
+        );
+    }
 
     #[test]
     fn gradients_add_up_in_float32_or_in_the_models_format() {

@@ -3,72 +3,55 @@
 
 use std::path::PathBuf;
 
+use super::options::{option_table, option_words};
 use crate::error::{Code, Error, Result};
 
-/// What is shared out, and how the parts travel. Sizes count elements.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ZeroConfig {
-    /// 0 shares nothing out, 1 the optimizer's state, 2 the gradients too, 3 the parameters too.
-    pub stage: u8,
-    /// Whether gradients travel while the backward pass goes on; `None` is only at stage 3, as in
-    /// DeepSpeed.
-    pub overlap_comm: Option<bool>,
-    /// The most gradients of one collective: a larger unit is reduced in pieces.
-    pub reduce_bucket_size: u64,
-    /// The most parameters of one collective after a step: a larger unit is gathered in pieces.
-    pub allgather_bucket_size: u64,
-    /// Parameters that are gathered ahead of their use, at stage 3.
-    pub stage3_prefetch_bucket_size: u64,
-    /// Tensors up to this size are not shared out, at stage 3.
-    pub stage3_param_persistence_threshold: u64,
-    /// Where master weights and the optimizer's state are, and the optimizer steps.
-    pub offload_optimizer: OffloadDevice,
-    /// Where the parameters are while they are not used.
-    pub offload_param: OffloadDevice,
-    /// The directory on a fast disk for what is offloaded to it.
-    pub nvme_path: Option<PathBuf>,
-}
-
-/// Where a part of the training state is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OffloadDevice {
-    /// Where the model is.
-    None,
-    /// In host memory; where the model is there too, this is no other place.
-    Cpu,
-    /// In a file under [`ZeroConfig::nvme_path`].
-    Nvme,
-}
-
-impl OffloadDevice {
-    /// All of them by their names in options.
-    pub const NAMES: &'static [(&'static str, Self)] =
-        &[("none", Self::None), ("cpu", Self::Cpu), ("nvme", Self::Nvme)];
-
-    /// The name in options.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Cpu => "cpu",
-            Self::Nvme => "nvme",
-        }
+option_table! {
+    /// What is sharded, and how the shards travel. Sizes count elements, and are taken at every stage,
+    /// so that a recipe can try one stage after another.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    #[check(ZeroConfig::check)]
+    pub struct ZeroConfig {
+        /// 0 shards nothing, 1 the optimizer's state, 2 the gradients too, 3 the parameters too
+        #[option(default = 0, range = 0..=3, deepspeed = "stage")]
+        pub stage: u8,
+        /// whether gradients are reduced during the backward pass; by default only at stage 3
+        #[option(optional, deepspeed = "overlap_comm")]
+        pub overlap_comm: Option<bool>,
+        /// the most gradients of one collective; a larger unit is reduced in pieces
+        #[option(default = 500_000_000, range = 1.., deepspeed = "reduce_bucket_size")]
+        pub reduce_bucket_size: u64,
+        /// the most parameters of one collective after a step; a larger unit is gathered in pieces
+        #[option(default = 500_000_000, range = 1.., deepspeed = "allgather_bucket_size")]
+        pub allgather_bucket_size: u64,
+        /// parameters that stage 3 gathers ahead of their use
+        #[option(default = 50_000_000, deepspeed = "stage3_prefetch_bucket_size")]
+        pub stage3_prefetch_bucket_size: u64,
+        /// tensors of up to this size are not sharded at stage 3
+        #[option(default = 100_000, deepspeed = "stage3_param_persistence_threshold")]
+        pub stage3_param_persistence_threshold: u64,
+        /// where master weights and the optimizer's state are, and the optimizer steps
+        #[option(default = OffloadDevice::None)]
+        pub offload_optimizer: OffloadDevice,
+        /// where the parameters are while they are not used
+        #[option(default = OffloadDevice::None)]
+        pub offload_param: OffloadDevice,
+        /// the directory on a fast disk for the state that is offloaded to "nvme"
+        #[option(optional)]
+        pub nvme_path: Option<PathBuf>,
     }
 }
 
-impl Default for ZeroConfig {
-    /// DeepSpeed's defaults.
-    fn default() -> Self {
-        Self {
-            stage: 0,
-            overlap_comm: None,
-            reduce_bucket_size: 500_000_000,
-            allgather_bucket_size: 500_000_000,
-            stage3_prefetch_bucket_size: 50_000_000,
-            stage3_param_persistence_threshold: 100_000,
-            offload_optimizer: OffloadDevice::None,
-            offload_param: OffloadDevice::None,
-            nvme_path: None,
-        }
+option_words! {
+    /// Where a part of the training state is kept.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum OffloadDevice {
+        /// Where the model is.
+        None = "none",
+        /// In host memory; where the model is there too, this is no other place.
+        Cpu = "cpu",
+        /// In a file under [`ZeroConfig::nvme_path`].
+        Nvme = "nvme",
     }
 }
 
@@ -129,7 +112,15 @@ impl ZeroConfig {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+    use crate::config::options::{Value, read_table};
+
+    fn zero(json: serde_json::Value) -> Result<ZeroConfig> {
+        let Value::Map(map) = json.into() else { panic!("a map") };
+        read_table("zero", &map)
+    }
 
     fn options(config: ZeroConfig) -> Vec<String> {
         let Err(e) = config.check() else { return Vec::new() };
@@ -147,5 +138,39 @@ mod tests {
         assert_eq!(of_stage(3), ["nvme_path"]);
         let nvme_path = Some("/local_nvme".into());
         assert!(ZeroConfig { stage: 3, nvme_path, ..both }.check().is_ok());
+    }
+
+    #[test]
+    fn deepspeeds_names_and_defaults() {
+        assert_eq!(zero(json!({})).unwrap(), ZeroConfig::default());
+        let given = zero(json!({
+            "stage": 3, "overlap_comm": false, "reduce_bucket_size": 2e8, "allgather_bucket_size": 10,
+            "stage3_prefetch_bucket_size": 0, "stage3_param_persistence_threshold": 1,
+            "offload_optimizer": "cpu", "offload_param": "nvme", "nvme_path": "/nvme",
+        }));
+        let expected = ZeroConfig {
+            stage: 3,
+            overlap_comm: Some(false),
+            reduce_bucket_size: 200_000_000,
+            allgather_bucket_size: 10,
+            stage3_prefetch_bucket_size: 0,
+            stage3_param_persistence_threshold: 1,
+            offload_optimizer: OffloadDevice::Cpu,
+            offload_param: OffloadDevice::Nvme,
+            nvme_path: Some(PathBuf::from("/nvme")),
+        };
+        assert_eq!(given.unwrap(), expected);
+    }
+
+    #[test]
+    fn all_mistakes_are_listed() {
+        let e = zero(json!({
+            "stage": 4, "overlap_com": true, "reduce_bucket_size": 0, "offload_optimizer": "cpu",
+        }))
+        .unwrap_err();
+        let all = std::iter::once(&e).chain(e.others());
+        let paths: Vec<_> = all.filter_map(Error::option_path).collect();
+        let expected = ["stage", "reduce_bucket_size", "offload_optimizer", "overlap_com"];
+        assert_eq!(paths, expected);
     }
 }

@@ -14,39 +14,36 @@ use super::{
     tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    config::options::option_table,
+    error::{Code, Error, Result},
+};
 
-/// How text becomes rows of token ids.
-#[derive(Debug, Clone)]
-pub struct TokenizeOptions {
-    /// The column that holds the text.
-    pub field: String,
-    /// The column of the texts that a model with an encoder should answer with: its tokens are the
-    /// labels.
-    pub text_target: Option<String>,
-    /// Whether each text ends in the tokenizer's end-of-text token.
-    pub append_eos: bool,
-    /// The length in tokens to which rows are cut or padded.
-    pub max_length: Option<usize>,
-    /// The length in tokens to which labels are cut.
-    pub max_target_length: Option<usize>,
-    /// Which rows are padded.
-    pub padding: Padding,
-    /// Whether rows longer than `max_length` are cut; the end-of-text token of `append_eos` stays.
-    pub truncation: bool,
-}
-
-impl Default for TokenizeOptions {
-    fn default() -> Self {
-        Self {
-            field: "text".to_owned(),
-            text_target: None,
-            append_eos: false,
-            max_length: None,
-            max_target_length: None,
-            padding: Padding::None,
-            truncation: false,
-        }
+option_table! {
+    /// How text becomes rows of token ids.
+    #[derive(Debug, Clone)]
+    pub struct TokenizeOptions {
+        /// the column that holds the text
+        #[option(default = "text".to_owned())]
+        pub field: String,
+        /// the column of the answers for a model with an encoder: its tokens are the labels
+        #[option(optional)]
+        pub text_target: Option<String>,
+        /// whether each text ends in the tokenizer's end-of-text token
+        #[option(default = false)]
+        pub append_eos: bool,
+        /// the length in tokens to which rows are cut or padded
+        #[option(optional)]
+        pub max_length: Option<usize>,
+        /// the length in tokens to which labels are cut
+        #[option(optional)]
+        pub max_target_length: Option<usize>,
+        /// which rows are padded: none, each to the longest of its micro batch, or to `max_length`
+        #[option(default = Padding::None)]
+        pub padding: Padding,
+        /// whether rows longer than `max_length` are cut; the end-of-text token of `append_eos` stays
+        #[option(default = false)]
+        pub truncation: bool,
     }
 }
 

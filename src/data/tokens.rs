@@ -12,17 +12,22 @@ use arrow::{
 };
 
 use super::stage::{is_text, no_column};
-use crate::error::{Code, Error, Result};
+use crate::{
+    config::options::option_words,
+    error::{Code, Error, Result},
+};
 
-/// Which rows are filled up with padding tokens, and to what length.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Padding {
-    /// None: rows keep their own lengths.
-    None,
-    /// Each row to the longest of its micro batch.
-    Longest,
-    /// Each row to `max_length`.
-    MaxLength,
+option_words! {
+    /// Which rows are filled up with padding tokens, and to what length.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Padding {
+        /// None: rows keep their own lengths.
+        None = "none",
+        /// Each row to the longest of its micro batch.
+        Longest = "longest",
+        /// Each row to `max_length`.
+        MaxLength = "max_length",
+    }
 }
 
 /// The column of token ids.

@@ -64,7 +64,7 @@ use crate::{
         memory::{self as ledger, Ledger},
         trace::range,
     },
-    config::{EngineConfig, LossAverage},
+    config::{EngineConfig, LossAverage, optimizer::check_momentum},
     data::{Batch, BatchRows},
     dist::{ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
@@ -147,7 +147,7 @@ impl Engine {
     /// operations are not known; `deterministic` in an environment that does not allow it.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
-        config.scheduler.check_momentum(&config.optimizer)?;
+        check_momentum(&config.optimizer, &config.scheduler)?;
         if config.monitor.flops_profiler.is_some() {
             model.measure()?;
         }

@@ -11,28 +11,30 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{KeyValues, Masks, Model, Prediction, forward::Inference};
 use crate::{
+    config::options::option_table,
     error::{Code, Error, Result},
     tensor::{Device, Kind, Tensor, guard, to_device},
 };
 
-/// How the next token is chosen, and when to stop.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sampling {
-    /// Most tokens to generate.
-    pub max_new_tokens: usize,
-    /// What logits are divided by; 0 takes the most likely token always.
-    pub temperature: f64,
-    /// Only this many of the most likely tokens are drawn from; `None` is all.
-    pub top_k: Option<usize>,
-    /// Only the most likely tokens whose probabilities reach this sum are drawn from.
-    pub top_p: f64,
-    /// The seed of the draws.
-    pub seed: u64,
-}
-
-impl Default for Sampling {
-    fn default() -> Self {
-        Self { max_new_tokens: 50, temperature: 1.0, top_k: Some(50), top_p: 1.0, seed: 0 }
+option_table! {
+    /// How the next token is chosen, and when to stop.
+    #[derive(Debug, Clone, PartialEq)]
+    pub struct Sampling {
+        /// the most tokens to generate
+        #[option(default = 50, range = 1..)]
+        pub max_new_tokens: usize,
+        /// what logits are divided by; 0 takes the most likely token each time
+        #[option(default = 1.0, range = 0.0..)]
+        pub temperature: f64,
+        /// how many of the most likely tokens are drawn from; 0 is all
+        #[option(default = 50)]
+        pub top_k: usize,
+        /// the sum of the probabilities of the most likely tokens that are drawn from
+        #[option(default = 1.0, must = |p: &f64| *p > 0.0 && *p <= 1.0 => "above 0 and at most 1")]
+        pub top_p: f64,
+        /// the seed of the draws
+        #[option(default = 0)]
+        pub seed: u64,
     }
 }
 
@@ -172,10 +174,10 @@ fn choose(logits: &Tensor, sampling: &Sampling, rng: &mut impl Rng) -> Result<i6
     Ok(candidates.last().map_or(0, |&(token, _)| token))
 }
 
-/// The `top_k` tokens with the largest logits, and these, the largest first.
-fn most_likely(logits: &Tensor, top_k: Option<usize>) -> Result<Vec<(i64, f64)>> {
+/// The `top_k` tokens with the largest logits, all for 0, and these, the largest first.
+fn most_likely(logits: &Tensor, top_k: usize) -> Result<Vec<(i64, f64)>> {
     let vocab = logits.numel();
-    let k = top_k.map_or(vocab, |k| k.min(vocab));
+    let k = if top_k == 0 { vocab } else { top_k.min(vocab) };
     match logits.device() {
         Device::Cpu => most_likely_here(logits, k),
         _ => most_likely_there(logits, k),
@@ -233,7 +235,7 @@ mod tests {
     use crate::model::tiny_gpt2;
 
     fn sampling() -> Sampling {
-        Sampling { top_k: None, ..Sampling::default() }
+        Sampling { top_k: 0, ..Sampling::default() }
     }
 
     fn ids(candidates: &[(i64, f64)]) -> Vec<i64> {
@@ -248,11 +250,11 @@ mod tests {
             let most_likely = most_likely(&logits, top_k).unwrap();
             ids(&candidates(&most_likely, &Sampling { top_k, top_p, ..sampling() }))
         };
-        assert_eq!(with(None, 1.0), [1, 2, 3, 0]);
-        assert_eq!(with(Some(2), 1.0), [1, 2]);
-        assert_eq!(with(None, 0.74), [1, 2]);
-        assert_eq!(with(None, 0.76), [1, 2, 3]);
-        assert_eq!(with(None, 0.1), [1], "at least one stays");
+        assert_eq!(with(0, 1.0), [1, 2, 3, 0]);
+        assert_eq!(with(2, 1.0), [1, 2]);
+        assert_eq!(with(0, 0.74), [1, 2]);
+        assert_eq!(with(0, 0.76), [1, 2, 3]);
+        assert_eq!(with(0, 0.1), [1], "at least one stays");
     }
 
     /// Both ways to find them, with the many equal logits of 16 bits.

@@ -5,12 +5,7 @@ use std::path::Path;
 use rhai::{Map as ScriptMap, Position};
 use serde_json::{Map, Value};
 
-use super::{
-    Failure, engine_options,
-    error::{AtPosition, split},
-    sources::Sources,
-    value,
-};
+use super::{Failure, engine_options, error::AtPosition, sources::Sources, value};
 use crate::{
     config::deepspeed::{self, Fault, Origin, Settings},
     error::{Code, Error, Result},
@@ -85,7 +80,7 @@ fn check(name: &str, settings: &Settings, world_size: usize) -> Result<()> {
     let no_functions =
         |_| Err(Error::new(Code::Internal, format!("{name} cannot hold a function")));
     let Err(error) = engine_options::read(&map, world_size, no_functions) else { return Ok(()) };
-    let faults = split(error).into_iter().filter_map(|error| {
+    let faults = error.split().into_iter().filter_map(|error| {
         match settings.origin(error.option_path()?)? {
             Origin::File(at) => Some(located(error, name, at)),
             Origin::Given => Some(error),

@@ -7,7 +7,7 @@
 use rhai::{EvalAltResult, Position};
 
 use super::{
-    error::{Frame, Located, ScriptError, duplicate, split},
+    error::{Frame, Located, ScriptError, duplicate},
     locate::{self, Part},
     resolver::EMBEDDED,
     sources::{Place, Sources},
@@ -66,7 +66,7 @@ impl Failure {
             Some(Call { callee: frame.callee.clone(), place })
         });
         let calls = calls.collect();
-        let faults = split(error).into_iter().map(|error| {
+        let faults = error.split().into_iter().map(|error| {
             let place = place(&error, outer, sources);
             Fault { error, place }
         });
@@ -88,7 +88,7 @@ pub(crate) fn diagnose(
 /// A script error on its way through Rust, which remembers where it happened.
 pub(crate) fn seal(engine: &rhai::Engine, error: EvalAltResult, source: &str) -> Error {
     let (inner, frames) = unwind(error, source);
-    let faults = split(typed(engine, inner)).into_iter().map(|error| {
+    let faults = typed(engine, inner).split().into_iter().map(|error| {
         let inner = Located::of(&error).map(|l| l.frames.clone()).unwrap_or_default();
         error.caused_by(Located { frames: inner.into_iter().chain(frames.clone()).collect() })
     });

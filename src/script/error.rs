@@ -67,15 +67,6 @@ pub(crate) fn duplicate(error: &Error) -> Error {
     Error::all(all.collect()).expect("the list begins with the first error")
 }
 
-/// One error for each of several faults.
-pub(crate) fn split(error: Error) -> Vec<Error> {
-    if error.others().is_empty() {
-        return vec![error];
-    }
-    let others = error.others().iter().flat_map(|other| split(duplicate(other)));
-    std::iter::once(alone(&error)).chain(others).collect()
-}
-
 /// A copy of the first of several faults.
 fn alone(error: &Error) -> Error {
     let mut copy = Error::new(error.code(), error.message());

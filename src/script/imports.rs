@@ -7,7 +7,7 @@ use rhai::{AST, ASTNode, Expr, Position, Stmt};
 use super::{
     Host,
     diagnostics::seal,
-    error::{AtPosition, split},
+    error::AtPosition,
     params::{self, Parameter},
     pinned::{Address, is_address},
     resolver::{self, Look},
@@ -98,7 +98,7 @@ impl Imports {
                         Some(ast)
                     }
                     Err(e) => {
-                        all.faults.extend(split(seal(engine, *Box::from(e), &name)));
+                        all.faults.extend(seal(engine, *Box::from(e), &name).split());
                         None
                     }
                 };

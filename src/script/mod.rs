@@ -34,17 +34,11 @@ mod indices;
 mod iterate;
 mod lexer;
 mod locate;
-mod memory_options;
-mod monitor_options;
 mod observers;
-mod optimizer_options;
 mod powers;
-mod precision_options;
 mod resolver;
 mod runtime;
-mod scheduler_options;
 mod translate;
-mod zero_options;
 
 use std::rc::Rc;
 

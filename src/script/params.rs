@@ -9,14 +9,12 @@ use std::path::Path;
 
 use rhai::{AST, Dynamic, Expr, FnCallExpr, Module, Position, Stmt};
 
-use super::{
-    PARAMETERS,
-    error::{AtPosition, split},
-    options,
-    value::{self, OptionValue},
-};
+use super::{PARAMETERS, error::AtPosition, options, value};
 use crate::{
-    config::suggest::nearest,
+    config::{
+        options::{OptionValue, limits},
+        suggest::nearest,
+    },
     error::{Code, Error, Result},
     fs,
 };
@@ -103,9 +101,9 @@ impl Parameter {
             return self.choices.iter().map(written).collect::<Vec<_>>().join(" | ");
         }
         match (self.min, self.max) {
-            (Some(a), Some(b)) => value::limits(&(a..=b)),
-            (Some(a), None) => value::limits(&(a..)),
-            (None, Some(b)) => value::limits(&(..=b)),
+            (Some(a), Some(b)) => limits(&(a..=b)),
+            (Some(a), None) => limits(&(a..)),
+            (None, Some(b)) => limits(&(..=b)),
             (None, None) => String::new(),
         }
     }
@@ -183,7 +181,7 @@ pub(crate) fn scan(source: &str, ast: &AST) -> Result<Vec<Parameter>> {
                 faults.push(Error::new(Code::BadValue, message).at(source, position));
             }
             Ok(p) => found.push(p),
-            Err(e) => faults.extend(split(e).into_iter().map(|e| e.at(source, position))),
+            Err(e) => faults.extend(e.split().into_iter().map(|e| e.at(source, position))),
         }
     }
     for position in super::locate::calls_of(ast, DECLARE) {
@@ -274,7 +272,8 @@ fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
             .hint(r#"for example: param("lr", 3e-4, "peak learning rate");"#));
     }
     let word = |value: Dynamic, what: &str| {
-        String::read(&value).map_err(|wrong| wrong.into_error(&format!("{what} of param")))
+        String::read(&value::option_value(&value))
+            .map_err(|wrong| wrong.into_error(&format!("{what} of param")))
     };
     let name = word(literal(0, "name")?, "name")?;
     if !rhai::is_valid_identifier(&name) {
@@ -307,7 +306,11 @@ fn read(call: &FnCallExpr, position: Position) -> Result<Parameter> {
             Error::new(Code::WrongType, "the limits of `param` must be a map: #{ min: 0, max: 1 }")
         })?;
         (parameter.choices, parameter.min, parameter.max) = options::read(DECLARE, &limits, |o| {
-            let choices = o.raw("choices").and_then(|c| c.into_array().ok()).unwrap_or_default();
+            let choices = o
+                .raw("choices")
+                .map(value::of_option)
+                .and_then(|c| c.into_array().ok())
+                .unwrap_or_default();
             (choices, o.get("min").optional(), o.get("max").optional())
         })?;
     }
@@ -359,7 +362,7 @@ fn from_text(text: &str, like: &Dynamic) -> Option<Dynamic> {
 fn from_json(json: &serde_json::Value, like: &Dynamic) -> Option<Dynamic> {
     let value = value::from_json(json.clone());
     match type_of(like) {
-        "int" => i64::read(&value).ok().map(Dynamic::from),
+        "int" => i64::read(&value::option_value(&value)).ok().map(Dynamic::from),
         "float" => value::number(&value).map(Dynamic::from),
         "bool" => value.as_bool().ok().map(Dynamic::from),
         "array" => {

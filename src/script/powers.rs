@@ -178,7 +178,7 @@ impl Host {
     pub(crate) fn check_engine(&self, config: &EngineConfig) -> Result<()> {
         let monitor = &config.monitor;
         let directory = |dir: &crate::config::LogDir| dir.path();
-        let profile = monitor.flops_profiler.as_ref().and_then(|p| p.output_file.clone());
+        let profile = monitor.flops_profiler.as_ref().and_then(|p| p.file()).map(Path::to_owned);
         let paths = [
             ("csv_monitor", monitor.csv_monitor.as_ref().map(directory)),
             ("tensorboard", monitor.tensorboard.as_ref().map(directory)),

@@ -8,13 +8,14 @@ use serde_json::Value;
 
 use super::{
     api,
+    check::option_function,
     indices::as_values,
     resolver::{EMBEDDED, STDLIB},
     runtime,
     translate::friendly,
 };
 use crate::{
-    config::suggest::nearest,
+    config::{options::document, suggest::nearest},
     error::{Code, Error, Result},
 };
 
@@ -152,6 +153,7 @@ fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<En
         let meta = f.metadata;
         let (name, signature) = written(engine, &f, group)?;
         let doc = text(&meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n"));
+        let doc = with_options(&name, &signature, doc);
         Some(Entry { name, group: group.to_owned(), signature, doc })
     };
     let mut all = alone.collect_fn_metadata(None, read, false);
@@ -178,6 +180,19 @@ fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<En
         }
     }
     by_signature.into_values().collect()
+}
+
+/// The documentation of a function with that of its options before the first recipe.
+fn with_options(name: &str, signature: &str, doc: String) -> String {
+    let Some(function) = option_function(name).filter(|_| signature.contains("options: map"))
+    else {
+        return doc;
+    };
+    let options = document(function.tables);
+    match doc.split_once("```rhai") {
+        Some((text, recipe)) => format!("{text}{options}\n```rhai{recipe}"),
+        None => format!("{doc}\n\n{options}"),
+    }
 }
 
 const SETTABLE: &str = " (can be set)";

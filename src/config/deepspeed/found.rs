@@ -43,7 +43,7 @@ impl Found {
     /// Checks a whole file; what it finds wrong and what has no meaning is added.
     pub(super) fn of(entries: &[Entry], notes: &mut Vec<Note>, faults: &mut Vec<Fault>) -> Self {
         let mut walk = Walk { found: Self::default(), notes, faults };
-        walk.object(&Level { path: "", is_off: false }, top::KEYS, entries);
+        walk.object(&Level { path: "", is_off: false }, &[top::keys()], entries);
         walk.found
     }
 
@@ -231,7 +231,7 @@ impl Walk<'_> {
         let is = |other: &str| other.eq_ignore_ascii_case(name);
         if let Some((name, params)) = typed.types.iter().find(|(other, _)| is(other)) {
             self.insert(path, kind, State::Value((*name).into()));
-            return Some(params);
+            return Some(params());
         }
         self.insert(path.clone(), kind, State::Faulty);
         if let Some((name, why)) = typed.refused.iter().find(|(other, _)| is(other)) {
@@ -323,7 +323,7 @@ fn is_auto(node: &Node) -> bool {
 
 fn is_block(kind: &Kind) -> bool {
     match kind {
-        Kind::Block(_) | Kind::Typed(_) => true,
+        Kind::Block(_) | Kind::Options(_) | Kind::Typed(_) => true,
         Kind::OrNull(kind) => is_block(kind),
         Kind::Either(_, kind) => is_block(kind),
         _ => false,

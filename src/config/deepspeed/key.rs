@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// A key of DeepSpeed's file.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Key {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
@@ -11,7 +11,7 @@ pub(super) struct Key {
 }
 
 /// What a value must be.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Kind {
     Bool,
     /// A whole number, this or more; `2e8` is one.
@@ -31,6 +31,8 @@ pub(super) enum Kind {
     Any,
     /// An object with these keys.
     Block(&'static [Key]),
+    /// An object with these keys, of which some are options of dsr.
+    Options(Keys),
     /// An object with a `type`, and `params` that depend on it.
     Typed(&'static Typed),
     /// `null` is as good as nothing.
@@ -39,11 +41,25 @@ pub(super) enum Kind {
     Either(&'static Self, &'static Self),
 }
 
+/// Gives the keys of an object, of which some are options of dsr.
+pub(super) type Keys = fn() -> &'static [Key];
+
+impl Kind {
+    /// The keys of an object.
+    pub(super) fn keys(&self) -> Option<&'static [Key]> {
+        match self {
+            Self::Block(keys) => Some(keys),
+            Self::Options(keys) => Some(keys()),
+            _ => None,
+        }
+    }
+}
+
 /// An object whose `type` decides about its `params`.
 #[derive(Debug)]
 pub(super) struct Typed {
     /// The types that can be honoured.
-    pub(super) types: &'static [(&'static str, &'static [Key])],
+    pub(super) types: &'static [(&'static str, Keys)],
     /// Types that DeepSpeed knows, or knew, and why they are refused.
     pub(super) refused: &'static [(&'static str, &'static str)],
     /// Ends the refusal of any other type.
@@ -55,7 +71,7 @@ pub(super) struct Typed {
 }
 
 /// What becomes of a key.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Fate {
     /// It is dsr's option at this path, as it is.
     Becomes(&'static str),
@@ -156,4 +172,9 @@ pub(super) const fn alias(name: &'static str, key: &'static str) -> Key {
 /// An object.
 pub(super) const fn block(name: &'static str, keys: &'static [Key]) -> Key {
     Key { name, kind: Kind::Block(keys), fate: Fate::Inside }
+}
+
+/// An object of which some keys are options of dsr.
+pub(super) const fn options(name: &'static str, keys: Keys) -> Key {
+    Key { name, kind: Kind::Options(keys), fate: Fate::Inside }
 }

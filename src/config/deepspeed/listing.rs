@@ -40,9 +40,7 @@ pub(super) fn home_of(name: &str, here: &str) -> Option<String> {
 
 /// Calls `visit` with path, name and fate of every key.
 fn each(visit: &mut dyn FnMut(&str, &str, String)) {
-    for keys in top::KEYS {
-        table("", "", keys, visit);
-    }
+    table("", "", top::keys(), visit);
 }
 
 /// `suffix` names the type that the keys go with.
@@ -59,7 +57,9 @@ fn table(path: &str, suffix: &str, keys: &[Key], visit: &mut dyn FnMut(&str, &st
 
 fn inside(path: &str, suffix: &str, kind: &Kind, visit: &mut dyn FnMut(&str, &str, String)) {
     match kind {
-        Kind::Block(keys) => table(path, suffix, keys, visit),
+        Kind::Block(_) | Kind::Options(_) => {
+            table(path, suffix, kind.keys().unwrap_or_default(), visit);
+        }
         Kind::Typed(kind) => typed(path, kind, visit),
         Kind::OrNull(kind) | Kind::Either(_, kind) => inside(path, suffix, kind, visit),
         _ => {}
@@ -73,10 +73,10 @@ fn typed(path: &str, typed: &Typed, visit: &mut dyn FnMut(&str, &str, String)) {
         visit(&format!("{path}.type {name}"), "type", Fate::Refused(why).to_string());
     }
     // Types that share a table are listed together.
-    for types in typed.types.chunk_by(|(_, a), (_, b)| std::ptr::eq(*a, *b)) {
+    for types in typed.types.chunk_by(|(_, a), (_, b)| std::ptr::eq(a(), b())) {
         let names: Vec<_> = types.iter().map(|(name, _)| *name).collect();
         if let Some((_, keys)) = types.first() {
-            table(&format!("{path}.params"), &format!(" ({})", names.join(", ")), keys, visit);
+            table(&format!("{path}.params"), &format!(" ({})", names.join(", ")), keys(), visit);
         }
     }
 }
@@ -129,9 +129,11 @@ mod tests {
         let mut inside = |mut kind: &Kind| loop {
             match kind {
                 Kind::OrNull(inner) | Kind::Either(_, inner) => kind = inner,
-                Kind::Block(keys) => return each_table(keys, &names, check),
+                Kind::Block(_) | Kind::Options(_) => {
+                    return each_table(kind.keys().unwrap(), &names, check);
+                }
                 Kind::Typed(typed) => {
-                    typed.types.iter().for_each(|(_, keys)| each_table(keys, &names, check));
+                    typed.types.iter().for_each(|(_, keys)| each_table(keys(), &names, check));
                     return;
                 }
                 _ => return,
@@ -161,8 +163,8 @@ mod tests {
                 }
             }
         };
-        top::KEYS.iter().for_each(|keys| each_table(keys, &[], check));
-        let all: Vec<_> = top::KEYS.iter().flat_map(|keys| keys.iter()).map(|k| k.name).collect();
+        each_table(top::keys(), &[], check);
+        let all: Vec<_> = top::keys().iter().map(|k| k.name).collect();
         assert_eq!(all.iter().collect::<BTreeSet<_>>().len(), all.len());
     }
 

@@ -18,6 +18,7 @@ mod key;
 mod listing;
 mod monitor;
 mod optimizer;
+mod options;
 mod parallel;
 mod precision;
 mod removed;

@@ -3,21 +3,21 @@
 use super::{
     draft::Draft,
     found::Found,
-    key::{Key, Kind, NO, RATIO, becomes, block, goes_with, no_meaning, only},
+    key::{Key, Kind, NO, block, goes_with, no_meaning, only, options},
+    options::option_keys,
 };
+use crate::config::{FlopsProfilerConfig, LogDir, options::OptionTable};
 
 pub(super) const KEYS: &[Key] = &[
-    becomes("steps_per_print", Kind::OrNull(&Kind::Whole(1)), "steps_per_print"),
-    becomes("wall_clock_breakdown", Kind::Bool, "wall_clock_breakdown"),
     only(
         "memory_breakdown",
         Kind::Bool,
         NO,
         "memory is not shown between the phases of a step; metrics.jsonl has that of each step",
     ),
-    block("flops_profiler", FLOPS_PROFILER),
-    block("csv_monitor", CSV_MONITOR),
-    block("tensorboard", TENSORBOARD),
+    options("flops_profiler", flops_profiler),
+    options("csv_monitor", csv_monitor),
+    options("tensorboard", tensorboard),
     block("wandb", WANDB),
     block("comet", COMET),
     block("comms_logger", COMMS_LOGGER),
@@ -30,27 +30,11 @@ pub(super) const KEYS: &[Key] = &[
     ),
 ];
 
-const FLOPS_PROFILER: &[Key] = &[
-    becomes("enabled", Kind::Bool, "flops_profiler.enabled"),
-    becomes("recompute_fwd_factor", RATIO, "flops_profiler.recompute_fwd_factor"),
-    becomes("profile_step", Kind::Whole(0), "flops_profiler.profile_step"),
-    becomes("module_depth", Kind::Whole(-1), "flops_profiler.module_depth"),
-    becomes("top_modules", Kind::Whole(1), "flops_profiler.top_modules"),
-    becomes("detailed", Kind::Bool, "flops_profiler.detailed"),
-    becomes("output_file", Kind::OrNull(&Kind::Text), "flops_profiler.output_file"),
-];
+option_keys!(flops_profiler, &[], &[FlopsProfilerConfig::ROWS], "flops_profiler");
 
-const CSV_MONITOR: &[Key] = &[
-    becomes("enabled", Kind::Bool, "csv_monitor.enabled"),
-    becomes("output_path", Kind::Text, "csv_monitor.output_path"),
-    becomes("job_name", Kind::Text, "csv_monitor.job_name"),
-];
+option_keys!(csv_monitor, &[], &[LogDir::ROWS], "csv_monitor");
 
-const TENSORBOARD: &[Key] = &[
-    becomes("enabled", Kind::Bool, "tensorboard.enabled"),
-    becomes("output_path", Kind::Text, "tensorboard.output_path"),
-    becomes("job_name", Kind::Text, "tensorboard.job_name"),
-];
+option_keys!(tensorboard, &[], &[LogDir::ROWS], "tensorboard");
 
 const WHY_LOCAL: &str =
     "dsr sends nothing away; csv_monitor and tensorboard write files that can be uploaded";

@@ -6,23 +6,24 @@ use super::{
     draft::{Draft, Given},
     found::Found,
     key::{
-        Key, Kind, Literal, NO, NOT_NEGATIVE, RATIO, Typed, YES, becomes, makes, no_meaning, only,
-        refused,
+        Key, Kind, Literal, NO, NOT_NEGATIVE, Typed, YES, becomes, makes, no_meaning, only, refused,
     },
+    options::option_keys,
 };
+use crate::config::optimizer::optimizer_tables;
 
 const MUP: &str = "its muP needs base shapes that dsr's models do not have";
 const ONE_BIT: &str = "DeepSpeed has removed the 1-bit optimizers";
 
 pub(super) const OPTIMIZER: Typed = Typed {
     types: &[
-        ("AdamW", ADAM),
-        ("Adam", ADAM),
-        ("Lamb", LAMB),
-        ("Lion", LION),
-        ("SGD", SGD),
-        ("Adagrad", ADAGRAD),
-        ("Muon", MUON),
+        ("AdamW", adam),
+        ("Adam", adam),
+        ("Lamb", lamb),
+        ("Lion", || LION),
+        ("SGD", sgd),
+        ("Adagrad", adagrad),
+        ("Muon", muon),
     ],
     refused: &[
         ("MuAdam", MUP),
@@ -43,7 +44,6 @@ const WHY_PYTORCH: &str = "it chooses an implementation of PyTorch";
 
 const LR: Key = becomes("lr", NOT_NEGATIVE, "optimizer.lr");
 const BETAS: Key = becomes("betas", Kind::Numbers(2), "optimizer.betas");
-const EPS: Key = becomes("eps", NOT_NEGATIVE, "optimizer.eps");
 const WEIGHT_DECAY: Key = becomes("weight_decay", NOT_NEGATIVE, "optimizer.weight_decay");
 const BIAS_CORRECTION: Key = makes("bias_correction", Kind::Bool, "optimizer.bias_correction");
 const AMSGRAD: Key =
@@ -63,10 +63,19 @@ const MAXIMIZE: Key = only("maximize", Kind::Bool, NO, "training minimizes the l
 const DIFFERENTIABLE: Key =
     only("differentiable", Kind::Bool, NO, "a step cannot be differentiated");
 
+option_keys!(adam, ADAM, &optimizer_tables("Adam"), "optimizer");
+
+option_keys!(lamb, LAMB, &optimizer_tables("Lamb"), "optimizer");
+
+option_keys!(sgd, SGD, &optimizer_tables("SGD"), "optimizer");
+
+option_keys!(adagrad, ADAGRAD, &optimizer_tables("Adagrad"), "optimizer");
+
+option_keys!(muon, MUON, &optimizer_tables("Muon"), "optimizer");
+
 const ADAM: &[Key] = &[
     LR,
     BETAS,
-    EPS,
     WEIGHT_DECAY,
     BIAS_CORRECTION,
     makes("adam_w_mode", Kind::Bool, "optimizer.type"),
@@ -82,38 +91,15 @@ const ADAM: &[Key] = &[
     DIFFERENTIABLE,
 ];
 
-const LAMB: &[Key] = &[
-    LR,
-    BETAS,
-    EPS,
-    WEIGHT_DECAY,
-    BIAS_CORRECTION,
-    becomes("max_coeff", NOT_NEGATIVE, "optimizer.max_coeff"),
-    becomes("min_coeff", NOT_NEGATIVE, "optimizer.min_coeff"),
-    becomes("eps_inside_sqrt", Kind::Bool, "optimizer.eps_inside_sqrt"),
-    AMSGRAD,
-    MAX_GRAD_NORM,
-];
+const LAMB: &[Key] = &[LR, BETAS, WEIGHT_DECAY, BIAS_CORRECTION, AMSGRAD, MAX_GRAD_NORM];
 
 const LION: &[Key] =
     &[LR, BETAS, WEIGHT_DECAY, FP32_OPTIMIZER_STATES, MAX_GRAD_NORM, SET_GRAD_NONE];
 
-const SGD: &[Key] = &[
-    LR,
-    becomes("momentum", RATIO, "optimizer.momentum"),
-    becomes("dampening", RATIO, "optimizer.dampening"),
-    WEIGHT_DECAY,
-    becomes("nesterov", Kind::Bool, "optimizer.nesterov"),
-    MAX_GRAD_NORM,
-    FOREACH,
-    FUSED,
-    MAXIMIZE,
-    DIFFERENTIABLE,
-];
+const SGD: &[Key] = &[LR, WEIGHT_DECAY, MAX_GRAD_NORM, FOREACH, FUSED, MAXIMIZE, DIFFERENTIABLE];
 
 const ADAGRAD: &[Key] = &[
     LR,
-    EPS,
     WEIGHT_DECAY,
     only("lr_decay", NOT_NEGATIVE, &[Literal::Number(0.0)], "give a scheduler instead"),
     only(
@@ -135,11 +121,8 @@ const MUON: &[Key] = &[
     LR,
     becomes("muon_lr", NOT_NEGATIVE, "optimizer.muon_lr"),
     becomes("adam_lr", NOT_NEGATIVE, "optimizer.adam_lr"),
-    becomes("momentum", RATIO, "optimizer.momentum"),
     BETAS,
-    EPS,
     WEIGHT_DECAY,
-    becomes("ns_method", Kind::Word(&["gram", "standard"]), "optimizer.ns_method"),
     only("adam_w_mode", Kind::Bool, YES, "the part that AdamW updates is AdamW's"),
     only("per_head_muon", Kind::Bool, NO, "a matrix is orthogonalized as a whole"),
     no_meaning("torch_adam", Kind::Bool, WHY_ONE),

@@ -5,16 +5,18 @@ use serde_json::Value;
 use super::{
     draft::{Draft, Given},
     found::Found,
-    key::{Key, Kind, Literal, NOT_NEGATIVE, RATIO, Typed, becomes, only},
+    key::{Key, Kind, Literal, NOT_NEGATIVE, Typed, becomes, only},
+    options::option_keys,
 };
+use crate::config::schedule::scheduler_tables;
 
 pub(super) const SCHEDULER: Typed = Typed {
     types: &[
-        ("WarmupLR", WARMUP_LR),
-        ("WarmupDecayLR", WARMUP_DECAY_LR),
-        ("WarmupCosineLR", WARMUP_COSINE_LR),
-        ("OneCycle", ONE_CYCLE),
-        ("LRRangeTest", LR_RANGE_TEST),
+        ("WarmupLR", warmup_lr),
+        ("WarmupDecayLR", warmup_decay_lr),
+        ("WarmupCosineLR", warmup_cosine_lr),
+        ("OneCycle", one_cycle),
+        ("LRRangeTest", lr_range_test),
     ],
     refused: &[],
     others: "of torch.optim.lr_scheduler's, give the recipe's scheduler as a function of the step: |step| 1e-3 * 0.9 ** step",
@@ -28,79 +30,44 @@ const LAST_BATCH_ITERATION: Key = only(
     &[Literal::Number(-1.0)],
     "a checkpoint tells where a schedule goes on",
 );
-const WARMUP_MIN_LR: Key = becomes("warmup_min_lr", NOT_NEGATIVE, "scheduler.warmup_min_lr");
 const WARMUP_MAX_LR: Key =
     becomes("warmup_max_lr", Kind::OrNull(&NOT_NEGATIVE), "scheduler.warmup_max_lr");
-const WARMUP_NUM_STEPS: Key =
-    becomes("warmup_num_steps", Kind::Whole(1), "scheduler.warmup_num_steps");
-const WARMUP_TYPE: Key =
-    becomes("warmup_type", Kind::Word(&["log", "linear"]), "scheduler.warmup_type");
-const TOTAL_NUM_STEPS: Key =
-    becomes("total_num_steps", Kind::Whole(1), "scheduler.total_num_steps");
+const CYCLE_SECOND_STEP_SIZE: Key = becomes(
+    "cycle_second_step_size",
+    Kind::OrNull(&Kind::Whole(1)),
+    "scheduler.cycle_second_step_size",
+);
 
-const WARMUP_LR: &[Key] =
-    &[WARMUP_MIN_LR, WARMUP_MAX_LR, WARMUP_NUM_STEPS, WARMUP_TYPE, LAST_BATCH_ITERATION];
+option_keys!(warmup_lr, &[LAST_BATCH_ITERATION], &scheduler_tables("WarmupLR"), "scheduler");
 
-const WARMUP_DECAY_LR: &[Key] = &[
-    TOTAL_NUM_STEPS,
-    WARMUP_MIN_LR,
-    WARMUP_MAX_LR,
-    WARMUP_NUM_STEPS,
-    WARMUP_TYPE,
-    LAST_BATCH_ITERATION,
-];
+option_keys!(
+    warmup_decay_lr,
+    &[WARMUP_MAX_LR, LAST_BATCH_ITERATION],
+    &scheduler_tables("WarmupDecayLR"),
+    "scheduler"
+);
 
-const WARMUP_COSINE_LR: &[Key] = &[
-    TOTAL_NUM_STEPS,
-    becomes("warmup_min_ratio", RATIO, "scheduler.warmup_min_ratio"),
-    WARMUP_NUM_STEPS,
-    becomes("cos_min_ratio", RATIO, "scheduler.cos_min_ratio"),
-    WARMUP_TYPE,
-    LAST_BATCH_ITERATION,
-];
+option_keys!(
+    warmup_cosine_lr,
+    &[LAST_BATCH_ITERATION],
+    &scheduler_tables("WarmupCosineLR"),
+    "scheduler"
+);
 
-const ONE_CYCLE: &[Key] = &[
-    becomes("cycle_min_lr", NOT_NEGATIVE, "scheduler.cycle_min_lr"),
-    becomes("cycle_max_lr", NOT_NEGATIVE, "scheduler.cycle_max_lr"),
-    becomes("decay_lr_rate", NOT_NEGATIVE, "scheduler.decay_lr_rate"),
-    becomes("cycle_first_step_size", Kind::Whole(1), "scheduler.cycle_first_step_size"),
-    becomes(
-        "cycle_second_step_size",
-        Kind::OrNull(&Kind::Whole(1)),
-        "scheduler.cycle_second_step_size",
-    ),
-    becomes("cycle_first_stair_count", Kind::Whole(0), "scheduler.cycle_first_stair_count"),
-    becomes(
-        "cycle_second_stair_count",
-        Kind::OrNull(&Kind::Whole(0)),
-        "scheduler.cycle_second_stair_count",
-    ),
-    becomes("decay_step_size", Kind::Whole(0), "scheduler.decay_step_size"),
-    becomes("cycle_momentum", Kind::Bool, "scheduler.cycle_momentum"),
-    becomes("cycle_min_mom", RATIO, "scheduler.cycle_min_mom"),
-    becomes("cycle_max_mom", RATIO, "scheduler.cycle_max_mom"),
-    becomes("decay_mom_rate", NOT_NEGATIVE, "scheduler.decay_mom_rate"),
-    LAST_BATCH_ITERATION,
-];
+option_keys!(
+    one_cycle,
+    &[CYCLE_SECOND_STEP_SIZE, LAST_BATCH_ITERATION],
+    &scheduler_tables("OneCycle"),
+    "scheduler"
+);
 
-const LR_RANGE_TEST: &[Key] = &[
-    becomes("lr_range_test_min_lr", NOT_NEGATIVE, "scheduler.lr_range_test_min_lr"),
-    becomes("lr_range_test_step_size", Kind::Whole(1), "scheduler.lr_range_test_step_size"),
-    becomes("lr_range_test_step_rate", NOT_NEGATIVE, "scheduler.lr_range_test_step_rate"),
-    becomes("lr_range_test_staircase", Kind::Bool, "scheduler.lr_range_test_staircase"),
-    LAST_BATCH_ITERATION,
-];
-
-/// What a schedule cannot do without, by its type.
-const REQUIRED: &[(&str, &[&str])] = &[
-    ("WarmupDecayLR", &["total_num_steps"]),
-    ("WarmupCosineLR", &["total_num_steps"]),
-    ("OneCycle", &["cycle_min_lr", "cycle_max_lr"]),
-];
+option_keys!(lr_range_test, &[LAST_BATCH_ITERATION], &scheduler_tables("LRRangeTest"), "scheduler");
 
 /// The options that the schedule of this type cannot do without.
-pub(super) fn required(kind: &str) -> &'static [&'static str] {
-    REQUIRED.iter().find(|(name, _)| *name == kind).map_or(&[], |(_, options)| options)
+pub(super) fn required(kind: &str) -> Vec<&'static str> {
+    let tables = scheduler_tables(kind);
+    let rows = tables.into_iter().flatten();
+    rows.filter(|row| row.is_required).map(|row| row.name).collect()
 }
 
 /// Names the schedule, and refuses one that lacks what it needs.

@@ -1,15 +1,28 @@
 //! The top level of the file: batch sizes, gradients, and where each block is described.
 
+use std::sync::LazyLock;
+
 use super::{
     checkpoint, extras,
-    key::{
-        Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, YES, becomes, block, makes, no_meaning, only,
-    },
-    monitor, optimizer, parallel, precision, removed, scheduler, zero,
+    key::{Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, YES, block, makes, no_meaning, only},
+    monitor, optimizer,
+    options::with_options,
+    parallel, precision, removed, scheduler, zero,
+};
+use crate::config::{
+    batch::BatchSizes, engine::EngineOptions, monitor::MonitorOptions, options::OptionTable,
 };
 
 /// Every key of the top level, blocks by their own files.
-pub(super) const KEYS: &[&[Key]] = &[
+pub(super) fn keys() -> &'static [Key] {
+    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+        let rows = [BatchSizes::ROWS, EngineOptions::ROWS, MonitorOptions::ROWS];
+        with_options(&OWN.concat(), &rows, "")
+    });
+    &KEYS
+}
+
+const OWN: &[&[Key]] = &[
     BATCH,
     TRAINING,
     precision::KEYS,
@@ -23,9 +36,6 @@ pub(super) const KEYS: &[&[Key]] = &[
 ];
 
 const BATCH: &[Key] = &[
-    becomes("train_batch_size", Kind::Whole(1), "train_batch_size"),
-    becomes("train_micro_batch_size_per_gpu", Kind::Whole(1), "micro_batch_size"),
-    becomes("gradient_accumulation_steps", Kind::Whole(1), "gradient_accumulation_steps"),
     only(
         "managed_gradient_accumulation",
         Kind::Bool,
@@ -42,7 +52,6 @@ const BATCH: &[Key] = &[
 const TRAINING: &[Key] = &[
     Key { name: "optimizer", kind: Kind::Typed(&optimizer::OPTIMIZER), fate: Fate::Inside },
     Key { name: "scheduler", kind: Kind::Typed(&scheduler::SCHEDULER), fate: Fate::Inside },
-    becomes("gradient_clipping", NOT_NEGATIVE, "gradient_clipping"),
     no_meaning(
         "zero_allow_untested_optimizer",
         Kind::Bool,

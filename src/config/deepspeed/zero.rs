@@ -9,7 +9,9 @@ use super::{
         Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, RATIO, YES, alias, becomes, goes_with, makes,
         no_meaning, only, refused,
     },
+    options::option_keys,
 };
+use crate::config::{options::OptionTable, zero::ZeroConfig};
 
 const WHY_PLANNED: &str = "dsr plans its collectives by the layers of the model";
 const WHY_FLAT: &str = "the gradients of a layer always lie in one flat buffer";
@@ -18,21 +20,13 @@ const WHY_HOOKS: &str = "dsr walks the layers itself and hooks into no module";
 pub(super) const KEYS: &[Key] = &[Key {
     name: "zero_optimization",
     // `true` is the form of old, for stage 1.
-    kind: Kind::Either(&Kind::Bool, &Kind::Block(ZERO)),
+    kind: Kind::Either(&Kind::Bool, &Kind::Options(zero)),
     fate: Fate::Makes("zero"),
 }];
 
+option_keys!(zero, ZERO, &[ZeroConfig::ROWS], "zero");
+
 const ZERO: &[Key] = &[
-    becomes("stage", Kind::Between(0, 3), "zero.stage"),
-    becomes("overlap_comm", Kind::OrNull(&Kind::Bool), "zero.overlap_comm"),
-    becomes("reduce_bucket_size", Kind::Whole(1), "zero.reduce_bucket_size"),
-    becomes("allgather_bucket_size", Kind::Whole(1), "zero.allgather_bucket_size"),
-    becomes("stage3_prefetch_bucket_size", Kind::Whole(0), "zero.stage3_prefetch_bucket_size"),
-    becomes(
-        "stage3_param_persistence_threshold",
-        Kind::Whole(0),
-        "zero.stage3_param_persistence_threshold",
-    ),
     Key {
         name: "offload_optimizer",
         kind: Kind::OrNull(&Kind::Block(OFFLOAD_OPTIMIZER)),

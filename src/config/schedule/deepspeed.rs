@@ -6,74 +6,113 @@
 
 use std::f64::consts::PI;
 
-use super::one_cycle::OneCycle;
-use crate::error::{Code, Error};
+use super::{one_cycle::OneCycle, rate::is_rate};
+use crate::{
+    config::options::{option_table, option_words},
+    error::{Code, Error},
+};
 
 /// One of DeepSpeed's schedules; settings have DeepSpeed's names.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum DeepSpeedSchedule {
     /// A warm-up, then the same rate.
-    WarmupLr {
-        /// The rate at which the warm-up starts.
-        warmup_min_lr: f64,
-        /// The rate at which it ends; `None` is the optimizer's `lr`.
-        warmup_max_lr: Option<f64>,
-        /// Its length and growth.
-        warmup: Warmup,
-    },
+    WarmupLr(WarmupLr, Warmup),
     /// A warm-up, then linearly down to `warmup_min_lr`.
-    WarmupDecayLr {
-        /// The step at which the decay ends.
-        total_num_steps: u64,
-        /// The rate at which the warm-up starts and the decay ends.
-        warmup_min_lr: f64,
-        /// The rate at which the warm-up ends.
-        warmup_max_lr: f64,
-        /// Its length and growth.
-        warmup: Warmup,
-    },
+    WarmupDecayLr(WarmupDecayLr, Warmup),
     /// A warm-up, then half a cosine; all in factors of the optimizer's `lr`.
-    WarmupCosineLr {
-        /// The step at which the cosine ends.
-        total_num_steps: u64,
-        /// The factor at which the warm-up starts.
-        warmup_min_ratio: f64,
-        /// The factor at which the cosine ends.
-        cos_min_ratio: f64,
-        /// Length and growth of the warm-up.
-        warmup: Warmup,
-    },
+    WarmupCosineLr(WarmupCosineLr, Warmup),
     /// One cycle of learning rate and momentum.
     OneCycle(OneCycle),
     /// A rate that only grows, to find out at which one training diverges.
-    LrRangeTest {
-        /// The first rate.
-        lr_range_test_min_lr: f64,
-        /// The steps in which it grows by `lr_range_test_step_rate`.
-        lr_range_test_step_size: u64,
-        /// How much it grows, as a factor of the first rate.
-        lr_range_test_step_rate: f64,
-        /// Whether it grows only once in `lr_range_test_step_size` steps.
-        lr_range_test_staircase: bool,
-    },
+    LrRangeTest(LrRangeTest),
 }
 
-/// The length and growth of a warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Warmup {
-    /// Its steps; at least 2 are used.
-    pub warmup_num_steps: u64,
-    /// How it grows.
-    pub warmup_type: WarmupType,
+option_table! {
+    /// A warm-up, then the same rate.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct WarmupLr {
+        /// the rate at which the warm-up starts
+        #[option(default = 0.0, must = is_rate => "a finite number, 0 or more", deepspeed = "warmup_min_lr")]
+        pub warmup_min_lr: f64,
+        /// the rate at which it ends; the optimizer's `lr` by default
+        #[option(optional, must = is_rate => "a finite number, 0 or more", deepspeed = "warmup_max_lr")]
+        pub warmup_max_lr: Option<f64>,
+    }
 }
 
-/// How a warm-up grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WarmupType {
-    /// With the logarithm of the step.
-    Log,
-    /// With the step.
-    Linear,
+option_table! {
+    /// A warm-up, then linearly down to `warmup_min_lr`.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct WarmupDecayLr {
+        /// the step at which the decay ends
+        #[option(required, range = 1.., deepspeed = "total_num_steps")]
+        pub total_num_steps: u64,
+        /// the rate at which the warm-up starts and the decay ends
+        #[option(default = 0.0, must = is_rate => "a finite number, 0 or more", deepspeed = "warmup_min_lr")]
+        pub warmup_min_lr: f64,
+        /// the rate at which the warm-up ends
+        #[option(default = 0.001, must = is_rate => "a finite number, 0 or more")]
+        pub warmup_max_lr: f64,
+    }
+}
+
+option_table! {
+    /// A warm-up, then half a cosine; all in factors of the optimizer's `lr`.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct WarmupCosineLr {
+        /// the step at which the cosine ends
+        #[option(required, range = 1.., deepspeed = "total_num_steps")]
+        pub total_num_steps: u64,
+        /// the factor at which the warm-up starts
+        #[option(default = 0.0, range = 0.0..=1.0, deepspeed = "warmup_min_ratio")]
+        pub warmup_min_ratio: f64,
+        /// the factor at which the cosine ends
+        #[option(default = 1e-4, range = 0.0..=1.0, deepspeed = "cos_min_ratio")]
+        pub cos_min_ratio: f64,
+    }
+}
+
+option_table! {
+    /// A rate that only grows, to find out at which one training diverges.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct LrRangeTest {
+        /// the first rate
+        #[option(default = 1e-3, must = is_rate => "a finite number, 0 or more", deepspeed = "lr_range_test_min_lr")]
+        pub lr_range_test_min_lr: f64,
+        /// the steps in which it grows by `lr_range_test_step_rate`
+        #[option(default = 2000, range = 1.., deepspeed = "lr_range_test_step_size")]
+        pub lr_range_test_step_size: u64,
+        /// how much it grows, as a factor of the first rate
+        #[option(default = 1.0, must = is_rate => "a finite number, 0 or more", deepspeed = "lr_range_test_step_rate")]
+        pub lr_range_test_step_rate: f64,
+        /// whether it grows only once in `lr_range_test_step_size` steps
+        #[option(default = false, deepspeed = "lr_range_test_staircase")]
+        pub lr_range_test_staircase: bool,
+    }
+}
+
+option_table! {
+    /// The length and growth of a warm-up.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct Warmup {
+        /// its steps; at least 2 are used
+        #[option(default = 1000, range = 1.., deepspeed = "warmup_num_steps")]
+        pub warmup_num_steps: u64,
+        /// how it grows: with the logarithm of the step, or with the step
+        #[option(default = WarmupType::Log, deepspeed = "warmup_type")]
+        pub warmup_type: WarmupType,
+    }
+}
+
+option_words! {
+    /// How a warm-up grows.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum WarmupType {
+        /// With the logarithm of the step.
+        Log = "log",
+        /// With the step.
+        Linear = "linear",
+    }
 }
 
 impl Warmup {
@@ -96,17 +135,19 @@ impl DeepSpeedSchedule {
     pub(super) fn lr(&self, lr: f64, applied: u64) -> f64 {
         let n = applied.checked_sub(1).map(|n| n as f64);
         match *self {
-            Self::WarmupLr { warmup_min_lr, warmup_max_lr, warmup } => {
+            Self::WarmupLr(WarmupLr { warmup_min_lr, warmup_max_lr }, warmup) => {
                 let height = n.map_or(0.0, |n| warmup.growth(n).unwrap_or(1.0));
                 warmup_min_lr + (warmup_max_lr.unwrap_or(lr) - warmup_min_lr) * height
             }
-            Self::WarmupDecayLr { total_num_steps, warmup_min_lr, warmup_max_lr, warmup } => {
+            Self::WarmupDecayLr(config, warmup) => {
+                let WarmupDecayLr { total_num_steps, warmup_min_lr, warmup_max_lr } = config;
                 let total = total_num_steps as f64;
                 let decay = |n: f64| (total - n).max(0.0) / (total - warmup.steps()).max(1.0);
                 let height = n.map_or(0.0, |n| warmup.growth(n).unwrap_or_else(|| decay(n)));
                 warmup_min_lr + (warmup_max_lr - warmup_min_lr) * height
             }
-            Self::WarmupCosineLr { total_num_steps, warmup_min_ratio, cos_min_ratio, warmup } => {
+            Self::WarmupCosineLr(config, warmup) => {
+                let WarmupCosineLr { total_num_steps, warmup_min_ratio, cos_min_ratio } = config;
                 let Some(n) = n else { return 0.0 };
                 lr * match warmup.growth(n) {
                     Some(growth) => warmup_min_ratio + (1.0 - warmup_min_ratio) * growth,
@@ -119,15 +160,13 @@ impl DeepSpeedSchedule {
                 }
             }
             Self::OneCycle(cycle) => cycle.lr(applied),
-            Self::LrRangeTest {
-                lr_range_test_min_lr,
-                lr_range_test_step_size,
-                lr_range_test_step_rate,
-                lr_range_test_staircase,
-            } => {
-                let interval = applied as f64 / lr_range_test_step_size.max(1) as f64;
-                let interval = if lr_range_test_staircase { interval.floor() } else { interval };
-                lr_range_test_min_lr * (1.0 + lr_range_test_step_rate * interval)
+            Self::LrRangeTest(test) => {
+                let interval = applied as f64 / test.lr_range_test_step_size.max(1) as f64;
+                let interval = match test.lr_range_test_staircase {
+                    true => interval.floor(),
+                    false => interval,
+                };
+                test.lr_range_test_min_lr * (1.0 + test.lr_range_test_step_rate * interval)
             }
         }
     }
@@ -135,11 +174,11 @@ impl DeepSpeedSchedule {
     /// `warmup_num_steps` and `total_num_steps`, where there are both.
     pub(super) fn horizon(&self) -> Option<(u64, u64)> {
         match *self {
-            Self::WarmupDecayLr { total_num_steps, warmup, .. }
-            | Self::WarmupCosineLr { total_num_steps, warmup, .. } => {
+            Self::WarmupDecayLr(WarmupDecayLr { total_num_steps, .. }, warmup)
+            | Self::WarmupCosineLr(WarmupCosineLr { total_num_steps, .. }, warmup) => {
                 Some((warmup.warmup_num_steps, total_num_steps))
             }
-            Self::WarmupLr { .. } | Self::OneCycle(_) | Self::LrRangeTest { .. } => None,
+            Self::WarmupLr(..) | Self::OneCycle(_) | Self::LrRangeTest(_) => None,
         }
     }
 
@@ -147,14 +186,14 @@ impl DeepSpeedSchedule {
     pub(super) fn faults(&self, lr: f64) -> Vec<Error> {
         let (min, max, peak) = match *self {
             Self::OneCycle(cycle) => return cycle.faults(),
-            Self::WarmupLr { warmup_min_lr, warmup_max_lr, .. } => match warmup_max_lr {
+            Self::WarmupLr(WarmupLr { warmup_min_lr, warmup_max_lr }, _) => match warmup_max_lr {
                 Some(max) => (warmup_min_lr, max, "warmup_max_lr"),
                 None => (warmup_min_lr, lr, "the optimizer's lr"),
             },
-            Self::WarmupDecayLr { warmup_min_lr, warmup_max_lr, .. } => {
+            Self::WarmupDecayLr(WarmupDecayLr { warmup_min_lr, warmup_max_lr, .. }, _) => {
                 (warmup_min_lr, warmup_max_lr, "warmup_max_lr")
             }
-            Self::WarmupCosineLr { .. } | Self::LrRangeTest { .. } => return Vec::new(),
+            Self::WarmupCosineLr(..) | Self::LrRangeTest(_) => return Vec::new(),
         };
         if min <= max {
             return Vec::new();
@@ -168,15 +207,15 @@ impl DeepSpeedSchedule {
     /// `None` where the optimizer's `lr` is used.
     pub(super) fn own_lr(&self) -> Option<(&'static str, &'static str, f64)> {
         match *self {
-            Self::WarmupLr { warmup_max_lr, .. } => {
+            Self::WarmupLr(WarmupLr { warmup_max_lr, .. }, _) => {
                 warmup_max_lr.map(|max| ("WarmupLR", "warmup_max_lr", max))
             }
-            Self::WarmupDecayLr { warmup_max_lr, .. } => {
+            Self::WarmupDecayLr(WarmupDecayLr { warmup_max_lr, .. }, _) => {
                 Some(("WarmupDecayLR", "warmup_max_lr", warmup_max_lr))
             }
-            Self::WarmupCosineLr { .. } => None,
+            Self::WarmupCosineLr(..) => None,
             Self::OneCycle(cycle) => Some(("OneCycle", "cycle_max_lr", cycle.cycle_max_lr)),
-            Self::LrRangeTest { lr_range_test_min_lr, .. } => {
+            Self::LrRangeTest(LrRangeTest { lr_range_test_min_lr, .. }) => {
                 Some(("LRRangeTest", "lr_range_test_min_lr", lr_range_test_min_lr))
             }
         }
@@ -203,10 +242,8 @@ mod tests {
 
     #[test]
     fn warmup_lr_is_deepspeeds() {
-        let schedule = |warmup_min_lr, warmup_max_lr, warmup| DeepSpeedSchedule::WarmupLr {
-            warmup_min_lr,
-            warmup_max_lr,
-            warmup,
+        let schedule = |warmup_min_lr, warmup_max_lr, warmup| {
+            DeepSpeedSchedule::WarmupLr(WarmupLr { warmup_min_lr, warmup_max_lr }, warmup)
         };
         let linear = schedule(0.0, None, warmup(4, WarmupType::Linear));
         assert_lrs(linear, &[0.0, 0.0, 0.025, 0.05, 0.075, 0.1, 0.1, 0.1]);
@@ -217,12 +254,10 @@ mod tests {
 
     #[test]
     fn warmup_decay_lr_is_deepspeeds() {
-        let log = DeepSpeedSchedule::WarmupDecayLr {
-            total_num_steps: 8,
-            warmup_min_lr: 1e-4,
-            warmup_max_lr: 1e-3,
-            warmup: warmup(4, WarmupType::Log),
-        };
+        let log = DeepSpeedSchedule::WarmupDecayLr(
+            WarmupDecayLr { total_num_steps: 8, warmup_min_lr: 1e-4, warmup_max_lr: 1e-3 },
+            warmup(4, WarmupType::Log),
+        );
         let expected = [
             1e-4,
             1e-4,
@@ -237,23 +272,19 @@ mod tests {
             1e-4,
         ];
         assert_lrs(log, &expected);
-        let only_warmup = DeepSpeedSchedule::WarmupDecayLr {
-            total_num_steps: 3,
-            warmup_min_lr: 0.0,
-            warmup_max_lr: 0.1,
-            warmup: warmup(3, WarmupType::Linear),
-        };
+        let only_warmup = DeepSpeedSchedule::WarmupDecayLr(
+            WarmupDecayLr { total_num_steps: 3, warmup_min_lr: 0.0, warmup_max_lr: 0.1 },
+            warmup(3, WarmupType::Linear),
+        );
         assert_lrs(only_warmup, &[0.0, 0.0, 0.1 / 3.0, 0.2 / 3.0, 0.0, 0.0]);
     }
 
     #[test]
     fn warmup_cosine_lr_is_deepspeeds() {
-        let linear = DeepSpeedSchedule::WarmupCosineLr {
-            total_num_steps: 8,
-            warmup_min_ratio: 0.0,
-            cos_min_ratio: 1e-4,
-            warmup: warmup(4, WarmupType::Linear),
-        };
+        let linear = DeepSpeedSchedule::WarmupCosineLr(
+            WarmupCosineLr { total_num_steps: 8, warmup_min_ratio: 0.0, cos_min_ratio: 1e-4 },
+            warmup(4, WarmupType::Linear),
+        );
         let expected = [
             0.0,
             0.0,
@@ -267,12 +298,10 @@ mod tests {
             1e-5,
         ];
         assert_lrs(linear, &expected);
-        let log = DeepSpeedSchedule::WarmupCosineLr {
-            total_num_steps: 9,
-            warmup_min_ratio: 0.5,
-            cos_min_ratio: 0.1,
-            warmup: warmup(4, WarmupType::Log),
-        };
+        let log = DeepSpeedSchedule::WarmupCosineLr(
+            WarmupCosineLr { total_num_steps: 9, warmup_min_ratio: 0.5, cos_min_ratio: 0.1 },
+            warmup(4, WarmupType::Log),
+        );
         let expected = [
             0.0,
             0.05,
@@ -290,11 +319,13 @@ mod tests {
 
     #[test]
     fn lr_range_test_is_deepspeeds() {
-        let schedule = |lr_range_test_staircase| DeepSpeedSchedule::LrRangeTest {
-            lr_range_test_min_lr: 0.01,
-            lr_range_test_step_size: 2,
-            lr_range_test_step_rate: 0.5,
-            lr_range_test_staircase,
+        let schedule = |lr_range_test_staircase| {
+            DeepSpeedSchedule::LrRangeTest(LrRangeTest {
+                lr_range_test_min_lr: 0.01,
+                lr_range_test_step_size: 2,
+                lr_range_test_step_rate: 0.5,
+                lr_range_test_staircase,
+            })
         };
         assert_lrs(schedule(false), &[0.01, 0.0125, 0.015, 0.0175, 0.02, 0.0225]);
         assert_lrs(schedule(true), &[0.01, 0.01, 0.015, 0.015, 0.02, 0.02]);

@@ -6,72 +6,127 @@
 
 use std::f64::consts::PI;
 
+use super::rate::is_rate;
+use crate::{
+    config::options::{Options, option_table, option_words},
+    error::Code,
+};
+
 /// One of transformers' schedules. All begin with a warm-up from 0, a straight line where nothing
 /// else is said.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum HuggingFaceSchedule {
     /// `constant_with_warmup`: then `lr`.
-    ConstantWithWarmup {
-        /// Steps of the warm-up.
-        warmup_num_steps: u64,
-    },
+    ConstantWithWarmup(ConstantWithWarmup),
     /// `linear`: then linearly down to 0.
-    Linear {
-        /// The step at which the rate is 0.
-        total_num_steps: u64,
-        /// Steps of the warm-up.
-        warmup_num_steps: u64,
-    },
+    Linear(Linear),
     /// `cosine`: then along a cosine between 1 and `cos_min_ratio`.
-    Cosine {
-        /// The step at which the cosine ends.
-        total_num_steps: u64,
-        /// Steps of the warm-up.
-        warmup_num_steps: u64,
-        /// The lowest factor.
-        cos_min_ratio: f64,
-        /// Waves of the cosine; 0.5 only goes down.
-        num_cycles: f64,
-    },
+    Cosine(Cosine),
     /// `inverse_sqrt`: then with one over the root of the step.
-    InverseSqrt {
-        /// Steps of the warm-up.
-        warmup_num_steps: u64,
-        /// The steps after the warm-up in which the rate falls to one over the root of 2.
-        timescale: u64,
-    },
+    InverseSqrt(InverseSqrt),
     /// `warmup_stable_decay`, or `wsd`.
     WarmupStableDecay(WarmupStableDecay),
 }
 
-/// A warm-up, a constant stretch and a decay (Hu et al. 2024).
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct WarmupStableDecay {
-    /// Steps of the warm-up.
-    pub warmup_num_steps: u64,
-    /// Steps at `lr`.
-    pub num_stable_steps: u64,
-    /// Steps of the decay.
-    pub num_decay_steps: u64,
-    /// The curve of the warm-up.
-    pub warmup_type: Ramp,
-    /// The curve of the decay.
-    pub decay_type: Ramp,
-    /// The factor at both ends.
-    pub min_lr_ratio: f64,
-    /// Waves of a cosine decay; 0.5 only goes down.
-    pub num_cycles: f64,
+option_table! {
+    /// A warm-up, then `lr`.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct ConstantWithWarmup {
+        /// steps of the warm-up
+        #[option(required)]
+        pub warmup_num_steps: u64,
+    }
 }
 
-/// The curve of a warm-up or decay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ramp {
-    /// A straight line.
-    Linear,
-    /// A cosine.
-    Cosine,
-    /// One minus the root of what is left of a warm-up, or of what is done of a decay.
-    OneMinusSqrt,
+option_table! {
+    /// A warm-up, then linearly down to 0.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct Linear {
+        /// the step at which the rate is 0
+        #[option(required, range = 1..)]
+        pub total_num_steps: u64,
+        /// steps of the warm-up
+        #[option(default = 0)]
+        pub warmup_num_steps: u64,
+    }
+}
+
+option_table! {
+    /// A warm-up, then along a cosine between 1 and `cos_min_ratio`.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct Cosine {
+        /// the step at which the cosine ends
+        #[option(required, range = 1..)]
+        pub total_num_steps: u64,
+        /// steps of the warm-up
+        #[option(default = 0)]
+        pub warmup_num_steps: u64,
+        /// the lowest factor
+        #[option(default = 0.0, range = 0.0..=1.0)]
+        pub cos_min_ratio: f64,
+        /// waves of the cosine; 0.5 only goes down, and stays there
+        #[option(default = 0.5, must = is_rate => "a finite number, 0 or more")]
+        pub num_cycles: f64,
+    }
+}
+
+option_table! {
+    /// A warm-up, then with one over the root of the step.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    pub struct InverseSqrt {
+        /// steps of the warm-up
+        #[option(required)]
+        pub warmup_num_steps: u64,
+        /// the steps after the warm-up in which the rate falls to one over the root of 2: those of the
+        /// warm-up by default, 10,000 without one
+        #[option(optional, range = 1..)]
+        pub timescale: Option<u64>,
+    }
+}
+
+option_table! {
+    /// A warm-up, a constant stretch and a decay (Hu et al. 2024).
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    #[check_map(WarmupStableDecay::check)]
+    pub struct WarmupStableDecay {
+        /// steps of the warm-up
+        #[option(default = 0)]
+        pub warmup_num_steps: u64,
+        /// steps of the decay
+        #[option(required)]
+        pub num_decay_steps: u64,
+        /// steps at `lr`; what the other two leave of `total_num_steps` by default
+        #[option(optional)]
+        pub num_stable_steps: Option<u64>,
+        /// all steps, in place of `num_stable_steps`
+        #[option(optional, range = 1..)]
+        pub total_num_steps: Option<u64>,
+        /// the curve of the warm-up
+        #[option(default = Ramp::Linear)]
+        pub warmup_type: Ramp,
+        /// the curve of the decay
+        #[option(default = Ramp::Cosine)]
+        pub decay_type: Ramp,
+        /// the factor at both ends
+        #[option(default = 0.0, range = 0.0..=1.0)]
+        pub min_lr_ratio: f64,
+        /// waves of a cosine decay; 0.5 only goes down
+        #[option(default = 0.5, must = is_rate => "a finite number, 0 or more")]
+        pub num_cycles: f64,
+    }
+}
+
+option_words! {
+    /// The curve of a warm-up or decay.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Ramp {
+        /// A straight line.
+        Linear = "linear",
+        /// A cosine.
+        Cosine = "cosine",
+        /// One minus the root of what is left of a warm-up, or of what is done of a decay.
+        OneMinusSqrt = "1-sqrt",
+    }
 }
 
 impl HuggingFaceSchedule {
@@ -79,27 +134,29 @@ impl HuggingFaceSchedule {
     pub(super) fn ratio(&self, applied: u64) -> f64 {
         match *self {
             Self::WarmupStableDecay(schedule) => schedule.ratio(applied),
-            Self::ConstantWithWarmup { warmup_num_steps }
-            | Self::Linear { warmup_num_steps, .. }
-            | Self::Cosine { warmup_num_steps, .. }
-            | Self::InverseSqrt { warmup_num_steps, .. }
+            Self::ConstantWithWarmup(ConstantWithWarmup { warmup_num_steps })
+            | Self::Linear(Linear { warmup_num_steps, .. })
+            | Self::Cosine(Cosine { warmup_num_steps, .. })
+            | Self::InverseSqrt(InverseSqrt { warmup_num_steps, .. })
                 if applied < warmup_num_steps =>
             {
                 part(applied, warmup_num_steps)
             }
-            Self::ConstantWithWarmup { .. } => 1.0,
-            Self::Linear { total_num_steps, warmup_num_steps } => part(
+            Self::ConstantWithWarmup(_) => 1.0,
+            Self::Linear(Linear { total_num_steps, warmup_num_steps }) => part(
                 total_num_steps.saturating_sub(applied),
                 total_num_steps.saturating_sub(warmup_num_steps),
             ),
-            Self::Cosine { total_num_steps, warmup_num_steps, cos_min_ratio, num_cycles } => {
+            Self::Cosine(config) => {
+                let Cosine { total_num_steps, warmup_num_steps, cos_min_ratio, num_cycles } =
+                    config;
                 let length = total_num_steps.saturating_sub(warmup_num_steps);
                 let progress = part(applied - warmup_num_steps, length).min(1.0);
                 cos_min_ratio + (1.0 - cos_min_ratio) * cosine(num_cycles, progress)
             }
-            Self::InverseSqrt { warmup_num_steps, timescale } => {
-                let timescale = timescale.max(1) as f64;
-                (1.0 + (applied - warmup_num_steps) as f64 / timescale).sqrt().recip()
+            Self::InverseSqrt(config) => {
+                let steps = (applied - config.warmup_num_steps) as f64;
+                (1.0 + steps / config.timescale() as f64).sqrt().recip()
             }
         }
     }
@@ -107,21 +164,71 @@ impl HuggingFaceSchedule {
     /// `warmup_num_steps` and `total_num_steps`, where there are both.
     pub(super) fn horizon(&self) -> Option<(u64, u64)> {
         match *self {
-            Self::Linear { total_num_steps, warmup_num_steps }
-            | Self::Cosine { total_num_steps, warmup_num_steps, .. } => {
+            Self::Linear(Linear { total_num_steps, warmup_num_steps })
+            | Self::Cosine(Cosine { total_num_steps, warmup_num_steps, .. }) => {
                 Some((warmup_num_steps, total_num_steps))
             }
-            Self::ConstantWithWarmup { .. }
-            | Self::InverseSqrt { .. }
-            | Self::WarmupStableDecay(_) => None,
+            Self::ConstantWithWarmup(_) | Self::InverseSqrt(_) | Self::WarmupStableDecay(_) => None,
         }
     }
 }
 
+impl InverseSqrt {
+    /// transformers' timescale for a schedule without a warm-up.
+    const TIMESCALE: u64 = 10_000;
+
+    fn timescale(&self) -> u64 {
+        let default =
+            if self.warmup_num_steps > 0 { self.warmup_num_steps } else { Self::TIMESCALE };
+        self.timescale.unwrap_or(default)
+    }
+}
+
 impl WarmupStableDecay {
+    /// Steps at `lr`.
+    fn stable_steps(&self) -> u64 {
+        let rest = |total: u64| total.saturating_sub(self.warmup_and_decay());
+        self.num_stable_steps.or(self.total_num_steps.map(rest)).unwrap_or(0)
+    }
+
+    fn warmup_and_decay(&self) -> u64 {
+        self.warmup_num_steps.saturating_add(self.num_decay_steps)
+    }
+
+    /// Refuses lengths that are missing or do not add up, and waves of a decay that has none.
+    fn check(&self, o: &mut Options<'_>) {
+        let parts = format!(
+            "warmup_num_steps {} + num_decay_steps {}",
+            self.warmup_num_steps, self.num_decay_steps
+        );
+        let fault = match (self.num_stable_steps, self.total_num_steps) {
+            (Some(stable), Some(total))
+                if self.warmup_and_decay().saturating_add(stable) != total =>
+            {
+                Some((total, format!("is not num_stable_steps {stable} + {parts}")))
+            }
+            (None, Some(total)) if self.warmup_and_decay() > total => {
+                Some((total, format!("is less than {parts}")))
+            }
+            _ => None,
+        };
+        if let Some((total, fault)) = fault {
+            let message = format!("total_num_steps {total} {fault}");
+            o.fault("total_num_steps", Code::BadValue, message);
+        }
+        if !o.has("num_stable_steps") && !o.has("total_num_steps") {
+            let path = o.path("num_stable_steps");
+            let message = format!("`{path}` or `total_num_steps` is required and missing");
+            o.fault("num_stable_steps", Code::Missing, message);
+        }
+        if self.decay_type != Ramp::Cosine {
+            o.refuse(["num_cycles"], "has no effect for a decay_type that is no cosine");
+        }
+    }
+
     fn ratio(&self, applied: u64) -> f64 {
         let warmup = self.warmup_num_steps;
-        let stable = warmup.saturating_add(self.num_stable_steps);
+        let stable = warmup.saturating_add(self.stable_steps());
         let height = if applied < warmup {
             let progress = part(applied, warmup);
             match self.warmup_type {
@@ -171,28 +278,30 @@ mod tests {
 
     #[test]
     fn constant_and_linear_are_transformers() {
-        let constant = HuggingFaceSchedule::ConstantWithWarmup { warmup_num_steps: 3 };
+        let constant =
+            HuggingFaceSchedule::ConstantWithWarmup(ConstantWithWarmup { warmup_num_steps: 3 });
         assert_ratios(constant, &[0.0, 1.0 / 3.0, 2.0 / 3.0, 1.0, 1.0]);
-        let linear = HuggingFaceSchedule::Linear { total_num_steps: 6, warmup_num_steps: 2 };
+        let linear =
+            HuggingFaceSchedule::Linear(Linear { total_num_steps: 6, warmup_num_steps: 2 });
         assert_ratios(linear, &[0.0, 0.5, 1.0, 0.75, 0.5, 0.25, 0.0, 0.0]);
     }
 
     #[test]
     fn cosine_is_transformers_and_stays_at_its_end() {
-        let half = HuggingFaceSchedule::Cosine {
+        let half = HuggingFaceSchedule::Cosine(Cosine {
             total_num_steps: 6,
             warmup_num_steps: 2,
             cos_min_ratio: 0.0,
             num_cycles: 0.5,
-        };
+        });
         let expected = [0.0, 0.5, 1.0, 0.853553390593274, 0.5, 0.146446609406726, 0.0, 0.0];
         assert_ratios(half, &expected);
-        let waves = HuggingFaceSchedule::Cosine {
+        let waves = HuggingFaceSchedule::Cosine(Cosine {
             total_num_steps: 6,
             warmup_num_steps: 1,
             cos_min_ratio: 0.1,
             num_cycles: 1.5,
-        };
+        });
         let expected = [
             0.0,
             1.0,
@@ -208,23 +317,23 @@ mod tests {
 
     #[test]
     fn inverse_sqrt_is_transformers() {
-        let schedule = |warmup_num_steps, timescale| HuggingFaceSchedule::InverseSqrt {
-            warmup_num_steps,
-            timescale,
+        let schedule = |warmup_num_steps, timescale| {
+            HuggingFaceSchedule::InverseSqrt(InverseSqrt { warmup_num_steps, timescale })
         };
         let expected =
             [0.0, 0.25, 0.5, 0.75, 1.0, 0.894427190999916, 0.816496580927726, 0.755928946018454];
-        assert_ratios(schedule(4, 4), &expected);
+        assert_ratios(schedule(4, None), &expected);
         let expected = [0.0, 0.5, 1.0, 0.866025403784439, 0.774596669241483, FRAC_1_SQRT_2];
-        assert_ratios(schedule(2, 3), &expected);
-        assert_ratios(schedule(0, 10_000), &[1.0, 0.999950003749688, 0.999900014997501]);
+        assert_ratios(schedule(2, Some(3)), &expected);
+        assert_ratios(schedule(0, None), &[1.0, 0.999950003749688, 0.999900014997501]);
     }
 
     #[test]
     fn warmup_stable_decay_is_transformers() {
         let plain = WarmupStableDecay {
             warmup_num_steps: 2,
-            num_stable_steps: 2,
+            num_stable_steps: Some(2),
+            total_num_steps: None,
             num_decay_steps: 4,
             warmup_type: Ramp::Linear,
             decay_type: Ramp::Cosine,
@@ -247,7 +356,7 @@ mod tests {
         check(curved, &[&[0.1, 0.325, 0.775, 1.0, 1.0], down.as_slice()].concat());
         let straight = WarmupStableDecay {
             warmup_num_steps: 4,
-            num_stable_steps: 0,
+            num_stable_steps: Some(0),
             warmup_type: Ramp::OneMinusSqrt,
             decay_type: Ramp::Linear,
             min_lr_ratio: 0.2,
@@ -257,7 +366,7 @@ mod tests {
         check(straight, &[up.as_slice(), &[1.0, 0.8, 0.6, 0.4, 0.2, 0.2]].concat());
         let wave = WarmupStableDecay {
             warmup_num_steps: 0,
-            num_stable_steps: 1,
+            num_stable_steps: Some(1),
             num_decay_steps: 5,
             num_cycles: 1.0,
             ..plain

@@ -1,43 +1,57 @@
 //! DeepSpeed's `OneCycle`: one cycle of the learning rate and, against it, of the momentum, then a
 //! decay (Smith 2018).
 
-use crate::error::{Code, Error};
+use super::rate::is_rate;
+use crate::{
+    config::options::{Options, option_table},
+    error::{Code, Error},
+};
 
 /// What DeepSpeed makes of AdamW's second beta while it cycles the first.
 const BETA2: f64 = 0.99;
 
-/// The settings, under DeepSpeed's names.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OneCycle {
-    /// The rate at both ends of the cycle.
-    pub cycle_min_lr: f64,
-    /// The rate at its peak.
-    pub cycle_max_lr: f64,
-    /// Steps up; at least 1.
-    pub cycle_first_step_size: u64,
-    /// Steps down.
-    pub cycle_second_step_size: u64,
-    /// Stairs on the way up; 0 for a straight line.
-    pub cycle_first_stair_count: u64,
-    /// Stairs on the way down; 0 for a straight line.
-    pub cycle_second_stair_count: u64,
-    /// How much the rate decays in `decay_step_size` steps after the cycle.
-    pub decay_lr_rate: f64,
-    /// The unit of the decay in steps; 0 for none.
-    pub decay_step_size: u64,
-    /// The cycle of the momentum; `None` leaves the optimizer's betas as they are.
-    pub momentum: Option<CycleMomentum>,
-}
-
-/// The momentum over the cycle.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct CycleMomentum {
-    /// Where the rate is at its peak.
-    pub cycle_min_mom: f64,
-    /// Where the rate is lowest.
-    pub cycle_max_mom: f64,
-    /// How much the momentum grows in `decay_step_size` steps after the cycle.
-    pub decay_mom_rate: f64,
+option_table! {
+    /// The settings, under DeepSpeed's names.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    #[check_map(OneCycle::check)]
+    pub struct OneCycle {
+        /// the rate at both ends of the cycle
+        #[option(required, must = is_rate => "a finite number, 0 or more", deepspeed = "cycle_min_lr")]
+        pub cycle_min_lr: f64,
+        /// the rate at its peak
+        #[option(required, must = is_rate => "a finite number, 0 or more", deepspeed = "cycle_max_lr")]
+        pub cycle_max_lr: f64,
+        /// steps up
+        #[option(default = 2000, range = 1.., deepspeed = "cycle_first_step_size")]
+        pub cycle_first_step_size: u64,
+        /// steps down; as many as up by default
+        #[option(optional)]
+        pub cycle_second_step_size: Option<u64>,
+        /// stairs on the way up; 0 for a straight line
+        #[option(default = 0, deepspeed = "cycle_first_stair_count")]
+        pub cycle_first_stair_count: u64,
+        /// stairs on the way down; as many as up by default
+        #[option(optional, deepspeed = "cycle_second_stair_count")]
+        pub cycle_second_stair_count: Option<u64>,
+        /// how much the rate decays in `decay_step_size` steps after the cycle
+        #[option(default = 0.0, must = is_rate => "a finite number, 0 or more", deepspeed = "decay_lr_rate")]
+        pub decay_lr_rate: f64,
+        /// the unit of the decay in steps; 0 for none
+        #[option(default = 0, deepspeed = "decay_step_size")]
+        pub decay_step_size: u64,
+        /// whether the betas or the momentum are cycled too, against the rate
+        #[option(default = true, deepspeed = "cycle_momentum")]
+        pub cycle_momentum: bool,
+        /// the momentum at the peak of the rate
+        #[option(default = 0.8, range = 0.0..1.0, deepspeed = "cycle_min_mom")]
+        pub cycle_min_mom: f64,
+        /// the momentum at the lowest rate
+        #[option(default = 0.9, range = 0.0..1.0, deepspeed = "cycle_max_mom")]
+        pub cycle_max_mom: f64,
+        /// how much the momentum grows in `decay_step_size` steps after the cycle
+        #[option(default = 0.0, must = is_rate => "a finite number, 0 or more", deepspeed = "decay_mom_rate")]
+        pub decay_mom_rate: f64,
+    }
 }
 
 /// Where in the schedule a step is.
@@ -61,7 +75,10 @@ impl OneCycle {
 
     /// AdamW's betas of the step after `applied` steps, where they are cycled.
     pub(super) fn betas(&self, applied: u64) -> Option<(f64, f64)> {
-        let CycleMomentum { cycle_min_mom, cycle_max_mom, decay_mom_rate } = self.momentum?;
+        if !self.cycle_momentum {
+            return None;
+        }
+        let Self { cycle_min_mom, cycle_max_mom, decay_mom_rate, .. } = *self;
         let momentum = match self.phase(applied) {
             // DeepSpeed begins at the lowest momentum, as if at the peak of the rate.
             _ if applied == 0 => cycle_min_mom,
@@ -71,8 +88,20 @@ impl OneCycle {
         Some((momentum, BETA2))
     }
 
+    fn second_step_size(&self) -> u64 {
+        self.cycle_second_step_size.unwrap_or(self.cycle_first_step_size)
+    }
+
+    /// Refuses settings of the momentum's cycle where there is none.
+    fn check(&self, o: &mut Options<'_>) {
+        if !self.cycle_momentum {
+            let options = ["cycle_min_mom", "cycle_max_mom", "decay_mom_rate"];
+            o.refuse(options, "has no effect with cycle_momentum: false");
+        }
+    }
+
     fn phase(&self, applied: u64) -> Phase {
-        let (first, second) = (self.cycle_first_step_size.max(1), self.cycle_second_step_size);
+        let (first, second) = (self.cycle_first_step_size.max(1), self.second_step_size());
         let total = first.saturating_add(second);
         if applied > total {
             return Phase::Decay(match self.decay_step_size {
@@ -84,7 +113,8 @@ impl OneCycle {
         Phase::Cycle(if at <= first {
             climb(at, first, self.cycle_first_stair_count)
         } else {
-            climb(total - at, second, self.cycle_second_stair_count)
+            let stairs = self.cycle_second_stair_count.unwrap_or(self.cycle_first_stair_count);
+            climb(total - at, second, stairs)
         })
     }
 
@@ -98,7 +128,7 @@ impl OneCycle {
         if min > max {
             add("cycle_min_lr", format!("cycle_min_lr {min} is more than cycle_max_lr {max}"));
         }
-        let momentum_decay = self.momentum.map_or(0.0, |momentum| momentum.decay_mom_rate);
+        let momentum_decay = if self.cycle_momentum { self.decay_mom_rate } else { 0.0 };
         for (option, rate) in
             [("decay_lr_rate", self.decay_lr_rate), ("decay_mom_rate", momentum_decay)]
         {
@@ -107,9 +137,8 @@ impl OneCycle {
                 add(option, message);
             }
         }
-        if let Some(CycleMomentum { cycle_min_mom: min, cycle_max_mom: max, .. }) = self.momentum
-            && min > max
-        {
+        let (min, max) = (self.cycle_min_mom, self.cycle_max_mom);
+        if self.cycle_momentum && min > max {
             add("cycle_min_mom", format!("cycle_min_mom {min} is more than cycle_max_mom {max}"));
         }
         faults
@@ -137,16 +166,15 @@ mod tests {
             cycle_min_lr: 0.01,
             cycle_max_lr: 0.1,
             cycle_first_step_size: first,
-            cycle_second_step_size: second,
+            cycle_second_step_size: Some(second),
             cycle_first_stair_count: 0,
-            cycle_second_stair_count: 0,
+            cycle_second_stair_count: None,
             decay_lr_rate: 0.0,
             decay_step_size: 0,
-            momentum: Some(CycleMomentum {
-                cycle_min_mom: 0.8,
-                cycle_max_mom: 0.9,
-                decay_mom_rate: 0.0,
-            }),
+            cycle_momentum: true,
+            cycle_min_mom: 0.8,
+            cycle_max_mom: 0.9,
+            decay_mom_rate: 0.0,
         }
     }
 
@@ -169,9 +197,9 @@ mod tests {
             [0.8, 0.875, 0.85, 0.825, 0.8, 2.5 / 3.0, 2.6 / 3.0, 0.9, 0.9045, 0.909, 0.9135];
         let mut cycle = cycle(4, 3);
         (cycle.decay_lr_rate, cycle.decay_step_size) = (0.5, 2);
-        cycle.momentum.as_mut().unwrap().decay_mom_rate = 0.01;
+        cycle.decay_mom_rate = 0.01;
         assert_steps(cycle, &lrs, &momenta);
-        cycle.momentum = None;
+        cycle.cycle_momentum = false;
         assert_eq!(cycle.betas(3), None);
     }
 
@@ -196,7 +224,7 @@ mod tests {
             0.9,
         ];
         let mut cycle = cycle(6, 5);
-        (cycle.cycle_first_stair_count, cycle.cycle_second_stair_count) = (2, 3);
+        (cycle.cycle_first_stair_count, cycle.cycle_second_stair_count) = (2, Some(3));
         assert_steps(cycle, &lrs, &momenta);
     }
 
@@ -210,7 +238,7 @@ mod tests {
     fn contradictions_are_found_together() {
         let mut cycle = cycle(4, 4);
         (cycle.cycle_min_lr, cycle.decay_lr_rate) = (0.2, 0.5);
-        cycle.momentum.as_mut().unwrap().cycle_min_mom = 0.95;
+        cycle.cycle_min_mom = 0.95;
         let faults = cycle.faults();
         let paths: Vec<_> = faults.iter().filter_map(Error::option_path).collect();
         assert_eq!(paths, ["cycle_min_lr", "decay_lr_rate", "cycle_min_mom"]);

@@ -101,7 +101,7 @@ struct Kind {
 fn aggregated(root: &ModuleProfile, options: &FlopsProfilerConfig) -> String {
     let mut levels = Vec::new();
     add_up(&mut levels, root, 0);
-    let depth = options.module_depth.map_or(levels.len(), |depth| levels.len().min(depth + 1));
+    let depth = options.depth().map_or(levels.len(), |depth| levels.len().min(depth + 1));
     let n = options.top_modules;
     let mut text = format!("\ntop {n} kinds of modules on each level\n\n");
     for (depth, kinds) in levels.iter().take(depth).enumerate() {
@@ -222,8 +222,9 @@ mod tests {
         ModuleProfile { name, kind, params: 2 * macs, macs, flops: 2 * macs, latency, children }
     }
 
-    fn options(module_depth: Option<usize>, top_modules: usize) -> FlopsProfilerConfig {
+    fn options(module_depth: i64, top_modules: usize) -> FlopsProfilerConfig {
         FlopsProfilerConfig {
+            enabled: true,
             profile_step: 1,
             recompute_fwd_factor: 0.0,
             module_depth,
@@ -238,14 +239,14 @@ mod tests {
         let children =
             vec![module("A", 300, Some(1)), module("B", 500, Some(1)), module("A", 300, None)];
         let root = ModuleProfile { children, ..module("Model", 1100, Some(4)) };
-        let text = aggregated(&root, &options(None, 1));
+        let text = aggregated(&root, &options(-1, 1));
         assert!(text.ends_with(
             "depth 1:\n    params      - A: 1.2 K\n    MACs        - A: 600 MACs\n    \
              fwd latency - A: 1 ms\n"
         ));
-        let two = aggregated(&root, &options(Some(7), 2));
+        let two = aggregated(&root, &options(7, 2));
         assert!(two.contains("    MACs        - A: 600 MACs, B: 500 MACs\n"), "{two}");
-        assert!(!aggregated(&root, &options(Some(0), 1)).contains("depth 1"));
+        assert!(!aggregated(&root, &options(0, 1)).contains("depth 1"));
 
         let mut text = String::new();
         tree(&mut text, &root, &root, 0);

@@ -69,7 +69,7 @@ impl Monitors {
         let tensorboard =
             tensorboard.map(|dir| EventFile::create(&work_dir.join(dir.path()))).transpose();
         let profiler = config.flops_profiler.as_ref();
-        let file = profiler.and_then(|profiler| profiler.output_file.as_ref());
+        let file = profiler.and_then(|profiler| profiler.file());
         let profile_file = file.map(|file| prepare(work_dir.join(file))).transpose();
         Ok(Some(Self {
             config: config.clone(),

@@ -12,7 +12,8 @@ use std::{
 use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 
 use crate::{
-    data::{self, OpenOptions, Padding, Row, TokenizeOptions},
+    config::options::option_table,
+    data::{self, OpenOptions, Row, TokenizeOptions},
     error::{Code, Error, Result},
     script::{
         Callback,
@@ -26,9 +27,6 @@ use crate::{
 
 /// The seed of a shuffle that names none.
 const DEFAULT_SEED: u64 = 0;
-
-const PADDINGS: &[(&str, Padding)] =
-    &[("none", Padding::None), ("longest", Padding::Longest), ("max_length", Padding::MaxLength)];
 
 /// The functions of datasets, and `for` over the rows.
 pub(super) fn build() -> Module {
@@ -96,11 +94,7 @@ pub mod api {
         Ok(dataset.tokenize(tokenizer, TokenizeOptions::default())?)
     }
 
-    /// Turns a column of text into token ids, with options: `field`, the column (`"text"`);
-    /// `append_eos`, whether each row ends in the end-of-text token (false); `max_length` and
-    /// `truncation`, to cut longer rows; `padding`, `"none"`, `"longest"` of a micro batch, or
-    /// `"max_length"`. With `text_target`, the column of the answers, rows are pairs for a model with an
-    /// encoder: its tokens, cut to `max_target_length`, are the labels.
+    /// Turns a column of text into token ids; with `text_target` into pairs for a model with an encoder.
     ///
     /// ```rhai
     /// let tok = tokenizer("dsr:gpt2");
@@ -291,32 +285,43 @@ pub mod api {
     }
 }
 
+option_table! {
+    /// The options of `dataset`.
+    #[derive(Debug)]
+    pub(crate) struct OpenTable {
+        /// the rows, as `train[:1%]`; without it `train`, or the only split
+        #[option(optional)]
+        pub split: Option<String>,
+        /// a branch, tag or commit of the hub
+        #[option(optional)]
+        pub revision: Option<String>,
+    }
+}
+
+option_table! {
+    /// The option of `shuffle`.
+    #[derive(Debug)]
+    pub(crate) struct ShuffleOptions {
+        /// the seed of the order
+        #[option(default = DEFAULT_SEED)]
+        pub seed: u64,
+    }
+}
+
 /// The options of `dataset`, without the hub and the directory that paths start from.
 pub(crate) fn open_options(map: &Map) -> Result<OpenOptions> {
-    options::read("dataset", map, |o| OpenOptions {
-        split: o.get("split").optional(),
-        revision: o.get("revision").optional(),
-        ..OpenOptions::default()
-    })
+    let OpenTable { split, revision } = options::read_table("dataset", map)?;
+    Ok(OpenOptions { split, revision, ..OpenOptions::default() })
 }
 
 /// The options of `tokenize`.
 pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
-    let default = TokenizeOptions::default();
-    options::read("tokenize", map, |o| TokenizeOptions {
-        field: o.get("field").or(default.field),
-        text_target: o.get("text_target").optional(),
-        append_eos: o.get("append_eos").or(default.append_eos),
-        max_length: o.get("max_length").optional(),
-        max_target_length: o.get("max_target_length").optional(),
-        padding: o.choice("padding", PADDINGS).or(default.padding),
-        truncation: o.get("truncation").or(default.truncation),
-    })
+    options::read_table("tokenize", map)
 }
 
 /// The option of `shuffle`: the seed.
 pub(crate) fn shuffle_options(map: &Map) -> Result<u64> {
-    options::read("shuffle", map, |o| o.get("seed").or(DEFAULT_SEED))
+    options::read_table("shuffle", map).map(|ShuffleOptions { seed }| seed)
 }
 
 /// A row as scripts see it.

@@ -13,6 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::Store,
+    config::options::option_table,
     config::{EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype},
     data::LoaderOptions,
     engine::{self, Evaluation, MemoryUse},
@@ -24,7 +25,8 @@ use crate::{
         error::ScriptResult,
         feed,
         host::{self, Host},
-        observers, options,
+        observers,
+        options::{self, Handed},
     },
     tensor::AllocatorUse,
 };
@@ -40,84 +42,11 @@ pub mod api {
 
     /// Makes an engine that trains `model`.
     ///
-    /// * `options` - `micro_batch_size`, `gradient_accumulation_steps` (1) and `train_batch_size`, any
-    ///   two of which give the third; `loss_average` ("tokens", or "micro_batches" as in DeepSpeed),
-    ///   `gradient_clipping` (1.0; 0 is off), `precision` ("fp32"), `optimizer` (AdamW),
-    ///   `activation_checkpointing` (false), or a map: `every`, how many blocks for one that keeps only
-    ///   its input (1), `cpu_checkpointing`, whether in host memory (false); `seed` of dropout (42);
-    ///   `scheduler` ("constant")
-    ///
-    /// `matmul_precision` ("highest"; "high", "medium") is what products of float32 matrices may be
-    /// rounded to on the way, as `torch.set_float32_matmul_precision`: on a GPU "high" and "medium"
-    /// use TensorFloat-32, which is several times as fast, on a CPU that can "medium" uses bf16.
-    /// `deterministic` (false) makes two runs on the same GPUs equal to the bit, as
-    /// `torch.use_deterministic_algorithms`, for some speed; an operation that cannot be is then an
-    /// error that names it. On CPUs runs are equal anyway. libtorch has both for the whole process:
-    /// each engine computes with its own, what runs outside of an engine with those of the one that
-    /// ran last.
-    ///
-    /// The precision is "fp32", "bf16" or "fp16", or a map with a `dtype` and `grad_accum_dtype`
-    /// ("fp32"), in which gradients are summed, `communication_data_type` ("fp32"), in which they
-    /// travel; for fp16 also `loss_scale` (0, which is a dynamic one), `initial_scale_power` (16),
-    /// `loss_scale_window` (1000), `hysteresis` (2), `consecutive_hysteresis` (false),
-    /// `min_loss_scale` (1). With bf16 and fp16 the optimizer updates float32 master weights, and
-    /// the model's own parameters change their format. A gradient that is not finite skips its step.
-    ///
-    /// The optimizer is a map with a `type`, by DeepSpeed's names and with its defaults. All have
-    /// `lr` (0.001), `weight_decay` (0), and `state_dtype` ("fp32", or "bf16" with stochastic
-    /// rounding). `AdamW` (`weight_decay` 0.01 as in PyTorch) and `Adam`: `betas` ([0.9, 0.999]),
-    /// `eps` (1e-8), `bias_correction` (true), and Adam's `adam_w_mode` (true: it is AdamW). `Lamb`:
-    /// these, `max_coeff` (10), `min_coeff` (0.01), `eps_inside_sqrt` (false). `Lion`: `betas`
-    /// ([0.9, 0.999]). `SGD`: `momentum` (0), `dampening` (0), `nesterov` (false). `Adagrad`: `lr`
-    /// (0.01), `eps` (1e-10). `Muon` for the matrices of blocks, AdamW for the rest: `muon_lr`
-    /// (0.02) and `adam_lr` (0.0003), or `lr` for both; `momentum` (0.95), `nesterov` (true),
-    /// `ns_steps` (5), `ns_method` ("gram", "standard"), `betas` ([0.9, 0.95]), `eps` (1e-10).
-    ///
-    /// `loss` is a function `|logits, targets|` that computes the loss of a micro batch and takes the
-    /// place of the cross-entropy, in evaluations too: logits are float32, `[batch, tokens,
-    /// vocabulary]`, targets the token that each position should predict, `[batch, tokens]`, shifted
-    /// already and -100 where there is none. What it returns is taken for a mean over the targets.
-    ///
-    /// Parameters go by patterns of their Hugging Face names: `no_decay: ["*.bias", "*ln_*"]` do
-    /// not decay, and each of `groups: [#{ params: ["*wte*"], lr: 1e-4, weight_decay: 0 }]` has its
-    /// own `lr`, which the scheduler scales as it does the optimizer's, or `weight_decay`. Two
-    /// values of one setting for the same parameter are refused.
-    ///
-    /// `zero`: a map with DeepSpeed's `stage` (0), `overlap_comm`, `reduce_bucket_size`,
-    /// `allgather_bucket_size`, `stage3_prefetch_bucket_size`,
-    /// `stage3_param_persistence_threshold`, and `offload_optimizer` and `offload_param` ("none",
-    /// "cpu", or "nvme", which needs `nvme_path`).
-    ///
-    /// The scheduler is a function of the steps applied so far that returns the learning rate
-    /// itself, `|step| 6e-4 / (1.0 + step)`, or a map with a `type` and its options. A skipped
-    /// step does not advance it.
-    ///
-    /// With transformers' values: `constant`; `constant_with_warmup`: `warmup_num_steps`; `linear`:
-    /// `total_num_steps`, `warmup_num_steps` (0); `cosine`: these, `cos_min_ratio` (0), `num_cycles`
-    /// (0.5); `inverse_sqrt`: `warmup_num_steps`, `timescale` (the warm-up); `wsd` or
-    /// `warmup_stable_decay`: `warmup_num_steps` (0), `num_decay_steps`, `num_stable_steps` or
-    /// `total_num_steps`, `warmup_type` ("linear"; "cosine", "1-sqrt"), `decay_type` ("cosine"),
-    /// `min_lr_ratio` (0), `num_cycles` (0.5).
-    ///
-    /// With DeepSpeed's values, options and defaults: `WarmupLR`, `WarmupDecayLR`, `WarmupCosineLR`,
-    /// `OneCycle` (which, unless `cycle_momentum` is false, sets the betas or the momentum too),
-    /// `LRRangeTest`. Those with rates of their own refuse another `lr` of the optimizer.
-    ///
-    /// What is shown and logged on rank 0, with or without a run, all off by default:
-    ///
-    /// * `steps_per_print` - after how many steps DeepSpeed's line is shown, with the loss; a run
-    ///   shows its own line at the same steps
-    /// * `wall_clock_breakdown` - shows after each step what its forward and backward passes, the
-    ///   reduction over the ranks, the optimizer and the loader took, in milliseconds summed over
-    ///   the micro batches. The device is waited for at the ends of each
-    /// * `flops_profiler` - a profile of the step after `profile_step` (1) others: `enabled` (false),
-    ///   `module_depth` (-1: all), `top_modules` (1), `detailed` (true), `output_file` (the screen),
-    ///   `recompute_fwd_factor` (0.0): the part of the forward pass that the backward pass computes
-    ///   again, for its count of operations. It turns `wall_clock_breakdown` on
-    /// * `csv_monitor`, `tensorboard` - write `Train/Samples/train_loss`, `lr`, `loss_scale` (fp16),
-    ///   and with the phases `elapsed_time_ms_*` (DeepSpeed's, and `data`), over the samples seen:
-    ///   `enabled` (false), `output_path` (the working directory), `job_name` ("DeepSpeedJobName")
-    ///   for the directory in it. Rows are added to CSV files that exist
+    /// Names and defaults are those of DeepSpeed and transformers. With bf16 and fp16 the model's own
+    /// parameters change their format. A skipped step does not advance the scheduler. Parameters go by
+    /// patterns of their Hugging Face names, and two values of one setting for the same parameter are
+    /// refused. libtorch has `matmul_precision` and `deterministic` for the whole process: each engine
+    /// computes with its own, what runs outside of an engine with those of the one that ran last.
     ///
     /// ```rhai
     /// let engine = init_engine(model, #{
@@ -414,20 +343,41 @@ fn memory_map(memory: MemoryUse, allocator: Option<AllocatorUse>) -> Map {
     kinds
 }
 
-/// The options of `save_checkpoint`: the loader to save with the engine, and how many to keep.
-pub(crate) fn save_options(map: &Map) -> Result<(Option<Loader>, Option<usize>)> {
-    options::read("save_checkpoint", map, |o| {
-        (o.handle::<Loader>("loader", "a loader"), o.get("keep").range(1..).optional())
-    })
+option_table! {
+    /// The options of `save_checkpoint`.
+    #[derive(Debug)]
+    pub(crate) struct SaveOptions {
+        /// the loader to save with the engine
+        #[option(default = Handed(None))]
+        pub loader: Handed<Loader>,
+        /// how many checkpoints of the directory stay; all by default
+        #[option(optional, range = 1..)]
+        pub keep: Option<usize>,
+    }
+}
+
+option_table! {
+    /// The option of `load_checkpoint`.
+    #[derive(Debug)]
+    pub(crate) struct LoadOptions {
+        /// the loader that goes on with the engine
+        #[option(default = Handed(None))]
+        pub loader: Handed<Loader>,
+    }
+}
+
+/// The options of `save_checkpoint`.
+pub(crate) fn save_options(map: &Map) -> Result<SaveOptions> {
+    options::read_table("save_checkpoint", map)
 }
 
 /// The option of `load_checkpoint`: the loader that goes on with the engine.
 pub(crate) fn load_options(map: &Map) -> Result<Option<Loader>> {
-    options::read("load_checkpoint", map, |o| o.handle::<Loader>("loader", "a loader"))
+    options::read_table("load_checkpoint", map).map(|LoadOptions { loader }| loader.0)
 }
 
 fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
-    let (loader, keep) = save_options(options)?;
+    let SaveOptions { loader: Handed(loader), keep } = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
     let store = Store::open(&host.writable(dir)?);

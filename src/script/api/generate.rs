@@ -32,8 +32,7 @@ pub mod api {
         Ok(text(&*host::of(&ctx)?, &model, &tokenizer, prompt, &Map::new())?)
     }
 
-    /// Returns `prompt` and what the model goes on with. A `temperature` of 0 takes the most likely
-    /// token each time; a `top_k` of 0 keeps all tokens.
+    /// Returns `prompt` and what the model goes on with, by these options.
     ///
     /// ```rhai
     /// let options = #{ max_new_tokens: 40, temperature: 0.8, top_k: 40, top_p: 0.95, seed: 1 };
@@ -87,12 +86,5 @@ fn text(
 
 /// The options of `generate`.
 pub(crate) fn sampling(options: &Map) -> Result<Sampling> {
-    let default = Sampling::default();
-    options::read("generate", options, |o| Sampling {
-        max_new_tokens: o.get("max_new_tokens").range(1..).or(default.max_new_tokens),
-        temperature: o.get("temperature").range(0.0..).or(default.temperature),
-        top_k: o.get("top_k").optional().map_or(default.top_k, |k: usize| (k > 0).then_some(k)),
-        top_p: o.get("top_p").check(|p| *p > 0.0 && *p <= 1.0, "above 0 and at most 1").or(1.0),
-        seed: o.get("seed").or(default.seed),
-    })
+    options::read_table("generate", options)
 }

@@ -11,6 +11,7 @@ use std::{
 use rhai::{Dynamic, Map, Module, plugin::*};
 
 use crate::{
+    config::options::option_table,
     data::{self, LoaderOptions},
     dist::ProcessGroup,
     error::{Code, Result},
@@ -20,7 +21,7 @@ use crate::{
         feed::{self, Feed},
         host,
         iterate::set_iterator,
-        options,
+        options::{self, Options, ScriptType},
     },
 };
 
@@ -67,11 +68,8 @@ pub mod api {
 
     /// Cuts the rows into micro batches, of which each process takes its own. `for` goes over them.
     ///
-    /// Options: `micro_batch_size`, rows in a batch of one process; `epochs`, how often the data is
-    /// gone through (1), or `endless: true`; `drop_last`, whether a last batch that is not full is
-    /// left out (false); `prefetch_factor`, how many batches a thread keeps ready (2; 0: none, and no
-    /// thread). Functions of the recipe run in the recipe's own thread: behind `filter` and `map` each
-    /// batch is made when it is asked for.
+    /// Functions of the recipe run in the recipe's own thread: behind `filter` and `map` each batch is
+    /// made when it is asked for.
     ///
     /// ```rhai
     /// let ds = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(1024);
@@ -143,25 +141,51 @@ pub(super) fn for_rank(group: &ProcessGroup, options: LoaderOptions) -> LoaderOp
     LoaderOptions { rank, world_size, device, ..options }
 }
 
-/// The options of a loader, for a process that is alone.
-pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
-    options::read("loader", map, |o| {
-        let epochs = o.get("epochs").range(1..).optional();
-        let endless = o.get("endless").or(false);
-        if endless && o.has("epochs") {
+option_table! {
+    /// The options of `loader`.
+    #[derive(Debug)]
+    #[check_map(LoaderTable::check)]
+    pub(crate) struct LoaderTable {
+        /// rows in a batch of one process
+        #[option(required, range = 1..=MOST_ROWS)]
+        pub micro_batch_size: usize,
+        /// how often the data is gone through; 1 by default
+        #[option(optional, range = 1..)]
+        pub epochs: Option<u64>,
+        /// whether the data is gone through without end
+        #[option(default = false)]
+        pub endless: bool,
+        /// whether a last batch that is not full is left out
+        #[option(default = false)]
+        pub drop_last: bool,
+        /// how many batches a thread keeps ready; 0 is none, and no thread
+        #[option(default = 2, range = 0..=MOST_READY)]
+        pub prefetch_factor: usize,
+    }
+}
+
+impl LoaderTable {
+    fn check(&self, o: &mut Options<'_>) {
+        if self.endless && o.has("epochs") {
             let message = "`endless: true` and `epochs` exclude each other";
             o.fault("endless", Code::BadValue, message);
         }
-        LoaderOptions {
-            micro_batch_size: o.get("micro_batch_size").range(1..=MOST_ROWS).required(),
-            epochs: if endless { None } else { epochs.or(Some(1)) },
-            drop_last: o.get("drop_last").or(false),
-            prefetch_factor: o
-                .get("prefetch_factor")
-                .range(0..=MOST_READY)
-                .or(LoaderOptions::default().prefetch_factor),
-            ..LoaderOptions::default()
-        }
+    }
+}
+
+impl ScriptType for api::Loader {
+    const EXPECTED: &'static str = "a loader";
+}
+
+/// The options of a loader, for a process that is alone.
+pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
+    let table: LoaderTable = options::read_table("loader", map)?;
+    Ok(LoaderOptions {
+        micro_batch_size: table.micro_batch_size,
+        epochs: if table.endless { None } else { table.epochs.or(Some(1)) },
+        drop_last: table.drop_last,
+        prefetch_factor: table.prefetch_factor,
+        ..LoaderOptions::default()
     })
 }
 

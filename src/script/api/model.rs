@@ -6,7 +6,10 @@ use rhai::{Map, plugin::*};
 
 use super::tensor::{Handle, check};
 use crate::{
-    config::suggest::nearest,
+    config::{
+        options::{OptionTable, option_table},
+        suggest::nearest,
+    },
     data,
     error::{Code, Error, Result},
     model::{self, Masks, ModelConfig, padding_of},
@@ -14,7 +17,7 @@ use crate::{
         api::tokenizer,
         error::ScriptResult,
         host::{self, Host},
-        options::{self, Options},
+        options::{self, Handed, Options},
         value,
     },
     tensor::{Kind, Tensor, moved},
@@ -56,7 +59,7 @@ pub mod api {
         load_model_with(ctx, spec, Map::new())
     }
 
-    /// Loads a model, at a `revision` of the hub, or with another dropout than its config says, under
+    /// Loads a model, at a revision of the hub, or with another dropout than its config says, under
     /// the family's names: GPT-2's are `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
     ///
     /// ```rhai
@@ -84,8 +87,7 @@ pub mod api {
         new_model_with(ctx, spec, Map::new())
     }
 
-    /// Makes a model with random weights drawn from `seed` (42), and with other settings than those of
-    /// `spec`, under the family's names in `config.json`.
+    /// Makes a model with random weights, and with other settings than those of `spec`, under the family's names in `config.json`.
     ///
     /// ```rhai
     /// let model = new_model("gpt2", #{ n_layer: 4, n_head: 4, n_embd: 128, seed: 1 });
@@ -122,8 +124,7 @@ pub mod api {
         logits_with(ctx, model, input_ids, Map::new())
     }
 
-    /// Returns the logits of padded rows: `attention_mask` `[batch, tokens]` is 0 for padding. A model
-    /// with an encoder gives those of `decoder_input_ids`, `[batch, decoder tokens]`.
+    /// Returns the logits of padded rows, or of a model with an encoder.
     ///
     /// ```rhai
     /// let logits = model.logits(tensor([[0, 1, 2]]), #{ attention_mask: tensor([[0, 1, 1]]) });
@@ -190,12 +191,53 @@ pub mod api {
     }
 }
 
+option_table! {
+    /// The options of `logits`.
+    #[derive(Debug)]
+    pub(crate) struct LogitsOptions {
+        /// `[batch, tokens]`, 0 for padding
+        #[option(default = Handed(None))]
+        pub attention_mask: Handed<Handle>,
+        /// the ids that a model with an encoder decodes, `[batch, decoder tokens]`
+        #[option(default = Handed(None))]
+        pub decoder_input_ids: Handed<Handle>,
+    }
+}
+
+option_table! {
+    /// The options of `load_model` beside settings of dropout.
+    #[derive(Debug)]
+    pub(crate) struct LoadOptions {
+        /// a branch, tag or commit of the hub
+        #[option(optional)]
+        pub revision: Option<String>,
+    }
+}
+
+option_table! {
+    /// The options of `new_model` beside settings of the model.
+    #[derive(Debug)]
+    pub(crate) struct MakeOptions {
+        /// the seed of the weights
+        #[option(default = 42)]
+        pub seed: u64,
+    }
+}
+
+option_table! {
+    /// The option of `export_hf`.
+    #[derive(Debug)]
+    pub(crate) struct ExportOptions {
+        /// the tokenizer in place of the one that the model was loaded with
+        #[option(default = Handed(None))]
+        pub tokenizer: Handed<tokenizer::api::Tokenizer>,
+    }
+}
+
 /// The options of `logits`: the mask of padding, and the decoder's input.
 pub(crate) fn logits_options(map: &Map) -> Result<(Option<Handle>, Option<Handle>)> {
-    options::read("logits", map, |o| {
-        const IDS: &str = "a tensor of integers";
-        (o.handle("attention_mask", IDS), o.handle("decoder_input_ids", IDS))
-    })
+    let LogitsOptions { attention_mask, decoder_input_ids } = options::read_table("logits", map)?;
+    Ok((attention_mask.0, decoder_input_ids.0))
 }
 
 fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Handle> {
@@ -228,21 +270,20 @@ type Overrides = Vec<(&'static str, serde_json::Value)>;
 /// The options of `load_model`: a revision of the hub, and other dropout.
 pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Overrides)> {
     options::read("load_model", map, |o| {
-        let revision = o.get::<String>("revision").optional();
-        (revision, overrides(o, &ModelConfig::DROPOUT_KEYS))
+        (LoadOptions::read(o).revision, overrides(o, &ModelConfig::DROPOUT_KEYS))
     })
 }
 
 /// The options of `new_model`: the seed, and other settings.
 pub(crate) fn make_options(map: &Map) -> Result<(u64, Overrides)> {
     options::read("new_model", map, |o| {
-        (o.get::<u64>("seed").or(42), overrides(o, &ModelConfig::keys()))
+        (MakeOptions::read(o).seed, overrides(o, &ModelConfig::keys()))
     })
 }
 
 /// The option of `export_hf`.
 pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokenizer>> {
-    options::read("export_hf", map, |o| o.handle("tokenizer", "a tokenizer"))
+    options::read_table("export_hf", map).map(|ExportOptions { tokenizer }| tokenizer.0)
 }
 
 fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {

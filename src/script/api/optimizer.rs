@@ -8,16 +8,11 @@ use rhai::{Map, plugin::*};
 
 use super::tensor::{Handle, autograd::zero_grad, check};
 use crate::{
-    config::Schedule,
+    config::OptimizerConfig,
     dist::ProcessGroup,
     error::{Code, Error, Result},
     optim::{self, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors},
-    script::{
-        Shared,
-        error::{ScriptResult, split},
-        host, optimizer_options, options,
-        value::describe,
-    },
+    script::{Shared, error::ScriptResult, host, options, value::describe},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -140,9 +135,7 @@ pub mod api {
 
 fn make(params: &Dynamic, options: &Map) -> Result<ParamOptimizer> {
     let wrapped = Map::from([(OPTION.into(), Dynamic::from_map(options.clone()))]);
-    let config = options::read(OPTION, &wrapped, |o| {
-        o.map_or_empty(OPTION, optimizer_options::read).with(o, &Schedule::Constant)
-    });
+    let config = options::read(OPTION, &wrapped, OptimizerConfig::read);
     let config = config.map_err(at_its_options)?;
     let params = named(params)?;
     let units: Vec<UnitLayout> = params.iter().map(unit).collect();
@@ -180,7 +173,7 @@ fn at_its_options(error: Error) -> Error {
             None => fault,
         }
     };
-    let faults = split(error).into_iter().map(within).collect();
+    let faults = error.split().into_iter().map(within).collect();
     Error::all(faults).unwrap_or_else(|| Error::new(Code::Internal, "an error without a fault"))
 }
 

@@ -4,7 +4,7 @@ use rhai::{Map, plugin::*};
 
 use crate::{
     error::Result,
-    script::{error::ScriptResult, options},
+    script::{error::ScriptResult, options, value},
 };
 
 /// Options of a recipe's own functions.
@@ -52,7 +52,10 @@ pub(crate) fn read(owner: &str, given: &Map, defaults: &Map, required: &Map) -> 
     options::read(owner, given, |o| {
         let optional = defaults.iter().map(|(key, like)| (key, like, false));
         let required = required.iter().map(|(key, like)| (key, like, true));
-        let all = optional.chain(required);
-        all.map(|(key, like, is_required)| (key.clone(), o.like(key, like, is_required))).collect()
+        let read = |(key, like, is_required): (&rhai::Identifier, &Dynamic, bool)| {
+            let found = o.like(key, &value::option_value(like), is_required);
+            (key.clone(), value::of_option(found))
+        };
+        optional.chain(required).map(read).collect()
     })
 }

@@ -10,6 +10,7 @@ use super::{
     loader::{api::Loader, next_batch},
 };
 use crate::{
+    config::options::option_table,
     error::Result,
     run::{Shown, Training, TrainingOptions},
     script::{
@@ -44,9 +45,6 @@ pub mod api {
 
     /// Starts a run, or goes on with one under `--resume`: makes its directory `runs/NAME`, or brings
     /// engine and loader to its checkpoint.
-    ///
-    /// * `options` - `total_steps` (required), `save_every` (none: a checkpoint only at the end),
-    ///   `keep` (2 checkpoints; 0 keeps all), `name` (the recipe's)
     ///
     /// ```rhai
     /// let run = start_run(engine, loader, #{ total_steps: 300, save_every: 100 });
@@ -129,26 +127,28 @@ pub mod api {
     }
 }
 
-/// The options of `start_run`.
-#[derive(Debug)]
-pub(crate) struct RunOptions {
-    name: Option<String>,
-    total_steps: u64,
-    save_every: Option<u64>,
-    keep: Option<usize>,
+option_table! {
+    /// The options of `start_run`.
+    #[derive(Debug)]
+    pub(crate) struct RunOptions {
+        /// the name of the run's directory; the recipe's by default
+        #[option(optional)]
+        pub name: Option<String>,
+        /// the number of the last step
+        #[option(required, range = 1..)]
+        pub total_steps: u64,
+        /// after how many steps a checkpoint is saved; by default only at the end
+        #[option(optional, range = 1..)]
+        pub save_every: Option<u64>,
+        /// how many checkpoints stay; 0 keeps all
+        #[option(default = 2)]
+        pub keep: usize,
+    }
 }
 
 /// Reads the options of `start_run`.
 pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
-    options::read("start_run", map, |o| {
-        let keep = o.get::<usize>("keep").or(2);
-        RunOptions {
-            name: o.get("name").optional(),
-            total_steps: o.get("total_steps").range(1..).required(),
-            save_every: o.get("save_every").range(1..).optional(),
-            keep: (keep > 0).then_some(keep),
-        }
-    })
+    options::read_table("start_run", map)
 }
 
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
@@ -159,7 +159,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
         start: host.start.clone(),
         total_steps,
         save_every,
-        keep,
+        keep: (keep > 0).then_some(keep),
         lines: host.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
         recipe: host.recipe_record(),
         command: host.command.clone(),

@@ -7,9 +7,16 @@ use std::{rc::Rc, sync::Arc};
 use rhai::{Array, Map, plugin::*};
 
 use crate::{
+    config::options::option_table,
     data,
     error::Result,
-    script::{Host, error::ScriptResult, host, options, value::argument},
+    script::{
+        Host,
+        error::ScriptResult,
+        host,
+        options::{self, ScriptType},
+        value::argument,
+    },
 };
 
 /// The files of a model on the hub that make its tokenizer, as far as it has them.
@@ -42,7 +49,7 @@ pub mod api {
         Ok(super::open(&host::of(&ctx)?, spec, None)?.into())
     }
 
-    /// Opens a tokenizer with options: `revision`, a branch, tag or commit of the hub.
+    /// Opens a tokenizer with options.
     ///
     /// ```rhai
     /// let tok = tokenizer("openai-community/gpt2", #{ revision: "main" });
@@ -53,8 +60,7 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Tokenizer> {
-        let revision =
-            options::read("tokenizer", &options, |o| o.get::<String>("revision").optional())?;
+        let revision = super::open_options(&options)?;
         Ok(super::open(&host::of(&ctx)?, spec, revision.as_deref())?.into())
     }
 
@@ -174,9 +180,39 @@ pub mod api {
     }
 }
 
+option_table! {
+    /// The option of `tokenizer`.
+    #[derive(Debug)]
+    pub(crate) struct OpenOptions {
+        /// a branch, tag or commit of the hub
+        #[option(optional)]
+        pub revision: Option<String>,
+    }
+}
+
+option_table! {
+    /// The option of `decode`.
+    #[derive(Debug)]
+    pub(crate) struct DecodeOptions {
+        /// whether special tokens are left out
+        #[option(default = true)]
+        pub skip_special_tokens: bool,
+    }
+}
+
+impl ScriptType for api::Tokenizer {
+    const EXPECTED: &'static str = "a tokenizer";
+}
+
+/// The option of `tokenizer`: a revision of the hub.
+pub(crate) fn open_options(map: &Map) -> Result<Option<String>> {
+    options::read_table("tokenizer", map).map(|OpenOptions { revision }| revision)
+}
+
 /// The option of `decode`: whether special tokens are left out.
 pub(crate) fn decode_options(map: &Map) -> Result<bool> {
-    options::read("decode", map, |o| o.get("skip_special_tokens").or(true))
+    options::read_table("decode", map)
+        .map(|DecodeOptions { skip_special_tokens }| skip_special_tokens)
 }
 
 fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {

@@ -8,10 +8,10 @@ use std::{
 use rhai::{AST, ASTNode, Expr, FnAccess, FnCallExpr, Map, Position, Stmt};
 
 use super::{
-    Known, OwnOptions,
-    option_maps::{self, Read},
+    Known, OptionReader, OwnOptions,
     surface::{Judgement, Kind, Surface},
     types::Types,
+    written,
 };
 use crate::{
     config::suggest::nearest,
@@ -182,8 +182,8 @@ impl<'a> Calls<'a> {
     fn options(&mut self, call: &FnCallExpr, position: Position) {
         if self.surface.own_arguments(&call.name).is_some() {
             self.options_of(self.functions.own, call, position);
-        } else if let Some(read) = option_maps::reader(&call.name) {
-            self.read_options(&read, call, position);
+        } else if let Some(reader) = OptionReader::native(&call.name) {
+            self.read_options(&reader, call, position);
         }
     }
 
@@ -191,12 +191,13 @@ impl<'a> Calls<'a> {
     fn options_of(&mut self, source: &AST, call: &FnCallExpr, position: Position) {
         let own = OwnOptions::of(source, &call.name, call.args.len(), self.parameters);
         if let Some(own) = own {
-            self.read_options(&|map| own.read(map), call, position);
+            self.read_options(&OptionReader::Own(own), call, position);
         }
     }
 
-    fn read_options(&mut self, read: Read<'_>, call: &FnCallExpr, position: Position) {
-        let faults = option_maps::faults(read, &call.args, self.parameters);
+    fn read_options(&mut self, reader: &OptionReader, call: &FnCallExpr, position: Position) {
+        let read = |map: &Map| reader.read(map);
+        let faults = written::faults(&read, &call.args, self.parameters);
         self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
     }
 

@@ -6,11 +6,13 @@
 //! types of values decide is judged only where they are certain.
 
 mod calls;
-mod option_maps;
+mod option_functions;
 mod own_options;
+mod reader;
 pub(crate) mod surface;
 mod types;
 mod whole;
+mod written;
 
 use std::{
     any::TypeId,
@@ -19,14 +21,13 @@ use std::{
 
 use rhai::AST;
 
-pub use self::option_maps::check_options;
+pub use self::option_functions::check_options;
 use self::{
     calls::{Calls, Functions},
     surface::Surface,
 };
 pub(crate) use self::{
-    option_maps::{names as option_names, reader, words as option_words},
-    own_options::OwnOptions,
+    option_functions::option_function, own_options::OwnOptions, reader::OptionReader,
     whole::check_whole,
 };
 use super::{error::AtPosition, imports::Imports, params::Parameter};

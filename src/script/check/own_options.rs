@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use rhai::{AST, ASTNode, Expr, FnCallExpr, Map, ScriptFnMetadata};
 
-use super::option_maps::Seen;
+use super::written::Seen;
 use crate::{
     error::Result,
     script::{api, imports, locate, params::Parameter},
@@ -35,6 +35,16 @@ impl OwnOptions {
     ) -> Option<Self> {
         let search = Search { ast, values, texts: BTreeMap::new(), depth: 0 };
         search.in_function(name, parameters, parameters.checked_sub(1)?)
+    }
+
+    /// The names of the options of the map at `path`, down from the function's own.
+    pub(crate) fn names(&self, path: &[String]) -> Vec<String> {
+        let inner = |maps: Vec<Map>, key: &String| {
+            let at = |map: Map| map.get(key.as_str())?.clone().try_cast::<Map>();
+            maps.into_iter().filter_map(at).collect()
+        };
+        let maps = path.iter().fold(vec![self.defaults.clone(), self.required.clone()], inner);
+        maps.iter().flat_map(|map| map.keys().map(ToString::to_string)).collect()
     }
 
     /// Reads a map as the function would.

@@ -8,12 +8,7 @@ use rhai::{AST, ASTNode, Expr};
 use super::check;
 use crate::{
     error::{Code, Error, Result},
-    script::{
-        Host, PARAMETERS,
-        error::{AtPosition, split},
-        imports::Imports,
-        params::Parameter,
-    },
+    script::{Host, PARAMETERS, error::AtPosition, imports::Imports, params::Parameter},
 };
 
 /// All mistakes of the recipe `source` and of what it imports, as one error.
@@ -28,7 +23,7 @@ pub(crate) fn check_whole(
     let mut faults = Vec::new();
     for (source, ast) in std::iter::once((source, ast)).chain(all.sources()) {
         if let Err(error) = check(engine, source, ast, &all, parameters) {
-            faults.extend(split(error));
+            faults.extend(error.split());
         }
     }
     let used: BTreeSet<_> =

@@ -10,18 +10,16 @@ use super::{
     Live,
     chain::Known,
     cursor::{Cursor, Place},
+    help::shortened,
     names::{Names, is_map},
 };
-use crate::{
-    error::Result,
-    script::{
-        PARAMETERS,
-        check::{self, OwnOptions},
-        lexer::{Class, KEYWORDS, Token, tokens},
-        params,
-        resolver::STDLIB,
-        value::describe,
-    },
+use crate::script::{
+    PARAMETERS,
+    check::{OptionReader, OwnOptions},
+    lexer::{Class, KEYWORDS, Token, tokens},
+    params,
+    resolver::STDLIB,
+    value::describe,
 };
 
 /// One way to go on.
@@ -42,9 +40,6 @@ pub struct Completion {
     pub candidates: Vec<Candidate>,
 }
 
-/// Reads an option map for its mistakes.
-type Reader<'a> = Box<dyn Fn(&Map) -> Result<()> + 'a>;
-
 /// Functions of the language that are in no list.
 const BUILT_IN: [(&str, &str); 3] = [
     ("print", "(value)  Prints a value on a line"),
@@ -64,13 +59,14 @@ impl Live {
         let mut found = match &cursor.place {
             Place::InText { typed, key: Some((call, path, key)) } => {
                 let reader = self.reader(call);
-                let words = reader.map(|read| check::option_words(&read, path, key));
+                let kind = cursor.beside.get("type").map(String::as_str);
+                let words = reader.map(|reader| reader.words(path, key, kind));
                 let words = words.unwrap_or_default();
                 match words.is_empty() {
                     true => self.files(&cursor, typed),
                     false => words
                         .into_iter()
-                        .map(|text| Candidate { text, help: String::new() })
+                        .map(|text| Candidate { text: text.to_owned(), help: String::new() })
                         .collect(),
                 }
             }
@@ -124,28 +120,27 @@ impl Live {
     /// The options of a call that its map does not have yet.
     fn keys(&self, call: &str, path: &[String], cursor: &Cursor<'_>) -> Vec<Candidate> {
         let kind = cursor.beside.get("type").map(String::as_str);
-        let Some(read) = self.reader(call) else { return Vec::new() };
-        let options = check::option_names(&read, path, kind).into_iter();
-        options
-            .filter(|name| !cursor.beside.contains_key(name))
-            .map(|name| Candidate {
-                help: self.option_help(call, &name),
-                text: format!("{name}: "),
-            })
-            .collect()
+        let Some(reader) = self.reader(call) else { return Vec::new() };
+        let help = |name: &str| match reader.help(path, name, kind) {
+            Some(help) => shortened(&help),
+            None => self.option_help(call, name),
+        };
+        let names = reader.names(path, kind).into_iter();
+        let missing = names.filter(|name| !cursor.beside.contains_key(name));
+        missing.map(|name| Candidate { help: help(&name), text: format!("{name}: ") }).collect()
     }
 
     /// What reads the options of `call`: a function of the session, of a module, or of dsr.
-    fn reader(&self, call: &str) -> Option<Reader<'_>> {
+    fn reader(&self, call: &str) -> Option<OptionReader> {
         let (source, name) = self.source_of(call);
         let mut own = source.iter().flat_map(|ast| ast.iter_functions()).filter(|f| f.name == name);
         match own.next() {
             Some(function) => {
                 let parameters = function.params.len();
                 let own = OwnOptions::of(source?, name, parameters, &self.parameters)?;
-                Some(Box::new(move |map| own.read(map)))
+                Some(OptionReader::Own(own))
             }
-            None => Some(Box::new(check::reader(name)?)),
+            None => OptionReader::native(name),
         }
     }
 

@@ -161,9 +161,13 @@ impl Live {
 /// What `doc` says of `name`: in a list, or in a sentence.
 fn said_of(doc: &str, name: &str) -> Option<String> {
     let said = in_list(doc, name).or_else(|| in_sentence(doc, name))?;
-    let said: String =
-        said.trim().trim_end_matches(['.', ';', ',']).chars().take(MOST_CHARACTERS).collect();
+    let said = shortened(&said);
     (!said.is_empty()).then_some(said)
+}
+
+/// A help that fits beside a candidate.
+pub(super) fn shortened(help: &str) -> String {
+    help.trim().trim_end_matches(['.', ';', ',']).chars().take(MOST_CHARACTERS).collect()
 }
 
 /// What stands behind the dash of a list's line that begins with the name, or with it among others.

@@ -1,8 +1,9 @@
 //! Option maps: a function's name, and the map that a recipe would call it with.
 
 use dsr::{
+    config::options,
     error::{Code, Error, Result},
-    script::{check_options, engine_options, literal, options, value},
+    script::{check_options, engine_options, literal, value},
 };
 use rhai::{Dynamic, Engine, Map};
 use serde_json::Value;
@@ -75,13 +76,16 @@ fn read_options(map: &Map) {
     let part = |name: &str| map.get(name).and_then(|part| part.clone().try_cast::<Map>());
     let (given, like) = (part("given").unwrap_or_default(), part("defaults").unwrap_or_default());
     let required = part("required").unwrap_or_default();
-    let read: Result<Map> = options::read("f", &given, |o| {
-        let all = like.iter().map(|entry| (entry, false));
-        let all = all.chain(required.iter().map(|entry| (entry, true)));
-        all.map(|((key, like), needed)| (key.clone(), o.like(key, like, needed))).collect()
+    let read: Result<options::Map> = options::read("f", &value::option_map(&given), |o| {
+        let (like, required) = (value::option_map(&like), value::option_map(&required));
+        let all = like.into_iter().map(|entry| (entry, false));
+        let all = all.chain(required.into_iter().map(|entry| (entry, true)));
+        all.map(|((key, like), needed)| (key.clone(), o.like(&key, &like, needed))).collect()
     });
     match read {
-        Ok(found) => assert!(like.keys().chain(required.keys()).all(|key| found.contains_key(key))),
+        Ok(found) => {
+            assert!(like.keys().chain(required.keys()).all(|key| found.contains_key(key.as_str())))
+        }
         Err(error) => check(&error),
     }
 }

@@ -118,7 +118,7 @@ fn cross_entropy(logits: &Tensor, target: &Tensor, options: &Map) -> ScriptResul
             reduction(o),
             o.get("ignore_index").or(IGNORE_INDEX),
             o.get("label_smoothing").range(0.0..=1.0).or(0.0),
-            o.handle::<Handle>("weight", "a tensor"),
+            options::handed::<Handle>(o, "weight"),
         )
     })?;
     floating(name, logits)?;

@@ -291,9 +291,9 @@ fn norm(name: &'static str, x: &Tensor, shape: &Dynamic, options: &Map) -> Scrip
     let shape = ints("shape", shape)?;
     let (weight, bias, eps) = options::read(name, options, |o| {
         let eps = o.get("eps").range(0.0..).optional();
-        let weight = o.handle::<Handle>("weight", "a tensor");
+        let weight = options::handed::<Handle>(o, "weight");
         let bias = match name {
-            "layer_norm" => o.handle::<Handle>("bias", "a tensor"),
+            "layer_norm" => options::handed::<Handle>(o, "bias"),
             _ => None,
         };
         (weight, bias, eps)
@@ -350,7 +350,7 @@ fn attention([q, k, v]: [&Tensor; 3], options: &Map) -> ScriptResult<Handle> {
     let name = "scaled_dot_product_attention";
     let (is_causal, p, scale, mask) = options::read(name, options, |o| {
         let is_causal = o.get("is_causal").or(false);
-        let mask = o.handle::<Handle>("attn_mask", "a tensor");
+        let mask = options::handed::<Handle>(o, "attn_mask");
         if is_causal && mask.is_some() {
             o.fault("attn_mask", Code::BadValue, "is_causal is a mask already: give one of both");
         }

@@ -6,6 +6,7 @@ use rhai::{FnPtr, Map, plugin::*};
 
 use super::{Handle, at_call, check};
 use crate::{
+    config::options::{Kind, OptionTable, ROW, Row, option_table},
     error::{Code, Error, Result},
     model::{Context, CustomLayer, LayerFunction, custom},
     script::{
@@ -13,7 +14,7 @@ use crate::{
         error::ScriptResult,
         host,
         options::{self, Options},
-        value::describe,
+        value::{describe, of_option},
     },
     tensor::{Device, Tensor},
 };
@@ -28,16 +29,6 @@ pub mod api {
 
     /// Makes a model of layers that the recipe computes itself, for `init_engine` to train as any
     /// other: with every optimizer, precision and stage of ZeRO, a layer at a time.
-    ///
-    /// * `options` - `vocab_size`, the rows of the logits; `n_positions`, the most tokens of a row;
-    ///   `layers`, a list of at least two maps:
-    ///   * `params` - a map of tensors, the first values of the parameters, which are copied; rank 0's
-    ///     are those of all ranks
-    ///   * `forward` - the function `|params, x|` or `|params, x, context|` that computes the layer:
-    ///     `params` are the parameters in the format of the training, `x` is what the layer before
-    ///     gave, `context.training` says whether dropout is on, `context.attn_mask` is what
-    ///     `nn::scaled_dot_product_attention` needs where rows begin with padding, else `()`
-    ///   * `name` (its number, from "0") - what the names of its parameters begin with
     ///
     /// The first layer gets the token ids, `[batch, tokens]`; the last gives the logits, `[batch,
     /// tokens, vocab_size]`. Only what comes in through `params` is trained.
@@ -73,6 +64,64 @@ pub(crate) struct Spec {
     layers: Vec<Layer>,
 }
 
+option_table! {
+    /// The sizes of the model.
+    #[derive(Debug)]
+    struct Sizes {
+        /// the rows of the logits
+        #[option(required, range = 1..)]
+        pub vocab_size: i64,
+        /// the most tokens of a row
+        #[option(required, range = 1..)]
+        pub n_positions: i64,
+    }
+}
+
+option_table! {
+    /// The option of a layer that is plain data.
+    #[derive(Debug)]
+    struct LayerName {
+        /// what the names of its parameters begin with; its number by default, from "0"
+        #[option(optional)]
+        pub name: Option<String>,
+    }
+}
+
+/// The options of `nn::sequential`, table by table.
+pub(crate) const TABLES: &[&[Row]] = &[Sizes::ROWS, LAYERS];
+
+const LAYERS: &[Row] = &[Row {
+    name: "layers",
+    help: &["at least two layers"],
+    kind: || Kind::Map(&[LayerName::ROWS, LAYER]),
+    is_required: true,
+    ..ROW
+}];
+
+const LAYER: &[Row] = &[
+    Row {
+        name: "params",
+        help: &[
+            "the first values of the parameters, which are copied, by their names; rank 0's are those of",
+            "all ranks",
+        ],
+        kind: || Kind::Handle("a map of tensors"),
+        is_required: true,
+        ..ROW
+    },
+    Row {
+        name: "forward",
+        help: &[
+            "computes the layer: `params` are the parameters in the format of the training, `x` is what",
+            "the layer before gave, `context.training` says whether dropout is on, `context.attn_mask` is",
+            "what `nn::scaled_dot_product_attention` needs where rows begin with padding, else `()`",
+        ],
+        kind: || Kind::Function(ARGUMENTS),
+        is_required: true,
+        ..ROW
+    },
+];
+
 /// A layer as the recipe gives it.
 struct Layer {
     name: Option<String>,
@@ -84,11 +133,12 @@ struct Layer {
 pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Result<Spec> {
     options::read("sequential", map, |o| {
         let _ = o.raw_required("layers");
+        let Sizes { vocab_size, n_positions } = Sizes::read(o);
         Spec {
-            vocab_size: o.get("vocab_size").range(1..).required(),
-            n_positions: o.get("n_positions").range(1..).required(),
+            vocab_size,
+            n_positions,
             layers: o.maps("layers", |o| Layer {
-                name: o.get("name").optional(),
+                name: LayerName::read(o).name,
                 params: params(o),
                 forward: function(o, &keep),
             }),
@@ -98,7 +148,7 @@ pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Resul
 
 /// The tensors of a layer by their names.
 fn params(o: &mut Options<'_>) -> Vec<(String, Handle)> {
-    let Some(found) = o.raw_required("params") else { return Vec::new() };
+    let Some(found) = o.raw_required("params").map(of_option) else { return Vec::new() };
     let Ok(map) = found.as_map_ref() else {
         let message =
             format!("`{}` must be a map of tensors, found {}", o.path("params"), describe(&found));
@@ -122,7 +172,7 @@ fn params(o: &mut Options<'_>) -> Vec<(String, Handle)> {
 
 fn function(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<Callback> {
     let path = o.path("forward");
-    let found = o.raw_required("forward")?;
+    let found = o.raw_required("forward").map(of_option)?;
     let Some(function) = found.clone().try_cast::<FnPtr>() else {
         let message =
             format!("`{path}` must be a function {ARGUMENTS}, found {}", describe(&found));

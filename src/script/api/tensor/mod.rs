@@ -10,7 +10,7 @@ use rhai::plugin::*;
 
 use crate::{
     error::{Code, Error, Result},
-    script::error::ScriptResult,
+    script::{error::ScriptResult, options::ScriptType},
 };
 
 pub mod autograd;
@@ -26,6 +26,10 @@ pub(crate) mod show;
 /// A tensor as a script value; copies share the storage.
 #[derive(Clone)]
 pub struct Handle(Rc<Tensor>);
+
+impl ScriptType for Handle {
+    const EXPECTED: &'static str = "a tensor";
+}
 
 impl Handle {
     /// Wraps a tensor for a script.

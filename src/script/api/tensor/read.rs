@@ -4,10 +4,11 @@ use rhai::{Dynamic, Map, NativeCallContext};
 
 use super::Handle;
 use crate::{
+    config::options::OptionValue,
     error::{Code, Error, Result},
     script::{
         host, options,
-        value::{self, OptionValue, argument, describe},
+        value::{self, argument, describe, option_value},
     },
     tensor::{Device, DeviceChoice, Kind, Scalar, Tensor, cuda_is_available, guard},
 };
@@ -103,7 +104,7 @@ pub(crate) fn tensors(name: &str, value: &Dynamic) -> Result<Vec<Handle>> {
 
 /// A shape or a list of dimensions: an int, or an array of them.
 pub(crate) fn ints(name: &str, value: &Dynamic) -> Result<Vec<i64>> {
-    match i64::read(value) {
+    match i64::read(&option_value(value)) {
         Ok(one) => Ok(vec![one]),
         Err(_) if value.is_array() => argument(name, value),
         Err(_) => {

@@ -5,7 +5,11 @@ use rhai::{FuncRegistration, Map, Module, plugin::*};
 use super::{Handle, check, read::ints};
 use crate::{
     error::{Code, Error, Result},
-    script::{error::ScriptResult, options, value::argument},
+    script::{
+        error::ScriptResult,
+        options,
+        value::{argument, of_option},
+    },
     tensor::{TchError, Tensor},
 };
 
@@ -45,7 +49,10 @@ impl Over {
 
     fn from_map(name: &str, map: &Map) -> Result<Self> {
         options::read(name, map, |o| {
-            let dims = o.raw("dim").map(|dim| ints("dim", &dim).map_err(|e| e.option("dim")));
+            let dims = o
+                .raw("dim")
+                .map(of_option)
+                .map(|dim| ints("dim", &dim).map_err(|e| e.option("dim")));
             let dims = dims.and_then(|dims| o.check(dims)).unwrap_or_default();
             let keepdim = o.get("keepdim").or(false);
             let is_spread = matches!(name, "variance" | "std");

@@ -1,15 +1,41 @@
 //! What the scheduler beside an optimizer gives it, and what it leaves without an effect.
 
-use super::{Given, OPTION};
+use super::{algorithm::Algorithm, given::GivenOptimizer, settings::OptimizerConfig};
 use crate::{
-    config::{OptimizerConfig, Schedule, optimizer::Algorithm},
-    error::{Code, Error},
-    script::options::Options,
+    config::{options::Options, schedule::Schedule},
+    error::{Code, Error, Result},
 };
 
-impl Given {
+const OPTION: &str = "optimizer";
+
+/// Refuses a cycle of the momentum where the optimizer has none.
+///
+/// # Errors
+/// [`Code::BadValue`] at `scheduler.cycle_momentum`.
+pub fn check_momentum(optimizer: &OptimizerConfig, scheduler: &Schedule) -> Result<()> {
+    let Some(cycle) = scheduler.cycled_momentum() else { return Ok(()) };
+    let reason = match optimizer.algorithm {
+        Algorithm::Adagrad(_) => "Adagrad has no momentum".to_owned(),
+        Algorithm::Sgd(sgd) if sgd.momentum == 0.0 => {
+            format!("SGD without momentum has none to cycle up to {}", cycle.cycle_max_mom)
+        }
+        _ => return Ok(()),
+    };
+    let message = format!("OneCycle cycles the momentum, and {reason}");
+    let fault = Error::new(Code::BadValue, message).option("scheduler.cycle_momentum");
+    Err(fault.hint("give the scheduler cycle_momentum: false"))
+}
+
+impl OptimizerConfig {
+    /// Reads the option `optimizer` of the map `o`, in which no scheduler stands beside it.
+    pub fn read(o: &mut Options<'_>) -> Self {
+        o.map_or_empty(OPTION, GivenOptimizer::read).with(o, &Schedule::Constant)
+    }
+}
+
+impl GivenOptimizer {
     /// The optimizer beside this scheduler; `o` is the map that both stand in.
-    pub(in crate::script) fn with(
+    pub(in crate::config) fn with(
         mut self,
         o: &mut Options<'_>,
         scheduler: &Schedule,
@@ -28,7 +54,7 @@ impl Given {
     fn fit_momentum(&mut self, o: &mut Options<'_>, scheduler: &Schedule) {
         o.check(scheduler.check_replaced(None, self.betas));
         let Some(cycle) = scheduler.cycled_momentum() else { return };
-        if self.momentum.is_some() {
+        if self.has_momentum {
             let path = format!("{OPTION}.momentum");
             let message = format!("`{path}` would not be used: OneCycle cycles the momentum");
             let fault = Error::new(Code::BadValue, message).option(path);
@@ -39,7 +65,7 @@ impl Given {
         if let Algorithm::Sgd(sgd) = &mut self.config.algorithm {
             sgd.momentum = cycle.cycle_max_mom;
         }
-        o.check(scheduler.check_momentum(&self.config));
+        o.check(check_momentum(&self.config, scheduler));
     }
 
     /// Takes the schedule's own rate as the optimizer's, to which others have their proportion.
@@ -78,7 +104,7 @@ impl Given {
             let given = [
                 ("dampening", sgd.dampening != 0.0),
                 ("nesterov", sgd.nesterov),
-                ("state_dtype", self.state_dtype.is_some()),
+                ("state_dtype", self.has_state_dtype),
             ];
             for (key, _) in given.iter().filter(|(_, given)| *given) {
                 refuse(key, "has no effect without momentum");
@@ -91,54 +117,52 @@ impl Given {
 
 #[cfg(test)]
 mod tests {
-    use rhai::Map;
+    use serde_json::{Value as Json, json};
 
-    use super::*;
-    use crate::{
-        config::{optimizer::SgdConfig, schedule::LrFunction},
-        error::Result,
-        script::{
-            optimizer_options::{
-                self,
-                tests::{messages, read},
-            },
-            options,
+    use super::{
+        super::{
+            SgdConfig,
+            given::tests::{messages, read},
         },
+        *,
+    };
+    use crate::config::{
+        options::{self, Value},
+        schedule::LrFunction,
     };
 
-    const CYCLE: &str = r#"scheduler: #{ type: "OneCycle", cycle_min_lr: 1e-4, cycle_max_lr: 2e-3,
-        cycle_min_mom: 0.7, cycle_max_mom: 0.8 }"#;
-
-    fn beside_cycle(map: &str) -> Result<OptimizerConfig> {
-        let source = format!("#{{ micro_batch_size: 1, optimizer: {map}, {CYCLE} }}");
-        Ok(read(&source)?.optimizer)
+    fn beside_cycle(map: Json) -> Result<OptimizerConfig> {
+        let cycle = json!({ "type": "OneCycle", "cycle_min_lr": 1e-4, "cycle_max_lr": 2e-3,
+            "cycle_min_mom": 0.7, "cycle_max_mom": 0.8 });
+        Ok(read(json!({ "optimizer": map, "scheduler": cycle }))?.optimizer)
     }
 
     #[test]
     fn the_rate_of_the_schedule_is_the_optimizers() {
-        let found = beside_cycle(r#"#{ groups: [#{ params: ["a"], lr: 1e-3 }] }"#).unwrap();
+        let group = json!({ "params": ["a"], "lr": 1e-3 });
+        let found = beside_cycle(json!({ "groups": [group] })).unwrap();
         assert_eq!(found.lr, 2e-3);
-        let found = beside_cycle(r#"#{ type: "Muon" }"#).unwrap();
+        let found = beside_cycle(json!({ "type": "Muon" })).unwrap();
         let Algorithm::Muon(muon) = found.algorithm else { panic!("{found:?}") };
         assert_eq!((found.lr, muon.adam_lr), (2e-3, None));
-        let error = beside_cycle(r#"#{ type: "Muon", muon_lr: 0.1 }"#).unwrap_err();
+        let error = beside_cycle(json!({ "type": "Muon", "muon_lr": 0.1 })).unwrap_err();
         assert_eq!(messages(&error)[0].0, "muon_lr");
     }
 
     #[test]
     fn the_momentum_of_the_schedule_is_the_optimizers() {
-        let found = beside_cycle(r#"#{ type: "SGD", nesterov: true }"#).unwrap();
+        let found = beside_cycle(json!({ "type": "SGD", "nesterov": true })).unwrap();
         let sgd = SgdConfig { momentum: 0.8, dampening: 0.0, nesterov: true };
         assert_eq!(found.algorithm, Algorithm::Sgd(sgd));
         // The betas of Muon's AdamW are not cycled.
-        beside_cycle(r#"#{ type: "Muon", betas: [0.8, 0.9] }"#).unwrap();
+        beside_cycle(json!({ "type": "Muon", "betas": [0.8, 0.9] })).unwrap();
         for (map, option) in [
-            (r#"#{ type: "SGD", momentum: 0.9 }"#, "momentum"),
-            (r#"#{ type: "Muon", momentum: 0.9 }"#, "momentum"),
-            (r#"#{ type: "Lamb", betas: [0.8, 0.9] }"#, "betas"),
-            (r#"#{ type: "Adagrad" }"#, "scheduler.cycle_momentum"),
+            (json!({ "type": "SGD", "momentum": 0.9 }), "momentum"),
+            (json!({ "type": "Muon", "momentum": 0.9 }), "momentum"),
+            (json!({ "type": "Lamb", "betas": [0.8, 0.9] }), "betas"),
+            (json!({ "type": "Adagrad" }), "scheduler.cycle_momentum"),
         ] {
-            let found = messages(&beside_cycle(map).unwrap_err());
+            let found = messages(&beside_cycle(map.clone()).unwrap_err());
             assert_eq!(found.len(), 1, "{map}: {found:?}");
             assert_eq!(found[0].0, option, "{map}");
         }
@@ -146,23 +170,20 @@ mod tests {
 
     #[test]
     fn a_function_gives_the_rate_of_all_parameters() {
-        let found = |map: &str| {
-            let map: Map = rhai::Engine::new().eval(map).unwrap();
+        let found = |map: Json| {
+            let Value::Map(map) = json!({ "optimizer": map }).into() else { panic!("a map") };
             let function = Schedule::Function(LrFunction::new(|_| Ok(1.0)));
             options::read("init_engine", &map, |o| {
-                let given = o.map_or_empty(OPTION, optimizer_options::read);
+                let given = o.map_or_empty(OPTION, GivenOptimizer::read);
                 given.with(o, &function)
             })
         };
-        let muon = found(r#"#{ optimizer: #{ type: "Muon" } }"#).unwrap();
+        let muon = found(json!({ "type": "Muon" })).unwrap();
         let Algorithm::Muon(config) = muon.algorithm else { panic!("{muon:?}") };
         assert_eq!(config.adam_lr, None);
-        let error = found(
-            r#"#{ optimizer: #{ type: "Muon", adam_lr: 1,
-                groups: [#{ params: ["a"], lr: 1 }, #{ params: ["b"], weight_decay: 1 }] } }"#,
-        );
-        let found: Vec<_> =
-            messages(&error.unwrap_err()).into_iter().map(|(option, _)| option).collect();
+        let groups = json!([{ "params": ["a"], "lr": 1 }, { "params": ["b"], "weight_decay": 1 }]);
+        let error = found(json!({ "type": "Muon", "adam_lr": 1, "groups": groups })).unwrap_err();
+        let found: Vec<_> = messages(&error).into_iter().map(|(option, _)| option).collect();
         assert_eq!(found, ["groups[0].lr", "adam_lr"]);
     }
 }

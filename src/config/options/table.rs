@@ -1,0 +1,324 @@
+//! Tables of options: a struct whose fields are options.
+
+use super::{
+    kind::{Kind, Row},
+    reader::{Given, Options},
+    value::OptionValue,
+};
+
+/// A struct whose fields are the options of a map; made by [`option_table`].
+pub trait OptionTable: Default {
+    /// Its options, in the order of the fields.
+    const ROWS: &'static [Row];
+
+    /// Reads them all.
+    fn read(o: &mut Options<'_>) -> Self;
+}
+
+/// The type of an option: a single value, or a table of its own.
+pub trait OptionType: Sized {
+    /// Looks the option up.
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self>;
+
+    /// Any value, which stands in for a faulty one.
+    fn stand_in() -> Self;
+
+    /// What its values are.
+    fn kind() -> Kind;
+
+    /// How a recipe writes it, where a default is worth showing.
+    fn shown(&self) -> Option<String>;
+}
+
+impl<T: OptionValue> OptionType for T {
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
+        o.value(key)
+    }
+
+    fn stand_in() -> Self {
+        <T as OptionValue>::stand_in()
+    }
+
+    fn kind() -> Kind {
+        <T as OptionValue>::kind()
+    }
+
+    fn shown(&self) -> Option<String> {
+        OptionValue::shown(self)
+    }
+}
+
+impl<T: OptionType> OptionType for Option<T> {
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
+        match T::take(o, key) {
+            Given::Absent => Given::Absent,
+            Given::Faulty => Given::Faulty,
+            Given::Value(value) => Given::Value(Some(value)),
+        }
+    }
+
+    fn stand_in() -> Self {
+        None
+    }
+
+    fn kind() -> Kind {
+        T::kind()
+    }
+
+    fn shown(&self) -> Option<String> {
+        self.as_ref()?.shown()
+    }
+}
+
+/// A table, or true for its defaults; nothing for false.
+#[derive(Debug)]
+pub struct Switch<T>(pub Option<T>);
+
+impl<T: OptionTable> OptionType for Switch<T> {
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
+        if o.is_map(key) {
+            return o
+                .map(key, T::read)
+                .map_or(Given::Faulty, |table| Given::Value(Self(Some(table))));
+        }
+        match bool::take(o, key) {
+            Given::Value(is_on) => Given::Value(Self(is_on.then(T::default))),
+            Given::Absent => Given::Absent,
+            Given::Faulty => Given::Faulty,
+        }
+    }
+
+    fn stand_in() -> Self {
+        Self(None)
+    }
+
+    fn kind() -> Kind {
+        Kind::Or(Box::new(Kind::Bool), Box::new(Kind::Map(const { &[T::ROWS] })))
+    }
+
+    fn shown(&self) -> Option<String> {
+        Some(self.0.is_some().to_string())
+    }
+}
+
+/// A list of tables.
+#[derive(Debug)]
+pub struct Tables<T>(pub Vec<T>);
+
+impl<T: OptionTable> OptionType for Tables<T> {
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
+        let is_there = o.has(key);
+        let tables = o.maps(key, T::read);
+        if is_there { Given::Value(Self(tables)) } else { Given::Absent }
+    }
+
+    fn stand_in() -> Self {
+        Self(Vec::new())
+    }
+
+    fn kind() -> Kind {
+        Kind::Maps(T::ROWS)
+    }
+
+    fn shown(&self) -> Option<String> {
+        None
+    }
+}
+
+/// A struct whose fields are options: each has its help as the field's comment, and in
+/// `#[option(...)]` whether it is `required`, `optional`, or has a `default`; then, in this order, the
+/// `range` of a number, what else it `must` be, as a condition and its words, and the key of
+/// `deepspeed`'s file that is this option as it is.
+///
+/// `#[check(path)]` names a function that refuses values that contradict each other; that of
+/// `#[check_map(path)]` sees which options were given, too.
+macro_rules! option_table {
+    (
+        $(#[doc = $doc:literal])*
+        #[derive($($derive:ident),*)]
+        $(#[check($check:path)])?
+        $(#[check_map($check_map:path)])?
+        $visible:vis struct $name:ident {
+            $(
+                $(#[doc = $help:literal])+
+                #[option($($spec:tt)*)]
+                pub $field:ident: $type:ty,
+            )*
+        }
+    ) => {
+        $(#[doc = $doc])*
+        #[derive($($derive),*)]
+        $visible struct $name {
+            $(
+                $(#[doc = $help])+
+                pub $field: $type,
+            )*
+        }
+
+        /// The options of an empty map.
+        impl Default for $name {
+            fn default() -> Self {
+                $crate::config::options::read_empty()
+            }
+        }
+
+        impl $crate::config::options::OptionTable for $name {
+            const ROWS: &'static [$crate::config::options::Row] = &[
+                $(
+                    $crate::config::options::option_table!(
+                        @row stringify!($field), [$($help),+], $type; $($spec)*
+                    ),
+                )*
+            ];
+
+            fn read(o: &mut $crate::config::options::Options<'_>) -> Self {
+                let read = Self {
+                    $(
+                        $field: $crate::config::options::option_table!(
+                            @read o, stringify!($field), $type; $($spec)*
+                        ),
+                    )*
+                };
+                $(o.check($check(&read));)?
+                $($check_map(&read, o);)?
+                read
+            }
+        }
+
+        impl $crate::config::options::OptionType for $name {
+            fn take(
+                o: &mut $crate::config::options::Options<'_>,
+                key: &'static str,
+            ) -> $crate::config::options::Given<Self> {
+                o.table(key)
+            }
+
+            fn stand_in() -> Self {
+                Self::default()
+            }
+
+            fn kind() -> $crate::config::options::Kind {
+                $crate::config::options::Kind::Map(&[
+                    <$name as $crate::config::options::OptionTable>::ROWS,
+                ])
+            }
+
+            fn shown(&self) -> Option<String> {
+                None
+            }
+        }
+    };
+    (@row $name:expr, $help:expr, $type:ty;
+        default = $default:expr $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $crate::config::options::option_table!(@row $name, $help, $type,
+            || {
+                let default: $type = $default;
+                $crate::config::options::OptionType::shown(&default)
+            },
+            false, [$($range)?], [$($key)?])
+    };
+    (@row $name:expr, $help:expr, $type:ty;
+        required $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $crate::config::options::option_table!(@row $name, $help, $type, || None, true, [$($range)?], [$($key)?])
+    };
+    (@row $name:expr, $help:expr, $type:ty;
+        optional $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $crate::config::options::option_table!(@row $name, $help, $type, || None, false, [$($range)?], [$($key)?])
+    };
+    (@row $name:expr, $help:expr, $type:ty, $default:expr, $required:expr,
+        [$($range:expr)?], [$($key:literal)?]) => {
+        $crate::config::options::Row {
+            name: $name,
+            help: &$help,
+            kind: <$type as $crate::config::options::OptionType>::kind,
+            default: $default,
+            limits: || $crate::config::options::option_table!(@limits $($range)?),
+            is_required: $required,
+            deepspeed: $crate::config::options::option_table!(@key $($key)?),
+        }
+    };
+    (@limits) => { None };
+    (@limits $range:expr) => { Some($crate::config::options::Limits::of(&$range)) };
+    (@key) => { None };
+    (@key $key:literal) => { Some($key) };
+    (@read $o:ident, $name:expr, $type:ty;
+        default = $default:expr $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $o.get($name)$(.range($range))?$(.check($holds, $must))?.or($default)
+    };
+    (@read $o:ident, $name:expr, $type:ty;
+        required $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $o.get($name)$(.range($range))?$(.check($holds, $must))?.required()
+    };
+    (@read $o:ident, $name:expr, $type:ty;
+        optional $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
+        $(, deepspeed = $key:literal)?
+    ) => {
+        $o.get($name)$(.range($range))?$(.check($holds, $must))?.optional()
+    };
+}
+
+/// An enum whose variants are the words of an option.
+macro_rules! option_words {
+    (
+        $(#[$meta:meta])*
+        pub enum $name:ident {
+            $(
+                $(#[$inner:meta])*
+                $variant:ident = $word:literal,
+            )+
+        }
+    ) => {
+        $(#[$meta])*
+        pub enum $name {
+            $(
+                $(#[$inner])*
+                $variant,
+            )+
+        }
+
+        impl $name {
+            /// All of them by their names in options.
+            pub const NAMES: &'static [(&'static str, Self)] = &[$(($word, Self::$variant)),+];
+
+            /// The name in options.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $word,)+
+                }
+            }
+        }
+
+        impl $crate::config::options::OptionValue for $name {
+            fn read(
+                value: &$crate::config::options::Value,
+            ) -> Result<Self, $crate::config::options::Wrong> {
+                $crate::config::options::read_word(value, Self::NAMES)
+            }
+
+            fn stand_in() -> Self {
+                Self::NAMES[0].1
+            }
+
+            fn kind() -> $crate::config::options::Kind {
+                let words = Self::NAMES.iter().map(|(word, _)| *word);
+                $crate::config::options::Kind::Words(words.collect())
+            }
+
+            fn shown(&self) -> Option<String> {
+                Some(format!("{:?}", self.name()))
+            }
+        }
+    };
+}
+
+pub(crate) use {option_table, option_words};

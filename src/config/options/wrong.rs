@@ -1,0 +1,118 @@
+//! Why a value cannot be an option's, and the words for it.
+
+use std::{
+    fmt::Display,
+    ops::{Bound, RangeBounds},
+};
+
+use super::value::Value;
+use crate::error::{Code, Error};
+
+/// Why a value cannot be used. The caller knows its path.
+#[derive(Debug)]
+pub struct Wrong {
+    code: Code,
+    /// Completes "`path` must be ...".
+    must: String,
+    found: String,
+    hint: Option<String>,
+    /// Where inside the value: `[1]`.
+    within: String,
+}
+
+impl Wrong {
+    /// A value of another type.
+    pub fn kind(must: impl Into<String>, found: &Value) -> Self {
+        let (hint, within) = (None, String::new());
+        Self { code: Code::WrongType, must: must.into(), found: found.describe(), hint, within }
+    }
+
+    /// A value of the right type that is none of those that may be.
+    pub fn value(must: impl Into<String>, found: &Value) -> Self {
+        Self { code: Code::BadValue, ..Self::kind(must, found) }
+    }
+
+    /// A value that is no number, perhaps because it stands in quotes.
+    pub(super) fn no_number(must: &str, found: &Value) -> Self {
+        let hint = match found {
+            Value::Text(text) if text.parse::<f64>().is_ok() => {
+                Some(format!("write {text}, without quotes"))
+            }
+            _ => None,
+        };
+        Self::kind(must, found).hint(hint)
+    }
+
+    /// Shows the value in another way.
+    pub fn shown(self, found: String) -> Self {
+        Self { found, ..self }
+    }
+
+    pub(super) fn hint(self, hint: Option<String>) -> Self {
+        Self { hint, ..self }
+    }
+
+    /// The fault of a list, at its item `i`.
+    pub fn within(self, i: usize) -> Self {
+        Self { within: format!("[{i}]{}", self.within), ..self }
+    }
+
+    /// The error for the option at `path`.
+    pub fn into_error(self, path: &str) -> Error {
+        let option = format!("{path}{}", self.within);
+        self.into_argument_error(path).option(option)
+    }
+
+    /// The error for the argument called `name`, which is no option of a map.
+    pub fn into_argument_error(self, name: &str) -> Error {
+        let Self { code, must, found, hint, within } = self;
+        let error = Error::new(code, format!("`{name}{within}` must be {must}, found {found}"));
+        match hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
+}
+
+/// The range of a number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// In words.
+    pub words: String,
+    /// The lower end, which may be excluded.
+    pub least: f64,
+    /// The upper end, which may be excluded.
+    pub most: f64,
+}
+
+impl Limits {
+    /// Those of a range.
+    pub fn of<T: Display>(range: &impl RangeBounds<T>) -> Self {
+        let number = |bound: Bound<&T>, open: f64| match bound {
+            // The text of a number is that number.
+            Bound::Included(n) | Bound::Excluded(n) => n.to_string().parse().unwrap_or(open),
+            Bound::Unbounded => open,
+        };
+        Self {
+            words: limits(range),
+            least: number(range.start_bound(), f64::MIN),
+            most: number(range.end_bound(), f64::MAX),
+        }
+    }
+}
+
+/// A range in words.
+pub fn limits<T: Display>(range: &impl RangeBounds<T>) -> String {
+    use Bound::{Excluded, Included, Unbounded};
+    match (range.start_bound(), range.end_bound()) {
+        (Included(a), Included(b)) => format!("from {a} to {b}"),
+        (Included(a), Excluded(b)) => format!("at least {a} and below {b}"),
+        (Included(a), Unbounded) => format!("{a} or more"),
+        (Excluded(a), Included(b)) => format!("above {a} and at most {b}"),
+        (Excluded(a), Excluded(b)) => format!("above {a} and below {b}"),
+        (Excluded(a), Unbounded) => format!("above {a}"),
+        (Unbounded, Included(b)) => format!("at most {b}"),
+        (Unbounded, Excluded(b)) => format!("below {b}"),
+        (Unbounded, Unbounded) => "a number".to_owned(),
+    }
+}

@@ -1,0 +1,63 @@
+//! The reader of the option map of a call, and what the map may hold.
+
+use rhai::Map;
+
+use super::{
+    option_functions::{OptionFunction, option_function},
+    own_options::OwnOptions,
+};
+use crate::{config::options::Listing, error::Result};
+
+/// What reads the option map that a call ends with.
+pub(crate) enum OptionReader {
+    /// A function of dsr.
+    Native(&'static OptionFunction),
+    /// A function of a recipe.
+    Own(OwnOptions),
+}
+
+impl OptionReader {
+    /// That of the function of dsr with this name.
+    pub(crate) fn native(name: &str) -> Option<Self> {
+        option_function(name).map(Self::Native)
+    }
+
+    /// Reads a map for its mistakes.
+    pub(crate) fn read(&self, map: &Map) -> Result<()> {
+        match self {
+            Self::Native(function) => (function.read)(map),
+            Self::Own(options) => options.read(map),
+        }
+    }
+
+    /// The names of the options of the map at `path`, down from the function's own; `kind` is the
+    /// map's `type`.
+    pub(crate) fn names(&self, path: &[String], kind: Option<&str>) -> Vec<String> {
+        match self {
+            Self::Own(options) => options.names(path),
+            Self::Native(function) => {
+                let settings = if path.is_empty() { (function.settings)() } else { Vec::new() };
+                let listed = Listing::at(function.tables, path, kind);
+                let names = listed.iter().flat_map(Listing::names).chain(settings);
+                names.map(str::to_owned).collect()
+            }
+        }
+    }
+
+    /// The words that the option `key` of this map may be.
+    pub(crate) fn words(
+        &self,
+        path: &[String],
+        key: &str,
+        kind: Option<&str>,
+    ) -> Vec<&'static str> {
+        let Self::Native(function) = self else { return Vec::new() };
+        Listing::at(function.tables, path, kind).map(|map| map.words(key)).unwrap_or_default()
+    }
+
+    /// The help of the option `key` of this map, where a table has it.
+    pub(crate) fn help(&self, path: &[String], key: &str, kind: Option<&str>) -> Option<String> {
+        let Self::Native(function) = self else { return None };
+        Listing::at(function.tables, path, kind)?.help(key)
+    }
+}
