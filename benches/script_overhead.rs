@@ -19,7 +19,8 @@ use dsr::{
     dist::ProcessGroup,
     engine::Engine,
     model::{Model, ModelConfig},
-    script::{Host, Recipe, Session},
+    recipe::Recipe,
+    script::{Host, Session},
     tensor::Device,
 };
 

@@ -8,7 +8,8 @@ use std::process::ExitCode;
 
 use dsr::{
     cli::report,
-    script::{Host, Recipe, Session, rhai::Module},
+    recipe::Recipe,
+    script::{Host, Session, rhai::Module},
 };
 
 /// Trains on the paragraphs that this program chooses.

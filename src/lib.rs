@@ -11,9 +11,11 @@
 //! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
-//! | 6 | [`script`] | recipes: the only code that knows Rhai |
-//! | 7 | [`repl`] | a session on a terminal: the prompt, completion, cards, commands |
-//! | 8 | [`cli`] | the command line and the only code that prints |
+//! | 6 | [`recipe`] | recipes as text: their parameters and imports, and where a mistake is |
+//! | 7 | [`script`] | the host that runs recipes, and what they can call |
+//! | 8 | [`live`] | a session of inputs: values, completion, what an input that fails leaves |
+//! | 9 | [`repl`] | a session on a terminal: the prompt, the screen, commands |
+//! | 10 | [`cli`] | the command line and the only code that prints |
 
 #[macro_use]
 pub mod error;
@@ -37,7 +39,12 @@ pub mod swap;
 pub mod engine;
 pub mod launch;
 pub mod run;
+
+pub mod recipe;
+
 pub mod script;
+
+pub mod live;
 
 pub mod repl;
 

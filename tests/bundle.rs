@@ -45,7 +45,7 @@ fn a_bundle_does_the_same_anywhere() {
     user.file("one.rhai", "fn one() { 9 }\n");
     assert_eq!(user.says(&["run", &address]), "2\n");
     let module = "import \"one\" as one;\nfn f() { one::one() }\n";
-    let reaching = dsr::script::bundle::Bundle {
+    let reaching = dsr::recipe::bundle::Bundle {
         name: "r.rhai".to_owned(),
         recipe: "import \"m\" as m;\nprint(m::f());\n".to_owned(),
         modules: [("m.rhai".to_owned(), module.to_owned())].into(),

@@ -2,7 +2,10 @@
 
 use std::{fmt::Write, fs, path::Path};
 
-use dsr::script::{Failure, Host, Recipe, Session, diagnostics::Fault};
+use dsr::{
+    recipe::{Failure, Recipe, diagnostics::Fault},
+    script::{Host, Session},
+};
 use serde_json::Value;
 
 use crate::recipes::dsr;

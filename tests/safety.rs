@@ -10,7 +10,8 @@ use std::{
 use dsr::{
     error::Code,
     permission::Scope,
-    script::{Failure, Host, Session},
+    recipe::Failure,
+    script::{Host, Session},
 };
 
 use crate::support::{self, recipe::Recipe};
@@ -69,7 +70,8 @@ impl Place {
         self.recipe.file("recipe.rhai", &self.text(recipe));
         let home = self.home.path().display().to_string();
         let (_, result) = self.recipe.run(|mut host| {
-            host.env = Box::new(move |name| (name == "HOME").then(|| home.clone()));
+            host.workspace.rights.env =
+                Box::new(move |name| (name == "HOME").then(|| home.clone()));
             prepare(&mut host);
             Session::new(host)
         });

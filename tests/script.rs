@@ -2,7 +2,8 @@
 
 use dsr::{
     error::{Code, Error},
-    script::{Failure, Session, params},
+    recipe::{Failure, params},
+    script::Session,
 };
 use rhai::exported_module;
 
@@ -45,7 +46,10 @@ impl Counter {
 #[allow(unreachable_pub, reason = "the macro needs public functions")]
 #[rhai::export_module]
 mod api {
-    use dsr::script::{Callback, ScriptResult, Shared, host, options};
+    use dsr::{
+        recipe::{ScriptResult, options},
+        script::{Callback, Shared, host},
+    };
     use rhai::{FnPtr, Map, NativeCallContext};
 
     pub type Counter = Shared<super::Counter>;
@@ -116,7 +120,8 @@ impl Recipe {
 
     fn run_with(&self, params: &[&str]) -> (Vec<String>, Result<(), Failure>) {
         self.0.run(|mut host| {
-            host.params = params.iter().map(|p| params::parse_assignment(p).unwrap()).collect();
+            host.workspace.rights.params =
+                params.iter().map(|p| params::parse_assignment(p).unwrap()).collect();
             let mut session = Session::new(host);
             session.add_functions(exported_module!(api));
             session

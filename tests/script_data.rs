@@ -3,10 +3,7 @@
 use std::{cell::RefCell, rc::Rc, sync::Arc};
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
-use dsr::{
-    error::Code,
-    script::{Failure, Session},
-};
+use dsr::{error::Code, recipe::Failure, script::Session};
 use parquet::arrow::ArrowWriter;
 
 use crate::support::{
@@ -441,15 +438,15 @@ fn the_hub_gives_datasets_and_tokenizers_and_their_downloads_are_shown() {
     let shown = Rc::new(RefCell::new(Vec::new()));
     let sink = Rc::clone(&shown);
     let (lines, result) = recipe.run(|mut host| {
-        let cache = host.work_dir.join("cache").display().to_string();
+        let cache = host.workspace.rights.work_dir.join("cache").display().to_string();
         let endpoint = server.url.clone();
-        host.env = Box::new(move |name| match name {
+        host.workspace.rights.env = Box::new(move |name| match name {
             "HF_HOME" => Some(cache.clone()),
             "HF_ENDPOINT" => Some(endpoint.clone()),
             _ => None,
         });
-        host.grants.net = dsr::permission::Scope::All;
-        host.show_download = Rc::new(move |p| {
+        host.workspace.rights.grants.net = dsr::permission::Scope::All;
+        host.output.show_download = Rc::new(move |p| {
             if p.done == p.total {
                 sink.borrow_mut().push(format!("{} {}", p.repo, p.file));
             }
@@ -487,7 +484,7 @@ fn a_launcher_that_says_too_little_is_an_error_of_the_loader() {
     let recipe = Recipe::new(&format!("{TOKEN_ROWS}ds.loader(#{{ micro_batch_size: 1 }});"));
     recipe.file("rows.txt", &numbered(10));
     let (_, result) = recipe.run(|mut host| {
-        host.env = Box::new(|name| (name == "RANK").then(|| "0".to_owned()));
+        host.workspace.rights.env = Box::new(|name| (name == "RANK").then(|| "0".to_owned()));
         Session::new(host)
     });
     let failure = result.unwrap_err();

@@ -33,23 +33,21 @@ const LAYERS: &[(&str, &str)] = &[
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
     ("run", "error fs config data checkpoint engine"),
     ("launch", "error fs config dist run"),
-    (
-        "script",
-        "error hash fs config permission bridge tensor dist hub data model optim checkpoint engine \
-         run",
-    ),
-    ("repl", "error fs config run script"),
+    ("recipe", "error hash fs config permission hub data model run"),
+    ("script", "error fs config tensor dist hub data model optim checkpoint engine run recipe"),
+    ("live", "error fs config tensor data model engine run recipe script"),
+    ("repl", "error fs config run recipe script live"),
     (
         "cli",
         "error hash fs config permission bridge tensor dist hub data model optim checkpoint engine \
-         run launch script repl",
+         run launch recipe script live repl",
     ),
 ];
 
 /// Words of code in `src`, where they may stand, and why. Unit tests may print, open files,
 /// read the environment and write `super::super`.
 const WORDS: &[(&str, &[&str], &str)] = &[
-    ("rhai::", &["src/script"], "only script knows Rhai"),
+    ("rhai::", &["src/recipe", "src/script", "src/live"], "only recipe, script and live know Rhai"),
     ("tch::", &["src/tensor", "src/bridge"], "use crate::tensor"),
     ("clap::", &["src/cli"], "only cli reads the command line"),
     ("ariadne::", &["src/cli"], "only cli renders errors"),

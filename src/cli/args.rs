@@ -149,8 +149,8 @@ impl DeviceArgs {
 
     /// Gives `host` the device, which must be there.
     pub(super) fn give(self, host: &mut Host) -> Result<()> {
-        host.device = self.choice();
-        host.check_device()
+        host.ranks.device = self.choice();
+        host.ranks.check_device(&host.workspace.rights.env)
     }
 }
 

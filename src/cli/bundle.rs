@@ -2,27 +2,27 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Console, args::BundleArgs, console, origin::FetchArgs};
+use super::{args::BundleArgs, console, origin::FetchArgs};
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, create_dir_all, write_atomic},
-    script::{
-        Failure, Recipe,
+    recipe::{
+        Failure, Recipe, address,
         bundle::Bundle,
+        bundling,
         lock::{self, Lock},
-        pinned,
     },
 };
 
 /// Writes a recipe's bundle into a new file.
-pub(super) fn make(args: &BundleArgs, console: &Console) -> Result<(), Failure> {
+pub(super) fn make(args: &BundleArgs) -> Result<(), Failure> {
     let recipe = args.fetch.open(&args.recipe)?;
     let default = || PathBuf::from(format!("{}.bundle.rhai", Recipe::stem(&recipe.name)));
     let to = args.output.clone().unwrap_or_else(default);
     absent(&to)?;
-    let mut host = super::host(&recipe, &args.given, &args.fetch, console, |_| ())?;
-    host.lock = Lock::find(&recipe, args.lock.as_deref())?;
-    let bundle = Bundle::make(&host, &recipe)?;
+    let mut workspace = super::workspace(&recipe, &args.given, &args.fetch)?;
+    workspace.lock = Lock::find(&recipe, args.lock.as_deref())?;
+    let bundle = bundling::bundle(&workspace, &recipe)?;
     write_atomic(&to, bundle.text().as_bytes())?;
     let (modules, lock) = (bundle.modules.len(), bundle.lock.is_some());
     let lock = if lock { "with its lock" } else { "without a lock: there is none" };
@@ -53,8 +53,8 @@ pub(super) fn take_apart(from: &Path, to: &Path, fetch: &FetchArgs) -> Result<()
     };
     write(&bundle.name, &bundle.recipe)?;
     for (name, text) in &bundle.modules {
-        match pinned::is_address(name) {
-            true => pinned::keep(&env, &crate::hash::sha256(text), text),
+        match address::is_address(name) {
+            true => address::keep(&env, &crate::hash::sha256(text), text),
             false => write(name, text)?,
         }
     }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{args::CheckArgs, console};
-use crate::script::{Failure, Host, Recipe, Session, diagnostics::Fault};
+use crate::{
+    recipe::{Failure, Recipe, diagnostics::Fault},
+    script::{Host, Session},
+};
 
 /// Checks a recipe; the result is the exit status.
 pub(super) fn run(args: &CheckArgs, recipe: &Recipe, host: Host) -> Result<u8, Failure> {

@@ -5,7 +5,8 @@ use std::{fmt::Write, path::Path};
 use super::{args::ConfigArgs, console};
 use crate::{
     config::deepspeed::{Settings, known_keys},
-    script::{Failure, deepspeed, literal},
+    recipe::{Failure, literal},
+    script::deepspeed,
 };
 
 /// Prints what was asked for.

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     error::{Code, Error},
-    script::Failure,
+    recipe::Failure,
 };
 
 /// Runs `work`; a panic in it becomes an error.

@@ -9,8 +9,8 @@ use std::{
 
 use similar::TextDiff;
 
-use super::{Console, args::ParamArgs, console, grants::printable, origin::FetchArgs};
-use crate::script::{self, Failure, Recipe, requests};
+use super::{args::ParamArgs, console, grants::printable, origin::FetchArgs};
+use crate::recipe::{self, Failure, Recipe, requests};
 
 /// Lines around each difference.
 const CONTEXT: usize = 3;
@@ -27,16 +27,16 @@ struct Side {
 }
 
 impl Side {
-    fn open(spec: &Path, fetch: &FetchArgs, console: &Console) -> Result<Self, Failure> {
+    fn open(spec: &Path, fetch: &FetchArgs) -> Result<Self, Failure> {
         let recipe = fetch.open(spec)?;
-        let host = super::host(&recipe, &ParamArgs::default(), fetch, console, |_| ())?;
-        let found = requests::read(&host, &recipe)?;
+        let workspace = super::workspace(&recipe, &ParamArgs::default(), fetch)?;
+        let found = requests::read(&workspace, &recipe)?;
         let modules = found.modules().map(|(name, text)| (name.to_owned(), text.to_owned()));
         let request = |request: &requests::Request| {
             let name = request.capability.name();
             format!("{name:6}  {}  {}", request.what, request.wanted_by)
         };
-        let parameters = script::describe(&recipe)?.parameters.into_iter().map(|p| {
+        let parameters = recipe::describe(&recipe)?.parameters.into_iter().map(|p| {
             let (default, limits) = (p.default_text(), p.limits_text());
             let words = [p.type_name(), &default, &limits, &p.help];
             let words: Vec<_> = words.into_iter().filter(|word| !word.is_empty()).collect();
@@ -52,13 +52,8 @@ impl Side {
 }
 
 /// Prints the differences.
-pub(super) fn run(
-    old: &Path,
-    new: &Path,
-    fetch: &FetchArgs,
-    console: &Console,
-) -> Result<(), Failure> {
-    let (old, new) = (Side::open(old, fetch, console)?, Side::open(new, fetch, console)?);
+pub(super) fn run(old: &Path, new: &Path, fetch: &FetchArgs) -> Result<(), Failure> {
+    let (old, new) = (Side::open(old, fetch)?, Side::open(new, fetch)?);
     console::out(&printable(&text(&old, &new)));
     Ok(())
 }

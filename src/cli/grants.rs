@@ -20,7 +20,12 @@ use crate::{
         Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
     },
-    script::{Failure, Host, Recipe, requests},
+    recipe::{
+        Failure, Recipe,
+        requests::{self, Request, Requests},
+        rights::Rights,
+    },
+    script::Host,
 };
 
 /// What the recipe may do.
@@ -168,9 +173,9 @@ impl GrantArgs {
 
     /// Gives `host` what the flags say. True where the user may be asked for more.
     pub(super) fn give(&self, host: &mut Host) -> bool {
-        host.grants = self.grants();
-        host.audit = self.audit.clone();
-        host.max_output = self.max_output.map_or(MOST_OUTPUT, |bytes| bytes.0);
+        host.workspace.rights.grants = self.grants();
+        host.workspace.rights.audit = self.audit.clone();
+        host.output.limit = self.max_output.map_or(MOST_OUTPUT, |bytes| bytes.0);
         !self.no_prompt && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
@@ -178,13 +183,14 @@ impl GrantArgs {
     /// what the user answers.
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
         let may_ask = self.give(host);
-        let trust = trust_file(host);
+        let trust = trust_file(&host.workspace.rights);
         let mut given = Grants::default();
         let mut is_looked_up = false;
         // What is imported from elsewhere can be read when that is given, and may ask for more.
         loop {
-            let requests = requests::read(host, recipe)?;
-            let permissions = host.permissions_with(host.grants.clone());
+            let requests = requests::read(&host.workspace, recipe)?;
+            let permissions =
+                host.workspace.rights.permissions_with(host.workspace.rights.grants.clone());
             let missing: Vec<_> = requests.missing(&permissions).cloned().collect();
             if missing.is_empty() {
                 return Ok(());
@@ -196,16 +202,16 @@ impl GrantArgs {
                     && let Some(trusted) = file.grants(&hash)?
                 {
                     self.add(&trusted);
-                    host.grants = self.grants();
+                    host.workspace.rights.grants = self.grants();
                     given = trusted;
                     continue;
                 }
             }
             if !may_ask {
                 // Better now than when the training is done.
-                return requests.check_given(host);
+                return requests.check_given(&host.workspace);
             }
-            let wanted = wanted(host, &missing);
+            let wanted = wanted(&host.workspace.rights.work_dir, &missing);
             let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());
             if answer == Answer::No {
                 return Err(refused(recipe, &wanted).into());
@@ -218,7 +224,7 @@ impl GrantArgs {
                 file.trust(&hash, &recipe.name, &given)?;
             }
             self.add(&wanted);
-            host.grants = self.grants();
+            host.workspace.rights.grants = self.grants();
             if !missing.iter().any(|request| request.capability == Capability::Import) {
                 return Ok(());
             }
@@ -227,9 +233,9 @@ impl GrantArgs {
 
     /// Prints what the recipe will ask for, as far as its text says.
     pub(super) fn explain(&self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
-        host.grants = self.grants();
-        let requests = requests::read(host, recipe)?;
-        let permissions = host.permissions_with(self.grants());
+        host.workspace.rights.grants = self.grants();
+        let requests = requests::read(&host.workspace, recipe)?;
+        let permissions = host.workspace.rights.permissions_with(self.grants());
         let mut text = format!("{} (sha256 {})\n", recipe.name, requests.hash());
         for request in &requests.list {
             let verdict = match permissions.allows(request.access()) {
@@ -270,7 +276,8 @@ impl GrantArgs {
         if self.sandbox == Some(SandboxKind::Off) {
             return Ok(());
         }
-        let permissions: Permissions = host.permissions_with(host.grants.clone());
+        let permissions: Permissions =
+            host.workspace.rights.permissions_with(host.workspace.rights.grants.clone());
         match sandbox::apply(&permissions, &needs(host))? {
             Sandbox::On => tracing::debug!("Landlock keeps this process to its paths"),
             Sandbox::Unavailable => {
@@ -299,13 +306,13 @@ fn needs(host: &Host) -> Needs {
     write.extend(
         dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
     );
-    write.extend(host.audit.clone());
+    write.extend(host.workspace.rights.audit.clone());
     // A file that appears whole is written beside its place.
-    let profile = host.profile.borrow();
+    let profile = host.run.profile.borrow();
     write.extend(
         profile
             .iter()
-            .map(|file| host.work_dir.join(file))
+            .map(|file| host.workspace.rights.work_dir.join(file))
             .filter_map(|file| file.parent().map(Path::to_owned)),
     );
     Needs { read, write }
@@ -322,8 +329,8 @@ enum Answer {
 fn ask(
     recipe: &Recipe,
     hash: &str,
-    missing: &[requests::Request],
-    requests: &requests::Requests,
+    missing: &[Request],
+    requests: &Requests,
     can_trust: bool,
 ) -> Answer {
     let (first, last) = (&hash[..4], &hash[hash.len() - 2..]);
@@ -390,12 +397,12 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(shown).collect()
 }
 
-fn wanted(host: &Host, missing: &[requests::Request]) -> Grants {
+fn wanted(work_dir: &Path, missing: &[Request]) -> Grants {
     let mut grants = Grants::default();
     for request in missing {
         let what = match request.access() {
             Access::Net(name) | Access::Import(name) => name.to_owned(),
-            _ => host.work_dir.join(&request.what).display().to_string(),
+            _ => work_dir.join(&request.what).display().to_string(),
         };
         grants.add(request.capability, what);
     }
@@ -412,8 +419,8 @@ fn refused(recipe: &Recipe, wanted: &Grants) -> Error {
 }
 
 /// The trust file, where there is a home for it.
-fn trust_file(host: &Host) -> Option<TrustFile> {
-    let path = |name: &str| (host.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+fn trust_file(rights: &Rights) -> Option<TrustFile> {
+    let path = |name: &str| (rights.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")))?;
     Some(TrustFile::at(config.join("dsr/trust.toml")))
 }

@@ -3,11 +3,11 @@
 use std::fmt::Write;
 
 use super::console;
-use crate::script::{self, Description, Failure, Recipe};
+use crate::recipe::{self, Description, Failure, Recipe};
 
 /// Prints the recipe's documentation and its parameters, without running it.
 pub(super) fn print_recipe(recipe: &Recipe) -> Result<(), Failure> {
-    let description = script::describe(recipe)?;
+    let description = recipe::describe(recipe)?;
     console::out(&text(&recipe.name, &description));
     Ok(())
 }

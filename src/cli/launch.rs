@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     fs,
     launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
-    script::{self, Failure, Recipe},
+    recipe::{self, Failure, Recipe},
     tensor::{self, DeviceChoice, LocalRank},
 };
 
@@ -32,11 +32,11 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
         return Ok(0);
     }
     // Mistakes in its text and its parameters are shown once, not by each rank.
-    script::describe(&recipe)?;
+    recipe::describe(&recipe)?;
     // The question is asked here, as the ranks have no terminal.
     let fetch = args.run.grants.fetch();
     let mut host = super::host(&recipe, &args.run.given, fetch, console, |_| ())?;
-    args.run.lock.settle(&mut host, &recipe)?;
+    args.run.lock.settle(&mut host.workspace, &recipe)?;
     if args.run.explain_permissions {
         args.run.grants.explain(&mut host, &recipe)?;
         return Ok(0);

@@ -15,8 +15,10 @@ use crate::{
     bridge,
     dist::Rendezvous,
     error::{Code, Error, IoContext},
+    live::Live,
+    recipe::{Failure, Recipe},
     repl::{self, Screen},
-    script::{Failure, Host, Recipe, live::Live},
+    script::Host,
 };
 
 /// Runs a session; the result is the exit status.
@@ -65,17 +67,17 @@ fn session(
     refuse_ranks(&host)?;
     device.give(&mut host)?;
     if grants.give(&mut host) {
-        host.ask = Some(Box::new(super::grants::ask_for));
+        host.workspace.rights.ask = Some(Box::new(super::grants::ask_for));
     }
     grants.limit_time(&host, console);
     signals::install_for_session(&host.interrupt)?;
-    host.command = super::launch::command();
+    host.run.command = super::launch::command();
     Live::new(host)
 }
 
 /// Each of several ranks would need what is typed.
 fn refuse_ranks(host: &Host) -> Result<(), Error> {
-    match Rendezvous::from_env(&host.env)? {
+    match Rendezvous::from_env(&host.workspace.rights.env)? {
         Some(rendezvous) if rendezvous.world_size > 1 => {
             let message = format!(
                 "a session is for one process, and this is one of {}",

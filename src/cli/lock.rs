@@ -1,14 +1,17 @@
 //! `dsr lock`: makes the lock of a recipe, or says whether it is still true.
 
+use std::rc::Rc;
+
 use super::{Console, args::LockCommandArgs, console, origin};
 use crate::{
     error::{Code, Error},
     fs::write_atomic,
     permission::Scope,
-    script::{
+    recipe::{
         Failure, Recipe,
         bundle::Bundle,
         lock::{self, Lock},
+        locking,
     },
 };
 
@@ -31,9 +34,10 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
             .into());
     };
     let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
-    host.refresh = true;
+    host.workspace.refresh = true;
     args.grants.clone().settle(&mut host, recipe)?;
-    let new = Lock::make(host, recipe)?;
+    let host = Rc::new(host);
+    let new = locking::lock(&host.workspace, recipe, &|| host.hub())?;
     // One that is damaged is replaced.
     let old = Lock::open(&path).unwrap_or_default();
     write_atomic(&path, new.text().as_bytes())?;
@@ -47,11 +51,13 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
 
 fn check(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<(), Failure> {
     let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
-    // Nothing is fetched, so that what is in no cache is what it says it is.
-    host.env = origin::environment(true);
-    host.grants.import = Scope::All;
-    host.lock = Lock::find(recipe, args.lock.as_deref())?;
-    Lock::check(host, recipe)?;
+    // Nothing is fetched, so that a text in no cache is reported as such.
+    host.workspace.rights.env = origin::environment(true);
+    host.workspace.rights.grants.import = Scope::All;
+    host.workspace.lock = Lock::find(recipe, args.lock.as_deref())?;
+    host.workspace.frozen = true;
+    let host = Rc::new(host);
+    locking::check(&host.workspace, recipe, &|| host.hub())?;
     console::out(&format!("{}: the lock is true\n", recipe.name));
     Ok(())
 }

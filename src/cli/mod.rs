@@ -41,8 +41,9 @@ use self::{
 use crate::{
     bridge,
     error::Error,
+    recipe::{Failure, Recipe, Workspace, params},
     run::{LineInterval, Start},
-    script::{Failure, Host, Recipe, Session, params},
+    script::{Host, Session},
 };
 
 /// Address space for the stack. A value of a recipe may be nested as deep as an array may be long, and
@@ -128,24 +129,25 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     let output = console.clone();
     let print = move |line: &str| output.print(line);
     let mut host = host(&recipe, &args.given, args.grants.fetch(), console, print)?;
-    args.lock.settle(&mut host, &recipe)?;
-    host.start = args.resume.unwrap_or(Start::Afresh);
-    host.run_name = args.name;
+    args.lock.settle(&mut host.workspace, &recipe)?;
+    host.workspace.rights.start = args.resume.unwrap_or(Start::Afresh);
+    host.run.name = args.name;
     args.device.give(&mut host)?;
-    host.profile.replace(args.profile);
+    host.run.profile.replace(args.profile);
     if args.explain_permissions {
         return args.grants.explain(&mut host, &recipe);
     }
     args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
-    host.command = launch::command();
+    host.run.command = launch::command();
     launch::follow_launcher();
     args.grants.limit_time(&host, console);
     args.grants.lock(&host)?;
     if console.has_bar() {
         let bar = console.clone();
-        host.lines = LineInterval::Never;
-        host.show_progress = Box::new(move |done, total, line| bar.progress(done, total, line));
+        host.run.lines = LineInterval::Never;
+        host.output.show_progress =
+            Box::new(move |done, total, line| bar.progress(done, total, line));
     }
     Session::new(host).run(&recipe)
 }
@@ -154,7 +156,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
     let recipe = args.grants.open(&args.recipe)?;
     let mut host = host(&recipe, &args.given, args.grants.fetch(), console, |_| ())?;
-    args.lock.settle(&mut host, &recipe)?;
+    args.lock.settle(&mut host.workspace, &recipe)?;
     args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     args.grants.lock(&host)?;
@@ -164,7 +166,7 @@ fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
 fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
     let recipe = args.fetch.open(&args.recipe)?;
     let mut host = host(&recipe, &args.given, &args.fetch, console, |_| ())?;
-    args.lock.settle(&mut host, &recipe)?;
+    args.lock.settle(&mut host.workspace, &recipe)?;
     check::run(args, &recipe, host)
 }
 
@@ -177,18 +179,25 @@ fn host(
     output: impl FnMut(&str) + 'static,
 ) -> Result<Host, Failure> {
     let mut host = Host::new(&recipe.base_dir, output);
-    host.params = given(params)?;
-    host.env = fetch.env();
-    host.grants = fetch.grants();
+    host.workspace = workspace(recipe, params, fetch)?;
     let notes = console.clone();
-    host.notes = Box::new(move |line| notes.note(line));
+    host.output.notes = Box::new(move |line| notes.note(line));
     let downloads = Downloads::new(console.clone());
-    host.show_download = Rc::new(move |progress| downloads.show(progress));
+    host.output.show_download = Rc::new(move |progress| downloads.show(progress));
     Ok(host)
 }
 
+/// The workspace of a recipe, with the parameters, the environment and the grants of its code.
+fn workspace(recipe: &Recipe, params: &ParamArgs, fetch: &FetchArgs) -> Result<Workspace, Failure> {
+    let mut workspace = Workspace::new(&recipe.base_dir);
+    workspace.rights.params = given(params)?;
+    workspace.rights.env = fetch.env();
+    workspace.rights.grants = fetch.grants();
+    Ok(workspace)
+}
+
 /// The values of the parameter file, then those of `-p`, which win.
-fn given(args: &ParamArgs) -> Result<Vec<params::Given>, Failure> {
+fn given(args: &ParamArgs) -> Result<Vec<params::GivenParameter>, Failure> {
     let mut given = match &args.params {
         Some(path) => params::read_file(path)?,
         None => Vec::new(),

@@ -7,11 +7,10 @@ use clap::Args;
 use crate::{
     error::Result,
     permission::{Grants, Scope},
-    script::{
-        Failure, Host, Recipe,
-        host::Lookup,
+    recipe::{
+        Failure, Recipe, Workspace, address,
         lock::{self, Lock},
-        pinned,
+        rights::Environment,
     },
 };
 
@@ -64,20 +63,20 @@ impl FetchArgs {
 
     /// The same with more that is given and denied.
     pub(super) fn open_with(&self, spec: &Path, grants: Grants) -> Result<Recipe> {
-        match spec.to_str().filter(|text| pinned::is_address(text)) {
-            Some(address) => pinned::recipe(address, &self.env(), grants),
+        match spec.to_str().filter(|text| address::is_address(text)) {
+            Some(address) => address::recipe(address, &self.env(), grants),
             None => Recipe::open(spec),
         }
     }
 
     /// The environment, as these flags let dsr see it.
-    pub(super) fn env(&self) -> Lookup {
+    pub(super) fn env(&self) -> Environment {
         environment(self.offline)
     }
 }
 
 /// The environment; offline as `HF_HUB_OFFLINE` says it.
-pub(super) fn environment(offline: bool) -> Lookup {
+pub(super) fn environment(offline: bool) -> Environment {
     Box::new(move |name| match name {
         "HF_HUB_OFFLINE" if offline => Some("1".to_owned()),
         _ => std::env::var(name).ok(),
@@ -98,11 +97,11 @@ pub(super) struct LockArgs {
 }
 
 impl LockArgs {
-    /// Gives `host` the lock of the recipe.
-    pub(super) fn settle(&self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
-        host.lock = Lock::find(recipe, self.lock.as_deref())?;
-        host.frozen = self.frozen;
-        match &host.lock {
+    /// Gives `workspace` the lock of the recipe.
+    pub(super) fn settle(&self, workspace: &mut Workspace, recipe: &Recipe) -> Result<(), Failure> {
+        workspace.lock = Lock::find(recipe, self.lock.as_deref())?;
+        workspace.frozen = self.frozen;
+        match &workspace.lock {
             None if self.frozen => Err(lock::missing().into()),
             _ => Ok(()),
         }

@@ -11,7 +11,8 @@ use crate::{
     engine::plan::{Plan, Setup},
     error::{Code, Error, Result},
     fs::Bytes,
-    script::{Failure, Host, Planned, Recipe, Session},
+    recipe::{Failure, Recipe},
+    script::{Host, Planned, Session},
     tensor::{Device, DeviceChoice, Gpu, LocalRank, total_memory},
 };
 

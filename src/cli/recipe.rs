@@ -15,9 +15,9 @@ use super::{
 use crate::{
     error::Result,
     fs::write_atomic,
-    script::{
-        self, Failure, Recipe,
-        recipe::{BUILT_IN, BuiltIn},
+    recipe::{
+        Description, Failure, Recipe, describe,
+        file::{BUILT_IN, BuiltIn},
     },
 };
 
@@ -27,9 +27,9 @@ pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
         RecipeCommand::Ls { json } => list(json)?,
         RecipeCommand::Show { recipe, fetch } => console::out(&fetch.open(&recipe)?.text),
         RecipeCommand::Cp { recipe, to, fetch } => copy(&fetch.open(&recipe)?, &to)?,
-        RecipeCommand::Bundle(args) => bundle::make(&args, console)?,
+        RecipeCommand::Bundle(args) => bundle::make(&args)?,
         RecipeCommand::Unbundle { bundle, to, fetch } => bundle::take_apart(&bundle, &to, &fetch)?,
-        RecipeCommand::Diff { old, new, fetch } => diff::run(&old, &new, &fetch, console)?,
+        RecipeCommand::Diff { old, new, fetch } => diff::run(&old, &new, &fetch)?,
         RecipeCommand::Check(args) => return super::check(&args, console),
     }
     Ok(0)
@@ -37,9 +37,9 @@ pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
 
 /// The name of each recipe and the first sentence that it says about itself.
 fn list(as_json: bool) -> Result<(), Failure> {
-    let described: Vec<(BuiltIn, script::Description)> = BUILT_IN
+    let described: Vec<(BuiltIn, Description)> = BUILT_IN
         .into_iter()
-        .map(|recipe| Ok((recipe, script::describe(&recipe.into())?)))
+        .map(|recipe| Ok((recipe, describe(&recipe.into())?)))
         .collect::<Result<_, Failure>>()?;
     if as_json {
         let all = described.iter().map(|(recipe, description)| {

@@ -9,7 +9,7 @@ use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 use super::console;
 use crate::{
     error::{Code, Error},
-    script::{Failure, diagnostics::Fault, sources::Place},
+    recipe::{Failure, diagnostics::Fault, sources::Location},
 };
 
 /// A hint up to this many characters stands beside the mark instead of below it.
@@ -93,7 +93,7 @@ fn header(error: &Error, color: bool) -> String {
 }
 
 /// The line with a mark under the fault, drawn by ariadne below a header of ours.
-fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
+fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     let line = place.line_text();
     if line.chars().count() > LONGEST_LINE {
         return unmarked(place);
@@ -125,11 +125,11 @@ fn excerpt(place: &Place, beside: Option<&str>, color: bool) -> String {
     shown.iter().fold(String::new(), |text, line| text + *line + "\n")
 }
 
-fn unmarked(place: &Place) -> String {
+fn unmarked(place: &Location) -> String {
     format!("  --> {}\n", position(place))
 }
 
-fn position(place: &Place) -> String {
+fn position(place: &Location) -> String {
     format!("{}:{}:{}", place.source.name, place.line, place.column)
 }
 
@@ -148,11 +148,11 @@ mod tests {
     use std::rc::Rc;
 
     use super::*;
-    use crate::script::sources::Source;
+    use crate::recipe::sources::Source;
 
     fn drawn(text: &str, line: usize, column: usize) -> String {
         let source = Rc::new(Source { name: "r.rhai".to_owned(), text: text.to_owned() });
-        excerpt(&Place { source, line, column }, None, false)
+        excerpt(&Location { source, line, column }, None, false)
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! | `repo`, `tree` | a repository's name; a commit's list of files |
 //! | `cache` | the layout on disk |
 //! | `client`, `download`, `refusal` | requests; contents, resumed and checked; what failures mean |
+//! | `files` | the files of models and tokenizers that are fetched |
 //! | `configs`, `splits` | which files are which split of a dataset |
 //! | `pins` | commits and contents that a lock settles |
 //! | `web` | a small file at any address |
@@ -21,6 +22,7 @@ mod cache;
 mod client;
 mod configs;
 mod download;
+mod files;
 mod patience;
 mod pins;
 mod refusal;
@@ -40,6 +42,7 @@ use self::{
     snapshot::Snapshot,
 };
 pub use self::{
+    files::{MODEL_FILES, TOKENIZER_FILES},
     pins::{Content, Contents, Pins},
     repo::RepoKind,
     settings::HubSettings,

@@ -11,18 +11,15 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error},
     fs::{self, Bytes, proc_bytes},
-    run,
-    script::{
-        Failure, Recipe,
-        live::{
-            Live,
-            card::Table,
-            complete::{Candidate, Completion},
-            curves::CURVES,
-        },
-        recipe::BUILT_IN,
-        reference,
+    live::{
+        Live,
+        card::Table,
+        complete::{Candidate, Completion},
+        curves::CURVES,
     },
+    recipe::{Failure, Recipe, file::BUILT_IN},
+    run,
+    script::reference,
 };
 
 /// What a command does; true ends the session.
@@ -259,7 +256,7 @@ fn save(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
     if file.is_empty() {
         return Err(usage("save"));
     }
-    let path = session.live().host().work_dir.join(unquoted(file));
+    let path = session.live().host().workspace.rights.work_dir.join(unquoted(file));
     saving::save(&path, &session.live(), force)?;
     (session.screen.print)(&format!("{}", path.display()));
     Ok(false)
@@ -293,7 +290,7 @@ fn type_of(session: &mut Session, text: &str) -> Result<bool, Failure> {
 fn variables(session: &mut Session, _: &str) -> Result<bool, Failure> {
     let live = session.live();
     let (parameters, functions) = (live.parameters(), live.functions());
-    let row = |v: crate::script::live::Variable| vec![v.name, v.kind, v.shown];
+    let row = |v: crate::live::Variable| vec![v.name, v.kind, v.shown];
     let mut rows: Vec<_> = live.variables().into_iter().map(row).collect();
     rows.extend(
         parameters.into_iter().map(|(name, value, help)| vec![format!("P::{name}"), value, help]),
@@ -324,7 +321,7 @@ fn memory(session: &mut Session, _: &str) -> Result<bool, Failure> {
 }
 
 fn permissions(session: &mut Session, _: &str) -> Result<bool, Failure> {
-    let lines = session.live().host().powers_in_words();
+    let lines = session.live().host().workspace.rights.in_words();
     lines.iter().for_each(|line| (session.screen.print)(line));
     Ok(false)
 }
@@ -348,7 +345,7 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
         Some(file) => {
             let finite: Vec<_> = points.into_iter().filter(|(_, y)| y.is_finite()).collect();
             let picture = run::curve_svg(what, &finite)?.ok_or_else(nothing)?;
-            let path = session.live().host().work_dir.join(file);
+            let path = session.live().host().workspace.rights.work_dir.join(file);
             fs::write_atomic(&path, picture.as_bytes())?;
             (session.screen.print)(&path.display().to_string());
         }

@@ -1,6 +1,6 @@
 //! Colours of an input, and the bracket that belongs to the one at the cursor.
 
-use crate::script::live::{Class, Token, tokens};
+use crate::live::{Class, Token, tokens};
 
 /// The input with escapes for its colours.
 pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {

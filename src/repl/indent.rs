@@ -1,6 +1,6 @@
 //! How deep the next line of an input belongs.
 
-use crate::script::live::{Class, tokens};
+use crate::live::{Class, tokens};
 
 /// One step.
 pub(super) const INDENT: &str = "    ";

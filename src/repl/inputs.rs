@@ -1,6 +1,6 @@
 //! The inputs of a script: what a user would enter one after another.
 
-use crate::script::live::input::{Completeness, completeness};
+use crate::live::input::{Completeness, completeness};
 
 /// What a line begins with that goes on with the input before it.
 const GOES_ON: [&str; 14] =

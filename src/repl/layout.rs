@@ -1,6 +1,6 @@
 //! Cards as text: wrapped to the width of the terminal, with its colours.
 
-use crate::script::live::card::{Card, Table};
+use crate::live::card::{Card, Table};
 
 /// How a text stands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,6 @@
 //! A session on a terminal, or of a script on standard input.
 //!
-//! What the inputs mean is [`script::live`](crate::script::live)'s; here is what the user sees of it:
+//! What the inputs mean is [`live`](crate::live)'s; here is what the user sees of it:
 //! the prompt, completion, colours, cards, curves and commands.
 
 mod commands;
@@ -25,10 +25,8 @@ use self::{
 };
 use crate::{
     error::Code,
-    script::{
-        Failure, Recipe,
-        live::{Live, Value, card::Table},
-    },
+    live::{Live, Value, card::Table},
+    recipe::{Failure, Recipe},
 };
 
 /// Columns where there is no terminal to ask.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    script::live::{
+    live::{
         Live,
         complete::Completion,
         input::{Completeness, completeness},

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs,
-    script::live::Live,
+    live::Live,
 };
 
 /// How a file begins that a session may overwrite.

@@ -1,10 +1,10 @@
 //! Script functions that Rust keeps and calls later: `|row| row.text.len > 0`.
 //!
 //! A lazy dataset runs its closures long after the call that took them has returned. A
-//! [`Callback`] therefore carries all that the closure needs except the Rhai engine itself, which
-//! it only refers to weakly. Its errors are dsr's own and remember the place inside the closure.
+//! [`Callback`] therefore carries the context of the closure, with a weak reference to the Rhai engine.
+//! Its errors are dsr's own, with the place inside the closure.
 //!
-//! Handles that a closure has captured are kept as they are when it is passed on: after
+//! Captured handles are kept as they are when the closure is passed on: after
 //! `ds = ds.filter(|row| row.n < ds.count())` the closure still sees the dataset before the filter.
 //! Other captured variables stay shared, as everywhere in Rhai.
 
@@ -18,25 +18,27 @@ use std::{
 use rhai::NativeCallContextStore;
 use rhai::{Dynamic, FnPtr, FuncArgs, NativeCallContext};
 
-use super::{
-    diagnostics,
-    error::AtPosition,
-    host,
-    value::{describe, is_handle},
+use super::host;
+use crate::{
+    error::{Code, Error, Result},
+    recipe::{
+        diagnostics,
+        error::AtPosition,
+        value::{describe, is_handle},
+    },
 };
-use crate::error::{Code, Error, Result};
 
-/// How often a function may be entered again while it runs; the Rust stack ends far later.
+/// The most entries of a function while it runs; the Rust stack ends far later.
 const MOST_ENTRIES: usize = 16;
 
-/// A script function together with the surroundings that it was made in.
+/// A script function with the context that it was made in.
 #[derive(Clone)]
 pub struct Callback {
     function: FnPtr,
     #[allow(deprecated, reason = "see the import")]
     context: Rc<NativeCallContextStore>,
     engine: Weak<rhai::Engine>,
-    /// How many arguments it takes, where that can be told.
+    /// The number of its arguments, if that can be told.
     arity: Option<usize>,
     /// Calls that have not returned yet.
     entries: Rc<Cell<usize>>,
@@ -46,7 +48,7 @@ impl Callback {
     /// Keeps `function`, which a script passed to the call `ctx`.
     #[allow(deprecated, reason = "see the import")]
     pub fn new(ctx: &NativeCallContext, mut function: FnPtr) -> Result<Self> {
-        let engine = host::of(ctx)?.engine.borrow().clone();
+        let engine = host::of(ctx)?.program.engine();
         for captured in function.iter_curry_mut() {
             if captured.is_shared() && !captured.is_locked() && is_handle(captured) {
                 *captured = captured.flatten_clone();
@@ -98,7 +100,7 @@ impl Callback {
             .map_err(|e| diagnostics::seal(&engine, *e, ctx.call_source().unwrap_or_default()))
     }
 
-    /// Gives an error the place of the call that took the function, for what is wrong with a result.
+    /// Gives an error of a result the place of the call that took the function.
     #[allow(deprecated, reason = "see the import")]
     pub(super) fn at_its_call(&self, error: Error) -> Error {
         error.at(self.context.global.source().unwrap_or_default(), self.context.pos)
@@ -114,12 +116,12 @@ impl Callback {
     }
 }
 
-/// How many arguments a function of the script takes beside those that it has captured.
+/// The number of arguments of a function of the script, without captured ones.
 fn arity(ctx: &NativeCallContext, function: &FnPtr) -> Option<usize> {
     let scripts = ctx.iter_namespaces().flat_map(|module| module.iter_script_fn_info());
     let named = scripts.filter(|(_, _, name, ..)| *name == function.fn_name());
     let mut counts = named.map(|(_, _, _, count, _)| count);
     let count = counts.next()?;
-    // A name of several functions says nothing.
+    // Several functions may have the name.
     counts.all(|other| other == count).then(|| count.saturating_sub(function.curry().len()))
 }

@@ -1,22 +1,20 @@
-//! DeepSpeed's config file as a source: its faults are shown at its own lines, as a recipe's are.
+//! DeepSpeed's config file as a source: faults are shown at its own lines, as those of a recipe.
 
 use std::path::Path;
 
 use rhai::{Map as ScriptMap, Position};
 use serde_json::{Map, Value};
 
-use super::{Failure, engine_options, error::AtPosition, sources::Sources, value};
+use super::engine_options;
 use crate::{
     config::deepspeed::{self, Fault, Origin, Settings},
     error::{Code, Error, Result},
     fs,
+    recipe::{Failure, error::AtPosition, sources::Sources, value},
 };
 
-/// Reads the file at `path` as a recipe on this many ranks would; on as many as the file's batch
-/// sizes say where it is `None`.
-///
-/// # Errors
-/// All faults of the file, each with its place in it.
+/// Reads the file at `path` as a recipe on this many ranks would; `None` stands for the number that the
+/// file's batch sizes are made for. Fails with all faults of the file.
 pub fn read(path: &Path, world_size: Option<usize>) -> Result<Settings, Failure> {
     let sources = Sources::default();
     load(path, None, world_size, &sources).map_err(|e| Failure::of(e, &[], &sources))
@@ -24,8 +22,8 @@ pub fn read(path: &Path, world_size: Option<usize>) -> Result<Settings, Failure>
 
 /// Reads the file at `path`. `given` is what the recipe says beside it, in dsr's terms.
 ///
-/// A file that leaves no `"auto"` open is read as `init_engine` would read it too, so that what
-/// cannot be is found at its line.
+/// A file that leaves no `"auto"` open is also read as by `init_engine`, so that a fault is found at its
+/// line.
 pub(crate) fn load(
     path: &Path,
     given: Option<&Map<String, Value>>,
@@ -43,7 +41,7 @@ pub(crate) fn load(
     Ok(settings)
 }
 
-/// The lines that tell the user what the file's keys became, where that is not plain.
+/// Notes for the user about keys that became other options.
 pub(crate) fn notes<'a>(
     path: &'a Path,
     settings: &'a Settings,
@@ -73,8 +71,7 @@ fn located(error: Error, name: &str, at: deepspeed::Position) -> Error {
     error.at(name, Position::new(narrow(at.line).max(1), narrow(at.column)))
 }
 
-/// Reads the options as `init_engine` does. What is missing is left to the recipe, which may still
-/// add it.
+/// Reads the options as `init_engine` does. The recipe may still add missing ones.
 fn check(name: &str, settings: &Settings, world_size: usize) -> Result<()> {
     let map = script_map(settings);
     let no_functions =
@@ -89,7 +86,7 @@ fn check(name: &str, settings: &Settings, world_size: usize) -> Result<()> {
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }
 
-/// The ranks that the three batch sizes are made for: one, where they do not say.
+/// The ranks that the three batch sizes are made for; one if they do not tell.
 fn ranks(options: &Map<String, Value>) -> usize {
     let size = |name| options.get(name).and_then(Value::as_u64);
     let (Some(train), Some(micro)) = (size("train_batch_size"), size("micro_batch_size")) else {
@@ -114,7 +111,7 @@ mod tests {
             Dtype, EngineConfig, LossScale,
             optimizer::{AdamConfig, Algorithm},
         },
-        script::literal,
+        recipe::literal,
     };
 
     /// What `init_engine` makes of a map.

@@ -3,10 +3,8 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    Callback,
-    api::tensor::{Handle, check},
-    options::{self, Options},
-    value::{describe, number, of_foreign, of_option},
+    api::tensor::{Handle, check, is_floating},
+    callback::Callback,
 };
 use crate::{
     config::{
@@ -16,6 +14,10 @@ use crate::{
     },
     error::{Code, Error, Result},
     model::LossFunction,
+    recipe::{
+        options::{self, Options},
+        value::{describe, number, of_foreign, of_option},
+    },
     tensor::Tensor,
 };
 
@@ -85,8 +87,8 @@ fn loss(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option
         let handle = |tensor: &Tensor| Handle::new(tensor.shallow_clone());
         let found = callback.call((handle(logits), handle(targets)))?;
         let result = found.clone().try_cast::<Handle>();
-        let scalar = result
-            .filter(|loss| loss.tensor().numel() == 1 && check::is_floating(loss.tensor().kind()));
+        let scalar =
+            result.filter(|loss| loss.tensor().numel() == 1 && is_floating(loss.tensor().kind()));
         scalar.map(|loss| loss.tensor().shallow_clone()).ok_or_else(|| {
             let found = match found.read_lock::<Handle>() {
                 Some(tensor) => check::shown(tensor.tensor()),

@@ -4,11 +4,10 @@ use std::{any::TypeId, iter};
 
 use rhai::{Dynamic, Module, Variant};
 
-use super::error::ScriptResult;
-use crate::error::Result;
+use crate::{error::Result, recipe::error::ScriptResult};
 
-/// Makes values of the type `T` something that `for` goes over. An error of `open` or of an item
-/// stops the loop, at the position of what it goes over.
+/// Lets `for` go over values of the type `T`. An error of `open` or of an item stops the loop, at the
+/// position of the value.
 pub(crate) fn set_iterator<T, I>(module: &mut Module, open: fn(T) -> Result<I>)
 where
     T: Variant + Clone,

@@ -1,5 +1,4 @@
-//! Observers of an engine that a host gives to it: what the user and the options ask to be shown and
-//! written of its steps.
+//! The observers that a host gives to an engine: traces, lines and logs of its steps.
 
 use std::rc::Rc;
 
@@ -10,10 +9,9 @@ use crate::{
     run::Monitors,
 };
 
-/// Has the first engine of the recipe traced, where the user asked for it: each rank into a file of
-/// its own.
+/// Traces the first engine of the recipe, if the user asked for it: each rank into a file of its own.
 pub(super) fn trace(host: &Rc<Host>, engine: &mut Engine) -> Result<()> {
-    let Some(mut file) = host.profile.take() else { return Ok(()) };
+    let Some(mut file) = host.run.profile.take() else { return Ok(()) };
     let group = Rc::clone(engine.group());
     if group.world_size() > 1 {
         let of_rank = format!("rank-{}", group.rank());
@@ -21,18 +19,22 @@ pub(super) fn trace(host: &Rc<Host>, engine: &mut Engine) -> Result<()> {
         file.set_extension(extension.unwrap_or(of_rank));
     }
     let shown = Rc::clone(host);
-    let show = Box::new(move |line: &str| shown.note(line));
-    engine.observe(Box::new(Tracer::new(host.work_dir.join(file), group.device(), show)?));
+    let show = Box::new(move |line: &str| shown.output.note(line));
+    engine.observe(Box::new(Tracer::new(
+        host.workspace.rights.work_dir.join(file),
+        group.device(),
+        show,
+    )?));
     Ok(())
 }
 
-/// Has rank 0 print and log what the options ask for.
+/// Prints and logs steps on rank 0, as the options ask for it.
 pub(super) fn monitor(host: Rc<Host>, engine: &mut Engine) -> Result<()> {
     if engine.group().rank() > 0 {
         return Ok(());
     }
-    let work_dir = host.work_dir.clone();
-    let show = Box::new(move |line: &str| host.note(line));
+    let work_dir = host.workspace.rights.work_dir.clone();
+    let show = Box::new(move |line: &str| host.output.note(line));
     if let Some(monitors) = Monitors::open(&engine.config().monitor, &work_dir, show)? {
         engine.observe(Box::new(monitors));
     }

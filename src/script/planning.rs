@@ -1,4 +1,4 @@
-//! A recipe that is run to be planned: up to `init_engine`, without weights and without ranks.
+//! A recipe that is only planned: it runs up to `init_engine`, without weights and without ranks.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,7 +14,7 @@ use crate::{
     model::Model,
 };
 
-/// What a recipe would train.
+/// The training of a recipe.
 #[derive(Debug, Clone)]
 pub struct Planned {
     /// The model.
@@ -34,7 +34,7 @@ pub struct Planned {
 }
 
 /// The state of a recipe that is planned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Planning {
     world_size: usize,
     packed: Cell<Option<u64>>,
@@ -46,13 +46,7 @@ pub(crate) struct Planning {
 impl Planning {
     /// For this many ranks.
     pub(super) fn new(world_size: usize) -> Self {
-        Self {
-            world_size,
-            packed: Cell::new(None),
-            cut: Cell::new(None),
-            targets: Cell::new(None),
-            found: RefCell::new(None),
-        }
+        Self { world_size, ..Self::default() }
     }
 
     /// Ranks that would train together.
@@ -71,7 +65,7 @@ impl Planning {
         self.targets.set(self.targets.get().max(labels));
     }
 
-    /// Notes what the recipe would train; gives what ends it, which no recipe can catch.
+    /// Notes the training; returns the error that ends the recipe, which no recipe can catch.
     pub(super) fn end(
         &self,
         model: &Rc<Model>,
@@ -94,13 +88,13 @@ impl Planning {
         Ok(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
     }
 
-    /// What was found, once.
+    /// The training that was found, once.
     pub(super) fn take(&self) -> Option<Planned> {
         self.found.take()
     }
 }
 
-/// The error of a recipe that asks for more than a plan has.
+/// The error of a function that needs weights.
 pub(super) fn needs_weights(what: &str) -> Error {
     Error::new(Code::CallOrder, format!("`{what}` needs weights, which a plan does not load"))
         .hint("a recipe can be planned if it calls init_engine before")

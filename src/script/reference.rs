@@ -6,17 +6,16 @@ use std::collections::BTreeMap;
 use rhai::{FnAccess, FuncInfo};
 use serde_json::Value;
 
-use super::{
-    api,
-    check::option_function,
-    indices::as_values,
-    resolver::{EMBEDDED, STDLIB},
-    runtime,
-    translate::friendly,
-};
+use super::{api::groups, check::option_function};
 use crate::{
     config::{options::document, suggest::nearest},
     error::{Code, Error, Result},
+    recipe::{
+        embedded::{EMBEDDED, STDLIB},
+        indices::as_values,
+        parser,
+        translate::friendly,
+    },
 };
 
 /// A function, a property or a type.
@@ -59,8 +58,8 @@ pub fn entries() -> Vec<Entry> {
     let mut all = Vec::new();
     // Types have their names from all modules.
     let mut engine = rhai::Engine::new_raw();
-    api::register(&mut engine);
-    for (group, module) in api::modules() {
+    groups::register(&mut engine);
+    for (group, module) in groups::modules() {
         let mut alone = rhai::Engine::new_raw();
         alone.register_global_module(module.into());
         // `tensor_math` is a part of `tensor`.
@@ -68,7 +67,7 @@ pub fn entries() -> Vec<Entry> {
         all.extend(types(&alone, group));
         all.extend(functions(&engine, &alone, group));
     }
-    for (group, module) in api::named_modules() {
+    for (group, module) in groups::named_modules() {
         let mut alone = rhai::Engine::new_raw();
         alone.register_static_module(group, module.into());
         all.extend(functions(&engine, &alone, group));
@@ -80,7 +79,7 @@ pub fn entries() -> Vec<Entry> {
 
 /// A module of the standard library and its functions, in their order.
 fn module_entries(module: &str, text: &str) -> Vec<Entry> {
-    let Ok(ast) = runtime::parser().compile(as_values(text).0) else { return Vec::new() };
+    let Ok(ast) = parser::parser().compile(as_values(text).0) else { return Vec::new() };
     let group = format!("{EMBEDDED}{module}");
     let mut all = vec![Entry {
         name: module.to_owned(),

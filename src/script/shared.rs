@@ -1,4 +1,4 @@
-//! Handles: what a script holds when it holds an engine, a model or a loader.
+//! Handles of a script: engines, models, loaders.
 //!
 //! Rhai copies values on assignment and on every call, so a handle is shared and cheap to clone.
 //! A handle that is used while a call on it still runs (from a callback, say) gives an error;
@@ -33,24 +33,14 @@ impl<T> Shared<T> {
         Self(Rc::new(RefCell::new(value)))
     }
 
-    /// The value, to look at. Fails while a call that changes it still runs.
+    /// The value, to be read. Fails while a call that changes it still runs.
     pub fn read(&self) -> Result<Ref<'_, T>> {
         self.0.try_borrow().map_err(|_| in_use::<T>())
     }
 
-    /// The value, to change. Fails while another call on it still runs.
+    /// The value, to be changed. Fails while another call on it still runs.
     pub fn write(&self) -> Result<RefMut<'_, T>> {
         self.0.try_borrow_mut().map_err(|_| in_use::<T>())
-    }
-
-    /// Whether both are handles of the same value.
-    pub fn is_same(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.0, &other.0)
-    }
-
-    /// The value itself, when this is its only handle; the handle otherwise.
-    pub fn into_inner(self) -> std::result::Result<T, Self> {
-        Rc::try_unwrap(self.0).map(RefCell::into_inner).map_err(Self)
     }
 }
 

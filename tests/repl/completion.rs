@@ -96,9 +96,9 @@ fn help_is_that_of_the_reference() {
 /// How long completion takes among 200 variables: printed, as a loaded machine proves nothing.
 #[test]
 fn completion_among_200_variables_is_measured() {
-    use dsr::script::{Host, live::Live};
+    use dsr::{live::Live, script::Host};
     let mut host = Host::new(".", |_| ());
-    host.device = dsr::tensor::DeviceChoice::Cpu;
+    host.ranks.device = dsr::tensor::DeviceChoice::Cpu;
     let mut live = Live::new(host).unwrap();
     for i in 0..200 {
         live.eval(&format!("let variable_{i} = #{{ a: {i}, b: [1, 2, 3] }};")).unwrap();

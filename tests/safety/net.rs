@@ -30,8 +30,8 @@ fn code(recipe: &str, endpoint: &str, grants: Grants) -> Code {
     let place = Place::new();
     let (home, endpoint) = (place.home.path().display().to_string(), endpoint.to_owned());
     let ended = place.run(recipe, |host| {
-        host.grants = grants;
-        host.env = Box::new(move |name| match name {
+        host.workspace.rights.grants = grants;
+        host.workspace.rights.env = Box::new(move |name| match name {
             "HOME" => Some(home.clone()),
             "HF_ENDPOINT" => Some(endpoint.clone()),
             _ => None,

@@ -143,11 +143,13 @@ fn a_grant_gives_and_the_audit_log_tells() {
     let out = place.out.path().display().to_string();
     let log = place.home.path().join("audit.jsonl");
     let given = place.run("dataset(\"OUT/rows.txt\");\ndataset(\"rows.txt\");", |host| {
-        host.grants.read = Scope::These(vec![out.clone()]);
-        host.audit = Some(log.clone());
+        host.workspace.rights.grants.read = Scope::These(vec![out.clone()]);
+        host.workspace.rights.audit = Some(log.clone());
     });
     given.unwrap_or_else(|f| panic!("{:?}", f.faults));
-    let refused = place.run("\ndataset(\"OUT/rows.txt\");", |host| host.audit = Some(log.clone()));
+    let refused = place.run("\ndataset(\"OUT/rows.txt\");", |host| {
+        host.workspace.rights.audit = Some(log.clone())
+    });
     assert!(refused.is_err());
     let lines: Vec<serde_json::Value> = fs::read_to_string(&log)
         .unwrap()
@@ -164,13 +166,13 @@ fn a_grant_gives_and_the_audit_log_tells() {
 /// A path that the user named on the command line is given; one of a parameter file is not.
 #[test]
 fn to_name_a_path_is_to_give_it() {
-    use dsr::script::params::{Given, GivenValue};
+    use dsr::recipe::params::{GivenParameter, GivenValue};
     let place = Place::new();
     let recipe = "param(\"data\", \"rows.txt\");\ndataset(P::data);";
     let path: PathBuf = place.out.path().join("rows.txt");
     let with = |value| {
-        let given = Given { name: "data".to_owned(), value };
-        place.run(recipe, |host| host.params = vec![given])
+        let given = GivenParameter { name: "data".to_owned(), value };
+        place.run(recipe, |host| host.workspace.rights.params = vec![given])
     };
     assert!(with(GivenValue::Text(path.display().to_string())).is_ok());
     assert!(with(GivenValue::Text(format!("{}/*.txt", place.out.path().display()))).is_ok());

@@ -8,7 +8,8 @@ use std::{
 
 use dsr::{
     error::Code,
-    script::{self, Failure, Host, Session, diagnostics::Fault},
+    recipe::{self, Failure, diagnostics::Fault},
+    script::{Host, Session},
     tensor::DeviceChoice,
 };
 
@@ -50,9 +51,9 @@ impl Recipe {
         let sink = Rc::clone(&lines);
         let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
         let mut host = Host::new(self.directory(), output);
-        host.work_dir = self.directory().to_owned();
-        host.device = DeviceChoice::Cpu;
-        let result = prepare(host).run(&script::Recipe::open(&self.path()).unwrap());
+        host.workspace.rights.work_dir = self.directory().to_owned();
+        host.ranks.device = DeviceChoice::Cpu;
+        let result = prepare(host).run(&recipe::Recipe::open(&self.path()).unwrap());
         let lines = lines.borrow().clone();
         (lines, result)
     }
@@ -69,7 +70,7 @@ impl Recipe {
         let notes = Rc::new(RefCell::new(Vec::new()));
         let sink = Rc::clone(&notes);
         let (printed, result) = self.run(|mut host| {
-            host.notes = Box::new(move |line| sink.borrow_mut().push(line.to_owned()));
+            host.output.notes = Box::new(move |line| sink.borrow_mut().push(line.to_owned()));
             Session::new(host)
         });
         result.unwrap_or_else(|f| panic!("{:?}", f.faults));

@@ -6,7 +6,7 @@ use crate::{
     dist,
     error::{Code, Error, Result},
     fs::Bytes,
-    script::host::Lookup,
+    recipe::rights::Environment,
     tensor::{
         self, Device, Gpu, Kind, Tensor, driver_version, guard, make_current, total_memory,
         why_no_gpu,
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Versions first, then what they do.
-pub(super) fn findings(env: &Lookup) -> Vec<Finding> {
+pub(super) fn findings(env: &Environment) -> Vec<Finding> {
     let mut found = vec![Finding::fine("dsr", env!("CARGO_PKG_VERSION")), libtorch()];
     let driver = driver_version();
     found.extend(cuda(driver.as_deref()));
@@ -103,7 +103,7 @@ fn try_kernels(place: Device) -> Result<()> {
     }
 }
 
-fn gloo(env: &Lookup) -> Finding {
+fn gloo(env: &Environment) -> Finding {
     let interface = env("GLOO_SOCKET_IFNAME").filter(|name| !name.is_empty());
     match dist::check_gloo(interface.as_deref()) {
         Ok(()) => Finding::fine("Gloo", interface.unwrap_or_else(|| "works".to_owned())),

@@ -9,7 +9,7 @@ use crate::{
     fs::{Bytes, available_bytes, proc_bytes, read_to_string},
     hub::HubSettings,
     permission::sandbox::{self, Sandbox},
-    script::host::Lookup,
+    recipe::rights::Environment,
     tensor::{self, Device, total_memory},
 };
 
@@ -19,7 +19,7 @@ const LITTLE_DISK: u64 = 5 << 30;
 const SHARED_MEMORY: u64 = 512 << 20;
 
 /// The kernel first, then places.
-pub(super) fn findings(env: &Lookup) -> Vec<Finding> {
+pub(super) fn findings(env: &Environment) -> Vec<Finding> {
     let mut found = vec![landlock(), io_uring(), memory(), cores(env)];
     found.extend(shared_memory());
     found.push(disk("working directory", Path::new(".")));
@@ -68,7 +68,7 @@ fn memory() -> Finding {
     }
 }
 
-fn cores(env: &Lookup) -> Finding {
+fn cores(env: &Environment) -> Finding {
     let cores = thread::available_parallelism().map_or(1, usize::from);
     let threads = tensor::num_threads();
     let set = env("OMP_NUM_THREADS").filter(|value| !value.is_empty());
@@ -127,7 +127,7 @@ fn room(dir: &Path) -> Result<u64> {
 }
 
 /// The cache, and what the hub is told of this user.
-fn hub(env: &Lookup) -> Vec<Finding> {
+fn hub(env: &Environment) -> Vec<Finding> {
     let settings = match HubSettings::from_env(env) {
         Ok(settings) => settings,
         Err(e) => {
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_token_is_told_of_and_not_told() {
-        let env: Lookup = Box::new(|name| match name {
+        let env: Environment = Box::new(|name| match name {
             "HOME" => Some("/nowhere".to_owned()),
             "HF_TOKEN" => Some("hf_secret".to_owned()),
             _ => None,

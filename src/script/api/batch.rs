@@ -6,10 +6,8 @@ use std::rc::Rc;
 
 use rhai::{Array, plugin::*};
 
-use crate::{
-    data,
-    script::{api::dataset::row_to_map, error::ScriptResult},
-};
+use super::dataset::row_to_map;
+use crate::{data, recipe::error::ScriptResult};
 
 /// Batches.
 #[export_module]
@@ -80,14 +78,8 @@ pub mod api {
     }
 
     /// Describes the batch: its size and its place.
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(batch: &mut Batch) -> String {
-        super::description(batch)
-    }
-
-    /// Describes the batch.
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn describe_debug(batch: &mut Batch) -> String {
         super::description(batch)
     }
 }

@@ -2,7 +2,7 @@
 
 use rhai::{Map, plugin::*};
 
-use crate::script::{error::ScriptResult, host};
+use crate::{recipe::error::ScriptResult, script::host};
 
 /// Output for people.
 #[export_module]
@@ -16,7 +16,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn log(ctx: NativeCallContext, values: Map) -> ScriptResult<()> {
-        host::of(&ctx)?.print(&line(&values));
+        host::of(&ctx)?.output.print(&line(&values));
         Ok(())
     }
 }

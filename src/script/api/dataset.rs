@@ -15,14 +15,12 @@ use crate::{
     config::options::option_table,
     data::{self, OpenOptions, Row, TokenizeOptions},
     error::{Code, Error, Result},
-    script::{
-        Callback,
+    recipe::{
         error::ScriptResult,
-        host,
-        iterate::set_iterator,
         options,
         value::{self, argument, describe},
     },
+    script::{callback::Callback, host, iterate::set_iterator},
 };
 
 /// The seed of a shuffle that names none.
@@ -77,8 +75,8 @@ pub mod api {
     ) -> ScriptResult<Dataset> {
         let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
-        host.check_source(spec)?;
-        let base_dir = host.work_dir.clone();
+        host.workspace.rights.check_source(spec)?;
+        let base_dir = host.workspace.rights.work_dir.clone();
         let stop = host.stopper().map(|stop| Arc::new(stop) as _);
         let hub = Some(Rc::new(host) as _);
         Ok(Dataset::open(spec, &OpenOptions { base_dir, hub, stop, ..options })?)
@@ -273,14 +271,8 @@ pub mod api {
     }
 
     /// Describes the dataset: where it comes from, what is done to it, its columns.
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(dataset: &mut Dataset) -> String {
-        super::description(dataset)
-    }
-
-    /// Describes the dataset.
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn describe_debug(dataset: &mut Dataset) -> String {
         super::description(dataset)
     }
 }
@@ -363,7 +355,7 @@ fn rows_in(dataset: &data::Dataset, from: i64, to: i64) -> Result<Array> {
 }
 
 fn description(dataset: &data::Dataset) -> String {
-    // What cannot be counted is reported by whoever reads the rows.
+    // A dataset that cannot be counted is reported when its rows are read.
     let rows = match dataset.num_rows() {
         Ok(Some(rows)) => format!("{rows} rows, "),
         _ => String::new(),

@@ -5,11 +5,10 @@ use serde_json::Value;
 
 use crate::{
     error::{Code, Error, Result},
+    recipe::{error::ScriptResult, value},
     script::{
         deepspeed,
-        error::ScriptResult,
         host::{self, Host},
-        value,
     },
 };
 
@@ -57,12 +56,12 @@ pub mod api {
 }
 
 fn load(host: &Host, path: &str, given: Option<Map>) -> Result<Map> {
-    let path = host.readable(path)?;
+    let path = host.workspace.rights.readable(path)?;
     let given = given.map(plain).transpose()?;
     let world_size = Some(host.world_size()?);
-    let settings = deepspeed::load(&path, given.as_ref(), world_size, &host.sources)?;
+    let settings = deepspeed::load(&path, given.as_ref(), world_size, &host.workspace.sources)?;
     if host.group()?.rank() == 0 {
-        deepspeed::notes(&path, &settings).for_each(|line| host.note(&line));
+        deepspeed::notes(&path, &settings).for_each(|line| host.output.note(&line));
     }
     Ok(deepspeed::script_map(&settings))
 }

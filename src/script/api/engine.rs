@@ -18,15 +18,18 @@ use crate::{
     data::LoaderOptions,
     engine::{self, Evaluation, MemoryUse},
     error::Result,
+    recipe::{
+        error::{ScriptResult, interruption},
+        options::{self, Handed},
+        rights::Rights,
+    },
     run::{load_checkpoint, save_checkpoint},
     script::{
-        Callback, Shared,
+        callback::Callback,
         engine_options::{self, EngineOptions},
-        error::ScriptResult,
-        feed,
         host::{self, Host},
         observers,
-        options::{self, Handed},
+        shared::Shared,
     },
     tensor::AllocatorUse,
 };
@@ -62,7 +65,7 @@ pub mod api {
         let keep = |f| Callback::new(&ctx, f);
         let EngineOptions { config, loss } =
             engine_options::read(&options, host.world_size()?, keep)?;
-        host.check_engine(&config)?;
+        host.workspace.rights.check_engine(&config)?;
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model, config, loss.is_some())?);
         }
@@ -71,7 +74,9 @@ pub mod api {
         if let Some(loss) = loss {
             engine.set_loss(loss);
         }
-        host.follow(&mut engine);
+        if let Some(on_engine) = &host.on_engine {
+            on_engine(&mut engine);
+        }
         if let Some(stop) = host.stopper() {
             engine.stop_when(Rc::new(stop));
         }
@@ -92,7 +97,9 @@ pub mod api {
         batch: Batch,
     ) -> ScriptResult<Tensor> {
         let loss = engine.write()?.forward(&batch)?;
-        feed::forward_done(&*host::of(&ctx)?, &batch);
+        if let Some(feed) = &host::of(&ctx)?.feed {
+            feed.forward_done(&batch);
+        }
         Ok(Tensor::new(loss))
     }
 
@@ -104,7 +111,9 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn backward(ctx: NativeCallContext, engine: &mut Engine, loss: Tensor) -> ScriptResult<()> {
         let outcome = engine.write()?.backward(loss.tensor());
-        feed::backward_done(&*host::of(&ctx)?, outcome.as_ref().err());
+        if let Some(feed) = &host::of(&ctx)?.feed {
+            feed.backward_done(outcome.as_ref().err());
+        }
         Ok(outcome?)
     }
 
@@ -117,8 +126,8 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn step(ctx: NativeCallContext, engine: &mut Engine) -> ScriptResult<bool> {
         let is_done = engine.write()?.step()?;
-        if is_done {
-            feed::step_done(&*host::of(&ctx)?);
+        if is_done && let Some(feed) = &host::of(&ctx)?.feed {
+            feed.step_done();
         }
         Ok(is_done)
     }
@@ -137,7 +146,7 @@ pub mod api {
     ) -> ScriptResult<Map> {
         let host = host::of(&ctx)?;
         let found = super::evaluate(&*engine.read()?, &dataset, &|| host.must_stop())?;
-        Ok(super::evaluation_map(&found.ok_or_else(host::interruption)?))
+        Ok(super::evaluation_map(&found.ok_or_else(interruption)?))
     }
 
     /// Saves parameters and optimizer into a directory of checkpoints, and returns the path of the
@@ -196,7 +205,7 @@ pub mod api {
         path: &str,
         options: Map,
     ) -> ScriptResult<()> {
-        Ok(super::load(&*host::of(&ctx)?, engine, path, &options)?)
+        Ok(super::load(&host::of(&ctx)?.workspace.rights, engine, path, &options)?)
     }
 
     /// Returns the number of this process among those that train together: 0, where it is alone.
@@ -290,14 +299,8 @@ pub mod api {
     }
 
     /// Describes the engine.
-    #[rhai_fn(name = "to_string", return_raw, pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", return_raw, pure)]
     pub fn describe(engine: &mut Engine) -> ScriptResult<String> {
-        Ok(super::describe(&*engine.read()?)?)
-    }
-
-    /// Describes the engine.
-    #[rhai_fn(name = "to_debug", return_raw, pure)]
-    pub fn describe_debug(engine: &mut Engine) -> ScriptResult<String> {
         Ok(super::describe(&*engine.read()?)?)
     }
 }
@@ -380,14 +383,14 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     let SaveOptions { loader: Handed(loader), keep } = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
-    let store = Store::open(&host.writable(dir)?);
+    let store = Store::open(&host.workspace.rights.writable(dir)?);
     if engine.group().rank() == 0 {
         save_checkpoint(
             &engine,
             &store,
             keep,
             loader.as_deref().map(|l| &**l),
-            Some(host.recipe_record()),
+            Some(host.program.record(&host.workspace.sources)),
         )?;
     } else {
         engine.write_state(None, None, None)?;
@@ -396,10 +399,10 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     Ok(store.latest()?.display().to_string())
 }
 
-fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
+fn load(rights: &Rights, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(&host.readable(path)?)?;
+    let dir = Store::resolve(&rights.readable(path)?)?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut().map(|l| &mut **l), &dir)
 }
 

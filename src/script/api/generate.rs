@@ -6,11 +6,11 @@ use super::{model::api::Model, tokenizer::api::Tokenizer};
 use crate::{
     error::Result,
     model::Sampling,
-    script::{
-        error::ScriptResult,
-        host::{self, Host},
+    recipe::{
+        error::{ScriptResult, interruption},
         options,
     },
+    script::host::{self, Host},
 };
 
 /// Generation of text.
@@ -63,7 +63,7 @@ fn text(
     let eos = tokenizer.eos_id().map(i64::from);
     let from_nothing = ids.is_empty();
     if let (true, Some(eos)) = (from_nothing, eos) {
-        // What precedes each text in training.
+        // The token before each text in training.
         ids.push(eos);
     }
     // Without a tokenizer of its own the model's ids may be of another vocabulary.
@@ -72,7 +72,7 @@ fn text(
     let ends: Vec<i64> = configured.chain(eos).collect();
     let new = model.generate(&ids, &sampling, &ends, &|| host.must_stop())?;
     if host.must_stop() {
-        return Err(host::interruption());
+        return Err(interruption());
     }
     if from_nothing || model.facts().is_seq2seq() {
         ids.clear();

@@ -6,7 +6,7 @@ use rhai::{Dynamic, plugin::*};
 
 use crate::{
     error::{Code, Error},
-    script::{error::ScriptResult, value},
+    recipe::{error::ScriptResult, value},
 };
 
 /// Plain data as JSON.

@@ -12,17 +12,14 @@ use rhai::{Dynamic, Map, Module, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data::{self, LoaderOptions},
+    data::{self, Batch, LoaderOptions},
     dist::ProcessGroup,
     error::{Code, Result},
-    script::{
-        Shared,
+    recipe::{
         error::ScriptResult,
-        feed::{self, Feed},
-        host,
-        iterate::set_iterator,
         options::{self, Options, ScriptType},
     },
+    script::{feed::UnderWay, host, iterate::set_iterator, shared::Shared},
 };
 
 /// More rows than this in a micro batch are a mistake in the recipe.
@@ -31,10 +28,30 @@ const MOST_ROWS: usize = 1 << 24;
 /// More batches than these are not kept ready: there is room for all of them from the start.
 const MOST_READY: usize = 1024;
 
-/// A loader, with what its batches go through in a live session.
+/// A loader, with its batches under way in a live session.
 pub struct Loader {
     loader: data::Loader,
-    pub(in crate::script) feed: Option<Rc<Feed>>,
+    under_way: Option<UnderWay>,
+}
+
+impl Loader {
+    fn next_batch(&mut self) -> Result<Option<Rc<Batch>>> {
+        if let Some(under_way) = &mut self.under_way {
+            under_way.pass();
+        }
+        let place = self.loader.state();
+        let batch = self.loader.next_batch()?.map(Rc::new);
+        if let (Some(under_way), Some(batch)) = (&mut self.under_way, &batch) {
+            under_way.add(place, batch);
+        }
+        Ok(batch)
+    }
+
+    /// Goes back to the first batch that was not used, if the user stopped the loop.
+    fn take_back(&mut self) -> Result<()> {
+        let place = self.under_way.as_mut().and_then(UnderWay::take_back);
+        place.map_or(Ok(()), |place| self.loader.restore(place))
+    }
 }
 
 impl Deref for Loader {
@@ -85,9 +102,9 @@ pub mod api {
     ) -> ScriptResult<Loader> {
         let options = super::read_options(&options)?;
         let host = host::of(&ctx)?;
-        let options = super::for_rank(&*host.group()?, options);
-        let loader = dataset.loader(options)?;
-        Ok(super::Loader { loader, feed: host.feed.clone() }.into())
+        let loader = dataset.loader(super::for_rank(&*host.group()?, options))?;
+        let under_way = host.feed.clone().map(UnderWay::new);
+        Ok(super::Loader { loader, under_way }.into())
     }
 
     /// Returns the epoch of the next batch, from 0.
@@ -123,14 +140,8 @@ pub mod api {
     }
 
     /// Describes the loader: its dataset and its place.
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(loader: &mut Loader) -> String {
-        super::description(loader)
-    }
-
-    /// Describes the loader.
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn describe_debug(loader: &mut Loader) -> String {
         super::description(loader)
     }
 }
@@ -202,13 +213,20 @@ impl Iterator for Batches {
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        feed::loop_left(&self.0);
+        loop_left(&self.0);
     }
 }
 
 /// The next batch as a script sees it.
 pub(super) fn next_batch(loader: &api::Loader) -> Result<Option<Dynamic>> {
-    Ok(feed::next_batch(loader)?.map(Dynamic::from))
+    Ok(loader.write()?.next_batch()?.map(Dynamic::from))
+}
+
+/// Ends a loop over `loader`, which the user perhaps stopped.
+pub(super) fn loop_left(loader: &api::Loader) {
+    if let Err(e) = loader.write().and_then(|mut loader| loader.take_back()) {
+        tracing::warn!("the loader stays where it is: {e}");
+    }
 }
 
 fn description(loader: &api::Loader) -> String {

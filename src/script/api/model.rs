@@ -4,7 +4,10 @@ use std::{path::PathBuf, rc::Rc};
 
 use rhai::{Map, plugin::*};
 
-use super::tensor::{Handle, check};
+use super::{
+    tensor::{Handle, check},
+    tokenizer,
+};
 use crate::{
     config::{
         options::{OptionTable, option_table},
@@ -12,29 +15,17 @@ use crate::{
     },
     data,
     error::{Code, Error, Result},
+    hub::MODEL_FILES,
     model::{self, Masks, ModelConfig, padding_of},
-    script::{
-        api::tokenizer,
+    recipe::{
         error::ScriptResult,
-        host::{self, Host},
         options::{self, Handed, Options},
+        rights::Rights,
         value,
     },
+    script::host::{self, Host},
     tensor::{Kind, Tensor, moved},
 };
-
-/// What is fetched of a model on the hub; the first is all that a plan needs.
-pub(crate) const MODEL_FILES: &[&str] = &[
-    "config.json",
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "model-*-of-*.safetensors",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "generation_config.json",
-    "chat_template.jinja",
-];
 
 /// Models.
 #[export_module]
@@ -168,7 +159,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         host.check_weights("export_hf")?;
         let tokenizer = super::export_options(&options)?;
-        let dir = host.writable(dir)?;
+        let dir = host.workspace.rights.writable(dir)?;
         let tokenizer = tokenizer.map(|tokenizer| super::fitting(&tokenizer, model)).transpose()?;
         if host.group()?.rank() == 0 {
             model.export_hf(&dir, tokenizer.as_ref())?;
@@ -179,14 +170,8 @@ pub mod api {
     }
 
     /// Describes the model.
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(model: &mut Model) -> String {
-        super::describe(model)
-    }
-
-    /// Describes the model.
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn describe_debug(model: &mut Model) -> String {
         super::describe(model)
     }
 }
@@ -325,16 +310,16 @@ fn directory(
     revision: Option<&str>,
     files: &[&str],
 ) -> Result<PathBuf> {
-    let path = host.work_dir.join(spec);
+    let path = host.workspace.rights.work_dir.join(spec);
     if spec.is_empty() {
         return Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
     }
-    host.check_source(spec)?;
+    host.workspace.rights.check_source(spec)?;
     if path.is_dir() {
         return Ok(path);
     }
-    if !data::is_hub_id(spec, &host.work_dir) {
+    if !data::is_hub_id(spec, &host.workspace.rights.work_dir) {
         let what = if path.exists() { "is a file" } else { "does not exist" };
         let message = format!("the model directory {} {what}", path.display());
         return Err(Error::new(Code::Io, message)
@@ -348,7 +333,7 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     let (seed, overrides) = make_options(options)?;
     let config = match ModelConfig::named(spec) {
         Some(config) => config,
-        None => from_file(host, spec)?,
+        None => from_file(&host.workspace.rights, spec)?,
     };
     let config = with_overrides(config, overrides, "new_model")?;
     let device = host.group()?.device();
@@ -359,8 +344,8 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     Ok(Rc::new(model))
 }
 
-fn from_file(host: &Host, spec: &str) -> Result<ModelConfig> {
-    let path = host.readable(spec)?;
+fn from_file(rights: &Rights, spec: &str) -> Result<ModelConfig> {
+    let path = rights.readable(spec)?;
     if spec.is_empty() || !path.exists() {
         let names = ModelConfig::names().join(", ");
         let message =
@@ -375,7 +360,7 @@ fn from_file(host: &Host, spec: &str) -> Result<ModelConfig> {
     ModelConfig::read(&path)
 }
 
-/// Those of `keys` that are given; their types are checked as those of a `config.json` are.
+/// The given ones of `keys`; their types are checked as those of a `config.json` are.
 fn overrides(o: &mut Options<'_>, keys: &[&'static str]) -> Overrides {
     keys.iter().filter_map(|&key| Some((key, o.get(key).optional()?))).collect()
 }

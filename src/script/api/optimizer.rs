@@ -12,7 +12,8 @@ use crate::{
     dist::ProcessGroup,
     error::{Code, Error, Result},
     optim::{self, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors},
-    script::{Shared, error::ScriptResult, host, options, value::describe},
+    recipe::{error::ScriptResult, options, value::describe},
+    script::{host, shared::Shared},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
 };
 
@@ -111,7 +112,7 @@ pub mod api {
     /// Sets the learning rate of the next steps.
     #[rhai_fn(set = "lr", return_raw, pure)]
     pub fn set_lr(optimizer: &mut Optimizer, lr: Dynamic) -> ScriptResult<()> {
-        let lr: f64 = crate::script::value::argument("lr", &lr)?;
+        let lr: f64 = crate::recipe::value::argument("lr", &lr)?;
         if !(lr.is_finite() && lr >= 0.0) {
             let message = format!("`lr` must be 0 or more, found {lr}");
             return Err(Error::new(Code::BadValue, message).into());
@@ -121,14 +122,8 @@ pub mod api {
     }
 
     /// Describes the optimizer.
-    #[rhai_fn(name = "to_string", return_raw, pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", return_raw, pure)]
     pub fn describe(optimizer: &mut Optimizer) -> ScriptResult<String> {
-        Ok(optimizer.read()?.describe())
-    }
-
-    /// Describes the optimizer.
-    #[rhai_fn(name = "to_debug", return_raw, pure)]
-    pub fn describe_debug(optimizer: &mut Optimizer) -> ScriptResult<String> {
         Ok(optimizer.read()?.describe())
     }
 }

@@ -4,7 +4,7 @@ use rhai::{Map, plugin::*};
 
 use crate::{
     error::Result,
-    script::{error::ScriptResult, options, value},
+    recipe::{error::ScriptResult, options, value},
 };
 
 /// Options of a recipe's own functions.

@@ -1,6 +1,6 @@
 //! `param`: the declaration of a parameter.
 //!
-//! The declarations are read before the recipe runs, see [`params`](crate::script::params); when it
+//! The declarations are read before the recipe runs, see [`params`](crate::recipe::params); when it
 //! runs there is nothing left to do.
 
 use rhai::plugin::*;

@@ -7,22 +7,25 @@ use rhai::{Map, Module, plugin::*};
 use super::{
     dataset::api::Dataset,
     engine::{self, Engine},
-    loader::{api::Loader, next_batch},
+    loader::{api::Loader, loop_left, next_batch},
 };
 use crate::{
     config::options::option_table,
     error::Result,
+    recipe::{
+        error::{ScriptResult, interruption},
+        options,
+    },
     run::{Shown, Training, TrainingOptions},
     script::{
-        Shared,
-        error::ScriptResult,
-        feed,
         host::{self, Host},
-        iterate, options,
+        iterate,
+        output::Output,
+        shared::Shared,
     },
 };
 
-/// A run as a script value: what is written down, and the engine and loader that it follows.
+/// A run as a script value: its records, and the engine and loader that it follows.
 #[derive(Clone)]
 pub struct Run {
     training: Shared<Training>,
@@ -74,7 +77,7 @@ pub mod api {
     pub fn after_step(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
         let shown = run.training.write()?.on_step(&*run.engine.read()?, &*run.loader.read()?)?;
-        super::show(&host, &run.training, shown)?;
+        super::show(&host.output, &run.training, shown)?;
         Ok(run.end_if_interrupted(&host)?)
     }
 
@@ -109,7 +112,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
         host.run_is_active.set(false);
-        line.iter().for_each(|line| host.note(line));
+        line.iter().for_each(|line| host.output.note(line));
         Ok(())
     }
 
@@ -154,29 +157,29 @@ pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
     let RunOptions { name, total_steps, save_every, keep } = read_options(options)?;
     let options = TrainingOptions {
-        root: host.writable("runs")?,
-        name: host.run_name.clone().or(name).unwrap_or_else(|| host.recipe_name()),
-        start: host.start.clone(),
+        root: host.workspace.rights.writable("runs")?,
+        name: host.run.name.clone().or(name).unwrap_or_else(|| host.program.stem()),
+        start: host.workspace.rights.start.clone(),
         total_steps,
         save_every,
         keep: (keep > 0).then_some(keep),
-        lines: host.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
-        recipe: host.recipe_record(),
-        command: host.command.clone(),
+        lines: host.run.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
+        recipe: host.program.record(&host.workspace.sources),
+        command: host.run.command.clone(),
     };
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     let training = Shared::new(training);
-    show(host, &training, shown)?;
+    show(&host.output, &training, shown)?;
     host.run_is_active.set(true);
     Ok(Run { training, engine, loader })
 }
 
-fn show(host: &Host, training: &Shared<Training>, shown: Shown) -> Result<()> {
+fn show(output: &Output, training: &Shared<Training>, shown: Shown) -> Result<()> {
     if let Some(report) = &shown.report {
         let total = training.read()?.total_steps();
-        host.progress(report.values.step, total, &report.to_string());
+        output.progress(report.values.step, total, &report.to_string());
     }
-    shown.lines.iter().for_each(|line| host.note(line));
+    shown.lines.iter().for_each(|line| output.note(line));
     Ok(())
 }
 
@@ -187,7 +190,7 @@ impl Run {
         let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
             if host.is_live() {
-                return Err(host::interruption());
+                return Err(interruption());
             }
             // All ranks are here, as they agree on the end of an evaluation.
             let mut training = self.training.write()?;
@@ -195,7 +198,7 @@ impl Run {
         };
         let step = self.engine.read()?.global_step();
         let line = self.training.write()?.on_evaluation(step, &evaluation, began)?;
-        line.iter().for_each(|line| host.note(line));
+        line.iter().for_each(|line| host.output.note(line));
         Ok(engine::evaluation_map(&evaluation))
     }
 
@@ -215,7 +218,7 @@ struct Batches(Run);
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        feed::loop_left(&self.0.loader);
+        loop_left(&self.0.loader);
     }
 }
 

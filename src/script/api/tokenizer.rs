@@ -10,23 +10,14 @@ use crate::{
     config::options::option_table,
     data,
     error::Result,
-    script::{
-        Host,
+    hub::TOKENIZER_FILES,
+    recipe::{
         error::ScriptResult,
-        host,
         options::{self, ScriptType},
         value::argument,
     },
+    script::host::{self, Host},
 };
-
-/// The files of a model on the hub that make its tokenizer, as far as it has them.
-pub(crate) const HUB_FILES: [&str; 5] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "vocab.json",
-    "merges.txt",
-];
 
 /// Tokenizers.
 #[export_module]
@@ -79,10 +70,11 @@ pub mod api {
         merges: &str,
     ) -> ScriptResult<Tokenizer> {
         let host = host::of(&ctx)?;
-        let (vocab, merges) = (host.readable(vocab)?, host.readable(merges)?);
+        let rights = &host.workspace.rights;
+        let (vocab, merges) = (rights.readable(vocab)?, rights.readable(merges)?);
         // Their directory may hold a `tokenizer_config.json`.
         let beside = vocab.with_file_name("tokenizer_config.json");
-        host.readable(&beside.to_string_lossy())?;
+        rights.readable(&beside.to_string_lossy())?;
         Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
     }
 
@@ -168,14 +160,8 @@ pub mod api {
     }
 
     /// Describes the tokenizer.
-    #[rhai_fn(name = "to_string", pure)]
+    #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(tokenizer: &mut Tokenizer) -> String {
-        format!("{tokenizer:?}")
-    }
-
-    /// Describes the tokenizer.
-    #[rhai_fn(name = "to_debug", pure)]
-    pub fn describe_debug(tokenizer: &mut Tokenizer) -> String {
         format!("{tokenizer:?}")
     }
 }
@@ -216,12 +202,13 @@ pub(crate) fn decode_options(map: &Map) -> Result<bool> {
 }
 
 fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
-    host.check_source(spec)?;
-    if data::is_hub_id(spec, &host.work_dir) {
-        let dir = host.hub()?.model_files(spec, revision, &HUB_FILES)?;
+    let rights = &host.workspace.rights;
+    rights.check_source(spec)?;
+    if data::is_hub_id(spec, &rights.work_dir) {
+        let dir = host.hub()?.model_files(spec, revision, TOKENIZER_FILES)?;
         return data::Tokenizer::from_path(&dir);
     }
-    data::Tokenizer::open(spec, &host.work_dir)
+    data::Tokenizer::open(spec, &rights.work_dir)
 }
 
 fn id_or_unit(id: Option<u32>) -> Dynamic {

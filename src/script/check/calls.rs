@@ -1,4 +1,4 @@
-//! Each call, member and parameter of a source, judged by what there is.
+//! Checks of each call, member and parameter of a source.
 
 use std::{
     any::TypeId,
@@ -8,21 +8,23 @@ use std::{
 use rhai::{AST, ASTNode, Expr, FnAccess, FnCallExpr, Map, Position, Stmt};
 
 use super::{
-    Known, OptionReader, OwnOptions,
-    surface::{Judgement, Kind, Surface},
+    known::{KnownNames, is_assigned, keys},
+    own_options::OwnOptions,
+    reader::OptionReader,
+    surface::{Judgement, Surface, ValueType},
     types::Types,
     written,
 };
 use crate::{
     config::suggest::nearest,
     error::{Code, Error},
-    script::{
-        PARAMETERS, api,
+    recipe::{
         imports::Imports,
         locate,
-        params::{self, Parameter},
+        params::{self, PARAMETERS, Parameter},
         translate,
     },
+    script::api::groups,
 };
 
 /// Calls that Rhai answers itself and that are in no list of functions.
@@ -46,18 +48,18 @@ const BUILT_IN: [&str; 13] = [
 pub(super) struct Functions<'a> {
     /// The source's own.
     pub(super) own: &'a AST,
-    /// Those of modules, by what they are called by.
+    /// Functions of modules, by the names that they are called by.
     pub(super) modules: BTreeMap<String, &'a AST>,
 }
 
-/// What a walk through a source knows.
+/// A walk through a source.
 pub(super) struct Calls<'a> {
     engine: &'a rhai::Engine,
     surface: &'a Surface,
     functions: Functions<'a>,
     types: Types<'a>,
     parameters: &'a [Parameter],
-    /// Keys of maps, also in what is imported: a method may be a function that a map holds.
+    /// Keys of maps, also in imports: a method may be a function in a map.
     keys: BTreeSet<String>,
     faults: Vec<(Position, Error)>,
 }
@@ -69,7 +71,7 @@ impl<'a> Calls<'a> {
         functions: Functions<'a>,
         (ast, imports): (&AST, &Imports),
         parameters: &'a [Parameter],
-        known: &Known,
+        known: &KnownNames,
     ) -> Self {
         let modules = imports.sources().map(|(_, module)| module);
         let keys = modules.chain([ast]).flat_map(keys).chain(known.keys.iter().cloned()).collect();
@@ -98,7 +100,7 @@ impl<'a> Calls<'a> {
                 self.faults.push((*position, fault));
             }
             ASTNode::Stmt(Stmt::For(x, position)) if x.2.body.is_empty() => {
-                // Rhai passes over the errors of what an empty loop goes over.
+                // Rhai ignores errors of the iterator of an empty loop.
                 let message =
                     "the body of this loop is empty: it would hide errors in what it goes over";
                 self.faults.push((*position, Error::new(Code::Recipe, message)));
@@ -146,7 +148,7 @@ impl<'a> Calls<'a> {
                 None => self.options_of(module, call, position),
             };
         }
-        if !api::has_group(&group) {
+        if !groups::has_group(&group) {
             return;
         }
         let kinds = self.types.of_all(&call.args);
@@ -161,7 +163,7 @@ impl<'a> Calls<'a> {
         self.faults.push((position, fault));
     }
 
-    fn method(&mut self, call: &FnCallExpr, position: Position, receiver: Kind) {
+    fn method(&mut self, call: &FnCallExpr, position: Position, receiver: ValueType) {
         let name = call.name.as_str();
         let may_be_a_map = receiver.is_none_or(|kind| kind == TypeId::of::<Map>());
         let is_key = may_be_a_map && self.keys.contains(name);
@@ -209,7 +211,7 @@ impl<'a> Calls<'a> {
             false => ("get$", "getter"),
         };
         let value = (prefix == "set$").then_some(None);
-        let arguments: Vec<Kind> = std::iter::once(Some(kind)).chain(value).collect();
+        let arguments: Vec<ValueType> = std::iter::once(Some(kind)).chain(value).collect();
         if self.surface.judge(&format!("{prefix}{name}"), &arguments) != Judgement::Fits {
             let owner = self.surface.name_of(Some(kind));
             let message = format!("'{name}' '{owner}' {word}");
@@ -217,7 +219,7 @@ impl<'a> Calls<'a> {
         }
     }
 
-    fn misfit(&self, name: &str, kinds: &[Kind], judgement: Judgement) -> Error {
+    fn misfit(&self, name: &str, kinds: &[ValueType], judgement: Judgement) -> Error {
         let own = self.surface.own_names();
         if judgement == Judgement::Unknown {
             return translate::unknown_function(self.engine, name, &own);
@@ -231,7 +233,7 @@ impl<'a> Calls<'a> {
     }
 
     /// The type of the value whose member the last node is.
-    fn receiver(&self, nodes: &[ASTNode<'_>]) -> Kind {
+    fn receiver(&self, nodes: &[ASTNode<'_>]) -> ValueType {
         let (ASTNode::Expr(member), before) = nodes.split_last()? else { return None };
         let (ASTNode::Expr(parent), above) = before.split_last()? else { return None };
         match parent {
@@ -260,7 +262,7 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// What is wrong in a call such as `schedule::cosine(x)` of a function of `module`.
+/// The fault of a call such as `schedule::cosine(x)` of a function of `module`.
 fn fault_of_module(call: &FnCallExpr, module: &AST) -> Option<Error> {
     let public = || module.iter_functions().filter(|f| f.access == FnAccess::Public);
     let (alias, name, arguments) = (&call.namespace, call.name.as_str(), call.args.len());
@@ -279,34 +281,4 @@ fn fault_of_module(call: &FnCallExpr, module: &AST) -> Option<Error> {
         Some(near) => error.hint(format!("did you mean `{alias}::{near}`?")),
         None => error,
     })
-}
-
-/// The keys of the maps that a source makes.
-pub(super) fn keys(ast: &AST) -> BTreeSet<String> {
-    let mut keys = BTreeSet::new();
-    ast.walk(&mut |nodes| {
-        match nodes.last() {
-            Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                keys.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
-            }
-            Some(ASTNode::Expr(Expr::Property(property, _))) if is_assigned(nodes) => {
-                keys.insert(property.2.to_string());
-            }
-            _ => {}
-        }
-        true
-    });
-    keys
-}
-
-/// Whether the last node is the property that an assignment gives a value.
-fn is_assigned(nodes: &[ASTNode<'_>]) -> bool {
-    let Some((ASTNode::Expr(member), before)) = nodes.split_last() else { return false };
-    match before.last() {
-        Some(ASTNode::Expr(Expr::Dot(pair, ..) | Expr::Index(pair, ..))) => {
-            std::ptr::eq(&raw const pair.rhs, *member) && is_assigned(before)
-        }
-        Some(ASTNode::Stmt(Stmt::Assignment(x))) => std::ptr::eq(&raw const x.1.lhs, *member),
-        _ => false,
-    }
 }

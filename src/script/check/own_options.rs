@@ -1,4 +1,4 @@
-//! The options of functions that recipes define: what the body of one gives `read_options`.
+//! The options of functions that recipes define, from the calls of `read_options` in their bodies.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,17 @@ use rhai::{AST, ASTNode, Expr, FnCallExpr, Map, ScriptFnMetadata};
 use super::written::Seen;
 use crate::{
     error::Result,
-    script::{api, imports, locate, params::Parameter},
+    recipe::{imports, locate, params::Parameter},
+    script::api,
 };
 
 /// The function that reads options for functions of recipes.
 const READER: &str = "read_options";
 
-/// How often a map is followed from function to function: one that calls itself has no end.
+/// The most functions that hand a map on; a function may call itself.
 const MOST_HANDS: usize = 8;
 
-/// How a function reads the option map that is its last argument.
+/// The options in the map that is a function's last argument.
 pub(crate) struct OwnOptions {
     owner: String,
     defaults: Map,
@@ -24,9 +25,8 @@ pub(crate) struct OwnOptions {
 }
 
 impl OwnOptions {
-    /// Those of the function `name` of a source with so many parameters, where its body, or another
-    /// function that this one gives the map to, reads them at once: whatever stands before may have
-    /// changed the map.
+    /// The options of the function `name` with so many parameters, if its body, or another function that
+    /// it gives the map to, reads them first: an earlier statement may have changed the map.
     pub(crate) fn of(
         ast: &AST,
         name: &str,
@@ -63,7 +63,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// What the function reads of the map that its parameter number `at` is.
+    /// The options that the function reads from its parameter number `at`.
     fn in_function(&self, name: &str, parameters: usize, at: usize) -> Option<OwnOptions> {
         let is_it = |other: &str, count: usize| other == name && count == parameters;
         let mut all = self.ast.iter_functions();
@@ -88,7 +88,7 @@ impl Search<'_> {
         found
     }
 
-    /// What the called function reads of the map that its argument number `at` is.
+    /// The options that the called function reads from its argument number `at`.
     fn handed_on(&self, call: &FnCallExpr, at: usize) -> Option<OwnOptions> {
         if call.is_qualified() || self.depth >= MOST_HANDS {
             return None;
@@ -104,7 +104,7 @@ impl Search<'_> {
         inner.in_function(&call.name, call.args.len(), at)
     }
 
-    /// What `read_options(owner, given, defaults, required)` reads.
+    /// The options of `read_options(owner, given, defaults, required)`.
     fn in_reader(&self, arguments: &[Expr]) -> Option<OwnOptions> {
         let (owner, defaults, required) = match arguments {
             [owner, _, defaults] => (owner, defaults, None),
@@ -137,10 +137,10 @@ mod tests {
     use rhai::Dynamic;
 
     use super::*;
-    use crate::script::runtime;
+    use crate::recipe::parser;
 
     fn options(source: &str) -> Option<OwnOptions> {
-        let ast = runtime::parser().compile(source).unwrap();
+        let ast = parser::parser().compile(source).unwrap();
         OwnOptions::of(&ast, "fit", 2, &[])
     }
 

@@ -1,30 +1,30 @@
-//! What scripts can call, as the metadata of the registered functions tells it.
+//! The functions that scripts can call, from the metadata of the registered functions.
 
 use std::{any::TypeId, collections::BTreeMap};
 
 use rhai::{AST, Array, Dynamic, FnPtr, FuncInfo, ImmutableString, Map};
 
-/// A type, or `None` where only the run knows it.
-pub(crate) type Kind = Option<TypeId>;
+/// A type; `None` if only the run knows it.
+pub(crate) type ValueType = Option<TypeId>;
 
-/// One form of a function: what it takes and gives.
+/// One form of a function: its parameters and its result.
 #[derive(Debug)]
 pub(crate) struct Form {
     /// The receiver of a method first; `None` for any type.
-    params: Vec<Kind>,
-    pub(crate) returns: Kind,
+    params: Vec<ValueType>,
+    pub(crate) returns: ValueType,
 }
 
 /// Every function by its name, with the functions that the recipe defines.
 pub(crate) struct Surface {
     forms: BTreeMap<String, Vec<Form>>,
-    /// How many arguments the recipe's own functions take.
+    /// The numbers of arguments of the recipe's own functions.
     own: BTreeMap<String, Vec<usize>>,
-    /// How each type is written.
+    /// The name of each type.
     names: BTreeMap<TypeId, String>,
 }
 
-/// The functions that a source has: how a call is judged by them.
+/// The judgement of a call by the functions of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Judgement {
     /// Some form takes the arguments.
@@ -87,7 +87,7 @@ impl Surface {
         self.forms.contains_key(name) || self.own.contains_key(name)
     }
 
-    /// How many arguments the recipe's own function `name` takes, in words.
+    /// The numbers of arguments of the recipe's own function `name`, in words.
     pub(crate) fn own_arguments(&self, name: &str) -> Option<String> {
         let counts = self.own.get(name)?.iter().map(ToString::to_string);
         Some(format!("{} arguments", counts.collect::<Vec<_>>().join(" or ")))
@@ -99,17 +99,22 @@ impl Surface {
     }
 
     /// Judges `name(arguments)`.
-    pub(crate) fn judge(&self, name: &str, arguments: &[Kind]) -> Judgement {
+    pub(crate) fn judge(&self, name: &str, arguments: &[ValueType]) -> Judgement {
         self.judge_with(name, arguments, arguments.len())
     }
 
     /// Judges `receiver.name(arguments)`: the recipe's own functions have the receiver as `this`.
-    pub(crate) fn judge_method(&self, name: &str, receiver: Kind, arguments: &[Kind]) -> Judgement {
+    pub(crate) fn judge_method(
+        &self,
+        name: &str,
+        receiver: ValueType,
+        arguments: &[ValueType],
+    ) -> Judgement {
         let all: Vec<_> = std::iter::once(receiver).chain(arguments.iter().copied()).collect();
         self.judge_with(name, &all, arguments.len())
     }
 
-    fn judge_with(&self, name: &str, arguments: &[Kind], own_arguments: usize) -> Judgement {
+    fn judge_with(&self, name: &str, arguments: &[ValueType], own_arguments: usize) -> Judgement {
         let own = self.own.get(name).is_some_and(|counts| {
             counts.contains(&own_arguments) || counts.contains(&arguments.len())
         });
@@ -122,8 +127,8 @@ impl Surface {
         }
     }
 
-    /// What `name` gives for such arguments, where all of its forms that take them agree.
-    pub(crate) fn returns(&self, name: &str, arguments: &[Kind]) -> Kind {
+    /// The result of `name` for such arguments, if all of its forms that take them agree.
+    pub(crate) fn returns(&self, name: &str, arguments: &[ValueType]) -> ValueType {
         if self.own.contains_key(name) {
             return None;
         }
@@ -133,7 +138,7 @@ impl Surface {
     }
 
     /// The type whose method or property `name` is, if it is that of one alone.
-    pub(crate) fn receiver(&self, name: &str) -> Kind {
+    pub(crate) fn receiver(&self, name: &str) -> ValueType {
         let mut receivers = self.forms.get(name)?.iter().map(|form| form.params.first().copied());
         let first = receivers.next()??;
         receivers.all(|other| other == Some(first)).then_some(first).flatten()
@@ -142,9 +147,9 @@ impl Surface {
     fn fitting<'a>(
         &'a self,
         name: &str,
-        arguments: &'a [Kind],
+        arguments: &'a [ValueType],
     ) -> impl Iterator<Item = &'a Form> + 'a {
-        let fits = |(param, argument): (&Kind, &Kind)| match (param, argument) {
+        let fits = |(param, argument): (&ValueType, &ValueType)| match (param, argument) {
             (Some(param), Some(argument)) => param == argument,
             _ => true,
         };
@@ -154,7 +159,7 @@ impl Surface {
     }
 
     /// The type under its registered name.
-    pub(crate) fn name_of(&self, kind: Kind) -> &str {
+    pub(crate) fn name_of(&self, kind: ValueType) -> &str {
         kind.and_then(|kind| self.names.get(&kind)).map_or("Dynamic", String::as_str)
     }
 }
@@ -192,11 +197,11 @@ fn result_of(returns: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::{api, runtime};
+    use crate::{recipe::parser, script::api::groups};
 
     fn surface(script: &str) -> Surface {
-        let mut engine = runtime::parser();
-        api::register(&mut engine);
+        let mut engine = parser::parser();
+        groups::register(&mut engine);
         Surface::new(&engine, &engine.compile(script).unwrap())
     }
 

@@ -11,18 +11,18 @@ use std::{
 
 use rhai::{AST, ASTNode, Array, Expr, FnPtr, ImmutableString, Map, Stmt};
 
-use super::surface::{Kind, Surface};
-use crate::script::params::{self, Parameter};
+use super::surface::{Surface, ValueType};
+use crate::recipe::params::{self, Parameter};
 
-/// What a variable is given.
-enum Value {
-    /// What an expression makes.
+/// A value that a variable is given.
+enum AssignedValue {
+    /// The value of an expression.
     Of(Expr),
-    /// An element of what it makes.
+    /// An element of its value.
     ElementOf(Expr),
     /// A value of a type.
     A(TypeId),
-    /// What only the run knows.
+    /// A value that only the run knows.
     Anything,
 }
 
@@ -30,8 +30,8 @@ enum Value {
 pub(super) struct Types<'a> {
     surface: &'a Surface,
     parameters: &'a [Parameter],
-    values: BTreeMap<String, Vec<Value>>,
-    known: RefCell<BTreeMap<String, Kind>>,
+    values: BTreeMap<String, Vec<AssignedValue>>,
+    known: RefCell<BTreeMap<String, ValueType>>,
     /// Variables whose type is being looked for.
     open: RefCell<BTreeSet<String>>,
 }
@@ -43,9 +43,9 @@ impl<'a> Types<'a> {
         parameters: &'a [Parameter],
         known: &[(String, TypeId)],
     ) -> Self {
-        let mut values: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+        let mut values: BTreeMap<String, Vec<AssignedValue>> = BTreeMap::new();
         for (name, kind) in known {
-            values.entry(name.clone()).or_default().push(Value::A(*kind));
+            values.entry(name.clone()).or_default().push(AssignedValue::A(*kind));
         }
         let mut captured: BTreeMap<String, usize> = BTreeMap::new();
         ast.walk(&mut |nodes| {
@@ -65,10 +65,10 @@ impl<'a> Types<'a> {
             true
         });
         for function in ast.iter_functions() {
-            // What a closure captures comes first, and is the variable outside.
+            // Captured variables come first, and are those outside.
             let outside = captured.get(function.name).copied().unwrap_or(0);
             for param in function.params.iter().skip(outside) {
-                values.entry((*param).to_owned()).or_default().push(Value::Anything);
+                values.entry((*param).to_owned()).or_default().push(AssignedValue::Anything);
             }
         }
         let (known, open) = Default::default();
@@ -76,7 +76,7 @@ impl<'a> Types<'a> {
     }
 
     /// The type of an expression that is no part of a chain of members.
-    pub(super) fn of(&self, expr: &Expr) -> Kind {
+    pub(super) fn of(&self, expr: &Expr) -> ValueType {
         match expr {
             Expr::BoolConstant(..) | Expr::And(..) | Expr::Or(..) => Some(TypeId::of::<bool>()),
             Expr::IntegerConstant(..) => Some(TypeId::of::<i64>()),
@@ -105,12 +105,12 @@ impl<'a> Types<'a> {
         }
     }
 
-    pub(super) fn of_all(&self, exprs: &[Expr]) -> Vec<Kind> {
+    pub(super) fn of_all(&self, exprs: &[Expr]) -> Vec<ValueType> {
         exprs.iter().map(|expr| self.of(expr)).collect()
     }
 
-    /// What the member `expr` of a `receiver` gives.
-    pub(super) fn of_member(&self, receiver: Kind, expr: &Expr) -> Kind {
+    /// The type of the member `expr` of a `receiver`.
+    pub(super) fn of_member(&self, receiver: ValueType, expr: &Expr) -> ValueType {
         let receiver = receiver.filter(|kind| *kind != TypeId::of::<Map>())?;
         match expr {
             Expr::Property(property, _) => {
@@ -125,14 +125,14 @@ impl<'a> Types<'a> {
         }
     }
 
-    fn chain(&self, receiver: Kind, rest: &Expr) -> Kind {
+    fn chain(&self, receiver: ValueType, rest: &Expr) -> ValueType {
         match rest {
             Expr::Dot(pair, ..) => self.chain(self.of_member(receiver, &pair.lhs), &pair.rhs),
             member => self.of_member(receiver, member),
         }
     }
 
-    fn of_variable(&self, name: &str) -> Kind {
+    fn of_variable(&self, name: &str) -> ValueType {
         if let Some(kind) = self.known.borrow().get(name) {
             return *kind;
         }
@@ -140,10 +140,10 @@ impl<'a> Types<'a> {
             return None;
         }
         let mut kinds = self.values.get(name).into_iter().flatten().map(|value| match value {
-            Value::Of(expr) => self.of(expr),
-            Value::ElementOf(expr) => self.element(self.of(expr)),
-            Value::A(kind) => Some(*kind),
-            Value::Anything => None,
+            AssignedValue::Of(expr) => self.of(expr),
+            AssignedValue::ElementOf(expr) => self.element(self.of(expr)),
+            AssignedValue::A(kind) => Some(*kind),
+            AssignedValue::Anything => None,
         });
         let kind = kinds.next().flatten().filter(|first| kinds.all(|kind| kind == Some(*first)));
         self.open.borrow_mut().remove(name);
@@ -151,36 +151,36 @@ impl<'a> Types<'a> {
         kind
     }
 
-    /// What `for` gets from loaders and runs.
-    fn element(&self, of: Kind) -> Kind {
+    /// The type of the items of loaders and runs.
+    fn element(&self, of: ValueType) -> ValueType {
         let batches = ["Loader", "Run"].contains(&self.surface.name_of(of));
         batches.then(|| self.surface.receiver("get$input_ids")).flatten()
     }
 }
 
 /// The variables that a statement gives a value.
-fn given(stmt: &Stmt, give: &mut impl FnMut(&str, Value)) {
+fn given(stmt: &Stmt, give: &mut impl FnMut(&str, AssignedValue)) {
     match stmt {
-        Stmt::Var(var, ..) => give(&var.0.name, Value::Of(var.1.clone())),
+        Stmt::Var(var, ..) => give(&var.0.name, AssignedValue::Of(var.1.clone())),
         Stmt::For(x, _) => {
-            give(&x.0.name, Value::ElementOf(x.2.expr.clone()));
+            give(&x.0.name, AssignedValue::ElementOf(x.2.expr.clone()));
             if let Some(counter) = &x.1 {
-                give(&counter.name, Value::A(TypeId::of::<i64>()));
+                give(&counter.name, AssignedValue::A(TypeId::of::<i64>()));
             }
         }
         Stmt::Assignment(x) => {
             let (operation, pair) = &**x;
             if let Expr::Variable(variable, ..) = &pair.lhs {
                 let value = match operation.is_op_assignment() {
-                    true => Value::Anything,
-                    false => Value::Of(pair.rhs.clone()),
+                    true => AssignedValue::Anything,
+                    false => AssignedValue::Of(pair.rhs.clone()),
                 };
                 give(&variable.1, value);
             }
         }
         Stmt::TryCatch(x, _) => {
             if let Expr::Variable(variable, ..) = &x.expr {
-                give(&variable.1, Value::Anything);
+                give(&variable.1, AssignedValue::Anything);
             }
         }
         _ => {}

@@ -1,25 +1,29 @@
-//! A recipe with all that it imports: what is wrong in any of them, what one calls of another, and
-//! parameters that none of them uses.
+//! Mistakes in a recipe and its imports, in calls between them, and in unused parameters.
 
 use std::collections::BTreeSet;
 
 use rhai::{AST, ASTNode, Expr};
 
-use super::check;
+use super::source::check;
 use crate::{
     error::{Code, Error, Result},
-    script::{Host, PARAMETERS, error::AtPosition, imports::Imports, params::Parameter},
+    recipe::{
+        error::AtPosition,
+        imports::Imports,
+        params::{PARAMETERS, Parameter},
+        workspace::Workspace,
+    },
 };
 
-/// All mistakes of the recipe `source` and of what it imports, as one error.
+/// All mistakes of the recipe `source` and of its imports, as one error.
 pub(crate) fn check_whole(
     engine: &rhai::Engine,
-    host: &Host,
+    workspace: &Workspace,
     source: &str,
     ast: &AST,
     parameters: &[Parameter],
 ) -> Result<()> {
-    let mut all = Imports::load(engine, host, source, ast, parameters);
+    let mut all = Imports::load(engine, workspace, source, ast, parameters);
     let mut faults = Vec::new();
     for (source, ast) in std::iter::once((source, ast)).chain(all.sources()) {
         if let Err(error) = check(engine, source, ast, &all, parameters) {

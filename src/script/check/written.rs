@@ -5,7 +5,7 @@ use rhai::{Dynamic, Expr, Map};
 
 use crate::{
     error::{Code, Error, Result},
-    script::params::{self, Parameter},
+    recipe::params::{self, Parameter},
 };
 
 /// Reads a map for its mistakes.

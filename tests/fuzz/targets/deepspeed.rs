@@ -4,7 +4,8 @@ use std::io::Write;
 
 use dsr::{
     config::deepspeed::{self, Position},
-    script::{self, literal},
+    recipe::literal,
+    script,
 };
 use serde_json::{Map, Value};
 

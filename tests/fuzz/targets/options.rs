@@ -3,7 +3,8 @@
 use dsr::{
     config::options,
     error::{Code, Error, Result},
-    script::{check_options, engine_options, literal, value},
+    recipe::{literal, value},
+    script::{check_options, engine_options},
 };
 use rhai::{Dynamic, Engine, Map};
 use serde_json::Value;

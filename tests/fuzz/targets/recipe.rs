@@ -2,7 +2,10 @@
 
 use std::fs;
 
-use dsr::script::{Failure, Host, Recipe, Session, sources::Place};
+use dsr::{
+    recipe::{Failure, Recipe, sources::Location},
+    script::{Host, Session},
+};
 
 /// Stands between the recipe and a module, `part`, that it may import.
 const BESIDE: &str = "\n---\n";
@@ -36,8 +39,8 @@ fn check(failure: &Failure) {
     dsr::cli::report::text(failure, true, false);
 }
 
-fn check_place(place: &Place) {
-    let Place { source, line, column } = place;
+fn check_place(place: &Location) {
+    let Location { source, line, column } = place;
     let lines = source.text.split('\n').count();
     assert!((1..=lines).contains(line), "line {line} of {lines}");
     // What is missing at the end of a line is behind its last character.

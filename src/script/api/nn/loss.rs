@@ -2,12 +2,16 @@
 
 use rhai::{Map, plugin::*};
 
-use super::{Handle, at_call, check, floating, one_dtype};
+use super::position::at_call;
 use crate::{
     error::{Code, Error, Result},
-    script::{
+    recipe::{
         error::ScriptResult,
         options::{self, Options},
+    },
+    script::api::tensor::{
+        Handle,
+        check::{self, floating, one_dtype},
     },
     tensor::{IGNORE_INDEX, Kind, Reduction, Tensor, guard},
 };

@@ -3,8 +3,11 @@
 pub mod loss;
 pub mod sequential;
 
-use rhai::{Map, Module, plugin::*};
+mod position;
 
+use rhai::{Map, plugin::*};
+
+use self::position::at_call;
 use super::tensor::{
     Handle,
     check::{self, floating, one_dtype},
@@ -12,33 +15,11 @@ use super::tensor::{
 };
 use crate::{
     error::{Code, Error},
-    script::{error::ScriptResult, options, value::argument},
+    recipe::{error::ScriptResult, options, value::argument},
     tensor::{Kind, Tensor},
 };
 
 const GELU: &[(&str, &str)] = &[("none", "none"), ("tanh", "tanh")];
-
-/// The functions that are called as `nn::name`.
-pub(super) fn build() -> Module {
-    let mut nn = rhai::exported_module!(api);
-    nn.combine(rhai::exported_module!(loss::api));
-    nn.combine(rhai::exported_module!(sequential::api));
-    nn
-}
-
-/// Gives an error of `work` the place of the call. Rhai does so itself, but not where a function is
-/// called with the name of its group.
-fn at_call<T>(
-    ctx: &NativeCallContext<'_>,
-    work: impl FnOnce() -> ScriptResult<T>,
-) -> ScriptResult<T> {
-    work().map_err(|mut e| {
-        if e.position().is_none() {
-            e.set_position(ctx.call_position());
-        }
-        e
-    })
-}
 
 /// Layers.
 #[export_module]

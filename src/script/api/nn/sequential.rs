@@ -4,22 +4,25 @@ use std::rc::Rc;
 
 use rhai::{FnPtr, Map, plugin::*};
 
-use super::{Handle, at_call, check};
+use super::position::at_call;
 use crate::{
     config::options::{Kind, OptionTable, ROW, Row, option_table},
     error::{Code, Error, Result},
     model::{Context, CustomLayer, LayerFunction, custom},
-    script::{
-        Callback,
+    recipe::{
         error::ScriptResult,
-        host,
         options::{self, Options},
         value::{describe, of_option},
+    },
+    script::{
+        api::tensor::{Handle, check, is_floating},
+        callback::Callback,
+        host,
     },
     tensor::{Device, Tensor},
 };
 
-/// What the function of a layer is given, for errors.
+/// The parameters of the function of a layer, for errors.
 const ARGUMENTS: &str = "|params, x| or |params, x, context|";
 
 /// Models of a recipe's own.
@@ -183,7 +186,7 @@ fn function(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Op
     o.check(kept)
 }
 
-/// Keeps the function of a layer; what it brings along is not trained, and must not look as if.
+/// Keeps the function of a layer. Captured tensors are not trained, and must not look as if.
 fn keep(ctx: &NativeCallContext<'_>, function: FnPtr) -> Result<Callback> {
     let trained = |value: &Dynamic| {
         value.read_lock::<Handle>().is_some_and(|handle| handle.tensor().requires_grad())
@@ -248,7 +251,7 @@ fn forward(
         };
         let result = result.tensor();
         let shape = result.size();
-        if !check::is_floating(result.kind())
+        if !is_floating(result.kind())
             || vocab.is_some_and(|vocab| shape.len() != 3 || shape[2] != vocab)
         {
             return wrong(Code::Shape, &check::shown(result));

@@ -5,7 +5,7 @@ use rhai::{FnPtr, plugin::*};
 use super::{Handle, check};
 use crate::{
     error::{Code, Error, Result},
-    script::error::ScriptResult,
+    recipe::error::ScriptResult,
     tensor::{guard, no_grad_guard},
 };
 

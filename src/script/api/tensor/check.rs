@@ -1,12 +1,15 @@
-//! What is checked of tensors before libtorch sees them, so that a mistake is told in the recipe's
-//! own words: the operation, what it was given and what it needs.
+//! Checks of tensors before libtorch sees them, so that an error has the recipe's words: the operation,
+//! its arguments and its needs.
 
 use std::fmt::Write;
 
-use super::{Handle, device_name, dtype_name};
+use super::{
+    dtypes::{device_name, dtype_name, is_floating},
+    handle::Handle,
+};
 use crate::{
     error::{Code, Error, Result},
-    script::error::ScriptResult,
+    recipe::error::ScriptResult,
     tensor::{Device, Kind, TchError, Tensor, bytes_of, check_memory, guard},
 };
 
@@ -18,7 +21,7 @@ pub(crate) fn shown(tensor: &Tensor) -> String {
     format!("{} {:?}", dtype_name(tensor.kind()), tensor.size())
 }
 
-/// Runs the operation `name` on `inputs`; what libtorch still refuses is told with their shapes.
+/// Runs the operation `name` on `inputs`; an error of libtorch is told with their shapes.
 pub(crate) fn run<T>(
     name: &str,
     inputs: &[&Tensor],
@@ -153,11 +156,6 @@ pub(crate) fn floating(name: &str, tensor: &Tensor) -> Result<()> {
     let found = dtype_name(tensor.kind());
     Err(Error::new(Code::WrongType, format!("`{name}` needs floating-point values, found {found}"))
         .hint("convert them: t.to(\"float32\")"))
-}
-
-/// Whether values of this type have a fraction.
-pub(crate) fn is_floating(kind: Kind) -> bool {
-    matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
 }
 
 /// Refuses tensors of two dtypes, where PyTorch does not convert.

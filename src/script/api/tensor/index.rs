@@ -1,8 +1,8 @@
 //! Elements and parts of tensors: `t[0]`, `t[.., 0]`, `t[0, 1..3]`, `t[":, -1"]`, and `for`.
 //!
-//! A part is a view: what is written into it is written into the tensor. What an index means is what
-//! it means in PyTorch. Rhai's grammar has one index between brackets: several are one value of the
-//! type [`Indices`](api::Indices), see [`indices`](crate::script::indices).
+//! A part is a view: writing into it writes into the tensor. An index means the same as in PyTorch.
+//! Rhai's grammar has one index between brackets: several are one value of the type
+//! [`Indices`](api::Indices), see [`indices`](crate::recipe::indices).
 
 use std::ops::{Range, RangeInclusive};
 
@@ -17,11 +17,11 @@ use super::{
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
-    script::{
+    recipe::{
         error::ScriptResult,
-        iterate::set_iterator,
         value::{argument, describe},
     },
+    script::iterate::set_iterator,
     tensor::{Kind, Tensor, guard},
 };
 
@@ -193,8 +193,8 @@ fn gather(t: &Tensor, dim: i64, index: &Tensor) -> ScriptResult<Handle> {
 #[derive(Debug, Clone)]
 pub struct Indices(Array);
 
-/// What one dimension is indexed with.
-enum At {
+/// The index of one dimension.
+enum DimensionIndex {
     One(i64),
     Slice { start: Option<i64>, end: Option<i64>, step: i64 },
     Tensor(Handle),
@@ -202,10 +202,10 @@ enum At {
     New,
 }
 
-const WHOLE: At = At::Slice { start: None, end: None, step: 1 };
+const WHOLE: DimensionIndex = DimensionIndex::Slice { start: None, end: None, step: 1 };
 
 /// The steps of an index, one for each dimension that it names.
-fn parse(index: &Dynamic) -> Result<Vec<At>> {
+fn parse(index: &Dynamic) -> Result<Vec<DimensionIndex>> {
     if let Ok(text) = index.as_immutable_string_ref() {
         return parse_text(&text);
     }
@@ -215,22 +215,26 @@ fn parse(index: &Dynamic) -> Result<Vec<At>> {
     }
 }
 
-fn parse_one(item: &Dynamic) -> Result<At> {
+fn parse_one(item: &Dynamic) -> Result<DimensionIndex> {
     if let Ok(int) = item.as_int() {
-        return Ok(At::One(int));
+        return Ok(DimensionIndex::One(int));
     }
     if item.is_unit() {
-        return Ok(At::New);
+        return Ok(DimensionIndex::New);
     }
     if let Some(range) = item.clone().try_cast::<Range<i64>>() {
-        return Ok(At::Slice { start: Some(range.start), end: Some(range.end), step: 1 });
+        return Ok(DimensionIndex::Slice {
+            start: Some(range.start),
+            end: Some(range.end),
+            step: 1,
+        });
     }
     if let Some(range) = item.clone().try_cast::<RangeInclusive<i64>>() {
         let end = range.end().checked_add(1).filter(|end| *end != 0);
-        return Ok(At::Slice { start: Some(*range.start()), end, step: 1 });
+        return Ok(DimensionIndex::Slice { start: Some(*range.start()), end, step: 1 });
     }
     if let Some(handle) = item.clone().try_cast::<Handle>() {
-        return Ok(At::Tensor(handle));
+        return Ok(DimensionIndex::Tensor(handle));
     }
     if let Ok(text) = item.as_immutable_string_ref() {
         return parse_word(text.trim(), &text);
@@ -244,7 +248,7 @@ fn parse_one(item: &Dynamic) -> Result<At> {
 }
 
 /// An array of indices, or of true and false: as in PyTorch it is for one dimension.
-fn listed(items: &Dynamic) -> Result<At> {
+fn listed(items: &Dynamic) -> Result<DimensionIndex> {
     let wrong = || {
         let message = "an array that indexes a tensor has ints, or true and false";
         Error::new(Code::WrongType, message).hint("indices of several dimensions: t[0, 1..3]")
@@ -257,11 +261,11 @@ fn listed(items: &Dynamic) -> Result<At> {
     let kind = if has_int || ints.is_empty() { Kind::Int64 } else { Kind::Bool };
     let tensor =
         check::run("[]", &[], || Tensor::f_from_slice(&ints)?.f_reshape(&shape)?.f_to_kind(kind))?;
-    Ok(At::Tensor(Handle::new(tensor)))
+    Ok(DimensionIndex::Tensor(Handle::new(tensor)))
 }
 
-/// What stands between Python's brackets: `1:3, ..., -1`.
-fn parse_text(text: &str) -> Result<Vec<At>> {
+/// The text between Python's brackets: `1:3, ..., -1`.
+fn parse_text(text: &str) -> Result<Vec<DimensionIndex>> {
     if rhai::is_valid_identifier(text) && text != "None" {
         let message = format!("property `{text}` does not exist on a value of type Tensor");
         let error = Error::new(Code::UnknownFunction, message);
@@ -273,18 +277,18 @@ fn parse_text(text: &str) -> Result<Vec<At>> {
     text.split(',').map(|word| parse_word(word.trim(), text)).collect()
 }
 
-fn parse_word(word: &str, text: &str) -> Result<At> {
+fn parse_word(word: &str, text: &str) -> Result<DimensionIndex> {
     let wrong = || {
         Error::new(Code::BadValue, format!("`{text}` is no index of a tensor"))
             .hint("write it as between Python's brackets: \"0\", \":, 1:3\", \"..., -1\"")
     };
     match word {
-        "..." => return Ok(At::Rest),
-        "None" => return Ok(At::New),
+        "..." => return Ok(DimensionIndex::Rest),
+        "None" => return Ok(DimensionIndex::New),
         _ => {}
     }
     if !word.contains(':') {
-        return word.parse().map(At::One).map_err(|_| wrong());
+        return word.parse().map(DimensionIndex::One).map_err(|_| wrong());
     }
     let parts: Vec<&str> = word.split(':').map(str::trim).collect();
     let number = |i: usize| match parts.get(i).copied().unwrap_or("") {
@@ -295,51 +299,51 @@ fn parse_word(word: &str, text: &str) -> Result<At> {
     if parts.len() > 3 || step < 1 {
         return Err(wrong().hint("a step is 1 or more"));
     }
-    Ok(At::Slice { start, end, step })
+    Ok(DimensionIndex::Slice { start, end, step })
 }
 
 /// A view, and the tensors that still index it, one for each of its dimensions.
-struct Part {
+struct IndexedView {
     view: Tensor,
     by: Vec<Option<Tensor>>,
 }
 
 /// Takes the views that an index names.
-fn part(t: &Tensor, index: &Dynamic) -> Result<Part> {
+fn part(t: &Tensor, index: &Dynamic) -> Result<IndexedView> {
     let mut steps = parse(index)?;
-    let used = |at: &At| match at {
-        At::One(_) | At::Slice { .. } => 1,
-        At::Tensor(mask) if mask.0.kind() == Kind::Bool => mask.0.dim().max(1),
-        At::Tensor(_) => 1,
-        At::Rest | At::New => 0,
+    let used = |at: &DimensionIndex| match at {
+        DimensionIndex::One(_) | DimensionIndex::Slice { .. } => 1,
+        DimensionIndex::Tensor(mask) if mask.0.kind() == Kind::Bool => mask.0.dim().max(1),
+        DimensionIndex::Tensor(_) => 1,
+        DimensionIndex::Rest | DimensionIndex::New => 0,
     };
     let named: usize = steps.iter().map(used).sum();
     if named > t.dim() {
         bail!(Code::Shape, "{named} indices are too many for shape {:?}", t.size());
     }
-    if let Some(rest) = steps.iter().position(|at| matches!(at, At::Rest)) {
+    if let Some(rest) = steps.iter().position(|at| matches!(at, DimensionIndex::Rest)) {
         let whole = (named..t.dim()).map(|_| WHOLE);
         steps.splice(rest..=rest, whole);
     }
     let (mut view, mut dim, mut by) = (t.shallow_clone(), 0i64, Vec::new());
     for at in steps {
         match at {
-            At::One(i) => {
+            DimensionIndex::One(i) => {
                 let i = check::index("[]", view.size()[dim as usize], dim, i)?;
                 view = guard("[]", || Ok(view.f_select(dim, i)?))?;
             }
-            At::Slice { start, end, step } => {
+            DimensionIndex::Slice { start, end, step } => {
                 view = guard("[]", || Ok(view.f_slice(dim, start, end, step)?))?;
                 by.push(None);
                 dim += 1;
             }
-            At::New => {
+            DimensionIndex::New => {
                 view = guard("[]", || Ok(view.f_unsqueeze(dim)?))?;
                 by.push(None);
                 dim += 1;
             }
-            At::Rest => bail!(Code::BadValue, "an index has only one \"...\""),
-            At::Tensor(index) => {
+            DimensionIndex::Rest => bail!(Code::BadValue, "an index has only one \"...\""),
+            DimensionIndex::Tensor(index) => {
                 let index = fitting(&view, dim, &index.0)?;
                 dim += if index.kind() == Kind::Bool { index.dim() as i64 } else { 1 };
                 by.push(Some(index));
@@ -349,7 +353,7 @@ fn part(t: &Tensor, index: &Dynamic) -> Result<Part> {
     if by.iter().all(Option::is_none) {
         by.clear();
     }
-    Ok(Part { view, by })
+    Ok(IndexedView { view, by })
 }
 
 /// A tensor that indexes the dimension `dim` of a view.
@@ -376,7 +380,7 @@ fn fitting(view: &Tensor, dim: i64, index: &Tensor) -> Result<Tensor> {
 }
 
 fn get(tensor: &Handle, index: &Dynamic) -> Result<Handle> {
-    let Part { view, by } = part(&tensor.0, index)?;
+    let IndexedView { view, by } = part(&tensor.0, index)?;
     if by.is_empty() {
         return Ok(Handle::new(view));
     }
@@ -397,7 +401,7 @@ fn set(tensor: &Handle, index: &Dynamic, value: &Dynamic) -> Result<()> {
     {
         return keep_property(tensor, &name, value);
     }
-    let Part { mut view, by } = part(&tensor.0, index)?;
+    let IndexedView { mut view, by } = part(&tensor.0, index)?;
     let Some(value) = Operand::read(value) else {
         let found = describe(value);
         bail!(Code::WrongType, "a tensor's part is a tensor or a number, found {found}");

@@ -1,6 +1,6 @@
 //! Arithmetic on tensors: operators, functions of each element, products.
 //!
-//! What is alike is in tables: the names, the words, and libtorch's function.
+//! Similar functions are in tables: the names, the words, and libtorch's function.
 
 use rhai::{FuncRegistration, Module, plugin::*};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    script::{error::ScriptResult, value::describe},
+    recipe::{error::ScriptResult, value::describe},
     tensor::{Kind, TchError, Tensor},
 };
 
@@ -251,7 +251,7 @@ fn reverse(
     Ok(Dynamic::from(Handle::new(check::run(name, &[&b.0], || work(a, &b.0))?)))
 }
 
-/// What is no number and no tensor is not equal to one, and fits no other operator.
+/// A value that is no number and no tensor is not equal to one, and fits no other operator.
 fn unlike(name: &str, a: &str, b: &str) -> Result<Dynamic> {
     match name {
         "==" => Ok(false.into()),
@@ -269,7 +269,7 @@ fn change(
 ) -> Result<()> {
     check::may_change(name, &a.0)?;
     let mut changed = a.0.shallow_clone();
-    let (kind, is_whole) = (a.0.kind(), !check::is_floating(a.0.kind()));
+    let (kind, is_whole) = (a.0.kind(), !super::is_floating(a.0.kind()));
     let keeps = |adds_fraction: bool| {
         if is_whole && (adds_fraction || name.starts_with('/') || name == "div_") {
             let kind = super::dtype_name(kind);
@@ -283,7 +283,7 @@ fn change(
     };
     match Operand::read(b) {
         Some(Operand::Tensor(b)) => {
-            keeps(check::is_floating(b.0.kind()))?;
+            keeps(super::is_floating(b.0.kind()))?;
             into_shape(name, &b.0, &a.0)?;
             let _same = check::run(name, &[&a.0, &b.0], || tensors(&mut changed, &b.0))?;
         }
@@ -414,7 +414,7 @@ fn draw(
     b: &Dynamic,
     work: fn(&mut Tensor, f64, f64) -> Made,
 ) -> ScriptResult<Handle> {
-    use crate::script::value::argument;
+    use crate::recipe::value::argument;
     let (a, b) = (argument("the first number", a)?, argument("the second number", b)?);
     let fits: bool = if name == "normal_" { b >= 0.0 } else { a <= b };
     if !fits {

@@ -1,33 +1,20 @@
-//! Script values as what tensor functions take: numbers, shapes, dtypes, devices, options.
+//! The arguments of tensor functions: numbers, shapes, dtypes, devices, options.
 
 use rhai::{Dynamic, Map, NativeCallContext};
 
-use super::Handle;
+use super::{check, dtypes::DTYPES, handle::Handle};
 use crate::{
     config::options::OptionValue,
     error::{Code, Error, Result},
-    script::{
-        host, options,
+    recipe::{
+        options,
         value::{self, argument, describe, option_value},
     },
+    script::host,
     tensor::{Device, DeviceChoice, Kind, Scalar, Tensor, cuda_is_available, guard},
 };
 
-/// The dtypes by PyTorch's names.
-pub(super) const DTYPES: &[(&str, Kind)] = &[
-    ("float32", Kind::Float),
-    ("float64", Kind::Double),
-    ("float16", Kind::Half),
-    ("bfloat16", Kind::BFloat16),
-    ("int64", Kind::Int64),
-    ("int32", Kind::Int),
-    ("int16", Kind::Int16),
-    ("int8", Kind::Int8),
-    ("uint8", Kind::Uint8),
-    ("bool", Kind::Bool),
-];
-
-/// What stands beside a tensor in an operation.
+/// The other side of an operation on a tensor.
 pub(crate) enum Operand {
     Tensor(Handle),
     Number(Number),
@@ -115,7 +102,7 @@ pub(crate) fn ints(name: &str, value: &Dynamic) -> Result<Vec<i64>> {
     }
 }
 
-/// Where and how a tensor is made.
+/// The options of a new tensor.
 pub(super) struct Making {
     pub(super) kind: Option<Kind>,
     pub(super) device: Device,
@@ -137,7 +124,7 @@ impl Making {
     /// Gives a new tensor its `requires_grad`.
     pub(super) fn finish(&self, owner: &str, tensor: Tensor) -> Result<Handle> {
         if self.requires_grad {
-            super::check::floating(&format!("requires_grad of {owner}"), &tensor)?;
+            check::floating(&format!("requires_grad of {owner}"), &tensor)?;
             return guard(owner, || Ok(Handle::new(tensor.f_set_requires_grad(true)?)));
         }
         Ok(Handle::new(tensor))
@@ -160,7 +147,7 @@ pub(super) fn device(ctx: &NativeCallContext, text: &str) -> Result<Device> {
         },
     };
     let host = host::of(ctx)?;
-    if host.device == DeviceChoice::Cpu && cuda_is_available() {
+    if host.ranks.device == DeviceChoice::Cpu && cuda_is_available() {
         bail!(Code::BadValue, "there is no device \"{text}\": this process has --device cpu");
     }
     let count = if cuda_is_available() { crate::tensor::cuda_device_count() } else { 0 };
@@ -173,11 +160,6 @@ pub(super) fn device(ctx: &NativeCallContext, text: &str) -> Result<Device> {
     }
 }
 
-/// A dtype by its name, if `text` is one.
-pub(super) fn dtype(text: &str) -> Option<Kind> {
-    DTYPES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind)
-}
-
 /// Values of nested arrays with their shape.
 #[derive(Default)]
 pub(super) struct Nested {
@@ -188,7 +170,7 @@ pub(super) struct Nested {
     pub(super) has_int: bool,
 }
 
-/// How deep arrays may be nested.
+/// The most levels of nested arrays.
 const DEEPEST: usize = 16;
 
 impl Nested {

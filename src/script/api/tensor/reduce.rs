@@ -5,7 +5,7 @@ use rhai::{FuncRegistration, Map, Module, plugin::*};
 use super::{Handle, check, read::ints};
 use crate::{
     error::{Code, Error, Result},
-    script::{
+    recipe::{
         error::ScriptResult,
         options,
         value::{argument, of_option},
@@ -15,7 +15,7 @@ use crate::{
 
 type Made = Result<Tensor, TchError>;
 
-/// What a reduction goes over.
+/// The dimensions of a reduction.
 struct Over {
     /// Empty for all dimensions.
     dims: Vec<i64>,

@@ -3,12 +3,12 @@
 use rhai::{Array, plugin::*};
 
 use super::{
-    Handle, check,
+    Handle, check, dtypes,
     read::{self, ints, tensors},
 };
 use crate::{
     error::{Code, Error, Result},
-    script::{error::ScriptResult, value::argument},
+    recipe::{error::ScriptResult, value::argument},
     tensor::{Device, Kind, Tensor, check_memory},
 };
 
@@ -69,12 +69,12 @@ pub mod api {
     #[rhai_fn(return_raw)]
     pub fn to(ctx: NativeCallContext, tensor: Tensor, place: &str) -> ScriptResult<Tensor> {
         let t = tensor.tensor();
-        if let Some(kind) = read::dtype(place) {
+        if let Some(kind) = dtypes::dtype(place) {
             check::room("to", &t.size(), kind, t.device())?;
             return check::op("to", &[t], || t.f_to_kind(kind));
         }
         let device = read::device(&ctx, place).map_err(|e| {
-            let names: Vec<_> = read::DTYPES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = dtypes::DTYPES.iter().map(|(name, _)| *name).collect();
             e.hint(format!("or a dtype: {}", names.join(", ")))
         })?;
         check::room("to", &t.size(), t.kind(), device)?;
@@ -312,7 +312,7 @@ fn real_dim(name: &str, t: &Tensor, dim: i64) -> Result<i64> {
 
 fn to_array(t: &Tensor) -> Result<Dynamic> {
     check_memory(Device::Cpu, t.numel() as u64 * SCRIPT_BYTES, "`to_array`")?;
-    let is_float = check::is_floating(t.kind());
+    let is_float = super::is_floating(t.kind());
     let kind = if is_float { Kind::Double } else { Kind::Int64 };
     let flat = check::run("to_array", &[t], || {
         t.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_reshape([-1i64])

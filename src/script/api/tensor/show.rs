@@ -2,7 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{Handle, check::is_floating, describe_place};
+use super::{
+    dtypes::{describe_place, is_floating},
+    handle::Handle,
+};
 use crate::{
     error::Result,
     tensor::{Device, Kind, Tensor, guard, no_grad},

@@ -1,0 +1,131 @@
+//! A recipe from its text to its end.
+//!
+//! A recipe is read in steps: parse, read the parameters, apply the values from the command line, check
+//! the names, run. Each step reports all its mistakes before the next one begins. Nothing is loaded or
+//! written before the last step.
+
+use std::rc::Rc;
+
+use rhai::AST;
+
+use super::{
+    check,
+    host::Host,
+    planning::{self, Planned, Planning},
+    runtime,
+};
+use crate::{
+    error::{Code, Error},
+    recipe::{
+        description::scan,
+        diagnostics::{Failure, diagnose},
+        file::Recipe,
+        imports::Imports,
+        locate, locking, params,
+        requests::START_RUN,
+    },
+    run::Start,
+};
+
+/// Runs recipes for one host.
+pub struct Session {
+    host: Rc<Host>,
+    modules: Vec<Rc<rhai::Module>>,
+}
+
+impl Session {
+    /// A session with this host.
+    pub fn new(host: Host) -> Self {
+        Self { host: Rc::new(host), modules: Vec::new() }
+    }
+
+    /// Adds functions of the embedding program to those of dsr.
+    pub fn add_functions(&mut self, module: rhai::Module) {
+        self.modules.push(module.into());
+    }
+
+    /// Runs a recipe to its end.
+    ///
+    /// Fails with every mistake found before the recipe ran, or with the error that ended it.
+    pub fn run(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let workspace = &self.host.workspace;
+        let sources = &workspace.sources;
+        let (engine, ast) = self.compile(recipe)?;
+        let (name, parameters) = (&recipe.name, workspace.parameters.borrow());
+        let imports = Imports::load(&engine, workspace, name, &ast, &parameters);
+        check::check(&engine, name, &ast, &imports, &parameters)
+            .map_err(|e| Failure::of(e, &[], sources))?;
+        drop(parameters);
+        self.check_run_options(&ast)?;
+        engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))
+    }
+
+    /// Looks for mistakes in a recipe and in its imports, without running it.
+    ///
+    /// Fails with all that it finds.
+    pub fn check(&self, recipe: &Recipe) -> Result<(), Failure> {
+        let workspace = &self.host.workspace;
+        let (engine, ast) = self.compile(recipe)?;
+        let parameters = workspace.parameters.borrow();
+        check::check_whole(&engine, workspace, &recipe.name, &ast, &parameters)
+            .map_err(|e| Failure::of(e, &[], &workspace.sources))
+    }
+
+    /// The recipe with the values of its parameters, and the engine that is to run it.
+    fn compile(&self, recipe: &Recipe) -> Result<(Rc<rhai::Engine>, AST), Failure> {
+        let workspace = &self.host.workspace;
+        let (name, sources) = (&recipe.name, &workspace.sources);
+        locking::check_frozen(workspace, recipe)?;
+        let (_, mut parameters) = scan(recipe, sources)?;
+        workspace.open(recipe)?;
+        params::give(&mut parameters, &workspace.rights.params)?;
+        self.host.program.begin(name, &parameters)?;
+        let module = params::module(&parameters);
+        workspace.parameters.replace(parameters);
+        workspace.rights.settle()?;
+        let mut engine = runtime::engine(&self.host, module);
+        for module in &self.modules {
+            engine.register_global_module(Rc::clone(module));
+        }
+        let engine = Rc::new(engine);
+        self.host.program.run_on(&engine);
+
+        let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, name, sources);
+        let ast = sources.compile(&engine, name, &recipe.text).map_err(|e| failed(e.into()))?;
+        Ok((engine, ast))
+    }
+
+    /// Runs a recipe up to its `init_engine`, as one of `world_size` ranks, without loading weights;
+    /// returns its training.
+    ///
+    /// Fails as [`Session::run`] does, or where the recipe trains nothing.
+    pub fn plan(mut host: Host, recipe: &Recipe, world_size: usize) -> Result<Planned, Failure> {
+        host.planning = Some(Planning::new(world_size));
+        let session = Self::new(host);
+        let ended = session.run(recipe);
+        if let Some(planned) = session.host.planning.as_ref().and_then(Planning::take) {
+            return Ok(planned);
+        }
+        ended?;
+        Err(planning::trains_nothing().into())
+    }
+
+    /// Refuses options for a run before a recipe that starts none.
+    fn check_run_options(&self, ast: &AST) -> Result<(), Error> {
+        let option = match (&self.host.workspace.rights.start, &self.host.run.name) {
+            (Start::Afresh, None) => return Ok(()),
+            (Start::Afresh, Some(_)) => "--name",
+            _ => "--resume",
+        };
+        // An import may start it.
+        let imports = ast.statements().iter().any(|s| matches!(s, rhai::Stmt::Import(..)));
+        if imports || !locate::calls_of(ast, START_RUN).is_empty() {
+            return Ok(());
+        }
+        let message =
+            format!("{option} has no meaning for this recipe: it does not call `{START_RUN}`");
+        Err(Error::new(Code::Usage, message).hint(
+            "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
+        ))
+    }
+}
