@@ -5,10 +5,9 @@ use super::options::{option_table, option_words};
 option_words! {
     /// The rounding that products of float32 matrices may use, as
     /// `torch.set_float32_matmul_precision`.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum MatmulPrecision {
         /// Nothing: float32 throughout.
-        #[default]
         Highest = "highest",
         /// On CUDA TensorFloat-32, which has 11 bits of precision.
         High = "high",

@@ -46,6 +46,12 @@ pub struct PrecisionConfig {
     pub loss_scale: LossScale,
 }
 
+impl Default for PrecisionConfig {
+    fn default() -> Self {
+        Self::new(Dtype::Fp32)
+    }
+}
+
 impl PrecisionConfig {
     /// This format with everything else by default.
     pub fn new(dtype: Dtype) -> Self {
@@ -179,10 +185,6 @@ impl OptionType for PrecisionConfig {
             Given::Absent => Given::Absent,
             Given::Faulty => Given::Faulty,
         }
-    }
-
-    fn stand_in() -> Self {
-        Self::new(Dtype::Fp32)
     }
 
     fn kind() -> Kind {

@@ -31,6 +31,12 @@ pub trait ScriptType: Clone + 'static {
 /// The value of an option that is no plain data, where it is given.
 pub struct Handed<T>(pub Option<T>);
 
+impl<T> Default for Handed<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
 impl<T: ScriptType> fmt::Debug for Handed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.0.as_ref().map_or("nothing", |_| T::EXPECTED))
@@ -51,16 +57,8 @@ impl<T: ScriptType> OptionType for Handed<T> {
         Given::Value(Self(handle))
     }
 
-    fn stand_in() -> Self {
-        Self(None)
-    }
-
     fn kind() -> Kind {
         Kind::Handle(T::EXPECTED)
-    }
-
-    fn shown(&self) -> Option<String> {
-        None
     }
 }
 

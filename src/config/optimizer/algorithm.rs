@@ -178,10 +178,6 @@ impl OptionValue for (f64, f64) {
         }
     }
 
-    fn stand_in() -> Self {
-        (0.0, 0.0)
-    }
-
     fn kind() -> Kind {
         Kind::List
     }

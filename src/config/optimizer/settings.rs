@@ -91,10 +91,6 @@ impl OptionValue for Pattern {
         })
     }
 
-    fn stand_in() -> Self {
-        Self::default()
-    }
-
     fn kind() -> Kind {
         Kind::Text
     }

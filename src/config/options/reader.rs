@@ -82,17 +82,11 @@ impl<'a> Options<'a> {
     /// An option of a single value, or a table.
     pub fn get<T: OptionType>(&mut self, key: &'static str) -> Field<'_, T> {
         let value = T::take(self, key);
-        self.field(key, value, T::stand_in(), T::kind().words())
+        self.field(key, value, T::kind().words())
     }
 
-    fn field<T>(
-        &mut self,
-        key: &str,
-        value: Given<T>,
-        stand_in: T,
-        words: Vec<&'static str>,
-    ) -> Field<'_, T> {
-        Field { path: self.path(key), value, stand_in, words, faults: &mut *self.faults }
+    fn field<T>(&mut self, key: &str, value: Given<T>, words: Vec<&'static str>) -> Field<'_, T> {
+        Field { path: self.path(key), value, words, faults: &mut *self.faults }
     }
 
     /// Reads a single value.
@@ -121,7 +115,7 @@ impl<'a> Options<'a> {
         let path = self.ask(key);
         let read = self.map.get(key).map(|found| read_word(found, choices));
         let value = self.record(&path, read);
-        self.field(key, value, choices[0].1, choices.iter().map(|(word, _)| *word).collect())
+        self.field(key, value, choices.iter().map(|(word, _)| *word).collect())
     }
 
     /// The `type` of a map that it decides about.
@@ -350,7 +344,6 @@ pub enum Given<T> {
 pub struct Field<'a, T> {
     path: String,
     value: Given<T>,
-    stand_in: T,
     /// The words that it may be.
     words: Vec<&'static str>,
     faults: &'a mut Vec<Error>,
@@ -382,12 +375,11 @@ impl<T> Field<'_, T> {
     }
 
     /// The value; its absence is a fault.
-    pub fn required(mut self) -> T {
-        self.refuse_absence();
-        match self.value {
-            Given::Value(v) => v,
-            Given::Absent | Given::Faulty => self.stand_in,
-        }
+    pub fn required(self) -> T
+    where
+        T: Default,
+    {
+        self.required_or_none().unwrap_or_default()
     }
 
     /// The value, `None` for any fault; its absence is one.

@@ -16,27 +16,22 @@ pub trait OptionTable: Default {
 }
 
 /// The type of an option: a single value, or a table of its own.
-pub trait OptionType: Sized {
+pub trait OptionType: Default {
     /// Looks the option up.
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self>;
-
-    /// Any value, which stands in for a faulty one.
-    fn stand_in() -> Self;
 
     /// What its values are.
     fn kind() -> Kind;
 
     /// How a recipe writes it, where a default is worth showing.
-    fn shown(&self) -> Option<String>;
+    fn shown(&self) -> Option<String> {
+        None
+    }
 }
 
 impl<T: OptionValue> OptionType for T {
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
         o.value(key)
-    }
-
-    fn stand_in() -> Self {
-        <T as OptionValue>::stand_in()
     }
 
     fn kind() -> Kind {
@@ -57,10 +52,6 @@ impl<T: OptionType> OptionType for Option<T> {
         }
     }
 
-    fn stand_in() -> Self {
-        None
-    }
-
     fn kind() -> Kind {
         T::kind()
     }
@@ -73,6 +64,12 @@ impl<T: OptionType> OptionType for Option<T> {
 /// A table, or true for its defaults; nothing for false.
 #[derive(Debug)]
 pub struct Switch<T>(pub Option<T>);
+
+impl<T> Default for Switch<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
 
 impl<T: OptionTable> OptionType for Switch<T> {
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
@@ -88,10 +85,6 @@ impl<T: OptionTable> OptionType for Switch<T> {
         }
     }
 
-    fn stand_in() -> Self {
-        Self(None)
-    }
-
     fn kind() -> Kind {
         Kind::Or(Box::new(Kind::Bool), Box::new(Kind::Map(const { &[T::ROWS] })))
     }
@@ -102,7 +95,7 @@ impl<T: OptionTable> OptionType for Switch<T> {
 }
 
 /// A list of tables.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Tables<T>(pub Vec<T>);
 
 impl<T: OptionTable> OptionType for Tables<T> {
@@ -112,16 +105,8 @@ impl<T: OptionTable> OptionType for Tables<T> {
         if is_there { Given::Value(Self(tables)) } else { Given::Absent }
     }
 
-    fn stand_in() -> Self {
-        Self(Vec::new())
-    }
-
     fn kind() -> Kind {
         Kind::Maps(T::ROWS)
-    }
-
-    fn shown(&self) -> Option<String> {
-        None
     }
 }
 
@@ -193,18 +178,10 @@ macro_rules! option_table {
                 o.table(key)
             }
 
-            fn stand_in() -> Self {
-                Self::default()
-            }
-
             fn kind() -> $crate::config::options::Kind {
                 $crate::config::options::Kind::Map(&[
                     <$name as $crate::config::options::OptionTable>::ROWS,
                 ])
-            }
-
-            fn shown(&self) -> Option<String> {
-                None
             }
         }
     };
@@ -298,15 +275,18 @@ macro_rules! option_words {
             }
         }
 
+        /// The first word.
+        impl Default for $name {
+            fn default() -> Self {
+                Self::NAMES[0].1
+            }
+        }
+
         impl $crate::config::options::OptionValue for $name {
             fn read(
                 value: &$crate::config::options::Value,
             ) -> Result<Self, $crate::config::options::Wrong> {
                 $crate::config::options::read_word(value, Self::NAMES)
-            }
-
-            fn stand_in() -> Self {
-                Self::NAMES[0].1
             }
 
             fn kind() -> $crate::config::options::Kind {

@@ -45,30 +45,25 @@ impl fmt::Debug for Foreign {
 }
 
 /// The type of a single option.
-pub trait OptionValue: Sized {
+pub trait OptionValue: Default {
     /// Reads a value.
     ///
     /// # Errors
     /// The value is of another type, or out of the type's range.
     fn read(value: &Value) -> Result<Self, Wrong>;
 
-    /// Any value, which stands in for a faulty one while the other options are read.
-    fn stand_in() -> Self;
-
     /// The kind of its values.
     fn kind() -> Kind;
 
     /// How a recipe writes it, where a default is worth showing.
-    fn shown(&self) -> Option<String>;
+    fn shown(&self) -> Option<String> {
+        None
+    }
 }
 
 impl OptionValue for f64 {
     fn read(value: &Value) -> Result<Self, Wrong> {
         value.as_number().ok_or_else(|| Wrong::no_number("a number", value))
-    }
-
-    fn stand_in() -> Self {
-        0.0
     }
 
     fn kind() -> Kind {
@@ -88,10 +83,6 @@ impl OptionValue for i64 {
             Value::Float(f) if f.fract() == 0.0 && f.abs() < 9.0e15 => Ok(f as Self),
             _ => Err(Wrong::no_number("a whole number", value)),
         }
-    }
-
-    fn stand_in() -> Self {
-        0
     }
 
     fn kind() -> Kind {
@@ -118,10 +109,6 @@ macro_rules! narrower {
                 })
             }
 
-            fn stand_in() -> Self {
-                0
-            }
-
             fn kind() -> Kind {
                 Kind::Whole
             }
@@ -143,10 +130,6 @@ impl OptionValue for bool {
         }
     }
 
-    fn stand_in() -> Self {
-        false
-    }
-
     fn kind() -> Kind {
         Kind::Bool
     }
@@ -164,10 +147,6 @@ impl OptionValue for String {
         }
     }
 
-    fn stand_in() -> Self {
-        Self::new()
-    }
-
     fn kind() -> Kind {
         Kind::Text
     }
@@ -180,10 +159,6 @@ impl OptionValue for String {
 impl OptionValue for PathBuf {
     fn read(value: &Value) -> Result<Self, Wrong> {
         String::read(value).map(Self::from)
-    }
-
-    fn stand_in() -> Self {
-        Self::new()
     }
 
     fn kind() -> Kind {
@@ -202,10 +177,6 @@ impl<T: OptionValue> OptionValue for Vec<T> {
         items.iter().enumerate().map(read).collect()
     }
 
-    fn stand_in() -> Self {
-        Self::new()
-    }
-
     fn kind() -> Kind {
         Kind::List
     }
@@ -219,10 +190,6 @@ impl<T: OptionValue> OptionValue for Vec<T> {
 impl OptionValue for serde_json::Value {
     fn read(value: &Value) -> Result<Self, Wrong> {
         value.to_json().ok_or_else(|| Wrong::kind("plain data", value))
-    }
-
-    fn stand_in() -> Self {
-        Self::Null
     }
 
     fn kind() -> Kind {
