@@ -10,7 +10,7 @@ use std::{fmt, io, path::Path};
 /// A result whose error is dsr's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What went wrong, as a stable number for users and tests.
+/// The kind of an error, as a stable number for users and tests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// The recipe is not valid Rhai, or a DeepSpeed config not valid JSON.
@@ -59,7 +59,7 @@ pub enum Code {
     Checkpoint,
     /// Reading or writing a file.
     Io,
-    /// What a hash, a lock or a bundle says and is not so.
+    /// A hash, a lock or a bundle that does not match.
     Pin,
     /// Processes that train together.
     Dist,
@@ -179,6 +179,15 @@ impl Error {
         self
     }
 
+    /// Adds a hint, if there is one.
+    #[must_use]
+    pub fn hint_if(self, hint: Option<String>) -> Self {
+        match hint {
+            Some(hint) => self.hint(hint),
+            None => self,
+        }
+    }
+
     /// Names the option that is at fault, as a dotted path such as `optimizer.lr`.
     #[must_use]
     pub fn option(mut self, path: impl Into<String>) -> Self {
@@ -196,7 +205,7 @@ impl Error {
         self
     }
 
-    /// What kind of error this is.
+    /// The kind of this error.
     pub fn code(&self) -> Code {
         self.0.code
     }
@@ -211,7 +220,7 @@ impl Error {
         self.0.option.as_deref()
     }
 
-    /// What the user can do next.
+    /// The user's next steps.
     pub fn hints(&self) -> &[String] {
         &self.0.hints
     }

@@ -1,4 +1,4 @@
-//! Files that are whole or absent: whoever looks, whenever the writer died, sees the old or the new.
+//! Files that are whole or absent: a reader sees the old content or the new, whenever the writer died.
 //!
 //! Everything is first written beside its target under a temporary name, flushed to the disk, and
 //! only then renamed. The temporary name is locked (`flock`) for as long as its writer lives, so
@@ -11,9 +11,8 @@
 
 use std::{
     ffi::OsString,
-    fmt,
     fs::{self, File, Permissions},
-    io::{self, Write},
+    io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -24,29 +23,28 @@ use tempfile::{Builder, TempDir};
 
 use crate::error::{Code, Error, IoContext, Result};
 
-/// What a temporary name holds between the target's name and its random end.
+/// The middle of a temporary name, between the target's name and a random end.
 const TEMPORARY: &str = ".dsr-tmp-";
 
 /// The content of a file.
-///
-/// # Errors
-/// [`Code::Io`] when the file is missing or cannot be read.
 pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
     fs::read(path.as_ref()).at("read", path.as_ref())
 }
 
 /// The content of a file that holds text in UTF-8.
-///
-/// # Errors
-/// [`Code::Io`] when the file is missing, cannot be read or is not UTF-8.
 pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
     fs::read_to_string(path.as_ref()).at("read", path.as_ref())
 }
 
+/// The first bytes of a file, `len` at most.
+pub fn read_start(file: &mut File, len: usize) -> io::Result<Vec<u8>> {
+    let len = file.metadata()?.len().min(len as u64);
+    let mut begin = Vec::new();
+    Read::by_ref(file).take(len).read_to_end(&mut begin)?;
+    Ok(begin)
+}
+
 /// Makes a directory and those above it; one that exists already is fine.
-///
-/// # Errors
-/// [`Code::Io`] when it cannot be made.
 pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
     fs::create_dir_all(path.as_ref()).at("make the directory", path.as_ref())
 }
@@ -73,9 +71,6 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// Writes a value as JSON, as [`write_atomic`] does.
-///
-/// # Errors
-/// As [`write_atomic`]; a value that has no JSON form.
 pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     let mut text = serde_json::to_string_pretty(value).map_err(|e| {
         Error::new(Code::Io, format!("cannot write {} as JSON", path.display())).caused_by(e)
@@ -84,10 +79,7 @@ pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     write_atomic(path, text.as_bytes())
 }
 
-/// What is in a directory, by name, and whether each is a directory.
-///
-/// # Errors
-/// [`Code::Io`].
+/// The entries of a directory, by name, and whether each is a directory.
 pub fn list(dir: impl AsRef<Path>) -> Result<Vec<(String, bool)>> {
     let dir = dir.as_ref();
     let entries = fs::read_dir(dir).at("list", dir)?.flatten();
@@ -97,9 +89,6 @@ pub fn list(dir: impl AsRef<Path>) -> Result<Vec<(String, bool)>> {
 }
 
 /// Removes a directory such that it is whole until, at one instant, it is gone.
-///
-/// # Errors
-/// [`Code::Io`] when it is missing or cannot be removed.
 pub fn remove_dir(path: &Path) -> Result<()> {
     let parent = parent_of(path);
     // A kill while the files are being deleted must not leave a directory that looks whole.
@@ -114,9 +103,6 @@ pub fn remove_dir(path: &Path) -> Result<()> {
 
 /// Removes what killed writers left in `dir` and returns how many there were. The temporaries of
 /// living writers stay.
-///
-/// # Errors
-/// [`Code::Io`] when `dir` cannot be listed or a leftover cannot be removed.
 pub fn remove_leftovers(dir: &Path) -> Result<usize> {
     let mut removed = 0;
     for entry in fs::read_dir(dir).at("list", dir)? {
@@ -145,9 +131,6 @@ pub fn is_temporary(path: &Path) -> bool {
 }
 
 /// Bytes that this user can still write to the filesystem of `path`, which need not exist yet.
-///
-/// # Errors
-/// [`Code::Io`] when no directory above `path` can be asked.
 pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
     let path = path.as_ref();
     let absolute = std::path::absolute(path).at("find the free space of", path)?;
@@ -156,29 +139,6 @@ pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
         .map_err(io::Error::from)
         .at("find the free space of", existing)?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
-}
-
-/// The value in bytes of a line such as `VmRSS:   1234 kB` in a text of Linux's `/proc`.
-pub fn proc_bytes(text: &str, key: &str) -> Option<u64> {
-    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    Some(kib * 1024)
-}
-
-/// A number of bytes as people read it: `1.9 GiB`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Bytes(pub u64);
-
-impl fmt::Display for Bytes {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let value = self.0 as f64;
-        match self.0 {
-            0..0x400 => write!(f, "{} bytes", self.0),
-            0x400..0x10_0000 => write!(f, "{:.1} KiB", value / 1024.0),
-            0x10_0000..0x4000_0000 => write!(f, "{:.1} MiB", value / (1024.0 * 1024.0)),
-            _ => write!(f, "{:.1} GiB", value / (1024.0 * 1024.0 * 1024.0)),
-        }
-    }
 }
 
 /// A directory being written: it appears at its target whole, with [`NewDir::publish`], or never.
@@ -191,9 +151,6 @@ pub struct NewDir {
 
 impl NewDir {
     /// Begins a directory that will stand at `target`; those above it are made.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when `target` exists and is not a directory, or nothing can be made there.
     pub fn create(target: &Path) -> Result<Self> {
         if target.exists() && !target.is_dir() {
             return Err(Error::new(
@@ -499,14 +456,6 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert!(available_bytes(root.path().join("a/b/c")).unwrap() > 0);
         assert!(available_bytes("not/yet/there").unwrap() > 0);
-    }
-
-    #[test]
-    fn sizes_read_as_people_say_them() {
-        let text = |bytes| Bytes(bytes).to_string();
-        assert_eq!(text(12), "12 bytes");
-        assert_eq!(text(3 << 19), "1.5 MiB");
-        assert_eq!(text(2_040_109_466), "1.9 GiB");
     }
 
     #[test]

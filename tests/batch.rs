@@ -2,9 +2,10 @@
 
 use dsr::error::Code;
 
-use crate::{
-    engine::{assert_relative, config, init_engine, loader, model},
-    support::alone,
+use crate::support::{
+    alone,
+    numbers::assert_relative,
+    tiny::{config, init_engine, loader, model},
 };
 
 /// What was counted when the batch was made is counted again; float32 sums of other shapes.
@@ -18,7 +19,7 @@ fn a_batch_that_was_changed_in_place_is_used_as_it_is_now() {
     let _ = batch.labels().get(0).fill_(-100);
     let loss = engine.forward(&batch).unwrap().double_value(&[]);
     assert_relative("loss", loss, expected, 1e-5);
-    let targets = second.facts().unwrap().targets as u64;
+    let targets = second.stats().unwrap().targets as u64;
     let evaluation = engine.evaluate([Ok(batch)], &|| false).unwrap().unwrap();
     assert_relative("evaluation", evaluation.loss, expected, 1e-5);
     assert_eq!(evaluation.targets, targets);

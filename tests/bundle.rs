@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::address::{User, has};
+use crate::support::user::{User, has};
 
 const RECIPE: &str = "//! Adds.\nparam(\"n\", 1, \"what\");\nimport \"parts/sum\" as sum;\n\
                       import \"dsr:schedule\" as schedule;\nprint(sum::two(P::n));\n";

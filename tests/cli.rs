@@ -8,8 +8,8 @@ use std::{
 };
 
 use crate::support::{
-    dsr,
     hub_server::{HubRepo, HubServer},
+    program::command,
     ranks::free_port,
 };
 
@@ -27,7 +27,7 @@ impl Folder {
     }
 
     fn dsr(&self, args: &[&str]) -> Run {
-        let output = dsr().args(args).current_dir(self.0.path()).output();
+        let output = command().args(args).current_dir(self.0.path()).output();
         Run(output.unwrap())
     }
 }
@@ -298,7 +298,7 @@ fn each_rank_takes_its_own_batches() {
     std::fs::write(folder.path("a.txt"), "a\nb\nc\nd\n").unwrap();
     let port = free_port();
     let ranks = ["0", "1"].map(|rank| {
-        let mut command = dsr();
+        let mut command = command();
         command.args(["run", "r.rhai"]).current_dir(folder.0.path());
         command.envs([("RANK", rank), ("LOCAL_RANK", rank), ("WORLD_SIZE", "2")]);
         command.env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", port.to_string());
@@ -315,7 +315,7 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
     let server = HubServer::start();
     server.put("datasets/O/data", HubRepo::new([("train.txt", b"one\ntwo\n".as_slice())]));
     let folder = Folder::new("print(dataset(\"O/data\").count());");
-    let output = dsr()
+    let output = command()
         .args(["run", "r.rhai", "--allow-net=127.0.0.1"])
         .current_dir(folder.0.path())
         .env("HF_HOME", folder.path("hf"))
@@ -334,7 +334,7 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
 /// A recipe that has printed its first line, and the signals it is sent.
 fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
     let folder = Folder::new(recipe);
-    let mut child = dsr()
+    let mut child = command()
         .args(["run", "r.rhai"])
         .current_dir(folder.0.path())
         .stdout(Stdio::piped())

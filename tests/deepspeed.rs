@@ -4,9 +4,10 @@ use std::{path::Path, process::Output};
 
 use dsr::{error::Code, script::Session};
 
-use crate::{
-    recipes::{dsr, out, repository, text},
-    support::recipe::{Recipe, places},
+use crate::support::{
+    files::repository,
+    program::{dsr, out, text},
+    recipe::{Recipe, places},
 };
 
 /// A file that every part of the engine understands.

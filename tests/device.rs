@@ -4,9 +4,9 @@ use std::{path::Path, process::Output};
 
 use dsr::tensor::{cuda_device_count, cuda_is_available};
 
-use crate::{
-    recipes::{dsr, out, text},
-    support::ranks,
+use crate::support::{
+    program::{dsr, out, text},
+    ranks,
 };
 
 const RECIPE: &str = r#"

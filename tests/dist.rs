@@ -1,13 +1,14 @@
-//! Ranks that train together: real processes, started as torchrun starts them.
+//! Ranks that exchange tensors: threads of this process and, where one leaves, processes that are
+//! started as torchrun starts them.
 //!
-//! A test starts this test binary again, once a rank, with the filter `dist::rank` and the case to
-//! run in `DIST_CASE`. All numbers are small integers, which every dtype here holds exactly, so
-//! results are compared without a tolerance.
+//! All numbers are small integers, which every dtype here holds exactly, so results are compared
+//! without a tolerance.
 
 use std::{
     env,
     net::TcpListener,
     process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -17,33 +18,31 @@ use dsr::{
 };
 use tch::{Device, Kind, Tensor};
 
-use super::support::ranks::{self, free_port, said};
+use crate::support::ranks::{self, free_port, rendezvous, said, threads, threads_within};
 
-/// Long enough for a loaded machine, short enough for a test that fails.
-const TIMEOUT: Duration = Duration::from_secs(60);
 /// For the tests in which a rank is waited for in vain.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 
 #[test]
 fn two_ranks_exchange_tensors() {
-    all_succeed("collectives", 2);
+    threads(2, |group| collectives(group));
 }
 
 #[test]
 fn four_ranks_exchange_tensors() {
-    all_succeed("collectives", 4);
+    threads(4, |group| collectives(group));
 }
 
 #[test]
 fn ranks_agree_on_a_flag() {
-    all_succeed("agree", 2);
+    threads(2, |group| agree(group));
     let alone = ProcessGroup::single(Device::Cpu).unwrap();
     assert!(alone.any(true).unwrap() && !alone.any(false).unwrap());
 }
 
 #[test]
 fn works_complete_in_any_order_and_keep_their_tensors() {
-    all_succeed("works", 2);
+    threads(2, |group| works(group));
 }
 
 #[test]
@@ -57,17 +56,20 @@ fn one_rank_goes_through_the_same_calls() {
 fn a_rank_that_never_comes_is_named() {
     let started = Instant::now();
     let port = free_port();
-    let present = [0, 2].map(|rank| ranks::start(as_case("connect"), rank, 4, port));
-    for (rank, child) in present.into_iter().enumerate() {
-        let output = child.wait_with_output().unwrap();
-        let rank = rank * 2;
-        let said = said(&output);
-        assert!(!output.status.success(), "rank {rank} connected:\n{said}");
+    let connect = |rank| {
+        let rendezvous = Rendezvous { timeout: SHORT_TIMEOUT, ..rendezvous(rank, 4, port) };
+        refused(ProcessGroup::connect(&rendezvous, Device::Cpu))
+    };
+    let present = thread::scope(|scope| {
+        [0, 2].map(|rank| scope.spawn(move || connect(rank))).map(|rank| rank.join().unwrap())
+    });
+    for (rank, e) in [0, 2].into_iter().zip(present) {
+        assert_eq!(e.code(), Code::Dist);
         // Rank 0 hosts the store, so that whoever is slower may find it gone.
         let expected = format!("127.0.0.1:{port}: ranks 1, 3 did not come within 3 s");
         let lost = format!("127.0.0.1:{port} was lost while ranks were waited for");
+        let said = e.message();
         assert!(said.contains(&expected) || (rank == 2 && said.contains(&lost)), "{said}");
-        assert!(said.contains("error[E901]"), "{said}");
     }
     assert!(started.elapsed() < SHORT_TIMEOUT * 6, "took {:?}", started.elapsed());
 }
@@ -100,12 +102,16 @@ fn a_port_that_is_taken_is_an_error() {
 
 #[test]
 fn a_rank_that_leaves_fails_the_others() {
-    all_succeed("leave", 2);
+    for (rank, output) in ranks::run(2, as_rank).iter().enumerate() {
+        assert!(output.status.success(), "rank {rank}:\n{}", said(output));
+        // A filter that matches nothing succeeds, too.
+        assert!(said(output).contains("1 passed"), "{}", said(output));
+    }
 }
 
 #[test]
 fn a_rank_that_does_not_take_part_is_not_waited_for_forever() {
-    all_succeed("late", 2);
+    threads_within(SHORT_TIMEOUT, 2, |group| late(group));
 }
 
 #[test]
@@ -142,24 +148,13 @@ fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
     assert_eq!(e.message(), "broadcast: rank 1 cannot be the root: the ranks are 0 to 0");
 }
 
-/// One rank of a test above.
+/// One rank of the test of a rank that leaves.
 #[test]
-#[ignore = "is started by the other tests, once a rank"]
+#[ignore = "is started by another test, once a rank"]
 fn rank() {
-    let case = env::var("DIST_CASE").expect("set by the test that starts the ranks");
     let rendezvous = Rendezvous::from_env(|name| env::var(name).ok()).unwrap().unwrap();
-    let long = ["collectives", "works", "agree"].contains(&case.as_str());
-    let timeout = if long { TIMEOUT } else { SHORT_TIMEOUT };
-    let group = ProcessGroup::connect(&Rendezvous { timeout, ..rendezvous }, Device::Cpu).unwrap();
-    match case.as_str() {
-        "collectives" => collectives(&group),
-        "works" => works(&group),
-        "agree" => agree(&group),
-        "leave" => leave(&group),
-        "late" => late(&group),
-        "connect" => {}
-        other => panic!("no case {other}"),
-    }
+    let rendezvous = Rendezvous { timeout: SHORT_TIMEOUT, ..rendezvous };
+    leave(&ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap());
 }
 
 /// Every collective in both its forms, in every dtype that is trained in.
@@ -325,33 +320,9 @@ fn refused(connected: Result<ProcessGroup>) -> Error {
     connected.err().expect("a group that cannot be connected")
 }
 
-fn rendezvous(rank: usize, world_size: usize, master_port: u16) -> Rendezvous {
-    Rendezvous {
-        rank,
-        world_size,
-        local_rank: rank,
-        local_world_size: world_size,
-        master_addr: "127.0.0.1".into(),
-        master_port,
-        timeout: TIMEOUT,
-        interface: None,
-        agent_store: None,
-    }
-}
-
-/// Runs a case on all ranks and shows what those say that fail.
-fn all_succeed(case: &str, world_size: usize) {
-    let outputs = ranks::run(world_size, || as_case(case));
-    for (rank, output) in outputs.iter().enumerate() {
-        assert!(output.status.success(), "rank {rank} of {case}:\n{}", said(output));
-        // A filter that matches nothing succeeds, too.
-        assert!(said(output).contains("1 passed"), "{}", said(output));
-    }
-}
-
-/// This test binary as one rank of a case.
-fn as_case(case: &str) -> Command {
+/// This test binary as a rank.
+fn as_rank() -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args(["--ignored", "--exact", "dist::rank", "--nocapture"]).env("DIST_CASE", case);
+    command.args(["--ignored", "--exact", "dist::rank", "--nocapture"]);
     command
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::recipes::{dsr, out, text};
+use crate::support::program::{dsr, out, text};
 
 /// What it prints as JSON with these variables, and its exit status.
 fn examined(dir: &Path, env: &[(&str, &str)]) -> (Value, Option<i32>) {
@@ -30,7 +30,6 @@ fn one_screen_says_what_a_person_is_asked_for() {
         "libtorch",
         "Gloo",
         "Landlock",
-        "io_uring",
         "memory",
         "processor",
         "working directory",

@@ -1,108 +1,34 @@
 //! The engine against values that PyTorch and transformers computed (tests/golden/README.md), and
 //! against itself.
 
-use std::{path::Path, rc::Rc};
+use std::rc::Rc;
 
 use dsr::{
     checkpoint::Store,
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
-        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
-        optimizer::{AdamConfig, Algorithm},
-        schedule::{Cosine, DeepSpeedSchedule, HuggingFaceSchedule, LrFunction, OneCycle},
+        ActivationCheckpointing, EngineConfig, LossAverage, Schedule,
+        schedule::{Cosine, HuggingFaceSchedule, LrFunction},
     },
-    data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
     model::{Masks, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Kind},
 };
 use serde_json::Value;
 
-use super::support::alone;
-
-pub(crate) fn golden(name: &str) -> std::path::PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name)
-}
+use crate::support::{
+    alone,
+    files::golden,
+    numbers::{assert_relative, floats},
+    tiny::{adamw, config, flat, gpt2, init_engine, loader, model, one_cycle, rows, train},
+};
 
 fn expected() -> Value {
     let text = std::fs::read_to_string(golden("gpt2-tiny-v512.fp32.json")).unwrap();
     serde_json::from_str(&text).unwrap()
-}
-
-pub(crate) fn floats(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|v| v.as_f64().unwrap()).collect()
-}
-
-pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
-    EngineConfig {
-        micro_batch_size: micro,
-        gradient_accumulation_steps: accum,
-        precision: PrecisionConfig::new(Dtype::Fp32),
-        numerics: Numerics::default(),
-        gradient_clipping: Some(1.0),
-        loss_average: LossAverage::Tokens,
-        optimizer: adamw((0.9, 0.95)),
-        scheduler: Schedule::Constant,
-        activation_checkpointing: None,
-        zero: ZeroConfig::default(),
-        seed: 1,
-        monitor: MonitorConfig::default(),
-    }
-}
-
-fn adamw(betas: (f64, f64)) -> OptimizerConfig {
-    let algorithm = Algorithm::Adam(AdamConfig { betas, ..AdamConfig::default() });
-    OptimizerConfig { weight_decay: 0.1, ..OptimizerConfig::new(algorithm, 5e-4) }
-}
-
-pub(crate) fn model(dropout: f64) -> Rc<Model> {
-    let dir = golden("gpt2-tiny-v512");
-    let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, dropout.into()));
-    let config = ModelConfig::read(&dir).unwrap().with(dropouts, "test").unwrap();
-    Rc::new(Model::load(&dir, &config, Device::Cpu).unwrap())
-}
-
-/// GPT-2 with these settings.
-pub(crate) fn gpt2<'a>(settings: impl IntoIterator<Item = (&'a str, Value)>) -> ModelConfig {
-    ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap()
-}
-
-pub(crate) fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
-    let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
-    Engine::new(model, group, config).unwrap()
-}
-
-pub(crate) fn rows() -> Dataset {
-    let path = golden("tokens-v512.parquet");
-    Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
-}
-
-pub(crate) fn loader(micro_batch_size: usize) -> Loader {
-    let options = LoaderOptions { micro_batch_size, epochs: None, ..LoaderOptions::default() };
-    rows().loader(options).unwrap()
-}
-
-/// Runs until `steps` more optimizer steps are done; loss and gradient norm of each.
-pub(crate) fn train(engine: &mut Engine, loader: &mut Loader, steps: u64) -> Vec<(f64, f64)> {
-    let mut outcomes = Vec::new();
-    while outcomes.len() < steps as usize {
-        let batch: Batch = loader.next_batch().unwrap().unwrap();
-        let loss = engine.forward(&batch).unwrap();
-        engine.backward(&loss).unwrap();
-        if engine.step().unwrap() {
-            let last = engine.last_step().unwrap();
-            outcomes.push((last.loss, last.grad_norm));
-        }
-    }
-    outcomes
-}
-
-pub(crate) fn assert_relative(what: &str, found: f64, expected: f64, tolerance: f64) {
-    let relative = (found / expected - 1.0).abs();
-    assert!(relative <= tolerance, "{what}: {found} is not {expected} ({relative:.1e})");
 }
 
 /// However the global batch of eight rows is cut, thirty steps have PyTorch's losses (2e-5),
@@ -179,13 +105,6 @@ fn logits_are_those_of_transformers() {
     assert!(off < 1e-6, "{off}");
 }
 
-/// All parameters as one tensor, for comparing to the bit.
-pub(crate) fn flat(model: &Model) -> Tensor {
-    model.make_whole().unwrap();
-    let parts: Vec<Tensor> = model.named_params().map(|(_, p)| p.detach().reshape([-1])).collect();
-    Tensor::cat(&parts, 0)
-}
-
 #[test]
 fn an_exported_model_is_the_same_to_the_bit() {
     let _alone = alone();
@@ -230,14 +149,14 @@ fn dropout_is_reproducible_by_its_seed() {
     assert_ne!(losses(1), losses(2));
 }
 
-/// Sixty steps are thirty, a checkpoint, another process's engine and thirty more: data order,
+/// Twenty steps are ten, a checkpoint, another process's engine and ten more: data order,
 /// dropout and schedule included.
 #[test]
 fn a_resumed_run_is_the_same_to_the_bit() {
     let _alone = alone();
     let scheduler = Schedule::HuggingFace(HuggingFaceSchedule::Cosine(Cosine {
-        total_num_steps: 60,
-        warmup_num_steps: 10,
+        total_num_steps: 20,
+        warmup_num_steps: 5,
         cos_min_ratio: 0.1,
         num_cycles: 0.5,
     }));
@@ -248,42 +167,22 @@ fn a_resumed_run_is_the_same_to_the_bit() {
         rows().shuffle(7).unwrap().loader(options).unwrap()
     };
     let mut whole = init_engine(model(0.1), config());
-    let straight = train(&mut whole, &mut shuffled(), 60);
+    let straight = train(&mut whole, &mut shuffled(), 20);
 
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("checkpoints"));
     let (mut first, mut loader) = (init_engine(model(0.1), config()), shuffled());
-    let mut outcomes = train(&mut first, &mut loader, 30);
+    let mut outcomes = train(&mut first, &mut loader, 10);
     save_checkpoint(&first, &store, None, Some(&loader), None).unwrap();
     // What happens after the checkpoint leaves no trace in it.
     train(&mut first, &mut loader, 2);
 
     let (mut second, mut loader) = (init_engine(model(0.1), config()), shuffled());
     load_checkpoint(&mut second, Some(&mut loader), &store.latest().unwrap()).unwrap();
-    assert_eq!(second.global_step(), 30);
-    outcomes.extend(train(&mut second, &mut loader, 30));
+    assert_eq!(second.global_step(), 10);
+    outcomes.extend(train(&mut second, &mut loader, 10));
     assert_eq!(straight, outcomes);
     assert!(flat(whole.model()).equal(&flat(second.model())));
-}
-
-/// Cycles of four steps at one rate.
-/// A constant `lr`; the momentum is cycled from its lowest to its highest value, if they are given.
-pub(crate) fn one_cycle(lr: f64, momentum: Option<(f64, f64)>) -> Schedule {
-    let (cycle_min_mom, cycle_max_mom) = momentum.unwrap_or((0.8, 0.9));
-    Schedule::DeepSpeed(DeepSpeedSchedule::OneCycle(OneCycle {
-        cycle_min_lr: lr,
-        cycle_max_lr: lr,
-        cycle_first_step_size: 2,
-        cycle_second_step_size: None,
-        cycle_first_stair_count: 0,
-        cycle_second_stair_count: None,
-        decay_lr_rate: 0.0,
-        decay_step_size: 0,
-        cycle_momentum: momentum.is_some(),
-        cycle_min_mom,
-        cycle_max_mom,
-        decay_mom_rate: 0.0,
-    }))
 }
 
 /// OneCycle's betas go to AdamW: cycled around a momentum that does not move, training is that with

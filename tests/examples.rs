@@ -3,7 +3,10 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::recipes::{dsr, out, repository};
+use crate::support::{
+    files::repository,
+    program::{dsr, out},
+};
 
 /// A directory with a copy of the examples.
 fn place() -> tempfile::TempDir {

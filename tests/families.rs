@@ -1,6 +1,6 @@
 //! Every family of models against values that transformers computed (tests/golden/README.md).
 //!
-//! The tests run recipes through the program, so that they hold what a user gets. A new model is a
+//! Trainings run through the program, so that they hold what a user gets. A new model is a
 //! folder and two files in tests/golden/families, and a line of [`families`].
 
 use std::{
@@ -12,13 +12,18 @@ use std::{
 
 use dsr::{
     data::{Dataset, OpenOptions},
+    permission::Scope,
+    recipe::{Recipe, params},
+    script::Session,
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
 use serde_json::{Map, Value, json};
 
-use crate::{
-    engine::{assert_relative, floats, golden},
-    recipes::{dsr, out},
+use crate::support::{
+    files::golden,
+    numbers::{assert_relative, floats},
+    program::{dsr, out},
+    recipe::with_host,
 };
 
 mod forms;
@@ -123,17 +128,23 @@ fn data(values: &Value) -> PathBuf {
     [golden(name), family(name)].into_iter().find(|path| path.is_file()).unwrap()
 }
 
-/// A recipe that is run in a directory of its own, with one thread: tests share the cores.
-fn recipe(dir: &Path, text: &str) -> Command {
-    fs::write(dir.join("recipe.rhai"), text).unwrap();
-    let allowed = format!("--allow-read={}", golden("families").display());
-    let mut command = dsr(dir, &["run", &allowed, "recipe.rhai"]);
-    command.env("OMP_NUM_THREADS", "1");
-    command
-}
-
 fn param(command: &mut Command, name: &str, value: impl std::fmt::Display) {
     command.args(["-p", &format!("{name}={value}")]);
+}
+
+/// What a recipe prints that is run in `dir` by this process, which is there already.
+fn printed(dir: &Path, text: &str, params: &[(&str, String)]) -> Vec<String> {
+    let recipe =
+        Recipe { name: "recipe.rhai".to_owned(), text: text.to_owned(), base_dir: dir.to_owned() };
+    let (lines, result) = with_host(dir, |mut host| {
+        host.workspace.rights.grants.read = Scope::All;
+        let given = params.iter().map(|(name, value)| format!("{name}={value}"));
+        host.workspace.rights.params =
+            given.map(|given| params::parse_assignment(&given).unwrap()).collect();
+        Session::new(host).run(&recipe)
+    });
+    result.unwrap_or_else(|failure| panic!("{:?}", failure.faults));
+    lines
 }
 
 /// What a recipe prints, whose lines are JSON.
@@ -145,13 +156,13 @@ fn lines(command: &mut Command) -> Vec<Value> {
 /// The logits of each of the models for each of the inputs; the last model is written to `saved` in
 /// `dir`, where that is given.
 fn logits(dir: &Path, models: &[PathBuf], inputs: &[Value], saved: Option<&str>) -> Vec<Value> {
-    let mut command = recipe(dir, LOGITS);
-    param(&mut command, "models", json!(models));
-    param(&mut command, "inputs", json!(inputs));
-    if let Some(saved) = saved {
-        param(&mut command, "save", saved);
-    }
-    let logits = lines(&mut command);
+    let params = [
+        ("models", json!(models).to_string()),
+        ("inputs", json!(inputs).to_string()),
+        ("save", saved.unwrap_or_default().to_owned()),
+    ];
+    let lines = printed(dir, LOGITS, &params);
+    let logits: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(logits.len(), models.len() * inputs.len());
     logits
 }
@@ -374,16 +385,15 @@ fn greedy_tokens_are_those_of_transformers(module: &str) {
         "model": { "type": "WordLevel", "vocab": vocab, "unk_token": "0" },
     });
     fs::write(dir.path().join("numbers.json"), tokenizer.to_string()).unwrap();
-    let mut command = recipe(dir.path(), GREEDY);
-    param(&mut command, "model", family(name).display());
-    param(&mut command, "prompts", json!(prompts));
-    let printed = out(&command.output().unwrap());
-    for (line, alone) in printed.lines().zip(greedy["alone"].as_array().unwrap()) {
+    let model = family(name).display().to_string();
+    let params = [("model", model), ("prompts", json!(prompts).to_string())];
+    let printed = printed(dir.path(), GREEDY, &params);
+    for (line, alone) in printed.iter().zip(greedy["alone"].as_array().unwrap()) {
         // A text with the prompt before it, or, from T5, without.
         let found: Vec<&str> = line.split(' ').collect();
         assert_eq!(found[found.len().saturating_sub(24)..].join(" "), words(&alone["tokens"]));
     }
-    assert_eq!(printed.lines().count(), prompts.len());
+    assert_eq!(printed.len(), prompts.len());
 }
 
 fn an_export_is_the_same_to_the_bit(module: &str) {
@@ -410,9 +420,9 @@ fn two_ranks_train_as_one(name: &str, stage: u8) {
     let dir = tempfile::tempdir().unwrap();
     let launch = ["launch", "--nproc-per-node", "2", "--timeout", "60"];
     let stage = format!("stage={stage}");
-    let params = [stage.as_str(), "accum=2", "steps=10"];
+    let params = [stage.as_str(), "accum=2", "steps=6"];
     let steps = train(dir.path(), &launch, name, &data(&values), &params);
-    assert_eq!(steps.len(), 10);
+    assert_eq!(steps.len(), 6);
     // By tokens, where the micro batches have not equally many.
     let expected = values.get("loss_average_tokens").unwrap_or(&values);
     assert_steps(&format!("{name}, two ranks, {stage}"), name, &steps, expected);

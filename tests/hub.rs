@@ -1,19 +1,28 @@
 //! Datasets and models by name: what is asked of the hub, what lands in the cache, what is said.
 
 use std::{
+    cell::RefCell,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use dsr::{
     error::{Code, Error},
     hub::{Hub, HubSettings},
+    script::Session,
 };
+use parquet::arrow::ArrowWriter;
 use tempfile::TempDir;
 
-use crate::support::hub_server::{HubRepo, HubServer, Mishap};
+use crate::support::{
+    hub_server::{HubRepo, HubServer, Mishap},
+    recipe::{Recipe, places},
+};
 
 const CARD: &[u8] = b"---\nconfigs:\n- config_name: small\n  data_files:\n\
     \x20 - {split: train, path: \"small/train-*\"}\n  - {split: test, path: small/test.parquet}\n\
@@ -370,4 +379,68 @@ fn dsr_finds_what_python_downloaded() {
     let files = train(&f.offline()).unwrap();
     assert!(files[0].starts_with(dir));
     assert_is_large(&files);
+}
+
+/// The bytes of a Parquet file with one column, `text`.
+fn parquet(rows: &[&str]) -> Vec<u8> {
+    let column: ArrayRef = Arc::new(StringArray::from_iter_values(rows));
+    let batch = RecordBatch::try_from_iter([("text", column)]).unwrap();
+    let mut bytes = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+    writer.write(&batch).unwrap();
+    writer.close().unwrap();
+    bytes
+}
+
+#[test]
+fn the_hub_gives_datasets_and_tokenizers_and_their_downloads_are_shown() {
+    let server = HubServer::start();
+    let tokenizer = std::fs::read("recipes/data/gpt2/tokenizer.json").unwrap();
+    server.put(
+        "datasets/Owner/words",
+        HubRepo::new([("data/test-00000-of-00001.parquet", parquet(&["t"]).as_slice())])
+            .large("data/train-00000-of-00001.parquet", &parquet(&["a", "b", "c"])),
+    );
+    server.put("models/Owner/model", HubRepo::new([("tokenizer.json", tokenizer.as_slice())]));
+    let recipe = Recipe::new(
+        r#"print(dataset("Owner/words").count());
+        print(dataset("Owner/words", #{ split: "test", revision: "main" })[0].text);
+        print(tokenizer("Owner/model").encode("Hello"));
+        print(tokenizer("Owner/model", #{ revision: "main" }).eos_id);
+        print(dataset("rows.txt").count());
+        dataset("Owner/other");"#,
+    );
+    recipe.file("rows.txt", &"row\n".repeat(10));
+    let shown = Rc::new(RefCell::new(Vec::new()));
+    let sink = Rc::clone(&shown);
+    let (lines, result) = recipe.run(|mut host| {
+        let cache = host.workspace.rights.work_dir.join("cache").display().to_string();
+        let endpoint = server.url.clone();
+        host.workspace.rights.env = Box::new(move |name| match name {
+            "HF_HOME" => Some(cache.clone()),
+            "HF_ENDPOINT" => Some(endpoint.clone()),
+            _ => None,
+        });
+        host.workspace.rights.grants.net = dsr::permission::Scope::All;
+        host.output.show_download = Rc::new(move |p| {
+            if p.done == p.total {
+                sink.borrow_mut().push(format!("{} {}", p.repo, p.file));
+            }
+        });
+        Session::new(host)
+    });
+    assert_eq!(lines, ["3", "t", "[15496]", "50256", "10"], "{result:?}");
+    let failure = result.unwrap_err();
+    assert_eq!(places(&failure), [(Code::Hub, "recipe.rhai:6:9".to_owned())]);
+    let mut shown = shown.borrow().clone();
+    shown.sort();
+    shown.dedup();
+    assert_eq!(
+        shown,
+        [
+            "Owner/model tokenizer.json",
+            "Owner/words data/test-00000-of-00001.parquet",
+            "Owner/words data/train-00000-of-00001.parquet"
+        ]
+    );
 }

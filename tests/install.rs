@@ -6,7 +6,10 @@ use std::{
     process::Command,
 };
 
-use crate::recipes::{dsr, out, repository, text};
+use crate::support::{
+    files::repository,
+    program::{dsr, out, text},
+};
 
 /// The program that `scripts/install.sh` puts below `prefix`.
 fn install(prefix: &Path) -> PathBuf {

@@ -11,10 +11,10 @@ use std::{
 
 use serde_json::Value;
 
-use crate::{
-    engine::golden,
-    recipes::{dsr, out, text},
-    support::{ranks::free_port, recipe::copy},
+use crate::support::{
+    files::{copy, golden},
+    program::{dsr, out, text},
+    ranks::free_port,
 };
 
 mod machines;

@@ -8,13 +8,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::{
-    address::has,
-    recipes::{dsr, out, text},
-    support::{
-        hub_server::{HubRepo, HubServer},
-        small_hub,
-    },
+use crate::support::{
+    hub_server::{HubRepo, HubServer},
+    program::{dsr, out, text},
+    small_hub,
+    user::has,
 };
 
 const COMMIT: &str = "c0ffeec0ffeec0ffeec0ffeec0ffeec0ffeec0ff";
@@ -242,8 +240,7 @@ fn a_damaged_cache_is_noticed() {
 #[test]
 fn models_and_tokenizers_are_locked() {
     let place = Place::new();
-    let dir = tempfile::tempdir().unwrap();
-    let hub = small_hub::with_model(dir.path(), "O/m");
+    let hub = small_hub::with_model("O/m");
     let place = Place { hub, ..place };
     place.file(
         "r.rhai",

@@ -20,14 +20,14 @@ use dsr::{
 
 use serde_json::Value;
 
-use crate::{
-    engine::{assert_relative, golden, gpt2},
-    recipes::{dsr, out, text},
-    support::{
-        alone,
-        hub_server::{HubRepo, HubServer},
-        recipe::Recipe,
-    },
+use crate::support::{
+    alone,
+    files::golden,
+    hub_server::{HubRepo, HubServer},
+    numbers::assert_relative,
+    program::{dsr, out, text},
+    recipe::Recipe,
+    tiny::gpt2,
 };
 
 /// A batch of rows of this many tokens.

@@ -3,10 +3,9 @@
 
 use std::{fs, path::Path, process::Command};
 
-use crate::{
-    engine::golden,
-    recipes::{dsr, text},
-    support::DEVICE,
+use crate::support::{
+    files::golden,
+    program::{DEVICE, dsr, text},
 };
 
 /// A recipe whose parts can be wrong.

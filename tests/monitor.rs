@@ -7,10 +7,10 @@ use std::{
 
 use dsr::error::Code;
 
-use crate::{
-    engine::golden,
-    recipes::{out, text, two_ranks},
-    support::recipe::{Recipe, copy, places},
+use crate::support::{
+    files::{copy, golden},
+    program::{out, text, two_ranks},
+    recipe::{Recipe, places},
 };
 
 /// A recipe that trains a tiny model with these options beside the batch sizes, two micro batches

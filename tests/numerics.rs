@@ -5,10 +5,12 @@ use dsr::{
     tensor::cuda_is_available,
 };
 
-use super::{
-    engine::{assert_relative, config, init_engine, loader, model, train},
-    recipes::{dsr, out},
-    support::{alone, recipe::Recipe},
+use crate::support::{
+    alone,
+    numbers::assert_relative,
+    program::{dsr, out},
+    recipe::Recipe,
+    tiny::{config, init_engine, loader, model, train},
 };
 
 fn with(numerics: Numerics) -> EngineConfig {

@@ -17,14 +17,13 @@ use dsr::{
     tensor::Device,
 };
 
-use super::{
-    engine::{config, model, rows},
-    recipes::{dsr, out},
-    support::{
-        alone,
-        recipe::{Recipe, places},
-    },
-    zero::{in_16_bits, outputs, small_shape, train, trainings, zero},
+use crate::support::{
+    alone,
+    program::{dsr, out},
+    ranks,
+    recipe::{Recipe, places},
+    stages::{in_16_bits, small_shape, train, trainings, zero},
+    tiny::{config, model, rows},
 };
 
 fn single() -> Rc<ProcessGroup> {
@@ -41,15 +40,15 @@ fn offloaded(zero: ZeroConfig, dir: &Path) -> ZeroConfig {
     ZeroConfig { offload_optimizer: OffloadDevice::Nvme, offload_param, nvme_path, ..zero }
 }
 
-/// Every training of `tests/zero.rs` with and without offload, on one rank of `group`.
-pub(crate) fn no_bit_changes(group: &Rc<ProcessGroup>) {
+/// Every training of `support/stages.rs` with and without offload, on one rank of `group`.
+fn no_bit_changes(group: &Rc<ProcessGroup>) {
     let dir = tempfile::tempdir().unwrap();
     for (name, config) in trainings(group.world_size()) {
         for stage in 1..=3 {
             let curve = |zero| {
                 let config = EngineConfig { zero, ..config.clone() };
                 let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();
-                let curve = train(&mut engine, 0, 3);
+                let curve = train(&mut engine, 0, 2);
                 assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "a file is seen");
                 curve
             };
@@ -69,7 +68,7 @@ fn no_bit_changes_with_the_place_of_the_state_on_one_rank() {
 #[test]
 fn no_bit_changes_with_the_place_of_the_state_on_two_ranks() {
     let _alone = alone();
-    assert_eq!(outputs(2, "offload", &[]).len(), 2);
+    ranks::threads(2, no_bit_changes);
 }
 
 /// Host memory is another place only beside a GPU.
@@ -119,7 +118,7 @@ fn a_checkpoint_goes_on_where_the_state_is_elsewhere() {
 fn memory_is_what_is_in_use() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let shape = small_shape();
+    let shape = small_shape(256);
     let run = |zero: ZeroConfig| {
         let model = Rc::new(Model::from_scratch(&shape, 1, Device::Cpu).unwrap());
         let sizes = model.units().iter().map(|unit| unit.padded_numel() as u64);

@@ -17,16 +17,13 @@ use dsr::{
     engine::Engine,
     error::Code,
     model::{Model, ModelConfig},
-    optim::{Optimizer, ParamLayout, Plan, Scaling, StepRates, UnitLayout, UnitTensors},
+    optim::{Optimizer, OptimizerPlan, ParamLayout, Scaling, StepRates, UnitLayout, UnitTensors},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
 use glob::Pattern;
 
-use crate::{
-    engine::{golden, one_cycle},
-    support::alone,
-};
+use crate::support::{alone, files::golden, tiny::one_cycle};
 
 /// Names, shapes, and inputs and outputs of the golden parameters.
 type Param = (&'static str, &'static [i64], Option<(i64, i64)>);
@@ -81,7 +78,7 @@ fn state(optimizer: &Optimizer, unit: usize) -> Vec<Tensor> {
 /// The parameters after fifty steps, by name.
 fn fifty_steps(config: &OptimizerConfig) -> BTreeMap<String, Tensor> {
     let params = flats(start);
-    let plan = Plan::new(config, &units(), None).unwrap();
+    let plan = OptimizerPlan::new(config, &units(), None).unwrap();
     let group = ProcessGroup::single(Device::Cpu).unwrap();
     let mut optimizer = Optimizer::new(plan);
     let states: Vec<_> = (0..params.len()).map(|unit| state(&optimizer, unit)).collect();
@@ -187,7 +184,7 @@ fn muon_does_not_depend_on_how_a_matrix_is_stored() {
             fan_in_out: Some((4, 10)),
         };
         let unit = UnitLayout { numel: 40, params: vec![param] };
-        let plan = Plan::new(&muon(true, NsMethod::Gram), &[unit], None).unwrap();
+        let plan = OptimizerPlan::new(&muon(true, NsMethod::Gram), &[unit], None).unwrap();
         let group = ProcessGroup::single(Device::Cpu).unwrap();
         let optimizer = Optimizer::new(plan);
         let flat = Tensor::zeros([40], (Kind::Float, Device::Cpu));

@@ -15,8 +15,12 @@ use dsr::{
 };
 use serde_json::Value;
 
-use super::engine::{assert_relative, config, flat, floats, golden, init_engine, loader, model};
-use super::support::alone;
+use crate::support::{
+    alone,
+    files::golden,
+    numbers::{assert_relative, floats},
+    tiny::{config, flat, init_engine, loader, model},
+};
 
 fn with_precision(precision: PrecisionConfig) -> EngineConfig {
     EngineConfig { precision, ..config(2, 4) }

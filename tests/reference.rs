@@ -1,12 +1,18 @@
 //! `dsr doc`: the reference of what recipes can call, whose examples all run.
 
-use std::{fs, path::Path};
+use std::fs;
 
-use dsr::script::reference;
+use dsr::{
+    permission::Scope,
+    script::{Session, reference},
+};
 
-use crate::{
-    recipes::{dsr, out, repository, text},
-    support::{hub_server::HubServer, small_hub},
+use crate::support::{
+    files::repository,
+    hub_server::HubServer,
+    program::{dsr, out, text},
+    recipe::Recipe,
+    small_hub,
 };
 
 /// What an example may use without making it: a name, and the line that makes it. A line may use
@@ -60,46 +66,50 @@ fn whole(example: &str) -> String {
     text
 }
 
-/// Files that examples name.
-fn workplace() -> (tempfile::TempDir, HubServer) {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |name: &str, bytes: &[u8]| {
-        let path = dir.path().join(name);
-        fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, bytes).unwrap();
-    };
-    let rows = fs::read(repository().join("recipes/data/austen/test.parquet")).unwrap();
-    write("corpus/a.parquet", &rows);
-    write("ds_config.json", br#"{ "gradient_clipping": 0.5, "optimizer": { "type": "AdamW" } }"#);
-    write("vocab.json", br#"{ "a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3 }"#);
-    write("merges.txt", b"#version: 0.2\na b\n");
-    let hub = small_hub::with_model(dir.path(), "openai-community/gpt2");
-    (dir, hub)
+/// Files that examples name, and a hub with what they ask for.
+fn workplace() -> (Recipe, HubServer) {
+    let place = Recipe::new("");
+    let rows = repository().join("recipes/data/austen/test.parquet");
+    fs::create_dir(place.directory().join("corpus")).unwrap();
+    fs::copy(rows, place.directory().join("corpus/a.parquet")).unwrap();
+    let config = r#"{ "gradient_clipping": 0.5, "optimizer": { "type": "AdamW" } }"#;
+    place.file("ds_config.json", config);
+    place.file("vocab.json", r#"{ "a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3 }"#);
+    place.file("merges.txt", "#version: 0.2\na b\n");
+    let hub = small_hub::with_model("openai-community/gpt2");
+    (place, hub)
 }
 
-fn runs(dir: &Path, hub: &HubServer, example: &str) -> Result<(), String> {
+fn runs(place: &Recipe, hub: &HubServer, example: &str) -> Result<(), String> {
     let recipe = whole(example);
-    fs::write(dir.join("example.rhai"), &recipe).unwrap();
+    place.file("recipe.rhai", &recipe);
     for made in ["runs", "checkpoints", "exports"] {
-        let _ = fs::remove_dir_all(dir.join(made));
+        let _ = fs::remove_dir_all(place.directory().join(made));
     }
-    let mut command = dsr(dir, &["run", "example.rhai", "--allow-net=127.0.0.1"]);
-    let output = small_hub::visible(hub, dir, &mut command).output().unwrap();
-    match output.status.success() {
-        true => Ok(()),
-        false => Err(format!("{recipe}\n{}", text(&output.stderr))),
-    }
+    let (_, result) = place.run(|mut host| {
+        let cache = place.directory().join("hf").display().to_string();
+        let endpoint = hub.url.clone();
+        host.workspace.rights.env = Box::new(move |name| match name {
+            "HF_HOME" => Some(cache.clone()),
+            "HF_ENDPOINT" => Some(endpoint.clone()),
+            _ => None,
+        });
+        host.workspace.rights.grants.net = Scope::All;
+        Session::new(host)
+    });
+    result.map_err(|failure| format!("{recipe}\n{:?}", failure.faults))
 }
 
+/// In this process, as a start of the program for each of more than a hundred takes most of the time.
 #[test]
 fn every_example_runs() {
-    let (dir, hub) = workplace();
+    let (place, hub) = workplace();
     let mut failed = Vec::new();
     let mut count = 0;
     for entry in reference::entries() {
         for example in entry.examples() {
             count += 1;
-            if let Err(e) = runs(dir.path(), &hub, example) {
+            if let Err(e) = runs(&place, &hub, example) {
                 failed.push(format!("{}:\n{e}", entry.signature));
             }
         }

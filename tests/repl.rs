@@ -7,7 +7,7 @@ use std::{
     process::{Output, Stdio},
 };
 
-use crate::support::dsr;
+use crate::support::program::command;
 
 mod completion;
 mod editing;
@@ -18,7 +18,7 @@ mod terminal;
 
 /// Runs `dsr` with `input` on its standard input.
 fn fed(dir: &Path, args: &[&str], input: &str) -> Output {
-    let mut child = dsr()
+    let mut child = command()
         .args(args)
         .current_dir(dir)
         .env("HOME", dir)
@@ -126,7 +126,7 @@ fn an_error_in_a_function_shows_the_input_that_defined_it() {
 #[test]
 fn several_ranks_are_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let output = dsr()
+    let output = command()
         .arg("repl")
         .current_dir(dir.path())
         .envs([("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")])

@@ -1,8 +1,8 @@
 //! The standard library: modules that are recipes themselves.
 
-use crate::{
-    recipes::{dsr, out},
-    support::recipe::{Recipe, places},
+use crate::support::{
+    program::{dsr, out},
+    recipe::{Recipe, places},
 };
 
 /// An engine and a loader that are there in no time, and a validation set.

@@ -5,13 +5,17 @@
 //! apart. Nothing is resolved, so that `use crate as c` would get by.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     fs,
     path::{Path, PathBuf},
 };
 
+use graph::{Graph, circles};
 use source::{Source, has_word, lines_before_tests, roots};
 
+mod graph;
+mod helpers_of_tests;
 mod source;
 
 /// Each module of `src/lib.rs` with those that it may name, beside itself.
@@ -19,28 +23,32 @@ const LAYERS: &[(&str, &str)] = &[
     ("error", ""),
     ("hash", ""),
     ("fs", "error"),
+    ("units", ""),
     ("config", "error"),
     ("permission", "error hash fs config"),
     ("bridge", "error"),
-    ("tensor", "error fs config bridge"),
+    ("tensor", "error fs units config bridge"),
     ("dist", "error config bridge tensor"),
-    ("hub", "error hash fs config"),
+    ("hub", "error hash fs units config"),
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
-    ("checkpoint", "error fs config tensor"),
-    ("swap", "error fs bridge tensor"),
+    ("checkpoint", "error fs units config tensor"),
+    ("swap", "error fs units bridge tensor"),
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
-    ("run", "error fs config data checkpoint engine"),
+    ("run", "error fs units config data checkpoint engine"),
     ("launch", "error fs config dist run"),
-    ("recipe", "error hash fs config permission hub data model run"),
-    ("script", "error fs config tensor dist hub data model optim checkpoint engine run recipe"),
-    ("live", "error fs config tensor data model engine run recipe script"),
-    ("repl", "error fs config run recipe script live"),
+    ("recipe", "error hash fs units config permission hub data model run"),
+    (
+        "script",
+        "error fs units config tensor dist hub data model optim checkpoint engine run recipe",
+    ),
+    ("live", "error fs units config tensor data model engine run recipe script"),
+    ("repl", "error fs units config run recipe script live"),
     (
         "cli",
-        "error hash fs config permission bridge tensor dist hub data model optim checkpoint engine \
-         run launch recipe script live repl",
+        "error hash fs units config permission bridge tensor dist hub data model optim checkpoint \
+         engine run launch recipe script live repl",
     ),
 ];
 
@@ -90,6 +98,12 @@ const BANNED_NAMES: &[&str] = &["utils", "common", "helpers", "base", "misc"];
 /// Lines of a file before its unit tests.
 const MOST_LINES: usize = 500;
 
+/// Lines of a module of `src` without its inline tests.
+const MOST_LINES_OF_A_MODULE: usize = 12_000;
+
+/// Modules that may still have circles.
+const WITH_CIRCLES: &[&str] = &[];
+
 /// Directories of the repository that hold no code of its own.
 const SKIPPED: &[&str] = &["target", "libtorch", "runs", "shared"];
 
@@ -107,6 +121,59 @@ fn every_file_keeps_the_law() {
     }
     assert!(files.len() > LAYERS.len(), "only {} files found", files.len());
     assert!(report.is_empty(), "\n{report}");
+}
+
+/// `cargo test modules_have_no_circles -- --nocapture` prints the numbers of each module.
+#[test]
+fn modules_have_no_circles_and_are_small() {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    collect(&src, &mut files);
+    let texts: BTreeMap<_, _> = files
+        .iter()
+        .map(|file| {
+            let path = file.strip_prefix(&src).unwrap().to_str().unwrap();
+            (path, fs::read_to_string(file).unwrap())
+        })
+        .collect();
+    let graph = Graph::of(texts.iter().map(|(path, text)| (*path, text.as_str())));
+    let mut report = String::new();
+    println!("{:12} {:>6} {:>7} {:>7} {:>8}", "module", "files", "lines", "arrows", "circles");
+    let mut sums = [0; 4];
+    for module in graph.modules() {
+        let (lines, arrows) = (graph.lines(module), graph.arrows(module));
+        let circles = circles(&arrows);
+        let count = arrows.values().map(|uses| uses.len()).sum();
+        let numbers = [arrows.len(), lines, count, circles.len()];
+        sums.iter_mut().zip(numbers).for_each(|(sum, number)| *sum += number);
+        let [files, lines, arrows_inside, number] = numbers;
+        println!("{module:12} {files:6} {lines:7} {arrows_inside:7} {number:8}");
+        if lines > MOST_LINES_OF_A_MODULE {
+            let most = MOST_LINES_OF_A_MODULE;
+            writeln!(report, "{module}: {lines} lines without tests, {most} at most").unwrap();
+        }
+        for circle in circles {
+            let text = circle_text(&circle, &arrows);
+            println!("{text}");
+            if !WITH_CIRCLES.contains(&module) {
+                report.push_str(&text);
+            }
+        }
+    }
+    let [files, lines, arrows, circles] = sums;
+    println!("{:12} {files:6} {lines:7} {arrows:7} {circles:8}", "all");
+    assert!(report.is_empty(), "\n{report}");
+}
+
+/// The files of a circle, each with those of the circle that it uses.
+fn circle_text(circle: &[&str], arrows: &BTreeMap<&str, BTreeSet<&str>>) -> String {
+    let mut text = format!("a circle of {} files:\n", circle.len());
+    for file in circle {
+        let uses: Vec<_> =
+            arrows[file].iter().filter(|used| circle.contains(used)).copied().collect();
+        writeln!(text, "  {file} uses {}", uses.join(", ")).unwrap();
+    }
+    text
 }
 
 #[test]
@@ -308,7 +375,7 @@ mod law {
             assert_eq!(
                 found,
                 ["src/checkpoint/store.rs:2: checkpoint may not use run; \
-                  it may use: error fs config tensor"]
+                  it may use: error fs units config tensor"]
             );
         }
         let many = "use crate::{\n    error::{Error, fs},\n    script::run,\n};";

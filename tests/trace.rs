@@ -4,9 +4,9 @@ use std::{fs, path::Path, process::Output};
 
 use serde_json::Value;
 
-use crate::{
-    recipes::{dsr, out, text, two_ranks},
-    support::recipe::Recipe,
+use crate::support::{
+    program::{dsr, out, text, two_ranks},
+    recipe::Recipe,
 };
 
 /// Trains as many steps as its parameter says.

@@ -1,7 +1,7 @@
-//! ZeRO's stages between real processes: the losses of one rank, whatever is divided among how many.
+//! ZeRO's stages: the losses of one rank, whatever is divided among how many.
 //!
-//! A test starts this test binary again, once a rank, with the filter `zero::rank`; each rank prints
-//! a line for every step of every training in [`trainings`]. All have the same twelve rows a step.
+//! Ranks that are measured are processes: a test starts this test binary again, once a rank, with
+//! the filter `zero::rank`. All trainings have the same twelve rows a step.
 
 use std::{
     collections::BTreeMap,
@@ -13,116 +13,38 @@ use std::{
 
 use dsr::{
     checkpoint::Store,
-    config::{
-        ActivationCheckpointing, Dtype, EngineConfig, OptimizerConfig, PrecisionConfig, ZeroConfig,
-        optimizer::{
-            AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, SgdConfig,
-            StateDtype,
-        },
-    },
-    data::LoaderOptions,
+    config::{Dtype, EngineConfig, PrecisionConfig},
     dist::{ProcessGroup, Rendezvous},
     engine::{Engine, MemoryUse},
-    model::{Model, ModelConfig},
+    model::Model,
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
 };
 
-use super::{
-    engine::{assert_relative, config, gpt2, model, rows},
-    recipes::{out, two_ranks},
-    support::{
-        alone,
-        ranks::{run, said},
-    },
+use crate::support::{
+    alone,
+    numbers::assert_relative,
+    program::{out, two_ranks},
+    ranks::{run, said, threads},
+    stages::{GLOBAL_BATCH, in_16_bits, small_shape, train, trainings, zero},
+    tiny::{config, gpt2, model},
 };
 
-/// Rows of a step, whatever the number of ranks from 1 to 4.
-const GLOBAL_BATCH: usize = 12;
-const STEPS: usize = 4;
+const STEPS: usize = 3;
 
 /// Loss and norm of each step, by the name of the training and its stage.
 type Curves = BTreeMap<(String, u8), Vec<(f64, f64)>>;
 
-/// A way to train, for every stage.
-pub(crate) fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> {
-    let plain = config(GLOBAL_BATCH / world_size, 1);
-    let with = |algorithm, lr| OptimizerConfig::new(algorithm, lr);
-    let accumulated = EngineConfig {
-        micro_batch_size: 1,
-        gradient_accumulation_steps: plain.micro_batch_size,
-        ..plain.clone()
-    };
-    let adam = with(Algorithm::Adam(AdamConfig::default()), 5e-4);
-    let mut all = vec![
-        ("fp32", plain.clone()),
-        ("bf16", EngineConfig { precision: PrecisionConfig::new(Dtype::Bf16), ..plain.clone() }),
-        ("fp16", EngineConfig { precision: PrecisionConfig::new(Dtype::Fp16), ..plain.clone() }),
-        (
-            "checkpointed",
-            EngineConfig {
-                activation_checkpointing: Some(ActivationCheckpointing::default()),
-                ..plain.clone()
-            },
-        ),
-        (
-            "bf16 state",
-            EngineConfig {
-                optimizer: OptimizerConfig { state_dtype: StateDtype::Bf16, ..adam },
-                ..plain.clone()
-            },
-        ),
-    ];
-    for (name, optimizer) in [
-        ("Lamb", with(Algorithm::Lamb(LambConfig::default()), 2e-3)),
-        ("Lion", with(Algorithm::Lion(LionConfig::default()), 1e-4)),
-        ("Muon", with(Algorithm::Muon(MuonConfig::default()), 2e-3)),
-        ("SGD", with(Algorithm::Sgd(SgdConfig { momentum: 0.9, ..SgdConfig::default() }), 1e-2)),
-        ("Adagrad", with(Algorithm::Adagrad(AdagradConfig::default()), 1e-2)),
-    ] {
-        all.push((name, EngineConfig { optimizer, ..plain.clone() }));
-    }
-    all.push(("accumulated", accumulated));
-    all
-}
-
-/// The ways in which the parts travel.
-pub(crate) fn zero(stage: u8, overlap_comm: bool) -> ZeroConfig {
-    let plain = ZeroConfig { stage, overlap_comm: Some(overlap_comm), ..ZeroConfig::default() };
-    if overlap_comm {
-        // Pieces of a unit; every unit shared out, and the next one or two on their way.
-        return ZeroConfig {
-            reduce_bucket_size: 20_000,
-            allgather_bucket_size: 15_000,
-            stage3_prefetch_bucket_size: 400_000,
-            stage3_param_persistence_threshold: 0,
-            ..plain
-        };
-    }
-    // Whole units, of which the last norm alone stays on all ranks, and none on its way.
-    ZeroConfig { stage3_prefetch_bucket_size: 0, stage3_param_persistence_threshold: 1000, ..plain }
-}
-
-pub(crate) fn train(engine: &mut Engine, first_row: u64, steps: usize) -> Vec<(f64, f64)> {
-    let group = Rc::clone(engine.group());
-    let options = LoaderOptions {
-        micro_batch_size: engine.config().micro_batch_size,
-        rank: group.rank(),
-        world_size: group.world_size(),
-        epochs: None,
-        ..LoaderOptions::default()
-    };
-    let mut loader = rows().loader(options).unwrap();
-    let skipped = first_row as usize / GLOBAL_BATCH * engine.config().gradient_accumulation_steps;
-    for _ in 0..skipped {
-        loader.next_batch().unwrap().unwrap();
-    }
-    super::engine::train(engine, &mut loader, steps as u64)
-}
+/// Trainings that take part on any number of ranks. Others differ in what an optimizer does with its
+/// part, for which two ranks and the uneven parts of three stand.
+const EVERYWHERE: [&str; 3] = ["fp32", "bf16", "accumulated"];
 
 fn curves(group: &Rc<ProcessGroup>, most_stage: u8) -> Curves {
     let mut curves = Curves::new();
     for (name, config) in trainings(group.world_size()) {
+        if group.world_size() > 3 && !EVERYWHERE.contains(&name) {
+            continue;
+        }
         for stage in 0..=most_stage {
             // The plain training also as it is with overlap and small pieces.
             let overlaps: &[bool] = if name == "fp32" { &[false, true] } else { &[false] };
@@ -144,13 +66,6 @@ fn rank() {
     let rendezvous = Rendezvous::from_env(|name| env::var(name).ok()).unwrap().unwrap();
     let group = Rc::new(ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap());
     match env::var("ZERO_CASE").unwrap().as_str() {
-        "curves" => {
-            for ((name, stage), curve) in curves(&group, 3) {
-                for (loss, norm) in curve {
-                    println!("\ncurve|{name}|{stage}|{}|{}", loss.to_bits(), norm.to_bits());
-                }
-            }
-        }
         "memory" => {
             for stage in 0..=3 {
                 let (psi, unit, use_) = memory(&group, stage);
@@ -160,42 +75,13 @@ fn rank() {
                 println!("\nmemory|{stage}|{psi}|{unit}|{fixed}|{gradients}|{peak}");
             }
         }
-        "peak" => println!("\npeak|{}", peak_of_a_step(&group)),
-        "offload" => super::offload::no_bit_changes(&group),
-        "save" => {
-            let dir = env::var("ZERO_DIR").unwrap();
-            checkpoint(&group, Path::new(&dir), true);
-        }
-        _ => {
-            let dir = env::var("ZERO_DIR").unwrap();
-            let curve = checkpoint(&group, Path::new(&dir), false);
-            for (loss, norm) in curve {
-                println!("\ncurve|resumed|0|{}|{}", loss.to_bits(), norm.to_bits());
-            }
-        }
+        _ => println!("\npeak|{}", peak_of_a_step(&group)),
     }
     group.barrier().unwrap();
 }
 
-/// What each of `world_size` ranks prints of its curves.
-fn ranks(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<Curves> {
-    let read = |said: String| {
-        let mut curves = Curves::new();
-        for line in said.lines().filter_map(|line| line.strip_prefix("curve|")) {
-            let [name, stage, loss, norm] = line.split('|').collect::<Vec<_>>()[..] else {
-                panic!("{line}")
-            };
-            let float = |bits: &str| f64::from_bits(bits.parse().unwrap());
-            let key = (name.to_owned(), stage.parse().unwrap());
-            curves.entry(key).or_default().push((float(loss), float(norm)));
-        }
-        curves
-    };
-    outputs(world_size, case, env).into_iter().map(read).collect()
-}
-
 /// What each of `world_size` ranks prints.
-pub(crate) fn outputs(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<String> {
+fn outputs(world_size: usize, case: &str, env: &[(&str, &str)]) -> Vec<String> {
     let rank = || {
         let mut command = Command::new(env::current_exe().unwrap());
         command
@@ -215,15 +101,18 @@ pub(crate) fn outputs(world_size: usize, case: &str, env: &[(&str, &str)]) -> Ve
 /// another order, which the updates of Lion (a sign) and of Muon (an iteration) make larger; 2e-3
 /// in bfloat16, whose gradients of activations are rounded in other places. On two ranks the stages
 /// agree to the last bit, but for those that add up micro batches before or after the ranks.
+///
+/// The ranks are threads, as nothing is drawn at random. Four train what [`EVERYWHERE`] names.
 #[test]
 fn every_stage_trains_as_one_rank_does() {
     let _alone = alone();
     let single = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     let expected = curves(&single, 0);
     for world_size in [2, 3, 4] {
-        let all = ranks(world_size, "curves", &[]);
+        let all = threads(world_size, |group| curves(group, 3));
         assert!(all.iter().all(|curves| *curves == all[0]), "the ranks disagree");
-        assert_eq!(all[0].len(), 4 * expected.len());
+        let trained = if world_size > 3 { EVERYWHERE.len() + 1 } else { expected.len() };
+        assert_eq!(all[0].len(), 4 * trained);
         for ((name, stage), curve) in &all[0] {
             let (loss_tolerance, norm_tolerance) = match name.as_str() {
                 "bf16" | "fp16" => (2e-3, 2e-2),
@@ -243,15 +132,14 @@ fn every_stage_trains_as_one_rank_does() {
     }
 }
 
+/// A number of ranks, a stage and a precision.
+type Way = (usize, u8, Dtype);
+
 /// Two steps and a checkpoint, or two steps more from it.
-fn checkpoint(group: &Rc<ProcessGroup>, dir: &Path, saves: bool) -> Vec<(f64, f64)> {
-    let stage = env::var("ZERO_STAGE").map_or(0, |stage| stage.parse().unwrap());
-    let precision = match env::var("ZERO_PRECISION").as_deref() {
-        Ok("bf16") => PrecisionConfig::new(Dtype::Bf16),
-        _ => PrecisionConfig::new(Dtype::Fp32),
-    };
+fn checkpoint(group: &Rc<ProcessGroup>, way: Way, dir: &Path, saves: bool) -> Vec<(f64, f64)> {
     let plain = config(GLOBAL_BATCH / group.world_size(), 1);
-    let config = EngineConfig { zero: zero(stage, true), precision, ..plain };
+    let precision = PrecisionConfig::new(way.2);
+    let config = EngineConfig { zero: zero(way.1, true), precision, ..plain };
     let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();
     let store = Store::open(dir);
     if !saves {
@@ -275,26 +163,23 @@ fn a_checkpoint_goes_on_with_other_ranks_and_stages() {
     let single = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     let mut whole = Engine::new(model(0.0), single, config(GLOBAL_BATCH, 1)).unwrap();
     let expected = train(&mut whole, 0, 4).split_off(2);
-    for (saved, resumed) in [
-        ((2, "2", "fp32"), (3, "1", "fp32")),
-        ((3, "1", "fp32"), (1, "0", "fp32")),
-        ((1, "0", "fp32"), (4, "2", "fp32")),
-        ((4, "2", "bf16"), (2, "1", "bf16")),
-        ((2, "1", "bf16"), (2, "3", "fp32")),
-        ((2, "3", "fp32"), (3, "3", "bf16")),
-        ((3, "3", "bf16"), (1, "0", "fp32")),
-    ] {
+    let (fp32, bf16) = (Dtype::Fp32, Dtype::Bf16);
+    let turns: [(Way, Way); 7] = [
+        ((2, 2, fp32), (3, 1, fp32)),
+        ((3, 1, fp32), (1, 0, fp32)),
+        ((1, 0, fp32), (4, 2, fp32)),
+        ((4, 2, bf16), (2, 1, bf16)),
+        ((2, 1, bf16), (2, 3, fp32)),
+        ((2, 3, fp32), (3, 3, bf16)),
+        ((3, 3, bf16), (1, 0, fp32)),
+    ];
+    for (saved, resumed) in turns {
         let dir = tempfile::tempdir().unwrap();
-        let dir = dir.path().to_str().unwrap();
-        let run = |(world_size, stage, precision), case| {
-            let env = [("ZERO_DIR", dir), ("ZERO_STAGE", stage), ("ZERO_PRECISION", precision)];
-            ranks(world_size, case, &env)
-        };
-        run(saved, "save");
-        let bf16 = [saved.2, resumed.2].contains(&"bf16");
-        let tolerance = if bf16 { 2e-3 } else { 1e-5 };
-        for curves in run(resumed, "resume") {
-            let curve = &curves[&("resumed".to_owned(), 0)];
+        let run =
+            |way: Way, saves| threads(way.0, |group| checkpoint(group, way, dir.path(), saves));
+        run(saved, true);
+        let tolerance = if [saved.2, resumed.2].contains(&bf16) { 2e-3 } else { 1e-5 };
+        for curve in run(resumed, false) {
             assert_eq!(curve.len(), 2);
             for (found, wanted) in curve.iter().zip(&expected) {
                 assert_relative(&format!("{saved:?} {resumed:?}"), found.0, wanted.0, tolerance);
@@ -303,25 +188,11 @@ fn a_checkpoint_goes_on_with_other_ranks_and_stages() {
     }
 }
 
-/// A model of 13.2M parameters, of which no unit is more than a tenth.
-pub(crate) fn small_shape() -> ModelConfig {
-    let sizes = [("n_embd", 256), ("n_layer", 16), ("n_head", 4), ("vocab_size", 1024)];
-    gpt2(sizes.map(|(key, size)| (key, size.into())))
-}
-
-/// A training of bfloat16 with gradients in 16 bits, as the ZeRO paper counts it.
-pub(crate) fn in_16_bits(zero: ZeroConfig) -> EngineConfig {
-    let mut precision = PrecisionConfig::new(Dtype::Bf16);
-    (precision.grad_accum_dtype, precision.communication_data_type) = (Dtype::Bf16, Dtype::Bf16);
-    let activation_checkpointing = Some(ActivationCheckpointing::default());
-    EngineConfig { precision, activation_checkpointing, zero, ..config(1, 1) }
-}
-
 /// Parameters with their padding, elements of the largest unit, and what a step of a bfloat16 model
 /// with gradients in 16 bits used: GPT-2 124M or a small one.
 fn memory(group: &Rc<ProcessGroup>, stage: u8) -> (usize, usize, MemoryUse) {
     let large = env::var("ZERO_MODEL").is_ok();
-    let shape = if large { gpt2([]) } else { small_shape() };
+    let shape = if large { gpt2([]) } else { small_shape(128) };
     let model = Rc::new(Model::from_scratch(&shape, 1, Device::Cpu).unwrap());
     let config = in_16_bits(zero(stage, false));
     let mut engine = Engine::new(Rc::clone(&model), Rc::clone(group), config).unwrap();

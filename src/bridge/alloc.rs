@@ -1,4 +1,4 @@
-//! How mimalloc, the allocator of the whole process, treats freed memory.
+//! The treatment of freed memory by mimalloc, the allocator of the whole process.
 //!
 //! A training step frees and asks for the same gigabytes again and again. By default they go back
 //! to the kernel in between, which then clears every page anew: a fifth of the time of a step of

@@ -37,7 +37,7 @@ unsafe extern "C" {
 /// input has none.
 type Backward = Box<dyn Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>>>;
 
-struct Own {
+struct CustomFunction {
     inputs: usize,
     outputs: usize,
     backward: Backward,
@@ -98,7 +98,7 @@ pub(crate) fn own_gradients(
     outputs: &[&Tensor],
     backward: impl Fn(&[Option<Tensor>]) -> Result<Vec<Option<Tensor>>> + 'static,
 ) -> Result<()> {
-    let own = Box::new(Own {
+    let own = Box::new(CustomFunction {
         inputs: inputs.len(),
         outputs: outputs.len(),
         backward: Box::new(backward),
@@ -122,7 +122,7 @@ pub(crate) fn own_gradients(
 
 extern "C" fn call_own(data: *mut c_void, given: *const RawTensor, grads: *mut RawTensor) -> c_int {
     // SAFETY: `data` is the box of `own_gradients`, not yet freed, and used by this thread alone.
-    let own = unsafe { &*data.cast::<Own>() };
+    let own = unsafe { &*data.cast::<CustomFunction>() };
     // SAFETY: `given` has a live tensor or null for each output; a clone is a reference of our own.
     let grad = |i| unsafe {
         let raw = *given.add(i);
@@ -155,7 +155,7 @@ fn fail(e: Error) -> c_int {
 
 extern "C" fn drop_own(data: *mut c_void) {
     // SAFETY: `data` is the box of `own_gradients`, which is freed once.
-    drop(unsafe { Box::from_raw(data.cast::<Own>()) });
+    drop(unsafe { Box::from_raw(data.cast::<CustomFunction>()) });
 }
 
 #[cfg(test)]

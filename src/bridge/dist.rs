@@ -193,7 +193,7 @@ impl Drop for Store {
     }
 }
 
-/// What carries the data between the ranks.
+/// The transport of data between the ranks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Transport<'a> {
     /// Gloo for host memory: on a network interface by name, or else on the one that has this

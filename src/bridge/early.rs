@@ -1,4 +1,4 @@
-//! What was said before `main`, while libtorch started.
+//! The text printed before `main`, while libtorch started.
 
 unsafe extern "C" {
     fn dsr_greeted() -> bool;

@@ -56,7 +56,7 @@ unsafe extern "C" {
 }
 
 /// A part that is updated, with the state tensors of its rule.
-pub(crate) struct FusedPart<'a> {
+pub(crate) struct FusedTensors<'a> {
     pub(crate) param: &'a Tensor,
     pub(crate) grad: &'a Tensor,
     pub(crate) state: &'a [Tensor],
@@ -90,9 +90,9 @@ fn raw_scaling(scaling: Option<&Scaling>) -> (RawTensor, RawTensor) {
     )
 }
 
-/// The numbers of one step of Adam, named as in PyTorch; `decoupled` makes it AdamW.
+/// The hyperparameters of one step of Adam, named as in PyTorch; `decoupled` makes it AdamW.
 #[derive(Clone, Copy)]
-pub(crate) struct AdamNumbers {
+pub(crate) struct AdamHyperparameters {
     pub(crate) decoupled: bool,
     pub(crate) lr: f64,
     pub(crate) betas: (f64, f64),
@@ -102,9 +102,9 @@ pub(crate) struct AdamNumbers {
 
 /// One step of `torch.optim.Adam(fused=True)` or AdamW; the state is `exp_avg` and `exp_avg_sq`.
 pub(crate) fn fused_adam(
-    parts: &[FusedPart<'_>],
+    parts: &[FusedTensors<'_>],
     step: &Tensor,
-    numbers: AdamNumbers,
+    hyper: AdamHyperparameters,
     scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
@@ -119,21 +119,21 @@ pub(crate) fn fused_adam(
             exp_avg_sqs.as_ptr(),
             parts.len() as i64,
             raw(step),
-            numbers.decoupled,
-            numbers.lr,
-            numbers.betas.0,
-            numbers.betas.1,
-            numbers.weight_decay,
-            numbers.eps,
+            hyper.decoupled,
+            hyper.lr,
+            hyper.betas.0,
+            hyper.betas.1,
+            hyper.weight_decay,
+            hyper.eps,
             grad_scale,
             found_inf,
         )
     })
 }
 
-/// The numbers of one step of SGD, named as in PyTorch.
+/// The hyperparameters of one step of SGD, named as in PyTorch.
 #[derive(Clone, Copy)]
-pub(crate) struct SgdNumbers {
+pub(crate) struct SgdHyperparameters {
     pub(crate) lr: f64,
     pub(crate) weight_decay: f64,
     pub(crate) momentum: f64,
@@ -146,12 +146,12 @@ pub(crate) struct SgdNumbers {
 /// One step of `torch.optim.SGD(fused=True)`; the state is `momentum_buffer`, or nothing with a
 /// momentum of 0.
 pub(crate) fn fused_sgd(
-    parts: &[FusedPart<'_>],
-    numbers: SgdNumbers,
+    parts: &[FusedTensors<'_>],
+    hyper: SgdHyperparameters,
     scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
-    let buffers = if numbers.momentum > 0.0 { states(parts, 0) } else { Vec::new() };
+    let buffers = if hyper.momentum > 0.0 { states(parts, 0) } else { Vec::new() };
     let (grad_scale, found_inf) = raw_scaling(scaling);
     // SAFETY: every array that is not null has `parts.len()` pointers to live tensors; the last two
     // may be null.
@@ -161,21 +161,21 @@ pub(crate) fn fused_sgd(
             grads.as_ptr(),
             if buffers.is_empty() { ptr::null() } else { buffers.as_ptr() },
             parts.len() as i64,
-            numbers.lr,
-            numbers.weight_decay,
-            numbers.momentum,
-            numbers.dampening,
-            numbers.nesterov,
-            numbers.is_first_step,
+            hyper.lr,
+            hyper.weight_decay,
+            hyper.momentum,
+            hyper.dampening,
+            hyper.nesterov,
+            hyper.is_first_step,
             grad_scale,
             found_inf,
         )
     })
 }
 
-/// The numbers of one step of Adagrad, named as in PyTorch.
+/// The hyperparameters of one step of Adagrad, named as in PyTorch.
 #[derive(Clone, Copy)]
-pub(crate) struct AdagradNumbers {
+pub(crate) struct AdagradHyperparameters {
     pub(crate) lr: f64,
     pub(crate) weight_decay: f64,
     pub(crate) eps: f64,
@@ -183,9 +183,9 @@ pub(crate) struct AdagradNumbers {
 
 /// One step of `torch.optim.Adagrad(fused=True)`; the state is the sum of the gradient's squares.
 pub(crate) fn fused_adagrad(
-    parts: &[FusedPart<'_>],
+    parts: &[FusedTensors<'_>],
     step: &Tensor,
-    numbers: AdagradNumbers,
+    hyper: AdagradHyperparameters,
     scaling: Option<&Scaling>,
 ) -> Result<()> {
     let (params, grads) = params_and_grads(parts);
@@ -199,21 +199,21 @@ pub(crate) fn fused_adagrad(
             sums.as_ptr(),
             parts.len() as i64,
             raw(step),
-            numbers.lr,
-            numbers.weight_decay,
-            numbers.eps,
+            hyper.lr,
+            hyper.weight_decay,
+            hyper.eps,
             grad_scale,
             found_inf,
         )
     })
 }
 
-fn params_and_grads(parts: &[FusedPart<'_>]) -> (Vec<RawTensor>, Vec<RawTensor>) {
+fn params_and_grads(parts: &[FusedTensors<'_>]) -> (Vec<RawTensor>, Vec<RawTensor>) {
     (raws(parts.iter().map(|part| part.param)), raws(parts.iter().map(|part| part.grad)))
 }
 
 /// The state tensor `slot` of each part.
-fn states(parts: &[FusedPart<'_>], slot: usize) -> Vec<RawTensor> {
+fn states(parts: &[FusedTensors<'_>], slot: usize) -> Vec<RawTensor> {
     raws(parts.iter().map(|part| &part.state[slot]))
 }
 
@@ -228,15 +228,16 @@ mod tests {
         let params = [4, 7].map(|len| Tensor::ones([len], CPU));
         let grads = [4, 7].map(|len| Tensor::full([len], 6.0, CPU));
         let states = [4, 7].map(|len| [Tensor::zeros([len], CPU), Tensor::zeros([len], CPU)]);
-        let numbers = AdamNumbers {
+        let hyper = AdamHyperparameters {
             decoupled: true,
             lr: 0.1,
             betas: (0.9, 0.99),
             weight_decay: 0.5,
             eps: 1e-8,
         };
-        let part = |i: usize| FusedPart { param: &params[i], grad: &grads[i], state: &states[i] };
-        fused_adam(&[part(0), part(1)], &Tensor::ones([], CPU), numbers, scaling).unwrap();
+        let part =
+            |i: usize| FusedTensors { param: &params[i], grad: &grads[i], state: &states[i] };
+        fused_adam(&[part(0), part(1)], &Tensor::ones([], CPU), hyper, scaling).unwrap();
         params.map(|param| param.double_value(&[0]))
     }
 

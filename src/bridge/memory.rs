@@ -24,7 +24,7 @@ unsafe extern "C" {
     fn dsr_ledger_read(ledger: *mut c_void, now: *mut i64, peak: *mut i64);
 }
 
-/// What bytes are for; native/memory.cpp knows how many kinds there are.
+/// The use of bytes; native/memory.cpp knows how many kinds there are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
 pub(crate) enum Kind {

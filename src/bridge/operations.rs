@@ -1,4 +1,4 @@
-//! The operations that this thread gives to libtorch, for whoever counts what a step costs.
+//! The operations that this thread gives to libtorch, recorded to count the cost of a step.
 
 use std::{
     ffi::{CStr, c_char, c_int},
@@ -14,7 +14,7 @@ unsafe extern "C" {
 }
 
 /// Runs `work` and lists the operations that it started on this thread: name, dtypes and shapes.
-/// Those that move no data begin with `view`.
+/// Operations that move no data begin with `view`.
 pub(crate) fn operations<R>(work: impl FnOnce() -> R) -> Result<(R, Vec<String>)> {
     // SAFETY: it takes no argument.
     check(unsafe { dsr_operations_begin() })?;

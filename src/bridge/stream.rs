@@ -30,7 +30,7 @@ unsafe extern "C" {
 /// The direction of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
-pub(crate) enum Way {
+pub(crate) enum CopyDirection {
     ToHost,
     ToDevice,
 }
@@ -39,7 +39,7 @@ pub(crate) enum Way {
 /// when the device has done it.
 pub(crate) fn on_lane<R>(
     device: Device,
-    way: Way,
+    way: CopyDirection,
     work: impl FnOnce() -> Result<R>,
 ) -> Result<(R, Moment)> {
     let index = match device {
@@ -83,7 +83,7 @@ impl Drop for Entered {
 pub(crate) struct Moment(*mut c_void);
 
 impl Moment {
-    /// One that has been reached.
+    /// A moment that has been reached.
     pub(crate) const NOW: Self = Self(null_mut());
 
     /// Puts the moment before all that this thread gives the device from now on; the host does not
@@ -150,7 +150,7 @@ mod tests {
     fn on_the_cpu_work_is_done_when_it_returns() {
         let from = Tensor::from_slice(&[1.0f32, 2.0]);
         let into = host_like(&from, false).unwrap();
-        for way in [Way::ToHost, Way::ToDevice] {
+        for way in [CopyDirection::ToHost, CopyDirection::ToDevice] {
             let work = || {
                 record_use(&from)?;
                 copy(&into, &from)
@@ -159,7 +159,8 @@ mod tests {
             assert_eq!(into, from);
             moment.follow().and_then(|()| moment.wait()).unwrap();
         }
-        let failed = on_lane(Device::Cpu, Way::ToHost, || -> Result<()> { bail!(Code::Io, "no") });
+        let failed =
+            on_lane(Device::Cpu, CopyDirection::ToHost, || -> Result<()> { bail!(Code::Io, "no") });
         assert_eq!(failed.unwrap_err().code(), Code::Io);
         assert!(!is_pinned(&from).unwrap());
     }

@@ -23,7 +23,7 @@ pub const FILE_NAME: &str = "manifest.json";
 /// The version of the layout that this program writes and reads.
 const FORMAT: u32 = 1;
 
-/// What belongs to a checkpoint.
+/// The files of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
     /// The version of the layout: 1.
@@ -34,7 +34,7 @@ pub struct Manifest {
     pub files: BTreeMap<String, FileRecord>,
 }
 
-/// What a file looked like when it was written.
+/// The size and checksum of a file when it was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     /// Its size.
@@ -45,10 +45,6 @@ pub struct FileRecord {
 
 impl Manifest {
     /// Lists the files that are in `dir` now.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when one cannot be read; [`Code::Checkpoint`] for a link or a special file,
-    /// which would not be whole elsewhere.
     pub fn of(dir: &Path, step: u64) -> Result<Self> {
         let mut files = BTreeMap::new();
         collect(dir, "", &mut files)?;
@@ -56,9 +52,6 @@ impl Manifest {
     }
 
     /// Puts the manifest into `dir`.
-    ///
-    /// # Errors
-    /// [`Code::DiskFull`] or [`Code::Io`].
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)
             .expect("a map of strings and numbers can always be written as JSON");
@@ -67,9 +60,6 @@ impl Manifest {
     }
 
     /// Reads the manifest of the checkpoint in `dir`.
-    ///
-    /// # Errors
-    /// [`Code::Checkpoint`] when there is none, it is damaged, or a newer dsr wrote it.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(FILE_NAME);
         let damaged = |reason: &str| {
@@ -91,9 +81,6 @@ impl Manifest {
     }
 
     /// Compares the files in `dir` with this list. Files that it does not name are not looked at.
-    ///
-    /// # Errors
-    /// [`Code::Checkpoint`] naming the first file that is missing, truncated or altered.
     pub fn check(&self, dir: &Path) -> Result<()> {
         let place = dir.display();
         // Sizes first: they cost nothing, and checksums read every byte.

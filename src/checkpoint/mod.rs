@@ -8,8 +8,7 @@
 //! ```
 //!
 //! A [`Store`] decides where a checkpoint stands, when it counts and when it goes; the
-//! [`manifest`] says what belongs to it and detects damage. What the files hold is the engine's
-//! affair. A missing or damaged checkpoint is an error that names the file, never a fresh start.
+//! [`manifest`] lists its files and detects damage. The engine decides what the files hold. A missing or damaged checkpoint is an error that names the file, never a fresh start.
 
 pub mod manifest;
 mod store;

@@ -17,9 +17,10 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, IoContext, Result},
     fs::{
-        Bytes, NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
+        NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
         remove_leftovers, write_atomic,
     },
+    units::Bytes,
 };
 
 /// The file that names the latest checkpoint, as in DeepSpeed.
@@ -79,9 +80,8 @@ impl Store {
     /// all. One of the same step is replaced.
     ///
     /// # Errors
-    /// What `write` returns; [`Code::DiskFull`] or [`Code::Io`]. The earlier checkpoints and
-    /// `latest` are then unchanged. [`Code::BadValue`] for `Some(0)`; [`Code::Checkpoint`] where
-    /// `latest` is a file of something else, such as DeepSpeed's.
+    /// The error of `write`, or of the disk: the earlier checkpoints and `latest` are then unchanged.
+    /// [`Code::Checkpoint`] where `latest` is a file of something else, such as DeepSpeed's.
     pub fn save(
         &self,
         step: u64,
@@ -121,9 +121,6 @@ impl Store {
 
     /// The checkpoint that `latest` names; where that file is absent, the newest: a process killed
     /// after its first checkpoint was published leaves none.
-    ///
-    /// # Errors
-    /// [`Code::Checkpoint`] when there is no checkpoint or `latest` names a missing one.
     pub fn latest(&self) -> Result<PathBuf> {
         let file = self.root.join(LATEST);
         if !file.exists() {
@@ -153,9 +150,6 @@ impl Store {
     }
 
     /// The published checkpoints, by step. None when the store does not exist.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when the store cannot be listed.
     pub fn list(&self) -> Result<Vec<Saved>> {
         if !self.root.exists() {
             return Ok(Vec::new());
@@ -198,9 +192,6 @@ impl Store {
 
     /// The checkpoint that a path means: itself, or the latest of a store or of a run's directory.
     /// It is not verified yet.
-    ///
-    /// # Errors
-    /// [`Code::Checkpoint`] when nothing is there, or no checkpoint is in it.
     pub fn resolve(path: &Path) -> Result<PathBuf> {
         if path.join(manifest::FILE_NAME).exists() {
             return Ok(path.to_path_buf());

@@ -11,9 +11,8 @@ use clap_complete::Shell;
 use super::{
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
-    size,
 };
-use crate::{error::Result, fs::Bytes, run::Start, script::Host, tensor::DeviceChoice};
+use crate::{error::Result, run::Start, script::Host, tensor::DeviceChoice, units::Bytes};
 
 /// Train GPT-class models from Rhai recipes.
 #[derive(Debug, Parser)]
@@ -92,7 +91,7 @@ pub(super) struct PlanArgs {
     pub(super) gpu: Option<String>,
 
     /// Plan for a GPU with this much memory, such as 32GB.
-    #[arg(long, value_name = "SIZE", value_parser = size::bytes)]
+    #[arg(long, value_name = "SIZE")]
     pub(super) gpu_memory: Option<Bytes>,
 
     /// Plan for this device of this machine: cpu, cuda or cuda:N [default: DSR_DEVICE, else a GPU

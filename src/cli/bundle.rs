@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{args::BundleArgs, console, origin::FetchArgs};
+use super::{args::BundleArgs, console, host, origin::FetchArgs};
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, create_dir_all, write_atomic},
@@ -20,7 +20,7 @@ pub(super) fn make(args: &BundleArgs) -> Result<(), Failure> {
     let default = || PathBuf::from(format!("{}.bundle.rhai", Recipe::stem(&recipe.name)));
     let to = args.output.clone().unwrap_or_else(default);
     absent(&to)?;
-    let mut workspace = super::workspace(&recipe, &args.given, &args.fetch)?;
+    let mut workspace = host::workspace(&recipe, &args.given, &args.fetch)?;
     workspace.lock = Lock::find(&recipe, args.lock.as_deref())?;
     let bundle = bundling::bundle(&workspace, &recipe)?;
     write_atomic(&to, bundle.text().as_bytes())?;

@@ -2,15 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::{args::CheckArgs, console};
+use super::{Console, args::CheckArgs, console, host};
 use crate::{
-    recipe::{Failure, Recipe, diagnostics::Fault},
-    script::{Host, Session},
+    recipe::{Failure, diagnostics::Fault},
+    script::Session,
 };
 
 /// Checks a recipe; the result is the exit status.
-pub(super) fn run(args: &CheckArgs, recipe: &Recipe, host: Host) -> Result<u8, Failure> {
-    let checked = Session::new(host).check(recipe);
+pub(super) fn run(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
+    let recipe = args.fetch.open(&args.recipe)?;
+    let mut host = host::of(&recipe, &args.given, &args.fetch, console, |_| ())?;
+    args.lock.settle(&mut host.workspace, &recipe)?;
+    let checked = Session::new(host).check(&recipe);
     if !args.json {
         checked?;
         console::out(&format!("{}: no mistake found\n", recipe.name));

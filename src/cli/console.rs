@@ -1,4 +1,4 @@
-//! Where lines and the progress bar meet.
+//! Lines and the progress bar, which must not overwrite each other.
 //!
 //! Standard output belongs to the recipe. The bar is drawn on standard error, and only when that is
 //! a terminal; a line that is printed meanwhile goes above it.
@@ -21,7 +21,13 @@ pub struct Console {
     unit: Arc<AtomicU8>,
 }
 
-/// What the bar counts.
+/// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
+pub(super) fn colors() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !no_color
+}
+
+/// The unit that the bar counts.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]
 enum Unit {

@@ -1,5 +1,5 @@
-//! `dsr recipe diff A B`: what differs between two recipes: their texts with those that they import,
-//! what they ask for, their parameters.
+//! `dsr recipe diff A B`: the differences of two recipes: their texts and imports,
+//! their requests, their parameters.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,13 +9,13 @@ use std::{
 
 use similar::TextDiff;
 
-use super::{args::ParamArgs, console, grants::printable, origin::FetchArgs};
+use super::{args::ParamArgs, console, grants::printable, host, origin::FetchArgs};
 use crate::recipe::{self, Failure, Recipe, requests};
 
 /// Lines around each difference.
 const CONTEXT: usize = 3;
 
-/// What of a recipe is compared.
+/// The compared parts of a recipe.
 struct Side {
     recipe: Recipe,
     /// By name, what it imports.
@@ -29,7 +29,7 @@ struct Side {
 impl Side {
     fn open(spec: &Path, fetch: &FetchArgs) -> Result<Self, Failure> {
         let recipe = fetch.open(spec)?;
-        let workspace = super::workspace(&recipe, &ParamArgs::default(), fetch)?;
+        let workspace = host::workspace(&recipe, &ParamArgs::default(), fetch)?;
         let found = requests::read(&workspace, &recipe)?;
         let modules = found.modules().map(|(name, text)| (name.to_owned(), text.to_owned()));
         let request = |request: &requests::Request| {

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{args::DocArgs, console};
 use crate::{
     error::Result,
-    script::reference::{self, Entry},
+    script::reference::{self, ReferenceEntry},
 };
 
 /// Prints the entries of a name, or all of them.
@@ -28,7 +28,7 @@ pub(super) fn show(args: &DocArgs) -> Result<()> {
 }
 
 /// One line for each entry, by concept.
-fn list(entries: &[Entry]) -> String {
+fn list(entries: &[ReferenceEntry]) -> String {
     let mut text = String::new();
     let mut group = "";
     for entry in entries {
@@ -43,11 +43,11 @@ fn list(entries: &[Entry]) -> String {
 }
 
 /// An entry as Markdown.
-fn whole(entry: &Entry) -> String {
+fn whole(entry: &ReferenceEntry) -> String {
     format!("### `{}`\n\n{}\n", entry.signature, entry.doc)
 }
 
-fn as_json(entry: &Entry) -> Value {
+fn as_json(entry: &ReferenceEntry) -> Value {
     json!({
         "name": entry.name,
         "group": entry.group,

@@ -1,4 +1,4 @@
-//! What the user gives a recipe: the flags, the question on a terminal, the list without a run.
+//! The user's grants to a recipe: the flags, the question on a terminal, the list without a run.
 
 use std::{
     fmt::Write as _,
@@ -15,7 +15,6 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
-    fs::Bytes,
     permission::{
         Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
@@ -26,6 +25,7 @@ use crate::{
         rights::Rights,
     },
     script::Host,
+    units::Bytes,
 };
 
 /// What the recipe may do.
@@ -77,7 +77,7 @@ pub(super) struct GrantArgs {
     max_hours: Option<f64>,
 
     /// Stop a recipe that prints more than this, such as 10MB [default: 1GB].
-    #[arg(long, value_name = "SIZE", value_parser = super::size::bytes)]
+    #[arg(long, value_name = "SIZE")]
     max_output: Option<Bytes>,
 
     #[command(flatten)]
@@ -99,7 +99,7 @@ fn hours(text: &str) -> Result<f64, String> {
 }
 
 impl GrantArgs {
-    /// What is given and denied.
+    /// The grants and denials.
     pub(super) fn grants(&self) -> Grants {
         let scope = |flag: &Option<Vec<String>>| flag.clone().map_or(Scope::None, Scope::of_flag);
         let fetch = self.fetch.grants();
@@ -186,7 +186,7 @@ impl GrantArgs {
         let trust = trust_file(&host.workspace.rights);
         let mut given = Grants::default();
         let mut is_looked_up = false;
-        // What is imported from elsewhere can be read when that is given, and may ask for more.
+        // Imports from elsewhere can be read once that is granted, and may ask for more.
         loop {
             let requests = requests::read(&host.workspace, recipe)?;
             let permissions =
@@ -288,7 +288,7 @@ impl GrantArgs {
     }
 }
 
-/// What the program needs beside what the recipe was given.
+/// The paths that the program needs beside the recipe's grants.
 fn needs(host: &Host) -> Needs {
     let dirs = |name: &str| {
         let value = std::env::var_os(name).unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `dsr launch`: the arguments, the signals and the screen of a launcher, and what a rank owes it.
+//! `dsr launch`: the arguments, the signals and the screen of a launcher, and a rank's reports to it.
 
 use std::{path::Path, sync::Arc, thread};
 
@@ -10,12 +10,14 @@ use signal_hook::{
 
 use super::{
     args::{self, LaunchArgs},
-    console, help, report,
+    console, help, host, report,
 };
 use crate::{
     error::{Code, Error, Result},
     fs,
-    launch::{self, COMMAND, Choice, ERROR_FILE, Launch, Plan, Report, Screen, Stopper},
+    launch::{
+        self, COMMAND, ERROR_FILE, Launch, LaunchOptions, LaunchPlan, Report, Screen, Stopper,
+    },
     recipe::{self, Failure, Recipe},
     tensor::{self, DeviceChoice, LocalRank},
 };
@@ -35,7 +37,7 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
     recipe::describe(&recipe)?;
     // The question is asked here, as the ranks have no terminal.
     let fetch = args.run.grants.fetch();
-    let mut host = super::host(&recipe, &args.run.given, fetch, console, |_| ())?;
+    let mut host = host::of(&recipe, &args.run.given, fetch, console, |_| ())?;
     args.run.lock.settle(&mut host.workspace, &recipe)?;
     if args.run.explain_permissions {
         args.run.grants.explain(&mut host, &recipe)?;
@@ -54,7 +56,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
     let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
         Ok((fs::read_to_string(path)?, path.display().to_string()))
     };
-    let choice = Choice {
+    let choice = LaunchOptions {
         nproc_per_node: args.nproc_per_node,
         nnodes: args.nnodes,
         node_rank: args.node_rank,
@@ -72,7 +74,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
         DeviceChoice::Cpu | DeviceChoice::CudaIndex(_) => 0,
         DeviceChoice::Best | DeviceChoice::Cuda => tensor::cuda_device_count(),
     };
-    let plan = Plan::new(&choice, gpus, &hostname)?;
+    let plan = LaunchPlan::new(&choice, gpus, &hostname)?;
     if device != DeviceChoice::Best {
         // Said once, and not by each rank.
         device.resolve(LocalRank { rank: 0, count: plan.here.slots.len() })?;

@@ -9,7 +9,7 @@ use std::{
 use super::{
     args::{DeviceArgs, EvalArgs, ParamArgs, ReplArgs},
     console::{self, Console},
-    report, signals,
+    host, launch, report, signals,
 };
 use crate::{
     bridge,
@@ -63,7 +63,7 @@ fn session(
     let recipe = recipe.cloned().unwrap_or_else(nothing);
     let output = console.clone();
     let print = move |line: &str| output.print(line);
-    let mut host: Host = super::host(&recipe, given, grants.fetch(), console, print)?;
+    let mut host: Host = host::of(&recipe, given, grants.fetch(), console, print)?;
     refuse_ranks(&host)?;
     device.give(&mut host)?;
     if grants.give(&mut host) {
@@ -71,7 +71,7 @@ fn session(
     }
     grants.limit_time(&host, console);
     signals::install_for_session(&host.interrupt)?;
-    host.run.command = super::launch::command();
+    host.run.command = launch::command();
     Live::new(host)
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Console, args::LockCommandArgs, console, origin};
+use super::{Console, args::LockCommandArgs, console, host, origin};
 use crate::{
     error::{Code, Error},
     fs::write_atomic,
@@ -33,12 +33,12 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
             .hint(format!("name the lock: --lock={}", lock::FILE))
             .into());
     };
-    let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    let mut host = host::of(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
     host.workspace.refresh = true;
     args.grants.clone().settle(&mut host, recipe)?;
     let host = Rc::new(host);
     let new = locking::lock(&host.workspace, recipe, &|| host.hub())?;
-    // One that is damaged is replaced.
+    // A damaged lock is replaced.
     let old = Lock::open(&path).unwrap_or_default();
     write_atomic(&path, new.text().as_bytes())?;
     let gone = old.beyond(&new).into_iter().map(|line| format!("  - {line}\n"));
@@ -50,7 +50,7 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
 }
 
 fn check(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<(), Failure> {
-    let mut host = super::host(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    let mut host = host::of(recipe, &args.given, args.grants.fetch(), console, |_| ())?;
     // Nothing is fetched, so that a text in no cache is reported as such.
     host.workspace.rights.env = origin::environment(true);
     host.workspace.rights.grants.import = Scope::All;

@@ -4,7 +4,7 @@ use std::io;
 
 use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
 
-use super::Console;
+use super::console::{self, Console};
 
 /// Shows warnings; with `verbose`, what dsr does in detail. DSR_LOG, where set, decides instead.
 pub(super) fn install(console: &Console, verbose: bool) {
@@ -13,7 +13,7 @@ pub(super) fn install(console: &Console, verbose: bool) {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(Lines(console.clone()))
-        .with_ansi(super::colors());
+        .with_ansi(console::colors());
     let builder = builder.without_time().with_target(verbose);
     // A program that embeds this one may have installed its own.
     let _ = builder.try_init();

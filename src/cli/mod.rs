@@ -1,6 +1,6 @@
 //! The command line, and the only code that prints, exits or reads the environment.
 //!
-//! What was typed is parsed here, turned into plain values and passed down. Results go to standard
+//! The command line is parsed here, turned into plain values and passed down. Results go to standard
 //! output; errors, progress and notes to standard error.
 
 mod args;
@@ -17,6 +17,7 @@ mod environment;
 mod generated;
 mod grants;
 mod help;
+mod host;
 mod launch;
 mod live;
 mod lock;
@@ -26,24 +27,18 @@ mod plan;
 mod recipe;
 pub mod report;
 mod signals;
-mod size;
 
-use std::{ffi::OsString, io::IsTerminal, process::ExitCode, rc::Rc, thread};
+use std::{ffi::OsString, process::ExitCode, thread};
 
 use clap::Parser;
 
+use self::args::{Cli, Command, PlanArgs, RunArgs};
 pub use self::console::Console;
-use self::{
-    args::{CheckArgs, Cli, Command, ParamArgs, PlanArgs, RunArgs},
-    download::Downloads,
-    origin::FetchArgs,
-};
 use crate::{
     bridge,
-    error::Error,
-    recipe::{Failure, Recipe, Workspace, params},
+    recipe::Failure,
     run::{LineInterval, Start},
-    script::{Host, Session},
+    script::Session,
 };
 
 /// Address space for the stack. A value of a recipe may be nested as deep as an array may be long, and
@@ -76,7 +71,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Run(args) => run(args, &console).map(|()| 0),
         Command::Launch(args) => launch::run(args, &console),
         Command::Plan(args) => plan(&args, &console).map(|()| 0),
-        Command::Check(args) => check(&args, &console),
+        Command::Check(args) => check::run(&args, &console),
         Command::Lock(args) => lock::run(&args, &console).map(|()| 0),
         Command::Recipe(args) => recipe::run(args, &console),
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
@@ -103,12 +98,6 @@ fn start(args: &[OsString]) -> ExitCode {
     }
 }
 
-/// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
-fn colors() -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !no_color
-}
-
 /// Shows what clap has to say: help and version are no errors.
 fn usage(e: &clap::Error) -> ExitCode {
     // Nothing can be done when standard error is closed.
@@ -128,7 +117,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     }
     let output = console.clone();
     let print = move |line: &str| output.print(line);
-    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, print)?;
+    let mut host = host::of(&recipe, &args.given, args.grants.fetch(), console, print)?;
     args.lock.settle(&mut host.workspace, &recipe)?;
     host.workspace.rights.start = args.resume.unwrap_or(Start::Afresh);
     host.run.name = args.name;
@@ -152,62 +141,13 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     Session::new(host).run(&recipe)
 }
 
-/// What the recipe prints before its training has no place in a plan.
+/// The recipe's output before its training has no place in a plan.
 fn plan(args: &PlanArgs, console: &Console) -> Result<(), Failure> {
     let recipe = args.grants.open(&args.recipe)?;
-    let mut host = host(&recipe, &args.given, args.grants.fetch(), console, |_| ())?;
+    let mut host = host::of(&recipe, &args.given, args.grants.fetch(), console, |_| ())?;
     args.lock.settle(&mut host.workspace, &recipe)?;
     args.grants.clone().settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     args.grants.lock(&host)?;
     plan::run(args, &recipe, host)
-}
-
-fn check(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
-    let recipe = args.fetch.open(&args.recipe)?;
-    let mut host = host(&recipe, &args.given, &args.fetch, console, |_| ())?;
-    args.lock.settle(&mut host.workspace, &recipe)?;
-    check::run(args, &recipe, host)
-}
-
-/// A host with what all commands have in common.
-fn host(
-    recipe: &Recipe,
-    params: &ParamArgs,
-    fetch: &FetchArgs,
-    console: &Console,
-    output: impl FnMut(&str) + 'static,
-) -> Result<Host, Failure> {
-    let mut host = Host::new(&recipe.base_dir, output);
-    host.workspace = workspace(recipe, params, fetch)?;
-    let notes = console.clone();
-    host.output.notes = Box::new(move |line| notes.note(line));
-    let downloads = Downloads::new(console.clone());
-    host.output.show_download = Rc::new(move |progress| downloads.show(progress));
-    Ok(host)
-}
-
-/// The workspace of a recipe, with the parameters, the environment and the grants of its code.
-fn workspace(recipe: &Recipe, params: &ParamArgs, fetch: &FetchArgs) -> Result<Workspace, Failure> {
-    let mut workspace = Workspace::new(&recipe.base_dir);
-    workspace.rights.params = given(params)?;
-    workspace.rights.env = fetch.env();
-    workspace.rights.grants = fetch.grants();
-    Ok(workspace)
-}
-
-/// The values of the parameter file, then those of `-p`, which win.
-fn given(args: &ParamArgs) -> Result<Vec<params::GivenParameter>, Failure> {
-    let mut given = match &args.params {
-        Some(path) => params::read_file(path)?,
-        None => Vec::new(),
-    };
-    let mut faults = Vec::new();
-    for text in &args.param {
-        match params::parse_assignment(text) {
-            Ok(assignment) => given.push(assignment),
-            Err(e) => faults.push(e),
-        }
-    }
-    Error::all(faults).map_or(Ok(given), |e| Err(e.into()))
 }

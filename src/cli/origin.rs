@@ -1,4 +1,4 @@
-//! Where a recipe and what it loads come from: an address, the caches, a lock.
+//! The origin of a recipe and its imports: an address, the caches, a lock.
 
 use std::path::{Path, PathBuf};
 
@@ -32,7 +32,7 @@ pub(super) struct FetchArgs {
 }
 
 impl FetchArgs {
-    /// What is given and denied.
+    /// The grants and denials.
     pub(super) fn grants(&self) -> Grants {
         let scope = |flag: &Option<Vec<String>>| flag.clone().map_or(Scope::None, Scope::of_flag);
         let (import, deny_import) = (scope(&self.allow_import), scope(&self.deny_import));

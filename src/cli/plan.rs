@@ -1,4 +1,4 @@
-//! `dsr plan RECIPE`: what each rank will need of memory, before anything is loaded.
+//! `dsr plan RECIPE`: the memory that each rank will need, before anything is loaded.
 
 use std::fmt::Write;
 
@@ -8,30 +8,30 @@ use super::{
 };
 use crate::{
     config::OffloadDevice,
-    engine::plan::{Plan, Setup},
+    engine::plan::{MemoryPlan, Setup},
     error::{Code, Error, Result},
-    fs::Bytes,
     recipe::{Failure, Recipe},
     script::{Host, Planned, Session},
     tensor::{Device, DeviceChoice, Gpu, LocalRank, total_memory},
+    units::Bytes,
 };
 
-/// What CUDA itself takes of a GPU, about: its context and kernels.
+/// The memory that CUDA itself takes of a GPU, about: its context and kernels.
 const CUDA_CONTEXT: u64 = 512 << 20;
 
 /// Tokens of a row where neither recipe nor model has a length.
 const USUAL_TOKENS: u64 = 1024;
 
 /// Where the training is to run.
-struct Place {
+struct TargetDevice {
     device: Device,
-    /// What it is, for the reader.
+    /// Its description.
     name: String,
     /// Its memory, where it is known.
     memory: Option<u64>,
 }
 
-impl Place {
+impl TargetDevice {
     fn of(args: &PlanArgs) -> Result<Self> {
         let gpu = |name: String, memory: Bytes| {
             let name = format!("{name}, {memory}");
@@ -51,7 +51,7 @@ impl Place {
         Ok(Self { device, name: format!("{name}{size}"), memory })
     }
 
-    /// What a training can use of it.
+    /// The memory that a training can use of it.
     fn usable(&self) -> Option<u64> {
         let context = if self.device == Device::Cpu { 0 } else { CUDA_CONTEXT };
         self.memory.map(|memory| memory.saturating_sub(context))
@@ -73,13 +73,13 @@ fn chosen(args: &PlanArgs) -> Result<DeviceChoice> {
 
 /// Plans the recipe and prints the plan.
 pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
-    let place = Place::of(args)?;
+    let place = TargetDevice::of(args)?;
     let planned = Session::plan(host, recipe, args.world_size.into())?;
     console::out(&text(&planned, &place));
     Ok(())
 }
 
-fn text(planned: &Planned, place: &Place) -> String {
+fn text(planned: &Planned, place: &TargetDevice) -> String {
     let Planned { model, config, optimizer_state, packed, targets, world_size, whole_logits } =
         planned;
     let positions = model.facts().max_positions.map_or(USUAL_TOKENS, i64::unsigned_abs);
@@ -129,7 +129,7 @@ fn micro_batch(setup: &Setup, usable: u64) -> String {
 }
 
 /// The table of the alternatives, in GiB.
-fn alternatives(setup: &Setup, place: &Place) -> String {
+fn alternatives(setup: &Setup, place: &TargetDevice) -> String {
     let heads = [
         "precision",
         "stage",
@@ -150,7 +150,7 @@ fn alternatives(setup: &Setup, place: &Place) -> String {
     for alternative in setup.alternatives() {
         let setup = &alternative.setup;
         let offload = setup.sharding.optimizer;
-        let Plan { device, host, .. } = setup.plan();
+        let MemoryPlan { device, host, .. } = setup.plan();
         let [parameters, master, gradients, optimizer, activations, buffers] =
             device.kinds().map(|(_, bytes)| gib(bytes));
         let yes = |is: bool, word: &str| if is { word.to_owned() } else { "-".to_owned() };

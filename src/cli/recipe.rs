@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{
     Console,
     args::{RecipeArgs, RecipeCommand},
-    bundle, console, diff,
+    bundle, check, console, diff,
 };
 use crate::{
     error::Result,
@@ -30,7 +30,7 @@ pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
         RecipeCommand::Bundle(args) => bundle::make(&args)?,
         RecipeCommand::Unbundle { bundle, to, fetch } => bundle::take_apart(&bundle, &to, &fetch)?,
         RecipeCommand::Diff { old, new, fetch } => diff::run(&old, &new, &fetch)?,
-        RecipeCommand::Check(args) => return super::check(&args, console),
+        RecipeCommand::Check(args) => return check::run(&args, console),
     }
     Ok(0)
 }

@@ -1,9 +1,10 @@
-//! Draws a failure: the sentence, the line of the recipe with the fault marked, what to do.
+//! Draws a failure: the sentence, the line of the recipe with the fault marked, the remedy.
 //!
 //! The only renderer of errors.
 
 use std::{error::Error as _, fmt::Write};
 
+use anstyle::{AnsiColor, Style};
 use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 
 use super::console;
@@ -21,7 +22,7 @@ const LINE_ENDS: [char; 7] = ['\r', '\n', '\x0B', '\x0C', '\u{85}', '\u{2028}', 
 
 /// Shows every fault on standard error, with the causes below if `verbose`.
 pub fn show(failure: &Failure, verbose: bool) {
-    console::err(&text(failure, verbose, super::colors()));
+    console::err(&text(failure, verbose, console::colors()));
 }
 
 /// The lines that are shown of a failure: its faults, with the causes below if `verbose`.
@@ -53,7 +54,7 @@ pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
     text
 }
 
-/// What the user asked for is no error, and has no place in the recipe.
+/// An interruption by the user is no error, and has no place in the recipe.
 fn interruption(failure: &Failure) -> String {
     let mut text = String::new();
     for error in failure.faults.iter().map(|fault| &fault.error) {
@@ -86,10 +87,11 @@ fn header(error: &Error, color: bool) -> String {
     let code = error.code().number();
     // The other faults have headers of their own.
     let message = error.message();
-    match color {
-        true => format!("\x1b[1;31merror[{code}]\x1b[0m\x1b[1m: {message}\x1b[0m\n"),
-        false => format!("error[{code}]: {message}\n"),
-    }
+    let (red, bold) = match color {
+        true => (AnsiColor::Red.on_default().bold(), Style::new().bold()),
+        false => (Style::new(), Style::new()),
+    };
+    format!("{red}error[{code}]{red:#}{bold}: {message}{bold:#}\n")
 }
 
 /// The line with a mark under the fault, drawn by ariadne below a header of ours.

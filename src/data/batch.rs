@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 
 use super::{
     batch_rows::BatchRows,
-    facts::{Facts, HostRows},
+    batch_stats::{BatchStats, HostRows},
     rows::{Row, to_rows},
     tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
 };
@@ -25,7 +25,7 @@ pub struct Batch {
     pub epoch: u64,
     /// The place of the batch's first row among all rows of the epoch, over all ranks.
     pub first_row: u64,
-    /// What the loader took to make the batch, reading and tokenizing included.
+    /// The time that the loader took to make the batch, reading and tokenizing included.
     pub load_time: Duration,
     contents: Contents,
     rows: RecordBatch,
@@ -75,21 +75,15 @@ impl Batch {
 
     /// The contents of the tensors, counted when they were made. Where one was changed in place
     /// since, they are counted again, and the host waits for the device.
-    ///
-    /// # Errors
-    /// libtorch cannot bring changed tensors to the host.
-    pub fn facts(&self) -> Result<Facts> {
+    pub fn stats(&self) -> Result<BatchStats> {
         match self.contents.is_changed() {
-            false => Ok(self.contents.facts),
-            true => Ok(self.contents.again()?.facts),
+            false => Ok(self.contents.stats),
+            true => Ok(self.contents.again()?.stats),
         }
     }
 
     /// The rows that the batch was made of, for looking at a bad one. Rows that only fill up the
     /// last batch of a rank are not among them.
-    ///
-    /// # Errors
-    /// A column that has no JSON form.
     pub fn rows(&self) -> Result<Vec<Row>> {
         to_rows(&self.rows)
     }
@@ -121,13 +115,13 @@ struct Contents {
     targets: TargetTensors,
     /// The labels as they were made.
     host_labels: Vec<i64>,
-    facts: Facts,
+    stats: BatchStats,
 }
 
 impl Contents {
     fn new(rows: &HostRows, device: Device) -> Result<Self> {
         let target_ids = rows.target_ids();
-        let facts = rows.facts(&target_ids);
+        let stats = rows.stats(&target_ids);
         let (positions, scored) = HostRows::scored(&target_ids);
         let parts = [&rows.input_ids, &rows.attention_mask, &rows.labels, &target_ids];
         let lens = [rows.len, rows.len, rows.label_len, rows.label_len].map(|len| len as i64);
@@ -145,9 +139,9 @@ impl Contents {
         let (input_ids, attention_mask) = (part(0)?, part(1)?);
         let (labels, ids) = (part(2)?, part(3)?);
         let targets =
-            TargetTensors { ids, positions: next(facts.targets)?, scored: next(facts.targets)? };
+            TargetTensors { ids, positions: next(stats.targets)?, scored: next(stats.targets)? };
         let host_labels = rows.labels.clone();
-        Ok(Self { input_ids, labels, attention_mask, targets, host_labels, facts })
+        Ok(Self { input_ids, labels, attention_mask, targets, host_labels, stats })
     }
 
     /// The labels as targets of a decoder.
@@ -173,8 +167,8 @@ impl Contents {
         let rows = HostRows {
             len: self.input_ids.size()[1] as usize,
             label_len: self.labels.size()[1] as usize,
-            is_aligned: self.facts.is_aligned,
-            has_labels: self.facts.has_labels,
+            is_aligned: self.stats.is_aligned,
+            has_labels: self.stats.has_labels,
             input_ids: values(&self.input_ids)?,
             labels: values(&self.labels)?,
             attention_mask: values(&self.attention_mask)?,
@@ -188,7 +182,7 @@ fn values(tensor: &Tensor) -> Result<Vec<i64>> {
 }
 
 /// Where the rows of a batch stand, and how many a batch must have.
-pub(super) struct Place {
+pub(super) struct BatchPosition {
     pub(super) epoch: u64,
     pub(super) first_row: u64,
     /// Rows in the batch; filled up with rows that have no target where there are fewer.
@@ -198,7 +192,11 @@ pub(super) struct Place {
 
 /// Makes the tensors of `rows`. Where they are too few, `filler` (one row) is repeated without
 /// targets: real text keeps every operation of the model well defined, at no effect on the loss.
-pub(super) fn assemble(rows: RecordBatch, filler: &RecordBatch, place: &Place) -> Result<Batch> {
+pub(super) fn assemble(
+    rows: RecordBatch,
+    filler: &RecordBatch,
+    place: &BatchPosition,
+) -> Result<Batch> {
     let mut table = Table::default();
     table.push(&rows, place.first_row)?;
     while table.rows < place.len {
@@ -332,40 +330,37 @@ fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Resul
     Ok(other)
 }
 
-/// A batch of these token ids, for tests of what takes batches.
 #[cfg(test)]
-pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
-    batch_of_lines(rows.iter().map(|ids| serde_json::json!({ "input_ids": ids })))
-}
-
-/// A batch of these token ids with labels of their own.
-#[cfg(test)]
-fn batch_of_pairs(rows: &[(Vec<i64>, Vec<i64>)]) -> Batch {
-    let line = |(ids, labels): &(Vec<i64>, Vec<i64>)| serde_json::json!({ "input_ids": ids, "labels": labels });
-    batch_of_lines(rows.iter().map(line))
-}
-
-#[cfg(test)]
-fn batch_of_lines(rows: impl Iterator<Item = serde_json::Value>) -> Batch {
-    use super::{Dataset, LoaderOptions, OpenOptions};
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("rows.jsonl");
-    let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
-    let options = LoaderOptions { micro_batch_size: lines.len(), ..LoaderOptions::default() };
-    dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
-}
-
-#[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+    use crate::data::{Dataset, LoaderOptions, OpenOptions};
+
+    /// A batch of these token ids, for tests of what takes batches.
+    pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
+        batch_of_lines(rows.iter().map(|ids| serde_json::json!({ "input_ids": ids })))
+    }
+
+    /// A batch of these token ids with labels of their own.
+    fn batch_of_pairs(rows: &[(Vec<i64>, Vec<i64>)]) -> Batch {
+        let line = |(ids, labels): &(Vec<i64>, Vec<i64>)| serde_json::json!({ "input_ids": ids, "labels": labels });
+        batch_of_lines(rows.iter().map(line))
+    }
+
+    fn batch_of_lines(rows: impl Iterator<Item = serde_json::Value>) -> Batch {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("rows.jsonl");
+        let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
+        std::fs::write(&path, lines.join("\n")).unwrap();
+        let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let options = LoaderOptions { micro_batch_size: lines.len(), ..LoaderOptions::default() };
+        dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
+    }
 
     #[test]
     fn what_is_known_follows_a_change_in_place() {
         let batch = batch_of(&[vec![5, 6, 7], vec![1, 2, 3]]);
         let targets = || Vec::<Vec<i64>>::try_from(&batch.targets().unwrap().ids).unwrap();
-        let made = Facts {
+        let made = BatchStats {
             tokens: 6,
             targets: 4,
             lowest_id: 1,
@@ -377,7 +372,7 @@ mod tests {
             labels: 6,
             label_range: (1, 7),
         };
-        assert_eq!(batch.facts().unwrap(), made);
+        assert_eq!(batch.stats().unwrap(), made);
         assert_eq!(targets(), [[6, 7, -100], [2, 3, -100]]);
         let scored = || {
             let targets = batch.targets().unwrap();
@@ -385,13 +380,13 @@ mod tests {
         };
         assert_eq!(scored(), [[0, 1, 3, 4], [6, 7, 2, 3]]);
         let _ = batch.labels().get(0).get(1).fill_(IGNORE_INDEX);
-        let fewer = Facts { targets: 3, labels: 5, ..made };
-        assert_eq!(batch.facts().unwrap(), fewer);
+        let fewer = BatchStats { targets: 3, labels: 5, ..made };
+        assert_eq!(batch.stats().unwrap(), fewer);
         assert_eq!(targets(), [[-100, 7, -100], [2, 3, -100]]);
         assert_eq!(scored(), [[1, 3, 4], [7, 2, 3]]);
         let _ = batch.attention_mask().get(1).get(0).fill_(0);
         let _ = batch.input_ids().get(1).get(0).fill_(90);
-        let padded = Facts {
+        let padded = BatchStats {
             tokens: 5,
             lowest_id: 2,
             highest_id: 90,
@@ -399,7 +394,7 @@ mod tests {
             is_padded: true,
             ..fewer
         };
-        assert_eq!(batch.facts().unwrap(), padded);
+        assert_eq!(batch.stats().unwrap(), padded);
     }
 
     #[test]
@@ -410,8 +405,8 @@ mod tests {
         let targets = batch.decoder_targets().unwrap();
         let of = |x: &Tensor| Vec::<i64>::try_from(x).unwrap();
         assert_eq!((of(&targets.positions), of(&targets.scored)), (vec![0, 2, 3], vec![1, 2, 3]));
-        let facts = batch.facts().unwrap();
-        assert_eq!((facts.labels, facts.label_range, facts.is_aligned), (3, (1, 3), false));
+        let stats = batch.stats().unwrap();
+        assert_eq!((stats.labels, stats.label_range, stats.is_aligned), (3, (1, 3), false));
         let _ = batch.labels().get(1).get(0).fill_(IGNORE_INDEX);
         assert_eq!(of(&batch.decoder_targets().unwrap().scored), [1, 3]);
     }

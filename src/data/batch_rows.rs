@@ -54,9 +54,6 @@ impl BatchRows {
 }
 
 /// Writes rows of one dataset as an Arrow file, which [`Dataset::open`](super::Dataset::open) reads.
-///
-/// # Errors
-/// [`Code::DiskFull`] or [`Code::Io`]; [`Code::Data`] for rows of datasets that differ in columns.
 pub fn write_rows(path: &Path, batches: &[BatchRows]) -> Result<()> {
     let encode = || {
         let batches: Vec<_> =

@@ -6,7 +6,8 @@ use std::{fmt, sync::Arc};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use super::{
-    loader::{Loader, LoaderOptions},
+    batcher::LoaderOptions,
+    loader::Loader,
     pack::Pack,
     rows::{Filter, Map, Row, RowMap, RowPredicate, Rows, to_rows},
     shuffle::Shuffle,
@@ -36,9 +37,6 @@ impl fmt::Debug for Dataset {
 
 impl Dataset {
     /// Opens a dataset by path, glob, `dsr:NAME` or hub id `Owner/name[:config]`.
-    ///
-    /// # Errors
-    /// A file that is missing, empty, damaged or of an unknown format; a split that does not exist.
     pub fn open(spec: &str, options: &OpenOptions) -> Result<Self> {
         Ok(Self::from_stage(source::open(spec, options)?))
     }
@@ -71,18 +69,12 @@ impl Dataset {
     ///
     /// The result has the column `input_ids` (list of int32), and `attention_mask` when rows are
     /// padded; the other columns are dropped.
-    ///
-    /// # Errors
-    /// A field that is not a text column, or options that contradict each other.
     pub fn tokenize(&self, tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
         Ok(Self::from_stage(Tokenize::new(self.stage.clone(), tokenizer, options)?))
     }
 
     /// Joins the tokens of all rows and cuts them into rows of exactly `seq_len` tokens; a shorter
     /// remainder at the end is dropped. Padding does not enter the rows.
-    ///
-    /// # Errors
-    /// No token column, or `seq_len` 0.
     pub fn pack(&self, seq_len: usize) -> Result<Self> {
         Ok(Self::from_stage(Pack::new(self.stage.clone(), seq_len)?))
     }
@@ -94,9 +86,6 @@ impl Dataset {
 
     /// Replaces every row. The columns are those of the first rows that `change` returns, for which
     /// it is called once more, now.
-    ///
-    /// # Errors
-    /// Whatever `change` fails with on the first rows.
     pub fn map(&self, change: RowMap) -> Result<Self> {
         Ok(Self::from_stage(Map::new(self.stage.clone(), change)?))
     }
@@ -134,9 +123,6 @@ impl Dataset {
     }
 
     /// Row `index` of the first epoch.
-    ///
-    /// # Errors
-    /// There are not that many rows.
     pub fn row(&self, index: u64) -> Result<Row> {
         if let Some(batch) = skip_empty(self.stage.read(0, index)?).next().transpose()?
             && let Some(row) = to_rows(&batch.slice(0, 1))?.pop()
@@ -148,9 +134,6 @@ impl Dataset {
     }
 
     /// Micro batches for one rank.
-    ///
-    /// # Errors
-    /// No column `input_ids` of token ids, or impossible options.
     pub fn loader(&self, options: LoaderOptions) -> Result<Loader> {
         Loader::new(self.stage.clone(), options)
     }

@@ -1,4 +1,4 @@
-//! Data inside the binary: what `dsr:NAME` names, so that a recipe runs without files or network.
+//! Data inside the binary, under `dsr:NAME`, so that a recipe runs without files or network.
 
 use crate::{
     config::suggest,

@@ -11,73 +11,29 @@
 
 use std::{sync::Arc, time::Instant};
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    ahead::Ahead,
-    batch::{Batch, Device},
-    cutter::Cutter,
+    batch::Batch,
+    batcher::{Batcher, LoaderOptions, LoaderState},
+    prefetch::Prefetcher,
     stage::Stage,
     tokens::require_tokens,
 };
 use crate::error::{Code, Error, Result};
-
-/// How a dataset is cut into batches, and for which rank.
-#[derive(Debug, Clone)]
-pub struct LoaderOptions {
-    /// Rows in a batch of one rank.
-    pub micro_batch_size: usize,
-    /// How often the data is gone through; `None` for without end.
-    pub epochs: Option<u64>,
-    /// Whether a last block that is not full is left out.
-    pub drop_last: bool,
-    /// How many batches a thread keeps ready; 0 is none, and no thread.
-    pub prefetch_factor: usize,
-    /// This process's number.
-    pub rank: usize,
-    /// The number of processes.
-    pub world_size: usize,
-    /// Where the tensors are put.
-    pub device: Device,
-}
-
-impl Default for LoaderOptions {
-    fn default() -> Self {
-        Self {
-            micro_batch_size: 1,
-            epochs: Some(1),
-            drop_last: false,
-            prefetch_factor: 2,
-            rank: 0,
-            world_size: 1,
-            device: Device::Cpu,
-        }
-    }
-}
-
-/// A place in the data: the next row, over all ranks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct LoaderState {
-    /// The epoch, from 0.
-    pub epoch: u64,
-    /// Rows of this epoch that were handed out.
-    pub row: u64,
-}
 
 /// Micro batches of one rank, in order; an iterator that knows its place.
 pub struct Loader {
     rows: Arc<dyn Stage>,
     options: LoaderOptions,
     state: LoaderState,
-    maker: Option<Maker>,
+    maker: Option<BatchSource>,
 }
 
-/// What makes the batches; made itself at the first batch, and again after a restore or an error.
-enum Maker {
+/// The source of the batches; made at the first batch, and again after a restore or an error.
+enum BatchSource {
     /// This thread, when one is asked for.
-    Here(Cutter),
+    Batcher(Batcher),
     /// Another, ahead of time.
-    Ahead(Ahead),
+    Prefetcher(Prefetcher),
 }
 
 impl std::fmt::Debug for Loader {
@@ -122,8 +78,8 @@ impl Loader {
             None => self.maker()?,
         };
         let (made, state) = match &mut maker {
-            Maker::Here(cutter) => (cutter.next(), cutter.state()),
-            Maker::Ahead(ahead) => ahead.next()?,
+            BatchSource::Batcher(batcher) => (batcher.next(), batcher.state()),
+            BatchSource::Prefetcher(prefetch) => prefetch.next()?,
         };
         self.state = state;
         match made {
@@ -132,28 +88,31 @@ impl Loader {
                 Ok(Some(batch))
             }
             // The user may have stopped something else, before this batch was asked for.
-            Err(e) if matches!(maker, Maker::Ahead(_)) && e.code() == Code::Interrupted => {
+            Err(e)
+                if matches!(maker, BatchSource::Prefetcher(_)) && e.code() == Code::Interrupted =>
+            {
                 drop(maker);
-                let mut cutter = self.cutter();
-                let made = cutter.next();
-                self.state = cutter.state();
+                let mut batcher = self.batcher();
+                let made = batcher.next();
+                self.state = batcher.state();
                 made
             }
             made => made,
         }
     }
 
-    fn cutter(&self) -> Cutter {
-        Cutter::new(Arc::clone(&self.rows), self.options.clone(), self.state)
+    fn batcher(&self) -> Batcher {
+        Batcher::new(Arc::clone(&self.rows), self.options.clone(), self.state)
     }
 
-    fn maker(&self) -> Result<Maker> {
+    fn maker(&self) -> Result<BatchSource> {
         if self.options.prefetch_factor == 0 || self.rows.is_local() {
-            return Ok(Maker::Here(self.cutter()));
+            return Ok(BatchSource::Batcher(self.batcher()));
         }
         let (rows, options, state) = (Arc::clone(&self.rows), self.options.clone(), self.state);
         let factor = options.prefetch_factor;
-        Ahead::start(move || Cutter::new(rows, options, state), factor).map(Maker::Ahead)
+        Prefetcher::start(move || Batcher::new(rows, options, state), factor)
+            .map(BatchSource::Prefetcher)
     }
 
     /// The place of the next batch.
@@ -162,9 +121,6 @@ impl Loader {
     }
 
     /// Goes to a place that [`Loader::state`] gave, perhaps with another number of ranks.
-    ///
-    /// # Errors
-    /// The dataset has fewer rows than were read from it before.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
         if let Some(rows) = self.rows.num_rows()?
             && state.row > rows
@@ -192,9 +148,6 @@ impl Loader {
 
     /// The number of batches in one epoch, where it can be known without going through the data
     /// only for this; a shuffled dataset is spooled now, which its first batch would do anyway.
-    ///
-    /// # Errors
-    /// Whatever reading the data fails with.
     pub fn batches_per_epoch(&self) -> Result<Option<u64>> {
         let rows = match self.rows.num_rows()? {
             None if self.rows.is_spooled() => Some(self.rows.count()?),

@@ -14,22 +14,22 @@
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
 //! | `rows.rs` | rows as JSON objects: `filter` and `map` |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
-//! | `loader.rs`, `cutter.rs`, `ahead.rs` | micro batches of one rank, in order, kept ready by a thread |
-//! | `batch.rs`, `facts.rs` | one of them as tensors, and what is known of it |
+//! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
+//! | `batch.rs`, `batch_stats.rs` | one of them as tensors, and what is known of it |
 //! | `batch_rows.rs` | the rows of a batch that training failed on |
 //!
 //! Not here: downloading (`hub`), and the shift of labels by one (the model does it, as in
 //! Hugging Face).
 
-mod ahead;
 mod batch;
 mod batch_rows;
-mod cutter;
+mod batch_stats;
+mod batcher;
 mod dataset;
 mod embedded;
-mod facts;
 mod loader;
 mod pack;
+mod prefetch;
 mod rows;
 mod shuffle;
 mod source;
@@ -39,15 +39,17 @@ mod stage;
 mod tokenize;
 mod tokenizer;
 mod tokens;
+mod wanted;
 mod window;
 
 #[cfg(test)]
-pub(crate) use batch::batch_of;
+pub(crate) use batch::tests::batch_of;
 pub use batch::{Batch, TargetTensors};
 pub use batch_rows::{BatchRows, write_rows};
+pub use batch_stats::BatchStats;
+pub use batcher::{LoaderOptions, LoaderState};
 pub use dataset::Dataset;
-pub use facts::Facts;
-pub use loader::{Loader, LoaderOptions, LoaderState};
+pub use loader::Loader;
 pub use rows::{Row, RowMap, RowPredicate, Rows};
 pub use source::{DatasetFiles, OpenOptions, is_hub_id};
 pub use split::{SplitSlice, parse_split};

@@ -89,7 +89,7 @@ impl Iterator for Packer {
 
     fn next(&mut self) -> Option<Self::Item> {
         while self.ids.len() < self.seq_len {
-            // What is left in `ids` at the end is the remainder that is dropped.
+            // The remainder in `ids` at the end is dropped.
             if let Err(e) = self.input.next()?.and_then(|batch| self.push(&batch)) {
                 return Some(Err(e));
             }

@@ -1,4 +1,4 @@
-//! Rows as JSON objects: what recipes see of a dataset, in `filter`, in `map` and when printing.
+//! Rows as JSON objects, the form in which recipes see a dataset: in `filter`, in `map` and printed.
 //!
 //! JSON is where Arrow's types and a script's values meet. The way back needs a schema: it is
 //! inferred from the first rows that `map` returns, and where a column existed before with a type

@@ -34,9 +34,6 @@ enum Rounding {
 }
 
 /// Reads a split expression and checks it against the splits that exist.
-///
-/// # Errors
-/// A mistake in the syntax, with its position, or a split that does not exist.
 pub fn parse_split(spec: &str, splits: &[&str]) -> Result<Vec<SplitSlice>> {
     let mut slices = Vec::new();
     let mut start = 0;
@@ -65,9 +62,6 @@ impl SplitSlice {
 
     /// The row range `from..to` that this slice means in a split of `num_rows` rows; `to` is `None`
     /// where it is the end. The number is asked for only where the range depends on it.
-    ///
-    /// # Errors
-    /// What `num_rows` fails with, or `pct1_dropremainder` of fewer than 100 rows.
     pub fn range(&self, num_rows: impl Fn() -> Result<u64>) -> Result<(u64, Option<u64>)> {
         if let (Unit::Rows, 0.., Some(0..) | None) = (self.unit, self.from.unwrap_or(0), self.to) {
             // Nothing here depends on the number of rows; reading simply stops at the end.

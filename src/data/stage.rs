@@ -18,6 +18,9 @@ use crate::{
 /// Rows as Arrow batches, in order.
 pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
 
+/// Rows of the batches that a source reads.
+pub(super) const ROWS_PER_BATCH: usize = 1024;
+
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {
     /// The columns of every batch.
@@ -45,7 +48,7 @@ pub(super) trait Stage: Send + Sync {
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
     fn is_local(&self) -> bool;
 
-    /// What this stage does, in a few words, after its input's description.
+    /// This stage in a few words, after its input's description.
     fn describe(&self) -> String;
 }
 

@@ -1,7 +1,7 @@
 //! `Tokenizer`: text to token ids and back, with the files and the results of Hugging Face's
 //! tokenizers, whose Rust crate does the work.
 //!
-//! What a `tokenizer.json` says about truncation and padding is not used: in dsr that is decided
+//! The truncation and padding of a `tokenizer.json` are not used: in dsr that is decided
 //! where the data is tokenized, visibly.
 
 use std::path::{Path, PathBuf};
@@ -39,9 +39,6 @@ impl std::fmt::Debug for Tokenizer {
 
 impl Tokenizer {
     /// Opens `dsr:NAME`, or a path relative to `base_dir`.
-    ///
-    /// # Errors
-    /// As [`Tokenizer::from_path`], or an embedded tokenizer that does not exist.
     pub fn open(spec: &str, base_dir: &Path) -> Result<Self> {
         match spec.strip_prefix("dsr:") {
             Some(name) => Self::from_bytes(embedded::tokenizer(name)?),
@@ -57,9 +54,6 @@ impl Tokenizer {
     /// Opens a `tokenizer.json`, or a directory that holds one, or one that holds `vocab.json` and
     /// `merges.txt` of a byte-level BPE as GPT-2's. A `tokenizer_config.json` beside them names the
     /// special tokens.
-    ///
-    /// # Errors
-    /// No such files, or files that are damaged.
     pub fn from_path(path: &Path) -> Result<Self> {
         let (dir, json) = match path.is_dir() {
             true => (path.to_owned(), path.join("tokenizer.json")),
@@ -86,9 +80,6 @@ impl Tokenizer {
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
-    ///
-    /// # Errors
-    /// A file that does not exist, or files that are damaged.
     pub fn from_vocab_and_merges(vocab: &Path, merges: &Path) -> Result<Self> {
         if let Some(absent) = [vocab, merges].into_iter().find(|path| !path.is_file()) {
             bail!(Code::Tokenizer, "no file {}", absent.display());
@@ -98,9 +89,6 @@ impl Tokenizer {
     }
 
     /// Reads the text of a `tokenizer.json`.
-    ///
-    /// # Errors
-    /// It is damaged.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
         Ok(Self::new(parse(json, "the tokenizer")?, None))
     }
@@ -119,9 +107,6 @@ impl Tokenizer {
     }
 
     /// The ids of one text, with the special tokens that the tokenizer itself adds.
-    ///
-    /// # Errors
-    /// The text holds something that the vocabulary cannot express.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, true).map_err(|e| failed("encode", e))?;
         Ok(encoding.get_ids().to_vec())
@@ -135,9 +120,6 @@ impl Tokenizer {
     }
 
     /// The text of `ids`, without special tokens such as `<|endoftext|>`.
-    ///
-    /// # Errors
-    /// [`Code::TokenId`] for an id that is not in the vocabulary; a decoder that fails.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.decode_all(ids, true)
     }
@@ -157,9 +139,6 @@ impl Tokenizer {
     }
 
     /// The tokenizer as the content of a `tokenizer.json`.
-    ///
-    /// # Errors
-    /// [`Code::Tokenizer`] where it has parts that have no JSON form.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         let json = self.inner.to_string(false);
         json.map(String::into_bytes).map_err(|e| {

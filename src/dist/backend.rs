@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use super::{ReduceOp, simulated::Simulated};
+use super::{reduce_op::ReduceOp, simulated::Simulated};
 use crate::{
-    bridge::dist::{self as bridge, Mode, RedOpType},
+    bridge::dist::{self as bridge, Mode},
     error::Result,
     tensor::Tensor,
 };
@@ -105,16 +105,5 @@ impl From<bridge::Work> for Started {
 impl From<()> for Started {
     fn from((): ()) -> Self {
         Self::Done
-    }
-}
-
-impl From<ReduceOp> for RedOpType {
-    fn from(op: ReduceOp) -> Self {
-        match op {
-            ReduceOp::Sum => Self::Sum,
-            ReduceOp::Avg => Self::Avg,
-            ReduceOp::Max => Self::Max,
-            ReduceOp::Min => Self::Min,
-        }
     }
 }

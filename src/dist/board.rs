@@ -1,5 +1,5 @@
-//! The store of a run as its launchers use it: what the ranks say of themselves, and what the
-//! launchers of several machines tell each other.
+//! The store of a run as its launchers use it: the states of the ranks, and the messages of the
+//! launchers of several machines to each other.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// What the keys of a launcher begin with; those of its ranks begin with this and `0/`.
+/// The prefix of a launcher's keys; its ranks' keys begin with this and `0/`.
 const PREFIX: &str = "dsr";
 /// How long one attempt to connect takes.
 const ATTEMPT: Duration = Duration::from_secs(2);
@@ -20,9 +20,6 @@ pub struct Board(Store);
 
 impl Board {
     /// Hosts the board at `address`; port 0 is any free one. Gives the port.
-    ///
-    /// # Errors
-    /// [`Code::Dist`] when the port is taken or the address is not this machine's.
     pub fn host((host, port): (&str, u16), timeout: Duration) -> Result<(Self, u16)> {
         let hosted = Store::host((host, port), PREFIX, timeout);
         hosted.map(|(store, port)| (Self(store), port)).map_err(|e| {
@@ -61,9 +58,6 @@ impl Board {
     }
 
     /// Sets a key, or replaces its value.
-    ///
-    /// # Errors
-    /// [`Code::Torch`] when the host is gone.
     pub fn set(&self, key: &str, value: &[u8]) -> Result<()> {
         self.0.set(key, value)
     }
@@ -73,13 +67,13 @@ impl Board {
         self.0.get(key)
     }
 
-    /// What a rank has last said of itself.
+    /// The last state that a rank has published.
     pub fn rank_state(&self, rank: usize) -> Result<Option<RankState>> {
         let bytes = self.0.get(&format!("0/{}", RankState::key(rank)))?;
         Ok(bytes.and_then(|bytes| RankState::parse(&bytes)))
     }
 
-    /// What a rank has told its launcher under `key`.
+    /// The value that a rank has set for its launcher under `key`.
     pub fn told(&self, key: &str) -> Result<Option<String>> {
         let bytes = self.0.get(&format!("0/{key}"))?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))

@@ -1,15 +1,15 @@
-//! How a rank comes to its group: to the store where all meet, and to the transport between them.
+//! Connecting a rank with its group: with the store where all meet, and with the transport.
 
 use std::time::Duration;
 
-use super::{Rendezvous, group::Place, watch::Watch};
+use super::{Rendezvous, rank::Rank, watch::Watch};
 use crate::{
     bridge::dist::{Group, Store, Transport},
     error::{Code, Error, Result},
     tensor::Device,
 };
 
-/// What carries the collectives of tensors on `device`.
+/// The transport of collectives of tensors on `device`.
 pub(super) fn transport<'a>(
     device: Device,
     interface: Option<&'a str>,
@@ -23,9 +23,9 @@ pub(super) fn transport<'a>(
 }
 
 /// Brings this rank to the store of all ranks and waits until all are there.
-pub(super) fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
+pub(super) fn meet(rendezvous: &Rendezvous, place: Rank) -> Result<Store> {
     let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
-    let Place { rank, world_size } = place;
+    let Rank { rank, world_size } = place;
     let prefix = rendezvous.store_prefix();
     let is_host = rank == 0 && agent_store.is_none();
     let seconds = timeout.as_secs_f64();
@@ -61,7 +61,7 @@ pub(super) fn meet(rendezvous: &Rendezvous, place: Place) -> Result<Store> {
 }
 
 /// Starts to tell the others what this rank does, over a connection of its own.
-pub(super) fn watch(rendezvous: &Rendezvous, place: Place) -> Result<Watch> {
+pub(super) fn watch(rendezvous: &Rendezvous, place: Rank) -> Result<Watch> {
     let Rendezvous { master_addr, master_port, timeout, .. } = rendezvous;
     let address = (master_addr.as_str(), *master_port);
     let store = Store::tcp(address, false, &rendezvous.store_prefix(), *timeout)
@@ -70,9 +70,6 @@ pub(super) fn watch(rendezvous: &Rendezvous, place: Place) -> Result<Watch> {
 }
 
 /// Tries Gloo by a group of this process alone, on `interface` or else on the loopback.
-///
-/// # Errors
-/// [`Code::Torch`] with Gloo's reason.
 pub fn check_gloo(interface: Option<&str>) -> Result<()> {
     let timeout = Duration::from_secs(10);
     let (store, _) = Store::host(("127.0.0.1", 0), "check", timeout)?;

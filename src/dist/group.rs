@@ -12,51 +12,30 @@ use super::{
     Rendezvous, Traffic, Work,
     backend::{Backend, Started},
     connect::{meet, transport, watch},
+    rank::Rank,
+    reduce_op::{ReduceOp, check_reduction},
     simulated::Simulated,
-    watch::{Phase, Watch},
+    watch::{RankPhase, Watch},
 };
 use crate::{
     bridge::dist::{self as bridge, Mode},
-    error::{Code, Error, Result},
+    error::{Code, Result},
 };
-
-/// How values of all ranks become one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ReduceOp {
-    /// The sum.
-    Sum,
-    /// The sum divided by the world size; for floating-point tensors.
-    Avg,
-    /// The greatest.
-    Max,
-    /// The least.
-    Min,
-}
 
 /// The ranks that train together, connected: over Gloo on the CPU, over NCCL on CUDA.
 pub struct ProcessGroup {
     backend: Backend,
-    place: Place,
+    place: Rank,
     local_rank: usize,
     device: Device,
-    /// What this rank does, for the others; `None` for a process that has no store to say it in.
+    /// Tells the others about this rank; `None` for a process that has no store to say it in.
     watch: Option<Arc<Watch>>,
     traffic: Cell<Traffic>,
-}
-
-/// Which rank this is, for results and messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
-    pub(super) rank: usize,
-    pub(super) world_size: usize,
 }
 
 impl ProcessGroup {
     /// A group of this process alone. It has no transport: its collectives are identities, and
     /// cost nothing.
-    ///
-    /// # Errors
-    /// [`Code::Dist`] for a device that does not exist, or that several ranks could not use.
     pub fn single(device: Device) -> Result<Self> {
         if let Device::Cuda(index) = device
             && index >= cuda_device_count()
@@ -73,7 +52,7 @@ impl ProcessGroup {
     /// [`Code::Dist`] when the ranks do not all come within the timeout, saying which are missing.
     pub fn connect(rendezvous: &Rendezvous, device: Device) -> Result<Self> {
         let &Rendezvous { rank, world_size, local_rank, timeout, .. } = rendezvous;
-        let place = Place { rank, world_size };
+        let place = Rank { rank, world_size };
         if world_size == 1 {
             // Alone, it still tells a launcher how it is.
             let mut group = Self::single(device)?;
@@ -99,21 +78,17 @@ impl ProcessGroup {
     /// once as if they held the same as this rank. A sum is `world_size` times its tensor, an
     /// average, greatest or least is the tensor, an all-gather writes the shard into every slot, a
     /// broadcast leaves its tensor. It is for measuring what one rank of many keeps and sends.
-    ///
-    /// # Errors
-    /// [`Code::Dist`] for a rank that is not among `world_size`, and for a device that has no
-    /// transport.
     pub fn simulated(rank: usize, world_size: usize, device: Device) -> Result<Self> {
         if rank >= world_size {
             bail!(Code::Dist, "a world of {world_size} ranks has no rank {rank}");
         }
         transport(device, None, None)?;
-        let place = Place { rank, world_size };
+        let place = Rank { rank, world_size };
         Ok(Self::over(Backend::Simulated(Simulated(place)), place, device))
     }
 
     /// A group that nobody watches, of the first rank of its machine.
-    fn over(backend: Backend, place: Place, device: Device) -> Self {
+    fn over(backend: Backend, place: Rank, device: Device) -> Self {
         Self { backend, place, local_rank: 0, device, watch: None, traffic: Cell::default() }
     }
 
@@ -167,10 +142,7 @@ impl ProcessGroup {
     }
 
     /// Reduces `input` over all ranks and leaves in `shard` this rank's slice of the result, the
-    /// `rank`-th of `world_size` equal ones. What `input` holds then is undefined.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_gather_into`], and as [`ProcessGroup::all_reduce`] for the operation.
+    /// `rank`-th of `world_size` equal ones. The content of `input` is then undefined.
     pub fn reduce_scatter(&self, shard: &Tensor, input: &Tensor, op: ReduceOp) -> Result<()> {
         self.start_reduce_scatter(shard, input, op, Mode::Sync)?.wait()
     }
@@ -186,10 +158,6 @@ impl ProcessGroup {
     }
 
     /// Copies `tensor` of rank `root` over `tensor` of every other rank.
-    ///
-    /// # Errors
-    /// [`Code::Dist`] for a root that does not exist or when another rank fails; [`Code::Shape`]
-    /// for a tensor that is not contiguous or not on the group's device.
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<()> {
         self.start_broadcast(tensor, root, Mode::Sync)?.wait()
     }
@@ -200,9 +168,6 @@ impl ProcessGroup {
     }
 
     /// Returns when every rank has called it.
-    ///
-    /// # Errors
-    /// [`Code::Dist`] when another rank fails or does not come within the timeout.
     pub fn barrier(&self) -> Result<()> {
         self.start_barrier(Mode::Sync)?.wait()
     }
@@ -223,7 +188,7 @@ impl ProcessGroup {
         Ok(flags.f_int64_value(&[0])? != 0)
     }
 
-    /// What this rank has sent so far in the collectives that it started; [`Traffic::since`] gives
+    /// The bytes that this rank has sent so far in the collectives that it started; [`Traffic::since`] gives
     /// the part of a step.
     pub fn traffic(&self) -> Traffic {
         self.traffic.get()
@@ -361,42 +326,12 @@ impl Drop for ProcessGroup {
     /// Says that this rank has ended, before its connections close.
     fn drop(&mut self) {
         if let Some(watch) = &self.watch {
-            watch.close(Phase::Ended);
+            watch.close(RankPhase::Ended);
             if watch.has_abandoned() {
                 self.backend.leak();
             }
         }
     }
-}
-
-impl Place {
-    /// The error of an operation between ranks, from what libtorch says about it.
-    pub(super) fn failed(self, operation: &str, e: Error) -> Error {
-        if e.code() == Code::Memory {
-            return e;
-        }
-        let Self { rank, world_size } = self;
-        let message = format!("{operation} failed on rank {rank} of {world_size}: {e}");
-        let error = Error::new(Code::Dist, message);
-        if world_size == 1 {
-            return error;
-        }
-        error.hint(
-            "another rank has stopped, or has called other collectives; the first error among the \
-             outputs of all ranks tells",
-        )
-    }
-}
-
-fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) -> Result<()> {
-    if op == ReduceOp::Avg && !tensor.is_floating_point() {
-        bail!(
-            Code::Shape,
-            "{operation}: an average needs a floating-point tensor, found {:?}",
-            tensor.kind()
-        );
-    }
-    Ok(())
 }
 
 #[cfg(test)]

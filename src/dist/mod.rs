@@ -6,16 +6,18 @@
 //! `WORLD_SIZE`, `LOCAL_RANK`, `MASTER_ADDR` and `MASTER_PORT` ([`Rendezvous::from_env`]).
 //!
 //! Shapes, dtypes and devices are checked on this rank before the transport is called, because a
-//! rank that sends the wrong number of bytes makes all the others wait. What each rank is doing is
-//! told to the others, so that an error names who did not come ([`RankState`]).
+//! rank that sends the wrong number of bytes makes all the others wait. The state of each rank is
+//! told to the others, so that an error names the rank that did not come ([`RankState`]).
 //!
-//! Processes are not started here: that is `launch`, which meets the ranks at a [`Board`]. What is
-//! sent is the engine's decision.
+//! Processes are not started here: that is `launch`, which meets the ranks at a [`Board`]. The
+//! engine decides what is sent.
 
 mod backend;
 mod board;
 mod connect;
 mod group;
+mod rank;
+mod reduce_op;
 mod rendezvous;
 mod shard;
 mod simulated;
@@ -25,9 +27,10 @@ mod work;
 
 pub use board::Board;
 pub use connect::check_gloo;
-pub use group::{ProcessGroup, ReduceOp};
+pub use group::ProcessGroup;
+pub use reduce_op::ReduceOp;
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, ShardSpec};
 pub use traffic::{Sent, Traffic};
-pub use watch::{Call, Phase, RankState};
+pub use watch::{Call, RankPhase, RankState};
 pub use work::Work;

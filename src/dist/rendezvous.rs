@@ -1,4 +1,4 @@
-//! What a process must know to meet the others: its rank, their number, and where they meet.
+//! The rendezvous of a process with the others: its rank, their number, and the address.
 //!
 //! The names and meanings are torchrun's, so that torchrun, a Slurm script or five `export`s start
 //! dsr in the same way as a PyTorch program. This module reads no environment: it is given a
@@ -46,10 +46,6 @@ impl Rendezvous {
 
     /// Reads torchrun's variables through `lookup`. `None` when neither `RANK` nor `WORLD_SIZE` is
     /// set: a program that nobody launched as one of several.
-    ///
-    /// # Errors
-    /// [`Code::Dist`], all faults at once: a variable that is missing or no number, a rank that is
-    /// not below the world size.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Option<Self>> {
         let mut env = Variables { lookup, faults: Vec::new() };
         if env.get("RANK").is_none() && env.get("WORLD_SIZE").is_none() {
@@ -84,7 +80,7 @@ impl Rendezvous {
         local_address((&self.master_addr, self.master_port)).map(|address| address.to_string())
     }
 
-    /// What the keys of this run's ranks begin with: ranks of an earlier attempt may have left
+    /// The prefix of the keys of this run's ranks: ranks of an earlier attempt may have left
     /// theirs in a store that outlives them.
     pub(super) fn store_prefix(&self) -> String {
         format!("dsr/{}", self.agent_store.unwrap_or(0))

@@ -31,7 +31,7 @@ impl ShardSpec {
         (len * self.rank as i64, len)
     }
 
-    /// What of the elements `from..to` is in this rank's slice of `numel`: where it begins and ends,
+    /// Intersects the elements `from..to` with this rank's slice of `numel`: the begin and the end,
     /// and where it begins in the slice.
     pub fn overlap(self, numel: i64, from: i64, to: i64) -> Option<(i64, i64, i64)> {
         let (own, len) = self.range(numel);
@@ -73,9 +73,6 @@ impl ProcessGroup {
     /// Starts to sum `flat`, `[numel]`, over all ranks in the format `kind`, with at most `most`
     /// elements a collective. The sum may be made in `flat` itself; that of one rank is `flat`, in
     /// its own format.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_reduce`]; memory is exhausted.
     pub fn sum_all(&self, flat: &Tensor, kind: Kind, most: u64) -> Result<Reduction> {
         if self.world_size() == 1 {
             return Ok(Reduction { out: flat.shallow_clone(), works: Vec::new() });
@@ -88,11 +85,8 @@ impl ProcessGroup {
     }
 
     /// Starts to sum `flat`, `[numel]`, over all ranks in the format `kind`, for each rank its
-    /// slice, with at most `most` elements a collective, `world_size` at least. What `flat` holds
+    /// slice, with at most `most` elements a collective, `world_size` at least. The content of `flat`
     /// then is undefined.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::reduce_scatter`]; memory is exhausted.
     pub fn sum_slice(&self, flat: &Tensor, kind: Kind, most: u64) -> Result<Reduction> {
         let ranks = self.world_size() as i64;
         let len = flat.numel() as i64 / ranks;
@@ -111,9 +105,6 @@ impl ProcessGroup {
 
     /// Fills `flat`, `[numel]`, whose slice of this rank is there, with the slices of the others,
     /// with at most `most` elements a collective, `world_size` at least.
-    ///
-    /// # Errors
-    /// As [`ProcessGroup::all_gather_into`]; memory is exhausted.
     pub fn gather_slices(&self, flat: &Tensor, most: u64) -> Result<()> {
         let ranks = self.world_size() as i64;
         let own = ShardSpec::of(self).slice(flat)?;

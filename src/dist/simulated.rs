@@ -4,7 +4,7 @@
 //! what it sends. Values stay finite and of the right size, but they are not those of a training:
 //! except for one rank of 1, whose collectives are identities and start no operation.
 
-use super::{ReduceOp, group::Place};
+use super::{rank::Rank, reduce_op::ReduceOp};
 use crate::{
     error::Result,
     tensor::{Tensor, no_grad},
@@ -12,7 +12,7 @@ use crate::{
 
 /// The other ranks of a simulated world. Shapes, dtypes and devices are the group's to check.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Simulated(pub(super) Place);
+pub(super) struct Simulated(pub(super) Rank);
 
 impl Simulated {
     /// Reduces `tensor` with as many equal ones.

@@ -1,4 +1,4 @@
-//! What a rank sends, counted by collective.
+//! The bytes that a rank sends, counted by collective.
 //!
 //! The counts are the volume of the ring algorithms for one rank of N, as the ZeRO paper takes them
 //! (Rajbhandari et al. 2020, section 7.1) and as NCCL and Gloo move large tensors. For a tensor of
@@ -17,7 +17,7 @@
 
 use crate::tensor::{Tensor, bytes_of};
 
-/// What one kind of collective has moved.
+/// The traffic of one kind of collective.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
     /// How often it was started.
@@ -28,7 +28,7 @@ pub struct Sent {
     pub bytes: u64,
 }
 
-/// What this rank has sent, by collective; see the module's table for how it is counted.
+/// The bytes that this rank has sent, by collective; see the module's table for how it is counted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Reductions whose result every rank has.
@@ -44,7 +44,7 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// What was sent after `earlier`, a count of the same group.
+    /// The bytes sent after `earlier`, a count of the same group.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         Self {

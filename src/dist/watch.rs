@@ -1,4 +1,4 @@
-//! What each rank is doing, told to the others: so that an error can say who did not come.
+//! The state of each rank, published to the others, so that an error can name the rank that did not come.
 //!
 //! A transport knows only that nothing arrived. Each rank therefore counts the collectives that it
 //! starts, and a thread beside it writes the count into the store where the ranks met, once a
@@ -47,10 +47,10 @@ impl fmt::Display for Call {
     }
 }
 
-/// What a rank was doing when it last said so.
+/// The activity of a rank when it last published its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Phase {
+pub enum RankPhase {
     /// It computes, or reads data.
     Working,
     /// It waits for a collective.
@@ -61,11 +61,11 @@ pub enum Phase {
     Disconnected,
 }
 
-/// What a rank tells the others.
+/// The state that a rank publishes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RankState {
-    /// What it is doing.
-    pub phase: Phase,
+    /// Its activity.
+    pub phase: RankPhase,
     /// The collective that it waits for; else the last one that it started.
     pub call: Option<Call>,
     /// How many collectives it has started.
@@ -92,26 +92,28 @@ impl RankState {
             .as_ref()
             .is_some_and(|theirs| theirs.number == call.number && theirs.name != call.name);
         match self.phase {
-            Phase::Ended => self.started < call.number,
-            Phase::Waiting => elsewhere,
-            Phase::Working | Phase::Disconnected => false,
+            RankPhase::Ended => self.started < call.number,
+            RankPhase::Waiting => elsewhere,
+            RankPhase::Working | RankPhase::Disconnected => false,
         }
     }
 
-    /// What the rank is doing, as the second half of a sentence about it.
+    /// The activity of the rank, as the second half of a sentence about it.
     fn words(&self) -> String {
         let call = self.call.as_ref();
         let last = |word: &str| call.map_or_else(String::new, |call| format!(" {word} {call}"));
         match (self.phase, call) {
-            (Phase::Waiting, Some(call)) => format!("is in {call}"),
-            (Phase::Ended, _) => format!("has ended{}", last("after")),
-            (Phase::Disconnected, _) => format!("has lost its connections{}", last("after")),
-            (Phase::Working | Phase::Waiting, _) => format!("has not come{}", last("since")),
+            (RankPhase::Waiting, Some(call)) => format!("is in {call}"),
+            (RankPhase::Ended, _) => format!("has ended{}", last("after")),
+            (RankPhase::Disconnected, _) => format!("has lost its connections{}", last("after")),
+            (RankPhase::Working | RankPhase::Waiting, _) => {
+                format!("has not come{}", last("since"))
+            }
         }
     }
 }
 
-/// What another rank said, and when its beat last changed as seen from here.
+/// The last state of another rank, and when its beat last changed as seen from here.
 #[derive(Debug, Clone)]
 struct Seen {
     state: RankState,
@@ -121,12 +123,12 @@ struct Seen {
 /// This rank's state and what it saw of the others.
 struct Shared {
     rank: usize,
-    own: Mutex<Own>,
+    own: Mutex<OwnState>,
     /// By rank; `None` for one that has said nothing.
     seen: Mutex<Vec<Option<Seen>>>,
 }
 
-struct Own {
+struct OwnState {
     state: RankState,
     waits_since: Option<Instant>,
     /// Whether a collective was given up while it ran.
@@ -149,10 +151,10 @@ pub(super) struct Watch {
 impl Watch {
     /// Starts to speak for `rank` of `world_size` through `store`.
     pub(super) fn start(store: Store, rank: usize, world_size: usize) -> Self {
-        let state = RankState { phase: Phase::Working, call: None, started: 0, beat: 0 };
+        let state = RankState { phase: RankPhase::Working, call: None, started: 0, beat: 0 };
         let shared = Arc::new(Shared {
             rank,
-            own: Mutex::new(Own { state, waits_since: None, abandoned: false }),
+            own: Mutex::new(OwnState { state, waits_since: None, abandoned: false }),
             seen: Mutex::new(vec![None; world_size]),
         });
         let (requests, inbox) = mpsc::channel();
@@ -175,14 +177,14 @@ impl Watch {
     pub(super) fn waits(&self, call: &Call) {
         let mut own = lock(&self.shared.own);
         own.state.call = Some(call.clone());
-        own.state.phase = Phase::Waiting;
+        own.state.phase = RankPhase::Waiting;
         own.waits_since = Some(Instant::now());
     }
 
     /// Says that the wait is over.
     pub(super) fn waited(&self) {
         let mut own = lock(&self.shared.own);
-        own.state.phase = Phase::Working;
+        own.state.phase = RankPhase::Working;
         own.waits_since = None;
     }
 
@@ -196,7 +198,7 @@ impl Watch {
         lock(&self.shared.own).abandoned
     }
 
-    /// Who can never take part in `call`, as far as this rank has seen.
+    /// The ranks that can never take part in `call`, as far as this rank has seen.
     pub(super) fn who_never_comes(&self, call: &Call) -> Option<String> {
         let words = self.others(|rank, seen| {
             let state = &seen?.state;
@@ -205,7 +207,7 @@ impl Watch {
         (!words.is_empty()).then(|| words.join(", "))
     }
 
-    /// Who has not started `call`, with what each does instead; empty when all have.
+    /// The ranks that have not started `call`, with their activity; empty when all have.
     pub(super) fn who_is_missing(&self, call: &Call) -> String {
         let words = self.others(|rank, seen| {
             let Some(Seen { state, changed }) = seen else {
@@ -216,7 +218,7 @@ impl Watch {
                 return None;
             }
             let mut words = format!("rank {rank} {}", state.words());
-            if silent >= SILENCE && state.phase != Phase::Ended {
+            if silent >= SILENCE && state.phase != RankPhase::Ended {
                 words.push_str(&format!(", silent for {} s", silent.as_secs()));
             }
             Some(words)
@@ -230,7 +232,7 @@ impl Watch {
     }
 
     /// Says for good what has become of this rank.
-    pub(super) fn close(&self, phase: Phase) {
+    pub(super) fn close(&self, phase: RankPhase) {
         lock(&self.shared.own).state.phase = phase;
         self.ask(Request::Refresh);
     }
@@ -283,7 +285,7 @@ impl Shared {
                 return;
             }
             if let Some(Request::Refresh(done) | Request::Set(_, _, done)) = request {
-                // Whoever asked may have given up.
+                // The caller may have given up.
                 let _ = done.send(());
             }
         }
@@ -325,7 +327,7 @@ mod tests {
         Call { number, name: name.to_owned() }
     }
 
-    fn state(phase: Phase, number: u64, name: &str) -> RankState {
+    fn state(phase: RankPhase, number: u64, name: &str) -> RankState {
         RankState { phase, call: Some(call(number, name)), started: number, beat: 1 }
     }
 
@@ -333,13 +335,13 @@ mod tests {
     fn a_rank_that_ended_or_is_elsewhere_never_comes() {
         let mine = call(12, "all_reduce");
         let cases = [
-            (state(Phase::Ended, 11, "barrier"), true, "has ended after barrier #11"),
-            (state(Phase::Ended, 12, "all_reduce"), false, "has ended after all_reduce #12"),
-            (state(Phase::Waiting, 12, "barrier"), true, "is in barrier #12"),
-            (state(Phase::Waiting, 12, "all_reduce"), false, "is in all_reduce #12"),
-            // What it said may be old.
-            (state(Phase::Waiting, 11, "barrier"), false, "is in barrier #11"),
-            (state(Phase::Working, 11, "barrier"), false, "has not come since barrier #11"),
+            (state(RankPhase::Ended, 11, "barrier"), true, "has ended after barrier #11"),
+            (state(RankPhase::Ended, 12, "all_reduce"), false, "has ended after all_reduce #12"),
+            (state(RankPhase::Waiting, 12, "barrier"), true, "is in barrier #12"),
+            (state(RankPhase::Waiting, 12, "all_reduce"), false, "is in all_reduce #12"),
+            // Its last state may be old.
+            (state(RankPhase::Waiting, 11, "barrier"), false, "is in barrier #11"),
+            (state(RankPhase::Working, 11, "barrier"), false, "has not come since barrier #11"),
         ];
         for (state, never, words) in cases {
             assert_eq!((state.never_comes(&mine), state.words().as_str()), (never, words));
@@ -348,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_state_survives_the_store() {
-        let state = state(Phase::Waiting, 3, "barrier");
+        let state = state(RankPhase::Waiting, 3, "barrier");
         assert_eq!(RankState::parse(&serde_json::to_vec(&state).unwrap()), Some(state));
         assert_eq!(RankState::parse(b"?"), None);
     }
@@ -366,11 +368,11 @@ mod tests {
         a.refresh();
         assert_eq!(a.who_is_missing(&mine), "rank 2 has not been heard of");
         assert_eq!(a.who_never_comes(&mine), None);
-        b.close(Phase::Ended);
+        b.close(RankPhase::Ended);
         let next = a.started("barrier");
         a.refresh();
         assert_eq!(a.who_never_comes(&next).unwrap(), "rank 1 has ended after barrier #1");
         let said = store.get(&RankState::key(1)).unwrap().unwrap();
-        assert_eq!(RankState::parse(&said).unwrap().phase, Phase::Ended);
+        assert_eq!(RankState::parse(&said).unwrap().phase, RankPhase::Ended);
     }
 }

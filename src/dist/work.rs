@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use super::{
     backend::Started,
-    group::Place,
-    watch::{Call, Phase, Watch},
+    rank::Rank,
+    watch::{Call, RankPhase, Watch},
 };
 use crate::error::{Code, Error, Result};
 
@@ -21,7 +21,7 @@ const SLICE: Duration = Duration::from_secs(1);
 pub struct Work {
     pub(super) inner: Started,
     pub(super) operation: &'static str,
-    pub(super) place: Place,
+    pub(super) place: Rank,
     pub(super) watched: Option<(Arc<Watch>, Call)>,
 }
 
@@ -51,36 +51,33 @@ impl Work {
             }
         };
         watch.waited();
-        if result.as_ref().is_err_and(|(_, phase)| *phase == Phase::Disconnected) {
-            watch.close(Phase::Disconnected);
+        if result.as_ref().is_err_and(|(_, phase)| *phase == RankPhase::Disconnected) {
+            watch.close(RankPhase::Disconnected);
         }
         result.map_err(|(e, _)| e)
     }
 
     /// Whether the transfer is over, well or not. An average is only complete after
     /// [`Work::wait`].
-    ///
-    /// # Errors
-    /// [`Code::Dist`](crate::error::Code::Dist) when the state cannot be asked for.
     pub fn is_completed(&self) -> Result<bool> {
         self.inner.is_completed().map_err(|e| self.place.failed(self.operation, e))
     }
 
     /// The error where `who` can never take part.
-    fn never(&self, call: &Call, who: &str) -> (Error, Phase) {
+    fn never(&self, call: &Call, who: &str) -> (Error, RankPhase) {
         let what = format!("{who}, and does not take part in {call}");
         let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
         let failed = failed.hint(
             "every rank must call the same collectives: whether a step, a save or an evaluation \
              is done must not depend on the rank",
         );
-        (failed, Phase::Working)
+        (failed, RankPhase::Working)
     }
 
     /// The error for what the transport says, with who is missing.
-    fn explain(&self, watch: &Watch, call: &Call, e: Error) -> (Error, Phase) {
+    fn explain(&self, watch: &Watch, call: &Call, e: Error) -> (Error, RankPhase) {
         if e.code() == Code::Memory {
-            return (e, Phase::Working);
+            return (e, RankPhase::Working);
         }
         watch.refresh();
         if let Some(who) = watch.who_never_comes(call) {
@@ -92,17 +89,17 @@ impl Work {
                 "" => format!("{call} timed out, though all ranks take part: {e}"),
                 who => format!("{call} timed out: {who}"),
             };
-            (what, Phase::Working)
+            (what, RankPhase::Working)
         } else {
             let what = format!("the connection to another rank is lost: {}", reason(e.message()));
-            (what, Phase::Disconnected)
+            (what, RankPhase::Disconnected)
         };
         let failed = self.place.failed(self.operation, Error::new(Code::Dist, what));
         (failed.caused_by(e), phase)
     }
 }
 
-/// What the transport says, without the place in its source and its advice.
+/// The transport's message, without the place in its source and its advice.
 fn reason(message: &str) -> &str {
     let message = match message.split_once("] ") {
         Some((place, rest)) if place.starts_with('[') => rest,

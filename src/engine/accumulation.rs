@@ -1,4 +1,4 @@
-//! What the micro batches of an optimizer step add up to, and how their losses are averaged.
+//! The sums over the micro batches of an optimizer step, and the average of their losses.
 //!
 //! A micro batch enters with a loss and a weight. By default these are the sum of its losses and
 //! the number of its targets: the step's loss is the mean over all target tokens, however the

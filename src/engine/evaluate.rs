@@ -25,8 +25,8 @@ impl Engine {
     /// ends without a result on all.
     ///
     /// # Errors
-    /// What the batches fail with, [`Code::Data`] where there is no target at all, and
-    /// [`Code::Diverged`] for a loss that is not a number.
+    /// [`Code::Data`] where there is no target at all, [`Code::Diverged`] for a loss that is not a
+    /// number.
     pub fn evaluate(
         &self,
         batches: impl IntoIterator<Item = Result<Batch>>,

@@ -14,7 +14,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{landing::Landing, offload::Offload};
+use super::{host_gradients::HostGradients, offload::Offload};
 use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
@@ -29,7 +29,7 @@ const MOST_UNDER_WAY: usize = 1;
 
 /// The gradients of each unit.
 pub(super) struct Gradients {
-    /// What this rank has added and not yet summed.
+    /// The gradients that this rank has added and not yet reduced.
     buffers: SharedGradients,
     /// Sums over the ranks, of whole units or of this rank's slices.
     sums: Vec<Option<Copying>>,
@@ -41,7 +41,7 @@ pub(super) struct Gradients {
     zero: ZeroConfig,
     accumulates: bool,
     /// Where the optimizer takes the sums.
-    landing: Landing,
+    host_gradients: HostGradients,
     /// Whether every micro batch moves its sums there.
     moves: bool,
     /// Whether a buffer is summed as soon as it is complete.
@@ -66,7 +66,7 @@ impl Gradients {
             group,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
-            landing: Landing::new(offload.optimizer.device(), units.len()),
+            host_gradients: HostGradients::new(offload.optimizer.device(), units.len()),
             moves: offload.moves_gradients,
             at_once: false,
         }
@@ -136,7 +136,7 @@ impl Gradients {
                 None if self.accumulates => sum.f_to_kind(self.kind)?,
                 None => sum,
             };
-            self.sums[i] = Some(self.landing.bring(i, all)?);
+            self.sums[i] = Some(self.host_gradients.receive(i, all)?);
         }
         Ok(())
     }

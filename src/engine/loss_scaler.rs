@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{DynamicLossScale, LossScale};
 
-/// What the scale is multiplied or divided by.
+/// The factor by which the scale grows or shrinks.
 const FACTOR: f64 = 2.0;
 
 /// The scale, and what decides when it changes.
@@ -46,7 +46,7 @@ impl LossScaler {
         Self { config, state }
     }
 
-    /// What the loss of the next step is multiplied by; 1 without a scale.
+    /// The loss scale of the next step; 1 without one.
     pub(super) fn scale(&self) -> f64 {
         self.state.loss_scale
     }
@@ -103,7 +103,7 @@ impl LossScaler {
         }
     }
 
-    /// What a checkpoint holds; nothing for a scale that never changes.
+    /// The state for a checkpoint; none for a scale that never changes.
     pub(super) fn state(&self) -> Option<LossScalerState> {
         self.is_dynamic().then_some(self.state)
     }

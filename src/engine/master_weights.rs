@@ -1,4 +1,4 @@
-//! How the weights that the optimizer updates become the parameters of the model.
+//! Copies master weights into the model after each step.
 //!
 //! The optimizer updates master weights: float32, one flat tensor a unit. A model in float32 is its
 //! own master, unless one of both is offloaded. In 16 bits a step changes a parameter by less than the format can tell apart
@@ -11,7 +11,7 @@ use std::rc::Rc;
 
 use super::{
     offload::Offload, parameter_shards::ParameterShards, parameter_slices::ParameterSlices,
-    unit_states::UnitState,
+    state_file::UnitState,
 };
 use crate::{
     bridge::lists,

@@ -1,11 +1,4 @@
-//! What an engine's memory is used for, counted from its tensors.
-
-use super::Engine;
-use crate::{
-    bridge::memory::Kind,
-    error::Result,
-    tensor::{AllocatorUse, allocator_use},
-};
+//! The uses of an engine's memory, counted from its tensors.
 
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
@@ -20,9 +13,9 @@ pub struct MemoryUse {
     pub master_weights: u64,
     /// The flat gradients of the units.
     pub gradients: u64,
-    /// What the optimizer keeps from step to step.
+    /// The state that the optimizer keeps from step to step.
     pub optimizer_state: u64,
-    /// What embedding and blocks compute on the way forward, a recomputation included.
+    /// The activations of embedding and blocks in the forward pass, a recomputation included.
     pub activations: u64,
     /// The rest: the head with its slice of the logits, gradients of activations and of single
     /// parameters on the way backward, what a step needs meanwhile.
@@ -45,31 +38,6 @@ impl MemoryUse {
             ("activations", self.activations),
             ("buffers", self.buffers),
         ]
-    }
-}
-
-impl Engine {
-    /// What libtorch's allocator took for it and for everything else in this process; `None` on the
-    /// CPU.
-    pub fn allocator(&self) -> Result<Option<AllocatorUse>> {
-        allocator_use(self.model.device())
-    }
-
-    /// What the memory was used for when the engine used most of it.
-    pub fn memory(&self) -> MemoryUse {
-        let (_, peak) = self.ledger.counts();
-        MemoryUse {
-            parameters: self.master_weights.parameter_bytes() + peak.of(Kind::Parameters),
-            master_weights: if self.master_weights.is_shared() {
-                0
-            } else {
-                self.states.master_bytes(self.model.device())
-            },
-            gradients: peak.of(Kind::Gradients),
-            optimizer_state: peak.of(Kind::OptimizerState),
-            activations: peak.of(Kind::Activations),
-            buffers: peak.of(Kind::Buffers),
-        }
     }
 }
 

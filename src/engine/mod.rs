@@ -2,8 +2,7 @@
 //!
 //! The engine, not autograd, walks the layers (`stage.rs`): each runs on a detached input, and the
 //! backward pass goes from the last to the first, one layer's graph at a time, adding to flat
-//! gradients (`gradients.rs`). What ZeRO, offload and checkpointing change is therefore a line in
-//! one visible loop.
+//! gradients (`gradients.rs`). ZeRO, offload and checkpointing are therefore lines in one visible loop.
 //!
 //! The losses of a global batch are averaged as `accumulation.rs` says, whose normalizer is corrected
 //! once, in [`Engine::step`].
@@ -11,7 +10,7 @@
 mod accumulation;
 mod evaluate;
 mod gradients;
-mod landing;
+mod host_gradients;
 mod layout;
 mod loss_scaler;
 mod master_weights;
@@ -46,15 +45,14 @@ use self::{
     offload::Offload,
     overflow_check::OverflowCheck,
     stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
-    stop::Stop,
-    timers::{Phase, Timers},
+    stop::StopSignal,
+    timers::{StepPhase, Timers},
     unit_states::UnitStates,
 };
 pub use self::{
     evaluate::Evaluation,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
-    observe::Observer,
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
@@ -69,7 +67,7 @@ use crate::{
     dist::{ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     model::{LossFunction, Model, Sink, record},
-    optim::{GroupRates, Optimizer, Plan, StepRates},
+    optim::{GroupRates, Optimizer, OptimizerPlan, StepRates},
     tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
 };
 
@@ -98,17 +96,23 @@ pub struct Engine {
     flops_profile: Option<ModuleProfile>,
     /// The length of the last micro batch's rows.
     row_tokens: i64,
-    /// What the device is, where that is known.
+    /// The properties of the device, where they are known.
     gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
-    stop: Stop,
+    stop: StopSignal,
     /// Set while state is changed, and left set by an error in between.
     is_inconsistent: bool,
-    /// What the engine allocates, by kind.
+    /// The bytes that the engine allocates, by kind.
     ledger: Ledger,
 }
 
-/// What an optimizer step was like.
+/// Is told of each optimizer step.
+pub trait Observer {
+    /// A step was done: [`Engine::last_step`] says what it was like.
+    fn on_step(&mut self, engine: &Engine) -> Result<()>;
+}
+
+/// The outcome of an optimizer step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepOutcome {
     /// The mean loss over the target tokens of the global batch.
@@ -121,7 +125,7 @@ pub struct StepOutcome {
     pub betas: (f64, f64),
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
-    /// What the loss was multiplied by for the backward pass; only with fp16.
+    /// The loss scale of the backward pass; only with fp16.
     pub loss_scale: Option<f64>,
     /// Whether a gradient was not finite, so that nothing was applied.
     pub skipped: bool,
@@ -139,12 +143,6 @@ struct Pending {
 
 impl Engine {
     /// An engine for `model` as one rank of `group`.
-    ///
-    /// # Errors
-    /// There is not enough memory for the optimizer's state, or room on the disk that it goes to.
-    /// Parameter groups that do not fit the
-    /// model; a schedule that cycles a momentum where there is none; a profile of a model whose
-    /// operations are not known; `deterministic` in an environment that does not allow it.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         check_momentum(&config.optimizer, &config.scheduler)?;
@@ -154,7 +152,8 @@ impl Engine {
         check_numerics(config.numerics, model.device())?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(&group));
-        let plan = Plan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
+        let plan =
+            OptimizerPlan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
         let offload = Offload::new(&config, world_size, model.device())?;
         plan::check_memory(&model, &config, world_size)?;
         if let Some(checkpointing) = config.activation_checkpointing {
@@ -195,7 +194,7 @@ impl Engine {
             row_tokens: 0,
             gpu,
             observers: Vec::new(),
-            stop: Stop::default(),
+            stop: StopSignal::default(),
             is_inconsistent: false,
             ledger,
         })
@@ -231,7 +230,7 @@ impl Engine {
         self.accumulation.micro_steps()
     }
 
-    /// What the last optimizer step was like; `None` before the first of this process.
+    /// The outcome of the last optimizer step; `None` before the first of this process.
     pub fn last_step(&self) -> Option<StepOutcome> {
         self.last_step
     }
@@ -248,7 +247,7 @@ impl Engine {
         self.config.scheduler.lr(self.config.optimizer.lr, self.optimizer.applied_steps())
     }
 
-    /// What the loss of the next step is multiplied by for its backward pass; only with fp16.
+    /// The loss scale of the next step; only with fp16.
     pub fn loss_scale(&self) -> Option<f64> {
         self.overflow_check.scaler.shown()
     }
@@ -276,9 +275,6 @@ impl Engine {
 
     /// The mean loss over the target tokens of `batch`, float32 scalar, with all that
     /// [`Engine::backward`] needs. NaN where the batch has no target, as in PyTorch.
-    ///
-    /// # Errors
-    /// Token ids or lengths that the model has no embedding for; memory is exhausted.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         self.begin()?;
         // Frees the activations of a forward pass that was not used.
@@ -289,14 +285,14 @@ impl Engine {
             return Err(step_is_due(self.accumulation.micro_steps()));
         }
         self.timers.discard();
-        self.timers.start(Phase::Forward)?;
+        self.timers.start(StepPhase::Forward)?;
         let _range = range("forward");
         let recorder = self.recorder();
         let recorder = recorder.as_ref();
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         let pending = guard("forward", || {
             let targets = targets_of(&self.model, batch)?;
-            let tokens = batch.facts()?.tokens;
+            let tokens = batch.stats()?.tokens;
             let grad_kind = self.config.precision.grad_accum_dtype.into();
             let pass = Pass {
                 checkpointing: self.config.activation_checkpointing,
@@ -343,7 +339,7 @@ impl Engine {
                 "backward needs the loss that the last engine.forward(batch) returned",
             ));
         }
-        self.timers.start(Phase::Backward)?;
+        self.timers.start(StepPhase::Backward)?;
         let _range = range("backward");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.is_inconsistent = true;
@@ -363,7 +359,7 @@ impl Engine {
         self.accumulation.add(self.config.loss_average, loss, pending.tokens, pending.rows)
     }
 
-    /// What the losses of a micro batch with this many targets are divided by for its gradient.
+    /// The loss normalizer of a micro batch with this many targets.
     fn loss_normalizer(&self, targets: i64) -> f64 {
         match self.config.loss_average {
             LossAverage::Tokens => self.total_normalizer(),
@@ -420,7 +416,7 @@ impl Engine {
     }
 
     fn check_ids(&self, batch: &Batch) -> Result<()> {
-        let (facts, model) = (batch.facts()?, &self.model);
+        let (facts, model) = (batch.stats()?, &self.model);
         model.check_length(batch.input_ids().size()[1])?;
         model.check_ids(facts.lowest_id, facts.highest_id)?;
         if model.facts().is_seq2seq() {

@@ -1,20 +1,16 @@
-//! What the engine shows of its steps to those who look on: times, the profile, observers.
+//! The engine's reports of its steps: times, the profile, memory, observers.
 //!
 //! The engine prints nothing and opens no file. An [`Observer`] is called after each optimizer step
 //! and may look at all of the engine; what it makes of it (`crate::run` has monitors) is its own.
 
-use super::{Engine, timers::PhaseTimes};
+use super::{Engine, MemoryUse, Observer, timers::PhaseTimes};
 use crate::{
+    bridge::memory::Kind,
     config::EngineConfig,
     error::{Error, Result},
     model::{ModuleProfile, Recorder},
+    tensor::{AllocatorUse, allocator_use},
 };
-
-/// Is told of each optimizer step.
-pub trait Observer {
-    /// A step was done: [`Engine::last_step`] says what it was like.
-    fn on_step(&mut self, engine: &Engine) -> Result<()>;
-}
 
 impl Engine {
     /// Calls `observer` after each optimizer step from now on.
@@ -22,7 +18,7 @@ impl Engine {
         self.observers.push(observer);
     }
 
-    /// What the phases of the last optimizer step took on this rank; `None` unless
+    /// The times of the last optimizer step's phases on this rank; `None` unless
     /// [`times_phases`](crate::config::MonitorConfig::times_phases).
     pub fn phase_times(&self) -> Option<PhaseTimes> {
         self.phase_times
@@ -31,6 +27,29 @@ impl Engine {
     /// The profile of the last forward pass, where it was that of the step to profile.
     pub fn flops_profile(&self) -> Option<&ModuleProfile> {
         self.flops_profile.as_ref()
+    }
+
+    /// The memory that libtorch's allocator took for everything in this process; `None` on the
+    /// CPU.
+    pub fn allocator(&self) -> Result<Option<AllocatorUse>> {
+        allocator_use(self.model.device())
+    }
+
+    /// The uses of the memory when the engine used most of it.
+    pub fn memory(&self) -> MemoryUse {
+        let (_, peak) = self.ledger.counts();
+        MemoryUse {
+            parameters: self.master_weights.parameter_bytes() + peak.of(Kind::Parameters),
+            master_weights: if self.master_weights.is_shared() {
+                0
+            } else {
+                self.states.master_bytes(self.model.device())
+            },
+            gradients: peak.of(Kind::Gradients),
+            optimizer_state: peak.of(Kind::OptimizerState),
+            activations: peak.of(Kind::Activations),
+            buffers: peak.of(Kind::Buffers),
+        }
     }
 
     /// The model's floating-point operations of the last optimizer step, over all ranks: those of
@@ -70,7 +89,7 @@ impl Engine {
         Error::all(faults).map_or(Ok(()), Err)
     }
 
-    /// What measures the modules of the next forward pass, where it is to be profiled.
+    /// The recorder of the next forward pass, where it is to be profiled.
     pub(super) fn recorder(&self) -> Option<Recorder> {
         let profiler = self.config.monitor.flops_profiler.as_ref()?;
         (self.global_step == profiler.profile_step).then(|| Recorder::new(self.model.device()))

@@ -1,4 +1,4 @@
-//! Where the engine keeps what may be elsewhere than on its device (ZeRO-Offload, Ren et al. 2021;
+//! The offload devices of an engine's state (ZeRO-Offload, Ren et al. 2021;
 //! ZeRO-Infinity, Rajbhandari et al. 2021).
 
 use std::path::PathBuf;
@@ -56,9 +56,6 @@ pub(super) struct Offload {
 
 impl Offload {
     /// The places for an engine with `config` on one of `world_size` ranks with a `device`.
-    ///
-    /// # Errors
-    /// [`Code::Internal`] for a config that was not checked.
     pub(super) fn new(config: &EngineConfig, world_size: usize, device: Device) -> Result<Self> {
         let zero = &config.zero;
         let optimizer = Location::new(zero, zero.offload_optimizer, device)?;

@@ -1,4 +1,4 @@
-//! What a training step asks of libtorch, as a list under review: on a GPU each operation is a
+//! The operations of a training step in libtorch, as a list under review: on a GPU each is a
 //! launch, and each read of a number stops the host until the device has done all before it.
 
 use std::{fmt::Write, rc::Rc};

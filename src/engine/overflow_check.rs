@@ -1,7 +1,7 @@
-//! Whether a step may be applied, must be skipped, or is the last one.
+//! Decides whether a step is applied, skipped, or ends the training.
 //!
-//! A gradient that is not finite skips its step, whatever the precision. What cannot get better by
-//! going on stops the training: a loss that is not finite, an overflow at the lowest loss scale, and
+//! A gradient that is not finite skips its step, whatever the precision. A fault that cannot pass
+//! stops the training: a loss that is not finite, an overflow at the lowest loss scale, and
 //! without a dynamic scale too many skipped steps in a row, which DeepSpeed would let go on for ever.
 
 use std::{
@@ -34,9 +34,9 @@ pub(super) struct OverflowCheck {
     bad_batches: Option<(PathBuf, String)>,
 }
 
-/// What becomes of a step.
+/// The decision about a step.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum StepDecision {
     Apply,
     Skip,
     /// Training ends, for this reason.
@@ -66,9 +66,9 @@ impl OverflowCheck {
 
     /// Judges a step by its loss and the norm of its gradient, which all ranks have alike, and
     /// brings the loss scale up to date.
-    pub(super) fn judge(&mut self, loss: f64, grad_norm: f64) -> Verdict {
+    pub(super) fn judge(&mut self, loss: f64, grad_norm: f64) -> StepDecision {
         if !loss.is_finite() {
-            return Verdict::Stop(format!("the loss is {loss}"));
+            return StepDecision::Stop(format!("the loss is {loss}"));
         }
         if self.losses.len() == LOSSES_SHOWN {
             self.losses.pop_front();
@@ -77,21 +77,21 @@ impl OverflowCheck {
         let overflow = !grad_norm.is_finite();
         let scale = self.scaler.scale();
         if self.scaler.update(overflow).is_err() {
-            return Verdict::Stop(format!(
+            return StepDecision::Stop(format!(
                 "a gradient is not finite, with the loss scale at its minimum, {scale},"
             ));
         }
         if !overflow {
             self.skipped_in_a_row = 0;
-            return Verdict::Apply;
+            return StepDecision::Apply;
         }
         self.skipped_steps += 1;
         self.skipped_in_a_row += 1;
         if !self.scaler.is_dynamic() && self.skipped_in_a_row == MOST_SKIPPED {
             let times = "a gradient is not finite for the";
-            return Verdict::Stop(format!("{times} {MOST_SKIPPED}th time in a row"));
+            return StepDecision::Stop(format!("{times} {MOST_SKIPPED}th time in a row"));
         }
-        Verdict::Skip
+        StepDecision::Skip
     }
 
     /// The error of a stop at `step`, with all that helps to find the cause: the parameter, the
@@ -112,7 +112,7 @@ impl OverflowCheck {
         e.hint("parameters are as before the step; try a lower lr, a longer warm-up or gradient_clipping: 1.0")
     }
 
-    /// What is to be said of the rows. That they cannot be saved must not hide why they should be.
+    /// Describes the rows, saved or not: a failure to save them must not hide the reason to.
     fn save_rows(&self, step: u64, rows: &[BatchRows]) -> Option<String> {
         if rows.is_empty() {
             return None;
@@ -188,15 +188,15 @@ mod tests {
     #[test]
     fn a_gradient_that_is_not_finite_skips_until_it_happens_too_often() {
         let mut overflow_check = OverflowCheck::new(LossScale::None);
-        assert_eq!(overflow_check.judge(3.0, 1.0), Verdict::Apply);
+        assert_eq!(overflow_check.judge(3.0, 1.0), StepDecision::Apply);
         for _ in 1..MOST_SKIPPED {
-            assert_eq!(overflow_check.judge(3.0, f64::INFINITY), Verdict::Skip);
+            assert_eq!(overflow_check.judge(3.0, f64::INFINITY), StepDecision::Skip);
         }
-        assert_eq!(overflow_check.judge(3.0, 1.0), Verdict::Apply);
+        assert_eq!(overflow_check.judge(3.0, 1.0), StepDecision::Apply);
         for _ in 1..MOST_SKIPPED {
-            assert_eq!(overflow_check.judge(3.0, f64::NAN), Verdict::Skip);
+            assert_eq!(overflow_check.judge(3.0, f64::NAN), StepDecision::Skip);
         }
-        let Verdict::Stop(reason) = overflow_check.judge(2.5, f64::NAN) else {
+        let StepDecision::Stop(reason) = overflow_check.judge(2.5, f64::NAN) else {
             panic!("it goes on")
         };
         assert_eq!(reason, "a gradient is not finite for the 16th time in a row");
@@ -208,6 +208,9 @@ mod tests {
     #[test]
     fn a_loss_that_is_not_finite_stops_at_once() {
         let reason = "the loss is NaN".to_owned();
-        assert_eq!(OverflowCheck::new(LossScale::None).judge(f64::NAN, 1.0), Verdict::Stop(reason));
+        assert_eq!(
+            OverflowCheck::new(LossScale::None).judge(f64::NAN, 1.0),
+            StepDecision::Stop(reason)
+        );
     }
 }

@@ -11,12 +11,12 @@ use std::{cell::RefCell, rc::Rc};
 
 use super::{
     offload::Location,
-    parameter_slices::{Coming, ParameterSlices},
+    parameter_slices::{ParameterSlices, SliceFetch},
 };
 use crate::{
     bridge::{
         memory,
-        stream::{self, Way, on_lane},
+        stream::{self, CopyDirection, on_lane},
     },
     config::ZeroConfig,
     dist::{ProcessGroup, ShardSpec, Work},
@@ -29,21 +29,21 @@ use crate::{
 pub(super) struct ParameterShards {
     group: Rc<ProcessGroup>,
     slices: ParameterSlices,
-    places: RefCell<Vec<Place>>,
+    states: RefCell<Vec<GatherState>>,
     /// Elements that may be brought ahead.
     prefetch_bucket_size: u64,
 }
 
 /// Where a unit is.
-enum Place {
+enum GatherState {
     /// On all ranks.
-    Apart,
+    Sharded,
     /// This rank's slice is being read.
-    Read(Coming),
+    Reading(SliceFetch),
     /// The slices are being gathered.
-    Gathered(Gather),
+    Gathering(Gather),
     /// Here, for so many users.
-    Here(usize),
+    Gathered(usize),
 }
 
 /// A unit on its way.
@@ -55,7 +55,7 @@ struct Gather {
 }
 
 impl Gather {
-    /// What uses the unit comes after it.
+    /// Operations that use the unit come after it.
     fn wait(self) -> Result<()> {
         self.work.map_or(Ok(()), Work::wait)?;
         self.whole.wait().map(drop)
@@ -80,7 +80,7 @@ impl ParameterShards {
         Ok(Self {
             group: Rc::clone(group),
             slices,
-            places: RefCell::new(units.iter().map(|_| Place::Apart).collect()),
+            states: RefCell::new(units.iter().map(|_| GatherState::Sharded).collect()),
             prefetch_bucket_size: zero.stage3_prefetch_bucket_size,
         })
     }
@@ -108,12 +108,14 @@ impl ParameterShards {
 
     /// Starts to bring unit `i`, unless it is here or on its way.
     fn start(&self, unit: &FlatUnit, i: usize) -> Result<()> {
-        let place = &mut self.places.borrow_mut()[i];
-        if matches!(place, Place::Apart) {
-            *place = match self.slices.fetch(i)? {
-                Coming::Here(slice) => Place::Gathered(self.all_gather(unit, &slice)?),
+        let state = &mut self.states.borrow_mut()[i];
+        if matches!(state, GatherState::Sharded) {
+            *state = match self.slices.fetch(i)? {
+                SliceFetch::InMemory(slice) => {
+                    GatherState::Gathering(self.all_gather(unit, &slice)?)
+                }
                 // When a read ends is not the same on all ranks, and the order of gathers must be.
-                read @ Coming::Read(..) => Place::Read(read),
+                read @ SliceFetch::Reading(..) => GatherState::Reading(read),
             };
         }
         Ok(())
@@ -133,7 +135,7 @@ impl ParameterShards {
             let work = all_gather(slice)?;
             return Ok(Gather { whole: Copying::done(whole), work });
         }
-        let (work, done) = on_lane(device, Way::ToDevice, || {
+        let (work, done) = on_lane(device, CopyDirection::ToDevice, || {
             if self.group.world_size() == 1 {
                 return all_gather(slice);
             }
@@ -157,15 +159,15 @@ impl ParameterStore for ParameterShards {
             left = rest;
             self.start(&units[next], next)?;
         }
-        let place = std::mem::replace(&mut self.places.borrow_mut()[i], Place::Here(1));
-        match place {
-            Place::Read(slice) => self.all_gather(&units[i], &slice.wait()?)?.wait(),
-            Place::Gathered(gather) => gather.wait(),
-            Place::Here(users) => {
-                self.places.borrow_mut()[i] = Place::Here(users + 1);
+        let state = std::mem::replace(&mut self.states.borrow_mut()[i], GatherState::Gathered(1));
+        match state {
+            GatherState::Reading(slice) => self.all_gather(&units[i], &slice.wait()?)?.wait(),
+            GatherState::Gathering(gather) => gather.wait(),
+            GatherState::Gathered(users) => {
+                self.states.borrow_mut()[i] = GatherState::Gathered(users + 1);
                 Ok(())
             }
-            Place::Apart => Err(Error::new(Code::Internal, "a gather was not started")),
+            GatherState::Sharded => Err(Error::new(Code::Internal, "a gather was not started")),
         }
     }
 
@@ -173,11 +175,11 @@ impl ParameterStore for ParameterShards {
         if self.stays_whole(i) {
             return;
         }
-        let place = &mut self.places.borrow_mut()[i];
-        let Place::Here(users) = place else { return };
+        let state = &mut self.states.borrow_mut()[i];
+        let GatherState::Gathered(users) = state else { return };
         *users -= 1;
         if *users == 0 {
-            *place = Place::Apart;
+            *state = GatherState::Sharded;
             if let Err(e) = units[i].release() {
                 // It only holds more memory than it should.
                 tracing::error!("parameters were not released: {e}");
@@ -272,7 +274,7 @@ mod tests {
             shards.gather(&units, 0, &[1, 4, 2, 3]).unwrap();
             let count = here(&units[..4]).iter().filter(|&&here| here).count();
             assert_eq!(count, expected, "{prefetch}");
-            // What was brought ahead is used without another gather.
+            // A prefetched unit is used without another gather.
             let sent = shards.group.traffic().total().calls;
             shards.gather(&units, 1, &[]).unwrap();
             let more = shards.group.traffic().total().calls - sent;

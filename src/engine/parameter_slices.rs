@@ -16,10 +16,10 @@ pub(super) struct ParameterSlices {
     /// Elements of each slice; 0 for none.
     numels: Vec<i64>,
     kind: Kind,
-    store: Store,
+    store: SliceStorage,
 }
 
-enum Store {
+enum SliceStorage {
     /// In the memory of a device, with the copies that are on their way there.
     Memory(Device, Vec<Option<Tensor>>, RefCell<Vec<Copying>>),
     /// In a file, with the write that goes on.
@@ -27,19 +27,19 @@ enum Store {
 }
 
 /// A slice that is asked for.
-pub(super) enum Coming {
+pub(super) enum SliceFetch {
     /// It is in memory.
-    Here(Tensor),
+    InMemory(Tensor),
     /// It is being read, and has so many elements in this format.
-    Read(Transfer, Kind, i64),
+    Reading(Transfer, Kind, i64),
 }
 
-impl Coming {
+impl SliceFetch {
     /// The slice: flat, in the format of the model.
     pub(super) fn wait(self) -> Result<Tensor> {
         match self {
-            Self::Here(slice) => Ok(slice),
-            Self::Read(transfer, kind, numel) => view(&transfer.wait()?, 0, kind, numel),
+            Self::InMemory(slice) => Ok(slice),
+            Self::Reading(transfer, kind, numel) => view(&transfer.wait()?, 0, kind, numel),
         }
     }
 }
@@ -50,11 +50,11 @@ impl ParameterSlices {
         let store = match location {
             Location::Memory(device) => {
                 let none = numels.iter().map(|_| None).collect();
-                Store::Memory(*device, none, RefCell::default())
+                SliceStorage::Memory(*device, none, RefCell::default())
             }
             Location::Disk(dir) => {
                 let bytes = numels.iter().map(|&numel| bytes_of(kind, numel)).collect::<Vec<_>>();
-                Store::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
+                SliceStorage::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
             }
         };
         Ok(Self { numels, kind, store })
@@ -68,8 +68,8 @@ impl ParameterSlices {
     /// Keeps the slice of unit `i`; a copy of it where it is kept elsewhere.
     pub(super) fn keep(&mut self, i: usize, slice: Tensor) -> Result<()> {
         match &mut self.store {
-            Store::Memory(device, slices, _) => slices[i] = Some(settled(&slice, *device)?),
-            Store::Disk(..) => self.set(i, &slice)?,
+            SliceStorage::Memory(device, slices, _) => slices[i] = Some(settled(&slice, *device)?),
+            SliceStorage::Disk(..) => self.set(i, &slice)?,
         }
         Ok(())
     }
@@ -77,18 +77,20 @@ impl ParameterSlices {
     /// The slice of unit `i`, where it is in memory and may be changed.
     pub(super) fn in_memory(&self, i: usize) -> Option<&Tensor> {
         match &self.store {
-            Store::Memory(_, slices, _) => slices[i].as_ref(),
-            Store::Disk(..) => None,
+            SliceStorage::Memory(_, slices, _) => slices[i].as_ref(),
+            SliceStorage::Disk(..) => None,
         }
     }
 
     /// Starts to bring the slice of unit `i`.
-    pub(super) fn fetch(&self, i: usize) -> Result<Coming> {
+    pub(super) fn fetch(&self, i: usize) -> Result<SliceFetch> {
         match &self.store {
-            Store::Memory(_, slices, _) => Ok(Coming::Here(own(slices, i)?.shallow_clone())),
-            Store::Disk(file, _) => {
+            SliceStorage::Memory(_, slices, _) => {
+                Ok(SliceFetch::InMemory(own(slices, i)?.shallow_clone()))
+            }
+            SliceStorage::Disk(file, _) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
-                Ok(Coming::Read(file.read(i, file.buffer(i)?)?, self.kind, self.numels[i]))
+                Ok(SliceFetch::Reading(file.read(i, file.buffer(i)?)?, self.kind, self.numels[i]))
             }
         }
     }
@@ -97,12 +99,12 @@ impl ParameterSlices {
     pub(super) fn set(&self, i: usize, master: &Tensor) -> Result<()> {
         match &self.store {
             // A copy of the slice to a GPU is over: the gradient that led to `master` came later.
-            Store::Memory(_, slices, copies) => {
+            SliceStorage::Memory(_, slices, copies) => {
                 let copy = start_copy(own(slices, i)?, master)?;
                 copies.borrow_mut().push(copy);
                 Ok(())
             }
-            Store::Disk(file, writing) => {
+            SliceStorage::Disk(file, writing) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
                 let buffer = file.buffer(i)?;
                 let slice = view(&buffer, 0, self.kind, self.numels[i])?;
@@ -119,10 +121,10 @@ impl ParameterSlices {
     /// Waits for what is being written.
     pub(super) fn finish(&self) -> Result<()> {
         match &self.store {
-            Store::Memory(_, _, copies) => {
+            SliceStorage::Memory(_, _, copies) => {
                 copies.borrow_mut().drain(..).try_for_each(|copy| copy.wait().map(drop))
             }
-            Store::Disk(_, writing) => {
+            SliceStorage::Disk(_, writing) => {
                 let last = writing.borrow_mut().take();
                 last.map_or(Ok(()), |last| last.wait().map(drop))
             }
@@ -133,7 +135,7 @@ impl ParameterSlices {
     pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
         match &self.store {
             _ if !self.has(i) => bytes_of(unit.kind(), unit.padded_numel()),
-            Store::Memory(location, ..) if *location == device => {
+            SliceStorage::Memory(location, ..) if *location == device => {
                 bytes_of(self.kind, self.numels[i])
             }
             _ => 0,

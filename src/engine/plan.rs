@@ -1,4 +1,4 @@
-//! What a training will need of memory, before anything is loaded: pure arithmetic over the shapes of
+//! The memory that a training will need, before anything is loaded: pure arithmetic over the shapes of
 //! a model and the settings of an engine.
 //!
 //! The states follow ZeRO's formulas (Rajbhandari et al. 2020, section 3.1, 5): with P parameters,
@@ -13,7 +13,7 @@ use super::{MemoryUse, layout::layouts};
 use crate::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
-    model::{FlatUnit, Held, LayerCost, Model, ModelLayer, Workload},
+    model::{FlatUnit, HeldBytes, LayerCost, Model, ModelLayer, Workload},
     optim,
     tensor::{self, Device, STAGE_BYTES},
 };
@@ -70,9 +70,9 @@ pub struct Alternative {
     pub setup: Setup,
 }
 
-/// What one rank needs.
+/// The memory that one rank needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Plan {
+pub struct MemoryPlan {
     /// On its device, at the moment of the peak.
     pub device: MemoryUse,
     /// In host memory beside that, for offloaded states and kept inputs.
@@ -82,7 +82,7 @@ pub struct Plan {
 }
 
 impl StateBytes {
-    /// Those of a precision.
+    /// The bytes of a precision.
     pub fn of(precision: &PrecisionConfig) -> Self {
         Self {
             parameter: precision.dtype.bytes(),
@@ -93,18 +93,13 @@ impl StateBytes {
 }
 
 /// Bytes that the optimizer of `config` keeps for `model`, which may be an outline.
-///
-/// # Errors
-/// Parameter groups that do not fit the model.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    Ok(optim::Plan::new(&config.optimizer, &layouts(model.units(), 1), None)?.state_bytes())
+    Ok(optim::OptimizerPlan::new(&config.optimizer, &layouts(model.units(), 1), None)?
+        .state_bytes())
 }
 
 /// Refuses a training that cannot fit, whatever its batches are: on the device, if that is the host,
 /// and in the host's memory for what is offloaded.
-///
-/// # Errors
-/// [`Code::Memory`](crate::error::Code::Memory); parameter groups that do not fit the model.
 pub(super) fn check_memory(
     model: &Rc<Model>,
     config: &EngineConfig,
@@ -189,11 +184,11 @@ impl Setup {
         all
     }
 
-    /// What a rank of this training needs.
-    pub fn plan(&self) -> Plan {
+    /// The memory that a rank of this training needs.
+    pub fn plan(&self) -> MemoryPlan {
         let units = self.model.units().iter().map(|unit| unit.padded_numel() as u64).collect();
         let layers = self.model.costs(&self.workload).unwrap_or_default();
-        Moments { setup: self, units, layers }.plan()
+        StepMemory { setup: self, units, layers }.plan()
     }
 
     /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
@@ -224,7 +219,7 @@ impl Setup {
 const MOST_ROWS: u64 = 1 << 20;
 
 /// The moments of a step at which memory can be highest.
-struct Moments<'a> {
+struct StepMemory<'a> {
     setup: &'a Setup,
     /// Elements of each unit.
     units: Vec<u64>,
@@ -232,8 +227,8 @@ struct Moments<'a> {
     layers: Vec<LayerCost>,
 }
 
-impl Moments<'_> {
-    fn plan(&self) -> Plan {
+impl StepMemory<'_> {
+    fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
         let Sharding { stage, world_size, optimizer, parameters } = *sharding;
         let all: u64 = self.units.iter().sum();
@@ -268,17 +263,17 @@ impl Moments<'_> {
             (OffloadDevice::Nvme, false) => step = in_turn,
             _ => {}
         }
-        let with = |(gradients, held): (u64, Held)| MemoryUse {
+        let with = |(gradients, held): (u64, HeldBytes)| MemoryUse {
             gradients: self.gradients(gradients),
             activations: held.activations,
             buffers: held.buffers,
             ..fixed
         };
-        let last = with((all, Held::default()));
+        let last = with((all, HeldBytes::default()));
         let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
         let moments = self.moments().into_iter().map(with);
         let device = moments.chain([last]).max_by_key(MemoryUse::peak).unwrap_or(last);
-        Plan { device, host, disk }
+        MemoryPlan { device, host, disk }
     }
 
     /// Whether the optimizer steps on the host beside a GPU.
@@ -296,7 +291,7 @@ impl Moments<'_> {
     }
 
     /// Elements of the gradients that exist, and what else is held, at each moment.
-    fn moments(&self) -> Vec<(u64, Held)> {
+    fn moments(&self) -> Vec<(u64, HeldBytes)> {
         let all: u64 = self.units.iter().sum();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
         let (mut kept, mut before) = (Vec::new(), 0);
@@ -307,7 +302,7 @@ impl Moments<'_> {
         // The gradients that the last layer makes in its forward pass.
         let mut made = vec![false; self.units.len()];
         let mut elements = |layer: &ModelLayer| {
-            layer.places(&self.setup.model).for_each(|place| made[place.unit] = true);
+            layer.places(self.setup.model.units()).for_each(|place| made[place.unit] = true);
             let made: u64 =
                 self.units.iter().zip(&made).filter(|(_, made)| **made).map(|(n, _)| n).sum();
             if accumulates { all } else { made }
@@ -318,16 +313,17 @@ impl Moments<'_> {
             if cost.forward > 0 {
                 let of_pass = self.borrowed_or_own(layer);
                 let gradients = of_pass + if accumulates { all } else { 0 };
-                moments.push((gradients, Held { activations: kept[i], buffers: cost.forward }));
+                moments
+                    .push((gradients, HeldBytes { activations: kept[i], buffers: cost.forward }));
             }
-            // That of the layer below comes back while this one runs.
+            // The input of the layer below comes back while this one runs.
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
             let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
             let activations = cost.backward.activations + kept[i] + back * cost.output;
             let (before, with) = (so_far, elements(layer));
             so_far = with;
             let gradients = if cost.adds_gradients_last { before } else { with };
-            moments.push((gradients, Held { activations, ..cost.backward }));
+            moments.push((gradients, HeldBytes { activations, ..cost.backward }));
         }
         moments
     }
@@ -335,11 +331,11 @@ impl Moments<'_> {
     /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
     /// names, where the projection is.
     fn borrowed_or_own(&self, layer: &ModelLayer) -> u64 {
-        let places = layer.places(&self.setup.model);
+        let places = layer.places(self.setup.model.units());
         places.map(|place| self.units[place.unit]).last().unwrap_or(0)
     }
 
-    /// What layer `i` keeps on the device.
+    /// The bytes that layer `i` keeps on the device.
     fn kept(&self, i: usize, cost: &LayerCost) -> u64 {
         match self.checkpoints(i) {
             None => cost.kept,
@@ -368,8 +364,8 @@ impl Moments<'_> {
         kept.map(|(_, cost)| cost.output.next_power_of_two()).sum()
     }
 
-    /// What rounds master weights on the host on their way to the device: one part is rounded while
-    /// another travels.
+    /// Staging buffers for master weights that are rounded on the host on their way to the device: one part
+    /// is rounded while another travels.
     fn stages(&self) -> u64 {
         let Setup { states, sharding, .. } = self.setup;
         let travels = sharding.parameters == OffloadDevice::None && states.master_weight > 0;
@@ -437,7 +433,7 @@ mod tests {
         setup.model.units().iter().map(|unit| unit.padded_numel() as u64).collect()
     }
 
-    fn states(plan: &Plan) -> u64 {
+    fn states(plan: &MemoryPlan) -> u64 {
         let MemoryUse { parameters, master_weights, gradients, optimizer_state, .. } = plan.device;
         parameters + master_weights + gradients + optimizer_state
     }

@@ -5,7 +5,7 @@
 //! generator, seeded before each layer from the run's seed and the layer's place ([`Seeds`]): a
 //! recomputed layer draws the same masks, and a resumed run needs no generator state.
 
-use super::{gradients::Gradients, stop::Stop};
+use super::{gradients::Gradients, stop::StopSignal};
 use crate::{
     bridge::{autograd, trace::range},
     config::ActivationCheckpointing,
@@ -43,7 +43,7 @@ pub(super) struct Pass {
     pub(super) loss_normalizer: f64,
     /// Where operations add the gradients that they make by hand.
     pub(super) sink: Sink,
-    /// What is known of the tokens.
+    /// The masks of the tokens.
     pub(super) masks: Masks,
 }
 
@@ -55,26 +55,26 @@ pub(super) struct Hooks<'a> {
     /// Measures the layers.
     pub(super) recorder: Option<&'a Recorder>,
     /// Is asked before each layer.
-    pub(super) stop: &'a Stop,
+    pub(super) stop: &'a StopSignal,
 }
 
-/// What a forward pass leaves for the backward pass.
+/// The tensors that a forward pass saves for the backward pass.
 pub(super) struct Activations {
     pass: Pass,
-    layers: Vec<Kept>,
+    layers: Vec<SavedForBackward>,
     loss_sum: Tensor,
     targets: i64,
 }
 
-/// What a layer leaves for the backward pass.
-enum Kept {
+/// The tensors that a layer saves for the backward pass.
+enum SavedForBackward {
     /// Its input, and its output with the graph between.
     Graph(Flow, Flow),
     /// Its input, to run it again; this may be on its way to host memory, or back from there.
     Input(Flow<Copying>),
 }
 
-impl Kept {
+impl SavedForBackward {
     /// The input alone, which with `on_host` waits in host memory.
     fn input(input: &Flow, on_host: bool) -> Result<Self> {
         let location = if on_host { Device::Cpu } else { input.hidden.device() };
@@ -144,13 +144,13 @@ impl Activations {
             };
             match pass.recomputes(layer) {
                 Some(again) => {
-                    kept.push(Kept::input(&input, again.cpu_checkpointing)?);
+                    kept.push(SavedForBackward::input(&input, again.cpu_checkpointing)?);
                     flow = no_grad(|| run(false))?;
                 }
                 None => {
                     let output = run(true)?;
                     flow = output.detach(false);
-                    kept.push(Kept::Graph(input, output));
+                    kept.push(SavedForBackward::Graph(input, output));
                 }
             }
         }
@@ -167,12 +167,12 @@ impl Activations {
         self,
         model: &Model,
         gradients: &mut Gradients,
-        stop: &Stop,
+        stop: &StopSignal,
     ) -> Result<()> {
         let Self { pass, layers: mut kept, loss_sum, .. } = self;
         pass.sink.turn_to(gradients.shared())?;
         let mut grad = Flow::of(loss_sum.f_full_like(1.0 / pass.loss_normalizer)?);
-        // What the next layer needs comes back while this one runs.
+        // The tensors of the next layer come back while this one runs.
         let mut fetch = || kept.pop().map(|kept| kept.fetch(model.device())).transpose();
         let mut coming = fetch()?;
         for (i, layer) in model.layers().iter().enumerate().rev() {
@@ -182,8 +182,8 @@ impl Activations {
             let _range = range(&layer.name);
             let gathered = model.gather(i, Direction::Backward)?;
             let (input, output) = match kept {
-                Kept::Graph(input, output) => (input, output),
-                Kept::Input(input) => {
+                SavedForBackward::Graph(input, output) => (input, output),
+                SavedForBackward::Input(input) => {
                     let input = input.try_map(Copying::wait)?.detach(i > 0);
                     let output = pass.run((model, i), &gathered, &input, true, (None, None))?;
                     (input, output)
@@ -197,8 +197,8 @@ impl Activations {
     }
 }
 
-/// The gradient of a layer's input for that of its output. Those of the parameters that no operation
-/// added itself are added to `gradients`.
+/// The gradient of a layer's input for that of its output. Adds the gradients of parameters that
+/// no operation added itself to `gradients`.
 fn differentiate(
     (model, layer): (&Model, &ModelLayer),
     (input, output): (&Flow, &Flow),
@@ -214,7 +214,7 @@ fn differentiate(
         outputs.into_iter().flatten().filter(|(output, _)| output.requires_grad()).collect();
     let flowing = [Some(&input.hidden), input.encoded.as_ref(), input.bias.as_ref()];
     let flowing = flowing.map(|x| x.filter(|x| x.requires_grad()));
-    let places: Vec<_> = layer.places(model).collect();
+    let places: Vec<_> = layer.places(model.units()).collect();
     let units = model.units();
     let params = places.iter().map(|place| &units[place.unit].params()[place.index]);
     let inputs: Vec<&Tensor> = flowing.into_iter().flatten().chain(params).collect();
@@ -239,7 +239,7 @@ fn has_no_graph(layer: &ModelLayer) -> Error {
         .hint("compute it from the parameters that the layer is given, outside of no_grad")
 }
 
-/// What `model` should predict of `batch`.
+/// The targets of `model` in `batch`.
 pub(super) fn targets_of(model: &Model, batch: &Batch) -> Result<Targets> {
     let TargetTensors { ids, positions, scored } = match model.facts().objective {
         Prediction::Causal { .. } => batch.targets()?,
@@ -248,10 +248,10 @@ pub(super) fn targets_of(model: &Model, batch: &Batch) -> Result<Targets> {
     Ok(Targets::new(ids, positions, scored))
 }
 
-/// What the layers of `model` must know of the tokens of `batch`: padding that a token would see, and
-/// what a decoder behind an encoder is given, its labels moved one to the right.
+/// The masks of `batch` for the layers of `model`: padding that a token would see, and
+/// the input of a decoder behind an encoder, its labels moved one to the right.
 pub(super) fn masks_of(model: &Model, batch: &Batch) -> Result<Masks> {
-    let facts = batch.facts()?;
+    let facts = batch.stats()?;
     let padding = |is_seen: bool| is_seen.then(|| batch.attention_mask().shallow_clone());
     let Prediction::Seq2Seq { decoder_start_token_id: start } = model.facts().objective else {
         return Ok(Masks::new(padding(facts.is_left_padded)));
@@ -328,7 +328,7 @@ mod tests {
             [(true, None), (true, every(1, false)), (true, every(2, true)), (false, None)]
         {
             let model = model(tied);
-            let (seeds, stop) = (Seeds::new(0, 0, 0, 0), Stop::default());
+            let (seeds, stop) = (Seeds::new(0, 0, 0, 0), StopSignal::default());
             let hooks = Hooks { loss: None, recorder: None, stop: &stop };
             let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
             let config = config(None);

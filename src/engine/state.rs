@@ -1,4 +1,4 @@
-//! What a checkpoint holds of an engine: parameters and optimizer state by name, and one JSON.
+//! The engine's part of a checkpoint: parameters and optimizer state by name, and one JSON.
 //!
 //! ```text
 //! config.json               the model's, as Hugging Face writes it
@@ -17,7 +17,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Engine, accumulation::Accumulation, loss_scaler::LossScalerState, unit_states::UnitState,
+    Engine, accumulation::Accumulation, loss_scaler::LossScalerState, state_file::UnitState,
 };
 use crate::{
     config::Dtype,
@@ -28,7 +28,7 @@ use crate::{
     optim::StateName,
     tensor::{
         Kind, Tensor,
-        safetensors::{self, Entry, SafetensorsFile},
+        safetensors::{self, SafetensorsFile, TensorEntry},
     },
 };
 
@@ -47,9 +47,9 @@ pub struct TrainState {
     pub format: u32,
     /// Optimizer steps done.
     pub global_step: u64,
-    /// Those of them that changed the parameters; the schedule and the averages' bias go by it.
+    /// Steps that changed the parameters; the schedule and the averages' bias go by them.
     pub applied_steps: u64,
-    /// Those that were skipped, because a gradient was not finite.
+    /// Steps that were skipped, because a gradient was not finite.
     #[serde(default)]
     pub skipped_steps: u64,
     /// The dynamic loss scale, where there was one.
@@ -63,7 +63,7 @@ pub struct TrainState {
     pub optimizer: String,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<LoaderState>,
-    /// What was run, where it is known.
+    /// The recipe that was run, where it is known.
     pub recipe: Option<RecipeRecord>,
 }
 
@@ -258,8 +258,8 @@ struct ParamPlace<'a> {
     numel: i64,
 }
 
-fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> Entry<'a> {
-    Entry { name, kind: Kind::Float, shape }
+fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> TensorEntry<'a> {
+    TensorEntry { name, kind: Kind::Float, shape }
 }
 
 /// The tensor of `key`, which is made unless it was the last that was asked for.

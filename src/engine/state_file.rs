@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use super::unit_states::UnitState;
 use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
@@ -12,6 +11,14 @@ use crate::{
     swap::{SwapFile, Transfer, view},
     tensor::{Kind, Tensor, bytes_of, no_grad},
 };
+
+/// The state of one unit.
+pub(super) struct UnitState {
+    /// The weights that are updated, float32 flat; the model's own where it is float32.
+    pub(super) master: Tensor,
+    /// As [`Optimizer::state_layout`].
+    pub(super) state: Vec<Tensor>,
+}
 
 /// One region of a file for each unit.
 pub(super) struct StateFile {
@@ -94,7 +101,7 @@ impl StateFile {
         Ok(UnitState { master: master.ok_or_else(missing)?, state: views.collect() })
     }
 
-    /// What is kept of unit `i`.
+    /// The state of unit `i`.
     pub(super) fn get(&self, i: usize) -> Result<UnitState> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         let buffer = self.file.read(i, self.file.buffer(i)?)?.wait()?;

@@ -1,12 +1,15 @@
-//! The optimizer step: what the micro batches have added is reduced, judged, clipped and applied.
+//! The optimizer step: gradients are reduced, checked, clipped and applied.
+
+use std::rc::Rc;
 
 use super::{
     Engine, StepOutcome,
     accumulation::Accumulation,
-    overflow_check::{Verdict, first_not_finite},
-    timers::Phase,
+    overflow_check::{StepDecision, first_not_finite},
+    state_file::UnitState,
+    stop::StopSignal,
+    timers::StepPhase,
     totals::{KnownTotals, Totals},
-    unit_states::UnitState,
 };
 use crate::{
     bridge::{memory as ledger, trace::range},
@@ -24,9 +27,8 @@ impl Engine {
     /// # Errors
     /// [`Code::Diverged`] for a loss that is not finite, a gradient that is not at the lowest loss
     /// scale, or many such in a row without a dynamic scale: the gradients are dropped, and
-    /// parameters and optimizer stay as they were. Those of the schedule, which leave the gradients
-    /// too. [`Code::CallOrder`] without a backward before it. Those of the observers, when the step
-    /// is done and whole.
+    /// parameters and optimizer stay as they were. [`Code::CallOrder`] without a backward before it.
+    /// An error of the schedule leaves the gradients too; after one of an observer the step is done.
     pub fn step(&mut self) -> Result<bool> {
         self.begin()?;
         if self.accumulation.micro_steps() == 0 {
@@ -38,7 +40,7 @@ impl Engine {
         }
         // A schedule's function that fails leaves the engine as it was.
         let rates = self.rates()?;
-        self.timers.start(Phase::Reduce)?;
+        self.timers.start(StepPhase::Reduce)?;
         let in_trace = range("step");
         let _counting = self.ledger.open(ledger::Kind::Buffers)?;
         self.is_inconsistent = true;
@@ -63,7 +65,7 @@ impl Engine {
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
-        self.timers.start(Phase::Step)?;
+        self.timers.start(StepPhase::Step)?;
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
         let loss_scale = self.overflow_check.scaler.shown();
@@ -80,7 +82,7 @@ impl Engine {
                 .hint("rows of one token, or of padding alone, have nothing to predict")));
         }
         let verdict = self.overflow_check.judge(loss, grad_norm);
-        if let Verdict::Stop(reason) = verdict {
+        if let StepDecision::Stop(reason) = verdict {
             let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
             let states = &self.states;
             let culprit = first_not_finite(&self.model, &self.group, shard, states, &grads)?;
@@ -92,18 +94,18 @@ impl Engine {
                 &accumulation.suspects()?,
             )));
         }
-        if verdict == Verdict::Apply {
+        if verdict == StepDecision::Apply {
             if !launched {
                 self.apply(&mut grads, rates, (&totals, false))?;
             }
             self.optimizer.end_step();
         }
-        let skipped = verdict == Verdict::Skip;
+        let skipped = verdict == StepDecision::Skip;
         let StepRates { lr, betas } = rates;
         Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
     }
 
-    /// What this rank's micro batches and its part of the gradient add up to, over all ranks. Every
+    /// The sums of micro batches and of the gradient's norm over all ranks. Every
     /// rank takes its slice's part of a norm, so that the stages agree to the bit.
     fn totals(&self, accumulation: &Accumulation, grads: &[Tensor]) -> Result<Totals> {
         let (shard, whole) = (ShardSpec::of(&self.group), self.master_weights.shard().is_none());
@@ -141,5 +143,24 @@ impl Engine {
             master_weights.publish(units)
         })?;
         master_weights.finish()
+    }
+
+    /// Asks `stop` between two layers of a forward and of a backward pass. Where it says so, the pass
+    /// ends with [`Code::Interrupted`]: a forward pass as if it had not begun, a backward pass with
+    /// the micro batches of its step forgotten. An optimizer step is always finished. Only for an
+    /// engine that is alone: other ranks would wait.
+    pub fn stop_when(&mut self, stop: Rc<dyn Fn() -> bool>) {
+        if self.group.world_size() == 1 {
+            self.stop = StopSignal(Some(stop));
+        }
+    }
+
+    /// Goes back to the end of the last optimizer step.
+    pub(super) fn forget_step(&mut self) {
+        self.pending = None;
+        self.gradients.clear();
+        self.accumulation = Accumulation::default();
+        self.timers.reset();
+        self.is_inconsistent = false;
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     tensor::{Device, guard, synchronize},
 };
 
-/// What each phase of an optimizer step took on this rank, summed over its micro batches.
+/// The time of each phase of an optimizer step on this rank, summed over its micro batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PhaseTimes {
     /// Forward passes.
@@ -21,13 +21,13 @@ pub struct PhaseTimes {
     pub reduce: Duration,
     /// Norm, clipping and optimizer.
     pub step: Duration,
-    /// What the loader took to make the batches.
+    /// The time that the loader took to make the batches.
     pub data: Duration,
 }
 
 /// A part of a step that is timed while it runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Phase {
+pub(super) enum StepPhase {
     Forward,
     Backward,
     Reduce,
@@ -39,7 +39,7 @@ pub(super) enum Phase {
 pub(super) struct Timers {
     /// `None` where nothing is timed.
     device: Option<Device>,
-    running: Option<(Phase, Instant)>,
+    running: Option<(StepPhase, Instant)>,
     times: PhaseTimes,
 }
 
@@ -50,7 +50,7 @@ impl Timers {
     }
 
     /// Ends the phase that runs, if one does, and begins another.
-    pub(super) fn start(&mut self, phase: Phase) -> Result<()> {
+    pub(super) fn start(&mut self, phase: StepPhase) -> Result<()> {
         self.stop()?;
         self.running = self.now()?.map(|now| (phase, now));
         Ok(())
@@ -87,12 +87,12 @@ impl Timers {
         self.device.map(|_| times)
     }
 
-    fn sum(&mut self, phase: Phase) -> &mut Duration {
+    fn sum(&mut self, phase: StepPhase) -> &mut Duration {
         match phase {
-            Phase::Forward => &mut self.times.forward,
-            Phase::Backward => &mut self.times.backward,
-            Phase::Reduce => &mut self.times.reduce,
-            Phase::Step => &mut self.times.step,
+            StepPhase::Forward => &mut self.times.forward,
+            StepPhase::Backward => &mut self.times.backward,
+            StepPhase::Reduce => &mut self.times.reduce,
+            StepPhase::Step => &mut self.times.step,
         }
     }
 
@@ -115,11 +115,11 @@ mod tests {
     fn a_phase_goes_from_its_start_to_the_next_one() {
         let mut timers = Timers::new(Device::Cpu, true);
         let pause = Duration::from_millis(2);
-        timers.start(Phase::Reduce).unwrap();
+        timers.start(StepPhase::Reduce).unwrap();
         std::thread::sleep(pause);
-        timers.start(Phase::Step).unwrap();
+        timers.start(StepPhase::Step).unwrap();
         timers.stop().unwrap();
-        timers.start(Phase::Forward).unwrap();
+        timers.start(StepPhase::Forward).unwrap();
         timers.discard();
         timers.stop().unwrap();
         timers.add_data(pause);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn timers_that_are_off_measure_nothing() {
         let mut timers = Timers::new(Device::Cpu, false);
-        timers.start(Phase::Forward).unwrap();
+        timers.start(StepPhase::Forward).unwrap();
         timers.stop().unwrap();
         assert_eq!(timers.take(), None);
     }

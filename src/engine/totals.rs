@@ -1,4 +1,4 @@
-//! The sums of a step over all ranks, kept on the device, and what the optimizer makes of them there.
+//! The sums of a step over all ranks, kept on the device, and their use by the optimizer there.
 //!
 //! Whether a step is made, and what its gradients are divided by, follows from the loss and the norm
 //! of the gradient. The fused optimizers read both from the device, so that the host gives out the
@@ -40,9 +40,9 @@ impl Totals {
         Ok(Self { sums, loss_normalizer })
     }
 
-    /// What the optimizer does with the gradients, on `device`: it divides them by what makes them
-    /// those of the mean loss, at most `clipping` long, and does nothing where one is not finite, or
-    /// the loss, or where there is no target.
+    /// The scaling of gradients in the optimizer, on `device`: it divides them so that they are the
+    /// gradients of the mean loss, at most `clipping` long, and skips the step where one of them or the
+    /// loss is not finite, or where there is no target.
     pub(super) fn scaling(&self, clipping: Option<f64>, device: Device) -> Result<Scaling> {
         no_grad(|| {
             let weight = self.sums.f_select(0, 1)?;

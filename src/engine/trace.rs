@@ -31,9 +31,6 @@ pub struct Tracer {
 
 impl Tracer {
     /// A tracer of what runs on `device`, into `file`. Its lines go to `show`.
-    ///
-    /// # Errors
-    /// The file's directory cannot be made; libtorch's profiler cannot be used.
     pub fn new(file: PathBuf, device: Device, show: Box<dyn Fn(&str)>) -> Result<Self> {
         if let Some(dir) = file.parent() {
             fs::create_dir_all(dir)?;
@@ -53,7 +50,7 @@ impl Tracer {
         let failed = |e| Error::new(Code::Io, "cannot make a temporary directory").caused_by(e);
         let dir = tempfile::tempdir().map_err(failed)?;
         let written = dir.path().join("trace.json");
-        // What the device still has to do belongs to the last step.
+        // The work that the device still has belongs to the last step.
         let waited = guard("trace", || {
             synchronize(self.device);
             Ok(())

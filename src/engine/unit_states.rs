@@ -1,8 +1,8 @@
-//! What the optimizer keeps of each unit from step to step: master weights and its own state.
+//! The state that the optimizer keeps from step to step: master weights and its own tensors, by unit.
 
 use super::{
     offload::{Location, Offload},
-    state_file::StateFile,
+    state_file::{StateFile, UnitState},
 };
 use crate::{
     bridge::memory::{self, count_as},
@@ -11,15 +11,7 @@ use crate::{
     tensor::{Device, Tensor, bytes_of, settled},
 };
 
-/// What is kept of one unit.
-pub(super) struct UnitState {
-    /// The weights that are updated, float32 flat; the model's own where it is float32.
-    pub(super) master: Tensor,
-    /// As [`Optimizer::state_layout`].
-    pub(super) state: Vec<Tensor>,
-}
-
-/// What is kept of all units.
+/// The states of all units.
 pub(super) enum UnitStates {
     Memory { device: Device, units: Vec<UnitState> },
     Disk(StateFile),

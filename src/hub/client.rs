@@ -23,7 +23,7 @@ const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// Why a request brought nothing.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(super) enum RequestError {
     /// The server answered with an error.
     Status {
         status: u16,
@@ -95,7 +95,10 @@ impl Client {
     }
 
     /// Reads a JSON document, and the address of its next page where there is one.
-    pub(super) fn json(&self, url: &str) -> Result<(serde_json::Value, Option<String>), Fault> {
+    pub(super) fn json(
+        &self,
+        url: &str,
+    ) -> Result<(serde_json::Value, Option<String>), RequestError> {
         let mut attempt = 1;
         loop {
             let mut reply = self.get(url, 0)?;
@@ -115,7 +118,7 @@ impl Client {
     }
 
     /// Opens the content at `url`, from byte `start` on where the server can (status 206).
-    pub(super) fn get(&self, url: &str, start: u64) -> Result<Response<Body>, Fault> {
+    pub(super) fn get(&self, url: &str, start: u64) -> Result<Response<Body>, RequestError> {
         let mut attempt = 1;
         loop {
             let (fault, retry_after) = match self.follow(url, start) {
@@ -135,15 +138,15 @@ impl Client {
     }
 
     /// Waits before the next attempt, longer each time.
-    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) -> Result<(), Fault> {
+    pub(super) fn wait(&self, attempt: u32, asked: Option<Duration>) -> Result<(), RequestError> {
         let own = self.backoff.saturating_mul(1 << (attempt - 1).min(6));
-        self.patience.sleep(asked.unwrap_or(own).min(MAX_WAIT)).map_err(Fault::Refused)
+        self.patience.sleep(asked.unwrap_or(own).min(MAX_WAIT)).map_err(RequestError::Refused)
     }
 
-    fn follow(&self, url: &str, start: u64) -> Result<Response<Body>, Fault> {
+    fn follow(&self, url: &str, start: u64) -> Result<Response<Body>, RequestError> {
         let mut uri: Uri = url.parse().map_err(|_| network(&self.endpoint, bad_address(url)))?;
         for _ in 0..MAX_REDIRECTS {
-            (self.on_host)(uri.host().unwrap_or_default()).map_err(Fault::Refused)?;
+            (self.on_host)(uri.host().unwrap_or_default()).map_err(RequestError::Refused)?;
             let mut request = self.agent.get(&uri);
             if let Some(token) = self.token.as_ref().filter(|_| same_origin(&uri, &self.endpoint)) {
                 request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
@@ -151,7 +154,8 @@ impl Client {
             if start > 0 {
                 request = request.header(header::RANGE, format!("bytes={start}-"));
             }
-            let reply = self.patience.wait_for(move || request.call()).map_err(Fault::Refused)?;
+            let reply =
+                self.patience.wait_for(move || request.call()).map_err(RequestError::Refused)?;
             let reply = reply.map_err(|e| network(&uri, e.to_string()))?;
             if !reply.status().is_redirection() {
                 return Ok(reply);
@@ -163,7 +167,7 @@ impl Client {
     }
 }
 
-impl Fault {
+impl RequestError {
     /// True when trying again may help.
     pub(super) fn is_passing(&self) -> bool {
         match self {
@@ -179,8 +183,8 @@ impl Fault {
     }
 }
 
-pub(super) fn network(uri: &Uri, reason: String) -> Fault {
-    Fault::Network { host: uri.host().unwrap_or("the hub").to_owned(), reason }
+pub(super) fn network(uri: &Uri, reason: String) -> RequestError {
+    RequestError::Network { host: uri.host().unwrap_or("the hub").to_owned(), reason }
 }
 
 fn bad_address(text: &str) -> String {
@@ -191,7 +195,7 @@ fn header<'a>(reply: &'a Response<Body>, name: &str) -> Option<&'a str> {
     reply.headers().get(name)?.to_str().ok()
 }
 
-fn refusal(reply: &mut Response<Body>) -> Fault {
+fn refusal(reply: &mut Response<Body>) -> RequestError {
     let status = reply.status().as_u16();
     let code = header(reply, "x-error-code").map(str::to_owned);
     let said = header(reply, "x-error-message").map(str::to_owned);
@@ -200,7 +204,7 @@ fn refusal(reply: &mut Response<Body>) -> Fault {
         let body: serde_json::Value = serde_json::from_str(&body).ok()?;
         body["error"].as_str().map(str::to_owned)
     });
-    Fault::Status { status, code, message }
+    RequestError::Status { status, code, message }
 }
 
 fn origin(uri: &Uri) -> (Option<&str>, Option<&str>, u16) {

@@ -1,11 +1,12 @@
-//! Which files a configuration of a dataset means: the card's YAML header first, names else.
+//! The files of a dataset's configuration: by the card's YAML header, or else by names.
 //!
 //! A dataset's README.md may begin with YAML whose `configs` list names configurations and the
 //! files of their splits. Without it, a directory of the configuration's name is taken, or the
 //! whole repository, and the splits follow from the files' names ([`super::splits`]).
 
 use glob::{MatchOptions, Pattern};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_norway::Value;
 
 use super::{
     repo::Repo,
@@ -37,8 +38,18 @@ struct Config {
     config_name: String,
     data_files: Option<DataFiles>,
     data_dir: Option<String>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "flag")]
     default: bool,
+}
+
+/// True or false, also as Python's YAML writes them.
+fn flag<'de, D: Deserializer<'de>>(value: D) -> std::result::Result<bool, D::Error> {
+    match Value::deserialize(value)? {
+        Value::Bool(flag) => Ok(flag),
+        Value::String(text) if ["yes", "on", "true"].contains(&&*text.to_lowercase()) => Ok(true),
+        Value::String(text) if ["no", "off", "false"].contains(&&*text.to_lowercase()) => Ok(false),
+        _ => Err(D::Error::custom("`default` must be true or false")),
+    }
 }
 
 #[derive(Deserialize)]
@@ -83,7 +94,7 @@ pub(super) fn resolve(
 fn read(repo: &Repo, card: &str) -> Result<Vec<Config>> {
     let Some(header) = header(card) else { return Ok(Vec::new()) };
     // An empty header is YAML's null, which is no list of configurations either.
-    let card: Option<Card> = serde_saphyr::from_str(&header).map_err(|e| {
+    let card: Option<Card> = serde_norway::from_str(&header).map_err(|e| {
         Error::new(Code::Hub, format!("the header of {CARD} in the {repo} cannot be read: {e}"))
             .hint("its `configs` is a list of maps with `config_name` and `data_files`")
     })?;
@@ -282,6 +293,8 @@ mod tests {
     fn a_default_configuration_needs_no_name() {
         let marked = CARD.replace("- config_name: all\n", "- config_name: all\n  default: true\n");
         assert_eq!(shape(&splits(Some(&marked), None).unwrap()), [("train", 3)]);
+        let python = marked.replace("true", "yes");
+        assert_eq!(shape(&splits(Some(&python), None).unwrap()), [("train", 3)]);
         let only = "---\nconfigs:\n- config_name: x\n  data_files: en/*\n---\n";
         assert_eq!(shape(&splits(Some(only), None).unwrap()), [("train", 2)]);
     }

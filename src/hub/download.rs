@@ -18,8 +18,8 @@ use ureq::{
 };
 
 use super::{
-    client::{Client, Fault, network},
-    refusal::Asked,
+    client::{Client, RequestError, network},
+    refusal::RequestContext,
     tree::Blob,
 };
 use crate::error::{Code, Error, IoContext, Result};
@@ -32,14 +32,14 @@ pub(super) type OnBytes<'a> = &'a dyn Fn(u64);
 /// Downloads `blob` from `url` to `target`, whose lock the caller holds.
 pub(super) fn download(
     client: &Client,
-    asked: &Asked<'_>,
+    asked: &RequestContext<'_>,
     url: &str,
     blob: &Blob,
     target: &Path,
     on_bytes: OnBytes<'_>,
 ) -> Result<()> {
     let part = target.with_file_name(format!("{}.incomplete", blob.name()));
-    let mut part = Part::open(&part, blob)?;
+    let mut part = PartialFile::open(&part, blob)?;
     part.check_space()?;
     let (mut attempt, mut damaged) = (1, 0);
     loop {
@@ -48,7 +48,7 @@ pub(super) fn download(
         let outcome = if before == blob.size { Ok(()) } else { part.fill(client, url, on_bytes) };
         match outcome {
             Ok(()) if part.is_right() => return part.publish(target),
-            // What came is not what was announced: nothing of it can be used.
+            // The content is not the announced one: nothing of it can be used.
             Ok(()) => {
                 part.restart()?;
                 damaged += 1;
@@ -56,8 +56,8 @@ pub(super) fn download(
                     return Err(asked.damaged());
                 }
             }
-            Err(Stop::Error(e)) => return Err(e),
-            Err(Stop::Fault(fault)) => {
+            Err(DownloadError::Disk(e)) => return Err(e),
+            Err(DownloadError::Request(fault)) => {
                 // A long download may be cut often, as long as each attempt brings something.
                 attempt = if part.done > before { 1 } else { attempt };
                 if !fault.is_passing() || attempt >= client.attempts() {
@@ -71,21 +71,21 @@ pub(super) fn download(
     }
 }
 
-enum Stop {
+enum DownloadError {
     /// The server or the network: another attempt may help.
-    Fault(Fault),
+    Request(RequestError),
     /// This machine's disk.
-    Error(Error),
+    Disk(Error),
 }
 
-impl From<Error> for Stop {
+impl From<Error> for DownloadError {
     fn from(e: Error) -> Self {
-        Self::Error(e)
+        Self::Disk(e)
     }
 }
 
 /// The file that is being filled, with the hash of what is in it.
-struct Part<'a> {
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     blob: &'a Blob,
@@ -93,7 +93,7 @@ struct Part<'a> {
     hash: Hash,
 }
 
-impl<'a> Part<'a> {
+impl<'a> PartialFile<'a> {
     fn open(path: &'a Path, blob: &'a Blob) -> Result<Self> {
         let open = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let mut part =
@@ -124,8 +124,13 @@ impl<'a> Part<'a> {
             .hint("free some space, or set HF_HUB_CACHE to a directory on a larger disk"))
     }
 
-    fn fill(&mut self, client: &Client, url: &str, on_bytes: OnBytes<'_>) -> Result<(), Stop> {
-        let reply = client.get(url, self.done).map_err(Stop::Fault)?;
+    fn fill(
+        &mut self,
+        client: &Client,
+        url: &str,
+        on_bytes: OnBytes<'_>,
+    ) -> Result<(), DownloadError> {
+        let reply = client.get(url, self.done).map_err(DownloadError::Request)?;
         if self.done > 0 && reply.status() != StatusCode::PARTIAL_CONTENT {
             self.restart()?;
         }
@@ -176,11 +181,11 @@ impl<'a> Part<'a> {
     }
 }
 
-fn cut(from: &Uri, reason: String) -> Stop {
-    Stop::Fault(network(from, reason))
+fn cut(from: &Uri, reason: String) -> DownloadError {
+    DownloadError::Request(network(from, reason))
 }
 
-impl Asked<'_> {
+impl RequestContext<'_> {
     fn damaged(&self) -> Error {
         let file = self.file.unwrap_or("a file");
         let message = format!(
@@ -190,8 +195,8 @@ impl Asked<'_> {
         Error::new(Code::Hub, message).hint("try again later, or through another network or mirror")
     }
 
-    fn stopped(&self, fault: Fault, done: u64, size: u64) -> Error {
-        let Fault::Network { reason, .. } = &fault else { return self.error(fault) };
+    fn stopped(&self, fault: RequestError, done: u64, size: u64) -> Error {
+        let RequestError::Network { reason, .. } = &fault else { return self.error(fault) };
         if done == 0 {
             return self.error(fault);
         }

@@ -8,6 +8,7 @@
 //! | file | concept |
 //! |---|---|
 //! | `settings` | where the hub and the cache are, and the token |
+//! | `connection` | the hub with its settings, callbacks and pins |
 //! | `repo`, `tree` | a repository's name; a commit's list of files |
 //! | `cache` | the layout on disk |
 //! | `client`, `download`, `refusal` | requests; contents, resumed and checked; what failures mean |
@@ -21,6 +22,7 @@
 mod cache;
 mod client;
 mod configs;
+mod connection;
 mod download;
 mod files;
 mod patience;
@@ -33,107 +35,23 @@ mod splits;
 mod tree;
 mod web;
 
-use std::{cell::OnceCell, fmt, path::PathBuf, rc::Rc};
+use std::path::PathBuf;
 
-use self::{
-    client::{Client, OnHost},
-    patience::Patience,
-    repo::Repo,
-    snapshot::Snapshot,
-};
 pub use self::{
+    connection::{Hub, Listing, Progress},
     files::{MODEL_FILES, TOKENIZER_FILES},
     pins::{Content, Contents, Pins},
     repo::RepoKind,
     settings::HubSettings,
     web::{Web, host_of},
 };
+use self::{repo::Repo, snapshot::Snapshot};
 use crate::{
     config::suggest,
     error::{Code, Error, Result},
 };
 
-/// How far the download of one file is.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress<'a> {
-    /// The repository, such as `Salesforce/wikitext`.
-    pub repo: &'a str,
-    /// The file's path in the repository.
-    pub file: &'a str,
-    /// Bytes that are here.
-    pub done: u64,
-    /// Bytes of the whole file.
-    pub total: u64,
-}
-
-/// The hub, seen through its cache.
-pub struct Hub {
-    settings: HubSettings,
-    client: OnceCell<Client>,
-    on_progress: Box<dyn Fn(&Progress<'_>)>,
-    on_host: OnHost,
-    patience: Patience,
-    pins: Pins,
-}
-
-/// What a lock says of a repository.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// The commit that its revision stands at.
-    pub commit: String,
-    /// The files that are used, with their contents.
-    pub contents: Contents,
-}
-
-impl fmt::Debug for Hub {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Hub").field("settings", &self.settings).finish_non_exhaustive()
-    }
-}
-
 impl Hub {
-    /// A hub with these settings. Nothing is read or asked before the first use.
-    pub fn new(settings: HubSettings) -> Self {
-        Self {
-            settings,
-            client: OnceCell::new(),
-            on_progress: Box::new(|_| ()),
-            on_host: Rc::new(|_| Ok(())),
-            patience: Patience::default(),
-            pins: Pins::default(),
-        }
-    }
-
-    /// Calls `show` at the start of each file's download, with each chunk, and at its end.
-    #[must_use]
-    pub fn on_progress(mut self, show: impl Fn(&Progress<'_>) + 'static) -> Self {
-        self.on_progress = Box::new(show);
-        self
-    }
-
-    /// Calls `check` with the host of each request, redirects included; where it fails, the request
-    /// is not made.
-    #[must_use]
-    pub fn on_host(mut self, check: impl Fn(&str) -> Result<()> + 'static) -> Self {
-        self.on_host = Rc::new(check);
-        self
-    }
-
-    /// Ends requests and downloads with [`Code::Interrupted`] soon after `stop` says so; what has come
-    /// of a file is kept.
-    #[must_use]
-    pub fn stop_when(mut self, stop: Rc<dyn Fn() -> bool>) -> Self {
-        self.patience = Patience::until(stop);
-        self
-    }
-
-    /// Uses the commits that are pinned.
-    #[must_use]
-    pub fn with_pins(mut self, pins: Pins) -> Self {
-        self.pins = pins;
-        self
-    }
-
     /// The splits of a dataset's configuration, in order; downloads the dataset's card at most.
     ///
     /// `revision` is a branch, a tag or a commit; `None` is `main`.
@@ -152,9 +70,6 @@ impl Hub {
     }
 
     /// The files of one split of a dataset, downloaded where they are not in the cache.
-    ///
-    /// # Errors
-    /// As [`Hub::dataset_splits`], a split that does not exist, and [`Code::DiskFull`].
     pub fn dataset_split_files(
         &self,
         repo: &str,
@@ -184,9 +99,6 @@ impl Hub {
     /// The directory with those files of a model that `wanted` names, by path or by pattern
     /// (`*.safetensors`; `*` stays within a directory). Names that match nothing are passed over:
     /// models differ in what they have.
-    ///
-    /// # Errors
-    /// As [`Hub::dataset_splits`], nothing that matches at all, and [`Code::DiskFull`].
     pub fn model_files(
         &self,
         repo: &str,
@@ -227,9 +139,6 @@ impl Hub {
     }
 
     /// Where the files of a commit lie in the cache, those that are there.
-    ///
-    /// # Errors
-    /// [`Code::Hub`]: not the name of a repository, or not a commit.
     pub fn cached_dir(&self, kind: RepoKind, repo: &str, commit: &str) -> Result<PathBuf> {
         let repo = Repo::new(kind, repo, Some(commit))?;
         Ok(cache::RepoCache::new(&self.settings.cache_dir, &repo).snapshot(&repo.revision))
@@ -255,17 +164,6 @@ impl Hub {
 
     fn snapshot(&self, repo: Repo) -> Result<Snapshot<'_>> {
         Snapshot::open(self, self.pins.settle(repo)?)
-    }
-
-    fn client(&self) -> Result<&Client> {
-        if self.client.get().is_none() {
-            let _ = self.client.set(Client::new(
-                &self.settings,
-                Rc::clone(&self.on_host),
-                self.patience.clone(),
-            )?);
-        }
-        Ok(self.client.get().expect("it was set just now"))
     }
 }
 

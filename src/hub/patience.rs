@@ -1,4 +1,4 @@
-//! Waiting for the network, as long as the user does.
+//! Waiting for the network until the user interrupts.
 //!
 //! A server may say nothing for a minute. Where somebody may want to stop, what waits does so on
 //! another thread, and this one looks for the wish twenty times a second. Work that is given up ends
@@ -24,7 +24,7 @@ impl Patience {
         Self(Some(stop))
     }
 
-    /// What `work` gives.
+    /// Returns the result of `work`.
     ///
     /// # Errors
     /// [`Code::Interrupted`] where the user does not wait for it.

@@ -1,4 +1,4 @@
-//! Commits and contents that are settled before anything is asked: what a lock says of the hub.
+//! Commits and contents that a lock pins, so that the hub is not asked for them.
 //!
 //! A pinned revision is its commit, and the hub is not asked what the branch stands at. Pins that are
 //! *frozen* are also all that there is: another repository, another file or another content is
@@ -32,10 +32,7 @@ pub struct Content {
 }
 
 impl Content {
-    /// That of the file at `path`.
-    ///
-    /// # Errors
-    /// [`Code::Io`]: it cannot be read.
+    /// The content of the file at `path`.
     pub fn of(path: &Path) -> Result<Self> {
         let mut sha256 = Sha256::new();
         let mut file = File::open(path).at("open", path)?;
@@ -55,7 +52,7 @@ impl Content {
 /// Files by their paths in a repository.
 pub type Contents = BTreeMap<String, Content>;
 
-/// What is settled.
+/// The pinned commits and contents.
 #[derive(Debug, Default)]
 pub struct Pins {
     commits: BTreeMap<(RepoKind, String, String), String>,

@@ -1,13 +1,13 @@
-//! What a failed request means for the user: one sentence, and what to do.
+//! The errors of failed requests: one sentence for the user, and the remedy.
 //!
 //! The hub hides private repositories behind the same answer as missing ones, and says with
 //! `X-Error-Code` what its status codes leave open; mirrors may not send that header.
 
-use super::{client::Fault, repo::Repo};
+use super::{client::RequestError, repo::Repo};
 use crate::error::{Code, Error};
 
-/// Who asked for what, for the wording of errors.
-pub(super) struct Asked<'a> {
+/// The subject of a request, for the wording of errors.
+pub(super) struct RequestContext<'a> {
     pub(super) repo: &'a Repo,
     /// The file that was asked for; `None` for the repository itself.
     pub(super) file: Option<&'a str>,
@@ -15,14 +15,14 @@ pub(super) struct Asked<'a> {
     pub(super) has_token: bool,
 }
 
-impl Asked<'_> {
+impl RequestContext<'_> {
     /// The error for `fault`.
-    pub(super) fn error(&self, fault: Fault) -> Error {
+    pub(super) fn error(&self, fault: RequestError) -> Error {
         match fault {
-            Fault::Network { host, reason } => self.unreachable(&host, &reason),
-            Fault::Refused(e) if e.code() == Code::Interrupted => e,
-            Fault::Refused(e) => e.hint(format!("it is asked for {}", self.what())),
-            Fault::Status { status, code, message } => {
+            RequestError::Network { host, reason } => self.unreachable(&host, &reason),
+            RequestError::Refused(e) if e.code() == Code::Interrupted => e,
+            RequestError::Refused(e) => e.hint(format!("it is asked for {}", self.what())),
+            RequestError::Status { status, code, message } => {
                 let gated = message.as_deref().is_some_and(|m| m.contains("gated"));
                 let said = message.as_deref().unwrap_or("no reason given");
                 match (code.as_deref(), status) {

@@ -1,7 +1,7 @@
 //! The name of a repository on the hub, checked, and the addresses and directories made of it.
 //!
-//! What comes from a recipe or from a server becomes part of a path on this machine: everything
-//! that could leave the cache's directory is refused here.
+//! Names of a recipe or a server become parts of a path on this machine: a name that could leave the
+//! cache's directory is refused here.
 
 use std::fmt;
 

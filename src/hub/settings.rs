@@ -1,4 +1,4 @@
-//! Where the hub is, where its cache is, and who asks: the settings that Python's tools read too.
+//! The address of the hub, its cache and the token: the settings that Python's tools read too.
 //!
 //! The names and defaults are those of `huggingface_hub`, so that a machine set up for Python is
 //! set up for dsr. The environment comes in as a lookup closure: only `cli` reads it.
@@ -61,9 +61,6 @@ impl HubSettings {
     /// `HF_HUB_CACHE`, `HF_ENDPOINT`, `HF_TOKEN` (else the file `HF_TOKEN_PATH`, else the file
     /// `token` in `HF_HOME`), `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`,
     /// `HTTPS_PROXY`, `HTTP_PROXY`, `NO_PROXY`, and `REQUESTS_CA_BUNDLE` or `SSL_CERT_FILE`.
-    ///
-    /// # Errors
-    /// An endpoint that is no address, a token file that exists and cannot be read, or no home.
     pub fn from_env(lookup: impl Fn(&str) -> Option<String>) -> Result<Self> {
         let value = |name: &str| lookup(name).filter(|v| !v.trim().is_empty());
         let any = |names: &[&str]| names.iter().find_map(|name| value(name));

@@ -6,12 +6,12 @@
 use std::{fs, path::PathBuf};
 
 use super::{
-    Hub, Listing, Progress,
     cache::{RepoCache, make_dir},
-    client::{Client, Fault},
+    client::{Client, RequestError},
+    connection::{Hub, Listing, Progress},
     download::download,
     pins::Content,
-    refusal::Asked,
+    refusal::RequestContext,
     repo::{Repo, is_commit, percent_encode},
     splits,
     tree::{Blob, Tree},
@@ -27,7 +27,7 @@ pub(super) struct Snapshot<'a> {
     files: Files,
 }
 
-/// What is known about a commit's files.
+/// The known files of a commit.
 enum Files {
     /// The list from the hub.
     Known(Tree),
@@ -146,7 +146,7 @@ impl<'a> Snapshot<'a> {
         let client = self.hub.client()?;
         let endpoint = &self.hub.settings.endpoint;
         let url = self.repo.resolve_path(endpoint, &self.commit, file);
-        let asked = Asked { file: Some(file), ..asked(self.hub, &self.repo) };
+        let asked = RequestContext { file: Some(file), ..asked(self.hub, &self.repo) };
         let on_bytes = |done| {
             let (repo, total) = (self.repo.id.as_str(), blob.size);
             (self.hub.on_progress)(&Progress { repo, file, done, total });
@@ -177,9 +177,14 @@ impl<'a> Snapshot<'a> {
     }
 }
 
-fn asked<'a>(hub: &'a Hub, repo: &'a Repo) -> Asked<'a> {
+fn asked<'a>(hub: &'a Hub, repo: &'a Repo) -> RequestContext<'a> {
     let settings = &hub.settings;
-    Asked { repo, file: None, endpoint: &settings.endpoint, has_token: settings.token.is_some() }
+    RequestContext {
+        repo,
+        file: None,
+        endpoint: &settings.endpoint,
+        has_token: settings.token.is_some(),
+    }
 }
 
 fn ask_for_commit(hub: &Hub, repo: &Repo, cache: &RepoCache) -> Result<String> {
@@ -222,7 +227,7 @@ fn ask_for_files(hub: &Hub, repo: &Repo, cache: &RepoCache, commit: &str) -> Res
 }
 
 /// The list of files, page by page; `None` when an answer is not such a list.
-fn read_tree(client: &Client, api: &str, commit: &str) -> Result<Option<Tree>, Fault> {
+fn read_tree(client: &Client, api: &str, commit: &str) -> Result<Option<Tree>, RequestError> {
     let mut tree = Tree::default();
     let mut next = Some(format!("{api}/tree/{commit}?recursive=true"));
     while let Some(url) = next {

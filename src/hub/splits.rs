@@ -1,4 +1,4 @@
-//! Which files are which split, told by their names: the rules of Python's `datasets`.
+//! The splits of files by their names: the rules of Python's `datasets`.
 //!
 //! In order, the first that finds anything wins: sharded names in `data/`
 //! (`data/train-00000-of-00004.parquet`), a directory with a split's keyword in its name, a file with

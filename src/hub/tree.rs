@@ -22,7 +22,7 @@ pub(super) struct Tree {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Blob {
     pub(super) size: u64,
-    /// What git stores: the SHA-1 of the content, or of the pointer to large content.
+    /// Git's object id: the SHA-1 of the content, or of the pointer to large content.
     pub(super) git_oid: String,
     /// The SHA-256 of large content.
     pub(super) lfs_sha256: Option<String>,

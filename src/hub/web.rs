@@ -8,11 +8,14 @@ use std::rc::Rc;
 use ureq::http::Uri;
 
 use super::{
-    client::{Client, Fault},
+    client::{Client, RequestError},
     patience::Patience,
     settings::HubSettings,
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    units::Bytes,
+};
 
 /// Files anywhere, fetched whole.
 pub struct Web {
@@ -22,9 +25,6 @@ pub struct Web {
 impl Web {
     /// Requests with these settings; `check` is called with the host of each, redirects included,
     /// and where it fails, the request is not made.
-    ///
-    /// # Errors
-    /// A proxy or certificates that cannot be used.
     pub fn new(
         settings: &HubSettings,
         check: impl Fn(&str) -> Result<()> + 'static,
@@ -34,9 +34,6 @@ impl Web {
     }
 
     /// The content at `url`, of `most` bytes at most.
-    ///
-    /// # Errors
-    /// [`Code::Address`]: nothing there, no answer, too much; what the check of a host says.
     pub fn get(&self, url: &str, most: u64) -> Result<Vec<u8>> {
         let failed = |why: String| Error::new(Code::Address, format!("cannot fetch {url}: {why}"));
         let Some(uri) = parse(url) else { return Err(failed("it is no address".to_owned())) };
@@ -44,12 +41,12 @@ impl Web {
             return Err(failed("it is not encrypted".to_owned()).hint("an address begins https://"));
         }
         let mut reply = self.client.get(url, 0).map_err(|fault| match fault {
-            Fault::Refused(e) => e.hint(format!("it is asked for {url}")),
-            Fault::Status { status: 404 | 410, .. } => {
+            RequestError::Refused(e) => e.hint(format!("it is asked for {url}")),
+            RequestError::Status { status: 404 | 410, .. } => {
                 failed("there is nothing (status 404)".to_owned()).hint("check the spelling")
             }
-            Fault::Status { status, .. } => failed(format!("the server answers {status}")),
-            Fault::Network { host, reason } => {
+            RequestError::Status { status, .. } => failed(format!("the server answers {status}")),
+            RequestError::Network { host, reason } => {
                 let reason = reason.strip_prefix("io: ").unwrap_or(&reason);
                 failed(format!("no answer from {host} ({reason})"))
                     .hint("check the network; HTTPS_PROXY names a proxy")
@@ -58,7 +55,7 @@ impl Web {
         let body = reply.body_mut().with_config().limit(most).read_to_vec();
         body.map_err(|e| match e {
             ureq::Error::BodyExceedsLimit(_) => {
-                failed(format!("it is larger than {}", crate::fs::Bytes(most)))
+                failed(format!("it is larger than {}", Bytes(most)))
             }
             e => failed("the answer broke off".to_owned()).caused_by(e),
         })

@@ -1,4 +1,4 @@
-//! Why a process ended: its own report, the signal that killed it, the kernel's memory killer.
+//! The cause of a process's end: its own report, the signal that killed it, the kernel's memory killer.
 //!
 //! A rank that fails writes its error into the file that `TORCHELASTIC_ERROR_FILE` names, in
 //! torchelastic's form, so that torchrun shows it as well as `dsr launch` does.
@@ -32,9 +32,6 @@ pub struct Report {
 
 impl Report {
     /// Writes the report for the launcher to read.
-    ///
-    /// # Errors
-    /// The file cannot be written.
     pub fn write(&self, path: &Path) -> Result<()> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         let report = json!({
@@ -98,7 +95,7 @@ impl MemoryKills {
         Self(memory_kills(&|path| read_to_string(path).ok()))
     }
 
-    /// What is known of a process that somebody killed with SIGKILL since then.
+    /// The cause of a SIGKILL since then, as far as the kernel tells it.
     pub(super) fn hint(self) -> &'static str {
         match (self.0, Self::now().0) {
             (Some(before), Some(now)) if now > before => {
@@ -148,7 +145,7 @@ mod tests {
         let report = Report { code: "E901".into(), text: "error[E901]: lost\n  = a hint\n".into() };
         report.write(&path).unwrap();
         assert_eq!(Report::read(&path), Some(report));
-        // What torchrun looks for.
+        // The keys that torchrun looks for.
         let json: Value = serde_json::from_str(&read_to_string(&path).unwrap()).unwrap();
         let timestamp = json["message"]["extraInfo"]["timestamp"].as_str().unwrap();
         assert!(timestamp.parse::<u64>().unwrap() > 0);

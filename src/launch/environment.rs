@@ -1,4 +1,4 @@
-//! What a rank finds in its environment: torchrun's variables, and dsr's.
+//! The environment of a rank: torchrun's variables, and dsr's.
 
 use super::{COMMAND, ERROR_FILE, Launch};
 

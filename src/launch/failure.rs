@@ -1,4 +1,4 @@
-//! What ended a run: the one failure from which the others follow.
+//! The failure that ended a run, from which the others follow.
 //!
 //! When a rank dies, the others fail too, as they wait for it; they may even be noticed first. What
 //! counts is therefore not only the order: an error that has nothing to do with other ranks comes
@@ -9,7 +9,7 @@ use std::{fmt::Write, process::ExitStatus};
 use serde::{Deserialize, Serialize};
 
 use super::cause::{MemoryKills, Report, how, shell_status};
-use crate::dist::Phase;
+use crate::dist::RankPhase;
 
 /// A rank, or a whole machine, that failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,16 +18,16 @@ pub(super) struct Failure {
     pub(super) rank: Option<usize>,
     /// The machine.
     pub(super) host: String,
-    /// What became of it, as the end of a sentence.
+    /// Its end, as the end of a sentence.
     pub(super) how: String,
     /// The exit status as a shell gives it.
     pub(super) status: u8,
     /// The rank's own error.
     pub(super) report: Option<Report>,
-    /// What can be done or is known beside.
+    /// Further facts and remedies.
     pub(super) hint: Option<String>,
-    /// What the rank last said of itself, for an error that is about other ranks.
-    pub(super) phase: Option<Phase>,
+    /// The last state of the rank, for an error that is about other ranks.
+    pub(super) phase: Option<RankPhase>,
 }
 
 impl Failure {
@@ -69,7 +69,7 @@ impl Failure {
     fn distance(&self) -> u8 {
         match (self.is_about_others(), self.phase) {
             (false, _) => 0,
-            (true, Some(Phase::Disconnected)) => 2,
+            (true, Some(RankPhase::Disconnected)) => 2,
             (true, _) => 1,
         }
     }
@@ -101,7 +101,7 @@ impl Failure {
 mod tests {
     use super::*;
 
-    fn failed(rank: usize, code: Option<&str>, phase: Option<Phase>) -> Failure {
+    fn failed(rank: usize, code: Option<&str>, phase: Option<RankPhase>) -> Failure {
         Failure {
             rank: Some(rank),
             host: "a".into(),
@@ -115,8 +115,8 @@ mod tests {
 
     #[test]
     fn what_follows_from_a_failure_is_not_its_cause() {
-        let lost = failed(0, Some("E901"), Some(Phase::Disconnected));
-        let named = failed(1, Some("E901"), Some(Phase::Working));
+        let lost = failed(0, Some("E901"), Some(RankPhase::Disconnected));
+        let named = failed(1, Some("E901"), Some(RankPhase::Working));
         let unknown = failed(2, Some("E901"), None);
         let (own, killed) = (failed(3, Some("E401"), None), failed(4, None, None));
         let cause = |failures: &[&Failure]| {

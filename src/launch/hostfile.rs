@@ -1,4 +1,4 @@
-//! Which machines there are and which of their slots take part: DeepSpeed's hostfile and filters.
+//! The machines and slots that take part: DeepSpeed's hostfile and filters.
 //!
 //! ```text
 //! # one machine a line, with the number of its GPUs (or of processes, on the CPU)
@@ -23,9 +23,6 @@ pub struct Host {
 }
 
 /// Reads a hostfile; `path` is its name in messages.
-///
-/// # Errors
-/// [`Code::BadValue`], all faults at once, each with its line.
 pub(super) fn parse(text: &str, path: &str) -> Result<Vec<Host>> {
     let mut hosts: Vec<Host> = Vec::new();
     let mut faults = Vec::new();
@@ -63,10 +60,6 @@ fn entry(line: &str) -> Option<(&str, usize)> {
 }
 
 /// The hosts and slots that a filter names, in the order of the hostfile.
-///
-/// # Errors
-/// [`Code::BadValue`], all faults at once: what the filter names does not exist, or cannot be
-/// understood; nothing is left.
 pub(super) fn include(hosts: &[Host], filter: &str) -> Result<Vec<Host>> {
     let named = Named::read(hosts, filter, "--include")?;
     left(hosts, |host, slot| named.has(host, slot), "--include")
@@ -78,7 +71,7 @@ pub(super) fn exclude(hosts: &[Host], filter: &str) -> Result<Vec<Host>> {
     left(hosts, |host, slot| !named.has(host, slot), "--exclude")
 }
 
-/// What a filter names: a host with some of its slots, or with all.
+/// The hosts of a filter, each with some of its slots, or with all.
 struct Named<'a>(Vec<(&'a str, Option<Vec<usize>>)>);
 
 impl<'a> Named<'a> {

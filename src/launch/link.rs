@@ -1,4 +1,4 @@
-//! What the launchers of a run tell each other, over the board that the first one hosts.
+//! The messages between a run's launchers, over the board that the first one hosts.
 //!
 //! The first machine's launcher leads: it reads what the others report and gives orders. Both
 //! sides speak a few times a second; a side that has not been heard of for long is taken for lost.
@@ -29,7 +29,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 
 const ORDER: &str = "launch/order";
 
-/// What one machine's launcher reports.
+/// The report of one machine's launcher.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct NodeReport {
     /// Grows while the launcher lives.
@@ -42,7 +42,7 @@ pub(super) struct NodeReport {
     pub(super) ended: bool,
 }
 
-/// What the leading launcher orders.
+/// An order of the leading launcher.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Order {
     /// The user asked to stop: the ranks are to save and end.
@@ -77,7 +77,7 @@ struct Shared {
     node: usize,
     own: Mutex<NodeReport>,
     order: Mutex<Option<Order>>,
-    /// What the leading launcher has heard, by machine.
+    /// The reports that the leading launcher has heard, by machine.
     heard: Mutex<Vec<Option<Heard>>>,
     run_dir: Mutex<Option<String>>,
     /// When the board last answered.
@@ -113,7 +113,7 @@ impl Link {
                 }
                 *lock(&of_thread.answered) = Instant::now();
                 if let Some(done) = done {
-                    // Whoever asked may have given up.
+                    // The caller may have given up.
                     let _ = done.send(());
                 }
             }
@@ -136,12 +136,12 @@ impl Link {
         *lock(&self.shared.order) = Some(order);
     }
 
-    /// What is ordered.
+    /// The order.
     pub(super) fn order(&self) -> Option<Order> {
         lock(&self.shared.order).clone()
     }
 
-    /// What was heard of each machine.
+    /// The report of each machine.
     pub(super) fn heard(&self) -> Vec<Option<Heard>> {
         lock(&self.shared.heard).clone()
     }
@@ -229,9 +229,6 @@ impl Shared {
 
 /// Agrees with the launchers of all machines on how many ranks each has; `own` is this one's
 /// number and `known` all numbers, where this launcher knows them. `stop` is asked in between.
-///
-/// # Errors
-/// [`Code::Dist`] naming the machines that do not come in time; [`Code::Interrupted`].
 pub(super) fn sizes(
     board: &Board,
     (node, nnodes, own): (usize, usize, usize),

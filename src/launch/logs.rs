@@ -1,4 +1,4 @@
-//! What the ranks write, line by line: into a file each, and rank 0's onto the screen.
+//! The output of the ranks, line by line: into a file each, and rank 0's onto the screen.
 //!
 //! Which directory the run gets is decided by the run itself, after its ranks have begun to write.
 //! The logs therefore begin in `runs/<name>-launch` and are moved when the directory is known;
@@ -79,7 +79,7 @@ impl Logs {
 
     /// Removes the directory of a launch that has come to nothing, unless something is in it.
     pub(super) fn discard(&self) {
-        // One that is not empty stays.
+        // A log that is not empty stays.
         let _ = fs::remove_dir(self.dir());
     }
 

@@ -1,6 +1,6 @@
 //! Starting the ranks of a run, on one machine or several, and ending them together.
 //!
-//! [`Plan`] says what is started where, from options named as torchrun's and DeepSpeed's and from a
+//! [`LaunchPlan`] says what is started where, from options named as torchrun's and DeepSpeed's and from a
 //! hostfile. Each machine has one launcher, which starts its ranks with torchrun's environment,
 //! keeps what they write ([`Screen`] and `rank-<n>.log`) and watches them. The first machine's
 //! launcher hosts the store where the ranks meet; over it the launchers speak to each other, so
@@ -34,17 +34,17 @@ pub use self::{
     cause::{ERROR_FILE, Report},
     hostfile::Host,
     logs::Screen,
-    plan::{Choice, Plan},
+    plan::{LaunchOptions, LaunchPlan},
+    supervise::run,
 };
-use crate::error::Result;
 
 /// The variable in which a rank finds the command line that launched it, as a JSON list.
 pub const COMMAND: &str = "DSR_LAUNCH_COMMAND";
 
 /// A run that is to be launched.
 pub struct Launch {
-    /// What is started where.
-    pub plan: Plan,
+    /// The plan of the ranks.
+    pub plan: LaunchPlan,
     /// This program.
     pub program: PathBuf,
     /// The arguments of `dsr run` for each rank: the recipe and what belongs to it.
@@ -53,7 +53,7 @@ pub struct Launch {
     pub work_dir: PathBuf,
     /// The directory of all runs.
     pub root: PathBuf,
-    /// What the logs are named after until the run's own directory is known.
+    /// The name of the logs until the run's own directory is known.
     pub name: String,
     /// The command line that was typed.
     pub command: Vec<String>,
@@ -79,7 +79,7 @@ enum Event {
     /// A rank of this machine has ended.
     Rank(usize, ExitStatus),
     /// The way to another machine has ended.
-    Way(usize, ExitStatus),
+    RemoteAgent(usize, ExitStatus),
     /// The user asks to stop, for the first time or again.
     Stop,
 }
@@ -96,21 +96,11 @@ impl Stopper {
     }
 }
 
-/// What the supervisor is told.
+/// An event for the supervisor.
 pub struct Events(Receiver<Event>, Sender<Event>);
 
 /// The two ends of what a launcher is told.
 pub fn events() -> (Stopper, Events) {
     let (sender, receiver) = mpsc::channel();
     (Stopper(sender.clone()), Events(receiver, sender))
-}
-
-/// Launches the ranks of this machine, and of those that it starts, and waits for their end.
-///
-/// # Errors
-/// Nothing could be started: the place where the ranks meet cannot be opened or reached, the logs
-/// cannot be written, or the machines do not come together. What happens to ranks that were
-/// started is no error but an [`Outcome`].
-pub fn run(launch: &Launch, events: Events) -> Result<Outcome> {
-    supervise::run(launch, events)
 }

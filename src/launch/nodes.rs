@@ -1,4 +1,4 @@
-//! The supervisor's part that concerns other machines: leading their launchers, or following one.
+//! The supervisor's part for other machines: leading their launchers, or following one.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -13,7 +13,7 @@ use super::{
     link::{Link, Order},
     process::Process,
     remote,
-    supervise::{GRACE, Stopping, Supervisor, TICK, Way},
+    supervise::{GRACE, RemoteAgent, Stopping, Supervisor, TICK},
 };
 use crate::error::Result;
 
@@ -44,9 +44,9 @@ impl Supervisor<'_> {
                     lines.remove(0);
                 }
             };
-            let ended = move |status| Event::Way(node, status);
+            let ended = move |status| Event::RemoteAgent(node, status);
             let process = Process::start(command, &self.events, line, ended)?;
-            self.ways.insert(node, Way { process, tail, ended_at: None });
+            self.ways.insert(node, RemoteAgent { process, tail, ended_at: None });
         }
         Ok(())
     }
@@ -85,7 +85,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// What is wrong with a machine whose ranks have not ended, if something is.
+    /// The fault of a machine whose ranks have not ended, if there is one.
     fn node_failure(&self, node: usize, silence: Option<Duration>) -> Option<Failure> {
         let host = self.host(node);
         let limit = self.silence_limit();

@@ -1,4 +1,4 @@
-//! Which processes are started, on which machines, and where they meet: from what was asked for.
+//! The processes of a launch, their machines and the address where they meet, from the options.
 
 use std::{
     net::{TcpListener, ToSocketAddrs},
@@ -16,9 +16,9 @@ const MASTER_PORT: u16 = 29500;
 /// The name of this machine where no hostfile names it.
 const HERE: &str = "localhost";
 
-/// What was asked for, under the names of torchrun's and DeepSpeed's options.
+/// The options of a launch, under the names of torchrun and DeepSpeed.
 #[derive(Debug, Clone, Default)]
-pub struct Choice {
+pub struct LaunchOptions {
     /// Processes on each machine.
     pub nproc_per_node: Option<usize>,
     /// How many machines.
@@ -39,9 +39,9 @@ pub struct Choice {
     pub timeout: Option<u64>,
 }
 
-/// What is started.
+/// The ranks that are started.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Plan {
+pub struct LaunchPlan {
     /// How many machines.
     pub nnodes: usize,
     /// The number of this one.
@@ -58,13 +58,9 @@ pub struct Plan {
     pub timeout: Duration,
 }
 
-impl Plan {
+impl LaunchPlan {
     /// The plan for a choice on this machine, which has `gpus` GPUs and the name `hostname`.
-    ///
-    /// # Errors
-    /// [`Code::Usage`] for options that contradict each other or lack one, [`Code::BadValue`] for
-    /// values that cannot be.
-    pub fn new(choice: &Choice, gpus: usize, hostname: &str) -> Result<Self> {
+    pub fn new(choice: &LaunchOptions, gpus: usize, hostname: &str) -> Result<Self> {
         check(choice)?;
         let timeout = choice.timeout.map_or(Rendezvous::DEFAULT_TIMEOUT, Duration::from_secs);
         let slots = choice.nproc_per_node.unwrap_or(gpus.max(1));
@@ -88,7 +84,7 @@ impl Plan {
 }
 
 /// Refuses what contradicts itself, all at once.
-fn check(choice: &Choice) -> Result<()> {
+fn check(choice: &LaunchOptions) -> Result<()> {
     let mut faults = Vec::new();
     let mut fault = |is: bool, what: &str| {
         if is {
@@ -125,7 +121,7 @@ fn check(choice: &Choice) -> Result<()> {
 }
 
 /// The first `nnodes` hosts, with the first `nproc_per_node` slots of each.
-fn limit(choice: &Choice, mut hosts: Vec<Host>) -> Result<Vec<Host>> {
+fn limit(choice: &LaunchOptions, mut hosts: Vec<Host>) -> Result<Vec<Host>> {
     if let Some(nnodes) = choice.nnodes {
         if nnodes > hosts.len() {
             bail!(Code::BadValue, "--nnodes is {nnodes}, and the hostfile has {}", hosts.len());
@@ -148,7 +144,12 @@ fn limit(choice: &Choice, mut hosts: Vec<Host>) -> Result<Vec<Host>> {
 }
 
 /// One of several machines that are started by hand.
-fn by_hand(choice: &Choice, nnodes: usize, here: Host, timeout: Duration) -> Result<Plan> {
+fn by_hand(
+    choice: &LaunchOptions,
+    nnodes: usize,
+    here: Host,
+    timeout: Duration,
+) -> Result<LaunchPlan> {
     let (Some(node_rank), Some(address)) = (choice.node_rank, choice.master_addr.clone()) else {
         return Err(Error::new(
             Code::Usage,
@@ -157,11 +158,16 @@ fn by_hand(choice: &Choice, nnodes: usize, here: Host, timeout: Duration) -> Res
         .hint("--master-addr is the address of the machine with --node-rank 0, the same on all"));
     };
     let master = (address, choice.master_port.unwrap_or(MASTER_PORT));
-    Ok(Plan { nnodes, node_rank, here, devices: None, others: Vec::new(), master, timeout })
+    Ok(LaunchPlan { nnodes, node_rank, here, devices: None, others: Vec::new(), master, timeout })
 }
 
 /// This machine and others that it starts, or this one alone.
-fn over_ssh(choice: &Choice, hosts: Vec<Host>, filtered: bool, timeout: Duration) -> Result<Plan> {
+fn over_ssh(
+    choice: &LaunchOptions,
+    hosts: Vec<Host>,
+    filtered: bool,
+    timeout: Duration,
+) -> Result<LaunchPlan> {
     let nnodes = hosts.len();
     let mut hosts = hosts.into_iter();
     let Some(here) = hosts.next() else {
@@ -185,7 +191,7 @@ fn over_ssh(choice: &Choice, hosts: Vec<Host>, filtered: bool, timeout: Duration
         refuse_loopback(&address)?;
         (address, choice.master_port.unwrap_or(MASTER_PORT))
     };
-    Ok(Plan { nnodes, node_rank: 0, here, devices, others, master, timeout })
+    Ok(LaunchPlan { nnodes, node_rank: 0, here, devices, others, master, timeout })
 }
 
 /// Whether this machine has the address that `name` stands for.
@@ -210,35 +216,37 @@ fn refuse_loopback(address: &str) -> Result<()> {
 mod tests {
     use super::*;
 
-    fn plan(choice: &Choice) -> Result<Plan> {
-        Plan::new(choice, 0, "me")
+    fn plan(choice: &LaunchOptions) -> Result<LaunchPlan> {
+        LaunchPlan::new(choice, 0, "me")
     }
 
-    fn hosts(text: &str) -> Choice {
+    fn hosts(text: &str) -> LaunchOptions {
         let hostfile = Some((text.to_owned(), "hosts".to_owned()));
-        Choice { hostfile, ..Choice::default() }
+        LaunchOptions { hostfile, ..LaunchOptions::default() }
     }
 
     #[test]
     fn one_machine_has_a_process_a_gpu_or_one() {
-        let choice = Choice::default();
+        let choice = LaunchOptions::default();
         assert_eq!(plan(&choice).unwrap().here.slots, [0]);
-        let with_gpus = Plan::new(&choice, 4, "me").unwrap();
+        let with_gpus = LaunchPlan::new(&choice, 4, "me").unwrap();
         assert_eq!(with_gpus.here.slots, [0, 1, 2, 3]);
         assert_eq!(with_gpus.master, ("127.0.0.1".to_owned(), 0));
         assert_eq!((with_gpus.nnodes, with_gpus.devices), (1, None));
-        let three = plan(&Choice { nproc_per_node: Some(3), ..Choice::default() }).unwrap();
+        let three =
+            plan(&LaunchOptions { nproc_per_node: Some(3), ..LaunchOptions::default() }).unwrap();
         assert_eq!(three.here.slots, [0, 1, 2]);
-        let some = Choice { include: Some("localhost:1,3".into()), ..Choice::default() };
-        let some = Plan::new(&some, 4, "me").unwrap();
+        let some =
+            LaunchOptions { include: Some("localhost:1,3".into()), ..LaunchOptions::default() };
+        let some = LaunchPlan::new(&some, 4, "me").unwrap();
         assert_eq!((some.here.slots, some.devices), (vec![1, 3], Some(vec![1, 3])));
     }
 
     #[test]
     fn machines_by_hand_must_say_which_they_are() {
-        let two = Choice { nnodes: Some(2), ..Choice::default() };
+        let two = LaunchOptions { nnodes: Some(2), ..LaunchOptions::default() };
         assert_eq!(plan(&two).unwrap_err().code(), Code::Usage);
-        let two = Choice { node_rank: Some(1), master_addr: Some("a".into()), ..two };
+        let two = LaunchOptions { node_rank: Some(1), master_addr: Some("a".into()), ..two };
         let second = plan(&two).unwrap();
         assert_eq!((second.nnodes, second.node_rank, second.others.len()), (2, 1, 0));
         assert_eq!(second.master, ("a".to_owned(), 29500));
@@ -247,7 +255,7 @@ mod tests {
 
     #[test]
     fn contradictions_are_refused_together() {
-        let choice = Choice {
+        let choice = LaunchOptions {
             nproc_per_node: Some(0),
             node_rank: Some(1),
             include: Some("a".into()),
@@ -266,7 +274,7 @@ mod tests {
         assert!(elsewhere.hints()[0].starts_with("start the command on 192.0.2.1"));
         let hidden = plan(&hosts("localhost slots=1\n192.0.2.1 slots=2\n")).unwrap_err();
         assert!(hidden.hints()[0].contains("--master-addr"), "{hidden:?}");
-        let two = Choice {
+        let two = LaunchOptions {
             master_addr: Some("192.0.2.7".into()),
             master_port: Some(7),
             ..hosts("localhost slots=1\n192.0.2.1 slots=2\n")
@@ -274,9 +282,9 @@ mod tests {
         let two_hosts = plan(&two).unwrap();
         assert_eq!(two_hosts.master, ("192.0.2.7".to_owned(), 7));
         assert_eq!(two_hosts.others.len(), 1);
-        let first = plan(&Choice { nnodes: Some(1), ..two.clone() }).unwrap();
+        let first = plan(&LaunchOptions { nnodes: Some(1), ..two.clone() }).unwrap();
         assert_eq!((first.nnodes, first.others.len()), (1, 0));
-        let fewer = Choice { nproc_per_node: Some(2), ..two };
+        let fewer = LaunchOptions { nproc_per_node: Some(2), ..two };
         let e = plan(&fewer).unwrap_err();
         assert_eq!(e.message(), "--nproc-per-node is 2, and localhost has 1 slots");
     }

@@ -1,4 +1,4 @@
-//! A process of the run on this machine: a rank, or the ssh that leads to another machine.
+//! A process of the run on this machine: a rank, or an ssh to another machine.
 
 use std::{
     os::unix::process::CommandExt,

@@ -10,7 +10,7 @@ use crate::{launch::hostfile::Host, run::shell_line};
 const PREFIXES: &[&str] = &["NCCL_", "UCX_", "GLOO_", "OMP_", "MKL_", "TORCH_", "HF_", "DSR_"];
 /// Others that go along.
 const NAMES: &[&str] = &["LD_LIBRARY_PATH", "HF_HOME", "TOKENIZERS_PARALLELISM", "NO_COLOR"];
-/// What a name holds that must not be seen in the list of a machine's processes.
+/// Words in a name that must not be seen in the list of a machine's processes.
 const SECRETS: &[&str] = &["TOKEN", "SECRET", "PASSWORD", "_KEY"];
 
 /// The command that starts the ranks of machine `node` on `host`.

@@ -1,4 +1,4 @@
-//! From the start of the ranks to the end of the last.
+//! Supervises the ranks, from their start to the end of the last.
 
 use std::{
     collections::BTreeMap,
@@ -27,13 +27,18 @@ use crate::{
     error::{Code, IoContext, Result},
 };
 
-/// What the ranks have between SIGTERM and SIGKILL once one of them has failed.
+/// The time between SIGTERM and SIGKILL once a rank has failed.
 pub(super) const GRACE: Duration = Duration::from_secs(5);
 /// How often the supervisor looks around.
 pub(super) const TICK: Duration = Duration::from_millis(50);
 
-/// See [`super::run`].
-pub(super) fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outcome> {
+/// Launches the ranks of this machine, and of those that it starts, and waits for their end.
+///
+/// # Errors
+/// Nothing could be started: the place where the ranks meet cannot be opened or reached, the logs
+/// cannot be written, or the machines do not come together. A failure of ranks that were
+/// started is no error but an [`Outcome`].
+pub fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outcome> {
     let scratch = tempfile::tempdir().at("make a directory in", &std::env::temp_dir())?;
     let plan = &launch.plan;
     let master = plan.master.0.as_str();
@@ -82,14 +87,14 @@ pub(super) struct Supervisor<'a> {
     /// The ranks of this machine.
     ranks: BTreeMap<usize, Process>,
     /// The ways to other machines, by their number.
-    pub(super) ways: BTreeMap<usize, Way>,
+    pub(super) ways: BTreeMap<usize, RemoteAgent>,
     pub(super) stopping: Option<Stopping>,
-    /// What failed as a whole machine, as the leading launcher sees it.
+    /// The failures of whole machines, as the leading launcher sees them.
     pub(super) node_failures: Vec<(usize, Failure)>,
 }
 
-/// What leads to another machine, such as an ssh.
-pub(super) struct Way {
+/// The process that runs the launcher of another machine, such as an ssh.
+pub(super) struct RemoteAgent {
     pub(super) process: Process,
     /// Its last lines.
     pub(super) tail: Arc<Mutex<Vec<String>>>,
@@ -158,7 +163,7 @@ impl Supervisor<'_> {
         loop {
             match inbox.recv_timeout(TICK) {
                 Ok(Event::Rank(rank, status)) => self.rank_ended(link, rank, status),
-                Ok(Event::Way(node, status)) => {
+                Ok(Event::RemoteAgent(node, status)) => {
                     if let Some(way) = self.ways.get_mut(&node) {
                         way.process.ended = Some(status);
                         way.ended_at = Some(Instant::now());
@@ -286,7 +291,7 @@ impl Supervisor<'_> {
         }
     }
 
-    /// All that is known to have failed: here, on machines that this launcher leads, and machines.
+    /// All known failures: here, on machines that this launcher leads, and of machines.
     pub(super) fn failures(&self, link: &Link) -> Vec<Failure> {
         let mut failures = link.own_failures();
         for (node, heard) in link.heard().iter().enumerate() {
@@ -300,7 +305,7 @@ impl Supervisor<'_> {
     fn outcome(&self, link: &Link) -> Outcome {
         let failures = self.failures(link);
         let cause = Failure::cause(&failures);
-        // What follows from a failure elsewhere is told by that.
+        // A consequence of a failure elsewhere is not reported again.
         let told = match link.order() {
             Some(Order::Fail(sentence)) if !link.leads() => Some(sentence),
             _ => None,

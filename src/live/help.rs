@@ -7,7 +7,7 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
     recipe::translate::friendly,
-    script::reference::{self, Entry},
+    script::reference::{self, ReferenceEntry},
 };
 
 /// An option's help is cut here.
@@ -16,7 +16,7 @@ const MOST_CHARACTERS: usize = 70;
 impl Live {
     /// The help for `name`: a function, a property, a type, `engine.loss`, or `value.member` with a
     /// variable of the session. The error for an unknown name has the nearest names.
-    pub fn help(&self, name: &str) -> Result<Vec<Entry>> {
+    pub fn help(&self, name: &str) -> Result<Vec<ReferenceEntry>> {
         let name = name.trim().trim_end_matches("()").trim_end_matches('(');
         let of_session = self.functions_called(name);
         if !of_session.is_empty() {
@@ -43,10 +43,10 @@ impl Live {
         }
     }
 
-    fn member_of(&self, owner: &str, member: &str) -> Result<Vec<Entry>> {
+    fn member_of(&self, owner: &str, member: &str) -> Result<Vec<ReferenceEntry>> {
         let first = member.split(['.', '(', '[']).next().unwrap_or(member);
         let all = self.docs();
-        let is_of_owner = |entry: &&Entry| {
+        let is_of_owner = |entry: &&ReferenceEntry| {
             let group = owner.to_lowercase();
             entry.name == first
                 && (entry.group == group
@@ -68,16 +68,13 @@ impl Live {
             Code::UnknownFunction,
             format!("a value of type {owner} has no member `{first}`"),
         );
-        Err(match nearest(first, names) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error,
-        })
+        Err(error.hint_if(nearest(first, names).map(|near| format!("did you mean `{near}`?"))))
     }
 
     /// The functions that inputs have defined.
-    fn functions_called(&self, name: &str) -> Vec<Entry> {
+    fn functions_called(&self, name: &str) -> Vec<ReferenceEntry> {
         let own = self.functions.iter_functions().filter(|f| f.name == name);
-        own.map(|f| Entry {
+        own.map(|f| ReferenceEntry {
             name: f.name.to_owned(),
             group: "session".to_owned(),
             signature: format!("fn {}({})", f.name, f.params.join(", ")),
@@ -87,7 +84,7 @@ impl Live {
     }
 
     /// Functions of Rhai itself.
-    fn standard(&self, name: &str) -> Vec<Entry> {
+    fn standard(&self, name: &str) -> Vec<ReferenceEntry> {
         let read = |f: rhai::FuncInfo<'_>| {
             let meta = f.metadata;
             if meta.name != name || meta.comments.is_empty() {
@@ -100,7 +97,7 @@ impl Live {
             let taken: Vec<_> =
                 meta.params_info.iter().take(meta.num_params).map(parameter).collect();
             let doc = meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n");
-            Some(Entry {
+            Some(ReferenceEntry {
                 name: name.to_owned(),
                 group: "rhai".to_owned(),
                 signature: format!("{name}({})", taken.join(", ")),
@@ -129,7 +126,7 @@ impl Live {
     }
 
     /// The reference, read once.
-    pub(super) fn docs(&self) -> &[Entry] {
+    pub(super) fn docs(&self) -> &[ReferenceEntry] {
         self.docs.get_or_init(reference::entries)
     }
 

@@ -33,7 +33,7 @@ use crate::{
         Host,
         check::{self, KnownNames},
         feed::Feed,
-        reference::{self, Entry},
+        reference::{self, ReferenceEntry},
         runtime,
     },
 };
@@ -61,7 +61,7 @@ pub struct Live {
     /// The functions and properties, until an input adds one.
     pub(super) names: RefCell<Option<Rc<Names>>>,
     pub(super) curves: Rc<Curves>,
-    pub(super) docs: Arc<OnceLock<Vec<Entry>>>,
+    pub(super) docs: Arc<OnceLock<Vec<ReferenceEntry>>>,
 }
 
 /// A value that an input gave.

@@ -1,4 +1,4 @@
-//! What a family makes of a `config.json`: layers with names, and what else a model is.
+//! A model as a family describes it: layers with names, and the facts beside them.
 //!
 //! Everything else is derived from the layers: files in and out, units, first values, plans, profiles.
 
@@ -7,10 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value};
 
 use super::{
-    Model,
     layer::Layer,
-    params::{LayerBuilder, ParamPlace},
-    unit::ParamSpec,
+    params::LayerBuilder,
+    unit::{FlatUnit, ParamPlace, ParamSpec},
 };
 use crate::error::{Code, Error, Result};
 
@@ -18,20 +17,20 @@ use crate::error::{Code, Error, Result};
 pub(super) struct Architecture {
     /// In the order of the forward pass.
     pub(super) layers: Vec<LayerSpec>,
-    /// What the model is.
-    pub(super) facts: Facts,
+    /// Its properties.
+    pub(super) facts: ModelInfo,
 }
 
-/// What a model is, beside its layers.
+/// The properties of a model beside its layers.
 #[derive(Debug, Clone)]
-pub struct Facts {
+pub struct ModelInfo {
     /// The settings as a `config.json` has them.
     pub config: Map<String, Value>,
     /// Rows of logits: ids are below.
     pub vocab_size: i64,
     /// The most tokens of a row; `None` where positions have no end.
     pub max_positions: Option<i64>,
-    /// What the model predicts.
+    /// The prediction that the model makes.
     pub objective: Prediction,
     /// The tokens behind which keys that were kept are of no use any more: positions then turn
     /// otherwise.
@@ -40,7 +39,7 @@ pub struct Facts {
     pub bos_token_id: Option<i64>,
     /// The tokens that end a text.
     pub eos_token_ids: Vec<i64>,
-    /// What fills rows up.
+    /// The token that pads rows.
     pub pad_token_id: Option<i64>,
     /// How its files name its parameters; `None` for a model of a recipe's own, which no other
     /// program knows.
@@ -51,7 +50,7 @@ pub struct Facts {
     pub summary: String,
 }
 
-/// What a model predicts.
+/// The prediction that a model makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prediction {
     /// The next token, with keys and values that may be kept, or all anew for each token.
@@ -69,7 +68,7 @@ pub enum Prediction {
 /// How the files of a family name parameters beside the names that its model has.
 #[derive(Debug, Clone, Copy)]
 pub struct WeightNames {
-    /// What the names of the model without its head lack.
+    /// The prefix that the names of the model without its head lack.
     pub prefix: &'static str,
     /// Names that may stand for a parameter, which it must then equal: `(alias, name)`.
     pub aliases: &'static [(&'static str, &'static str)],
@@ -90,7 +89,7 @@ pub(super) struct LayerSpec {
     pub(super) is_block: bool,
 }
 
-impl Facts {
+impl ModelInfo {
     /// Whether the model predicts a second text from a first.
     pub fn is_seq2seq(&self) -> bool {
         matches!(self.objective, Prediction::Seq2Seq { .. })
@@ -138,9 +137,6 @@ impl Architecture {
     }
 
     /// The layers with the places of their parameters, and the parameters of each unit.
-    ///
-    /// # Errors
-    /// [`Code::Internal`] for a parameter that is borrowed and not there.
     pub(super) fn placed(layers: Vec<LayerSpec>) -> Result<(Vec<ModelLayer>, Vec<Vec<ParamSpec>>)> {
         let mut places = BTreeMap::new();
         let mut units: Vec<Vec<ParamSpec>> = Vec::new();
@@ -178,14 +174,14 @@ impl Architecture {
 }
 
 impl ModelLayer {
-    /// What the layer computes.
+    /// The computation of the layer.
     pub fn layer(&self) -> &dyn Layer {
         &*self.layer
     }
 
-    /// The places of its parameters in `model`, its own first.
-    pub fn places(&self, model: &Model) -> impl Iterator<Item = ParamPlace> {
-        let own = self.own.map_or(0, |unit| model.units()[unit].params().len());
+    /// The places of its parameters among `units`, its own first.
+    pub fn places(&self, units: &[FlatUnit]) -> impl Iterator<Item = ParamPlace> {
+        let own = self.own.map_or(0, |unit| units[unit].params().len());
         let unit = self.own.unwrap_or_default();
         (0..own).map(move |index| ParamPlace { unit, index }).chain(self.borrowed.iter().copied())
     }

@@ -1,4 +1,4 @@
-//! What a layer costs, from shapes alone: operations, and the memory of its forward and backward pass.
+//! The cost of a layer, from shapes alone: operations, and the memory of its forward and backward pass.
 //!
 //! Each module says beside its arithmetic what its operations do: what they keep for the backward
 //! pass, and how large the gradients are that they make. A [`Tape`] takes this down in the order of
@@ -62,14 +62,14 @@ impl Workload {
 
 /// Bytes held at the same time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct HeldBytes {
     /// Of the forward pass of embedding and blocks.
     pub activations: u64,
     /// Of everything else.
     pub buffers: u64,
 }
 
-/// What a layer costs for one workload.
+/// The cost of a layer for one workload.
 #[derive(Debug, Clone)]
 pub struct LayerCost {
     /// Its operations, module by module, without a name.
@@ -80,21 +80,21 @@ pub struct LayerCost {
     pub output: u64,
     /// Bytes beside activations that its forward pass takes at most.
     pub forward: u64,
-    /// What its backward pass holds at most: beside its input, the layers before it and flat
+    /// The most that its backward pass holds, beside its input, the layers before it and flat
     /// gradients, its own included.
-    pub backward: Held,
+    pub backward: HeldBytes,
     /// Whether its gradients come after all else, since autograd makes them.
     pub adds_gradients_last: bool,
 }
 
 /// The operations of a layer in the order of the forward pass.
 #[derive(Debug)]
-pub(super) struct Tape(Vec<Entry>);
+pub(super) struct Tape(Vec<TapeEntry>);
 
 #[derive(Debug, Clone, Copy)]
-enum Entry {
+enum TapeEntry {
     Operation(Operation),
-    /// What follows is added to what is there.
+    /// The operations that follow are a branch, whose result is added.
     Branch,
     /// The result of the branch is added.
     Joined,
@@ -120,24 +120,24 @@ impl Tape {
 
     /// Adds an operation.
     pub(super) fn push(&mut self, operation: Operation) {
-        self.0.push(Entry::Operation(operation));
+        self.0.push(TapeEntry::Operation(operation));
     }
 
     /// Begins a branch whose result will be added to what is there: a residual connection.
     pub(super) fn branch(&mut self) {
-        self.0.push(Entry::Branch);
+        self.0.push(TapeEntry::Branch);
     }
 
     /// Adds the result of the branch.
     pub(super) fn join(&mut self) {
-        self.0.push(Entry::Joined);
+        self.0.push(TapeEntry::Joined);
     }
 
     /// Bytes that the operations keep.
     fn kept(&self) -> u64 {
         let bytes = self.0.iter().map(|entry| match entry {
-            Entry::Operation(operation) => operation.kept,
-            Entry::Branch | Entry::Joined => 0,
+            TapeEntry::Operation(operation) => operation.kept,
+            TapeEntry::Branch | TapeEntry::Joined => 0,
         });
         bytes.sum()
     }
@@ -151,13 +151,13 @@ impl Tape {
     }
 
     /// Plays the tape back. The gradient of the layer's output comes from outside and stays.
-    fn backward(&self, kept: u64, output: u64) -> Held {
-        let mut tally = Tally::new(kept, output);
+    fn backward(&self, kept: u64, output: u64) -> HeldBytes {
+        let mut tally = MemoryCounter::new(kept, output);
         let mut gradient = Gradient { bytes: output, stays: true };
         let mut joined = Vec::new();
         for entry in self.0.iter().rev() {
             match *entry {
-                Entry::Operation(Operation { kept, transient, gradient: made, carried }) => {
+                TapeEntry::Operation(Operation { kept, transient, gradient: made, carried }) => {
                     tally.allocate(transient);
                     tally.free(transient);
                     if made > 0 {
@@ -168,11 +168,11 @@ impl Tape {
                     }
                     tally.free_kept(kept);
                 }
-                Entry::Joined => {
+                TapeEntry::Joined => {
                     joined.push(gradient);
                     gradient.stays = true;
                 }
-                Entry::Branch => {
+                TapeEntry::Branch => {
                     let Some(past) = joined.pop() else { continue };
                     tally.allocate(past.bytes);
                     tally.free_gradient(gradient);
@@ -194,14 +194,14 @@ struct Gradient {
 }
 
 /// A count that goes up and down, and its highest.
-struct Tally {
-    now: Held,
-    peak: Held,
+struct MemoryCounter {
+    now: HeldBytes,
+    peak: HeldBytes,
 }
 
-impl Tally {
+impl MemoryCounter {
     fn new(activations: u64, buffers: u64) -> Self {
-        let now = Held { activations, buffers };
+        let now = HeldBytes { activations, buffers };
         Self { now, peak: now }
     }
 
@@ -241,7 +241,7 @@ mod tests {
         let cost = tape.cost(ModuleProfile::new("", "Block"), 10);
         assert_eq!(cost.kept, 55);
         // The output's gradient stays; 40 are made while all is kept.
-        assert_eq!(cost.backward, Held { activations: 55, buffers: 50 });
+        assert_eq!(cost.backward, HeldBytes { activations: 55, buffers: 50 });
     }
 
     #[test]

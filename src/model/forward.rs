@@ -6,7 +6,7 @@ use crate::{
     tensor::{Kind, Tensor, guard, no_grad},
 };
 
-/// What a forward pass without gradients is given beside token ids.
+/// The inputs of a forward pass without gradients, beside token ids.
 #[derive(Debug, Default)]
 pub struct Inference<'a> {
     /// Makes the result the sum of the losses instead of logits.
@@ -20,9 +20,6 @@ pub struct Inference<'a> {
 impl Model {
     /// The logits of every position: `input_ids` `[B, T]` to `[B, T, V]`, float32, without dropout.
     /// Of a model with an encoder they are those of the decoder's positions.
-    ///
-    /// # Errors
-    /// Ids, lengths or masks that do not fit the model; memory is exhausted.
     pub fn logits(&self, input_ids: &Tensor, masks: &Masks) -> Result<Tensor> {
         self.check_input_ids(input_ids)?;
         self.check_masks(input_ids, masks)?;

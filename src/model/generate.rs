@@ -42,11 +42,6 @@ impl Model {
     /// The tokens that follow `prompt`, without it; ends at one of `eos` (which is not returned), at
     /// `max_new_tokens`, or when `stop` says so after a token. A model with an encoder reads the prompt
     /// there, and the tokens are the decoder's.
-    ///
-    /// # Errors
-    /// An empty prompt, a token id outside the vocabulary, or more tokens than the model has
-    /// positions; where the parameters are [sharded](Model::is_sharded), every rank must call
-    /// it, and another rank fails.
     pub fn generate(
         &self,
         prompt: &[i64],

@@ -9,7 +9,7 @@ use crate::{
     tensor::{Device, Kind, Tensor, guard, manual_seed, mix, no_grad},
 };
 
-/// What gives units their first values.
+/// The source of the units' first values.
 #[derive(Debug)]
 pub(super) enum Initializer {
     /// Drawn at random, as the family starts.

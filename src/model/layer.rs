@@ -1,4 +1,4 @@
-//! A layer: what the engine runs, differentiates and recomputes as one.
+//! A layer: the unit that the engine runs, differentiates and recomputes.
 //!
 //! The embedding, each block and the head with the loss are layers. A layer is a function of its
 //! parameters and of the [`Flow`] that the layer before handed on; a [`Context`] has what else it may
@@ -61,7 +61,7 @@ impl Flow {
     }
 }
 
-/// What a layer may know beside its parameters and the flow.
+/// The context of a layer's forward pass, beside its parameters and the flow.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// Whether dropout is on.
@@ -76,7 +76,7 @@ pub struct Context<'a> {
     pub cache: Option<&'a mut KeyValues>,
     /// Whether the last layer gives the logits of the last position alone.
     pub last_only: bool,
-    /// What measures the modules inside, where they are profiled.
+    /// The recorder of the modules inside, where they are profiled.
     pub recorder: Option<&'a Recorder>,
 }
 
@@ -103,7 +103,7 @@ pub trait Layer {
     /// Runs the layer; panics where libtorch refuses, to be called under [`crate::tensor::guard`].
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow>;
 
-    /// What the layer costs; `None` where it cannot be known from shapes.
+    /// The cost of the layer; `None` where shapes do not tell it.
     fn cost(&self, work: &Workload) -> Option<LayerCost>;
 
     /// Whether the forward pass draws random numbers while it trains.

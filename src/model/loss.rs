@@ -72,10 +72,10 @@ impl Targets {
     }
 }
 
-/// What a model is trained or evaluated on.
+/// The objective of training or evaluation.
 #[derive(Debug, Clone, Copy)]
 pub struct Objective<'a> {
-    /// What each position should predict.
+    /// The token that each position should predict.
     pub targets: &'a Targets,
     /// The gradient is that of the sum of the losses divided by this, the loss normalizer.
     pub loss_normalizer: f64,
@@ -83,7 +83,7 @@ pub struct Objective<'a> {
     pub function: Option<&'a LossFunction>,
 }
 
-/// What the gradient of the sliced loss needs to be made in the forward pass.
+/// The inputs of the sliced loss's gradient, which the forward pass makes.
 #[derive(Debug)]
 struct LossGradient {
     loss_normalizer: f64,
@@ -115,9 +115,6 @@ pub(super) fn sum_in_slices(
 }
 
 /// The sum of the losses of whole logits `[B, T, V]`, which a graph may lead to, float64 scalar.
-///
-/// # Errors
-/// Those of a recipe's own function; [`Code::BadValue`] if its loss does not depend on the logits.
 pub(super) fn sum_of_logits(logits: &Tensor, objective: Objective<'_>) -> Result<Tensor> {
     let Objective { targets, function, .. } = objective;
     if targets.count() == 0 {
@@ -286,7 +283,7 @@ struct Slice {
     ids: Tensor,
     /// The log-probabilities.
     buffers: Buffers,
-    /// Those of the targets, `[n, 1]`.
+    /// The ids of the targets, `[n, 1]`.
     target_logs: Tensor,
 }
 
@@ -346,7 +343,7 @@ mod tests {
     use super::*;
     use crate::model::{
         FlatUnit, Init, ParamSpec,
-        params::ParamPlace,
+        unit::ParamPlace,
         unit_gradient::{Sink, UnitGradients},
     };
 

@@ -1,10 +1,10 @@
-//! Which tokens a query may see: padding, causality and windows, as masks of the scores.
+//! Masks of the scores: padding, causality and windows.
 
 use std::cell::RefCell;
 
 use crate::tensor::{Device, Kind, Tensor};
 
-/// What is known of the rows of a batch beside their tokens, and the masks made of it, each once a
+/// The padding and the decoder's tokens of a batch, and the masks made of them, each once a
 /// pass.
 #[derive(Debug, Default)]
 pub struct Masks {
@@ -15,7 +15,7 @@ pub struct Masks {
     made: RefCell<Vec<(Shape, Tensor)>>,
 }
 
-/// What a mask is like.
+/// The kind of a mask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     queries: i64,

@@ -1,12 +1,10 @@
-//! What a layer of a recipe's own costs: measured on small batches, and extended to others.
-//!
-//! A row costs something for each of its tokens and something for each pair of them, and a batch
-//! something whatever its size. Three small batches in float32 tell the three apart.
+//! The cost of a model, layer by layer: derived from shapes, or measured on small batches.
 
 use super::{
     Context, Direction, Flow, LayerCost, Masks, Model, Objective, Targets, Workload,
-    cost::{FLOAT_BYTES, Held},
-    profile::ModuleProfile,
+    cost::FLOAT_BYTES,
+    measured::{Measured, Sample},
+    profile::{ModuleProfile, Recorder},
 };
 use crate::{
     bridge::{
@@ -22,68 +20,61 @@ use crate::{
 /// which do not grow with it.
 const TOKENS: u64 = 64;
 
-/// A quantity of one batch: what each place of [`Sample`] is, [`Measured::cost`] says.
-type Sample = [f64; 6];
+impl Model {
+    /// The scope of the whole forward pass; those of the layers inside have their names.
+    pub const SCOPE: &str = "model";
 
-/// What a layer costs by the size of a batch.
-#[derive(Debug)]
-pub(super) struct Measured {
-    params: u64,
-    fits: [Fit; 6],
-}
-
-/// `fixed + rows * (per_token * tokens + per_pair * tokens^2)`.
-#[derive(Debug, Clone, Copy)]
-struct Fit {
-    fixed: f64,
-    per_token: f64,
-    per_pair: f64,
-}
-
-impl Fit {
-    /// Through the values of one row of `tokens`, two of them, and one of twice as many.
-    fn through([one, two, long]: [f64; 3], tokens: f64) -> Self {
-        let row = two - one;
-        let fixed = (one - row).max(0.0);
-        let per_pair = ((long - fixed - 2.0 * row) / (2.0 * tokens * tokens)).max(0.0);
-        Self { fixed, per_token: row / tokens - per_pair * tokens, per_pair }
+    /// The cost of each layer for `work`; `None` where one's is neither known nor
+    /// [measured](Model::measure).
+    pub fn costs(&self, work: &Workload) -> Option<Vec<LayerCost>> {
+        let measured = |i: usize| self.measured.get().map(|layers| layers[i].cost(work));
+        let layers = self.layers().iter().enumerate();
+        layers.map(|(i, layer)| layer.layer().cost(work).or_else(|| measured(i))).collect()
     }
 
-    fn at(&self, work: &Workload) -> f64 {
-        let tokens = work.tokens as f64;
-        self.fixed + work.rows as f64 * (self.per_token * tokens + self.per_pair * tokens * tokens)
+    /// Whether the cost of each layer is known.
+    pub fn has_known_costs(&self) -> bool {
+        self.costs(&self.work(1, 1)).is_some()
     }
-}
 
-impl Measured {
-    /// The cost for `work`, in its format.
-    pub(super) fn cost(&self, work: &Workload) -> LayerCost {
-        let scale = work.element_bytes as f64 / FLOAT_BYTES as f64;
-        let [kept, output, forward, activations, buffers, macs] = self.fits.map(|fit| fit.at(work));
-        let bytes = |value: f64| (value * scale).max(0.0) as u64;
-        let macs = macs.max(0.0) as u64;
-        let params = self.params;
-        LayerCost {
-            profile: ModuleProfile {
-                params,
-                macs,
-                flops: 2 * macs,
-                ..ModuleProfile::new("", "Layer")
-            },
-            kept: bytes(kept),
-            output: bytes(output),
-            forward: bytes(forward),
-            backward: Held { activations: bytes(activations), buffers: bytes(buffers) },
-            adds_gradients_last: true,
+    /// The cost of a forward pass of `rows` rows of `tokens` tokens; `recorder` measured one whose
+    /// scopes have the names of these modules. `None` where what a layer does is not known.
+    pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> Option<ModuleProfile> {
+        let work = self.work(rows, tokens);
+        let layers = self.layers().iter().zip(self.costs(&work)?);
+        let named =
+            layers.map(|(layer, cost)| ModuleProfile { name: layer.name.clone(), ..cost.profile });
+        let whole = ModuleProfile::new(Self::SCOPE, "Model").with(named.collect());
+        Some(ModuleProfile { params: self.num_params(), ..whole }.measured(recorder))
+    }
+
+    fn work(&self, rows: i64, tokens: i64) -> Workload {
+        let [rows, tokens] = [rows, tokens].map(i64::unsigned_abs);
+        Workload {
+            rows,
+            tokens,
+            decoder_tokens: tokens,
+            element_bytes: FLOAT_BYTES,
+            device: self.device(),
+            whole_logits: false,
         }
     }
-}
 
-impl Model {
-    /// Measures the layers whose cost is not known, for [`Model::costs`].
+    /// The floating-point operations of a training step for each token of rows of `tokens` tokens.
     ///
-    /// # Errors
-    /// Those of a recipe's own functions.
+    /// They are 6 for each multiply-accumulate of the products' shapes. With L layers of C columns this
+    /// is `6 N + 12 L C T`, as in PaLM's paper (appendix B) and nanoGPT, where N leaves out the
+    /// positions, and here what no product multiplies with: biases and norms, less than 0.2 % of it. A
+    /// projection that is not tied counts once, the embedding not at all. Where the products are not
+    /// known they are 6 for each parameter.
+    pub fn flops_per_token(&self, tokens: i64) -> f64 {
+        match self.profile(1, tokens, &Recorder::new(self.device())) {
+            Some(profile) => 6.0 * profile.macs as f64 / tokens.max(1) as f64,
+            None => 6.0 * self.num_params() as f64,
+        }
+    }
+
+    /// Measures the layers whose cost is not known, for [`Model::costs`].
     pub fn measure(&self) -> Result<()> {
         if self.has_known_costs() {
             return Ok(());
@@ -92,12 +83,9 @@ impl Model {
         let tokens = TOKENS.min(most).max(1);
         let batch = |rows, tokens| guard("measuring the model", || self.samples(rows, tokens));
         let [one, two, long] = [batch(1, tokens)?, batch(2, tokens)?, batch(1, 2 * tokens)?];
-        let fit = |layer: usize, i: usize| {
-            Fit::through([&one, &two, &long].map(|batch| batch[layer][i]), tokens as f64)
-        };
-        let layers = self.layers().iter().enumerate().map(|(layer, of)| Measured {
-            params: of.own.map_or(0, |unit| self.units()[unit].numel() as u64),
-            fits: std::array::from_fn(|i| fit(layer, i)),
+        let layers = self.layers().iter().enumerate().map(|(i, layer)| {
+            let params = layer.own.map_or(0, |unit| self.units()[unit].numel() as u64);
+            Measured::through(params, [&one, &two, &long].map(|batch| batch[i]), tokens as f64)
         });
         let _ = self.measured.set(layers.collect());
         Ok(())
@@ -185,13 +173,63 @@ fn multiply_accumulates(operation: &str) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        model::{ModelConfig, tiny_gpt2},
+        tensor::Device,
+    };
+
+    fn model(tie_word_embeddings: bool) -> Model {
+        let sizes = [("vocab_size", 11), ("n_positions", 5), ("n_embd", 8), ("n_inner", 24)];
+        let config = tiny_gpt2(&sizes, 0.1, tie_word_embeddings);
+        Model::from_scratch(&config, 4, Device::Cpu).unwrap()
+    }
 
     #[test]
-    fn three_batches_tell_tokens_pairs_and_the_rest_apart() {
-        let of = |rows: f64, tokens: f64| 5.0 + rows * (3.0 * tokens + 2.0 * tokens * tokens);
-        let fit = Fit::through([of(1.0, 4.0), of(2.0, 4.0), of(1.0, 8.0)], 4.0);
-        let Fit { fixed, per_token, per_pair } = fit;
-        assert_eq!((fixed, per_token, per_pair), (5.0, 3.0, 2.0));
+    fn the_modules_have_all_parameters_of_their_units() {
+        for tied in [true, false] {
+            let model = model(tied);
+            let profile = model.profile(3, 4, &Recorder::new(Device::Cpu)).unwrap();
+            assert_eq!(profile.params, model.num_params());
+            let units = model.units().iter().map(|unit| unit.numel() as u64);
+            let modules = profile.children.iter().map(|module| module.params);
+            let tied_projection = if tied { 11 * 8 } else { 0 };
+            for (i, (unit, module)) in units.zip(modules).enumerate() {
+                let shared = if i == model.units().len() - 1 { tied_projection } else { 0 };
+                assert_eq!(module, unit + shared, "unit {i}");
+            }
+        }
+    }
+
+    /// 3 rows of 4 tokens, 8 wide, 24 inside the MLP, 11 words.
+    #[test]
+    fn operations_are_those_of_the_shapes() {
+        let profile = model(true).profile(3, 4, &Recorder::new(Device::Cpu)).unwrap();
+        let n = 3 * 4;
+        let block = &profile.children[1];
+        let attention = n * 8 * 24 + n * 8 * 8 + 2 * n * 4 * 8;
+        let mlp = 2 * n * 8 * 24;
+        assert_eq!(block.macs, attention + mlp);
+        let biases = n * 24 + n * 8 + n * 24 + n * 8;
+        assert_eq!(block.flops, 2 * block.macs + biases + 2 * 5 * n * 8 + n * 24);
+        assert_eq!(profile.macs, 2 * block.macs + n * 8 * 11);
+        assert_eq!(profile.flops, 2 * block.flops + 2 * n * 8 * 11 + 5 * n * 8);
+    }
+
+    /// GPT-2 124M at 1,024 tokens: the formula with nanoGPT's N, which has 0.1 % more for biases and
+    /// norms.
+    #[test]
+    fn a_tokens_operations_are_those_of_the_formula() {
+        let config = ModelConfig::named("gpt2").unwrap();
+        let (layers, columns, tokens) = (12.0, 768.0, 1024.0);
+        let positions = 1024.0 * columns;
+        let model = Model::outline(&config, Device::Cpu).unwrap();
+        let n = model.num_params() as f64 - positions;
+        let formula = 6.0 * n + 12.0 * layers * columns * tokens;
+        let counted = model.flops_per_token(1024);
+        assert!((0.998..1.0).contains(&(counted / formula)), "{counted} {formula}");
+        // Attention sees shorter rows, and the rest stays.
+        let shorter = counted - model.flops_per_token(512);
+        assert_eq!(shorter, 12.0 * layers * columns * 512.0);
     }
 
     #[test]

@@ -10,12 +10,14 @@ mod cost;
 mod families;
 mod files;
 mod forward;
+mod gather;
 mod generate;
 mod initializer;
 mod layer;
 mod loss;
 mod masks;
 mod measure;
+mod measured;
 mod modules;
 mod params;
 mod profile;
@@ -24,21 +26,22 @@ mod unit;
 mod unit_gradient;
 
 use architecture::Architecture;
-pub use architecture::{Facts, ModelLayer, Prediction};
+pub use architecture::{ModelInfo, ModelLayer, Prediction};
 pub use cache::KeyValues;
-pub use cost::{Held, LayerCost, Workload};
+pub use cost::{HeldBytes, LayerCost, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};
 pub use forward::{Inference, padding_of};
+pub use gather::Gathered;
 pub use generate::Sampling;
 pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
-pub use params::{ParamPlace, Params};
+pub use params::Params;
 pub use profile::{ModuleProfile, Recorder, record};
-pub use store::{Direction, Gathered, ParameterStore};
-pub use unit::{FlatUnit, Init, ParamSpec};
+pub use store::{Direction, ParameterStore};
+pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
 use std::{
@@ -52,7 +55,7 @@ pub use self::files::ExportedTokenizer;
 use self::{
     files::{Companions, StoredWeights},
     initializer::Initializer,
-    measure::Measured,
+    measured::Measured,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -61,16 +64,16 @@ use crate::{
 
 /// A language model: layers in the order of the forward pass, and the units of their parameters.
 pub struct Model {
-    facts: Facts,
+    facts: ModelInfo,
     layers: Vec<ModelLayer>,
     units: Rc<[FlatUnit]>,
     device: Device,
     companions: Companions,
-    /// What gives the units their first values; `None` once all have them.
+    /// The source of the units' first values; `None` once all have them.
     initializer: RefCell<Option<Initializer>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
-    /// What layers cost whose cost is not known from shapes, once it was measured.
+    /// The measured cost of layers whose shapes do not tell it.
     measured: OnceCell<Vec<Measured>>,
 }
 
@@ -83,9 +86,6 @@ impl fmt::Debug for Model {
 impl Model {
     /// A model with random parameters, the same for the same seed on every device. It takes no memory
     /// before it is used.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] for settings that do not fit together.
     pub fn from_scratch(config: &ModelConfig, seed: u64, device: Device) -> Result<Self> {
         let model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
         Ok(model.starting_from(Initializer::Seed(seed)))
@@ -93,9 +93,6 @@ impl Model {
 
     /// The model in a directory as Hugging Face writes it: `config.json` and safetensors. It takes
     /// no memory before it is used; until then its files must stay as they are.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] with all that is wrong; as [`Model::from_scratch`].
     pub fn load(dir: &Path, config: &ModelConfig, device: Device) -> Result<Self> {
         let config = config.completed_by(dir)?;
         let mut model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
@@ -148,8 +145,8 @@ impl Model {
         Self { initializer: RefCell::new(Some(initializer)), ..self }
     }
 
-    /// What the model is.
-    pub fn facts(&self) -> &Facts {
+    /// The properties of the model.
+    pub fn facts(&self) -> &ModelInfo {
         &self.facts
     }
 
@@ -216,9 +213,6 @@ impl Model {
     }
 
     /// Refuses rows of so many `tokens`, where the model has no position for the last ones.
-    ///
-    /// # Errors
-    /// [`Code::Shape`].
     pub fn check_length(&self, tokens: i64) -> Result<()> {
         let Some(positions) = self.facts.max_positions.filter(|&positions| tokens > positions)
         else {
@@ -231,9 +225,6 @@ impl Model {
 
     /// Refuses token ids, of which these are the lowest and the highest, that are outside the
     /// vocabulary.
-    ///
-    /// # Errors
-    /// [`Code::TokenId`].
     pub fn check_ids(&self, low: i64, high: i64) -> Result<()> {
         let vocab = self.facts.vocab_size;
         if low >= 0 && high < vocab {

@@ -5,7 +5,7 @@
 //! parameters. When the layer runs, [`Params`] has the tensors behind the ids.
 
 use super::{
-    unit::{FlatUnit, Init, ParamSpec},
+    unit::{FlatUnit, Init, ParamPlace, ParamSpec},
     unit_gradient::{ParamSink, Sink},
 };
 use crate::tensor::Tensor;
@@ -18,15 +18,6 @@ pub struct ParamId(Source);
 enum Source {
     Own(usize),
     Borrowed(usize),
-}
-
-/// A parameter among those of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParamPlace {
-    /// The number of its unit.
-    pub unit: usize,
-    /// Its number in the unit.
-    pub index: usize,
 }
 
 /// Collects the parameters of a layer.

@@ -1,14 +1,12 @@
-//! Where the parameters of layers are while they are not used.
+//! The store of parameters between their uses.
 //!
-//! In ZeRO's stage 3 the parameters of a unit are on a rank only while a layer uses them. Who runs a
-//! layer gathers its units first: they are there until [`Gathered`] is dropped, and the store may
-//! prefetch those of the layers that follow. A model without a store has all of its parameters, and
+//! In ZeRO's stage 3 the parameters of a unit are on a rank only while a layer uses them. Its units
+//! are gathered before it runs, and stay until [`Gathered`](super::Gathered) is dropped; the store may
+//! prefetch the units of the layers that follow. A model without a store has all of its parameters, and
 //! gathering costs nothing but the first time, which gives them their first values.
 
-use std::rc::Rc;
-
-use super::{FlatUnit, Model, Params, Sink, initializer::Initializer};
-use crate::{error::Result, tensor::check_memory};
+use super::unit::FlatUnit;
+use crate::error::Result;
 
 /// The order of the layers of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +17,7 @@ pub enum Direction {
     Backward,
 }
 
-/// Keeps the parameters that are not in use.
+/// A store of the parameters that are not in use.
 pub trait ParameterStore {
     /// Gathers unit `i`, and may prefetch `following`, which are used after it in this order. Every
     /// rank must call it.
@@ -30,125 +28,4 @@ pub trait ParameterStore {
 
     /// Whether `flag` is set on any rank: the same answer on all. Every rank must call it.
     fn any(&self, flag: bool) -> Result<bool>;
-}
-
-/// Units whose parameters are there.
-pub struct Gathered<'a> {
-    model: &'a Model,
-    store: Option<Rc<dyn ParameterStore>>,
-    units: Vec<usize>,
-}
-
-impl Model {
-    /// Gathers the parameters of layer `i` in a pass in this direction. Every rank must gather all
-    /// layers of a pass in its order, or what was prefetched stays there until the next pass.
-    pub fn gather(&self, i: usize, direction: Direction) -> Result<Gathered<'_>> {
-        let layers = &self.layers;
-        let reads = |i: usize| {
-            let layer = &layers[i];
-            let reads = direction == Direction::Forward || layer.layer.backward_reads_params();
-            if reads { &layer.units[..] } else { &[] }
-        };
-        let store = self.store.borrow().clone();
-        let following: Vec<usize> = match (&store, direction) {
-            (None, _) => Vec::new(),
-            (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
-            (_, Direction::Backward) => (0..i).rev().flat_map(reads).copied().collect(),
-        };
-        self.gather_units(store, reads(i), &following)
-    }
-
-    /// Gathers unit `i` alone, outside of a pass. Every rank must call it.
-    pub fn gather_unit(&self, i: usize) -> Result<Gathered<'_>> {
-        let store = self.store.borrow().clone();
-        self.gather_units(store, &[i], &[])
-    }
-
-    fn gather_units(
-        &self,
-        store: Option<Rc<dyn ParameterStore>>,
-        units: &[usize],
-        following: &[usize],
-    ) -> Result<Gathered<'_>> {
-        if self.initializer.borrow().is_some() {
-            self.make_whole()?;
-        }
-        let mut gathered = Gathered { model: self, store, units: Vec::with_capacity(units.len()) };
-        for (at, &unit) in units.iter().enumerate() {
-            if let Some(store) = &gathered.store {
-                let then: Vec<usize> = units[at + 1..].iter().chain(following).copied().collect();
-                store.gather(&self.units, unit, &then)?;
-            }
-            gathered.units.push(unit);
-        }
-        Ok(gathered)
-    }
-
-    /// Takes part in a forward pass that another rank makes.
-    pub fn participate(&self) -> Result<()> {
-        (0..self.layers.len()).try_for_each(|i| self.gather(i, Direction::Forward).map(drop))
-    }
-
-    /// Whether parameters are on other ranks too, so that all ranks must run the layers together.
-    pub fn is_sharded(&self) -> bool {
-        self.store.borrow().is_some()
-    }
-
-    /// [`ParameterStore::any`]; without a store a rank goes its own way.
-    pub fn any(&self, flag: bool) -> Result<bool> {
-        self.store.borrow().as_ref().map_or(Ok(flag), |store| store.any(flag))
-    }
-
-    /// Brings all parameters here for good: their first values, or from other ranks, which all must
-    /// call it then.
-    ///
-    /// # Errors
-    /// [`Code::Memory`](crate::error::Code::Memory); another rank fails.
-    pub fn make_whole(&self) -> Result<()> {
-        let absent = self.units.iter().filter(|unit| !unit.is_here());
-        let bytes = absent.map(FlatUnit::bytes).sum();
-        check_memory(self.device, bytes, "the model")?;
-        (0..self.units.len()).try_for_each(|i| self.materialize(i))?;
-        self.set_store(None);
-        Ok(())
-    }
-
-    /// Brings the parameters of unit `i` here for good, as [`Model::make_whole`] does;
-    /// [`Model::set_store`] follows when all units are there.
-    pub fn materialize(&self, i: usize) -> Result<()> {
-        if let Some(initializer) = &*self.initializer.borrow() {
-            return initializer.fill(&self.units[i], i);
-        }
-        let store = self.store.borrow().clone();
-        store.map_or(Ok(()), |store| store.gather(&self.units, i, &[]))
-    }
-
-    /// Whether the first values of parameters are those that a recipe gave on this rank, and are still
-    /// to be used.
-    pub fn starts_from_values(&self) -> bool {
-        matches!(&*self.initializer.borrow(), Some(Initializer::Values(_)))
-    }
-
-    /// Sets where the parameters are from now on while they are not used; `None` for here.
-    pub fn set_store(&self, store: Option<Rc<dyn ParameterStore>>) {
-        *self.initializer.borrow_mut() = None;
-        *self.store.borrow_mut() = store;
-    }
-}
-
-impl Gathered<'_> {
-    /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
-    /// they make by hand there.
-    pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
-        let layer = &self.model.layers[i];
-        Params::new(&self.model.units, layer.own, &layer.borrowed, sink)
-    }
-}
-
-impl Drop for Gathered<'_> {
-    fn drop(&mut self) {
-        if let Some(store) = &self.store {
-            self.units.iter().for_each(|&unit| store.release(&self.model.units, unit));
-        }
-    }
 }

@@ -39,6 +39,15 @@ pub struct ParamSpec {
     pub fan_in_out: Option<(i64, i64)>,
 }
 
+/// A parameter among those of the model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParamPlace {
+    /// The number of its unit.
+    pub unit: usize,
+    /// Its number in the unit.
+    pub index: usize,
+}
+
 impl ParamSpec {
     /// A parameter with its name, shape and start.
     pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
@@ -231,7 +240,7 @@ impl FlatUnit {
         })
     }
 
-    /// Gives the memory of the parameters back. What autograd saved of them must not be used until
+    /// Gives the memory of the parameters back. Tensors that autograd saved of them must not be used until
     /// they are there again.
     pub fn release(&self) -> Result<()> {
         no_grad(|| {

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::{FlatUnit, params::ParamPlace};
+use super::unit::{FlatUnit, ParamPlace};
 use crate::{
     bridge::{
         lists::{add_all, copy_all, zero_all},

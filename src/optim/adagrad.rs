@@ -3,9 +3,9 @@
 //! The weight decay is a part of the gradient, in the numerator too (DeepSpeed's kernel for the
 //! CPU has it in the sum of squares alone, so that it never decays anything).
 
-use super::rule::{Hyperparameters, Part, Rule, scalar};
+use super::rule::{Hyperparameters, Rule, SliceTensors, scalar};
 use crate::{
-    bridge::fused::{AdagradNumbers, fused_adagrad},
+    bridge::fused::{AdagradHyperparameters, fused_adagrad},
     config::optimizer::AdagradConfig,
     error::Result,
 };
@@ -23,17 +23,17 @@ impl Rule for AdagradConfig {
         true
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        step(self, parts, hyperparameters)
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyper)
     }
 }
 
-fn step(config: &AdagradConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
+fn step(config: &AdagradConfig, parts: &[SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
-    let step = scalar(numbers.step as f64, &first.param);
-    let scaling = numbers.scaling;
-    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
-    let numbers =
-        AdagradNumbers { lr: numbers.lr, weight_decay: numbers.weight_decay, eps: config.eps };
-    fused_adagrad(&parts, &step, numbers, scaling)
+    let step = scalar(hyper.step as f64, &first.param);
+    let scaling = hyper.scaling;
+    let parts: Vec<_> = parts.iter().map(SliceTensors::fused).collect();
+    let hyper =
+        AdagradHyperparameters { lr: hyper.lr, weight_decay: hyper.weight_decay, eps: config.eps };
+    fused_adagrad(&parts, &step, hyper, scaling)
 }

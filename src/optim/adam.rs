@@ -5,9 +5,9 @@
 //! the bias-corrected average square. Without `adam_w_mode` it is `torch.optim.Adam`, where
 //! `weight_decay` times the parameter is a part of the gradient.
 
-use super::rule::{Hyperparameters, Part, Rule, scalar};
+use super::rule::{Hyperparameters, Rule, SliceTensors, scalar};
 use crate::{
-    bridge::fused::{AdamNumbers, fused_adam},
+    bridge::fused::{AdamHyperparameters, fused_adam},
     config::optimizer::AdamConfig,
     error::Result,
 };
@@ -28,24 +28,24 @@ impl Rule for AdamConfig {
         true
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        step(self, parts, hyperparameters)
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyper)
     }
 }
 
-fn step(config: &AdamConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
+fn step(config: &AdamConfig, parts: &[SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
-    let step = if config.bias_correction { numbers.step as f64 } else { NO_CORRECTION };
-    let (step, scaling) = (scalar(step, &first.param), numbers.scaling);
-    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
-    let numbers = AdamNumbers {
+    let step = if config.bias_correction { hyper.step as f64 } else { NO_CORRECTION };
+    let (step, scaling) = (scalar(step, &first.param), hyper.scaling);
+    let parts: Vec<_> = parts.iter().map(SliceTensors::fused).collect();
+    let hyper = AdamHyperparameters {
         decoupled: config.adam_w_mode,
-        lr: numbers.lr,
-        betas: numbers.betas,
-        weight_decay: numbers.weight_decay,
+        lr: hyper.lr,
+        betas: hyper.betas,
+        weight_decay: hyper.weight_decay,
         eps: config.eps,
     };
-    fused_adam(&parts, &step, numbers, scaling)
+    fused_adam(&parts, &step, hyper, scaling)
 }
 
 #[cfg(test)]

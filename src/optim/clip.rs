@@ -51,7 +51,7 @@ fn row_norms(grads: &[Tensor]) -> Result<Tensor> {
     Ok(Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?)
 }
 
-/// What a gradient of this norm is divided by, so that it is at most `most` long:
+/// The divisor of a gradient of this norm that makes it at most `most` long:
 /// `max(1, (norm + 1e-6) / most)`, the inverse of PyTorch's coefficient. Float64 scalars.
 pub fn clip_divisor(norm: &Tensor, most: f64) -> Result<Tensor> {
     Ok(norm.f_add_scalar(EPSILON)?.f_div_scalar(most)?.f_clamp_min(1.0)?)

@@ -6,8 +6,8 @@
 //! `min_coeff` and `max_coeff`, and is 1 where one of the norms is 0.
 
 use super::{
-    rule::{Hyperparameters, Part, Rule, Work, World},
-    span::SpanParam,
+    flat_slice::ShardParamInfo,
+    rule::{GroupUpdate, Hyperparameters, Rule, SliceTensors, UnitContext},
 };
 use crate::{
     config::optimizer::LambConfig,
@@ -29,64 +29,65 @@ impl Rule for LambConfig {
         true
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        parts.iter_mut().for_each(|part| step(self, part, hyperparameters));
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(self, part, hyper));
         Ok(())
     }
 
-    fn finish(&self, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-        finish(self, world, work)
+    fn finish(&self, context: &UnitContext<'_>, update: &GroupUpdate<'_>) -> Result<()> {
+        finish(self, context, update)
     }
 }
 
 /// Takes the gradient into the averages and leaves the direction in its place.
-fn step(config: &LambConfig, part: &mut Part, numbers: &Hyperparameters<'_>) {
-    numbers.unscale(&mut part.grad);
-    let update = direction(config, part, numbers);
+fn step(config: &LambConfig, part: &mut SliceTensors, hyper: &Hyperparameters<'_>) {
+    hyper.unscale(&mut part.grad);
+    let update = direction(config, part, hyper);
     part.grad.copy_(&update);
 }
 
 /// Moves along the directions, by the ratios of whole parameters. Each rank sums the squares of its
 /// slice of the unit, also where it has all of it, so that all ranks have the same ratios.
-fn finish(config: &LambConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-    let shard = ShardSpec::of(world.group);
-    let first_index = world.params.partition_point(|param| param.unit < world.unit);
-    let count = world.params.partition_point(|param| param.unit <= world.unit) - first_index;
-    let device = world.group.device();
+fn finish(config: &LambConfig, context: &UnitContext<'_>, update: &GroupUpdate<'_>) -> Result<()> {
+    let shard = ShardSpec::of(context.group);
+    let first_index = context.params.partition_point(|param| param.unit < context.unit);
+    let count = context.params.partition_point(|param| param.unit <= context.unit) - first_index;
+    let device = context.group.device();
     let squares = Tensor::f_zeros([2, count as i64], (Kind::Double, device))?;
-    let index = |spot: &SpanParam| (spot.index - first_index) as i64;
-    for (span, spot) in work.spots() {
-        let first = span.place + spot.offset;
-        let own = shard.overlap(world.unit_numel, first, first + spot.len);
+    let index = |shard_param: &ShardParamInfo| (shard_param.index - first_index) as i64;
+    for (slice, shard_param) in update.shard_params() {
+        let first = slice.unit_offset + shard_param.offset;
+        let own = shard.overlap(context.unit_numel, first, first + shard_param.len);
         if let Some((from, to, _)) = own {
-            let at = span.offset + from - span.place;
-            for (row, flat) in [(0, work.param), (1, work.grad)] {
+            let at = slice.offset + from - slice.unit_offset;
+            for (row, flat) in [(0, update.param), (1, update.grad)] {
                 let norm = flat.narrow(0, at, to - from).norm().to_kind(Kind::Double);
-                squares.get(row).get(index(spot)).copy_(&norm.square());
+                squares.get(row).get(index(shard_param)).copy_(&norm.square());
             }
         }
     }
-    world.group.all_reduce(&squares, ReduceOp::Sum)?;
-    let norms = squares.sqrt().to_kind(Kind::Float).to_device(work.param.device());
-    let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * work.hyperparameters.lr;
-    for (span, spot) in work.spots() {
-        let spot_of = |flat: &Tensor| flat.narrow(0, span.offset + spot.offset, spot.len);
-        let mut param = spot_of(work.param);
-        param -= spot_of(work.grad) * ratios.get(index(spot));
+    context.group.all_reduce(&squares, ReduceOp::Sum)?;
+    let norms = squares.sqrt().to_kind(Kind::Float).to_device(update.param.device());
+    let ratios = trust_ratio(config, &norms.get(0), &norms.get(1)) * update.hyperparameters.lr;
+    for (slice, shard_param) in update.shard_params() {
+        let of_shard =
+            |flat: &Tensor| flat.narrow(0, slice.offset + shard_param.offset, shard_param.len);
+        let mut param = of_shard(update.param);
+        param -= of_shard(update.grad) * ratios.get(index(shard_param));
     }
     Ok(())
 }
 
 /// AdamW's direction, weight decay included, after the averages have taken the gradient in.
-fn direction(config: &LambConfig, part: &mut Part, numbers: &Hyperparameters<'_>) -> Tensor {
-    let (beta1, beta2) = numbers.betas;
+fn direction(config: &LambConfig, part: &mut SliceTensors, hyper: &Hyperparameters<'_>) -> Tensor {
+    let (beta1, beta2) = hyper.betas;
     let [exp_avg, exp_avg_sq] = part.state.as_mut_slice() else {
         unreachable!("LAMB has two averages")
     };
     let _ = exp_avg.lerp_(&part.grad, 1.0 - beta1);
     let _ = exp_avg_sq.lerp_(&part.grad.square(), 1.0 - beta2);
     let (correction1, correction2) =
-        if config.bias_correction { numbers.bias_corrections() } else { (1.0, 1.0) };
+        if config.bias_correction { hyper.bias_corrections() } else { (1.0, 1.0) };
     let mut denominator = &*exp_avg_sq / correction2;
     if config.eps_inside_sqrt {
         denominator += config.eps;
@@ -97,8 +98,8 @@ fn direction(config: &LambConfig, part: &mut Part, numbers: &Hyperparameters<'_>
     }
     denominator *= correction1;
     let mut update = &*exp_avg / denominator;
-    if numbers.weight_decay != 0.0 {
-        update += &part.param * numbers.weight_decay;
+    if hyper.weight_decay != 0.0 {
+        update += &part.param * hyper.weight_decay;
     }
     update
 }

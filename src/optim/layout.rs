@@ -1,4 +1,4 @@
-//! Where parameters lie in their units, as far as an optimizer needs to know.
+//! The places of parameters in their units, as an optimizer needs them.
 
 /// One unit: parameters in one flat tensor.
 #[derive(Debug, Clone)]

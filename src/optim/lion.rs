@@ -4,7 +4,7 @@
 //! `m = b2 m + (1 - b2) g`. The sign of 0 is 0, as in the paper: a row of the embedding that no
 //! token used stays where it is (in DeepSpeed's kernel it moves by `lr`).
 
-use super::rule::{Hyperparameters, Part, Rule};
+use super::rule::{Hyperparameters, Rule, SliceTensors};
 use crate::{config::optimizer::LionConfig, error::Result};
 
 impl Rule for LionConfig {
@@ -16,15 +16,15 @@ impl Rule for LionConfig {
         vec![betas.0, betas.1]
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        parts.iter_mut().for_each(|part| step(part, hyperparameters));
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(part, hyper));
         Ok(())
     }
 }
 
-fn step(part: &mut Part, numbers: &Hyperparameters<'_>) {
-    let Hyperparameters { lr, weight_decay, betas: (beta1, beta2), .. } = *numbers;
-    numbers.unscale(&mut part.grad);
+fn step(part: &mut SliceTensors, hyper: &Hyperparameters<'_>) {
+    let Hyperparameters { lr, weight_decay, betas: (beta1, beta2), .. } = *hyper;
+    hyper.unscale(&mut part.grad);
     let exp_avg = &mut part.state[0];
     let mut update = exp_avg.lerp(&part.grad, 1.0 - beta1).sign_();
     update *= lr;

@@ -1,6 +1,6 @@
 //! The optimizers over flat parameter units, and the norm that gradients are clipped by.
 //!
-//! A [`Plan`] says which parts of which units are updated alike (`plan.rs`), so that its memory is
+//! A [`OptimizerPlan`] says which parts of which units are updated alike (`plan.rs`), so that its memory is
 //! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
 //! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
 //! gradients, state and the step's hyperparameters (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
@@ -11,6 +11,7 @@ mod adagrad;
 mod adam;
 mod algorithm;
 mod clip;
+mod flat_slice;
 mod lamb;
 mod layout;
 mod lion;
@@ -20,22 +21,21 @@ mod oracle;
 mod plan;
 mod rule;
 mod sgd;
-mod span;
 mod state;
 mod whole;
 
 pub use crate::bridge::fused::Scaling;
 pub use clip::{clip_divisor, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
-pub use plan::Plan;
+pub use plan::OptimizerPlan;
 pub use whole::{StateName, StatePiece};
 
 use self::{
     algorithm::rule_of,
-    plan::{Group, GroupSettings, state_kind},
-    rule::{Hyperparameters, Part, Work, World},
-    span::{PlanParam, Span},
-    state::State,
+    flat_slice::{FlatSlice, PlanParam},
+    plan::{GroupSettings, UpdateGroup, state_kind},
+    rule::{GroupUpdate, Hyperparameters, SliceTensors, UnitContext},
+    state::StateTensor,
 };
 use crate::{
     config::{OptimizerConfig, optimizer::Algorithm},
@@ -44,7 +44,7 @@ use crate::{
     tensor::{Kind, Tensor, guard, no_grad},
 };
 
-/// What a schedule may set for one step.
+/// The rates of one step, which a schedule may set.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepRates {
     /// The learning rate.
@@ -54,7 +54,7 @@ pub struct StepRates {
     pub betas: (f64, f64),
 }
 
-/// What a step's rates are for one group of parameters.
+/// The rates of one step for one group of parameters.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GroupRates {
     /// The learning rate.
@@ -68,14 +68,14 @@ pub struct GroupRates {
 #[derive(Debug)]
 pub struct Optimizer {
     config: OptimizerConfig,
-    groups: Vec<Group>,
+    groups: Vec<UpdateGroup>,
     params: Vec<PlanParam>,
     units: Vec<i64>,
     shard: Option<ShardSpec>,
     step: u64,
 }
 
-/// What a step changes of one unit, or of this rank's slice of it.
+/// The tensors that a step changes, of one unit or of this rank's slice of it.
 #[derive(Debug, Clone, Copy)]
 pub struct UnitTensors<'a> {
     /// The weights, float32 flat.
@@ -88,8 +88,8 @@ pub struct UnitTensors<'a> {
 
 impl Optimizer {
     /// An optimizer before its first step.
-    pub fn new(plan: Plan) -> Self {
-        let Plan { config, groups, params, units, shard } = plan;
+    pub fn new(plan: OptimizerPlan) -> Self {
+        let OptimizerPlan { config, groups, params, units, shard } = plan;
         Self { config, groups, params, units, shard, step: 0 }
     }
 
@@ -123,24 +123,24 @@ impl Optimizer {
         self.shard.unwrap_or(ShardSpec::WHOLE).range(self.units[unit]).1
     }
 
-    /// Elements of each state tensor of a unit: those of the first group's first span, of its next
-    /// span, of the next group. All are flat, and zeros before the first step.
+    /// Elements of each state tensor of a unit: those of the first group's first slice, of its next
+    /// slice, of the next group. All are flat, and zeros before the first step.
     pub fn state_layout(&self, unit: usize) -> Vec<i64> {
-        let spans = self.spans(unit).flat_map(|(group, span)| {
-            rule_of(&group.settings.rule).state_names().iter().map(|_| span.len)
+        let slices = self.slices(unit).flat_map(|(group, slice)| {
+            rule_of(&group.settings.rule).state_names().iter().map(|_| slice.len)
         });
-        spans.collect()
+        slices.collect()
     }
 
-    /// The spans of a unit, in the order of [`Optimizer::state_layout`].
-    fn spans(&self, unit: usize) -> impl Iterator<Item = (&Group, &Span)> {
-        let of_group = move |group| spans_of(group, unit).map(move |span| (group, span));
+    /// The slices of a unit, in the order of [`Optimizer::state_layout`].
+    fn slices(&self, unit: usize) -> impl Iterator<Item = (&UpdateGroup, &FlatSlice)> {
+        let of_group = move |group| slices_of(group, unit).map(move |slice| (group, slice));
         self.groups.iter().flat_map(of_group)
     }
 
-    /// What `rates` are for each group of parameters that are updated alike.
+    /// The `rates` of each group of parameters that are updated alike.
     pub fn group_rates(&self, rates: StepRates) -> Vec<GroupRates> {
-        let of_group = |Group { settings, .. }: &Group| {
+        let of_group = |UpdateGroup { settings, .. }: &UpdateGroup| {
             let StepRates { lr, betas } = rates_of(&self.config, settings, rates);
             GroupRates { lr, betas: rule_of(&settings.rule).betas(betas) }
         };
@@ -155,7 +155,7 @@ impl Optimizer {
 
     /// Updates units in place at these rates, with their gradients scaled. A step does so for every
     /// unit once, together or in parts, in the same order on every rank of `group`, and ends with
-    /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one span at a time,
+    /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one slice at a time,
     /// or gradients in whole where the rule looks at whole parameters.
     pub fn update(
         &self,
@@ -169,16 +169,16 @@ impl Optimizer {
             let mut updates: Vec<_> =
                 units.iter().map(|unit| self.unit_update(unit)).collect::<Result<_>>()?;
             for of_group in &self.groups {
-                let Group { settings, .. } = of_group;
+                let UpdateGroup { settings, .. } = of_group;
                 let StepRates { lr, betas } = rates_of(&self.config, settings, rates);
                 let weight_decay = settings.weight_decay;
                 let hyperparameters = Hyperparameters { step, lr, weight_decay, betas, scaling };
                 update_spans(of_group, &mut updates, &hyperparameters)?;
                 for UnitUpdate { unit, param, grad, .. } in &updates {
                     if of_group.units.contains(unit) {
-                        let spans = spans_of(of_group, *unit).collect();
-                        let work = Work { spans, param, grad, hyperparameters };
-                        rule_of(&settings.rule).finish(&self.world(group, *unit), &work)?;
+                        let slices = slices_of(of_group, *unit).collect();
+                        let update = GroupUpdate { slices, param, grad, hyperparameters };
+                        rule_of(&settings.rule).finish(&self.context(group, *unit), &update)?;
                     }
                 }
             }
@@ -199,9 +199,9 @@ impl Optimizer {
         Ok(UnitUpdate { unit: *unit, param, grad, state: state.iter() })
     }
 
-    fn world<'a>(&'a self, group: &'a ProcessGroup, unit: usize) -> World<'a> {
+    fn context<'a>(&'a self, group: &'a ProcessGroup, unit: usize) -> UnitContext<'a> {
         let unit_numel = self.units[unit];
-        World { group, shard: self.shard, params: &self.params, unit, unit_numel }
+        UnitContext { group, shard: self.shard, params: &self.params, unit, unit_numel }
     }
 
     /// Ends a step in which every unit was updated.
@@ -210,9 +210,9 @@ impl Optimizer {
     }
 }
 
-/// The spans that a group has of a unit.
-fn spans_of(group: &Group, unit: usize) -> impl Iterator<Item = &Span> {
-    group.spans.iter().filter(move |span| span.unit == unit)
+/// The slices that a group has of a unit.
+fn slices_of(group: &UpdateGroup, unit: usize) -> impl Iterator<Item = &FlatSlice> {
+    group.slices.iter().filter(move |slice| slice.unit == unit)
 }
 
 /// The rates of a step for parameters with these settings.
@@ -234,10 +234,10 @@ struct UnitUpdate<'a> {
     state: std::slice::Iter<'a, Tensor>,
 }
 
-/// One step on the spans of a group: all in one call, or one after the other where parts have to be
+/// One step on the slices of a group: all in one call, or one after the other where parts have to be
 /// made float32 for it.
 fn update_spans(
-    group: &Group,
+    group: &UpdateGroup,
     updates: &mut [UnitUpdate<'_>],
     hyperparameters: &Hyperparameters<'_>,
 ) -> Result<()> {
@@ -245,14 +245,14 @@ fn update_spans(
     let slots = rule.state_names().len();
     let mut parts = Vec::new();
     for UnitUpdate { unit, param, grad, state } in updates {
-        for span in spans_of(group, *unit) {
-            let flat = |unit: &Tensor| unit.narrow(0, span.offset, span.len);
-            let state: Vec<_> = state.by_ref().take(slots).map(State).collect();
-            let is_float = grad.kind() == Kind::Float && state.iter().all(State::is_float);
-            let mut part = Part {
+        for slice in slices_of(group, *unit) {
+            let flat = |unit: &Tensor| unit.narrow(0, slice.offset, slice.len);
+            let state: Vec<_> = state.by_ref().take(slots).map(StateTensor).collect();
+            let is_float = grad.kind() == Kind::Float && state.iter().all(StateTensor::is_float);
+            let mut part = SliceTensors {
                 param: flat(param),
                 grad: flat(grad).to_kind(Kind::Float),
-                state: state.iter().map(State::load).collect(),
+                state: state.iter().map(StateTensor::load).collect(),
             };
             if is_float {
                 parts.push(part);
@@ -262,8 +262,8 @@ fn update_spans(
             for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
                 state.store(
                     loaded,
-                    span.place,
-                    &[hyperparameters.step, span.unit as u64, i as u64],
+                    slice.unit_offset,
+                    &[hyperparameters.step, slice.unit as u64, i as u64],
                 );
             }
         }

@@ -13,8 +13,8 @@
 //! matrix, bfloat16 on the matrix itself.
 
 use super::{
-    rule::{Hyperparameters, Part, Rule, Work, World},
-    span::PlanParam,
+    flat_slice::PlanParam,
+    rule::{GroupUpdate, Hyperparameters, Rule, SliceTensors, UnitContext},
 };
 use crate::{
     config::optimizer::{MuonConfig, NsMethod},
@@ -46,20 +46,20 @@ impl Rule for MuonConfig {
         true
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        parts.iter_mut().for_each(|part| step(self, part, hyperparameters));
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        parts.iter_mut().for_each(|part| step(self, part, hyper));
         Ok(())
     }
 
-    fn finish(&self, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-        finish(self, world, work)
+    fn finish(&self, context: &UnitContext<'_>, update: &GroupUpdate<'_>) -> Result<()> {
+        finish(self, context, update)
     }
 }
 
 /// Takes the gradient into its average and leaves the update, not yet orthogonal, in its place.
-fn step(config: &MuonConfig, part: &mut Part, numbers: &Hyperparameters<'_>) {
-    numbers.unscale(&mut part.grad);
-    let momentum = numbers.betas.0;
+fn step(config: &MuonConfig, part: &mut SliceTensors, hyper: &Hyperparameters<'_>) {
+    hyper.unscale(&mut part.grad);
+    let momentum = hyper.betas.0;
     let buffer = &mut part.state[0];
     let _ = buffer.lerp_(&part.grad, 1.0 - momentum);
     match config.nesterov {
@@ -70,29 +70,30 @@ fn step(config: &MuonConfig, part: &mut Part, numbers: &Hyperparameters<'_>) {
 
 /// Moves along the orthogonal updates. Where a rank has a slice of the unit, the updates are
 /// gathered, and a rank makes those matrices orthogonal of which it has a part.
-fn finish(config: &MuonConfig, world: &World<'_>, work: &Work<'_>) -> Result<()> {
-    let Hyperparameters { lr, weight_decay, .. } = work.hyperparameters;
-    let device = world.group.device();
-    let update = work.grad.f_to_device(device)?;
-    let whole = match world.shard {
+fn finish(config: &MuonConfig, context: &UnitContext<'_>, update: &GroupUpdate<'_>) -> Result<()> {
+    let Hyperparameters { lr, weight_decay, .. } = update.hyperparameters;
+    let device = context.group.device();
+    let gradient = update.grad.f_to_device(device)?;
+    let whole = match context.shard {
         Some(_) => {
-            let whole = Tensor::f_empty([world.unit_numel], (Kind::Float, device))?;
-            world.group.all_gather_into(&whole, &update.f_contiguous()?)?;
+            let whole = Tensor::f_empty([context.unit_numel], (Kind::Float, device))?;
+            context.group.all_gather_into(&whole, &gradient.f_contiguous()?)?;
             whole
         }
-        None => update,
+        None => gradient,
     };
-    for (span, spot) in work.spots() {
-        let PlanParam { offset, shape, .. } = &world.params[spot.index];
+    for (slice, shard_param) in update.shard_params() {
+        let PlanParam { offset, shape, .. } = &context.params[shard_param.index];
         let matrix = whole.narrow(0, *offset, shape.iter().product()).view(&shape[..]);
-        let (fan_in, fan_out) = spot.fan_in_out.unwrap_or((1, 1));
+        let (fan_in, fan_out) = shard_param.fan_in_out.unwrap_or((1, 1));
         let scale = (fan_out as f64 / fan_in as f64).max(1.0).sqrt();
         let orthogonal = orthogonalize(&matrix, config.ns_method, config.ns_steps);
-        let mut param = work.param.narrow(0, span.offset + spot.offset, spot.len);
+        let mut param = update.param.narrow(0, slice.offset + shard_param.offset, shard_param.len);
         if weight_decay != 0.0 {
             param *= 1.0 - lr * weight_decay;
         }
-        let own = orthogonal.reshape([-1]).narrow(0, spot.start, spot.len) * (lr * scale);
+        let own =
+            orthogonal.reshape([-1]).narrow(0, shard_param.start, shard_param.len) * (lr * scale);
         param -= own.to_device(param.device());
     }
     Ok(())

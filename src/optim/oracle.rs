@@ -1,6 +1,6 @@
 //! Tests of update rules: fifty steps beside a formula in float64.
 
-use super::{Optimizer, ParamLayout, Plan, Scaling, StepRates, UnitLayout, UnitTensors};
+use super::{Optimizer, OptimizerPlan, ParamLayout, Scaling, StepRates, UnitLayout, UnitTensors};
 use crate::{
     config::OptimizerConfig,
     dist::ProcessGroup,
@@ -19,7 +19,7 @@ pub(super) fn grad(t: u64, i: usize) -> f64 {
 pub(super) fn optimizer(config: &OptimizerConfig, len: i64) -> Optimizer {
     let param = ParamLayout { name: "a".into(), offset: 0, shape: vec![len], fan_in_out: None };
     let unit = UnitLayout { numel: len, params: vec![param] };
-    Optimizer::new(Plan::new(config, &[unit], None).unwrap())
+    Optimizer::new(OptimizerPlan::new(config, &[unit], None).unwrap())
 }
 
 /// Compares with `formula`, which does step `t` on a vector, to `tolerance`.

@@ -1,7 +1,7 @@
-//! Which parameters are updated how: the groups of a config, applied to the names of a model.
+//! The update of each parameter: the groups of a config, applied to the names of a model.
 //!
-//! Neighbours in a unit that are updated alike are one [`Span`], padding included, so that a unit
-//! without groups is one call of a kernel; all spans with the same settings are one [`Group`].
+//! Neighbours in a unit that are updated alike are one [`FlatSlice`], padding included, so that a unit
+//! without groups is one call of a kernel; all slices with the same settings are one [`UpdateGroup`].
 
 use std::collections::BTreeSet;
 
@@ -9,8 +9,8 @@ use glob::Pattern;
 
 use super::{
     algorithm::rule_of,
+    flat_slice::{FlatSlice, PlanParam, ShardParamInfo},
     layout::{ParamLayout, UnitLayout},
-    span::{PlanParam, Span, SpanParam},
 };
 use crate::{
     config::{
@@ -28,9 +28,9 @@ const SHOWN_NAMES: usize = 3;
 
 /// An optimizer's work and state before any memory is taken.
 #[derive(Debug)]
-pub struct Plan {
+pub struct OptimizerPlan {
     pub(super) config: OptimizerConfig,
-    pub(super) groups: Vec<Group>,
+    pub(super) groups: Vec<UpdateGroup>,
     /// Every parameter, also those of which this rank has nothing.
     pub(super) params: Vec<PlanParam>,
     /// Elements of each unit, padding included.
@@ -41,10 +41,10 @@ pub struct Plan {
 
 /// Spans that are updated alike.
 #[derive(Debug)]
-pub(super) struct Group {
+pub(super) struct UpdateGroup {
     pub(super) settings: GroupSettings,
     /// The parts that this rank updates.
-    pub(super) spans: Vec<Span>,
+    pub(super) slices: Vec<FlatSlice>,
     /// The units with parameters of the group, the same on all ranks, in order.
     pub(super) units: Vec<usize>,
 }
@@ -58,18 +58,14 @@ pub(super) struct GroupSettings {
     pub(super) weight_decay: f64,
 }
 
-impl Plan {
+impl OptimizerPlan {
     /// The plan for these units, or for a slice of each.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`] for patterns that name no parameter, groups that contradict each other,
-    /// and learning rates without a proportion to the optimizer's, all together.
     pub fn new(
         config: &OptimizerConfig,
         units: &[UnitLayout],
         shard: Option<ShardSpec>,
     ) -> Result<Self> {
-        let choices = Choices::of(config);
+        let choices = GroupOverrides::of(config);
         let mut faults = choices.unused(units);
         let numels = units.iter().map(|unit| unit.numel).collect();
         let mut plan =
@@ -78,8 +74,8 @@ impl Plan {
             let ends = unit.params.iter().skip(1).map(|p| p.offset).chain([unit.numel]);
             let mut last: Option<usize> = None;
             for (param, end) in unit.params.iter().zip(ends) {
-                match setting(config, &choices, param) {
-                    Ok(setting) => last = Some(plan.add(setting, last, (index, param, end))),
+                match settings_of(config, &choices, param) {
+                    Ok(settings) => last = Some(plan.add(settings, last, (index, param, end))),
                     Err(fault) => faults.push(fault),
                 }
             }
@@ -87,11 +83,11 @@ impl Plan {
         Error::all(faults).map_or(Ok(plan), Err)
     }
 
-    /// Adds a parameter, which ends at `end` with its padding, to the last span, if that is of the
+    /// Adds a parameter, which ends at `end` with its padding, to the last slice, if that is of the
     /// same group, or in a new one; returns its group, where `last` is the one before.
     fn add(
         &mut self,
-        setting: GroupSettings,
+        settings: GroupSettings,
         last: Option<usize>,
         (unit, param, end): (usize, &ParamLayout, i64),
     ) -> usize {
@@ -101,11 +97,11 @@ impl Plan {
             unit,
             offset: param.offset,
             shape: param.shape.clone(),
-            states: rule_of(&setting.rule).state_names(),
+            states: rule_of(&settings.rule).state_names(),
         });
-        let at = self.groups.iter().position(|group| group.settings == setting);
+        let at = self.groups.iter().position(|group| group.settings == settings);
         let at = at.unwrap_or_else(|| {
-            self.groups.push(Group { settings: setting, spans: vec![], units: vec![] });
+            self.groups.push(UpdateGroup { settings, slices: vec![], units: vec![] });
             self.groups.len() - 1
         });
         let group = &mut self.groups[at];
@@ -115,18 +111,25 @@ impl Plan {
         let own =
             self.shard.unwrap_or(ShardSpec::WHOLE).overlap(self.units[unit], param.offset, end);
         let Some((from, to, offset)) = own else { return at };
-        let follows = |span: &&mut Span| span.unit == unit && span.place + span.len == from;
-        if last != Some(at) || group.spans.last_mut().filter(follows).is_none() {
-            group.spans.push(Span { unit, offset, place: from, len: 0, params: vec![] });
+        let follows =
+            |slice: &&mut FlatSlice| slice.unit == unit && slice.unit_offset + slice.len == from;
+        if last != Some(at) || group.slices.last_mut().filter(follows).is_none() {
+            group.slices.push(FlatSlice {
+                unit,
+                offset,
+                unit_offset: from,
+                len: 0,
+                params: vec![],
+            });
         }
-        if let Some(span) = group.spans.last_mut() {
-            span.len = to - span.place;
+        if let Some(slice) = group.slices.last_mut() {
+            slice.len = to - slice.unit_offset;
             let there = to.min(param.offset + param.numel()) - from;
             // There may be nothing but its padding.
             if there > 0 {
-                span.params.push(SpanParam {
+                slice.params.push(ShardParamInfo {
                     index,
-                    offset: from - span.place,
+                    offset: from - slice.unit_offset,
                     start: from - param.offset,
                     len: there,
                     fan_in_out: param.fan_in_out,
@@ -141,7 +144,7 @@ impl Plan {
         self.groups
             .iter()
             .map(|group| {
-                let elements: i64 = group.spans.iter().map(|span| span.len).sum();
+                let elements: i64 = group.slices.iter().map(|slice| slice.len).sum();
                 rule_of(&group.settings.rule).state_names().len() as u64 * elements as u64
             })
             .sum()
@@ -162,9 +165,9 @@ pub(super) fn state_kind(config: &OptimizerConfig) -> Kind {
 }
 
 /// How this parameter is updated.
-fn setting(
+fn settings_of(
     config: &OptimizerConfig,
-    choices: &Choices<'_>,
+    choices: &GroupOverrides<'_>,
     param: &ParamLayout,
 ) -> Result<GroupSettings> {
     let (rule, usual_lr) = rule(config, param);
@@ -193,28 +196,28 @@ fn rule(config: &OptimizerConfig, param: &ParamLayout) -> (Algorithm, f64) {
     }
 }
 
-/// What the patterns of a config choose, setting by setting.
-struct Choices<'a> {
-    lr: Vec<Choice<'a>>,
-    weight_decay: Vec<Choice<'a>>,
+/// The settings that a config's patterns override.
+struct GroupOverrides<'a> {
+    lr: Vec<Override<'a>>,
+    weight_decay: Vec<Override<'a>>,
     /// Every pattern with its option.
     patterns: Vec<(&'a Pattern, String)>,
 }
 
 /// A value for the parameters with a name of these.
-struct Choice<'a> {
+struct Override<'a> {
     patterns: &'a [Pattern],
     value: f64,
     option: String,
 }
 
-impl<'a> Choices<'a> {
+impl<'a> GroupOverrides<'a> {
     fn of(config: &'a OptimizerConfig) -> Self {
         let (mut lr, mut weight_decay) = (Vec::new(), Vec::new());
         let mut patterns: Vec<_> = numbered(&config.no_decay, "optimizer.no_decay");
         if !config.no_decay.is_empty() {
             let option = "optimizer.no_decay".to_owned();
-            weight_decay.push(Choice { patterns: &config.no_decay, value: 0.0, option });
+            weight_decay.push(Override { patterns: &config.no_decay, value: 0.0, option });
         }
         for (i, group) in config.groups.iter().enumerate() {
             let option = format!("optimizer.groups[{i}]");
@@ -223,7 +226,7 @@ impl<'a> Choices<'a> {
                 [(group.lr, &mut lr, "lr"), (group.weight_decay, &mut weight_decay, "weight_decay")]
             {
                 let option = format!("{option}.{key}");
-                list.extend(value.map(|value| Choice { patterns: &group.params, value, option }));
+                list.extend(value.map(|value| Override { patterns: &group.params, value, option }));
             }
         }
         Self { lr, weight_decay, patterns }
@@ -242,8 +245,8 @@ fn numbered<'a>(patterns: &'a [Pattern], option: &str) -> Vec<(&'a Pattern, Stri
 }
 
 /// The one value that is chosen for `name`, if one is.
-fn choose(choices: &[Choice<'_>], name: &str, what: &str) -> Result<Option<f64>> {
-    let mut chosen: Option<&Choice<'_>> = None;
+fn choose(choices: &[Override<'_>], name: &str, what: &str) -> Result<Option<f64>> {
+    let mut chosen: Option<&Override<'_>> = None;
     for choice in choices.iter().filter(|c| c.patterns.iter().any(|p| p.matches(name))) {
         let Some(first) = chosen else {
             chosen = Some(choice);
@@ -316,19 +319,19 @@ mod tests {
         ParamGroup { params: patterns(params), lr, weight_decay }
     }
 
-    /// Unit, offset and length of each span of each group.
-    fn spans(plan: &Plan) -> Vec<Vec<(usize, i64, i64)>> {
-        let span = |s: &Span| (s.unit, s.offset, s.len);
-        plan.groups.iter().map(|group| group.spans.iter().map(span).collect()).collect()
+    /// Unit, offset and length of each slice of each group.
+    fn slices(plan: &OptimizerPlan) -> Vec<Vec<(usize, i64, i64)>> {
+        let slice = |s: &FlatSlice| (s.unit, s.offset, s.len);
+        plan.groups.iter().map(|group| group.slices.iter().map(slice).collect()).collect()
     }
 
     #[test]
     fn without_groups_a_unit_is_one_span() {
-        let plan = Plan::new(&OptimizerConfig::default(), &units(), None).unwrap();
-        assert_eq!(spans(&plan), [[(0, 0, 16), (1, 0, 64), (2, 0, 64), (3, 0, 16)]]);
+        let plan = OptimizerPlan::new(&OptimizerConfig::default(), &units(), None).unwrap();
+        assert_eq!(slices(&plan), [[(0, 0, 16), (1, 0, 64), (2, 0, 64), (3, 0, 16)]]);
         assert_eq!(plan.state_bytes(), 2 * 160 * 4);
         let lamb = OptimizerConfig::new(Algorithm::Lamb(LambConfig::default()), 1e-3);
-        assert_eq!(spans(&Plan::new(&lamb, &units(), None).unwrap()), spans(&plan));
+        assert_eq!(slices(&OptimizerPlan::new(&lamb, &units(), None).unwrap()), slices(&plan));
     }
 
     #[test]
@@ -339,7 +342,7 @@ mod tests {
             state_dtype: StateDtype::Bf16,
             ..OptimizerConfig::default()
         };
-        let plan = Plan::new(&config, &units(), None).unwrap();
+        let plan = OptimizerPlan::new(&config, &units(), None).unwrap();
         let found: Vec<_> = plan
             .groups
             .iter()
@@ -347,7 +350,7 @@ mod tests {
             .collect();
         assert_eq!(found, [(1.0, 0.01), (1.0, 0.0), (2.0, 0.0), (2.0, 0.01)]);
         assert_eq!(
-            spans(&plan),
+            slices(&plan),
             [
                 vec![(0, 0, 16), (1, 32, 16)],
                 vec![(1, 0, 32), (1, 48, 16), (3, 0, 16)],
@@ -362,11 +365,12 @@ mod tests {
     fn muon_has_the_matrices_of_blocks_and_adamw_the_rest() {
         let muon = MuonConfig { adam_lr: Some(0.005), ..MuonConfig::default() };
         let plan =
-            Plan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units(), None).unwrap();
+            OptimizerPlan::new(&OptimizerConfig::new(Algorithm::Muon(muon), 0.02), &units(), None)
+                .unwrap();
         let [rest, matrices] = plan.groups.as_slice() else { panic!("{plan:?}") };
         assert_eq!((rest.settings.rule.name(), rest.settings.lr_factor), ("AdamW", 0.25));
         assert_eq!((matrices.settings.rule.name(), matrices.settings.lr_factor), ("Muon", 1.0));
-        assert_eq!(spans(&plan)[1], [(1, 32, 16), (2, 32, 16)]);
+        assert_eq!(slices(&plan)[1], [(1, 32, 16), (2, 32, 16)]);
         // Two averages of eight parameters, one of two.
         assert_eq!(plan.state_numel(), (2 * 8 + 2) * 16);
     }
@@ -376,13 +380,13 @@ mod tests {
         let sgd = |momentum| {
             let sgd = SgdConfig { momentum, ..SgdConfig::default() };
             let config = OptimizerConfig::new(Algorithm::Sgd(sgd), 0.1);
-            Plan::new(&config, &units(), None).unwrap().state_bytes()
+            OptimizerPlan::new(&config, &units(), None).unwrap().state_bytes()
         };
         assert_eq!((sgd(0.0), sgd(0.9)), (0, 160 * 4));
     }
 
     fn faults(config: OptimizerConfig) -> Vec<(String, String)> {
-        let e = Plan::new(&config, &units(), None).unwrap_err();
+        let e = OptimizerPlan::new(&config, &units(), None).unwrap_err();
         let fault = |e: &Error| (e.option_path().unwrap().to_owned(), e.message().to_owned());
         std::iter::once(&e).chain(e.others()).map(fault).collect()
     }
@@ -394,7 +398,7 @@ mod tests {
             groups: vec![group(&["h.7.*", "wte*"], Some(1.0), None)],
             ..OptimizerConfig::default()
         };
-        let e = Plan::new(&config, &units(), None).unwrap_err();
+        let e = OptimizerPlan::new(&config, &units(), None).unwrap_err();
         assert_eq!(e.hints()[0], "did you mean `*.bias`?");
         assert_eq!(e.hints()[1], "names are such as wte.weight, h.0.ln.weight, h.0.ln.bias");
         let found = faults(config);
@@ -417,7 +421,7 @@ mod tests {
             ],
             ..OptimizerConfig::default()
         };
-        Plan::new(&config(0.0), &units(), None).unwrap();
+        OptimizerPlan::new(&config(0.0), &units(), None).unwrap();
         assert_eq!(
             faults(config(0.2)),
             [(
@@ -439,7 +443,7 @@ mod tests {
         assert_eq!(faults(config.clone())[0].0, "optimizer.lr");
         let still = OptimizerConfig { lr: 1e-3, ..config };
         let still = OptimizerConfig { groups: vec![group(&["wte*"], Some(0.0), None)], ..still };
-        let plan = Plan::new(&still, &units(), None).unwrap();
+        let plan = OptimizerPlan::new(&still, &units(), None).unwrap();
         assert_eq!(plan.groups[0].settings.lr_factor, 0.0);
     }
 }

@@ -1,9 +1,9 @@
-//! The trait of an update rule, and what a rule is given: parts of units, and the hyperparameters of a
+//! The trait of an update rule, and its inputs: slices of units, and the hyperparameters of a
 //! step.
 
-use super::span::{PlanParam, Span, SpanParam};
+use super::flat_slice::{FlatSlice, PlanParam, ShardParamInfo};
 use crate::{
-    bridge::fused::{FusedPart, Scaling},
+    bridge::fused::{FusedTensors, Scaling},
     dist::{ProcessGroup, ShardSpec},
     error::Result,
     tensor::{Kind, Tensor},
@@ -30,17 +30,17 @@ pub(super) trait Rule {
     /// One step on parts of one device.
     ///
     /// Panics where libtorch refuses, to be called under [`crate::tensor::guard`].
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()>;
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()>;
 
     /// The second half of a step, for rules that look at whole parameters. Every rank calls it for the
     /// same units and groups in the same order.
-    fn finish(&self, _world: &World<'_>, _work: &Work<'_>) -> Result<()> {
+    fn finish(&self, _world: &UnitContext<'_>, _work: &GroupUpdate<'_>) -> Result<()> {
         Ok(())
     }
 }
 
-/// A span of a unit with its gradient and state, all flat, float32 and of one length.
-pub(super) struct Part {
+/// A slice of a unit with its gradient and state, all flat, float32 and of one length.
+pub(super) struct SliceTensors {
     pub(super) param: Tensor,
     /// May be overwritten.
     pub(super) grad: Tensor,
@@ -49,7 +49,7 @@ pub(super) struct Part {
 }
 
 /// The ranks, and the unit that is divided among them.
-pub(super) struct World<'a> {
+pub(super) struct UnitContext<'a> {
     pub(super) group: &'a ProcessGroup,
     pub(super) shard: Option<ShardSpec>,
     pub(super) params: &'a [PlanParam],
@@ -58,20 +58,22 @@ pub(super) struct World<'a> {
     pub(super) unit_numel: i64,
 }
 
-/// What the rules that look at whole parameters have left to do for one group in a unit.
-pub(super) struct Work<'a> {
-    pub(super) spans: Vec<&'a Span>,
-    /// What this rank updates of the unit.
+/// The second half of an update of one group in a unit, for rules that look at whole parameters.
+pub(super) struct GroupUpdate<'a> {
+    pub(super) slices: Vec<&'a FlatSlice>,
+    /// This rank's slice of the unit.
     pub(super) param: &'a Tensor,
     /// Laid out alike, now with what the first half of a rule left there.
     pub(super) grad: &'a Tensor,
     pub(super) hyperparameters: Hyperparameters<'a>,
 }
 
-impl Work<'_> {
-    /// Every parameter, or part of one, with its span.
-    pub(super) fn spots(&self) -> impl Iterator<Item = (&Span, &SpanParam)> {
-        self.spans.iter().flat_map(|span| span.params.iter().map(|spot| (*span, spot)))
+impl GroupUpdate<'_> {
+    /// Every parameter, or part of one, with its slice.
+    pub(super) fn shard_params(&self) -> impl Iterator<Item = (&FlatSlice, &ShardParamInfo)> {
+        self.slices
+            .iter()
+            .flat_map(|slice| slice.params.iter().map(|shard_param| (*slice, shard_param)))
     }
 }
 
@@ -89,7 +91,7 @@ pub(super) struct Hyperparameters<'a> {
 }
 
 impl Hyperparameters<'_> {
-    /// What the averages of a start at zero are to be divided by.
+    /// The divisors that correct the bias of averages that start at zero.
     pub(super) fn bias_corrections(&self) -> (f64, f64) {
         let correction = |beta: f64| 1.0 - beta.powf(self.step as f64);
         (correction(self.betas.0), correction(self.betas.1))
@@ -103,9 +105,9 @@ impl Hyperparameters<'_> {
     }
 }
 
-impl Part {
-    pub(super) fn fused(&self) -> FusedPart<'_> {
-        FusedPart { param: &self.param, grad: &self.grad, state: &self.state }
+impl SliceTensors {
+    pub(super) fn fused(&self) -> FusedTensors<'_> {
+        FusedTensors { param: &self.param, grad: &self.grad, state: &self.state }
     }
 }
 

@@ -3,9 +3,9 @@
 //! The weight decay is a part of the gradient. The first gradient becomes the velocity as it is;
 //! later ones enter it times `1 - dampening`.
 
-use super::rule::{Hyperparameters, Part, Rule};
+use super::rule::{Hyperparameters, Rule, SliceTensors};
 use crate::{
-    bridge::fused::{SgdNumbers, fused_sgd},
+    bridge::fused::{SgdHyperparameters, fused_sgd},
     config::optimizer::SgdConfig,
     error::Result,
 };
@@ -23,24 +23,24 @@ impl Rule for SgdConfig {
         true
     }
 
-    fn step(&self, parts: &mut [Part], hyperparameters: &Hyperparameters<'_>) -> Result<()> {
-        step(self, parts, hyperparameters)
+    fn step(&self, parts: &mut [SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
+        step(self, parts, hyper)
     }
 }
 
-fn step(config: &SgdConfig, parts: &[Part], numbers: &Hyperparameters<'_>) -> Result<()> {
+fn step(config: &SgdConfig, parts: &[SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
     if parts.is_empty() {
         return Ok(());
     }
-    let (momentum, scaling) = (numbers.betas.0, numbers.scaling);
-    let parts: Vec<_> = parts.iter().map(Part::fused).collect();
-    let numbers = SgdNumbers {
-        lr: numbers.lr,
-        weight_decay: numbers.weight_decay,
+    let (momentum, scaling) = (hyper.betas.0, hyper.scaling);
+    let parts: Vec<_> = parts.iter().map(SliceTensors::fused).collect();
+    let hyper = SgdHyperparameters {
+        lr: hyper.lr,
+        weight_decay: hyper.weight_decay,
         momentum,
         dampening: config.dampening,
         nesterov: config.nesterov && momentum > 0.0,
-        is_first_step: momentum > 0.0 && numbers.step == 1,
+        is_first_step: momentum > 0.0 && hyper.step == 1,
     };
-    fused_sgd(&parts, numbers, scaling)
+    fused_sgd(&parts, hyper, scaling)
 }

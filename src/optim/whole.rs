@@ -3,8 +3,8 @@
 use super::{
     Optimizer,
     algorithm::rule_of,
-    plan::Group,
-    span::{PlanParam, Span},
+    flat_slice::{FlatSlice, PlanParam},
+    plan::UpdateGroup,
 };
 use crate::{
     dist::ProcessGroup,
@@ -17,7 +17,7 @@ use crate::{
 pub struct StateName {
     /// The state's name by PyTorch, a dot, and the parameter's: `exp_avg.transformer.wte.weight`.
     pub name: String,
-    /// That of the parameter.
+    /// The name of the parameter.
     pub shape: Vec<i64>,
     /// Its unit, and which of the parameter's state tensors it is: the arguments of
     /// [`Optimizer::whole`].
@@ -26,14 +26,14 @@ pub struct StateName {
     pub offset: i64,
 }
 
-/// What this rank has of the state tensor of a parameter.
+/// This rank's part of the state tensor of a parameter.
 #[derive(Debug)]
 pub struct StatePiece {
     /// As [`StateName::name`].
     pub name: String,
     /// The first element that is here, of those of the parameter.
     pub start: i64,
-    /// Flat, in the dtype in which it is kept. What is copied into it is the optimizer's.
+    /// Flat, in the dtype in which it is kept. A copy into it changes the optimizer's state.
     pub tensor: Tensor,
 }
 
@@ -72,9 +72,9 @@ impl Optimizer {
         let flat = Tensor::f_zeros([self.units[unit]], (self.state_kind(), group.device()))?;
         let own = self.shard.map_or_else(|| Ok(flat.shallow_clone()), |s| s.slice(&flat))?;
         no_grad(|| {
-            for (span, of_span) in self.by_span(unit, state) {
-                if let Some(state) = of_span.get(slot) {
-                    own.f_narrow(0, span.offset, span.len)?.f_copy_(state)?;
+            for (slice, of_slice) in self.by_slice(unit, state) {
+                if let Some(state) = of_slice.get(slot) {
+                    own.f_narrow(0, slice.offset, slice.len)?.f_copy_(state)?;
                 }
             }
             if self.shard.is_some() {
@@ -84,32 +84,32 @@ impl Optimizer {
         })
     }
 
-    /// What this rank has of each state tensor of the parameters of a unit, as parts of `state`.
+    /// This rank's part of each state tensor of the parameters of a unit, as views of `state`.
     pub fn pieces(&self, unit: usize, state: &[Tensor]) -> Vec<StatePiece> {
         let mut pieces = Vec::new();
-        for (span, of_span) in self.by_span(unit, state) {
-            for spot in &span.params {
+        for (slice, of_slice) in self.by_slice(unit, state) {
+            for shard_param in &slice.params {
                 let piece = |(slot, state): (usize, &Tensor)| StatePiece {
-                    name: name_of(&self.params[spot.index], slot),
-                    start: spot.start,
-                    tensor: state.narrow(0, spot.offset, spot.len),
+                    name: name_of(&self.params[shard_param.index], slot),
+                    start: shard_param.start,
+                    tensor: state.narrow(0, shard_param.offset, shard_param.len),
                 };
-                pieces.extend(of_span.iter().enumerate().map(piece));
+                pieces.extend(of_slice.iter().enumerate().map(piece));
             }
         }
         pieces
     }
 
-    /// The spans of a unit with their part of its state.
-    fn by_span<'a>(
+    /// The slices of a unit with their part of its state.
+    fn by_slice<'a>(
         &'a self,
         unit: usize,
         mut state: &'a [Tensor],
-    ) -> impl Iterator<Item = (&'a Span, &'a [Tensor])> {
-        self.spans(unit).map(move |(Group { settings, .. }, span)| {
+    ) -> impl Iterator<Item = (&'a FlatSlice, &'a [Tensor])> {
+        self.slices(unit).map(move |(UpdateGroup { settings, .. }, slice)| {
             let (own, rest) = state.split_at(rule_of(&settings.rule).state_names().len());
             state = rest;
-            (span, own)
+            (slice, own)
         })
     }
 }

@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::json;
 
-use super::Access;
+use super::access::Access;
 use crate::error::{IoContext, Result};
 
 /// An open log. Lines are added behind those that it has.
@@ -21,9 +21,6 @@ pub struct Audit {
 
 impl Audit {
     /// The log in the file at `path`, which is made where there is none.
-    ///
-    /// # Errors
-    /// It cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = OpenOptions::new().create(true).append(true).open(path);
         Ok(Self { path: path.to_owned(), file: file.at("open the audit log", path)? })

@@ -1,4 +1,4 @@
-//! What the user gave a recipe, and what the user denied it.
+//! The user's grants to a recipe, and denials.
 
 use std::path::{Path, PathBuf};
 
@@ -114,7 +114,7 @@ impl Scope {
     }
 }
 
-/// All that was given and denied. What is denied wins.
+/// All grants and denials. A denial wins.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Grants {
     /// Paths to read.
@@ -142,7 +142,7 @@ impl Grants {
         Self { read: all(), write: all(), net: all(), import: all(), ..Self::default() }
     }
 
-    /// What of `capability` is given.
+    /// The granted scope of `capability`.
     pub fn allowed(&self, capability: Capability) -> &Scope {
         match capability {
             Capability::Read => &self.read,
@@ -152,7 +152,7 @@ impl Grants {
         }
     }
 
-    /// What of `capability` is denied.
+    /// The denied scope of `capability`.
     pub fn denied(&self, capability: Capability) -> &Scope {
         match capability {
             Capability::Read => &self.deny_read,

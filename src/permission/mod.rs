@@ -1,14 +1,15 @@
-//! What a recipe may do to this machine, and the one check that says so.
+//! The rights of a recipe on this machine, and the one check of them.
 //!
 //! A recipe is a text of a stranger. It has no power of its own: each function that touches a file
-//! or the network asks [`Permissions::check`] first. What is allowed without asking is small (see
-//! [`World`]); the rest are [`Grants`] that the user gives by flags, by an answer or by a trust file.
+//! or the network asks [`Permissions::check`] first. The rights without a grant are few (see
+//! [`AccessContext`]); the rest are [`Grants`] that the user gives by flags, by an answer or by a trust file.
 //!
 //! Paths are judged by where they really are: links are followed before the check, so a link out of
 //! an allowed directory leads to a refusal.
 //!
 //! | file | concept |
 //! |---|---|
+//! | `access` | one thing that a recipe asks for |
 //! | `grants` | what the user gave and denied |
 //! | `place` | real paths, and the places that are never given |
 //! | `address` | hosts, and which of them are private |
@@ -16,6 +17,7 @@
 //! | `trust` | the file of recipes that the user trusts |
 //! | `sandbox` | the same roots in the kernel, by Landlock |
 
+mod access;
 mod address;
 mod audit;
 mod grants;
@@ -26,28 +28,16 @@ mod trust;
 use std::path::{Path, PathBuf};
 
 pub use self::{
+    access::Access,
     audit::Audit,
     grants::{Capability, Grants, Scope},
     trust::TrustFile,
 };
 use crate::error::{Code, Error, Result};
 
-/// One thing that a recipe asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access<'a> {
-    /// To read a file or what is in a directory.
-    Read(&'a Path),
-    /// To make or change a file or a directory.
-    Write(&'a Path),
-    /// To send a request to a host.
-    Net(&'a str),
-    /// To run code of a host.
-    Import(&'a str),
-}
-
-/// What there is around a recipe: the places that it may use without a grant.
+/// The environment of a recipe: the places that it may use without a grant.
 #[derive(Debug, Clone, Default)]
-pub struct World {
+pub struct AccessContext {
     /// The user's place of work: read and written, but not what begins with a dot.
     pub work_dir: PathBuf,
     /// The recipe's directory: read, but not what begins with a dot.
@@ -70,7 +60,7 @@ pub struct World {
 #[derive(Debug, Default)]
 pub struct Permissions {
     grants: Grants,
-    world: World,
+    context: AccessContext,
     never: Vec<PathBuf>,
     audit: Option<Audit>,
 }
@@ -82,16 +72,16 @@ struct Refusal {
 }
 
 impl Permissions {
-    /// The powers that `grants` give in `world`; each access is written to `audit`.
-    pub fn new(grants: Grants, mut world: World, audit: Option<Audit>) -> Self {
-        for path in [&mut world.work_dir, &mut world.recipe_dir] {
+    /// The powers that `grants` give in `environment`; each access is written to `audit`.
+    pub fn new(grants: Grants, mut context: AccessContext, audit: Option<Audit>) -> Self {
+        for path in [&mut context.work_dir, &mut context.recipe_dir] {
             *path = place::root(Path::new("."), path);
         }
-        let work_dir = world.work_dir.clone();
-        let all = world.named.iter_mut().chain(&mut world.caches);
+        let work_dir = context.work_dir.clone();
+        let all = context.named.iter_mut().chain(&mut context.caches);
         all.for_each(|path| *path = place::root(&work_dir, path));
-        let never = place::secrets(world.home.as_deref(), &world.secrets);
-        Self { grants: grants.resolved(&work_dir), world, never, audit }
+        let never = place::secrets(context.home.as_deref(), &context.secrets);
+        Self { grants: grants.resolved(&work_dir), context, never, audit }
     }
 
     /// Allows what was granted, or refuses it with the flag that would allow it. `at` is the place
@@ -126,14 +116,14 @@ impl Permissions {
         self.judge(access).is_err_and(|refusal| refusal.flag.is_none())
     }
 
-    /// What was given and denied.
+    /// The grants and denials.
     pub fn grants(&self) -> &Grants {
         &self.grants
     }
 
     /// The working directory as it really is.
     pub fn work_dir(&self) -> &Path {
-        &self.world.work_dir
+        &self.context.work_dir
     }
 
     fn judge(&self, access: Access<'_>) -> std::result::Result<(), Refusal> {
@@ -146,7 +136,7 @@ impl Permissions {
     }
 
     fn judge_path(&self, path: &Path, wants: Capability) -> std::result::Result<(), Refusal> {
-        let real = place::real(&self.world.work_dir, path).map_err(Refusal::never)?;
+        let real = place::real(&self.context.work_dir, path).map_err(Refusal::never)?;
         if place::is_system(&real) {
             return Err(Refusal::never("files of the kernel are never given to a recipe"));
         }
@@ -160,13 +150,13 @@ impl Permissions {
             return Ok(());
         }
         let by_default = match wants {
-            Capability::Write => place::is_visible_in(&self.world.work_dir, &real),
+            Capability::Write => place::is_visible_in(&self.context.work_dir, &real),
             _ => self.reads_by_default(&real),
         };
         if by_default {
             return Ok(());
         }
-        let why = match real.starts_with(&self.world.work_dir) {
+        let why = match real.starts_with(&self.context.work_dir) {
             true => "names that begin with a dot are not given without a grant".to_owned(),
             false if real == path => "it is outside of the working directory".to_owned(),
             false => {
@@ -178,9 +168,14 @@ impl Permissions {
     }
 
     fn reads_by_default(&self, real: &Path) -> bool {
-        let mut visible = [&self.world.work_dir, &self.world.recipe_dir].into_iter();
+        let mut visible = [&self.context.work_dir, &self.context.recipe_dir].into_iter();
         visible.any(|root| place::is_visible_in(root, real))
-            || self.world.named.iter().chain(&self.world.caches).any(|root| real.starts_with(root))
+            || self
+                .context
+                .named
+                .iter()
+                .chain(&self.context.caches)
+                .any(|root| real.starts_with(root))
     }
 
     fn judge_host(&self, host: &str) -> std::result::Result<(), Refusal> {
@@ -189,13 +184,13 @@ impl Permissions {
             return Err(Refusal::never("--deny-net says so"));
         }
         let granted = self.grants.allowed(Capability::Net);
-        let hub = self.world.hub_host.as_deref().filter(|_| self.world.names_hub);
+        let hub = self.context.hub_host.as_deref().filter(|_| self.context.names_hub);
         let by_name = hub.is_some_and(|hub| address::is_within(host, hub));
         if !granted.covers_host(host) && !by_name {
             let why = "a recipe has no network without a grant".to_owned();
             return Err(Refusal { why, flag: flag() });
         }
-        let is_named = granted.names_host(host) || self.world.hub_host.as_deref() == Some(host);
+        let is_named = granted.names_host(host) || self.context.hub_host.as_deref() == Some(host);
         if !is_named && address::is_private(host) {
             let why = "it is a private address, which a grant must name".to_owned();
             return Err(Refusal { why, flag: flag() });
@@ -203,7 +198,7 @@ impl Permissions {
         Ok(())
     }
 
-    /// What may not be asked at all may not be asked for code either.
+    /// A host that may not be asked at all may not be asked for code either.
     fn judge_import(&self, host: &str) -> std::result::Result<(), Refusal> {
         for denied in [Capability::Import, Capability::Net] {
             if self.grants.denied(denied).covers_host(host) {
@@ -223,11 +218,11 @@ impl Permissions {
 
     /// The directories and files that may be read, for the sandbox.
     fn readable(&self) -> Vec<PathBuf> {
-        let world = &self.world;
-        let own = [world.work_dir.clone(), world.recipe_dir.clone()].into_iter();
+        let context = &self.context;
+        let own = [context.work_dir.clone(), context.recipe_dir.clone()].into_iter();
         let given = self.grants.allowed(Capability::Read).paths();
-        own.chain(world.named.iter().cloned())
-            .chain(world.caches.iter().cloned())
+        own.chain(context.named.iter().cloned())
+            .chain(context.caches.iter().cloned())
             .chain(given)
             .collect()
     }
@@ -236,8 +231,8 @@ impl Permissions {
     /// go there.
     fn writable(&self) -> Vec<PathBuf> {
         let given = self.grants.allowed(Capability::Write).paths();
-        let own = [self.world.work_dir.clone()].into_iter();
-        own.chain(self.world.caches.iter().cloned()).chain(given).collect()
+        let own = [self.context.work_dir.clone()].into_iter();
+        own.chain(self.context.caches.iter().cloned()).chain(given).collect()
     }
 }
 
@@ -252,37 +247,6 @@ impl Refusal {
         match self.flag {
             Some(flag) => error.hint(format!("if you trust the recipe: {flag}")),
             None => error,
-        }
-    }
-}
-
-impl std::fmt::Display for Access<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Read(path) => write!(f, "read {}", path.display()),
-            Self::Write(path) => write!(f, "write {}", path.display()),
-            Self::Net(host) => write!(f, "connect to {host}"),
-            Self::Import(host) => write!(f, "import from {host}"),
-        }
-    }
-}
-
-impl Access<'_> {
-    /// The power that it takes.
-    pub fn capability(self) -> Capability {
-        match self {
-            Self::Read(_) => Capability::Read,
-            Self::Write(_) => Capability::Write,
-            Self::Net(_) => Capability::Net,
-            Self::Import(_) => Capability::Import,
-        }
-    }
-
-    /// What it is asked of: a path or a host.
-    pub fn what(self) -> String {
-        match self {
-            Self::Read(path) | Self::Write(path) => path.display().to_string(),
-            Self::Net(host) | Self::Import(host) => host.to_owned(),
         }
     }
 }
@@ -313,13 +277,13 @@ mod tests {
         }
 
         fn with(&self, grants: Grants) -> Permissions {
-            let world = World {
+            let context = AccessContext {
                 work_dir: self.path("work"),
                 recipe_dir: self.path("recipes"),
                 home: Some(self.0.path().to_owned()),
-                ..World::default()
+                ..AccessContext::default()
             };
-            Permissions::new(grants, world, None)
+            Permissions::new(grants, context, None)
         }
 
         fn list(&self, name: &str) -> Scope {
@@ -330,8 +294,12 @@ mod tests {
     #[test]
     fn what_the_user_names_on_the_hub_is_fetched() {
         let hub_host = Some("huggingface.co".to_owned());
-        let world = |names_hub| World { hub_host: hub_host.clone(), names_hub, ..World::default() };
-        let with = |names_hub| Permissions::new(Grants::default(), world(names_hub), None);
+        let context = |names_hub| AccessContext {
+            hub_host: hub_host.clone(),
+            names_hub,
+            ..AccessContext::default()
+        };
+        let with = |names_hub| Permissions::new(Grants::default(), context(names_hub), None);
         assert!(with(true).allows(Access::Net("cdn-lfs.hf.co")));
         assert!(!with(true).allows(Access::Net("example.org")));
         assert!(!with(false).allows(Access::Net("huggingface.co")));

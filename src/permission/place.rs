@@ -1,4 +1,4 @@
-//! Real paths: where a path leads after all links, and the places that are never given.
+//! Real paths, with all links followed, and the places that are never given.
 
 use std::path::{Component, Path, PathBuf};
 
@@ -10,7 +10,7 @@ const SYSTEM: [&str; 3] = ["/proc", "/sys", "/dev"];
 /// A directory in memory, which is a place for data like any other.
 const SHARED_MEMORY: &str = "/dev/shm";
 
-/// What of a home holds credentials, and the file of trusted recipes.
+/// The paths in a home that hold credentials, and the file of trusted recipes.
 const SECRETS: [&str; 14] = [
     ".ssh",
     ".aws",

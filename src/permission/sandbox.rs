@@ -22,7 +22,7 @@ use crate::{
     fs,
 };
 
-/// What libtorch, CUDA, the C library and name look-up read.
+/// The paths that libtorch, CUDA, the C library and name look-up read.
 const SYSTEM_READS: [&str; 11] =
     ["/usr", "/lib", "/lib64", "/bin", "/opt", "/etc", "/proc", "/sys", "/run", "/var/run", "/nix"];
 
@@ -58,11 +58,8 @@ pub struct Needs {
 
 /// Keeps this thread, and those that it starts from now on, to what `permissions` give and to what
 /// the program itself needs. There is no way back.
-///
-/// # Errors
-/// The kernel has Landlock and refuses the rules.
 pub fn apply(permissions: &Permissions, needs: &Needs) -> Result<Sandbox> {
-    for cache in &permissions.world.caches {
+    for cache in &permissions.context.caches {
         // A cache that cannot be made is missed when something is to be put there.
         let _ = fs::create_dir_all(cache);
     }
@@ -81,9 +78,6 @@ pub fn apply(permissions: &Permissions, needs: &Needs) -> Result<Sandbox> {
 }
 
 /// Whether this kernel has Landlock: tried on a thread of its own, which then ends.
-///
-/// # Errors
-/// The kernel has it and refuses a rule.
 pub fn probe() -> Result<Sandbox> {
     let refused = || Error::new(Code::Permission, "the kernel refuses a rule of Landlock");
     let everything = || [PathBuf::from("/")];

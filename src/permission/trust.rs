@@ -31,7 +31,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct TrustFile(PathBuf);
 
-/// What the file holds.
+/// The content of the file.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Content {
@@ -44,7 +44,7 @@ struct Content {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Trusted {
-    /// What it was called, for whoever reads the file.
+    /// Its name, for a reader of the file.
     #[serde(default)]
     name: String,
     /// When the user said so, in seconds since 1970.
@@ -106,10 +106,7 @@ impl TrustFile {
         hash::hex(&sha256.finalize())
     }
 
-    /// What the recipe of this hash was trusted with; `None` where it was not.
-    ///
-    /// # Errors
-    /// [`Code::Io`]: the file cannot be read or understood.
+    /// The grants of the trusted recipe of this hash; `None` where there is none.
     pub fn grants(&self, hash: &str) -> Result<Option<Grants>> {
         let Some(mut trusted) = self.content()?.recipe.remove(hash) else { return Ok(None) };
         let mut grants = Grants::default();
@@ -124,9 +121,6 @@ impl TrustFile {
 
     /// Trusts the recipe of this hash with `grants`, in place of what it was trusted with. Relative
     /// paths are those from the working directory of now.
-    ///
-    /// # Errors
-    /// [`Code::Io`]: the file cannot be read, understood or written; there is no working directory.
     pub fn trust(&self, hash: &str, name: &str, grants: &Grants) -> Result<()> {
         let mut content = self.content()?;
         let time = audit::seconds() as u64;

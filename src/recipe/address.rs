@@ -10,7 +10,7 @@ use crate::{
     error::{Code, Error, Result},
     fs, hash,
     hub::{HubSettings, Web, host_of},
-    permission::{Access, Grants, Permissions, World},
+    permission::{Access, AccessContext, Grants, Permissions},
 };
 
 /// Bytes of a text, at most.
@@ -136,7 +136,7 @@ impl Address {
 pub fn recipe(text: &str, env: Env<'_>, mut grants: Grants) -> Result<Recipe> {
     let address = Address::parse(text)?;
     grants.import.add(address.host.clone());
-    let permissions = Permissions::new(grants, World::default(), None);
+    let permissions = Permissions::new(grants, AccessContext::default(), None);
     let text = address.obtain(env, permissions)?;
     Ok(Recipe { name: address.url, text, base_dir: ".".into() })
 }

@@ -240,10 +240,7 @@ fn mark(line: &str) -> Result<Option<Section>> {
     let (word, rest) = inside.split_once(' ').unwrap_or((inside, ""));
     let Some(kind) = KINDS.into_iter().find(|kind| *kind == word) else {
         let e = wrong(&format!("there is no `{word}`"));
-        return Err(match nearest(word, KINDS) {
-            Some(near) => e.hint(format!("did you mean `{near}`?")),
-            None => e,
-        });
+        return Err(e.hint_if(nearest(word, KINDS).map(|near| format!("did you mean `{near}`?"))));
     };
     if kind == "end" {
         return if rest.is_empty() { Ok(None) } else { Err(wrong("nothing follows `end`")) };

@@ -28,12 +28,8 @@ pub(crate) fn known_module(name: &str) -> Result<&'static str> {
     let names: Vec<_> = STDLIB.iter().map(|(known, _)| *known).collect();
     let error =
         Error::new(Code::UnknownFunction, format!("dsr has no module \"{EMBEDDED}{name}\""));
-    let error = match nearest(name, names.iter().copied()) {
-        Some(near) => error.hint(format!("did you mean \"{EMBEDDED}{near}\"?")),
-        None => error,
-    };
-    Err(match names.is_empty() {
-        true => error,
-        false => error.hint(format!("it has: {}", names.join(", "))),
-    })
+    let near = nearest(name, names.iter().copied());
+    Err(error
+        .hint_if(near.map(|near| format!("did you mean \"{EMBEDDED}{near}\"?")))
+        .hint(format!("it has: {}", names.join(", "))))
 }

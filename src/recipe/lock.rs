@@ -107,10 +107,9 @@ impl Lock {
             let said = e.to_string();
             let said = said.split(" at line ").next().unwrap_or_default();
             let error = damaged(&format!(":{}:{}: {said}", e.line(), e.column()));
-            let error = match suggest::for_unknown_field(said) {
-                Some(near) => error.hint(format!("did you mean `{near}`?")),
-                None => error,
-            };
+            let error = error.hint_if(
+                suggest::for_unknown_field(said).map(|near| format!("did you mean `{near}`?")),
+            );
             error.hint(again)
         })?;
         match lock.wrong_entry() {
@@ -141,14 +140,6 @@ impl Lock {
             (HubUse::Dataset, &self.datasets),
             (HubUse::Tokenizer, &self.tokenizers),
         ]
-    }
-
-    fn section(&self, used_as: HubUse) -> &Repos {
-        match used_as {
-            HubUse::Model => &self.models,
-            HubUse::Dataset => &self.datasets,
-            HubUse::Tokenizer => &self.tokenizers,
-        }
     }
 
     /// The text of its file.
@@ -225,7 +216,8 @@ impl Lock {
         let HubName { used_as, repo, revision, .. } = name;
         let commit = self.commit(used_as.kind(), repo, revision).unwrap_or(revision);
         let key = format!("{repo}@{commit}");
-        let files = self.section(*used_as).get(&key)?;
+        let (_, repos) = self.sections().into_iter().find(|(section, _)| section == used_as)?;
+        let files = repos.get(&key)?;
         Some((key, files))
     }
 

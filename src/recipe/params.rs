@@ -223,12 +223,9 @@ pub(crate) fn used<'a>(expression: &Expr, parameters: &'a [Parameter]) -> Option
 /// The error for a parameter that the recipe does not declare.
 pub(crate) fn undeclared(name: &str, parameters: &[Parameter]) -> Error {
     let names: Vec<_> = parameters.iter().map(|p| p.name.as_str()).collect();
-    let mut error =
-        Error::new(Code::UnknownOption, format!("the recipe has no parameter `{name}`"));
-    if let Some(near) = nearest(name, names.iter().copied()) {
-        error = error.hint(format!("did you mean `{near}`?"));
-    }
-    error.hint(match names.is_empty() {
+    let near = nearest(name, names.iter().copied()).map(|near| format!("did you mean `{near}`?"));
+    let error = Error::new(Code::UnknownOption, format!("the recipe has no parameter `{name}`"));
+    error.hint_if(near).hint(match names.is_empty() {
         true => "it declares none".to_owned(),
         false => format!("its parameters: {}", names.join(", ")),
     })

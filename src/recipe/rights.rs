@@ -19,7 +19,7 @@ use crate::{
     data,
     error::{Code, Error, Result},
     hub::HubSettings,
-    permission::{Access, Audit, Capability, Grants, Permissions, Scope, World},
+    permission::{Access, AccessContext, Audit, Capability, Grants, Permissions, Scope},
     run::Start,
 };
 
@@ -103,9 +103,14 @@ impl Rights {
     pub fn in_words(&self) -> Vec<String> {
         let permissions = self.permissions();
         let grants = permissions.grants();
-        let given = [("read", &grants.read), ("write", &grants.write), ("net", &grants.net)];
-        let denied =
-            [("read", &grants.deny_read), ("write", &grants.deny_write), ("net", &grants.deny_net)];
+        let scopes = [
+            ("read", &grants.read),
+            ("write", &grants.write),
+            ("net", &grants.net),
+            ("not read", &grants.deny_read),
+            ("not write", &grants.deny_write),
+            ("not net", &grants.deny_net),
+        ];
         let words = |scope: &Scope| match scope {
             Scope::None => None,
             Scope::All => Some("everything".to_owned()),
@@ -115,12 +120,9 @@ impl Rights {
             "read, write  {} and what is below, without a question",
             permissions.work_dir().display()
         );
-        let given =
-            given.iter().filter_map(|(name, scope)| Some(format!("{name}  {}", words(scope)?)));
-        let denied = denied
-            .iter()
-            .filter_map(|(name, scope)| Some(format!("not {name}  {}", words(scope)?)));
-        std::iter::once(default).chain(given).chain(denied).collect()
+        let scopes =
+            scopes.iter().filter_map(|(name, scope)| Some(format!("{name}  {}", words(scope)?)));
+        std::iter::once(default).chain(scopes).collect()
     }
 
     /// Notes the call that the recipe has come to.
@@ -226,7 +228,7 @@ impl Rights {
         self.permissions().check(Access::Import(host), &self.call.borrow())
     }
 
-    fn world(&self) -> World {
+    fn world(&self) -> AccessContext {
         let path = |name: &str| (self.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
         let hub = HubSettings::from_env(&self.env).ok();
         let mut caches: Vec<_> = hub.iter().map(|hub| hub.cache_dir.clone()).collect();
@@ -237,7 +239,7 @@ impl Rights {
         let tokens =
             homes.into_iter().flat_map(|dir| [dir.join("token"), dir.join("stored_tokens")]);
         let trust = path("XDG_CONFIG_HOME").map(|dir| dir.join("dsr"));
-        World {
+        AccessContext {
             work_dir: self.work_dir.clone(),
             recipe_dir: self.base_dir.borrow().clone(),
             named: self.named_paths(),

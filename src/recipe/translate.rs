@@ -84,19 +84,16 @@ pub(crate) fn unknown_function(engine: &rhai::Engine, name: &str, own: &[String]
     let names =
         known.iter().chain(own).map(String::as_str).filter(|n| rhai::is_valid_identifier(n));
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{name}`"));
-    match nearest(name, names) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error,
-    }
+    error.hint_if(nearest(name, names).map(|near| format!("did you mean `{near}`?")))
 }
 
 /// The error for a call `group::name` of a function that is not among `names`.
 pub(crate) fn unknown_in_group(group: &str, name: &str, names: &[String]) -> Error {
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{group}::{name}`"));
-    match nearest(name, names.iter().map(String::as_str)) {
-        Some(near) => error.hint(format!("did you mean `{group}::{near}`?")),
-        None => error,
-    }
+    error.hint_if(
+        nearest(name, names.iter().map(String::as_str))
+            .map(|near| format!("did you mean `{group}::{near}`?")),
+    )
 }
 
 fn syntax(kind: &ParseErrorType) -> Error {
@@ -144,10 +141,7 @@ pub(crate) fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
     if names.iter().any(|n| n == property) {
         return error.hint(format!("`{property}` is a function: write .{property}()"));
     }
-    match nearest(property, known) {
-        Some(near) => error.hint(format!("did you mean `{near}`?")),
-        None => error,
-    }
+    error.hint_if(nearest(property, known).map(|near| format!("did you mean `{near}`?")))
 }
 
 /// Rhai says: name (type, type).

@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use super::{
-    Session,
-    layout::{Layout, Style},
-    plot, saving, timing,
+    layout::{Layout, TITLE, wrapped},
+    plot, saving,
+    session::Session,
+    timing,
 };
 use crate::{
     config::suggest::nearest,
     error::{Code, Error},
-    fs::{self, Bytes, proc_bytes},
+    fs,
     live::{
         Live,
         card::Table,
@@ -20,9 +21,10 @@ use crate::{
     recipe::{Failure, Recipe, file::BUILT_IN},
     run,
     script::reference,
+    units::{Bytes, proc_bytes},
 };
 
-/// What a command does; true ends the session.
+/// The function of a command; true ends the session.
 type Run = fn(&mut Session, &str) -> Result<bool, Failure>;
 
 /// A command.
@@ -113,8 +115,37 @@ const COMMANDS: [Command; 16] = [
     },
 ];
 
+/// Whether the input is a command.
+pub(super) fn is_command(text: &str) -> bool {
+    text.starts_with(':')
+}
+
+/// Does what was entered; true ends the session.
+pub(super) fn enter(session: &mut Session, text: &str) -> Result<bool, Failure> {
+    let text = text.trim_end();
+    if ["exit", "quit", "exit()", "quit()"].contains(&text.trim()) {
+        return Ok(true);
+    }
+    if is_command(text) {
+        return run(session, text);
+    }
+    if let Some(name) = text.strip_prefix('?') {
+        let name = name.trim();
+        return if name.is_empty() {
+            run(session, ":help")
+        } else {
+            session.help(name).map(|()| false)
+        };
+    }
+    if !text.trim().is_empty() {
+        let value = session.live().eval(text)?;
+        session.show(&value);
+    }
+    Ok(false)
+}
+
 /// Runs a line that begins with a colon.
-pub(super) fn run(session: &mut Session, line: &str) -> Result<bool, Failure> {
+fn run(session: &mut Session, line: &str) -> Result<bool, Failure> {
     let line = line.trim_start_matches(':').trim();
     let (name, rest) = line.split_once(char::is_whitespace).unwrap_or((line, ""));
     match COMMANDS.iter().find(|command| command.name == name) {
@@ -131,7 +162,7 @@ pub(super) fn run(session: &mut Session, line: &str) -> Result<bool, Failure> {
     }
 }
 
-/// What a line with a command may go on with at byte `at`: its name, a curve, a file. `None` where it
+/// Completes a line with a command at byte `at`: its name, a curve, a file. `None` where it
 /// is no command, or takes what an input has.
 pub(super) fn complete(live: &Live, line: &str, at: usize) -> Option<Completion> {
     let typed = line[..at].strip_prefix(':')?;
@@ -159,7 +190,7 @@ pub(super) fn complete(live: &Live, line: &str, at: usize) -> Option<Completion>
     }
 }
 
-/// Those of `all` that begin with what was typed up to byte `at`.
+/// The names of `all` that begin with the text typed up to byte `at`.
 fn going_on(all: impl Iterator<Item = Candidate>, typed: &str, at: usize) -> Completion {
     let candidates = all.filter(|candidate| candidate.text.starts_with(typed)).collect();
     Completion { start: at - typed.len(), candidates }
@@ -205,15 +236,15 @@ fn doc(session: &mut Session, name: &str) -> Result<bool, Failure> {
     }
     let layout = session.layout();
     for (group, names) in groups {
-        let lines = super::layout::wrapped(&names.join(" "), layout.width.saturating_sub(4));
-        (session.screen.print)(&layout.styled(Style::Title, &group));
+        let lines = wrapped(&names.join(" "), layout.width.saturating_sub(4));
+        (session.screen.print)(&layout.styled(TITLE, &group));
         lines.iter().for_each(|line| (session.screen.print)(&format!("  {}", line.trim_start())));
     }
     Ok(false)
 }
 
 fn history(session: &mut Session, word: &str) -> Result<bool, Failure> {
-    for text in session.history().iter().filter(|text| text.contains(word)) {
+    for text in session.history.iter().filter(|text| text.contains(word)) {
         (session.screen.print)(text);
     }
     Ok(false)

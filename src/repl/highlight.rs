@@ -1,12 +1,15 @@
 //! Colours of an input, and the bracket that belongs to the one at the cursor.
 
+use anstyle::{AnsiColor, Style};
+
 use crate::live::{Class, Token, tokens};
 
 /// The input with escapes for its colours.
 pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {
     if text.starts_with(':') || text.starts_with('?') {
         let end = text.find(char::is_whitespace).unwrap_or(text.len());
-        return format!("\x1b[36m{}\x1b[0m{}", &text[..end], &text[end..]);
+        let style = AnsiColor::Cyan.on_default();
+        return format!("{style}{}{style:#}{}", &text[..end], &text[end..]);
     }
     let all = tokens(text);
     let pair = cursor.and_then(|cursor| bracket_pair(&all, cursor));
@@ -17,28 +20,19 @@ pub(super) fn painted(text: &str, cursor: Option<usize>) -> String {
         let is_call = all.get(i + 1).is_some_and(|next| {
             next.range.start == token.range.end && next.of(text).starts_with('(')
         });
-        let code = match token.class {
-            _ if pair.is_some_and(|(a, b)| a == i || b == i) => "1;4",
-            Class::Comment => "2",
-            Class::Text if token.closed => "32",
-            Class::Text => "31",
-            Class::Number => "36",
-            Class::Keyword => "35",
-            Class::Name if is_call => "34",
-            _ => "",
+        let style = match token.class {
+            _ if pair.is_some_and(|(a, b)| a == i || b == i) => Style::new().bold().underline(),
+            Class::Comment => Style::new().dimmed(),
+            Class::Text if token.closed => AnsiColor::Green.on_default(),
+            Class::Text => AnsiColor::Red.on_default(),
+            Class::Number => AnsiColor::Cyan.on_default(),
+            Class::Keyword => AnsiColor::Magenta.on_default(),
+            Class::Name if is_call => AnsiColor::Blue.on_default(),
+            _ => Style::new(),
         };
-        match code {
-            "" => painted.push_str(token.of(text)),
-            code => {
-                // A line's end must not carry a colour: the terminal would fill the line with it.
-                let lines: Vec<_> = token
-                    .of(text)
-                    .split('\n')
-                    .map(|line| format!("\x1b[{code}m{line}\x1b[0m"))
-                    .collect();
-                painted.push_str(&lines.join("\n"));
-            }
-        }
+        // A line's end must not carry a colour: the terminal would fill the line with it.
+        let lines = token.of(text).split('\n').map(|line| format!("{style}{line}{style:#}"));
+        painted.push_str(&lines.collect::<Vec<_>>().join("\n"));
         at = token.range.end;
     }
     painted.push_str(&text[at..]);

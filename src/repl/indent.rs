@@ -1,4 +1,4 @@
-//! How deep the next line of an input belongs.
+//! The indentation of the next line of an input.
 
 use crate::live::{Class, tokens};
 

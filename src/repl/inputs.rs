@@ -1,8 +1,8 @@
-//! The inputs of a script: what a user would enter one after another.
+//! The inputs of a script, as a user would enter them one after another.
 
 use crate::live::input::{Completeness, completeness};
 
-/// What a line begins with that goes on with the input before it.
+/// The beginnings of a line that continues the input before it.
 const GOES_ON: [&str; 14] =
     ["else", "catch", ".", "?.", "+", "-", "*", "/", "%", "|", "&", "=", "<", ">"];
 

@@ -1,13 +1,13 @@
 //! Cards as text: wrapped to the width of the terminal, with its colours.
 
+use anstyle::Style;
+
 use crate::live::card::{Card, Table};
 
-/// How a text stands out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
-    Title,
-    Faint,
-}
+/// A title.
+pub(super) const TITLE: Style = Style::new().bold();
+/// Text beside the point.
+pub(super) const FAINT: Style = Style::new().dimmed();
 
 /// Where text is laid out.
 #[derive(Debug, Clone, Copy)]
@@ -21,12 +21,8 @@ pub(super) struct Layout {
 impl Layout {
     /// A text in a style.
     pub(super) fn styled(self, style: Style, text: &str) -> String {
-        let code = match style {
-            Style::Title => "1",
-            Style::Faint => "2",
-        };
         if self.color && !text.is_empty() {
-            format!("\x1b[{code}m{text}\x1b[0m")
+            format!("{style}{text}{style:#}")
         } else {
             text.to_owned()
         }
@@ -37,7 +33,7 @@ impl Layout {
         let mut lines = Vec::new();
         if !card.title.is_empty() {
             let title = wrapped(&card.title, self.width);
-            lines.extend(title.iter().map(|line| self.styled(Style::Title, line)));
+            lines.extend(title.iter().map(|line| self.styled(TITLE, line)));
         }
         let facts = self.facts(&card.facts);
         // The words of a text come before what is said of it.
@@ -63,7 +59,7 @@ impl Layout {
         let mut room = 0;
         for (name, value) in facts {
             let length = name.chars().count() + value.chars().count() + 4;
-            let fact = format!("{} {value}", self.styled(Style::Faint, name));
+            let fact = format!("{} {value}", self.styled(FAINT, name));
             match lines.last_mut() {
                 Some(line) if room >= length => {
                     line.push_str("   ");
@@ -98,7 +94,7 @@ impl Layout {
         };
         let mut lines = Vec::new();
         if table.head.iter().any(|name| !name.is_empty()) {
-            lines.push(self.styled(Style::Faint, &line(&table.head)));
+            lines.push(self.styled(FAINT, &line(&table.head)));
         }
         lines.extend(table.rows.iter().map(line));
         lines

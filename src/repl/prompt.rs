@@ -7,6 +7,7 @@ use std::{
     rc::Rc,
 };
 
+use anstyle::{AnsiColor, Style};
 use rustyline::{
     Behavior, Cmd, CompletionType, ConditionalEventHandler, Config, Context, Editor, Event,
     EventContext, EventHandler, Helper, KeyCode, KeyEvent, Modifiers, Movement, RepeatCount,
@@ -22,7 +23,7 @@ use super::{
     commands,
     highlight::painted,
     indent::{self, INDENT},
-    layout::cut,
+    layout::{FAINT, cut},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -36,10 +37,10 @@ use crate::{
 /// How many inputs are remembered.
 const HISTORY: usize = 5000;
 
-/// What the prompt says.
+/// The text of the prompt.
 const PROMPT: &str = "dsr> ";
 
-/// What was entered.
+/// The result of one prompt.
 pub(super) enum Entered {
     Input(String),
     /// The line was given up with Ctrl-C.
@@ -83,7 +84,7 @@ impl Prompt {
             EventHandler::Conditional(Box::new(Close)),
         );
         if let Some(file) = &history {
-            // What cannot be read is as good as none.
+            // A history that cannot be read is as good as none.
             let _ = editor.load_history(file);
         }
         Ok(Self { editor, history, color })
@@ -101,10 +102,11 @@ impl Prompt {
         if let Some(help) = self.editor.helper_mut() {
             help.width.replace(width);
         }
-        let styled = match self.color {
-            true => format!("\x1b[1;32m{PROMPT}\x1b[0m"),
-            false => PROMPT.to_owned(),
+        let style = match self.color {
+            true => AnsiColor::Green.on_default().bold(),
+            false => Style::new(),
         };
+        let styled = format!("{style}{PROMPT}{style:#}");
         match self.editor.readline(&(PROMPT, styled.as_str())) {
             Ok(text) => {
                 self.remember(&text);
@@ -209,7 +211,9 @@ impl Highlighter for Help {
 
     fn highlight_candidate<'c>(&self, candidate: &'c str, _: CompletionType) -> Cow<'c, str> {
         match candidate.split_once("  ") {
-            Some((name, help)) if self.color => Cow::Owned(format!("{name}\x1b[2m  {help}\x1b[0m")),
+            Some((name, help)) if self.color => {
+                Cow::Owned(format!("{name}{FAINT}  {help}{FAINT:#}"))
+            }
             _ => Cow::Borrowed(candidate),
         }
     }

@@ -1,4 +1,4 @@
-//! How long something takes: its median and spread over as many runs as give them.
+//! The time of an input: its median and spread over as many runs as give them.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ const MOST: usize = 1000;
 const LEAST: usize = 5;
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Whether one more run would tell more. What takes very long is run twice.
+/// Whether one more run would tell more. A very long input is run twice.
 pub(super) fn tells_more(times: &[Duration]) -> bool {
     let all: Duration = times.iter().sum();
     match times.len() {

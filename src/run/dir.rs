@@ -1,4 +1,4 @@
-//! A run's directory: a name that no earlier run loses, and the files that say what was run.
+//! A run's directory: a name that no earlier run loses, and the files that record the run.
 //!
 //! ```text
 //! runs/gpt2/                 runs/gpt2-2/ when that exists, then runs/gpt2-3/ ...
@@ -50,10 +50,6 @@ struct Identity {
 impl RunDir {
     /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
     /// processes that do this at once get two directories.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`] for a name that cannot be a directory's; [`Code::Io`] when it cannot be
-    /// made.
     pub fn create(root: &Path, name: &str) -> Result<Self> {
         check_name(name)?;
         create_dir_all(root)?;
@@ -73,10 +69,7 @@ impl RunDir {
         unreachable!("some number up to 2^64 is free")
     }
 
-    /// The run that lies at `path`, to go on with it. What killed writers left there is removed.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`] when `path` is no run's directory; [`Code::Io`] when it cannot be read.
+    /// The run that lies at `path`, to go on with it. Leftovers of killed writers are removed.
     pub fn open(path: &Path) -> Result<Self> {
         let Some(identity) = identity(path)? else {
             return Err(Error::new(
@@ -90,9 +83,6 @@ impl RunDir {
 
     /// Records what is run: the recipe's source, its parameters and the command line, whose
     /// earlier lines stay.
-    ///
-    /// # Errors
-    /// [`Code::DiskFull`] or [`Code::Io`].
     pub fn record(&self, recipe: &str, params: &impl Serialize, command: &[String]) -> Result<()> {
         write_atomic(&self.path.join("recipe.rhai"), recipe.as_bytes())?;
         write_json(&self.path.join("params.json"), params)?;
@@ -130,9 +120,6 @@ impl RunDir {
 }
 
 /// The newest run of `name` in `root` that has a checkpoint: what `--resume auto` means.
-///
-/// # Errors
-/// [`Code::Checkpoint`] when there is none, saying what was looked for and what was found.
 pub fn find_latest(root: &Path, name: &str) -> Result<RunDir> {
     let mut runs = Vec::new();
     let mut names = Vec::new();
@@ -182,7 +169,7 @@ fn check_name(name: &str) -> Result<()> {
     }
 }
 
-/// What `run.json` in `path` says; `None` where there is none.
+/// The content of `run.json` in `path`; `None` where there is none.
 fn identity(path: &Path) -> Result<Option<Identity>> {
     let file = path.join(RUN);
     if !file.exists() {

@@ -1,4 +1,4 @@
-//! How a signal asks the training loop to stop, and what the user is told then.
+//! Interruption of the training loop by a signal, and the notice to the user.
 //!
 //! A signal handler may do next to nothing, so it sets a flag; the loop looks at it between steps,
 //! saves a checkpoint and ends with [`Interrupt::error`]. Catching the signal is `cli`'s part.
@@ -59,7 +59,7 @@ impl Interrupt {
 
 /// The command line that goes on where `command` stopped, ready for a shell.
 pub fn resume_command(command: &[String]) -> String {
-    // What follows `--` is not dsr's.
+    // Arguments after `--` are not dsr's.
     let end = command.iter().position(|word| word == "--").unwrap_or(command.len());
     let (ours, rest) = command.split_at(end);
     let mut words = Vec::new();

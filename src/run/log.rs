@@ -1,4 +1,4 @@
-//! What a run writes down as it goes, and which of its steps are worth a line on the screen.
+//! The records of a run, and the choice of the steps that get a line on the screen.
 //!
 //! Every step goes to `metrics.jsonl`; how often one is shown is a [`LineInterval`]. The choice
 //! depends on the reports alone, not on a clock.
@@ -24,7 +24,7 @@ pub enum LineInterval {
     Never,
     /// Each one.
     EveryStep,
-    /// Those that this number divides: the option `steps_per_print`.
+    /// Steps that this number divides: the option `steps_per_print`.
     Steps(NonZeroU64),
     /// The first three, then about one in five seconds: for a file.
     Paced,

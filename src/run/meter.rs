@@ -12,13 +12,13 @@ use std::{
 
 use crate::{
     engine::PhaseTimes,
-    fs::{Bytes, proc_bytes},
+    units::{Bytes, proc_bytes},
 };
 
 /// How many steps the shown speed is taken from.
 const WINDOW: usize = 20;
 
-/// What the training loop knows after a step.
+/// The values of a step that the training loop knows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepValues {
     /// Optimizer steps done, this one included.
@@ -33,7 +33,7 @@ pub struct StepValues {
     pub tokens: u64,
     /// The model's floating-point operations of the step, over all ranks.
     pub flops: f64,
-    /// What the devices of all ranks are capable of in a second, where that is known.
+    /// The peak operations a second of all ranks' devices, where that is known.
     pub peak_flops: Option<f64>,
     /// The loss scale that the step used; only with fp16.
     pub loss_scale: Option<f64>,
@@ -41,14 +41,14 @@ pub struct StepValues {
     pub skipped: bool,
     /// The most bytes that libtorch has taken from the device, where it is not the host.
     pub device_bytes: Option<u64>,
-    /// What the phases of the step took, where they were timed.
+    /// The times of the step's phases, where they were measured.
     pub phases: Option<PhaseTimes>,
 }
 
 /// A step with what the meter adds. Its `Display` is the progress line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
-    /// What the training loop knows.
+    /// The values that the training loop knows.
     pub values: StepValues,
     /// The last step of the run, where it is known.
     pub total_steps: Option<u64>,
@@ -78,9 +78,9 @@ pub struct Memory {
     pub peak: u64,
 }
 
-/// What steps have done.
+/// The tokens and operations of steps.
 #[derive(Debug, Clone, Copy, Default)]
-struct Work {
+struct StepCounts {
     tokens: u64,
     flops: f64,
 }
@@ -93,15 +93,15 @@ pub struct Meter {
     /// Time beside training since the start.
     paused: Duration,
     /// Since the start.
-    done: Work,
+    done: StepCounts,
     /// Training time and what was done at the end of the recent steps, before them one more.
-    recent: VecDeque<(Duration, Work)>,
+    recent: VecDeque<(Duration, StepCounts)>,
 }
 
 impl Meter {
     /// Starts at `now`; `total_steps` is the number of the run's last step.
     pub fn start(total_steps: Option<u64>, now: Instant) -> Self {
-        let done = Work::default();
+        let done = StepCounts::default();
         let recent = VecDeque::from([(Duration::ZERO, done)]);
         Self { total_steps, start: now, paused: Duration::ZERO, done, recent }
     }
@@ -117,7 +117,7 @@ impl Meter {
         let training = elapsed.saturating_sub(self.paused);
         self.done.tokens += values.tokens;
         self.done.flops += values.flops;
-        let Work { tokens, flops } = self.done;
+        let StepCounts { tokens, flops } = self.done;
         let (before, done_before) = self.recent[0];
         let steps = self.recent.len() as f64;
         let recent = training.saturating_sub(before).as_secs_f64();
@@ -184,7 +184,7 @@ impl fmt::Display for StepReport {
             write!(f, "  device {}", Bytes(bytes))?;
         }
         if let Some(left) = self.left.filter(|left| !left.is_zero()) {
-            write!(f, "  {} left", Span(left))?;
+            write!(f, "  {} left", Elapsed(left))?;
         }
         if skipped {
             f.write_str("  skipped: a gradient is not finite")?;
@@ -215,7 +215,7 @@ struct Flops(f64);
 impl fmt::Display for Flops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         const UNITS: [(f64, char); 3] = [(1e15, 'P'), (1e12, 'T'), (1e9, 'G')];
-        // What rounds to 1000.0 of a unit is 1.0 of the next.
+        // A value that rounds to 1000.0 of a unit is 1.0 of the next.
         let of = |(unit, letter): (f64, char)| (self.0 / unit, letter);
         let (value, letter) = UNITS
             .map(of)
@@ -227,9 +227,9 @@ impl fmt::Display for Flops {
 }
 
 /// A time as people read it: `45s`, `2m10s`, `1h05m`, `3d04h`.
-struct Span(Duration);
+struct Elapsed(Duration);
 
-impl fmt::Display for Span {
+impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0.as_secs();
         let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86400);
@@ -380,7 +380,7 @@ pub(super) mod tests {
         assert_eq!(flops(999.96e6), "1.0 GFLOP/s");
         assert_eq!(flops(41.23e12), "41.2 TFLOP/s");
         assert_eq!(flops(3.168e15), "3.2 PFLOP/s");
-        let span = |s| Span(Duration::from_secs(s)).to_string();
+        let span = |s| Elapsed(Duration::from_secs(s)).to_string();
         assert_eq!(
             [span(45), span(130), span(3900), span(273_600)],
             ["45s", "2m10s", "1h05m", "3d04h"]

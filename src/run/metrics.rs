@@ -65,7 +65,7 @@ pub struct Record {
     pub device_bytes: Option<u64>,
 }
 
-/// What the phases of a step took on rank 0, in milliseconds; see [`PhaseTimes`].
+/// The times of a step's phases on rank 0, in milliseconds; see [`PhaseTimes`].
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct PhaseMs {
     /// Forward passes.
@@ -143,9 +143,6 @@ impl From<&StepReport> for Record {
 
 impl MetricsLog {
     /// Opens the log at `path` to append to; it is made when absent.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::options().append(true).create(true).open(path).at("open", path)?;
         Ok(Self { path: path.to_path_buf(), file })
@@ -153,9 +150,6 @@ impl MetricsLog {
 
     /// Opens the log of a run that goes on after `step`: the lines of later steps, which will be
     /// done again, and a torn last line are dropped.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when it cannot be read or a line other than the last is not a JSON object.
     pub fn resume(path: &Path, step: u64) -> Result<Self> {
         if path.exists() {
             let mut kept = String::new();
@@ -171,9 +165,6 @@ impl MetricsLog {
     }
 
     /// Appends a line.
-    ///
-    /// # Errors
-    /// [`Code::DiskFull`] or [`Code::Io`].
     pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
         let mut line = serde_json::to_string(record).map_err(|e| {
             Error::new(Code::Internal, "a metric cannot be written as JSON").caused_by(e)

@@ -1,4 +1,4 @@
-//! A run seen from outside: its directory, its metrics, its progress and how it is interrupted.
+//! A run seen from outside: its directory, its metrics, its progress and its interruption.
 //!
 //! [`RunDir`] is where everything of a run lies. [`Training`] accompanies the loop: after each step
 //! it hands [`StepValues`] to the [`Meter`], which adds speed, memory and the time left, and the

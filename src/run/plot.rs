@@ -16,9 +16,6 @@ const EVAL: RGBColor = RGBColor(214, 39, 40);
 
 /// Draws the training loss over the steps and, where there are any, the evaluations' losses, as
 /// `(step, loss)` with finite losses. `None` when there is nothing to draw.
-///
-/// # Errors
-/// [`Code::Internal`] when drawing fails, which is a mistake of dsr.
 pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<String>> {
     if train.is_empty() && eval.is_empty() {
         return Ok(None);

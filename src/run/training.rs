@@ -1,4 +1,4 @@
-//! A training run as it goes: where it starts from, what each step leaves behind, when it saves.
+//! A training run: its start, the records of each step, its checkpoints.
 //!
 //! [`Training`] ties an engine and its loader to a run's directory. It returns the lines to show
 //! and prints nothing. Only rank 0 writes; the other ranks keep step with it.
@@ -19,7 +19,7 @@ use crate::{
 /// The name under which rank 0 tells a launcher where its run lies.
 pub const TOLD_DIR: &str = "run_dir";
 
-/// What a run starts from.
+/// The start of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
     /// Nothing: a new directory.
@@ -47,7 +47,7 @@ pub struct TrainingOptions {
     pub keep: Option<usize>,
     /// Which steps get a line.
     pub lines: LineInterval,
-    /// What is run.
+    /// The recipe that is run.
     pub recipe: RecipeRecord,
     /// The command line of this process.
     pub command: Vec<String>,
@@ -64,7 +64,7 @@ pub struct Training {
     saved: Option<u64>,
 }
 
-/// What a step left to show.
+/// The output of a step.
 #[derive(Debug, Default)]
 pub struct Shown {
     /// The step with speed and memory; its `Display` is the progress line.
@@ -77,10 +77,6 @@ impl Training {
     /// Begins a run, or goes on with one: engine and loader are then brought to its checkpoint. One
     /// that is at its last step is gone on with too, without a step, as in Lightning and transformers:
     /// whoever restarts a job until it succeeds comes to an end.
-    ///
-    /// # Errors
-    /// What there is to resume cannot be found or used; a name that cannot be a directory's; no
-    /// room for a checkpoint on the disk.
     pub fn start(
         options: TrainingOptions,
         engine: &mut Engine,
@@ -97,7 +93,7 @@ impl Training {
             load_checkpoint(engine, Some(loader), checkpoint)?;
         }
         let (step, total) = (engine.global_step(), options.total_steps);
-        // One that was killed behind its last step still ends as it would have.
+        // A run that was killed behind its last step still ends as it would have.
         let is_whole = resumed.is_some() && step == total;
         if step >= total && !is_whole {
             let message = format!("the run is at step {step} already, and total_steps is {total}");
@@ -175,9 +171,6 @@ impl Training {
     }
 
     /// Writes an evaluation down, which began at `began`; returns the line to show.
-    ///
-    /// # Errors
-    /// The metrics cannot be written.
     pub fn on_evaluation(
         &mut self,
         step: u64,
@@ -257,9 +250,6 @@ impl Training {
 
 /// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`. One rank
 /// calls it, the others meanwhile [`Engine::write_state`] without a directory.
-///
-/// # Errors
-/// It cannot be written; the earlier ones are then as they were.
 pub fn save_checkpoint(
     engine: &Engine,
     store: &Store,
@@ -273,10 +263,6 @@ pub fn save_checkpoint(
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-///
-/// # Errors
-/// [`Code::Checkpoint`] for one that is damaged, of another model, or without a place in the data
-/// where a loader asks for it.
 pub fn load_checkpoint(engine: &mut Engine, loader: Option<&mut Loader>, dir: &Path) -> Result<()> {
     Store::verify(dir)?;
     let state = engine.read_state(dir)?;

@@ -114,7 +114,7 @@ mod tests {
         recipe::literal,
     };
 
-    /// What `init_engine` makes of a map.
+    /// The options that `init_engine` reads from a map.
     fn config(map: &ScriptMap, world_size: usize) -> EngineConfig {
         let config = engine_options::read(map, world_size, |_| panic!("no function here"))
             .map(|options| options.config);

@@ -21,13 +21,13 @@ use crate::{
     tensor::Tensor,
 };
 
-/// What the functions of `loss` are given, for errors.
+/// The parameters of the functions of `loss`, for errors.
 const LOSS_ARGUMENTS: &str = "|logits, targets|";
 
 /// The settings of an engine.
 #[derive(Debug)]
 pub struct EngineOptions {
-    /// Those that are data.
+    /// The options that are data.
     pub config: EngineConfig,
     /// The loss, where it is a function of the recipe.
     pub loss: Option<LossFunction>,

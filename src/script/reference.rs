@@ -1,5 +1,5 @@
-//! The reference of what recipes can call, made from the metadata of the registered functions: for
-//! `dsr doc`, and for whatever shows help.
+//! The reference of the functions that recipes can call, made from the metadata of the registered
+//! functions: for `dsr doc`, and for help.
 
 use std::collections::BTreeMap;
 
@@ -20,18 +20,18 @@ use crate::{
 
 /// A function, a property or a type.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Entry {
-    /// What it is looked up by: `forward`, `loss`, `Engine`.
+pub struct ReferenceEntry {
+    /// The name that is looked up: `forward`, `loss`, `Engine`.
     pub name: String,
     /// The concept that it belongs to: `engine`, `dataset`.
     pub group: String,
-    /// How it is written: `forward(engine: Engine, batch: Batch) -> Tensor`, `engine.loss -> any`.
+    /// The signature: `forward(engine: Engine, batch: Batch) -> Tensor`, `engine.loss -> any`.
     pub signature: String,
-    /// What it is, as Markdown.
+    /// The documentation, as Markdown.
     pub doc: String,
 }
 
-impl Entry {
+impl ReferenceEntry {
     /// The recipes in its documentation.
     pub fn examples(&self) -> impl Iterator<Item = &str> {
         self.doc.split("```rhai\n").skip(1).map(|rest| rest.split("```").next().unwrap_or(rest))
@@ -54,7 +54,7 @@ impl Entry {
 const HIDDEN: [&str; 2] = ["to_string", "to_debug"];
 
 /// Everything that dsr adds to the language, by concept and name; a type before what it can do.
-pub fn entries() -> Vec<Entry> {
+pub fn entries() -> Vec<ReferenceEntry> {
     let mut all = Vec::new();
     // Types have their names from all modules.
     let mut engine = rhai::Engine::new_raw();
@@ -78,10 +78,10 @@ pub fn entries() -> Vec<Entry> {
 }
 
 /// A module of the standard library and its functions, in their order.
-fn module_entries(module: &str, text: &str) -> Vec<Entry> {
+fn module_entries(module: &str, text: &str) -> Vec<ReferenceEntry> {
     let Ok(ast) = parser::parser().compile(as_values(text).0) else { return Vec::new() };
     let group = format!("{EMBEDDED}{module}");
-    let mut all = vec![Entry {
+    let mut all = vec![ReferenceEntry {
         name: module.to_owned(),
         signature: format!("import \"{group}\" as {module}"),
         doc: self::text(ast.doc()),
@@ -90,7 +90,7 @@ fn module_entries(module: &str, text: &str) -> Vec<Entry> {
     let public = ast.iter_functions().filter(|f| f.access == FnAccess::Public);
     let mut functions: Vec<_> = public
         .filter(|f| rhai::is_valid_identifier(f.name))
-        .map(|f| Entry {
+        .map(|f| ReferenceEntry {
             name: f.name.to_owned(),
             signature: format!("{module}::{}({})", f.name, f.params.join(", ")),
             doc: self::text(&f.comments.join("\n")),
@@ -106,13 +106,13 @@ fn module_entries(module: &str, text: &str) -> Vec<Entry> {
 ///
 /// # Errors
 /// [`Code::UnknownFunction`] with the nearest name.
-pub fn find(name: &str) -> Result<Vec<Entry>> {
+pub fn find(name: &str) -> Result<Vec<ReferenceEntry>> {
     let all = entries();
     let (owner, member) = match name.rsplit_once(['.', ':']) {
         Some((owner, member)) => (Some(owner.trim_end_matches(':').to_lowercase()), member),
         None => (None, name),
     };
-    let wanted = |entry: &&Entry| {
+    let wanted = |entry: &&ReferenceEntry| {
         entry.name == member
             && owner.as_ref().is_none_or(|owner| {
                 entry.group == *owner || entry.signature.to_lowercase().contains(owner.as_str())
@@ -134,7 +134,7 @@ pub fn find(name: &str) -> Result<Vec<Entry>> {
     })
 }
 
-fn types(alone: &rhai::Engine, group: &str) -> Vec<Entry> {
+fn types(alone: &rhai::Engine, group: &str) -> Vec<ReferenceEntry> {
     let json = alone.gen_fn_metadata_to_json(false).unwrap_or_default();
     let json: Value = serde_json::from_str(&json).unwrap_or_default();
     let types = json["customTypes"].as_array().cloned().unwrap_or_default();
@@ -142,24 +142,29 @@ fn types(alone: &rhai::Engine, group: &str) -> Vec<Entry> {
         let name = found["displayName"].as_str()?.to_owned();
         let doc = found["docComments"].as_array()?.iter().filter_map(Value::as_str);
         let doc = text(&doc.collect::<Vec<_>>().join("\n"));
-        Some(Entry { signature: format!("type {name}"), name, group: group.to_owned(), doc })
+        Some(ReferenceEntry {
+            signature: format!("type {name}"),
+            name,
+            group: group.to_owned(),
+            doc,
+        })
     };
     types.iter().filter_map(entry).collect()
 }
 
-fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<Entry> {
+fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<ReferenceEntry> {
     let read = |f: FuncInfo<'_>| {
         let meta = f.metadata;
         let (name, signature) = written(engine, &f, group)?;
         let doc = text(&meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n"));
         let doc = with_options(&name, &signature, doc);
-        Some(Entry { name, group: group.to_owned(), signature, doc })
+        Some(ReferenceEntry { name, group: group.to_owned(), signature, doc })
     };
     let mut all = alone.collect_fn_metadata(None, read, false);
     // Rhai has no order of its own.
     all.sort_by(|a, b| (&a.signature, &a.doc).cmp(&(&b.signature, &b.doc)));
     // A property that can be read and set is one entry.
-    let mut by_signature: BTreeMap<String, Entry> = BTreeMap::new();
+    let mut by_signature: BTreeMap<String, ReferenceEntry> = BTreeMap::new();
     for entry in all {
         let plain = entry.signature.trim_end_matches(SETTABLE).to_owned();
         let is_setter = entry.signature.ends_with(SETTABLE);
@@ -236,7 +241,7 @@ fn written(engine: &rhai::Engine, f: &FuncInfo<'_>, group: &str) -> Option<(Stri
     } else if name.contains('$') {
         return None;
     } else if receiver == group {
-        // What takes the concept itself first is its method.
+        // A function that takes the concept itself first is its method.
         let signature = format!("{receiver}.{name}({}){returns}", list(&parameters[1..]));
         (name.to_owned(), signature)
     } else {

@@ -14,7 +14,6 @@ use rhai::{Dynamic, Module};
 use super::{api::groups, check, host::Host};
 use crate::{
     error::{Code, Error},
-    fs::Bytes,
     recipe::{
         error::{ScriptError, interruption},
         params::PARAMETERS,
@@ -22,6 +21,7 @@ use crate::{
         resolver::Resolver,
         value,
     },
+    units::Bytes,
 };
 
 /// A Rhai engine that runs a recipe for `host`, with the values of its parameters.

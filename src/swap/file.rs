@@ -7,17 +7,16 @@ use rustix::{
     io::{Errno, retry_on_intr},
 };
 
-use super::BLOCK;
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{Bytes, available_bytes},
+    fs::available_bytes,
+    units::Bytes,
 };
 
+/// Bytes that a transfer without the page cache (`O_DIRECT`) is a multiple of, in memory and file.
+pub(super) const BLOCK: u64 = 4096;
+
 /// A file of `bytes` in `dir`, which no directory lists.
-///
-/// # Errors
-/// [`Code::DiskFull`] with both numbers where there is less room; [`Code::Io`] for a directory that is
-/// not there or cannot be written to.
 pub(super) fn create(dir: &Path, bytes: u64) -> Result<File> {
     let file = tempfile::tempfile_in(dir).at("make a file for offloading in", dir)?;
     let room = available_bytes(dir)?;

@@ -2,7 +2,7 @@
 //! (Rajbhandari et al. 2021, section 6.3).
 //!
 //! A [`SwapFile`] has no name: whatever ends the process, the space is free again. Its regions are
-//! read and written beside the caller ([`Transfer`]), in chunks that the disk works on together
+//! read and written beside the caller ([`Transfer`]), in chunks that threads work on together
 //! (`queue.rs`).
 
 mod file;
@@ -10,15 +10,12 @@ mod queue;
 
 use std::{cell::RefCell, path::Path, rc::Rc};
 
-use self::queue::Queue;
+use self::{file::BLOCK, queue::Queue};
 use crate::{
     bridge::disk::Direction,
-    error::Result,
+    error::{Code, Result},
     tensor::{Device, Kind, Tensor, bytes_of},
 };
-
-/// Bytes that a transfer without the page cache (`O_DIRECT`) is a multiple of, in memory and file.
-const BLOCK: u64 = 4096;
 
 /// A file of regions.
 pub struct SwapFile {
@@ -35,9 +32,6 @@ struct Region {
 
 /// A tensor of `numel` elements in the format `kind` in a [`SwapFile::buffer`], from the byte `start`
 /// on, a multiple of an element's size.
-///
-/// # Errors
-/// It does not fit.
 pub fn view(buffer: &Tensor, start: u64, kind: Kind, numel: i64) -> Result<Tensor> {
     let part = buffer.f_narrow(0, start as i64, bytes_of(kind, numel) as i64)?;
     Ok(part.f_view_dtype(kind)?)
@@ -54,18 +48,10 @@ impl SwapFile {
     /// A file in the directory `dir` with a region of at least so many bytes for each number.
     ///
     /// # Errors
-    /// [`Code::DiskFull`](crate::error::Code::DiskFull) with both numbers where the disk has less
-    /// room; [`Code::Io`](crate::error::Code::Io) where there is no such directory, or it cannot be
+    /// [`Code::DiskFull`] with both numbers where the disk has less
+    /// room; [`Code::Io`] where there is no such directory, or it cannot be
     /// written to.
     pub fn create(dir: &Path, region_bytes: &[u64]) -> Result<Self> {
-        Self::over(dir, region_bytes, Queue::new)
-    }
-
-    fn over(
-        dir: &Path,
-        region_bytes: &[u64],
-        queue: impl FnOnce(&Path, std::fs::File) -> Result<Queue>,
-    ) -> Result<Self> {
         let mut end = 0;
         let region = |&bytes: &u64| {
             let region = Region { start: end, bytes: bytes.next_multiple_of(BLOCK) };
@@ -73,8 +59,8 @@ impl SwapFile {
             region
         };
         let regions = region_bytes.iter().map(region).collect();
-        let file = file::create(dir, end)?;
-        Ok(Self { queue: Rc::new(RefCell::new(queue(dir, file)?)), regions })
+        let queue = Queue::new(dir, file::create(dir, end)?)?;
+        Ok(Self { queue: Rc::new(RefCell::new(queue)), regions })
     }
 
     /// Bytes of a region, a multiple of [`BLOCK`].
@@ -94,30 +80,28 @@ impl SwapFile {
     /// Starts to read a region into `buffer`, a [`SwapFile::buffer`] of its size, once it is written.
     ///
     /// # Errors
-    /// That of the last write to the region, also of one that nobody waited for.
+    /// The error of the last write to the region, also of one that nobody waited for.
     pub fn read(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
         self.start(Direction::Read, region, buffer)
     }
 
     /// Starts to write `buffer` into a region.
-    ///
-    /// # Errors
-    /// The system has no more room for transfers.
     pub fn write(&self, region: usize, buffer: Tensor) -> Result<Transfer> {
         self.start(Direction::Write, region, buffer)
     }
 
     fn start(&self, direction: Direction, region: usize, buffer: Tensor) -> Result<Transfer> {
-        let number = self.queue.borrow_mut().start(direction, self.regions[region], buffer)?;
+        let Region { start, bytes } = self.regions[region];
+        if buffer.numel() as u64 != bytes {
+            bail!(Code::Internal, "{} bytes for a region of {bytes}", buffer.numel());
+        }
+        let number = self.queue.borrow_mut().start(direction, start, buffer)?;
         Ok(Transfer { queue: Rc::clone(&self.queue), number })
     }
 }
 
 impl Transfer {
     /// Returns the buffer when all of it is read or written.
-    ///
-    /// # Errors
-    /// [`Code::Io`](crate::error::Code::Io) or [`Code::DiskFull`](crate::error::Code::DiskFull).
     pub fn wait(self) -> Result<Tensor> {
         self.queue.borrow_mut().wait(self.number)
     }
@@ -132,7 +116,6 @@ impl Drop for Transfer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Code;
 
     const SIZES: [u64; 4] = [1, 0, 5 << 20, 4096];
 
@@ -144,72 +127,61 @@ mod tests {
         buffer
     }
 
-    fn each_engine(check: impl Fn(&Path, &SwapFile)) {
-        let dir = tempfile::tempdir().unwrap();
-        for queue in [Queue::new, Queue::with_threads] {
-            check(dir.path(), &SwapFile::over(dir.path(), &SIZES, queue).unwrap());
-        }
+    fn file() -> SwapFile {
+        SwapFile::create(tempfile::tempdir().unwrap().path(), &SIZES).unwrap()
     }
 
     #[test]
     fn what_was_written_is_read() {
-        each_engine(|_, file| {
-            for (region, size) in SIZES.iter().enumerate() {
-                assert_eq!(file.region_bytes(region), size.next_multiple_of(BLOCK));
-                let _ = file.write(region, numbers(file, region, 1)).unwrap().wait().unwrap();
-            }
-            for region in 0..SIZES.len() {
-                let read = file.read(region, file.buffer(region).unwrap()).unwrap().wait().unwrap();
-                assert_eq!(read, numbers(file, region, 1), "{region}");
-            }
-        });
-    }
-
-    #[test]
-    fn a_read_sees_the_writes_before_it_that_nobody_waited_for() {
-        each_engine(|_, file| {
-            for seed in 0..20 {
-                drop(file.write(2, numbers(file, 2, seed)).unwrap());
-                let write = file.write(2, numbers(file, 2, seed + 1)).unwrap();
-                let read = file.read(2, file.buffer(2).unwrap()).unwrap();
-                let other = file.write(0, numbers(file, 0, seed)).unwrap();
-                assert_eq!(read.wait().unwrap(), numbers(file, 2, seed + 1));
-                drop(write);
-                let _ = other.wait().unwrap();
-            }
-        });
-    }
-
-    #[test]
-    fn a_write_that_failed_is_no_content_whether_or_not_somebody_waited_for_it() {
-        let dir = tempfile::tempdir().unwrap();
-        for queue in [Queue::new, Queue::with_threads] {
-            let full = |dir: &Path, _| {
-                let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full");
-                queue(dir, full.unwrap())
-            };
-            let file = SwapFile::over(dir.path(), &SIZES, full).unwrap();
-            let code = |transfer: Result<Transfer>| {
-                transfer.and_then(Transfer::wait).err().map(|e| e.code())
-            };
-            assert_eq!(code(file.read(2, file.buffer(2).unwrap())), None);
-            assert_eq!(code(file.write(0, numbers(&file, 0, 1))), Some(Code::DiskFull));
-            drop(file.write(2, numbers(&file, 2, 1)).unwrap());
-            for region in [0, 2] {
-                let read = file.read(region, file.buffer(region).unwrap());
-                assert_eq!(code(read), Some(Code::DiskFull), "{region}");
-            }
-            assert_eq!(code(file.read(3, file.buffer(3).unwrap())), None);
+        let file = file();
+        for (region, size) in SIZES.iter().enumerate() {
+            assert_eq!(file.region_bytes(region), size.next_multiple_of(BLOCK));
+            let _ = file.write(region, numbers(&file, region, 1)).unwrap().wait().unwrap();
+        }
+        for region in 0..SIZES.len() {
+            let read = file.read(region, file.buffer(region).unwrap()).unwrap().wait().unwrap();
+            assert_eq!(read, numbers(&file, region, 1), "{region}");
         }
     }
 
     #[test]
+    fn a_read_sees_the_writes_before_it_that_nobody_waited_for() {
+        let file = file();
+        for seed in 0..20 {
+            drop(file.write(2, numbers(&file, 2, seed)).unwrap());
+            let write = file.write(2, numbers(&file, 2, seed + 1)).unwrap();
+            let read = file.read(2, file.buffer(2).unwrap()).unwrap();
+            let other = file.write(0, numbers(&file, 0, seed)).unwrap();
+            assert_eq!(read.wait().unwrap(), numbers(&file, 2, seed + 1));
+            drop(write);
+            let _ = other.wait().unwrap();
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_is_no_content_whether_or_not_somebody_waited_for_it() {
+        let file = file();
+        let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
+        file.queue.replace(Queue::new(Path::new("/dev/full"), full).unwrap());
+        let code =
+            |transfer: Result<Transfer>| transfer.and_then(Transfer::wait).err().map(|e| e.code());
+        assert_eq!(code(file.read(2, file.buffer(2).unwrap())), None);
+        assert_eq!(code(file.write(0, numbers(&file, 0, 1))), Some(Code::DiskFull));
+        drop(file.write(2, numbers(&file, 2, 1)).unwrap());
+        for region in [0, 2] {
+            let read = file.read(region, file.buffer(region).unwrap());
+            assert_eq!(code(read), Some(Code::DiskFull), "{region}");
+        }
+        assert_eq!(code(file.read(3, file.buffer(3).unwrap())), None);
+    }
+
+    #[test]
     fn nothing_is_ever_seen_in_the_directory() {
-        each_engine(|dir, file| {
-            let pending = file.write(2, numbers(file, 2, 1)).unwrap();
-            assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
-            drop(pending);
-        });
+        let dir = tempfile::tempdir().unwrap();
+        let file = SwapFile::create(dir.path(), &SIZES).unwrap();
+        let pending = file.write(2, numbers(&file, 2, 1)).unwrap();
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        drop(pending);
     }
 
     #[test]

@@ -7,22 +7,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{BLOCK, Region};
 use crate::{
-    bridge::disk::{Chunk, Direction, Engine, Threads, Uring},
+    bridge::disk::{Chunk, Direction, Threads},
     error::{Code, Error, IoContext, Result},
     tensor::Tensor,
 };
 
-/// Bytes that one call moves: so many that an engine has all of a large unit at once.
+/// Bytes that one call moves: so many that the threads share a large unit.
 const CHUNK: u64 = 4 << 20;
 
-/// Transfers by number, and the engine that does them.
+/// Transfers by number, and the threads that do them.
 pub(super) struct Queue {
-    engine: Engine,
+    /// Dropped first, as the threads work on the buffers of the transfers.
+    threads: Threads,
     transfers: HashMap<u64, Ongoing>,
-    /// Which transfer each chunk belongs to.
-    chunks: HashMap<u64, u64>,
     /// Regions, by their first byte, that do not hold what was last written to them, and why.
     broken: HashMap<u64, io::Error>,
     numbers: u64,
@@ -43,70 +41,40 @@ struct Ongoing {
 }
 
 impl Queue {
-    /// For `file` in `dir`: by io_uring, or by threads where the kernel has none.
+    /// The queue of `file` in `dir`.
     pub(super) fn new(dir: &Path, file: File) -> Result<Self> {
-        let again = file.try_clone().at("open again a file in", dir)?;
-        match Uring::new(file) {
-            Ok(uring) => Ok(Self::over(dir, Engine::Uring(Box::new(uring)))),
-            Err(e) => {
-                tracing::debug!("no io_uring, threads transfer instead: {e}");
-                Self::with_threads(dir, again)
-            }
-        }
-    }
-
-    pub(super) fn with_threads(dir: &Path, file: File) -> Result<Self> {
         let threads = Threads::new(file).at("start threads for a file in", dir)?;
-        Ok(Self::over(dir, Engine::Threads(threads)))
+        let (transfers, broken) = (HashMap::new(), HashMap::new());
+        Ok(Self { threads, transfers, broken, numbers: 0, dir: dir.to_path_buf() })
     }
 
-    fn over(dir: &Path, engine: Engine) -> Self {
-        let (transfers, chunks, broken) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { engine, transfers, chunks, broken, numbers: 0, dir: dir.to_path_buf() }
-    }
-
-    fn number(&mut self) -> u64 {
-        self.numbers += 1;
-        self.numbers
-    }
-
-    /// Starts a transfer of a whole region, after those of the region that are under way.
+    /// Starts a transfer of the whole region that begins at the byte `start`, after those of the region
+    /// that are under way.
     pub(super) fn start(
         &mut self,
         direction: Direction,
-        region: Region,
+        start: u64,
         buffer: Tensor,
     ) -> Result<u64> {
-        if buffer.numel() as u64 != region.bytes {
-            bail!(Code::Internal, "{} bytes for a region of {}", buffer.numel(), region.bytes);
-        }
-        while self.transfers.values().any(|other| other.start == region.start && other.left > 0) {
+        while self.transfers.values().any(|other| other.start == start && other.left > 0) {
             self.finish_one()?;
         }
-        match (direction, self.broken.get(&region.start)) {
+        match (direction, self.broken.get(&start)) {
             (Direction::Read, Some(e)) => Err(same(e)).at("move offloaded state of", &self.dir)?,
             (Direction::Read, None) => {}
-            (Direction::Write, _) => drop(self.broken.remove(&region.start)),
+            (Direction::Write, _) => drop(self.broken.remove(&start)),
         }
-        let number = self.number();
+        self.numbers += 1;
+        let (number, bytes) = (self.numbers, buffer.numel() as u64);
         let mut left = 0;
-        for start in (0..region.bytes).step_by(CHUNK as usize) {
-            let memory =
-                buffer.f_narrow(0, start as i64, CHUNK.min(region.bytes - start) as i64)?;
-            let chunk = Chunk::new(direction, memory, region.start + start)?;
-            let of_chunk = self.number();
-            self.chunks.insert(of_chunk, number);
-            self.engine.start(of_chunk, chunk).at("move offloaded state of", &self.dir)?;
+        for from in (0..bytes).step_by(CHUNK as usize) {
+            let memory = buffer.f_narrow(0, from as i64, CHUNK.min(bytes - from) as i64)?;
+            let chunk = Chunk::new(direction, memory, start + from)?;
+            self.threads.start(number, chunk).at("move offloaded state of", &self.dir)?;
             left += 1;
         }
-        let ongoing = Ongoing {
-            buffer,
-            direction,
-            start: region.start,
-            left,
-            failure: None,
-            is_forgotten: false,
-        };
+        let (failure, is_forgotten) = (None, false);
+        let ongoing = Ongoing { buffer, direction, start, left, failure, is_forgotten };
         self.transfers.insert(number, ongoing);
         Ok(number)
     }
@@ -131,39 +99,17 @@ impl Queue {
         }
     }
 
-    /// Waits for one chunk; what is left of it starts anew.
+    /// Waits for one chunk.
     fn finish_one(&mut self) -> Result<()> {
-        let (number, chunk, result) = self.engine.next().at("wait for a file in", &self.dir)?;
-        let failure = match result {
-            // In whole blocks, without which the page cache cannot be bypassed.
-            Ok(bytes) if bytes as u64 >= BLOCK && bytes < chunk.bytes() => {
-                let done = bytes as u64 / BLOCK * BLOCK;
-                let rest = chunk.rest(done as usize)?;
-                return self.engine.start(number, rest).at("move offloaded state of", &self.dir);
-            }
-            Ok(bytes) if bytes < chunk.bytes() => Some(io::Error::from(match chunk.direction() {
-                Direction::Read => io::ErrorKind::UnexpectedEof,
-                Direction::Write => io::ErrorKind::StorageFull,
-            })),
-            Ok(_) => None,
-            Err(e)
-                if matches!(e.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) =>
-            {
-                let again = chunk.rest(0)?;
-                return self.engine.start(number, again).at("move offloaded state of", &self.dir);
-            }
-            Err(e) => Some(e),
-        };
-        let Some(transfer) = self.chunks.remove(&number) else { return Ok(()) };
-        if let Some(ongoing) = self.transfers.get_mut(&transfer) {
-            ongoing.left -= 1;
-            if let (Direction::Write, Some(e)) = (ongoing.direction, &failure) {
-                self.broken.insert(ongoing.start, same(e));
-            }
-            ongoing.failure = ongoing.failure.take().or(failure);
-            if ongoing.is_forgotten && ongoing.left == 0 {
-                self.transfers.remove(&transfer);
-            }
+        let (number, result) = self.threads.next().at("wait for a file in", &self.dir)?;
+        let Some(ongoing) = self.transfers.get_mut(&number) else { return Ok(()) };
+        ongoing.left -= 1;
+        if let (Direction::Write, Err(e)) = (ongoing.direction, &result) {
+            self.broken.insert(ongoing.start, same(e));
+        }
+        ongoing.failure = ongoing.failure.take().or(result.err());
+        if ongoing.is_forgotten && ongoing.left == 0 {
+            self.transfers.remove(&number);
         }
         Ok(())
     }

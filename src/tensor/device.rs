@@ -1,4 +1,4 @@
-//! The device of a process: what was asked for, judged by what this machine has.
+//! The device of a process: the user's choice, checked against this machine.
 //!
 //! It is decided here alone. A rank's GPU is the one of its number on the machine, as in torchrun's
 //! programs; a GPU by its number is for a process that is alone there.
@@ -36,7 +36,7 @@ pub struct LocalRank {
 }
 
 impl LocalRank {
-    /// One that is alone.
+    /// The only rank.
     pub const ALONE: Self = Self { rank: 0, count: 1 };
 }
 
@@ -123,9 +123,6 @@ impl fmt::Display for DeviceChoice {
 
 /// Makes `device` the one that this thread works on where no other is named: streams, events and
 /// NCCL's buffers would otherwise be those of the first GPU.
-///
-/// # Errors
-/// CUDA refuses.
 pub fn make_current(device: Device) -> Result<()> {
     match device {
         Device::Cuda(index) => device::use_cuda(index),
@@ -150,7 +147,7 @@ fn driver_in(text: &str) -> Option<String> {
     line.split_whitespace().find(is_version).map(str::to_owned)
 }
 
-/// What keeps libtorch from seeing a GPU, as far as that can be told.
+/// The reason why libtorch sees no GPU, as far as that can be told.
 pub fn why_no_gpu() -> String {
     if !device::is_built_for_cuda() {
         return "this dsr was built with a libtorch for the CPU: remove its directory libtorch, and \

@@ -1,4 +1,4 @@
-//! NVIDIA's cards: what CUDA calls them and people, how much memory they have, how fast they can be.
+//! NVIDIA's cards: their names, their memory and their peak speed.
 //!
 //! Peaks are those of NVIDIA's datasheets and architecture whitepapers, in TFLOP/s: tensor cores with
 //! float32 accumulation, which is what libtorch's products have, and without sparsity, which doubles
@@ -18,7 +18,7 @@ pub struct Gpu {
     /// Its names without the maker's and the family's: the first is what people write; CUDA's are
     /// among them.
     names: &'static [&'static str],
-    /// What CUDA reports as its memory, in MiB: less than the name promises, as drivers and error
+    /// The memory that CUDA reports, in MiB: less than the name promises, as drivers and error
     /// correction take their part.
     mib: u64,
     half: Half,
@@ -104,9 +104,6 @@ impl Gpu {
     }
 
     /// The card of this name.
-    ///
-    /// # Errors
-    /// [`Code::Usage`] with those that are known.
     pub fn named(name: &str) -> Result<Self> {
         if let Some(gpu) = Self::find(name) {
             return Ok(gpu);

@@ -1,4 +1,4 @@
-//! Host memory: how much is left, so that what cannot fit is refused before the kernel kills us.
+//! Host memory: the available bytes, so that a request that cannot fit is refused in time.
 //!
 //! Linux hands out more memory than there is and ends a process that uses it. libtorch therefore
 //! never sees an allocation fail; the sizes of models and optimizers are known, and are checked.
@@ -10,14 +10,12 @@ pub use crate::bridge::cuda_memory::AllocatorUse;
 use crate::{
     bridge::cuda_memory,
     error::{Code, Error, Result},
-    fs::{Bytes, proc_bytes, read_to_string},
+    fs::read_to_string,
+    units::{Bytes, proc_bytes},
 };
 
 /// Refuses `needed` more bytes for `what` on `device`, if that is the host and they are not there.
 /// On other devices, and where the system does not tell, the allocation itself decides.
-///
-/// # Errors
-/// [`Code::Memory`] with both numbers.
 pub fn check_memory(device: Device, needed: u64, what: &str) -> Result<()> {
     let Some(available) = (device == Device::Cpu).then(available_bytes).flatten() else {
         return Ok(());
@@ -46,7 +44,7 @@ pub fn total_memory(device: Device) -> Result<Option<u64>> {
     Ok(system.map(|bytes| bytes.min(limit)))
 }
 
-/// What libtorch's allocator of `device` has handed out and taken for this process; `None` on the CPU,
+/// The memory that libtorch's allocator of `device` has handed out and taken; `None` on the CPU,
 /// whose allocator keeps no account.
 pub fn allocator_use(device: Device) -> Result<Option<AllocatorUse>> {
     match device {
@@ -62,7 +60,7 @@ fn available_bytes() -> Option<u64> {
     Some(system.min(group_bytes().unwrap_or(u64::MAX)))
 }
 
-/// What the limit of this process's control group (version 2) leaves, where there is one.
+/// The rest of the limit of this process's control group (version 2), where there is one.
 fn group_bytes() -> Option<u64> {
     Some(group_number("memory.max")?.saturating_sub(group_number("memory.current")?))
 }
@@ -88,10 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernels_numbers_are_read() {
-        let text = "MemTotal:       24683628 kB\nMemAvailable:   22846372 kB\n";
-        assert_eq!(proc_bytes(text, "MemAvailable:"), Some(22_846_372 * 1024));
-        assert_eq!(proc_bytes(text, "SwapFree:"), None);
+    fn the_kernel_tells_the_available_memory() {
         if Path::new("/proc/meminfo").exists() {
             assert!(available_bytes().is_some_and(|bytes| bytes > 0));
         }

@@ -1,4 +1,4 @@
-//! How exactly libtorch computes, which it knows for the whole process alone.
+//! The precision of libtorch's arithmetic, which is the whole process's.
 
 use super::Device;
 use crate::{
@@ -14,9 +14,6 @@ pub fn compute_with(numerics: Numerics) -> Result<()> {
 }
 
 /// Refuses what `device` cannot do in this process.
-///
-/// # Errors
-/// [`Code::BadValue`] where cuBLAS is to repeat itself and found an environment in which it does not.
 pub fn check_numerics(numerics: Numerics, device: Device) -> Result<()> {
     check(numerics, device, context::cublas_repeats())
 }

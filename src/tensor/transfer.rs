@@ -1,13 +1,13 @@
 //! Tensors on their way between a GPU and the host, beside the computation.
 //!
 //! A copy goes over a lane of its direction (`bridge/stream.rs`). It begins when the device has done
-//! what it was given before; what the device is given after it goes on beside it. Whoever uses the
-//! result waits for it first ([`Copying::wait`]). Where both ends are one device, there is nothing to
+//! its earlier work, and later work goes on beside it. A user of the result waits for it first
+//! ([`Copying::wait`]). Where both ends are one device, there is nothing to
 //! wait for.
 
 use super::{Device, Tensor, bytes_of, no_grad};
 use crate::{
-    bridge::stream::{self, Moment, Way, on_lane},
+    bridge::stream::{self, CopyDirection, Moment, on_lane},
     error::Result,
 };
 
@@ -54,7 +54,7 @@ impl Copying {
             return start_move(&self.wait()?, device);
         }
         let into = Tensor::f_empty(self.tensor.size(), (self.tensor.kind(), device))?;
-        let ((), done) = on_lane(device, Way::ToDevice, || {
+        let ((), done) = on_lane(device, CopyDirection::ToDevice, || {
             self.done.follow()?;
             no_grad(|| stream::copy(&into, &self.tensor))
         })?;
@@ -101,12 +101,12 @@ pub fn start_copy(into: &Tensor, from: &Tensor) -> Result<Copying> {
                 stream::record_use(&from)?;
                 stream::copy(into, &from)
             };
-            Ok(on_lane(device, Way::ToHost, lane)?.1)
+            Ok(on_lane(device, CopyDirection::ToHost, lane)?.1)
         }
         (Device::Cpu, device @ Device::Cuda(_)) => {
             let as_it_is = from.kind() == into.kind() && stream::is_pinned(from)?;
             let lane = || if as_it_is { stream::copy(into, from) } else { in_stages(into, from) };
-            Ok(on_lane(device, Way::ToDevice, lane)?.1)
+            Ok(on_lane(device, CopyDirection::ToDevice, lane)?.1)
         }
         _ => {
             into.shallow_clone().f_copy_(from)?;

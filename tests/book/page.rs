@@ -10,17 +10,21 @@ use std::{
 use tempfile::TempDir;
 
 use super::blocks::{Block, blocks, commands, file_name};
-use crate::{
-    recipes::{repository, text},
-    support::{DEVICE, hub_server::HubServer, small_hub},
+use crate::support::{
+    files::repository,
+    hub_server::HubServer,
+    program::{DEVICE, text},
+    small_hub,
 };
 
-/// `dsr` for the pages: the recipe that trains for minutes gets a few steps.
+/// `dsr` for the pages: recipes that train for minutes get a few steps.
 const PROGRAM: &str = r#"#!/bin/sh
 case "$*" in
 *--help* | *--explain-permissions*) ;;
 "run "*gpt2_wikitext* | "launch "*gpt2_wikitext*)
     set -- "$@" -p steps=2 -p eval_rows=4 -p samples=1 -p seq_len=32 -p micro_batch_size=1 -p gradient_accumulation_steps=1 ;;
+"launch "*two_machines/train*)
+    set -- "$@" -p steps=15 ;;
 esac
 exec "$DSR" "$@"
 "#;
@@ -50,10 +54,8 @@ impl Page {
                 .unwrap();
             assert!(copied.success());
         }
-        let hub = small_hub::with_models(
-            home.path(),
-            &["openai-community/gpt2", "openai-community/gpt2-medium"],
-        );
+        let hub =
+            small_hub::with_models(&["openai-community/gpt2", "openai-community/gpt2-medium"]);
         Self { file, home, hub }
     }
 

@@ -281,6 +281,6 @@ fn a_batch_on_a_gpu_is_that_of_the_cpu() {
     for (cpu, gpu) in cpu.zip(gpu) {
         let (cpu, gpu) = (cpu.unwrap(), gpu.unwrap());
         assert_eq!((ids(&cpu), labels(&cpu), mask(&cpu)), (ids(&gpu), labels(&gpu), mask(&gpu)));
-        assert_eq!(cpu.facts().unwrap(), gpu.facts().unwrap());
+        assert_eq!(cpu.stats().unwrap(), gpu.stats().unwrap());
     }
 }

@@ -8,19 +8,18 @@ use std::{
 
 use dsr::tensor::{
     Device, Kind, Tensor,
-    safetensors::{Entry, write},
+    safetensors::{TensorEntry, write},
 };
 use serde_json::{Map, Value, json};
 
-use super::{config, family, logits, recipe, tensors};
-use crate::recipes::out;
+use super::{config, family, logits, printed, tensors};
 
 type Tensors = BTreeMap<String, Tensor>;
 
 /// Writes a file of tensors.
 fn write_tensors(path: &Path, tensors: &Tensors) {
     let parts: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t, t.size())).collect();
-    let entries = parts.iter().map(|(name, t, shape)| Entry { name, kind: t.kind(), shape });
+    let entries = parts.iter().map(|(name, t, shape)| TensorEntry { name, kind: t.kind(), shape });
     write(Some(path), entries, |i| Ok(parts[i].1.shallow_clone())).unwrap();
 }
 
@@ -237,9 +236,9 @@ fn configs_that_are_not_understood_are_refused_by_name() {
         }}",
         cases.len()
     );
-    let printed = out(&recipe(dir.path(), &text).output().unwrap());
-    assert_eq!(printed.lines().count(), cases.len(), "{printed}");
-    for ((name, key, value, said), line) in cases.iter().zip(printed.lines()) {
+    let printed = printed(dir.path(), &text, &[]);
+    assert_eq!(printed.len(), cases.len(), "{printed:?}");
+    for ((name, key, value, said), line) in cases.iter().zip(&printed) {
         let is_refused = line.starts_with("E701") && line.contains(said);
         assert!(is_refused, "{name} with {key} {value}: {line}");
     }

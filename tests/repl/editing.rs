@@ -105,7 +105,10 @@ fn the_history_outlives_the_session() {
 #[test]
 fn colours_are_left_out_where_they_are_not_wanted() {
     let dir = tempfile::tempdir().unwrap();
-    let output =
-        crate::support::dsr().args(["eval", "[1, 2]"]).current_dir(dir.path()).output().unwrap();
+    let output = crate::support::program::command()
+        .args(["eval", "[1, 2]"])
+        .current_dir(dir.path())
+        .output()
+        .unwrap();
     assert_eq!(output.stdout, b"[1, 2]\n");
 }

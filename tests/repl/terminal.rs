@@ -11,7 +11,7 @@ use std::{
 use portable_pty::{Child, CommandBuilder, ExitStatus, MasterPty, PtySize, native_pty_system};
 
 use super::picture;
-use crate::support::DEVICE;
+use crate::support::program::DEVICE;
 
 /// How long anything may take before a test gives up: a loaded machine is slow.
 const PATIENCE: Duration = Duration::from_secs(120);

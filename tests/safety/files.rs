@@ -1,7 +1,7 @@
 //! Poisoned files of models, tokenizers, data and checkpoints.
 
 use super::*;
-use crate::engine::golden;
+use crate::support::files::golden;
 
 /// A directory with a good model, one file of which is replaced.
 fn model_with(place: &Place, file: &str, content: &[u8]) {

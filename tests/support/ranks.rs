@@ -1,11 +1,23 @@
-//! Ranks as processes that torchrun would have started.
+//! Ranks: threads of this process, or processes that torchrun would have started.
 
 use std::{
     collections::BTreeSet,
     net::TcpListener,
+    panic,
     process::{Child, Command, Output, Stdio},
+    rc::Rc,
     sync::{Mutex, PoisonError},
+    thread,
+    time::Duration,
 };
+
+use dsr::{
+    dist::{ProcessGroup, Rendezvous},
+    tensor::Device,
+};
+
+/// Long enough for a loaded machine, short enough for a test that fails.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A port that was free a moment ago and that no other test was given; rank 0 binds it again.
 pub(crate) fn free_port() -> u16 {
@@ -17,6 +29,57 @@ pub(crate) fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// How a rank on this machine meets the others at `master_port`.
+pub(crate) fn rendezvous(rank: usize, world_size: usize, master_port: u16) -> Rendezvous {
+    Rendezvous {
+        rank,
+        world_size,
+        local_rank: rank,
+        local_world_size: world_size,
+        master_addr: "127.0.0.1".into(),
+        master_port,
+        timeout: TIMEOUT,
+        interface: None,
+        agent_store: None,
+    }
+}
+
+/// Runs `rank` in a thread for each of `world_size` ranks, each with its group; gives the results
+/// in the order of the ranks. The random generator is one for all threads: ranks that draw numbers
+/// are processes.
+pub(crate) fn threads<T: Send>(
+    world_size: usize,
+    rank: impl Fn(&Rc<ProcessGroup>) -> T + Sync,
+) -> Vec<T> {
+    threads_within(TIMEOUT, world_size, |group| {
+        let result = rank(group);
+        group.barrier().unwrap();
+        result
+    })
+}
+
+/// The same, with another time for which a rank is waited for; ranks may end before the others.
+pub(crate) fn threads_within<T: Send>(
+    timeout: Duration,
+    world_size: usize,
+    rank: impl Fn(&Rc<ProcessGroup>) -> T + Sync,
+) -> Vec<T> {
+    let port = free_port();
+    let run = |i| {
+        let rendezvous = Rendezvous { timeout, ..rendezvous(i, world_size, port) };
+        let group = ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap();
+        rank(&Rc::new(group))
+    };
+    thread::scope(|scope| {
+        let run = &run;
+        let ranks: Vec<_> = (0..world_size).map(|i| scope.spawn(move || run(i))).collect();
+        let result = |rank: thread::ScopedJoinHandle<'_, T>| {
+            rank.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
+        };
+        ranks.into_iter().map(result).collect()
+    })
 }
 
 /// Starts `command` as one of `world_size` ranks that meet at `port`, with one thread: ranks share

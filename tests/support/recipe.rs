@@ -46,16 +46,8 @@ impl Recipe {
         &self,
         prepare: impl FnOnce(Host) -> Session,
     ) -> (Vec<String>, Result<(), Failure>) {
-        let _alone = super::alone();
-        let lines = Rc::new(RefCell::new(Vec::new()));
-        let sink = Rc::clone(&lines);
-        let output = move |line: &str| sink.borrow_mut().push(line.to_owned());
-        let mut host = Host::new(self.directory(), output);
-        host.workspace.rights.work_dir = self.directory().to_owned();
-        host.ranks.device = DeviceChoice::Cpu;
-        let result = prepare(host).run(&recipe::Recipe::open(&self.path()).unwrap());
-        let lines = lines.borrow().clone();
-        (lines, result)
+        let recipe = recipe::Recipe::open(&self.path()).unwrap();
+        with_host(self.directory(), |host| prepare(host).run(&recipe))
     }
 
     /// What the recipe prints; it must end well.
@@ -83,17 +75,20 @@ impl Recipe {
     }
 }
 
-/// Copies a file, or a directory of files.
-pub(crate) fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        std::fs::create_dir_all(to).unwrap();
-        for entry in std::fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        std::fs::copy(from, to).unwrap();
-    }
+/// Gives a host in `directory`, which is the working directory too; what was printed, and how it
+/// ended.
+pub(crate) fn with_host(
+    directory: &Path,
+    work: impl FnOnce(Host) -> Result<(), Failure>,
+) -> (Vec<String>, Result<(), Failure>) {
+    let _alone = super::alone();
+    let lines = Rc::new(RefCell::new(Vec::new()));
+    let sink = Rc::clone(&lines);
+    let mut host = Host::new(directory, move |line: &str| sink.borrow_mut().push(line.to_owned()));
+    host.workspace.rights.work_dir = directory.to_owned();
+    host.ranks.device = DeviceChoice::Cpu;
+    let result = work(host);
+    (lines.take(), result)
 }
 
 /// Code and place of every fault.

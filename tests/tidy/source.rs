@@ -69,7 +69,7 @@ pub(super) fn has_word(line: &str, word: &str) -> bool {
     })
 }
 
-fn is_name(c: char) -> bool {
+pub(super) fn is_name(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 

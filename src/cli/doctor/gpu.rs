@@ -1,16 +1,16 @@
 //! Libtorch, CUDA, the driver, each GPU, and the transport of collectives.
 
-use super::Finding;
+use super::finding::Finding;
 use crate::{
     bridge::device,
     dist,
     error::{Code, Error, Result},
-    fs::Bytes,
     recipe::rights::Environment,
     tensor::{
         self, Device, Gpu, Kind, Tensor, driver_version, guard, make_current, total_memory,
         why_no_gpu,
     },
+    units::Bytes,
 };
 
 /// Versions first, then what they do.

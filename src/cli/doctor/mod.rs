@@ -1,9 +1,10 @@
-//! `dsr doctor`: one screen with what a person with a problem is asked for, and for each thing that
-//! is wrong what to do.
+//! `dsr doctor`: one screen with the facts that a report of a problem needs, and the remedy for each
+//! fault.
 //!
-//! Each probe tries the real thing where that is cheap (a kernel on each GPU, a group over Gloo, a
-//! ring of io_uring), as versions alone have misled many. Nothing is changed, and no secret is shown.
+//! Each probe tries the real thing where that is cheap (a kernel on each GPU, a group over Gloo), as
+//! versions alone have misled many. Nothing is changed, and no secret is shown.
 
+mod finding;
 mod gpu;
 mod system;
 
@@ -11,42 +12,8 @@ use std::fmt::Write;
 
 use serde_json::{Value, json};
 
+use self::finding::{Finding, Severity};
 use super::{args::DoctorArgs, console};
-
-/// How it stands with something.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    Fine,
-    /// dsr works, though less well than it could.
-    Warning,
-    /// dsr, or a part of it that this machine is for, does not work.
-    Problem,
-}
-
-/// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Finding {
-    name: String,
-    value: String,
-    state: State,
-    /// The remedy.
-    advice: Option<String>,
-}
-
-impl Finding {
-    fn fine(name: impl Into<String>, value: impl Into<String>) -> Self {
-        Self { name: name.into(), value: value.into(), state: State::Fine, advice: None }
-    }
-
-    fn warning(name: impl Into<String>, value: impl Into<String>, advice: &str) -> Self {
-        let advice = Some(advice.to_owned());
-        Self { state: State::Warning, advice, ..Self::fine(name, value) }
-    }
-
-    fn problem(name: impl Into<String>, value: impl Into<String>, advice: &str) -> Self {
-        Self { state: State::Problem, ..Self::warning(name, value, advice) }
-    }
-}
 
 /// Looks at this machine and prints what it found; the result is the exit status.
 pub(super) fn run(args: &DoctorArgs) -> u8 {
@@ -60,7 +27,7 @@ pub(super) fn run(args: &DoctorArgs) -> u8 {
 }
 
 fn is_usable(findings: &[Finding]) -> bool {
-    findings.iter().all(|finding| finding.state != State::Problem)
+    findings.iter().all(|finding| finding.state != Severity::Problem)
 }
 
 /// A line for each finding, marked where something is wrong, with what to do below it.
@@ -69,9 +36,9 @@ fn text(findings: &[Finding]) -> String {
     let mut text = String::new();
     for Finding { name, value, state, advice } in findings {
         let mark = match state {
-            State::Fine => ' ',
-            State::Warning => '!',
-            State::Problem => 'x',
+            Severity::Fine => ' ',
+            Severity::Warning => '!',
+            Severity::Problem => 'x',
         };
         let _ = writeln!(text, "{mark} {name:width$}  {value}");
         if let Some(advice) = advice {
@@ -79,7 +46,7 @@ fn text(findings: &[Finding]) -> String {
         }
     }
     let count = |state| findings.iter().filter(|finding| finding.state == state).count();
-    let verdict = match (count(State::Problem), count(State::Warning)) {
+    let verdict = match (count(Severity::Problem), count(Severity::Warning)) {
         (0, 0) => "everything is as it should be".to_owned(),
         (0, warnings) => format!("dsr works; {warnings} marked ! could be better"),
         (problems, _) => format!("{problems} marked x must be mended"),
@@ -91,9 +58,9 @@ fn text(findings: &[Finding]) -> String {
 fn as_json(findings: &[Finding]) -> Value {
     let list = findings.iter().map(|Finding { name, value, state, advice }| {
         let state = match state {
-            State::Fine => "fine",
-            State::Warning => "warning",
-            State::Problem => "problem",
+            Severity::Fine => "fine",
+            Severity::Warning => "warning",
+            Severity::Problem => "problem",
         };
         json!({ "name": name, "value": value, "state": state, "advice": advice })
     });

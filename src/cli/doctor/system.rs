@@ -1,16 +1,16 @@
 //! The machine around dsr: the kernel, the hub's cache, memory, cores and disks.
 
-use std::{io, path::Path, thread};
+use std::{path::Path, thread};
 
-use super::Finding;
+use super::finding::Finding;
 use crate::{
-    bridge::disk::Uring,
     error::{IoContext, Result},
-    fs::{Bytes, available_bytes, proc_bytes, read_to_string},
+    fs::{available_bytes, read_to_string},
     hub::HubSettings,
     permission::sandbox::{self, Sandbox},
     recipe::rights::Environment,
     tensor::{self, Device, total_memory},
+    units::{Bytes, proc_bytes},
 };
 
 /// Less than this fills up with the next checkpoint.
@@ -20,7 +20,7 @@ const SHARED_MEMORY: u64 = 512 << 20;
 
 /// The kernel first, then places.
 pub(super) fn findings(env: &Environment) -> Vec<Finding> {
-    let mut found = vec![landlock(), io_uring(), memory(), cores(env)];
+    let mut found = vec![landlock(), memory(), cores(env)];
     found.extend(shared_memory());
     found.push(disk("working directory", Path::new(".")));
     found.extend(hub(env));
@@ -37,22 +37,6 @@ fn landlock() -> Finding {
              boot option lsm= names it",
         ),
         Err(e) => Finding::warning("Landlock", e.message(), "--sandbox=off runs without it"),
-    }
-}
-
-fn io_uring() -> Finding {
-    match tempfile::tempfile().and_then(Uring::new) {
-        Ok(_) => Finding::fine("io_uring", "works"),
-        Err(e) => {
-            let advice = match e.kind() {
-                io::ErrorKind::PermissionDenied => {
-                    "threads take its place when offloading to NVMe; a container's seccomp profile or \
-                     kernel.io_uring_disabled forbids it"
-                }
-                _ => "threads take its place when offloading to NVMe; Linux 5.6 and later have it",
-            };
-            Finding::warning("io_uring", e.to_string(), advice)
-        }
     }
 }
 
@@ -146,18 +130,18 @@ fn hub(env: &Environment) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::doctor::State;
+    use crate::cli::doctor::finding::Severity;
 
     #[test]
     fn a_directory_that_will_be_made_has_the_room_of_those_above_it() {
         let dir = tempfile::tempdir().unwrap();
         let finding = disk("cache", &dir.path().join("a/b"));
-        assert_ne!(finding.state, State::Problem);
+        assert_ne!(finding.state, Severity::Problem);
         assert!(finding.value.contains("a/b (not there yet), "), "{}", finding.value);
         let file = dir.path().join("file");
         std::fs::write(&file, "").unwrap();
         let finding = disk("cache", &file.join("hub"));
-        assert_eq!(finding.state, State::Problem, "{}", finding.value);
+        assert_eq!(finding.state, Severity::Problem, "{}", finding.value);
     }
 
     #[test]

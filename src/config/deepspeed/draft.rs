@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use super::{Fault, Note, Position, found::Found, scheduler};
-use crate::error::{Code, Error};
+use super::{
+    fault::{Fault, Note, Position},
+    found::Found,
+};
+use crate::{
+    config::schedule::required_options,
+    error::{Code, Error},
+};
 
 /// The options of `init_engine` that a file stands for.
 #[derive(Debug)]
@@ -303,7 +309,7 @@ impl Draft {
         let is_needed = |option: &str| {
             let in_schedule = option.strip_prefix("scheduler.");
             matches!(option, "micro_batch_size" | "train_batch_size")
-                || in_schedule.is_some_and(|name| scheduler::required(&kind).contains(&name))
+                || in_schedule.is_some_and(|name| required_options(&kind).contains(&name))
         };
         for (option, source) in &self.sources {
             let Source::Open(Key { path, at, .. }) = source else { continue };

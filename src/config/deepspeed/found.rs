@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::{
-    Fault, Note, Position,
     check::{Checked, Wrong, check, describe, did_you_mean, one_of},
+    fault::{Fault, Note, Position},
     json::{Data, Entry, Node},
     key::{Fate, Key, Kind, Literal, Typed},
-    listing, top,
+    listing,
 };
 use crate::{
     config::suggest::nearest,
@@ -41,9 +41,14 @@ enum State {
 
 impl Found {
     /// Checks a whole file; what it finds wrong and what has no meaning is added.
-    pub(super) fn of(entries: &[Entry], notes: &mut Vec<Note>, faults: &mut Vec<Fault>) -> Self {
-        let mut walk = Walk { found: Self::default(), notes, faults };
-        walk.object(&Level { path: "", is_off: false }, &[top::keys()], entries);
+    pub(super) fn of(
+        entries: &[Entry],
+        keys: &'static [Key],
+        notes: &mut Vec<Note>,
+        faults: &mut Vec<Fault>,
+    ) -> Self {
+        let mut walk = Walk { found: Self::default(), keys, notes, faults };
+        walk.object(&Level { path: "", is_off: false }, &[keys], entries);
         walk.found
     }
 
@@ -101,6 +106,8 @@ impl Level<'_> {
 
 struct Walk<'a> {
     found: Found,
+    /// Those of the top level.
+    keys: &'static [Key],
     notes: &'a mut Vec<Note>,
     faults: &'a mut Vec<Fault>,
 }
@@ -270,8 +277,12 @@ impl Walk<'_> {
             block => format!("`{block}` has no key `{}`", entry.key),
         };
         let hint = nearest(&entry.key, known.iter().copied()).map(did_you_mean);
-        let elsewhere =
-            || Some(format!("it belongs in `{}`", listing::home_of(&entry.key, level.path)?));
+        let elsewhere = || {
+            Some(format!(
+                "it belongs in `{}`",
+                listing::home_of(self.keys, &entry.key, level.path)?
+            ))
+        };
         let mut error = Error::new(Code::UnknownOption, message);
         if let Some(hint) = hint.or_else(elsewhere) {
             error = error.hint(hint);

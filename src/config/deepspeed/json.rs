@@ -12,7 +12,7 @@ use jsonc_parser::{
 };
 use serde_json::Number;
 
-use super::{Fault, Position};
+use super::fault::{Fault, Position};
 use crate::error::{Code, Error};
 
 const PARSE: ParseOptions = ParseOptions {

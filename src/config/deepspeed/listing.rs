@@ -2,10 +2,7 @@
 
 use std::fmt;
 
-use super::{
-    key::{Fate, Key, Kind, Literal, Typed},
-    top,
-};
+use super::key::{Fate, Key, Kind, Literal, Typed};
 
 /// A key that the tables know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,17 +13,19 @@ pub struct KnownKey {
     pub fate: String,
 }
 
-/// Every known key, block by block.
-pub fn known_keys() -> Vec<KnownKey> {
-    let mut keys = Vec::new();
-    each(&mut |path, _, fate| keys.push(KnownKey { path: path.to_owned(), fate }));
-    keys
+/// Every key of the top level `keys` and inside, block by block.
+pub(super) fn known_keys(keys: &[Key]) -> Vec<KnownKey> {
+    let mut known = Vec::new();
+    let mut visit =
+        |path: &str, _: &str, fate| known.push(KnownKey { path: path.to_owned(), fate });
+    table("", "", keys, &mut visit);
+    known
 }
 
 /// Another block than `here` that a key of this name stands in, where there is one.
-pub(super) fn home_of(name: &str, here: &str) -> Option<String> {
+pub(super) fn home_of(keys: &[Key], name: &str, here: &str) -> Option<String> {
     let mut home = None;
-    each(&mut |path, key, _| {
+    table("", "", keys, &mut |path, key, _| {
         if key == name
             && home.is_none()
             && let Some((block, _)) = path.rsplit_once('.')
@@ -38,12 +37,7 @@ pub(super) fn home_of(name: &str, here: &str) -> Option<String> {
     home
 }
 
-/// Calls `visit` with path, name and fate of every key.
-fn each(visit: &mut dyn FnMut(&str, &str, String)) {
-    table("", "", top::keys(), visit);
-}
-
-/// `suffix` names the type that the keys go with.
+/// Calls `visit` with path, name and fate of every key; `suffix` names the type that the keys go with.
 fn table(path: &str, suffix: &str, keys: &[Key], visit: &mut dyn FnMut(&str, &str, String)) {
     for key in keys {
         let inner =
@@ -102,7 +96,7 @@ impl fmt::Display for Fate {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::*;
+    use super::{super::top, *};
 
     /// The options of `init_engine` that the tables may name.
     const OPTIONS: &[&str] = &[
@@ -170,7 +164,7 @@ mod tests {
 
     #[test]
     fn types_with_the_same_parameters_are_listed_together() {
-        let keys = known_keys();
+        let keys = known_keys(top::keys());
         let lr = keys.iter().filter(|key| key.path.starts_with("optimizer.params.lr "));
         let paths: Vec<_> = lr.map(|key| key.path.as_str()).collect();
         assert_eq!(paths[0], "optimizer.params.lr (AdamW, Adam)");

@@ -12,6 +12,7 @@ mod check;
 mod checkpoint;
 mod draft;
 mod extras;
+mod fault;
 mod found;
 mod json;
 mod key;
@@ -26,8 +27,6 @@ mod scheduler;
 mod top;
 mod zero;
 
-use std::fmt;
-
 use serde_json::{Map, Value, json};
 
 use self::{
@@ -36,43 +35,9 @@ use self::{
 };
 pub use self::{
     draft::{Origin, Settings},
-    listing::{KnownKey, known_keys},
+    fault::{Fault, Note, Position},
+    listing::KnownKey,
 };
-use crate::error::Error;
-
-/// A place in the file: line and column in characters, both from 1.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
-    /// Line.
-    pub line: usize,
-    /// Column.
-    pub column: usize,
-}
-
-/// Something wrong with a file, or with what the recipe says beside it.
-#[derive(Debug)]
-pub struct Fault {
-    /// Where it is in the file; `None` is at the option of the recipe that the error names.
-    pub at: Option<Position>,
-    /// What it is.
-    pub error: Error,
-}
-
-/// What the user should know of a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Note {
-    /// Where the key or its value is.
-    pub at: Position,
-    /// One sentence without a full stop.
-    pub text: String,
-}
-
-impl fmt::Display for Position {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.line, self.column)
-    }
-}
-
 /// Reads the text of a file. `given` is what the recipe says, in dsr's terms: it stands in for
 /// `"auto"` and for what the file does not say, and must not contradict the rest.
 ///
@@ -83,7 +48,7 @@ pub fn read(text: &str, given: Option<&Map<String, Value>>) -> Result<Settings, 
     let mut faults = Vec::new();
     let entries = json::parse(text, &mut faults).map_err(|fault| vec![fault])?;
     let mut notes = Vec::new();
-    let found = Found::of(&entries, &mut notes, &mut faults);
+    let found = Found::of(&entries, top::keys(), &mut notes, &mut faults);
     let given = Given::of(given);
     let mut draft = Draft::new(notes, faults);
     for (key, option) in found.copies() {
@@ -100,6 +65,11 @@ pub fn read(text: &str, given: Option<&Map<String, Value>>) -> Result<Settings, 
     draft.fill(&given);
     scheduler::settle(&mut draft);
     draft.finish(&given)
+}
+
+/// Every known key, block by block.
+pub fn known_keys() -> Vec<KnownKey> {
+    listing::known_keys(top::keys())
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use super::{
     key::{Key, Kind, Literal, NOT_NEGATIVE, Typed, becomes, only},
     options::option_keys,
 };
-use crate::config::schedule::scheduler_tables;
+use crate::config::schedule::{required_options, scheduler_tables};
 
 pub(super) const SCHEDULER: Typed = Typed {
     types: &[
@@ -63,18 +63,11 @@ option_keys!(
 
 option_keys!(lr_range_test, &[LAST_BATCH_ITERATION], &scheduler_tables("LRRangeTest"), "scheduler");
 
-/// The options that the schedule of this type cannot do without.
-pub(super) fn required(kind: &str) -> Vec<&'static str> {
-    let tables = scheduler_tables(kind);
-    let rows = tables.into_iter().flatten();
-    rows.filter(|row| row.is_required).map(|row| row.name).collect()
-}
-
 /// Names the schedule, and refuses one that lacks what it needs.
 pub(super) fn translate(found: &Found, given: &Given, draft: &mut Draft) {
     let Some(kind) = found.text("scheduler.type") else { return };
     draft.copy(found, "scheduler.type", "scheduler.type");
-    for name in required(kind) {
+    for name in required_options(kind) {
         let key = format!("scheduler.params.{name}");
         if !found.mentions(&key) && !given.has(&format!("scheduler.{name}")) {
             draft.missing(found.at("scheduler.type"), &key);

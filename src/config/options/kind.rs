@@ -1,6 +1,6 @@
 //! The rows of option tables: what is listed, completed and documented of an option.
 
-use super::wrong::Limits;
+use super::limits::Limits;
 
 /// One option of a table.
 #[derive(Debug)]

@@ -5,8 +5,10 @@
 
 mod document;
 mod kind;
+mod limits;
 mod reader;
 mod table;
+mod types;
 mod value;
 mod wrong;
 
@@ -14,8 +16,10 @@ pub(crate) use self::table::{option_table, option_words};
 pub use self::{
     document::{Listing, document},
     kind::{Kind, ROW, Row, Typed, Variant},
-    reader::{Field, Given, Options, read, read_empty, read_table},
-    table::{OptionTable, OptionType, Switch, Tables},
-    value::{Foreign, Map, OptionValue, Value, quoted, read_word},
-    wrong::{Limits, Wrong, limits},
+    limits::{Limits, limits},
+    reader::{Field, Given, OptionTable, OptionType, Options, read, read_empty, read_table},
+    table::{Switch, Tables},
+    types::{OptionValue, read_word},
+    value::{Foreign, Map, Value, quoted},
+    wrong::Wrong,
 };

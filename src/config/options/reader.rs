@@ -10,15 +10,39 @@
 use std::{collections::BTreeSet, fmt::Display, ops::RangeBounds};
 
 use super::{
-    kind::Variant,
-    table::{OptionTable, OptionType},
-    value::{Map, OptionValue, Value, quoted, read_word},
-    wrong::{Wrong, limits},
+    kind::{Kind, Row, Variant},
+    limits::limits,
+    types::{OptionValue, read_like, read_word},
+    value::{Map, Value, quoted},
+    wrong::Wrong,
 };
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
 };
+
+/// A struct whose fields are the options of a map; made by [`option_table`].
+pub trait OptionTable: Default {
+    /// Its options, in the order of the fields.
+    const ROWS: &'static [Row];
+
+    /// Reads them all.
+    fn read(o: &mut Options<'_>) -> Self;
+}
+
+/// The type of an option: a single value, or a table of its own.
+pub trait OptionType: Default {
+    /// Looks the option up.
+    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self>;
+
+    /// What its values are.
+    fn kind() -> Kind;
+
+    /// How a recipe writes it, where a default is worth showing.
+    fn shown(&self) -> Option<String> {
+        None
+    }
+}
 
 /// Reads the trailing option map of the function `owner`: `fields` asks for every option that
 /// exists, and what it did not ask for is refused.
@@ -209,7 +233,7 @@ impl<'a> Options<'a> {
                 like.iter().map(|(key, like)| (key.clone(), o.like(key, like, false))).collect()
             }));
         }
-        match self.record(&path, Some(found.like(like))) {
+        match self.record(&path, Some(read_like(found, like))) {
             Given::Value(value) => value,
             Given::Absent | Given::Faulty => like.clone(),
         }

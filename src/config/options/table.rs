@@ -1,33 +1,10 @@
 //! Tables of options: a struct whose fields are options.
 
 use super::{
-    kind::{Kind, Row},
-    reader::{Given, Options},
-    value::OptionValue,
+    kind::Kind,
+    reader::{Given, OptionTable, OptionType, Options},
+    types::OptionValue,
 };
-
-/// A struct whose fields are the options of a map; made by [`option_table`].
-pub trait OptionTable: Default {
-    /// Its options, in the order of the fields.
-    const ROWS: &'static [Row];
-
-    /// Reads them all.
-    fn read(o: &mut Options<'_>) -> Self;
-}
-
-/// The type of an option: a single value, or a table of its own.
-pub trait OptionType: Default {
-    /// Looks the option up.
-    fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self>;
-
-    /// What its values are.
-    fn kind() -> Kind;
-
-    /// How a recipe writes it, where a default is worth showing.
-    fn shown(&self) -> Option<String> {
-        None
-    }
-}
 
 impl<T: OptionValue> OptionType for T {
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {

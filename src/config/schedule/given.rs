@@ -82,6 +82,12 @@ pub(in crate::config) fn scheduler_tables(name: &str) -> Vec<&'static [Row]> {
     typed().tables(Some(name))
 }
 
+/// The options that the schedule of this type cannot do without.
+pub(in crate::config) fn required_options(name: &str) -> Vec<&'static str> {
+    let rows = scheduler_tables(name).into_iter().flatten();
+    rows.filter(|row| row.is_required).map(|row| row.name).collect()
+}
+
 fn typed() -> Typed {
     Typed {
         common: &[],

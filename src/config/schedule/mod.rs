@@ -13,7 +13,7 @@ mod one_cycle;
 mod rate;
 mod rates;
 
-pub(super) use self::given::{SCHEDULER_ROWS, scheduler_tables};
+pub(super) use self::given::{SCHEDULER_ROWS, required_options, scheduler_tables};
 pub use self::{
     deepspeed::{
         DeepSpeedSchedule, LrRangeTest, Warmup, WarmupCosineLr, WarmupDecayLr, WarmupLr, WarmupType,

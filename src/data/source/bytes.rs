@@ -8,33 +8,33 @@ use std::{
 };
 
 use crate::{
-    data::ahead::check_wanted,
+    data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
 };
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
-pub(super) enum Place {
+pub(super) enum FileLocation {
     Path(PathBuf),
     Embedded(&'static [u8]),
 }
 
 /// A file's bytes and what messages call it; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct FileBytes(Arc<(String, Place)>);
+pub(super) struct FileBytes(Arc<(String, FileLocation)>);
 
 impl FileBytes {
-    pub(super) fn new(name: String, place: Place) -> Self {
+    pub(super) fn new(name: String, place: FileLocation) -> Self {
         Self(Arc::new((name, place)))
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub(super) fn name(&self) -> &str {
         &self.0.0
     }
 
     /// Where its bytes are.
-    pub(super) fn place(&self) -> &Place {
+    pub(super) fn place(&self) -> &FileLocation {
         &self.0.1
     }
 
@@ -46,10 +46,10 @@ impl FileBytes {
     /// Its bytes as a stream.
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
         Ok(match self.place() {
-            Place::Path(path) => {
+            FileLocation::Path(path) => {
                 Box::new(BufReader::with_capacity(1 << 20, File::open(path).at("read", path)?))
             }
-            Place::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
+            FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
         })
     }
 

@@ -8,7 +8,7 @@ use std::{
 use arrow::datatypes::{Schema, SchemaRef};
 
 use super::{
-    bytes::{FileBytes, Place},
+    bytes::{FileBytes, FileLocation},
     ipc, jsonl, parquet, text,
 };
 use crate::{
@@ -67,17 +67,17 @@ impl DataFile {
         if std::fs::metadata(&path).at("read", &path)?.len() == 0 {
             bail!(Code::Data, "{} is empty", path.display());
         }
-        let bytes = FileBytes::new(path.display().to_string(), Place::Path(path));
+        let bytes = FileBytes::new(path.display().to_string(), FileLocation::Path(path));
         Ok(Self(Arc::new(Inner { bytes, format, rows: OnceLock::new() })))
     }
 
     /// A Parquet file inside the binary.
     pub(super) fn embedded(name: String, bytes: &'static [u8]) -> Self {
-        let bytes = FileBytes::new(name, Place::Embedded(bytes));
+        let bytes = FileBytes::new(name, FileLocation::Embedded(bytes));
         Self(Arc::new(Inner { bytes, format: Format::Parquet, rows: OnceLock::new() }))
     }
 
-    /// What messages call it.
+    /// Its name in messages.
     pub(super) fn name(&self) -> &str {
         self.0.bytes.name()
     }

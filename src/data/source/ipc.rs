@@ -11,15 +11,15 @@ use arrow::{
     ipc::reader::{FileReader, StreamReader},
 };
 
-use super::bytes::{FileBytes, Place};
+use super::bytes::{FileBytes, FileLocation};
 use crate::{
     data::stage::{Batches, skip_rows},
     error::{Error, IoContext, Result},
 };
 
-/// What the file format begins with.
+/// The first bytes of the file format.
 const MAGIC: &[u8] = b"ARROW1";
-/// What version 1 of Feather begins with, which is another format.
+/// The first bytes of version 1 of Feather, which is another format.
 const FEATHER_1: &[u8] = b"FEA1";
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
@@ -38,10 +38,10 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
 
 fn open(file: &FileBytes, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
     match file.place() {
-        Place::Path(path) => {
+        FileLocation::Path(path) => {
             read_either(BufReader::new(File::open(path).at("read", path)?), file, columns)
         }
-        Place::Embedded(bytes) => read_either(Cursor::new(*bytes), file, columns),
+        FileLocation::Embedded(bytes) => read_either(Cursor::new(*bytes), file, columns),
     }
 }
 

@@ -12,14 +12,11 @@ use arrow::{
 };
 use serde_json::Value;
 
-use super::{
-    ROWS_PER_BATCH,
-    bytes::{FileBytes, Lines},
-};
+use super::bytes::{FileBytes, Lines};
 use crate::{
     data::{
         rows::{Row, from_rows, infer_schema},
-        stage::Batches,
+        stage::{Batches, ROWS_PER_BATCH},
     },
     error::{Error, Result},
 };

@@ -5,17 +5,58 @@
 //! of the folders they are in: `train`; `validation`, `valid`, `dev`, `val`; `test`, `eval`; the
 //! rest is `train`.
 
-use std::path::{Path, PathBuf};
-
-use super::{
-    OpenOptions, Splits,
-    file::{DataFile, Format, KNOWN_EXTENSIONS},
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
 };
+
+use super::file::{DataFile, Format, KNOWN_EXTENSIONS};
 use crate::{
     config::suggest,
     data::embedded,
     error::{Code, Error, IoContext, Result},
 };
+
+/// Where datasets are looked for.
+#[derive(Clone, Default)]
+pub struct OpenOptions {
+    /// A split expression such as `train[:1%]`; without one `train`, or the only split.
+    pub split: Option<String>,
+    /// The directory that relative paths start from.
+    pub base_dir: PathBuf,
+    /// The branch, tag or commit of a dataset on the hub.
+    pub revision: Option<String>,
+    /// The resolver of hub ids; without it they are refused.
+    pub hub: Option<Rc<dyn DatasetFiles>>,
+    /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
+    pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+}
+
+/// The files of a dataset on a hub, present on this machine.
+pub trait DatasetFiles {
+    /// The splits of `repo` (of its configuration `config`) with their files, in order.
+    fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>>;
+}
+
+impl DatasetFiles for crate::hub::Hub {
+    fn dataset_files(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        Self::dataset_files(self, repo, config, revision)
+    }
+}
+
+/// The splits of a dataset, each with its files.
+pub(super) type Splits = Vec<(String, Arc<[DataFile]>)>;
 
 /// Files that Hugging Face writes beside the data, which are not data.
 const NOT_DATA: [&str; 4] =

@@ -12,7 +12,7 @@ mod locate;
 mod parquet;
 mod text;
 
-use std::{path::PathBuf, rc::Rc, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::RecordBatch,
@@ -20,57 +20,14 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use self::file::DataFile;
-pub use self::locate::is_hub_id;
+pub use self::locate::{DatasetFiles, OpenOptions, is_hub_id};
+use self::{file::DataFile, locate::Splits};
 use super::{
-    ahead::check_wanted,
     split::{SplitSlice, parse_split},
     stage::{Batches, Stage, limit_rows},
+    wanted::check_wanted,
 };
 use crate::error::{Code, Error, Result};
-
-/// Rows that a source reads at a time.
-const ROWS_PER_BATCH: usize = 1024;
-
-/// Where datasets are looked for.
-#[derive(Clone, Default)]
-pub struct OpenOptions {
-    /// A split expression such as `train[:1%]`; without one `train`, or the only split.
-    pub split: Option<String>,
-    /// The directory that relative paths start from.
-    pub base_dir: PathBuf,
-    /// The branch, tag or commit of a dataset on the hub.
-    pub revision: Option<String>,
-    /// What resolves hub ids; without it they are refused.
-    pub hub: Option<Rc<dyn DatasetFiles>>,
-    /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
-    pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
-}
-
-/// The files of a dataset on a hub, present on this machine.
-pub trait DatasetFiles {
-    /// The splits of `repo` (of its configuration `config`) with their files, in order.
-    fn dataset_files(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>>;
-}
-
-impl DatasetFiles for crate::hub::Hub {
-    fn dataset_files(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
-        Self::dataset_files(self, repo, config, revision)
-    }
-}
-
-/// The splits of a dataset, each with its files.
-type Splits = Vec<(String, Arc<[DataFile]>)>;
 
 /// Opens the dataset that `spec` names.
 pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
@@ -90,7 +47,8 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
         true => vec![SplitSlice::whole(expression)],
         false => parse_split(expression, &names).map_err(|e| e.option("split"))?,
     };
-    let parts = slices.iter().map(|slice| Part::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
+    let parts =
+        slices.iter().map(|slice| RowRange::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
     let schema = normalize(&parts[0].files[0].schema()?);
     let (name, stop) = (format!("{spec} [{expression}]"), options.stop.clone());
     let source = Source { name, parts: parts.into(), schema, stop };
@@ -108,7 +66,7 @@ pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
 #[derive(Clone)]
 pub(super) struct Source {
     name: String,
-    parts: Arc<[Part]>,
+    parts: Arc<[RowRange]>,
     schema: SchemaRef,
     stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
@@ -168,13 +126,13 @@ impl Stage for Source {
 }
 
 /// Rows `from..to` of files that follow each other.
-struct Part {
+struct RowRange {
     files: Arc<[DataFile]>,
     from: u64,
     to: Option<u64>,
 }
 
-impl Part {
+impl RowRange {
     fn new(slice: &SplitSlice, splits: &Splits) -> Result<Self> {
         let files = splits.iter().find(|(name, _)| *name == slice.split).map(|(_, files)| files);
         let files = files.cloned().unwrap_or_default();

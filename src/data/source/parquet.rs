@@ -10,19 +10,16 @@ use parquet::{
     file::reader::ChunkReader,
 };
 
-use super::{
-    ROWS_PER_BATCH,
-    bytes::{FileBytes, Place},
-};
+use super::bytes::{FileBytes, FileLocation};
 use crate::{
-    data::stage::Batches,
+    data::stage::{Batches, ROWS_PER_BATCH},
     error::{Error, IoContext, Result},
 };
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     match file.place() {
-        Place::Path(path) => Ok(builder(open(path)?, file)?.schema().as_ref().clone()),
-        Place::Embedded(bytes) => {
+        FileLocation::Path(path) => Ok(builder(open(path)?, file)?.schema().as_ref().clone()),
+        FileLocation::Embedded(bytes) => {
             Ok(builder(Bytes::from_static(bytes), file)?.schema().as_ref().clone())
         }
     }
@@ -30,8 +27,10 @@ pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
 
 pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     let rows = match file.place() {
-        Place::Path(path) => builder(open(path)?, file)?.metadata().file_metadata().num_rows(),
-        Place::Embedded(bytes) => {
+        FileLocation::Path(path) => {
+            builder(open(path)?, file)?.metadata().file_metadata().num_rows()
+        }
+        FileLocation::Embedded(bytes) => {
             builder(Bytes::from_static(bytes), file)?.metadata().file_metadata().num_rows()
         }
     };
@@ -40,8 +39,10 @@ pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
 
 pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
     match file.place() {
-        Place::Path(path) => batches(builder(open(path)?, file)?, file, from),
-        Place::Embedded(bytes) => batches(builder(Bytes::from_static(bytes), file)?, file, from),
+        FileLocation::Path(path) => batches(builder(open(path)?, file)?, file, from),
+        FileLocation::Embedded(bytes) => {
+            batches(builder(Bytes::from_static(bytes), file)?, file, from)
+        }
     }
 }
 

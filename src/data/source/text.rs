@@ -8,8 +8,11 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use super::{ROWS_PER_BATCH, bytes::FileBytes};
-use crate::{data::stage::Batches, error::Result};
+use super::bytes::FileBytes;
+use crate::{
+    data::stage::{Batches, ROWS_PER_BATCH},
+    error::Result,
+};
 
 pub(super) fn schema() -> Schema {
     Schema::new(vec![Field::new("text", DataType::Utf8, true)])

@@ -3,9 +3,9 @@
 use super::layout::{Card, Table, count};
 use crate::{
     error::Result,
-    fs::Bytes,
     model::{FlatUnit, Model},
     script::api::tensor::{device_name, dtype_name},
+    units::Bytes,
 };
 
 pub(super) fn card(model: &Model, title: String) -> Result<Card> {

@@ -1,7 +1,7 @@
 //! An engine: the progress of the training, and the uses of its memory.
 
 use super::layout::{Card, Table, count, number};
-use crate::{engine::Engine, error::Result, fs::Bytes};
+use crate::{engine::Engine, error::Result, units::Bytes};
 
 pub(super) fn card(engine: &Engine) -> Result<Card> {
     let config = engine.config();

@@ -2,8 +2,8 @@
 //! keys and values, head by head.
 
 use super::{
-    Family,
     config_file::{Config, Key, Refused, Table},
+    family::Family,
 };
 use crate::{
     error::Result,

@@ -13,7 +13,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{
         Model,
-        architecture::{Architecture, Facts, LayerSpec, Prediction},
+        architecture::{Architecture, LayerSpec, ModelInfo, Prediction},
         cost::{LayerCost, Workload},
         layer::{Context, Flow, Layer},
         loss,
@@ -29,7 +29,7 @@ pub type LayerFunction = Rc<dyn Fn(&[Tensor], &Tensor, &Context<'_>) -> Result<T
 
 /// One layer.
 pub struct CustomLayer {
-    /// What its parameters' names begin with.
+    /// The prefix of its parameters' names.
     pub name: String,
     /// The parameters with their first values, which are copied.
     pub params: Vec<(String, Tensor)>,
@@ -46,10 +46,6 @@ struct Custom {
 }
 
 /// A model of `layers`, of which there are at least two.
-///
-/// # Errors
-/// [`Code::BadValue`] for too few layers, one without a parameter, and a name that is there
-/// twice; [`Code::Shape`] for a parameter without elements; libtorch refuses.
 pub fn model(
     layers: Vec<CustomLayer>,
     vocab_size: i64,
@@ -67,7 +63,7 @@ pub fn model(
         ("n_positions", json!(n_positions)),
         ("layers", json!(names)),
     ];
-    let facts = Facts {
+    let facts = ModelInfo {
         config: config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect(),
         vocab_size,
         max_positions: Some(n_positions),

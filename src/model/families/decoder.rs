@@ -7,7 +7,7 @@ use super::config_file::Config;
 use crate::{
     error::Result,
     model::{
-        architecture::{Architecture, Facts, LayerSpec, WeightNames},
+        architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
         modules::{
             Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
             Position, Projections, Rope, RopeContext, Rotary,
@@ -26,7 +26,7 @@ pub(super) const NAMES: WeightNames = WeightNames {
     buffers: &[".rotary_emb.inv_freq"],
 };
 
-/// What a family says of its decoder.
+/// The decoder of a family.
 pub(super) struct Decoder<'a> {
     pub(super) c: &'a Config,
     pub(super) qkv_bias: bool,
@@ -39,13 +39,13 @@ pub(super) struct Decoder<'a> {
     /// Whether norms stand behind each part too, and are stored less one.
     pub(super) is_gemma: bool,
     pub(super) activation: Activation,
-    /// What scores are multiplied by, unless it is the usual.
+    /// The factor of the scores, unless it is the usual.
     pub(super) scale: Option<f64>,
     pub(super) embedding_scale: Option<f64>,
     pub(super) embedding_dropout: f64,
     /// Of what a block adds.
     pub(super) dropout: f64,
-    pub(super) layers: Vec<Place>,
+    pub(super) layers: Vec<LayerPositions>,
     /// The part of a head that turns, where the family has a key for it.
     pub(super) partial_rotary_factor: Option<f64>,
     /// Whether a part of a head may stay.
@@ -57,7 +57,7 @@ pub(super) struct Decoder<'a> {
 }
 
 /// How a layer's attention knows of places.
-pub(super) struct Place {
+pub(super) struct LayerPositions {
     pub(super) rotary: Rc<Rotary>,
     /// Tokens that a query sees.
     pub(super) window: Option<i64>,
@@ -110,7 +110,10 @@ impl<'a> Decoder<'a> {
     }
 
     /// Layers with one kind of rotary positions, and a window by their number.
-    pub(super) fn layers_with(&self, window: impl Fn(i64) -> Option<i64>) -> Result<Vec<Place>> {
+    pub(super) fn layers_with(
+        &self,
+        window: impl Fn(i64) -> Option<i64>,
+    ) -> Result<Vec<LayerPositions>> {
         let c = self.c;
         let context = RopeContext {
             head_dim: self.head_dim,
@@ -129,12 +132,12 @@ impl<'a> Decoder<'a> {
             return Err(c.refusal(vec![text.to_owned()]));
         }
         let rotary = Rc::new(Rotary::new(rope));
-        let place = |i| Place { rotary: Rc::clone(&rotary), window: window(i) };
+        let place = |i| LayerPositions { rotary: Rc::clone(&rotary), window: window(i) };
         Ok((0..c.int("num_hidden_layers")?).map(place).collect())
     }
 
     /// The layers of Qwen: from `max_window_layers` on with a window, where windows are on.
-    pub(super) fn qwen_layers(&self) -> Result<Vec<Place>> {
+    pub(super) fn qwen_layers(&self) -> Result<Vec<LayerPositions>> {
         let c = self.c;
         let window = c
             .optional_int("sliding_window")?
@@ -180,7 +183,7 @@ impl<'a> Decoder<'a> {
         let facts = c.facts(NAMES, summary)?;
         Ok(Architecture {
             layers: all,
-            facts: Facts { max_positions: positions, cache_ends_behind, ..facts },
+            facts: ModelInfo { max_positions: positions, cache_ends_behind, ..facts },
         })
     }
 
@@ -190,7 +193,7 @@ impl<'a> Decoder<'a> {
         Ok(make(b, name, width, epsilon))
     }
 
-    fn block(&self, i: usize, place: &Place, init: Init) -> Result<LayerSpec> {
+    fn block(&self, i: usize, place: &LayerPositions, init: Init) -> Result<LayerSpec> {
         let width = self.c.int("hidden_size")?;
         let mut b = LayerBuilder::new(format!("model.layers.{i}"));
         let input_norm = self.norm(&mut b, "input_layernorm", width)?;
@@ -213,7 +216,12 @@ impl<'a> Decoder<'a> {
         Ok(LayerSpec::new(format!("layers.{i}"), b, block).block())
     }
 
-    fn attention(&self, b: &mut LayerBuilder, place: &Place, init: Init) -> Result<Attention> {
+    fn attention(
+        &self,
+        b: &mut LayerBuilder,
+        place: &LayerPositions,
+        init: Init,
+    ) -> Result<Attention> {
         let (c, head_dim, kv_heads) = (self.c, self.head_dim, self.kv_heads);
         let (width, heads) = (c.int("hidden_size")?, c.int("num_attention_heads")?);
         let (wide, narrow) = (heads * head_dim, kv_heads * head_dim);

@@ -4,9 +4,9 @@
 use std::rc::Rc;
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Refused, Table},
-    decoder::{Decoder, NAMES, Place},
+    decoder::{Decoder, LayerPositions, NAMES},
+    family::Family,
 };
 use crate::{
     error::Result,
@@ -93,14 +93,14 @@ fn describe(c: &Config) -> Result<Architecture> {
 }
 
 /// The positions and the window of each layer: every sixth sees all, the others a window.
-fn layers(c: &Config) -> Result<Vec<Place>> {
+fn layers(c: &Config) -> Result<Vec<LayerPositions>> {
     let (full, local) = ropes(c)?;
     let (full, local) = (Rc::new(Rotary::new(full)), Rc::new(Rotary::new(local)));
     let (window, pattern) = (c.optional_int("sliding_window")?, c.int("sliding_window_pattern")?);
     let types = c.layer_types(|i| (i + 1) % pattern != 0)?;
     let place = |is_sliding: &bool| match is_sliding {
-        true => Place { rotary: Rc::clone(&local), window },
-        false => Place { rotary: Rc::clone(&full), window: None },
+        true => LayerPositions { rotary: Rc::clone(&local), window },
+        false => LayerPositions { rotary: Rc::clone(&full), window: None },
     };
     Ok(types.iter().map(place).collect())
 }

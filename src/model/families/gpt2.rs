@@ -2,13 +2,13 @@
 //! `GPT2LMHeadModel`: pre-norm blocks, learned positions, weights stored `[in, out]`.
 
 use super::{
-    Family,
     config_file::{Config, Key, Refused, Table},
+    family::Family,
 };
 use crate::{
     error::Result,
     model::{
-        architecture::{Architecture, Facts, LayerSpec, WeightNames},
+        architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
         modules::{
             Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Positions,
             Projections,
@@ -94,7 +94,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     let head = Head::new(Some(norm), projection, (vocab, width));
     all.push(LayerSpec::new("head", b, head));
     let summary = c.summary(layers, (width, heads), &format!("{positions} positions"))?;
-    let facts = Facts { max_positions: Some(positions), ..c.facts(FAMILY.names, summary)? };
+    let facts = ModelInfo { max_positions: Some(positions), ..c.facts(FAMILY.names, summary)? };
     Ok(Architecture { layers: all, facts })
 }
 
@@ -130,7 +130,7 @@ fn block(c: &Config, i: i64) -> Result<LayerSpec> {
     Ok(LayerSpec::new(format!("h.{i}"), b, block).block())
 }
 
-/// What the attention of block `i` multiplies scores by, unless it is the usual.
+/// The factor of the scores in block `i`, unless it is the usual.
 fn scale(c: &Config, i: i64) -> Result<Option<f64>> {
     let head_dim = (c.int("n_embd")? / c.int("n_head")?) as f64;
     let (by_width, by_layer) =

@@ -1,9 +1,9 @@
 //! Llama (Touvron et al. 2023), and the many models of its form.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     decoder::{Decoder, NAMES},
+    family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
 

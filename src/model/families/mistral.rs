@@ -1,9 +1,9 @@
 //! Mistral (Jiang et al. 2023): Llama with a window on attention.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Table},
     decoder::{Decoder, NAMES},
+    family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
 

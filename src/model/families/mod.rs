@@ -1,4 +1,4 @@
-//! The families of models: what each makes of a `config.json`.
+//! The families of models, each of which describes a model by its `config.json`.
 //!
 //! A family is a table of settings, from which one strict reader works (`config_file.rs`), and a
 //! function that puts modules together.
@@ -7,6 +7,7 @@ mod bloom;
 pub(super) mod config_file;
 pub mod custom;
 mod decoder;
+mod family;
 mod gemma3;
 mod gpt2;
 mod llama;
@@ -21,14 +22,12 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use self::config_file::{Config, Table, read_file};
 pub use self::custom::{CustomLayer, LayerFunction};
-use super::{
-    architecture::{Architecture, Facts, Prediction, WeightNames},
-    files::StoredWeights,
-    params::{LayerBuilder, ParamId},
-    unit::Init,
+use self::{
+    config_file::{Config, read_file},
+    family::Family,
 };
+use super::{architecture::Architecture, files::StoredWeights};
 use crate::error::{Code, Result};
 
 /// All families.
@@ -44,15 +43,6 @@ static FAMILIES: &[&Family] = &[
     &bloom::FAMILY,
     &t5::FAMILY,
 ];
-
-/// A family of models, under one `model_type`.
-pub(super) struct Family {
-    table: &'static Table,
-    /// Published sizes by name, with the settings that differ from the table's defaults, as JSON.
-    sizes: &'static [(&'static str, &'static str)],
-    describe: fn(&Config) -> Result<Architecture>,
-    names: WeightNames,
-}
 
 /// The settings of a model of one of the families.
 #[derive(Clone)]
@@ -107,19 +97,12 @@ impl ModelConfig {
     }
 
     /// Reads a `config.json`, or the one in a directory.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] with everything that is wrong with it; [`Code::Io`] when it cannot be
-    /// read.
     pub fn read(dir_or_file: &Path) -> Result<Self> {
         let (map, origin) = read_file(dir_or_file)?;
         Self::from_json(&map, &origin)
     }
 
     /// Reads the content of a `config.json`; `origin` names it in errors.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] with everything that is wrong with it.
     pub fn from_json(map: &Map<String, Value>, origin: &str) -> Result<Self> {
         // A file without a type is GPT-2's, as its first version wrote it.
         let known = |family: &&&Family| match map.get("model_type") {
@@ -140,9 +123,6 @@ impl ModelConfig {
     }
 
     /// The same with other settings, which `owner` gives.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] with everything that is wrong with them.
     pub fn with<'a>(
         self,
         settings: impl IntoIterator<Item = (&'a str, Value)>,
@@ -154,9 +134,6 @@ impl ModelConfig {
 
     /// The settings as the weights in `dir` complete them: transformers 5 writes a T5 with a head of its
     /// own as a tied one that is not scaled.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] or [`Code::Io`] for files that cannot be read.
     pub(in crate::model) fn completed_by(&self, dir: &Path) -> Result<Self> {
         let json = self.to_json();
         let is_open = json.get("scale_decoder_outputs") == Some(&Value::Bool(false))
@@ -173,9 +150,6 @@ impl ModelConfig {
     }
 
     /// The layers that they describe.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] for settings that do not fit together.
     pub(in crate::model) fn architecture(&self) -> Result<Architecture> {
         let architecture = (self.family.describe)(&self.config)?;
         let count: i128 = architecture.num_params();
@@ -191,69 +165,6 @@ const MOST_PARAMETERS: i128 = 1 << 50;
 
 /// Characters of a foreign model type that an error shows.
 const MOST_CHARS: usize = 60;
-
-impl Config {
-    /// What a causal model of these settings is; the family adds the positions.
-    fn facts(&self, names: WeightNames, summary: String) -> Result<Facts> {
-        Ok(Facts {
-            config: self.to_json(),
-            vocab_size: self.int("vocab_size")?,
-            max_positions: None,
-            cache_ends_behind: None,
-            objective: Prediction::Causal { is_cached: true },
-            bos_token_id: self.token("bos_token_id")?,
-            eos_token_ids: self.tokens("eos_token_id")?,
-            pad_token_id: self.to_json().get("pad_token_id").and_then(Value::as_i64),
-            names: Some(names),
-            kind: self.table().model_type.to_owned(),
-            summary,
-        })
-    }
-
-    /// Sizes in words, as a model's card has them.
-    fn summary(&self, layers: i64, (width, heads): (i64, i64), positions: &str) -> Result<String> {
-        let (vocab, tied) = (self.int("vocab_size")?, self.flag("tie_word_embeddings")?);
-        let tied = if tied { ", tied head" } else { "" };
-        Ok(format!(
-            "{layers} layers of {width} x {heads} heads, {positions}, vocabulary {vocab}{tied}"
-        ))
-    }
-
-    /// The projection to the vocabulary: the embedding of this name, or one of the head's own.
-    fn projection(
-        &self,
-        b: &mut LayerBuilder,
-        embedding: &str,
-        shape: (i64, i64),
-        init: Init,
-    ) -> Result<ParamId> {
-        Ok(match self.flag("tie_word_embeddings")? {
-            true => b.borrow(embedding),
-            false => b.add("lm_head.weight", &[shape.0, shape.1], init),
-        })
-    }
-
-    /// Whether each layer has a window: as `layer_types` says, or else by its number.
-    fn layer_types(&self, default: impl Fn(i64) -> bool) -> Result<Vec<bool>> {
-        let layers = self.int("num_hidden_layers")?;
-        let types = match self.value("layer_types")? {
-            Value::Null => return Ok((0..layers).map(default).collect()),
-            types => types.as_array().map(Vec::as_slice).unwrap_or_default(),
-        };
-        let is_sliding = |name: &Value| match name.as_str() {
-            Some("full_attention") => Some(false),
-            Some("sliding_attention") => Some(true),
-            _ => None,
-        };
-        let types: Option<Vec<bool>> = types.iter().map(is_sliding).collect();
-        types.filter(|types| types.len() as i64 == layers).ok_or_else(|| {
-            self.refusal(vec![format!(
-                "layer_types must have \"full_attention\" or \"sliding_attention\" for each of \
-                 {layers} layers"
-            )])
-        })
-    }
-}
 
 /// A small GPT-2, for tests of what runs models: two layers of two heads, with these settings.
 #[cfg(test)]

@@ -1,13 +1,13 @@
 //! OPT (Zhang et al. 2022): learned positions from 2 on, ReLU, norms before each part or after it.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
+    family::Family,
 };
 use crate::{
     error::Result,
     model::{
-        architecture::{Architecture, Facts, LayerSpec, WeightNames},
+        architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
         modules::{
             Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Positions,
             Projections,
@@ -111,7 +111,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     let head = Head { narrow: out, ..Head::new(norm, projection, (vocab, narrow)) };
     all.push(LayerSpec::new("head", b, head));
     let summary = c.summary(layers, (width, heads), &format!("{positions} positions"))?;
-    let facts = Facts { max_positions: Some(positions), ..c.facts(FAMILY.names, summary)? };
+    let facts = ModelInfo { max_positions: Some(positions), ..c.facts(FAMILY.names, summary)? };
     Ok(Architecture { layers: all, facts })
 }
 

@@ -1,9 +1,9 @@
 //! Phi-3 (Abdin et al. 2024): Llama with one layer for queries, keys and values, and one for gate and up.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Table},
     decoder::{Decoder, NAMES},
+    family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
 

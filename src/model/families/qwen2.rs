@@ -1,9 +1,9 @@
 //! Qwen 2 and 2.5 (Yang et al. 2024): Llama with biases in queries, keys and values.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     decoder::{Decoder, NAMES},
+    family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
 

@@ -1,9 +1,9 @@
 //! Qwen 3 (Yang et al. 2025): Llama with norms of each head's queries and keys.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Table},
     decoder::{Decoder, NAMES},
+    family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
 

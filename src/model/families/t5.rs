@@ -2,13 +2,13 @@
 //! by relative position in place of positions.
 
 use super::{
-    Family,
     config_file::{Config, Default, Key, KeyKind, Table},
+    family::Family,
 };
 use crate::{
     error::Result,
     model::{
-        architecture::{Architecture, Facts, LayerSpec, Prediction, WeightNames},
+        architecture::{Architecture, LayerSpec, ModelInfo, Prediction, WeightNames},
         modules::{
             Activation, Attention, Block, Branch, DecoderStart, Embed, Embedding, Gate, Head,
             Linear, Mlp, Norm, Position, Projections, RelativeBias,
@@ -139,7 +139,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     );
     let start = c.token("decoder_start_token_id")?.unwrap_or(0);
     let objective = Prediction::Seq2Seq { decoder_start_token_id: start };
-    let facts = Facts { objective, ..c.facts(FAMILY.names, summary)? };
+    let facts = ModelInfo { objective, ..c.facts(FAMILY.names, summary)? };
     Ok(Architecture { layers: all, facts })
 }
 

@@ -2,82 +2,28 @@
 //!
 //! `config.json`, `generation_config.json`, `model.safetensors` (or shards with their index) and,
 //! with a tokenizer, `tokenizer.json` and `tokenizer_config.json`. The directory appears whole or
-//! not at all. One that stands there already is replaced only if it holds an export and nothing
+//! not at all. An existing directory is replaced only if it holds an export and nothing
 //! else.
 
 use std::{fs::read_dir, ops::Range, path::Path};
 
 use serde_json::{Map, Value, json};
 
-use super::weights::{INDEX, SINGLE};
+use super::{
+    companions::{COMPANIONS, ExportedTokenizer, companions, text_of},
+    weights::{INDEX, SINGLE},
+};
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{self, NewDir, is_temporary, write_atomic},
-    model::{Facts, Gathered, Model, ParamSpec},
+    fs::{NewDir, is_temporary, write_atomic},
+    model::{Gathered, Model, ModelInfo, ParamSpec},
     tensor::{
         Kind, Tensor,
-        safetensors::{self, Entry},
+        safetensors::{self, TensorEntry},
     },
 };
 
 const CONFIG: &str = "config.json";
-const GENERATION_CONFIG: &str = "generation_config.json";
-const TOKENIZER: &str = "tokenizer.json";
-const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
-
-/// Files of a model's directory beside config and weights, which an export hands on as they are.
-const COMPANIONS: [&str; 5] = [
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    GENERATION_CONFIG,
-    "chat_template.jinja",
-];
-
-/// The files beside config and weights that a model came with.
-#[derive(Debug, Default)]
-pub(in crate::model) struct Companions(Vec<(&'static str, Vec<u8>)>);
-
-impl Companions {
-    /// Those in `dir`.
-    ///
-    /// # Errors
-    /// [`Code::Io`].
-    pub(in crate::model) fn read(dir: &Path) -> Result<Self> {
-        let there = COMPANIONS.into_iter().map(|name| (name, dir.join(name)));
-        let there = there.filter(|(_, path)| path.is_file());
-        let read = there.map(|(name, path)| Ok((name, fs::read(&path)?)));
-        Ok(Self(read.collect::<Result<_>>()?))
-    }
-
-    /// The file of this name.
-    pub(in crate::model) fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
-    }
-
-    /// The tokens that end a text by `generation_config.json`, which transformers prefers.
-    pub(in crate::model) fn eos_token_ids(&self) -> Vec<i64> {
-        let config = self.get(GENERATION_CONFIG).map(serde_json::from_slice::<Value>);
-        let ids = config.and_then(Result::ok).map(|config| config["eos_token_id"].clone());
-        match ids {
-            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
-            Some(id) => id.as_i64().into_iter().collect(),
-            None => Vec::new(),
-        }
-    }
-}
-
-/// A tokenizer for an export.
-#[derive(Debug)]
-pub struct ExportedTokenizer {
-    /// The content of its `tokenizer.json`.
-    pub json: Vec<u8>,
-    /// The token that ends a text.
-    pub eos_token: Option<String>,
-    /// The token that fills rows up.
-    pub pad_token: Option<String>,
-}
-
 /// The largest shard, as in transformers 5.
 const MOST_SHARD_BYTES: usize = 50_000_000_000;
 
@@ -101,12 +47,9 @@ impl Model {
     }
 
     /// Writes the files that the model came with beside config and weights into `dir`.
-    ///
-    /// # Errors
-    /// [`Code::DiskFull`] or [`Code::Io`].
     pub fn write_companions(&self, dir: &Path) -> Result<()> {
-        let Companions(files) = self.companions();
-        files.iter().try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
+        let mut files = self.companions().files();
+        files.try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
     }
 
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
@@ -117,7 +60,7 @@ impl Model {
         attend(&entries, &mut fetch)
     }
 
-    fn exported_facts(&self) -> Result<&Facts> {
+    fn exported_facts(&self) -> Result<&ModelInfo> {
         if self.facts().names.is_some() {
             return Ok(self.facts());
         }
@@ -126,11 +69,11 @@ impl Model {
     }
 
     /// Every parameter as it is exported, and what brings it by its number; unit after unit.
-    fn entries(&self) -> (Vec<Entry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
+    fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         for (i, unit) in self.units().iter().enumerate() {
             for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
-                entries.push(Entry { name, kind: unit.kind(), shape });
+                entries.push(TensorEntry { name, kind: unit.kind(), shape });
                 places.push((i, j));
             }
         }
@@ -150,15 +93,10 @@ impl Model {
 
 /// Writes parameters, all in one format and under their names in transformers, to `target`;
 /// `fetch` brings them one at a time.
-///
-/// # Errors
-/// [`Code::BadValue`] when `target` holds other files, [`Code::DiskFull`] or [`Code::Io`]; what
-/// stood at `target` is then unchanged. [`Code::Tokenizer`] when `tokenizer_json` is not JSON. Those
-/// of `fetch`.
 fn export(
     target: &Path,
-    facts: &Facts,
-    params: &[Entry<'_>],
+    facts: &ModelInfo,
+    params: &[TensorEntry<'_>],
     fetch: Fetch<'_>,
     companions: &[(&str, Vec<u8>)],
 ) -> Result<()> {
@@ -176,39 +114,13 @@ fn export(
     new.publish()
 }
 
-/// The files beside config and weights: those that the model came with, unless it gets another
-/// tokenizer, and what is missing made new.
-fn companions(
-    facts: &Facts,
-    Companions(own): &Companions,
-    tokenizer: Option<&ExportedTokenizer>,
-) -> Result<Vec<(&'static str, Vec<u8>)>> {
-    let is_kept = |name: &str| tokenizer.is_none() || name == GENERATION_CONFIG;
-    let mut files: Vec<_> = own.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
-    let has =
-        |files: &[(&str, Vec<u8>)], wanted: &str| files.iter().any(|(name, _)| *name == wanted);
-    if let Some(ExportedTokenizer { json, .. }) = tokenizer {
-        files.push((TOKENIZER, json.clone()));
-    }
-    if let (Some((_, json)), false) =
-        (files.iter().find(|(name, _)| *name == TOKENIZER), has(&files, TOKENIZER_CONFIG))
-    {
-        let config = tokenizer_config(facts, json, tokenizer)?;
-        files.push((TOKENIZER_CONFIG, text_of(config)));
-    }
-    if !has(&files, GENERATION_CONFIG) {
-        files.push((GENERATION_CONFIG, text_of(generation_config(facts))));
-    }
-    Ok(files)
-}
-
 /// Brings the parameters as [`export`] does on another rank, and writes nothing.
-fn attend(params: &[Entry<'_>], fetch: Fetch<'_>) -> Result<()> {
+fn attend(params: &[TensorEntry<'_>], fetch: Fetch<'_>) -> Result<()> {
     write_weights(None, params, fetch, MOST_SHARD_BYTES)
 }
 
 /// The name that transformers has for the format of all tensors.
-fn dtype(params: &[Entry<'_>]) -> Result<&'static str> {
+fn dtype(params: &[TensorEntry<'_>]) -> Result<&'static str> {
     let kind = params.first().map_or(Kind::Float, |param| param.kind);
     if let Some(other) = params.iter().find(|param| param.kind != kind) {
         bail!(Code::Internal, "{} is {:?}, and others are {kind:?}", other.name, other.kind);
@@ -262,7 +174,7 @@ fn is_of_an_export(name: &str) -> bool {
 /// One file, or shards of at most `most_bytes` (or one tensor) with their index.
 fn write_weights(
     dir: Option<&Path>,
-    params: &[Entry<'_>],
+    params: &[TensorEntry<'_>],
     fetch: Fetch<'_>,
     most_bytes: usize,
 ) -> Result<()> {
@@ -296,7 +208,7 @@ fn write_weights(
 }
 
 /// Fills shard after shard in the order of the parameters; at least one, even if it is empty.
-fn shards(params: &[Entry<'_>], most_bytes: usize) -> Vec<Range<usize>> {
+fn shards(params: &[TensorEntry<'_>], most_bytes: usize) -> Vec<Range<usize>> {
     let (mut shards, mut first, mut filled) = (Vec::new(), 0, 0);
     for (i, param) in params.iter().enumerate() {
         let bytes = bytes_of(param);
@@ -310,68 +222,16 @@ fn shards(params: &[Entry<'_>], most_bytes: usize) -> Vec<Range<usize>> {
     shards
 }
 
-fn numel(param: &Entry<'_>) -> usize {
+fn numel(param: &TensorEntry<'_>) -> usize {
     param.shape.iter().product::<i64>() as usize
 }
 
-fn bytes_of(param: &Entry<'_>) -> usize {
+fn bytes_of(param: &TensorEntry<'_>) -> usize {
     numel(param) * param.kind.elt_size_in_bytes()
-}
-
-/// What transformers derives from a `config.json` when it finds no such file.
-fn generation_config(facts: &Facts) -> Map<String, Value> {
-    let mut map = Map::new();
-    map.insert("_from_model_config".to_owned(), true.into());
-    for key in ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"] {
-        if let Some(id) = facts.config.get(key).filter(|id| !id.is_null()) {
-            map.insert(key.to_owned(), id.clone());
-        }
-    }
-    map
-}
-
-/// Makes transformers use `tokenizer.json` as it is. Without the class, a GPT-2 would get a
-/// tokenizer that takes only the vocabulary from that file and splits text in its own way.
-fn tokenizer_config(
-    facts: &Facts,
-    tokenizer_json: &[u8],
-    given: Option<&ExportedTokenizer>,
-) -> Result<Map<String, Value>> {
-    let tokenizer: Value = serde_json::from_slice(tokenizer_json).map_err(|e| {
-        Error::new(Code::Tokenizer, format!("the tokenizer is not valid JSON: {e}"))
-    })?;
-    let added = tokenizer.get("added_tokens").and_then(Value::as_array);
-    let special = |id: Option<i64>| {
-        let token = added?.iter().find(|token| {
-            token["special"] == true && id.is_some_and(|id| token["id"].as_i64() == Some(id))
-        })?;
-        token.get("content")
-    };
-    let mut map = Map::new();
-    map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
-    if let Some(positions) = facts.max_positions {
-        map.insert("model_max_length".to_owned(), positions.into());
-    }
-    // Decoding gives back the text, blanks before punctuation included.
-    map.insert("clean_up_tokenization_spaces".to_owned(), false.into());
-    let by_config = special(facts.eos_token_ids.first().copied()).cloned();
-    let eos = given.and_then(|given| given.eos_token.clone()).map(Value::from);
-    // The model's ids are of another vocabulary where the two differ.
-    let agree = eos.is_none() || eos == by_config;
-    let bos = special(facts.bos_token_id).filter(|_| agree).cloned();
-    let pad = given.and_then(|given| given.pad_token.clone()).map(Value::from);
-    for (key, token) in [("bos_token", bos), ("eos_token", eos.or(by_config)), ("pad_token", pad)] {
-        map.extend(token.map(|token| (key.to_owned(), token)));
-    }
-    Ok(map)
 }
 
 fn write_json(path: &Path, map: Map<String, Value>) -> Result<()> {
     write_atomic(path, &text_of(map))
-}
-
-fn text_of(map: Map<String, Value>) -> Vec<u8> {
-    format!("{:#}\n", Value::from(map)).into_bytes()
 }
 
 #[cfg(test)]
@@ -380,7 +240,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{FlatUnit, Init, ModelConfig, files::StoredWeights},
+        model::{
+            FlatUnit, Init, ModelConfig,
+            files::{
+                StoredWeights,
+                companions::{Companions, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
+            },
+        },
         tensor::Device,
     };
 
@@ -409,10 +275,10 @@ mod tests {
         units
     }
 
-    fn entries(units: &[FlatUnit]) -> Vec<Entry<'_>> {
+    fn entries(units: &[FlatUnit]) -> Vec<TensorEntry<'_>> {
         let specs = units.iter().flat_map(FlatUnit::specs);
         specs
-            .map(|ParamSpec { name, shape, .. }| Entry { name, kind: Kind::Float, shape })
+            .map(|ParamSpec { name, shape, .. }| TensorEntry { name, kind: Kind::Float, shape })
             .collect()
     }
 
@@ -422,7 +288,7 @@ mod tests {
 
     fn export(
         dir: &Path,
-        facts: &Facts,
+        facts: &ModelInfo,
         units: &[FlatUnit],
         tokenizer_json: Option<&[u8]>,
     ) -> Result<()> {
@@ -457,7 +323,7 @@ mod tests {
         serde_json::from_slice(&read(path).unwrap()).unwrap()
     }
 
-    fn facts() -> Facts {
+    fn facts() -> ModelInfo {
         let untied = [("tie_word_embeddings", false.into()), ("bos_token_id", Value::Null)];
         let config = ModelConfig::named("gpt2").unwrap().with(untied, "test").unwrap();
         config.architecture().unwrap().facts
@@ -512,7 +378,7 @@ mod tests {
             {"id": 0, "content": "<s>", "special": false},
         ]});
         let bytes = tokenizer.to_string().into_bytes();
-        let facts = Facts { bos_token_id: Some(0), ..facts() };
+        let facts = ModelInfo { bos_token_id: Some(0), ..facts() };
         export(&dir, &facts, &units(), Some(&bytes)).unwrap();
         assert_eq!(read(dir.join(TOKENIZER)).unwrap(), bytes);
         assert_eq!(

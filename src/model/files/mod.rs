@@ -1,8 +1,9 @@
 //! Models as directories of files: Hugging Face's `config.json` and safetensors.
 
+mod companions;
 mod export;
 mod weights;
 
-pub(super) use export::Companions;
-pub use export::ExportedTokenizer;
+pub(super) use companions::Companions;
+pub use companions::ExportedTokenizer;
 pub(super) use weights::StoredWeights;

@@ -39,11 +39,11 @@ const MOST_NAMES: usize = 20;
 pub(in crate::model) struct StoredWeights {
     dir: PathBuf,
     files: Vec<SafetensorsFile>,
-    places: BTreeMap<String, Place>,
+    tensors: BTreeMap<String, StoredTensor>,
 }
 
 #[derive(Debug)]
-struct Place {
+struct StoredTensor {
     /// Which of the files.
     file: usize,
     /// The name in the file.
@@ -52,10 +52,6 @@ struct Place {
 
 impl StoredWeights {
     /// The weights in `dir`, which must be those of `units`, under the names of a family.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] with everything that is missing, left over or of another shape;
-    /// [`Code::Io`] when a file cannot be read.
     pub(in crate::model) fn open(
         dir: &Path,
         units: &[FlatUnit],
@@ -71,26 +67,23 @@ impl StoredWeights {
     }
 
     /// The names of the tensors in `dir`.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] or [`Code::Io`] for files that cannot be read.
     pub(in crate::model) fn names(dir: &Path) -> Result<BTreeSet<String>> {
-        Ok(Self::find(dir, &|name| Some(name.to_owned()))?.places.into_keys().collect())
+        Ok(Self::find(dir, &|name| Some(name.to_owned()))?.tensors.into_keys().collect())
     }
 
     /// Fills the parameters of one of the units.
     pub(in crate::model) fn fill(&self, unit: &FlatUnit) -> Result<()> {
         for (spec, param) in unit.specs().iter().zip(unit.params()) {
-            let place = &self.places[&spec.name];
-            self.files[place.file].copy_into(&place.name, param)?;
+            let stored_tensor = &self.tensors[&spec.name];
+            self.files[stored_tensor.file].copy_into(&stored_tensor.name, param)?;
         }
         self.files.iter().for_each(SafetensorsFile::let_go);
         Ok(())
     }
 
-    /// What the files of `dir` hold.
+    /// The tensors in the files of `dir`.
     fn find(dir: &Path, full_name: &FullName<'_>) -> Result<Self> {
-        let mut stored = Self { dir: dir.to_owned(), files: Vec::new(), places: BTreeMap::new() };
+        let mut stored = Self { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
         if dir.join(SINGLE).exists() {
             stored.add_file(SafetensorsFile::open(&dir.join(SINGLE))?, None, full_name)?;
         } else if dir.join(INDEX).exists() {
@@ -127,7 +120,7 @@ impl StoredWeights {
         for name in names {
             let Some(full) = full_name(&name) else { continue };
             let twice = format!("{}: {full} is there twice", self.dir.display());
-            if self.places.insert(full, Place { file: self.files.len(), name }).is_some() {
+            if self.tensors.insert(full, StoredTensor { file: self.files.len(), name }).is_some() {
                 bail!(Code::Weights, "{twice}");
             }
         }
@@ -146,11 +139,13 @@ impl StoredWeights {
             if params.contains_key(alias) {
                 continue;
             }
-            let Some(found) = self.places.remove(alias) else { continue };
-            match self.places.get(name) {
-                Some(place) => faults.extend(self.difference((alias, &found), (name, place))?),
+            let Some(found) = self.tensors.remove(alias) else { continue };
+            match self.tensors.get(name) {
+                Some(stored_tensor) => {
+                    faults.extend(self.difference((alias, &found), (name, stored_tensor))?)
+                }
                 // It is the one that the file has.
-                None => drop(self.places.insert(name.to_owned(), found)),
+                None => drop(self.tensors.insert(name.to_owned(), found)),
             }
         }
         self.files.iter().for_each(SafetensorsFile::let_go);
@@ -159,14 +154,18 @@ impl StoredWeights {
 
     fn difference(
         &self,
-        (alias, found): (&str, &Place),
-        (name, place): (&str, &Place),
+        (alias, found): (&str, &StoredTensor),
+        (name, stored_tensor): (&str, &StoredTensor),
     ) -> Result<Option<Error>> {
-        let content = |place: &Place| -> Result<_> {
-            let file = &self.files[place.file];
-            Ok((file.shape(&place.name)?, file.kind(&place.name)?, file.bytes(&place.name)?))
+        let content = |stored_tensor: &StoredTensor| -> Result<_> {
+            let file = &self.files[stored_tensor.file];
+            Ok((
+                file.shape(&stored_tensor.name)?,
+                file.kind(&stored_tensor.name)?,
+                file.bytes(&stored_tensor.name)?,
+            ))
         };
-        let (found, expected) = (content(found)?, content(place)?);
+        let (found, expected) = (content(found)?, content(stored_tensor)?);
         if found == expected {
             return Ok(None);
         }
@@ -189,12 +188,12 @@ impl StoredWeights {
     fn faults(&self, params: &BTreeMap<&str, &ParamSpec>) -> Result<Vec<Error>> {
         let dir = self.dir.display();
         let missing: Vec<_> =
-            params.keys().copied().filter(|name| !self.places.contains_key(*name)).collect();
+            params.keys().copied().filter(|name| !self.tensors.contains_key(*name)).collect();
         let surplus: Vec<_> = self
-            .places
+            .tensors
             .iter()
             .filter(|(full, _)| !params.contains_key(full.as_str()))
-            .map(|(_, place)| place.name.as_str())
+            .map(|(_, stored_tensor)| stored_tensor.name.as_str())
             .collect();
         let (shapes, dtypes) = self.mismatches(params)?;
         let mut faults = Vec::new();
@@ -231,13 +230,13 @@ impl StoredWeights {
     ) -> Result<(Vec<String>, Vec<String>)> {
         let (mut shapes, mut dtypes) = (Vec::new(), Vec::new());
         for (&name, param) in params {
-            let Some(place) = self.places.get(name) else { continue };
-            let file = &self.files[place.file];
-            let found = file.shape(&place.name)?;
+            let Some(stored_tensor) = self.tensors.get(name) else { continue };
+            let file = &self.files[stored_tensor.file];
+            let found = file.shape(&stored_tensor.name)?;
             if found != param.shape {
                 shapes.push(format!("{name} is {found:?}, expected {:?}", param.shape));
             }
-            match file.kind(&place.name) {
+            match file.kind(&stored_tensor.name) {
                 Ok(Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) => {}
                 _ => dtypes.push(name.to_owned()),
             }
@@ -384,8 +383,9 @@ mod tests {
     fn refusal(dir: &TempDir, tied: bool) -> Vec<String> {
         let e = StoredWeights::open(dir.path(), &units(tied), Some(NAMES)).unwrap_err();
         assert_eq!(e.code(), Code::Weights);
-        let place = dir.path().display().to_string();
-        let text = e.to_string().replace(&format!("{place}/"), "").replace(&place, "DIR");
+        let stored_tensor = dir.path().display().to_string();
+        let text =
+            e.to_string().replace(&format!("{stored_tensor}/"), "").replace(&stored_tensor, "DIR");
         text.lines().map(str::to_owned).collect()
     }
 

@@ -27,7 +27,7 @@ pub(crate) struct Attention {
     /// Norms of each head's queries and keys.
     pub(crate) qk_norm: Option<(Norm, Norm)>,
     pub(crate) position: Position,
-    /// What scores are multiplied by; `None` is one over the square root of the head dim.
+    /// The factor of the scores; `None` is one over the square root of the head dim.
     pub(crate) scale: Option<f64>,
     /// How many tokens a query sees, its own included; `None` is all.
     pub(crate) window: Option<i64>,
@@ -176,7 +176,7 @@ impl Attention {
         Ok((q, k))
     }
 
-    /// What is added to the scores, or which of them count; `None` where the kernel knows.
+    /// The bias of the scores, or the mask of those that count; `None` where the kernel knows.
     fn mask(
         &self,
         (t, past): (i64, i64),

@@ -26,7 +26,7 @@ pub(crate) struct Embedding {
     weight: ParamId,
     rows: i64,
     width: i64,
-    /// What the rows are multiplied by.
+    /// The factor of the rows.
     scale: Option<f64>,
 }
 

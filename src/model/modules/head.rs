@@ -30,7 +30,7 @@ pub(crate) struct Head {
     pub(crate) projection: ParamId,
     /// V and C.
     pub(crate) shape: (i64, i64),
-    /// What the hidden states are multiplied by before the projection.
+    /// The factor of the hidden states before the projection.
     pub(crate) scale: Option<f64>,
     /// Of the norm's output.
     pub(crate) dropout: f64,

@@ -24,7 +24,7 @@ pub(crate) struct Mlp {
     pub(crate) dropout: f64,
 }
 
-/// What the inner activations are multiplied with.
+/// The factor of the inner activations.
 #[derive(Debug)]
 pub(crate) enum Gate {
     /// Nothing.

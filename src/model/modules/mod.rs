@@ -1,4 +1,4 @@
-//! What layers are made of: arithmetic with its parameters, its gradient where autograd's would cost
+//! The modules of layers: arithmetic with its parameters, its gradient where autograd's would cost
 //! more, and its cost.
 //!
 //! A module holds the places of its parameters in its layer, and sizes; nothing that changes. Shapes in

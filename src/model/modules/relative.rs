@@ -105,7 +105,7 @@ mod tests {
         RelativeBias::new(&mut b, "weight", (32, 4), (128, is_bidirectional), Init::Zeros)
     }
 
-    /// Those of transformers, exactly.
+    /// The buckets of transformers, exactly.
     #[test]
     fn buckets_are_those_of_transformers() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/families/t5-v10.json");

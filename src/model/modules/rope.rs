@@ -36,7 +36,7 @@ pub(crate) struct Rope {
     inverse: Vec<f32>,
     /// The factor of cosine and sine.
     attention: f64,
-    /// What changes in a longer pass.
+    /// The change in a longer pass.
     longer: Option<Longer>,
     /// The positions that the frequencies are for; `None` has no end.
     reach: Option<i64>,
@@ -51,7 +51,7 @@ enum Longer {
     Fixed { limit: i64, inverse: Vec<f32> },
 }
 
-/// What the config says beside the rope object.
+/// The settings of the config beside the rope object.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RopeContext {
     /// Elements of a head.
@@ -94,7 +94,7 @@ impl Rope {
             Some(Value::Object(map)) => map,
             Some(v) => return Err(vec![format!("{key} must be an object, got {}", brief(v))]),
         };
-        let mut reader = Reader { key, map, context, kind: "", faults: Vec::new() };
+        let mut reader = RopeReader { key, map, context, kind: "", faults: Vec::new() };
         let rope = reader.rope();
         if reader.faults.is_empty() { Ok(rope) } else { Err(reader.faults) }
     }
@@ -157,7 +157,7 @@ fn brief(value: &Value) -> String {
     }
 }
 
-/// What a number must be: in words, and as a check.
+/// The rule of a number: in words, and as a check.
 type Rule = (&'static str, fn(f64) -> bool);
 const POSITIVE: Rule = ("a number above 0", |n| n as f32 > 0.0);
 const FACTOR: Rule = ("a number of 1 or more", |n| n >= 1.0);
@@ -169,7 +169,7 @@ const CONTEXT: Rule = ("a whole number of 2 or more", |n| n >= 2.0 && n.fract() 
 const NEEDED: f64 = f64::NEG_INFINITY;
 
 /// A rope object while it is read.
-struct Reader<'a> {
+struct RopeReader<'a> {
     key: &'a str,
     map: &'a Map<String, Value>,
     context: &'a RopeContext,
@@ -177,7 +177,7 @@ struct Reader<'a> {
     faults: Vec<String>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> RopeReader<'a> {
     /// Notes a fault of the object unless `holds`.
     fn check(&mut self, holds: bool, fault: &str) {
         self.faults.extend((!holds).then(|| format!("{}: {fault}", self.key)));

@@ -139,7 +139,7 @@ mod tests {
         let rotary = rotary();
         let turned = rotary.turn(&x, 1).unwrap();
         assert!(turned.narrow(3, 4, 4).equal(&x.narrow(3, 4, 4)));
-        // What turns back and forth comes to where it was; lengths stay, so that the gradient of half
+        // A rotation there and back is none; lengths stay, so that the gradient of half
         // the square of the result is the input itself.
         let back = autograd::grad(&[(&turned, &turned.detach())], &[&x]).unwrap().remove(0);
         assert!(back.unwrap().allclose(&x, 1e-5, 1e-6, false));

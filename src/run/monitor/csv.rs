@@ -11,10 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Event, LR, TRAIN_LOSS, begin_of};
+use super::event::{Event, LR, TRAIN_LOSS};
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::create_dir_all,
+    fs::{create_dir_all, read_start},
 };
 
 /// The open files of one directory.
@@ -67,7 +67,7 @@ impl CsvMonitor {
 
 /// Refuses a file of somebody else: rows are added to its own kind only.
 fn check_header(file: &mut File, header: &str, path: &Path) -> Result<()> {
-    let begin = begin_of(file, header.len()).at("read", path)?;
+    let begin = read_start(file, header.len()).at("read", path)?;
     if !header.as_bytes().starts_with(&begin) {
         let message = format!("{} does not begin with `{}`", path.display(), header.trim_end());
         return Err(Error::new(Code::Io, message).hint("give the logs another directory"));
@@ -109,13 +109,13 @@ mod tests {
         let dir = root.path().join("logs/job");
         CsvMonitor::open(&dir).unwrap().write(&[lr(1e-5, 8), lr(0.5, 16)]).unwrap();
         let path = dir.join("Train_Samples_lr.csv");
-        // What a full disk may leave.
+        // A row that a full disk left torn.
         File::options().append(true).open(&path).unwrap().write_all(b"24,0.").unwrap();
         CsvMonitor::open(&dir).unwrap().write(&[lr(65536.0, 24)]).unwrap();
         assert_eq!(fs::read_to_string(path).unwrap(), "step,lr\n8,1e-5\n16,0.5\n24,65536.0\n");
         let loss = dir.join("Train_Samples_train_loss.csv");
         assert_eq!(fs::read_to_string(&loss).unwrap(), "step,train_loss\n");
-        // That of somebody else stays as it is.
+        // A file of somebody else stays as it is.
         fs::write(&loss, "my notes").unwrap();
         let e = CsvMonitor::open(&dir).unwrap_err();
         assert!(e.message().contains("does not begin with `step,train_loss`"), "{e}");

@@ -1,4 +1,4 @@
-//! The text of `flops_profiler`: what DeepSpeed's says, for the layers as dsr runs them.
+//! The text of `flops_profiler`, as DeepSpeed's, for the layers as dsr runs them.
 
 use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
@@ -7,7 +7,7 @@ use crate::{
     engine::{Engine, ModuleProfile, PhaseTimes},
 };
 
-/// What the words mean, above each profile.
+/// The meaning of the words, above each profile.
 const NOTES: &str = "\
 params: parameters; MACs: multiply-accumulates of matrix products; flops: floating-point operations,
 counted from shapes; FLOPS: flops a second
@@ -19,7 +19,7 @@ logits into gradients at once, so that fwd and not bwd includes its backward pas
 /// How the text of a profile begins, before the number of its step.
 pub(super) const TITLE: &str = "flops profile of step ";
 
-/// What is to be known of the tree of modules.
+/// The totals of the tree of modules.
 const TREE_NOTES: &str = "\
 Each module: params, MACs and latency with their part of the whole, FLOPS. The time of attention
 beyond the modules inside it is that of the scores and their product with the values. Times are those
@@ -91,7 +91,7 @@ fn summary(
 
 /// The sums over the modules of a kind.
 #[derive(Default)]
-struct Kind {
+struct KindSums {
     params: u64,
     macs: u64,
     latency: Option<Duration>,
@@ -105,7 +105,7 @@ fn aggregated(root: &ModuleProfile, options: &FlopsProfilerConfig) -> String {
     let n = options.top_modules;
     let mut text = format!("\ntop {n} kinds of modules on each level\n\n");
     for (depth, kinds) in levels.iter().take(depth).enumerate() {
-        let of = |amount: fn(&Kind) -> Option<f64>, show: fn(f64) -> String| {
+        let of = |amount: fn(&KindSums) -> Option<f64>, show: fn(f64) -> String| {
             let amounts = kinds.iter().filter_map(|(name, kind)| Some((*name, amount(kind)?)));
             top(amounts.collect(), n, show)
         };
@@ -120,7 +120,11 @@ fn aggregated(root: &ModuleProfile, options: &FlopsProfilerConfig) -> String {
     text
 }
 
-fn add_up(levels: &mut Vec<BTreeMap<&'static str, Kind>>, module: &ModuleProfile, depth: usize) {
+fn add_up(
+    levels: &mut Vec<BTreeMap<&'static str, KindSums>>,
+    module: &ModuleProfile,
+    depth: usize,
+) {
     if levels.len() == depth {
         levels.push(BTreeMap::new());
     }

@@ -1,47 +1,34 @@
-//! What an engine prints and logs of its steps: DeepSpeed's `steps_per_print`,
+//! The output and the logs of an engine's steps: DeepSpeed's `steps_per_print`,
 //! `wall_clock_breakdown`, `flops_profiler`, `csv_monitor` and `tensorboard`.
 //!
-//! [`Monitors`] is an [`Observer`] of the engine, on rank 0, with or without a run. What goes to
-//! the logs are [`Event`]s with DeepSpeed's tags; their x axis is the number of samples seen.
+//! [`Monitors`] is an [`Observer`] of the engine, on rank 0, with or without a run. The logs get
+//! events with DeepSpeed's tags; their x axis is the number of samples seen.
 //!
 //! Where dsr differs from DeepSpeed: `train_loss`, which DeepSpeed documents and only its pipeline
 //! engine writes, is there; `lr` is the rate that the step used, where DeepSpeed's scheduler has
 //! already gone on; `elapsed_time_ms_data` is new.
 
 mod csv;
+mod event;
 mod flops;
 mod line;
 mod tensorboard;
 
 use std::{
     fs::File,
-    io::{self, Read},
     path::{Path, PathBuf},
 };
 
-use self::{csv::CsvMonitor, tensorboard::EventFile};
+use self::{csv::CsvMonitor, event::events, tensorboard::EventFile};
 use crate::{
     config::MonitorConfig,
-    engine::{Engine, Observer, PhaseTimes},
+    engine::{Engine, Observer},
     error::{Code, Error, IoContext, Result},
-    fs::{create_dir_all, write_atomic},
+    fs::{create_dir_all, read_start, write_atomic},
 };
 
 /// Takes the lines that are to be shown.
 pub type ShowLine = Box<dyn Fn(&str)>;
-
-const TRAIN_LOSS: &str = "Train/Samples/train_loss";
-const LR: &str = "Train/Samples/lr";
-const LOSS_SCALE: &str = "Train/Samples/loss_scale";
-
-/// One value of a log.
-#[derive(Debug, Clone, Copy, PartialEq)]
-struct Event {
-    tag: &'static str,
-    value: f64,
-    /// The place on the x axis: samples seen.
-    samples: u64,
-}
 
 /// The monitors of one engine.
 pub struct Monitors {
@@ -56,9 +43,6 @@ pub struct Monitors {
 impl Monitors {
     /// The monitors that `config` asks for, with their files opened: relative paths start from
     /// `work_dir`, lines go to `show`. `None` where it asks for none.
-    ///
-    /// # Errors
-    /// [`Code::Io`] or [`Code::DiskFull`] where a file cannot be made; the error names the option.
     pub fn open(config: &MonitorConfig, work_dir: &Path, show: ShowLine) -> Result<Option<Self>> {
         if *config == MonitorConfig::default() {
             return Ok(None);
@@ -113,40 +97,6 @@ impl Observer for Monitors {
     }
 }
 
-/// The events of the last step, in DeepSpeed's order.
-fn events(engine: &Engine) -> Vec<Event> {
-    let samples = engine.global_samples();
-    let Some(outcome) = engine.last_step() else { return Vec::new() };
-    let event = |tag, value| Event { tag, value, samples };
-    let mut events = vec![event(TRAIN_LOSS, outcome.loss), event(LR, outcome.lr)];
-    events.extend(outcome.loss_scale.map(|scale| event(LOSS_SCALE, scale)));
-    if let Some(times) = engine.phase_times() {
-        events.extend(elapsed(&times).map(|(tag, ms)| event(tag, ms)));
-    }
-    events
-}
-
-/// In DeepSpeed the backward pass includes the reduction of the gradients, and `_inner` does not.
-fn elapsed(times: &PhaseTimes) -> [(&'static str, f64); 6] {
-    let ms = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
-    [
-        ("Train/Samples/elapsed_time_ms_forward", ms(times.forward)),
-        ("Train/Samples/elapsed_time_ms_backward", ms(times.backward + times.reduce)),
-        ("Train/Samples/elapsed_time_ms_backward_inner", ms(times.backward)),
-        ("Train/Samples/elapsed_time_ms_backward_allreduce", ms(times.reduce)),
-        ("Train/Samples/elapsed_time_ms_step", ms(times.step)),
-        ("Train/Samples/elapsed_time_ms_data", ms(times.data)),
-    ]
-}
-
-/// The first bytes of a file, `len` at most.
-fn begin_of(file: &mut File, len: usize) -> io::Result<Vec<u8>> {
-    let len = file.metadata()?.len().min(len as u64);
-    let mut begin = Vec::new();
-    Read::by_ref(file).take(len).read_to_end(&mut begin)?;
-    Ok(begin)
-}
-
 /// Makes the directory of a profile to be written later. Only a profile is replaced by it: DeepSpeed
 /// takes any file, but a recipe may be a stranger's.
 fn prepare(file: PathBuf) -> Result<PathBuf> {
@@ -155,7 +105,7 @@ fn prepare(file: PathBuf) -> Result<PathBuf> {
     }
     if file.exists() {
         let mut opened = File::open(&file).at("read", &file)?;
-        let begin = begin_of(&mut opened, flops::TITLE.len()).at("read", &file)?;
+        let begin = read_start(&mut opened, flops::TITLE.len()).at("read", &file)?;
         if !begin.is_empty() && begin != flops::TITLE.as_bytes() {
             let message = format!("{} is no flops profile, and is not overwritten", file.display());
             return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));

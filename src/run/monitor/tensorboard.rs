@@ -18,13 +18,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use super::Event;
+use super::event::Event;
 use crate::{
     error::{IoContext, Result},
     fs::create_dir_all,
 };
 
-/// What the first event of a file says.
+/// The version that the first event of a file states.
 const FILE_VERSION: &str = "brain.Event:2";
 
 /// An open event file. Each process writes one of its own; TensorBoard shows those of a directory

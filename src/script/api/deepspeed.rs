@@ -16,12 +16,12 @@ use crate::{
 #[export_module]
 pub mod api {
     /// Reads a DeepSpeed config file, such as `ds_config.json`, as options of `init_engine` that mean
-    /// what the file means in DeepSpeed 0.19. Comments and trailing commas are fine. What has no
-    /// meaning in dsr is shown with its line and the reason; what cannot be honoured, unknown keys and
-    /// wrong types are refused, all together. `dsr config FILE` prints the same options, and
-    /// `dsr config --keys` what becomes of every key.
+    /// the same as the file in DeepSpeed 0.19. Comments and trailing commas are fine. A key without a
+    /// meaning in dsr is shown with its line and the reason. Keys that cannot be honoured, unknown keys
+    /// and wrong types are refused, all together. `dsr config FILE` prints the same options, and
+    /// `dsr config --keys` the options of every key.
     ///
-    /// A value "auto" is left out: what the recipe sets decides.
+    /// A value "auto" is left out: the recipe's own value decides.
     ///
     /// ```rhai
     /// let options = from_deepspeed("ds_config.json");

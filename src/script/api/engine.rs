@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     checkpoint::Store,
-    config::options::option_table,
-    config::{EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype},
+    config::{
+        EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype, options::option_table,
+    },
     data::LoaderOptions,
     engine::{self, Evaluation, MemoryUse},
     error::Result,
@@ -422,7 +423,7 @@ fn describe(engine: &engine::Engine) -> Result<String> {
     ))
 }
 
-/// What of the numerics is not by default.
+/// The numerics that are not the default.
 fn numerics_name(Numerics { matmul_precision, deterministic }: Numerics) -> String {
     let precision = match matmul_precision {
         MatmulPrecision::Highest => String::new(),

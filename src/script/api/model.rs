@@ -352,10 +352,9 @@ fn from_file(rights: &Rights, spec: &str) -> Result<ModelConfig> {
             format!("no model \"{spec}\": there are {names}, and no config.json is there");
         let e = Error::new(Code::BadValue, message)
             .hint("give one of these names, or the path of a config.json or of its directory");
-        return Err(match nearest(spec, ModelConfig::names()) {
-            Some(meant) => e.hint(format!("did you mean {meant}?")),
-            None => e,
-        });
+        return Err(e.hint_if(
+            nearest(spec, ModelConfig::names()).map(|meant| format!("did you mean {meant}?")),
+        ));
     }
     ModelConfig::read(&path)
 }
@@ -382,6 +381,6 @@ fn whole(value: serde_json::Value) -> serde_json::Value {
 
 fn describe(model: &model::Model) -> String {
     let millions = model.num_params() as f64 / 1e6;
-    let model::Facts { kind, summary, .. } = model.facts();
+    let model::ModelInfo { kind, summary, .. } = model.facts();
     format!("Model {kind}, {millions:.1}M parameters ({summary})")
 }

@@ -11,7 +11,7 @@ use crate::{
     config::OptimizerConfig,
     dist::ProcessGroup,
     error::{Code, Error, Result},
-    optim::{self, ParamLayout, Plan, StepRates, UnitLayout, UnitTensors},
+    optim::{self, OptimizerPlan, ParamLayout, StepRates, UnitLayout, UnitTensors},
     recipe::{error::ScriptResult, options, value::describe},
     script::{host, shared::Shared},
     tensor::{Kind, Tensor, check_memory, guard, no_grad},
@@ -134,7 +134,7 @@ fn make(params: &Dynamic, options: &Map) -> Result<ParamOptimizer> {
     let config = config.map_err(at_its_options)?;
     let params = named(params)?;
     let units: Vec<UnitLayout> = params.iter().map(unit).collect();
-    let plan = Plan::new(&config, &units, None).map_err(at_its_options)?;
+    let plan = OptimizerPlan::new(&config, &units, None).map_err(at_its_options)?;
     if let Some((_, first)) = params.first() {
         check_memory(first.tensor().device(), plan.state_bytes(), "the optimizer's state")?;
     }

@@ -10,10 +10,9 @@ use crate::{
 /// Options of a recipe's own functions.
 #[export_module]
 pub mod api {
-    /// Reads the options of a function that a recipe defines: those that are `given` over those of
-    /// `defaults`. What `defaults` does not name is refused with the nearest name, and so is a value of
-    /// another type than the default's; a default of `()` takes any. Maps inside are read the same
-    /// way.
+    /// Reads the options of a function that a recipe defines: the `given` values over those of `defaults`.
+    /// A name that `defaults` does not have is refused with the nearest name, and so is a value of another
+    /// type than the default's; a default of `()` takes any type. Maps inside are read the same way.
     ///
     /// ```rhai
     /// fn warm(options) {

@@ -276,9 +276,7 @@ fn fault_of_module(call: &FnCallExpr, module: &AST) -> Option<Error> {
         let message = format!("`{alias}::{name}` takes {counts} arguments, found {arguments}");
         return Some(Error::new(Code::WrongType, message));
     }
+    let near = nearest(name, public().map(|f| f.name));
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{alias}::{name}`"));
-    Some(match nearest(name, public().map(|f| f.name)) {
-        Some(near) => error.hint(format!("did you mean `{alias}::{near}`?")),
-        None => error,
-    })
+    Some(error.hint_if(near.map(|near| format!("did you mean `{alias}::{near}`?"))))
 }

@@ -1,4 +1,4 @@
-//! The functions of dsr with a trailing option map: what reads it, and which options it has.
+//! The functions of dsr with a trailing option map: its reader and its options.
 
 use rhai::{FnPtr, Map};
 

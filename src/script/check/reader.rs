@@ -1,4 +1,4 @@
-//! The reader of the option map of a call, and what the map may hold.
+//! The reader of the option map of a call, and the options of the map.
 
 use rhai::Map;
 
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{config::options::Listing, error::Result};
 
-/// What reads the option map that a call ends with.
+/// The reader of the option map that ends a call.
 pub(crate) enum OptionReader {
     /// A function of dsr.
     Native(&'static OptionFunction),
@@ -17,7 +17,7 @@ pub(crate) enum OptionReader {
 }
 
 impl OptionReader {
-    /// That of the function of dsr with this name.
+    /// The reader of the function of dsr with this name.
     pub(crate) fn native(name: &str) -> Option<Self> {
         option_function(name).map(Self::Native)
     }
@@ -55,7 +55,7 @@ impl OptionReader {
         Listing::at(function.tables, path, kind).map(|map| map.words(key)).unwrap_or_default()
     }
 
-    /// The help of the option `key` of this map, where a table has it.
+    /// The help of the option `key` of this map, if a table has it.
     pub(crate) fn help(&self, path: &[String], key: &str, kind: Option<&str>) -> Option<String> {
         let Self::Native(function) = self else { return None };
         Listing::at(function.tables, path, kind)?.help(key)

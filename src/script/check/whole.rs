@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use rhai::{AST, ASTNode, Expr};
 
-use super::source::check;
+use super::check;
 use crate::{
     error::{Code, Error, Result},
     recipe::{

@@ -16,7 +16,7 @@ use super::Kind;
 
 pub use self::{
     read::SafetensorsFile,
-    write::{Entry, write},
+    write::{TensorEntry, write},
 };
 #[cfg(test)]
 pub use write::write_tensors;

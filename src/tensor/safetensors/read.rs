@@ -12,8 +12,8 @@ use super::{KINDS, LENGTH_BYTES};
 use crate::{
     bridge::map::{copy_from_bytes, let_pages_go, map_file},
     error::{Code, Error, IoContext, Result},
-    fs::Bytes,
     tensor::{Kind, Tensor},
+    units::Bytes,
 };
 
 /// The longest header that the format allows.
@@ -30,10 +30,6 @@ pub struct SafetensorsFile {
 
 impl SafetensorsFile {
     /// Opens a file and checks its header; no tensor is read yet.
-    ///
-    /// # Errors
-    /// [`Code::Io`] when it cannot be opened, [`Code::Weights`] when it is truncated or its header
-    /// is invalid.
     pub fn open(path: &Path) -> Result<Self> {
         let file = File::open(path).at("open", path)?;
         let map = map_file(&file).at("read", path)?;
@@ -73,9 +69,6 @@ impl SafetensorsFile {
     }
 
     /// The shape of a tensor.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] when there is no tensor of this name.
     pub fn shape(&self, name: &str) -> Result<Vec<i64>> {
         // The header's own check bounds the product by the size of a file, not each factor where
         // another is 0.
@@ -88,9 +81,6 @@ impl SafetensorsFile {
     }
 
     /// The dtype of a tensor.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] when there is no tensor of this name, or its dtype is not supported.
     pub fn kind(&self, name: &str) -> Result<Kind> {
         let dtype = self.info(name)?.dtype;
         match KINDS.iter().find(|(_, known)| *known == dtype) {
@@ -113,9 +103,6 @@ impl SafetensorsFile {
     }
 
     /// The bytes of a tensor as they lie in the file.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] when there is no tensor of this name.
     pub fn bytes(&self, name: &str) -> Result<&[u8]> {
         let (start, end) = self.info(name)?.data_offsets;
         Ok(&self.map[self.data_start + start..self.data_start + end])
@@ -123,9 +110,6 @@ impl SafetensorsFile {
 
     /// Copies a tensor into one of the same shape; floating-point numbers are converted to its
     /// dtype, others must have it already. Autograd does not see it.
-    ///
-    /// # Errors
-    /// [`Code::Weights`] when there is no tensor of this name, or its shape or dtype does not fit.
     pub fn copy_into(&self, name: &str, into: &Tensor) -> Result<()> {
         let (shape, kind) = (self.shape(name)?, self.kind(name)?);
         if shape != into.size() {
@@ -150,9 +134,6 @@ impl SafetensorsFile {
 
     /// Copies the elements of a tensor from `start` on into a flat one, as many as it has, as
     /// [`SafetensorsFile::copy_into`] does.
-    ///
-    /// # Errors
-    /// As [`SafetensorsFile::copy_into`]; there are not so many elements.
     pub fn copy_part(&self, name: &str, start: i64, into: &Tensor) -> Result<()> {
         let kind = self.kind(name)?;
         if !(is_float(kind) && is_float(into.kind())) {

@@ -18,7 +18,7 @@ use crate::{
 
 /// A tensor that is to be written.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry<'a> {
+pub struct TensorEntry<'a> {
     /// Its name in the file.
     pub name: &'a str,
     /// Its format in the file.
@@ -33,11 +33,11 @@ pub struct Entry<'a> {
 /// order and not written, for ranks that only take part in bringing them.
 ///
 /// # Errors
-/// Those of `fetch`; [`Code::DiskFull`] or [`Code::Io`], also when the file exists already: somebody
-/// may have it mapped. What was written until then stays; write into a [`crate::fs::NewDir`].
+/// [`Code::Io`] when the file exists already, as another process may have it mapped. A file that was
+/// begun stays; write into a [`crate::fs::NewDir`].
 pub fn write<'a>(
     path: Option<&Path>,
-    entries: impl IntoIterator<Item = Entry<'a>>,
+    entries: impl IntoIterator<Item = TensorEntry<'a>>,
     mut fetch: impl FnMut(usize) -> Result<Tensor>,
 ) -> Result<()> {
     let entries = in_file_order(entries)?;
@@ -73,22 +73,25 @@ pub fn write_tensors<'a>(
     let entry =
         |(name, t, shape): &'_ (&'a str, &'a Tensor, Vec<i64>)| (*name, t.kind(), shape.clone());
     let described: Vec<_> = tensors.iter().map(entry).collect();
-    let entries = described.iter().map(|(name, kind, shape)| Entry { name, kind: *kind, shape });
+    let entries =
+        described.iter().map(|(name, kind, shape)| TensorEntry { name, kind: *kind, shape });
     write(Some(path), entries, |i| Ok(tensors[i].1.shallow_clone()))
 }
 
 /// An entry with its dtype, and its number among those that were given.
 struct Placed<'a> {
-    entry: Entry<'a>,
+    entry: TensorEntry<'a>,
     dtype: Dtype,
     index: usize,
 }
 
 /// By falling alignment, so that every tensor is aligned, then by name, as Hugging Face orders them.
-fn in_file_order<'a>(entries: impl IntoIterator<Item = Entry<'a>>) -> Result<Vec<Placed<'a>>> {
+fn in_file_order<'a>(
+    entries: impl IntoIterator<Item = TensorEntry<'a>>,
+) -> Result<Vec<Placed<'a>>> {
     let mut placed = Vec::new();
     for (index, entry) in entries.into_iter().enumerate() {
-        let Entry { name, kind, .. } = entry;
+        let TensorEntry { name, kind, .. } = entry;
         let Some(&(_, dtype)) = KINDS.iter().find(|(known, _)| *known == kind) else {
             bail!(Code::Internal, "{name} has the dtype {kind:?}, which is not written to files");
         };
@@ -104,7 +107,7 @@ fn header(tensors: &[Placed<'_>]) -> Result<Vec<u8>> {
     // As transformers does: without it, old versions refuse to load the file.
     entries.insert("__metadata__".to_owned(), serde_json::json!({"format": "pt"}));
     let mut end = 0;
-    for Placed { entry: Entry { name, kind, shape }, dtype, .. } in tensors {
+    for Placed { entry: TensorEntry { name, kind, shape }, dtype, .. } in tensors {
         let start = end;
         end += shape.iter().product::<i64>() as usize * kind.elt_size_in_bytes();
         let entry = serde_json::json!({

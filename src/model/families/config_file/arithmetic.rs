@@ -4,7 +4,7 @@
 use super::table::{Neutral, Neutral::Number, Neutral::Text, Table};
 
 /// Keys that change one part of a model.
-struct Group {
+struct KeyGroup {
     /// The reason for refusing them.
     why: &'static str,
     /// Values that turn them off, beside null, false and what is empty.
@@ -14,9 +14,9 @@ struct Group {
     keys: &'static str,
 }
 
-/// A [`Group`].
-const fn group(why: &'static str, also_off: &'static [Neutral], keys: &'static str) -> Group {
-    Group { why, also_off, keys }
+/// A [`KeyGroup`].
+const fn group(why: &'static str, also_off: &'static [Neutral], keys: &'static str) -> KeyGroup {
+    KeyGroup { why, also_off, keys }
 }
 
 /// The reason for refusing `key`, and the values that turn it off; `None` for a key that changes
@@ -31,7 +31,7 @@ pub(super) fn refusal(table: &Table, key: &str) -> Option<(&'static str, &'stati
 }
 
 /// The keys, by what they change.
-const ARITHMETIC: &[Group] = &[
+const ARITHMETIC: &[KeyGroup] = &[
     group("dsr trains weights in floating point", &[], "quantization_config compression_config"),
     group(
         "all blocks of dsr's models are alike",

@@ -15,7 +15,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use self::reader::{Reader, known_names};
+use self::reader::{ConfigReader, brief, known_names};
 pub(crate) use self::table::{Default, Key, KeyKind, Neutral, Refused, Table};
 use crate::{
     config::suggest::nearest,
@@ -48,9 +48,6 @@ impl PartialEq for Config {
 
 impl Config {
     /// Reads the content of a `config.json`; `origin` names it in errors.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] with everything that is wrong with it.
     pub(crate) fn read(
         map: &Map<String, Value>,
         table: &'static Table,
@@ -64,14 +61,11 @@ impl Config {
                 table.model_type
             );
         }
-        let (values, kept) = Reader::new(map, table, origin).read()?;
+        let (values, kept) = ConfigReader::new(map, table, origin).read()?;
         Ok(Self { table, values, kept, origin: origin.to_owned() })
     }
 
     /// Reads settings that are JSON in the text of dsr itself, as those of a published size.
-    ///
-    /// # Errors
-    /// [`Code::Internal`] where the text is no JSON object; as [`Config::read`].
     pub(crate) fn from_text(text: &str, table: &'static Table, origin: &str) -> Result<Self> {
         match serde_json::from_str(text) {
             Ok(Value::Object(map)) => Self::read(&map, table, origin),
@@ -103,9 +97,6 @@ impl Config {
     /// These settings with others in their place; `owner` names the overrides in errors.
     ///
     /// A setting that is the same as another by default, and still is, follows that one's override.
-    ///
-    /// # Errors
-    /// [`Code::UnknownOption`] for a name that the family does not have; as [`Config::read`].
     pub(crate) fn with(&self, overrides: Vec<(String, Value)>, owner: &str) -> Result<Self> {
         let mut map = self.to_json();
         for key in self.table.keys {
@@ -157,9 +148,6 @@ impl Config {
 }
 
 /// The values of settings.
-///
-/// # Errors
-/// All of them: [`Code::Internal`] for a key that the table does not have with this kind of value.
 impl Config {
     /// A value as it stands in the file.
     pub(crate) fn value(&self, key: &'static str) -> Result<&Value> {
@@ -255,10 +243,6 @@ fn optional<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<O
 }
 
 /// Reads the JSON object of a `config.json`, or of the one in a directory, with its name for errors.
-///
-/// # Errors
-/// [`Code::ModelConfig`] where there is no such file or it is no JSON object; [`Code::Io`] when it
-/// cannot be read.
 pub(crate) fn read_file(dir_or_file: &Path) -> Result<(Map<String, Value>, String)> {
     let is_dir = dir_or_file.is_dir();
     let path = if is_dir { dir_or_file.join(FILE_NAME) } else { dir_or_file.to_path_buf() };
@@ -272,15 +256,5 @@ pub(crate) fn read_file(dir_or_file: &Path) -> Result<(Map<String, Value>, Strin
         Ok(Value::Object(map)) => Ok((map, origin)),
         Ok(_) => bail!(Code::ModelConfig, "{origin} must hold one JSON object"),
         Err(e) => bail!(Code::ModelConfig, "{origin} is not valid JSON: {e}"),
-    }
-}
-
-/// A value as JSON, cut where it gets long.
-pub(crate) fn brief(value: &Value) -> String {
-    const MOST_CHARS: usize = 60;
-    let json = value.to_string();
-    match json.char_indices().nth(MOST_CHARS) {
-        Some((end, _)) => format!("{}...", &json[..end]),
-        None => json,
     }
 }

@@ -4,7 +4,6 @@ use serde_json::{Map, Value};
 
 use super::{
     arithmetic::refusal,
-    brief,
     table::{Default, Key, KeyKind, Neutral, Table},
 };
 use crate::{
@@ -51,23 +50,20 @@ const NO_MISSPELLING: &[&str] = &[
 ];
 
 /// Reads one file.
-pub(super) struct Reader<'a> {
+pub(super) struct ConfigReader<'a> {
     map: &'a Map<String, Value>,
     table: &'static Table,
     origin: &'a str,
     faults: Vec<Error>,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> ConfigReader<'a> {
     /// A reader of the file `origin`, whose content is `map`.
     pub(super) fn new(map: &'a Map<String, Value>, table: &'static Table, origin: &'a str) -> Self {
         Self { map, table, origin, faults: Vec::new() }
     }
 
     /// The values of all settings, and the keys that mean nothing to dsr.
-    ///
-    /// # Errors
-    /// [`Code::ModelConfig`] with everything that is wrong with the file.
     pub(super) fn read(mut self) -> Result<(Map<String, Value>, Map<String, Value>)> {
         let values = self.values();
         let kept = self.others();
@@ -260,4 +256,14 @@ fn token(value: &Value) -> Result<Value, String> {
 /// Whether the value is a token id.
 fn is_token(value: &Value) -> bool {
     value.as_i64().is_some_and(|id| id >= 0)
+}
+
+/// A value as JSON, cut where it gets long.
+pub(super) fn brief(value: &Value) -> String {
+    const MOST_CHARS: usize = 60;
+    let json = value.to_string();
+    match json.char_indices().nth(MOST_CHARS) {
+        Some((end, _)) => format!("{}...", &json[..end]),
+        None => json,
+    }
 }

@@ -1,4 +1,4 @@
-//! What the reader of `config.json` takes, refuses and keeps, family by family.
+//! Keys that the reader of `config.json` takes, refuses and keeps, family by family.
 
 use std::fs::write;
 

@@ -1,0 +1,189 @@
+//! The rows of a plan, cut into the batches of one rank.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use arrow::{array::RecordBatch, compute::concat_batches};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    batch::{Batch, BatchPosition, Device, assemble},
+    stage::{Batches, Stage},
+};
+use crate::error::{Code, Error, Result};
+
+/// How a dataset is cut into batches, and for which rank.
+#[derive(Debug, Clone)]
+pub struct LoaderOptions {
+    /// Rows in a batch of one rank.
+    pub micro_batch_size: usize,
+    /// How often the data is gone through; `None` for without end.
+    pub epochs: Option<u64>,
+    /// Whether a last block that is not full is left out.
+    pub drop_last: bool,
+    /// How many batches a thread keeps ready; 0 is none, and no thread.
+    pub prefetch_factor: usize,
+    /// This process's number.
+    pub rank: usize,
+    /// The number of processes.
+    pub world_size: usize,
+    /// Where the tensors are put.
+    pub device: Device,
+}
+
+impl Default for LoaderOptions {
+    fn default() -> Self {
+        Self {
+            micro_batch_size: 1,
+            epochs: Some(1),
+            drop_last: false,
+            prefetch_factor: 2,
+            rank: 0,
+            world_size: 1,
+            device: Device::Cpu,
+        }
+    }
+}
+
+/// A place in the data: the next row, over all ranks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct LoaderState {
+    /// The epoch, from 0.
+    pub epoch: u64,
+    /// Rows of this epoch that were handed out.
+    pub row: u64,
+}
+
+/// Makes one batch after another.
+pub(super) struct Batcher {
+    rows: Arc<dyn Stage>,
+    options: LoaderOptions,
+    state: LoaderState,
+    /// The open epoch; `None` before the first batch and after an error.
+    stream: Option<Stream>,
+}
+
+impl Batcher {
+    /// Begins at the place `state`.
+    pub(super) fn new(rows: Arc<dyn Stage>, options: LoaderOptions, state: LoaderState) -> Self {
+        Self { rows, options, state, stream: None }
+    }
+
+    /// The place of the next batch.
+    pub(super) fn state(&self) -> LoaderState {
+        self.state
+    }
+
+    /// The next batch, or `None` after the last epoch; after an error the same one again.
+    pub(super) fn next(&mut self) -> Result<Option<Batch>> {
+        let batch = self.advance();
+        if batch.is_err() {
+            self.stream = None;
+        }
+        batch
+    }
+
+    /// Rows of all ranks' batches together.
+    fn block(&self) -> usize {
+        self.options.micro_batch_size * self.options.world_size
+    }
+
+    fn advance(&mut self) -> Result<Option<Batch>> {
+        loop {
+            let LoaderState { epoch, row } = self.state;
+            if self.options.epochs.is_some_and(|epochs| epoch >= epochs) {
+                return Ok(None);
+            }
+            let size = self.block();
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => {
+                    let batches = self.rows.read(epoch, row)?;
+                    self.stream.insert(Stream { batches, ready: VecDeque::new(), rows: 0 })
+                }
+            };
+            let block = stream.next_rows(size)?;
+            match block {
+                Some(block) if block.num_rows() == size || !self.options.drop_last => {
+                    let batch = self.cut(&block)?;
+                    self.state.row += block.num_rows() as u64;
+                    return Ok(Some(batch));
+                }
+                rest => {
+                    if row == 0 {
+                        return Err(self.no_batch(rest.map_or(0, |rest| rest.num_rows())));
+                    }
+                    self.state = LoaderState { epoch: epoch + 1, row: 0 };
+                    self.stream = None;
+                }
+            }
+        }
+    }
+
+    /// This rank's part of a block.
+    fn cut(&self, block: &RecordBatch) -> Result<Batch> {
+        let LoaderOptions { micro_batch_size, rank, world_size, device, .. } = self.options;
+        let from = (rank * micro_batch_size).min(block.num_rows());
+        let len = micro_batch_size.min(block.num_rows() - from);
+        let place = BatchPosition {
+            epoch: self.state.epoch,
+            first_row: self.state.row + from as u64,
+            len: if world_size == 1 { len } else { micro_batch_size },
+            device,
+        };
+        assemble(block.slice(from, len), &block.slice(0, 1), &place)
+    }
+
+    fn no_batch(&self, rows: usize) -> Error {
+        let from = self.rows.describe();
+        if rows == 0 {
+            return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
+        }
+        let block = self.block();
+        let message =
+            format!("the dataset has {rows} rows, too few for one batch of {block}: {from}");
+        Error::new(Code::Data, message)
+            .hint("set drop_last: false, or a smaller micro_batch_size")
+            .option("drop_last")
+    }
+}
+
+/// Batches of any size, handed out as batches of the size asked for.
+struct Stream {
+    batches: Batches,
+    ready: VecDeque<RecordBatch>,
+    /// Rows in `ready`.
+    rows: usize,
+}
+
+impl Stream {
+    /// The next `n` rows, fewer at the end, `None` after it.
+    fn next_rows(&mut self, n: usize) -> Result<Option<RecordBatch>> {
+        while self.rows < n {
+            let Some(batch) = self.batches.next().transpose()? else { break };
+            self.rows += batch.num_rows();
+            self.ready.push_back(batch);
+        }
+        let mut parts = Vec::new();
+        let mut left = n;
+        while left > 0 {
+            let Some(batch) = self.ready.pop_front() else { break };
+            let rows = batch.num_rows();
+            if rows > left {
+                self.ready.push_front(batch.slice(left, rows - left));
+            }
+            if rows > 0 {
+                parts.push(batch.slice(0, rows.min(left)));
+            }
+            left = left.saturating_sub(rows);
+        }
+        self.rows -= n - left;
+        let Some(first) = parts.first() else { return Ok(None) };
+        if parts.len() == 1 {
+            return Ok(parts.pop());
+        }
+        let joined = concat_batches(&first.schema(), &parts);
+        joined
+            .map(Some)
+            .map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
+    }
+}

@@ -1,0 +1,194 @@
+//! Batches that a thread makes before they are asked for.
+//!
+//! The thread has a plan of its own and hands each batch over with the place behind it; it ends at the
+//! end of the data, at an error, which arrives where its batch would, and when nobody wants more.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{Builder, JoinHandle},
+};
+
+use super::{
+    batch::Batch,
+    batcher::{Batcher, LoaderState},
+    wanted,
+};
+use crate::{
+    error::{Code, Error, Result},
+    tensor::guard,
+};
+
+/// A batch, or why there is none, and the place behind it.
+type Prefetched = (Result<Option<Batch>>, LoaderState);
+
+/// The thread and what it has made; dropped, it ends.
+pub(super) struct Prefetcher {
+    /// `None` only while it is dropped.
+    batches: Option<Receiver<Prefetched>>,
+    thread: Option<JoinHandle<()>>,
+    unwanted: Arc<AtomicBool>,
+}
+
+impl Prefetcher {
+    /// Keeps `count` batches ready, 1 or more.
+    pub(super) fn start(
+        batcher: impl FnOnce() -> Batcher + Send + 'static,
+        count: usize,
+    ) -> Result<Self> {
+        // One more waits in the thread's hand.
+        let (ready, batches) = sync_channel(count - 1);
+        let unwanted = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&unwanted);
+        let work = move || {
+            wanted::read_until(flag);
+            make_all(batcher(), &ready);
+        };
+        let thread = Builder::new().name("loader".to_owned()).spawn(work).map_err(|e| {
+            Error::new(Code::Io, "cannot start the thread of a loader")
+                .caused_by(e)
+                .hint("prefetch_factor: 0 needs none")
+        })?;
+        Ok(Self { batches: Some(batches), thread: Some(thread), unwanted })
+    }
+
+    /// The next batch, waited for.
+    pub(super) fn next(&mut self) -> Result<Prefetched> {
+        let made = self.batches.as_ref().and_then(|batches| batches.recv().ok());
+        made.ok_or_else(|| Error::new(Code::Internal, "the thread of a loader has ended"))
+    }
+}
+
+impl Drop for Prefetcher {
+    fn drop(&mut self) {
+        self.unwanted.store(true, Ordering::Relaxed);
+        // A thread that waits to hand a batch over is refused.
+        self.batches = None;
+        if let Some(thread) = self.thread.take() {
+            // Waited for, so that none is inside libtorch while the process ends. Panics are caught.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn make_all(mut batcher: Batcher, ready: &SyncSender<Prefetched>) {
+    loop {
+        let made = guard("the loader", || batcher.next());
+        let is_last = !matches!(made, Ok(Some(_)));
+        let refused = ready.send((made, batcher.state())).is_err();
+        if is_last || refused {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::atomic::AtomicU64, thread};
+
+    use arrow::{
+        array::{ArrayRef, Int32Array, ListArray, RecordBatch},
+        buffer::OffsetBuffer,
+        datatypes::SchemaRef,
+    };
+
+    use super::*;
+    use crate::data::{
+        Loader, LoaderOptions,
+        stage::{Batches, Stage},
+        tokens,
+        wanted::check_wanted,
+    };
+
+    /// One row after another, each of which may fail.
+    struct Rows<F>(F);
+
+    impl<F: Fn(u64) -> Result<()> + Clone + Send + Sync + 'static> Stage for Rows<F> {
+        fn schema(&self) -> SchemaRef {
+            row().schema()
+        }
+
+        fn num_rows(&self) -> Result<Option<u64>> {
+            Ok(None)
+        }
+
+        fn is_local(&self) -> bool {
+            false
+        }
+
+        fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
+            let check = self.0.clone();
+            Ok(Box::new((from..).map(move |i| check(i).map(|()| row()))))
+        }
+
+        fn describe(&self) -> String {
+            "rows".to_owned()
+        }
+    }
+
+    fn row() -> RecordBatch {
+        let (ids, offsets) = (Int32Array::from(vec![7, 7]), OffsetBuffer::from_lengths([2]));
+        let list = ListArray::new(tokens::item(), offsets, Arc::new(ids), None);
+        RecordBatch::try_from_iter([(tokens::INPUT_IDS, Arc::new(list) as ArrayRef)]).unwrap()
+    }
+
+    fn loader(check: impl Fn(u64) -> Result<()> + Clone + Send + Sync + 'static) -> Loader {
+        Loader::new(Arc::new(Rows(check)), LoaderOptions::default()).unwrap()
+    }
+
+    /// Without the flag the thread would read for ever, and this test wait for it.
+    #[test]
+    fn a_thread_that_is_reading_ends_when_nobody_wants_the_rows() {
+        let mut loader = loader(|i| {
+            while i > 0 && check_wanted().is_ok() {
+                thread::yield_now();
+            }
+            check_wanted()
+        });
+        loader.next_batch().unwrap().unwrap();
+        drop(loader);
+        assert!(check_wanted().is_ok(), "other threads read on");
+    }
+
+    #[test]
+    fn a_panic_is_an_error_at_its_batch() {
+        let mut loader = loader(|i| {
+            assert!(i != 1, "row {i} is broken");
+            Ok(())
+        });
+        loader.next_batch().unwrap().unwrap();
+        let e = loader.next_batch().unwrap_err();
+        assert!(e.message().contains("row 1 is broken"), "{e}");
+    }
+
+    /// The user stops something while row 1 is read ahead, and asks for it afterwards.
+    #[test]
+    fn an_interruption_that_is_over_stops_nothing() {
+        let (stops, met) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (seen, meets) = (Arc::clone(&stops), Arc::clone(&met));
+        let mut loader = loader(move |i| {
+            let is_ahead = thread::current().name() == Some("loader");
+            while i == 1 && is_ahead && meets.load(Ordering::SeqCst) == 0 {
+                if seen.load(Ordering::SeqCst) {
+                    meets.fetch_add(1, Ordering::SeqCst);
+                    return Err(Error::new(Code::Interrupted, "interrupted"));
+                }
+                thread::yield_now();
+            }
+            match seen.load(Ordering::SeqCst) {
+                true => Err(Error::new(Code::Interrupted, "interrupted")),
+                false => Ok(()),
+            }
+        });
+        loader.next_batch().unwrap().unwrap();
+        stops.store(true, Ordering::SeqCst);
+        while met.load(Ordering::SeqCst) == 0 {
+            thread::yield_now();
+        }
+        stops.store(false, Ordering::SeqCst);
+        assert_eq!(loader.next_batch().unwrap().unwrap().first_row, 1);
+    }
+}

@@ -1,0 +1,148 @@
+//! The files of a model's directory beside config and weights: tokenizer, generation, chat template.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    error::{Code, Error, Result},
+    fs,
+    model::ModelInfo,
+};
+
+pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(super) const TOKENIZER: &str = "tokenizer.json";
+pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// Files of a model's directory beside config and weights, which an export hands on as they are.
+pub(super) const COMPANIONS: [&str; 5] = [
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    GENERATION_CONFIG,
+    "chat_template.jinja",
+];
+
+/// The files beside config and weights that a model came with.
+#[derive(Debug, Default)]
+pub(in crate::model) struct Companions(pub(super) Vec<(&'static str, Vec<u8>)>);
+
+impl Companions {
+    /// Reads the files in `dir`.
+    pub(in crate::model) fn read(dir: &Path) -> Result<Self> {
+        let there = COMPANIONS.into_iter().map(|name| (name, dir.join(name)));
+        let there = there.filter(|(_, path)| path.is_file());
+        let read = there.map(|(name, path)| Ok((name, fs::read(&path)?)));
+        Ok(Self(read.collect::<Result<_>>()?))
+    }
+
+    /// The file of this name.
+    pub(in crate::model) fn get(&self, name: &str) -> Option<&[u8]> {
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
+    }
+
+    /// All files by name.
+    pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
+        self.0.iter().map(|(name, bytes)| (*name, &bytes[..]))
+    }
+
+    /// The tokens that end a text by `generation_config.json`, which transformers prefers.
+    pub(in crate::model) fn eos_token_ids(&self) -> Vec<i64> {
+        let config = self.get(GENERATION_CONFIG).map(serde_json::from_slice::<Value>);
+        let ids = config.and_then(Result::ok).map(|config| config["eos_token_id"].clone());
+        match ids {
+            Some(Value::Array(ids)) => ids.iter().filter_map(Value::as_i64).collect(),
+            Some(id) => id.as_i64().into_iter().collect(),
+            None => Vec::new(),
+        }
+    }
+}
+
+/// A tokenizer for an export.
+#[derive(Debug)]
+pub struct ExportedTokenizer {
+    /// The content of its `tokenizer.json`.
+    pub json: Vec<u8>,
+    /// The token that ends a text.
+    pub eos_token: Option<String>,
+    /// The token that fills rows up.
+    pub pad_token: Option<String>,
+}
+
+/// The files beside config and weights: those that the model came with, unless it gets another
+/// tokenizer, and what is missing made new.
+pub(super) fn companions(
+    facts: &ModelInfo,
+    Companions(own): &Companions,
+    tokenizer: Option<&ExportedTokenizer>,
+) -> Result<Vec<(&'static str, Vec<u8>)>> {
+    let is_kept = |name: &str| tokenizer.is_none() || name == GENERATION_CONFIG;
+    let mut files: Vec<_> = own.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
+    let has =
+        |files: &[(&str, Vec<u8>)], wanted: &str| files.iter().any(|(name, _)| *name == wanted);
+    if let Some(ExportedTokenizer { json, .. }) = tokenizer {
+        files.push((TOKENIZER, json.clone()));
+    }
+    if let (Some((_, json)), false) =
+        (files.iter().find(|(name, _)| *name == TOKENIZER), has(&files, TOKENIZER_CONFIG))
+    {
+        let config = tokenizer_config(facts, json, tokenizer)?;
+        files.push((TOKENIZER_CONFIG, text_of(config)));
+    }
+    if !has(&files, GENERATION_CONFIG) {
+        files.push((GENERATION_CONFIG, text_of(generation_config(facts))));
+    }
+    Ok(files)
+}
+
+/// The content that transformers derives from a `config.json` when it finds no such file.
+fn generation_config(facts: &ModelInfo) -> Map<String, Value> {
+    let mut map = Map::new();
+    map.insert("_from_model_config".to_owned(), true.into());
+    for key in ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"] {
+        if let Some(id) = facts.config.get(key).filter(|id| !id.is_null()) {
+            map.insert(key.to_owned(), id.clone());
+        }
+    }
+    map
+}
+
+/// Makes transformers use `tokenizer.json` as it is. Without the class, a GPT-2 would get a
+/// tokenizer that takes only the vocabulary from that file and splits text in its own way.
+fn tokenizer_config(
+    facts: &ModelInfo,
+    tokenizer_json: &[u8],
+    given: Option<&ExportedTokenizer>,
+) -> Result<Map<String, Value>> {
+    let tokenizer: Value = serde_json::from_slice(tokenizer_json).map_err(|e| {
+        Error::new(Code::Tokenizer, format!("the tokenizer is not valid JSON: {e}"))
+    })?;
+    let added = tokenizer.get("added_tokens").and_then(Value::as_array);
+    let special = |id: Option<i64>| {
+        let token = added?.iter().find(|token| {
+            token["special"] == true && id.is_some_and(|id| token["id"].as_i64() == Some(id))
+        })?;
+        token.get("content")
+    };
+    let mut map = Map::new();
+    map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+    if let Some(positions) = facts.max_positions {
+        map.insert("model_max_length".to_owned(), positions.into());
+    }
+    // Decoding gives back the text, blanks before punctuation included.
+    map.insert("clean_up_tokenization_spaces".to_owned(), false.into());
+    let by_config = special(facts.eos_token_ids.first().copied()).cloned();
+    let eos = given.and_then(|given| given.eos_token.clone()).map(Value::from);
+    // The model's ids are of another vocabulary where the two differ.
+    let agree = eos.is_none() || eos == by_config;
+    let bos = special(facts.bos_token_id).filter(|_| agree).cloned();
+    let pad = given.and_then(|given| given.pad_token.clone()).map(Value::from);
+    for (key, token) in [("bos_token", bos), ("eos_token", eos.or(by_config)), ("pad_token", pad)] {
+        map.extend(token.map(|token| (key.to_owned(), token)));
+    }
+    Ok(map)
+}
+
+pub(super) fn text_of(map: Map<String, Value>) -> Vec<u8> {
+    format!("{:#}\n", Value::from(map)).into_bytes()
+}

@@ -1,0 +1,44 @@
+//! The program, run as a user runs it.
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+use super::ranks;
+
+/// The program, on the CPU wherever it runs: tests compare what the CPU computes. Those that are for
+/// a GPU say so.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
+    command.env(DEVICE.0, DEVICE.1);
+    command
+}
+
+/// The variable that says it.
+pub(crate) const DEVICE: (&str, &str) = ("DSR_DEVICE", "cpu");
+
+/// A command that runs dsr in `dir`.
+pub(crate) fn dsr(dir: &Path, args: &[&str]) -> Command {
+    let mut command = command();
+    command.args(args).current_dir(dir);
+    for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+pub(crate) fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Standard output of a run that succeeds.
+pub(crate) fn out(output: &Output) -> String {
+    assert!(output.status.success(), "{:?}\n{}", output.status, text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// Two ranks of `dsr` with these arguments, started as torchrun would and run to their end.
+pub(crate) fn two_ranks(dir: &Path, args: &[&str]) -> Vec<Output> {
+    ranks::run(2, || dsr(dir, args))
+}
