@@ -35,8 +35,8 @@ impl Listing {
             return Some(Self { types: Vec::new(), rows });
         };
         match (rows.into_iter().find(|row| row.name == first)?.kind)().into_map() {
-            Kind::Map(tables) => Self::at(tables, rest, kind),
-            Kind::Maps(rows) => Self::at(&[rows], rest, kind),
+            Kind::Map(tables) | Kind::Maps(tables) => Self::at(tables, rest, kind),
+
             Kind::Typed(typed) if rest.is_empty() => {
                 Some(Self { types: typed.words(), ..Self::at(&typed.tables(kind), rest, kind)? })
             }
@@ -123,8 +123,7 @@ fn rows(text: &mut String, tables: &[&[Row]], indent: &str) {
 /// The options of a map inside.
 fn inside(text: &mut String, kind: &Kind, indent: &str) {
     match kind {
-        Kind::Map(tables) => rows(text, tables, indent),
-        Kind::Maps(table) => rows(text, &[table], indent),
+        Kind::Map(tables) | Kind::Maps(tables) => rows(text, tables, indent),
         Kind::Or(first, second) => {
             inside(text, first, indent);
             inside(text, second, indent);

@@ -57,7 +57,7 @@ pub enum Kind {
     /// A map with these options.
     Map(&'static [&'static [Row]]),
     /// A list of maps with these options.
-    Maps(&'static [Row]),
+    Maps(&'static [&'static [Row]]),
     /// A map whose `type` decides about its options.
     Typed(Typed),
     /// A word or a number that stands for a map, or the map itself.

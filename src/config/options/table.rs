@@ -83,7 +83,7 @@ impl<T: OptionTable> OptionType for Tables<T> {
     }
 
     fn kind() -> Kind {
-        Kind::Maps(T::ROWS)
+        Kind::Maps(const { &[T::ROWS] })
     }
 }
 

@@ -60,8 +60,7 @@ pub mod api {
         dataset_with_options(ctx, spec, Map::new())
     }
 
-    /// Opens a dataset with options: `split`, in Hugging Face's slicing syntax, by default `train`
-    /// or the only one; `revision`, a branch, tag or commit of the hub.
+    /// Opens a part of a dataset, or another revision of it.
     ///
     /// ```rhai
     /// let ds = dataset("dsr:austen", #{ split: "train[:1%]+test" });
@@ -281,7 +280,8 @@ option_table! {
     /// The options of `dataset`.
     #[derive(Debug)]
     pub(crate) struct OpenTable {
-        /// the rows, as `train[:1%]`; without it `train`, or the only split
+        /// the rows, in Hugging Face's slicing syntax: `train[:1%]+test`; `train`, or the only split, by
+        /// default
         #[option(optional)]
         pub split: Option<String>,
         /// a branch, tag or commit of the hub

@@ -165,7 +165,7 @@ pub mod api {
         save_checkpoint_with(ctx, engine, dir, Map::new())
     }
 
-    /// Saves with the place of a `loader` in the data, keeping only the newest `keep` checkpoints.
+    /// Saves with the place of a loader in the data, and removes old checkpoints.
     ///
     /// ```rhai
     /// engine.save_checkpoint("checkpoints", #{ loader: loader, keep: 2 });

@@ -96,7 +96,7 @@ pub(crate) const TABLES: &[&[Row]] = &[Sizes::ROWS, LAYERS];
 const LAYERS: &[Row] = &[Row {
     name: "layers",
     help: &["at least two layers"],
-    kind: || Kind::Map(&[LayerName::ROWS, LAYER]),
+    kind: || Kind::Maps(&[LayerName::ROWS, LAYER]),
     is_required: true,
     ..ROW
 }];
