@@ -58,9 +58,6 @@ option_table! {
 
 impl ActivationCheckpointing {
     /// Refuses an `every` that none of `blocks` blocks is reached by.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`].
     pub fn check(&self, blocks: usize) -> Result<()> {
         if self.every <= blocks {
             return Ok(());

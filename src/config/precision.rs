@@ -73,9 +73,6 @@ impl PrecisionConfig {
     }
 
     /// Refuses a sum of gradients in a format that is neither float32 nor the model's.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`].
     pub fn check(&self) -> Result<()> {
         let Self { dtype, grad_accum_dtype, .. } = *self;
         if grad_accum_dtype == Dtype::Fp32 || grad_accum_dtype == dtype {
@@ -135,9 +132,6 @@ impl DynamicLossScale {
     }
 
     /// Refuses a start below the minimum.
-    ///
-    /// # Errors
-    /// [`Code::BadValue`].
     pub fn check(&self) -> Result<()> {
         if self.initial_scale() >= self.min_loss_scale {
             return Ok(());

@@ -9,9 +9,6 @@ use crate::{
 const OPTION: &str = "optimizer";
 
 /// Refuses a cycle of the momentum where the optimizer has none.
-///
-/// # Errors
-/// [`Code::BadValue`] at `scheduler.cycle_momentum`.
 pub fn check_momentum(optimizer: &OptimizerConfig, scheduler: &Schedule) -> Result<()> {
     let Some(cycle) = scheduler.cycled_momentum() else { return Ok(()) };
     let reason = match optimizer.algorithm {

@@ -1,6 +1,6 @@
 //! Option maps: tables of options, from which they are read, listed, completed and documented.
 //!
-//! A table is a struct in [`option_table`]: each field is an option, with its type, default, range and
+//! A table is a struct in `option_table!`: each field is an option, with its type, default, range and
 //! help. A map becomes the struct, or *all* of its mistakes as one error.
 
 mod document;

@@ -21,7 +21,7 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-/// A struct whose fields are the options of a map; made by [`option_table`].
+/// A struct whose fields are the options of a map; made by `option_table!`.
 pub trait OptionTable: Default {
     /// Its options, in the order of the fields.
     const ROWS: &'static [Row];

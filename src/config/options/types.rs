@@ -117,7 +117,7 @@ impl OptionValue for String {
     }
 
     fn shown(&self) -> Option<String> {
-        (!self.is_empty()).then(|| format!("{self:?}"))
+        Some(format!("{self:?}"))
     }
 }
 
