@@ -1,12 +1,11 @@
 //! Ranks: threads of this process, or processes that torchrun would have started.
 
 use std::{
-    collections::BTreeSet,
     net::TcpListener,
     panic,
     process::{Child, Command, Output, Stdio},
     rc::Rc,
-    sync::{Mutex, PoisonError},
+    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -19,13 +18,16 @@ use dsr::{
 /// Long enough for a loaded machine, short enough for a test that fails.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A port that was free a moment ago and that no other test was given; rank 0 binds it again.
+/// A port that was free a moment ago and that no other test was given; rank 0 binds it again. It is
+/// below those that the kernel gives to connections, which take any other that is free.
 pub(crate) fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
+    const PORTS: std::ops::Range<u32> = 20_000..32_000;
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
     loop {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-        if given.insert(port) {
+        let number =
+            std::process::id().wrapping_mul(97).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let port = (PORTS.start + number % PORTS.len() as u32) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }
