@@ -75,7 +75,7 @@ impl ActivationCheckpointing {
 }
 
 option_words! {
-    /// What the loss of an optimizer step is the mean of.
+    /// The parts over which the loss of an optimizer step is averaged.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum LossAverage {
         /// The target tokens of the whole global batch: the result does not depend on how it is cut.

@@ -1,4 +1,4 @@
-//! What is printed and logged of a training, under DeepSpeed's names and with its defaults.
+//! Options of printing and logging, under DeepSpeed's names and with its defaults.
 
 use std::{
     num::NonZeroU64,

@@ -46,10 +46,7 @@ impl<T: ScriptType> fmt::Debug for Handed<T> {
 impl<T: ScriptType> OptionType for Handed<T> {
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
         let Some(found) = o.raw(key) else { return Given::Absent };
-        let handle = match &found {
-            Value::Foreign(foreign) => value::of_foreign(foreign).try_cast::<T>(),
-            _ => None,
-        };
+        let handle = held(&found);
         if handle.is_none() {
             o.refuse_value(key, T::EXPECTED, &found);
             return Given::Faulty;
@@ -60,6 +57,12 @@ impl<T: ScriptType> OptionType for Handed<T> {
     fn kind() -> Kind {
         Kind::Handle(T::EXPECTED)
     }
+}
+
+/// The value of this type that only a script knows.
+pub fn held<T: Clone + 'static>(found: &Value) -> Option<T> {
+    let Value::Foreign(foreign) = found else { return None };
+    value::of_foreign(foreign).try_cast()
 }
 
 /// The option `key`, which is no plain data.

@@ -15,8 +15,8 @@ use crate::{
     error::{Code, Error, Result},
     model::LossFunction,
     recipe::{
-        options::{self, Options},
-        value::{describe, number, of_foreign, of_option},
+        options::{self, Options, held},
+        value::{describe, number, of_foreign},
     },
     tensor::Tensor,
 };
@@ -74,11 +74,9 @@ fn lr_function(
 
 /// A function of the script that computes the loss of a micro batch.
 fn loss(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<LossFunction> {
-    let found = o.raw("loss").map(of_option)?;
-    let Some(function) = found.clone().try_cast::<FnPtr>() else {
-        let message =
-            format!("`loss` must be a function {LOSS_ARGUMENTS}, found {}", describe(&found));
-        o.fault("loss", Code::WrongType, message);
+    let found = o.raw("loss")?;
+    let Some(function) = held(&found) else {
+        o.refuse_value("loss", &format!("a function {LOSS_ARGUMENTS}"), &found);
         return None;
     };
     let kept = keep(function).and_then(|callback| callback.taking(2..=2, LOSS_ARGUMENTS));

@@ -1,4 +1,4 @@
-//! What is told of a file: faults and notes with their places.
+//! Faults and notes of a file, with their places.
 
 use std::fmt;
 
@@ -18,11 +18,11 @@ pub struct Position {
 pub struct Fault {
     /// Where it is in the file; `None` is at the option of the recipe that the error names.
     pub at: Option<Position>,
-    /// What it is.
+    /// The error.
     pub error: Error,
 }
 
-/// What the user should know of a key.
+/// A note to the user about a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Note {
     /// Where the key or its value is.

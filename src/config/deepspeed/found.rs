@@ -106,7 +106,7 @@ impl Level<'_> {
 
 struct Walk<'a> {
     found: Found,
-    /// Those of the top level.
+    /// The keys of the top level.
     keys: &'static [Key],
     notes: &'a mut Vec<Note>,
     faults: &'a mut Vec<Fault>,

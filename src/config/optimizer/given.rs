@@ -1,5 +1,5 @@
 //! The option `optimizer` of `init_engine`: a `type`, its settings, and those of parameter groups.
-//! What DeepSpeed accepts and has no meaning here is refused with the reason.
+//! Options of DeepSpeed's without a meaning here are refused with the reason.
 
 use super::{
     algorithm::{

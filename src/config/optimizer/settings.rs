@@ -122,7 +122,7 @@ impl OptimizerConfig {
         }
     }
 
-    /// What a schedule may cycle: the betas, or the momentum as the first of them.
+    /// The betas that a schedule may cycle; a momentum counts as the first of them.
     pub fn betas(&self) -> (f64, f64) {
         match self.algorithm {
             Algorithm::Adam(AdamConfig { betas, .. })

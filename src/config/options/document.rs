@@ -1,4 +1,4 @@
-//! What tables say of themselves: lists for `dsr doc` and the reference, names and words for
+//! Lists made of tables: documentation for `dsr doc` and the reference, names and words for
 //! completion.
 
 use std::fmt::Write;
@@ -36,7 +36,6 @@ impl Listing {
         };
         match (rows.into_iter().find(|row| row.name == first)?.kind)().into_map() {
             Kind::Map(tables) | Kind::Maps(tables) => Self::at(tables, rest, kind),
-
             Kind::Typed(typed) if rest.is_empty() => {
                 Some(Self { types: typed.words(), ..Self::at(&typed.tables(kind), rest, kind)? })
             }

@@ -7,9 +7,9 @@ use super::limits::Limits;
 pub struct Row {
     /// Its key in the map.
     pub name: &'static str,
-    /// What it does, line by line.
+    /// The help, line by line.
     pub help: &'static [&'static str],
-    /// What its values are.
+    /// The kind of its values.
     pub kind: fn() -> Kind,
     /// The default as a recipe writes it, where there is one to show.
     pub default: fn() -> Option<String>,
@@ -33,13 +33,13 @@ pub const ROW: Row = Row {
 };
 
 impl Row {
-    /// What it does, on one line.
+    /// The help on one line.
     pub fn text(&self) -> String {
         self.help.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ")
     }
 }
 
-/// What the values of an option are.
+/// The kind of an option's values.
 #[derive(Debug)]
 pub enum Kind {
     /// True or false.

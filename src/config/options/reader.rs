@@ -35,7 +35,7 @@ pub trait OptionType: Default {
     /// Looks the option up.
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self>;
 
-    /// What its values are.
+    /// The kind of its values.
     fn kind() -> Kind;
 
     /// How a recipe writes it, where a default is worth showing.
@@ -352,7 +352,7 @@ impl<'a> Options<'a> {
     }
 }
 
-/// What the map said about an option.
+/// The outcome of a look at an option.
 #[derive(Debug)]
 pub enum Given<T> {
     /// Nothing.

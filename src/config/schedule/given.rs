@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     config::options::{Foreign, Kind, OptionTable, Options, ROW, Row, Typed, Value, Variant},
-    error::{Code, Result},
+    error::Result,
 };
 
 const OPTION: &str = "scheduler";
@@ -115,10 +115,7 @@ impl Schedule {
         match function {
             Some(function) => o.check(function).map_or(Self::Constant, Self::Function),
             None => {
-                let found = found.describe();
-                let message =
-                    format!("`{OPTION}` must be a map or a function of the step, found {found}");
-                o.fault(OPTION, Code::WrongType, message);
+                o.refuse_value(OPTION, "a map or a function of the step", &found);
                 Self::Constant
             }
         }

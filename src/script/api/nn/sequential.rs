@@ -6,13 +6,13 @@ use rhai::{FnPtr, Map, plugin::*};
 
 use super::position::at_call;
 use crate::{
-    config::options::{Kind, OptionTable, ROW, Row, option_table},
+    config::options::{Kind, OptionTable, ROW, Row, Value, option_table},
     error::{Code, Error, Result},
     model::{Context, CustomLayer, LayerFunction, custom},
     recipe::{
         error::ScriptResult,
-        options::{self, Options},
-        value::{describe, of_option},
+        options::{self, Options, held},
+        value::describe,
     },
     script::{
         api::tensor::{Handle, check, is_floating},
@@ -151,37 +151,32 @@ pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Resul
 
 /// The tensors of a layer by their names.
 fn params(o: &mut Options<'_>) -> Vec<(String, Handle)> {
-    let Some(found) = o.raw_required("params").map(of_option) else { return Vec::new() };
-    let Ok(map) = found.as_map_ref() else {
-        let message =
-            format!("`{}` must be a map of tensors, found {}", o.path("params"), describe(&found));
-        o.fault("params", Code::WrongType, message);
+    let Some(found) = o.raw_required("params") else { return Vec::new() };
+    let Value::Map(map) = &found else {
+        o.refuse_value("params", "a map of tensors", &found);
         return Vec::new();
     };
     let mut read = Vec::new();
-    for (name, value) in map.iter() {
-        let path = o.path(&format!("params.{name}"));
-        let Some(handle) = value.clone().try_cast::<Handle>() else {
-            let message = format!("`{path}` must be a tensor, found {}", describe(value));
-            o.fault(&format!("params.{name}"), Code::WrongType, message);
+    for (name, value) in map {
+        let key = format!("params.{name}");
+        let Some(handle) = held::<Handle>(value) else {
+            o.refuse_value(&key, "a tensor", value);
             continue;
         };
-        if o.check(check::floating(&path, handle.tensor())).is_some() {
-            read.push((name.to_string(), handle));
+        if o.check(check::floating(&o.path(&key), handle.tensor())).is_some() {
+            read.push((name.clone(), handle));
         }
     }
     read
 }
 
 fn function(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<Callback> {
-    let path = o.path("forward");
-    let found = o.raw_required("forward").map(of_option)?;
-    let Some(function) = found.clone().try_cast::<FnPtr>() else {
-        let message =
-            format!("`{path}` must be a function {ARGUMENTS}, found {}", describe(&found));
-        o.fault("forward", Code::WrongType, message);
+    let found = o.raw_required("forward")?;
+    let Some(function) = held(&found) else {
+        o.refuse_value("forward", &format!("a function {ARGUMENTS}"), &found);
         return None;
     };
+    let path = o.path("forward");
     let kept = keep(function).map_err(|e| e.option(path));
     o.check(kept)
 }
