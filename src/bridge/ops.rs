@@ -1,15 +1,23 @@
-//! Operations on tensors that tch does not offer: products into a tensor of another format, and a
-//! tensor's bytes.
+//! Operations on tensors that tch does not offer: products into a tensor of another format, the
+//! gradients of a GPU's RMS norm, and a tensor's bytes.
 
-use std::{ffi::c_int, slice};
+use std::{ffi::c_int, ptr::null_mut, slice};
 
 use tch::{Device, Tensor};
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, made, raw};
 use crate::error::{Code, Result};
 
 unsafe extern "C" {
     fn dsr_product(out: RawTensor, a: RawTensor, b: RawTensor, beta: f64, alpha: f64) -> c_int;
+    fn dsr_rms_norm_backward(
+        grad: RawTensor,
+        input: RawTensor,
+        reciprocal: RawTensor,
+        weight: RawTensor,
+        dinput: *mut RawTensor,
+        dweight: *mut RawTensor,
+    ) -> c_int;
 }
 
 /// `out = beta * out + alpha * a @ b`, where `out` is only written if `beta` is 0. The format of
@@ -22,6 +30,25 @@ pub(crate) fn product(
 ) -> Result<()> {
     // SAFETY: every pointer is to a live tensor for the whole call.
     check(unsafe { dsr_product(raw(out), raw(a), raw(b), beta, alpha) })
+}
+
+/// The gradients of the input and of the weight of libtorch's fused RMS norm, which a GPU has; its
+/// forward pass gave `reciprocal`.
+pub(crate) fn rms_norm_backward(
+    grad: &Tensor,
+    input: &Tensor,
+    reciprocal: &Tensor,
+    weight: &Tensor,
+) -> Result<(Tensor, Tensor)> {
+    let mut dweight: RawTensor = null_mut();
+    let from = [grad, input, reciprocal, weight].map(raw);
+    let dinput = made(|dinput| {
+        let [grad, input, reciprocal, weight] = from;
+        // SAFETY: every pointer is to a live tensor, and both places are for a pointer.
+        unsafe { dsr_rms_norm_backward(grad, input, reciprocal, weight, dinput, &raw mut dweight) }
+    })?;
+    // SAFETY: the call succeeded and has put a new tensor there that nobody else owns.
+    Ok((dinput, unsafe { Tensor::from_ptr(dweight.cast()) }))
 }
 
 /// Runs `work` on the bytes of a contiguous tensor on the CPU, in the machine's byte order.

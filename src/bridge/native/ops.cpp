@@ -1,5 +1,6 @@
 // Operations on tensors that the Rust bindings of libtorch do not offer.
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/_fused_rms_norm_backward.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
 
@@ -28,4 +29,16 @@ int dsr_product(at::Tensor* out, at::Tensor* a, at::Tensor* b, double beta, doub
     }
   )
 }
+
+// The gradients of an RMS norm's input and weight, by a GPU's kernel; rstd is what its forward gave.
+int dsr_rms_norm_backward(at::Tensor* grad, at::Tensor* input, at::Tensor* rstd, at::Tensor* weight,
+                          at::Tensor** dinput, at::Tensor** dweight) {
+  TRY(
+    auto [dx, dw] = at::_fused_rms_norm_backward(*grad, *input, weight->sizes(), *rstd, *weight,
+                                                 {true, true});
+    *dinput = new at::Tensor(std::move(dx));
+    *dweight = new at::Tensor(std::move(dw));
+  )
 }
+
+}  // extern "C"

@@ -14,6 +14,7 @@ mod linear;
 mod mlp;
 mod norm;
 mod relative;
+mod rms;
 mod rope;
 mod rotary;
 

@@ -1,10 +1,7 @@
 //! Norms: layer norm (Ba et al. 2016) and RMS norm (Zhang & Sennrich 2019), with statistics in float32.
-//!
-//! libtorch's RMS norm is several operations on the CPU, each of which keeps a tensor. Here it is one,
-//! with a gradient of its own: it keeps its input, which is there anyway, and a number for each row.
 
+use super::rms::rms_norm;
 use crate::{
-    bridge::autograd::own_gradient,
     error::Result,
     model::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
@@ -12,9 +9,8 @@ use crate::{
         params::{LayerBuilder, ParamId, Params},
         profile::{ModuleProfile, record},
         unit::Init,
-        unit_gradient::ParamSink,
     },
-    tensor::{Kind, Tensor, no_grad},
+    tensor::{Device, Tensor},
 };
 
 /// A norm over the channels.
@@ -116,6 +112,7 @@ impl Norm {
         let input = rows * self.width.unsigned_abs() * work.element_bytes;
         let (statistics, transient) = match self.kind {
             NormKind::Layer => (2, 0),
+            NormKind::Rms if work.device != Device::Cpu => (1, 0),
             // The rows at unit size, and their product with the gradient.
             NormKind::Rms | NormKind::RmsPlusOne => (1, 2 * input),
         };
@@ -131,134 +128,6 @@ impl Norm {
             params: params * self.width.unsigned_abs(),
             flops: 5 * rows * self.width.unsigned_abs(),
             ..ModuleProfile::new(&*self.name, kind)
-        }
-    }
-}
-
-/// `x / sqrt(mean(x^2) + epsilon) * weight`; the second setting adds one to the weight, in float32.
-fn rms_norm(
-    x: &Tensor,
-    weight: &Tensor,
-    sink: Option<ParamSink>,
-    (epsilon, plus_one): (f64, bool),
-) -> Result<Tensor> {
-    let scale = || -> Result<Tensor> {
-        Ok(if plus_one {
-            weight.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?
-        } else {
-            weight.shallow_clone()
-        })
-    };
-    let Some(sink) = sink else {
-        // Autograd's own, for whoever wants a graph without a sink.
-        let exact = x.f_to_kind(Kind::Float)?;
-        let mean = exact.f_square()?.f_mean_dim(&[-1i64][..], true, Kind::Float)?;
-        let unit = exact.f_mul(&mean.f_add_scalar(epsilon)?.f_rsqrt()?)?;
-        return scaled(unit, &scale()?, x.kind(), plus_one);
-    };
-    let (y, reciprocal) = no_grad(|| {
-        let width = x.size().last().copied().unwrap_or(1) as f64;
-        let norm = x.f_norm_scalaropt_dim_dtype(2, &[-1i64][..], true, Kind::Float)?;
-        let reciprocal = norm.f_square()?.f_div_scalar(width)?.f_add_scalar(epsilon)?.f_rsqrt()?;
-        let unit = x.f_mul(&reciprocal)?;
-        scaled(unit, &scale()?, x.kind(), plus_one).map(|y| (y, reciprocal))
-    })?;
-    let (input, kept) = (x.shallow_clone(), weight.shallow_clone());
-    own_gradient(&[x, weight], &y, move |grad| {
-        no_grad(|| {
-            let scale = match plus_one {
-                true => kept.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
-                false => kept.f_to_kind(Kind::Float)?,
-            };
-            let dx = rms_backward(grad, &input, &reciprocal, &scale, &sink)?;
-            Ok(vec![Some(dx), None])
-        })
-    })?;
-    Ok(y)
-}
-
-/// `unit`, float32 or in the format of the model, times the weight: as transformers rounds it.
-fn scaled(unit: Tensor, scale: &Tensor, kind: Kind, plus_one: bool) -> Result<Tensor> {
-    Ok(match plus_one {
-        true => unit.f_mul(scale)?.f_to_kind(kind)?,
-        false => unit.f_to_kind(kind)?.f_mul(scale)?,
-    })
-}
-
-/// Adds the weight's gradient to its sink and returns that of the input, in the input's format.
-fn rms_backward(
-    grad: &Tensor,
-    input: &Tensor,
-    reciprocal: &Tensor,
-    scale: &Tensor,
-    sink: &ParamSink,
-) -> Result<Tensor> {
-    let width = scale.numel() as i64;
-    let grad = grad.f_to_kind(Kind::Float)?;
-    let unit = input.f_mul(reciprocal)?;
-    let both = grad.f_mul(&unit)?.f_view([-1, width])?;
-    sink.with(|gradient, i| gradient.add_rows(i, 0, &both))?;
-    let mean = both.f_mv(scale)?.f_div_scalar(width)?.f_view(&reciprocal.size()[..])?;
-    drop(both);
-    let mut dx = grad.f_mul(scale)?;
-    let mut dx = dx.f_addcmul_(&unit, &mean.f_neg()?)?;
-    Ok(dx.f_mul_(reciprocal)?.f_to_kind(input.kind())?)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{cell::RefCell, rc::Rc};
-
-    use super::*;
-    use crate::{
-        bridge::autograd,
-        model::{
-            FlatUnit,
-            masks::Masks,
-            unit_gradient::{Sink, UnitGradients},
-        },
-        tensor::Device,
-    };
-
-    /// Beside the same norm as autograd sees it. In float32 within rounding, 1e-5; in bfloat16 within
-    /// two of its steps, 2^-7 each.
-    #[test]
-    fn the_gradient_of_rms_norm_equals_autograds() {
-        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
-            for plus_one in [false, true] {
-                let mut b = LayerBuilder::new("layer");
-                let make = if plus_one { Norm::rms_plus_one } else { Norm::rms };
-                let norm = make(&mut b, "norm", 8, 1e-3);
-                let unit = FlatUnit::zeros(b.into_parts().0, Device::Cpu).unwrap();
-                let _ = unit.cast_and_pad(kind, 1).unwrap();
-                let cpu = (Kind::Float, Device::Cpu);
-                no_grad(|| unit.params()[0].shallow_clone().copy_(&Tensor::randn([8], cpu)));
-                let units: Rc<[FlatUnit]> = Rc::new([unit]);
-                let x = Tensor::randn([2, 3, 8], cpu).to_kind(kind).set_requires_grad(true);
-                let weight = Tensor::randn([2, 3, 8], cpu).to_kind(kind);
-                let masks = Masks::default();
-                let run = |sink: Option<&Sink>| {
-                    let params = Params::new(&units, Some(0), &[], sink);
-                    norm.forward(&params, &x, &Context::new(&masks)).unwrap()
-                };
-                let param = &units[0].params()[0];
-                let y = run(None);
-                let expected = autograd::grad(&[(&y, &weight)], &[&x, param]).unwrap();
-                let sink = Sink::new(&units, Kind::Float);
-                let own = run(Some(&sink));
-                assert!(own.allclose(&y, tolerance, tolerance, false));
-                let step = Rc::new(RefCell::new(UnitGradients::new(&units, Kind::Float)));
-                sink.turn_to(&step).unwrap();
-                let made = autograd::grad(&[(&own, &weight)], &[&x, param]).unwrap();
-                let flat = step.borrow_mut().take(0).unwrap().complete().unwrap();
-                let made = [made[0].as_ref().unwrap(), &units[0].views(&flat)[0]];
-                for (made, expected) in made.iter().zip(expected) {
-                    let (made, expected) =
-                        (made.to_kind(Kind::Float), expected.unwrap().to_kind(Kind::Float));
-                    let off = ((&made - &expected).norm() / expected.norm()).double_value(&[]);
-                    assert!(off < tolerance, "{kind:?} {plus_one} {off}");
-                }
-            }
         }
     }
 }
