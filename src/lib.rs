@@ -9,6 +9,7 @@
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
 //! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
+//! | 3 | [`generation`] | texts that a model goes on with, many at a time |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
 //! | 6 | [`recipe`] | recipes as text: their parameters and imports, and where a mistake is |
@@ -36,6 +37,8 @@ pub mod hub;
 pub mod model;
 pub mod optim;
 pub mod swap;
+
+pub mod generation;
 
 pub mod engine;
 pub mod launch;

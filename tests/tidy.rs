@@ -33,6 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
+    ("generation", "error config tensor data model"),
     ("checkpoint", "error fs units config tensor"),
     ("swap", "error fs units bridge tensor"),
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
@@ -41,14 +42,15 @@ const LAYERS: &[(&str, &str)] = &[
     ("recipe", "error hash fs units config permission hub data model run"),
     (
         "script",
-        "error fs units config tensor dist hub data model optim checkpoint engine run recipe",
+        "error fs units config tensor dist hub data model optim generation checkpoint engine run \
+         recipe",
     ),
     ("live", "error fs units config tensor data model engine run recipe script"),
     ("repl", "error fs units config run recipe script live"),
     (
         "cli",
-        "error hash fs units config permission bridge tensor dist hub data model optim checkpoint \
-         engine run launch recipe script live repl",
+        "error hash fs units config permission bridge tensor dist hub data model optim generation \
+         checkpoint engine run launch recipe script live repl",
     ),
 ];
 

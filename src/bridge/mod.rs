@@ -10,6 +10,7 @@ pub(crate) mod alloc;
 pub(crate) mod autograd;
 pub(crate) mod context;
 pub(crate) mod cuda_memory;
+pub(crate) mod decode;
 pub(crate) mod device;
 pub(crate) mod disk;
 pub(crate) mod dist;

@@ -45,7 +45,7 @@ impl Engine {
                 break;
             }
             let Some(batch) = batch else {
-                guard("evaluate", || self.model.participate())?;
+                guard("evaluate", || self.model.participate(0..self.model.layers().len()))?;
                 continue;
             };
             self.check_batch(&batch)?;

@@ -1,38 +1,262 @@
-//! Keys and values of the tokens seen so far, kept while a text is generated.
+//! Keys and values of texts that are being generated: a slot of memory for each text.
+//!
+//! A text enters a slot whole (*prefill*, one row), and then all running texts grow together by one
+//! token a pass (*decode*). Their lengths differ, so that nothing is padded.
 
-use crate::tensor::Tensor;
+use crate::{
+    bridge::decode::attend,
+    error::{Code, Result},
+    tensor::{Device, Kind, Tensor},
+};
 
-/// The keys and values of one attention, `[B, H, T, D]` each, in memory for all that will come.
+/// How a pass uses the caches.
+#[derive(Debug)]
+pub enum CachePass {
+    /// The one row is a text from its start, whose keys and values are kept in this slot.
+    Prefill(i64),
+    /// Each row is the next token of a text: row `i` of that in slot `i`.
+    Decode(DecodeRows),
+}
+
+/// The rows of a pass of one token a text.
+#[derive(Debug)]
+pub struct DecodeRows {
+    /// The tokens of each text before this one.
+    past: Vec<i64>,
+    /// The same on the device, int64 `[B]`.
+    positions: Tensor,
+}
+
+/// The keys and values of the attentions of one layer.
+#[derive(Debug)]
+pub struct LayerCache {
+    /// Of the tokens themselves.
+    pub own: KeyValues,
+    /// Of what an encoder made.
+    pub cross: KeyValues,
+}
+
+/// The keys and values of one attention.
 #[derive(Debug)]
 pub struct KeyValues {
+    slots: i64,
     capacity: i64,
-    tokens: i64,
-    /// `[B, H, capacity, D]` each; made for the first tokens, whose shape and format they have.
+    /// `[slots, H, capacity, D]` each; made for the first tokens, whose shape and format they have.
     memory: Option<(Tensor, Tensor)>,
+    /// Tokens of each slot's text.
+    tokens: Vec<i64>,
+}
+
+impl DecodeRows {
+    /// One more token for texts that have so many.
+    pub fn new(past: Vec<i64>, device: Device) -> Result<Self> {
+        let positions = Tensor::f_from_slice(&past)?.f_to_device(device)?;
+        Ok(Self { past, positions })
+    }
+
+    /// The tokens of each text before this one.
+    pub fn past(&self) -> &[i64] {
+        &self.past
+    }
+
+    /// The position of each row's token, int64 `[B]`.
+    pub fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
+    /// The most tokens that a row sees, its own included.
+    pub fn longest(&self) -> i64 {
+        self.past.iter().max().map_or(1, |past| past + 1)
+    }
+}
+
+impl LayerCache {
+    /// For `slots` texts of at most `tokens` tokens, behind at most `encoded` ones of an encoder.
+    pub fn new(slots: i64, tokens: i64, encoded: i64) -> Self {
+        Self { own: KeyValues::new(slots, tokens), cross: KeyValues::new(slots, encoded) }
+    }
+
+    /// Moves the text in slot `from` to slot `to`.
+    pub fn move_slot(&mut self, from: i64, to: i64) -> Result<()> {
+        self.own.move_slot(from, to)?;
+        self.cross.move_slot(from, to)
+    }
 }
 
 impl KeyValues {
-    /// For at most `capacity` tokens.
-    pub fn new(capacity: i64) -> Self {
-        Self { capacity, tokens: 0, memory: None }
+    fn new(slots: i64, capacity: i64) -> Self {
+        Self { slots, capacity, memory: None, tokens: vec![0; slots as usize] }
     }
 
-    /// Number of tokens held.
-    pub fn tokens(&self) -> i64 {
-        self.tokens
+    /// Keeps the keys and values of a whole text, `[1, H, T, D]`, of which queries will see the last
+    /// `window`.
+    pub(super) fn fill(
+        &mut self,
+        slot: i64,
+        (k, v): (&Tensor, &Tensor),
+        window: Option<i64>,
+    ) -> Result<()> {
+        let tokens = k.size()[2];
+        self.tokens[slot as usize] = tokens;
+        let (keys, values) = self.memory(k, window)?;
+        for (memory, x) in [(keys, k), (values, v)] {
+            let memory = memory.f_narrow(0, slot, 1)?;
+            let capacity = memory.size()[2];
+            let kept = tokens.min(capacity);
+            // A position has its place modulo the capacity.
+            let first = (tokens - kept) % capacity;
+            let until_end = kept.min(capacity - first);
+            for (to, from, len) in [(first, 0, until_end), (0, until_end, kept - until_end)] {
+                let part = x.f_narrow(2, tokens - kept + from, len)?;
+                memory.f_narrow(2, to, len)?.f_copy_(&part)?;
+            }
+        }
+        Ok(())
     }
 
-    /// Writes new keys and values behind those that are there, and returns all of them, as views.
-    pub fn append(&mut self, k: &Tensor, v: &Tensor) -> (Tensor, Tensor) {
-        let &[b, h, new, d] = k.size().as_slice() else { unreachable!("keys are [B, H, T, D]") };
-        let room = |x: &Tensor| Tensor::empty([b, h, self.capacity, d], (x.kind(), x.device()));
-        let (keys, values) = self.memory.get_or_insert_with(|| (room(k), room(v)));
-        let from = self.tokens;
-        self.tokens += new;
-        let written = |all: &Tensor, x: &Tensor| {
-            all.narrow(2, from, new).copy_(x);
-            all.narrow(2, 0, from + new)
+    /// Adds the keys and values of one token a row, `[B, H, 1, D]`.
+    pub(super) fn append(
+        &mut self,
+        (k, v): (&Tensor, &Tensor),
+        rows: &DecodeRows,
+        window: Option<i64>,
+    ) -> Result<()> {
+        let slots = Tensor::f_arange(k.size()[0], (Kind::Int64, k.device()))?;
+        let (keys, values) = self.memory(k, window)?;
+        let places = rows.positions.f_remainder(keys.size()[2])?;
+        for (memory, x) in [(keys, k), (values, v)] {
+            let mut memory = memory.shallow_clone();
+            let at = [Some(&slots), None, Some(&places)];
+            let _ = memory.f_index_put_(&at, &x.f_squeeze_dim(2)?, false)?;
+        }
+        for (tokens, past) in self.tokens.iter_mut().zip(&rows.past) {
+            *tokens = past + 1;
+        }
+        Ok(())
+    }
+
+    /// The attention of the rows' queries, `[B, H, 1, D]`, to what their texts have; `bias` is added to
+    /// the scores, float32 `[1 or B, H, T]`.
+    pub(super) fn attend(
+        &self,
+        query: &Tensor,
+        bias: Option<&Tensor>,
+        scale: Option<f64>,
+    ) -> Result<Tensor> {
+        let [b, heads, width] = [query.size()[0], query.size()[1], query.size()[3]];
+        let Some((keys, values)) = &self.memory else {
+            bail!(Code::Internal, "an attention to a cache that was never filled");
         };
-        (written(keys, k), written(values, v))
+        let capacity = keys.size()[2];
+        let tokens = self.tokens.iter().take(b as usize);
+        let seen: Vec<i64> = tokens.map(|&tokens| tokens.min(capacity)).collect();
+        let one = query.f_reshape([b, heads, width])?;
+        let usual = (width as f64).powf(-0.5);
+        let made = attend(&one, (keys, values), bias, &seen, scale.unwrap_or(usual))?;
+        if let Some(made) = made {
+            return Ok(made.f_unsqueeze(2)?);
+        }
+        let longest = seen.iter().copied().max().unwrap_or(1);
+        let part = |x: &Tensor| x.f_narrow(0, 0, b)?.f_narrow(2, 0, longest);
+        let (keys, values) = (part(keys)?, part(values)?);
+        let mask = mask(query, bias, &seen, longest)?;
+        let grouped = keys.size()[1] != heads;
+        Ok(Tensor::f_scaled_dot_product_attention(
+            query,
+            &keys,
+            &values,
+            Some(mask),
+            0.0,
+            false,
+            scale,
+            grouped,
+        )?)
+    }
+
+    /// The memory, made for keys like `k`.
+    fn memory(&mut self, k: &Tensor, window: Option<i64>) -> Result<&(Tensor, Tensor)> {
+        let made = match self.memory.take() {
+            Some(made) => made,
+            None => {
+                let capacity = window.map_or(self.capacity, |window| window.min(self.capacity));
+                let size = [self.slots, k.size()[1], capacity, k.size()[3]];
+                let make = || Tensor::f_empty(size, (k.kind(), k.device()));
+                (make()?, make()?)
+            }
+        };
+        Ok(self.memory.insert(made))
+    }
+
+    fn move_slot(&mut self, from: i64, to: i64) -> Result<()> {
+        self.tokens[to as usize] = self.tokens[from as usize];
+        let Some((keys, values)) = &self.memory else { return Ok(()) };
+        for memory in [keys, values] {
+            memory.f_select(0, to)?.f_copy_(&memory.f_select(0, from)?)?;
+        }
+        Ok(())
+    }
+}
+
+/// The mask of the keys that each row sees, `[B, 1, 1, T]`, or the bias with it, `[B, H, 1, T]`.
+fn mask(query: &Tensor, bias: Option<&Tensor>, seen: &[i64], longest: i64) -> Result<Tensor> {
+    let device = query.device();
+    let seen = Tensor::f_from_slice(seen)?.f_to_device(device)?.f_view([-1, 1, 1, 1])?;
+    let visible = Tensor::f_arange(longest, (Kind::Int64, device))?.f_lt_tensor(&seen)?;
+    let Some(bias) = bias else { return Ok(visible) };
+    let bias = bias.f_narrow(2, 0, longest)?.f_unsqueeze(2)?.f_to_kind(query.kind())?;
+    let hidden = visible.f_logical_not()?;
+    let expanded = bias.f_expand([query.size()[0], -1, -1, -1], false)?;
+    Ok(expanded.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::no_grad;
+
+    fn random(size: &[i64]) -> Tensor {
+        Tensor::randn(size, (Kind::Float, Device::Cpu))
+    }
+
+    /// Whatever a text has been through, a query sees its last `window` tokens: as libtorch's attention
+    /// to them in their order, within the rounding of sums in another order, 1e-5.
+    #[test]
+    fn a_slot_keeps_the_window_of_its_text() {
+        no_grad(|| {
+            for (window, lengths) in [(None, [3i64, 9]), (Some(4), [3, 9]), (Some(4), [8, 4])] {
+                let mut cache = KeyValues::new(2, 20);
+                let mut texts = lengths.map(|n| (random(&[1, 2, n, 8]), random(&[1, 2, n, 8])));
+                for (slot, (k, v)) in (0..).zip(&texts) {
+                    cache.fill(slot, (k, v), window).unwrap();
+                }
+                for _ in 0..6 {
+                    let past = texts.iter().map(|(k, _)| k.size()[2]).collect();
+                    let rows = DecodeRows::new(past, Device::Cpu).unwrap();
+                    let [q, k, v] = [4, 2, 2].map(|heads| random(&[2, heads, 1, 8]));
+                    cache.append((&k, &v), &rows, window).unwrap();
+                    let made = cache.attend(&q, None, None).unwrap();
+                    for (row, (keys, values)) in (0..).zip(&mut texts) {
+                        let longer = |x: &Tensor, new: &Tensor| {
+                            Tensor::cat(&[x.shallow_clone(), new.narrow(0, row, 1)], 2)
+                        };
+                        (*keys, *values) = (longer(keys, &k), longer(values, &v));
+                        let tokens = keys.size()[2];
+                        let seen = window.map_or(tokens, |window| tokens.min(window));
+                        let last = |x: &Tensor| x.narrow(2, tokens - seen, seen);
+                        let expected = Tensor::scaled_dot_product_attention(
+                            &q.narrow(0, row, 1),
+                            &last(keys),
+                            &last(values),
+                            None::<&Tensor>,
+                            0.0,
+                            false,
+                            None,
+                            true,
+                        );
+                        assert!(made.narrow(0, row, 1).allclose(&expected, 1e-5, 1e-5, false));
+                    }
+                }
+            }
+        });
     }
 }

@@ -1,6 +1,6 @@
 //! The forward pass without gradients: logits, and the losses of an evaluation.
 
-use super::{Context, Direction, Flow, KeyValues, Masks, Model, Objective};
+use super::{CachePass, Context, Direction, Flow, LayerCache, Masks, Model, ModelLayer, Objective};
 use crate::{
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, guard, no_grad},
@@ -11,8 +11,8 @@ use crate::{
 pub struct Inference<'a> {
     /// Makes the result the sum of the losses instead of logits.
     pub objective: Option<Objective<'a>>,
-    /// The keys and values of earlier tokens, one for each layer.
-    pub caches: Option<&'a mut [KeyValues]>,
+    /// What the pass keeps and goes on with, a cache for each layer.
+    pub caches: Option<(&'a CachePass, &'a mut [LayerCache])>,
     /// Whether the logits of the last position are enough.
     pub last_only: bool,
 }
@@ -56,6 +56,9 @@ impl Model {
 
     /// Runs the layers on `input_ids` `[B, T]` without gradients; the result is that of the last.
     ///
+    /// A pass that goes on with texts begins at the decoder, if there is one: what it looks at of the
+    /// encoder's output is in the caches.
+    ///
     /// Panics where libtorch refuses, to be called under [`guard`].
     pub fn infer(
         &self,
@@ -64,19 +67,23 @@ impl Model {
         Inference { objective, mut caches, last_only }: Inference<'_>,
     ) -> Result<Tensor> {
         no_grad(|| {
-            let past = caches
-                .as_deref()
-                .map_or(0, |caches| caches.iter().map(KeyValues::tokens).max().unwrap_or(0));
+            let resumes = matches!(caches, Some((CachePass::Decode(_), _)));
+            let first = if resumes { self.first_of_decoder() } else { 0 };
             let mut flow = Flow::of(input_ids.shallow_clone());
-            for (i, layer) in self.layers().iter().enumerate() {
+            for (i, layer) in self.layers().iter().enumerate().skip(first) {
                 let gathered = self.gather(i, Direction::Forward)?;
-                let cache = caches.as_deref_mut().map(|caches| &mut caches[i]);
-                let mut context =
-                    Context { objective, past, cache, last_only, ..Context::new(masks) };
+                let cache = caches.as_mut().map(|(pass, caches)| (&**pass, &mut caches[i]));
+                let mut context = Context { objective, cache, last_only, ..Context::new(masks) };
                 flow = layer.layer().forward(&gathered.params(i, None), &flow, &mut context)?;
             }
             Ok(flow.hidden)
         })
+    }
+
+    /// The first layer of a pass that goes on with texts.
+    pub fn first_of_decoder(&self) -> usize {
+        let begins = |layer: &ModelLayer| layer.layer().begins_decoder();
+        self.layers().iter().position(begins).unwrap_or(0)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Gathering the parameters of a layer before it runs, and of a whole model for good.
 
-use std::rc::Rc;
+use std::{ops::Range, rc::Rc};
 
 use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink, initializer::Initializer};
 use crate::{error::Result, tensor::check_memory};
@@ -57,9 +57,9 @@ impl Model {
         Ok(gathered)
     }
 
-    /// Takes part in a forward pass that another rank makes.
-    pub fn participate(&self) -> Result<()> {
-        (0..self.layers.len()).try_for_each(|i| self.gather(i, Direction::Forward).map(drop))
+    /// Takes part in these layers of a forward pass that another rank makes.
+    pub fn participate(&self, mut layers: Range<usize>) -> Result<()> {
+        layers.try_for_each(|i| self.gather(i, Direction::Forward).map(drop))
     }
 
     /// Whether parameters are on other ranks too, so that all ranks must run the layers together.

@@ -5,7 +5,7 @@
 //! know. Layers hold no state: an engine may run one again to get its graph back.
 
 use super::{
-    cache::KeyValues,
+    cache::{CachePass, DecodeRows, LayerCache},
     cost::{LayerCost, Workload},
     loss::Objective,
     masks::Masks,
@@ -70,10 +70,8 @@ pub struct Context<'a> {
     pub masks: &'a Masks,
     /// Makes the last layer give the sum of the losses instead of logits.
     pub objective: Option<Objective<'a>>,
-    /// Tokens of the rows that were seen before.
-    pub past: i64,
-    /// The cache of this layer while generating.
-    pub cache: Option<&'a mut KeyValues>,
+    /// How the pass uses the cache of this layer, while generating.
+    pub cache: Option<(&'a CachePass, &'a mut LayerCache)>,
     /// Whether the last layer gives the logits of the last position alone.
     pub last_only: bool,
     /// The recorder of the modules inside, where they are profiled.
@@ -81,17 +79,17 @@ pub struct Context<'a> {
 }
 
 impl<'a> Context<'a> {
+    /// The rows of a pass of one token a text.
+    pub fn decode_rows(&self) -> Option<&'a DecodeRows> {
+        match self.cache {
+            Some((CachePass::Decode(rows), _)) => Some(rows),
+            _ => None,
+        }
+    }
+
     /// Without dropout, loss and cache.
     pub fn new(masks: &'a Masks) -> Self {
-        Self {
-            train: false,
-            masks,
-            objective: None,
-            past: 0,
-            cache: None,
-            last_only: false,
-            recorder: None,
-        }
+        Self { train: false, masks, objective: None, cache: None, last_only: false, recorder: None }
     }
 }
 
@@ -108,6 +106,11 @@ pub trait Layer {
 
     /// Whether the forward pass draws random numbers while it trains.
     fn draws(&self) -> bool;
+
+    /// Whether the layer is where a decoder begins, behind the last layer of an encoder.
+    fn begins_decoder(&self) -> bool {
+        false
+    }
 
     /// Whether the backward pass reads the parameters.
     fn backward_reads_params(&self) -> bool {

@@ -19,7 +19,6 @@ pub struct Masks {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     queries: i64,
-    past: i64,
     window: Option<i64>,
     /// The heads of ALiBi's bias, and its format.
     alibi: Option<(i64, Kind)>,
@@ -46,34 +45,21 @@ impl Masks {
         self.padding.as_ref()
     }
 
-    /// The mask of `queries` tokens behind `past` earlier ones, bool, `[B or 1, 1, T, past + T]`: a
-    /// query sees the tokens up to its own place, of them the last `window`. `None` where causality
-    /// is all that there is, which kernels know themselves.
-    pub fn causal(
-        &self,
-        (queries, past): (i64, i64),
-        window: Option<i64>,
-        device: Device,
-    ) -> Option<Tensor> {
+    /// The mask of `queries` tokens, bool, `[B or 1, 1, T, T]`: a query sees the tokens up to its own
+    /// place, of them the last `window`. `None` where causality is all that there is, which kernels
+    /// know themselves.
+    pub fn causal(&self, queries: i64, window: Option<i64>, device: Device) -> Option<Tensor> {
         // A window that nothing is outside of.
-        let window = window.filter(|&window| window < past + queries);
+        let window = window.filter(|&window| window < queries);
         let is_plain = window.is_none() && self.padding.is_none();
-        if is_plain && (past == 0 || queries == 1) {
-            return None;
-        }
-        Some(self.get(Shape { queries, past, window, alibi: None }, device))
+        (!is_plain).then(|| self.get(Shape { queries, window, alibi: None }, device))
     }
 
-    /// The causal mask as a bias of the scores, with ALiBi's, `[B or 1, H, T, past + T]`: each head adds
+    /// The causal mask as a bias of the scores, with ALiBi's, `[B or 1, H, T, T]`: each head adds
     /// its slope times the key's place. The place of the query would add the same to a whole row of
     /// scores, and is left out, as in transformers.
-    pub fn alibi(
-        &self,
-        (queries, past): (i64, i64),
-        heads: i64,
-        (kind, device): (Kind, Device),
-    ) -> Tensor {
-        self.get(Shape { queries, past, window: None, alibi: Some((heads, kind)) }, device)
+    pub fn alibi(&self, queries: i64, heads: i64, (kind, device): (Kind, Device)) -> Tensor {
+        self.get(Shape { queries, window: None, alibi: Some((heads, kind)) }, device)
     }
 
     /// The causal mask of a decoder's tokens behind an encoder, bool, `[1, 1, T, T]`. Padding stands
@@ -103,25 +89,28 @@ impl Masks {
     fn make(&self, shape: Shape, device: Device) -> Tensor {
         let seen = self.seen(shape, device);
         let Some((heads, kind)) = shape.alibi else { return seen };
-        let slopes = Tensor::from_slice(&slopes(heads)).to_device(device).view([1, heads, 1, 1]);
-        let keys = shape.past + shape.queries;
-        let bias = slopes * Tensor::arange(keys, (Kind::Float, device));
+        let bias = alibi_of_keys(heads, shape.queries, device).unsqueeze(2);
         bias.to_kind(kind).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
     }
 
-    fn seen(&self, Shape { queries, past, window, .. }: Shape, device: Device) -> Tensor {
-        let keys = past + queries;
-        let mut seen = Tensor::ones([queries, keys], (Kind::Bool, device)).tril(past);
+    fn seen(&self, Shape { queries, window, .. }: Shape, device: Device) -> Tensor {
+        let mut seen = Tensor::ones([queries, queries], (Kind::Bool, device)).tril(0);
         if let Some(window) = window {
-            seen = seen.triu(past - window + 1);
+            seen = seen.triu(1 - window);
         }
-        let seen = seen.view([1, 1, queries, keys]);
+        let seen = seen.view([1, 1, queries, queries]);
         let Some(padding) = &self.padding else { return seen };
         let real = padding.not_equal(0);
         // A padding token sees itself: a row without any key has no softmax.
         let itself = Tensor::eye(queries, (Kind::Int64, device)).not_equal(0);
-        real.view([-1, 1, 1, keys]).logical_or(&itself).logical_and(&seen)
+        real.view([-1, 1, 1, queries]).logical_or(&itself).logical_and(&seen)
     }
+}
+
+/// ALiBi's bias of the scores of `keys` keys, float32 `[1, H, T]`.
+pub(super) fn alibi_of_keys(heads: i64, keys: i64, device: Device) -> Tensor {
+    let slopes = Tensor::from_slice(&slopes(heads)).to_device(device).view([1, heads, 1]);
+    slopes * Tensor::arange(keys, (Kind::Float, device))
 }
 
 /// ALiBi's slope of each head: powers of two for a power of two heads, and then those of twice as many
@@ -145,7 +134,7 @@ mod tests {
     #[test]
     fn a_token_sees_no_padding_and_padding_sees_itself() {
         let padding = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1]).view([2, 3]);
-        let mask = Masks::new(Some(padding)).causal((3, 0), None, Device::Cpu).unwrap();
+        let mask = Masks::new(Some(padding)).causal(3, None, Device::Cpu).unwrap();
         assert_eq!(mask.size(), [2, 1, 3, 3]);
         assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 1]);
     }
@@ -153,12 +142,8 @@ mod tests {
     #[test]
     fn a_window_has_the_token_and_those_before_it() {
         let masks = Masks::default();
-        let mask = masks.causal((3, 0), Some(2), Device::Cpu).unwrap();
+        let mask = masks.causal(3, Some(2), Device::Cpu).unwrap();
         assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 0, 1, 1]);
-        let later = masks.causal((1, 3), Some(2), Device::Cpu).unwrap();
-        assert_eq!(seen(&later), [0, 0, 1, 1]);
-        assert!(masks.causal((3, 0), Some(3), Device::Cpu).is_none(), "nothing is outside");
-        assert!(masks.causal((1, 7), None, Device::Cpu).is_none(), "it sees all");
-        assert_eq!(seen(&masks.causal((2, 1), None, Device::Cpu).unwrap()), [1, 1, 0, 1, 1, 1]);
+        assert!(masks.causal(3, Some(3), Device::Cpu).is_none(), "nothing is outside");
     }
 }

@@ -11,7 +11,6 @@ mod families;
 mod files;
 mod forward;
 mod gather;
-mod generate;
 mod initializer;
 mod layer;
 mod loss;
@@ -27,14 +26,13 @@ mod unit_gradient;
 
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
-pub use cache::KeyValues;
+pub use cache::{CachePass, DecodeRows, LayerCache};
 pub use cost::{HeldBytes, LayerCost, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};
 pub use forward::{Inference, padding_of};
 pub use gather::Gathered;
-pub use generate::Sampling;
 pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;

@@ -19,7 +19,7 @@ pub use self::{
     limits::{Limits, limits},
     reader::{Field, Given, OptionTable, OptionType, Options, read, read_empty, read_table},
     table::{Switch, Tables},
-    types::{OptionValue, read_word},
+    types::{OneOrMany, OptionValue, read_word},
     value::{Foreign, Map, Value, quoted},
     wrong::Wrong,
 };

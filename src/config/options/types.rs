@@ -152,6 +152,30 @@ impl<T: OptionValue> OptionValue for Vec<T> {
     }
 }
 
+/// A value, or an array of such values.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OneOrMany<T>(pub Vec<T>);
+
+impl<T: OptionValue> OptionValue for OneOrMany<T> {
+    fn read(value: &Value) -> Result<Self, Wrong> {
+        match value {
+            Value::List(_) => Vec::read(value).map(Self),
+            _ => T::read(value).map(|one| Self(vec![one])),
+        }
+    }
+
+    fn kind() -> Kind {
+        Kind::Or(Box::new(T::kind()), Box::new(Kind::List))
+    }
+
+    fn shown(&self) -> Option<String> {
+        match self.0.as_slice() {
+            [one] => one.shown(),
+            _ => self.0.shown(),
+        }
+    }
+}
+
 impl OptionValue for serde_json::Value {
     fn read(value: &Value) -> Result<Self, Wrong> {
         value.to_json().ok_or_else(|| Wrong::kind("plain data", value))

@@ -6,8 +6,10 @@ use super::{Linear, Norm, Rotary};
 use crate::{
     error::{Code, Error, Result},
     model::{
+        cache::{CachePass, DecodeRows, LayerCache},
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
+        masks::alibi_of_keys,
         params::Params,
         profile::{ModuleProfile, record},
     },
@@ -99,23 +101,66 @@ impl Attention {
         let recorder = context.recorder;
         record(recorder, self.name, || {
             let [b, t] = [x.size()[0], x.size()[1]];
-            let (q, k, v) = self.heads(p, x, encoded, context)?;
-            let (q, k) = self.placed(p, q, k, context)?;
-            let [q, mut k, mut v] = [q, k, v].map(|x| x.transpose(1, 2));
-            if let Some(cache) = context.cache.as_deref_mut().filter(|_| self.is_causal) {
-                (k, v) = cache.append(&k, &v);
-            }
-            let past = if self.is_causal { k.size()[2] - t } else { 0 };
-            let mask = self.mask((t, past), &q, bias, context)?;
-            let is_causal = self.is_causal && mask.is_none() && t > 1;
-            let dropout = if context.train { self.dropout } else { 0.0 };
-            let grouped = self.kv_heads != self.heads;
-            let y = Tensor::f_scaled_dot_product_attention(
-                &q, &k, &v, mask, dropout, is_causal, self.scale, grouped,
-            )?;
+            let y = match context.decode_rows() {
+                None => self.of_whole_rows(p, x, (bias, encoded), context)?,
+                Some(rows) => self.of_next_tokens(p, x, (bias, rows), context)?,
+            };
             let y = y.f_transpose(1, 2)?.f_reshape([b, t, self.heads * self.head_dim])?;
             self.out.forward(p, &y, context)
         })
+    }
+
+    /// What each query of whole rows takes of the values it sees, `[B, H, T, D]`.
+    fn of_whole_rows(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        (bias, encoded): (Option<&Tensor>, Option<&Tensor>),
+        context: &mut Context<'_>,
+    ) -> Result<Tensor> {
+        let (q, k, v) = self.heads(p, x, encoded, context)?;
+        let (q, k) = self.placed(p, q, k, context)?;
+        let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
+        if let Some((CachePass::Prefill(slot), cache)) = &mut context.cache {
+            let slot = *slot;
+            match &self.projections {
+                Projections::Cross(..) => cache.cross.fill(slot, (&k, &v), None)?,
+                _ if self.is_causal => cache.own.fill(slot, (&k, &v), self.window)?,
+                _ => {}
+            }
+        }
+        let tokens = x.size()[1];
+        let mask = self.mask(tokens, &q, bias, context)?;
+        let is_causal = self.is_causal && mask.is_none() && tokens > 1;
+        let dropout = if context.train { self.dropout } else { 0.0 };
+        let grouped = self.kv_heads != self.heads;
+        Ok(Tensor::f_scaled_dot_product_attention(
+            &q, &k, &v, mask, dropout, is_causal, self.scale, grouped,
+        )?)
+    }
+
+    /// The same for the next token of each text, `[B, H, 1, D]`, which sees what the cache has.
+    fn of_next_tokens(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        (bias, rows): (Option<&Tensor>, &DecodeRows),
+        context: &mut Context<'_>,
+    ) -> Result<Tensor> {
+        if let Projections::Cross(q, ..) = &self.projections {
+            let q = q.forward(p, x, context)?;
+            let q = q.f_view([x.size()[0], self.heads, 1, self.head_dim])?;
+            let cache = cache(context)?;
+            return cache.cross.attend(&q, None, self.scale);
+        }
+        let (q, k, v) = self.heads(p, x, None, context)?;
+        let (q, k) = self.placed(p, q, k, context)?;
+        let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
+        let cache = cache(context)?;
+        cache.own.append((&k, &v), rows, self.window)?;
+        let alibi = matches!(self.position, Position::Alibi)
+            .then(|| alibi_of_keys(self.heads, rows.longest(), q.device()));
+        cache.own.attend(&q, alibi.as_ref().or(bias), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
@@ -170,8 +215,11 @@ impl Attention {
             k = k_norm.forward(p, &k, context)?;
         }
         if let Position::Rotary(rotary) = &self.position {
-            q = rotary.turn(&q, context.past)?;
-            k = rotary.turn(&k, context.past)?;
+            let turn = |x: &Tensor| match context.decode_rows() {
+                None => rotary.turn(x),
+                Some(rows) => rotary.turn_rows(x, rows),
+            };
+            (q, k) = (turn(&q)?, turn(&k)?);
         }
         Ok((q, k))
     }
@@ -179,7 +227,7 @@ impl Attention {
     /// The bias of the scores, or the mask of those that count; `None` where the kernel knows.
     fn mask(
         &self,
-        (t, past): (i64, i64),
+        tokens: i64,
         q: &Tensor,
         bias: Option<&Tensor>,
         context: &Context<'_>,
@@ -187,10 +235,8 @@ impl Attention {
         let (masks, device) = (context.masks, q.device());
         match (&self.position, bias) {
             (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
-            (Position::Alibi, _) => {
-                Ok(Some(masks.alibi((t, past), self.heads, (q.kind(), device))))
-            }
-            _ if self.is_causal => Ok(masks.causal((t, past), self.window, device)),
+            (Position::Alibi, _) => Ok(Some(masks.alibi(tokens, self.heads, (q.kind(), device)))),
+            _ if self.is_causal => Ok(masks.causal(tokens, self.window, device)),
             _ => Ok(masks.encoder()),
         }
     }
@@ -269,6 +315,12 @@ impl Attention {
         // Its output is copied for the projection.
         tape.push(Operation { kept: q, ..Operation::default() });
     }
+}
+
+/// The cache of a pass that has one.
+fn cache<'a>(context: &'a mut Context<'_>) -> Result<&'a mut LayerCache> {
+    let cache = context.cache.as_mut().map(|(_, cache)| &mut **cache);
+    cache.ok_or_else(|| Error::new(Code::Internal, "a next token without a cache"))
 }
 
 fn three(parts: Vec<Tensor>) -> Result<(Tensor, Tensor, Tensor)> {

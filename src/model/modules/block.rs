@@ -113,8 +113,11 @@ impl Layer for Block {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Activations)?;
         let of_tokens = (flow.hidden.size()[1], flow.hidden.device());
-        let made = self.relative.as_ref().map(|bias| bias.bias(params, of_tokens, context));
-        let made = made.transpose()?;
+        let bias = |bias: &RelativeBias| match context.decode_rows() {
+            None => bias.bias(params, of_tokens, context),
+            Some(rows) => bias.bias_of_rows(params, rows),
+        };
+        let made = self.relative.as_ref().map(bias).transpose()?;
         let (bias, encoded) = (made.as_ref().or(flow.bias.as_ref()), flow.encoded.as_ref());
         let (branch, attention) = &self.attention;
         let how = (&mut *context, self.dropout);

@@ -110,16 +110,19 @@ impl Positions {
         Self { table, first: 2, skips_padding: true }
     }
 
-    /// `x` `[B, T, C]`, of tokens that `context.past` others came before, with the rows of their
-    /// positions added.
+    /// `x` `[B, T, C]` with the rows of their positions added.
     fn add(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
         if let (true, Some(padding)) = (self.skips_padding, context.masks.padding()) {
             let counted = padding.f_cumsum(1, Kind::Int64)?.f_mul(padding)?;
             let rows = self.table.lookup(p, &counted.f_add_scalar(self.first - 1)?)?;
             return Ok(x.f_add(&rows)?);
         }
+        if let Some(rows) = context.decode_rows() {
+            let rows = rows.positions().f_add_scalar(self.first)?.f_view([-1, 1])?;
+            return Ok(x.f_add(&self.table.lookup(p, &rows)?)?);
+        }
         let weight = p.tensor(self.table.weight);
-        let from = context.past + self.first;
+        let from = self.first;
         let sum = || Ok(x.f_add(&weight.f_narrow(0, from, x.size()[1])?)?);
         let Some(sink) = p.sink(self.table.weight) else { return sum() };
         let sum = no_grad(sum)?;
@@ -144,6 +147,9 @@ pub(crate) struct DecoderStart {
 impl Layer for DecoderStart {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Activations)?;
+        if context.decode_rows().is_some() {
+            return Ok(Flow::of(self.tokens.lookup(params, &flow.hidden)?));
+        }
         let Some(ids) = context.masks.decoder_input_ids() else {
             return Err(Error::new(Code::Internal, "a decoder without tokens"));
         };
@@ -162,6 +168,10 @@ impl Layer for DecoderStart {
         }
         let profile = ModuleProfile::new("", "DecoderStart").with(vec![norm]);
         Some(tape.cost(profile, output))
+    }
+
+    fn begins_decoder(&self) -> bool {
+        true
     }
 
     fn draws(&self) -> bool {

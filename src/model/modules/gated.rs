@@ -5,7 +5,7 @@ use super::Activation;
 use crate::{
     bridge::autograd::own_gradient,
     error::Result,
-    tensor::{Tensor, no_grad},
+    tensor::{Device, Tensor, no_grad},
 };
 
 impl Activation {
@@ -55,13 +55,33 @@ pub(super) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Resul
     Ok(y)
 }
 
+/// The vectors that kernels take at a time have this many elements, or a divisor of it.
+const VECTORS: i64 = 64;
+
+/// A function of each element on the rows of `inputs` `[B, T, C]`, each row alone where its elements
+/// are no whole vectors: kernels compute the last elements of a tensor by other instructions, so that
+/// a row would depend on those behind it.
+pub(super) fn row_by_row(
+    inputs: &[&Tensor],
+    work: impl Fn(&[Tensor]) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let width = inputs[0].size().last().copied().unwrap_or(0);
+    let whole: Vec<_> = inputs.iter().map(|x| x.shallow_clone()).collect();
+    if width % VECTORS == 0 || inputs[0].device() != Device::Cpu {
+        return work(&whole);
+    }
+    let row = |i| {
+        let part = |x: &Tensor| Ok(x.f_narrow(0, i, 1)?);
+        work(&whole.iter().map(part).collect::<Result<Vec<_>>>()?)
+    };
+    let rows: Vec<Tensor> = (0..inputs[0].size()[0]).map(row).collect::<Result<_>>()?;
+    Ok(Tensor::f_cat(&rows, 0)?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        bridge::autograd,
-        tensor::{Device, Kind},
-    };
+    use crate::{bridge::autograd, tensor::Kind};
 
     /// Beside autograd's, in float32: 1e-6.
     #[test]

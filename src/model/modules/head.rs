@@ -5,7 +5,10 @@
 
 use super::{Linear, Norm, dropout};
 use crate::{
-    bridge::memory::{self, count_as},
+    bridge::{
+        decode::{Matrix, few_rows},
+        memory::{self, count_as},
+    },
     error::Result,
     model::{
         cost::{FLOAT_BYTES, LayerCost, Tape, Workload},
@@ -91,7 +94,13 @@ impl Layer for Head {
         let _counting = count_as(memory::Kind::Buffers)?;
         let x = self.hidden(params, &flow.hidden, context)?;
         let projection = params.tensor(self.projection);
-        let logits = || -> Result<Tensor> { Ok(x.f_matmul(&projection.f_tr()?)?) };
+        let logits = || -> Result<Tensor> {
+            let rows = x.f_reshape([-1, self.shape.1])?;
+            match few_rows(&rows, Matrix::ByOutputs(projection), None)? {
+                Some(logits) => Ok(logits.f_view([x.size()[0], -1, self.shape.0])?),
+                None => Ok(x.f_matmul(&projection.f_tr()?)?),
+            }
+        };
         let hidden = match context.objective {
             None => logits()?.f_to_kind(Kind::Float)?,
             Some(objective) if objective.function.is_none() => {

@@ -6,7 +6,11 @@
 //! Layers with one input are one operation, whose products add up in the gradient of the input.
 
 use crate::{
-    bridge::{autograd::own_gradients, ops::product},
+    bridge::{
+        autograd::own_gradients,
+        decode::{Matrix, few_rows},
+        ops::product,
+    },
     error::{Code, Error, Result},
     model::{
         cost::{Operation, Tape, Workload},
@@ -163,6 +167,13 @@ impl Weights {
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
+        let stored = match self.is_conv1d {
+            true => Matrix::ByInputs(&self.weight),
+            false => Matrix::ByOutputs(&self.weight),
+        };
+        if let Some(y) = few_rows(x, stored, self.bias.as_ref())? {
+            return Ok(y);
+        }
         let matrix = self.matrix()?;
         Ok(match &self.bias {
             Some(bias) => bias.f_addmm(x, &matrix)?,

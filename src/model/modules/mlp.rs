@@ -1,7 +1,10 @@
 //! The network of a block between its channels: two linear layers with an activation, or three with a
 //! gate.
 
-use super::{Activation, Linear, dropout, gated::gated};
+use super::{
+    Activation, Linear, dropout,
+    gated::{gated, row_by_row},
+};
 use crate::{
     error::{Code, Error, Result},
     model::{
@@ -51,15 +54,24 @@ impl Mlp {
     }
 
     fn inner(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
-        let activate = |work: &dyn Fn() -> Result<Tensor>| record(context.recorder, "act", work);
+        let activate = |inputs: &[&Tensor], work: fn(Activation, &[Tensor]) -> Result<Tensor>| {
+            record(context.recorder, "act", || {
+                let work = |inputs: &[Tensor]| work(self.activation, inputs);
+                match context.decode_rows() {
+                    None => work(&inputs.iter().map(|x| x.shallow_clone()).collect::<Vec<_>>()),
+                    Some(_) => row_by_row(inputs, work),
+                }
+            })
+        };
+        let of_both = |activation, x: &[Tensor]| gated(activation, &x[0], &x[1]);
         match &self.gate {
             Gate::None => {
                 let up = self.up.forward(p, x, context)?;
-                activate(&|| self.activation.of(&up))
+                activate(&[&up], |activation, x| activation.of(&x[0]))
             }
             Gate::Layer(gate) => {
                 let [gate, up] = Linear::forward_all([gate, &self.up], p, x, context)?;
-                activate(&|| gated(self.activation, &gate, &up))
+                activate(&[&gate, &up], of_both)
             }
             Gate::InUp => {
                 let both = self.up.forward(p, x, context)?;
@@ -67,7 +79,7 @@ impl Mlp {
                 let (Some(gate), Some(up)) = (parts.next(), parts.next()) else {
                     return Err(Error::new(Code::Internal, "two halves of gate and up"));
                 };
-                activate(&|| gated(self.activation, &gate, &up))
+                activate(&[&gate, &up], of_both)
             }
         }
     }

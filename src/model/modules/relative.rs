@@ -5,13 +5,14 @@ use super::Embedding;
 use crate::{
     error::Result,
     model::{
+        cache::DecodeRows,
         cost::{Operation, Tape, Workload},
         layer::Context,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
         unit::Init,
     },
-    tensor::{Device, Tensor},
+    tensor::{Device, Kind, Tensor},
 };
 
 /// The table of biases, `[buckets, H]`.
@@ -58,6 +59,16 @@ impl RelativeBias {
             Some(seen) => Ok(bias.f_masked_fill(&seen.f_logical_not()?, f64::NEG_INFINITY)?),
             None => Ok(bias.f_contiguous()?),
         }
+    }
+
+    /// The bias of one query for each row, at its place in its text, float32 `[B, H, T]`.
+    pub(crate) fn bias_of_rows(&self, p: &Params<'_>, rows: &DecodeRows) -> Result<Tensor> {
+        let keys = rows.longest();
+        let bucket = |past: i64| (0..keys).map(move |key| self.bucket((key - past).min(0)));
+        let buckets: Vec<i64> = rows.past().iter().flat_map(|&past| bucket(past)).collect();
+        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(rows.positions().device())?;
+        let bias = self.table.lookup(p, &buckets.f_view([-1, keys])?)?;
+        Ok(bias.f_permute([0i64, 2, 1])?.f_to_kind(Kind::Float)?.f_contiguous()?)
     }
 
     /// Adds the cost: the bias stays for all layers of the stack, and its gradient grows in them.

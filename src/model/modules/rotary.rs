@@ -9,6 +9,7 @@ use super::Rope;
 use crate::{
     bridge::autograd::own_gradient,
     error::Result,
+    model::cache::DecodeRows,
     tensor::{Device, Kind, Tensor, no_grad},
 };
 
@@ -48,11 +49,11 @@ impl Rotary {
         &self.rope
     }
 
-    /// `x` `[B, T, H, D]` of the positions `past..`, turned, in memory of its own.
-    pub(crate) fn turn(&self, x: &Tensor, past: i64) -> Result<Tensor> {
+    /// `x` `[B, T, H, D]` of the positions from 0 on, turned, in memory of its own.
+    pub(crate) fn turn(&self, x: &Tensor) -> Result<Tensor> {
         let tokens = x.size()[1];
-        let Table { cos, sin, .. } = no_grad(|| self.table(past + tokens, x.kind(), x.device()))?;
-        let part = |table: &Tensor| table.f_narrow(0, past, tokens);
+        let Table { cos, sin, .. } = no_grad(|| self.table(tokens, x.kind(), x.device()))?;
+        let part = |table: &Tensor| table.f_narrow(0, 0, tokens);
         let (cos, sin) = (part(&cos)?, part(&sin)?);
         let result = no_grad(|| turned(x, &cos, &sin))?;
         if x.requires_grad() {
@@ -62,6 +63,21 @@ impl Rotary {
             })?;
         }
         Ok(result)
+    }
+
+    /// `x` `[B, 1, H, D]`, one token of each text, turned.
+    pub(crate) fn turn_rows(&self, x: &Tensor, rows: &DecodeRows) -> Result<Tensor> {
+        if !self.rope.depends_on_length() {
+            let Table { cos, sin, .. } = self.table(rows.longest(), x.kind(), x.device())?;
+            let of = |table: &Tensor| table.f_index_select(0, rows.positions())?.f_unsqueeze(1);
+            return turned(x, &of(&cos)?, &of(&sin)?);
+        }
+        let each = (0..).zip(rows.past()).map(|(row, &past)| {
+            let Table { cos, sin, .. } = self.table(past + 1, x.kind(), x.device())?;
+            let of = |table: &Tensor| table.f_narrow(0, past, 1);
+            turned(&x.f_narrow(0, row, 1)?, &of(&cos)?, &of(&sin)?)
+        });
+        Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
     /// The table for `positions` positions, made anew where the last one does not serve.
@@ -99,7 +115,7 @@ impl Rotary {
 /// the rest stays.
 fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let size = x.size();
-    let (head_dim, half) = (size[3], cos.size()[2]);
+    let (head_dim, half) = (size[3], cos.size().last().copied().unwrap_or(0));
     let out = Tensor::f_empty(&size[..], (x.kind(), x.device()))?;
     let part = |x: &Tensor, from: i64, len: i64| x.f_narrow(3, from, len);
     let (a, b) = (part(x, 0, half)?, part(x, half, half)?);
@@ -137,13 +153,17 @@ mod tests {
         let cpu = (Kind::Float, Device::Cpu);
         let x = Tensor::randn([2, 3, 2, 8], cpu).set_requires_grad(true);
         let rotary = rotary();
-        let turned = rotary.turn(&x, 1).unwrap();
+        let turned = rotary.turn(&x).unwrap();
         assert!(turned.narrow(3, 4, 4).equal(&x.narrow(3, 4, 4)));
         // A rotation there and back is none; lengths stay, so that the gradient of half
         // the square of the result is the input itself.
         let back = autograd::grad(&[(&turned, &turned.detach())], &[&x]).unwrap().remove(0);
         assert!(back.unwrap().allclose(&x, 1e-5, 1e-6, false));
-        let later = rotary.turn(&x.detach().narrow(1, 1, 1), 2).unwrap();
-        assert!(later.allclose(&turned.narrow(1, 1, 1), 1e-6, 1e-7, false), "as in a longer row");
+        let rows = DecodeRows::new(vec![2, 1], Device::Cpu).unwrap();
+        let one = |x: &Tensor| {
+            Tensor::cat(&[x.narrow(0, 0, 1).narrow(1, 2, 1), x.narrow(0, 1, 1).narrow(1, 1, 1)], 0)
+        };
+        let later = rotary.turn_rows(&one(&x.detach()), &rows).unwrap();
+        assert!(later.allclose(&one(&turned), 1e-6, 1e-7, false), "as in whole rows");
     }
 }

@@ -1,16 +1,21 @@
-//! `generate`: text that a model goes on with.
+//! `generate`: texts that a model goes on with.
 
-use rhai::{Map, plugin::*};
+use rhai::{Array, Dynamic, FnPtr, Map, plugin::*};
 
 use super::{model::api::Model, tokenizer::api::Tokenizer};
 use crate::{
-    error::Result,
-    model::Sampling,
+    config::options::{Kind, OptionTable, ROW, Row},
+    error::{Code, Error, Result},
+    generation::{Continued, Sampling, Texts, continue_texts},
     recipe::{
-        error::{ScriptResult, interruption},
-        options,
+        error::ScriptResult,
+        options::{self, Options, held},
+        value::describe,
     },
-    script::host::{self, Host},
+    script::{
+        callback::Callback,
+        host::{self, Host},
+    },
 };
 
 /// Generation of text.
@@ -29,10 +34,32 @@ pub mod api {
         tokenizer: Tokenizer,
         prompt: &str,
     ) -> ScriptResult<String> {
-        Ok(text(&*host::of(&ctx)?, &model, &tokenizer, prompt, &Map::new())?)
+        let request = Request::default();
+        let mut texts = request.run(&*host::of(&ctx)?, &model, &tokenizer, &[prompt])?;
+        Ok(texts.pop().map(|continued| continued.text).unwrap_or_default())
     }
 
-    /// Returns `prompt` and what the model goes on with, by these options.
+    /// Returns the text of each of `prompts`, which are gone on with together; a text is the same
+    /// alone and beside others.
+    ///
+    /// ```rhai
+    /// for text in generate(model, tok, ["It is a truth", "My dear"]) { print(text); }
+    /// ```
+    #[rhai_fn(name = "generate", return_raw)]
+    pub fn generate_many(
+        ctx: NativeCallContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompts: Array,
+    ) -> ScriptResult<Array> {
+        let prompts = strings(&prompts)?;
+        let request = Request::default();
+        let texts = request.run(&*host::of(&ctx)?, &model, &tokenizer, &borrowed(&prompts))?;
+        Ok(request.results(texts))
+    }
+
+    /// Returns `prompt` and what the model goes on with, by these options: a text, or an array where
+    /// `num_return_sequences` is above 1. Each is a map with `return_details`.
     ///
     /// ```rhai
     /// let options = #{ max_new_tokens: 40, temperature: 0.8, top_k: 40, top_p: 0.95, seed: 1 };
@@ -45,46 +72,153 @@ pub mod api {
         tokenizer: Tokenizer,
         prompt: &str,
         options: Map,
-    ) -> ScriptResult<String> {
-        Ok(text(&*host::of(&ctx)?, &model, &tokenizer, prompt, &options)?)
+    ) -> ScriptResult<Dynamic> {
+        let request = Request::read(&options, |f| Callback::new(&ctx, f))?;
+        let texts = request.run(&*host::of(&ctx)?, &model, &tokenizer, &[prompt])?;
+        Ok(request.results(texts).pop().unwrap_or_default())
     }
-}
 
-fn text(
-    host: &Host,
-    model: &Model,
-    tokenizer: &Tokenizer,
-    prompt: &str,
-    options: &Map,
-) -> Result<String> {
-    host.check_weights("generate")?;
-    let sampling = sampling(options)?;
-    let mut ids: Vec<i64> = tokenizer.encode(prompt)?.into_iter().map(i64::from).collect();
-    let eos = tokenizer.eos_id().map(i64::from);
-    let from_nothing = ids.is_empty();
-    if let (true, Some(eos)) = (from_nothing, eos) {
-        // The token before each text in training.
-        ids.push(eos);
+    /// Returns what [`generate`] returns for each of `prompts`, by these options.
+    ///
+    /// ```rhai
+    /// let prompts = ["It is a truth", "My dear"];
+    /// let options = #{ max_new_tokens: 20, stop: "\n", logprobs: true, return_details: true };
+    /// for text in generate(model, tok, prompts, options) {
+    ///     print(`${text.completion} (${text.finish_reason})`);
+    /// }
+    /// ```
+    #[rhai_fn(name = "generate", return_raw)]
+    pub fn generate_many_with(
+        ctx: NativeCallContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompts: Array,
+        options: Map,
+    ) -> ScriptResult<Array> {
+        let prompts = strings(&prompts)?;
+        let request = Request::read(&options, |f| Callback::new(&ctx, f))?;
+        let texts = request.run(&*host::of(&ctx)?, &model, &tokenizer, &borrowed(&prompts))?;
+        Ok(request.results(texts))
     }
-    // Without a tokenizer of its own the model's ids may be of another vocabulary.
-    let by_config = eos.is_none() || model.tokenizer_json().is_some();
-    let configured = model.facts().eos_token_ids.iter().copied().filter(|_| by_config);
-    let ends: Vec<i64> = configured.chain(eos).collect();
-    let new = model.generate(&ids, &sampling, &ends, &|| host.must_stop())?;
-    if host.must_stop() {
-        return Err(interruption());
-    }
-    if from_nothing || model.facts().is_seq2seq() {
-        ids.clear();
-    }
-    ids.extend(new);
-    // A vocabulary that was padded has rows without a token.
-    let ids = ids.into_iter().filter_map(|id| u32::try_from(id).ok());
-    let ids: Vec<u32> = ids.filter(|&id| tokenizer.token(id).is_some()).collect();
-    tokenizer.decode(&ids)
 }
 
 /// The options of `generate`.
-pub(crate) fn sampling(options: &Map) -> Result<Sampling> {
-    options::read_table("generate", options)
+#[derive(Default)]
+pub(crate) struct Request {
+    sampling: Sampling,
+    on_token: Option<Callback>,
+    return_details: bool,
+}
+
+/// The arguments of a function that takes pieces of text.
+const PIECE_ARGUMENTS: &str = "|text, index|";
+
+/// The options of `generate` that are no settings of the sampling.
+pub(crate) const ROWS: &[Row] = &[
+    Row {
+        name: "on_token",
+        help: &["takes each piece of text as it comes, and the number of its text"],
+        kind: || Kind::Function(PIECE_ARGUMENTS),
+        ..ROW
+    },
+    Row {
+        name: "return_details",
+        help: &[
+            "gives maps in place of texts: text, completion, token_ids, logprobs, finish_reason",
+        ],
+        kind: || Kind::Bool,
+        default: || Some("false".to_owned()),
+        ..ROW
+    },
+];
+
+impl Request {
+    /// Reads the option map of `generate`.
+    pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Result<Self> {
+        options::read("generate", map, |o| Self {
+            sampling: Sampling::read(o),
+            on_token: on_token(o, keep),
+            return_details: o.get("return_details").or(false),
+        })
+    }
+
+    fn run(
+        &self,
+        host: &Host,
+        model: &Model,
+        tokenizer: &Tokenizer,
+        prompts: &[&str],
+    ) -> Result<Vec<Continued>> {
+        host.check_weights("generate")?;
+        let mut pieces = Pieces { host, on_token: self.on_token.as_ref() };
+        continue_texts(model, tokenizer, prompts, &self.sampling, &mut pieces)
+    }
+
+    /// An entry for each prompt.
+    fn results(&self, texts: Vec<Continued>) -> Array {
+        let values: Array = texts.into_iter().map(|text| self.result(text)).collect();
+        match self.sampling.num_return_sequences {
+            1 => values,
+            count => values.chunks(count).map(|texts| texts.to_vec().into()).collect(),
+        }
+    }
+
+    fn result(&self, Continued { text, completion, ended }: Continued) -> Dynamic {
+        if !self.return_details {
+            return text.into();
+        }
+        let numbers: Array = ended.tokens.into_iter().map(Dynamic::from).collect();
+        let mut details = Map::from([
+            ("text".into(), text.into()),
+            ("completion".into(), completion.into()),
+            ("token_ids".into(), numbers.into()),
+            ("finish_reason".into(), ended.reason.name().into()),
+        ]);
+        if self.sampling.logprobs {
+            let logprobs: Array = ended.logprobs.into_iter().map(Dynamic::from).collect();
+            details.insert("logprobs".into(), logprobs.into());
+        }
+        details.into()
+    }
+}
+
+fn on_token(o: &mut Options<'_>, keep: impl Fn(FnPtr) -> Result<Callback>) -> Option<Callback> {
+    let found = o.raw("on_token")?;
+    let Some(function) = held(&found) else {
+        o.refuse_value("on_token", &format!("a function {PIECE_ARGUMENTS}"), &found);
+        return None;
+    };
+    let kept = keep(function).and_then(|f| f.taking(1..=2, PIECE_ARGUMENTS));
+    o.check(kept.map_err(|e| e.option("on_token")))
+}
+
+/// Hands pieces of text to the recipe.
+struct Pieces<'a> {
+    host: &'a Host,
+    on_token: Option<&'a Callback>,
+}
+
+impl Texts for Pieces<'_> {
+    fn piece(&mut self, text: usize, piece: &str) -> Result<()> {
+        let Some(callback) = self.on_token else { return Ok(()) };
+        callback.call_with(vec![piece.into(), Dynamic::from(text as i64)]).map(drop)
+    }
+
+    fn must_stop(&self) -> bool {
+        self.host.must_stop()
+    }
+}
+
+fn strings(prompts: &Array) -> Result<Vec<String>> {
+    let text = |(i, prompt): (usize, &Dynamic)| {
+        prompt.clone().into_string().map_err(|_| {
+            let found = describe(prompt);
+            Error::new(Code::WrongType, format!("prompts[{i}] must be a string, found {found}"))
+        })
+    };
+    prompts.iter().enumerate().map(text).collect()
+}
+
+fn borrowed(prompts: &[String]) -> Vec<&str> {
+    prompts.iter().map(String::as_str).collect()
 }

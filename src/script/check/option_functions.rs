@@ -9,7 +9,8 @@ use crate::{
     },
     data::TokenizeOptions,
     error::{Code, Error, Result},
-    model::{ModelConfig, Sampling},
+    generation::Sampling,
+    model::ModelConfig,
     script::{Callback, api, engine_options},
 };
 
@@ -43,7 +44,9 @@ const FUNCTIONS: &[OptionFunction] = &[
     function("export_hf", &[api::model::ExportOptions::ROWS], |map| {
         api::model::export_options(map).map(drop)
     }),
-    function("generate", &[Sampling::ROWS], |map| api::generate::sampling(map).map(drop)),
+    function("generate", &[Sampling::ROWS, api::generate::ROWS], |map| {
+        api::generate::Request::read(map, no_function).map(drop)
+    }),
     function("init_engine", ENGINE_TABLES, |map| {
         engine_options::read(map, 1, no_function).map(drop)
     }),

@@ -257,8 +257,7 @@ fn forward(
 
 fn script_context(context: &Context<'_>, device: Device) -> Dynamic {
     let masks = context.masks;
-    let mask =
-        masks.padding().and_then(|padding| masks.causal((padding.size()[1], 0), None, device));
+    let mask = masks.padding().and_then(|padding| masks.causal(padding.size()[1], None, device));
     let mask = mask.map_or(Dynamic::UNIT, |mask| Dynamic::from(Handle::new(mask)));
     Map::from([("training".into(), context.train.into()), ("attn_mask".into(), mask)]).into()
 }

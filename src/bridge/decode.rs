@@ -1,0 +1,175 @@
+//! Kernels of the CPU for a pass of one token a text, whose results do not depend on the other rows.
+
+use std::{ffi::c_int, ptr::null_mut};
+
+use tch::{Kind, Tensor};
+
+use super::{RawTensor, check, raw};
+use crate::error::{Code, Result};
+
+unsafe extern "C" {
+    fn dsr_few_rows(
+        x: RawTensor,
+        matrix: RawTensor,
+        bias: RawTensor,
+        by_inputs: bool,
+        out: *mut RawTensor,
+    ) -> c_int;
+    fn dsr_attend(
+        query: RawTensor,
+        keys: RawTensor,
+        values: RawTensor,
+        bias: RawTensor,
+        seen: *const i64,
+        scale: f64,
+        out: *mut RawTensor,
+    ) -> c_int;
+}
+
+/// A matrix as it lies in memory.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Matrix<'a> {
+    /// `[outputs, inputs]`.
+    ByOutputs(&'a Tensor),
+    /// `[inputs, outputs]`.
+    ByInputs(&'a Tensor),
+}
+
+/// `x @ matrix + bias` for a few rows of `x` `[n, inputs]`; `None` where libtorch's product is to be
+/// taken: for many rows, with gradients, on another device or in another format.
+pub(crate) fn few_rows(
+    x: &Tensor,
+    matrix: Matrix<'_>,
+    bias: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    let (Matrix::ByOutputs(weight) | Matrix::ByInputs(weight)) = matrix;
+    let by_inputs = matches!(matrix, Matrix::ByInputs(_));
+    let inputs = weight.size().get(usize::from(!by_inputs)).copied();
+    if x.size().get(1).copied() != inputs {
+        bail!(Code::Internal, "a product of {:?} with {:?}", x.size(), weight.size());
+    }
+    let bias = bias.map_or(null_mut(), raw);
+    // SAFETY: every pointer is to a live tensor or null, and the widths agree.
+    maybe(|out| unsafe { dsr_few_rows(raw(x), raw(weight), bias, by_inputs, out) })
+}
+
+/// The attention of one query a row, `[B, H, D]`, to the first `seen` keys and values of its row,
+/// `[B or more, KV, capacity, D]`, with a float32 `bias` `[1 or B, H, T]`; `None` where libtorch's
+/// attention is to be taken.
+pub(crate) fn attend(
+    query: &Tensor,
+    (keys, values): (&Tensor, &Tensor),
+    bias: Option<&Tensor>,
+    seen: &[i64],
+    scale: f64,
+) -> Result<Option<Tensor>> {
+    let fits = fits(query, keys, bias, seen);
+    if !fits
+        || values.size() != keys.size()
+        || values.kind() != keys.kind()
+        || !values.is_contiguous()
+    {
+        bail!(Code::Internal, "an attention of {:?} to {:?}", query.size(), keys.size());
+    }
+    let bias = bias.map_or(null_mut(), raw);
+    let (q, k, v) = (raw(query), raw(keys), raw(values));
+    // SAFETY: every pointer is to a live tensor or null, whose sizes and formats fit each other, and
+    // `seen` has a number for each row that is at most the capacity.
+    maybe(|out| unsafe { dsr_attend(q, k, v, bias, seen.as_ptr(), scale, out) })
+}
+
+/// Whether sizes and formats of an attention fit each other.
+fn fits(query: &Tensor, keys: &Tensor, bias: Option<&Tensor>, seen: &[i64]) -> bool {
+    let (query_size, keys_size) = (query.size(), keys.size());
+    let (&[b, h, d], &[slots, kv, capacity, width]) = (&query_size[..], &keys_size[..]) else {
+        return false;
+    };
+    let most = seen.iter().copied().max().unwrap_or(0);
+    let bias_fits = bias.is_none_or(|bias| {
+        let fits = matches!(bias.size()[..], [rows, heads, keys]
+            if (rows == 1 || rows == b) && heads == h && keys >= most);
+        fits && bias.kind() == Kind::Float && bias.is_contiguous()
+    });
+    let rows_fit = b as usize == seen.len() && (1..=slots).contains(&b);
+    let heads_fit = kv > 0 && h % kv == 0 && d == width && keys.kind() == query.kind();
+    let seen_fits = most <= capacity && seen.iter().all(|&count| count > 0);
+    bias_fits && rows_fit && heads_fit && seen_fits && keys.is_contiguous()
+}
+
+/// The tensor that `make` puts into its place, if it does.
+fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
+    let mut tensor: RawTensor = null_mut();
+    check(make(&raw mut tensor))?;
+    // SAFETY: what a call that succeeded has put there is null or a new tensor that nobody else owns.
+    Ok((!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, no_grad};
+
+    use super::*;
+
+    const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+
+    /// Beside the product in float64, within the rounding of sums of 300 terms near 1: 1e-4.
+    #[test]
+    fn a_row_is_the_same_to_the_bit_beside_any_others() {
+        for (inputs, outputs) in [(5, 3), (64, 80), (300, 70), (37, 129)] {
+            let (x, bias) = (Tensor::randn([9, inputs], CPU), Tensor::randn([outputs], CPU));
+            let matrix = Tensor::randn([outputs, inputs], CPU);
+            let turned = matrix.tr().contiguous();
+            let expected = bias.addmm(&x, &turned);
+            for matrix in [Matrix::ByOutputs(&matrix), Matrix::ByInputs(&turned)] {
+                let product = |x: &Tensor| no_grad(|| few_rows(x, matrix, Some(&bias)));
+                let all = product(&x).unwrap().unwrap();
+                assert!(all.allclose(&expected, 1e-4, 1e-4, false), "{inputs} {outputs}");
+                for (from, rows) in [(0, 1), (8, 1), (3, 2), (1, 7)] {
+                    let part = product(&x.narrow(0, from, rows)).unwrap().unwrap();
+                    assert!(part.equal(&all.narrow(0, from, rows)), "{inputs} {outputs} {rows}");
+                }
+            }
+        }
+        let many = Tensor::randn([100, 4], CPU);
+        let matrix = Tensor::randn([4, 4], CPU);
+        let taken = no_grad(|| few_rows(&many, Matrix::ByInputs(&matrix), None)).unwrap();
+        assert!(taken.is_none(), "libtorch is faster then");
+        let with_gradient = few_rows(&many.narrow(0, 0, 1), Matrix::ByInputs(&matrix), None);
+        assert!(with_gradient.unwrap().is_none());
+    }
+
+    /// Beside libtorch's attention, whose sums have another order: 1e-5 in float32, in bfloat16 two of
+    /// its steps at 1, 2^-6.
+    #[test]
+    fn an_attention_sees_the_keys_of_its_row() {
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            for (heads, kv, d) in [(4, 4, 16), (4, 2, 24), (6, 1, 5)] {
+                let random = |size: &[i64]| Tensor::randn(size, CPU);
+                let (q, bias) = (random(&[3, heads, d]), random(&[3, heads, 40]));
+                let (k, v) = (random(&[5, kv, 40, d]), random(&[5, kv, 40, d]));
+                let [q, k, v] = [q, k, v].map(|x| x.to_kind(kind));
+                let seen = [1i64, 40, 23];
+                for bias in [None, Some(&bias)] {
+                    let made = no_grad(|| attend(&q, (&k, &v), bias, &seen, 0.3)).unwrap().unwrap();
+                    for (row, &seen) in (0..).zip(&seen) {
+                        let of = |x: &Tensor| x.narrow(0, row, 1).narrow(2, 0, seen);
+                        let mask = bias.map(|bias| of(bias).unsqueeze(2).to_kind(kind));
+                        let q = q.narrow(0, row, 1).unsqueeze(2);
+                        let expected = Tensor::scaled_dot_product_attention(
+                            &q,
+                            &of(&k),
+                            &of(&v),
+                            mask,
+                            0.0,
+                            false,
+                            0.3,
+                            true,
+                        );
+                        let made = made.narrow(0, row, 1).unsqueeze(2);
+                        assert!(made.allclose(&expected, tolerance, tolerance, false), "{kind:?}");
+                    }
+                }
+            }
+        }
+    }
+}

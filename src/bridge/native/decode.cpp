@@ -1,0 +1,365 @@
+// Kernels of the CPU for a pass of one token a text: products with few rows, and the attention of one
+// query to the keys that a text has had.
+//
+// libtorch's products add in another order for another number of rows. These add the terms of one
+// output in one order, whatever the other rows are, so that a text is the same to the bit alone and
+// in a batch. Beside few rows a product is bound by the memory of the matrix, which is read once.
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <vector>
+
+#include "bridge.h"
+
+namespace {
+
+// Sixteen floats: one register of AVX-512, two of AVX2, four of the least machine.
+using Lanes = float __attribute__((vector_size(64)));
+using Integers = int32_t __attribute__((vector_size(64)));
+constexpr int64_t kLanes = 16;
+
+// A function that is compiled for each of these machines; the program takes the best that it can run.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define FOR_EACH_MACHINE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#else
+#define FOR_EACH_MACHINE
+#endif
+// What it calls must become a part of it, or would be compiled for the least machine alone. Vectors
+// are then never handed from function to function, which GCC warns of.
+#define INLINE __attribute__((always_inline)) inline
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+INLINE Lanes load(const float* from) {
+  Lanes lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+
+// bfloat16 is the upper half of a float.
+INLINE Lanes load(const at::BFloat16* from) {
+  using Halves = uint16_t __attribute__((vector_size(32)));
+  using Wide = uint32_t __attribute__((vector_size(64)));
+  Halves halves;
+  std::memcpy(&halves, from, sizeof halves);
+  const Wide wide = __builtin_convertvector(halves, Wide) << 16;
+  Lanes lanes;
+  std::memcpy(&lanes, &wide, sizeof lanes);
+  return lanes;
+}
+
+// The first `count` elements, and zeros; whole lanes where the caller says so.
+template <typename T>
+INLINE Lanes load_part(const T* from, int64_t count) {
+  if (count == kLanes) return load(from);
+  T part[kLanes] = {};
+  std::memcpy(part, from, count * sizeof(T));
+  return load(part);
+}
+
+INLINE void store(float* to, const Lanes& lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+
+INLINE float sum(const Lanes& lanes) {
+  float part[kLanes];
+  store(part, lanes);
+  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) part[i] += part[i + width];
+  }
+  return part[0];
+}
+
+// Rows of `x`, a matrix and its bias, or null, and the rows of the result.
+struct Product {
+  const float* x;
+  const float* matrix;
+  const float* bias;
+  float* y;
+  int64_t rows, inputs, outputs;
+};
+
+// ---- A matrix [outputs, inputs]: each output is the dot product of two rows in memory.
+
+// Adds the products of `count` inputs from `x` and `w` on.
+template <int ROWS, int OUTPUTS>
+INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const float* w,
+                         int64_t inputs, int64_t count) {
+  Lanes factors[OUTPUTS];
+  for (int o = 0; o < OUTPUTS; ++o) factors[o] = load_part(w + o * inputs, count);
+  for (int m = 0; m < ROWS; ++m) {
+    const Lanes value = load_part(x + m * inputs, count);
+    for (int o = 0; o < OUTPUTS; ++o) sums[m][o] += value * factors[o];
+  }
+}
+
+template <int ROWS, int OUTPUTS>
+INLINE void dot_products(const Product& p, int64_t row, int64_t output) {
+  const float* x = p.x + row * p.inputs;
+  const float* w = p.matrix + output * p.inputs;
+  Lanes sums[ROWS][OUTPUTS] = {};
+  int64_t k = 0;
+  for (; k + kLanes <= p.inputs; k += kLanes) add_products(sums, x + k, w + k, p.inputs, kLanes);
+  if (k < p.inputs) add_products(sums, x + k, w + k, p.inputs, p.inputs - k);
+  for (int m = 0; m < ROWS; ++m) {
+    for (int o = 0; o < OUTPUTS; ++o) {
+      const float bias = p.bias ? p.bias[output + o] : 0.0f;
+      p.y[(row + m) * p.outputs + output + o] = sum(sums[m][o]) + bias;
+    }
+  }
+}
+
+template <int OUTPUTS>
+INLINE void dot_products_of_rows(const Product& p, int64_t output) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) dot_products<4, OUTPUTS>(p, row, output);
+  switch (p.rows - row) {
+    case 3: return dot_products<3, OUTPUTS>(p, row, output);
+    case 2: return dot_products<2, OUTPUTS>(p, row, output);
+    case 1: return dot_products<1, OUTPUTS>(p, row, output);
+  }
+}
+
+FOR_EACH_MACHINE void multiply_by_outputs(const Product& p, int64_t from, int64_t to) {
+  int64_t output = from;
+  for (; output + 4 <= to; output += 4) dot_products_of_rows<4>(p, output);
+  for (; output < to; ++output) dot_products_of_rows<1>(p, output);
+}
+
+// ---- A matrix [inputs, outputs]: rows of it are added, each with its factor.
+
+// Inputs that are summed up before they are added to the result: few rows of the matrix are read
+// beside each other, and sums of sums round less.
+constexpr int64_t kDepth = 64;
+
+template <int ROWS, int VECTORS>
+INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from, int64_t to) {
+  float* y = p.y + row * p.outputs + output;
+  Lanes sums[ROWS][VECTORS] = {};
+  for (int64_t k = from; k < to; ++k) {
+    const float* w = p.matrix + k * p.outputs + output;
+    Lanes values[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) values[v] = load(w + v * kLanes);
+    for (int m = 0; m < ROWS; ++m) {
+      const float factor = p.x[(row + m) * p.inputs + k];
+      for (int v = 0; v < VECTORS; ++v) sums[m][v] += values[v] * factor;
+    }
+  }
+  for (int m = 0; m < ROWS; ++m) {
+    for (int v = 0; v < VECTORS; ++v) {
+      float* to = y + m * p.outputs + v * kLanes;
+      store(to, load(to) + sums[m][v]);
+    }
+  }
+}
+
+template <int VECTORS>
+INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t to) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) add_rows<4, VECTORS>(p, row, output, from, to);
+  switch (p.rows - row) {
+    case 3: return add_rows<3, VECTORS>(p, row, output, from, to);
+    case 2: return add_rows<2, VECTORS>(p, row, output, from, to);
+    case 1: return add_rows<1, VECTORS>(p, row, output, from, to);
+  }
+}
+
+FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_t last) {
+  for (int64_t m = 0; m < p.rows; ++m) {
+    for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] = p.bias ? p.bias[o] : 0.0f;
+  }
+  for (int64_t from = 0; from < p.inputs; from += kDepth) {
+    const int64_t to = std::min(from + kDepth, p.inputs);
+    int64_t output = first;
+    for (; output + 4 * kLanes <= last; output += 4 * kLanes) add_to_rows<4>(p, output, from, to);
+    for (; output + kLanes <= last; output += kLanes) add_to_rows<1>(p, output, from, to);
+    for (; output < last; ++output) {
+      for (int64_t m = 0; m < p.rows; ++m) {
+        float sum = 0.0f;
+        for (int64_t k = from; k < to; ++k) {
+          sum += p.matrix[k * p.outputs + output] * p.x[m * p.inputs + k];
+        }
+        p.y[m * p.outputs + output] += sum;
+      }
+    }
+  }
+}
+
+// Splits the outputs among threads, in parts of 64, which no result depends on.
+template <typename Multiply>
+void in_parts(const Product& p, Multiply multiply) {
+  constexpr int64_t kPart = 4 * kLanes, kLeastWork = 1 << 16;
+  const int64_t grain = std::max<int64_t>(1, kLeastWork / (kPart * std::max<int64_t>(1, p.inputs)));
+  at::parallel_for(0, (p.outputs + kPart - 1) / kPart, grain, [&](int64_t from, int64_t to) {
+    multiply(p, from * kPart, std::min(to * kPart, p.outputs));
+  });
+}
+
+bool is_plain(const at::Tensor& tensor) {
+  return tensor.is_cpu() && tensor.scalar_type() == at::kFloat && tensor.is_contiguous();
+}
+
+// ---- Attention.
+
+// Makes each lane e to its power; all of them are at most 0, within two units of the last place
+// (the polynomial of Cephes' expf).
+INLINE void exponential(Lanes& x) {
+  constexpr float kLeast = -87.0f, kLog2E = 1.44269504f;
+  x = x < kLeast ? Lanes{} + kLeast : x;
+  // Rounded to the nearest: the conversion cuts, and x is not positive.
+  const Integers power = __builtin_convertvector(x * kLog2E - 0.5f, Integers);
+  const Lanes whole = __builtin_convertvector(power, Lanes);
+  const Lanes r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
+  Lanes y = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.0f;
+  const Integers bits = (power + 127) << 23;
+  Lanes scale;
+  std::memcpy(&scale, &bits, sizeof scale);
+  x = y * scale;
+}
+
+// One query of each row and head, and what it sees: the first `seen[row]` keys of the row.
+template <typename T>
+struct Attention {
+  const T *query, *keys, *values;
+  const float* bias;
+  T* out;
+  const int64_t* seen;
+  int64_t heads, kv_heads, capacity, width;
+  // Of the bias, which rows may share.
+  int64_t bias_row, bias_head;
+  float scale;
+};
+
+template <typename T>
+INLINE float dot(const T* a, const T* b, int64_t width) {
+  Lanes sums{};
+  int64_t d = 0;
+  for (; d + kLanes <= width; d += kLanes) sums += load(a + d) * load(b + d);
+  if (d < width) sums += load_part(a + d, width - d) * load_part(b + d, width - d);
+  return sum(sums);
+}
+
+// Turns scores into weights of sum 1; `padded` is the number of scores, filled up to whole lanes.
+INLINE void softmax(float* scores, int64_t count, int64_t padded) {
+  const float most = *std::max_element(scores, scores + count);
+  std::fill(scores + count, scores + padded, -INFINITY);
+  Lanes sums{};
+  for (int64_t i = 0; i < padded; i += kLanes) {
+    const Lanes score = load(scores + i);
+    Lanes weight = score - most;
+    exponential(weight);
+    weight = score == -INFINITY ? Lanes{} : weight;
+    store(scores + i, weight);
+    sums += weight;
+  }
+  const float whole = sum(sums);
+  for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) / whole);
+}
+
+template <typename T>
+INLINE void attend_head(const Attention<T>& a, int64_t row, int64_t head, float* scores) {
+  const int64_t kv_head = head / (a.heads / a.kv_heads), count = a.seen[row];
+  const int64_t place = (row * a.kv_heads + kv_head) * a.capacity * a.width;
+  const T* query = a.query + (row * a.heads + head) * a.width;
+  const float* bias = a.bias ? a.bias + row * a.bias_row + head * a.bias_head : nullptr;
+  for (int64_t i = 0; i < count; ++i) {
+    const float score = dot(query, a.keys + place + i * a.width, a.width) * a.scale;
+    scores[i] = bias ? score + bias[i] : score;
+  }
+  softmax(scores, count, (count + kLanes - 1) / kLanes * kLanes);
+  T* out = a.out + (row * a.heads + head) * a.width;
+  for (int64_t d = 0; d < a.width; d += kLanes) {
+    const int64_t part = std::min(kLanes, a.width - d);
+    const T* values = a.values + place + d;
+    Lanes sums{};
+    for (int64_t i = 0; i < count; ++i) {
+      const T* value = values + i * a.width;
+      sums += scores[i] * load_part(value, part);
+    }
+    float made[kLanes];
+    store(made, sums);
+    for (int64_t j = 0; j < part; ++j) out[d + j] = static_cast<T>(made[j]);
+  }
+}
+
+// Heads by number over all rows, from `from` to `to`. A template has no clones for machines.
+#define ATTEND(T)                                                                              \
+  FOR_EACH_MACHINE void attend(const Attention<T>& a, int64_t from, int64_t to, float* scores) { \
+    for (int64_t i = from; i < to; ++i) attend_head(a, i / a.heads, i % a.heads, scores);      \
+  }
+ATTEND(float)
+ATTEND(at::BFloat16)
+
+template <typename T>
+void attend_rows(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
+                 const at::Tensor* bias, const int64_t* seen, double scale, at::Tensor& out) {
+  const int64_t rows = query.size(0), heads = query.size(1);
+  const Attention<T> a{
+      query.const_data_ptr<T>(), keys.const_data_ptr<T>(), values.const_data_ptr<T>(),
+      bias ? bias->const_data_ptr<float>() : nullptr, out.mutable_data_ptr<T>(), seen, heads,
+      keys.size(1), keys.size(2), query.size(2),
+      bias && bias->size(0) > 1 ? bias->stride(0) : 0, bias ? bias->stride(1) : 0,
+      static_cast<float>(scale)};
+  const int64_t most = *std::max_element(seen, seen + rows);
+  const int64_t work = std::max<int64_t>(1, most * a.width);
+  at::parallel_for(0, rows * heads, std::max<int64_t>(1, (1 << 14) / work),
+                   [&](int64_t from, int64_t to) {
+                     std::vector<float> scores(most + kLanes);
+                     attend(a, from, to, scores.data());
+                   });
+}
+
+}  // namespace
+
+extern "C" {
+
+// x @ matrix + bias of a few rows, in *out; null where libtorch's product is to be taken. The matrix
+// is [outputs, inputs] or, by_inputs, [inputs, outputs]; bias may be null.
+int dsr_few_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool by_inputs,
+                 at::Tensor** out) {
+  TRY(
+    constexpr int64_t kMostRows = 32;
+    *out = nullptr;
+    const bool is_ours = !at::GradMode::is_enabled() && is_plain(*x) && is_plain(*matrix) &&
+                         (!bias || is_plain(*bias)) && x->dim() == 2 && x->size(0) <= kMostRows;
+    if (is_ours) {
+      const int64_t rows = x->size(0), outputs = matrix->size(by_inputs ? 1 : 0);
+      auto y = at::empty({rows, outputs}, x->options());
+      const Product p{x->const_data_ptr<float>(), matrix->const_data_ptr<float>(),
+                      bias ? bias->const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>(),
+                      rows, x->size(1), outputs};
+      in_parts(p, by_inputs ? multiply_by_inputs : multiply_by_outputs);
+      *out = new at::Tensor(std::move(y));
+    }
+  )
+}
+
+// The attention of one query a row, [rows, heads, width], to the first seen[row] of its keys and
+// values, [rows or more, kv heads, capacity, width]; bias is float32 [1 or rows, heads, keys or more]
+// or null. Null in *out where the formats have no kernel here.
+int dsr_attend(at::Tensor* query, at::Tensor* keys, at::Tensor* values, at::Tensor* bias,
+               const int64_t* seen, double scale, at::Tensor** out) {
+  TRY(
+    *out = nullptr;
+    const auto kind = query->scalar_type();
+    const bool is_ours = query->is_cpu() && !at::GradMode::is_enabled() &&
+                         (kind == at::kFloat || kind == at::kBFloat16);
+    if (is_ours) {
+      const auto asked = query->contiguous();
+      auto made = at::empty_like(asked);
+      (kind == at::kFloat ? attend_rows<float> : attend_rows<at::BFloat16>)(
+          asked, *keys, *values, bias, seen, scale, made);
+      *out = new at::Tensor(std::move(made));
+    }
+  )
+}
+
+}  // extern "C"

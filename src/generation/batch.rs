@@ -1,0 +1,472 @@
+//! The running texts of a batch: prompts enter free slots, all grow together, and leave at their end.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::sampling::{Choice, Chooser, Sampling};
+use crate::{
+    error::{Code, Error, Result},
+    model::{CachePass, DecodeRows, Inference, LayerCache, Masks, Model, Prediction},
+    tensor::{Tensor, guard, to_device},
+};
+
+/// A text to go on with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Prompt {
+    /// Its tokens, at least one. A model with an encoder reads them there.
+    pub tokens: Vec<i64>,
+    /// The seed of its draws.
+    pub seed: u64,
+}
+
+/// The end of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ended {
+    /// The tokens behind the prompt, without one that ended the text.
+    pub tokens: Vec<i64>,
+    /// The logarithm of each token's probability by the model's own logits; empty unless asked for.
+    pub logprobs: Vec<f64>,
+    /// Why it ended.
+    pub reason: FinishReason,
+}
+
+/// Why a text ended, named as in Text Generation Inference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FinishReason {
+    /// The model gave a token that ends texts.
+    EosToken,
+    /// `max_new_tokens` were made.
+    Length,
+    /// A stop was found.
+    StopSequence,
+    /// The user interrupted it.
+    Interrupted,
+}
+
+impl FinishReason {
+    /// Its name for scripts and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::EosToken => "eos_token",
+            Self::Length => "length",
+            Self::StopSequence => "stop_sequence",
+            Self::Interrupted => "interrupted",
+        }
+    }
+}
+
+/// The caller's view of texts while they grow.
+pub trait Watch {
+    /// Takes token `token` of text `text`; false ends that text there.
+    fn token(&mut self, text: usize, token: i64) -> Result<bool>;
+
+    /// Whether all texts must end now.
+    fn must_stop(&self) -> bool;
+}
+
+/// Goes on with each of `prompts` until one of `eos`, `max_new_tokens` or the watch ends it; the ends
+/// are in the order of the prompts.
+///
+/// A text does not depend on the others, nor on how many run at a time. Where ranks share the
+/// parameters out, all of them must call it, each with prompts of its own.
+pub fn generate(
+    model: &Model,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    eos: &[i64],
+    watch: &mut dyn Watch,
+) -> Result<Vec<Ended>> {
+    for prompt in prompts {
+        check(model, &prompt.tokens, sampling.max_new_tokens)?;
+    }
+    let mut batch = Batch::new(model, prompts, sampling, eos)?;
+    guard("generate", || {
+        while batch.pass(watch)? {}
+        Ok(())
+    })?;
+    let ended = batch.ended.into_iter().collect::<Option<Vec<_>>>();
+    ended.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
+}
+
+fn check(model: &Model, prompt: &[i64], new: usize) -> Result<()> {
+    let (Some(&low), Some(&high)) = (prompt.iter().min(), prompt.iter().max()) else {
+        return Err(Error::new(Code::BadValue, "the prompt has no token")
+            .hint("begin with the end-of-text token, which models see before each text"));
+    };
+    let positions = model.facts().max_positions;
+    if let Some(positions) = positions.filter(|&most| (prompt.len() + new) as i64 > most) {
+        return Err(Error::new(
+            Code::Shape,
+            format!(
+                "a prompt of {} tokens and max_new_tokens {new} are more than the model's \
+                 {positions} positions",
+                prompt.len()
+            ),
+        )
+        .hint("shorten the prompt or lower max_new_tokens"));
+    }
+    model.check_ids(low, high)
+}
+
+struct Batch<'a> {
+    model: &'a Model,
+    prompts: &'a [Prompt],
+    sampling: &'a Sampling,
+    chooser: Chooser<'a>,
+    /// A cache for each layer; `None` for a model whose layers keep nothing.
+    caches: Option<Vec<LayerCache>>,
+    /// Texts that can run at a time.
+    slots: usize,
+    /// The texts in the slots, from the first on.
+    running: Vec<Running>,
+    /// The next prompt.
+    next: usize,
+    ended: Vec<Option<Ended>>,
+}
+
+/// A text in a slot.
+struct Running {
+    /// The number of its prompt.
+    text: usize,
+    /// The encoder's tokens.
+    encoder: Option<Vec<i64>>,
+    /// The tokens so far, the prompt's included.
+    tokens: Vec<i64>,
+    /// The number of tokens before the first new one.
+    start: usize,
+    logprobs: Vec<f64>,
+    /// Whether the slot holds all tokens but the last.
+    is_cached: bool,
+    rng: ChaCha8Rng,
+}
+
+/// What a rank does in a pass.
+enum Pass {
+    /// The whole text of this slot.
+    Prefill(usize),
+    /// One more token of each.
+    Decode,
+    /// Nothing, while others do.
+    Idle,
+}
+
+impl<'a> Batch<'a> {
+    fn new(
+        model: &'a Model,
+        prompts: &'a [Prompt],
+        sampling: &'a Sampling,
+        eos: &'a [i64],
+    ) -> Result<Self> {
+        let slots = sampling.batch_size.min(prompts.len()).max(1);
+        // The last token of all is not looked at again.
+        let new = sampling.max_new_tokens as i64 - 1;
+        let longest = prompts.iter().map(|p| p.tokens.len() as i64).max().unwrap_or(0);
+        let capacity = match model.facts().objective {
+            Prediction::Causal { is_cached: true } => Some((longest + new, 0)),
+            Prediction::Causal { is_cached: false } => None,
+            Prediction::Seq2Seq { .. } => Some((1 + new, longest)),
+        };
+        let caches = capacity.map(|(tokens, encoded)| {
+            let cache = |_| LayerCache::new(slots as i64, tokens, encoded);
+            model.layers().iter().map(cache).collect()
+        });
+        let ended = prompts.iter().map(|_| None).collect();
+        let chooser = Chooser::new(sampling, eos);
+        let running = Vec::with_capacity(slots);
+        Ok(Self { model, prompts, sampling, chooser, caches, slots, running, next: 0, ended })
+    }
+
+    /// Makes one pass; false once nothing is left on any rank.
+    fn pass(&mut self, watch: &mut dyn Watch) -> Result<bool> {
+        if watch.must_stop() {
+            while let Some(last) = self.running.len().checked_sub(1) {
+                self.end(last, FinishReason::Interrupted)?;
+            }
+            let waiting = self.ended[self.next..].iter_mut();
+            waiting.for_each(|ended| *ended = Some(Ended::none(FinishReason::Interrupted)));
+            self.next = self.prompts.len();
+        }
+        self.admit();
+        let pass = self.plan();
+        if !self.model.any(!matches!(pass, Pass::Idle))? {
+            return Ok(false);
+        }
+        // A pass of whole texts runs the encoder, too, on all ranks.
+        let is_whole = self.model.any(matches!(pass, Pass::Prefill(_)))?;
+        let first = self.model.first_of_decoder();
+        if !matches!(pass, Pass::Prefill(_)) && is_whole {
+            self.model.participate(0..first)?;
+        }
+        match pass {
+            Pass::Prefill(slot) => {
+                let logits = self.prefill(slot)?;
+                self.grow(slot..slot + 1, &logits, watch)?;
+            }
+            Pass::Decode => {
+                let logits = self.decode()?;
+                self.grow(0..self.running.len(), &logits, watch)?;
+            }
+            Pass::Idle => self.model.participate(first..self.model.layers().len())?,
+        }
+        Ok(true)
+    }
+
+    /// Puts waiting prompts into free slots.
+    fn admit(&mut self) {
+        while self.running.len() < self.slots && self.next < self.prompts.len() {
+            let prompt = &self.prompts[self.next];
+            let (encoder, tokens) = match self.model.facts().objective {
+                Prediction::Causal { .. } => (None, prompt.tokens.clone()),
+                Prediction::Seq2Seq { decoder_start_token_id } => {
+                    (Some(prompt.tokens.clone()), vec![decoder_start_token_id])
+                }
+            };
+            self.running.push(Running {
+                text: self.next,
+                encoder,
+                start: tokens.len(),
+                tokens,
+                logprobs: Vec::new(),
+                is_cached: false,
+                rng: ChaCha8Rng::seed_from_u64(prompt.seed),
+            });
+            self.next += 1;
+        }
+    }
+
+    fn plan(&self) -> Pass {
+        match self.running.iter().position(|text| !text.is_cached) {
+            Some(slot) => Pass::Prefill(slot),
+            None if self.running.is_empty() => Pass::Idle,
+            None => Pass::Decode,
+        }
+    }
+
+    /// The logits `[1, V]` behind the whole text of a slot.
+    fn prefill(&mut self, slot: usize) -> Result<Tensor> {
+        let (model, text) = (self.model, &mut self.running[slot]);
+        let row = |tokens: &[i64]| to_device(tokens, &[1, tokens.len() as i64], model.device());
+        let tokens = row(&text.tokens)?;
+        let (input, masks) = match &text.encoder {
+            None => (tokens, Masks::default()),
+            Some(encoder) => (row(encoder)?, Masks::default().with_decoder(Some(tokens))),
+        };
+        text.is_cached = self.caches.is_some();
+        last_logits(model, (&input, &masks), &CachePass::Prefill(slot as i64), &mut self.caches)
+    }
+
+    /// The logits `[B, V]` behind the last token of each running text.
+    fn decode(&mut self) -> Result<Tensor> {
+        let (model, texts) = (self.model, &self.running);
+        let past = texts.iter().map(|text| text.tokens.len() as i64 - 1).collect();
+        let rows = DecodeRows::new(past, model.device())?;
+        let last: Vec<i64> = texts.iter().filter_map(|text| text.tokens.last().copied()).collect();
+        let input = to_device(&last, &[last.len() as i64, 1], model.device())?;
+        let pass = CachePass::Decode(rows);
+        last_logits(model, (&input, &Masks::default()), &pass, &mut self.caches)
+    }
+
+    /// Adds the token that the logits `[B, V]` lead to, to each text in these slots; the texts that end
+    /// leave.
+    fn grow(
+        &mut self,
+        slots: std::ops::Range<usize>,
+        logits: &Tensor,
+        watch: &mut dyn Watch,
+    ) -> Result<()> {
+        let texts = &mut self.running[slots.clone()];
+        let choices = self.chooser.choose(logits, texts.iter_mut().map(Running::drawing))?;
+        let mut ends = Vec::new();
+        for (slot, choice) in slots.zip(choices) {
+            if let Some(reason) = self.add(slot, &choice, watch)? {
+                ends.push((slot, reason));
+            }
+        }
+        // From the last on: the text of the last slot moves into one that becomes free.
+        ends.into_iter().rev().try_for_each(|(slot, reason)| self.end(slot, reason))
+    }
+
+    /// Adds a token to the text of a slot; the reason, if it ends it.
+    fn add(
+        &mut self,
+        slot: usize,
+        choice: &Choice,
+        watch: &mut dyn Watch,
+    ) -> Result<Option<FinishReason>> {
+        if self.chooser.ends(choice.token) {
+            return Ok(Some(FinishReason::EosToken));
+        }
+        let text = &mut self.running[slot];
+        // Behind this many tokens positions turn otherwise, so that the text is looked at anew.
+        let limit = self.model.facts().cache_ends_behind;
+        text.is_cached &= limit != Some(text.tokens.len() as i64);
+        text.tokens.push(choice.token);
+        text.logprobs.extend(choice.logprob);
+        let is_full = text.tokens.len() - text.start == self.sampling.max_new_tokens;
+        let goes_on = watch.token(text.text, choice.token)?;
+        Ok(match (goes_on, is_full) {
+            (false, _) => Some(FinishReason::StopSequence),
+            (true, true) => Some(FinishReason::Length),
+            (true, false) => None,
+        })
+    }
+
+    /// Frees a slot; the text of the last slot moves there.
+    fn end(&mut self, slot: usize, reason: FinishReason) -> Result<()> {
+        let last = self.running.len() - 1;
+        if slot < last {
+            let caches = self.caches.iter_mut().flatten();
+            for cache in caches {
+                cache.move_slot(last as i64, slot as i64)?;
+            }
+        }
+        let Running { text, mut tokens, start, logprobs, .. } = self.running.swap_remove(slot);
+        self.ended[text] = Some(Ended { tokens: tokens.split_off(start), logprobs, reason });
+        Ok(())
+    }
+}
+
+impl Ended {
+    fn none(reason: FinishReason) -> Self {
+        Self { tokens: Vec::new(), logprobs: Vec::new(), reason }
+    }
+}
+
+impl Running {
+    fn drawing(&mut self) -> (&[i64], usize, &mut ChaCha8Rng) {
+        (&self.tokens, self.tokens.len() - self.start, &mut self.rng)
+    }
+}
+
+fn last_logits(
+    model: &Model,
+    (input, masks): (&Tensor, &Masks),
+    pass: &CachePass,
+    caches: &mut Option<Vec<LayerCache>>,
+) -> Result<Tensor> {
+    let caches = caches.as_deref_mut().map(|caches| (pass, caches));
+    let logits =
+        model.infer(input, masks, Inference { objective: None, caches, last_only: true })?;
+    let tokens = logits.size()[1];
+    Ok(logits.f_select(1, tokens - 1)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::tiny_gpt2, tensor::Device};
+
+    struct Silent;
+
+    impl Watch for Silent {
+        fn token(&mut self, _: usize, _: i64) -> Result<bool> {
+            Ok(true)
+        }
+
+        fn must_stop(&self) -> bool {
+            false
+        }
+    }
+
+    fn model(n_positions: i64) -> Model {
+        let sizes = [("vocab_size", 31), ("n_positions", n_positions), ("n_embd", 16)];
+        Model::from_scratch(&tiny_gpt2(&sizes, 0.1, true), 3, Device::Cpu).unwrap()
+    }
+
+    fn greedy(max_new_tokens: usize) -> Sampling {
+        Sampling { max_new_tokens, temperature: 0.0, ..Sampling::default() }
+    }
+
+    fn prompts(tokens: &[&[i64]]) -> Vec<Prompt> {
+        tokens.iter().map(|tokens| Prompt { tokens: tokens.to_vec(), seed: 7 }).collect()
+    }
+
+    fn run(model: &Model, prompts: &[Prompt], sampling: &Sampling, eos: &[i64]) -> Vec<Ended> {
+        generate(model, prompts, sampling, eos, &mut Silent).unwrap()
+    }
+
+    /// The cache changes the cost, not the tokens.
+    #[test]
+    fn the_cache_gives_the_tokens_of_the_whole_sequence() {
+        let model = model(16);
+        let with_cache = run(&model, &prompts(&[&[5, 6, 7]]), &greedy(8), &[]).remove(0);
+        let mut all = vec![5i64, 6, 7];
+        for _ in 0..8 {
+            let ids = Tensor::from_slice(&all).view([1, -1]);
+            let logits = model.logits(&ids, &Masks::default()).unwrap();
+            let last = logits.select(1, logits.size()[1] - 1);
+            all.push(last.argmax(1, false).int64_value(&[0]));
+        }
+        assert_eq!(
+            (with_cache.tokens, with_cache.reason),
+            (all[3..].to_vec(), FinishReason::Length)
+        );
+        let until = run(&model, &prompts(&[&[5, 6, 7]]), &greedy(8), &[all[4]]).remove(0);
+        assert_eq!(until.reason, FinishReason::EosToken);
+        assert!(
+            until.tokens.len() <= 1,
+            "the end-of-text token ends the text and is no part of it"
+        );
+    }
+
+    /// To the bit: log-probabilities, too. Texts end at different times, and others take their slots.
+    #[test]
+    fn a_text_is_the_same_alone_and_beside_any_others() {
+        let model = model(64);
+        let texts: Vec<Vec<i64>> =
+            (0..7).map(|i| (0..1 + 3 * i).map(|j| (5 * i + 7 * j) % 31).collect()).collect();
+        let prompts = prompts(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        for temperature in [0.0, 1.0] {
+            let of = |prompts: &[Prompt], batch_size| {
+                let sampling = Sampling { temperature, batch_size, logprobs: true, ..greedy(20) };
+                run(&model, prompts, &sampling, &[3, 11])
+            };
+            let alone: Vec<Ended> = prompts
+                .iter()
+                .map(|prompt| of(std::slice::from_ref(prompt), 1).remove(0))
+                .collect();
+            for slots in [1, 2, 3, 16] {
+                assert_eq!(of(&prompts, slots), alone, "{slots} slots, temperature {temperature}");
+            }
+            let lengths: std::collections::BTreeSet<_> =
+                alone.iter().map(|ended| ended.tokens.len()).collect();
+            assert!(temperature == 0.0 || lengths.len() > 2, "{lengths:?}");
+        }
+    }
+
+    #[test]
+    fn a_watch_ends_one_text_or_all() {
+        struct Ends(usize);
+        impl Watch for Ends {
+            fn token(&mut self, text: usize, _: i64) -> Result<bool> {
+                self.0 += 1;
+                Ok(text != 1)
+            }
+
+            fn must_stop(&self) -> bool {
+                self.0 >= 8
+            }
+        }
+        let model = model(64);
+        let sampling = Sampling { batch_size: 3, ..greedy(50) };
+        let prompts = prompts(&[&[1], &[2, 3], &[4], &[5]]);
+        let ended = generate(&model, &prompts, &sampling, &[], &mut Ends(0)).unwrap();
+        let reasons: Vec<_> = ended.iter().map(|ended| ended.reason).collect();
+        assert_eq!(reasons[1], FinishReason::StopSequence);
+        assert!([0, 2, 3].iter().all(|&text| reasons[text] == FinishReason::Interrupted));
+        assert_eq!(ended[1].tokens.len(), 1);
+        assert!(ended[0].tokens.len() > 1, "what was made stays");
+    }
+
+    #[test]
+    fn a_prompt_without_a_position_for_each_token_is_refused() {
+        let model = model(4);
+        let new = |prompt: &[i64], max_new_tokens| {
+            generate(&model, &prompts(&[prompt]), &greedy(max_new_tokens), &[], &mut Silent)
+        };
+        assert_eq!(new(&[1, 2], 3).unwrap_err().code(), Code::Shape);
+        assert_eq!(new(&[1, 31], 1).unwrap_err().code(), Code::TokenId);
+        assert_eq!(new(&[], 1).unwrap_err().code(), Code::BadValue);
+        assert_eq!(new(&[1, 2], 2).unwrap()[0].tokens.len(), 2);
+    }
+}

@@ -1,0 +1,15 @@
+//! Generation: texts that a model goes on with, many at a time.
+//!
+//! A text enters a slot of the caches whole, and all running texts then grow by one token a pass. A
+//! text that ends makes room for the next prompt (continuous batching: Orca, Yu et al. 2022), so that
+//! nothing is padded and lengths may differ.
+
+mod batch;
+mod sampling;
+mod text;
+
+pub use self::{
+    batch::{Ended, FinishReason, Prompt, Watch, generate},
+    sampling::Sampling,
+    text::{Continued, Texts, continue_texts},
+};

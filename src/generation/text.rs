@@ -1,0 +1,255 @@
+//! Texts in and out: prompts to tokens, tokens to pieces of text as they come, and stops found in them.
+
+use super::{
+    batch::{Ended, FinishReason, Prompt, Watch, generate},
+    sampling::Sampling,
+};
+use crate::{
+    data::Tokenizer,
+    error::{Code, Error, Result},
+    model::Model,
+    tensor::mix,
+};
+
+/// A character in place of bytes that are no whole character yet.
+const PARTIAL: char = '\u{fffd}';
+
+/// A text that a model has gone on with.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Continued {
+    /// The prompt, and what follows it; the answer alone of a model with an encoder.
+    pub text: String,
+    /// What follows the prompt.
+    pub completion: String,
+    /// Tokens, log-probabilities and the reason of the end.
+    pub ended: Ended,
+}
+
+/// The caller's view of texts while they grow.
+pub trait Texts {
+    /// Takes the next piece of text `text`: whole characters, of which no later one is taken back.
+    fn piece(&mut self, text: usize, piece: &str) -> Result<()>;
+
+    /// Whether all texts must end now.
+    fn must_stop(&self) -> bool;
+}
+
+/// Goes on with each prompt `num_return_sequences` times; the texts of a prompt stand together.
+pub fn continue_texts(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompts: &[&str],
+    sampling: &Sampling,
+    texts: &mut dyn Texts,
+) -> Result<Vec<Continued>> {
+    let eos = ends(model, tokenizer);
+    let mut streams = Vec::new();
+    let mut requests = Vec::new();
+    for (i, prompt) in prompts.iter().enumerate() {
+        let mut tokens: Vec<i64> = tokenizer.encode(prompt)?.into_iter().map(i64::from).collect();
+        let written = tokens.len();
+        if tokens.is_empty() {
+            // The token before each text in training.
+            tokens.extend(tokenizer.eos_id().map(i64::from));
+        }
+        let seed = seed(sampling, i, prompts.len())?;
+        for sequence in 0..sampling.num_return_sequences as u64 {
+            let seed = if sequence == 0 { seed } else { mix(&[seed, sequence]) };
+            requests.push(Prompt { tokens: tokens.clone(), seed });
+            let known = if model.facts().is_seq2seq() { 0 } else { written };
+            streams.push(Stream::new(tokenizer, &tokens[..known], &sampling.stop.0)?);
+        }
+    }
+    let mut watch = Watched { streams, texts };
+    let ended = generate(model, &requests, sampling, &eos, &mut watch)?;
+    let Watched { streams, texts } = watch;
+    let finished = streams.into_iter().zip(ended).enumerate().map(|(i, (mut stream, ended))| {
+        stream.finish(ended.reason)?;
+        let rest = stream.ready(true);
+        if !rest.is_empty() {
+            texts.piece(i, rest)?;
+        }
+        let text = format!("{}{}", stream.prompt, stream.text);
+        Ok(Continued { text, completion: stream.text, ended })
+    });
+    finished.collect()
+}
+
+/// The tokens that end a text.
+fn ends(model: &Model, tokenizer: &Tokenizer) -> Vec<i64> {
+    let eos = tokenizer.eos_id().map(i64::from);
+    // Without a tokenizer of its own the model's ids may be of another vocabulary.
+    let by_config = eos.is_none() || model.tokenizer_json().is_some();
+    let configured = model.facts().eos_token_ids.iter().copied().filter(|_| by_config);
+    configured.chain(eos).collect()
+}
+
+fn seed(sampling: &Sampling, prompt: usize, prompts: usize) -> Result<u64> {
+    let seeds = &sampling.seed.0;
+    match seeds.as_slice() {
+        &[seed] => Ok(seed),
+        seeds if seeds.len() == prompts => Ok(seeds[prompt]),
+        _ => Err(Error::new(
+            Code::BadValue,
+            format!("`seed` has {} numbers for {prompts} prompts", seeds.len()),
+        )
+        .hint("give one number, or one for each prompt")),
+    }
+}
+
+struct Watched<'a> {
+    streams: Vec<Stream<'a>>,
+    texts: &'a mut dyn Texts,
+}
+
+impl Watch for Watched<'_> {
+    fn token(&mut self, text: usize, token: i64) -> Result<bool> {
+        let stream = &mut self.streams[text];
+        let goes_on = stream.push(token)?;
+        let piece = stream.ready(!goes_on);
+        if !piece.is_empty() {
+            self.texts.piece(text, piece)?;
+        }
+        Ok(goes_on)
+    }
+
+    fn must_stop(&self) -> bool {
+        self.texts.must_stop()
+    }
+}
+
+/// The text of tokens, as they come.
+struct Stream<'a> {
+    tokenizer: &'a Tokenizer,
+    stops: &'a [String],
+    /// The prompt as the tokenizer writes it.
+    prompt: String,
+    ids: Vec<u32>,
+    /// Where the tokens begin that the text of the next ones is read behind, and where those begin
+    /// whose text is not in `text` yet. A token's text depends on those before it.
+    context: usize,
+    unread: usize,
+    /// What follows the prompt, up to a stop.
+    text: String,
+    /// Bytes of it that were given away.
+    given: usize,
+}
+
+impl<'a> Stream<'a> {
+    fn new(tokenizer: &'a Tokenizer, prompt: &[i64], stops: &'a [String]) -> Result<Self> {
+        let ids: Vec<u32> = prompt.iter().filter_map(|&id| u32::try_from(id).ok()).collect();
+        let prompt = tokenizer.decode(&ids)?;
+        let unread = ids.len();
+        let text = String::new();
+        Ok(Self { tokenizer, stops, prompt, ids, context: 0, unread, text, given: 0 })
+    }
+
+    /// Takes a token; false if a stop ends the text with it.
+    fn push(&mut self, token: i64) -> Result<bool> {
+        // A vocabulary that was padded has rows without a token.
+        let id = u32::try_from(token).ok().filter(|&id| self.tokenizer.token(id).is_some());
+        let Some(id) = id else { return Ok(true) };
+        self.ids.push(id);
+        self.read(false)
+    }
+
+    /// Reads the text of new tokens, if it is whole characters or the last.
+    fn read(&mut self, is_last: bool) -> Result<bool> {
+        let before = self.tokenizer.decode(&self.ids[self.context..self.unread])?;
+        let with = self.tokenizer.decode(&self.ids[self.context..])?;
+        let Some(piece) = with.strip_prefix(&before) else { return Ok(true) };
+        if piece.is_empty() || (piece.ends_with(PARTIAL) && !is_last) {
+            return Ok(true);
+        }
+        (self.context, self.unread) = (self.unread, self.ids.len());
+        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
+        let from = floor(&self.text, self.text.len().saturating_sub(longest));
+        self.text.push_str(piece);
+        let found = |stop: &String| self.text[from..].find(stop.as_str()).map(|at| from + at);
+        if let Some(at) = self.stops.iter().filter_map(found).min() {
+            self.text.truncate(at);
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    /// Reads what is left at the end.
+    fn finish(&mut self, reason: FinishReason) -> Result<()> {
+        if reason != FinishReason::StopSequence && self.unread < self.ids.len() {
+            self.read(true)?;
+        }
+        Ok(())
+    }
+
+    /// The text that can be given away now: all at the end, and before that nothing that may be the
+    /// beginning of a stop.
+    fn ready(&mut self, is_last: bool) -> &str {
+        let text = self.text.as_str();
+        let is_begun = |at: &usize| self.stops.iter().any(|stop| stop.starts_with(&text[*at..]));
+        let starts = text.char_indices().map(|(at, _)| at).filter(|&at| at >= self.given);
+        let held = if is_last { None } else { starts.clone().find(is_begun) };
+        let until = held.unwrap_or(text.len());
+        let from = self.given.min(until);
+        self.given = self.given.max(until);
+        &self.text[from..until]
+    }
+}
+
+/// The start of the character at byte `at`.
+fn floor(text: &str, at: usize) -> usize {
+    (0..=at).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pieces(
+        tokenizer: &Tokenizer,
+        prompt: &str,
+        rest: &str,
+        stops: &[&str],
+    ) -> (Vec<String>, String) {
+        let ids = |text: &str| -> Vec<i64> {
+            tokenizer.encode(text).unwrap().into_iter().map(i64::from).collect()
+        };
+        let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+        let mut stream = Stream::new(tokenizer, &ids(prompt), &stops).unwrap();
+        let mut pieces = Vec::new();
+        for id in ids(rest) {
+            let goes_on = stream.push(id).unwrap();
+            pieces.push(stream.ready(!goes_on).to_owned());
+            if !goes_on {
+                return (pieces, stream.text);
+            }
+        }
+        stream.finish(FinishReason::Length).unwrap();
+        pieces.push(stream.ready(true).to_owned());
+        (pieces, stream.text)
+    }
+
+    #[test]
+    fn pieces_are_whole_characters() {
+        let tokenizer = Tokenizer::open("dsr:gpt2", "".as_ref()).unwrap();
+        let text = " wörld 🙂 日本語 end";
+        let (pieces, all) = pieces(&tokenizer, "Hello", text, &[]);
+        assert_eq!((pieces.concat().as_str(), all.as_str()), (text, text));
+        assert!(pieces.iter().all(|piece| !piece.contains(PARTIAL)), "{pieces:?}");
+        assert!(pieces.len() > 5 && pieces.iter().any(String::is_empty), "{pieces:?}");
+    }
+
+    #[test]
+    fn a_stop_is_found_across_tokens_and_never_given_away() {
+        let tokenizer = Tokenizer::open("dsr:gpt2", "".as_ref()).unwrap();
+        let of = |text: &str, stops: &[&str]| pieces(&tokenizer, "It", text, stops);
+        let (given, text) = of(" is a truth universally acknowledged", &["th univ", "never"]);
+        assert_eq!((given.concat().as_str(), text.as_str()), (" is a tru", " is a tru"));
+        let (given, text) = of(" is a truth\nof all\n\nThe end", &["\n\n"]);
+        assert_eq!(
+            (given.concat().as_str(), text.as_str()),
+            (" is a truth\nof all", " is a truth\nof all")
+        );
+        let (given, text) = of(" is a trut", &["truth"]);
+        assert_eq!((given.concat().as_str(), text.as_str()), (" is a trut", " is a trut"));
+    }
+}
