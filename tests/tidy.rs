@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("data", "error fs config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
-    ("generation", "error config tensor data model"),
+    ("generation", "error fs config tensor data model"),
     ("checkpoint", "error fs units config tensor"),
     ("swap", "error fs units bridge tensor"),
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),

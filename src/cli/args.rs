@@ -9,8 +9,11 @@ use clap::{
 use clap_complete::Shell;
 
 use super::{
+    chat::ChatArgs,
+    generate::GenerateArgs,
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
+    score::ScoreArgs,
 };
 use crate::{error::Result, run::Start, script::Host, tensor::DeviceChoice, units::Bytes};
 
@@ -56,6 +59,15 @@ pub(super) enum Command {
 
     /// Evaluate an expression and print its value.
     Eval(EvalArgs),
+
+    /// Generate texts with a model.
+    Generate(GenerateArgs),
+
+    /// Talk with a model, by its own chat template.
+    Chat(ChatArgs),
+
+    /// Score a text with a model: loss, perplexity, bits per byte.
+    Score(ScoreArgs),
 
     /// Report versions, GPUs, memory and disks of this machine, with a remedy for each problem.
     Doctor(DoctorArgs),

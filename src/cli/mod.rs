@@ -5,6 +5,7 @@
 
 mod args;
 mod bundle;
+mod chat;
 mod check;
 mod config;
 mod console;
@@ -14,6 +15,7 @@ mod doc;
 mod doctor;
 mod download;
 mod environment;
+mod generate;
 mod generated;
 mod grants;
 mod help;
@@ -26,7 +28,10 @@ mod origin;
 mod plan;
 mod recipe;
 pub mod report;
+mod score;
+mod served;
 mod signals;
+mod table_args;
 
 use std::{ffi::OsString, process::ExitCode, thread};
 
@@ -77,6 +82,9 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Doc(args) => doc::show(&args).map(|()| 0).map_err(Failure::from),
         Command::Repl(args) => live::repl(args, &console, verbose),
         Command::Eval(args) => live::eval(args, &console).map(|()| 0),
+        Command::Generate(args) => generate::run(&args, &console).map_err(Failure::from),
+        Command::Chat(args) => chat::run(&args, &console).map_err(Failure::from),
+        Command::Score(args) => score::run(&args, &console).map_err(Failure::from),
         Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Config(args) => config::show(&args).map(|()| 0),
         Command::Completions { shell } => {

@@ -112,6 +112,12 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
+    /// The ids of a text that has its special tokens already, as one that a chat template made.
+    pub fn encode_as_it_stands(&self, text: &str) -> Result<Vec<u32>> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
     /// The ids of many texts, on all cores.
     pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>> {
         let encodings =

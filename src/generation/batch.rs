@@ -60,6 +60,9 @@ pub trait Watch {
     /// Takes token `token` of text `text`; false ends that text there.
     fn token(&mut self, text: usize, token: i64) -> Result<bool>;
 
+    /// Takes the end of text `text`.
+    fn ended(&mut self, text: usize, ended: &Ended) -> Result<()>;
+
     /// Whether all texts must end now.
     fn must_stop(&self) -> bool;
 }
@@ -180,10 +183,11 @@ impl<'a> Batch<'a> {
     fn pass(&mut self, watch: &mut dyn Watch) -> Result<bool> {
         if watch.must_stop() {
             while let Some(last) = self.running.len().checked_sub(1) {
-                self.end(last, FinishReason::Interrupted)?;
+                self.end(last, FinishReason::Interrupted, watch)?;
             }
-            let waiting = self.ended[self.next..].iter_mut();
-            waiting.for_each(|ended| *ended = Some(Ended::none(FinishReason::Interrupted)));
+            for text in self.next..self.prompts.len() {
+                self.settle(text, Ended::none(FinishReason::Interrupted), watch)?;
+            }
             self.next = self.prompts.len();
         }
         self.admit();
@@ -283,7 +287,7 @@ impl<'a> Batch<'a> {
             }
         }
         // From the last on: the text of the last slot moves into one that becomes free.
-        ends.into_iter().rev().try_for_each(|(slot, reason)| self.end(slot, reason))
+        ends.into_iter().rev().try_for_each(|(slot, reason)| self.end(slot, reason, watch))
     }
 
     /// Adds a token to the text of a slot; the reason, if it ends it.
@@ -312,7 +316,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Frees a slot; the text of the last slot moves there.
-    fn end(&mut self, slot: usize, reason: FinishReason) -> Result<()> {
+    fn end(&mut self, slot: usize, reason: FinishReason, watch: &mut dyn Watch) -> Result<()> {
         let last = self.running.len() - 1;
         if slot < last {
             let caches = self.caches.iter_mut().flatten();
@@ -321,7 +325,12 @@ impl<'a> Batch<'a> {
             }
         }
         let Running { text, mut tokens, start, logprobs, .. } = self.running.swap_remove(slot);
-        self.ended[text] = Some(Ended { tokens: tokens.split_off(start), logprobs, reason });
+        self.settle(text, Ended { tokens: tokens.split_off(start), logprobs, reason }, watch)
+    }
+
+    fn settle(&mut self, text: usize, ended: Ended, watch: &mut dyn Watch) -> Result<()> {
+        watch.ended(text, &ended)?;
+        self.ended[text] = Some(ended);
         Ok(())
     }
 }
@@ -361,6 +370,10 @@ mod tests {
     impl Watch for Silent {
         fn token(&mut self, _: usize, _: i64) -> Result<bool> {
             Ok(true)
+        }
+
+        fn ended(&mut self, _: usize, _: &Ended) -> Result<()> {
+            Ok(())
         }
 
         fn must_stop(&self) -> bool {
@@ -441,6 +454,10 @@ mod tests {
             fn token(&mut self, text: usize, _: i64) -> Result<bool> {
                 self.0 += 1;
                 Ok(text != 1)
+            }
+
+            fn ended(&mut self, _: usize, _: &Ended) -> Result<()> {
+                Ok(())
             }
 
             fn must_stop(&self) -> bool {

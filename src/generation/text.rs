@@ -30,6 +30,9 @@ pub trait Texts {
     /// Takes the next piece of text `text`: whole characters, of which no later one is taken back.
     fn piece(&mut self, text: usize, piece: &str) -> Result<()>;
 
+    /// Takes the end of text `text`, after its last piece.
+    fn ended(&mut self, text: usize, continued: &Continued) -> Result<()>;
+
     /// Whether all texts must end now.
     fn must_stop(&self) -> bool;
 }
@@ -42,11 +45,24 @@ pub fn continue_texts(
     sampling: &Sampling,
     texts: &mut dyn Texts,
 ) -> Result<Vec<Continued>> {
+    let tokens =
+        prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    continue_tokens(model, tokenizer, &tokens, sampling, texts)
+}
+
+/// [`continue_texts`] for prompts that are tokens already.
+pub fn continue_tokens(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+    texts: &mut dyn Texts,
+) -> Result<Vec<Continued>> {
     let eos = ends(model, tokenizer);
     let mut streams = Vec::new();
     let mut requests = Vec::new();
     for (i, prompt) in prompts.iter().enumerate() {
-        let mut tokens: Vec<i64> = tokenizer.encode(prompt)?.into_iter().map(i64::from).collect();
+        let mut tokens: Vec<i64> = prompt.iter().copied().map(i64::from).collect();
         let written = tokens.len();
         if tokens.is_empty() {
             // The token before each text in training.
@@ -60,19 +76,11 @@ pub fn continue_texts(
             streams.push(Stream::new(tokenizer, &tokens[..known], &sampling.stop.0)?);
         }
     }
-    let mut watch = Watched { streams, texts };
-    let ended = generate(model, &requests, sampling, &eos, &mut watch)?;
-    let Watched { streams, texts } = watch;
-    let finished = streams.into_iter().zip(ended).enumerate().map(|(i, (mut stream, ended))| {
-        stream.finish(ended.reason)?;
-        let rest = stream.ready(true);
-        if !rest.is_empty() {
-            texts.piece(i, rest)?;
-        }
-        let text = format!("{}{}", stream.prompt, stream.text);
-        Ok(Continued { text, completion: stream.text, ended })
-    });
-    finished.collect()
+    let finished = streams.iter().map(|_| None).collect();
+    let mut watch = Watched { streams, finished, texts };
+    generate(model, &requests, sampling, &eos, &mut watch)?;
+    let finished = watch.finished.into_iter().collect::<Option<Vec<_>>>();
+    finished.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
 }
 
 /// The tokens that end a text.
@@ -99,6 +107,7 @@ fn seed(sampling: &Sampling, prompt: usize, prompts: usize) -> Result<u64> {
 
 struct Watched<'a> {
     streams: Vec<Stream<'a>>,
+    finished: Vec<Option<Continued>>,
     texts: &'a mut dyn Texts,
 }
 
@@ -111,6 +120,21 @@ impl Watch for Watched<'_> {
             self.texts.piece(text, piece)?;
         }
         Ok(goes_on)
+    }
+
+    fn ended(&mut self, text: usize, ended: &Ended) -> Result<()> {
+        let stream = &mut self.streams[text];
+        stream.finish(ended.reason)?;
+        let rest = stream.ready(true);
+        if !rest.is_empty() {
+            self.texts.piece(text, rest)?;
+        }
+        let whole = format!("{}{}", stream.prompt, stream.text);
+        let completion = std::mem::take(&mut stream.text);
+        let continued = Continued { text: whole, completion, ended: ended.clone() };
+        self.texts.ended(text, &continued)?;
+        self.finished[text] = Some(continued);
+        Ok(())
     }
 
     fn must_stop(&self) -> bool {

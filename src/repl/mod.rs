@@ -8,6 +8,7 @@ mod highlight;
 mod indent;
 mod inputs;
 mod layout;
+mod lines;
 mod plot;
 mod prompt;
 mod saving;
@@ -16,11 +17,14 @@ mod timing;
 
 use std::{cell::RefCell, rc::Rc};
 
-pub use self::session::{Screen, ShowFailure};
 use self::{
     commands::{enter, is_command},
     prompt::{Entered, Prompt, history_file},
     session::Session,
+};
+pub use self::{
+    lines::Lines,
+    session::{Screen, ShowFailure},
 };
 use crate::{
     live::Live,

@@ -1,0 +1,105 @@
+//! A model that a command runs without a recipe: of a directory, of a run, or of the hub.
+
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::atomic::Ordering,
+};
+
+use super::{Console, args::DeviceArgs, download::Downloads, signals};
+use crate::{
+    checkpoint::Store,
+    data::{Tokenizer, is_hub_id},
+    error::{Code, Error, Result},
+    hub::{Hub, HubSettings, MODEL_FILES, TOKENIZER_FILES},
+    model::{Model, ModelConfig},
+    run::Interrupt,
+    tensor::LocalRank,
+};
+
+/// The model of a command.
+#[derive(Debug, clap::Args)]
+pub(super) struct ModelArgs {
+    /// A directory with config.json and safetensors, a run or a checkpoint, or a model on the hub.
+    pub(super) model: String,
+
+    /// Use this tokenizer: a directory, a tokenizer.json, dsr:gpt2 or a model on the hub [default:
+    /// the model's].
+    #[arg(long, value_name = "TOKENIZER")]
+    tokenizer: Option<String>,
+
+    /// The branch, tag or commit of a model on the hub.
+    #[arg(long, value_name = "REVISION")]
+    revision: Option<String>,
+
+    #[command(flatten)]
+    device: DeviceArgs,
+}
+
+/// A model with its tokenizer, and the signal that ends what it does.
+pub(super) struct Served {
+    pub(super) model: Model,
+    pub(super) tokenizer: Tokenizer,
+    /// The directory of the model's files.
+    pub(super) directory: PathBuf,
+    pub(super) interrupt: Interrupt,
+}
+
+impl ModelArgs {
+    /// Opens the model, which is fetched from the hub where it is none here.
+    pub(super) fn open(&self, console: &Console) -> Result<Served> {
+        let interrupt = Interrupt::default();
+        signals::install(&interrupt)?;
+        let hub = RefCell::new(None);
+        let files = |spec: &str, files: &[&str]| -> Result<PathBuf> {
+            let mut hub = hub.borrow_mut();
+            let hub = match &mut *hub {
+                Some(hub) => hub,
+                none => none.insert(self::hub(console, &interrupt)?),
+            };
+            hub.model_files(spec, self.revision.as_deref(), files)
+        };
+        let directory = match here(&self.model)? {
+            Some(directory) => directory,
+            None => files(&self.model, MODEL_FILES)?,
+        };
+        let device = self.device.choice().resolve(LocalRank::ALONE)?;
+        let model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
+        let tokenizer = match &self.tokenizer {
+            Some(spec) if is_hub_id(spec, Path::new(".")) => {
+                Tokenizer::from_path(&files(spec, TOKENIZER_FILES)?)?
+            }
+            Some(spec) => Tokenizer::open(spec, Path::new("."))?,
+            None => Tokenizer::from_path(&directory)
+                .map_err(|e| e.hint("name one with --tokenizer, such as dsr:gpt2"))?,
+        };
+        Ok(Served { model, tokenizer, directory, interrupt })
+    }
+}
+
+/// The directory that a path means: itself, or the latest checkpoint of a run; `None` for a model on
+/// the hub.
+fn here(spec: &str) -> Result<Option<PathBuf>> {
+    let path = Path::new(spec);
+    if path.join("config.json").is_file() {
+        return Ok(Some(path.to_owned()));
+    }
+    if path.is_dir() {
+        let hint = "expected config.json in it, or a run's checkpoints";
+        return Store::resolve(path).map(Some).map_err(|e| e.hint(hint));
+    }
+    if is_hub_id(spec, Path::new(".")) {
+        return Ok(None);
+    }
+    let message = format!("there is no directory {spec}, and it is no name of a model on the hub");
+    Err(Error::new(Code::Missing, message).hint("a name on the hub is OWNER/NAME"))
+}
+
+fn hub(console: &Console, interrupt: &Interrupt) -> Result<Hub> {
+    let settings = HubSettings::from_env(|name| std::env::var(name).ok())?;
+    let downloads = Downloads::new(console.clone());
+    let flag = interrupt.flag();
+    let hub = Hub::new(settings).on_progress(move |progress| downloads.show(progress));
+    Ok(hub.stop_when(Rc::new(move || flag.load(Ordering::Relaxed))))
+}
