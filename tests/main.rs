@@ -19,6 +19,7 @@ mod engine;
 mod examples;
 mod families;
 mod fuzz_corpus;
+mod generation;
 mod hub;
 mod install;
 mod launch;

@@ -10,12 +10,13 @@ use clap_complete::Shell;
 
 use super::{
     chat::ChatArgs,
+    device::DeviceArgs,
     generate::GenerateArgs,
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
     score::ScoreArgs,
 };
-use crate::{error::Result, run::Start, script::Host, tensor::DeviceChoice, units::Bytes};
+use crate::{run::Start, tensor::DeviceChoice, units::Bytes};
 
 /// Train GPT-class models from Rhai recipes.
 #[derive(Debug, Parser)]
@@ -139,30 +140,6 @@ pub(super) struct CheckArgs {
 
     #[command(flatten)]
     pub(super) lock: LockArgs,
-}
-
-/// The device that a command computes on.
-#[derive(Debug, Clone, Copy, Default, Args)]
-pub(super) struct DeviceArgs {
-    /// Compute on this device: cpu, cuda or cuda:N [default: a GPU where there is one].
-    #[arg(long, value_name = "DEVICE", env = DEVICE_VARIABLE, hide_env_values = true, value_parser = device)]
-    device: Option<DeviceChoice>,
-}
-
-/// Says the device where `--device` does not.
-pub(super) const DEVICE_VARIABLE: &str = "DSR_DEVICE";
-
-impl DeviceArgs {
-    /// The choice.
-    pub(super) fn choice(self) -> DeviceChoice {
-        self.device.unwrap_or_default()
-    }
-
-    /// Gives `host` the device, which must be there.
-    pub(super) fn give(self, host: &mut Host) -> Result<()> {
-        host.ranks.device = self.choice();
-        host.ranks.check_device(&host.workspace.rights.env)
-    }
 }
 
 #[derive(Debug, Args)]
@@ -473,11 +450,6 @@ pub(super) struct ConfigArgs {
 /// The shells that have a completion script.
 fn shell() -> impl TypedValueParser<Value = Shell> {
     PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse())
-}
-
-/// A variable that is set to nothing says nothing.
-fn device(text: &str) -> Result<DeviceChoice, String> {
-    if text.is_empty() { Ok(DeviceChoice::Best) } else { text.parse() }
 }
 
 fn resume(text: &str) -> Result<Start, std::convert::Infallible> {

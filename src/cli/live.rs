@@ -7,8 +7,9 @@ use std::{
 };
 
 use super::{
-    args::{DeviceArgs, EvalArgs, ParamArgs, ReplArgs},
+    args::{EvalArgs, ParamArgs, ReplArgs},
     console::{self, Console},
+    device::DeviceArgs,
     host, launch, report, signals,
 };
 use crate::{

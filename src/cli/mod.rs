@@ -10,6 +10,7 @@ mod check;
 mod config;
 mod console;
 mod crash;
+mod device;
 mod diff;
 mod doc;
 mod doctor;

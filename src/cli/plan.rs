@@ -2,10 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{
-    args::{DEVICE_VARIABLE, PlanArgs},
-    console,
-};
+use super::{args::PlanArgs, console, device::DEVICE_VARIABLE};
 use crate::{
     config::OffloadDevice,
     engine::plan::{MemoryPlan, Setup},

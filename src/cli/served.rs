@@ -7,7 +7,7 @@ use std::{
     sync::atomic::Ordering,
 };
 
-use super::{Console, args::DeviceArgs, download::Downloads, signals};
+use super::{Console, device::DeviceArgs, download::Downloads, signals};
 use crate::{
     checkpoint::Store,
     data::{Tokenizer, is_hub_id},

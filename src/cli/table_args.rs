@@ -51,11 +51,17 @@ fn argument(row: &'static Row) -> Arg {
     let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
     let arg = Arg::new(row.name)
         .long(row.name.replace('_', "-"))
-        .help(format!("{}{default}", row.text()));
+        .help(format!("{}{default}", capital(&row.text())));
     match is_flag(row) {
         true => arg.action(ArgAction::SetTrue),
         false => arg.action(ArgAction::Append).value_name(shape(row)).allow_negative_numbers(true),
     }
+}
+
+/// Help begins with a capital letter on the command line.
+fn capital(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map(|first| first.to_uppercase().chain(letters).collect()).unwrap_or_default()
 }
 
 fn is_flag(row: &Row) -> bool {

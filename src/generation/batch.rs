@@ -182,9 +182,8 @@ impl<'a> Batch<'a> {
     /// Makes one pass; false once nothing is left on any rank.
     fn pass(&mut self, watch: &mut dyn Watch) -> Result<bool> {
         if watch.must_stop() {
-            while let Some(last) = self.running.len().checked_sub(1) {
-                self.end(last, FinishReason::Interrupted, watch)?;
-            }
+            let all = (0..self.running.len()).map(|slot| (slot, FinishReason::Interrupted));
+            self.end(all.collect(), watch)?;
             for text in self.next..self.prompts.len() {
                 self.settle(text, Ended::none(FinishReason::Interrupted), watch)?;
             }
@@ -286,8 +285,7 @@ impl<'a> Batch<'a> {
                 ends.push((slot, reason));
             }
         }
-        // From the last on: the text of the last slot moves into one that becomes free.
-        ends.into_iter().rev().try_for_each(|(slot, reason)| self.end(slot, reason, watch))
+        self.end(ends, watch)
     }
 
     /// Adds a token to the text of a slot; the reason, if it ends it.
@@ -315,8 +313,17 @@ impl<'a> Batch<'a> {
         })
     }
 
+    /// Ends the texts in these slots, given from the first on.
+    fn end(&mut self, ends: Vec<(usize, FinishReason)>, watch: &mut dyn Watch) -> Result<()> {
+        // From the last on: the text of the last slot moves into one that becomes free.
+        let freed = ends.into_iter().rev().map(|(slot, reason)| self.free(slot, reason));
+        let mut ended = freed.collect::<Result<Vec<_>>>()?;
+        ended.sort_unstable_by_key(|(text, _)| *text);
+        ended.into_iter().try_for_each(|(text, ended)| self.settle(text, ended, watch))
+    }
+
     /// Frees a slot; the text of the last slot moves there.
-    fn end(&mut self, slot: usize, reason: FinishReason, watch: &mut dyn Watch) -> Result<()> {
+    fn free(&mut self, slot: usize, reason: FinishReason) -> Result<(usize, Ended)> {
         let last = self.running.len() - 1;
         if slot < last {
             let caches = self.caches.iter_mut().flatten();
@@ -325,7 +332,7 @@ impl<'a> Batch<'a> {
             }
         }
         let Running { text, mut tokens, start, logprobs, .. } = self.running.swap_remove(slot);
-        self.settle(text, Ended { tokens: tokens.split_off(start), logprobs, reason }, watch)
+        Ok((text, Ended { tokens: tokens.split_off(start), logprobs, reason }))
     }
 
     fn settle(&mut self, text: usize, ended: Ended, watch: &mut dyn Watch) -> Result<()> {

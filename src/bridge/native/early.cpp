@@ -43,7 +43,7 @@ char spin_count[] = "GOMP_SPINCOUNT=20000";
 bool computes(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     if (argv[i][0] == '-') continue;
-    for (const char* command : {"run", "repl", "eval", "launch"}) {
+    for (const char* command : {"run", "repl", "eval", "launch", "generate", "chat", "score"}) {
       if (strcmp(argv[i], command) == 0) return true;
     }
     return false;
