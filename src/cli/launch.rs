@@ -89,7 +89,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
         root: work_dir.join("runs"),
         work_dir,
         name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
-        command: std::env::args().collect(),
+        command: own_words(),
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
@@ -133,7 +133,12 @@ impl Screen for Terminal {
 pub(super) fn command() -> Vec<String> {
     let of_launcher = std::env::var(COMMAND).ok();
     let words = of_launcher.and_then(|words| serde_json::from_str(&words).ok());
-    words.unwrap_or_else(|| std::env::args().collect())
+    words.unwrap_or_else(own_words)
+}
+
+/// The words of this process's command line. Those that are no text are shown as far as they are.
+fn own_words() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// Has the system ask this process to stop, as a user would, when its launcher is killed.

@@ -49,6 +49,7 @@ const STACK: usize = 2 << 30;
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
+    bridge::alloc::on_exhausted(crash::exhausted);
     environment::set_defaults();
     let args: Vec<OsString> = args.into_iter().collect();
     let work = || start(&args);
