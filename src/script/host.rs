@@ -124,7 +124,7 @@ impl Host {
     pub fn group(&self) -> Result<Rc<ProcessGroup>> {
         match self.planning {
             Some(_) => self.ranks.planned(),
-            None => self.ranks.connected(&self.workspace.rights.env),
+            None => self.ranks.connected(&self.workspace.rights.env, &|| self.interrupted()),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Functions of the language that could wait or grow without an end, in forms that do not.
 //!
-//! They stand before Rhai's own of the same names: `sleep` looks at the request to stop, and `replace`
-//! counts what it will make before it takes the memory.
+//! They stand before Rhai's own of the same names: `sleep` looks at the request to stop; `replace` and
+//! `pad` count what they will make before they take the memory, and Rhai's `pad` with an empty text
+//! never ends.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::{
 /// How long a request to stop may go unnoticed.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Waiting and replacing.
+/// Waiting, replacing and padding.
 #[export_module]
 pub mod api {
     /// Waits for a number of seconds, or until the user wants the recipe to stop.
@@ -77,6 +78,27 @@ pub mod api {
         let (mut from, mut to) = ([0; 4], [0; 4]);
         Ok(super::replace(string, find.encode_utf8(&mut from), substitute.encode_utf8(&mut to))?)
     }
+
+    /// Fills the string up to a number of characters, at its end.
+    ///
+    /// ```rhai
+    /// let text = "7";
+    /// text.pad(3, ' ');
+    /// ```
+    #[rhai_fn(name = "pad", return_raw)]
+    pub fn pad_with_char(
+        string: &mut ImmutableString,
+        len: i64,
+        character: char,
+    ) -> ScriptResult<()> {
+        Ok(super::pad(string, len, character.encode_utf8(&mut [0; 4]))?)
+    }
+
+    /// Fills the string up to a number of characters, at its end.
+    #[rhai_fn(return_raw)]
+    pub fn pad(string: &mut ImmutableString, len: i64, padding: &str) -> ScriptResult<()> {
+        Ok(super::pad(string, len, padding)?)
+    }
 }
 
 fn wait(ctx: &NativeCallContext, seconds: f64) -> Result<()> {
@@ -104,12 +126,37 @@ fn replace(string: &mut ImmutableString, find: &str, substitute: &str) -> Result
     let found = string.matches(find).count();
     let kept = string.len() - found * find.len();
     let bytes = found.saturating_mul(substitute.len()).saturating_add(kept);
-    if bytes > STRING_BYTES {
-        let (bytes, most) = (Bytes(bytes as u64), Bytes(STRING_BYTES as u64));
-        bail!(Code::Recipe, "`replace` would make a string of {bytes}; {most} is the most");
-    }
+    check_length("replace", bytes)?;
     if found > 0 {
         *string = string.replace(find, substitute).into();
+    }
+    Ok(())
+}
+
+fn pad(string: &mut ImmutableString, len: i64, padding: &str) -> Result<()> {
+    let lacking = usize::try_from(len).unwrap_or(0).saturating_sub(string.chars().count());
+    if lacking == 0 {
+        return Ok(());
+    }
+    let each = padding.chars().count();
+    if each == 0 {
+        bail!(Code::BadValue, "`pad` needs a text to fill up with, found an empty one");
+    }
+    let (whole, rest) = (lacking / each, lacking % each);
+    let rest: String = padding.chars().take(rest).collect();
+    let added = whole.saturating_mul(padding.len()).saturating_add(rest.len());
+    check_length("pad", added.saturating_add(string.len()))?;
+    let text = string.make_mut();
+    text.push_str(&padding.repeat(whole));
+    text.push_str(&rest);
+    Ok(())
+}
+
+/// Refuses a string that would be longer than one may be.
+fn check_length(name: &str, bytes: usize) -> Result<()> {
+    if bytes > STRING_BYTES {
+        let (bytes, most) = (Bytes(bytes as u64), Bytes(STRING_BYTES as u64));
+        bail!(Code::Recipe, "`{name}` would make a string of {bytes}; {most} is the most");
     }
     Ok(())
 }
@@ -131,5 +178,20 @@ mod tests {
         let e = replaced(&long, "a", &long).unwrap_err();
         assert_eq!(e.code(), Code::Recipe);
         assert!(e.message().contains("a string of 931.3 GiB"), "{e}");
+    }
+
+    #[test]
+    fn a_string_is_filled_up_to_its_length() {
+        let padded = |text: &str, len, padding: &str| {
+            let mut string = ImmutableString::from(text);
+            pad(&mut string, len, padding).map(|()| string.to_string())
+        };
+        assert_eq!(padded("a", 6, "xyz").unwrap(), "axyzxy");
+        assert_eq!(padded("\u{e9}", 3, "\u{df}").unwrap(), "\u{e9}\u{df}\u{df}");
+        for len in [-1, 0, 1, i64::MIN] {
+            assert_eq!(padded("a", len, "").unwrap(), "a");
+        }
+        assert_eq!(padded("a", 2, "").unwrap_err().code(), Code::BadValue);
+        assert_eq!(padded("a", i64::MAX, "\u{df}").unwrap_err().code(), Code::Recipe);
     }
 }
