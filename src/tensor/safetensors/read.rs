@@ -121,7 +121,7 @@ impl SafetensorsFile {
         let mut done = 0;
         while looks_same && start + done < end {
             let len = (end - start - done).min(CHUNK as u64) as usize;
-            if self.bytes(start + done, len)? != other.bytes(other_start + done, len)? {
+            if self.part(start + done, len)? != other.part(other_start + done, len)? {
                 return Ok(false);
             }
             done += len as u64;
@@ -135,8 +135,14 @@ impl SafetensorsFile {
         Ok((self.data_start + start as u64, self.data_start + end as u64))
     }
 
+    /// The bytes of a tensor as they lie in the file.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (start, end) = self.place(name)?;
+        self.part(start, (end - start) as usize)
+    }
+
     /// `len` bytes of the file from `start` on.
-    fn bytes(&self, start: u64, len: usize) -> Result<Vec<u8>> {
+    fn part(&self, start: u64, len: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; len];
         self.read_at(start, &mut bytes)?;
         Ok(bytes)
@@ -163,7 +169,7 @@ impl SafetensorsFile {
     fn fill(&self, start: u64, kind: Kind, into: &Tensor) -> Result<()> {
         let (numel, size) = (into.numel(), kind.elt_size_in_bytes());
         if !into.is_contiguous() {
-            return copy_from_bytes(&self.bytes(start, numel * size)?, kind, &into.size(), into);
+            return copy_from_bytes(&self.part(start, numel * size)?, kind, &into.size(), into);
         }
         let flat = into.detach().f_view([-1])?;
         let most = CHUNK / size;
