@@ -24,7 +24,7 @@ use dsr::script::reference::{ReferenceEntry, entries};
 
 const CALLS: usize = 20_000;
 /// Calls of one process: a recipe has no more than so many statements that are quickly read.
-const CALLS_PER_PROCESS: usize = 500;
+const CALLS_PER_PROCESS: usize = 1000;
 const MOST_SECONDS: u64 = 20;
 /// The address space of a process: what is larger is refused.
 const MOST_BYTES: u64 = 7_000_000_000;
@@ -222,11 +222,8 @@ fn of_rhai() -> Vec<Callee> {
             known.iter().find(|(rust, _)| *rust == kind).map_or("any", |(_, kind)| kind).to_owned()
         });
         let types: Vec<String> = types.collect();
-        let form = match types.is_empty() {
-            true => Form::Function(name.to_owned()),
-            false => Form::Method(name.to_owned()),
-        };
-        Some(Callee { form, types, options: Vec::new() })
+        let form = Form::Method(name.to_owned());
+        (!types.is_empty()).then(|| Callee { form, types, options: Vec::new() })
     };
     functions.iter().filter_map(callee).collect()
 }
