@@ -10,7 +10,10 @@ use rhai::{ImmutableString, plugin::*};
 
 use crate::{
     error::{Code, Result},
-    recipe::{error::ScriptResult, parser::STRING_BYTES},
+    recipe::{
+        error::{ScriptResult, interruption},
+        parser::STRING_BYTES,
+    },
     script::host,
     units::Bytes,
 };
@@ -116,7 +119,8 @@ fn wait(ctx: &NativeCallContext, seconds: f64) -> Result<()> {
         }
         std::thread::sleep(left.min(PATIENCE));
     }
-    Ok(())
+    // An active run saves first, and ends at its next step.
+    if host.must_stop() { Err(interruption()) } else { Ok(()) }
 }
 
 fn replace(string: &mut ImmutableString, find: &str, substitute: &str) -> Result<()> {
