@@ -13,11 +13,11 @@ use std::{
     ffi::OsString,
     fs::{self, File, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, OFlags, RenameFlags};
 use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
@@ -26,13 +26,56 @@ use crate::error::{Code, Error, IoContext, Result};
 /// The middle of a temporary name, between the target's name and a random end.
 const TEMPORARY: &str = ".dsr-tmp-";
 
-/// The content of a file.
-pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    fs::read(path.as_ref()).at("read", path.as_ref())
+/// The most bytes of a file that is read as a whole.
+const MOST_BYTES: u64 = 1 << 30;
+
+/// Opens a file to be read. A pipe or a device, which may have no end, is refused.
+pub fn open_file(path: impl AsRef<Path>) -> Result<File> {
+    let path = path.as_ref();
+    // Without waiting for a writer of a pipe.
+    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
+    let file = File::options().read(true).custom_flags(flags).open(path).at("read", path)?;
+    let kind = file.metadata().at("read", path)?.file_type();
+    match kind.is_file() {
+        true => Ok(file),
+        false => {
+            let found = if kind.is_dir() { "a directory" } else { "a pipe or a device" };
+            Err(Error::new(
+                Code::Io,
+                format!("cannot read {}: it is {found}, no file", path.display()),
+            ))
+        }
+    }
 }
 
-/// The content of a file that holds text in UTF-8.
+/// The content of a file. A pipe or a device is refused, and so is more than a gibibyte.
+pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    let path = path.as_ref();
+    let file = open_file(path)?;
+    let mut bytes = Vec::new();
+    let len = file.metadata().at("read", path)?.len();
+    if len <= MOST_BYTES {
+        file.take(MOST_BYTES + 1).read_to_end(&mut bytes).at("read", path)?;
+    }
+    if len.max(bytes.len() as u64) > MOST_BYTES {
+        return Err(Error::new(
+            Code::Io,
+            format!("cannot read {}: it has more than {MOST_BYTES} bytes", path.display()),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// The content of a file that holds text in UTF-8, as [`read`] reads it.
 pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
+    let text = String::from_utf8(read(path.as_ref())?).map_err(|_| {
+        io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8")
+    });
+    text.at("read", path.as_ref())
+}
+
+/// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
+pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
     fs::read_to_string(path.as_ref()).at("read", path.as_ref())
 }
 
@@ -456,6 +499,24 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         assert!(available_bytes(root.path().join("a/b/c")).unwrap() > 0);
         assert!(available_bytes("not/yet/there").unwrap() > 0);
+    }
+
+    #[test]
+    fn what_may_have_no_end_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        let (pipe, holes) = (root.path().join("pipe"), root.path().join("holes"));
+        let made = Command::new("mkfifo").arg(&pipe).status().unwrap();
+        assert!(made.success());
+        File::create(&holes).unwrap().set_len(1 << 40).unwrap();
+        for (path, expected) in [
+            (pipe.as_path(), "it is a pipe or a device, no file"),
+            (Path::new("/dev/zero"), "it is a pipe or a device, no file"),
+            (root.path(), "it is a directory, no file"),
+            (holes.as_path(), "it has more than 1073741824 bytes"),
+        ] {
+            let e = read(path).unwrap_err();
+            assert!(e.message().ends_with(expected), "{e}");
+        }
     }
 
     #[test]

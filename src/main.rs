@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use mimalloc::MiMalloc;
+use dsr::bridge::alloc::Allocator;
 
 // Tokenising and Arrow allocate much and briefly; mimalloc also serves libtorch, as it overrides
 // malloc for the whole process.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 fn main() -> ExitCode {
     dsr::cli::main(std::env::args_os())

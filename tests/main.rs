@@ -28,6 +28,7 @@ mod memory;
 mod mistakes;
 mod monitor;
 mod numerics;
+mod odd_arguments;
 mod offload;
 mod optimizers;
 mod own_models;

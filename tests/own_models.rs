@@ -177,3 +177,96 @@ print(engine.memory().peak);
     let macs = 384.0 * (64.0 * 64.0 + 2.0 * 64.0 * 256.0 + 2.0 * 96.0 * 64.0) / 1e6;
     assert!(profile.contains(&format!("{macs:.2} MMACs")), "{macs:.2}: {profile}");
 }
+
+/// At stage 3 a unit's memory goes when its layer has run. Whatever a layer kept of a parameter is then an
+/// error, or has the values; nothing reads or writes where nothing is.
+#[test]
+fn parts_that_a_layer_keeps_are_values_or_errors() {
+    const PARTS: [&str; 22] = [
+        "p.w",
+        "p.w[0..4]",
+        "p.w[1..3, 2]",
+        "p.w[.., 0]",
+        "p.w[5]",
+        "p.w[[0, 3]]",
+        "p.w[-1]",
+        "p.w.transpose(0, 1)",
+        "p.w.detach()",
+        "p.w.detach()[0..2]",
+        "p.w.chunk(2, 0)[1]",
+        "p.w.reshape([32, 128])",
+        "p.w.unsqueeze(0)",
+        "p.w.clone()",
+        "p.w.detach().clone()",
+        "p.w * 1.0",
+        "p.w.to(\"float32\")",
+        "p.w.squeeze()",
+        "p.w.expand([2, 64, 64])",
+        "p.w.narrow(0, 1, 3)",
+        "p.w.permute([1, 0])",
+        "p.w.split(16, 0)[3]",
+    ];
+    const USES: [&str; 16] = [
+        "t.sum().item()",
+        "no_grad(|| { t += 1.0; })",
+        "t.clone()",
+        "t.to_string()",
+        "t[0]",
+        "t + t",
+        "t.matmul(t)",
+        "t.contiguous()",
+        "t.to_array()",
+        "t.is_finite()",
+        "cat([t, t])",
+        "t.max()",
+        "nn::linear(t, t)",
+        "no_grad(|| { t.fill_(3.0) })",
+        "(t * 2.0).sum().backward()",
+        "t == t",
+    ];
+    let keep: String = PARTS
+        .iter()
+        .map(|part| format!("    try {{ kept.list.push({part}); }} catch {{ }}\n"))
+        .collect();
+    let uses: String = USES
+        .iter()
+        .map(|used| {
+            format!("    try {{ let y = {used}; done += 1; }} catch (e) {{ wrong += 1; }}\n")
+        })
+        .collect();
+    let text = format!(
+        r#"
+let kept = #{{ list: [] }};
+let mid = |p, x| {{
+    kept.list.clear();
+{keep}    nn::linear(x, p.w)
+}};
+let model = nn::sequential(#{{ vocab_size: 100, n_positions: 32, layers: [
+    #{{ params: #{{ weight: randn([100, 64]) * 0.02 }}, forward: |p, ids| nn::embedding(ids, p.weight) }},
+    #{{ params: #{{ w: randn([64, 64]) * 0.02 }}, forward: mid }},
+    #{{ params: #{{ weight: randn([100, 64]) * 0.02 }}, forward: |p, x| nn::linear(x, p.weight) }},
+] }});
+let zero = #{{
+    stage: 3, stage3_param_persistence_threshold: 0, offload_param: "nvme", offload_optimizer: "nvme",
+    nvme_path: ".",
+}};
+let e = init_engine(model, #{{ micro_batch_size: 2, zero: zero }});
+for b in dataset("rows.jsonl").loader(#{{ micro_batch_size: 2, endless: true }}) {{
+    e.backward(e.forward(b)); e.step();
+    if e.global_step == 2 {{ break; }}
+}}
+let done = 0;
+let wrong = 0;
+for t in kept.list {{
+{uses}}}
+print(`${{kept.list.len}} ${{done > 0}} ${{wrong > 0}}`);
+"#
+    );
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("rows.jsonl"), ROWS).unwrap();
+    fs::write(dir.path().join("kept.rhai"), text).unwrap();
+    let said = out(&dsr(dir.path(), &["run", "kept.rhai"]).output().unwrap());
+    let kept: usize = said.split(' ').next().unwrap().parse().unwrap();
+    assert!(kept > PARTS.len() / 2, "{said}");
+    assert!(said.ends_with(" true true\n"), "{said}");
+}

@@ -6,6 +6,8 @@
 
 use std::{
     ffi::{CString, c_char, c_int, c_void},
+    net::{TcpListener, ToSocketAddrs},
+    os::fd::IntoRawFd,
     ptr, slice,
     time::Duration,
 };
@@ -22,6 +24,7 @@ unsafe extern "C" {
         host: *const c_char,
         port: u16,
         server: bool,
+        listener: c_int,
         prefix: *const c_char,
         timeout_ms: i64,
         bound: *mut u16,
@@ -32,6 +35,14 @@ unsafe extern "C" {
         store: Handle,
         key: *const c_char,
         found: *mut bool,
+        value: *mut *const u8,
+        size: *mut usize,
+    ) -> c_int;
+    fn dsr_store_claim(
+        store: Handle,
+        key: *const c_char,
+        wanted: *const u8,
+        wanted_size: usize,
         value: *mut *const u8,
         size: *mut usize,
     ) -> c_int;
@@ -113,38 +124,44 @@ pub(crate) struct Store(Handle);
 unsafe impl Send for Store {}
 
 impl Store {
-    /// The store at `host:port`; this process hosts it if `server`. Waits for the host only.
-    pub(crate) fn tcp(
-        address: (&str, u16),
-        server: bool,
-        prefix: &str,
-        timeout: Duration,
-    ) -> Result<Self> {
-        Self::open(address, server, prefix, timeout).map(|(store, _)| store)
+    /// The store that another process hosts at `host:port`, for which it waits.
+    pub(crate) fn tcp(address: (&str, u16), prefix: &str, timeout: Duration) -> Result<Self> {
+        Self::open(address, None, false, prefix, timeout).map(|(store, _)| store)
     }
 
     /// A store that this process hosts at `host:port`, where port 0 is any free one, and its port.
+    /// At an address of the loopback it listens there alone, else on all of this machine's.
     pub(crate) fn host(
-        address: (&str, u16),
+        (host, port): (&str, u16),
         prefix: &str,
         timeout: Duration,
     ) -> Result<(Self, u16)> {
-        Self::open(address, true, prefix, timeout)
+        let here = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
+        let Some(here) = here.filter(|address| address.ip().is_loopback()) else {
+            return Self::open((host, port), None, true, prefix, timeout);
+        };
+        let failed = |e| Error::new(Code::Torch, format!("{e}"));
+        let listener = TcpListener::bind(here).map_err(failed)?;
+        let port = listener.local_addr().map_err(failed)?.port();
+        Self::open((&here.ip().to_string(), port), Some(listener), true, prefix, timeout)
     }
 
     fn open(
         (host, port): (&str, u16),
+        listener: Option<TcpListener>,
         server: bool,
         prefix: &str,
         timeout: Duration,
     ) -> Result<(Self, u16)> {
         let (host, prefix) = (c_string(host)?, c_string(prefix)?);
         let timeout = milliseconds(timeout);
+        // The store closes it.
+        let listener = listener.map_or(-1, IntoRawFd::into_raw_fd);
         let mut bound = 0;
         // SAFETY: both strings live until the call returns, and `bound` is a place for a port.
         let handle = make(|out| unsafe {
             let (host, prefix) = (host.as_ptr(), prefix.as_ptr());
-            dsr_store_tcp(host, port, server, prefix, timeout, &raw mut bound, out)
+            dsr_store_tcp(host, port, server, listener, prefix, timeout, &raw mut bound, out)
         })?;
         Ok((Self(handle), bound))
     }
@@ -154,6 +171,23 @@ impl Store {
         let key = c_string(key)?;
         // SAFETY: the store is alive; key and value live until the call returns, which copies them.
         check(unsafe { dsr_store_set(self.0, key.as_ptr(), value.as_ptr(), value.len()) })
+    }
+
+    /// Sets a key that has no value yet, at one instant for all; the value that it has then.
+    pub(crate) fn claim(&self, key: &str, value: &[u8]) -> Result<Vec<u8>> {
+        let key = c_string(key)?;
+        let (mut found, mut size) = (ptr::null(), 0);
+        // SAFETY: the store is alive; key and value live until the call returns, the rest are places.
+        check(unsafe {
+            let (found, size) = (&raw mut found, &raw mut size);
+            dsr_store_claim(self.0, key.as_ptr(), value.as_ptr(), value.len(), found, size)
+        })?;
+        if size == 0 {
+            return Ok(Vec::new());
+        }
+        // SAFETY: the call wrote a pointer to `size` bytes, which are this thread's until its next
+        // call; they are copied here.
+        Ok(unsafe { slice::from_raw_parts(found, size) }.to_vec())
     }
 
     /// The value of a key, if it has one now.

@@ -6,8 +6,9 @@
 //! no shapes and knows no policy; its callers (`tensor`, `dist`) do.
 #![allow(unsafe_code)]
 
-pub(crate) mod alloc;
+pub mod alloc;
 pub(crate) mod autograd;
+pub(crate) mod bytes;
 pub(crate) mod context;
 pub(crate) mod cuda_memory;
 pub(crate) mod decode;
@@ -17,10 +18,10 @@ pub(crate) mod dist;
 pub(crate) mod early;
 pub(crate) mod fused;
 pub(crate) mod lists;
-pub(crate) mod map;
 pub(crate) mod memory;
 pub(crate) mod operations;
 pub(crate) mod ops;
+mod refusal;
 pub(crate) mod storage;
 pub(crate) mod stream;
 pub(crate) mod trace;
@@ -32,6 +33,7 @@ use std::{
 
 use tch::Tensor;
 
+pub(crate) use self::refusal::{refusal, without_backtrace};
 use crate::error::{Code, Error, Result};
 
 /// `at::Tensor*`: a tensor as the functions of the bridge take it.
@@ -71,30 +73,8 @@ pub(crate) fn check(status: c_int) -> Result<()> {
     // SAFETY: the pointer is to a string of this thread that lives until its next bridge call.
     let text = unsafe { CStr::from_ptr(dsr_last_error()) }.to_string_lossy();
     tracing::debug!("libtorch: {text}");
-    let code = if status == OUT_OF_MEMORY { Code::Memory } else { Code::Torch };
-    Err(Error::new(code, without_backtrace(&text)))
-}
-
-/// The message of a libtorch error without the C++ stack that libtorch appends to it.
-pub(crate) fn without_backtrace(text: &str) -> &str {
-    let end = ["\nException raised from", "C++ CapturedTraceback"]
-        .iter()
-        .filter_map(|mark| text.find(mark))
-        .min()
-        .unwrap_or(text.len());
-    text[..end].trim_end()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_loses_its_stack() {
-        let text =
-            "size mismatch\nException raised from f at x.cpp:1 (most recent call first):\n#0";
-        assert_eq!(without_backtrace(text), "size mismatch");
-        assert_eq!(without_backtrace("a\nC++ CapturedTraceback:\n#4 f"), "a");
-        assert_eq!(without_backtrace("two\nlines"), "two\nlines");
-    }
+    Err(match status {
+        OUT_OF_MEMORY => Error::new(Code::Memory, without_backtrace(&text)),
+        _ => refusal(&text),
+    })
 }

@@ -1,10 +1,10 @@
 //! The memory behind a tensor, given back and taken again while the tensor stays.
 //!
-//! Tensors over a storage without memory have their shape and no elements: whoever reads one reads
-//! at address 0. `model::FlatUnit`, the only caller, lets nobody have such a tensor; what autograd
-//! saved of one is read only after its memory was taken again.
+//! Tensors over a storage without memory have their shape and no elements. libtorch asks the storage
+//! before each read and write, and the storage then refuses with [`RELEASED`], so that whoever kept
+//! such a tensor gets an error. What autograd saved of one is read after its memory was taken again.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 use tch::Tensor;
 
@@ -12,7 +12,15 @@ use super::{RawTensor, check, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
-    fn dsr_storage_allocate(tensor: RawTensor, bytes: i64) -> c_int;
+    fn dsr_storage_allocate(tensor: RawTensor, bytes: i64, released: *const c_char) -> c_int;
+}
+
+/// What libtorch says when the elements of a tensor without memory are asked for.
+const RELEASED: &CStr = c"the memory of this parameter is released";
+
+/// Whether libtorch's words are the refusal of a storage without memory.
+pub(crate) fn is_released(words: &str) -> bool {
+    RELEASED.to_str().is_ok_and(|released| words.contains(released))
 }
 
 /// Gives the memory of `tensor` back, and that of all tensors over the same storage.
@@ -26,8 +34,9 @@ pub(crate) fn allocate(tensor: &Tensor) -> Result<()> {
 }
 
 fn set(tensor: &Tensor, bytes: i64) -> Result<()> {
-    // SAFETY: the pointer is to a live tensor; its storage frees the old memory itself.
-    check(unsafe { dsr_storage_allocate(raw(tensor), bytes) })
+    // SAFETY: the pointers are to a live tensor, whose storage frees the old memory itself, and to text
+    // that is copied.
+    check(unsafe { dsr_storage_allocate(raw(tensor), bytes, RELEASED.as_ptr()) })
 }
 
 #[cfg(test)]
@@ -54,6 +63,33 @@ mod tests {
         let grads = autograd::grad(&[(&y, &Tensor::ones([1, 2], cpu))], &[&x, &weight]).unwrap();
         let sum = |i: usize| grads[i].as_ref().unwrap().sum(Kind::Double).double_value(&[]);
         assert_eq!((sum(0), sum(1)), (30.0, 6.0));
+    }
+
+    #[test]
+    fn parts_of_a_released_storage_are_refused_and_not_read() {
+        let flat = Tensor::ones([4, 4], (Kind::Float, Device::Cpu));
+        let parts = [
+            flat.shallow_clone(),
+            flat.narrow(0, 1, 2),
+            flat.transpose(0, 1),
+            flat.detach(),
+            flat.view([16]),
+        ];
+        release(&flat).unwrap();
+        for part in &parts {
+            let refused = [
+                part.f_sum(Kind::Float).map(drop),
+                part.f_double_value(&[0, 0]).map(drop),
+                part.shallow_clone().f_fill_(1.0).map(drop),
+                part.f_contiguous().and_then(|t| t.f_add_scalar(1.0)).map(drop),
+            ];
+            for e in refused.map(Result::unwrap_err) {
+                assert!(is_released(&e.to_string()), "{e}");
+            }
+        }
+        allocate(&flat).unwrap();
+        let _ = flat.shallow_clone().fill_(2.0);
+        assert_eq!(parts[1].sum(Kind::Float).double_value(&[]), 16.0);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use std::{
     backtrace::Backtrace,
+    io::Write,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -36,6 +37,25 @@ pub(super) fn guard<T>(
         let message = format!("internal error: {what}");
         Err(Error::new(Code::Internal, message).hint("please report this, with the recipe").into())
     })
+}
+
+/// Says that the system refuses memory, in as many words as need none; returns the exit status.
+pub(super) fn exhausted(bytes: usize) -> u8 {
+    let mut text = [0; 256];
+    let mut room = &mut text[..];
+    let code = Code::Memory;
+    let said = writeln!(
+        room,
+        "error[{}]: the system refuses {bytes} bytes of memory\n   = smaller data, or a smaller model, \
+         needs less; `ulimit -v` shows a limit of this shell",
+        code.number()
+    );
+    let left = room.len();
+    if said.is_ok() {
+        // Standard error keeps nothing back, and there is nobody to tell that it is closed.
+        let _ = std::io::stderr().write_all(&text[..text.len() - left]);
+    }
+    code.exit_status()
 }
 
 #[cfg(test)]

@@ -2,21 +2,22 @@
 
 use std::{path::Path, sync::Arc, thread};
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
 };
 
 use super::{
     args::{self, LaunchArgs},
-    console, help, host, report,
+    console, help, host, report, signals,
 };
 use crate::{
     error::{Code, Error, Result},
     fs,
     launch::{
-        self, COMMAND, ERROR_FILE, Launch, LaunchOptions, LaunchPlan, Report, Screen, Stopper,
+        self, COMMAND, ERROR_FILE, LAUNCHER, Launch, LaunchOptions, LaunchPlan, Report, Screen,
+        Stopper,
     },
     recipe::{self, Failure, Recipe},
     tensor::{self, DeviceChoice, LocalRank},
@@ -89,7 +90,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
         root: work_dir.join("runs"),
         work_dir,
         name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
-        command: std::env::args().collect(),
+        command: own_words(),
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect(),
@@ -110,7 +111,8 @@ fn ssh(args: &LaunchArgs) -> Vec<String> {
 
 /// Hands the signals that end a program on to the ranks.
 fn listen(stopper: Stopper) -> Result<()> {
-    let mut signals = Signals::new([SIGINT, SIGTERM])
+    let hangup = signals::hears_hangup().then_some(SIGHUP);
+    let mut signals = Signals::new([SIGINT, SIGTERM].into_iter().chain(hangup))
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))?;
     thread::spawn(move || signals.forever().for_each(|_| stopper.stop()));
     Ok(())
@@ -133,16 +135,23 @@ impl Screen for Terminal {
 pub(super) fn command() -> Vec<String> {
     let of_launcher = std::env::var(COMMAND).ok();
     let words = of_launcher.and_then(|words| serde_json::from_str(&words).ok());
-    words.unwrap_or_else(|| std::env::args().collect())
+    words.unwrap_or_else(own_words)
 }
 
-/// Has the system ask this process to stop, as a user would, when its launcher is killed.
-pub(super) fn follow_launcher() {
-    if std::env::var_os(COMMAND).is_some()
-        && let Err(e) = set_parent_process_death_signal(Some(Signal::TERM))
-    {
+/// The words of this process's command line. Those that are no text are shown as far as they are.
+fn own_words() -> Vec<String> {
+    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
+}
+
+/// Ties this process to its launcher, if it has one: the system asks it to stop, as a user would, when
+/// the launcher is killed. Returns false where that has happened already. To be called first of all.
+pub(super) fn follow_launcher() -> bool {
+    let Ok(launcher) = std::env::var(LAUNCHER) else { return true };
+    if let Err(e) = set_parent_process_death_signal(Some(Signal::TERM)) {
         tracing::warn!("this rank would outlive its launcher: {e}");
     }
+    // A launcher that was killed before has left this process to another parent.
+    getppid().is_some_and(|parent| parent.as_raw_nonzero().to_string() == launcher)
 }
 
 /// Leaves the error that ends this process where its launcher looks for it.

@@ -42,6 +42,7 @@ use self::args::{Cli, Command, PlanArgs, RunArgs};
 pub use self::console::Console;
 use crate::{
     bridge,
+    error::Code,
     recipe::Failure,
     run::{LineInterval, Start},
     script::Session,
@@ -55,6 +56,11 @@ const STACK: usize = 2 << 30;
 /// status, see [`Code::exit_status`](crate::error::Code::exit_status).
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
+    bridge::alloc::on_exhausted(crash::exhausted);
+    if !launch::follow_launcher() {
+        // Whoever wanted this rank is gone.
+        return ExitCode::from(Code::Interrupted.exit_status());
+    }
     environment::set_defaults();
     let args: Vec<OsString> = args.into_iter().collect();
     let work = || start(&args);
@@ -138,7 +144,6 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     args.grants.settle(&mut host, &recipe)?;
     signals::install(&host.interrupt)?;
     host.run.command = launch::command();
-    launch::follow_launcher();
     args.grants.limit_time(&host, console);
     args.grants.lock(&host)?;
     if console.has_bar() {

@@ -1,14 +1,15 @@
-//! Interruption: the first SIGINT or SIGTERM asks the run to stop, a second SIGINT ends it.
+//! Interruption: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, a second SIGINT ends it.
 
 use std::sync::Arc;
 
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
 };
 
 use crate::{
     error::{Code, Error, Result},
+    fs,
     run::Interrupt,
 };
 
@@ -21,8 +22,19 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
     flag::register_conditional_shutdown(SIGINT, status, Arc::clone(&stop))
         .and_then(|_| flag::register(SIGINT, Arc::clone(&stop)))
         .and_then(|_| flag::register(SIGTERM, Arc::clone(&stop)))
-        .map(drop)
+        .and_then(|_| match hears_hangup() {
+            true => flag::register(SIGHUP, Arc::clone(&stop)).map(drop),
+            false => Ok(()),
+        })
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
+}
+
+/// Whether the end of the terminal is this program's business: `nohup` has it ignored.
+pub(super) fn hears_hangup() -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    ignored & (1 << (SIGHUP - 1)) == 0
 }
 
 /// Installs the handler of a session, in which SIGINT stops what runs, however often it comes, and

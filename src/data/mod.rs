@@ -38,6 +38,7 @@ mod spool;
 mod stage;
 mod tokenize;
 mod tokenizer;
+mod tokenizer_check;
 mod tokens;
 mod wanted;
 mod window;

@@ -20,6 +20,8 @@ pub type Batches = Box<dyn Iterator<Item = Result<RecordBatch>>>;
 
 /// Rows of the batches that a source reads.
 pub(super) const ROWS_PER_BATCH: usize = 1024;
+/// Bytes of text after which a batch ends before it has so many rows.
+pub(super) const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {

@@ -8,11 +8,19 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{
-    AddedToken, decoders::byte_level::ByteLevel, models::bpe::BPE, tokenizer::Tokenizer as Inner,
+    AddedToken,
+    decoders::byte_level::ByteLevel,
+    models::bpe::{BPE, Vocab},
+    tokenizer::Tokenizer as Inner,
 };
 
-use super::embedded;
-use crate::error::{Code, Error, IoContext, Result};
+use super::{embedded, tokenizer_check};
+use crate::{
+    error::{Code, Error, Result},
+    foreign::catch,
+    fs,
+    units::Bytes,
+};
 
 /// Names under which models know their end-of-text token, most specific first.
 const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
@@ -24,9 +32,14 @@ const TO_JSON: &str = "make a tokenizer.json of it, in Python: \
 /// Names under which models know their padding token.
 const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
 
+/// The most bytes that normalizing may make of one text, where it makes it longer.
+const MOST_NORMALIZED: u64 = 256 << 20;
+
 /// A tokenizer with its vocabulary and special tokens.
 pub struct Tokenizer {
     inner: Inner,
+    /// How many times longer its rules can make a text.
+    growth: u64,
     eos: Option<u32>,
     pad: Option<u32>,
 }
@@ -61,7 +74,7 @@ impl Tokenizer {
         };
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
         let inner = if json.is_file() && json.file_name() != Some("vocab.json".as_ref()) {
-            parse(&read(&json)?, &json.display().to_string())?
+            parse(&fs::read(&json)?, &json.display().to_string())?
         } else if (path.is_dir() || path == vocab) && vocab.is_file() && merges.is_file() {
             check_class(&dir, config_in(&dir)?.as_ref())?;
             byte_level_bpe(&vocab, &merges)?
@@ -93,7 +106,7 @@ impl Tokenizer {
         Ok(Self::new(parse(json, "the tokenizer")?, None))
     }
 
-    fn new(inner: Inner, config: Option<&Value>) -> Self {
+    fn new((inner, growth): (Inner, u64), config: Option<&Value>) -> Self {
         let named = |key: &str, known: &[&str]| {
             let token = config.and_then(|config| match &config[key] {
                 Value::String(token) => Some(token.as_str()),
@@ -103,12 +116,28 @@ impl Tokenizer {
             token.and_then(id).or_else(|| known.iter().find_map(|token| id(token)))
         };
         let (eos, pad) = (named("eos_token", &EOS_TOKENS), named("pad_token", &PAD_TOKENS));
-        Self { inner, eos, pad }
+        Self { inner, growth, eos, pad }
+    }
+
+    /// Refuses a text that the tokenizer's rules could make too long.
+    fn check_growth(&self, text: &str) -> Result<()> {
+        let bytes = (text.len() as u64).saturating_mul(self.growth);
+        if self.growth <= tokenizer_check::USUAL_GROWTH || bytes <= MOST_NORMALIZED {
+            return Ok(());
+        }
+        bail!(
+            Code::Tokenizer,
+            "the tokenizer's rules can make {} of a text of {}, more than {}",
+            Bytes(bytes),
+            Bytes(text.len() as u64),
+            Bytes(MOST_NORMALIZED)
+        )
     }
 
     /// The ids of one text, with the special tokens that the tokenizer itself adds.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, true).map_err(|e| failed("encode", e))?;
+        self.check_growth(text)?;
+        let encoding = guarded("encode", || self.inner.encode_fast(text, true))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -120,8 +149,8 @@ impl Tokenizer {
 
     /// The ids of many texts, on all cores.
     pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>> {
-        let encodings =
-            self.inner.encode_batch_fast(texts, true).map_err(|e| failed("encode", e))?;
+        texts.iter().try_for_each(|text| self.check_growth(text))?;
+        let encodings = guarded("encode", || self.inner.encode_batch_fast(texts, true))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
@@ -141,15 +170,12 @@ impl Tokenizer {
             let (id, tokens) = (ids[at], self.vocab_size());
             bail!(Code::TokenId, "ids[{at}] is {id}, and the vocabulary has {tokens} tokens");
         }
-        self.inner.decode(ids, skip_special_tokens).map_err(|e| failed("decode", e))
+        guarded("decode", || self.inner.decode(ids, skip_special_tokens))
     }
 
     /// The tokenizer as the content of a `tokenizer.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
-        let json = self.inner.to_string(false);
-        json.map(String::into_bytes).map_err(|e| {
-            Error::new(Code::Tokenizer, format!("the tokenizer cannot be written: {e}"))
-        })
+        guarded("be written", || self.inner.to_string(false)).map(String::into_bytes)
     }
 
     /// The number of tokens, added ones included.
@@ -183,23 +209,41 @@ impl Tokenizer {
     }
 }
 
-fn parse(json: &[u8], name: &str) -> Result<Inner> {
-    let mut inner = Inner::from_bytes(json)
-        .map_err(|e| Error::new(Code::Tokenizer, format!("{name} is not a tokenizer.json: {e}")))?;
+/// A tokenizer, and how many times longer its rules can make a text.
+fn parse(json: &[u8], name: &str) -> Result<(Inner, u64)> {
+    let wrong =
+        |e: &str| Error::new(Code::Tokenizer, format!("{name} is not a tokenizer.json: {e}"));
+    let rules = serde_json::from_slice(json).map_err(|e| wrong(&e.to_string()))?;
+    let growth = tokenizer_check::check(&rules).map_err(|e| wrong(&e))?;
+    let mut inner = catch(|| Inner::from_bytes(json))
+        .map_err(|words| wrong(&words))?
+        .map_err(|e| wrong(&e.to_string()))?;
     inner.with_truncation(None).map_err(|e| failed("load", e))?;
     inner.with_padding(None);
-    Ok(inner)
+    Ok((inner, growth))
 }
 
 /// GPT-2's own files: byte-level BPE without a prefix space.
-fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
-    let text = |path: &Path| path.to_string_lossy().into_owned();
-    let model = BPE::from_file(&text(vocab), &text(merges)).build().map_err(|e| {
-        Error::new(
-            Code::Tokenizer,
-            format!("{} and {} are no BPE vocabulary: {e}", vocab.display(), merges.display()),
-        )
-    })?;
+fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<(Inner, u64)> {
+    let wrong = |e: &str| {
+        let (vocab, merges) = (vocab.display(), merges.display());
+        Error::new(Code::Tokenizer, format!("{vocab} and {merges} are no BPE vocabulary: {e}"))
+    };
+    let ids =
+        serde_json::from_slice::<Vocab>(&fs::read(vocab)?).map_err(|e| wrong(&e.to_string()))?;
+    let pairs = fs::read_to_string(merges)?;
+    let pairs = pairs.lines().filter(|line| !line.starts_with("#version"));
+    let pair = |line: &str| {
+        let (a, b) = line.split_once(' ').filter(|(_, b)| !b.contains(' '))?;
+        Some((a.to_owned(), b.to_owned()))
+    };
+    let pairs: Vec<_> = pairs
+        .enumerate()
+        .map(|(i, line)| pair(line).ok_or_else(|| wrong(&format!("merge {} is no pair", i + 1))))
+        .collect::<Result<_>>()?;
+    let model = catch(|| BPE::builder().vocab_and_merges(ids, pairs).build())
+        .map_err(|words| wrong(&words))?
+        .map_err(|e| wrong(&e.to_string()))?;
     let mut inner = Inner::new(model);
     inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     inner.with_decoder(Some(ByteLevel::default()));
@@ -209,7 +253,7 @@ fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<Inner> {
         .map(|&token| AddedToken::from(token, true))
         .collect();
     inner.add_special_tokens(special).map_err(|e| failed("load", e))?;
-    Ok(inner)
+    Ok((inner, 1))
 }
 
 /// The `tokenizer_config.json` of a directory, with what a `special_tokens_map.json` says beside it.
@@ -219,7 +263,7 @@ fn config_in(dir: &Path) -> Result<Option<Value>> {
         if !path.is_file() {
             return Ok(None);
         }
-        serde_json::from_slice(&read(&path)?).map(Some).map_err(|e| {
+        serde_json::from_slice(&fs::read(&path)?).map(Some).map_err(|e| {
             Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
         })
     };
@@ -249,8 +293,10 @@ fn check_class(dir: &Path, config: Option<&Value>) -> Result<()> {
     Err(Error::new(Code::Tokenizer, message).hint(TO_JSON))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).at("read", path)
+/// Runs the library's function, whose panic is an error of the tokenizer.
+fn guarded<T>(doing: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    let outcome = catch(work).map_err(|words| failed(doing, words.into()))?;
+    outcome.map_err(|e| failed(doing, e))
 }
 
 fn failed(doing: &str, e: tokenizers::Error) -> Error {

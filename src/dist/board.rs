@@ -42,7 +42,7 @@ impl Board {
     ) -> Result<Self> {
         let end = Instant::now() + timeout;
         loop {
-            match Store::tcp((host, port), false, PREFIX, ATTEMPT.min(timeout)) {
+            match Store::tcp((host, port), PREFIX, ATTEMPT.min(timeout)) {
                 Ok(store) => return Ok(Self(store)),
                 Err(e) if Instant::now() >= end => {
                     let seconds = timeout.as_secs();

@@ -1,6 +1,6 @@
 //! Connecting a rank with its group: with the store where all meet, and with the transport.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{Rendezvous, rank::Rank, watch::Watch};
 use crate::{
@@ -8,6 +8,16 @@ use crate::{
     error::{Code, Error, Result},
     tensor::Device,
 };
+
+/// Asks whether the user wants the ranks to stop.
+pub(super) type Stop<'a> = &'a dyn Fn() -> bool;
+
+/// How long one attempt to connect takes, and one wait for other ranks; then the request to stop is
+/// looked at.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const SLICE: Duration = Duration::from_millis(500);
+/// The key under which the ranks are told that they do not fit together.
+const REFUSAL: &str = "refusal";
 
 /// The transport of collectives of tensors on `device`.
 pub(super) fn transport<'a>(
@@ -22,49 +32,118 @@ pub(super) fn transport<'a>(
     }
 }
 
-/// Brings this rank to the store of all ranks and waits until all are there.
-pub(super) fn meet(rendezvous: &Rendezvous, place: Rank) -> Result<Store> {
-    let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
+/// Brings this rank to the store of all ranks and waits until all are there. `stop` is asked meanwhile.
+///
+/// # Errors
+/// [`Code::Dist`] where they do not come in time, where two have one number or see another number of
+/// ranks; [`Code::Interrupted`] when `stop` says so.
+pub(super) fn meet(rendezvous: &Rendezvous, place: Rank, stop: Stop<'_>) -> Result<Store> {
+    let &Rendezvous { timeout, .. } = rendezvous;
     let Rank { rank, world_size } = place;
-    let prefix = rendezvous.store_prefix();
-    let is_host = rank == 0 && agent_store.is_none();
-    let seconds = timeout.as_secs_f64();
-    let where_to = format!("rank {rank} of {world_size}: {master_addr}:{master_port}");
-    let store =
-        Store::tcp((master_addr, *master_port), is_host, &prefix, *timeout).map_err(|e| {
-            if is_host {
-                Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", first_line(&e)))
-                    .hint("another program uses the port, or MASTER_ADDR is not this machine")
-            } else {
-                let message = format!("{where_to} cannot be reached within {seconds} s");
-                Error::new(Code::Dist, message)
-                    .hint("is rank 0 running, and is MASTER_ADDR its machine?")
-                    .caused_by(e)
-            }
-        })?;
-    let present = store.join(rank, world_size, *timeout).map_err(|e| {
+    let end = Instant::now() + timeout;
+    let store = open(rendezvous, place, end, stop)?;
+    let lost = |e: Error| {
+        let where_to = where_to(rendezvous, place);
         Error::new(Code::Dist, format!("{where_to} was lost while ranks were waited for"))
             .hint("rank 0 has stopped; its output tells why")
             .caused_by(e)
-    })?;
-    let missing: Vec<String> =
-        (0..world_size).filter(|&rank| !present[rank]).map(|rank| rank.to_string()).collect();
-    if missing.is_empty() {
-        return Ok(store);
+    };
+    claim(&store, place).map_err(lost)?;
+    let missing = loop {
+        let slice = SLICE.min(end.saturating_duration_since(Instant::now()));
+        let present = store.join(rank, world_size, slice).map_err(lost)?;
+        if let Some(refusal) = store.get(REFUSAL).map_err(lost)? {
+            return Err(refused(&refusal, world_size));
+        }
+        let missing: Vec<String> =
+            (0..world_size).filter(|&rank| !present[rank]).map(|rank| rank.to_string()).collect();
+        if missing.is_empty() {
+            return Ok(store);
+        }
+        let noun = if missing.len() == 1 { "rank" } else { "ranks" };
+        let missing = format!("{noun} {}", missing.join(", "));
+        if stop() {
+            bail!(Code::Interrupted, "stopped while waiting for {missing}");
+        }
+        if Instant::now() >= end {
+            break missing;
+        }
+    };
+    let (where_to, seconds) = (where_to(rendezvous, place), timeout.as_secs_f64());
+    let message = format!("{where_to}: {missing} did not come within {seconds} s");
+    Err(Error::new(Code::Dist, message).hint(all_numbers(world_size)))
+}
+
+/// The store where the ranks meet: hosted here, or waited for until `end`.
+fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: Stop<'_>) -> Result<Store> {
+    let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
+    let (address, prefix) = ((master_addr.as_str(), *master_port), rendezvous.store_prefix());
+    let where_to = where_to(rendezvous, place);
+    if place.rank == 0 && agent_store.is_none() {
+        return Store::host(address, &prefix, *timeout).map(|(store, _)| store).map_err(|e| {
+            Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", first_line(&e)))
+                .hint("another program uses the port, or MASTER_ADDR is not this machine")
+        });
     }
-    let (noun, missing_ranks) = (if missing.len() == 1 { "rank" } else { "ranks" }, missing);
-    Err(Error::new(
-        Code::Dist,
-        format!("{where_to}: {noun} {} did not come within {seconds} s", missing_ranks.join(", ")),
-    )
-    .hint(format!("start {world_size} processes with the ranks 0 to {}", world_size - 1)))
+    loop {
+        let left = end.saturating_duration_since(Instant::now());
+        match Store::tcp(address, &prefix, ATTEMPT.min(left)) {
+            // It waits patiently from here on.
+            Ok(_) => break Store::tcp(address, &prefix, *timeout),
+            Err(_) if stop() => {
+                bail!(Code::Interrupted, "stopped while waiting for {master_addr}:{master_port}")
+            }
+            Err(e) if Instant::now() >= end => break Err(e),
+            Err(_) => {}
+        }
+    }
+    .map_err(|e| {
+        let seconds = timeout.as_secs_f64();
+        Error::new(Code::Dist, format!("{where_to} cannot be reached within {seconds} s"))
+            .hint("is rank 0 running, and is MASTER_ADDR its machine?")
+            .caused_by(e)
+    })
+}
+
+/// Takes this rank's number, and compares the number of ranks with that of the others. What does not fit
+/// is left for all of them to read.
+fn claim(store: &Store, Rank { rank, world_size }: Rank) -> Result<()> {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let own = format!("process {} on {host}", std::process::id());
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    let owner = text(store.claim(&format!("owner/{rank}"), own.as_bytes())?);
+    if owner != own {
+        let refusal = format!("two processes have the number of rank {rank}: {owner}, and {own}");
+        return store.set(REFUSAL, refusal.as_bytes());
+    }
+    let own = format!("{world_size} for rank {rank}");
+    let first = text(store.claim("world_size", own.as_bytes())?);
+    if first.split(' ').next() != own.split(' ').next() {
+        let refusal = format!("WORLD_SIZE is {first} and {own}, and must be the same for all");
+        return store.set(REFUSAL, refusal.as_bytes());
+    }
+    Ok(())
+}
+
+fn refused(refusal: &[u8], world_size: usize) -> Error {
+    Error::new(Code::Dist, String::from_utf8_lossy(refusal).into_owned())
+        .hint(all_numbers(world_size))
+}
+
+fn all_numbers(world_size: usize) -> String {
+    format!("start {world_size} processes with the ranks 0 to {}", world_size - 1)
+}
+
+fn where_to(rendezvous: &Rendezvous, Rank { rank, world_size }: Rank) -> String {
+    let Rendezvous { master_addr, master_port, .. } = rendezvous;
+    format!("rank {rank} of {world_size}: {master_addr}:{master_port}")
 }
 
 /// Starts to tell the others what this rank does, over a connection of its own.
 pub(super) fn watch(rendezvous: &Rendezvous, place: Rank) -> Result<Watch> {
     let Rendezvous { master_addr, master_port, timeout, .. } = rendezvous;
     let address = (master_addr.as_str(), *master_port);
-    let store = Store::tcp(address, false, &rendezvous.store_prefix(), *timeout)
+    let store = Store::tcp(address, &rendezvous.store_prefix(), *timeout)
         .map_err(|e| place.failed("connecting", e))?;
     Ok(Watch::start(store, place.rank, place.world_size))
 }

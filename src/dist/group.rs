@@ -51,6 +51,18 @@ impl ProcessGroup {
     /// # Errors
     /// [`Code::Dist`] when the ranks do not all come within the timeout, saying which are missing.
     pub fn connect(rendezvous: &Rendezvous, device: Device) -> Result<Self> {
+        Self::connect_until(rendezvous, device, &|| false)
+    }
+
+    /// As [`ProcessGroup::connect`], until `stop` says that the user wants no more.
+    ///
+    /// # Errors
+    /// In addition [`Code::Interrupted`] when it says so before all are there.
+    pub fn connect_until(
+        rendezvous: &Rendezvous,
+        device: Device,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Self> {
         let &Rendezvous { rank, world_size, local_rank, timeout, .. } = rendezvous;
         let place = Rank { rank, world_size };
         if world_size == 1 {
@@ -63,7 +75,7 @@ impl ProcessGroup {
         }
         let address = rendezvous.local_address();
         let transport = transport(device, rendezvous.interface.as_deref(), address.as_deref())?;
-        let store = meet(rendezvous, place)?;
+        let store = meet(rendezvous, place, stop)?;
         let watch = Arc::new(watch(rendezvous, place)?);
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;

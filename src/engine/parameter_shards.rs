@@ -235,7 +235,7 @@ mod tests {
     fn is_brought_and_released(location: &Location) {
         let (units, shards) = shards(location, 0);
         assert_eq!(here(&units), [false, false, false, false, true]);
-        assert_eq!(units[0].params()[0].size(), [0]);
+        assert!(units[0].params()[0].f_double_value(&[0]).is_err(), "it is not here");
         shards.gather(&units, 1, &[2, 3]).unwrap();
         shards.gather(&units, 1, &[]).unwrap();
         assert_eq!(here(&units), [false, true, false, false, true]);

@@ -1,6 +1,6 @@
 //! The environment of a rank: torchrun's variables, and dsr's.
 
-use super::{COMMAND, ERROR_FILE, Launch};
+use super::{COMMAND, ERROR_FILE, LAUNCHER, Launch};
 
 /// Which rank it is, and where the ranks meet.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +34,7 @@ pub(super) fn of_rank(
         ("TORCHELASTIC_RESTART_COUNT", "0".to_owned()),
         ("TORCHELASTIC_MAX_RESTARTS", "0".to_owned()),
         (ERROR_FILE, error_file),
+        (LAUNCHER, std::process::id().to_string()),
         ("DSR_TIMEOUT", plan.timeout.as_secs().to_string()),
         // A list of strings always has a JSON form.
         (COMMAND, serde_json::to_string(&launch.command).unwrap_or_default()),

@@ -176,8 +176,8 @@ impl FlatUnit {
         self.flat.kind()
     }
 
-    /// The parameters as leaves of autograd, sharing the storage; empty tensors while the unit is
-    /// [released](Self::release).
+    /// The parameters as leaves of autograd, sharing the storage. While the unit is
+    /// [released](Self::release) they have their shapes, and each read or write of theirs is refused.
     pub fn params(&self) -> &[Tensor] {
         &self.params
     }
@@ -240,32 +240,21 @@ impl FlatUnit {
         })
     }
 
-    /// Gives the memory of the parameters back. Tensors that autograd saved of them must not be used until
-    /// they are there again.
+    /// Gives the memory of the parameters back. Whoever kept a part of one gets an error instead of its
+    /// values, until they are there again; so does what autograd saved.
     pub fn release(&self) -> Result<()> {
-        no_grad(|| {
-            for param in &self.params {
-                let none = Tensor::f_empty([0], (self.flat.kind(), self.flat.device()))?;
-                param.shallow_clone().f_set_data(&none)?;
-            }
-            self.is_here.set(false);
-            storage::release(&self.flat)
-        })
+        self.is_here.set(false);
+        storage::release(&self.flat)
     }
 
     /// Takes memory for the parameters again, with any content, and returns the storage to be
     /// filled, `[padded_numel]`. Autograd does not notice that it is written to.
     pub fn allocate(&self) -> Result<Tensor> {
-        no_grad(|| {
-            if !self.is_here.get() {
-                storage::allocate(&self.flat)?;
-                for (param, view) in self.params.iter().zip(self.views(&self.flat)) {
-                    param.shallow_clone().f_set_data(&view)?;
-                }
-                self.is_here.set(true);
-            }
-            Ok(self.flat.f_data()?)
-        })
+        if !self.is_here.get() {
+            storage::allocate(&self.flat)?;
+            self.is_here.set(true);
+        }
+        Ok(no_grad(|| self.flat.f_data())?)
     }
 
     /// Elements of a storage that `slices` ranks can divide evenly, padding included.

@@ -52,7 +52,7 @@ impl Recipe {
         if let Some(text) = module.filter(|_| !spec.exists()) {
             return Ok(Self { name, text: text.to_owned(), base_dir: ".".into() });
         }
-        let text = fs::read_to_string(spec).map_err(|e| match spec.exists() {
+        let text = fs::read_named(spec).map_err(|e| match spec.exists() {
             true => e,
             false => absent(&name),
         })?;

@@ -56,7 +56,7 @@ pub fn parse_assignment(text: &str) -> Result<GivenParameter> {
 
 /// Reads a JSON object of parameter values.
 pub fn read_file(path: &Path) -> Result<Vec<GivenParameter>> {
-    let text = fs::read_to_string(path)?;
+    let text = fs::read_named(path)?;
     let shown = path.display();
     let parsed = serde_json::from_str(&text).map_err(|e| {
         Error::new(Code::Usage, format!("{shown} is not valid JSON: {e}")).caused_by(e)

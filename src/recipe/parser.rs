@@ -9,7 +9,7 @@ use rhai::OptimizationLevel;
 const CALL_LEVELS: usize = 64;
 
 /// Bytes of a string, or of all strings in an array or a map.
-const STRING_BYTES: usize = 16 << 20;
+pub(crate) const STRING_BYTES: usize = 16 << 20;
 
 /// Items of an array and keys of a map, with nested ones.
 const ITEMS: usize = 1_000_000;

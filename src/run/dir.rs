@@ -6,6 +6,7 @@
 //!     command.txt            the command line of each start, ready for a shell
 //!     recipe.rhai            the recipe as it was run last
 //!     params.json            its parameters
+//!     lock                   held by the process that goes on with the run
 //!     metrics.jsonl          one JSON object a step
 //!     loss.svg
 //!     checkpoints/

@@ -11,6 +11,7 @@
 
 mod dir;
 mod interrupt;
+mod lock;
 mod log;
 mod meter;
 mod metrics;

@@ -8,7 +8,10 @@ use std::{
     time::Instant,
 };
 
-use super::{Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest};
+use super::{
+    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest,
+    lock::RunLock,
+};
 use crate::{
     checkpoint::Store,
     data::{Loader, LoaderOptions},
@@ -60,6 +63,8 @@ pub struct Training {
     meter: Meter,
     /// The files of the run, on rank 0.
     files: Option<(RunDir, RunLog)>,
+    /// Keeps other processes from going on with the run, on rank 0.
+    _lock: Option<RunLock>,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
 }
@@ -82,13 +87,8 @@ impl Training {
         engine: &mut Engine,
         loader: &mut Loader,
     ) -> Result<(Self, Shown)> {
-        let resumed = match &options.start {
-            Start::Afresh => None,
-            Start::Latest => {
-                Some(find_latest(&options.root, &options.name)?.checkpoints().latest()?)
-            }
-            Start::From(path) => Some(Store::resolve(path)?),
-        };
+        let is_first = engine.group().rank() == 0;
+        let (resumed, lock) = resumed(&options, is_first)?;
         if let Some(checkpoint) = &resumed {
             load_checkpoint(engine, Some(loader), checkpoint)?;
         }
@@ -102,9 +102,10 @@ impl Training {
                 .hint("raise total_steps to go on with it"));
         }
         check_data(&options, engine, loader)?;
-        let files = match engine.group().rank() {
-            0 => Some(open_files(&options, resumed.as_deref(), step)?),
-            _ => None,
+        let (files, lock) = match is_first {
+            true => open_files(&options, resumed.as_deref(), step, lock)
+                .map(|(f, l)| (Some(f), Some(l)))?,
+            false => (None, None),
         };
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
@@ -122,7 +123,7 @@ impl Training {
         }
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
-        Ok((Self { options, meter, files, saved }, shown))
+        Ok((Self { options, meter, files, _lock: lock, saved }, shown))
     }
 
     /// The number of the last step.
@@ -303,23 +304,54 @@ fn check_data(options: &TrainingOptions, engine: &Engine, loader: &Loader) -> Re
     .hint("let the loader go on without end (endless: true), or lower total_steps"))
 }
 
+/// The checkpoint that the run goes on from, and on the first rank the lock of the run that it is the
+/// latest of: whoever else goes on with that run is met here, before anything is read.
+fn resumed(
+    options: &TrainingOptions,
+    is_first: bool,
+) -> Result<(Option<PathBuf>, Option<RunLock>)> {
+    match &options.start {
+        Start::Afresh => Ok((None, None)),
+        Start::Latest => {
+            let dir = find_latest(&options.root, &options.name)?;
+            let lock = is_first.then(|| RunLock::take(dir.path())).transpose()?;
+            // Its former owner may have saved once more.
+            Ok((Some(dir.checkpoints().latest()?), lock))
+        }
+        Start::From(path) => {
+            let checkpoint = Store::resolve(path)?;
+            let own = own_dir(&checkpoint).filter(|_| is_first);
+            let lock = own.map(|dir| RunLock::take(dir.path())).transpose()?;
+            Ok((Some(checkpoint), lock))
+        }
+    }
+}
+
+/// The run that a checkpoint is the latest of.
+fn own_dir(checkpoint: &Path) -> Option<RunDir> {
+    let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
+    (dir.checkpoints().latest().ok()? == checkpoint).then_some(dir)
+}
+
 /// The directory of the run, as it stands at `step`. A run goes on in its own directory only from
 /// its latest checkpoint; from an earlier one it branches off into a new directory.
 fn open_files(
     options: &TrainingOptions,
     resumed: Option<&Path>,
     step: u64,
-) -> Result<(RunDir, RunLog)> {
-    let own = resumed.and_then(|checkpoint| {
-        let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
-        (dir.checkpoints().latest().ok()? == checkpoint).then_some(dir)
-    });
+    lock: Option<RunLock>,
+) -> Result<((RunDir, RunLog), RunLock)> {
+    let own = resumed.and_then(own_dir).zip(lock);
     let goes_on = own.is_some();
-    let dir = match own {
-        Some(dir) => dir,
-        None => RunDir::create(&options.root, &options.name)?,
+    let (dir, lock) = match own {
+        Some(own) => own,
+        None => {
+            let dir = RunDir::create(&options.root, &options.name)?;
+            let lock = RunLock::take(dir.path())?;
+            (dir, lock)
+        }
     };
     dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
     let log = RunLog::open(&dir, goes_on.then_some(step), options.lines)?;
-    Ok((dir, log))
+    Ok(((dir, log), lock))
 }

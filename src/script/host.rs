@@ -5,9 +5,13 @@
 //! and the hub live as long as the host, and are made when they are first asked for.
 
 use std::{
-    cell::{Cell, OnceCell, RefCell},
+    cell::{OnceCell, RefCell},
     path::PathBuf,
     rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use rhai::NativeCallContext;
@@ -54,7 +58,7 @@ pub struct Host {
     /// Called with each engine that the recipe makes, before its first step.
     pub(crate) on_engine: Option<OnEngine>,
     /// Set while a run accompanies the recipe's training loop.
-    pub(crate) run_is_active: Cell<bool>,
+    pub(crate) run_is_active: Arc<AtomicBool>,
     hub: OnceCell<Rc<Hub>>,
 }
 
@@ -89,7 +93,7 @@ impl Host {
             planning: None,
             feed: None,
             on_engine: None,
-            run_is_active: Cell::new(false),
+            run_is_active: Arc::default(),
             hub: OnceCell::new(),
         }
     }
@@ -111,10 +115,7 @@ impl Host {
             Some(host) => host.workspace.rights.check_host(name),
             None => Err(Error::new(Code::Internal, "a request after the session ended")),
         });
-        let hub = match self.stopper() {
-            Some(stop) => hub.stop_when(Rc::new(stop)),
-            None => hub,
-        };
+        let hub = hub.stop_when(Rc::new(self.stopper()));
         let show = Rc::clone(&self.output.show_download);
         let hub = Rc::new(hub.on_progress(move |progress| show(progress)));
         Ok(Rc::clone(self.hub.get_or_init(|| hub)))
@@ -124,7 +125,7 @@ impl Host {
     pub fn group(&self) -> Result<Rc<ProcessGroup>> {
         match self.planning {
             Some(_) => self.ranks.planned(),
-            None => self.ranks.connected(&self.workspace.rights.env),
+            None => self.ranks.connected(&self.workspace.rights.env, &|| self.interrupted()),
         }
     }
 
@@ -149,13 +150,15 @@ impl Host {
     /// Whether the script is to end at once: an active run ends it itself, after saving. In a live
     /// session nothing ends, and the run can go on with the next input.
     pub fn must_stop(&self) -> bool {
-        self.interrupted() && (self.is_live() || !self.run_is_active.get())
+        self.interrupted() && (self.is_live() || !self.run_is_active.load(Ordering::Relaxed))
     }
 
-    /// In a live session, tells whether the user wants the operation under way to end.
-    pub(crate) fn stopper(&self) -> Option<impl Fn() -> bool + Send + Sync + use<>> {
-        let interrupt = self.interrupt.clone();
-        self.is_live().then_some(move || interrupt.requested())
+    /// Tells whether the operation under way is to end: whenever the script [must
+    /// stop](Self::must_stop).
+    pub(crate) fn stopper(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let (interrupt, is_live) = (self.interrupt.clone(), self.is_live());
+        let run_is_active = Arc::clone(&self.run_is_active);
+        move || interrupt.requested() && (is_live || !run_is_active.load(Ordering::Relaxed))
     }
 
     /// Whether inputs come one after another, and the variables stay.

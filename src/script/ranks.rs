@@ -23,13 +23,18 @@ impl Ranks {
 
     /// The group that torchrun's variables name, or this process alone. It is connected at the first
     /// call, which all ranks must make; this thread then works on the process's device.
-    pub(super) fn connected(&self, env: &Environment) -> Result<Rc<ProcessGroup>> {
+    /// `stop` says that the user wants no more.
+    pub(super) fn connected(
+        &self,
+        env: &Environment,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Rc<ProcessGroup>> {
         self.group_or(|| {
             let rendezvous = Rendezvous::from_env(env)?;
             let device = self.device.resolve(local_rank(rendezvous.as_ref()))?;
             make_current(device)?;
             match rendezvous {
-                Some(rendezvous) => ProcessGroup::connect(&rendezvous, device),
+                Some(rendezvous) => ProcessGroup::connect_until(&rendezvous, device, stop),
                 None => ProcessGroup::single(device),
             }
         })

@@ -21,6 +21,7 @@ use crate::{
         resolver::Resolver,
         value,
     },
+    tensor::{available_bytes, held_by_rust},
     units::Bytes,
 };
 
@@ -43,12 +44,45 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
         output.output.print(&format!("[{place}] {text}"));
     });
     let host = Rc::clone(host);
-    engine.on_progress(move |_| match (host.must_stop(), host.output.is_exceeded()) {
-        (true, _) => Some(terminated(interruption())),
-        (_, true) => Some(terminated(printed_too_much(host.output.limit))),
-        _ => None,
+    let memory = MemoryLimit::of_now();
+    engine.on_progress(move |operations| {
+        if host.must_stop() {
+            return Some(terminated(interruption()));
+        }
+        if host.output.is_exceeded() {
+            return Some(terminated(printed_too_much(host.output.limit)));
+        }
+        let is_due = operations.is_multiple_of(OPERATIONS_PER_LOOK);
+        is_due.then(|| memory.exceeded()).flatten().map(terminated)
     });
     engine
+}
+
+/// Operations of a recipe between two looks at its memory; one takes as much as the longest string.
+const OPERATIONS_PER_LOOK: u64 = 16;
+
+/// What a recipe's values may take of the memory: each is limited, and their number is not.
+struct MemoryLimit {
+    /// What Rust code held before the recipe ran.
+    before: u64,
+    most: u64,
+}
+
+impl MemoryLimit {
+    /// Half of the memory that is available now; tensors are not counted.
+    fn of_now() -> Self {
+        let available = available_bytes().unwrap_or(u64::MAX);
+        Self { before: held_by_rust(), most: available / 2 }
+    }
+
+    fn exceeded(&self) -> Option<Error> {
+        let held = held_by_rust().saturating_sub(self.before);
+        (held > self.most).then(|| {
+            let most = Bytes(self.most);
+            Error::new(Code::Recipe, format!("the recipe's values take more than {most} of memory"))
+                .hint("a list or a map of many large values is probably filled without an end")
+        })
+    }
 }
 
 /// Lets a closure use the handle whose method it is passed to: `ds.filter(|row| ds.count() > 0)`.

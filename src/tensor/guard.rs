@@ -2,24 +2,13 @@
 //!
 //! Model code uses the bindings' short forms (`a.matmul(&b)`, which panic where libtorch throws), so
 //! that it reads like the paper; shapes, dtypes and ids are checked first, and [`guard`] catches
-//! whatever is left. This needs `panic = "unwind"`.
-
-use std::{
-    any::Any,
-    cell::Cell,
-    panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook},
-    sync::Once,
-};
+//! whatever is left.
 
 use crate::{
-    bridge::without_backtrace,
+    bridge::{refusal, without_backtrace},
     error::{Error, Result},
-    tensor::errors,
+    foreign,
 };
-
-thread_local! {
-    static GUARDED: Cell<bool> = const { Cell::new(false) };
-}
 
 /// Runs `work`, turning a panic inside it into an error that names the operation.
 ///
@@ -27,38 +16,15 @@ thread_local! {
 /// `Code::Memory` where libtorch ran out of memory, `Code::Torch` with libtorch's own words
 /// otherwise, and whatever `work` returns.
 pub fn guard<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    silence_guarded_panics();
-    let outer = GUARDED.replace(true);
-    // Whatever `work` was changing is dropped or, in the engine, marked as unusable by the caller.
-    let outcome = catch_unwind(AssertUnwindSafe(work));
-    GUARDED.set(outer);
-    outcome.unwrap_or_else(|panic| Err(panic_error(doing, panic.as_ref())))
+    foreign::catch(work).unwrap_or_else(|words| Err(panic_error(doing, &words)))
 }
 
-/// Installs, once, a panic hook that stays silent inside [`guard`] and is the old one elsewhere.
-fn silence_guarded_panics() {
-    static INSTALLED: Once = Once::new();
-    INSTALLED.call_once(|| {
-        let usual = take_hook();
-        set_hook(Box::new(move |info| {
-            if !GUARDED.get() {
-                usual(info);
-            }
-        }));
-    });
-}
-
-fn panic_error(doing: &str, panic: &(dyn Any + Send)) -> Error {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("a panic without a message");
+fn panic_error(doing: &str, text: &str) -> Error {
     // `Result::unwrap` prints the error's debug form: Torch("words\nof libtorch").
     let words = text.split_once("Torch(\"").map_or(text, |(_, words)| words);
-    let words = without_backtrace(&words.replace("\\n", "\n").replace("\\\"", "\"")).to_owned();
-    let words = words.trim_end_matches(['"', ')', '\n']).trim();
-    errors::from_words(&format!("{doing}: {words}"))
+    let words = words.replace("\\n", "\n").replace("\\\"", "\"");
+    let words = without_backtrace(&words).trim_end_matches(['"', ')', '\n']).trim();
+    refusal(&format!("{doing}: {words}"))
 }
 
 #[cfg(test)]

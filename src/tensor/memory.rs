@@ -8,7 +8,7 @@ use std::path::Path;
 use super::Device;
 pub use crate::bridge::cuda_memory::AllocatorUse;
 use crate::{
-    bridge::cuda_memory,
+    bridge::{alloc, cuda_memory},
     error::{Code, Error, Result},
     fs::read_to_string,
     units::{Bytes, proc_bytes},
@@ -53,11 +53,24 @@ pub fn allocator_use(device: Device) -> Result<Option<AllocatorUse>> {
     }
 }
 
-/// Bytes that this process can still use: what the kernel says, within the limit of its control
-/// group.
-fn available_bytes() -> Option<u64> {
+/// Bytes of the host that this process can still use: what the kernel says, within the limit of its
+/// control group and of its address space (`ulimit -v`). `None` where nobody tells.
+pub fn available_bytes() -> Option<u64> {
     let system = proc_bytes(&read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
-    Some(system.min(group_bytes().unwrap_or(u64::MAX)))
+    let limits = [group_bytes(), address_bytes()].into_iter().flatten();
+    Some(limits.fold(system, u64::min))
+}
+
+/// Bytes that Rust code holds, which is all but tensors; 0 in a program with another allocator.
+pub fn held_by_rust() -> u64 {
+    alloc::held()
+}
+
+/// The rest of the limit of this process's address space, where there is one.
+fn address_bytes() -> Option<u64> {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::As).current?;
+    let used = proc_bytes(&read_to_string("/proc/self/status").ok()?, "VmSize:")?;
+    Some(limit.saturating_sub(used))
 }
 
 /// The rest of the limit of this process's control group (version 2), where there is one.

@@ -17,7 +17,9 @@ pub use self::safetensors::SafetensorsFile;
 pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
 pub use gpu::Gpu;
 pub use guard::guard;
-pub use memory::{AllocatorUse, allocator_use, check_memory, total_memory};
+pub use memory::{
+    AllocatorUse, allocator_use, available_bytes, check_memory, held_by_rust, total_memory,
+};
 pub use numerics::{check_numerics, compute_with};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};

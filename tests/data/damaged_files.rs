@@ -1,5 +1,7 @@
 //! Damaged and missing files are errors that name them.
 
+use rand::{RngExt, SeedableRng};
+
 use super::*;
 
 fn error(dir: &TempDir, spec: &str) -> Error {
@@ -78,4 +80,117 @@ fn files_with_other_columns_are_refused() {
     write_parquet(&dir.path().join("p/2.parquet"), &other, 10);
     let e = open(&dir, "p").unwrap().rows().unwrap().find_map(Result::err).unwrap();
     assert!(e.message().contains("expected text: Utf8; found text: Int32"), "{e}");
+}
+
+/// The bytes of files of both formats, with what their readers have code for.
+fn whole_files() -> Vec<(&'static str, Vec<u8>)> {
+    let texts = text_batch(0, 300);
+    let lists =
+        ListArray::from_iter_primitive::<Int32Type, _, _>((0..300).map(|i| Some(vec![Some(i); 3])));
+    let words = arrow::array::DictionaryArray::<Int32Type>::from_iter(
+        (0..300).map(|i| if i % 3 == 0 { "one" } else { "two" }),
+    );
+    let columns: [(&str, ArrayRef); 3] = [
+        ("text", texts.column(0).clone()),
+        ("input_ids", Arc::new(lists)),
+        ("word", Arc::new(words)),
+    ];
+    let batch = RecordBatch::try_from_iter(columns).unwrap();
+    let mut files = Vec::new();
+    for compression in [None, Some(CompressionType::LZ4_FRAME), Some(CompressionType::ZSTD)] {
+        let options = || IpcWriteOptions::default().try_with_compression(compression).unwrap();
+        let (mut file, mut stream) = (Vec::new(), Vec::new());
+        let mut writer =
+            FileWriter::try_new_with_options(&mut file, &batch.schema(), options()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        let mut writer =
+            StreamWriter::try_new_with_options(&mut stream, &batch.schema(), options()).unwrap();
+        writer.write(&batch).unwrap();
+        writer.finish().unwrap();
+        drop(writer);
+        files.extend([("arrow", file), ("arrow", stream)]);
+    }
+    for (version, dictionary) in [
+        (parquet::file::properties::WriterVersion::PARQUET_1_0, true),
+        (parquet::file::properties::WriterVersion::PARQUET_2_0, false),
+    ] {
+        let properties = WriterProperties::builder()
+            .set_writer_version(version)
+            .set_dictionary_enabled(dictionary)
+            .set_compression(parquet::basic::Compression::SNAPPY)
+            .set_max_row_group_row_count(Some(100));
+        let mut bytes = Vec::new();
+        let mut writer =
+            ArrowWriter::try_new(&mut bytes, batch.schema(), Some(properties.build())).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        files.push(("parquet", bytes));
+    }
+    files
+}
+
+/// Files with a few bytes changed are read to their end, or are errors that a recipe can catch.
+#[test]
+fn changed_files_are_errors_that_can_be_caught() {
+    const FILES: u64 = 2000;
+    let dir = tempfile::tempdir().unwrap();
+    let whole = whole_files();
+    let mut random = rand_chacha::ChaCha8Rng::from_seed([7; 32]);
+    let mut recipe = String::new();
+    for i in 0..FILES {
+        let (extension, bytes) = &whole[(i % whole.len() as u64) as usize];
+        let mut bytes = bytes.clone();
+        // Half of the changes are near the end, where the metadata of most formats are.
+        let from = if i % 2 == 0 { 0 } else { bytes.len() - bytes.len().min(600) };
+        for _ in 0..random.random_range(1..5) {
+            let at = random.random_range(from..bytes.len());
+            bytes[at] = [0, 1, 0x7f, 0x80, 0xff, random.random()][random.random_range(0..6)];
+        }
+        let name = format!("{i}.{extension}");
+        std::fs::write(dir.path().join(&name), bytes).unwrap();
+        recipe += &format!(
+            "try {{ for r in dataset(\"{name}\") {{ let x = r; }} dataset(\"{name}\").count(); read += 1; }} \
+             catch (e) {{ if e.code != \"E601\" {{ print(`{name} ${{e}}`); }} }}\n"
+        );
+    }
+    std::fs::write(dir.path().join("r.rhai"), format!("let read = 0;\n{recipe}print(read);\n"))
+        .unwrap();
+    let output = crate::support::program::dsr(dir.path(), &["run", "r.rhai"]).output().unwrap();
+    let said = crate::support::program::out(&output);
+    let read: u64 = said.trim().parse().unwrap_or_else(|_| panic!("{said}"));
+    assert!(read < FILES * 9 / 10, "{read} of {FILES} files were read: nothing was tested");
+}
+
+#[test]
+fn sizes_that_no_file_has_are_refused_before_they_are_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    for (extension, whole) in whole_files() {
+        let path = dir.path().join(format!("cut.{extension}"));
+        for end in [0, 1, 7, 8, 9, 11, 12, 16, 17, whole.len() / 2, whole.len() - 1] {
+            std::fs::write(&path, &whole[..end]).unwrap();
+            let spec = path.display().to_string();
+            if let Ok(dataset) = open(&dir, &spec) {
+                let _ = dataset.rows().unwrap().find_map(Result::err);
+            }
+        }
+        // The length of the footer or of the first message.
+        let at = if extension == "parquet" { whole.len() - 8 } else { whole.len() - 10 };
+        let mut huge = whole.clone();
+        huge[at..at + 4].copy_from_slice(&0x7fff_ffffu32.to_le_bytes());
+        std::fs::write(&path, huge).unwrap();
+        if let Err(e) = open(&dir, &path.display().to_string()) {
+            assert_eq!(e.code(), Code::Data, "{e}");
+        }
+    }
+}
+
+#[test]
+fn a_line_without_an_end_is_refused() {
+    let dir = dir(&[]);
+    let path = dir.path().join("holes.jsonl");
+    File::create(&path).unwrap().set_len(1 << 40).unwrap();
+    let e = error(&dir, "holes.jsonl");
+    assert!(e.message().ends_with("line 1 is longer than 256.0 MiB"), "{e}");
 }

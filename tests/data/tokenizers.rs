@@ -50,3 +50,77 @@ fn mistakes_are_named() {
     assert_eq!(error("gpt2").hints(), ["did you mean \"dsr:gpt2\"?"]);
     assert!(error("dsr:gpt").message().contains("there is dsr:gpt2"));
 }
+
+/// A tokenizer of a few letters with these parts replaced.
+fn with_rules(rules: &serde_json::Value) -> Result<Tokenizer> {
+    let mut whole = json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [],
+        "normalizer": null, "pre_tokenizer": null, "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "!": 2}, "merges": []},
+    });
+    for (key, value) in rules.as_object().unwrap() {
+        whole[key] = value.clone();
+    }
+    Tokenizer::from_bytes(whole.to_string().as_bytes())
+}
+
+/// What the library would panic at, or ask gigabytes for.
+#[test]
+fn rules_that_do_not_fit_are_errors() {
+    let split = |regex: &str| {
+        json!({"pre_tokenizer": {
+            "type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": false,
+        }})
+    };
+    let long = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1000)});
+    let bpe = |vocab, merges| json!({"model": {"type": "BPE", "vocab": vocab, "merges": merges}});
+    let table =
+        |table| json!({"normalizer": {"type": "Precompiled", "precompiled_charsmap": table}});
+    let template = json!({"post_processor": {
+        "type": "TemplateProcessing", "pair": [], "special_tokens": {},
+        "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+    }});
+    let cases = [
+        ("backtracking", split("(a+)+$")),
+        ("alternatives", split("(a|aa)+$")),
+        ("repetition", split(&"\\p{L}+".repeat(200))),
+        ("a merge without a product", bpe(json!({"a": 0, "b": 1, "!": 2}), json!([["a", "b"]]))),
+        ("ids that two tokens have", bpe(json!({"a": 0, "b": 0, "!": 0}), json!([["a", "b"]]))),
+        ("an unknown special token", template),
+        (
+            "a bomb",
+            json!({"normalizer": {"type": "Sequence", "normalizers": [long, long, long, long]}}),
+        ),
+        ("a table of 4 GiB", table("AAAA////")),
+        ("a table of 8 GiB", table("//////////8AAAAAAAAA")),
+    ];
+    let text = format!("{}!", "a".repeat(3000));
+    for (name, rules) in cases {
+        let e = with_rules(&rules)
+            .and_then(|tokenizer| {
+                tokenizer.encode_batch(vec![&text, &text])?;
+                tokenizer.encode(&text)
+            })
+            .err();
+        let e = e.unwrap_or_else(|| panic!("{name} is no error"));
+        assert_eq!(e.code(), Code::Tokenizer, "{name}: {e}");
+    }
+    let strip = json!({"decoder": {"type": "Strip", "content": "a", "start": 5, "stop": 5}});
+    let e = with_rules(&strip).unwrap().decode(&[0, 1, 2]).unwrap_err();
+    assert_eq!(e.code(), Code::Tokenizer, "{e}");
+}
+
+#[test]
+fn merges_of_two_files_that_do_not_fit_are_errors() {
+    let cases = [
+        (r#"{"a": 0, "b": 1}"#, "#version: 0.2\na b\n"),
+        (r#"{"a": 0}"#, "a\n"),
+        (r#"{"a": "x"}"#, ""),
+        ("[", ""),
+    ];
+    for (vocab, merges) in cases {
+        let dir = dir(&[("vocab.json", vocab), ("merges.txt", merges)]);
+        let e = Tokenizer::from_path(dir.path()).unwrap_err();
+        assert_eq!(e.code(), Code::Tokenizer, "{vocab} {merges}: {e}");
+    }
+}

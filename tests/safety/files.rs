@@ -173,3 +173,36 @@ fn poisoned_checkpoints_and_configs_of_deepspeed_are_refused() {
         assert!(matches!(code, Some(Code::Syntax | Code::WrongType)), "{text:?}: {code:?}");
     }
 }
+
+/// Pipes and files of holes have no end, and are refused.
+#[test]
+fn what_has_no_end_is_refused() {
+    let place = Place::new();
+    let dir = place.recipe.directory();
+    fs::create_dir_all(dir.join("pipes")).unwrap();
+    fs::create_dir_all(dir.join("holes")).unwrap();
+    for name in ["a.jsonl", "a.txt", "a.parquet", "a.arrow", "config.json", "tokenizer.json"] {
+        let made = std::process::Command::new("mkfifo").arg(dir.join("pipes").join(name)).status();
+        assert!(made.unwrap().success());
+        fs::File::create(dir.join("holes").join(name)).unwrap().set_len(1 << 40).unwrap();
+    }
+    let mut endless = Vec::new();
+    for from in ["pipes", "holes"] {
+        for name in ["a.jsonl", "a.txt", "a.parquet", "a.arrow"] {
+            endless.push(format!("for r in dataset(\"{from}/{name}\") {{ print(r); }}"));
+        }
+        endless.push(format!("load_model(\"{from}\");"));
+        endless.push(format!("new_model(\"{from}/config.json\");"));
+        endless.push(format!("tokenizer(\"{from}/tokenizer.json\");"));
+        endless.push(format!("from_deepspeed(\"{from}/config.json\");"));
+    }
+    for recipe in endless {
+        let failure = place.run(&recipe, |_| ()).unwrap_err();
+        let error = &failure.faults[0].error;
+        assert_ne!(error.code(), Code::Internal, "{recipe}: {error}");
+        assert!(
+            failure.code().exit_status() == 4 || failure.code() == Code::BadValue,
+            "{recipe}: {error}"
+        );
+    }
+}

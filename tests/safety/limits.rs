@@ -21,6 +21,12 @@ fn memory_depth_and_numbers_have_limits() {
             ("let m = #{};\nloop { m = #{ a: m, b: m }; }", Code::Recipe),
             ("let f = |a, b| 1;\nloop { f = f.curry(f); }", Code::Syntax),
             ("let s = \"\";\ns.pad(1000000000000, \"x\");", Code::Recipe),
+            ("let s = \"\";\ns.pad(10, \"\");", Code::BadValue),
+            (
+                "let s = \"\";\ns.pad(1000000, \"a\");\nlet t = s;\ns.replace(\"a\", t);",
+                Code::Recipe,
+            ),
+            ("let s = \"\";\ns.pad(1000000, \"a\");\nlet t = s;\ns.replace('a', t);", Code::Recipe),
             ("let b = blob(1000000000000);", Code::Recipe),
             ("let a = [];\na.pad(1000000000000, 1);", Code::Recipe),
             ("let x = 9223372036854775807 + 1;", Code::Recipe),
@@ -58,4 +64,46 @@ fn an_endless_loop_can_be_stopped() {
         });
     });
     assert_eq!(stopped.unwrap_err().code(), Code::Interrupted);
+}
+
+/// Values that are each within their limit fill no memory together.
+#[test]
+fn many_large_values_end_the_recipe_before_the_memory_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipes = [
+        "let a = []; a.pad(10000, 0); a.map(|x| { let c = []; c.pad(1000000, 0); c });",
+        "let a = []; a.pad(10000, 0); a.map(|x| { let c = \"\"; c.pad(16000000, \"x\"); c });",
+        "let f = []; for i in 0..100000 { let s = []; s.pad(100000, 0); let g = || s; f.push(g); }",
+    ];
+    for recipe in recipes {
+        write(&dir.path().join("r.rhai"), recipe);
+        let output = std::process::Command::new("prlimit")
+            .args(["--as=6000000000", env!("CARGO_BIN_EXE_dsr"), "run", "r.rhai"])
+            .current_dir(dir.path())
+            .output()
+            .unwrap();
+        let text = support::program::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{recipe}: {text}");
+        assert!(text.contains("error[E111]: the recipe's values take more than"), "{text}");
+    }
+}
+
+/// Memory that the system refuses is one sentence with its code.
+#[test]
+fn refused_memory_is_told_in_words() {
+    let recipes = [
+        "let a = ones([30000, 30000]);",
+        "let a = randn([1000000]); for i in 0..12 { a = cat([a, a]); }",
+        "init_engine(new_model(\"gpt2-medium\"), #{ micro_batch_size: 1 });",
+    ];
+    for recipe in recipes {
+        let output = std::process::Command::new("prlimit")
+            .args(["--as=4500000000", env!("CARGO_BIN_EXE_dsr"), "eval", recipe])
+            .env("DSR_DEVICE", "cpu")
+            .output()
+            .unwrap();
+        let text = support::program::text(&output.stderr);
+        assert_eq!(output.status.code(), Some(5), "{recipe}: {text}");
+        assert!(text.starts_with("error[E301]: ") && !text.contains("frame #"), "{text}");
+    }
 }

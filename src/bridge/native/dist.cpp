@@ -212,7 +212,8 @@ extern "C" {
 
 // The store at host:port, where all ranks meet. One process hosts it (`server`), for which port 0
 // is any free one; `bound` receives the port. Waits for the host, not for the other ranks.
-int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* prefix,
+// `listener` is a socket that listens already, which a server takes over; -1: it opens one itself.
+int dsr_store_tcp(const char* host, uint16_t port, bool server, int listener, const char* prefix,
                   int64_t timeout_ms, uint16_t* bound, void** out) {
   TRY(
     QuietLog quiet;
@@ -220,6 +221,7 @@ int dsr_store_tcp(const char* host, uint16_t port, bool server, const char* pref
     options.port = port;
     options.isServer = server;
     options.waitWorkers = false;
+    if (listener >= 0) options.masterListenFd = listener;
     options.timeout = milliseconds(timeout_ms);
     auto store = c10::make_intrusive<c10d::TCPStore>(host, options);
     *bound = store->getPort();
@@ -251,6 +253,18 @@ int dsr_store_set(void* handle, const char* key, const uint8_t* value, size_t si
   TRY(
     auto& store = **static_cast<Store*>(handle);
     store.set(key, std::vector<uint8_t>(value, value + size));
+  )
+}
+
+// Sets a key that has no value yet; `value` receives the one that it has then, as in dsr_store_get.
+int dsr_store_claim(void* handle, const char* key, const uint8_t* wanted, size_t wanted_size,
+                    const uint8_t** value, size_t* size) {
+  TRY(
+    static thread_local std::vector<uint8_t> last;
+    auto& store = **static_cast<Store*>(handle);
+    last = store.compareSet(key, {}, std::vector<uint8_t>(wanted, wanted + wanted_size));
+    *value = last.data();
+    *size = last.size();
   )
 }
 

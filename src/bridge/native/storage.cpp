@@ -4,13 +4,16 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/DeviceGuard.h>
 
+#include <string>
+
 #include "bridge.h"
 
 extern "C" {
 
 // Gives the storage of `tensor` new memory of this many bytes with any content, or none. All
-// tensors over the storage see it.
-int dsr_storage_allocate(at::Tensor* tensor, int64_t bytes) {
+// tensors over the storage see it. While there is none, whoever asks for the memory gets an
+// exception with the words of src/bridge/storage.rs: libtorch asks before each read and write.
+int dsr_storage_allocate(at::Tensor* tensor, int64_t bytes, const char* released_words) {
   TRY(
     c10::StorageImpl* storage = tensor->storage().unsafeGetStorageImpl();
     const c10::Device device = tensor->device();
@@ -19,8 +22,11 @@ int dsr_storage_allocate(at::Tensor* tensor, int64_t bytes) {
     // The old memory goes before the new one comes.
     storage->set_data_ptr_noswap(std::move(memory));
     storage->set_nbytes(0);
+    storage->release_data_and_set_meta_custom_data_ptr_error_msg_(std::string(released_words));
     if (bytes > 0) {
-      storage->set_data_ptr_noswap(c10::GetAllocator(device.type())->allocate(bytes));
+      c10::DataPtr fresh = c10::GetAllocator(device.type())->allocate(bytes);
+      storage->clear_data_ptr_access_error_msg_();
+      storage->set_data_ptr_noswap(std::move(fresh));
       storage->set_nbytes(bytes);
     }
   )

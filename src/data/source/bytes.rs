@@ -1,8 +1,7 @@
 //! The bytes of one data file, on disk or in the binary, as a stream or as lines.
 
 use std::{
-    fs::File,
-    io::{BufRead, BufReader, Cursor},
+    io::{BufRead, BufReader, Cursor, Read},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -10,7 +9,12 @@ use std::{
 use crate::{
     data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
+    fs::open_file,
+    units::Bytes,
 };
+
+/// The longest line.
+const MOST_LINE_BYTES: u64 = 256 << 20;
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
@@ -47,7 +51,7 @@ impl FileBytes {
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
         Ok(match self.place() {
             FileLocation::Path(path) => {
-                Box::new(BufReader::with_capacity(1 << 20, File::open(path).at("read", path)?))
+                Box::new(BufReader::with_capacity(1 << 20, open_file(path)?))
             }
             FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
         })
@@ -74,8 +78,12 @@ impl Iterator for Lines {
             return Some(Err(e));
         }
         let mut line = Vec::new();
-        match self.stream.read_until(b'\n', &mut line) {
+        match self.stream.by_ref().take(MOST_LINE_BYTES).read_until(b'\n', &mut line) {
             Ok(0) => None,
+            Ok(n) if n as u64 == MOST_LINE_BYTES => {
+                let (number, most) = (self.number + 1, Bytes(MOST_LINE_BYTES));
+                Some(Err(self.file.error(format!("line {number} is longer than {most}"))))
+            }
             Ok(_) => {
                 if line.ends_with(b"\n") {
                     line.pop();

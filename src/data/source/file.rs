@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::{
+    array::RecordBatch,
+    datatypes::{Schema, SchemaRef},
+};
 
 use super::{
     bytes::{FileBytes, FileLocation},
@@ -13,7 +16,8 @@ use super::{
 };
 use crate::{
     data::stage::Batches,
-    error::{Code, IoContext, Result},
+    error::{Code, Error, IoContext, Result},
+    foreign::{catch, catch_each},
 };
 
 /// How the rows are written.
@@ -24,6 +28,9 @@ pub(super) enum Format {
     JsonLines,
     Text,
 }
+
+/// The most rows of a batch.
+const MOST_ROWS: usize = 1 << 16;
 
 /// The formats by their file name extensions, for messages.
 pub(super) const KNOWN_EXTENSIONS: &str =
@@ -83,12 +90,23 @@ impl DataFile {
     }
 
     pub(super) fn schema(&self) -> Result<Schema> {
-        match self.0.format {
-            Format::Parquet => parquet::schema(&self.0.bytes),
-            Format::ArrowIpc => ipc::schema(&self.0.bytes),
-            Format::JsonLines => jsonl::schema(&self.0.bytes),
+        self.guarded(|bytes| match self.0.format {
+            Format::Parquet => parquet::schema(bytes),
+            Format::ArrowIpc => ipc::schema(bytes),
+            Format::JsonLines => jsonl::schema(bytes),
             Format::Text => Ok(text::schema()),
-        }
+        })
+    }
+
+    /// Runs a reader's function, whose panic is an error of this file.
+    fn guarded<T>(&self, work: impl FnOnce(&FileBytes) -> Result<T>) -> Result<T> {
+        let bytes = &self.0.bytes;
+        catch(|| work(bytes)).unwrap_or_else(|words| Err(self.damaged(&words)))
+    }
+
+    /// The error for a panic of a reader's library.
+    fn damaged(&self, words: &str) -> Error {
+        self.0.bytes.error(format!("damaged file: {words}"))
     }
 
     /// The number of rows; text formats are read through once for it.
@@ -96,12 +114,12 @@ impl DataFile {
         if let Some(&rows) = self.0.rows.get() {
             return Ok(rows);
         }
-        let rows = match self.0.format {
-            Format::Parquet => parquet::num_rows(&self.0.bytes),
-            Format::ArrowIpc => ipc::num_rows(&self.0.bytes),
-            Format::JsonLines => jsonl::num_rows(&self.0.bytes),
-            Format::Text => text::num_rows(&self.0.bytes),
-        }?;
+        let rows = self.guarded(|bytes| match self.0.format {
+            Format::Parquet => parquet::num_rows(bytes),
+            Format::ArrowIpc => ipc::num_rows(bytes),
+            Format::JsonLines => jsonl::num_rows(bytes),
+            Format::Text => text::num_rows(bytes),
+        })?;
         Ok(*self.0.rows.get_or_init(|| rows))
     }
 
@@ -113,14 +131,38 @@ impl DataFile {
         }
     }
 
-    /// The rows from `from` on. `schema` is the dataset's, which formats without types of their own
-    /// read by.
-    pub(super) fn read(&self, from: u64, schema: &SchemaRef) -> Result<Batches> {
-        match self.0.format {
-            Format::Parquet => parquet::read(&self.0.bytes, from),
-            Format::ArrowIpc => ipc::read(&self.0.bytes, from),
-            Format::JsonLines => jsonl::read(&self.0.bytes, from, schema),
-            Format::Text => text::read(&self.0.bytes, from, schema),
-        }
+    /// The rows from `from` on as `then` makes them of what is read. `schema` is the dataset's, which
+    /// formats without types of their own read by.
+    pub(super) fn read(
+        &self,
+        from: u64,
+        schema: &SchemaRef,
+        then: impl Fn(&RecordBatch) -> Result<RecordBatch> + 'static,
+    ) -> Result<Batches> {
+        let batches = self.guarded(|bytes| match self.0.format {
+            Format::Parquet => parquet::read(bytes, from),
+            Format::ArrowIpc => ipc::read(bytes, from),
+            Format::JsonLines => jsonl::read(bytes, from, schema),
+            Format::Text => text::read(bytes, from, schema),
+        })?;
+        let file = self.clone();
+        let small = batches.flat_map(slices).map(move |batch| then(&batch?));
+        Ok(Box::new(catch_each(small, move |batches, words| {
+            file.damaged(&format!("{words} (after {batches} batches from row {from} on)"))
+        })))
     }
+}
+
+/// A batch of a file in parts of which each is not too large to be worked with: a file can claim any
+/// number of rows that take no space.
+fn slices(batch: Result<RecordBatch>) -> Batches {
+    let batch = match batch {
+        Ok(batch) if batch.num_rows() > MOST_ROWS => batch,
+        other => return Box::new(std::iter::once(other)),
+    };
+    let starts = (0..batch.num_rows()).step_by(MOST_ROWS);
+    Box::new(starts.map(move |at| {
+        let rows = MOST_ROWS.min(batch.num_rows() - at);
+        Ok(batch.slice(at, rows))
+    }))
 }

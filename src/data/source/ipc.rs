@@ -1,8 +1,7 @@
 //! Arrow IPC, both its file format (Feather version 2) and its stream format (what Hugging Face's
 //! `save_to_disk` writes); the first bytes tell which.
 
-use std::io::{BufRead, BufReader, Read, Seek};
-use std::{fs::File, io::Cursor};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom};
 
 use arrow::{
     array::RecordBatch,
@@ -11,10 +10,14 @@ use arrow::{
     ipc::reader::{FileReader, StreamReader},
 };
 
-use super::bytes::{FileBytes, FileLocation};
+use super::{
+    bytes::{FileBytes, FileLocation},
+    ipc_check::{check_file, check_stream},
+};
 use crate::{
     data::stage::{Batches, skip_rows},
-    error::{Error, IoContext, Result},
+    error::{Error, Result},
+    fs::open_file,
 };
 
 /// The first bytes of the file format.
@@ -38,9 +41,7 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
 
 fn open(file: &FileBytes, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
     match file.place() {
-        FileLocation::Path(path) => {
-            read_either(BufReader::new(File::open(path).at("read", path)?), file, columns)
-        }
+        FileLocation::Path(path) => read_either(BufReader::new(open_file(path)?), file, columns),
         FileLocation::Embedded(bytes) => read_either(Cursor::new(*bytes), file, columns),
     }
 }
@@ -58,6 +59,13 @@ fn read_either<R: BufRead + Seek + 'static>(
             .error("Feather version 1 is not supported")
             .hint("write it again as Parquet or Feather version 2"));
     }
+    let sized = reader.seek(SeekFrom::End(0)).map_err(|e| e.to_string());
+    let check = match start == MAGIC {
+        true => sized.and_then(|len| check_file(&mut reader, len)),
+        false => sized.and_then(|len| check_stream(&mut reader, len)),
+    };
+    check.map_err(|e| file.error(format!("damaged or truncated Arrow file: {e}")))?;
+    reader.rewind().map_err(|e| damaged(file, e.into()))?;
     if start == MAGIC {
         let reader = FileReader::try_new(reader, columns).map_err(|e| damaged(file, e))?;
         return Ok((reader.schema().as_ref().clone(), named(reader, file)));

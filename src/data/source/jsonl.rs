@@ -16,7 +16,7 @@ use super::bytes::{FileBytes, Lines};
 use crate::{
     data::{
         rows::{Row, from_rows, infer_schema},
-        stage::{Batches, ROWS_PER_BATCH},
+        stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
     },
     error::{Error, Result},
 };
@@ -68,9 +68,11 @@ impl Objects {
     /// The next rows with their line numbers; empty at the end.
     fn take_rows(&mut self) -> Result<(Vec<u64>, Vec<Row>)> {
         let (mut numbers, mut rows) = (Vec::new(), Vec::new());
-        while rows.len() < ROWS_PER_BATCH {
+        let mut bytes = 0;
+        while rows.len() < ROWS_PER_BATCH && bytes < BYTES_PER_BATCH {
             let Some(line) = self.lines.next() else { break };
             let (number, line) = line?;
+            bytes += line.len();
             if is_blank(&line) {
                 continue;
             }

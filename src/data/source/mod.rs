@@ -7,9 +7,11 @@
 mod bytes;
 mod file;
 mod ipc;
+mod ipc_check;
 mod jsonl;
 mod locate;
 mod parquet;
+mod parquet_check;
 mod text;
 
 use std::sync::Arc;
@@ -167,9 +169,9 @@ impl RowRange {
         let (files, schema) = (self.files.clone(), schema.clone());
         let batches = in_turn(first..self.files.len(), move |i| {
             let file = files[i].clone();
-            let batches = file.read(if i == first { skip } else { 0 }, &schema)?;
-            let schema = schema.clone();
-            Ok(Box::new(batches.map(move |batch| conform(&batch?, &schema, &file))) as Batches)
+            let (name, columns) = (file.name().to_owned(), schema.clone());
+            let conformed = move |batch: &RecordBatch| conform(batch, &columns, &name);
+            file.read(if i == first { skip } else { 0 }, &schema, conformed)
         });
         Ok(match limit {
             Some(limit) => limit_rows(batches, limit),
@@ -206,7 +208,7 @@ fn normalize(schema: &Schema) -> SchemaRef {
 }
 
 /// A file's batch with exactly the columns of the dataset.
-fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &DataFile) -> Result<RecordBatch> {
+fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &str) -> Result<RecordBatch> {
     if batch.num_columns() != schema.fields().len() {
         return Err(other_columns(batch, schema, file));
     }
@@ -225,10 +227,10 @@ fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &DataFile) -> Result<R
     let columns: Option<Vec<_>> = schema.fields().iter().map(column).collect();
     let columns = columns.ok_or_else(|| other_columns(batch, schema, file))?;
     RecordBatch::try_new(schema.clone(), columns)
-        .map_err(|e| Error::new(Code::Data, format!("{}: {e}", file.name())).caused_by(e))
+        .map_err(|e| Error::new(Code::Data, format!("{file}: {e}")).caused_by(e))
 }
 
-fn other_columns(batch: &RecordBatch, expected: &Schema, file: &DataFile) -> Error {
+fn other_columns(batch: &RecordBatch, expected: &Schema, file: &str) -> Error {
     let list = |schema: &Schema| {
         let column = |f: &Arc<Field>| format!("{}: {}", f.name(), f.data_type());
         schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
@@ -236,8 +238,7 @@ fn other_columns(batch: &RecordBatch, expected: &Schema, file: &DataFile) -> Err
     Error::new(
         Code::Data,
         format!(
-            "{} has other columns than the first file of the dataset: expected {}; found {}",
-            file.name(),
+            "{file} has other columns than the first file of the dataset: expected {}; found {}",
             list(expected),
             list(&batch.schema())
         ),
@@ -266,7 +267,11 @@ mod tests {
         assert_eq!(file.num_rows().unwrap(), 50);
         let schema = Arc::new(file.schema().unwrap());
         for from in [0, 9, 10, 25, 49, 50, 60] {
-            let batches = file.read(from, &schema).unwrap().collect::<Result<Vec<_>>>().unwrap();
+            let batches = file
+                .read(from, &schema, |batch| Ok(batch.clone()))
+                .unwrap()
+                .collect::<Result<Vec<_>>>()
+                .unwrap();
             let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
             assert_eq!(rows as u64, 50u64.saturating_sub(from));
             if let Some(first) = batches.first() {

@@ -1,7 +1,7 @@
 //! Parquet files, one row group after another; row groups before the first wanted row are not
 //! touched.
 
-use std::{fs::File, path::Path};
+use std::io::{Cursor, Read, Seek};
 
 use arrow::datatypes::Schema;
 use bytes::Bytes;
@@ -10,51 +10,61 @@ use parquet::{
     file::reader::ChunkReader,
 };
 
-use super::bytes::{FileBytes, FileLocation};
+use super::{
+    bytes::{FileBytes, FileLocation},
+    parquet_check::{check_groups, check_metadata},
+};
 use crate::{
     data::stage::{Batches, ROWS_PER_BATCH},
     error::{Error, IoContext, Result},
+    fs::open_file,
 };
 
-pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
-    match file.place() {
-        FileLocation::Path(path) => Ok(builder(open(path)?, file)?.schema().as_ref().clone()),
-        FileLocation::Embedded(bytes) => {
-            Ok(builder(Bytes::from_static(bytes), file)?.schema().as_ref().clone())
+/// Runs an expression on the reader of a file, wherever its bytes are.
+macro_rules! with_builder {
+    ($file:expr, |$builder:ident| $work:expr) => {
+        match $file.place() {
+            FileLocation::Path(path) => {
+                let opened = open_file(path)?;
+                let looked = opened.try_clone().at("read", path)?;
+                let $builder = builder(opened, looked, $file)?;
+                $work
+            }
+            FileLocation::Embedded(bytes) => {
+                let $builder = builder(Bytes::from_static(bytes), Cursor::new(*bytes), $file)?;
+                $work
+            }
         }
-    }
+    };
+}
+
+pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
+    with_builder!(file, |builder| Ok(builder.schema().as_ref().clone()))
 }
 
 pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
-    let rows = match file.place() {
-        FileLocation::Path(path) => {
-            builder(open(path)?, file)?.metadata().file_metadata().num_rows()
-        }
-        FileLocation::Embedded(bytes) => {
-            builder(Bytes::from_static(bytes), file)?.metadata().file_metadata().num_rows()
-        }
-    };
+    let rows = with_builder!(file, |builder| {
+        Ok::<_, Error>(builder.metadata().file_metadata().num_rows())
+    })?;
     u64::try_from(rows).map_err(|_| file.error("damaged Parquet file: negative number of rows"))
 }
 
 pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
-    match file.place() {
-        FileLocation::Path(path) => batches(builder(open(path)?, file)?, file, from),
-        FileLocation::Embedded(bytes) => {
-            batches(builder(Bytes::from_static(bytes), file)?, file, from)
-        }
-    }
+    with_builder!(file, |builder| batches(builder, file, from))
 }
 
-fn open(path: &Path) -> Result<File> {
-    File::open(path).at("read", path)
-}
-
+/// The reader of a file whose sizes were checked.
 fn builder<R: ChunkReader + 'static>(
-    reader: R,
+    source: R,
+    mut bytes: impl Read + Seek,
     file: &FileBytes,
 ) -> Result<ParquetRecordBatchReaderBuilder<R>> {
-    ParquetRecordBatchReaderBuilder::try_new(reader).map_err(|e| damaged(file, e))
+    let wrong = |e: String| file.error(format!("damaged or truncated Parquet file: {e}"));
+    let len = source.len();
+    check_metadata(&mut bytes, len).map_err(wrong)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(|e| damaged(file, e))?;
+    check_groups(builder.metadata(), len).map_err(wrong)?;
+    Ok(builder)
 }
 
 fn batches<R: ChunkReader + 'static>(

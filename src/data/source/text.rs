@@ -10,7 +10,7 @@ use arrow::{
 
 use super::bytes::FileBytes;
 use crate::{
-    data::stage::{Batches, ROWS_PER_BATCH},
+    data::stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
     error::Result,
 };
 
@@ -26,15 +26,19 @@ pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Ba
     let mut lines = file.lines()?.skip(from as usize);
     let (file, schema) = (file.clone(), schema.clone());
     Ok(Box::new(std::iter::from_fn(move || {
-        let texts: Result<Vec<String>> = lines
-            .by_ref()
-            .take(ROWS_PER_BATCH)
-            .map(|line| {
-                let (number, line) = line?;
-                String::from_utf8(line)
-                    .map_err(|_| file.error(format!("line {number} is not UTF-8 text")))
-            })
-            .collect();
+        let mut bytes = 0;
+        let texts: Result<Vec<String>> = std::iter::from_fn(|| {
+            let line = if bytes < BYTES_PER_BATCH { lines.next() } else { None };
+            bytes += line.as_ref().map_or(0, |line| line.as_ref().map_or(0, |(_, l)| l.len()));
+            line
+        })
+        .take(ROWS_PER_BATCH)
+        .map(|line| {
+            let (number, line) = line?;
+            String::from_utf8(line)
+                .map_err(|_| file.error(format!("line {number} is not UTF-8 text")))
+        })
+        .collect();
         let texts = match texts {
             Ok(texts) if texts.is_empty() => return None,
             Ok(texts) => texts,

@@ -77,7 +77,6 @@ impl StoredWeights {
             let stored_tensor = &self.tensors[&spec.name];
             self.files[stored_tensor.file].copy_into(&stored_tensor.name, param)?;
         }
-        self.files.iter().for_each(SafetensorsFile::let_go);
         Ok(())
     }
 
@@ -148,7 +147,6 @@ impl StoredWeights {
                 None => drop(self.tensors.insert(name.to_owned(), found)),
             }
         }
-        self.files.iter().for_each(SafetensorsFile::let_go);
         Ok(faults)
     }
 
@@ -157,25 +155,20 @@ impl StoredWeights {
         (alias, found): (&str, &StoredTensor),
         (name, stored_tensor): (&str, &StoredTensor),
     ) -> Result<Option<Error>> {
-        let content = |stored_tensor: &StoredTensor| -> Result<_> {
-            let file = &self.files[stored_tensor.file];
-            Ok((
-                file.shape(&stored_tensor.name)?,
-                file.kind(&stored_tensor.name)?,
-                file.bytes(&stored_tensor.name)?,
-            ))
-        };
-        let (found, expected) = (content(found)?, content(stored_tensor)?);
-        if found == expected {
+        let file = |stored: &StoredTensor| &self.files[stored.file];
+        let (here, there) = (file(found), file(stored_tensor));
+        if here.has_same(&found.name, there, &stored_tensor.name)? {
             return Ok(None);
         }
+        let shown = |stored: &StoredTensor| -> Result<String> {
+            let name = &stored.name;
+            Ok(format!("{:?} {:?}", file(stored).kind(name)?, file(stored).shape(name)?))
+        };
         let text = format!(
-            "{}: {alias}, {:?} {:?}, differs from {name}, {:?} {:?}, and config.json ties the two",
+            "{}: {alias}, {}, differs from {name}, {}, and config.json ties the two",
             self.dir.display(),
-            found.1,
-            found.0,
-            expected.1,
-            expected.0
+            shown(found)?,
+            shown(stored_tensor)?
         );
         let e = Error::new(Code::Weights, text);
         Ok(Some(match alias {

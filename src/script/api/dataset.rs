@@ -76,7 +76,7 @@ pub mod api {
         let host = host::of(&ctx)?;
         host.workspace.rights.check_source(spec)?;
         let base_dir = host.workspace.rights.work_dir.clone();
-        let stop = host.stopper().map(|stop| Arc::new(stop) as _);
+        let stop = Some(Arc::new(host.stopper()) as _);
         let hub = Some(Rc::new(host) as _);
         Ok(Dataset::open(spec, &OpenOptions { base_dir, hub, stop, ..options })?)
     }

@@ -78,9 +78,7 @@ pub mod api {
         if let Some(on_engine) = &host.on_engine {
             on_engine(&mut engine);
         }
-        if let Some(stop) = host.stopper() {
-            engine.stop_when(Rc::new(stop));
-        }
+        engine.stop_when(Rc::new(host.stopper()));
         observers::trace(&host, &mut engine)?;
         observers::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))

@@ -5,8 +5,8 @@
 use rhai::{Module, exported_module};
 
 use super::{
-    batch, console, dataset, deepspeed, engine, generate, json, loader, model, nn, optimizer,
-    options, param, run, tensor, tokenizer,
+    batch, console, dataset, deepspeed, engine, generate, json, language, loader, model, nn,
+    optimizer, options, param, run, tensor, tokenizer,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -21,6 +21,7 @@ const API: &[Group] = &[
     ("engine", || exported_module!(engine::api)),
     ("generate", || exported_module!(generate::api)),
     ("json", || exported_module!(json::api)),
+    ("language", || exported_module!(language::api)),
     ("loader", loader::build),
     ("model", || exported_module!(model::api)),
     ("optimizer", || exported_module!(optimizer::api)),

@@ -12,6 +12,7 @@ pub mod deepspeed;
 pub mod engine;
 pub mod generate;
 pub mod json;
+pub mod language;
 pub mod loader;
 pub mod model;
 pub mod nn;

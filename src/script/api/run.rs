@@ -1,6 +1,6 @@
 //! `Run` in scripts: the directory, the progress line, checkpoints and Ctrl-C of a training loop.
 
-use std::time::Instant;
+use std::{sync::atomic::Ordering, time::Instant};
 
 use rhai::{Map, Module, plugin::*};
 
@@ -111,7 +111,7 @@ pub mod api {
     pub fn finish(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
         let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
-        host.run_is_active.set(false);
+        host.run_is_active.store(false, Ordering::Relaxed);
         line.iter().for_each(|line| host.output.note(line));
         Ok(())
     }
@@ -170,7 +170,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     let training = Shared::new(training);
     show(&host.output, &training, shown)?;
-    host.run_is_active.set(true);
+    host.run_is_active.store(true, Ordering::Relaxed);
     Ok(Run { training, engine, loader })
 }
 

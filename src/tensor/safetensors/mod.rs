@@ -1,7 +1,6 @@
 //! Files of tensors in Hugging Face's safetensors format: a JSON header and raw bytes, never code.
 //!
-//! A file is mapped, not read: a tensor's bytes go from the page cache straight into the
-//! parameter, converted on the way. Writing streams one tensor after another, so that a model on a
+//! A tensor's bytes are read a part at a time into the parameter, converted on the way. Writing streams one tensor after another, so that a model on a
 //! device never has a second copy in host memory. A header is checked against the size of the file
 //! before anything is looked up in it.
 //!

@@ -1,17 +1,21 @@
-//! Reading: a mapped file, its checked header, and tensors filled from it.
+//! Reading: a file's checked header, and tensors filled from what is read behind it.
+//!
+//! Nothing is mapped: a file that is cut or replaced by a copy while it is open gives an error, where a
+//! map would end the process.
 
 use std::{
     fs::File,
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
-use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{KINDS, LENGTH_BYTES};
 use crate::{
-    bridge::map::{copy_from_bytes, let_pages_go, map_file},
+    bridge::bytes::copy_from_bytes,
     error::{Code, Error, IoContext, Result},
+    fs::open_file,
     tensor::{Kind, Tensor},
     units::Bytes,
 };
@@ -19,38 +23,43 @@ use crate::{
 /// The longest header that the format allows.
 const MOST_HEADER_BYTES: u64 = 100_000_000;
 
+/// How a file begins that Git LFS has put in the place of a large one.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+
+/// Bytes that are read at once; a multiple of every element's size.
+const CHUNK: usize = 16 << 20;
+
 /// An open file of tensors.
 #[derive(Debug)]
 pub struct SafetensorsFile {
     path: PathBuf,
-    map: Mmap,
+    file: File,
     header: Metadata,
-    data_start: usize,
+    data_start: u64,
 }
 
 impl SafetensorsFile {
     /// Opens a file and checks its header; no tensor is read yet.
     pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
-        let map = map_file(&file).at("read", path)?;
-        let header = header_bytes(path, &map)?;
-        let data_start = LENGTH_BYTES + header.len();
-        let header: Metadata = serde_json::from_slice(header).map_err(|e| {
+        let file = open_file(path)?;
+        let found = file.metadata().at("read", path)?.len();
+        let header = header_bytes(path, &file, found)?;
+        let data_start = LENGTH_BYTES as u64 + header.len() as u64;
+        let header: Metadata = serde_json::from_slice(&header).map_err(|e| {
             Error::new(Code::Weights, format!("{} has an invalid header: {e}", path.display()))
         })?;
-        let promised = data_start as u128 + header.data_len() as u128;
-        let found = map.len() as u128;
-        if promised > found {
-            return Err(truncated(path, promised, map.len()));
+        let promised = u128::from(data_start) + header.data_len() as u128;
+        if promised > u128::from(found) {
+            return Err(truncated(path, promised, found));
         }
-        if promised < found {
+        if promised < u128::from(found) {
             bail!(
                 Code::Weights,
                 "{} is damaged: its header describes {promised} bytes, the file has {found}",
                 path.display()
             );
         }
-        Ok(Self { path: path.to_path_buf(), map, header, data_start })
+        Ok(Self { path: path.to_path_buf(), file, header, data_start })
     }
 
     /// Where the file lies.
@@ -102,10 +111,77 @@ impl SafetensorsFile {
         self.header.metadata().as_ref()?.get(key).map(String::as_str)
     }
 
-    /// The bytes of a tensor as they lie in the file.
-    pub fn bytes(&self, name: &str) -> Result<&[u8]> {
+    /// Whether two tensors have the same dtype, shape and bytes.
+    pub fn has_same(&self, name: &str, other: &Self, other_name: &str) -> Result<bool> {
+        let ((start, end), (other_start, other_end)) =
+            (self.place(name)?, other.place(other_name)?);
+        let looks_same = self.kind(name)? == other.kind(other_name)?
+            && self.shape(name)? == other.shape(other_name)?
+            && end - start == other_end - other_start;
+        let mut done = 0;
+        while looks_same && start + done < end {
+            let len = (end - start - done).min(CHUNK as u64) as usize;
+            if self.part(start + done, len)? != other.part(other_start + done, len)? {
+                return Ok(false);
+            }
+            done += len as u64;
+        }
+        Ok(looks_same)
+    }
+
+    /// Where the bytes of a tensor begin and end in the file.
+    fn place(&self, name: &str) -> Result<(u64, u64)> {
         let (start, end) = self.info(name)?.data_offsets;
-        Ok(&self.map[self.data_start + start..self.data_start + end])
+        Ok((self.data_start + start as u64, self.data_start + end as u64))
+    }
+
+    /// The bytes of a tensor as they lie in the file.
+    pub fn bytes(&self, name: &str) -> Result<Vec<u8>> {
+        let (start, end) = self.place(name)?;
+        self.part(start, (end - start) as usize)
+    }
+
+    /// `len` bytes of the file from `start` on.
+    fn part(&self, start: u64, len: usize) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        self.read_at(start, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn read_at(&self, start: u64, bytes: &mut [u8]) -> Result<()> {
+        let path = &self.path;
+        match self.file.read_exact_at(bytes, start) {
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
+                let found = self.file.metadata().at("read", path)?.len();
+                let message = format!("{} was cut while it was open", path.display());
+                let promised = start + bytes.len() as u64;
+                Err(Error::new(Code::Weights, message).caused_by(truncated(
+                    path,
+                    promised.into(),
+                    found,
+                )))
+            }
+            read => read.at("read", path),
+        }
+    }
+
+    /// Copies elements that begin at `start` in the file into a tensor, a part at a time.
+    fn fill(&self, start: u64, kind: Kind, into: &Tensor) -> Result<()> {
+        let (numel, size) = (into.numel(), kind.elt_size_in_bytes());
+        if !into.is_contiguous() {
+            return copy_from_bytes(&self.part(start, numel * size)?, kind, &into.size(), into);
+        }
+        let flat = into.detach().f_view([-1])?;
+        let most = CHUNK / size;
+        let mut bytes = vec![0; numel.min(most) * size];
+        for from in (0..numel).step_by(most) {
+            let len = most.min(numel - from);
+            let part = &mut bytes[..len * size];
+            self.read_at(start + (from * size) as u64, part)?;
+            let into = flat.f_narrow(0, from as i64, len as i64)?;
+            copy_from_bytes(part, kind, &[len as i64], &into)?;
+        }
+        Ok(())
     }
 
     /// Copies a tensor into one of the same shape; floating-point numbers are converted to its
@@ -129,7 +205,7 @@ impl SafetensorsFile {
                 into.kind()
             );
         }
-        copy_from_bytes(self.bytes(name)?, kind, &shape, into)
+        self.fill(self.place(name)?.0, kind, into)
     }
 
     /// Copies the elements of a tensor from `start` on into a flat one, as many as it has, as
@@ -139,24 +215,20 @@ impl SafetensorsFile {
         if !(is_float(kind) && is_float(into.kind())) {
             bail!(Code::Weights, "{}: {name} holds no floating-point numbers", self.path.display());
         }
-        let size = kind.elt_size_in_bytes();
-        let len = into.numel() * size;
-        let from = usize::try_from(start).unwrap_or(usize::MAX).saturating_mul(size);
-        let bytes = self.bytes(name)?;
-        match bytes.get(from..from.saturating_add(len)) {
-            Some(part) => copy_from_bytes(part, kind, &into.size(), into),
-            None => bail!(
+        let size = kind.elt_size_in_bytes() as u64;
+        let (begin, end) = self.place(name)?;
+        let from = u64::try_from(start).ok().and_then(|start| start.checked_mul(size));
+        let from = from.and_then(|from| from.checked_add(begin));
+        let last = from.and_then(|from| from.checked_add(into.numel() as u64 * size));
+        match from.zip(last) {
+            Some((from, last)) if last <= end => self.fill(from, kind, into),
+            _ => bail!(
                 Code::Weights,
                 "{}: {name} has {} elements, too few",
                 self.path.display(),
-                bytes.len() / size
+                (end - begin) / size
             ),
         }
-    }
-
-    /// Lets the memory go that holds what was read so far: files can be larger than the memory.
-    pub fn let_go(&self) {
-        let_pages_go(&self.map);
     }
 
     fn info(&self, name: &str) -> Result<&TensorInfo> {
@@ -171,22 +243,23 @@ fn is_float(kind: Kind) -> bool {
     matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)
 }
 
-/// The header of a mapped file, once its length is known to be possible.
-fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
-    if file.starts_with(b"version https://git-lfs") {
+/// The header of a file of `found` bytes, once its length is known to be possible.
+fn header_bytes(path: &Path, file: &File, found: u64) -> Result<Vec<u8>> {
+    let mut begin = vec![0; found.min(LFS_POINTER.len() as u64) as usize];
+    file.read_exact_at(&mut begin, 0).at("read", path)?;
+    if begin == LFS_POINTER {
         return Err(Error::new(
             Code::Weights,
             format!("{} is a Git LFS pointer, not the file itself", path.display()),
         )
         .hint("`git lfs pull` in that repository downloads the file"));
     }
-    let Some((length, rest)) = file.split_first_chunk::<LENGTH_BYTES>() else {
+    let Some(length) = begin.first_chunk::<LENGTH_BYTES>() else {
         bail!(
             Code::Weights,
             "{} is truncated: a safetensors file begins with {LENGTH_BYTES} bytes of length, \
-             the file has {}",
+             the file has {found}",
             path.display(),
-            file.len()
         );
     };
     let length = u64::from_le_bytes(*length);
@@ -198,20 +271,23 @@ fn header_bytes<'a>(path: &Path, file: &'a [u8]) -> Result<&'a [u8]> {
             path.display()
         );
     }
+    let promised = length + LENGTH_BYTES as u64;
+    if promised > found {
+        return Err(truncated(path, promised.into(), found));
+    }
     // At most MOST_HEADER_BYTES: the conversion is exact.
-    let Some(header) = rest.get(..length as usize) else {
-        return Err(truncated(path, u128::from(length) + LENGTH_BYTES as u128, file.len()));
-    };
+    let mut header = vec![0; length as usize];
+    file.read_exact_at(&mut header, LENGTH_BYTES as u64).at("read", path)?;
     Ok(header)
 }
 
-fn truncated(path: &Path, promised: u128, found: usize) -> Error {
+fn truncated(path: &Path, promised: u128, found: u64) -> Error {
     Error::new(
         Code::Weights,
         format!(
             "{} is truncated: its header promises {promised} bytes, the file has {found} ({})",
             path.display(),
-            Bytes(found as u64)
+            Bytes(found)
         ),
     )
     .hint("copy or download the file again")
@@ -271,6 +347,32 @@ mod tests {
         file.copy_into("ids", &ids).unwrap();
         assert!(ids.equal(&transposed));
         file.copy_into("none", &empty).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_cut_while_it_is_open_is_an_error() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        write_tensors(&path, [("w", &Tensor::zeros([5000], (Kind::Float, CPU)))]).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        fs::File::options().write(true).open(&path).unwrap().set_len(1000).unwrap();
+        let into = Tensor::zeros([5000], (Kind::Float, CPU));
+        let e = file.copy_into("w", &into).unwrap_err();
+        assert!(e.message().ends_with("a was cut while it was open"), "{e}");
+        assert_eq!(e.code(), Code::Weights);
+    }
+
+    #[test]
+    fn a_tensor_of_many_parts_comes_back() {
+        let dir = directory();
+        let path = dir.path().join("a");
+        let numbers = Tensor::arange(5 << 20, (Kind::Float, CPU));
+        write_tensors(&path, [("w", &numbers), ("v", &numbers)]).unwrap();
+        let file = SafetensorsFile::open(&path).unwrap();
+        assert!(file.has_same("w", &file, "v").unwrap());
+        let back = Tensor::zeros([5 << 20], (Kind::Float, CPU));
+        file.copy_into("w", &back).unwrap();
+        assert!(back.equal(&numbers));
     }
 
     #[test]

@@ -7,10 +7,7 @@ use super::{
     handle::Handle,
     show,
 };
-use crate::{
-    error::{Code, Error},
-    recipe::error::ScriptResult,
-};
+use crate::{error::Error, recipe::error::ScriptResult};
 
 /// Tensors.
 #[export_module]
@@ -55,10 +52,7 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn is_finite(tensor: &mut Tensor) -> ScriptResult<bool> {
         let all = tensor.tensor().f_isfinite().and_then(|t| t.f_all()?.f_int64_value(&[]));
-        let all = all.map_err(|e| {
-            Error::new(Code::Torch, "cannot look at the tensor's values").caused_by(e)
-        })?;
-        Ok(all != 0)
+        Ok(all.map_err(Error::from)? != 0)
     }
 
     /// Shows dtype, shape and device, and a corner of the numbers.

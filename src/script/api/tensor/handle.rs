@@ -45,7 +45,7 @@ impl Handle {
             kind if is_floating(kind) => self.0.f_double_value(&at).map(Dynamic::from),
             _ => self.0.f_int64_value(&at).map(Dynamic::from),
         };
-        value.map_err(|e| Error::new(Code::Torch, "cannot read the tensor's value").caused_by(e))
+        Ok(value?)
     }
 }
 

@@ -1,29 +1,8 @@
-//! Files mapped into memory, and tensors filled from such memory without a copy in between.
+//! Tensors filled from bytes without a copy in between.
 
-use std::{
-    io,
-    os::fd::{AsFd, AsRawFd},
-};
-
-use memmap2::{Mmap, UncheckedAdvice};
 use tch::{Device, Kind, Tensor, no_grad};
 
 use crate::error::{Code, Result};
-
-/// Maps a whole file into memory, to be read.
-pub(crate) fn map_file(file: impl AsFd) -> io::Result<Mmap> {
-    // SAFETY: the map is only read, as bytes, of which every value is valid. Files of weights are
-    // replaced by renaming (`crate::fs`), never changed or cut in place while somebody reads them.
-    unsafe { Mmap::map(file.as_fd().as_raw_fd()) }
-}
-
-/// Lets the pages of `map` that were read leave this process's memory; they come again when they
-/// are needed. A kernel that does not follow keeps them.
-pub(crate) fn let_pages_go(map: &Mmap) {
-    // SAFETY: the map is shared with its file and only read, so that its pages hold nothing that the
-    // file does not.
-    let _ = unsafe { map.unchecked_advise(UncheckedAdvice::DontNeed) };
-}
 
 /// Copies `bytes`, the elements of a tensor of this kind and shape, into a tensor of the same shape
 /// of any kind on any device, without a trace in autograd.
