@@ -17,8 +17,8 @@ use tokenizers::{
 use super::{embedded, tokenizer_check};
 use crate::{
     error::{Code, Error, Result},
-    foreign::catch,
     fs,
+    panics::catch,
     units::Bytes,
 };
 

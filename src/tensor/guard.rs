@@ -7,7 +7,7 @@
 use crate::{
     bridge::{refusal, without_backtrace},
     error::{Error, Result},
-    foreign,
+    panics,
 };
 
 /// Runs `work`, turning a panic inside it into an error that names the operation.
@@ -16,7 +16,7 @@ use crate::{
 /// `Code::Memory` where libtorch ran out of memory, `Code::Torch` with libtorch's own words
 /// otherwise, and whatever `work` returns.
 pub fn guard<T>(doing: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
-    foreign::catch(work).unwrap_or_else(|words| Err(panic_error(doing, &words)))
+    panics::catch(work).unwrap_or_else(|words| Err(panic_error(doing, &words)))
 }
 
 fn panic_error(doing: &str, text: &str) -> Error {

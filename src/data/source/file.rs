@@ -17,7 +17,7 @@ use super::{
 use crate::{
     data::stage::Batches,
     error::{Code, Error, IoContext, Result},
-    foreign::{catch, catch_each},
+    panics::{catch, catch_each},
 };
 
 /// How the rows are written.
