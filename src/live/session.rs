@@ -26,7 +26,7 @@ use crate::{
         imports::{self, Imports},
         lexer::{Class, tokens},
         params::{self, GivenParameter, Parameter},
-        parser,
+        parser, requests,
         sources::LIVE,
     },
     script::{
@@ -278,6 +278,10 @@ impl Live {
         host.workspace.sources.insert_live_ast(&ast);
         let mut own = params::scan(LIVE, &ast).map_err(of)?;
         params::give(&mut own, given).map_err(of)?;
+        if !given.is_empty() {
+            requests::note_uses(&host.workspace, &ast, &own);
+            host.workspace.rights.settle()?;
+        }
         let mut parameters = self.parameters.clone();
         parameters.retain(|p| own.iter().all(|new| new.name != p.name));
         let engine = match own.is_empty() {

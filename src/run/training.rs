@@ -14,6 +14,7 @@ use crate::{
     data::{Loader, LoaderOptions},
     engine::{Engine, Evaluation, RecipeRecord},
     error::{Code, Error, Result},
+    fs::Place,
 };
 
 /// The name under which rank 0 tells a launcher where its run lies.
@@ -34,7 +35,7 @@ pub enum Start {
 #[derive(Debug, Clone)]
 pub struct TrainingOptions {
     /// The directory of all runs.
-    pub root: PathBuf,
+    pub root: Place,
     /// The run's name.
     pub name: String,
     /// Where it starts.
@@ -85,9 +86,10 @@ impl Training {
         let resumed = match &options.start {
             Start::Afresh => None,
             Start::Latest => {
-                Some(find_latest(&options.root, &options.name)?.checkpoints().latest()?)
+                let run = find_latest(&options.root, &options.name)?;
+                Some(options.root.beside(run.checkpoints().latest()?))
             }
-            Start::From(path) => Some(Store::resolve(path)?),
+            Start::From(path) => Some(Store::resolve(options.root.beside(path))?),
         };
         if let Some(checkpoint) = &resumed {
             load_checkpoint(engine, Some(loader), checkpoint)?;
@@ -103,7 +105,7 @@ impl Training {
         }
         check_data(&options, engine, loader)?;
         let files = match engine.group().rank() {
-            0 => Some(open_files(&options, resumed.as_deref(), step)?),
+            0 => Some(open_files(&options, resumed.as_ref(), step)?),
             _ => None,
         };
         let mut shown = Shown::default();
@@ -263,9 +265,14 @@ pub fn save_checkpoint(
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-pub fn load_checkpoint(engine: &mut Engine, loader: Option<&mut Loader>, dir: &Path) -> Result<()> {
-    Store::verify(dir)?;
-    let state = engine.read_state(dir)?;
+pub fn load_checkpoint(
+    engine: &mut Engine,
+    loader: Option<&mut Loader>,
+    dir: impl Into<Place>,
+) -> Result<()> {
+    let dir = dir.into();
+    Store::verify(&dir)?;
+    let state = engine.read_state(&dir)?;
     let Some(loader) = loader else { return Ok(()) };
     match state.loader {
         Some(place) => loader.restore(place),
@@ -307,12 +314,12 @@ fn check_data(options: &TrainingOptions, engine: &Engine, loader: &Loader) -> Re
 /// its latest checkpoint; from an earlier one it branches off into a new directory.
 fn open_files(
     options: &TrainingOptions,
-    resumed: Option<&Path>,
+    resumed: Option<&Place>,
     step: u64,
 ) -> Result<(RunDir, RunLog)> {
     let own = resumed.and_then(|checkpoint| {
         let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
-        (dir.checkpoints().latest().ok()? == checkpoint).then_some(dir)
+        (*checkpoint == dir.checkpoints().latest().ok()?).then_some(dir)
     });
     let goes_on = own.is_some();
     let dir = match own {

@@ -22,7 +22,7 @@ use crate::{
         file::Recipe,
         imports::Imports,
         locate, locking, params,
-        requests::START_RUN,
+        requests::{self, START_RUN},
     },
     run::Start,
 };
@@ -76,9 +76,10 @@ impl Session {
         let workspace = &self.host.workspace;
         let (name, sources) = (&recipe.name, &workspace.sources);
         locking::check_frozen(workspace, recipe)?;
-        let (_, mut parameters) = scan(recipe, sources)?;
+        let (read, mut parameters) = scan(recipe, sources)?;
         workspace.open(recipe)?;
         params::give(&mut parameters, &workspace.rights.params)?;
+        requests::note_uses(workspace, &read, &parameters);
         self.host.program.begin(name, &parameters)?;
         let module = params::module(&parameters);
         workspace.parameters.replace(parameters);

@@ -1,21 +1,21 @@
 //! The bytes of one data file, on disk or in the binary, as a stream or as lines.
 
 use std::{
-    fs::File,
     io::{BufRead, BufReader, Cursor},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use crate::{
     data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
+    fs::Place,
 };
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
 pub(super) enum FileLocation {
-    Path(PathBuf),
+    Path(Place),
     Embedded(&'static [u8]),
 }
 
@@ -46,9 +46,7 @@ impl FileBytes {
     /// Its bytes as a stream.
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
         Ok(match self.place() {
-            FileLocation::Path(path) => {
-                Box::new(BufReader::with_capacity(1 << 20, File::open(path).at("read", path)?))
-            }
+            FileLocation::Path(place) => Box::new(BufReader::with_capacity(1 << 20, place.open()?)),
             FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
         })
     }

@@ -1,8 +1,8 @@
 //! Arrow IPC, both its file format (Feather version 2) and its stream format (what Hugging Face's
 //! `save_to_disk` writes); the first bytes tell which.
 
+use std::io::Cursor;
 use std::io::{BufRead, BufReader, Read, Seek};
-use std::{fs::File, io::Cursor};
 
 use arrow::{
     array::RecordBatch,
@@ -14,7 +14,7 @@ use arrow::{
 use super::bytes::{FileBytes, FileLocation};
 use crate::{
     data::stage::{Batches, skip_rows},
-    error::{Error, IoContext, Result},
+    error::{Error, Result},
 };
 
 /// The first bytes of the file format.
@@ -38,9 +38,7 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
 
 fn open(file: &FileBytes, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
     match file.place() {
-        FileLocation::Path(path) => {
-            read_either(BufReader::new(File::open(path).at("read", path)?), file, columns)
-        }
+        FileLocation::Path(path) => read_either(BufReader::new(path.open()?), file, columns),
         FileLocation::Embedded(bytes) => read_either(Cursor::new(*bytes), file, columns),
     }
 }

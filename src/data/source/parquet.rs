@@ -1,7 +1,7 @@
 //! Parquet files, one row group after another; row groups before the first wanted row are not
 //! touched.
 
-use std::{fs::File, path::Path};
+use std::fs::File;
 
 use arrow::datatypes::Schema;
 use bytes::Bytes;
@@ -11,9 +11,10 @@ use parquet::{
 };
 
 use super::bytes::{FileBytes, FileLocation};
+use crate::fs::Place;
 use crate::{
     data::stage::{Batches, ROWS_PER_BATCH},
-    error::{Error, IoContext, Result},
+    error::{Error, Result},
 };
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
@@ -46,8 +47,8 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
     }
 }
 
-fn open(path: &Path) -> Result<File> {
-    File::open(path).at("read", path)
+fn open(place: &Place) -> Result<File> {
+    place.open()
 }
 
 fn builder<R: ChunkReader + 'static>(

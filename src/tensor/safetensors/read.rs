@@ -1,14 +1,12 @@
 //! Reading: a mapped file, its checked header, and tensors filled from it.
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::{KINDS, LENGTH_BYTES};
+use crate::fs::Place;
 use crate::{
     bridge::map::{copy_from_bytes, let_pages_go, map_file},
     error::{Code, Error, IoContext, Result},
@@ -30,8 +28,9 @@ pub struct SafetensorsFile {
 
 impl SafetensorsFile {
     /// Opens a file and checks its header; no tensor is read yet.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::open(path).at("open", path)?;
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        let (file, path) = (place.open()?, place.path());
         let map = map_file(&file).at("read", path)?;
         let header = header_bytes(path, &map)?;
         let data_start = LENGTH_BYTES + header.len();
