@@ -8,7 +8,9 @@ use std::{
 };
 
 use rustix::{
-    fs::{CWD, Mode, OFlags, ResolveFlags, mkdirat, openat, openat2},
+    fs::{
+        AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, mkdirat, openat, openat2, statat,
+    },
     io::Errno,
 };
 
@@ -34,7 +36,15 @@ pub(super) fn open_beneath(
     match openat2(&root, below, flags, mode, resolve) {
         // The kernel is older than 5.6, or a filter of the container knows the call by no name.
         Err(Errno::NOSYS | Errno::PERM) => walk(root, below, flags, mode),
-        opened => Ok(opened?),
+        opened => no_link(opened?),
+    }
+}
+
+/// A path handle of a link is not refused by `NOFOLLOW`.
+fn no_link(opened: OwnedFd) -> io::Result<OwnedFd> {
+    match FileType::from_raw_mode(fstat(&opened)?.st_mode).is_symlink() {
+        true => Err(Errno::LOOP.into()),
+        false => Ok(opened),
     }
 }
 
@@ -45,13 +55,7 @@ fn walk(root: impl AsFd, below: &Path, flags: OFlags, mode: Mode) -> io::Result<
     for part in parents {
         at = step(&at, part)?;
     }
-    let opened = openat(&at, last, flags | OFlags::NOFOLLOW, mode)?;
-    // A path handle of a link is not refused by `NOFOLLOW`.
-    let kind = rustix::fs::FileType::from_raw_mode(rustix::fs::fstat(&opened)?.st_mode);
-    if kind.is_symlink() {
-        return Err(Errno::LOOP.into());
-    }
-    Ok(opened)
+    no_link(openat(&at, last, flags, mode)?)
 }
 
 /// The directory `part` of a directory; a link is `ELOOP`.
@@ -63,8 +67,8 @@ fn step(at: impl AsFd, part: &Path) -> rustix::io::Result<OwnedFd> {
 }
 
 fn is_link(at: impl AsFd, part: &Path) -> bool {
-    let stat = rustix::fs::statat(at, part, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
-    stat.is_ok_and(|stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).is_symlink())
+    let stat = statat(at, part, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode).is_symlink())
 }
 
 /// Makes the directory `below` beneath `root`, and those above it, and opens it.

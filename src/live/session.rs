@@ -22,6 +22,7 @@ use crate::{
     recipe::{
         Failure, Recipe,
         address::has_files,
+        bundle::code,
         diagnostics::diagnose,
         imports::{self, Imports},
         lexer::{Class, tokens},
@@ -118,7 +119,7 @@ impl Live {
     pub fn load(&mut self, recipe: &Recipe) -> Result<Value, Failure> {
         let host = Rc::clone(&self.host);
         let before = self.import_from(recipe.base_dir.clone());
-        let value = self.run(&recipe.name, &recipe.text, &host.workspace.rights.params);
+        let value = self.run(&recipe.name, code(&recipe.text), &host.workspace.rights.params);
         if value.as_ref().is_err_and(|failure| failure.code() != Code::Interrupted) {
             self.import_from(before);
         }

@@ -39,6 +39,7 @@ pub use self::{
 };
 use crate::{
     error::{Code, Error, IoContext, Result},
+    foreign::{Foreign, ForeignPath},
     fs::{Found, Guard, Use, open_root},
 };
 
@@ -196,10 +197,10 @@ impl Permissions {
             true => "names that begin with a dot are not given without a grant".to_owned(),
             false if real == path => "it is outside of the working directory".to_owned(),
             false => {
-                format!("it is {}, outside of the working directory", real.display())
+                format!("it is {}, outside of the working directory", ForeignPath(real))
             }
         };
-        let flag = format!("--allow-{}={}", wants.name(), real.display());
+        let flag = format!("--allow-{}={}", wants.name(), ForeignPath(real));
         Err(Refusal { why, flag: Some(flag) })
     }
 
@@ -222,7 +223,7 @@ impl Permissions {
     }
 
     fn judge_host(&self, host: &str) -> std::result::Result<(), Refusal> {
-        let flag = || Some(format!("--allow-net={host}"));
+        let flag = || Some(format!("--allow-net={}", Foreign(host)));
         if self.grants.denied(Capability::Net).covers_host(host) {
             return Err(Refusal::never("--deny-net says so"));
         }
@@ -256,7 +257,10 @@ impl Permissions {
         } else {
             return Ok(());
         };
-        Err(Refusal { why: why.to_owned(), flag: Some(format!("--allow-import={host}")) })
+        Err(Refusal {
+            why: why.to_owned(),
+            flag: Some(format!("--allow-import={}", Foreign(host))),
+        })
     }
 
     /// The directories and files that may be read, for the sandbox.

@@ -29,6 +29,9 @@ use crate::{
 /// Asks the user for an access.
 pub type Ask = Box<dyn Fn(&Access<'_>) -> bool>;
 
+/// Asks the user whether a text may run: its name and the text.
+pub type AskToRun = Box<dyn Fn(&str, &str) -> bool>;
+
 /// Looks an environment variable up.
 pub type Environment = Box<dyn Fn(&str) -> Option<String>>;
 
@@ -51,6 +54,8 @@ pub struct Rights {
     /// Asks the user, while the script runs, for an access that is not allowed; true gives it to the
     /// session.
     pub ask: Option<Ask>,
+    /// Asks the user whether a text may run that the trust is not in, by its name.
+    pub ask_to_run: Option<AskToRun>,
     /// The file that gets a line for each access, if there is one.
     pub audit: Option<PathBuf>,
     permissions: RefCell<Arc<Permissions>>,
@@ -75,6 +80,7 @@ impl Rights {
             start: Start::Afresh,
             grants: Grants::default(),
             ask: None,
+            ask_to_run: None,
             audit: None,
             permissions: RefCell::default(),
             uses: RefCell::default(),
@@ -206,7 +212,7 @@ impl Rights {
     }
 
     /// The file or directory `spec`, to write.
-    pub(crate) fn writable(&self, spec: impl AsRef<Path>) -> Result<Place> {
+    pub fn writable(&self, spec: impl AsRef<Path>) -> Result<Place> {
         let path = self.work_dir.join(spec);
         self.check(Access::Write(&path))?;
         Ok(self.place(path))
@@ -223,6 +229,9 @@ impl Rights {
         let is_other =
             |texts: &BTreeMap<String, String>| texts.get(name).map(String::as_str) != Some(text);
         if name.starts_with(EMBEDDED) || !trusted.as_ref().is_some_and(is_other) {
+            return Ok(());
+        }
+        if self.ask_to_run.as_ref().is_some_and(|ask| ask(name, text)) {
             return Ok(());
         }
         let message = format!("the recipe is trusted without {name}, which it imports");

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     recipe::{
+        bundle::code,
         description::scan,
         diagnostics::{Failure, diagnose},
         file::Recipe,
@@ -92,7 +93,8 @@ impl Session {
         self.host.program.run_on(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, name, sources);
-        let ast = sources.compile(&engine, name, &recipe.text).map_err(|e| failed(e.into()))?;
+        let ast =
+            sources.compile(&engine, name, code(&recipe.text)).map_err(|e| failed(e.into()))?;
         Ok((engine, ast))
     }
 
