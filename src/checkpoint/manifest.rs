@@ -183,7 +183,7 @@ fn crc32(file: &Place) -> Result<String> {
     checksum(file.open()?).at("read", file.path())
 }
 
-fn checksum(mut file: std::fs::File) -> std::io::Result<String> {
+fn checksum(mut file: crate::fs::File) -> std::io::Result<String> {
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {

@@ -195,7 +195,7 @@ fn parse(json: &[u8], name: &str) -> Result<Inner> {
 fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<Inner> {
     // The library opens paths; these stand for the open files.
     let (vocab_file, merges_file) = (vocab.open()?, merges.open()?);
-    let text = |file: &std::fs::File| path_of(file).to_string_lossy().into_owned();
+    let text = |file: &crate::fs::File| path_of(file).to_string_lossy().into_owned();
     let model = BPE::from_file(&text(&vocab_file), &text(&merges_file)).build().map_err(|e| {
         Error::new(
             Code::Tokenizer,

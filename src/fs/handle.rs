@@ -55,7 +55,7 @@ fn walk(root: impl AsFd, below: &Path, flags: OFlags, mode: Mode) -> io::Result<
     for part in parents {
         at = step(&at, part)?;
     }
-    no_link(openat(&at, last, flags, mode)?)
+    no_link(openat(&at, last, flags | OFlags::NOFOLLOW, mode)?)
 }
 
 /// The directory `part` of a directory; a link is `ELOOP`.

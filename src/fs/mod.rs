@@ -19,7 +19,7 @@ mod place;
 
 use std::{
     ffi::OsString,
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
@@ -30,6 +30,9 @@ use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
 use self::place::Target;
+/// An open file, which says nothing of how it was opened.
+pub use std::fs::File;
+
 pub use self::{
     handle::{open_root, path_of},
     place::{Found, Guard, Place, Use},

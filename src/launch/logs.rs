@@ -6,12 +6,12 @@
 //! its logs.
 
 use std::{
-    fs::File,
     io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use crate::fs::File;
 use crate::{
     error::{IoContext, Result},
     fs::Place,

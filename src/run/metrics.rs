@@ -5,11 +5,12 @@
 //! (an infinite norm) are `null`. Each line reaches the system with one write, so that a killed
 //! process leaves at most one torn line, the last; lines are not flushed to the disk one by one.
 
-use std::{fs::File, io::Write, path::PathBuf, time::Duration};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::fs::File;
 use crate::{
     engine::PhaseTimes,
     error::{Code, Error, IoContext, Result},

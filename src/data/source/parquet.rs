@@ -1,8 +1,6 @@
 //! Parquet files, one row group after another; row groups before the first wanted row are not
 //! touched.
 
-use std::fs::File;
-
 use arrow::datatypes::Schema;
 use bytes::Bytes;
 use parquet::{
@@ -11,6 +9,7 @@ use parquet::{
 };
 
 use super::bytes::{FileBytes, FileLocation};
+use crate::fs::File;
 use crate::fs::Place;
 use crate::{
     data::stage::{Batches, ROWS_PER_BATCH},

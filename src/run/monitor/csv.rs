@@ -6,12 +6,12 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use super::event::{Event, LR, TRAIN_LOSS};
+use crate::fs::File;
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::{Place, create_dir_all, read_start},

@@ -12,13 +12,13 @@
 //! ```
 
 use std::{
-    fs::File,
     io::Write,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::event::Event;
+use crate::fs::File;
 use crate::{
     error::{IoContext, Result},
     fs::{Place, create_dir_all},
