@@ -5,7 +5,10 @@
 //! Several faults found together (all mistakes of a configuration) travel as one error, see
 //! [`Error::all`].
 
-use std::{fmt, io, path::Path};
+use std::{
+    fmt, io,
+    path::{Path, PathBuf},
+};
 
 /// A result whose error is dsr's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -279,7 +282,8 @@ impl<T> IoContext<T> for io::Result<T> {
 }
 
 fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
-    let place = path.display();
+    let shown = named(path);
+    let place = shown.display();
     // The operating system's own words, without Rust's "(os error 2)".
     let mut reason = e.to_string();
     if let Some(at) = reason.find(" (os error") {
@@ -293,6 +297,17 @@ fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
         }
         _ => Error::new(Code::Io, message),
     }
+}
+
+/// The path by its names, if it begins with the handle of an open directory.
+fn named(path: &Path) -> PathBuf {
+    let below = |path: &Path| {
+        let rest = path.strip_prefix("/proc/self/fd").ok()?;
+        let mut parts = rest.components();
+        let handle = Path::new("/proc/self/fd").join(parts.next()?);
+        Some(handle.read_link().ok()?.join(parts.as_path()))
+    };
+    below(path).unwrap_or_else(|| path.to_owned())
 }
 
 /// Returns early with an [`Error`]: `bail!(Code::Data, "no column {name}")`.

@@ -14,8 +14,8 @@ use arrow::{
 };
 use dsr::{
     data::{
-        Batch, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row,
-        TokenizeOptions, Tokenizer,
+        Batch, DataSource, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row,
+        SourceName, TokenizeOptions, Tokenizer,
     },
     error::{Code, Error, Result},
 };
@@ -40,20 +40,21 @@ fn dir(files: &[(&str, &str)]) -> TempDir {
     dir
 }
 
-fn options(dir: &Path, split: Option<&str>) -> OpenOptions {
-    OpenOptions {
-        split: split.map(str::to_owned),
-        base_dir: dir.to_owned(),
-        ..OpenOptions::default()
-    }
+fn options(split: Option<&str>) -> OpenOptions {
+    OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() }
+}
+
+/// What `spec` names where `dir` is the working directory.
+fn source(dir: &TempDir, spec: &str) -> DataSource {
+    SourceName::parse(spec, dir.path()).beneath(&dir.path().into())
 }
 
 fn open(dir: &TempDir, spec: &str) -> Result<Dataset> {
-    Dataset::open(spec, &options(dir.path(), None))
+    Dataset::open(source(dir, spec), &options(None))
 }
 
 fn open_split(dir: &TempDir, spec: &str, split: &str) -> Result<Dataset> {
-    Dataset::open(spec, &options(dir.path(), Some(split)))
+    Dataset::open(source(dir, spec), &options(Some(split)))
 }
 
 fn texts(dataset: &Dataset) -> Vec<String> {
@@ -61,7 +62,7 @@ fn texts(dataset: &Dataset) -> Vec<String> {
 }
 
 fn gpt2() -> Arc<Tokenizer> {
-    Arc::new(Tokenizer::open("dsr:gpt2", Path::new("")).unwrap())
+    Arc::new(Tokenizer::open("dsr:gpt2").unwrap())
 }
 
 /// `rows` numbered lines, `row 0`, `row 1` and so on.

@@ -22,6 +22,7 @@ mod net;
 mod paths;
 mod program;
 mod share;
+mod strangers;
 
 /// A recipe's directory with a home and a directory that it was not given beside it.
 struct Place {

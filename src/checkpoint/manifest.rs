@@ -5,16 +5,15 @@
 
 use std::{
     collections::BTreeMap,
-    fs::{self, File},
-    io::{self, Read},
-    path::Path,
+    io::Read,
+    path::{Component, Path},
 };
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{read_to_string, write_atomic},
+    fs::{Place, read_to_string, write_atomic},
 };
 
 /// The manifest's file name inside a checkpoint.
@@ -45,9 +44,9 @@ pub struct FileRecord {
 
 impl Manifest {
     /// Lists the files that are in `dir` now.
-    pub fn of(dir: &Path, step: u64) -> Result<Self> {
+    pub fn of(dir: impl Into<Place>, step: u64) -> Result<Self> {
         let mut files = BTreeMap::new();
-        collect(dir, "", &mut files)?;
+        collect(&dir.into(), "", &mut files)?;
         Ok(Self { format: FORMAT, step, files })
     }
 
@@ -56,11 +55,12 @@ impl Manifest {
         let mut text = serde_json::to_string_pretty(self)
             .expect("a map of strings and numbers can always be written as JSON");
         text.push('\n');
-        write_atomic(&dir.join(FILE_NAME), text.as_bytes())
+        write_atomic(dir.join(FILE_NAME), text.as_bytes())
     }
 
     /// Reads the manifest of the checkpoint in `dir`.
-    pub fn read(dir: &Path) -> Result<Self> {
+    pub fn read(dir: impl Into<Place>) -> Result<Self> {
+        let dir = dir.into();
         let path = dir.join(FILE_NAME);
         let damaged = |reason: &str| {
             Error::new(Code::Checkpoint, format!("checkpoint {} {reason}", dir.display()))
@@ -76,19 +76,41 @@ impl Manifest {
             return Err(damaged(&format!("has format {found}; this dsr reads format {FORMAT}"))
                 .hint("read it with the version of dsr that wrote it"));
         }
-        serde_json::from_str(&text)
-            .map_err(|e| damaged("is damaged: manifest.json cannot be understood").caused_by(e))
+        let manifest: Self = serde_json::from_str(&text)
+            .map_err(|e| damaged("is damaged: manifest.json cannot be understood").caused_by(e))?;
+        match manifest.files.keys().find(|name| !is_below(name)) {
+            Some(name) => Err(damaged(&format!(
+                "is damaged: manifest.json names {name:?}, no file of its own"
+            ))),
+            None => Ok(manifest),
+        }
+    }
+
+    /// A file in `dir` that this list does not name, or that has another size or is missing.
+    pub(super) fn foreign(&self, dir: &Place) -> Result<Option<String>> {
+        let mut sizes = BTreeMap::new();
+        list(dir, "", &mut |name, file| {
+            sizes.insert(name, file.len()?);
+            Ok(())
+        })?;
+        sizes.remove(FILE_NAME);
+        let is_other = |name: &&String| {
+            self.files.get(*name).map(|record| record.bytes) != sizes.get(*name).copied()
+        };
+        Ok(sizes.keys().chain(self.files.keys()).find(is_other).cloned())
     }
 
     /// Compares the files in `dir` with this list. Files that it does not name are not looked at.
-    pub fn check(&self, dir: &Path) -> Result<()> {
+    pub fn check(&self, dir: impl Into<Place>) -> Result<()> {
+        let dir = dir.into();
         let place = dir.display();
         // Sizes first: they cost nothing, and checksums read every byte.
         for (name, record) in &self.files {
-            let Ok(found) = fs::metadata(dir.join(name)) else {
+            let file = dir.join(name);
+            if !file.is_file() {
                 bail!(Code::Checkpoint, "checkpoint {place} is damaged: {name} is missing");
-            };
-            let (expected, found) = (record.bytes, found.len());
+            }
+            let (expected, found) = (record.bytes, file.len()?);
             if found != expected {
                 bail!(
                     Code::Checkpoint,
@@ -116,37 +138,52 @@ struct Version {
     format: u32,
 }
 
-fn collect(dir: &Path, prefix: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
-    for entry in fs::read_dir(dir).at("list", dir)? {
-        let entry = entry.at("list", dir)?;
-        let path = entry.path();
-        let kind = entry.file_type().at("read", &path)?;
-        let Ok(name) = entry.file_name().into_string() else {
-            bail!(Code::Checkpoint, "the file name {} is not UTF-8", path.display());
+/// Whether a name of a manifest is that of a file beneath its directory.
+fn is_below(name: &str) -> bool {
+    let mut parts = Path::new(name).components();
+    let plain = parts.all(|part| matches!(part, Component::Normal(_)));
+    plain && !name.is_empty() && !name.contains(char::is_control)
+}
+
+fn collect(dir: &Place, prefix: &str, files: &mut BTreeMap<String, FileRecord>) -> Result<()> {
+    list(dir, prefix, &mut |name, file| {
+        files.insert(name, FileRecord { bytes: file.len()?, crc32: crc32(file)? });
+        Ok(())
+    })
+}
+
+/// Gives each file in `dir` and below to `take`, with its name from there.
+fn list(
+    dir: &Place,
+    prefix: &str,
+    take: &mut dyn FnMut(String, &Place) -> Result<()>,
+) -> Result<()> {
+    for name in dir.list()? {
+        let file = dir.join(&name);
+        let Ok(name) = name.into_string() else {
+            bail!(Code::Checkpoint, "the file name {} is not UTF-8", file.display());
         };
         let name = format!("{prefix}{name}");
-        if kind.is_dir() {
-            collect(&path, &format!("{name}/"), files)?;
-        } else if kind.is_file() {
-            let bytes = entry.metadata().at("read", &path)?.len();
-            files.insert(name, FileRecord { bytes, crc32: crc32(&path)? });
-        } else {
+        if file.is_link()? || !(file.is_dir() || file.is_file()) {
             bail!(
                 Code::Checkpoint,
                 "{} is neither a file nor a directory: a checkpoint holds only these",
-                path.display()
+                file.display()
             );
+        }
+        match file.is_dir() {
+            true => list(&file, &format!("{name}/"), take)?,
+            false => take(name, &file)?,
         }
     }
     Ok(())
 }
 
-fn crc32(path: &Path) -> Result<String> {
-    checksum(path).at("read", path)
+fn crc32(file: &Place) -> Result<String> {
+    checksum(file.open()?).at("read", file.path())
 }
 
-fn checksum(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+fn checksum(mut file: crate::fs::File) -> std::io::Result<String> {
     let mut hasher = crc32fast::Hasher::new();
     let mut buffer = vec![0; 1 << 20];
     loop {
@@ -160,6 +197,8 @@ fn checksum(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -7,18 +7,15 @@
 //!
 //! A store knows one writer. With several ranks it is rank 0's.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use crate::{
     checkpoint::manifest::{self, Manifest},
     config::suggest::nearest,
-    error::{Code, Error, IoContext, Result},
+    error::{Code, Error, Result},
     fs::{
-        NewDir, available_bytes, create_dir_all, is_temporary, read_to_string, remove_dir,
-        remove_leftovers, write_atomic,
+        NewDir, Place, available_bytes, is_temporary, read_to_string, remove_dir, remove_leftovers,
+        write_atomic,
     },
     units::Bytes,
 };
@@ -31,7 +28,7 @@ const IN_A_RUN: &str = "checkpoints";
 /// A directory of checkpoints. It need not exist until something is saved.
 #[derive(Debug, Clone)]
 pub struct Store {
-    root: PathBuf,
+    root: Place,
 }
 
 /// A published checkpoint.
@@ -45,13 +42,13 @@ pub struct Saved {
 
 impl Store {
     /// The store at `root`. Nothing is read or made yet.
-    pub fn open(root: &Path) -> Self {
-        Self { root: root.to_path_buf() }
+    pub fn open(root: impl Into<Place>) -> Self {
+        Self { root: root.into() }
     }
 
     /// The directory of the store.
     pub fn root(&self) -> &Path {
-        &self.root
+        self.root.path()
     }
 
     /// Refuses to begin what cannot fit: `needed` is an estimate of a checkpoint's bytes.
@@ -92,15 +89,17 @@ impl Store {
             bail!(Code::BadValue, "0 checkpoints cannot be kept: keep at least 1");
         }
         self.check_latest()?;
-        create_dir_all(&self.root)?;
-        remove_leftovers(&self.root)?;
         let name = directory_name(step);
-        let path = self.root.join(&name);
-        let new = NewDir::create(&path)?;
+        let place = self.root.join(&name);
+        check_ours(&place)?;
+        self.root.create_dir_all()?;
+        remove_leftovers(&self.root, |name| name == LATEST || step_of(name).is_some())?;
+        let path = place.path().to_owned();
+        let new = NewDir::create(&place)?;
         write(new.path())?;
         Manifest::of(new.path(), step)?.write(new.path())?;
         new.publish()?;
-        write_atomic(&self.root.join(LATEST), format!("{name}\n").as_bytes())?;
+        write_atomic(self.root.join(LATEST), format!("{name}\n").as_bytes())?;
         if let Some(keep) = keep {
             self.prune(keep, &path)?;
         }
@@ -134,10 +133,9 @@ impl Store {
         }
         let text = read_to_string(&file)?;
         let name = text.trim();
-        let path = self.root.join(name);
         // A name, not a path: `latest` cannot lead out of the store.
-        if step_of(name).is_some() && path.join(manifest::FILE_NAME).exists() {
-            return Ok(path);
+        if step_of(name).is_some() && self.root.join(name).join(manifest::FILE_NAME).exists() {
+            return Ok(self.root().join(name));
         }
         let e = Error::new(
             Code::Checkpoint,
@@ -155,13 +153,12 @@ impl Store {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();
-        for entry in fs::read_dir(&self.root).at("list", &self.root)? {
-            let path = entry.at("list", &self.root)?.path();
-            let step = path.file_name().and_then(|n| n.to_str()).and_then(step_of);
-            if let Some(step) = step
-                && path.join(manifest::FILE_NAME).exists()
+        for name in self.root.list()? {
+            let place = self.root.join(&name);
+            if let Some(step) = name.to_str().and_then(step_of)
+                && place.join(manifest::FILE_NAME).exists()
             {
-                found.push(Saved { step, path });
+                found.push(Saved { step, path: place.path().to_owned() });
             }
         }
         found.sort_by_key(|saved| saved.step);
@@ -173,12 +170,12 @@ impl Store {
     /// # Errors
     /// [`Code::Checkpoint`] naming the file that is missing, truncated or altered, with the
     /// previous good checkpoint of the same store, if there is one, as a hint.
-    pub fn verify(dir: &Path) -> Result<()> {
-        let Err(e) = Manifest::read(dir).and_then(|manifest| manifest.check(dir)) else {
+    pub fn verify(dir: impl Into<Place>) -> Result<()> {
+        let dir = dir.into();
+        let Err(e) = Manifest::read(&dir).and_then(|manifest| manifest.check(&dir)) else {
             return Ok(());
         };
-        let step = dir.file_name().and_then(|n| n.to_str()).and_then(step_of);
-        let previous = match (dir.parent(), step) {
+        let previous = match (dir.parent(), dir.name().and_then(step_of)) {
             (Some(root), Some(step)) => Self::open(root).good_before(Some(step))?,
             _ => None,
         };
@@ -192,24 +189,25 @@ impl Store {
 
     /// The checkpoint that a path means: itself, or the latest of a store or of a run's directory.
     /// It is not verified yet.
-    pub fn resolve(path: &Path) -> Result<PathBuf> {
+    pub fn resolve(path: impl Into<Place>) -> Result<Place> {
+        let path = path.into();
         if path.join(manifest::FILE_NAME).exists() {
-            return Ok(path.to_path_buf());
+            return Ok(path);
         }
         if !path.is_dir() {
-            return Err(absent(path));
+            return Err(absent(&path));
         }
-        let run = Self::open(&path.join(IN_A_RUN));
+        let run = Self::open(path.join(IN_A_RUN));
         if run.root.is_dir() {
-            return run.latest();
+            return Ok(path.beside(run.latest()?));
         }
-        let store = Self::open(path);
+        let store = Self::open(&path);
         if path.join(LATEST).exists() || !store.list()?.is_empty() {
-            return store.latest();
+            return Ok(path.beside(store.latest()?));
         }
-        if path.file_name().and_then(|n| n.to_str()).and_then(step_of).is_some() {
+        if path.name().and_then(step_of).is_some() {
             // It has a checkpoint's name and no manifest: let verification say so.
-            Self::verify(path)?;
+            Self::verify(&path)?;
         }
         Err(Error::new(Code::Checkpoint, format!("no checkpoint in {}", path.display())).hint(
             "expected a checkpoint (with manifest.json), a directory of checkpoints \
@@ -222,14 +220,21 @@ impl Store {
         let saved = self.list()?;
         let surplus = saved.len().saturating_sub(keep);
         for old in saved.iter().filter(|old| old.path != latest).take(surplus) {
-            remove_dir(&old.path)?;
+            let place = self.root.beside(&old.path);
+            // What has something of the user's in it stays.
+            if check_ours(&place).is_ok() {
+                remove_dir(place)?;
+            }
         }
         Ok(())
     }
 
     /// The newest checkpoint before `step`, or of all, that is whole.
     fn good_before(&self, step: Option<u64>) -> Result<Option<Saved>> {
-        let whole = |dir: &Path| Manifest::read(dir).and_then(|m| m.check(dir)).is_ok();
+        let whole = |dir: &Path| {
+            let dir = self.root.beside(dir);
+            Manifest::read(&dir).and_then(|m| m.check(&dir)).is_ok()
+        };
         let mut earlier = self.list()?;
         earlier.retain(|saved| step.is_none_or(|step| saved.step < step));
         Ok(earlier.into_iter().rev().find(|saved| whole(&saved.path)))
@@ -246,19 +251,40 @@ fn step_of(name: &str) -> Option<u64> {
     if digits.len() >= 8 && all_digits { digits.parse().ok() } else { None }
 }
 
+/// Refuses to replace or remove what is no checkpoint of dsr: its manifest says that it is one, of the step
+/// in its name, and lists exactly the files that are there.
+fn check_ours(place: &Place) -> Result<()> {
+    let refused = |why: &str| {
+        let message = format!("{} stays as it is: {why}", place.display());
+        Err(Error::new(Code::Checkpoint, message)
+            .hint("move it away, or save to another directory"))
+    };
+    if !place.is_taken()? {
+        return Ok(());
+    }
+    let step = place.name().and_then(step_of);
+    match Manifest::read(place) {
+        Ok(manifest) if Some(manifest.step) != step => refused("its manifest is of another step"),
+        Ok(manifest) => match manifest.foreign(place)? {
+            Some(name) => refused(&format!("{name:?} in it is not as a checkpoint of dsr has it")),
+            None => Ok(()),
+        },
+        Err(_) => refused("it is no checkpoint of dsr"),
+    }
+}
+
 /// The error for a path that does not exist, with what lies beside it.
-fn absent(path: &Path) -> Error {
+fn absent(path: &Place) -> Error {
     let e = Error::new(Code::Checkpoint, format!("no checkpoint at {}", path.display()));
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let Ok(entries) = fs::read_dir(parent) else { return e };
-    let mut names: Vec<String> = entries
-        .filter_map(|entry| entry.ok())
-        .filter(|entry| entry.path().is_dir() && !is_temporary(&entry.path()))
-        .filter_map(|entry| entry.file_name().into_string().ok())
+    let Some(parent) = path.parent() else { return e };
+    let Ok(entries) = parent.list() else { return e };
+    let names: Vec<String> = entries
+        .into_iter()
+        .filter_map(|name| name.into_string().ok())
+        .filter(|name| parent.join(name).is_dir() && !is_temporary(Path::new(name)))
         .collect();
-    names.sort();
-    let wanted = path.file_name().map(|n| n.to_string_lossy()).unwrap_or_default();
-    if let Some(name) = nearest(&wanted, names.iter().map(String::as_str)) {
+    let wanted = path.name().unwrap_or_default();
+    if let Some(name) = nearest(wanted, names.iter().map(String::as_str)) {
         return e.hint(format!("did you mean {}?", parent.join(name).display()));
     }
     if names.is_empty() {
@@ -270,7 +296,10 @@ fn absent(path: &Path) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::fs::create_dir_all;
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
@@ -354,7 +383,7 @@ mod tests {
     #[test]
     fn leftovers_of_a_killed_writer_go_with_the_next_save() {
         let (_dir, store) = store();
-        let leftover = store.root().join(".step-00000001.dsr-tmp-x1");
+        let leftover = store.root().join(".step-00000001.dsr-tmp-x1Aa9z");
         fs::create_dir_all(&leftover).unwrap();
         assert!(steps(&store).is_empty());
         save(&store, 2, None);

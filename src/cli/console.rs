@@ -13,12 +13,15 @@ use std::{
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use crate::foreign::{self, Foreign};
+
 /// The terminal of a run. Clones share the bar.
 #[derive(Clone)]
 pub struct Console {
     bar: ProgressBar,
     /// The [`Unit`] of the bar.
     unit: Arc<AtomicU8>,
+    raw: bool,
 }
 
 /// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
@@ -58,12 +61,26 @@ impl Default for Console {
 impl Console {
     /// A console without a bar until [`progress`](Self::progress) is called.
     pub fn new() -> Self {
-        Self { bar: ProgressBar::hidden(), unit: Arc::new(AtomicU8::new(Unit::None as u8)) }
+        Self {
+            bar: ProgressBar::hidden(),
+            unit: Arc::new(AtomicU8::new(Unit::None as u8)),
+            raw: false,
+        }
     }
 
-    /// Prints a line (or several) to standard output.
+    /// Prints a line (or several) of a recipe to standard output: as text, with its colours. What would move
+    /// the cursor, set the title or write to the clipboard is shown, unless the user wants it
+    /// [raw](Self::raw).
     pub fn print(&self, line: &str) {
-        self.bar.suspend(|| out(&format!("{line}\n")));
+        let shown = if self.raw { line.to_owned() } else { foreign::styled(line) };
+        self.bar.suspend(|| out_bytes(format!("{shown}\n").as_bytes()));
+    }
+
+    /// The same console, which prints the text of recipes as it is.
+    #[must_use]
+    pub fn raw(mut self, raw: bool) -> Self {
+        self.raw = raw;
+        self
     }
 
     /// Prints a line of dsr's own to standard error.
@@ -105,7 +122,7 @@ impl Console {
         }
         self.bar.set_length(total);
         self.bar.set_position(done);
-        self.bar.set_message(words.to_owned());
+        self.bar.set_message(Foreign(words).to_string());
         if is_new {
             self.bar.set_draw_target(ProgressDrawTarget::stderr());
         }
@@ -113,14 +130,19 @@ impl Console {
     }
 }
 
-/// Writes to standard output. A reader that went away does not stop a training run.
+/// Writes to standard output. A reader that went away does not stop a training run. Whatever of others
+/// has come into the text is shown and not performed; a style is for a terminal only.
 pub(super) fn out(text: &str) {
-    out_bytes(text.as_bytes());
+    out_bytes(shown(text, std::io::stdout().is_terminal()).as_bytes());
 }
 
-/// Writes to standard error.
+/// As [`out`], to standard error.
 pub(super) fn err(text: &str) {
-    err_bytes(text.as_bytes());
+    err_bytes(shown(text, std::io::stderr().is_terminal()).as_bytes());
+}
+
+fn shown(text: &str, is_terminal: bool) -> String {
+    if is_terminal { foreign::styled(text) } else { foreign::lines(text) }
 }
 
 /// As [`out`], for text in any encoding.

@@ -9,8 +9,11 @@ use std::{
 
 use similar::TextDiff;
 
-use super::{args::ParamArgs, console, grants::printable, host, origin::FetchArgs};
-use crate::recipe::{self, Failure, Recipe, requests};
+use super::{args::ParamArgs, console, host, origin::FetchArgs};
+use crate::{
+    foreign::lines,
+    recipe::{self, Failure, Recipe, requests},
+};
 
 /// Lines around each difference.
 const CONTEXT: usize = 3;
@@ -54,7 +57,7 @@ impl Side {
 /// Prints the differences.
 pub(super) fn run(old: &Path, new: &Path, fetch: &FetchArgs) -> Result<(), Failure> {
     let (old, new) = (Side::open(old, fetch)?, Side::open(new, fetch)?);
-    console::out(&printable(&text(&old, &new)));
+    console::out(&lines(&text(&old, &new)));
     Ok(())
 }
 

@@ -15,6 +15,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error},
+    foreign::{Foreign, lines},
     permission::{
         Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
@@ -79,6 +80,14 @@ pub(super) struct GrantArgs {
     /// Stop a recipe that prints more than this, such as 10MB [default: 1GB].
     #[arg(long, value_name = "SIZE")]
     max_output: Option<Bytes>,
+
+    /// Print the recipe's text as it is, with what moves the cursor or sets the title of the terminal.
+    #[arg(long)]
+    raw: bool,
+
+    /// The hash of the texts that the launcher trusts.
+    #[arg(long, hide = true, value_name = "SHA256")]
+    trusted: Option<String>,
 
     #[command(flatten)]
     fetch: FetchArgs,
@@ -151,9 +160,24 @@ impl GrantArgs {
         words.extend(self.audit.as_ref().map(|file| format!("--audit={}", file.display())));
         words.extend((self.sandbox == Some(SandboxKind::Off)).then(|| "--sandbox=off".to_owned()));
         words.extend(self.max_hours.map(|hours| format!("--max-hours={hours}")));
+        words.extend(self.raw.then(|| "--raw".to_owned()));
+        words.extend(self.trusted.as_ref().map(|hash| format!("--trusted={hash}")));
         let kilobytes = self.max_output.map(|bytes| bytes.0 as f64 / 1e3);
         words.extend(kilobytes.map(|size| format!("--max-output={size}kB")));
         words
+    }
+
+    /// The console that prints the recipe's text.
+    pub(super) fn output(&self, console: &Console) -> Console {
+        console.clone().raw(self.raw)
+    }
+
+    /// Notes that the user's trust, and so each grant, is for these texts. What else the recipe comes to
+    /// import is asked for again.
+    fn trust_texts(&mut self, rights: &mut Rights, requests: &Requests, may_ask: bool) {
+        self.trusted = Some(requests.hash());
+        rights.trust(requests.texts.clone());
+        rights.ask_to_run = may_ask.then(|| Box::new(ask_to_run) as _);
     }
 
     /// Adds what was given by an answer.
@@ -192,17 +216,28 @@ impl GrantArgs {
             let permissions =
                 host.workspace.rights.permissions_with(host.workspace.rights.grants.clone());
             let missing: Vec<_> = requests.missing(&permissions).cloned().collect();
+            if self.trusted.as_ref().is_some_and(|hash| *hash == requests.hash()) {
+                self.trust_texts(&mut host.workspace.rights, &requests, may_ask);
+            }
             if missing.is_empty() {
                 return Ok(());
             }
             let hash = requests.hash();
+            if let Some(trusted) = &self.trusted
+                && *trusted != hash
+            {
+                let message = format!("{} is not the text that is trusted", recipe.name);
+                return Err(Error::new(Code::Permission, message).into());
+            }
             if !is_looked_up {
                 is_looked_up = true;
                 if let Some(file) = &trust
                     && let Some(trusted) = file.grants(&hash)?
                 {
                     self.add(&trusted);
-                    host.workspace.rights.grants = self.grants();
+                    let rights = &mut host.workspace.rights;
+                    rights.grants = self.grants();
+                    self.trust_texts(rights, &requests, may_ask);
                     given = trusted;
                     continue;
                 }
@@ -243,15 +278,12 @@ impl GrantArgs {
                 false if permissions.is_never(request.access()) => "never given",
                 false => "needs a grant",
             };
-            let (name, what) = (request.capability.name(), printable(&request.what));
-            let _ = writeln!(
-                text,
-                "  {name:6}  {what}  ({verdict})  {}",
-                printable(&request.wanted_by)
-            );
+            let (name, what) = (request.capability.name(), Foreign(&request.what));
+            let _ =
+                writeln!(text, "  {name:6}  {what}  ({verdict})  {}", Foreign(&request.wanted_by));
         }
         for fault in requests.faults() {
-            let _ = writeln!(text, "  not read, as {}", printable(fault.message()));
+            let _ = writeln!(text, "  not read, as {}", Foreign(fault.message()));
         }
         if requests.list.is_empty() {
             text.push_str("  nothing that its text says\n");
@@ -334,14 +366,14 @@ fn ask(
     can_trust: bool,
 ) -> Answer {
     let (first, last) = (&hash[..4], &hash[hash.len() - 2..]);
-    let mut screen = format!("{} (sha256 {first}...{last}) wants:\n", printable(&recipe.name));
+    let mut screen = format!("{} (sha256 {first}...{last}) wants:\n", Foreign(&recipe.name));
     for request in missing {
         let _ = writeln!(
             screen,
             "  {:6}  {}  {}",
             request.capability.name(),
-            printable(&request.what),
-            printable(&request.wanted_by)
+            Foreign(&request.what),
+            Foreign(&request.wanted_by)
         );
     }
     let trust = if can_trust { "[t] trust this exact file   " } else { "" };
@@ -359,7 +391,7 @@ fn ask(
             "n" | "" => return Answer::No,
             "v" => {
                 for (name, text) in &requests.texts {
-                    console::err(&format!("--- {}\n{}\n", printable(name), printable(text)));
+                    console::err(&format!("--- {}\n{}\n", Foreign(name), lines(text)));
                 }
             }
             _ => {}
@@ -376,7 +408,7 @@ pub(super) fn ask_for(access: &Access<'_>) -> bool {
         Access::Import(host) => format!("import code from {host}"),
     };
     let question =
-        format!("This wants to {}. Allow?  [y] for this session   [n] no  ", printable(&wanted));
+        format!("This wants to {}. Allow?  [y] for this session   [n] no  ", Foreign(&wanted));
     loop {
         console::err(&question);
         let mut line = String::new();
@@ -391,10 +423,26 @@ pub(super) fn ask_for(access: &Access<'_>) -> bool {
     }
 }
 
-/// A recipe's text without what would move the cursor or hide a line.
-pub(super) fn printable(text: &str) -> String {
-    let shown = |c: char| if c.is_control() && c != '\n' && c != '\t' { '\u{fffd}' } else { c };
-    text.chars().map(shown).collect()
+/// Asks whether a text may run that the user's trust is not in.
+fn ask_to_run(name: &str, text: &str) -> bool {
+    let name = Foreign(name);
+    let question = format!(
+        "The recipe is trusted without {name}, which it imports now. \
+         Run it?  [y] once   [n] no   [v] view source  "
+    );
+    loop {
+        console::err(&question);
+        let mut line = String::new();
+        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
+            return false;
+        }
+        match line.trim() {
+            "y" => return true,
+            "n" | "" => return false,
+            "v" => console::err(&format!("--- {name}\n{}\n", lines(text))),
+            _ => {}
+        }
+    }
 }
 
 fn wanted(work_dir: &Path, missing: &[Request]) -> Grants {
@@ -412,8 +460,9 @@ fn wanted(work_dir: &Path, missing: &[Request]) -> Grants {
 fn refused(recipe: &Recipe, wanted: &Grants) -> Error {
     let flags = Capability::ALL.map(|capability| (capability, wanted.allowed(capability).items()));
     let flags = flags.iter().filter(|(_, items)| !items.is_empty());
-    let flags = flags.map(|(c, items)| format!("--allow-{}={}", c.name(), items.join(",")));
-    let message = format!("{} was not given what it asks for", recipe.name);
+    let flags =
+        flags.map(|(c, items)| format!("--allow-{}={}", c.name(), Foreign(&items.join(","))));
+    let message = format!("{} was not given what it asks for", Foreign(&recipe.name));
     Error::new(Code::Permission, message)
         .hint(format!("it would run with {}", flags.collect::<Vec<_>>().join(" ")))
 }

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Guard, Place},
     launch::{
         self, COMMAND, ERROR_FILE, LAUNCHER, Launch, LaunchOptions, LaunchPlan, Report, Screen,
         Stopper,
@@ -45,7 +45,9 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
         return Ok(0);
     }
     args.run.grants.settle(&mut host, &recipe)?;
-    let launch = launch(&args, &recipe)?;
+    let rights = &host.workspace.rights;
+    let guard = Arc::new(rights.permissions_with(rights.grants.clone()));
+    let launch = launch(&args, &recipe, guard)?;
     let (stopper, events) = launch::events();
     listen(stopper)?;
     let outcome = launch::run(&launch, events)?;
@@ -53,7 +55,7 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
     Ok(outcome.status)
 }
 
-fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
+fn launch(args: &LaunchArgs, recipe: &Recipe, guard: Arc<dyn Guard>) -> Result<Launch> {
     let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
         Ok((fs::read_to_string(path)?, path.display().to_string()))
     };
@@ -87,7 +89,8 @@ fn launch(args: &LaunchArgs, recipe: &Recipe) -> Result<Launch> {
         plan,
         program: std::env::current_exe().map_err(place)?,
         run_args: args.run.words(),
-        root: work_dir.join("runs"),
+        // A recipe without a grant for it writes nowhere else either.
+        root: Place::guarded(work_dir.join("runs"), guard),
         work_dir,
         name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
         command: own_words(),

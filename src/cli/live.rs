@@ -62,7 +62,7 @@ fn session(
 ) -> Result<Live, Failure> {
     let nothing = || Recipe { name: "repl".into(), text: String::new(), base_dir: ".".into() };
     let recipe = recipe.cloned().unwrap_or_else(nothing);
-    let output = console.clone();
+    let output = grants.output(console);
     let print = move |line: &str| output.print(line);
     let mut host: Host = host::of(&recipe, given, grants.fetch(), console, print)?;
     refuse_ranks(&host)?;

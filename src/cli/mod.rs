@@ -130,7 +130,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
         help::print_recipe(&recipe)?;
         return Ok(());
     }
-    let output = console.clone();
+    let output = args.grants.output(console);
     let print = move |line: &str| output.print(line);
     let mut host = host::of(&recipe, &args.given, args.grants.fetch(), console, print)?;
     args.lock.settle(&mut host.workspace, &recipe)?;

@@ -2,6 +2,7 @@
 
 use std::{
     fmt::Write,
+    io::IsTerminal,
     path::{Path, PathBuf},
 };
 
@@ -14,6 +15,7 @@ use super::{
 };
 use crate::{
     error::Result,
+    foreign::lines,
     fs::write_atomic,
     recipe::{
         Description, Failure, Recipe, describe,
@@ -25,7 +27,14 @@ use crate::{
 pub(super) fn run(args: RecipeArgs, console: &Console) -> Result<u8, Failure> {
     match args.command {
         RecipeCommand::Ls { json } => list(json)?,
-        RecipeCommand::Show { recipe, fetch } => console::out(&fetch.open(&recipe)?.text),
+        RecipeCommand::Show { recipe, fetch } => {
+            let text = fetch.open(&recipe)?.text;
+            match std::io::stdout().is_terminal() {
+                true => console::out(&lines(&text)),
+                // A file gets it to the byte.
+                false => console::out_bytes(text.as_bytes()),
+            }
+        }
         RecipeCommand::Cp { recipe, to, fetch } => copy(&fetch.open(&recipe)?, &to)?,
         RecipeCommand::Bundle(args) => bundle::make(&args)?,
         RecipeCommand::Unbundle { bundle, to, fetch } => bundle::take_apart(&bundle, &to, &fetch)?,

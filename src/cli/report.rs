@@ -10,6 +10,7 @@ use ariadne::{CharSet, Color, Config, Label, Report, ReportKind};
 use super::console;
 use crate::{
     error::{Code, Error},
+    foreign::{Foreign, lines},
     recipe::{Failure, diagnostics::Fault, sources::Location},
 };
 
@@ -44,7 +45,7 @@ pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
                     name if name.starts_with("import ") => format!("in {name}"),
                     name => format!("in `{name}`, called"),
                 };
-                let _ = writeln!(text, "   {what} at {}", position(&call.place));
+                let _ = writeln!(text, "   {} at {}", Foreign(&what), position(&call.place));
             }
         }
         if verbose {
@@ -58,9 +59,9 @@ pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
 fn interruption(failure: &Failure) -> String {
     let mut text = String::new();
     for error in failure.faults.iter().map(|fault| &fault.error) {
-        let _ = writeln!(text, "{}", error.message());
+        let _ = writeln!(text, "{}", lines(error.message()));
         for hint in error.hints() {
-            let _ = writeln!(text, "{hint}");
+            let _ = writeln!(text, "{}", lines(hint));
         }
     }
     text
@@ -78,7 +79,7 @@ fn fault(fault: &Fault, color: bool) -> String {
         text.push_str(&excerpt(place, beside.map(String::as_str), color));
     }
     for hint in hints {
-        let _ = writeln!(text, "   = {hint}");
+        let _ = writeln!(text, "   = {}", lines(hint));
     }
     text
 }
@@ -86,7 +87,7 @@ fn fault(fault: &Fault, color: bool) -> String {
 fn header(error: &Error, color: bool) -> String {
     let code = error.code().number();
     // The other faults have headers of their own.
-    let message = error.message();
+    let message = lines(error.message());
     let (red, bold) = match color {
         true => (AnsiColor::Red.on_default().bold(), Style::new().bold()),
         false => (Style::new(), Style::new()),
@@ -100,16 +101,17 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     if line.chars().count() > LONGEST_LINE {
         return unmarked(place);
     }
-    let name = place.source.name.as_str();
+    let name = Foreign(&place.source.name).to_string();
+    let name = name.as_str();
     // Of the text only this line is drawn; the others keep their number.
     let before = place.line.saturating_sub(1);
-    let text = format!("{}{}\n", "\n".repeat(before), line.replace(LINE_ENDS, " "));
+    let text = format!("{}{}\n", "\n".repeat(before), seen(line));
     let start = before + place.column.saturating_sub(1);
     let span = start..start + place.length();
     // ariadne marks nothing for a label that has no words.
     let label = Label::new((name, span.clone()))
         .with_color(Color::Red)
-        .with_message(beside.unwrap_or("here"));
+        .with_message(Foreign(beside.unwrap_or("here")));
     let config = Config::new().with_color(color).with_char_set(CharSet::Ascii);
     let report = Report::build(ReportKind::Error, (name, span))
         .with_config(config)
@@ -122,9 +124,19 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     }
     let drawn = String::from_utf8_lossy(&drawn);
     // Its own header is replaced by ours, and its closing rule is left out.
-    let lines: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    let shown = lines.get(1..lines.len().saturating_sub(1)).unwrap_or_default();
+    let drawn: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
+    let shown = drawn.get(1..drawn.len().saturating_sub(1)).unwrap_or_default();
     shown.iter().fold(String::new(), |text, line| text + *line + "\n")
+}
+
+/// A line with each character that is not seen as itself replaced by a mark, so that the columns stay.
+fn seen(line: &str) -> String {
+    let line = line.replace(LINE_ENDS, " ");
+    let shown = |c: char| match c == '\t' || Foreign(c.encode_utf8(&mut [0; 4])).is_as_it_is() {
+        true => c,
+        false => '\u{fffd}',
+    };
+    line.chars().map(shown).collect()
 }
 
 fn unmarked(place: &Location) -> String {
@@ -132,14 +144,14 @@ fn unmarked(place: &Location) -> String {
 }
 
 fn position(place: &Location) -> String {
-    format!("{}:{}:{}", place.source.name, place.line, place.column)
+    format!("{}:{}:{}", Foreign(&place.source.name), place.line, place.column)
 }
 
 fn causes(error: &Error) -> String {
     let mut text = String::new();
     let mut cause = error.source();
     while let Some(e) = cause {
-        let _ = writeln!(text, "   caused by: {e}");
+        let _ = writeln!(text, "   caused by: {}", lines(&e.to_string()));
         cause = e.source();
     }
     text

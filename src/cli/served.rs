@@ -10,7 +10,7 @@ use std::{
 use super::{Console, device::DeviceArgs, download::Downloads, signals};
 use crate::{
     checkpoint::Store,
-    data::{Tokenizer, is_hub_id},
+    data::{DataSource, Tokenizer},
     error::{Code, Error, Result},
     hub::{Hub, HubSettings, MODEL_FILES, TOKENIZER_FILES},
     model::{Model, ModelConfig},
@@ -60,17 +60,20 @@ impl ModelArgs {
             };
             hub.model_files(spec, self.revision.as_deref(), files)
         };
-        let directory = match here(&self.model)? {
-            Some(directory) => directory,
-            None => files(&self.model, MODEL_FILES)?,
+        let directory = match DataSource::from(&self.model) {
+            DataSource::Hub { repo, config: None } => files(&repo, MODEL_FILES)?,
+            DataSource::Path(place) => here(place.path())?,
+            _ => return Err(no_model(&self.model)),
         };
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
         let model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
         let tokenizer = match &self.tokenizer {
-            Some(spec) if is_hub_id(spec, Path::new(".")) => {
-                Tokenizer::from_path(&files(spec, TOKENIZER_FILES)?)?
-            }
-            Some(spec) => Tokenizer::open(spec, Path::new("."))?,
+            Some(spec) => match DataSource::from(spec) {
+                DataSource::Hub { repo, .. } => {
+                    Tokenizer::from_path(&files(&repo, TOKENIZER_FILES)?)?
+                }
+                here => Tokenizer::open(here)?,
+            },
             None => Tokenizer::from_path(&directory)
                 .map_err(|e| e.hint("name one with --tokenizer, such as dsr:gpt2"))?,
         };
@@ -78,22 +81,22 @@ impl ModelArgs {
     }
 }
 
-/// The directory that a path means: itself, or the latest checkpoint of a run; `None` for a model on
-/// the hub.
-fn here(spec: &str) -> Result<Option<PathBuf>> {
-    let path = Path::new(spec);
+/// The directory that a path means: itself, or the latest checkpoint of a run.
+fn here(path: &Path) -> Result<PathBuf> {
     if path.join("config.json").is_file() {
-        return Ok(Some(path.to_owned()));
+        return Ok(path.to_owned());
     }
-    if path.is_dir() {
-        let hint = "expected config.json in it, or a run's checkpoints";
-        return Store::resolve(path).map(Some).map_err(|e| e.hint(hint));
+    if !path.is_dir() {
+        return Err(no_model(&path.display().to_string()));
     }
-    if is_hub_id(spec, Path::new(".")) {
-        return Ok(None);
-    }
+    let hint = "expected config.json in it, or a run's checkpoints";
+    let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
+    Ok(checkpoint.path().to_owned())
+}
+
+fn no_model(spec: &str) -> Error {
     let message = format!("there is no directory {spec}, and it is no name of a model on the hub");
-    Err(Error::new(Code::Missing, message).hint("a name on the hub is OWNER/NAME"))
+    Error::new(Code::Missing, message).hint("a name on the hub is OWNER/NAME")
 }
 
 fn hub(console: &Console, interrupt: &Interrupt) -> Result<Hub> {

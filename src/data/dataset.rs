@@ -12,6 +12,7 @@ use super::{
     rows::{Filter, Map, Row, RowMap, RowPredicate, Rows, to_rows},
     shuffle::Shuffle,
     source::{self, OpenOptions},
+    source_name::DataSource,
     spool::Spool,
     stage::{Batches, Stage},
     tokenize::{Tokenize, TokenizeOptions},
@@ -37,8 +38,8 @@ impl fmt::Debug for Dataset {
 
 impl Dataset {
     /// Opens a dataset by path, glob, `dsr:NAME` or hub id `Owner/name[:config]`.
-    pub fn open(spec: &str, options: &OpenOptions) -> Result<Self> {
-        Ok(Self::from_stage(source::open(spec, options)?))
+    pub fn open(source: impl Into<DataSource>, options: &OpenOptions) -> Result<Self> {
+        Ok(Self::from_stage(source::open(&source.into(), options)?))
     }
 
     pub(super) fn from_stage(stage: impl Stage + 'static) -> Self {

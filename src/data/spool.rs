@@ -5,7 +5,6 @@
 //! use it; having no name, it never outlasts the process.
 
 use std::{
-    fs::File,
     io::{self, BufReader, BufWriter},
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
@@ -21,6 +20,7 @@ use arrow::{
 
 use super::stage::{Batches, Stage};
 use crate::error::{Code, Error, IoContext, Result};
+use crate::fs::File;
 
 /// How many rows are joined into one batch when reading.
 const ROWS_PER_BATCH: usize = 256;

@@ -4,8 +4,6 @@
 //! The truncation and padding of a `tokenizer.json` are not used: in dsr that is decided
 //! where the data is tokenized, visibly.
 
-use std::path::{Path, PathBuf};
-
 use serde_json::Value;
 use tokenizers::{
     AddedToken,
@@ -14,10 +12,10 @@ use tokenizers::{
     tokenizer::Tokenizer as Inner,
 };
 
-use super::{embedded, tokenizer_check};
+use super::{embedded, source_name::DataSource, tokenizer_check};
 use crate::{
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     panics::catch,
     units::Bytes,
 };
@@ -51,34 +49,39 @@ impl std::fmt::Debug for Tokenizer {
 }
 
 impl Tokenizer {
-    /// Opens `dsr:NAME`, or a path relative to `base_dir`.
-    pub fn open(spec: &str, base_dir: &Path) -> Result<Self> {
-        match spec.strip_prefix("dsr:") {
-            Some(name) => Self::from_bytes(embedded::tokenizer(name)?),
-            None => Self::from_path(&base_dir.join(spec)).map_err(|e| {
-                match embedded::tokenizer(spec).is_ok() {
-                    true => e.hint(format!("did you mean \"dsr:{spec}\"?")),
-                    false => e,
-                }
-            }),
+    /// Opens `dsr:NAME`, or a path.
+    pub fn open(source: impl Into<DataSource>) -> Result<Self> {
+        match source.into() {
+            DataSource::Nothing => bail!(Code::Tokenizer, "the name of a tokenizer is empty"),
+            DataSource::Embedded(name) => Self::from_bytes(embedded::tokenizer(&name)?),
+            DataSource::Path(place) | DataSource::Pattern(place) => Self::from_path(&place)
+                .map_err(|e| match place.name() {
+                    Some(name) if embedded::tokenizer(name).is_ok() => {
+                        e.hint(format!("did you mean \"dsr:{name}\"?"))
+                    }
+                    _ => e,
+                }),
+            DataSource::Hub { repo, .. } => {
+                bail!(Code::Tokenizer, "{repo} is not here: it is to be fetched from the hub first")
+            }
         }
     }
 
     /// Opens a `tokenizer.json`, or a directory that holds one, or one that holds `vocab.json` and
     /// `merges.txt` of a byte-level BPE as GPT-2's. A `tokenizer_config.json` beside them names the
     /// special tokens.
-    pub fn from_path(path: &Path) -> Result<Self> {
-        let (dir, json) = match path.is_dir() {
-            true => (path.to_owned(), path.join("tokenizer.json")),
-            false => (path.parent().map(PathBuf::from).unwrap_or_default(), path.to_owned()),
-        };
+    pub fn from_path(path: impl Into<Place>) -> Result<Self> {
+        let path = path.into();
+        let is_dir = path.is_dir();
+        let dir = if is_dir { path.clone() } else { directory_of(&path) };
+        let json = if is_dir { path.join("tokenizer.json") } else { path.clone() };
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-        let inner = if json.is_file() && json.file_name() != Some("vocab.json".as_ref()) {
-            parse(&fs::read(&json)?, &json.display().to_string())?
-        } else if (path.is_dir() || path == vocab) && vocab.is_file() && merges.is_file() {
+        let inner = if json.is_file() && json.name() != Some("vocab.json") {
+            parse(&json.read()?, &json.display().to_string())?
+        } else if (is_dir || path == vocab) && vocab.is_file() && merges.is_file() {
             check_class(&dir, config_in(&dir)?.as_ref())?;
             byte_level_bpe(&vocab, &merges)?
-        } else if path.is_dir() {
+        } else if is_dir {
             let message = format!(
                 "{} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
                 path.display()
@@ -93,12 +96,12 @@ impl Tokenizer {
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
-    pub fn from_vocab_and_merges(vocab: &Path, merges: &Path) -> Result<Self> {
-        if let Some(absent) = [vocab, merges].into_iter().find(|path| !path.is_file()) {
+    pub fn from_vocab_and_merges(vocab: &Place, merges: &Place) -> Result<Self> {
+        if let Some(absent) = [vocab, merges].into_iter().find(|place| !place.is_file()) {
             bail!(Code::Tokenizer, "no file {}", absent.display());
         }
-        let dir = vocab.parent().map(PathBuf::from).unwrap_or_default();
-        Ok(Self::new(byte_level_bpe(vocab, merges)?, config_in(&dir)?.as_ref()))
+        let config = config_in(&directory_of(vocab))?;
+        Ok(Self::new(byte_level_bpe(vocab, merges)?, config.as_ref()))
     }
 
     /// Reads the text of a `tokenizer.json`.
@@ -224,7 +227,7 @@ fn parse(json: &[u8], name: &str) -> Result<(Inner, u64)> {
 }
 
 /// GPT-2's own files: byte-level BPE without a prefix space.
-fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<(Inner, u64)> {
+fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
     let wrong = |e: &str| {
         let (vocab, merges) = (vocab.display(), merges.display());
         Error::new(Code::Tokenizer, format!("{vocab} and {merges} are no BPE vocabulary: {e}"))
@@ -257,13 +260,13 @@ fn byte_level_bpe(vocab: &Path, merges: &Path) -> Result<(Inner, u64)> {
 }
 
 /// The `tokenizer_config.json` of a directory, with what a `special_tokens_map.json` says beside it.
-fn config_in(dir: &Path) -> Result<Option<Value>> {
+fn config_in(dir: &Place) -> Result<Option<Value>> {
     let read = |name: &str| -> Result<Option<Value>> {
         let path = dir.join(name);
         if !path.is_file() {
             return Ok(None);
         }
-        serde_json::from_slice(&fs::read(&path)?).map(Some).map_err(|e| {
+        serde_json::from_slice(&path.read()?).map(Some).map_err(|e| {
             Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
         })
     };
@@ -278,7 +281,7 @@ fn config_in(dir: &Path) -> Result<Option<Value>> {
 }
 
 /// Refuses the two files of a tokenizer that is no GPT-2's: its class adds rules that they do not hold.
-fn check_class(dir: &Path, config: Option<&Value>) -> Result<()> {
+fn check_class(dir: &Place, config: Option<&Value>) -> Result<()> {
     let Some(config) = config else { return Ok(()) };
     let class = config["tokenizer_class"].as_str().unwrap_or("GPT2Tokenizer");
     let is_plain =
@@ -297,6 +300,10 @@ fn check_class(dir: &Path, config: Option<&Value>) -> Result<()> {
 fn guarded<T>(doing: &str, work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     let outcome = catch(work).map_err(|words| failed(doing, words.into()))?;
     outcome.map_err(|e| failed(doing, e))
+}
+
+fn directory_of(file: &Place) -> Place {
+    file.parent().unwrap_or_else(|| file.clone())
 }
 
 fn failed(doing: &str, e: tokenizers::Error) -> Error {

@@ -24,7 +24,7 @@ use crate::{
     data::LoaderState,
     dist::ShardSpec,
     error::{Code, Error, Result},
-    fs::{read_to_string, write_json},
+    fs::{Place, read_to_string, write_json},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -107,7 +107,7 @@ impl Engine {
             .hint("save where engine.step() returned true"));
         }
         if let Some(dir) = dir {
-            write_json(&dir.join("config.json"), &self.model.facts().config)?;
+            write_json(dir.join("config.json"), &self.model.facts().config)?;
         }
         self.write_params(dir)?;
         self.write_optimizer(dir)?;
@@ -124,7 +124,7 @@ impl Engine {
             loader,
             recipe,
         };
-        write_json(&dir.join(STATE), &state)
+        write_json(dir.join(STATE), &state)
     }
 
     fn write_params(&self, dir: Option<&Path>) -> Result<()> {
@@ -185,10 +185,11 @@ impl Engine {
     /// # Errors
     /// [`Code::Checkpoint`] for one of another model, optimizer or layout, listing what does not
     /// fit.
-    pub fn read_state(&mut self, dir: &Path) -> Result<TrainState> {
+    pub fn read_state(&mut self, dir: impl Into<Place>) -> Result<TrainState> {
+        let dir = &dir.into();
         let state = train_state(dir)?;
         self.check_optimizer(dir, &state)?;
-        let open = |name: &str| SafetensorsFile::open(&dir.join(name)).map_err(|e| damaged(dir, e));
+        let open = |name: &str| SafetensorsFile::open(dir.join(name)).map_err(|e| damaged(dir, e));
         let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
         let named: Vec<_> =
             self.params().iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
@@ -234,7 +235,7 @@ impl Engine {
     }
 
     /// Refuses a checkpoint whose state is that of another optimizer.
-    fn check_optimizer(&self, dir: &Path, state: &TrainState) -> Result<()> {
+    fn check_optimizer(&self, dir: &Place, state: &TrainState) -> Result<()> {
         let (found, expected) = (&state.optimizer, self.config.optimizer.algorithm.name());
         if found == expected {
             return Ok(());
@@ -279,7 +280,7 @@ fn fetch<K: PartialEq>(
     }
 }
 
-fn train_state(dir: &Path) -> Result<TrainState> {
+fn train_state(dir: &Place) -> Result<TrainState> {
     let text = read_to_string(dir.join(STATE)).map_err(|e| damaged(dir, e))?;
     let state: TrainState = serde_json::from_str(&text).map_err(|e| {
         let message = format!("checkpoint {}: {STATE} cannot be understood", dir.display());
@@ -297,7 +298,7 @@ fn train_state(dir: &Path) -> Result<TrainState> {
 }
 
 /// Refuses a file whose tensors are not exactly the expected ones.
-fn check_names(dir: &Path, file: &SafetensorsFile, expected: &[(String, Vec<i64>)]) -> Result<()> {
+fn check_names(dir: &Place, file: &SafetensorsFile, expected: &[(String, Vec<i64>)]) -> Result<()> {
     let mut faults = Vec::new();
     for (name, wanted) in expected {
         if !file.contains(name) {
@@ -322,7 +323,7 @@ fn check_names(dir: &Path, file: &SafetensorsFile, expected: &[(String, Vec<i64>
         .hint("make the model with the parameters of the run that wrote the checkpoint"))
 }
 
-fn damaged(dir: &Path, e: Error) -> Error {
+fn damaged(dir: &Place, e: Error) -> Error {
     let message = format!("checkpoint {}: {}", dir.display(), e.message());
     Error::new(Code::Checkpoint, message).caused_by(e)
 }

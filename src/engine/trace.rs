@@ -6,13 +6,11 @@
 //! on at its own speed. PyTorch's users know this as `torch.profiler` with
 //! `schedule(wait=0, warmup=1, active=3)`.
 
-use std::path::PathBuf;
-
 use super::{Engine, Observer};
 use crate::{
     bridge::trace,
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     tensor::{Device, guard, synchronize},
 };
 
@@ -21,7 +19,7 @@ const TRACED: u64 = 3;
 
 /// Traces an engine that it observes from before its first step.
 pub struct Tracer {
-    file: PathBuf,
+    file: Place,
     device: Device,
     /// Steps seen.
     steps: u64,
@@ -31,10 +29,9 @@ pub struct Tracer {
 
 impl Tracer {
     /// A tracer of what runs on `device`, into `file`. Its lines go to `show`.
-    pub fn new(file: PathBuf, device: Device, show: Box<dyn Fn(&str)>) -> Result<Self> {
-        if let Some(dir) = file.parent() {
-            fs::create_dir_all(dir)?;
-        }
+    pub fn new(file: impl Into<Place>, device: Device, show: Box<dyn Fn(&str)>) -> Result<Self> {
+        let file = file.into();
+        file.parent().map_or(Ok(()), fs::create_dir_all)?;
         let tracer = Self { file, device, steps: 0, runs: false, show };
         trace::prepare(tracer.with_cuda())?;
         Ok(tracer)

@@ -6,13 +6,16 @@
 //! its logs.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, BufRead, BufReader, ErrorKind, Read, Write},
+    io::{self, BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::error::{IoContext, Result};
+use crate::fs::File;
+use crate::{
+    error::{IoContext, Result},
+    fs::Place,
+};
 
 /// Where a launcher shows what its user is to see. Called from several threads.
 pub trait Screen: Send + Sync {
@@ -35,7 +38,7 @@ pub(super) struct Logs {
 }
 
 struct Inner {
-    dir: PathBuf,
+    dir: Place,
     /// Whether the directory is that of the run.
     settled: bool,
     files: Vec<(String, File)>,
@@ -47,16 +50,16 @@ pub(super) struct LogId(usize);
 
 impl Logs {
     /// Logs that begin in a new directory in `root`.
-    pub(super) fn create(root: &Path, name: &str) -> Result<Self> {
-        fs::create_dir_all(root).at("make the directory", root)?;
+    pub(super) fn create(root: impl Into<Place>, name: &str) -> Result<Self> {
+        let root = root.into();
+        root.create_dir_all()?;
         for number in 1.. {
             let dir = match number {
                 1 => root.join(format!("{name}-launch")),
                 _ => root.join(format!("{name}-launch-{number}")),
             };
-            match fs::create_dir(&dir) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                made => made.at("make the directory", &dir)?,
+            if !dir.create_dir()? {
+                continue;
             }
             let inner = Inner { dir, settled: false, files: Vec::new() };
             return Ok(Self { inner: Mutex::new(inner) });
@@ -67,20 +70,20 @@ impl Logs {
     /// Opens the log `name`, such as `rank-0.log`.
     pub(super) fn open(&self, name: String) -> Result<LogId> {
         let mut inner = self.lock();
-        let file = open(&inner.dir.join(&name))?;
+        let file = inner.dir.join(&name).append()?;
         inner.files.push((name, file));
         Ok(LogId(inner.files.len() - 1))
     }
 
     /// Where the logs are.
     pub(super) fn dir(&self) -> PathBuf {
-        self.lock().dir.clone()
+        self.lock().dir.path().to_owned()
     }
 
     /// Removes the directory of a launch that has come to nothing, unless something is in it.
     pub(super) fn discard(&self) {
         // A log that is not empty stays.
-        let _ = fs::remove_dir(self.dir());
+        let _ = self.lock().dir.remove_empty_dir();
     }
 
     /// Moves the logs into the run's directory, behind what is there already. Once is enough.
@@ -90,18 +93,18 @@ impl Logs {
             return Ok(());
         }
         // On another machine than rank 0's the directory may not be there.
-        fs::create_dir_all(dir).at("make the directory", dir)?;
+        let dir = inner.dir.beside(dir);
+        dir.create_dir_all()?;
         let Inner { dir: old, files, .. } = &mut *inner;
         for (name, file) in files {
             let (from, to) = (old.join(&*name), dir.join(&*name));
-            let mut moved = open(&to)?;
-            let mut begun = File::open(&from).at("read", &from)?;
-            io::copy(&mut begun, &mut moved).at("write", &to)?;
+            let mut moved = to.append()?;
+            io::copy(&mut from.open()?, &mut moved).at("write", to.path())?;
             *file = moved;
-            fs::remove_file(&from).at("remove", &from)?;
+            from.remove_file()?;
         }
-        fs::remove_dir(&*old).at("remove", old)?;
-        dir.clone_into(old);
+        old.remove_empty_dir()?;
+        *old = dir;
         inner.settled = true;
         Ok(())
     }
@@ -135,12 +138,10 @@ pub(super) fn pump(pipe: impl Read, mut take: impl FnMut(&[u8])) {
     }
 }
 
-fn open(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).at("write", path)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -38,6 +38,8 @@ pub use self::{
     supervise::run,
 };
 
+use crate::fs::Place;
+
 /// The variable in which a rank finds the command line that launched it, as a JSON list.
 pub const COMMAND: &str = "DSR_LAUNCH_COMMAND";
 
@@ -55,7 +57,7 @@ pub struct Launch {
     /// The working directory.
     pub work_dir: PathBuf,
     /// The directory of all runs.
-    pub root: PathBuf,
+    pub root: Place,
     /// The name of the logs until the run's own directory is known.
     pub name: String,
     /// The command line that was typed.

@@ -13,6 +13,7 @@ use super::{
     names::{Names, is_map},
     session::Live,
 };
+use crate::fs::Place;
 use crate::{
     recipe::{
         embedded::STDLIB,
@@ -173,11 +174,12 @@ impl Live {
             format!("{dir}/")
         };
         let dir = if prefix.is_empty() { "." } else { prefix.as_str() };
-        let list = crate::fs::list(self.host.workspace.rights.work_dir.join(dir));
+        let dir = Place::from(self.host.workspace.rights.work_dir.join(dir));
         let is_hidden = |name: &str| name.starts_with('.') && !typed.ends_with('.');
-        for (name, is_dir) in list.unwrap_or_default() {
+        for name in dir.list().unwrap_or_default() {
+            let name = name.to_string_lossy();
             if !is_hidden(&name) {
-                let end = if is_dir { "/" } else { "" };
+                let end = if dir.join(&*name).is_dir() { "/" } else { "" };
                 found.push(Candidate { text: format!("{prefix}{name}{end}"), help: String::new() });
             }
         }

@@ -22,11 +22,12 @@ use crate::{
     recipe::{
         Failure, Recipe,
         address::has_files,
+        bundle::code,
         diagnostics::diagnose,
         imports::{self, Imports},
         lexer::{Class, tokens},
         params::{self, GivenParameter, Parameter},
-        parser,
+        parser, requests,
         sources::LIVE,
     },
     script::{
@@ -118,7 +119,7 @@ impl Live {
     pub fn load(&mut self, recipe: &Recipe) -> Result<Value, Failure> {
         let host = Rc::clone(&self.host);
         let before = self.import_from(recipe.base_dir.clone());
-        let value = self.run(&recipe.name, &recipe.text, &host.workspace.rights.params);
+        let value = self.run(&recipe.name, code(&recipe.text), &host.workspace.rights.params);
         if value.as_ref().is_err_and(|failure| failure.code() != Code::Interrupted) {
             self.import_from(before);
         }
@@ -278,6 +279,10 @@ impl Live {
         host.workspace.sources.insert_live_ast(&ast);
         let mut own = params::scan(LIVE, &ast).map_err(of)?;
         params::give(&mut own, given).map_err(of)?;
+        if !given.is_empty() {
+            requests::note_uses(&host.workspace, &ast, &own);
+            host.workspace.rights.settle()?;
+        }
         let mut parameters = self.parameters.clone();
         parameters.retain(|p| own.iter().all(|new| new.name != p.name));
         let engine = match own.is_empty() {

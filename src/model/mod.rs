@@ -45,7 +45,6 @@ pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 use std::{
     cell::{OnceCell, RefCell},
     fmt,
-    path::Path,
     rc::Rc,
 };
 
@@ -55,6 +54,7 @@ use self::{
     initializer::Initializer,
     measured::Measured,
 };
+use crate::fs::Place;
 use crate::{
     error::{Code, Error, Result},
     tensor::{Device, Kind, Tensor},
@@ -91,7 +91,8 @@ impl Model {
 
     /// The model in a directory as Hugging Face writes it: `config.json` and safetensors. It takes
     /// no memory before it is used; until then its files must stay as they are.
-    pub fn load(dir: &Path, config: &ModelConfig, device: Device) -> Result<Self> {
+    pub fn load(dir: impl Into<Place>, config: &ModelConfig, device: Device) -> Result<Self> {
+        let dir = &dir.into();
         let config = config.completed_by(dir)?;
         let mut model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
         let weights = StoredWeights::open(dir, &model.units, model.facts.names)?;

@@ -3,6 +3,7 @@
 use std::{fmt, path::Path};
 
 use super::grants::Capability;
+use crate::foreign::{Foreign, ForeignPath};
 
 /// One thing that a recipe asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,10 +41,10 @@ impl Access<'_> {
 impl fmt::Display for Access<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Read(path) => write!(f, "read {}", path.display()),
-            Self::Write(path) => write!(f, "write {}", path.display()),
-            Self::Net(host) => write!(f, "connect to {host}"),
-            Self::Import(host) => write!(f, "import from {host}"),
+            Self::Read(path) => write!(f, "read {}", ForeignPath(path)),
+            Self::Write(path) => write!(f, "write {}", ForeignPath(path)),
+            Self::Net(host) => write!(f, "connect to {}", Foreign(host)),
+            Self::Import(host) => write!(f, "import from {}", Foreign(host)),
         }
     }
 }

@@ -25,7 +25,11 @@ mod place;
 pub mod sandbox;
 mod trust;
 
-use std::path::{Path, PathBuf};
+use std::{
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 pub use self::{
     access::Access,
@@ -33,7 +37,11 @@ pub use self::{
     grants::{Capability, Grants, Scope},
     trust::TrustFile,
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    foreign::{Foreign, ForeignPath},
+    fs::{Found, Guard, Use, open_root},
+};
 
 /// The environment of a recipe: the places that it may use without a grant.
 #[derive(Debug, Clone, Default)]
@@ -44,6 +52,9 @@ pub struct AccessContext {
     pub recipe_dir: PathBuf,
     /// Paths that the user named on the command line: read.
     pub named: Vec<PathBuf>,
+    /// Directories that may be listed, without what is in them: the ways to what the user named by a
+    /// pattern. They are real paths.
+    pub listed: Vec<PathBuf>,
     /// Caches of dsr and of Hugging Face: read.
     pub caches: Vec<PathBuf>,
     /// The user's home, with the files that are never given.
@@ -63,6 +74,8 @@ pub struct Permissions {
     context: AccessContext,
     never: Vec<PathBuf>,
     audit: Option<Audit>,
+    /// The directories that are given, held open, the longest paths first.
+    roots: Vec<(PathBuf, Arc<OwnedFd>)>,
 }
 
 /// Why an access is refused.
@@ -81,7 +94,22 @@ impl Permissions {
         let all = context.named.iter_mut().chain(&mut context.caches);
         all.for_each(|path| *path = place::root(&work_dir, path));
         let never = place::secrets(context.home.as_deref(), &context.secrets);
-        Self { grants: grants.resolved(&work_dir), context, never, audit }
+        let grants = grants.resolved(&work_dir);
+        let mut permissions = Self { grants, context, never, audit, roots: Vec::new() };
+        permissions.roots = permissions.open_roots();
+        permissions
+    }
+
+    /// Opens the directories that are given. One that does not exist yet is looked for from the root of
+    /// the filesystem when it is asked for.
+    fn open_roots(&self) -> Vec<(PathBuf, Arc<OwnedFd>)> {
+        let mut paths = self.readable();
+        paths.extend(self.writable());
+        paths.sort();
+        paths.dedup();
+        paths.reverse();
+        let opened = |path: PathBuf| Some((path.clone(), Arc::new(open_root(&path).ok()?)));
+        paths.into_iter().filter(|path| path.is_dir()).filter_map(opened).collect()
     }
 
     /// Allows what was granted, or refuses it with the flag that would allow it. `at` is the place
@@ -137,21 +165,30 @@ impl Permissions {
 
     fn judge_path(&self, path: &Path, wants: Capability) -> std::result::Result<(), Refusal> {
         let real = place::real(&self.context.work_dir, path).map_err(Refusal::never)?;
-        if place::is_system(&real) {
+        self.judge_real(&real, path, wants)
+    }
+
+    fn judge_real(
+        &self,
+        real: &Path,
+        path: &Path,
+        wants: Capability,
+    ) -> std::result::Result<(), Refusal> {
+        if place::is_system(real) {
             return Err(Refusal::never("files of the kernel are never given to a recipe"));
         }
         if self.never.iter().any(|secret| real.starts_with(secret)) {
             return Err(Refusal::never("credentials are never given to a recipe"));
         }
-        if self.grants.denied(wants).covers_path(&real) {
+        if self.grants.denied(wants).covers_path(real) {
             return Err(Refusal::never(format!("--deny-{} says so", wants.name())));
         }
-        if self.grants.allowed(wants).covers_path(&real) {
+        if self.grants.allowed(wants).covers_path(real) {
             return Ok(());
         }
         let by_default = match wants {
-            Capability::Write => place::is_visible_in(&self.context.work_dir, &real),
-            _ => self.reads_by_default(&real),
+            Capability::Write => place::is_visible_in(&self.context.work_dir, real),
+            _ => self.reads_by_default(real),
         };
         if by_default {
             return Ok(());
@@ -160,16 +197,23 @@ impl Permissions {
             true => "names that begin with a dot are not given without a grant".to_owned(),
             false if real == path => "it is outside of the working directory".to_owned(),
             false => {
-                format!("it is {}, outside of the working directory", real.display())
+                format!("it is {}, outside of the working directory", ForeignPath(real))
             }
         };
-        let flag = format!("--allow-{}={}", wants.name(), real.display());
+        let flag = format!("--allow-{}={}", wants.name(), ForeignPath(real));
         Err(Refusal { why, flag: Some(flag) })
+    }
+
+    /// Whether the directory may be listed.
+    pub fn lists(&self, path: &Path) -> bool {
+        let real = place::root(&self.context.work_dir, path);
+        self.context.listed.contains(&real)
     }
 
     fn reads_by_default(&self, real: &Path) -> bool {
         let mut visible = [&self.context.work_dir, &self.context.recipe_dir].into_iter();
         visible.any(|root| place::is_visible_in(root, real))
+            || self.context.listed.iter().any(|dir| dir == real)
             || self
                 .context
                 .named
@@ -179,7 +223,7 @@ impl Permissions {
     }
 
     fn judge_host(&self, host: &str) -> std::result::Result<(), Refusal> {
-        let flag = || Some(format!("--allow-net={host}"));
+        let flag = || Some(format!("--allow-net={}", Foreign(host)));
         if self.grants.denied(Capability::Net).covers_host(host) {
             return Err(Refusal::never("--deny-net says so"));
         }
@@ -213,7 +257,10 @@ impl Permissions {
         } else {
             return Ok(());
         };
-        Err(Refusal { why: why.to_owned(), flag: Some(format!("--allow-import={host}")) })
+        Err(Refusal {
+            why: why.to_owned(),
+            flag: Some(format!("--allow-import={}", Foreign(host))),
+        })
     }
 
     /// The directories and files that may be read, for the sandbox.
@@ -233,6 +280,44 @@ impl Permissions {
         let given = self.grants.allowed(Capability::Write).paths();
         let own = [self.context.work_dir.clone()].into_iter();
         own.chain(self.context.caches.iter().cloned()).chain(given).collect()
+    }
+}
+
+/// What is found is judged by its real path, and opened by that path, part by part: a part that has become
+/// a link since is not followed.
+impl Guard for Permissions {
+    fn find(&self, path: &Path, wants: Use) -> Result<Found> {
+        let work_dir = &self.context.work_dir;
+        let (capability, access) = match wants {
+            Use::Read => (Capability::Read, Access::Read(path)),
+            Use::Write => (Capability::Write, Access::Write(path)),
+        };
+        let real = match (wants, path.parent(), path.file_name()) {
+            // What has the name is replaced or made, whatever it is; only its directory is followed.
+            (Use::Write, Some(parent), Some(name)) => {
+                place::real(work_dir, parent).map(|parent| parent.join(name))
+            }
+            _ => place::real(work_dir, path),
+        };
+        let real = real.map_err(Refusal::never);
+        let judged = real.and_then(|real| {
+            self.judge_real(&real, path, capability)?;
+            Ok(real)
+        });
+        let real = judged.map_err(|refusal| refusal.error(access))?;
+        // A directory is needed to make something in it.
+        let held = |root: &Path| match wants {
+            Use::Read => real.strip_prefix(root).ok(),
+            Use::Write => real.strip_prefix(root).ok().filter(|rest| *rest != Path::new("")),
+        };
+        let found = self.roots.iter().find_map(|(root, handle)| Some((held(root)?, handle)));
+        if let Some((below, root)) = found {
+            return Ok(Found { root: Arc::clone(root), below: below.to_owned() });
+        }
+        let top = Path::new("/");
+        let root = Arc::new(open_root(top).at("open", top)?);
+        let below = real.strip_prefix(top).unwrap_or(&real).to_owned();
+        Ok(Found { root, below })
     }
 }
 

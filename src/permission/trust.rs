@@ -20,7 +20,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Capability, Grants, audit};
+use super::{Capability, Grants, audit, place};
 use crate::{
     config::suggest,
     error::{Code, Error, Result},
@@ -65,10 +65,11 @@ fn is_path(capability: Capability) -> bool {
     matches!(capability, Capability::Read | Capability::Write)
 }
 
-fn absolute(path: &String) -> Result<String> {
-    let whole = std::path::absolute(path)
+/// Where a path leads now: a link in it that leads elsewhere later is another path.
+fn real(path: &String) -> Result<String> {
+    let work_dir = std::path::absolute(".")
         .map_err(|e| Error::new(Code::Io, format!("{path} has no absolute path: {e}")))?;
-    Ok(whole.display().to_string())
+    Ok(place::root(&work_dir, Path::new(path)).display().to_string())
 }
 
 impl Trusted {
@@ -128,7 +129,7 @@ impl TrustFile {
         for capability in Capability::ALL {
             let items = grants.allowed(capability).items().iter();
             *trusted.items(capability) = match is_path(capability) {
-                true => items.map(absolute).collect::<Result<_>>()?,
+                true => items.map(real).collect::<Result<_>>()?,
                 false => items.cloned().collect(),
             };
         }

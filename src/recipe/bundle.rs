@@ -223,6 +223,12 @@ pub(super) fn file_name(recipe: &Recipe, bundle: Option<&Bundle>) -> String {
     format!("{}.rhai", stem.chars().map(plain).collect::<String>())
 }
 
+/// The recipe in a text: what stands above the first mark of a bundle, and nothing behind it. A string or a
+/// comment that is left open there does not reach what follows.
+pub(crate) fn code(text: &str) -> &str {
+    first_mark(text).map_or(text, |at| &text[..at])
+}
+
 /// The offset of the first mark.
 pub(super) fn first_mark(text: &str) -> Option<usize> {
     let at_start = text.starts_with(MARK).then_some(0);

@@ -3,7 +3,7 @@
 use rhai::AST;
 
 use super::{
-    bundle::Bundle,
+    bundle::{Bundle, code},
     diagnostics::{Failure, diagnose},
     file::Recipe,
     params::{self, Parameter},
@@ -34,7 +34,7 @@ pub(crate) fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Param
     Bundle::open(recipe)?;
     let parser = parser::parser();
     let ast = sources
-        .compile(&parser, name, text)
+        .compile(&parser, name, code(text))
         .map_err(|e| diagnose(&parser, *Box::from(e), name, sources))?;
     let parameters = params::scan(name, &ast).map_err(|e| Failure::of(e, &[], sources))?;
     Ok((ast, parameters))

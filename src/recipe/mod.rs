@@ -32,6 +32,7 @@ pub(crate) mod resolver;
 pub(crate) mod translate;
 
 mod module_path;
+mod parameter_uses;
 
 pub use self::{
     description::{Description, describe},

@@ -12,23 +12,24 @@ use super::{
     address::is_address,
     description::scan,
     diagnostics::Failure,
-    embedded::EMBEDDED,
     error::{AtPosition, duplicate},
     file::Recipe,
     hub_name::{HubName, HubUse},
     imports::{Imports, text_of},
     locate,
+    parameter_uses::ParameterUses,
     params::{self, Parameter},
     parser,
+    rights::fixed_part,
     sources::Sources,
     workspace::Workspace,
 };
 use crate::{
-    data,
+    data::SourceName,
     error::Error,
     hub::HubSettings,
     model::ModelConfig,
-    permission::{Access, Capability, Permissions, TrustFile},
+    permission::{Access, Capability, Grants, Permissions, TrustFile},
 };
 
 /// The name of the function that starts a run.
@@ -99,6 +100,8 @@ pub struct Requests {
     faults: Vec<Error>,
     /// Imports that cannot be bundled.
     obstacles: Vec<Error>,
+    /// Whether it imports what only the run knows.
+    pub computes_imports: bool,
 }
 
 impl Requests {
@@ -164,6 +167,7 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
     let (ast, mut parameters) = scan(recipe, &workspace.sources)?;
     workspace.open(recipe)?;
     params::give(&mut parameters, &workspace.rights.params)?;
+    note_uses(workspace, &ast, &parameters);
     let Recipe { name, text, .. } = recipe;
     let imports = Imports::load(&parser::parser(), workspace, name, &ast, &parameters);
     let found = Requests::default();
@@ -179,6 +183,7 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
     }
     let mut found = collector.found;
     found.obstacles = imports.bundling_obstacles(name);
+    found.computes_imports = !imports.computed.is_empty();
     found.faults = imports.faults;
     // The recipe may be moved; its name stays.
     let own = Path::new(name).file_name().map(|name| name.to_string_lossy().into_owned());
@@ -191,6 +196,20 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
         (a.capability, &a.what, &a.wanted_by) == (b.capability, &b.what, &b.wanted_by)
     });
     Ok(found)
+}
+
+/// Notes what the recipe's text uses its parameters for, which the rights follow from.
+pub(crate) fn note_uses(workspace: &Workspace, ast: &AST, parameters: &[Parameter]) {
+    let is = |name: &str, is_meant: fn(&Use) -> bool| {
+        FUNCTIONS.iter().any(|(known, what)| *known == name && is_meant(what))
+    };
+    let uses = ParameterUses::of(
+        ast,
+        parameters,
+        |name| is(name, |_| true),
+        |name| is(name, |what| matches!(what, Use::Hub(_))),
+    );
+    workspace.rights.uses.replace(uses);
 }
 
 /// Collects the requests of one source after another.
@@ -226,31 +245,49 @@ impl Collector<'_> {
         let Some((_, what)) = FUNCTIONS.iter().find(|(name, _)| *name == function) else { return };
         let Some(text) = args.iter().find_map(|arg| text_of(arg, self.parameters)) else { return };
         let wanted_by = format!("{function}(\"{text}\")");
-        let is_path = |text: &str| !text.is_empty() && !text.starts_with(EMBEDDED);
         match what {
             Use::Write => self.add(Capability::Write, &text, wanted_by, position),
             Use::Read => self.add(Capability::Read, &text, wanted_by, position),
             Use::Shape if ModelConfig::named(&text).is_some() => {}
             Use::Shape => self.add(Capability::Read, &text, wanted_by, position),
-            Use::Hub(used_as) if data::is_hub_id(&text, &self.workspace.rights.work_dir) => {
-                let (repo, config) = text.split_once(':').unwrap_or((&text, ""));
+            Use::Hub(used_as) => {
                 let revision = args.iter().find_map(|arg| self.revision(arg));
-                self.hub(
-                    HubName {
-                        used_as: *used_as,
-                        repo: repo.to_owned(),
-                        config: Some(config.to_owned()).filter(|config| !config.is_empty()),
-                        revision: revision.unwrap_or_else(|| "main".to_owned()),
-                        source: self.source.to_owned(),
-                        position,
-                    },
-                    wanted_by,
-                );
+                self.source_name(*used_as, &text, revision, wanted_by, position);
             }
-            Use::Hub(_) if is_path(&text) => {
-                self.add(Capability::Read, &text, wanted_by, position);
+        }
+    }
+
+    fn source_name(
+        &mut self,
+        used_as: HubUse,
+        text: &str,
+        revision: Option<String>,
+        wanted_by: String,
+        position: Position,
+    ) {
+        match SourceName::parse(text, &self.workspace.rights.work_dir) {
+            SourceName::Embedded(_) => {}
+            SourceName::Path(_) if text.is_empty() => {}
+            SourceName::Path(_) => self.add(Capability::Read, text, wanted_by, position),
+            SourceName::Pattern(pattern) => {
+                let fixed = fixed_part(&pattern);
+                let permissions = self.workspace.rights.permissions_with(Grants::default());
+                if !permissions.lists(&self.workspace.rights.work_dir.join(&fixed)) {
+                    let fixed = fixed.display().to_string();
+                    self.add(Capability::Read, &fixed, wanted_by, position);
+                }
             }
-            Use::Hub(_) => {}
+            SourceName::Hub { repo, config } => self.hub(
+                HubName {
+                    used_as,
+                    repo,
+                    config,
+                    revision: revision.unwrap_or_else(|| "main".to_owned()),
+                    source: self.source.to_owned(),
+                    position,
+                },
+                wanted_by,
+            ),
         }
     }
 

@@ -5,29 +5,32 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeMap,
     path::{Path, PathBuf},
-    rc::Rc,
+    sync::Arc,
 };
 
 use super::{
     address,
     embedded::EMBEDDED,
+    parameter_uses::ParameterUses,
     params::{GivenParameter, GivenValue},
 };
 use crate::{
     config::EngineConfig,
-    data,
+    data::{self, DataSource, SourceName},
     error::{Code, Error, Result},
+    fs::Place,
     hub::HubSettings,
     permission::{Access, AccessContext, Audit, Capability, Grants, Permissions, Scope},
     run::Start,
 };
 
-/// The characters that make a path a pattern.
-const WILD: [char; 3] = ['*', '?', '['];
-
 /// Asks the user for an access.
 pub type Ask = Box<dyn Fn(&Access<'_>) -> bool>;
+
+/// Asks the user whether a text may run: its name and the text.
+pub type AskToRun = Box<dyn Fn(&str, &str) -> bool>;
 
 /// Looks an environment variable up.
 pub type Environment = Box<dyn Fn(&str) -> Option<String>>;
@@ -51,9 +54,15 @@ pub struct Rights {
     /// Asks the user, while the script runs, for an access that is not allowed; true gives it to the
     /// session.
     pub ask: Option<Ask>,
+    /// Asks the user whether a text may run that the trust is not in, by its name.
+    pub ask_to_run: Option<AskToRun>,
     /// The file that gets a line for each access, if there is one.
     pub audit: Option<PathBuf>,
-    permissions: RefCell<Rc<Permissions>>,
+    permissions: RefCell<Arc<Permissions>>,
+    /// The uses that the recipe's text makes of its parameters.
+    pub(super) uses: RefCell<ParameterUses>,
+    /// The texts that the user's trust is in, where it gave the grants.
+    trusted: RefCell<Option<BTreeMap<String, String>>>,
     /// Grants of the user's answers.
     answered: RefCell<Grants>,
     /// The place in the recipe of the call that runs, for the audit log.
@@ -71,8 +80,11 @@ impl Rights {
             start: Start::Afresh,
             grants: Grants::default(),
             ask: None,
+            ask_to_run: None,
             audit: None,
             permissions: RefCell::default(),
+            uses: RefCell::default(),
+            trusted: RefCell::default(),
             answered: RefCell::default(),
             call: RefCell::default(),
         }
@@ -85,13 +97,13 @@ impl Rights {
         let mut grants = self.grants.clone();
         grants.extend(&self.answered.borrow());
         let permissions = Permissions::new(grants, self.world(), audit);
-        self.permissions.replace(Rc::new(permissions));
+        self.permissions.replace(Arc::new(permissions));
         Ok(())
     }
 
     /// The permissions of the recipe.
-    pub fn permissions(&self) -> Rc<Permissions> {
-        Rc::clone(&self.permissions.borrow())
+    pub fn permissions(&self) -> Arc<Permissions> {
+        Arc::clone(&self.permissions.borrow())
     }
 
     /// The permissions that it would have with `grants`, before it runs.
@@ -156,47 +168,75 @@ impl Rights {
         self.permissions().check(access, &self.call.borrow())
     }
 
+    /// A path as what the permissions of now judge, whenever it is opened.
+    fn place(&self, path: impl AsRef<Path>) -> Place {
+        Place::guarded(self.work_dir.join(path), self.permissions())
+    }
+
+    /// The working directory, whose files are judged when they are opened.
+    pub(crate) fn work_place(&self) -> Place {
+        self.place("")
+    }
+
     /// The file or directory `spec`, to read.
-    pub(crate) fn readable(&self, spec: &str) -> Result<PathBuf> {
+    pub(crate) fn readable(&self, spec: impl AsRef<Path>) -> Result<Place> {
         let path = self.work_dir.join(spec);
         self.ask_for(Access::Read(&path))?;
         self.permissions().check_tree(&path, &self.call.borrow())?;
-        Ok(path)
+        Ok(self.place(path))
     }
 
-    /// Checks the source of a model, a tokenizer or a dataset, unless `spec` names one that is embedded
-    /// or on the hub.
-    pub(crate) fn check_source(&self, spec: &str) -> Result<()> {
-        if spec.is_empty() || spec.starts_with(EMBEDDED) || data::is_hub_id(spec, &self.work_dir) {
-            return Ok(());
+    /// The source of a model, a tokenizer or a dataset that `text` names.
+    pub(crate) fn source(&self, text: &str) -> Result<DataSource> {
+        let name = SourceName::parse(text, &self.work_dir);
+        match &name {
+            SourceName::Embedded(_) | SourceName::Hub { .. } => {}
+            SourceName::Path(path) if path.as_os_str().is_empty() => {}
+            SourceName::Path(path) => {
+                self.readable(path)?;
+            }
+            SourceName::Pattern(pattern) => {
+                let fixed = fixed_part(pattern);
+                // The user may have given what it matches and nothing else.
+                if !self.permissions().lists(&self.work_dir.join(&fixed)) {
+                    self.check(Access::Read(&self.work_dir.join(fixed)))?;
+                }
+                let permissions = self.permissions();
+                let at = self.call.borrow();
+                for found in data::matches(&self.place(pattern))? {
+                    permissions.check_tree(found.path(), &at)?;
+                }
+            }
         }
-        if !spec.contains(WILD) {
-            return self.readable(spec).map(drop);
-        }
-        let (fixed, wild) = fixed_part(Path::new(spec));
-        if wild.components().any(|part| part == std::path::Component::ParentDir) {
-            return Err(Error::new(
-                Code::Permission,
-                format!("the pattern {spec} may not have `..` behind its wildcards"),
-            ));
-        }
-        self.check(Access::Read(&self.work_dir.join(fixed)))?;
-        let at = self.call.borrow();
-        let permissions = self.permissions();
-        let pattern = self.work_dir.join(spec);
-        // A pattern that is none, or cannot be listed, is an error of the code that opens it.
-        let found = glob::glob(&pattern.to_string_lossy()).into_iter().flatten().flatten();
-        for path in found.chain([pattern.clone()].into_iter().filter(|path| path.exists())) {
-            permissions.check_tree(&path, &at)?;
-        }
-        Ok(())
+        Ok(name.beneath(&self.work_place()))
     }
 
     /// The file or directory `spec`, to write.
-    pub(crate) fn writable(&self, spec: impl AsRef<Path>) -> Result<PathBuf> {
+    pub fn writable(&self, spec: impl AsRef<Path>) -> Result<Place> {
         let path = self.work_dir.join(spec);
         self.check(Access::Write(&path))?;
-        Ok(path)
+        Ok(self.place(path))
+    }
+
+    /// Notes that the grants are those of the user's trust in these texts.
+    pub fn trust(&self, texts: BTreeMap<String, String>) {
+        self.trusted.replace(Some(texts));
+    }
+
+    /// Refuses to run a text that the user's trust is not in.
+    pub(super) fn check_trusted(&self, name: &str, text: &str) -> Result<()> {
+        let trusted = self.trusted.borrow();
+        let is_other =
+            |texts: &BTreeMap<String, String>| texts.get(name).map(String::as_str) != Some(text);
+        if name.starts_with(EMBEDDED) || !trusted.as_ref().is_some_and(is_other) {
+            return Ok(());
+        }
+        if self.ask_to_run.as_ref().is_some_and(|ask| ask(name, text)) {
+            return Ok(());
+        }
+        let message = format!("the recipe is trusted without {name}, which it imports");
+        Err(Error::new(Code::Permission, message)
+            .hint("write its path out and let the recipe ask again, or give the grants by flags"))
     }
 
     /// Checks every path of the options of `init_engine` that is written to.
@@ -247,39 +287,78 @@ impl Rights {
             caches,
             home: path("HOME"),
             hub_host: hub.and_then(|hub| hub.host()),
-            names_hub: self.given_texts().any(|text| data::is_hub_id(text, &self.work_dir)),
+            names_hub: self.names_hub(),
+            listed: self.named_by_patterns().1,
         }
     }
 
-    /// The values of parameters on the command line.
-    fn given_texts(&self) -> impl Iterator<Item = &str> {
+    /// Whether the text hands a name on the hub, which the user gave, to what loads from there.
+    fn names_hub(&self) -> bool {
+        let uses = self.uses.borrow();
+        let is_hub =
+            |text| matches!(SourceName::parse(text, &self.work_dir), SourceName::Hub { .. });
+        self.given_texts().any(|(name, text)| uses.sources.contains(name) && is_hub(text))
+    }
+
+    /// The parameters on the command line, with their texts.
+    fn given_texts(&self) -> impl Iterator<Item = (&str, &str)> {
         self.params.iter().filter_map(|given| match &given.value {
-            GivenValue::Text(text) => Some(text.as_str()),
+            GivenValue::Text(text) => Some((given.name.as_str(), text.as_str())),
             GivenValue::Json(_) => None,
         })
     }
 
-    /// The paths on the command line: to name one is to give it. A file of parameters may have come
-    /// with the recipe.
+    /// The paths on the command line that the recipe's text uses as paths: to name one is to give it. A
+    /// file of parameters may have come with the recipe.
     fn named_paths(&self) -> Vec<PathBuf> {
-        let texts = self.given_texts().map(PathBuf::from);
+        let uses = self.uses.borrow();
+        let given = self.given_texts().filter(|(name, _)| uses.paths.contains(*name));
+        let named = given.filter_map(|(_, text)| match SourceName::parse(text, &self.work_dir) {
+            SourceName::Path(path) => Some(path),
+            _ => None,
+        });
         let start = match &self.start {
             Start::From(path) => Some(path.clone()),
             Start::Afresh | Start::Latest => None,
         };
-        let paths = texts.chain(start).filter(|path| !path.as_os_str().is_empty());
-        let paths = paths.map(|path| fixed_part(&path).0);
-        paths.filter(|path| self.work_dir.join(path).exists()).collect()
+        let paths = named.chain(start).filter(|path| !path.as_os_str().is_empty());
+        let paths = paths.filter(|path| self.work_dir.join(path).exists());
+        paths.chain(self.named_by_patterns().0).collect()
+    }
+
+    /// The files that patterns on the command line match, and the directories on the way to them. A link
+    /// that leads out of the directory before the first wildcard is none of them.
+    fn named_by_patterns(&self) -> (Vec<PathBuf>, Vec<PathBuf>) {
+        let uses = self.uses.borrow();
+        let (mut files, mut dirs) = (Vec::new(), Vec::new());
+        for (_, text) in self.given_texts().filter(|(name, _)| uses.paths.contains(*name)) {
+            let SourceName::Pattern(pattern) = SourceName::parse(text, &self.work_dir) else {
+                continue;
+            };
+            let Ok(fixed) = self.work_dir.join(fixed_part(&pattern)).canonicalize() else {
+                continue;
+            };
+            // A pattern that is none, or cannot be listed, is an error of the code that opens it.
+            let found = data::matches(&Place::from(self.work_dir.join(pattern)));
+            for file in found.unwrap_or_default() {
+                let Ok(real) = file.path().canonicalize() else { continue };
+                if real.starts_with(&fixed) {
+                    let parents = real.ancestors().skip(1);
+                    dirs.extend(
+                        parents.take_while(|dir| dir.starts_with(&fixed)).map(Path::to_owned),
+                    );
+                    files.push(real);
+                }
+            }
+        }
+        (files, dirs)
     }
 }
 
-/// A path's directories before its first wildcard, and the rest.
-fn fixed_part(path: &Path) -> (PathBuf, PathBuf) {
-    let mut parts = path.components().peekable();
-    let mut fixed = PathBuf::new();
-    while let Some(part) = parts.next_if(|part| !part.as_os_str().to_string_lossy().contains(WILD))
-    {
-        fixed.push(part);
-    }
-    (fixed, parts.collect())
+/// A path's directories before its first wildcard.
+pub(super) fn fixed_part(path: &Path) -> PathBuf {
+    let is_wild =
+        |part: &std::path::Component<'_>| part.as_os_str().to_string_lossy().contains(data::WILD);
+    let fixed: PathBuf = path.components().take_while(|part| !is_wild(part)).collect();
+    if fixed.as_os_str().is_empty() { ".".into() } else { fixed }
 }

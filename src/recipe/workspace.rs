@@ -83,6 +83,9 @@ impl Workspace {
         look: Look,
     ) -> Result<(String, String)> {
         let (name, text) = self.find_unlocked(importer, path, look)?;
+        if look == Look::Run {
+            self.rights.check_trusted(&name, &text)?;
+        }
         match (&self.lock, self.frozen) {
             (_, false) => {}
             (Some(lock), true) => lock.check_text(without_hash(&name), &text)?,

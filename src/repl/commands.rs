@@ -11,6 +11,7 @@ use super::{
 use crate::{
     config::suggest::nearest,
     error::{Code, Error},
+    foreign::Foreign,
     fs,
     live::{
         Live,
@@ -287,9 +288,9 @@ fn save(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
     if file.is_empty() {
         return Err(usage("save"));
     }
-    let path = session.live().host().workspace.rights.work_dir.join(unquoted(file));
-    saving::save(&path, &session.live(), force)?;
-    (session.screen.print)(&format!("{}", path.display()));
+    let place = session.live().host().workspace.rights.writable(unquoted(file))?;
+    saving::save(&place, &session.live(), force)?;
+    (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
     Ok(false)
 }
 
@@ -376,9 +377,9 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
         Some(file) => {
             let finite: Vec<_> = points.into_iter().filter(|(_, y)| y.is_finite()).collect();
             let picture = run::curve_svg(what, &finite)?.ok_or_else(nothing)?;
-            let path = session.live().host().workspace.rights.work_dir.join(file);
-            fs::write_atomic(&path, picture.as_bytes())?;
-            (session.screen.print)(&path.display().to_string());
+            let place = session.live().host().workspace.rights.writable(file)?;
+            fs::write_atomic(&place, picture.as_bytes())?;
+            (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
         }
         None => {
             let Layout { width, .. } = session.layout();

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs,
+    fs::{self, Place},
     live::Live,
 };
 
@@ -12,14 +12,15 @@ use crate::{
 const MARK: &str = "//! A session of dsr repl.\n";
 
 /// Writes the session into the file at `path`, whole or not at all.
-pub(super) fn save(path: &Path, live: &Live, force: bool) -> Result<()> {
+pub(super) fn save(place: &Place, live: &Live, force: bool) -> Result<()> {
+    let path = place.path();
     check_imports(path, live)?;
-    if path.exists() && !force && !fs::read_to_string(path)?.starts_with(MARK) {
+    if place.is_taken()? && !force && !place.read_to_string()?.starts_with(MARK) {
         let message =
             format!("{} was not saved by a session, and is not overwritten", path.display());
         return Err(Error::new(Code::Io, message).hint("overwrite it with :save --force FILE"));
     }
-    fs::write_atomic(path, format!("{MARK}\n{}", live.saved()).as_bytes())
+    fs::write_atomic(place, format!("{MARK}\n{}", live.saved()).as_bytes())
 }
 
 /// A recipe imports from its own directory: it cannot run elsewhere.

@@ -15,28 +15,28 @@
 //! The name is kept in `run.json` because `gpt2-2` may be the second run of `gpt2` or the first of
 //! a recipe that is called so.
 
-use std::{
-    fs,
-    io::{self, ErrorKind},
-    path::{Path, PathBuf},
-};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
     checkpoint::Store,
     config::suggest::nearest,
-    error::{Code, Error, IoContext, Result},
-    fs::{create_dir_all, read_to_string, remove_leftovers, write_atomic, write_json},
+    error::{Code, Error, Result},
+    fs::{Place, read_to_string, remove_leftovers, write_atomic, write_json},
     run::interrupt::shell_line,
 };
 
 const RUN: &str = "run.json";
 
+/// The files that are written to replace others.
+const FILES: [&str; 6] =
+    [RUN, "command.txt", "recipe.rhai", "params.json", "metrics.jsonl", "loss.svg"];
+
 /// The directory of one run.
 #[derive(Debug, Clone)]
 pub struct RunDir {
-    path: PathBuf,
+    place: Place,
     name: String,
 }
 
@@ -51,44 +51,47 @@ struct Identity {
 impl RunDir {
     /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
     /// processes that do this at once get two directories.
-    pub fn create(root: &Path, name: &str) -> Result<Self> {
+    pub fn create(root: impl Into<Place>, name: &str) -> Result<Self> {
+        let root = root.into();
         check_name(name)?;
-        create_dir_all(root)?;
+        root.create_dir_all()?;
         for number in 1.. {
-            let path = match number {
+            let place = match number {
                 1 => root.join(name),
                 _ => root.join(format!("{name}-{number}")),
             };
-            match fs::create_dir(&path) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => continue,
-                made => made.at("make the directory", &path)?,
+            if !place.create_dir()? {
+                continue;
             }
             let identity = Identity { name: name.to_owned(), number };
-            write_json(&path.join(RUN), &identity)?;
-            return Ok(Self { path, name: identity.name });
+            write_json(place.join(RUN), &identity)?;
+            return Ok(Self { place, name: identity.name });
         }
         unreachable!("some number up to 2^64 is free")
     }
 
     /// The run that lies at `path`, to go on with it. Leftovers of killed writers are removed.
-    pub fn open(path: &Path) -> Result<Self> {
-        let Some(identity) = identity(path)? else {
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        let Some(identity) = identity(&place)? else {
             return Err(Error::new(
                 Code::BadValue,
-                format!("{} is not a run's directory: it has no {RUN}", path.display()),
+                format!("{} is not a run's directory: it has no {RUN}", place.display()),
             ));
         };
-        remove_leftovers(path)?;
-        Ok(Self { path: path.to_path_buf(), name: identity.name })
+        remove_leftovers(&place, |name| FILES.contains(&name))?;
+        Ok(Self { place, name: identity.name })
     }
 
     /// Records what is run: the recipe's source, its parameters and the command line, whose
     /// earlier lines stay.
     pub fn record(&self, recipe: &str, params: &impl Serialize, command: &[String]) -> Result<()> {
-        write_atomic(&self.path.join("recipe.rhai"), recipe.as_bytes())?;
-        write_json(&self.path.join("params.json"), params)?;
-        let file = self.path.join("command.txt");
-        let mut commands = if file.exists() { read_to_string(&file)? } else { String::new() };
+        write_atomic(self.place.join("recipe.rhai"), recipe.as_bytes())?;
+        write_json(self.place.join("params.json"), params)?;
+        let file = self.place.join("command.txt");
+        // A link in a run that came from elsewhere is replaced, and what it leads to is not copied.
+        let is_there = file.is_file() && !file.is_link()?;
+        let mut commands = if is_there { read_to_string(&file)? } else { String::new() };
         commands.push_str(&shell_line(command));
         commands.push('\n');
         write_atomic(&file, commands.as_bytes())
@@ -96,7 +99,12 @@ impl RunDir {
 
     /// The directory itself.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.place.path()
+    }
+
+    /// The directory as what may be written.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// The run's name, without a number.
@@ -106,28 +114,29 @@ impl RunDir {
 
     /// The run's checkpoints.
     pub fn checkpoints(&self) -> Store {
-        Store::open(&self.path.join("checkpoints"))
+        Store::open(self.place.join("checkpoints"))
     }
 
     /// Where the metrics are.
-    pub fn metrics(&self) -> PathBuf {
-        self.path.join("metrics.jsonl")
+    pub fn metrics(&self) -> Place {
+        self.place.join("metrics.jsonl")
     }
 
     /// Where the loss curve is.
-    pub fn loss_svg(&self) -> PathBuf {
-        self.path.join("loss.svg")
+    pub fn loss_svg(&self) -> Place {
+        self.place.join("loss.svg")
     }
 }
 
 /// The newest run of `name` in `root` that has a checkpoint: what `--resume auto` means.
-pub fn find_latest(root: &Path, name: &str) -> Result<RunDir> {
+pub fn find_latest(root: impl Into<Place>, name: &str) -> Result<RunDir> {
+    let root = root.into();
     let mut runs = Vec::new();
     let mut names = Vec::new();
-    for path in directories(root).at("list", root)? {
-        let Some(found) = identity(&path)? else { continue };
+    for place in directories(&root)? {
+        let Some(found) = identity(&place)? else { continue };
         if found.name == name {
-            runs.push((found.number, path));
+            runs.push((found.number, place.path().to_owned()));
         } else {
             names.push(found.name);
         }
@@ -135,8 +144,9 @@ pub fn find_latest(root: &Path, name: &str) -> Result<RunDir> {
     runs.sort();
     let newest = runs.iter().rev().map(|(_, path)| path);
     for path in newest {
-        if !Store::open(&path.join("checkpoints")).list()?.is_empty() {
-            return RunDir::open(path);
+        let run = root.beside(path);
+        if !Store::open(run.join("checkpoints")).list()?.is_empty() {
+            return RunDir::open(run);
         }
     }
     let place = root.display();
@@ -171,8 +181,8 @@ fn check_name(name: &str) -> Result<()> {
 }
 
 /// The content of `run.json` in `path`; `None` where there is none.
-fn identity(path: &Path) -> Result<Option<Identity>> {
-    let file = path.join(RUN);
+fn identity(dir: &Place) -> Result<Option<Identity>> {
+    let file = dir.join(RUN);
     if !file.exists() {
         return Ok(None);
     }
@@ -182,19 +192,18 @@ fn identity(path: &Path) -> Result<Option<Identity>> {
 }
 
 /// The directories in `root`; none when it does not exist.
-fn directories(root: &Path) -> io::Result<Vec<PathBuf>> {
-    match fs::read_dir(root) {
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
-        Err(e) => Err(e),
-        Ok(entries) => {
-            let paths: io::Result<Vec<_>> = entries.map(|entry| Ok(entry?.path())).collect();
-            Ok(paths?.into_iter().filter(|path| path.is_dir()).collect())
-        }
+fn directories(root: &Place) -> Result<Vec<Place>> {
+    if !root.exists() {
+        return Ok(Vec::new());
     }
+    let entries = root.list()?.into_iter().map(|name| root.join(name));
+    Ok(entries.filter(Place::is_dir).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn with_checkpoint(run: &RunDir) {

@@ -2,15 +2,14 @@
 //! however it ends.
 
 use std::{
-    fs::{File, TryLockError},
-    io::{Read, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::Path,
+    fs::TryLockError,
+    io::{Read, Seek, Write},
 };
 
-use rustix::fs::OFlags;
-
-use crate::error::{Code, Error, IoContext, Result};
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::{File, Place},
+};
 
 const LOCK: &str = "lock";
 
@@ -25,23 +24,17 @@ impl RunLock {
     ///
     /// # Errors
     /// [`Code::Checkpoint`] where another process goes on with it.
-    pub(super) fn take(dir: &Path) -> Result<Self> {
-        let path = dir.join(LOCK);
-        let mut file = File::options()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed())
-            .open(&path)
-            .at("open", &path)?;
+    pub(super) fn take(dir: impl Into<Place>) -> Result<Self> {
+        let dir = dir.into();
+        let place = dir.join(LOCK);
+        let mut file = place.append()?;
         match file.try_lock() {
-            Err(TryLockError::WouldBlock) => Err(taken(dir, &mut file)),
+            Err(TryLockError::WouldBlock) => Err(taken(&dir, &mut file)),
             // Without locks (some network filesystems) there is nobody to ask.
             Err(TryLockError::Error(_)) => Ok(Self(file)),
             Ok(()) => {
                 let told = file.set_len(0).and_then(|()| write!(file, "{}", owner()));
-                told.at("write", &path)?;
+                told.at("write", place.path())?;
                 Ok(Self(file))
             }
         }
@@ -54,9 +47,10 @@ fn owner() -> String {
     format!("process {} on {host}", std::process::id())
 }
 
-fn taken(dir: &Path, file: &mut File) -> Error {
+fn taken(dir: &Place, file: &mut File) -> Error {
     let mut owner = String::new();
     // Without its words it is still taken.
+    let _ = file.rewind();
     let _ = file.take(200).read_to_string(&mut owner);
     let owner = owner.replace(char::is_control, "");
     let owner = if owner.is_empty() { "another process" } else { owner.as_str() };

@@ -87,7 +87,7 @@ impl RunLog {
         let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };
         let path = self.dir.loss_svg();
         write_atomic(&path, svg.as_bytes())?;
-        Ok(Some(path))
+        Ok(Some(path.path().to_owned()))
     }
 
     fn is_due(&self, report: &StepReport) -> bool {
@@ -178,7 +178,7 @@ mod tests {
         drop(log);
         let mut log = RunLog::open(&dir, Some(3), LineInterval::EveryStep).unwrap();
         log.on_step(&report(4, 1)).unwrap();
-        let steps: Vec<_> = fs::read_to_string(dir.metrics())
+        let steps: Vec<_> = fs::read_to_string(dir.metrics().path())
             .unwrap()
             .lines()
             .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["step"].clone())

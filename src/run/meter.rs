@@ -6,7 +6,7 @@
 
 use std::{
     collections::VecDeque,
-    fmt, fs,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -150,7 +150,7 @@ impl Meter {
 impl Memory {
     /// The memory of this process now; `None` where the system does not tell.
     pub fn of_process() -> Option<Self> {
-        Self::parse(&fs::read_to_string("/proc/self/status").ok()?)
+        Self::parse(&crate::fs::read_to_string("/proc/self/status").ok()?)
     }
 
     /// Reads `VmRSS` and `VmHWM`, in kB, out of the text of `/proc/self/status`.

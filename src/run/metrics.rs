@@ -5,20 +5,16 @@
 //! (an infinite norm) are `null`. Each line reaches the system with one write, so that a killed
 //! process leaves at most one torn line, the last; lines are not flushed to the disk one by one.
 
-use std::{
-    fs::File,
-    io::Write,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io::Write, path::PathBuf, time::Duration};
 
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::fs::File;
 use crate::{
     engine::PhaseTimes,
     error::{Code, Error, IoContext, Result},
-    fs::{read_to_string, write_atomic},
+    fs::{Place, read_to_string, write_atomic},
     run::StepReport,
 };
 
@@ -143,25 +139,26 @@ impl From<&StepReport> for Record {
 
 impl MetricsLog {
     /// Opens the log at `path` to append to; it is made when absent.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = File::options().append(true).create(true).open(path).at("open", path)?;
-        Ok(Self { path: path.to_path_buf(), file })
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        Ok(Self { path: place.path().to_owned(), file: place.append()? })
     }
 
     /// Opens the log of a run that goes on after `step`: the lines of later steps, which will be
     /// done again, and a torn last line are dropped.
-    pub fn resume(path: &Path, step: u64) -> Result<Self> {
-        if path.exists() {
+    pub fn resume(place: impl Into<Place>, step: u64) -> Result<Self> {
+        let place = place.into();
+        if place.exists() {
             let mut kept = String::new();
-            for (line, value) in &lines(path)? {
+            for (line, value) in &lines(&place)? {
                 if step_of(value).is_none_or(|s| s <= step) {
                     kept.push_str(line);
                     kept.push('\n');
                 }
             }
-            write_atomic(path, kept.as_bytes())?;
+            write_atomic(&place, kept.as_bytes())?;
         }
-        Self::open(path)
+        Self::open(place)
     }
 
     /// Appends a line.
@@ -175,7 +172,7 @@ impl MetricsLog {
 }
 
 /// The losses that the log at `path` holds; those that are not finite are left out.
-pub(super) fn curves(path: &Path) -> Result<Curves> {
+pub(super) fn curves(path: &Place) -> Result<Curves> {
     let mut curves = Curves::default();
     for (_, value) in lines(path)? {
         let Some(step) = step_of(&value) else { continue };
@@ -190,7 +187,7 @@ pub(super) fn curves(path: &Path) -> Result<Curves> {
 }
 
 /// The lines with their values, without a torn last one.
-fn lines(path: &Path) -> Result<Vec<(String, Value)>> {
+fn lines(path: &Place) -> Result<Vec<(String, Value)>> {
     let text = read_to_string(path)?;
     let mut found = Vec::new();
     let count = text.lines().count();
@@ -258,7 +255,7 @@ mod tests {
         }
         let mut log = MetricsLog::resume(&path, 2).unwrap();
         log.append(&evaluated(3, 0.5)).unwrap();
-        let curves = curves(&path).unwrap();
+        let curves = curves(&(&path).into()).unwrap();
         assert_eq!(curves.train, [(1, 4.2134), (2, 4.2134)]);
         assert_eq!(curves.eval, [(1, 1.0), (2, 2.0), (3, 0.5)]);
     }
@@ -281,12 +278,12 @@ mod tests {
         log.append(&evaluated(1, f64::NAN)).unwrap();
         log.append(&evaluated(2, 3.0)).unwrap();
         assert!(fs::read_to_string(&path).unwrap().contains("\"eval_loss\":null"));
-        assert_eq!(curves(&path).unwrap().eval, [(2, 3.0)]);
+        assert_eq!(curves(&(&path).into()).unwrap().eval, [(2, 3.0)]);
     }
 
     #[test]
     fn a_full_disk_is_an_error() {
-        let mut log = MetricsLog::open(Path::new("/dev/full")).unwrap();
+        let mut log = MetricsLog::open("/dev/full").unwrap();
         assert_eq!(log.append(&evaluated(1, 1.0)).unwrap_err().code(), Code::DiskFull);
     }
 }

@@ -17,6 +17,7 @@ use crate::{
     data::{Loader, LoaderOptions},
     engine::{Engine, Evaluation, RecipeRecord},
     error::{Code, Error, Result},
+    fs::Place,
 };
 
 /// The name under which rank 0 tells a launcher where its run lies.
@@ -37,7 +38,7 @@ pub enum Start {
 #[derive(Debug, Clone)]
 pub struct TrainingOptions {
     /// The directory of all runs.
-    pub root: PathBuf,
+    pub root: Place,
     /// The run's name.
     pub name: String,
     /// Where it starts.
@@ -103,7 +104,7 @@ impl Training {
         }
         check_data(&options, engine, loader)?;
         let (files, lock) = match is_first {
-            true => open_files(&options, resumed.as_deref(), step, lock)
+            true => open_files(&options, resumed.as_ref(), step, lock)
                 .map(|(f, l)| (Some(f), Some(l)))?,
             false => (None, None),
         };
@@ -264,9 +265,14 @@ pub fn save_checkpoint(
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-pub fn load_checkpoint(engine: &mut Engine, loader: Option<&mut Loader>, dir: &Path) -> Result<()> {
-    Store::verify(dir)?;
-    let state = engine.read_state(dir)?;
+pub fn load_checkpoint(
+    engine: &mut Engine,
+    loader: Option<&mut Loader>,
+    dir: impl Into<Place>,
+) -> Result<()> {
+    let dir = dir.into();
+    Store::verify(&dir)?;
+    let state = engine.read_state(&dir)?;
     let Some(loader) = loader else { return Ok(()) };
     match state.loader {
         Some(place) => loader.restore(place),
@@ -306,38 +312,35 @@ fn check_data(options: &TrainingOptions, engine: &Engine, loader: &Loader) -> Re
 
 /// The checkpoint that the run goes on from, and on the first rank the lock of the run that it is the
 /// latest of: whoever else goes on with that run is met here, before anything is read.
-fn resumed(
-    options: &TrainingOptions,
-    is_first: bool,
-) -> Result<(Option<PathBuf>, Option<RunLock>)> {
+fn resumed(options: &TrainingOptions, is_first: bool) -> Result<(Option<Place>, Option<RunLock>)> {
     match &options.start {
         Start::Afresh => Ok((None, None)),
         Start::Latest => {
             let dir = find_latest(&options.root, &options.name)?;
-            let lock = is_first.then(|| RunLock::take(dir.path())).transpose()?;
+            let lock = is_first.then(|| RunLock::take(dir.place())).transpose()?;
             // Its former owner may have saved once more.
-            Ok((Some(dir.checkpoints().latest()?), lock))
+            Ok((Some(options.root.beside(dir.checkpoints().latest()?)), lock))
         }
         Start::From(path) => {
-            let checkpoint = Store::resolve(path)?;
+            let checkpoint = Store::resolve(options.root.beside(path))?;
             let own = own_dir(&checkpoint).filter(|_| is_first);
-            let lock = own.map(|dir| RunLock::take(dir.path())).transpose()?;
+            let lock = own.map(|dir| RunLock::take(dir.place())).transpose()?;
             Ok((Some(checkpoint), lock))
         }
     }
 }
 
 /// The run that a checkpoint is the latest of.
-fn own_dir(checkpoint: &Path) -> Option<RunDir> {
+fn own_dir(checkpoint: &Place) -> Option<RunDir> {
     let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
-    (dir.checkpoints().latest().ok()? == checkpoint).then_some(dir)
+    (*checkpoint == dir.checkpoints().latest().ok()?).then_some(dir)
 }
 
 /// The directory of the run, as it stands at `step`. A run goes on in its own directory only from
 /// its latest checkpoint; from an earlier one it branches off into a new directory.
 fn open_files(
     options: &TrainingOptions,
-    resumed: Option<&Path>,
+    resumed: Option<&Place>,
     step: u64,
     lock: Option<RunLock>,
 ) -> Result<((RunDir, RunLog), RunLock)> {
@@ -347,7 +350,7 @@ fn open_files(
         Some(own) => own,
         None => {
             let dir = RunDir::create(&options.root, &options.name)?;
-            let lock = RunLock::take(dir.path())?;
+            let lock = RunLock::take(dir.place())?;
             (dir, lock)
         }
     };

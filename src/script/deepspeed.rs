@@ -9,7 +9,7 @@ use super::engine_options;
 use crate::{
     config::deepspeed::{self, Fault, Origin, Settings},
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     recipe::{Failure, error::AtPosition, sources::Sources, value},
 };
 
@@ -25,12 +25,13 @@ pub fn read(path: &Path, world_size: Option<usize>) -> Result<Settings, Failure>
 /// A file that leaves no `"auto"` open is also read as by `init_engine`, so that a fault is found at its
 /// line.
 pub(crate) fn load(
-    path: &Path,
+    path: impl Into<Place>,
     given: Option<&Map<String, Value>>,
     world_size: Option<usize>,
     sources: &Sources,
 ) -> Result<Settings> {
-    let text = fs::read_to_string(path)?;
+    let path = path.into();
+    let text = fs::read_to_string(&path)?;
     let name = path.display().to_string();
     sources.insert_text(&name, &text);
     let settings = deepspeed::read(&text, given).map_err(|faults| together(&name, faults))?;

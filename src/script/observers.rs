@@ -21,7 +21,7 @@ pub(super) fn trace(host: &Rc<Host>, engine: &mut Engine) -> Result<()> {
     let shown = Rc::clone(host);
     let show = Box::new(move |line: &str| shown.output.note(line));
     engine.observe(Box::new(Tracer::new(
-        host.workspace.rights.work_dir.join(file),
+        host.workspace.rights.work_place().join(file),
         group.device(),
         show,
     )?));
@@ -33,9 +33,9 @@ pub(super) fn monitor(host: Rc<Host>, engine: &mut Engine) -> Result<()> {
     if engine.group().rank() > 0 {
         return Ok(());
     }
-    let work_dir = host.workspace.rights.work_dir.clone();
+    let work_dir = host.workspace.rights.work_place();
     let show = Box::new(move |line: &str| host.output.note(line));
-    if let Some(monitors) = Monitors::open(&engine.config().monitor, &work_dir, show)? {
+    if let Some(monitors) = Monitors::open(&engine.config().monitor, work_dir, show)? {
         engine.observe(Box::new(monitors));
     }
     Ok(())

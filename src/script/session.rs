@@ -17,12 +17,13 @@ use super::{
 use crate::{
     error::{Code, Error},
     recipe::{
+        bundle::code,
         description::scan,
         diagnostics::{Failure, diagnose},
         file::Recipe,
         imports::Imports,
         locate, locking, params,
-        requests::START_RUN,
+        requests::{self, START_RUN},
     },
     run::Start,
 };
@@ -76,9 +77,10 @@ impl Session {
         let workspace = &self.host.workspace;
         let (name, sources) = (&recipe.name, &workspace.sources);
         locking::check_frozen(workspace, recipe)?;
-        let (_, mut parameters) = scan(recipe, sources)?;
+        let (read, mut parameters) = scan(recipe, sources)?;
         workspace.open(recipe)?;
         params::give(&mut parameters, &workspace.rights.params)?;
+        requests::note_uses(workspace, &read, &parameters);
         self.host.program.begin(name, &parameters)?;
         let module = params::module(&parameters);
         workspace.parameters.replace(parameters);
@@ -91,7 +93,8 @@ impl Session {
         self.host.program.run_on(&engine);
 
         let failed = |e: Box<rhai::EvalAltResult>| diagnose(&engine, *e, name, sources);
-        let ast = sources.compile(&engine, name, &recipe.text).map_err(|e| failed(e.into()))?;
+        let ast =
+            sources.compile(&engine, name, code(&recipe.text)).map_err(|e| failed(e.into()))?;
         Ok((engine, ast))
     }
 

@@ -245,8 +245,8 @@ fn a_loader_without_end_leaves_no_thread() {
     let held = Arc::new(());
     let by_the_plan = Arc::clone(&held);
     let stop = move || Arc::strong_count(&by_the_plan) == 0;
-    let options = OpenOptions { stop: Some(Arc::new(stop)), ..options(dir.path(), None) };
-    let dataset = Dataset::open("tokens.parquet", &options).unwrap();
+    let options = OpenOptions { stop: Some(Arc::new(stop)), ..options(None) };
+    let dataset = Dataset::open(source(&dir, "tokens.parquet"), &options).unwrap();
     let mut loader = dataset.loader(LoaderOptions { epochs: None, ..micro(2) }).unwrap();
     drop((dataset, options));
     loader.next_batch().unwrap().unwrap();

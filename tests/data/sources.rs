@@ -87,7 +87,7 @@ impl DatasetFiles for FakeHub {
 fn a_hub_id_is_resolved_by_the_hub() {
     let dir = dir(&[("x.txt", "from the hub\n")]);
     let files = vec![("train".to_owned(), vec![dir.path().join("x.txt")])];
-    let options = OpenOptions { hub: Some(Rc::new(FakeHub(files))), ..options(dir.path(), None) };
+    let options = OpenOptions { hub: Some(Rc::new(FakeHub(files))), ..options(None) };
     let dataset = Dataset::open("Owner/name:small", &options).unwrap();
     assert_eq!(texts(&dataset), ["from the hub"]);
 }

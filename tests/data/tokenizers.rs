@@ -43,7 +43,7 @@ fn vocab_and_merges_read_as_gpt2_wrote_them() {
 #[test]
 fn mistakes_are_named() {
     let dir = dir(&[("bad/tokenizer.json", "{"), ("none/x", "")]);
-    let error = |spec: &str| Tokenizer::open(spec, dir.path()).unwrap_err();
+    let error = |spec: &str| Tokenizer::open(source(&dir, spec)).unwrap_err();
     assert!(error("bad").message().contains("tokenizer.json is not a tokenizer.json"));
     assert!(error("none").message().contains("expected tokenizer.json, or vocab.json and"));
     assert!(error("absent").message().contains("no such file or directory"));

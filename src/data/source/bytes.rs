@@ -2,14 +2,14 @@
 
 use std::{
     io::{BufRead, BufReader, Cursor, Read},
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
 use crate::{
     data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
-    fs::open_file,
+    fs::{Place, open_file},
     units::Bytes,
 };
 
@@ -19,7 +19,7 @@ const MOST_LINE_BYTES: u64 = 256 << 20;
 /// Where the bytes are.
 #[derive(Debug, Clone)]
 pub(super) enum FileLocation {
-    Path(PathBuf),
+    Path(Place),
     Embedded(&'static [u8]),
 }
 
@@ -50,8 +50,8 @@ impl FileBytes {
     /// Its bytes as a stream.
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
         Ok(match self.place() {
-            FileLocation::Path(path) => {
-                Box::new(BufReader::with_capacity(1 << 20, open_file(path)?))
+            FileLocation::Path(place) => {
+                Box::new(BufReader::with_capacity(1 << 20, open_file(place)?))
             }
             FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
         })

@@ -1,7 +1,7 @@
 //! One data file: its format, its columns, its rows from any row on.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, OnceLock},
 };
 
@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     data::stage::Batches,
-    error::{Code, Error, IoContext, Result},
+    error::{Code, Error, Result},
+    fs::Place,
     panics::{catch, catch_each},
 };
 
@@ -62,19 +63,20 @@ struct Inner {
 }
 
 impl DataFile {
-    /// The file at `path`.
-    pub(super) fn at(path: PathBuf) -> Result<Self> {
-        let Some(format) = Format::of(&path) else {
+    /// The file at `place`.
+    pub(super) fn at(place: Place) -> Result<Self> {
+        let path = place.path();
+        let Some(format) = Format::of(path) else {
             bail!(
                 Code::Data,
                 "{}: unknown format; the extension must be one of {KNOWN_EXTENSIONS}",
                 path.display()
             );
         };
-        if std::fs::metadata(&path).at("read", &path)?.len() == 0 {
+        if place.len()? == 0 {
             bail!(Code::Data, "{} is empty", path.display());
         }
-        let bytes = FileBytes::new(path.display().to_string(), FileLocation::Path(path));
+        let bytes = FileBytes::new(path.display().to_string(), FileLocation::Path(place.clone()));
         Ok(Self(Arc::new(Inner { bytes, format, rows: OnceLock::new() })))
     }
 

@@ -6,7 +6,7 @@
 //! rest is `train`.
 
 use std::{
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     rc::Rc,
     sync::Arc,
 };
@@ -14,8 +14,12 @@ use std::{
 use super::file::{DataFile, Format, KNOWN_EXTENSIONS};
 use crate::{
     config::suggest,
-    data::embedded,
-    error::{Code, Error, IoContext, Result},
+    data::{
+        embedded,
+        source_name::{DataSource, WILD},
+    },
+    error::{Code, Error, Result},
+    fs::Place,
 };
 
 /// Where datasets are looked for.
@@ -23,8 +27,6 @@ use crate::{
 pub struct OpenOptions {
     /// A split expression such as `train[:1%]`; without one `train`, or the only split.
     pub split: Option<String>,
-    /// The directory that relative paths start from.
-    pub base_dir: PathBuf,
     /// The branch, tag or commit of a dataset on the hub.
     pub revision: Option<String>,
     /// The resolver of hub ids; without it they are refused.
@@ -68,56 +70,41 @@ const SPLIT_KEYWORDS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The splits of the dataset `spec`, each with at least one file.
-pub(super) fn locate(spec: &str, options: &OpenOptions) -> Result<Splits> {
-    if let Some(name) = spec.strip_prefix("dsr:") {
-        let splits = embedded::dataset(name)?.iter();
-        let file = |split: &str, bytes| DataFile::embedded(format!("{spec} ({split})"), bytes);
-        return Ok(splits
-            .map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into()))
-            .collect());
-    }
-    let path = options.base_dir.join(spec);
-    if spec.is_empty() {
-        bail!(Code::Data, "the name of a dataset is empty");
-    } else if path.is_dir() {
-        directory(&path)
-    } else if path.exists() {
-        Ok(vec![("train".to_owned(), [DataFile::at(path)?].into())])
-    } else if spec.contains(['*', '?', '[']) {
-        pattern(&path)
-    } else if looks_like_path(spec) {
-        Err(missing(&path))
-    } else {
-        hub(spec, options)
+/// The splits of a dataset, each with at least one file.
+pub(super) fn locate(source: &DataSource, options: &OpenOptions) -> Result<Splits> {
+    match source {
+        DataSource::Nothing => bail!(Code::Data, "the name of a dataset is empty"),
+        DataSource::Embedded(name) => {
+            let splits = embedded::dataset(name)?.iter();
+            let file =
+                |split: &str, bytes| DataFile::embedded(format!("{source} ({split})"), bytes);
+            Ok(splits
+                .map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into()))
+                .collect())
+        }
+        DataSource::Path(place) if place.is_dir() => directory(place),
+        DataSource::Path(place) if place.exists() => {
+            Ok(vec![("train".to_owned(), [DataFile::at(place.clone())?].into())])
+        }
+        DataSource::Path(place) => Err(missing(place)),
+        DataSource::Pattern(place) => pattern(place),
+        DataSource::Hub { repo, config } => hub(source, repo, config.as_deref(), options),
     }
 }
 
-/// Whether `spec` names a repository on the hub, `Owner/name`, and no file in `base_dir`.
-pub fn is_hub_id(spec: &str, base_dir: &Path) -> bool {
-    !spec.starts_with("dsr:") && !base_dir.join(spec).exists() && !looks_like_path(spec)
-}
-
-/// Whether `spec`, which does not exist, was meant as a path.
-fn looks_like_path(spec: &str) -> bool {
-    let extension = Path::new(spec).extension().and_then(|e| e.to_str()).unwrap_or("");
-    spec.starts_with(['/', '.', '~'])
-        || spec.matches('/').count() != 1
-        || Format::of(Path::new(spec)).is_some()
-        || (!extension.is_empty() && extension.chars().all(|c| c.is_ascii_lowercase()))
-}
-
-fn hub(spec: &str, options: &OpenOptions) -> Result<Splits> {
-    let (repo, config) = match spec.split_once(':') {
-        Some((repo, config)) => (repo, Some(config)),
-        None => (spec, None),
-    };
+fn hub(
+    spec: &DataSource,
+    repo: &str,
+    config: Option<&str>,
+    options: &OpenOptions,
+) -> Result<Splits> {
     let Some(hub) = &options.hub else {
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
     let splits = hub.dataset_files(repo, config, options.revision.as_deref())?;
     let open = |(split, paths): (String, Vec<PathBuf>)| {
-        let files = paths.into_iter().map(DataFile::at).collect::<Result<Vec<_>>>()?;
+        let files =
+            paths.into_iter().map(|path| DataFile::at(path.into())).collect::<Result<Vec<_>>>()?;
         Ok((split, files.into()))
     };
     let splits: Splits = splits.into_iter().map(open).collect::<Result<_>>()?;
@@ -127,7 +114,7 @@ fn hub(spec: &str, options: &OpenOptions) -> Result<Splits> {
     Ok(splits)
 }
 
-fn directory(dir: &Path) -> Result<Splits> {
+fn directory(dir: &Place) -> Result<Splits> {
     let mut found = Vec::new();
     walk(dir, &mut found)?;
     if found.is_empty() {
@@ -142,30 +129,26 @@ fn directory(dir: &Path) -> Result<Splits> {
 }
 
 /// All data files below `dir`, in the order of their names.
-fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
-    let entries = std::fs::read_dir(dir).at("read", dir)?;
-    let mut paths = Vec::new();
-    for entry in entries {
-        paths.push(entry.at("read", dir)?.path());
-    }
-    paths.sort();
-    for path in paths {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(['.', '_']) || NOT_DATA.contains(&name.as_str()) {
+fn walk(dir: &Place, found: &mut Vec<Place>) -> Result<()> {
+    for name in dir.list()? {
+        let place = dir.join(&name);
+        let name = name.to_string_lossy();
+        if name.starts_with(['.', '_']) || NOT_DATA.contains(&&*name) {
             continue;
         }
-        if path.is_dir() {
-            walk(&path, found)?;
-        } else if Format::of(&path).is_some() {
-            found.push(path);
+        if place.is_dir() {
+            walk(&place, found)?;
+        } else if Format::of(place.path()).is_some() {
+            found.push(place);
         }
     }
     Ok(())
 }
 
-fn one_format(paths: &[PathBuf], dir: &Path) -> Result<()> {
-    let first = &paths[0];
-    match paths.iter().find(|path| Format::of(path) != Format::of(first)) {
+fn one_format(files: &[Place], dir: &Place) -> Result<()> {
+    let first = files[0].path();
+    let dir = dir.path();
+    match files.iter().map(Place::path).find(|path| Format::of(path) != Format::of(first)) {
         None => Ok(()),
         Some(other) => {
             let name = |p: &Path| p.strip_prefix(dir).unwrap_or(p).display().to_string();
@@ -183,33 +166,83 @@ fn one_format(paths: &[PathBuf], dir: &Path) -> Result<()> {
     }
 }
 
-fn pattern(pattern: &Path) -> Result<Splits> {
-    let text = pattern.to_string_lossy();
-    let paths = glob::glob(&text)
-        .map_err(|e| Error::new(Code::Data, format!("{text} is not a pattern: {e}")))?;
+fn pattern(pattern: &Place) -> Result<Splits> {
     let mut found = Vec::new();
-    for path in paths {
-        let path = path.map_err(|e| Error::new(Code::Io, format!("cannot read {e}")))?;
-        if path.is_file() {
-            found.push(path);
-        }
-    }
+    let fixed = expand(pattern, &mut |place| found.push(place))?;
     if found.is_empty() {
-        bail!(Code::Data, "no file matches {text}");
+        bail!(Code::Data, "no file matches {}", pattern.display());
     }
-    let wild = |part: &std::path::Component<'_>| {
-        part.as_os_str().to_string_lossy().contains(['*', '?', '['])
-    };
-    let fixed: PathBuf = pattern.components().take_while(|part| !wild(part)).collect();
     by_split(found, &fixed)
 }
 
+/// The files that a pattern matches.
+pub fn matches(pattern: &Place) -> Result<Vec<Place>> {
+    let mut found = Vec::new();
+    expand(pattern, &mut |place| found.push(place))?;
+    Ok(found)
+}
+
+/// Gives the files that a pattern matches to `take`, in the order of their names; returns the directory
+/// before its first wildcard. Each directory on the way is opened and listed; what matches and may not
+/// be read is an error.
+fn expand(pattern: &Place, take: &mut dyn FnMut(Place)) -> Result<Place> {
+    let text = pattern.display().to_string();
+    let mut parts = pattern.path().components().peekable();
+    let mut fixed = PathBuf::new();
+    let is_wild = |part: &Component<'_>| part.as_os_str().to_string_lossy().contains(WILD);
+    while let Some(part) = parts.next_if(|part| !is_wild(part)) {
+        fixed.push(part);
+    }
+    let parts: Vec<_> = parts.map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
+    if parts.iter().any(|part| part == "..") {
+        let message = format!("the pattern {text} may not have `..` behind its wildcards");
+        return Err(Error::new(Code::Permission, message));
+    }
+    let patterns = parts.iter().map(|part| {
+        let wrong = |e| Error::new(Code::Data, format!("{text} is not a pattern: {e}"));
+        glob::Pattern::new(part).map_err(wrong)
+    });
+    let patterns: Vec<_> = patterns.collect::<Result<_>>()?;
+    let fixed = if fixed.as_os_str().is_empty() { PathBuf::from(".") } else { fixed };
+    let fixed = pattern.beside(fixed);
+    matching(&fixed, &patterns, take)?;
+    Ok(fixed)
+}
+
+fn matching(dir: &Place, patterns: &[glob::Pattern], take: &mut dyn FnMut(Place)) -> Result<()> {
+    let Some((first, rest)) = patterns.split_first() else { return Ok(()) };
+    let is_deep = first.as_str() == "**";
+    if is_deep && !rest.is_empty() {
+        matching(dir, rest, take)?;
+    }
+    for name in dir.list()? {
+        let place = dir.join(&name);
+        let name = name.to_string_lossy();
+        // As in a shell, a star at the beginning means no hidden file.
+        let is_meant = !(first.as_str().starts_with('*') && name.starts_with('.'));
+        if !is_meant || !(is_deep || first.matches(&name)) {
+            continue;
+        }
+        let is_dir = place.check_readable()?;
+        match (is_dir, is_deep) {
+            // A link may lead up again.
+            (true, true) if place.is_link()? => {}
+            (true, true) => matching(&place, patterns, take)?,
+            (true, false) => matching(&place, rest, take)?,
+            (false, true) if rest.is_empty() => take(place),
+            (false, false) if rest.is_empty() && place.is_file() => take(place),
+            (false, _) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Sorts files into splits by their names below `root`.
-fn by_split(paths: Vec<PathBuf>, root: &Path) -> Result<Splits> {
+fn by_split(files: Vec<Place>, root: &Place) -> Result<Splits> {
     let mut splits: Vec<(String, Vec<DataFile>)> = Vec::new();
-    for path in paths {
-        let split = split_of(path.strip_prefix(root).unwrap_or(&path));
-        let file = DataFile::at(path)?;
+    for place in files {
+        let split = split_of(place.path().strip_prefix(root.path()).unwrap_or(place.path()));
+        let file = DataFile::at(place)?;
         match splits.iter_mut().find(|(name, _)| *name == split) {
             Some((_, files)) => files.push(file),
             None => splits.push((split.to_owned(), vec![file])),
@@ -235,23 +268,15 @@ fn split_of(path: &Path) -> &'static str {
     "train"
 }
 
-fn missing(path: &Path) -> Error {
-    let e = |reason: &str| Error::new(Code::Data, format!("no file {}{reason}", path.display()));
-    let parent = path.parent().unwrap_or(Path::new("."));
-    if !parent.as_os_str().is_empty() && !parent.is_dir() {
+fn missing(place: &Place) -> Error {
+    let e = |reason: &str| Error::new(Code::Data, format!("no file {}{reason}", place.display()));
+    let (Some(parent), Some(wanted)) = (place.parent(), place.name()) else { return e("") };
+    if !parent.is_dir() {
         return e(&format!(": there is no directory {}", parent.display()));
     }
-    let Some(wanted) = path.file_name().map(|n| n.to_string_lossy().into_owned()) else {
-        return e("");
-    };
-    let dir = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-    let names: Vec<String> = std::fs::read_dir(dir)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .collect();
-    match suggest::nearest(&wanted, names.iter().map(String::as_str)) {
+    let names = parent.list().unwrap_or_default();
+    let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
+    match suggest::nearest(wanted, names.iter().map(|name| &**name)) {
         Some(near) => e("").hint(format!("did you mean {}?", parent.join(near).display())),
         None => e(""),
     }
@@ -277,17 +302,5 @@ mod tests {
         for (path, split) in table {
             assert_eq!(split_of(Path::new(path)), split, "{path}");
         }
-    }
-
-    #[test]
-    fn a_name_with_one_slash_and_no_extension_is_a_hub_id() {
-        for hub in ["Salesforce/wikitext", "Salesforce/wikitext:wikitext-2-raw-v1", "a/b-1.5"] {
-            assert!(!looks_like_path(hub), "{hub}");
-        }
-        for path in ["data/x.parquet", "./data", "/data/x", "data/train.csv", "a/b/c", "words"] {
-            assert!(looks_like_path(path), "{path}");
-        }
-        let here = |spec| is_hub_id(spec, Path::new(env!("CARGO_MANIFEST_DIR")));
-        assert!(here("src/absent") && !here("src/data") && !here("dsr:a/b"));
     }
 }

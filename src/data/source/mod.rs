@@ -22,17 +22,18 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-pub use self::locate::{DatasetFiles, OpenOptions, is_hub_id};
+pub use self::locate::{DatasetFiles, OpenOptions, matches};
 use self::{file::DataFile, locate::Splits};
 use super::{
+    source_name::DataSource,
     split::{SplitSlice, parse_split},
     stage::{Batches, Stage, limit_rows},
     wanted::check_wanted,
 };
 use crate::error::{Code, Error, Result};
 
-/// Opens the dataset that `spec` names.
-pub(super) fn open(spec: &str, options: &OpenOptions) -> Result<Source> {
+/// Opens a dataset.
+pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     let splits = locate::locate(spec, options)?;
     let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
     let expression = match &options.split {

@@ -26,7 +26,7 @@ macro_rules! with_builder {
         match $file.place() {
             FileLocation::Path(path) => {
                 let opened = open_file(path)?;
-                let looked = opened.try_clone().at("read", path)?;
+                let looked = opened.try_clone().at("read", path.path())?;
                 let $builder = builder(opened, looked, $file)?;
                 $work
             }

@@ -18,8 +18,6 @@ mod qwen2;
 mod qwen3;
 mod t5;
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 pub use self::custom::{CustomLayer, LayerFunction};
@@ -29,6 +27,7 @@ use self::{
 };
 use super::{architecture::Architecture, files::StoredWeights};
 use crate::error::{Code, Result};
+use crate::fs::Place;
 
 /// All families.
 static FAMILIES: &[&Family] = &[
@@ -97,7 +96,8 @@ impl ModelConfig {
     }
 
     /// Reads a `config.json`, or the one in a directory.
-    pub fn read(dir_or_file: &Path) -> Result<Self> {
+    pub fn read(dir_or_file: impl Into<Place>) -> Result<Self> {
+        let dir_or_file = &dir_or_file.into();
         let (map, origin) = read_file(dir_or_file)?;
         Self::from_json(&map, &origin)
     }
@@ -134,7 +134,7 @@ impl ModelConfig {
 
     /// The settings as the weights in `dir` complete them: transformers 5 writes a T5 with a head of its
     /// own as a tied one that is not scaled.
-    pub(in crate::model) fn completed_by(&self, dir: &Path) -> Result<Self> {
+    pub(in crate::model) fn completed_by(&self, dir: &Place) -> Result<Self> {
         let json = self.to_json();
         let is_open = json.get("scale_decoder_outputs") == Some(&Value::Bool(false))
             && json.get("tie_word_embeddings") == Some(&Value::Bool(true));

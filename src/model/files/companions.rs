@@ -1,12 +1,10 @@
 //! The files of a model's directory beside config and weights: tokenizer, generation, chat template.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use crate::{
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     model::ModelInfo,
 };
 
@@ -29,7 +27,7 @@ pub(in crate::model) struct Companions(pub(super) Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
     /// Reads the files in `dir`.
-    pub(in crate::model) fn read(dir: &Path) -> Result<Self> {
+    pub(in crate::model) fn read(dir: &Place) -> Result<Self> {
         let there = COMPANIONS.into_iter().map(|name| (name, dir.join(name)));
         let there = there.filter(|(_, path)| path.is_file());
         let read = there.map(|(name, path)| Ok((name, fs::read(&path)?)));

@@ -5,17 +5,17 @@
 //! not at all. An existing directory is replaced only if it holds an export and nothing
 //! else.
 
-use std::{fs::read_dir, ops::Range, path::Path};
+use std::{ops::Range, path::Path};
 
 use serde_json::{Map, Value, json};
 
 use super::{
     companions::{COMPANIONS, ExportedTokenizer, companions, text_of},
-    weights::{INDEX, SINGLE},
+    weights::{INDEX, SINGLE, StoredWeights},
 };
 use crate::{
-    error::{Code, Error, IoContext, Result},
-    fs::{NewDir, is_temporary, write_atomic},
+    error::{Code, Error, Result},
+    fs::{NewDir, Place, write_atomic},
     model::{Gathered, Model, ModelInfo, ParamSpec},
     tensor::{
         Kind, Tensor,
@@ -39,17 +39,21 @@ impl Model {
     /// [`Code::DiskFull`], [`Code::Io`]; nothing is then changed. A directory that holds anything
     /// but an earlier export is not overwritten. [`Code::BadValue`] for a model that transformers
     /// does not have.
-    pub fn export_hf(&self, dir: &Path, tokenizer: Option<&ExportedTokenizer>) -> Result<()> {
+    pub fn export_hf(
+        &self,
+        dir: impl Into<Place>,
+        tokenizer: Option<&ExportedTokenizer>,
+    ) -> Result<()> {
         let facts = self.exported_facts()?;
         let (entries, mut fetch) = self.entries();
         let companions = companions(facts, self.companions(), tokenizer)?;
-        export(dir, facts, &entries, &mut fetch, &companions)
+        export(&dir.into(), facts, &entries, &mut fetch, &companions)
     }
 
     /// Writes the files that the model came with beside config and weights into `dir`.
     pub fn write_companions(&self, dir: &Path) -> Result<()> {
         let mut files = self.companions().files();
-        files.try_for_each(|(name, bytes)| write_atomic(&dir.join(name), bytes))
+        files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
@@ -94,7 +98,7 @@ impl Model {
 /// Writes parameters, all in one format and under their names in transformers, to `target`;
 /// `fetch` brings them one at a time.
 fn export(
-    target: &Path,
+    target: &Place,
     facts: &ModelInfo,
     params: &[TensorEntry<'_>],
     fetch: Fetch<'_>,
@@ -108,7 +112,7 @@ fn export(
     json.insert("dtype".to_owned(), dtype.into());
     write_json(&dir.join(CONFIG), json)?;
     for (name, bytes) in companions {
-        write_atomic(&dir.join(name), bytes)?;
+        write_atomic(dir.join(name), bytes)?;
     }
     write_weights(Some(dir), params, fetch, MOST_SHARD_BYTES)?;
     new.publish()
@@ -133,32 +137,45 @@ fn dtype(params: &[TensorEntry<'_>]) -> Result<&'static str> {
     }
 }
 
-/// Refuses to replace a directory with anything in it that is not of an export.
-fn refuse_other_files(target: &Path) -> Result<()> {
-    if !target.is_dir() {
+/// Refuses to replace anything but a directory that holds an export and nothing else: files of its names,
+/// a config that says which model it is, and weights that are whole.
+fn refuse_other_files(target: &Place) -> Result<()> {
+    if !target.is_taken()? {
         return Ok(());
     }
+    let refused = |why: &str| {
+        let message = format!("{} is not replaced by an export: {why}", target.display());
+        let hint = "export to a directory that does not exist yet";
+        Err(Error::new(Code::BadValue, message).hint(hint))
+    };
+    if !target.is_dir() || target.is_link()? {
+        return refused("it is no directory");
+    }
     let mut others = Vec::new();
-    for entry in read_dir(target).at("list", target)? {
-        let name = entry.at("list", target)?.file_name();
-        if !is_temporary(Path::new(&name)) && !is_of_an_export(&name.to_string_lossy()) {
-            others.push(name.to_string_lossy().into_owned());
+    let names = target.list()?;
+    for name in &names {
+        let (place, name) = (target.join(name), name.to_string_lossy());
+        if !is_of_an_export(&name) || place.is_link()? || !place.is_file() {
+            others.push(name);
         }
     }
-    others.sort();
-    let Some(first) = others.first() else { return Ok(()) };
-    let more = match others.len() - 1 {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    Err(Error::new(
-        Code::BadValue,
-        format!(
-            "{} is not replaced by an export: it holds {first}{more}, which is not of an export",
-            target.display()
-        ),
-    )
-    .hint("export to a directory that does not exist yet"))
+    if let Some(first) = others.first() {
+        let more = match others.len() - 1 {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        return refused(&format!("it holds {first}{more}, which is not of an export"));
+    }
+    if names.is_empty() {
+        return Ok(());
+    }
+    let config = target.join(CONFIG);
+    let config = config.is_file().then(|| config.read()).transpose()?.unwrap_or_default();
+    let config: Value = serde_json::from_slice(&config).unwrap_or_default();
+    if config.get("model_type").is_none() || StoredWeights::names(target).is_err() {
+        return refused("its config.json and weights are not those of an export");
+    }
+    Ok(())
 }
 
 fn is_of_an_export(name: &str) -> bool {
@@ -236,7 +253,7 @@ fn write_json(path: &Path, map: Map<String, Value>) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{create_dir, read, write};
+    use std::fs::{create_dir, read, read_dir, write};
 
     use super::*;
     use crate::{
@@ -298,7 +315,7 @@ mod tests {
             pad_token: None,
         });
         let companions = companions(facts, &Companions::default(), given.as_ref())?;
-        super::export(dir, facts, &entries(units), &mut fetch(units), &companions)
+        super::export(&dir.into(), facts, &entries(units), &mut fetch(units), &companions)
     }
 
     fn assert_loads(dir: &Path, expected: &[FlatUnit]) {

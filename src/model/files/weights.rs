@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     model::{
         architecture::WeightNames,
         unit::{FlatUnit, ParamSpec},
@@ -53,21 +53,21 @@ struct StoredTensor {
 impl StoredWeights {
     /// The weights in `dir`, which must be those of `units`, under the names of a family.
     pub(in crate::model) fn open(
-        dir: &Path,
+        dir: impl Into<Place>,
         units: &[FlatUnit],
         names: Option<WeightNames>,
     ) -> Result<Self> {
         let specs = units.iter().flat_map(FlatUnit::specs);
         let params: BTreeMap<_, _> = specs.map(|spec| (spec.name.as_str(), spec)).collect();
         let names = names.unwrap_or(WeightNames { prefix: "", aliases: &[], buffers: &[] });
-        let mut stored = Self::find(dir, &|name| full_name(name, names, &params))?;
+        let mut stored = Self::find(&dir.into(), &|name| full_name(name, names, &params))?;
         let mut faults = stored.drop_aliases(names, &params)?;
         faults.extend(stored.faults(&params)?);
         Error::all(faults).map_or(Ok(stored), Err)
     }
 
     /// The names of the tensors in `dir`.
-    pub(in crate::model) fn names(dir: &Path) -> Result<BTreeSet<String>> {
+    pub(in crate::model) fn names(dir: &Place) -> Result<BTreeSet<String>> {
         Ok(Self::find(dir, &|name| Some(name.to_owned()))?.tensors.into_keys().collect())
     }
 
@@ -81,13 +81,14 @@ impl StoredWeights {
     }
 
     /// The tensors in the files of `dir`.
-    fn find(dir: &Path, full_name: &FullName<'_>) -> Result<Self> {
-        let mut stored = Self { dir: dir.to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+    fn find(dir: &Place, full_name: &FullName<'_>) -> Result<Self> {
+        let mut stored =
+            Self { dir: dir.path().to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
         if dir.join(SINGLE).exists() {
-            stored.add_file(SafetensorsFile::open(&dir.join(SINGLE))?, None, full_name)?;
+            stored.add_file(SafetensorsFile::open(dir.join(SINGLE))?, None, full_name)?;
         } else if dir.join(INDEX).exists() {
             for (shard, names) in read_index(dir)? {
-                let file = SafetensorsFile::open(&dir.join(shard))?;
+                let file = SafetensorsFile::open(dir.join(shard))?;
                 stored.add_file(file, Some(&names), full_name)?;
             }
         } else {
@@ -239,7 +240,7 @@ impl StoredWeights {
 }
 
 /// The shards with the tensors that the index expects in each. All of them exist.
-fn read_index(dir: &Path) -> Result<BTreeMap<String, BTreeSet<String>>> {
+fn read_index(dir: &Place) -> Result<BTreeMap<String, BTreeSet<String>>> {
     let path = dir.join(INDEX);
     let index: Value = serde_json::from_slice(&fs::read(&path)?).map_err(|e| {
         Error::new(Code::Weights, format!("{} is not valid JSON: {e}", path.display()))
@@ -277,7 +278,7 @@ fn is_file_name(name: &str) -> bool {
         && components.next().is_none()
 }
 
-fn no_weights(dir: &Path) -> Error {
+fn no_weights(dir: &Place) -> Error {
     if let Some(pickle) = PICKLES.iter().find(|name| dir.join(name).exists()) {
         return Error::new(
             Code::Weights,

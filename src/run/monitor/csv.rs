@@ -6,29 +6,30 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io::{Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
 use super::event::{Event, LR, TRAIN_LOSS};
+use crate::fs::File;
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{create_dir_all, read_start},
+    fs::{Place, create_dir_all, read_start},
 };
 
 /// The open files of one directory.
 #[derive(Debug)]
 pub(super) struct CsvMonitor {
-    dir: PathBuf,
+    dir: Place,
     files: HashMap<&'static str, (PathBuf, File)>,
 }
 
 impl CsvMonitor {
     /// Makes the directory and the files that every step writes.
-    pub(super) fn open(dir: &Path) -> Result<Self> {
-        create_dir_all(dir)?;
-        let mut monitor = Self { dir: dir.to_path_buf(), files: HashMap::new() };
+    pub(super) fn open(dir: impl Into<Place>) -> Result<Self> {
+        let dir = dir.into();
+        create_dir_all(&dir)?;
+        let mut monitor = Self { dir, files: HashMap::new() };
         for tag in [TRAIN_LOSS, LR] {
             monitor.file(tag)?;
         }
@@ -47,13 +48,8 @@ impl CsvMonitor {
 
     fn file(&mut self, tag: &'static str) -> Result<&mut (PathBuf, File)> {
         if !self.files.contains_key(tag) {
-            let path = self.dir.join(format!("{}.csv", tag.replace('/', "_")));
-            let mut file = File::options()
-                .read(true)
-                .append(true)
-                .create(true)
-                .open(&path)
-                .at("open", &path)?;
+            let place = self.dir.join(format!("{}.csv", tag.replace('/', "_")));
+            let (mut file, path) = (place.append()?, place.path().to_owned());
             let header = format!("step,{}\n", tag.rsplit('/').next().unwrap_or(tag));
             check_header(&mut file, &header, &path)?;
             if cut_torn_row(&mut file).at("read", &path)? == 0 {
@@ -134,7 +130,8 @@ mod tests {
         let path = PathBuf::from("/dev/full");
         let full = File::options().append(true).open(&path).unwrap();
         let dir = root.path().to_path_buf();
-        let mut monitor = CsvMonitor { dir, files: HashMap::from([(LR, (path, full))]) };
+        let mut monitor =
+            CsvMonitor { dir: dir.into(), files: HashMap::from([(LR, (path, full))]) };
         let e = monitor.write(&[lr(0.1, 1)]).unwrap_err();
         assert_eq!(e.code(), Code::DiskFull);
         assert!(e.message().contains("/dev/full"), "{e}");

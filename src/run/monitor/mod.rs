@@ -14,17 +14,12 @@ mod flops;
 mod line;
 mod tensorboard;
 
-use std::{
-    fs::File,
-    path::{Path, PathBuf},
-};
-
 use self::{csv::CsvMonitor, event::events, tensorboard::EventFile};
 use crate::{
     config::MonitorConfig,
     engine::{Engine, Observer},
     error::{Code, Error, IoContext, Result},
-    fs::{create_dir_all, read_start, write_atomic},
+    fs::{Place, create_dir_all, read_start, write_atomic},
 };
 
 /// Takes the lines that are to be shown.
@@ -36,22 +31,27 @@ pub struct Monitors {
     csv: Option<CsvMonitor>,
     tensorboard: Option<EventFile>,
     /// Where the profile goes, if not to the screen.
-    profile_file: Option<PathBuf>,
+    profile_file: Option<Place>,
     show: ShowLine,
 }
 
 impl Monitors {
     /// The monitors that `config` asks for, with their files opened: relative paths start from
     /// `work_dir`, lines go to `show`. `None` where it asks for none.
-    pub fn open(config: &MonitorConfig, work_dir: &Path, show: ShowLine) -> Result<Option<Self>> {
+    pub fn open(
+        config: &MonitorConfig,
+        work_dir: impl Into<Place>,
+        show: ShowLine,
+    ) -> Result<Option<Self>> {
+        let work_dir = work_dir.into();
         if *config == MonitorConfig::default() {
             return Ok(None);
         }
         let csv = config.csv_monitor.as_ref();
-        let csv = csv.map(|dir| CsvMonitor::open(&work_dir.join(dir.path()))).transpose();
+        let csv = csv.map(|dir| CsvMonitor::open(work_dir.join(dir.path()))).transpose();
         let tensorboard = config.tensorboard.as_ref();
         let tensorboard =
-            tensorboard.map(|dir| EventFile::create(&work_dir.join(dir.path()))).transpose();
+            tensorboard.map(|dir| EventFile::create(work_dir.join(dir.path()))).transpose();
         let profiler = config.flops_profiler.as_ref();
         let file = profiler.and_then(|profiler| profiler.file());
         let profile_file = file.map(|file| prepare(work_dir.join(file))).transpose();
@@ -99,20 +99,18 @@ impl Observer for Monitors {
 
 /// Makes the directory of a profile to be written later. Only a profile is replaced by it: DeepSpeed
 /// takes any file, but a recipe may be a stranger's.
-fn prepare(file: PathBuf) -> Result<PathBuf> {
+fn prepare(file: Place) -> Result<Place> {
     if file.is_dir() {
         bail!(Code::Io, "cannot write {}: it is a directory", file.display());
     }
     if file.exists() {
-        let mut opened = File::open(&file).at("read", &file)?;
-        let begin = read_start(&mut opened, flops::TITLE.len()).at("read", &file)?;
+        let mut opened = file.open()?;
+        let begin = read_start(&mut opened, flops::TITLE.len()).at("read", file.path())?;
         if !begin.is_empty() && begin != flops::TITLE.as_bytes() {
             let message = format!("{} is no flops profile, and is not overwritten", file.display());
             return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));
         }
     }
-    if let Some(dir) = file.parent() {
-        create_dir_all(dir)?;
-    }
+    file.parent().map_or(Ok(()), create_dir_all)?;
     Ok(file)
 }

@@ -12,16 +12,16 @@
 //! ```
 
 use std::{
-    fs::File,
-    io::{ErrorKind, Write},
-    path::{Path, PathBuf},
+    io::Write,
+    path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use super::event::Event;
+use crate::fs::File;
 use crate::{
     error::{IoContext, Result},
-    fs::create_dir_all,
+    fs::{Place, create_dir_all},
 };
 
 /// The version that the first event of a file states.
@@ -37,18 +37,19 @@ pub(super) struct EventFile {
 
 impl EventFile {
     /// Makes the directory and a new file in it, named as TensorFlow names them.
-    pub(super) fn create(dir: &Path) -> Result<Self> {
-        create_dir_all(dir)?;
+    pub(super) fn create(dir: impl Into<Place>) -> Result<Self> {
+        let dir = dir.into();
+        create_dir_all(&dir)?;
         let (now, process) = (since_epoch().as_secs(), std::process::id());
         let host = rustix::system::uname();
         let host = host.nodename().to_string_lossy().replace('/', "_");
         let mut number = 0;
         let (path, file) = loop {
             let name = format!("events.out.tfevents.{now:010}.{host}.{process}.{number}");
-            let path = dir.join(name);
-            match File::options().append(true).create_new(true).open(&path) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => number += 1,
-                made => break (path.clone(), made.at("make", &path)?),
+            let place = dir.join(name);
+            match place.create_file()? {
+                None => number += 1,
+                Some(file) => break (place.path().to_owned(), file),
             }
         };
         let mut events = Self { path, file };

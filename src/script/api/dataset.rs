@@ -74,11 +74,10 @@ pub mod api {
     ) -> ScriptResult<Dataset> {
         let options = super::open_options(&options)?;
         let host = host::of(&ctx)?;
-        host.workspace.rights.check_source(spec)?;
-        let base_dir = host.workspace.rights.work_dir.clone();
+        let source = host.workspace.rights.source(spec)?;
         let stop = Some(Arc::new(host.stopper()) as _);
         let hub = Some(Rc::new(host) as _);
-        Ok(Dataset::open(spec, &OpenOptions { base_dir, hub, stop, ..options })?)
+        Ok(Dataset::open(source, &OpenOptions { hub, stop, ..options })?)
     }
 
     /// Turns the column `text` into token ids, on all cores. The other columns are dropped.

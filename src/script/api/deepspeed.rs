@@ -61,7 +61,7 @@ fn load(host: &Host, path: &str, given: Option<Map>) -> Result<Map> {
     let world_size = Some(host.world_size()?);
     let settings = deepspeed::load(&path, given.as_ref(), world_size, &host.workspace.sources)?;
     if host.group()?.rank() == 0 {
-        deepspeed::notes(&path, &settings).for_each(|line| host.output.note(&line));
+        deepspeed::notes(path.path(), &settings).for_each(|line| host.output.note(&line));
     }
     Ok(deepspeed::script_map(&settings))
 }

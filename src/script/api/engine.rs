@@ -382,7 +382,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     let SaveOptions { loader: Handed(loader), keep } = save_options(options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
-    let store = Store::open(&host.workspace.rights.writable(dir)?);
+    let store = Store::open(host.workspace.rights.writable(dir)?);
     if engine.group().rank() == 0 {
         save_checkpoint(
             &engine,
@@ -401,7 +401,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
 fn load(rights: &Rights, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(&rights.readable(path)?)?;
+    let dir = Store::resolve(rights.readable(path)?)?;
     load_checkpoint(&mut *engine.write()?, loader.as_deref_mut().map(|l| &mut **l), &dir)
 }
 

@@ -1,6 +1,6 @@
 //! `Model` in scripts: from scratch, from a directory or the hub, and out again.
 
-use std::{path::PathBuf, rc::Rc};
+use std::rc::Rc;
 
 use rhai::{Map, plugin::*};
 
@@ -8,6 +8,8 @@ use super::{
     tensor::{Handle, check},
     tokenizer,
 };
+use crate::data::DataSource;
+use crate::fs::Place;
 use crate::{
     config::{
         options::{OptionTable, option_table},
@@ -304,29 +306,28 @@ fn fitting(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<model::E
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(
-    host: &Rc<Host>,
-    spec: &str,
-    revision: Option<&str>,
-    files: &[&str],
-) -> Result<PathBuf> {
-    let path = host.workspace.rights.work_dir.join(spec);
-    if spec.is_empty() {
-        return Err(Error::new(Code::BadValue, "the model has no name")
-            .hint("give a directory, or a model on the hub such as openai-community/gpt2"));
+fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<Place> {
+    match host.workspace.rights.source(spec)? {
+        DataSource::Nothing => Err(Error::new(Code::BadValue, "the model has no name")
+            .hint("give a directory, or a model on the hub such as openai-community/gpt2")),
+        DataSource::Path(place) if place.is_dir() => Ok(place),
+        DataSource::Path(place) | DataSource::Pattern(place) => {
+            let what = if place.exists() { "is a file" } else { "does not exist" };
+            let message = format!("the model directory {} {what}", place.display());
+            Err(Error::new(Code::Io, message)
+                .hint("expected a directory with config.json and model.safetensors"))
+        }
+        DataSource::Embedded(_) => {
+            Err(Error::new(Code::BadValue, format!("no model \"{spec}\" is part of dsr"))
+                .hint("new_model makes one of a published size, such as new_model(\"gpt2\")"))
+        }
+        DataSource::Hub { repo, .. } => {
+            let fetched = host.hub()?.model_files(&repo, revision, files);
+            let there = host.workspace.rights.work_dir.join(spec);
+            let hint = format!("there is no directory {} either", there.display());
+            Ok(fetched.map_err(|e| e.hint(hint))?.into())
+        }
     }
-    host.workspace.rights.check_source(spec)?;
-    if path.is_dir() {
-        return Ok(path);
-    }
-    if !data::is_hub_id(spec, &host.workspace.rights.work_dir) {
-        let what = if path.exists() { "is a file" } else { "does not exist" };
-        let message = format!("the model directory {} {what}", path.display());
-        return Err(Error::new(Code::Io, message)
-            .hint("expected a directory with config.json and model.safetensors"));
-    }
-    let fetched = host.hub()?.model_files(spec, revision, files);
-    fetched.map_err(|e| e.hint(format!("there is no directory {} either", path.display())))
 }
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {

@@ -6,6 +6,7 @@ use std::{rc::Rc, sync::Arc};
 
 use rhai::{Array, Map, plugin::*};
 
+use crate::data::DataSource;
 use crate::{
     config::options::option_table,
     data,
@@ -73,8 +74,7 @@ pub mod api {
         let rights = &host.workspace.rights;
         let (vocab, merges) = (rights.readable(vocab)?, rights.readable(merges)?);
         // Their directory may hold a `tokenizer_config.json`.
-        let beside = vocab.with_file_name("tokenizer_config.json");
-        rights.readable(&beside.to_string_lossy())?;
+        rights.readable(vocab.path().with_file_name("tokenizer_config.json"))?;
         Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
     }
 
@@ -203,12 +203,13 @@ pub(crate) fn decode_options(map: &Map) -> Result<bool> {
 
 fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {
     let rights = &host.workspace.rights;
-    rights.check_source(spec)?;
-    if data::is_hub_id(spec, &rights.work_dir) {
-        let dir = host.hub()?.model_files(spec, revision, TOKENIZER_FILES)?;
-        return data::Tokenizer::from_path(&dir);
+    match rights.source(spec)? {
+        DataSource::Hub { repo, .. } => {
+            let dir = host.hub()?.model_files(&repo, revision, TOKENIZER_FILES)?;
+            data::Tokenizer::from_path(dir)
+        }
+        here => data::Tokenizer::open(here),
     }
-    data::Tokenizer::open(spec, &rights.work_dir)
 }
 
 fn id_or_unit(id: Option<u32>) -> Dynamic {

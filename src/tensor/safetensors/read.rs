@@ -4,7 +4,6 @@
 //! map would end the process.
 
 use std::{
-    fs::File,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -15,7 +14,7 @@ use super::{KINDS, LENGTH_BYTES};
 use crate::{
     bridge::bytes::copy_from_bytes,
     error::{Code, Error, IoContext, Result},
-    fs::open_file,
+    fs::{File, Place, open_file},
     tensor::{Kind, Tensor},
     units::Bytes,
 };
@@ -40,8 +39,9 @@ pub struct SafetensorsFile {
 
 impl SafetensorsFile {
     /// Opens a file and checks its header; no tensor is read yet.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = open_file(path)?;
+    pub fn open(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        let (file, path) = (open_file(&place)?, place.path());
         let found = file.metadata().at("read", path)?.len();
         let header = header_bytes(path, &file, found)?;
         let data_start = LENGTH_BYTES as u64 + header.len() as u64;

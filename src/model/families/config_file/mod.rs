@@ -11,8 +11,6 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use self::reader::{ConfigReader, brief, known_names};
@@ -20,7 +18,7 @@ pub(crate) use self::table::{Default, Key, KeyKind, Neutral, Refused, Table};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     model::modules::Activation,
 };
 
@@ -243,9 +241,10 @@ fn optional<T>(value: &Value, convert: impl Fn(&Value) -> Option<T>) -> Option<O
 }
 
 /// Reads the JSON object of a `config.json`, or of the one in a directory, with its name for errors.
-pub(crate) fn read_file(dir_or_file: &Path) -> Result<(Map<String, Value>, String)> {
+pub(crate) fn read_file(dir_or_file: impl Into<Place>) -> Result<(Map<String, Value>, String)> {
+    let dir_or_file = dir_or_file.into();
     let is_dir = dir_or_file.is_dir();
-    let path = if is_dir { dir_or_file.join(FILE_NAME) } else { dir_or_file.to_path_buf() };
+    let path = if is_dir { dir_or_file.join(FILE_NAME) } else { dir_or_file.clone() };
     if !path.exists() {
         let what = format!("no {FILE_NAME} at {}", dir_or_file.display());
         return Err(Error::new(Code::ModelConfig, what)

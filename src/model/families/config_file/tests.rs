@@ -1,6 +1,6 @@
 //! Keys that the reader of `config.json` takes, refuses and keeps, family by family.
 
-use std::fs::write;
+use std::{fs::write, path::Path};
 
 use serde_json::json;
 

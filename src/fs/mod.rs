@@ -6,72 +6,60 @@
 //! ([`remove_leftovers`]); where locks are not supported, leftovers stay. A symbolic link at the
 //! target is replaced, not followed.
 //!
-//! This file keeps nothing open and knows no file format but JSON. Data that is streamed or mapped into
-//! memory (`data`, `tensor`) opens its own files.
+//! Each name is used in the open directory that it is in, so that a directory that is exchanged for a link
+//! meanwhile leads nowhere else. What may be used at all is a [`Place`]'s matter.
+//!
+//! | file | concept |
+//! |---|---|
+//! | `place` | a path with the guard that judges it whenever it is opened |
+//! | `handle` | open directories, and what is opened beneath them |
+
+mod handle;
+mod place;
 
 use std::{
     ffi::OsString,
-    fs::{self, File, Permissions},
+    fs::{self, Permissions},
     io::{self, Read, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, OFlags, RenameFlags};
+use rustix::fs::{CWD, RenameFlags};
 use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
+use self::place::Target;
+/// An open file, which says nothing of how it was opened.
+pub use std::fs::File;
+
+pub use self::{
+    handle::{open_root, path_of},
+    place::{Found, Guard, Place, Use},
+};
 use crate::error::{Code, Error, IoContext, Result};
 
 /// The middle of a temporary name, between the target's name and a random end.
 const TEMPORARY: &str = ".dsr-tmp-";
 
-/// The most bytes of a file that is read as a whole.
-const MOST_BYTES: u64 = 1 << 30;
-
 /// Opens a file to be read. A pipe or a device, which may have no end, is refused.
-pub fn open_file(path: impl AsRef<Path>) -> Result<File> {
-    let path = path.as_ref();
-    // Without waiting for a writer of a pipe.
-    let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits().cast_signed();
-    let file = File::options().read(true).custom_flags(flags).open(path).at("read", path)?;
-    let kind = file.metadata().at("read", path)?.file_type();
-    match kind.is_file() {
-        true => Ok(file),
-        false => {
-            let found = if kind.is_dir() { "a directory" } else { "a pipe or a device" };
-            Err(Error::new(
-                Code::Io,
-                format!("cannot read {}: it is {found}, no file", path.display()),
-            ))
-        }
+pub fn open_file(place: impl Into<Place>) -> Result<File> {
+    let place = place.into();
+    let file = place.open()?;
+    if file.metadata().at("read", place.path())?.is_dir() {
+        bail!(Code::Io, "cannot read {}: it is a directory, no file", place.display());
     }
+    Ok(file)
 }
 
 /// The content of a file. A pipe or a device is refused, and so is more than a gibibyte.
-pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
-    let path = path.as_ref();
-    let file = open_file(path)?;
-    let mut bytes = Vec::new();
-    let len = file.metadata().at("read", path)?.len();
-    if len <= MOST_BYTES {
-        file.take(MOST_BYTES + 1).read_to_end(&mut bytes).at("read", path)?;
-    }
-    if len.max(bytes.len() as u64) > MOST_BYTES {
-        return Err(Error::new(
-            Code::Io,
-            format!("cannot read {}: it has more than {MOST_BYTES} bytes", path.display()),
-        ));
-    }
-    Ok(bytes)
+pub fn read(place: impl Into<Place>) -> Result<Vec<u8>> {
+    place.into().read()
 }
 
 /// The content of a file that holds text in UTF-8, as [`read`] reads it.
-pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
-    let text = String::from_utf8(read(path.as_ref())?).map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8")
-    });
-    text.at("read", path.as_ref())
+pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
+    place.into().read_to_string()
 }
 
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
@@ -88,82 +76,89 @@ pub fn read_start(file: &mut File, len: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Makes a directory and those above it; one that exists already is fine.
-pub fn create_dir_all(path: impl AsRef<Path>) -> Result<()> {
-    fs::create_dir_all(path.as_ref()).at("make the directory", path.as_ref())
+pub fn create_dir_all(place: impl Into<Place>) -> Result<()> {
+    place.into().create_dir_all()
 }
 
 /// Writes a file, or replaces it, in one step: a reader never sees a part of it.
 ///
 /// # Errors
-/// [`Code::DiskFull`] or [`Code::Io`]; what stood at `path` is then unchanged.
-pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
-    let parent = parent_of(path);
-    let prefix = temporary_prefix(path)?;
+/// [`Code::DiskFull`] or [`Code::Io`]; what stood there is then unchanged.
+pub fn write_atomic(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
+    let place = place.into();
+    let shown = place.path();
+    let target = place.target()?;
+    let prefix = temporary_prefix(shown)?;
     let (mut temporary, _lock) = locked(|| {
         let mut builder = Builder::new();
         builder.prefix(&prefix).permissions(Permissions::from_mode(0o666));
-        let file = builder.tempfile_in(parent)?;
+        let file = builder.tempfile_in(&target.parent)?;
         let lock = file.as_file().try_clone()?;
         let at = file.path().to_path_buf();
         Ok((file, lock, at))
     })
-    .at("write", path)?;
-    write_and_sync(temporary.as_file_mut(), bytes).at("write", path)?;
-    temporary.persist(path).map_err(|e| e.error).at("write", path)?;
-    sync_dir(parent).at("write", path)
+    .at("write", shown)?;
+    write_and_sync(temporary.as_file_mut(), bytes).at("write", shown)?;
+    temporary.persist(&target.path).map_err(|e| e.error).at("write", shown)?;
+    sync_dir(&target.parent).at("write", shown)
 }
 
 /// Writes a value as JSON, as [`write_atomic`] does.
-pub fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+pub fn write_json(place: impl Into<Place>, value: &impl Serialize) -> Result<()> {
+    let place = place.into();
     let mut text = serde_json::to_string_pretty(value).map_err(|e| {
-        Error::new(Code::Io, format!("cannot write {} as JSON", path.display())).caused_by(e)
+        Error::new(Code::Io, format!("cannot write {} as JSON", place.display())).caused_by(e)
     })?;
     text.push('\n');
-    write_atomic(path, text.as_bytes())
-}
-
-/// The entries of a directory, by name, and whether each is a directory.
-pub fn list(dir: impl AsRef<Path>) -> Result<Vec<(String, bool)>> {
-    let dir = dir.as_ref();
-    let entries = fs::read_dir(dir).at("list", dir)?.flatten();
-    let named = entries
-        .map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.path().is_dir()));
-    Ok(named.collect())
+    write_atomic(place, text.as_bytes())
 }
 
 /// Removes a directory such that it is whole until, at one instant, it is gone.
-pub fn remove_dir(path: &Path) -> Result<()> {
-    let parent = parent_of(path);
+pub fn remove_dir(place: impl Into<Place>) -> Result<()> {
+    let place = place.into();
+    let shown = place.path();
+    let target = place.target()?;
     // A kill while the files are being deleted must not leave a directory that looks whole.
     let hidden = Builder::new()
-        .prefix(&temporary_prefix(path)?)
-        .tempdir_in(parent)
-        .at("remove", path)?
+        .prefix(&temporary_prefix(shown)?)
+        .tempdir_in(&target.parent)
+        .at("remove", shown)?
         .keep();
-    fs::rename(path, &hidden).at("remove", path)?;
-    absent_is_fine(fs::remove_dir_all(&hidden)).at("remove", path)
+    fs::rename(&target.path, &hidden).at("remove", shown)?;
+    absent_is_fine(fs::remove_dir_all(&hidden)).at("remove", shown)
 }
 
-/// Removes what killed writers left in `dir` and returns how many there were. The temporaries of
-/// living writers stay.
-pub fn remove_leftovers(dir: &Path) -> Result<usize> {
+/// Removes what killed writers of `names` left in a directory and returns how much there was. The
+/// temporaries of living writers stay, and what merely has such a name.
+pub fn remove_leftovers(dir: impl Into<Place>, is_ours: impl Fn(&str) -> bool) -> Result<usize> {
+    let dir = dir.into();
+    let (shown, handle) = (dir.path(), dir.directory()?);
+    let at = path_of(&handle);
     let mut removed = 0;
-    for entry in fs::read_dir(dir).at("list", dir)? {
-        let path = entry.at("list", dir)?.path();
-        if !is_temporary(&path) {
+    for name in dir.list()? {
+        let path = at.join(&name);
+        if !name.to_str().and_then(target_of).is_some_and(&is_ours) {
             continue;
         }
         // The lock of a killed process is released by the kernel. It is held while removing, so
         // that a writer that has just made this name notices (see `locked`).
-        let Ok(file) = File::open(&path) else { continue };
+        let plain = path.symlink_metadata().is_ok_and(|m| m.is_dir() || m.is_file());
+        let Some(file) = File::open(&path).ok().filter(|_| plain) else { continue };
         if file.try_lock().is_err() {
             continue;
         }
         let done = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        absent_is_fine(done).at("remove", &path)?;
+        absent_is_fine(done).at("remove", &shown.join(&name))?;
         removed += 1;
     }
     Ok(removed)
+}
+
+/// The name that a temporary name was made for.
+fn target_of(name: &str) -> Option<&str> {
+    let (target, end) = name.strip_prefix('.')?.rsplit_once(TEMPORARY)?;
+    // `tempfile` puts six letters and digits behind the prefix.
+    (end.len() == 6 && end.bytes().all(|b| b.is_ascii_alphanumeric())).then_some(target)
 }
 
 /// True for a name that a writer uses before it publishes: to be passed over in listings.
@@ -173,10 +168,10 @@ pub fn is_temporary(path: &Path) -> bool {
         .is_some_and(|name| name.starts_with('.') && name.contains(TEMPORARY))
 }
 
-/// Bytes that this user can still write to the filesystem of `path`, which need not exist yet.
-pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
-    let path = path.as_ref();
-    let absolute = std::path::absolute(path).at("find the free space of", path)?;
+/// Bytes that this user can still write to the filesystem of a place, which need not exist yet.
+pub fn available_bytes(place: impl Into<Place>) -> Result<u64> {
+    let place = place.into();
+    let absolute = std::path::absolute(place.path()).at("find the free space of", place.path())?;
     let existing = absolute.ancestors().find(|p| p.exists()).unwrap_or(Path::new("/"));
     let stat = rustix::fs::statvfs(existing)
         .map_err(io::Error::from)
@@ -187,41 +182,51 @@ pub fn available_bytes(path: impl AsRef<Path>) -> Result<u64> {
 /// A directory being written: it appears at its target whole, with [`NewDir::publish`], or never.
 #[derive(Debug)]
 pub struct NewDir {
-    target: PathBuf,
+    shown: PathBuf,
+    /// Through the handle of the directory itself.
+    path: PathBuf,
     temporary: TempDir,
+    target: Target,
     _lock: File,
 }
 
 impl NewDir {
-    /// Begins a directory that will stand at `target`; those above it are made.
-    pub fn create(target: &Path) -> Result<Self> {
-        if target.exists() && !target.is_dir() {
-            return Err(Error::new(
-                Code::Io,
-                format!(
-                    "cannot make the directory {}: a file of this name exists",
-                    target.display()
-                ),
-            ));
+    /// Begins a directory that will stand at `place`; those above it are made. What killed writers of the
+    /// same directory left is removed.
+    pub fn create(place: impl Into<Place>) -> Result<Self> {
+        let place = place.into();
+        let shown = place.path().to_path_buf();
+        if place.exists() && !place.is_dir() {
+            let message = format!(
+                "cannot make the directory {}: a file of this name exists",
+                shown.display()
+            );
+            return Err(Error::new(Code::Io, message));
         }
-        let parent = parent_of(target);
-        create_dir_all(parent)?;
-        let prefix = temporary_prefix(target)?;
+        let parent = place.parent().unwrap_or_else(|| place.clone());
+        parent.create_dir_all()?;
+        if let Some(name) = place.name()
+            && parent.exists()
+        {
+            remove_leftovers(&parent, |target| target == name)?;
+        }
+        let prefix = temporary_prefix(&shown)?;
+        let target = place.target()?;
         let (temporary, lock) = locked(|| {
             let mut builder = Builder::new();
             builder.prefix(&prefix).permissions(Permissions::from_mode(0o777));
-            let dir = builder.tempdir_in(parent)?;
+            let dir = builder.tempdir_in(&target.parent)?;
             let lock = File::open(dir.path())?;
             let at = dir.path().to_path_buf();
             Ok((dir, lock, at))
         })
-        .at("make the directory", target)?;
-        Ok(Self { target: target.to_path_buf(), temporary, _lock: lock })
+        .at("make the directory", &shown)?;
+        Ok(Self { shown, path: path_of(&lock), temporary, target, _lock: lock })
     }
 
     /// Where to write the files.
     pub fn path(&self) -> &Path {
-        self.temporary.path()
+        &self.path
     }
 
     /// Flushes every file to the disk and puts the directory in its place; a directory that stood
@@ -230,18 +235,21 @@ impl NewDir {
     /// # Errors
     /// [`Code::DiskFull`] or [`Code::Io`]; what stood at the target is then unchanged.
     pub fn publish(self) -> Result<()> {
-        let Self { target, temporary, _lock } = self;
-        sync_tree(temporary.path()).at("write", &target)?;
-        if target.exists() {
-            exchange(temporary.path(), &target).at("replace", &target)?;
-            sync_dir(parent_of(&target)).at("write", &target)?;
-            // The temporary name now holds the old directory.
-            return absent_is_fine(temporary.close()).at("remove the former", &target);
+        let Self { shown, path: _, temporary, target, _lock } = self;
+        sync_tree(temporary.path()).at("write", &shown)?;
+        if target.path.symlink_metadata().is_ok() {
+            exchange(temporary.path(), &target.path).at("replace", &shown)?;
+            sync_dir(&target.parent).at("write", &shown)?;
+            // The temporary name now holds what stood there.
+            let former = temporary.keep();
+            let is_dir = former.symlink_metadata().is_ok_and(|m| m.is_dir());
+            let gone = if is_dir { fs::remove_dir_all(&former) } else { fs::remove_file(&former) };
+            return absent_is_fine(gone).at("remove the former", &shown);
         }
-        fs::rename(temporary.path(), &target).at("write", &target)?;
+        fs::rename(temporary.path(), &target.path).at("write", &shown)?;
         // From here on the temporary name does not exist: there is nothing to clean up.
         let _ = temporary.keep();
-        sync_dir(parent_of(&target)).at("write", &target)
+        sync_dir(&target.parent).at("write", &shown)
     }
 }
 
@@ -311,13 +319,6 @@ fn absent_is_fine(done: io::Result<()>) -> io::Result<()> {
     match done {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
         done => done,
-    }
-}
-
-fn parent_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
@@ -432,13 +433,13 @@ mod tests {
     #[test]
     fn leftovers_are_removed_but_not_the_work_of_a_living_writer() {
         let root = tempfile::tempdir().unwrap();
-        let dead_dir = root.path().join(".step-1.dsr-tmp-dead");
+        let dead_dir = root.path().join(".step-1.dsr-tmp-deadAA");
         fs::create_dir(&dead_dir).unwrap();
         fs::write(dead_dir.join("half"), "x").unwrap();
-        fs::write(root.path().join(".latest.dsr-tmp-dead"), "st").unwrap();
+        fs::write(root.path().join(".latest.dsr-tmp-deadAA"), "st").unwrap();
         fs::write(root.path().join(".hidden"), "the user's own").unwrap();
         let living = NewDir::create(&root.path().join("step-2")).unwrap();
-        assert_eq!(remove_leftovers(root.path()).unwrap(), 2);
+        assert_eq!(remove_leftovers(root.path(), |_| true).unwrap(), 2);
         assert!(living.path().exists());
         living.publish().unwrap();
         assert_eq!(names(root.path()), [".hidden", "step-2"]);
