@@ -86,9 +86,10 @@ const TRAINS: &str = "init_engine(new_model(\"gpt2\", #{ n_layer: 1, n_embd: 8, 
 #[test]
 fn two_ranks_with_one_number_are_named() {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), TRAINS).unwrap();
     let port = free_port().to_string();
     let start = |rank: &str| {
-        dsr(dir.path(), &["eval", "init_engine(new_model(\"gpt2\", #{ n_layer: 1, n_embd: 8, n_head: 1 }), #{ micro_batch_size: 1 });"])
+        dsr(dir.path(), &["run", "r.rhai"])
             .envs([("WORLD_SIZE", "3"), ("RANK", rank), ("LOCAL_RANK", rank)])
             .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port), ("DSR_TIMEOUT", "60")])
             .stderr(std::process::Stdio::piped())
@@ -107,9 +108,10 @@ fn two_ranks_with_one_number_are_named() {
 #[test]
 fn a_rank_that_waits_hears_the_user() {
     let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), TRAINS).unwrap();
     for (rank, signal) in [("0", "-TERM"), ("1", "-TERM"), ("0", "-INT"), ("1", "-HUP")] {
         let port = free_port().to_string();
-        let mut waiting = dsr(dir.path(), &["eval", "print(\"ready\"); init_engine(new_model(\"gpt2\", #{ n_layer: 1, n_embd: 8, n_head: 1 }), #{ micro_batch_size: 1 });"])
+        let mut waiting = dsr(dir.path(), &["run", "r.rhai"])
             .envs([("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank)])
             .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
             .stdout(std::process::Stdio::null())
