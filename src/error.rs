@@ -295,6 +295,9 @@ fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
             Error::new(Code::DiskFull, message)
                 .hint("free some space, or choose another place; nothing that existed was changed")
         }
+        io::ErrorKind::FileTooLarge => Error::new(Code::DiskFull, message).hint(
+            "`ulimit -f` limits the size of files in this shell; nothing that existed was changed",
+        ),
         _ => Error::new(Code::Io, message),
     }
 }

@@ -376,3 +376,111 @@ fn the_second_interrupt_stops_at_once() {
     assert_eq!((status, text.as_str()), (Some(130), ""));
     assert!(started.elapsed() < Duration::from_secs(30), "the product was not waited for");
 }
+
+/// A file whose name is no text is a file; a flag's value that is none is an error in words.
+#[test]
+fn arguments_that_are_no_text_are_understood_or_refused() {
+    use std::{ffi::OsString, os::unix::ffi::OsStringExt};
+    let folder = Folder::new("print(1);");
+    let dir = folder.0.path();
+    let named = |before: &str, after: &str| {
+        let bytes = [before.as_bytes(), b"a\xff", after.as_bytes()].concat();
+        OsString::from_vec(bytes)
+    };
+    let own = named("", ".rhai");
+    std::fs::write(dir.join(&own), "print(1);").unwrap();
+    let word = |text: &str| OsString::from(text);
+    let cases: Vec<Vec<OsString>> = vec![
+        vec![word("run"), own.clone()],
+        vec![word("check"), own.clone()],
+        vec![word("plan"), own.clone()],
+        vec![word("lock"), own.clone()],
+        vec![word("launch"), word("--nproc-per-node"), word("1"), own.clone()],
+        vec![word("run"), word("r.rhai"), named("--audit=", ".log")],
+        vec![word("run"), word("r.rhai"), word("--resume"), named("", "")],
+        vec![word("run"), word("r.rhai"), named("--lock=", "")],
+        vec![word("run"), word("r.rhai"), word("--params"), named("", "")],
+        vec![word("run"), word("r.rhai"), word("-p"), named("x=", "")],
+        vec![word("recipe"), word("bundle"), own.clone(), word("-o"), named("", ".b")],
+        vec![word("config"), named("", ".json")],
+        vec![word("run"), word("r.rhai"), named("--allow-read=", "")],
+        vec![word("eval"), named("", "")],
+        vec![word("doc"), named("", "")],
+        vec![named("", "")],
+    ];
+    for args in cases {
+        let output = command().args(&args).current_dir(dir).env("HOME", dir).output().unwrap();
+        let words = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(matches!(output.status.code(), Some(0..=7)), "{args:?}: {words}");
+        assert!(
+            !words.contains("panicked") && !words.contains("internal error"),
+            "{args:?}: {words}"
+        );
+    }
+}
+
+/// What the shell takes away is told in one sentence.
+#[test]
+fn a_directory_that_is_gone_and_a_limit_of_file_sizes_are_told_in_words() {
+    let folder = Folder::new(
+        "new_model(\"gpt2\", #{ n_layer: 1, n_head: 2, n_embd: 32 }).export_hf(\"m\");",
+    );
+    let shell = |script: &str| {
+        let output = Command::new("bash")
+            .args(["-c", script])
+            .env("DSR", env!("CARGO_BIN_EXE_dsr"))
+            .current_dir(folder.0.path())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    for command in ["eval 1", "run r.rhai", "doc log", "launch r.rhai", "--version"] {
+        let (status, words) =
+            shell(&format!("mkdir gone && cd gone && rmdir ../gone && $DSR {command}"));
+        assert_eq!(status, Some(4), "{command}: {words}");
+        assert!(words.starts_with("error[E802]: the working directory does not exist any more\n"));
+    }
+    let (status, words) = shell("ulimit -f 100; $DSR run r.rhai");
+    assert_eq!(status, Some(5), "{words}");
+    assert!(words.starts_with("error[E302]: ") && words.contains("ulimit -f"), "{words}");
+    assert!(!folder.0.path().join("m").exists());
+}
+
+/// A run has one owner: whoever goes on with it at the same time is refused.
+#[test]
+fn a_run_that_is_resumed_twice_has_one_owner() {
+    let recipe = r#"
+param("steps", 30);
+let model = new_model("gpt2", #{ vocab_size: 100, n_positions: 16, n_embd: 32, n_layer: 1, n_head: 1 });
+let engine = init_engine(model, #{ micro_batch_size: 2 });
+let loader = dataset("rows.jsonl").loader(#{ micro_batch_size: 2, endless: true });
+let run = start_run(engine, loader, #{ total_steps: P::steps, save_every: 3 });
+for batch in run { engine.backward(engine.forward(batch)); if engine.step() { run.after_step(); } }
+run.finish();
+"#;
+    let folder = Folder::new(recipe);
+    let dir = folder.0.path();
+    let rows: String = (0..40).map(|i| format!("{{\"input_ids\": [{i}, 1, 2, 3]}}\n")).collect();
+    std::fs::write(dir.join("rows.jsonl"), rows).unwrap();
+    let start = |args: &[&str]| {
+        let mut command = command();
+        command.args(["run", "r.rhai"]).args(args).current_dir(dir);
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    assert!(start(&["-p", "steps=3"]).wait_with_output().unwrap().status.success());
+    let both = [start(&["--resume", "auto"]), start(&["--resume", "auto"])];
+    let both = both.map(|child| child.wait_with_output().unwrap());
+    let words = both.each_ref().map(|output| String::from_utf8_lossy(&output.stderr).into_owned());
+    assert!(both.iter().any(|output| output.status.success()), "{words:?}");
+    for (output, words) in both.iter().zip(&words) {
+        let is_refused = words.contains("goes on with") && words.contains("error[E801]");
+        assert!(output.status.success() || is_refused, "{words}");
+    }
+    let metrics = std::fs::read_to_string(dir.join("runs/r/metrics.jsonl")).unwrap();
+    let steps: Vec<u64> = metrics
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter_map(|line| line["loss"].as_f64().and(line["step"].as_u64()))
+        .collect();
+    assert_eq!(steps, (1..=30).collect::<Vec<_>>());
+}

@@ -5,7 +5,7 @@
 //! without a tolerance.
 
 use std::{
-    env,
+    env, fs,
     net::TcpListener,
     process::Command,
     thread,
@@ -18,7 +18,10 @@ use dsr::{
 };
 use tch::{Device, Kind, Tensor};
 
-use crate::support::ranks::{self, free_port, rendezvous, said, threads, threads_within};
+use crate::support::{
+    program::{dsr, text},
+    ranks::{self, free_port, rendezvous, said, threads, threads_within},
+};
 
 /// For the tests in which a rank is waited for in vain.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -50,6 +53,87 @@ fn one_rank_goes_through_the_same_calls() {
     collectives(&ProcessGroup::single(Device::Cpu).unwrap());
     let alone = Rendezvous { world_size: 1, ..rendezvous(0, 1, 0) };
     collectives(&ProcessGroup::connect(&alone, Device::Cpu).unwrap());
+}
+
+/// Two ranks that do not fit together are told at once, and not after the time for which ranks wait.
+#[test]
+fn ranks_that_do_not_fit_together_are_named() {
+    let told = |places: [(usize, usize); 2]| -> Vec<String> {
+        let (started, port) = (Instant::now(), free_port());
+        let connect = |(rank, world_size)| {
+            let rendezvous = rendezvous(rank, world_size, port);
+            refused(ProcessGroup::connect(&rendezvous, Device::Cpu)).to_string()
+        };
+        let words = thread::scope(|scope| {
+            let ranks = places.map(|place| scope.spawn(move || connect(place)));
+            ranks.map(|rank| rank.join().unwrap()).into()
+        });
+        assert!(started.elapsed() < Duration::from_secs(20), "{words:?}");
+        words
+    };
+    let words = told([(0, 3), (1, 2)]);
+    assert!(
+        words.iter().any(|w| w.contains("WORLD_SIZE is ") && w.contains("for rank")),
+        "{words:?}"
+    );
+}
+
+/// A recipe in which ranks meet.
+const TRAINS: &str = "init_engine(new_model(\"gpt2\", #{ n_layer: 1, n_embd: 8, n_head: 1 }), \
+                      #{ micro_batch_size: 1 });";
+
+/// The first process with a number keeps it, and the second is refused; both are named.
+#[test]
+fn two_ranks_with_one_number_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), TRAINS).unwrap();
+    let port = free_port().to_string();
+    let start = |rank: &str| {
+        dsr(dir.path(), &["run", "r.rhai"])
+            .envs([("WORLD_SIZE", "3"), ("RANK", rank), ("LOCAL_RANK", rank)])
+            .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port), ("DSR_TIMEOUT", "60")])
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let (started, ranks) = (Instant::now(), ["0", "1", "1"].map(start));
+    let words = ranks.map(|rank| text(&rank.wait_with_output().unwrap().stderr));
+    assert!(started.elapsed() < Duration::from_secs(45), "{words:?}");
+    for word in &words {
+        assert!(word.contains("two processes have the number of rank 1: process "), "{words:?}");
+    }
+}
+
+/// SIGTERM, SIGINT and SIGHUP end a rank that waits for others.
+#[test]
+fn a_rank_that_waits_hears_the_user() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), TRAINS).unwrap();
+    for (rank, signal) in [("0", "-TERM"), ("1", "-TERM"), ("0", "-INT"), ("1", "-HUP")] {
+        let port = free_port().to_string();
+        let mut waiting = dsr(dir.path(), &["run", "r.rhai"])
+            .envs([("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank)])
+            .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        thread::sleep(Duration::from_secs(3));
+        let asked = Instant::now();
+        let sent = Command::new("kill").args([signal, &waiting.id().to_string()]).status();
+        assert!(sent.unwrap().success());
+        while waiting.try_wait().unwrap().is_none() {
+            assert!(
+                asked.elapsed() < Duration::from_secs(10),
+                "rank {rank} does not hear {signal}"
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+        let output = waiting.wait_with_output().unwrap();
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{words}");
+        assert!(words.starts_with("stopped while waiting for "), "{words}");
+    }
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! libtorch's refusals as dsr's errors: one sentence, without the C++ stack.
 
-use super::storage::is_released;
+use std::ffi::CStr;
+
 use crate::error::{Code, Error};
+
+/// What a storage says when the elements of a tensor are asked for whose memory is given back.
+pub(super) const RELEASED: &CStr = c"the memory of this parameter is released";
 
 /// The error for libtorch's own words: [`Code::Memory`] where they speak of exhausted memory,
 /// [`Code::CallOrder`] where a parameter is not here, else [`Code::Torch`].
 pub(crate) fn refusal(words: &str) -> Error {
     let words = without_backtrace(words);
-    if is_released(words) {
+    if RELEASED.to_str().is_ok_and(|released| words.contains(released)) {
         return Error::new(
             Code::CallOrder,
             "this is a part of a parameter that is not in this device's memory now",

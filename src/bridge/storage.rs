@@ -4,23 +4,15 @@
 //! before each read and write, and the storage then refuses with [`RELEASED`], so that whoever kept
 //! such a tensor gets an error. What autograd saved of one is read after its memory was taken again.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 
 use tch::Tensor;
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, raw, refusal::RELEASED};
 use crate::error::Result;
 
 unsafe extern "C" {
     fn dsr_storage_allocate(tensor: RawTensor, bytes: i64, released: *const c_char) -> c_int;
-}
-
-/// What libtorch says when the elements of a tensor without memory are asked for.
-const RELEASED: &CStr = c"the memory of this parameter is released";
-
-/// Whether libtorch's words are the refusal of a storage without memory.
-pub(crate) fn is_released(words: &str) -> bool {
-    RELEASED.to_str().is_ok_and(|released| words.contains(released))
 }
 
 /// Gives the memory of `tensor` back, and that of all tensors over the same storage.
@@ -84,7 +76,7 @@ mod tests {
                 part.f_contiguous().and_then(|t| t.f_add_scalar(1.0)).map(drop),
             ];
             for e in refused.map(Result::unwrap_err) {
-                assert!(is_released(&e.to_string()), "{e}");
+                assert!(e.to_string().contains(RELEASED.to_str().unwrap()), "{e}");
             }
         }
         allocate(&flat).unwrap();

@@ -2,7 +2,6 @@
 
 use std::{path::Path, sync::Arc, thread};
 
-use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::Signals,
@@ -16,8 +15,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::{self, Guard, Place},
     launch::{
-        self, COMMAND, ERROR_FILE, LAUNCHER, Launch, LaunchOptions, LaunchPlan, Report, Screen,
-        Stopper,
+        self, COMMAND, ERROR_FILE, Launch, LaunchOptions, LaunchPlan, Report, Screen, Stopper,
     },
     recipe::{self, Failure, Recipe},
     tensor::{self, DeviceChoice, LocalRank},
@@ -144,17 +142,6 @@ pub(super) fn command() -> Vec<String> {
 /// The words of this process's command line. Those that are no text are shown as far as they are.
 fn own_words() -> Vec<String> {
     std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
-}
-
-/// Ties this process to its launcher, if it has one: the system asks it to stop, as a user would, when
-/// the launcher is killed. Returns false where that has happened already. To be called first of all.
-pub(super) fn follow_launcher() -> bool {
-    let Ok(launcher) = std::env::var(LAUNCHER) else { return true };
-    if let Err(e) = set_parent_process_death_signal(Some(Signal::TERM)) {
-        tracing::warn!("this rank would outlive its launcher: {e}");
-    }
-    // A launcher that was killed before has left this process to another parent.
-    getppid().is_some_and(|parent| parent.as_raw_nonzero().to_string() == launcher)
 }
 
 /// Leaves the error that ends this process where its launcher looks for it.

@@ -42,7 +42,6 @@ use self::args::{Cli, Command, PlanArgs, RunArgs};
 pub use self::console::Console;
 use crate::{
     bridge,
-    error::Code,
     recipe::Failure,
     run::{LineInterval, Start},
     script::Session,
@@ -57,10 +56,6 @@ const STACK: usize = 2 << 30;
 pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     bridge::alloc::keep_freed_memory();
     bridge::alloc::on_exhausted(crash::exhausted);
-    if !launch::follow_launcher() {
-        // Whoever wanted this rank is gone.
-        return ExitCode::from(Code::Interrupted.exit_status());
-    }
     environment::set_defaults();
     let args: Vec<OsString> = args.into_iter().collect();
     let work = || start(&args);

@@ -1,6 +1,9 @@
 //! Connecting a rank with its group: with the store where all meet, and with the transport.
 
-use std::time::{Duration, Instant};
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
 
 use super::{Rendezvous, rank::Rank, watch::Watch};
 use crate::{
@@ -53,6 +56,10 @@ pub(super) fn meet(rendezvous: &Rendezvous, place: Rank, stop: Stop<'_>) -> Resu
         let slice = SLICE.min(end.saturating_duration_since(Instant::now()));
         let present = store.join(rank, world_size, slice).map_err(lost)?;
         if let Some(refusal) = store.get(REFUSAL).map_err(lost)? {
+            if rank == 0 {
+                // The store may end with this rank, and the others are to read it too.
+                thread::sleep(2 * SLICE);
+            }
             return Err(refused(&refusal, world_size));
         }
         let missing: Vec<String> =

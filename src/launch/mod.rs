@@ -43,8 +43,9 @@ use crate::fs::Place;
 /// The variable in which a rank finds the command line that launched it, as a JSON list.
 pub const COMMAND: &str = "DSR_LAUNCH_COMMAND";
 
-/// The variable in which a rank finds the number of its launcher's process.
-pub const LAUNCHER: &str = "DSR_LAUNCHER_PID";
+/// The variable in which a rank finds the number of its launcher's process, with which it ends
+/// (`bridge/native/early.cpp`).
+const LAUNCHER: &str = "DSR_LAUNCHER_PID";
 
 /// A run that is to be launched.
 pub struct Launch {

@@ -251,6 +251,7 @@ int dsr_store_join(void* handle, int rank, int size, int64_t timeout_ms, bool* p
 
 int dsr_store_set(void* handle, const char* key, const uint8_t* value, size_t size) {
   TRY(
+    QuietLog quiet;
     auto& store = **static_cast<Store*>(handle);
     store.set(key, std::vector<uint8_t>(value, value + size));
   )
@@ -260,6 +261,7 @@ int dsr_store_set(void* handle, const char* key, const uint8_t* value, size_t si
 int dsr_store_claim(void* handle, const char* key, const uint8_t* wanted, size_t wanted_size,
                     const uint8_t** value, size_t* size) {
   TRY(
+    QuietLog quiet;
     static thread_local std::vector<uint8_t> last;
     auto& store = **static_cast<Store*>(handle);
     last = store.compareSet(key, {}, std::vector<uint8_t>(wanted, wanted + wanted_size));

@@ -1,5 +1,5 @@
-// What is done before libtorch and libgomp start: how long threads wait in a loop, and the greeting of
-// `dsr repl`. What a program registers in .preinit_array runs before the constructors of its libraries.
+// What is done before libtorch and libgomp start: ties to the launcher and to the working directory, how
+// long threads wait in a loop, and the greeting of `dsr repl`. What a program registers in .preinit_array runs before the constructors of its libraries.
 // Nothing here may allocate.
 //
 // A thread of libgomp that waits for the next operation looks for it in a loop, by default 300,000
@@ -11,9 +11,13 @@
 // greeting and the prompt stand there at once, and the terminal keeps what is typed until the line
 // editor takes over and draws the same prompt in the same place.
 #include <alloca.h>
+#include <sys/prctl.h>
 #include <unistd.h>
 
+#include <cerrno>
+#include <climits>
 #include <csignal>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 
@@ -68,9 +72,27 @@ void limit_spinning(int argc, char** argv, char** environment) {
   execve("/proc/self/exe", argv, with_limit);
 }
 
-bool say(const char* text) {
+bool say(const char* text, int where = STDOUT_FILENO) {
   const size_t length = strlen(text);
-  return write(STDOUT_FILENO, text, length) == static_cast<ssize_t>(length);
+  return write(where, text, length) == static_cast<ssize_t>(length);
+}
+
+// A rank ends with its launcher: the system asks it to stop when the launcher is killed, and one that was
+// killed before has left this process to another parent. The name is that of src/launch/mod.rs.
+void follow_launcher(char** environment) {
+  const char* launcher = value_of(environment, "DSR_LAUNCHER_PID");
+  if (launcher == nullptr) return;
+  prctl(PR_SET_PDEATHSIG, SIGTERM);
+  if (getppid() != atoi(launcher)) _exit(130);
+}
+
+// MKL, inside of libtorch, ends a process without a working directory, with words about itself.
+void check_directory() {
+  static char directory[PATH_MAX];
+  if (getcwd(directory, sizeof directory) != nullptr || errno != ENOENT) return;
+  say("error[E802]: the working directory does not exist any more\n"
+      "   = change to a directory that does, and start again\n", STDERR_FILENO);
+  _exit(4);
 }
 
 // The same words as Session::greet in src/repl/mod.rs, and its prompt.
@@ -89,6 +111,10 @@ void greet(int argc, char** argv, char** environment) {
 }
 
 void start(int argc, char** argv, char** environment) {
+  follow_launcher(environment);
+  check_directory();
+  // A file that would be larger than `ulimit -f` allows is an error of its writer.
+  signal(SIGXFSZ, SIG_IGN);
   limit_spinning(argc, argv, environment);
   greet(argc, argv, environment);
 }

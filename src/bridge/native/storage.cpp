@@ -12,7 +12,7 @@ extern "C" {
 
 // Gives the storage of `tensor` new memory of this many bytes with any content, or none. All
 // tensors over the storage see it. While there is none, whoever asks for the memory gets an
-// exception with the words of src/bridge/storage.rs: libtorch asks before each read and write.
+// exception with the words of src/bridge/refusal.rs: libtorch asks before each read and write.
 int dsr_storage_allocate(at::Tensor* tensor, int64_t bytes, const char* released_words) {
   TRY(
     c10::StorageImpl* storage = tensor->storage().unsafeGetStorageImpl();
