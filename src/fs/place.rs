@@ -141,7 +141,11 @@ impl Place {
     pub fn read(&self) -> Result<Vec<u8>> {
         let file = self.open_to("read")?;
         let mut bytes = Vec::new();
-        let len = file.metadata().at("read", &self.path)?.len();
+        let metadata = file.metadata().at("read", &self.path)?;
+        if metadata.is_dir() {
+            bail!(Code::Io, "cannot read {}: it is a directory, no file", self.display());
+        }
+        let len = metadata.len();
         if len <= MOST_BYTES {
             file.take(MOST_BYTES + 1).read_to_end(&mut bytes).at("read", &self.path)?;
         }

@@ -166,14 +166,19 @@ impl Weights {
         Ok(if self.is_conv1d { self.weight.shallow_clone() } else { self.weight.f_tr()? })
     }
 
-    fn product(&self, x: &Tensor) -> Result<Tensor> {
+    /// The product outside of a training.
+    fn inferred(&self, x: &Tensor) -> Result<Tensor> {
         let stored = match self.is_conv1d {
             true => Matrix::ByInputs(&self.weight),
             false => Matrix::ByOutputs(&self.weight),
         };
-        if let Some(y) = few_rows(x, stored, self.bias.as_ref())? {
-            return Ok(y);
+        match few_rows(x, stored, self.bias.as_ref())? {
+            Some(y) => Ok(y),
+            None => self.product(x),
         }
+    }
+
+    fn product(&self, x: &Tensor) -> Result<Tensor> {
         let matrix = self.matrix()?;
         Ok(match &self.bias {
             Some(bias) => bias.f_addmm(x, &matrix)?,
@@ -211,11 +216,11 @@ impl Weights {
 
 /// The products with `x` `[n, in]`.
 fn products<const N: usize>(layers: &[Weights; N], x: &Tensor) -> Result<Vec<Tensor>> {
-    let outputs = || layers.iter().map(|layer| layer.product(x)).collect::<Result<Vec<_>>>();
     if layers.iter().any(|layer| layer.weight_sink.is_none()) {
-        return outputs();
+        return layers.iter().map(|layer| layer.inferred(x)).collect();
     }
-    let outputs = no_grad(outputs)?;
+    let outputs =
+        no_grad(|| layers.iter().map(|layer| layer.product(x)).collect::<Result<Vec<_>>>())?;
     let layers = layers.each_ref().map(Weights::shallow_clone);
     let input = x.shallow_clone();
     let tensors = layers.iter().flat_map(|layer| [Some(&layer.weight), layer.bias.as_ref()]);
