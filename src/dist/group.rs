@@ -357,7 +357,7 @@ mod tests {
     fn ranks_meet_at_the_store_of_torchruns_agent() {
         let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
         let timeout = Duration::from_secs(60);
-        let _agent = Store::tcp(("127.0.0.1", port), true, "agent", timeout).unwrap();
+        let _agent = Store::host(("127.0.0.1", port), "agent", timeout).unwrap();
         let ranks = [0, 1].map(|rank| {
             thread::spawn(move || {
                 let rendezvous = Rendezvous {

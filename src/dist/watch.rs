@@ -360,7 +360,7 @@ mod tests {
         let timeout = Duration::from_secs(30);
         let address = "127.0.0.1";
         let (store, port) = Store::host((address, 0), "watch", timeout).unwrap();
-        let join = || Store::tcp((address, port), false, "watch", timeout).unwrap();
+        let join = || Store::tcp((address, port), "watch", timeout).unwrap();
         let (a, b) = (Watch::start(join(), 0, 3), Watch::start(join(), 1, 3));
         let mine = a.started("all_reduce");
         b.started("barrier");
