@@ -71,9 +71,9 @@ mod tests {
         for part in &parts {
             let refused = [
                 part.f_sum(Kind::Float).map(drop),
-                part.f_double_value(&[0, 0]).map(drop),
-                part.shallow_clone().f_fill_(1.0).map(drop),
-                part.f_contiguous().and_then(|t| t.f_add_scalar(1.0)).map(drop),
+                part.f_max().map(drop),
+                part.shallow_clone().f_zero_().map(drop),
+                part.f_contiguous().and_then(|t| t.f_add(&t)).map(drop),
             ];
             for e in refused.map(Result::unwrap_err) {
                 assert!(e.to_string().contains(RELEASED.to_str().unwrap()), "{e}");

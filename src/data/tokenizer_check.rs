@@ -24,7 +24,7 @@ fn check_tables(rules: &Value) -> Result<(), String> {
         // Six letters are 36 bits; the first 32 are the length of the table in bytes.
         let size = u32::try_from(bits >> 4).unwrap_or(u32::MAX).swap_bytes();
         let found = table.len() as u64 / 4 * 3;
-        if start.len() < 6 || u64::from(size) > found {
+        if start.len() < 6 || u64::from(size) + 4 > found {
             return Err(format!("precompiled_charsmap has {found} bytes, too few for its table"));
         }
     }
