@@ -62,7 +62,7 @@ impl ModelArgs {
         };
         let directory = match DataSource::from(&self.model) {
             DataSource::Hub { repo, config: None } => files(&repo, MODEL_FILES)?,
-            DataSource::Path(place) => here(place.path())?,
+            DataSource::Path(place, _) => here(place.path())?,
             _ => return Err(no_model(&self.model)),
         };
         let device = self.device.choice().resolve(LocalRank::ALONE)?;

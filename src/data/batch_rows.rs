@@ -1,6 +1,6 @@
 //! The rows that a batch was made of, kept to be looked at when training goes wrong.
 
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, RecordBatch, UInt64Array},
@@ -11,7 +11,7 @@ use arrow::{
 
 use crate::{
     error::{Code, Error, Result},
-    fs::write_atomic,
+    fs::{Place, write_atomic},
 };
 
 /// The rows of a batch as they came from the dataset, and their place in it.
@@ -54,7 +54,8 @@ impl BatchRows {
 }
 
 /// Writes rows of one dataset as an Arrow file, which [`Dataset::open`](super::Dataset::open) reads.
-pub fn write_rows(path: &Path, batches: &[BatchRows]) -> Result<()> {
+pub fn write_rows(place: impl Into<Place>, batches: &[BatchRows]) -> Result<()> {
+    let place = place.into();
     let encode = || {
         let batches: Vec<_> =
             batches.iter().map(BatchRows::with_place).collect::<Result<_, _>>()?;
@@ -69,13 +70,15 @@ pub fn write_rows(path: &Path, batches: &[BatchRows]) -> Result<()> {
         writer.into_inner()
     };
     let bytes = encode().map_err(|e: ArrowError| {
-        Error::new(Code::Data, format!("cannot write {}: {e}", path.display()))
+        Error::new(Code::Data, format!("cannot write {}: {e}", place.display()))
     })?;
-    write_atomic(path, &bytes)
+    write_atomic(place, &bytes)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::data::{Dataset, LoaderOptions, OpenOptions};
 

@@ -59,8 +59,8 @@ impl SourceName {
             Self::Embedded(name) => DataSource::Embedded(name),
             // No path at all would be the directory itself.
             Self::Path(path) if path.as_os_str().is_empty() => DataSource::Nothing,
-            Self::Path(path) => DataSource::Path(work_dir.join(path)),
-            Self::Pattern(path) => DataSource::Pattern(work_dir.join(path)),
+            Self::Path(path) => DataSource::Path(work_dir.join(&path), path),
+            Self::Pattern(path) => DataSource::Pattern(work_dir.join(&path), path),
             Self::Hub { repo, config } => DataSource::Hub { repo, config },
         }
     }
@@ -73,10 +73,10 @@ pub enum DataSource {
     Nothing,
     /// A part of dsr.
     Embedded(String),
-    /// A file or a directory.
-    Path(Place),
-    /// Files by a pattern.
-    Pattern(Place),
+    /// A file or a directory, and how it was written.
+    Path(Place, PathBuf),
+    /// Files by a pattern, and how it was written.
+    Pattern(Place, PathBuf),
     /// A repository on the hub.
     Hub {
         /// `Owner/name`.
@@ -104,7 +104,7 @@ impl std::fmt::Display for DataSource {
         match self {
             Self::Nothing => f.write_str("\"\""),
             Self::Embedded(name) => write!(f, "{EMBEDDED}{name}"),
-            Self::Path(place) | Self::Pattern(place) => write!(f, "{}", place.display()),
+            Self::Path(_, text) | Self::Pattern(_, text) => write!(f, "{}", text.display()),
             Self::Hub { repo, config: None } => f.write_str(repo),
             Self::Hub { repo, config: Some(config) } => write!(f, "{repo}:{config}"),
         }

@@ -54,7 +54,7 @@ impl Tokenizer {
         match source.into() {
             DataSource::Nothing => bail!(Code::Tokenizer, "the name of a tokenizer is empty"),
             DataSource::Embedded(name) => Self::from_bytes(embedded::tokenizer(&name)?),
-            DataSource::Path(place) | DataSource::Pattern(place) => Self::from_path(&place)
+            DataSource::Path(place, _) | DataSource::Pattern(place, _) => Self::from_path(&place)
                 .map_err(|e| match place.name() {
                     Some(name) if embedded::tokenizer(name).is_ok() => {
                         e.hint(format!("did you mean \"dsr:{name}\"?"))

@@ -33,7 +33,7 @@ mod totals;
 mod trace;
 mod unit_states;
 
-use std::{path::Path, rc::Rc};
+use std::rc::Rc;
 
 pub use crate::model::ModuleProfile;
 
@@ -57,6 +57,7 @@ pub use self::{
     timers::PhaseTimes,
     trace::Tracer,
 };
+use crate::fs::Place;
 use crate::{
     bridge::{
         memory::{self as ledger, Ledger},
@@ -260,12 +261,12 @@ impl Engine {
 
     /// Makes a stop because of a loss or gradient that is not finite save the rows of its batch
     /// into `dir`, as an Arrow file.
-    pub fn save_bad_batches(&mut self, dir: &Path) {
+    pub fn save_bad_batches(&mut self, dir: impl Into<Place>) {
         let suffix = match self.group.world_size() {
             1 => String::new(),
             _ => format!("-rank-{}", self.group.rank()),
         };
-        self.overflow_check.save_bad_batches(dir, suffix);
+        self.overflow_check.save_bad_batches(dir.into(), suffix);
     }
 
     fn rates(&self) -> Result<StepRates> {

@@ -4,12 +4,10 @@
 //! stops the training: a loss that is not finite, an overflow at the lowest loss scale, and
 //! without a dynamic scale too many skipped steps in a row, which DeepSpeed would let go on for ever.
 
-use std::{
-    collections::VecDeque,
-    path::{Path, PathBuf},
-};
+use std::collections::VecDeque;
 
 use super::{loss_scaler::LossScaler, unit_states::UnitStates};
+use crate::fs::Place;
 use crate::{
     config::LossScale,
     data::{BatchRows, write_rows},
@@ -31,7 +29,7 @@ pub(super) struct OverflowCheck {
     skipped_in_a_row: u32,
     losses: VecDeque<f64>,
     /// Where the rows of a bad batch are saved, and the name's end that tells ranks apart.
-    bad_batches: Option<(PathBuf, String)>,
+    bad_batches: Option<(Place, String)>,
 }
 
 /// The decision about a step.
@@ -60,8 +58,8 @@ impl OverflowCheck {
         self.losses.clear();
     }
 
-    pub(super) fn save_bad_batches(&mut self, dir: &Path, suffix: String) {
-        self.bad_batches = Some((dir.to_path_buf(), suffix));
+    pub(super) fn save_bad_batches(&mut self, dir: Place, suffix: String) {
+        self.bad_batches = Some((dir, suffix));
     }
 
     /// Judges a step by its loss and the norm of its gradient, which all ranks have alike, and
@@ -121,9 +119,9 @@ impl OverflowCheck {
         let Some((dir, suffix)) = &self.bad_batches else {
             return Some(format!("the batch: {places}"));
         };
-        let path = dir.join(format!("bad-batch-step-{step}{suffix}.arrow"));
-        Some(match write_rows(&path, rows) {
-            Ok(()) => format!("the batch: {places}, saved as {}", path.display()),
+        let place = dir.join(format!("bad-batch-step-{step}{suffix}.arrow"));
+        Some(match write_rows(&place, rows) {
+            Ok(()) => format!("the batch: {places}, saved as {}", place.display()),
             Err(e) => format!("the batch: {places}, which could not be saved: {}", e.message()),
         })
     }

@@ -25,7 +25,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{CWD, RenameFlags};
+use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
@@ -65,6 +65,15 @@ pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
 pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
     fs::read_to_string(path.as_ref()).at("read", path.as_ref())
+}
+
+/// The text of the file `below` a directory, which is opened through no link.
+pub fn read_beneath(dir: &Path, below: &Path) -> Result<String> {
+    let shown = dir.join(below);
+    let opened = open_root(dir).and_then(|root| {
+        handle::open_beneath(root, below, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
+    });
+    io::read_to_string(File::from(opened.at("read", &shown)?)).at("read", &shown)
 }
 
 /// The first bytes of a file, `len` at most.

@@ -122,8 +122,10 @@ impl Workspace {
         }
         let base = &*self.rights.base_dir.borrow();
         let file = confined(base, importer, path)?;
-        let text = fs::read_to_string(&file)?;
-        let relative = file.strip_prefix(base.canonicalize().at("open", base)?).unwrap_or(&file);
+        let base = base.canonicalize().at("open", base)?;
+        let relative = file.strip_prefix(&base).unwrap_or(&file);
+        // What was found inside of the directory is opened there, through no link.
+        let text = fs::read_beneath(&base, relative)?;
         Ok((relative.display().to_string(), text))
     }
 

@@ -55,8 +55,8 @@ impl RunLog {
     /// run goes on from; metrics of later steps are dropped. `None` for a new run.
     pub fn open(dir: &RunDir, resumed_after: Option<u64>, interval: LineInterval) -> Result<Self> {
         let metrics = match resumed_after {
-            Some(step) => MetricsLog::resume(&dir.metrics(), step)?,
-            None => MetricsLog::open(&dir.metrics())?,
+            Some(step) => MetricsLog::resume(dir.metrics(), step)?,
+            None => MetricsLog::open(dir.metrics())?,
         };
         let last_line = Duration::ZERO;
         Ok(Self { dir: dir.clone(), metrics, interval, steps_seen: 0, last_line })

@@ -110,7 +110,7 @@ impl Training {
         };
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
-            engine.save_bad_batches(dir.path());
+            engine.save_bad_batches(dir.place());
             engine.group().tell_launcher(TOLD_DIR, &dir.path().display().to_string());
             dir.checkpoints().check_space(engine.state_bytes())?;
             shown.lines.push(match &resumed {

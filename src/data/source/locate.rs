@@ -82,12 +82,12 @@ pub(super) fn locate(source: &DataSource, options: &OpenOptions) -> Result<Split
                 .map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into()))
                 .collect())
         }
-        DataSource::Path(place) if place.is_dir() => directory(place),
-        DataSource::Path(place) if place.exists() => {
+        DataSource::Path(place, _) if place.is_dir() => directory(place),
+        DataSource::Path(place, _) if place.exists() => {
             Ok(vec![("train".to_owned(), [DataFile::at(place.clone())?].into())])
         }
-        DataSource::Path(place) => Err(missing(place)),
-        DataSource::Pattern(place) => pattern(place),
+        DataSource::Path(place, _) => Err(missing(place)),
+        DataSource::Pattern(place, _) => pattern(place),
         DataSource::Hub { repo, config } => hub(source, repo, config.as_deref(), options),
     }
 }

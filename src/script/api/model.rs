@@ -310,8 +310,8 @@ fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]
     match host.workspace.rights.source(spec)? {
         DataSource::Nothing => Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2")),
-        DataSource::Path(place) if place.is_dir() => Ok(place),
-        DataSource::Path(place) | DataSource::Pattern(place) => {
+        DataSource::Path(place, _) if place.is_dir() => Ok(place),
+        DataSource::Path(place, _) | DataSource::Pattern(place, _) => {
             let what = if place.exists() { "is a file" } else { "does not exist" };
             let message = format!("the model directory {} {what}", place.display());
             Err(Error::new(Code::Io, message)
