@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | concept |
 //! |---|---|---|
-//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`fs`], [`units`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others; files that are whole or absent; sizes as text; validated settings; what a recipe may do |
+//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`names`], [`fs`], [`units`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others; names of hosts; files that are whole or absent; sizes as text; validated settings; what a recipe may do |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
 //! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
@@ -24,6 +24,7 @@ pub mod config;
 pub mod foreign;
 pub mod fs;
 pub mod hash;
+pub mod names;
 pub mod panics;
 pub mod permission;
 pub mod units;

@@ -10,10 +10,14 @@ use ureq::{
     Agent, Body, Proxy, ResponseExt,
     http::{Response, Uri, header},
     tls::{PemItem, RootCerts, TlsConfig, parse_pem},
+    unversioned::transport::DefaultConnector,
 };
 
-use super::{patience::Patience, settings::HubSettings};
-use crate::error::{Code, Error, IoContext, Result};
+use super::{judged::JudgedAddresses, patience::Patience, settings::HubSettings};
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    names,
+};
 
 /// Redirects followed before the server is taken to be broken.
 const MAX_REDIRECTS: usize = 10;
@@ -71,7 +75,11 @@ impl Client {
             .timeout_per_read(Some(Duration::from_secs(60)))
             .build();
         Ok(Self {
-            agent: config.into(),
+            agent: Agent::with_parts(
+                config,
+                DefaultConnector::default(),
+                JudgedAddresses::default(),
+            ),
             endpoint,
             token: settings.token.clone(),
             attempts: settings.attempts.max(1),
@@ -156,7 +164,11 @@ impl Client {
             }
             let reply =
                 self.patience.wait_for(move || request.call()).map_err(RequestError::Refused)?;
-            let reply = reply.map_err(|e| network(&uri, e.to_string()))?;
+            let reply = reply.map_err(|e| {
+                // The next try judges the host where it is then.
+                uri.host().inspect(|host| names::forget(host));
+                network(&uri, e.to_string())
+            })?;
             if !reply.status().is_redirection() {
                 return Ok(reply);
             }

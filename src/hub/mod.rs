@@ -25,6 +25,7 @@ mod configs;
 mod connection;
 mod download;
 mod files;
+mod judged;
 mod patience;
 mod pins;
 mod refusal;

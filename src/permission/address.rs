@@ -1,6 +1,8 @@
 //! Hosts: which name is part of which, and which addresses are private.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use crate::names;
 
 /// The hub, and the domain of the hosts that it keeps large files on.
 const HUB: (&str, &str) = ("huggingface.co", "hf.co");
@@ -23,8 +25,7 @@ pub(super) fn is_private(host: &str) -> bool {
         return is_private_address(address);
     }
     // A name that cannot be looked up here is left to a proxy.
-    let found = (bare, 0).to_socket_addrs();
-    found.is_ok_and(|mut all| all.any(|address| is_private_address(address.ip())))
+    names::addresses(bare).into_iter().any(is_private_address)
 }
 
 fn is_private_address(address: IpAddr) -> bool {
