@@ -21,6 +21,7 @@ mod limits;
 mod net;
 mod paths;
 mod program;
+mod runs;
 mod share;
 mod strangers;
 

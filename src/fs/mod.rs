@@ -31,7 +31,7 @@ use tempfile::{Builder, TempDir};
 
 use self::place::Target;
 /// An open file, which says nothing of how it was opened.
-pub use std::fs::File;
+pub use std::fs::{File, TryLockError};
 
 pub use self::{
     handle::{open_root, path_of},

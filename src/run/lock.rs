@@ -1,14 +1,11 @@
 //! The one owner of a run: a lock in its directory that the kernel releases when its holder ends,
 //! however it ends.
 
-use std::{
-    fs::TryLockError,
-    io::{Read, Seek, Write},
-};
+use std::io::{Read, Seek, Write};
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{File, Place},
+    fs::{File, Place, TryLockError},
 };
 
 const LOCK: &str = "lock";
