@@ -58,7 +58,7 @@ fn a_killed_writer_leaves_whole_checkpoints() {
 #[test]
 #[ignore = "a process of its own, started by the test above"]
 fn writer() {
-    let store = Store::open(&PathBuf::from(env::var_os(STORE).expect("started by the test above")));
+    let store = Store::open(PathBuf::from(env::var_os(STORE).expect("started by the test above")));
     let first = store.list().unwrap().last().map_or(1, |saved| saved.step + 1);
     println!("\nwriting");
     for step in first.. {

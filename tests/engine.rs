@@ -170,7 +170,7 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     let straight = train(&mut whole, &mut shuffled(), 20);
 
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("checkpoints"));
+    let store = Store::open(dir.path().join("checkpoints"));
     let (mut first, mut loader) = (init_engine(model(0.1), config()), shuffled());
     let mut outcomes = train(&mut first, &mut loader, 10);
     save_checkpoint(&first, &store, None, Some(&loader), None).unwrap();
@@ -178,7 +178,7 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     train(&mut first, &mut loader, 2);
 
     let (mut second, mut loader) = (init_engine(model(0.1), config()), shuffled());
-    load_checkpoint(&mut second, Some(&mut loader), &store.latest().unwrap()).unwrap();
+    load_checkpoint(&mut second, Some(&mut loader), store.latest().unwrap()).unwrap();
     assert_eq!(second.global_step(), 10);
     outcomes.extend(train(&mut second, &mut loader, 10));
     assert_eq!(straight, outcomes);
@@ -236,12 +236,12 @@ fn a_checkpoint_of_another_model_changes_nothing() {
     save_checkpoint(&small(2), &store, None, None, None).unwrap();
     let mut other = small(1);
     let before = flat(other.model());
-    let e = load_checkpoint(&mut other, None, &store.latest().unwrap()).unwrap_err();
+    let e = load_checkpoint(&mut other, None, store.latest().unwrap()).unwrap_err();
     assert_eq!(e.code(), Code::Checkpoint);
     assert!(e.message().contains("transformer.h.1.ln_1.weight is too much"), "{e}");
     assert!(before.equal(&flat(other.model())));
     let mut same = small(2);
-    let e = load_checkpoint(&mut same, Some(&mut loader(2)), &store.latest().unwrap()).unwrap_err();
+    let e = load_checkpoint(&mut same, Some(&mut loader(2)), store.latest().unwrap()).unwrap_err();
     assert!(e.message().contains("holds no place in the data"), "{e}");
 }
 

@@ -106,7 +106,7 @@ fn a_checkpoint_goes_on_where_the_state_is_elsewhere() {
         save_checkpoint(&first, &store, None, None, None).unwrap();
         drop(first);
         let mut second = engine(!saves_offloaded);
-        load_checkpoint(&mut second, None, &store.latest().unwrap()).unwrap();
+        load_checkpoint(&mut second, None, store.latest().unwrap()).unwrap();
         assert_eq!(train(&mut second, 24, 2), expected[2..], "{saves_offloaded}");
     }
 }

@@ -314,7 +314,7 @@ fn every_optimizer_resumes_to_the_bit() {
         let mut losses = train(&mut first, &mut rows, 3);
         save_checkpoint(&first, &store, None, Some(&rows), None).unwrap();
         let (mut second, mut rows) = (engine(config.clone()), loader());
-        load_checkpoint(&mut second, Some(&mut rows), &store.latest().unwrap()).unwrap();
+        load_checkpoint(&mut second, Some(&mut rows), store.latest().unwrap()).unwrap();
         losses.extend(train(&mut second, &mut rows, 3));
         assert_eq!(straight, losses, "{config:?}");
         for ((name, a), (_, b)) in whole.model().named_params().zip(second.model().named_params()) {
@@ -360,12 +360,12 @@ fn a_checkpoint_of_another_optimizer_is_refused() {
     let first = engine(with_decay(adam(true), 1e-3));
     save_checkpoint(&first, &store, None, None, None).unwrap();
     let mut lamb = engine(with_decay(Algorithm::Lamb(LambConfig::default()), 1e-3));
-    let e = load_checkpoint(&mut lamb, None, &store.latest().unwrap()).unwrap_err();
+    let e = load_checkpoint(&mut lamb, None, store.latest().unwrap()).unwrap_err();
     assert_eq!(e.code(), Code::Checkpoint);
     assert!(e.message().ends_with("has the state of AdamW, and the engine's optimizer is Lamb"));
     // Settings of the same optimizer may change, the dtype of the state among them.
     let bf16 = OptimizerConfig { state_dtype: StateDtype::Bf16, ..with_decay(adam(true), 1e-4) };
-    load_checkpoint(&mut engine(bf16), None, &store.latest().unwrap()).unwrap();
+    load_checkpoint(&mut engine(bf16), None, store.latest().unwrap()).unwrap();
 }
 
 /// The momentum is cycled where it is no beta; without any there is nothing to cycle.

@@ -192,7 +192,7 @@ fn a_resumed_fp16_run_goes_on_to_the_bit() {
     whole.extend(&rest);
     assert!(whole.iter().any(|outcome| outcome.skipped), "the test needs an overflow");
     let (mut resumed, mut data) = (init_engine(model(0.1), with_precision(fp16(18))), loader(2));
-    load_checkpoint(&mut resumed, Some(&mut data), &store.latest().unwrap()).unwrap();
+    load_checkpoint(&mut resumed, Some(&mut data), store.latest().unwrap()).unwrap();
     assert_eq!(steps(&mut resumed, &mut data, 6).unwrap(), rest);
     assert_eq!(flat(resumed.model()), flat(engine.model()));
     assert_eq!(resumed.skipped_steps(), engine.skipped_steps());
@@ -230,12 +230,12 @@ fn an_export_has_the_models_format() {
     let engine = init_engine(model.clone(), with_precision(PrecisionConfig::new(Dtype::Bf16)));
     assert_eq!(model.units()[0].params()[0].kind(), Kind::BFloat16);
     let dir = tempfile::tempdir().unwrap();
-    engine.model().export_hf(&dir.path().join("out"), None).unwrap();
+    engine.model().export_hf(dir.path().join("out"), None).unwrap();
     let config = std::fs::read_to_string(dir.path().join("out/config.json")).unwrap();
     assert!(config.contains("\"dtype\": \"bfloat16\""), "{config}");
     let back = Model::load(
-        &dir.path().join("out"),
-        &ModelConfig::read(&dir.path().join("out")).unwrap(),
+        dir.path().join("out"),
+        &ModelConfig::read(dir.path().join("out")).unwrap(),
         Device::Cpu,
     );
     assert_eq!(flat(&back.unwrap()), flat(&model).to_kind(Kind::Float));

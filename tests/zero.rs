@@ -143,7 +143,7 @@ fn checkpoint(group: &Rc<ProcessGroup>, way: Way, dir: &Path, saves: bool) -> Ve
     let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();
     let store = Store::open(dir);
     if !saves {
-        load_checkpoint(&mut engine, None, &store.latest().unwrap()).unwrap();
+        load_checkpoint(&mut engine, None, store.latest().unwrap()).unwrap();
         return train(&mut engine, 2 * GLOBAL_BATCH as u64, 2);
     }
     let curve = train(&mut engine, 0, 2);

@@ -303,13 +303,13 @@ mod tests {
 
     fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(&dir.path().join("checkpoints"));
+        let store = Store::open(dir.path().join("checkpoints"));
         (dir, store)
     }
 
     fn save(store: &Store, step: u64, keep: Option<usize>) -> PathBuf {
         store
-            .save(step, keep, |dir| write_atomic(&dir.join("weights"), &step.to_le_bytes()))
+            .save(step, keep, |dir| write_atomic(dir.join("weights"), &step.to_le_bytes()))
             .unwrap()
     }
 
@@ -350,7 +350,7 @@ mod tests {
         let first = save(&store, 1, None);
         let e = store
             .save(2, Some(1), |dir| {
-                write_atomic(&dir.join("half"), b"x")?;
+                write_atomic(dir.join("half"), b"x")?;
                 bail!(Code::DiskFull, "no space")
             })
             .unwrap_err();
@@ -375,7 +375,7 @@ mod tests {
     fn the_same_step_is_replaced() {
         let (_dir, store) = store();
         save(&store, 5, None);
-        let path = store.save(5, None, |dir| write_atomic(&dir.join("other"), b"")).unwrap();
+        let path = store.save(5, None, |dir| write_atomic(dir.join("other"), b"")).unwrap();
         Store::verify(&path).unwrap();
         assert!(!path.join("weights").exists() && path.join("other").exists());
     }

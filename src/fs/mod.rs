@@ -424,7 +424,7 @@ mod tests {
     #[test]
     fn a_directory_that_is_not_published_vanishes() {
         let root = tempfile::tempdir().unwrap();
-        let new = NewDir::create(&root.path().join("step-1")).unwrap();
+        let new = NewDir::create(root.path().join("step-1")).unwrap();
         fs::write(new.path().join("half"), "x").unwrap();
         drop(new);
         assert!(names(root.path()).is_empty());
@@ -447,7 +447,7 @@ mod tests {
         fs::write(dead_dir.join("half"), "x").unwrap();
         fs::write(root.path().join(".latest.dsr-tmp-deadAA"), "st").unwrap();
         fs::write(root.path().join(".hidden"), "the user's own").unwrap();
-        let living = NewDir::create(&root.path().join("step-2")).unwrap();
+        let living = NewDir::create(root.path().join("step-2")).unwrap();
         assert_eq!(remove_leftovers(root.path(), |_| true).unwrap(), 2);
         assert!(living.path().exists());
         living.publish().unwrap();
@@ -468,7 +468,7 @@ mod tests {
     fn files_get_the_permissions_that_the_umask_allows() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("usual"), "").unwrap();
-        write_atomic(&dir.path().join("ours"), b"").unwrap();
+        write_atomic(dir.path().join("ours"), b"").unwrap();
         let mode = |name| fs::metadata(dir.path().join(name)).unwrap().permissions().mode();
         assert_eq!(mode("ours"), mode("usual"));
     }

@@ -226,7 +226,7 @@ mod tests {
         let conversations: Vec<Vec<Message>> = json("chat.jsonl").lines().map(messages).collect();
         for (name, golden) in golden["tokenizers"].as_object().unwrap() {
             let template = ChatTemplate::read(&dir.join(name)).unwrap();
-            let tokenizer = Tokenizer::from_path(&dir.join(name)).unwrap();
+            let tokenizer = Tokenizer::from_path(dir.join(name)).unwrap();
             let cases = golden["cases"].as_array().unwrap();
             assert_eq!(cases.len(), conversations.len());
             for (case, messages) in cases.iter().zip(&conversations) {

@@ -258,7 +258,7 @@ mod tests {
         assert!(message("gpt2").contains("has a checkpoint yet"));
         assert!(message("gtp2").contains("did you mean \"gpt2\"?"));
         assert!(message("llama").contains("has runs of: gpt2"));
-        assert!(find_latest(&root.path().join("none"), "gpt2").is_err());
+        assert!(find_latest(root.path().join("none"), "gpt2").is_err());
     }
 
     #[test]

@@ -123,7 +123,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let file = root.path().join("file");
         fs::write(&file, "").unwrap();
-        let e = CsvMonitor::open(&file.join("job")).unwrap_err();
+        let e = CsvMonitor::open(file.join("job")).unwrap_err();
         assert_eq!(e.code(), Code::Io);
         assert!(e.message().contains("file/job"), "{e}");
 
