@@ -19,8 +19,10 @@ use arrow::{
 };
 
 use super::stage::{Batches, Stage};
-use crate::error::{Code, Error, IoContext, Result};
-use crate::fs::File;
+use crate::{
+    error::{Code, Error, IoContext, Result},
+    fs::File,
+};
 
 /// How many rows are joined into one batch when reading.
 const ROWS_PER_BATCH: usize = 256;

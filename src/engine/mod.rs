@@ -57,7 +57,6 @@ pub use self::{
     timers::PhaseTimes,
     trace::Tracer,
 };
-use crate::fs::Place;
 use crate::{
     bridge::{
         memory::{self as ledger, Ledger},
@@ -67,6 +66,7 @@ use crate::{
     data::{Batch, BatchRows},
     dist::{ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
+    fs::Place,
     model::{LossFunction, Model, Sink, record},
     optim::{GroupRates, Optimizer, OptimizerPlan, StepRates},
     tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},

@@ -7,12 +7,12 @@
 use std::collections::VecDeque;
 
 use super::{loss_scaler::LossScaler, unit_states::UnitStates};
-use crate::fs::Place;
 use crate::{
     config::LossScale,
     data::{BatchRows, write_rows},
     dist::{ProcessGroup, ReduceOp, ShardSpec},
     error::{Code, Error, Result},
+    fs::Place,
     model::{FlatUnit, Model, ParamSpec},
     tensor::Tensor,
 };

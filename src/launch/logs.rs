@@ -11,10 +11,9 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use crate::fs::File;
 use crate::{
     error::{IoContext, Result},
-    fs::Place,
+    fs::{File, Place},
 };
 
 /// Where a launcher shows what its user is to see. Called from several threads.

@@ -13,8 +13,8 @@ use super::{
     names::{Names, is_map},
     session::Live,
 };
-use crate::fs::Place;
 use crate::{
+    fs::Place,
     recipe::{
         embedded::STDLIB,
         lexer::{Class, KEYWORDS, Token, tokens},

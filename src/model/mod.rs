@@ -54,9 +54,9 @@ use self::{
     initializer::Initializer,
     measured::Measured,
 };
-use crate::fs::Place;
 use crate::{
     error::{Code, Error, Result},
+    fs::Place,
     tensor::{Device, Kind, Tensor},
 };
 

@@ -10,11 +10,10 @@ use std::{io::Write, path::PathBuf, time::Duration};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::fs::File;
 use crate::{
     engine::PhaseTimes,
     error::{Code, Error, IoContext, Result},
-    fs::{Place, read_to_string, write_atomic},
+    fs::{File, Place, read_to_string, write_atomic},
     run::StepReport,
 };
 

@@ -26,8 +26,10 @@ use self::{
     family::Family,
 };
 use super::{architecture::Architecture, files::StoredWeights};
-use crate::error::{Code, Result};
-use crate::fs::Place;
+use crate::{
+    error::{Code, Result},
+    fs::Place,
+};
 
 /// All families.
 static FAMILIES: &[&Family] = &[

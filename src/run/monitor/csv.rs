@@ -11,10 +11,9 @@ use std::{
 };
 
 use super::event::{Event, LR, TRAIN_LOSS};
-use crate::fs::File;
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{Place, create_dir_all, read_start},
+    fs::{File, Place, create_dir_all, read_start},
 };
 
 /// The open files of one directory.

@@ -18,10 +18,9 @@ use std::{
 };
 
 use super::event::Event;
-use crate::fs::File;
 use crate::{
     error::{IoContext, Result},
-    fs::{Place, create_dir_all},
+    fs::{File, Place, create_dir_all},
 };
 
 /// The version that the first event of a file states.

@@ -9,7 +9,6 @@ use super::{
     tokenizer,
 };
 use crate::data::DataSource;
-use crate::fs::Place;
 use crate::{
     config::{
         options::{OptionTable, option_table},
@@ -17,6 +16,7 @@ use crate::{
     },
     data,
     error::{Code, Error, Result},
+    fs::Place,
     hub::MODEL_FILES,
     model::{self, Masks, ModelConfig, padding_of},
     recipe::{
