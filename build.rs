@@ -95,6 +95,8 @@ fn compile(libtorch: &Libtorch) {
         .cpp(true)
         .pic(true)
         .flag("-std=c++20")
+        // libtorch's loops over threads are made where they are used.
+        .flag("-fopenmp")
         // Kernels of its own are as fast in every profile.
         .opt_level(3)
         .flag("-Wall")
@@ -140,6 +142,11 @@ fn link(libtorch: &Libtorch) {
     println!("cargo:rustc-link-arg=-Wl,-rpath,{INSTALLED}:{lib}");
     // Libraries that register kernels when they are loaded have no symbol that we call.
     println!("cargo:rustc-link-arg=-Wl,--no-as-needed");
+    // The one that libtorch itself uses: two would have threads each.
+    let openmp = fs::read_dir(&libtorch.lib).into_iter().flatten().flatten();
+    let mut openmp = openmp.filter_map(|entry| entry.file_name().into_string().ok());
+    let openmp = openmp.find(|name| name.starts_with("libgomp"));
+    println!("cargo:rustc-link-arg=-l{}", openmp.map_or("gomp".into(), |name| format!(":{name}")));
     let cuda: &[&str] = if libtorch.cuda { &["torch_cuda", "c10_cuda"] } else { &[] };
     for name in ["torch_cpu", "c10"].iter().chain(cuda) {
         println!("cargo:rustc-link-arg=-l{name}");

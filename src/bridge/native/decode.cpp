@@ -35,11 +35,10 @@ constexpr int64_t kLanes = 16;
 #define INLINE __attribute__((always_inline)) inline
 #pragma GCC diagnostic ignored "-Wpsabi"
 
-INLINE Lanes load(const float* from) {
-  Lanes lanes;
-  std::memcpy(&lanes, from, sizeof lanes);
-  return lanes;
-}
+// The same anywhere in memory.
+using Unaligned = float __attribute__((vector_size(64), aligned(4), may_alias));
+
+INLINE Lanes load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
 
 // bfloat16 is the upper half of a float.
 INLINE Lanes load(const at::BFloat16* from) {
@@ -62,7 +61,7 @@ INLINE Lanes load_part(const T* from, int64_t count) {
   return load(part);
 }
 
-INLINE void store(float* to, const Lanes& lanes) { std::memcpy(to, &lanes, sizeof lanes); }
+INLINE void store(float* to, const Lanes& lanes) { *reinterpret_cast<Unaligned*>(to) = lanes; }
 
 INLINE float sum(const Lanes& lanes) {
   float part[kLanes];
