@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use crate::error::{Code, Error};
 
-/// What a storage says when the elements of a tensor are asked for whose memory is given back.
+/// The message of a storage whose memory is given back, for whoever asks for an element.
 pub(super) const RELEASED: &CStr = c"the memory of this parameter is released";
 
 /// The error for libtorch's own words: [`Code::Memory`] where they speak of exhausted memory,
@@ -26,7 +26,7 @@ pub(crate) fn refusal(words: &str) -> Error {
     Error::new(Code::Torch, words)
 }
 
-/// What libtorch says about exhausted memory, where it does.
+/// The words of libtorch about exhausted memory, where it has some.
 fn exhausted(words: &str) -> Option<String> {
     if let Some((before, after)) = words.split_once("[enforce fail at alloc_cpu.cpp") {
         let size = after.split_once("tried to allocate ").map_or("", |(_, size)| size);

@@ -221,7 +221,7 @@ impl Store {
         let surplus = saved.len().saturating_sub(keep);
         for old in saved.iter().filter(|old| old.path != latest).take(surplus) {
             let place = self.root.beside(&old.path);
-            // What has something of the user's in it stays.
+            // A directory with something of the user's in it stays.
             if check_ours(&place).is_ok() {
                 remove_dir(place)?;
             }

@@ -409,18 +409,7 @@ pub(super) fn ask_for(access: &Access<'_>) -> bool {
     };
     let question =
         format!("This wants to {}. Allow?  [y] for this session   [n] no  ", Foreign(&wanted));
-    loop {
-        console::err(&question);
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
-            return false;
-        }
-        match line.trim() {
-            "y" => return true,
-            "n" | "" => return false,
-            _ => {}
-        }
-    }
+    is_allowed(&question, None)
 }
 
 /// Asks whether a text may run that the user's trust is not in.
@@ -430,16 +419,21 @@ fn ask_to_run(name: &str, text: &str) -> bool {
         "The recipe is trusted without {name}, which it imports now. \
          Run it?  [y] once   [n] no   [v] view source  "
     );
+    is_allowed(&question, Some(&format!("--- {name}\n{}\n", lines(text))))
+}
+
+/// Asks until the answer is `y`, or `n` or nothing; `v` shows the source, where there is one.
+fn is_allowed(question: &str, source: Option<&str>) -> bool {
     loop {
-        console::err(&question);
+        console::err(question);
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
             return false;
         }
-        match line.trim() {
-            "y" => return true,
-            "n" | "" => return false,
-            "v" => console::err(&format!("--- {name}\n{}\n", lines(text))),
+        match (line.trim(), source) {
+            ("y", _) => return true,
+            ("n" | "", _) => return false,
+            ("v", Some(source)) => console::err(source),
             _ => {}
         }
     }

@@ -15,7 +15,7 @@ pub const WILD: [char; 3] = ['*', '?', '['];
 const FILE_ENDINGS: [&str; 9] =
     ["parquet", "arrow", "ipc", "feather", "jsonl", "ndjson", "json", "txt", "text"];
 
-/// What a text names.
+/// The source that a text names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SourceName {
     /// A part of dsr, by its name behind `dsr:`.
@@ -53,7 +53,7 @@ impl SourceName {
         }
     }
 
-    /// What is opened, where paths are judged by the guard of `work_dir`.
+    /// The source to open, where paths are judged by the guard of `work_dir`.
     pub fn beneath(self, work_dir: &Place) -> DataSource {
         match self {
             Self::Embedded(name) => DataSource::Embedded(name),

@@ -49,7 +49,7 @@ fn growth(rules: &Value) -> u64 {
     let own = match rules["type"].as_str() {
         Some("Replace") => {
             let found = text(&rules["pattern"]["String"]).max(1);
-            // What stands for nothing comes between all bytes.
+            // An empty pattern matches between all bytes.
             text(&rules["content"]).div_ceil(found) + u64::from(found == 1)
         }
         Some("Prepend") => text(&rules["prepend"]) + 1,

@@ -97,7 +97,7 @@ impl Place {
         self.path.file_name()?.to_str()
     }
 
-    /// What lies in it under a name.
+    /// The entry of this name in it.
     pub fn join(&self, name: impl AsRef<Path>) -> Self {
         self.beside(self.path.join(name))
     }

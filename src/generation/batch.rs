@@ -143,7 +143,7 @@ struct Running {
     rng: ChaCha8Rng,
 }
 
-/// What a rank does in a pass.
+/// The part of a rank in a pass.
 enum Pass {
     /// The whole text of this slot.
     Prefill(usize),

@@ -19,7 +19,7 @@ const PARTIAL: char = '\u{fffd}';
 pub struct Continued {
     /// The prompt, and what follows it; the answer alone of a model with an encoder.
     pub text: String,
-    /// What follows the prompt.
+    /// The text behind the prompt.
     pub completion: String,
     /// Tokens, log-probabilities and the reason of the end.
     pub ended: Ended,
@@ -153,7 +153,7 @@ struct Stream<'a> {
     /// whose text is not in `text` yet. A token's text depends on those before it.
     context: usize,
     unread: usize,
-    /// What follows the prompt, up to a stop.
+    /// The text behind the prompt, up to a stop.
     text: String,
     /// Bytes of it that were given away.
     given: usize,

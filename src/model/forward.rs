@@ -11,7 +11,7 @@ use crate::{
 pub struct Inference<'a> {
     /// Makes the result the sum of the losses instead of logits.
     pub objective: Option<Objective<'a>>,
-    /// What the pass keeps and goes on with, a cache for each layer.
+    /// The keys and values that the pass keeps and goes on with, a cache for each layer.
     pub caches: Option<(&'a CachePass, &'a mut [LayerCache])>,
     /// Whether the logits of the last position are enough.
     pub last_only: bool,

@@ -61,7 +61,7 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
 /// Operations of a recipe between two looks at its memory; one takes as much as the longest string.
 const OPERATIONS_PER_LOOK: u64 = 16;
 
-/// What a recipe's values may take of the memory: each is limited, and their number is not.
+/// The memory that a recipe's values may take: each is limited, and their number is not.
 struct MemoryLimit {
     /// What Rust code held before the recipe ran.
     before: u64,

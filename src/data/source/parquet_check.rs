@@ -57,7 +57,7 @@ pub(super) fn check_groups(metadata: &ParquetMetaData, len: u64) -> Checked<()> 
     Ok(())
 }
 
-/// What is left of a text in Thrift's compact protocol.
+/// The rest of a text in Thrift's compact protocol.
 struct Thrift<'a>(&'a [u8]);
 
 impl Thrift<'_> {

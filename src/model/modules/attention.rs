@@ -110,7 +110,7 @@ impl Attention {
         })
     }
 
-    /// What each query of whole rows takes of the values it sees, `[B, H, T, D]`.
+    /// The attention of whole rows before the projection back, `[B, H, T, D]`.
     fn of_whole_rows(
         &self,
         p: &Params<'_>,

@@ -109,7 +109,7 @@ fn wait(ctx: &NativeCallContext, seconds: f64) -> Result<()> {
         bail!(Code::BadValue, "`sleep` needs a number of seconds, found NaN");
     }
     let host = host::of(ctx)?;
-    // What is longer than the clock can tell is as good as forever.
+    // A time longer than the clock can tell is as good as forever.
     let length = Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
     let begin = Instant::now();
     while !host.interrupted() {
