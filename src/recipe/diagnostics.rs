@@ -9,6 +9,7 @@ use rhai::{EvalAltResult, Position};
 use super::{
     embedded::EMBEDDED,
     error::{Frame, Located, ScriptError, duplicate},
+    habits::answered,
     locate::{self, OptionPart},
     sources::{Location, Sources},
     translate::translate,
@@ -64,6 +65,7 @@ impl Failure {
         let calls = calls.collect();
         let faults = error.split().into_iter().map(|error| {
             let place = place(&error, outer, sources);
+            let (error, place) = answered(error, place);
             Fault { error, place }
         });
         Self { faults: faults.collect(), calls }

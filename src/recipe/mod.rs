@@ -10,6 +10,7 @@ pub mod description;
 pub mod diagnostics;
 pub mod error;
 pub mod file;
+mod habits;
 pub mod hub_name;
 pub mod literal;
 pub mod lock;

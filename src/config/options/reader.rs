@@ -17,7 +17,7 @@ use super::{
     wrong::Wrong,
 };
 use crate::{
-    config::suggest::nearest,
+    config::{suggest::nearest, words::of_elsewhere},
     error::{Code, Error, Result},
 };
 
@@ -339,7 +339,9 @@ impl<'a> Options<'a> {
         for key in self.map.keys().filter(|key| !self.asked.contains(key.as_str())) {
             let message = format!("`{owner}` has no option `{key}`");
             let mut fault = Error::new(Code::UnknownOption, message).option(self.level.join(key));
-            if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
+            if let Some(here) = of_elsewhere(key) {
+                fault = fault.hint(here);
+            } else if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
                 fault = fault.hint(format!("did you mean `{near}`?"));
             }
             let known: Vec<_> = self.asked.iter().map(String::as_str).collect();
