@@ -26,6 +26,11 @@ use crate::error::{Code, Error, IoContext, Result};
 /// The middle of a temporary name, between the target's name and a random end.
 const TEMPORARY: &str = ".dsr-tmp-";
 
+/// The first bytes of what git leaves in the place of a large file that it has not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs";
+/// The first bytes of text that some programs write to say that it is UTF-8.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
 /// The most bytes of a file that is read as a whole.
 const MOST_BYTES: u64 = 1 << 30;
 
@@ -63,12 +68,33 @@ pub fn read(path: impl AsRef<Path>) -> Result<Vec<u8>> {
             format!("cannot read {}: it has more than {MOST_BYTES} bytes", path.display()),
         ));
     }
+    refuse_pointer(path, &bytes)?;
     Ok(bytes)
+}
+
+/// Refuses a file that begins with `start` where it is only git's pointer to the file that is meant.
+pub fn refuse_pointer(path: &Path, start: &[u8]) -> Result<()> {
+    if !start.starts_with(LFS_POINTER) {
+        return Ok(());
+    }
+    let message = format!("{} is a Git LFS pointer, not the file itself", path.display());
+    Err(Error::new(Code::Io, message).hint("`git lfs pull` in that repository downloads the file"))
+}
+
+/// Text without the byte order mark before it.
+pub fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+}
+
+/// The content of a JSON file, as [`read`] reads it, without a byte order mark.
+pub fn read_json(path: impl AsRef<Path>) -> Result<Vec<u8>> {
+    let bytes = read(path)?;
+    Ok(without_mark(&bytes).to_vec())
 }
 
 /// The content of a file that holds text in UTF-8, as [`read`] reads it.
 pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
-    let text = String::from_utf8(read(path.as_ref())?).map_err(|_| {
+    let text = String::from_utf8(read_json(path.as_ref())?).map_err(|_| {
         io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8")
     });
     text.at("read", path.as_ref())
@@ -76,7 +102,8 @@ pub fn read_to_string(path: impl AsRef<Path>) -> Result<String> {
 
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
 pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
-    fs::read_to_string(path.as_ref()).at("read", path.as_ref())
+    let text = fs::read_to_string(path.as_ref()).at("read", path.as_ref())?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// The first bytes of a file, `len` at most.

@@ -14,7 +14,7 @@ use arrow::{
 };
 use dsr::{
     data::{
-        Batch, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row,
+        Batch, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row, SampleBy,
         TokenizeOptions, Tokenizer,
     },
     error::{Code, Error, Result},
@@ -24,11 +24,13 @@ use serde_json::json;
 use tempfile::TempDir;
 
 mod damaged_files;
+mod files;
 mod loading;
 mod operations;
 mod sentencepiece;
 mod sources;
 mod tokenizers;
+mod values;
 
 fn dir(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -44,6 +46,7 @@ fn options(dir: &Path, split: Option<&str>) -> OpenOptions {
     OpenOptions {
         split: split.map(str::to_owned),
         base_dir: dir.to_owned(),
+        sample_by: SampleBy::Line,
         ..OpenOptions::default()
     }
 }

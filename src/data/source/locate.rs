@@ -11,7 +11,10 @@ use std::{
     sync::Arc,
 };
 
-use super::file::{DataFile, Format, KNOWN_EXTENSIONS};
+use super::{
+    file::{DataFile, Format, KNOWN_EXTENSIONS},
+    text::SampleBy,
+};
 use crate::{
     config::suggest,
     data::embedded,
@@ -27,6 +30,8 @@ pub struct OpenOptions {
     pub base_dir: PathBuf,
     /// The branch, tag or commit of a dataset on the hub.
     pub revision: Option<String>,
+    /// What of a text file is a row.
+    pub sample_by: SampleBy,
     /// The resolver of hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
@@ -62,6 +67,10 @@ pub(super) type Splits = Vec<(String, Arc<[DataFile]>)>;
 const NOT_DATA: [&str; 4] =
     ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
+/// Texts about the data, as Markdown.
+const ABOUT_DATA: [&str; 6] =
+    ["README", "LICENSE", "LICENCE", "CHANGELOG", "CITATION", "CONTRIBUTING"];
+
 const SPLIT_KEYWORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
@@ -81,11 +90,11 @@ pub(super) fn locate(spec: &str, options: &OpenOptions) -> Result<Splits> {
     if spec.is_empty() {
         bail!(Code::Data, "the name of a dataset is empty");
     } else if path.is_dir() {
-        directory(&path)
+        directory(&path, options.sample_by)
     } else if path.exists() {
-        Ok(vec![("train".to_owned(), [DataFile::at(path)?].into())])
+        Ok(vec![("train".to_owned(), [DataFile::at(path, options.sample_by)?].into())])
     } else if spec.contains(['*', '?', '[']) {
-        pattern(&path)
+        pattern(&path, options.sample_by)
     } else if looks_like_path(spec) {
         Err(missing(&path))
     } else {
@@ -117,7 +126,8 @@ fn hub(spec: &str, options: &OpenOptions) -> Result<Splits> {
     };
     let splits = hub.dataset_files(repo, config, options.revision.as_deref())?;
     let open = |(split, paths): (String, Vec<PathBuf>)| {
-        let files = paths.into_iter().map(DataFile::at).collect::<Result<Vec<_>>>()?;
+        let file = |path| DataFile::at(path, options.sample_by);
+        let files = paths.into_iter().map(file).collect::<Result<Vec<_>>>()?;
         Ok((split, files.into()))
     };
     let splits: Splits = splits.into_iter().map(open).collect::<Result<_>>()?;
@@ -127,7 +137,7 @@ fn hub(spec: &str, options: &OpenOptions) -> Result<Splits> {
     Ok(splits)
 }
 
-fn directory(dir: &Path) -> Result<Splits> {
+fn directory(dir: &Path, sample_by: SampleBy) -> Result<Splits> {
     let mut found = Vec::new();
     walk(dir, &mut found)?;
     if found.is_empty() {
@@ -138,7 +148,7 @@ fn directory(dir: &Path) -> Result<Splits> {
         );
     }
     one_format(&found, dir)?;
-    by_split(found, dir)
+    by_split(found, dir, sample_by)
 }
 
 /// All data files below `dir`, in the order of their names.
@@ -151,16 +161,29 @@ fn walk(dir: &Path, found: &mut Vec<PathBuf>) -> Result<()> {
     paths.sort();
     for path in paths {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with(['.', '_']) || NOT_DATA.contains(&name.as_str()) {
+        if name.starts_with(['.', '_']) || is_not_data(&name) {
             continue;
         }
         if path.is_dir() {
             walk(&path, found)?;
         } else if Format::of(&path).is_some() {
             found.push(path);
+        } else if Format::is_foreign(&path) {
+            let message = format!("{}: dsr does not read such files", path.display());
+            return Err(Error::new(Code::Data, message).hint(format!(
+                "unpack or convert it, or name the others by a pattern such as \"{}/*.jsonl\"",
+                dir.display()
+            )));
         }
     }
     Ok(())
+}
+
+/// Whether a file of this name stands beside data and is none.
+fn is_not_data(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_uppercase();
+    let is_markdown = name.to_lowercase().ends_with(".md");
+    NOT_DATA.contains(&name) || is_markdown && ABOUT_DATA.contains(&stem.as_str())
 }
 
 fn one_format(paths: &[PathBuf], dir: &Path) -> Result<()> {
@@ -183,7 +206,7 @@ fn one_format(paths: &[PathBuf], dir: &Path) -> Result<()> {
     }
 }
 
-fn pattern(pattern: &Path) -> Result<Splits> {
+fn pattern(pattern: &Path, sample_by: SampleBy) -> Result<Splits> {
     let text = pattern.to_string_lossy();
     let paths = glob::glob(&text)
         .map_err(|e| Error::new(Code::Data, format!("{text} is not a pattern: {e}")))?;
@@ -201,15 +224,15 @@ fn pattern(pattern: &Path) -> Result<Splits> {
         part.as_os_str().to_string_lossy().contains(['*', '?', '['])
     };
     let fixed: PathBuf = pattern.components().take_while(|part| !wild(part)).collect();
-    by_split(found, &fixed)
+    by_split(found, &fixed, sample_by)
 }
 
 /// Sorts files into splits by their names below `root`.
-fn by_split(paths: Vec<PathBuf>, root: &Path) -> Result<Splits> {
+fn by_split(paths: Vec<PathBuf>, root: &Path, sample_by: SampleBy) -> Result<Splits> {
     let mut splits: Vec<(String, Vec<DataFile>)> = Vec::new();
     for path in paths {
         let split = split_of(path.strip_prefix(root).unwrap_or(&path));
-        let file = DataFile::at(path)?;
+        let file = DataFile::at(path, sample_by)?;
         match splits.iter_mut().find(|(name, _)| *name == split) {
             Some((_, files)) => files.push(file),
             None => splits.push((split.to_owned(), vec![file])),

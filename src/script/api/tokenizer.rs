@@ -10,6 +10,7 @@ use crate::{
     config::options::option_table,
     data,
     error::Result,
+    fs,
     hub::TOKENIZER_FILES,
     recipe::{
         error::ScriptResult,
@@ -22,6 +23,8 @@ use crate::{
 /// Tokenizers.
 #[export_module]
 pub mod api {
+    use crate::script::api::dataset::api::Dataset;
+
     /// A tokenizer with its vocabulary and special tokens.
     pub type Tokenizer = Arc<data::Tokenizer>;
 
@@ -73,9 +76,36 @@ pub mod api {
         let rights = &host.workspace.rights;
         let (vocab, merges) = (rights.readable(vocab)?, rights.readable(merges)?);
         // Their directory may hold a `tokenizer_config.json`.
-        let beside = vocab.with_file_name("tokenizer_config.json");
-        rights.readable(&beside.to_string_lossy())?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
+            rights.readable(&vocab.with_file_name(name).to_string_lossy())?;
+        }
         Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
+    }
+
+    /// Learns a tokenizer from the text of a dataset, on all cores: byte-level BPE as GPT-2's.
+    ///
+    /// ```rhai
+    /// let tok = train_tokenizer(dataset("dsr:austen"), #{ vocab_size: 1000 });
+    /// tok.save("tok/tokenizer.json");
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn train_tokenizer(dataset: Dataset, options: Map) -> ScriptResult<Tokenizer> {
+        let options = super::training_options(&options)?;
+        Ok(Arc::new(data::Tokenizer::train(&dataset, &options)?))
+    }
+
+    /// Writes the tokenizer as a `tokenizer.json`.
+    ///
+    /// ```rhai
+    /// tokenizer("dsr:gpt2").save("gpt2.json");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn save(ctx: NativeCallContext, tokenizer: &mut Tokenizer, path: &str) -> ScriptResult<()> {
+        let path = host::of(&ctx)?.workspace.rights.writable(path)?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        Ok(fs::write_atomic(&path, &tokenizer.to_json()?)?)
     }
 
     /// Returns the token ids of a text, with the special tokens that the tokenizer itself adds.
@@ -188,6 +218,11 @@ option_table! {
 
 impl ScriptType for api::Tokenizer {
     const EXPECTED: &'static str = "a tokenizer";
+}
+
+/// The options of `train_tokenizer`.
+pub(crate) fn training_options(map: &Map) -> Result<data::TokenizerTraining> {
+    options::read_table("train_tokenizer", map)
 }
 
 /// The option of `tokenizer`: a revision of the hub.
