@@ -18,6 +18,7 @@ mod doctor;
 mod engine;
 mod examples;
 mod families;
+mod frozen;
 mod fuzz_corpus;
 mod generation;
 mod hub;

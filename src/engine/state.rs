@@ -134,6 +134,9 @@ impl Engine {
         safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
             let flat = fetch(&mut whole, unit, || {
+                if !self.model.units()[unit].is_trainable() {
+                    return self.master_weights.frozen(unit);
+                }
                 self.states.look(unit, |kept| self.master_weights.whole(unit, &kept.master))
             })?;
             Ok(flat.f_narrow(0, offset, numel)?)
@@ -217,6 +220,10 @@ impl Engine {
             }
             master_weights.publish(units)
         })?;
+        for i in model.trainable_units().len()..model.units().len() {
+            master_weights
+                .restore_frozen(i, |spec, from, into| params.copy_part(&spec.name, from, into))?;
+        }
         master_weights.finish()?;
         self.overflow_check.forget();
         self.overflow_check.skipped_steps = state.skipped_steps;

@@ -3,6 +3,8 @@
 //! A unit gets them when it is needed, so that a rank that keeps slices alone never has the whole
 //! model (`zero.Init` and `from_pretrained` under ZeRO-3, in DeepSpeed and transformers).
 
+use std::collections::BTreeMap;
+
 use super::{FlatUnit, Init, files::StoredWeights};
 use crate::{
     error::Result,
@@ -16,14 +18,14 @@ pub(super) enum Initializer {
     Seed(u64),
     /// Read from a directory.
     Files(StoredWeights),
-    /// Copied from the parameters of each unit, on the CPU.
-    Values(Vec<Vec<Tensor>>),
+    /// Copied by name, from the CPU.
+    Values(BTreeMap<String, Tensor>),
 }
 
 impl Initializer {
-    /// Takes memory for unit `i` and gives it its first values, which are the same in whatever order
+    /// Takes memory for a unit and gives it its first values, which are the same in whatever order
     /// the units come. A unit that is here stays as it is.
-    pub(super) fn fill(&self, unit: &FlatUnit, i: usize) -> Result<()> {
+    pub(super) fn fill(&self, unit: &FlatUnit) -> Result<()> {
         if unit.is_here() {
             return Ok(());
         }
@@ -35,8 +37,8 @@ impl Initializer {
                     Self::Seed(seed) => draw(unit, *seed),
                     Self::Files(weights) => weights.fill(unit),
                     Self::Values(values) => {
-                        for (param, value) in unit.params().iter().zip(&values[i]) {
-                            param.f_data()?.f_copy_(value)?;
+                        for (name, param) in unit.names().zip(unit.params()) {
+                            param.f_data()?.f_copy_(&values[name])?;
                         }
                         Ok(())
                     }
@@ -99,7 +101,7 @@ mod tests {
         let units = [unit(["a", "b"]), unit(["c", "b"]), unit(["a", "d"])];
         let initializer = Initializer::Seed(7);
         for i in [1, 0, 2] {
-            initializer.fill(&units[i], i).unwrap();
+            initializer.fill(&units[i]).unwrap();
         }
         let [one, other, again] = units.each_ref().map(numbers);
         assert_eq!(one, again);
@@ -113,9 +115,9 @@ mod tests {
     #[test]
     fn what_is_here_stays_as_it_is() {
         let unit = unit(["a", "b"]);
-        Initializer::Seed(7).fill(&unit, 0).unwrap();
+        Initializer::Seed(7).fill(&unit).unwrap();
         let _ = unit.flat().unwrap().shallow_clone().fill_(3.0);
-        Initializer::Seed(8).fill(&unit, 0).unwrap();
+        Initializer::Seed(8).fill(&unit).unwrap();
         assert!(numbers(&unit).iter().all(|&x| x == 3.0));
     }
 }

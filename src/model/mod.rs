@@ -21,6 +21,7 @@ mod modules;
 mod params;
 mod profile;
 mod store;
+mod trainable;
 mod unit;
 mod unit_gradient;
 
@@ -36,7 +37,7 @@ pub use gather::Gathered;
 pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
-pub use params::Params;
+pub use params::{Params, Places};
 pub use profile::{ModuleProfile, Recorder, record};
 pub use store::{Direction, ParameterStore};
 pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
@@ -65,10 +66,14 @@ pub struct Model {
     facts: ModelInfo,
     layers: Vec<ModelLayer>,
     units: Rc<[FlatUnit]>,
+    /// The first so many units are trained; the rest is frozen.
+    trainable: usize,
+    /// Whether it has no weights.
+    is_outline: bool,
     device: Device,
     companions: Companions,
     /// The source of the units' first values; `None` once all have them.
-    initializer: RefCell<Option<Initializer>>,
+    initializer: RefCell<Option<Rc<Initializer>>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
     /// The measured cost of layers whose shapes do not tell it.
@@ -107,7 +112,8 @@ impl Model {
     /// A model without weights, to plan with: all of its parameters are one zero, and take no
     /// memory. It cannot be trained.
     pub fn outline(config: &ModelConfig, device: Device) -> Result<Self> {
-        Self::of(config.architecture()?, device, FlatUnit::outline)
+        let model = Self::of(config.architecture()?, device, FlatUnit::outline)?;
+        Ok(Self { is_outline: true, ..model })
     }
 
     /// A model whose units start from these values, on the CPU.
@@ -117,6 +123,8 @@ impl Model {
         device: Device,
     ) -> Result<Self> {
         let model = Self::of(architecture, device, FlatUnit::absent)?;
+        let names = model.units.iter().flat_map(FlatUnit::names).map(str::to_owned);
+        let values = names.zip(values.into_iter().flatten()).collect();
         Ok(model.starting_from(Initializer::Values(values)))
     }
 
@@ -128,20 +136,31 @@ impl Model {
         let (layers, units) = Architecture::placed(layers)?;
         let units =
             units.into_iter().map(|specs| unit(specs, device)).collect::<Result<Vec<_>>>()?;
-        Ok(Self {
+        Ok(Self::with(facts, layers, units, device))
+    }
+
+    fn with(
+        facts: ModelInfo,
+        layers: Vec<ModelLayer>,
+        units: Vec<FlatUnit>,
+        device: Device,
+    ) -> Self {
+        Self {
             facts,
             layers,
+            trainable: units.iter().filter(|unit| unit.is_trainable()).count(),
+            is_outline: false,
             units: units.into(),
             device,
             companions: Companions::default(),
             initializer: RefCell::default(),
             store: RefCell::default(),
             measured: OnceCell::new(),
-        })
+        }
     }
 
     fn starting_from(self, initializer: Initializer) -> Self {
-        Self { initializer: RefCell::new(Some(initializer)), ..self }
+        Self { initializer: RefCell::new(Some(Rc::new(initializer))), ..self }
     }
 
     /// The properties of the model.
@@ -149,9 +168,14 @@ impl Model {
         &self.facts
     }
 
-    /// The parameter units, in the order of the layers that own them.
+    /// The parameter units, in the order of the layers that own them; those that are trained come first.
     pub fn units(&self) -> &Rc<[FlatUnit]> {
         &self.units
+    }
+
+    /// The units that are trained: the first ones.
+    pub fn trainable_units(&self) -> &[FlatUnit] {
+        &self.units[..self.trainable]
     }
 
     /// The layers in the order of the forward pass.
@@ -172,6 +196,11 @@ impl Model {
     /// Number of parameters, a tied one counted once.
     pub fn num_params(&self) -> u64 {
         self.units.iter().map(|u| u.numel() as u64).sum()
+    }
+
+    /// Number of parameters that are trained.
+    pub fn num_trainable_params(&self) -> u64 {
+        self.trainable_units().iter().map(|u| u.numel() as u64).sum()
     }
 
     /// The `tokenizer.json` of the directory that the model was loaded from.

@@ -73,48 +73,90 @@ impl LayerBuilder {
     }
 }
 
+/// The places of a layer's parameters among the units of its model.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    pub(super) own: Vec<ParamPlace>,
+    pub(super) borrowed: Vec<ParamPlace>,
+}
+
+impl Places {
+    /// All of them, the layer's own first.
+    pub fn all(&self) -> impl Iterator<Item = ParamPlace> {
+        self.own.iter().chain(&self.borrowed).copied()
+    }
+
+    /// Those of a layer that owns unit `unit` alone.
+    #[cfg(test)]
+    pub(super) fn of_unit(units: &[FlatUnit], unit: usize) -> Self {
+        let own = (0..units[unit].params().len()).map(|index| ParamPlace { unit, index });
+        Self { own: own.collect(), ..Self::default() }
+    }
+}
+
+/// How an operation is differentiated.
+#[derive(Debug)]
+pub enum Backward {
+    /// By autograd.
+    Autograd,
+    /// By hand, and the parameter's gradient is added here; `None` for a frozen one.
+    ByHand(Option<ParamSink>),
+}
+
 /// The tensors of a layer's parameters while it runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Params<'a> {
     units: &'a [FlatUnit],
-    own: Option<usize>,
-    borrowed: &'a [ParamPlace],
+    places: &'a Places,
     sink: Option<&'a Sink>,
 }
 
 impl<'a> Params<'a> {
-    /// The parameters of unit `own`, if the layer has one, and those at `borrowed`. With a `sink`
-    /// operations add the gradients that they make by hand there; without one autograd makes all.
-    pub(super) fn new(
-        units: &'a [FlatUnit],
-        own: Option<usize>,
-        borrowed: &'a [ParamPlace],
-        sink: Option<&'a Sink>,
-    ) -> Self {
-        Self { units, own, borrowed, sink }
+    /// The parameters at `places`. With a `sink` operations add the gradients that they make by hand
+    /// there; without one autograd makes all.
+    pub(super) fn new(units: &'a [FlatUnit], places: &'a Places, sink: Option<&'a Sink>) -> Self {
+        Self { units, places, sink }
     }
 
     /// The tensor of a parameter.
     pub fn tensor(&self, id: ParamId) -> &'a Tensor {
-        let ParamPlace { unit, index } = self.place(id);
-        &self.units[unit].params()[index]
+        self.at(self.place(id))
     }
 
-    /// Where operations add the parameter's gradient; `None` where autograd makes it.
+    /// Where operations add the parameter's gradient; `None` where autograd makes it, and for a frozen
+    /// parameter, which has none.
     pub fn sink(&self, id: ParamId) -> Option<ParamSink> {
-        self.sink.map(|sink| sink.of(self.place(id)))
+        let place = self.place(id);
+        self.sink.filter(|_| self.units[place.unit].is_trainable()).map(|sink| sink.of(place))
     }
 
-    /// All tensors of the layer's own unit.
-    pub fn own(&self) -> &'a [Tensor] {
-        self.own.map_or(&[], |unit| self.units[unit].params())
+    /// How an operation with the parameter is differentiated.
+    pub fn backward(&self, id: ParamId) -> Backward {
+        match (self.has_sink(), self.sink(id)) {
+            (false, _) => Backward::Autograd,
+            (true, sink) => Backward::ByHand(sink),
+        }
+    }
+
+    /// Whether operations make the gradients of parameters by hand.
+    pub fn has_sink(&self) -> bool {
+        self.sink.is_some()
+    }
+
+    /// All tensors of the layer's own.
+    pub fn own(&self) -> Vec<Tensor> {
+        let tensor = |place: &ParamPlace| self.at(*place).shallow_clone();
+        self.places.own.iter().map(tensor).collect()
+    }
+
+    fn at(&self, ParamPlace { unit, index }: ParamPlace) -> &'a Tensor {
+        &self.units[unit].params()[index]
     }
 
     fn place(&self, ParamId(source): ParamId) -> ParamPlace {
         match source {
-            // A layer that added a parameter has a unit.
-            Source::Own(index) => ParamPlace { unit: self.own.unwrap_or_default(), index },
-            Source::Borrowed(i) => self.borrowed[i],
+            Source::Own(i) => self.places.own[i],
+            Source::Borrowed(i) => self.places.borrowed[i],
         }
     }
 }

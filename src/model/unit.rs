@@ -84,6 +84,7 @@ pub struct FlatUnit {
     flat: Tensor,
     params: Vec<Tensor>,
     is_here: Cell<bool>,
+    is_trainable: bool,
 }
 
 impl FlatUnit {
@@ -120,13 +121,33 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let mut unit = Self { specs, offsets, flat, params: Vec::new(), is_here: Cell::new(true) };
+        let (params, is_here) = (Vec::new(), Cell::new(true));
+        let mut unit = Self { specs, offsets, flat, params, is_here, is_trainable: true };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
         unit
+    }
+
+    /// The same, whose parameters are trained, or frozen: without gradients and state.
+    pub(super) fn trained(mut self, is_trainable: bool) -> Self {
+        self.is_trainable = is_trainable;
+        for param in &self.params {
+            let _ = param.shallow_clone().set_requires_grad(is_trainable);
+        }
+        self
+    }
+
+    /// Another unit over the same storage, which is here.
+    pub(super) fn sharing(&self) -> Self {
+        Self::over(self.specs.clone(), self.flat.shallow_clone()).trained(self.is_trainable)
+    }
+
+    /// Whether its parameters are trained.
+    pub fn is_trainable(&self) -> bool {
+        self.is_trainable
     }
 
     /// Whether its parameters are here.

@@ -96,7 +96,12 @@ impl Linear {
             let width = size.pop().unwrap_or(1);
             let flat = x.f_reshape([-1, width])?;
             let weights = layers.map(|layer| layer.weights(p));
-            let outputs = products(&weights, &flat)?;
+            let outputs = match p.has_sink() {
+                true => products(&weights, &flat)?,
+                false => {
+                    weights.iter().map(|layer| layer.inferred(&flat)).collect::<Result<_>>()?
+                }
+            };
             let shaped = outputs.iter().map(|y| {
                 let shape = [&size[..], &[-1]].concat();
                 Ok(y.f_view(&shape[..])?)
@@ -166,6 +171,10 @@ impl Weights {
         Ok(if self.is_conv1d { self.weight.shallow_clone() } else { self.weight.f_tr()? })
     }
 
+    fn is_frozen(&self) -> bool {
+        self.weight_sink.is_none() && self.bias_sink.is_none()
+    }
+
     /// The product outside of a training.
     fn inferred(&self, x: &Tensor) -> Result<Tensor> {
         let stored = match self.is_conv1d {
@@ -187,8 +196,8 @@ impl Weights {
     }
 
     /// Adds the gradients of the parameters for the input `x` and the output's gradient.
-    fn add_gradients(&self, x: &Tensor, grad: &Tensor) -> Result<()> {
-        if let Some(sink) = &self.weight_sink {
+    fn add_gradients(&self, x: Option<&Tensor>, grad: &Tensor) -> Result<()> {
+        if let (Some(sink), Some(x)) = (&self.weight_sink, x) {
             let factors = match self.is_conv1d {
                 true => (x.f_tr()?, grad.shallow_clone()),
                 false => (grad.f_tr()?, x.shallow_clone()),
@@ -214,15 +223,17 @@ impl Weights {
     }
 }
 
-/// The products with `x` `[n, in]`.
+/// The products with `x` `[n, in]` in a training.
 fn products<const N: usize>(layers: &[Weights; N], x: &Tensor) -> Result<Vec<Tensor>> {
-    if layers.iter().any(|layer| layer.weight_sink.is_none()) {
-        return layers.iter().map(|layer| layer.inferred(x)).collect();
-    }
     let outputs =
         no_grad(|| layers.iter().map(|layer| layer.product(x)).collect::<Result<Vec<_>>>())?;
+    if !x.requires_grad() && layers.iter().all(Weights::is_frozen) {
+        return Ok(outputs);
+    }
     let layers = layers.each_ref().map(Weights::shallow_clone);
-    let input = x.shallow_clone();
+    // The weights' gradients alone need it.
+    let is_kept = layers.iter().any(|layer| layer.weight_sink.is_some());
+    let input = is_kept.then(|| x.shallow_clone());
     let tensors = layers.iter().flat_map(|layer| [Some(&layer.weight), layer.bias.as_ref()]);
     let inputs: Vec<Tensor> =
         [Some(x)].into_iter().chain(tensors).flatten().map(Tensor::shallow_clone).collect();
@@ -232,7 +243,7 @@ fn products<const N: usize>(layers: &[Weights; N], x: &Tensor) -> Result<Vec<Ten
         let mut input_grad = None;
         for (layer, grad) in layers.iter().zip(grads) {
             let Some(grad) = grad else { continue };
-            layer.add_gradients(&input, grad)?;
+            layer.add_gradients(input.as_ref(), grad)?;
             if needs_input {
                 input_grad = Some(layer.input_gradient(grad, input_grad.take())?);
             }
@@ -265,6 +276,7 @@ mod tests {
         model::{
             FlatUnit,
             masks::Masks,
+            params::Places,
             unit_gradient::{Sink, UnitGradients},
         },
         tensor::{Device, Kind},
@@ -283,13 +295,14 @@ mod tests {
             no_grad(|| param.shallow_clone().copy_(&Tensor::randn(param.size(), cpu)));
         }
         let units: Rc<[FlatUnit]> = Rc::new([unit]);
+        let places = Places::of_unit(&units, 0);
         let masks = Masks::default();
         let context = Context::new(&masks);
         let x = Tensor::randn([2, 3, 4], cpu).set_requires_grad(true);
         let weights = [Tensor::randn([2, 3, 5], cpu), Tensor::randn([2, 3, 7], cpu)];
         let inputs: Vec<&Tensor> = [&x].into_iter().chain(&units[0].params()[1..]).collect();
         let gradients = |sink: Option<&Sink>| {
-            let params = Params::new(&units, Some(0), &[], sink);
+            let params = Params::new(&units, &places, sink);
             let [a, b] = Linear::forward_all([&one, &two], &params, &x, &context).unwrap();
             (a, b)
         };
