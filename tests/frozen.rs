@@ -65,6 +65,7 @@ const OF_TRAINED: &str = "transformer.h.2.attn.c_attn.weight";
 /// A frozen parameter is one whose learning rate is 0, without its part of the norm.
 #[test]
 fn frozen_parameters_stay_and_the_others_learn_as_they_would() {
+    let _alone = alone();
     let plain = EngineConfig { gradient_clipping: None, ..config(4, 2) };
     let mut slow = plain.clone();
     slow.optimizer.groups =
@@ -163,6 +164,7 @@ fn stages_and_resumptions_go_on_as_one_rank_does() {
 
 #[test]
 fn patterns_that_cannot_be_meant_are_refused() {
+    let _alone = alone();
     let refusal = |trainable: TrainableConfig| {
         let config = EngineConfig { trainable, ..config(1, 1) };
         Engine::new(model(0.0), single(), config).err().unwrap().to_string()

@@ -3,6 +3,7 @@
 // Outside of `#[test]` functions too: all of this binary is a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod adapters;
 mod address;
 mod batch;
 mod book;

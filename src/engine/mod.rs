@@ -282,6 +282,11 @@ impl Engine {
     /// [`Engine::backward`] needs. NaN where the batch has no target, as in PyTorch.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         self.begin()?;
+        if self.model.is_adapter_off() {
+            let message = "`disable_adapter` leaves nothing of the model to be trained";
+            return Err(Error::new(Code::CallOrder, message)
+                .hint("use `model.logits` or `engine.evaluate` in it"));
+        }
         // Frees the activations of a forward pass that was not used.
         self.pending = None;
         self.check_batch(batch)?;

@@ -107,13 +107,15 @@ impl Pass {
         (objective, recorder): (Option<Objective<'_>>, Option<&Recorder>),
     ) -> Result<Flow> {
         let layer = &model.layers()[i];
-        if layer.layer().draws() {
+        if layer.draws() {
             self.seeds.plant(i);
         }
         let mut context = Context { train: true, objective, recorder, ..Context::new(&self.masks) };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
         let output = layer.layer().forward(&params, input, &mut context)?;
-        if with_graph && !output.hidden.requires_grad() {
+        // The tokens of a decoder may be frozen, and what its encoder made not.
+        let outputs = [Some(&output.hidden), output.encoded.as_ref(), output.bias.as_ref()];
+        if with_graph && !outputs.into_iter().flatten().any(Tensor::requires_grad) {
             return Err(has_no_graph(layer));
         }
         Ok(output)

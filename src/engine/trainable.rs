@@ -6,7 +6,7 @@ use crate::{
     config::{EngineConfig, TrainableConfig},
     dist::ShardSpec,
     error::{Code, Error, Result},
-    model::{FlatUnit, Model},
+    model::{FlatUnit, Model, is_of_adapter},
     optim::{OptimizerPlan, names_nothing},
 };
 
@@ -34,7 +34,11 @@ pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
         );
     }
     Error::all(faults).map_or(Ok(()), Err)?;
-    let is_trained = |name: &str| !frozen(name) && (trainable.is_empty() || chosen(name));
+    let is_usual = |name: &str| match model.adapter() {
+        Some(_) => is_of_adapter(name),
+        None => trainable.is_empty(),
+    };
+    let is_trained = |name: &str| !frozen(name) && (is_usual(name) || chosen(name));
     if !names().any(is_trained) {
         return Err(Error::new(Code::BadValue, "`freeze` names all parameters of the model")
             .option("freeze")

@@ -172,7 +172,7 @@ impl Architecture {
                     (0..units[unit].len()).map(|index| ParamPlace { unit, index }).collect()
                 });
                 let block = if is_block { blocks.next() } else { None };
-                let places = Places { own, borrowed };
+                let places = Places { own, borrowed, attached: Vec::new() };
                 Ok(ModelLayer::new((name, layer.into(), block), places, &mut seen))
             })
             .collect();
@@ -201,6 +201,11 @@ impl ModelLayer {
     /// The computation of the layer.
     pub fn layer(&self) -> &dyn Layer {
         &*self.layer
+    }
+
+    /// Whether its forward pass draws random numbers while it trains.
+    pub fn draws(&self) -> bool {
+        self.layer.draws() || self.places.draws()
     }
 
     /// Where its parameters are.

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, rc::Rc};
 
-use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink, initializer::Initializer};
+use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink};
 use crate::{error::Result, tensor::check_memory};
 
 /// Units whose parameters are there.
@@ -88,7 +88,7 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            return initializer.fill(&self.units[i]);
+            return self.fill(initializer, &self.units[i]);
         }
         let store = self.store.borrow().clone();
         store.map_or(Ok(()), |store| store.gather(&self.units, i, &[]))
@@ -97,7 +97,7 @@ impl Model {
     /// Whether the first values of parameters are those that a recipe gave on this rank, and are still
     /// to be used.
     pub fn starts_from_values(&self) -> bool {
-        matches!(self.initializer.borrow().as_deref(), Some(Initializer::Values(_)))
+        self.initializer.borrow().as_ref().is_some_and(|initializer| initializer.is_of_values())
     }
 
     /// Sets where the parameters are from now on while they are not used; `None` for here.
@@ -111,7 +111,8 @@ impl Gathered<'_> {
     /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
     /// they make by hand there.
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
-        Params::new(&self.model.units, &self.model.layers[i].places, sink)
+        let params = Params::new(&self.model.units, &self.model.layers[i].places, sink);
+        params.without_adapter(self.model.is_adapter_off.get())
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`Model`] holds the layers and the units of their parameters. Nothing here knows of optimizers,
 //! schedules or ranks; where parameters are while they are not used is a [`ParameterStore`]'s business.
 
+mod adapters;
 mod architecture;
 mod cache;
 mod cost;
@@ -18,6 +19,8 @@ mod masks;
 mod measure;
 mod measured;
 mod modules;
+mod origin;
+mod param_id;
 mod params;
 mod profile;
 mod store;
@@ -25,6 +28,9 @@ mod trainable;
 mod unit;
 mod unit_gradient;
 
+pub use adapters::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TargetModules, is_of_adapter,
+};
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
 pub use cache::{CachePass, DecodeRows, LayerCache};
@@ -37,6 +43,7 @@ pub use gather::Gathered;
 pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
+pub use origin::{Origin, OriginRecord};
 pub use params::{Params, Places};
 pub use profile::{ModuleProfile, Recorder, record};
 pub use store::{Direction, ParameterStore};
@@ -44,7 +51,7 @@ pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     rc::Rc,
 };
@@ -74,6 +81,12 @@ pub struct Model {
     companions: Companions,
     /// The source of the units' first values; `None` once all have them.
     initializer: RefCell<Option<Rc<Initializer>>>,
+    /// What trains beside frozen parameters.
+    adapter: Option<Adapter>,
+    is_adapter_off: Cell<bool>,
+    /// Where the values come from.
+    origin: Origin,
+    origin_record: OnceCell<OriginRecord>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
     /// The measured cost of layers whose shapes do not tell it.
@@ -91,7 +104,8 @@ impl Model {
     /// before it is used.
     pub fn from_scratch(config: &ModelConfig, seed: u64, device: Device) -> Result<Self> {
         let model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
-        Ok(model.starting_from(Initializer::Seed(seed)))
+        let origin = Origin::Seed(seed);
+        Ok(Self { origin, ..model }.starting_from(Initializer::Seed(seed)))
     }
 
     /// The model in a directory as Hugging Face writes it: `config.json` and safetensors. It takes
@@ -102,6 +116,7 @@ impl Model {
         let mut model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
         let weights = StoredWeights::open(dir, &model.units, model.facts.names)?;
         model.companions = Companions::read(dir)?;
+        model.origin = Origin::Files(dir.clone());
         let ends = model.companions.eos_token_ids();
         let new: Vec<_> =
             ends.into_iter().filter(|id| !model.facts.eos_token_ids.contains(id)).collect();
@@ -154,6 +169,10 @@ impl Model {
             device,
             companions: Companions::default(),
             initializer: RefCell::default(),
+            adapter: None,
+            is_adapter_off: Cell::new(false),
+            origin: Origin::Memory,
+            origin_record: OnceCell::new(),
             store: RefCell::default(),
             measured: OnceCell::new(),
         }

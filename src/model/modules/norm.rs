@@ -6,7 +6,8 @@ use crate::{
     model::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
-        params::{Backward, LayerBuilder, ParamId, Params},
+        param_id::ParamId,
+        params::{Backward, LayerBuilder, Params},
         profile::{ModuleProfile, record},
         unit::Init,
     },

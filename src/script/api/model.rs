@@ -335,7 +335,12 @@ fn fitting(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<model::E
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<Place> {
+pub(super) fn directory(
+    host: &Rc<Host>,
+    spec: &str,
+    revision: Option<&str>,
+    files: &[&str],
+) -> Result<Place> {
     match host.workspace.rights.source(spec)? {
         DataSource::Nothing => Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2")),
