@@ -19,7 +19,7 @@ const COMMIT: &str = "c0ffeec0ffeec0ffeec0ffeec0ffeec0ffeec0ff";
 const NEXT: &str = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb";
 
 const RECIPE: &str = "param(\"data\", \"O/d\", \"rows\");\nimport \"parts/show\" as show;\n\
-                      let ds = dataset(P::data);\nshow::count(ds);\n";
+                      let ds = dataset(P::data, #{ sample_by: \"line\" });\nshow::count(ds);\n";
 const MODULE: &str = "fn count(ds) { print(ds.count()); }\n";
 
 /// A recipe with an import and a dataset of a hub.
@@ -156,7 +156,7 @@ fn frozen_refuses_what_is_not_in_the_lock() {
         ),
         (
             "r.rhai",
-            "let ds = dataset(\"O/d\", #{ revision: \"v2\" });\n",
+            "let ds = dataset(\"O/d\", #{ revision: \"v2\", sample_by: \"line\" });\n",
             &[],
             "the dataset `O/d` at revision v2 is not in the lock",
         ),
@@ -197,7 +197,10 @@ fn frozen_refuses_what_is_not_in_the_lock() {
 #[test]
 fn frozen_holds_for_names_that_no_text_has() {
     let place = Place::new();
-    place.file("r.rhai", "let name = \"O\";\nprint(dataset(name + \"/d\").count());\n");
+    place.file(
+        "r.rhai",
+        "let name = \"O\";\nprint(dataset(name + \"/d\", #{ sample_by: \"line\" }).count());\n",
+    );
     place.says(&["lock", "r.rhai", NET]);
     let (said, status) = place.error(&["run", "r.rhai", "--frozen", NET]);
     assert_eq!(status, 4);

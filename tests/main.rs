@@ -22,6 +22,7 @@ mod families;
 mod frozen;
 mod fuzz_corpus;
 mod generation;
+mod habits;
 mod hub;
 mod install;
 mod launch;

@@ -11,6 +11,7 @@ mod precision;
 pub mod schedule;
 pub mod suggest;
 mod trainable;
+pub mod words;
 mod zero;
 
 pub use batch::BatchSizes;

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     config::Dtype,
-    data::LoaderState,
+    data::SavedPlace,
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
@@ -71,7 +71,7 @@ pub struct TrainState {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<OriginRecord>,
     /// The place in the data, where a loader was saved with the engine.
-    pub loader: Option<LoaderState>,
+    pub loader: Option<SavedPlace>,
     /// The recipe that was run, where it is known.
     pub recipe: Option<RecipeRecord>,
 }
@@ -101,7 +101,7 @@ impl Engine {
     pub fn write_state(
         &self,
         dir: Option<&Path>,
-        loader: Option<LoaderState>,
+        loader: Option<SavedPlace>,
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
         self.check_whole()?;

@@ -16,6 +16,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::content::{refuse_pointer, without_mark};
 use super::handle::{is_plain, make_beneath, open_beneath, open_root, path_of};
 use crate::error::{Code, IoContext, Result};
 
@@ -152,12 +153,20 @@ impl Place {
         if len.max(bytes.len() as u64) > MOST_BYTES {
             bail!(Code::Io, "cannot read {}: it has more than {MOST_BYTES} bytes", self.display());
         }
+        refuse_pointer(&self.path, &bytes, Code::Io)?;
         Ok(bytes)
     }
 
-    /// The whole content, text in UTF-8.
+    /// The whole content of a JSON file, without a byte order mark.
+    pub fn read_json(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.read()?;
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
+        Ok(bytes)
+    }
+
+    /// The whole content, text in UTF-8, without a byte order mark.
     pub fn read_to_string(&self) -> Result<String> {
-        String::from_utf8(self.read()?)
+        String::from_utf8(self.read_json()?)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
             .at("read", &self.path)
     }

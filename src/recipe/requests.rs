@@ -40,6 +40,7 @@ const FUNCTIONS: &[(&str, Use)] = &[
     ("load_model", Use::Hub(HubUse::Model)),
     ("tokenizer", Use::Hub(HubUse::Tokenizer)),
     ("dataset", Use::Hub(HubUse::Dataset)),
+    ("dataset_splits", Use::Hub(HubUse::Dataset)),
     ("new_model", Use::Shape),
     ("from_deepspeed", Use::Read),
     ("load_checkpoint", Use::Read),
