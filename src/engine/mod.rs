@@ -31,6 +31,7 @@ mod stop;
 mod timers;
 mod totals;
 mod trace;
+mod trainable;
 mod unit_states;
 
 use std::rc::Rc;
@@ -40,13 +41,13 @@ pub use crate::model::ModuleProfile;
 use self::{
     accumulation::Accumulation,
     gradients::Gradients,
-    layout::layouts,
     master_weights::MasterWeights,
     offload::Offload,
     overflow_check::OverflowCheck,
     stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
     stop::StopSignal,
     timers::{StepPhase, Timers},
+    trainable::optimizer_plan,
     unit_states::UnitStates,
 };
 pub use self::{
@@ -56,6 +57,7 @@ pub use self::{
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
+    trainable::trained,
 };
 use crate::{
     bridge::{
@@ -68,7 +70,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     model::{LossFunction, Model, Sink, record},
-    optim::{GroupRates, Optimizer, OptimizerPlan, StepRates},
+    optim::{GroupRates, Optimizer, StepRates},
     tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
 };
 
@@ -143,18 +145,19 @@ struct Pending {
 }
 
 impl Engine {
-    /// An engine for `model` as one rank of `group`.
+    /// An engine for `model` as one rank of `group`. [`Engine::model`] takes the place of `model`, whose
+    /// parameters it may take.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         check_momentum(&config.optimizer, &config.scheduler)?;
+        let model = trained(&model, &config)?;
         if config.monitor.flops_profiler.is_some() {
             model.measure()?;
         }
         check_numerics(config.numerics, model.device())?;
         let world_size = group.world_size();
         let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(&group));
-        let plan =
-            OptimizerPlan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
+        let plan = optimizer_plan(&model, &config, world_size, shard)?;
         let offload = Offload::new(&config, world_size, model.device())?;
         plan::check_memory(&model, &config, world_size)?;
         if let Some(checkpointing) = config.activation_checkpointing {
@@ -206,7 +209,8 @@ impl Engine {
         self.loss = Some(loss);
     }
 
-    /// The model that is trained.
+    /// The model that is trained: the one that was given, or one over its parameters of which some
+    /// are frozen.
     pub fn model(&self) -> &Rc<Model> {
         &self.model
     }
@@ -278,6 +282,11 @@ impl Engine {
     /// [`Engine::backward`] needs. NaN where the batch has no target, as in PyTorch.
     pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
         self.begin()?;
+        if self.model.is_adapter_off() {
+            let message = "`disable_adapter` leaves nothing of the model to be trained";
+            return Err(Error::new(Code::CallOrder, message)
+                .hint("use `model.logits` or `engine.evaluate` in it"));
+        }
         // Frees the activations of a forward pass that was not used.
         self.pending = None;
         self.check_batch(batch)?;
@@ -463,7 +472,7 @@ fn step_is_due(micro_steps: usize) -> Error {
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
         ActivationCheckpointing, Dtype, MonitorConfig, Numerics, OptimizerConfig, PrecisionConfig,
-        Schedule, ZeroConfig,
+        Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -474,6 +483,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         numerics: Numerics::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),

@@ -137,9 +137,9 @@ pub(super) fn first_not_finite(
     states: &UnitStates,
     grads: &[Tensor],
 ) -> Result<Option<String>> {
-    let names: Vec<_> = model.units().iter().flat_map(FlatUnit::names).collect();
+    let names: Vec<_> = model.trainable_units().iter().flat_map(FlatUnit::names).collect();
     let (mut params, mut gradients) = (Vec::new(), Vec::new());
-    for (i, (unit, grad)) in model.units().iter().zip(grads).enumerate() {
+    for (i, (unit, grad)) in model.trainable_units().iter().zip(grads).enumerate() {
         params.extend(states.look(i, |kept| flags(unit, shard, &kept.master))?);
         gradients.extend(flags(unit, shard, grad)?);
     }

@@ -13,7 +13,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{
         Context, Direction, Flow, Gathered, Inference, LossFunction, Masks, Model, ModelLayer,
-        Objective, Prediction, Recorder, Sink, Targets, record,
+        Objective, ParamPlace, Prediction, Recorder, Sink, Targets, record,
     },
     tensor::{Copying, Device, IGNORE_INDEX, Tensor, manual_seed, mix, no_grad, start_move},
 };
@@ -107,13 +107,15 @@ impl Pass {
         (objective, recorder): (Option<Objective<'_>>, Option<&Recorder>),
     ) -> Result<Flow> {
         let layer = &model.layers()[i];
-        if layer.layer().draws() {
+        if layer.draws() {
             self.seeds.plant(i);
         }
         let mut context = Context { train: true, objective, recorder, ..Context::new(&self.masks) };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
         let output = layer.layer().forward(&params, input, &mut context)?;
-        if with_graph && !output.hidden.requires_grad() {
+        // The tokens of a decoder may be frozen, and what its encoder made not.
+        let outputs = [Some(&output.hidden), output.encoded.as_ref(), output.bias.as_ref()];
+        if with_graph && !outputs.into_iter().flatten().any(Tensor::requires_grad) {
             return Err(has_no_graph(layer));
         }
         Ok(output)
@@ -133,15 +135,21 @@ impl Activations {
             Some(Objective { targets, loss_normalizer: pass.loss_normalizer, function: loss });
         let mut kept = Vec::with_capacity(model.layers().len());
         let mut flow = Flow::of(batch.input_ids().shallow_clone());
+        let lowest = lowest_trainable(model)?;
         for (i, layer) in model.layers().iter().enumerate() {
             stop.check()?;
-            let input = flow.detach(i > 0);
+            let input = flow.detach(i > lowest);
             let gathered = model.gather(i, Direction::Forward)?;
             let run = |with_graph| {
                 let run =
                     || pass.run((model, i), &gathered, &input, with_graph, (objective, recorder));
                 record(recorder, &layer.name, run)
             };
+            if i < lowest {
+                // The backward pass ends above it.
+                flow = no_grad(|| run(false))?;
+                continue;
+            }
             match pass.recomputes(layer) {
                 Some(again) => {
                     kept.push(SavedForBackward::input(&input, again.cpu_checkpointing)?);
@@ -175,7 +183,8 @@ impl Activations {
         // The tensors of the next layer come back while this one runs.
         let mut fetch = || kept.pop().map(|kept| kept.fetch(model.device())).transpose();
         let mut coming = fetch()?;
-        for (i, layer) in model.layers().iter().enumerate().rev() {
+        let lowest = lowest_trainable(model)?;
+        for (i, layer) in model.layers().iter().enumerate().skip(lowest).rev() {
             stop.check()?;
             let kept = coming.ok_or_else(|| Error::new(Code::Internal, "a layer kept nothing"))?;
             coming = fetch()?;
@@ -184,7 +193,7 @@ impl Activations {
             let (input, output) = match kept {
                 SavedForBackward::Graph(input, output) => (input, output),
                 SavedForBackward::Input(input) => {
-                    let input = input.try_map(Copying::wait)?.detach(i > 0);
+                    let input = input.try_map(Copying::wait)?.detach(i > lowest);
                     let output = pass.run((model, i), &gathered, &input, true, (None, None))?;
                     (input, output)
                 }
@@ -214,8 +223,9 @@ fn differentiate(
         outputs.into_iter().flatten().filter(|(output, _)| output.requires_grad()).collect();
     let flowing = [Some(&input.hidden), input.encoded.as_ref(), input.bias.as_ref()];
     let flowing = flowing.map(|x| x.filter(|x| x.requires_grad()));
-    let places: Vec<_> = layer.places(model.units()).collect();
     let units = model.units();
+    let is_trained = |place: &ParamPlace| units[place.unit].is_trainable();
+    let places: Vec<_> = layer.places().all().filter(is_trained).collect();
     let params = places.iter().map(|place| &units[place.unit].params()[place.index]);
     let inputs: Vec<&Tensor> = flowing.into_iter().flatten().chain(params).collect();
     let mut grads = autograd::grad(&outputs, &inputs)?.into_iter();
@@ -230,6 +240,11 @@ fn differentiate(
         None => Tensor::new(),
     };
     Ok(Flow { hidden, encoded, bias })
+}
+
+fn lowest_trainable(model: &Model) -> Result<usize> {
+    let nothing = || Error::new(Code::Internal, "nothing of the model is trained");
+    model.lowest_trainable().ok_or_else(nothing)
 }
 
 fn has_no_graph(layer: &ModelLayer) -> Error {
@@ -344,7 +359,7 @@ mod tests {
                     Activations::forward(&model, &batch, &targets, pass, hooks).unwrap();
                 activations.backward(&model, &mut gradients, &stop).unwrap();
             }
-            let flat = gradients.take(model.units()).unwrap();
+            let flat = gradients.take().unwrap();
             let units = model.units().iter().zip(&flat);
             let walked = units.flat_map(|(unit, flat)| unit.views(flat));
             for ((name, _), (walked, whole)) in

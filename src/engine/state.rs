@@ -5,6 +5,10 @@
 //! model.safetensors         parameters, float32, under Hugging Face's names
 //! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
 //!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
+//! adapter_model.safetensors in place of config.json and model.safetensors: the adapter, where the
+//!                           model has one, with adapter_config.json, as peft writes them; the base
+//!                           is named by its path and hash
+//! trained.safetensors       parameters of the base that are trained beside an adapter
 //! tokenizer.json and others  the files that the model came with
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
@@ -25,6 +29,7 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
+    model::{ADAPTER_WEIGHTS, OriginRecord, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -34,6 +39,7 @@ use crate::{
 
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
+const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
@@ -61,6 +67,9 @@ pub struct TrainState {
     /// The optimizer, whose state is in the checkpoint.
     #[serde(default = "adamw")]
     pub optimizer: String,
+    /// The base of the adapter, where the checkpoint is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<OriginRecord>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<SavedPlace>,
     /// The recipe that was run, where it is known.
@@ -106,10 +115,19 @@ impl Engine {
             )
             .hint("save where engine.step() returned true"));
         }
-        if let Some(dir) = dir {
-            write_json(dir.join("config.json"), &self.model.facts().config)?;
+        let has_adapter = self.model.adapter().is_some();
+        let base = match dir {
+            Some(_) if has_adapter => Some(self.model.origin_record()?),
+            _ => None,
+        };
+        match dir {
+            Some(dir) if has_adapter => self.model.write_adapter_config(dir)?,
+            Some(dir) => write_json(dir.join("config.json"), &self.model.facts().config)?,
+            None => {}
         }
-        self.write_params(dir)?;
+        for (name, params) in self.parameter_files() {
+            self.write_params(dir.map(|dir| dir.join(name)).as_deref(), &params)?;
+        }
         self.write_optimizer(dir)?;
         let Some(dir) = dir else { return Ok(()) };
         self.model.write_companions(dir)?;
@@ -121,19 +139,36 @@ impl Engine {
             loss_scaler: self.overflow_check.scaler.state(),
             global_samples: Some(self.global_samples),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
+            base,
             loader,
             recipe,
         };
         write_json(dir.join(STATE), &state)
     }
 
-    fn write_params(&self, dir: Option<&Path>) -> Result<()> {
+    /// The files of parameters with what is in them.
+    fn parameter_files(&self) -> Vec<(&'static str, Vec<ParamPlace<'_>>)> {
         let params = self.params();
+        if self.model.adapter().is_none() {
+            return vec![(MODEL, params)];
+        }
+        let (adapter, base): (Vec<_>, Vec<_>) =
+            params.into_iter().partition(|param| is_of_adapter(param.name));
+        let trained = self.model.trainable_units().len();
+        let base: Vec<_> = base.into_iter().filter(|param| param.unit < trained).collect();
+        let files = [(ADAPTER_WEIGHTS, adapter), (TRAINED, base)];
+        files.into_iter().filter(|(_, params)| !params.is_empty()).collect()
+    }
+
+    fn write_params(&self, path: Option<&Path>, params: &[ParamPlace<'_>]) -> Result<()> {
         let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
-        safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
+        safetensors::write(path, entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
             let flat = fetch(&mut whole, unit, || {
+                if !self.model.units()[unit].is_trainable() {
+                    return self.master_weights.frozen(unit);
+                }
                 self.states.look(unit, |kept| self.master_weights.whole(unit, &kept.master))
             })?;
             Ok(flat.f_narrow(0, offset, numel)?)
@@ -175,7 +210,9 @@ impl Engine {
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
         const JSON_BYTES: u64 = 4 << 20;
-        let numel = self.model.num_params() + self.optimizer.state_numel();
+        let files = self.parameter_files();
+        let params = files.iter().flat_map(|(_, params)| params).map(|param| param.numel as u64);
+        let numel = params.sum::<u64>() + self.optimizer.state_numel();
         Dtype::Fp32.bytes() * numel + JSON_BYTES
     }
 
@@ -190,12 +227,18 @@ impl Engine {
         let state = train_state(dir)?;
         self.check_optimizer(dir, &state)?;
         let open = |name: &str| SafetensorsFile::open(dir.join(name)).map_err(|e| damaged(dir, e));
-        let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
-        let named: Vec<_> =
-            self.params().iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
+        self.check_base(dir, &state)?;
+        let optimizer = open(OPTIMIZER)?;
+        let mut params = Parameters(Vec::new());
+        for (name, expected) in self.parameter_files() {
+            let file = open(name)?;
+            let named: Vec<_> =
+                expected.iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
+            check_names(dir, &file, &named)?;
+            params.0.push(file);
+        }
         let named_state: Vec<_> =
             self.optimizer.names().into_iter().map(|state| (state.name, state.shape)).collect();
-        check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.is_inconsistent = true;
         let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
@@ -217,6 +260,13 @@ impl Engine {
             }
             master_weights.publish(units)
         })?;
+        for i in model.trainable_units().len()..model.units().len() {
+            if !model.units()[i].names().all(|name| params.has(name)) {
+                continue;
+            }
+            master_weights
+                .restore_frozen(i, |spec, from, into| params.copy_part(&spec.name, from, into))?;
+        }
         master_weights.finish()?;
         self.overflow_check.forget();
         self.overflow_check.skipped_steps = state.skipped_steps;
@@ -234,6 +284,30 @@ impl Engine {
         Ok(state)
     }
 
+    /// Refuses a checkpoint of an adapter of another base, or of none.
+    fn check_base(&self, dir: &Place, state: &TrainState) -> Result<()> {
+        let has_adapter = self.model.adapter().is_some();
+        let refused = |why: String| {
+            Error::new(Code::Checkpoint, format!("checkpoint {} {why}", dir.display()))
+        };
+        match &state.base {
+            None if !has_adapter => Ok(()),
+            None => Err(refused("is of a whole model, and this one trains an adapter".to_owned())
+                .hint("load_model reads the checkpoint as a base")),
+            Some(_) if !has_adapter => {
+                Err(refused("is of an adapter, which the model does not have".to_owned())
+                    .hint("give the model the same adapter first, with `model.lora(#{ ... })`"))
+            }
+            Some(base) if *base.sha256 == self.model.origin_record()?.sha256 => Ok(()),
+            Some(base) => {
+                let path = base.path.as_ref().map(|path| format!(", {}", path.display()));
+                let path = path.unwrap_or_default();
+                Err(refused(format!("is of an adapter of another base{path}"))
+                    .hint(format!("the base had the hash {}", base.sha256)))
+            }
+        }
+    }
+
     /// Refuses a checkpoint whose state is that of another optimizer.
     fn check_optimizer(&self, dir: &Place, state: &TrainState) -> Result<()> {
         let (found, expected) = (&state.optimizer, self.config.optimizer.algorithm.name());
@@ -247,6 +321,21 @@ impl Engine {
         Err(Error::new(Code::Checkpoint, message).hint(
             "train with the same optimizer, or begin a new run with load_model of the checkpoint",
         ))
+    }
+}
+
+/// The files of a checkpoint that have parameters.
+struct Parameters(Vec<SafetensorsFile>);
+
+impl Parameters {
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|file| file.contains(name))
+    }
+
+    fn copy_part(&self, name: &str, from: i64, into: &Tensor) -> Result<()> {
+        let file = self.0.iter().find(|file| file.contains(name));
+        let missing = || Error::new(Code::Internal, format!("{name} was not looked for"));
+        file.ok_or_else(missing)?.copy_part(name, from, into)
     }
 }
 

@@ -64,7 +64,7 @@ impl Engine {
         accumulation: &Accumulation,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
-        let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
+        let mut grads = no_grad(|| self.gradients.take())?;
         self.timers.start(StepPhase::Step)?;
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.

@@ -2,7 +2,7 @@
 
 use std::{ops::Range, rc::Rc};
 
-use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink, initializer::Initializer};
+use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink};
 use crate::{error::Result, tensor::check_memory};
 
 /// Units whose parameters are there.
@@ -23,10 +23,11 @@ impl Model {
             if reads { &layer.units[..] } else { &[] }
         };
         let store = self.store.borrow().clone();
+        let lowest = self.lowest_trainable().unwrap_or(0);
         let following: Vec<usize> = match (&store, direction) {
             (None, _) => Vec::new(),
             (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
-            (_, Direction::Backward) => (0..i).rev().flat_map(reads).copied().collect(),
+            (_, Direction::Backward) => (lowest..i).rev().flat_map(reads).copied().collect(),
         };
         self.gather_units(store, reads(i), &following)
     }
@@ -87,7 +88,7 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            return initializer.fill(&self.units[i], i);
+            return self.fill(initializer, &self.units[i]);
         }
         let store = self.store.borrow().clone();
         store.map_or(Ok(()), |store| store.gather(&self.units, i, &[]))
@@ -96,7 +97,7 @@ impl Model {
     /// Whether the first values of parameters are those that a recipe gave on this rank, and are still
     /// to be used.
     pub fn starts_from_values(&self) -> bool {
-        matches!(&*self.initializer.borrow(), Some(Initializer::Values(_)))
+        self.initializer.borrow().as_ref().is_some_and(|initializer| initializer.is_of_values())
     }
 
     /// Sets where the parameters are from now on while they are not used; `None` for here.
@@ -110,8 +111,8 @@ impl Gathered<'_> {
     /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
     /// they make by hand there.
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
-        let layer = &self.model.layers[i];
-        Params::new(&self.model.units, layer.own, &layer.borrowed, sink)
+        let params = Params::new(&self.model.units, &self.model.layers[i].places, sink);
+        params.without_adapter(self.model.is_adapter_off.get())
     }
 }
 

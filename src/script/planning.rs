@@ -9,7 +9,7 @@ use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::{
     config::EngineConfig,
-    engine::plan::optimizer_state_bytes,
+    engine::{plan::optimizer_state_bytes, trained},
     error::{Code, Error, Result},
     model::Model,
 };
@@ -72,6 +72,7 @@ impl Planning {
         config: EngineConfig,
         whole_logits: bool,
     ) -> Result<Box<EvalAltResult>> {
+        let model = &trained(model, &config)?;
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks())?;

@@ -144,7 +144,7 @@ impl Layer for Custom {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let kind = if self.is_last { memory::Kind::Buffers } else { memory::Kind::Activations };
         let _counting = count_as(kind)?;
-        let made = (self.forward)(params.own(), &flow.hidden, context)?;
+        let made = (self.forward)(&params.own(), &flow.hidden, context)?;
         Ok(Flow::of(match context.objective.filter(|_| self.is_last) {
             Some(objective) => loss::sum_of_logits(&made, objective)?,
             None if self.is_last => made.f_to_kind(Kind::Float)?,

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_atomic},
-    model::{Gathered, Model, ModelInfo, ParamSpec},
+    model::{Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
     tensor::{
         Kind, Tensor,
         safetensors::{self, TensorEntry},
@@ -56,6 +56,11 @@ impl Model {
         files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
+    /// The names of the files in `dir` that have the weights.
+    pub(in crate::model) fn weight_files(dir: &Place) -> Result<Vec<String>> {
+        StoredWeights::file_names(dir)
+    }
+
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
     /// [sharded](Model::is_sharded), every other rank must call it.
     pub fn attend_export(&self) -> Result<()> {
@@ -72,11 +77,13 @@ impl Model {
             .hint("a checkpoint of the engine holds the weights as safetensors, under the names of the parameters"))
     }
 
-    /// Every parameter as it is exported, and what brings it by its number; unit after unit.
+    /// Every parameter as it is exported, with what an adapter makes of it, and what brings it by its number; unit after unit.
     fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         for (i, unit) in self.units().iter().enumerate() {
-            for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
+            let specs = unit.specs().iter().enumerate();
+            for (j, ParamSpec { name, shape, .. }) in specs.filter(|(_, s)| !is_of_adapter(&s.name))
+            {
                 entries.push(TensorEntry { name, kind: unit.kind(), shape });
                 places.push((i, j));
             }
@@ -89,7 +96,7 @@ impl Model {
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
-            Ok(self.units()[i].params()[j].shallow_clone())
+            self.merged_param(ParamPlace { unit: i, index: j })
         };
         (entries, fetch)
     }

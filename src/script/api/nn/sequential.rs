@@ -55,7 +55,7 @@ pub mod api {
             let device = host::of(&ctx)?.group()?.device();
             let Spec { vocab_size, n_positions, .. } = spec;
             let layers = spec.into_layers()?;
-            Ok(Rc::new(custom::model(layers, vocab_size, n_positions, device)?))
+            Ok(Model::new(custom::model(layers, vocab_size, n_positions, device)?))
         })
     }
 }
