@@ -25,6 +25,7 @@ mod install;
 mod launch;
 mod lock;
 mod memory;
+mod mesh;
 mod mistakes;
 mod monitor;
 mod numerics;

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use dsr::{
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
-        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig,
+        Numerics, OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -72,6 +72,7 @@ impl Case {
             scheduler: Schedule::Constant,
             activation_checkpointing,
             zero: ZeroConfig::default(),
+            mesh: MeshConfig::default(),
             seed: 1,
             monitor: MonitorConfig::default(),
         }

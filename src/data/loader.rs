@@ -136,6 +136,14 @@ impl Loader {
         Ok(())
     }
 
+    /// Goes on as rank `rank` of `world_size` that read different rows.
+    pub fn read_as(&mut self, rank: usize, world_size: usize) {
+        if (self.options.rank, self.options.world_size) != (rank, world_size) {
+            (self.options.rank, self.options.world_size) = (rank, world_size);
+            self.maker = None;
+        }
+    }
+
     /// The options the loader was made with.
     pub fn options(&self) -> &LoaderOptions {
         &self.options

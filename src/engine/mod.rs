@@ -22,7 +22,12 @@ mod operations;
 mod overflow_check;
 mod parameter_shards;
 mod parameter_slices;
+mod passes;
+mod pending;
+mod pipe;
+mod placement;
 pub mod plan;
+mod schedule;
 mod stage;
 mod state;
 mod state_file;
@@ -31,6 +36,7 @@ mod stop;
 mod timers;
 mod totals;
 mod trace;
+mod train_batch;
 mod unit_states;
 
 use std::rc::Rc;
@@ -38,15 +44,9 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation,
-    gradients::Gradients,
-    layout::layouts,
-    master_weights::MasterWeights,
-    offload::Offload,
-    overflow_check::OverflowCheck,
-    stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
-    stop::StopSignal,
-    timers::{StepPhase, Timers},
+    accumulation::Accumulation, gradients::Gradients, layout::layouts,
+    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
+    pending::Pending, pipe::Pipe, placement::Placement, stop::StopSignal, timers::Timers,
     unit_states::UnitStates,
 };
 pub use self::{
@@ -56,35 +56,34 @@ pub use self::{
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
+    train_batch::BatchWatch,
 };
 use crate::{
-    bridge::{
-        memory::{self as ledger, Ledger},
-        trace::range,
-    },
-    config::{EngineConfig, LossAverage, optimizer::check_momentum},
-    data::{Batch, BatchRows},
-    dist::{ProcessGroup, ShardSpec},
+    bridge::memory::{self as ledger, Ledger},
+    config::{EngineConfig, optimizer::check_momentum},
+    data::Batch,
+    dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     fs::Place,
-    model::{LossFunction, Model, Sink, record},
-    optim::{GroupRates, Optimizer, OptimizerPlan, StepRates},
-    tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
+    model::{LossFunction, Model, Pipeline},
+    optim::{GroupRates, Optimizer, OptimizerPlan, StateName, StepRates},
+    tensor::{Gpu, check_numerics, compute_with},
 };
-
-/// Tokens of a row that losses are averaged over before the rows are known.
-const USUAL_TOKENS: i64 = 2048;
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
     model: Rc<Model>,
-    group: Rc<ProcessGroup>,
+    mesh: Rc<Mesh>,
+    placement: Placement,
+    pipe: Rc<Pipe>,
     config: EngineConfig,
     /// The loss, where it is not the cross-entropy of the next token.
     loss: Option<LossFunction>,
     master_weights: MasterWeights,
     states: UnitStates,
     optimizer: Optimizer,
+    /// The optimizer's state tensors of the whole model.
+    state_names: Vec<StateName>,
     gradients: Gradients,
     overflow_check: OverflowCheck,
     accumulation: Accumulation,
@@ -132,16 +131,6 @@ pub struct StepOutcome {
     pub skipped: bool,
 }
 
-/// A forward pass that waits for its backward pass.
-struct Pending {
-    loss: Tensor,
-    activations: Activations,
-    loss_sum: Tensor,
-    targets: i64,
-    tokens: i64,
-    rows: BatchRows,
-}
-
 impl Engine {
     /// An engine for `model` as one rank of `group`.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
@@ -151,38 +140,55 @@ impl Engine {
             model.measure()?;
         }
         check_numerics(config.numerics, model.device())?;
-        let world_size = group.world_size();
-        let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(&group));
-        let plan =
-            OptimizerPlan::new(&config.optimizer, &layouts(model.units(), world_size), shard)?;
-        let offload = Offload::new(&config, world_size, model.device())?;
-        plan::check_memory(&model, &config, world_size)?;
+        let mesh_shape = config.mesh.shape(group.world_size())?;
+        let placement = Placement::of(&model, config.mesh.pipeline)?;
+        check_pipeline(&config)?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks())?;
         }
+        let mesh = Rc::new(Mesh::new(&group, mesh_shape)?);
+        model.cut(placement.layers(mesh.place().pp))?;
+        let (dp, world_size) = (mesh.dp(), mesh.dp().world_size());
+        let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(dp));
+        let all = layouts(model.all_units(), world_size);
+        let plan = OptimizerPlan::new(&config.optimizer, &all, shard)?;
+        let state_names = plan.state_names();
+        let here: Vec<_> = (0..model.units().len()).map(|i| model.unit_number(i)).collect();
+        let plan = plan.keeping(&here);
+        let offload = Offload::new(&config, world_size, model.device())?;
+        plan::check_memory(&model, &config, world_size)?;
+        let sharers = placement.sharers(&mesh, &model)?;
+        let pipe = Rc::new(Pipe::new(&mesh, &placement));
         let ledger = Ledger::new(model.device())?;
         let optimizer = Optimizer::new(plan);
         let mut states = UnitStates::new(&offload, &optimizer)?;
         // Last: it changes the model, which a failure should leave as it is.
         let zero = &config.zero;
         let master_weights =
-            MasterWeights::begin(&model, &group, &precision, zero, &offload, |i, master| {
+            MasterWeights::begin(&model, dp, &precision, zero, &offload, |i, master| {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
                 states.add(&optimizer, i, master)
             })?;
-        let gradients = Gradients::new(model.units(), Rc::clone(&group), &config, &offload);
+        if mesh_shape.pp > 1 {
+            model.set_pipeline(Rc::clone(&pipe) as Rc<dyn Pipeline>);
+        }
+        let of_ranks = (Rc::clone(dp), sharers);
+        let gradients = Gradients::new(model.units(), of_ranks, &config, &offload);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         compute_with(config.numerics)?;
         let gpu = Gpu::of(model.device());
         Ok(Self {
             model,
-            group,
+            mesh,
+            placement,
+            pipe,
             overflow_check: OverflowCheck::new(precision.loss_scale),
             config,
             loss: None,
             master_weights,
             states,
             optimizer,
+            state_names,
             gradients,
             accumulation: Accumulation::default(),
             pending: None,
@@ -218,7 +224,12 @@ impl Engine {
 
     /// The ranks that train together.
     pub fn group(&self) -> &Rc<ProcessGroup> {
-        &self.group
+        self.mesh.world()
+    }
+
+    /// The mesh of these ranks.
+    pub fn mesh(&self) -> &Rc<Mesh> {
+        &self.mesh
     }
 
     /// Optimizer steps done.
@@ -262,9 +273,9 @@ impl Engine {
     /// Makes a stop because of a loss or gradient that is not finite save the rows of its batch
     /// into `dir`, as an Arrow file.
     pub fn save_bad_batches(&mut self, dir: impl Into<Place>) {
-        let suffix = match self.group.world_size() {
+        let suffix = match self.group().world_size() {
             1 => String::new(),
-            _ => format!("-rank-{}", self.group.rank()),
+            _ => format!("-rank-{}", self.group().rank()),
         };
         self.overflow_check.save_bad_batches(dir.into(), suffix);
     }
@@ -272,122 +283,6 @@ impl Engine {
     fn rates(&self) -> Result<StepRates> {
         let (betas, applied) = (self.config.optimizer.betas(), self.optimizer.applied_steps());
         Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
-    }
-
-    /// The mean loss over the target tokens of `batch`, float32 scalar, with all that
-    /// [`Engine::backward`] needs. NaN where the batch has no target, as in PyTorch.
-    pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
-        self.begin()?;
-        // Frees the activations of a forward pass that was not used.
-        self.pending = None;
-        self.check_batch(batch)?;
-        self.row_tokens = batch.input_ids().size()[1];
-        if self.accumulation.micro_steps() == self.config.gradient_accumulation_steps {
-            return Err(step_is_due(self.accumulation.micro_steps()));
-        }
-        self.timers.discard();
-        self.timers.start(StepPhase::Forward)?;
-        let _range = range("forward");
-        let recorder = self.recorder();
-        let recorder = recorder.as_ref();
-        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        let pending = guard("forward", || {
-            let targets = targets_of(&self.model, batch)?;
-            let tokens = batch.stats()?.tokens;
-            let grad_kind = self.config.precision.grad_accum_dtype.into();
-            let pass = Pass {
-                checkpointing: self.config.activation_checkpointing,
-                seeds: self.seeds(),
-                loss_normalizer: self.loss_normalizer(targets.count())
-                    / self.overflow_check.scaler.scale(),
-                sink: Sink::new(self.model.units(), grad_kind),
-                masks: masks_of(&self.model, batch)?,
-            };
-            let activations = record(recorder, Model::SCOPE, || {
-                let hooks = Hooks { loss: self.loss.as_ref(), recorder, stop: &self.stop };
-                Activations::forward(&self.model, batch, &targets, pass, hooks)
-            })?;
-            let (loss_sum, targets) = activations.loss();
-            let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
-            Ok(Pending { loss, activations, loss_sum, targets, tokens, rows: batch.source() })
-        })?;
-        self.timers.stop()?;
-        self.timers.add_data(batch.load_time);
-        self.flops_profile = recorder.and_then(|recorder| {
-            let size = batch.input_ids().size();
-            self.model.profile(size[0], size[1], recorder)
-        });
-        let loss = pending.loss.shallow_clone();
-        self.pending = Some(pending);
-        Ok(loss)
-    }
-
-    /// Runs the backward pass of the micro batch whose `loss` [`Engine::forward`] returned, and adds
-    /// to the gradients.
-    ///
-    /// # Errors
-    /// [`Code::CallOrder`] for any other tensor, or a second time; memory is exhausted.
-    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        self.begin()?;
-        let Some(pending) = self.pending.take() else {
-            return Err(Error::new(Code::CallOrder, "backward without a forward before it")
-                .hint("call engine.forward(batch) first, once for each backward"));
-        };
-        if loss.data_ptr() != pending.loss.data_ptr() {
-            self.pending = Some(pending);
-            return Err(Error::new(
-                Code::CallOrder,
-                "backward needs the loss that the last engine.forward(batch) returned",
-            ));
-        }
-        self.timers.start(StepPhase::Backward)?;
-        let _range = range("backward");
-        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        self.is_inconsistent = true;
-        let (model, gradients) = (&self.model, &mut self.gradients);
-        let micro_steps = self.accumulation.micro_steps() + 1;
-        gradients.begin(micro_steps == self.config.gradient_accumulation_steps);
-        let walk = || pending.activations.backward(model, gradients, &self.stop);
-        if let Err(e) = guard("backward", walk) {
-            if e.code() == Code::Interrupted {
-                self.forget_step();
-            }
-            return Err(e);
-        }
-        self.is_inconsistent = false;
-        self.timers.stop()?;
-        let loss = (pending.loss_sum, pending.targets);
-        self.accumulation.add(self.config.loss_average, loss, pending.tokens, pending.rows)
-    }
-
-    /// The loss normalizer of a micro batch with this many targets.
-    fn loss_normalizer(&self, targets: i64) -> f64 {
-        match self.config.loss_average {
-            LossAverage::Tokens => self.total_normalizer(),
-            LossAverage::MicroBatches => self.total_normalizer() * targets.max(1) as f64,
-        }
-    }
-
-    /// The weight of a whole step before it is known. For tokens any number would do; this one is
-    /// the same however the global batch is cut.
-    fn total_normalizer(&self) -> f64 {
-        let micro_batches =
-            (self.config.gradient_accumulation_steps * self.group.world_size()) as f64;
-        let positions = self.model.facts().max_positions.unwrap_or(USUAL_TOKENS);
-        let tokens = (positions.min(USUAL_TOKENS) - 1).max(1) as f64;
-        match self.config.loss_average {
-            LossAverage::Tokens => micro_batches * self.config.micro_batch_size as f64 * tokens,
-            LossAverage::MicroBatches => micro_batches,
-        }
-    }
-
-    fn seeds(&self) -> Seeds {
-        Seeds::new(
-            self.config.seed,
-            self.global_step,
-            self.accumulation.micro_steps() as u64,
-            self.group.rank() as u64,
-        )
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<()> {
@@ -450,20 +345,21 @@ impl Engine {
     }
 }
 
-fn step_is_due(micro_steps: usize) -> Error {
-    Error::new(
-        Code::CallOrder,
-        format!("{micro_steps} micro batches are accumulated and step was not called"),
-    )
-    .hint("call engine.step() after each engine.backward(loss); it applies the gradients when they are due")
+/// Refuses what a stage alone cannot tell.
+fn check_pipeline(config: &EngineConfig) -> Result<()> {
+    if config.mesh.pipeline.stages > 1 && config.monitor.flops_profiler.is_some() {
+        let what = "the flops profiler measures a whole model, and a pipeline's rank has a stage";
+        return Err(Error::new(Code::BadValue, what).option("pipeline.stages"));
+    }
+    Ok(())
 }
 
 /// A training in float32 with AdamW, which checkpoints `every` n-th block.
 #[cfg(test)]
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
-        ActivationCheckpointing, Dtype, MonitorConfig, Numerics, OptimizerConfig, PrecisionConfig,
-        Schedule, ZeroConfig,
+        ActivationCheckpointing, Dtype, LossAverage, MeshConfig, MonitorConfig, Numerics,
+        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -478,6 +374,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
         zero: ZeroConfig::default(),
+        mesh: MeshConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

@@ -25,6 +25,7 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
+    model::Pipeline,
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -133,32 +134,58 @@ impl Engine {
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
             let ParamPlace { unit, offset, numel, .. } = params[i];
-            let flat = fetch(&mut whole, unit, || {
-                self.states.look(unit, |kept| self.master_weights.whole(unit, &kept.master))
-            })?;
-            Ok(flat.f_narrow(0, offset, numel)?)
+            let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
+                let flat = fetch(&mut whole, i, || {
+                    self.states.look(i, |kept| self.master_weights.whole(i, &kept.master))
+                })?;
+                Ok(flat.f_narrow(0, offset, numel)?)
+            });
+            self.of_stage(unit, own.transpose()?, (numel, Kind::Float))
         })
     }
 
     fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
-        let names = self.optimizer.names();
+        let names = &self.state_names;
         let entries = names.iter().map(|state| float_entry(&state.name, &state.shape));
+        let kind = self.optimizer.state_kind();
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
-            let StateName { place, offset, ref shape, .. } = names[i];
-            let flat = fetch(&mut whole, place, || {
-                let whole =
-                    |kept: &UnitState| self.optimizer.whole(&self.group, place, &kept.state);
-                self.states.look(place.0, whole)
-            })?;
-            Ok(flat.f_narrow(0, offset, shape.iter().product::<i64>())?)
+            let StateName { place: (unit, slot), offset, ref shape, .. } = names[i];
+            let numel = shape.iter().product::<i64>();
+            let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
+                let flat = fetch(&mut whole, (i, slot), || {
+                    let dp = self.mesh.dp();
+                    let whole = |kept: &UnitState| self.optimizer.whole(dp, (i, slot), &kept.state);
+                    self.states.look(i, whole)
+                })?;
+                Ok(flat.f_narrow(0, offset, numel)?)
+            });
+            self.of_stage(unit, own.transpose()?, (numel, kind))
         })
     }
 
-    /// Every parameter's place in its unit.
+    /// The number here of a unit of the whole model, if this stage speaks for it.
+    fn own_unit(&self, number: usize) -> Option<usize> {
+        self.model.local_unit(number).filter(|_| self.pipe.owns(number))
+    }
+
+    /// A part of a unit of the whole model, which the stage that speaks for it gives, on all stages.
+    fn of_stage(
+        &self,
+        unit: usize,
+        own: Option<Tensor>,
+        (numel, kind): (i64, Kind),
+    ) -> Result<Tensor> {
+        match (self.mesh.shape().pp, own) {
+            (1, Some(own)) => Ok(own),
+            (_, own) => self.pipe.bring(unit, own.as_ref(), (&[numel], kind)),
+        }
+    }
+
+    /// The place of every parameter of the whole model in its unit.
     fn params(&self) -> Vec<ParamPlace<'_>> {
         let mut places = Vec::new();
-        for (unit, flat) in self.model.units().iter().enumerate() {
+        for (unit, flat) in self.model.all_units().iter().enumerate() {
             places.extend(flat.specs().iter().zip(flat.offsets()).map(|(spec, &offset)| {
                 ParamPlace {
                     name: &spec.name,
@@ -193,8 +220,11 @@ impl Engine {
         let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
         let named: Vec<_> =
             self.params().iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
-        let named_state: Vec<_> =
-            self.optimizer.names().into_iter().map(|state| (state.name, state.shape)).collect();
+        let named_state: Vec<_> = self
+            .state_names
+            .iter()
+            .map(|state| (state.name.clone(), state.shape.clone()))
+            .collect();
         check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.is_inconsistent = true;

@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     bridge::{memory as ledger, trace::range},
-    dist::ShardSpec,
+    dist::{ReduceOp, ShardSpec},
     error::{Code, Error, Result},
-    optim::{StepRates, UnitTensors, squared_norm},
-    tensor::{Tensor, guard, no_grad},
+    model::FlatUnit,
+    optim::{StepRates, UnitTensors, norm_count, norms, squared_norm},
+    tensor::{Device, Kind, Tensor, guard, no_grad},
 };
 
 impl Engine {
@@ -69,7 +70,7 @@ impl Engine {
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
         let loss_scale = self.overflow_check.scaler.shown();
-        let launched = self.optimizer.is_fused() && self.states.is_on(self.group.device());
+        let launched = self.optimizer.is_fused() && self.states.is_on(self.mesh.world().device());
         if launched {
             // They are looked at again where the step stops the training.
             self.apply(&mut grads, rates, (&totals, true))?;
@@ -85,7 +86,8 @@ impl Engine {
         if let StepDecision::Stop(reason) = verdict {
             let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
             let states = &self.states;
-            let culprit = first_not_finite(&self.model, &self.group, shard, states, &grads)?;
+            let world = self.mesh.world();
+            let culprit = first_not_finite(&self.model, world, shard, states, &grads)?;
             let step = self.global_step + 1;
             return Ok(Err(self.overflow_check.stop(
                 &reason,
@@ -108,16 +110,43 @@ impl Engine {
     /// The sums of micro batches and of the gradient's norm over all ranks. Every
     /// rank takes its slice's part of a norm, so that the stages agree to the bit.
     fn totals(&self, accumulation: &Accumulation, grads: &[Tensor]) -> Result<Totals> {
-        let (shard, whole) = (ShardSpec::of(&self.group), self.master_weights.shard().is_none());
+        let (dp, world) = (self.mesh.dp(), self.mesh.world());
+        let (shard, whole) = (ShardSpec::of(dp), self.master_weights.shard().is_none());
         let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
         let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
-        let device = self.group.device();
-        let sums = accumulation.sums(&squared_norm(&own, device)?, device)?;
-        Totals::over(
-            &self.group,
-            sums,
-            self.total_normalizer() / self.overflow_check.scaler.scale(),
-        )
+        let device = world.device();
+        let sums = accumulation.sums(&self.square(&own)?, device)?;
+        Totals::over(world, sums, self.total_normalizer() / self.overflow_check.scaler.scale())
+    }
+
+    /// The square of the gradients `own` of this rank; that of all stages is the last one's, from the
+    /// same norms in the same order as one stage has them.
+    fn square(&self, own: &[Tensor]) -> Result<Tensor> {
+        let (device, shape) = (self.mesh.world().device(), self.mesh.shape());
+        if shape.pp == 1 {
+            return squared_norm(own, device);
+        }
+        let units = self.model.all_units();
+        let len = |unit: &FlatUnit| unit.numel_for(shape.dp) / shape.dp as i64;
+        let like = own.first().map_or(Device::Cpu, Tensor::device);
+        let counts = units.iter().map(|unit| norm_count(len(unit), like));
+        let all = Tensor::f_zeros([counts.clone().sum::<i64>()], (Kind::Double, device))?;
+        let mut start = 0;
+        for (number, count) in counts.enumerate() {
+            let local = self.model.local_unit(number);
+            // What stages share is counted once.
+            if let Some(i) = local.filter(|_| self.placement.owner(number) == self.mesh.place().pp)
+            {
+                let norms = norms(&own[i..=i])?.f_to_device(device)?;
+                all.f_narrow(0, start, count)?.f_copy_(&norms)?;
+            }
+            start += count;
+        }
+        self.mesh.pp().all_reduce(&all, ReduceOp::Sum)?;
+        match self.mesh.is_last_stage() {
+            true => Ok(all.f_dot(&all)?),
+            false => Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?),
+        }
     }
 
     /// Updates the units, where the totals allow it. Gradients that are not to be kept are freed on
@@ -129,7 +158,7 @@ impl Engine {
         (totals, keep): (&Totals, bool),
     ) -> Result<()> {
         let (optimizer, group, master_weights) =
-            (&self.optimizer, &self.group, &self.master_weights);
+            (&self.optimizer, self.mesh.dp(), &self.master_weights);
         let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
         self.states.change(|units| {
             let mut updates = Vec::new();
@@ -150,7 +179,7 @@ impl Engine {
     /// the micro batches of its step forgotten. An optimizer step is always finished. Only for an
     /// engine that is alone: other ranks would wait.
     pub fn stop_when(&mut self, stop: Rc<dyn Fn() -> bool>) {
-        if self.group.world_size() == 1 {
+        if self.mesh.world().world_size() == 1 {
             self.stop = StopSignal(Some(stop));
         }
     }

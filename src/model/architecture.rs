@@ -2,7 +2,10 @@
 //!
 //! Everything else is derived from the layers: files in and out, units, first values, plans, profiles.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
 
 use serde_json::{Map, Value};
 
@@ -114,10 +117,13 @@ impl LayerSpec {
 }
 
 /// A layer in a model.
+#[derive(Clone)]
 pub struct ModelLayer {
     /// Its name.
     pub name: String,
-    pub(super) layer: Box<dyn Layer>,
+    /// Its number in the whole model.
+    pub number: usize,
+    pub(super) layer: Rc<dyn Layer>,
     /// The unit of its own parameters.
     pub(super) own: Option<usize>,
     pub(super) borrowed: Vec<ParamPlace>,
@@ -153,7 +159,9 @@ impl Architecture {
             made.push((own, layer, name, borrowed, is_block));
         }
         let (mut seen, mut blocks) = (BTreeSet::new(), 0..);
-        let placed = made.into_iter().map(|(own, layer, name, borrowed, is_block)| {
+        let placed = made.into_iter().enumerate().map(|(number, made)| {
+            let (own, layer, name, borrowed, is_block) = made;
+            let layer = Rc::from(layer);
             let place = |param: &String| {
                 places.get(param).copied().ok_or_else(|| {
                     Error::new(
@@ -167,13 +175,18 @@ impl Architecture {
             used.dedup();
             let completes = used.iter().copied().filter(|unit| seen.insert(*unit)).collect();
             let block = if is_block { blocks.next() } else { None };
-            Ok(ModelLayer { name, layer, own, borrowed, units: used, completes, block })
+            Ok(ModelLayer { name, number, layer, own, borrowed, units: used, completes, block })
         });
         Ok((placed.collect::<Result<_>>()?, units))
     }
 }
 
 impl ModelLayer {
+    /// The units that it uses.
+    pub fn units(&self) -> &[usize] {
+        &self.units
+    }
+
     /// The computation of the layer.
     pub fn layer(&self) -> &dyn Layer {
         &*self.layer

@@ -7,6 +7,7 @@
 mod architecture;
 mod cache;
 mod cost;
+mod cut;
 mod families;
 mod files;
 mod forward;
@@ -19,6 +20,8 @@ mod measure;
 mod measured;
 mod modules;
 mod params;
+mod part;
+mod pipeline;
 mod profile;
 mod store;
 mod unit;
@@ -37,6 +40,7 @@ pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
 pub use params::Params;
+pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
 pub use store::{Direction, ParameterStore};
 pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
@@ -53,6 +57,7 @@ use self::{
     files::{Companions, StoredWeights},
     initializer::Initializer,
     measured::Measured,
+    part::Stage,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -71,6 +76,10 @@ pub struct Model {
     initializer: RefCell<Option<Initializer>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
+    /// The way to the other stages; `None` where all layers are here.
+    pipeline: RefCell<Option<Rc<dyn Pipeline>>>,
+    /// The layers of this rank, where other ranks have the others.
+    stage: OnceCell<Stage>,
     /// The measured cost of layers whose shapes do not tell it.
     measured: OnceCell<Vec<Measured>>,
 }
@@ -136,6 +145,8 @@ impl Model {
             companions: Companions::default(),
             initializer: RefCell::default(),
             store: RefCell::default(),
+            pipeline: RefCell::default(),
+            stage: OnceCell::new(),
             measured: OnceCell::new(),
         })
     }
@@ -149,14 +160,14 @@ impl Model {
         &self.facts
     }
 
-    /// The parameter units, in the order of the layers that own them.
+    /// The parameter units, in the order of the layers that own them: those of this rank's stage.
     pub fn units(&self) -> &Rc<[FlatUnit]> {
-        &self.units
+        self.stage.get().map_or(&self.units, |stage| &stage.units)
     }
 
-    /// The layers in the order of the forward pass.
+    /// The layers in the order of the forward pass: those of this rank's stage.
     pub fn layers(&self) -> &[ModelLayer] {
-        &self.layers
+        self.stage.get().map_or(&self.layers, |stage| &stage.layers)
     }
 
     /// The number of equal layers, which activation checkpointing counts.
@@ -185,7 +196,7 @@ impl Model {
 
     /// Every parameter with its Hugging Face name, empty where its unit is not on this rank now.
     pub fn named_params(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.units
+        self.units()
             .iter()
             .flat_map(|u| u.specs().iter().zip(u.params()))
             .map(|(spec, param)| (spec.name.as_str(), param))

@@ -4,7 +4,7 @@
 //! kernel serves a layer (DeepSpeed's contiguous buffers, FSDP's FlatParameter). The layers see the
 //! parameters as ordinary tensors that share the unit's storage.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use crate::{
     bridge::storage,
@@ -83,7 +83,7 @@ pub struct FlatUnit {
     /// Has its shape always, and elements while the unit is there.
     flat: Tensor,
     params: Vec<Tensor>,
-    is_here: Cell<bool>,
+    is_here: Rc<Cell<bool>>,
 }
 
 impl FlatUnit {
@@ -120,13 +120,25 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let mut unit = Self { specs, offsets, flat, params: Vec::new(), is_here: Cell::new(true) };
+        let mut unit =
+            Self { specs, offsets, flat, params: Vec::new(), is_here: Rc::new(Cell::new(true)) };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
         unit
+    }
+
+    /// The same unit: its parameters come and go with those of this one.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Self {
+            specs: self.specs.clone(),
+            offsets: self.offsets.clone(),
+            flat: self.flat.shallow_clone(),
+            params: self.params.iter().map(Tensor::shallow_clone).collect(),
+            is_here: Rc::clone(&self.is_here),
+        }
     }
 
     /// Whether its parameters are here.

@@ -87,8 +87,14 @@ fn check(name: &str, settings: &Settings, world_size: usize) -> Result<()> {
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }
 
-/// The ranks that the three batch sizes are made for; one if they do not tell.
+/// The ranks that the three batch sizes and the stages are made for; one replica if they do not tell.
 fn ranks(options: &Map<String, Value>) -> usize {
+    let stages = options.get("pipeline").and_then(|pipeline| pipeline.get("stages"));
+    let stages = stages.and_then(Value::as_u64).and_then(|stages| usize::try_from(stages).ok());
+    replicas(options).saturating_mul(stages.unwrap_or(1).max(1))
+}
+
+fn replicas(options: &Map<String, Value>) -> usize {
     let size = |name| options.get(name).and_then(Value::as_u64);
     let (Some(train), Some(micro)) = (size("train_batch_size"), size("micro_batch_size")) else {
         return 1;

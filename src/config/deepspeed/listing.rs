@@ -109,6 +109,7 @@ mod tests {
         "scheduler",
         "activation_checkpointing",
         "zero",
+        "pipeline",
         "steps_per_print",
         "wall_clock_breakdown",
         "flops_profiler",

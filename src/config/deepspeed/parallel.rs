@@ -1,7 +1,14 @@
-//! Parallelism beside data parallelism, which dsr does not have: what is off is fine.
+//! Parallelism beside data parallelism. What dsr does not have is fine where it is off.
 
-use super::key::{
-    ANY_NUMBER, Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, block, goes_with, no_meaning, only,
+use serde_json::json;
+
+use super::{
+    draft::Draft,
+    found::Found,
+    key::{
+        ANY_NUMBER, Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, block, goes_with, makes,
+        no_meaning, only,
+    },
 };
 
 pub(super) const KEYS: &[Key] = &[
@@ -98,23 +105,41 @@ const EXPERT_PARALLEL: &[Key] = &[
     goes_with("expert_activation", Kind::OrNull(&Kind::Text), "enabled"),
 ];
 
-const WHY_PIPELINE: &str = "it is for pipeline parallelism, which is not there";
-
 const PIPELINE: &[Key] = &[
-    only(
-        "stages",
-        Kind::Either(&Kind::Word(&["auto"]), &Kind::Whole(1)),
-        &[Literal::Word("auto"), Literal::Number(1.0)],
-        "pipeline parallelism is not supported",
+    // How many there are is for the recipe to say.
+    makes("stages", Kind::Either(&Kind::Word(&["auto"]), &Kind::Whole(1)), "pipeline.stages"),
+    makes("partition", Kind::Word(PARTITIONS), "pipeline.partition_method"),
+    makes("partition_method", Kind::Word(PARTITIONS), "pipeline.partition_method"),
+    no_meaning(
+        "seed_layers",
+        Kind::Bool,
+        "a parameter starts from the seed and its name, whatever stage it is in",
     ),
-    no_meaning("partition", Kind::Text, WHY_PIPELINE),
-    no_meaning("seed_layers", Kind::Bool, WHY_PIPELINE),
     only(
         "activation_checkpoint_interval",
         Kind::Whole(0),
         &[Literal::Number(0.0)],
-        "it is for pipeline parallelism; give the recipe's activation_checkpointing: #{ every: n }",
+        "give the recipe's activation_checkpointing: #{ every: n }",
     ),
-    no_meaning("pipe_partitioned", Kind::Bool, WHY_PIPELINE),
-    no_meaning("grad_partitioned", Kind::Bool, WHY_PIPELINE),
+    no_meaning("pipe_partitioned", Kind::Bool, WHY_WHOLE),
+    no_meaning("grad_partitioned", Kind::Bool, WHY_WHOLE),
 ];
+
+/// DeepSpeed's ways to cut layers; `best` is its name for the default.
+const PARTITIONS: &[&str] = &["best", "parameters", "uniform"];
+
+const WHY_WHOLE: &str = "what stages send to each other is never divided";
+
+/// The stages and how layers are cut into them. `"auto"` stages are the recipe's to say.
+pub(super) fn translate(found: &Found, draft: &mut Draft) {
+    const STAGES: &str = "pipeline.stages";
+    if let Some(stages) = found.value(STAGES).filter(|stages| stages.is_number()) {
+        draft.set(found, STAGES, STAGES, stages.clone());
+    }
+    for key in ["pipeline.partition", "pipeline.partition_method"] {
+        if let Some(method) = found.text(key) {
+            let method = if method == "best" { "parameters" } else { method };
+            draft.set(found, key, "pipeline.partition_method", json!(method));
+        }
+    }
+}

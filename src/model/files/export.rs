@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_atomic},
-    model::{Gathered, Model, ModelInfo, ParamSpec},
+    model::{FlatUnit, Gathered, Model, ModelInfo, ParamSpec},
     tensor::{
         Kind, Tensor,
         safetensors::{self, TensorEntry},
@@ -75,21 +75,34 @@ impl Model {
     /// Every parameter as it is exported, and what brings it by its number; unit after unit.
     fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
-        for (i, unit) in self.units().iter().enumerate() {
+        // Units of other stages have not changed their format here.
+        let kind = self.units().first().map_or(Kind::Float, FlatUnit::kind);
+        for (i, unit) in self.all_units().iter().enumerate() {
             for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
-                entries.push(TensorEntry { name, kind: unit.kind(), shape });
-                places.push((i, j));
+                entries.push(TensorEntry { name, kind, shape });
+                places.push((i, j, &shape[..]));
             }
         }
+        let pipeline = self.pipeline();
         let mut gathered: Option<(usize, Gathered<'_>)> = None;
         let fetch = move |param: usize| {
-            let (i, j) = places[param];
+            let (number, j, shape) = places[param];
+            let local = self.local_unit(number);
+            let owned = pipeline.as_ref().is_none_or(|pipeline| pipeline.owns(number));
+            let Some(i) = local.filter(|_| owned) else {
+                let none = || Error::new(Code::Internal, "a unit without a stage");
+                return pipeline.as_ref().ok_or_else(none)?.bring(number, None, (shape, kind));
+            };
             if gathered.as_ref().is_none_or(|&(unit, _)| unit != i) {
                 // The old one goes before the new one comes.
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
-            Ok(self.units()[i].params()[j].shallow_clone())
+            let param = &self.units()[i].params()[j];
+            match &pipeline {
+                Some(pipeline) => pipeline.bring(number, Some(param), (shape, kind)),
+                None => Ok(param.shallow_clone()),
+            }
         };
         (entries, fetch)
     }
