@@ -8,7 +8,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, PartitionMethod, PipelineOptions,
-        PrecisionConfig,
+        PrecisionConfig, TensorParallelOptions,
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -34,8 +34,8 @@ const STEPS: usize = 3;
 /// Rows of a step.
 const GLOBAL_BATCH: usize = 8;
 
-/// Stages, replicas, and the stage of ZeRO.
-type Shape = (usize, usize, u8);
+/// Stages, replicas, ranks of a layer, and the stage of ZeRO.
+type Shape = (usize, usize, usize, u8);
 
 /// Makes the settings that are not the mesh's, for each rank.
 type Plain<'a> = &'a (dyn Fn() -> EngineConfig + Sync);
@@ -94,13 +94,14 @@ fn steps(engine: &mut Engine, loader: &mut Loader, count: usize) -> Vec<(f64, f6
 }
 
 /// The same micro batches of two rows for each replica, whatever the stages.
-fn of_shape((stages, replicas, stage): Shape, plain: &EngineConfig) -> EngineConfig {
+fn of_shape((stages, replicas, autotp_size, stage): Shape, plain: &EngineConfig) -> EngineConfig {
     let micro_batch_size = 2;
     let pipeline = PipelineOptions { stages, ..PipelineOptions::default() };
+    let tensor_parallel = TensorParallelOptions { autotp_size };
     EngineConfig {
         micro_batch_size,
         gradient_accumulation_steps: GLOBAL_BATCH / micro_batch_size / replicas,
-        mesh: MeshConfig { pipeline },
+        mesh: MeshConfig { pipeline, tensor_parallel },
         zero: zero(stage, true),
         ..plain.clone()
     }
@@ -115,7 +116,7 @@ fn curve(group: &Rc<ProcessGroup>, name: &str, shape: Shape, plain: Plain<'_>) -
 
 /// The curves of a mesh, which all of its ranks have alike.
 fn curves(name: &str, shape: Shape, plain: Plain<'_>) -> Vec<(f64, f64)> {
-    let all = threads(shape.0 * shape.1, |group| curve(group, name, shape, plain));
+    let all = threads(shape.0 * shape.1 * shape.2, |group| curve(group, name, shape, plain));
     assert!(all.iter().all(|one| *one == all[0]), "the ranks of {shape:?} disagree");
     all.into_iter().next().unwrap()
 }
@@ -130,9 +131,9 @@ fn a_pipeline_has_the_losses_of_one_rank() {
     for (name, is_tied) in [("llama-gqa", false), ("gpt2", true)] {
         for replicas in [1, 2] {
             for stage in if replicas == 1 { 0..=0 } else { 0..=3 } {
-                let expected = curves(name, (1, replicas, stage), &plain);
+                let expected = curves(name, (1, replicas, 1, stage), &plain);
                 for stages in [2, 3] {
-                    let shape = (stages, replicas, stage);
+                    let shape = (stages, replicas, 1, stage);
                     let found = curves(name, shape, &plain);
                     if !is_tied {
                         assert_eq!(found, expected, "{name} {shape:?}");
@@ -155,8 +156,8 @@ fn t5_goes_through_a_pipeline() {
     let _alone = alone();
     let plain = || config(1, 1);
     for name in ["t5-v10", "t5-v11"] {
-        let expected = curves(name, (1, 1, 0), &plain);
-        for shape in [(2, 1, 0), (4, 1, 0), (3, 2, 2)] {
+        let expected = curves(name, (1, 1, 1, 0), &plain);
+        for shape in [(2, 1, 1, 0), (4, 1, 1, 0), (3, 2, 1, 2)] {
             let found = curves(name, shape, &plain);
             for (found, wanted) in found.iter().zip(&expected) {
                 assert_relative(&format!("{name} {shape:?}"), found.0, wanted.0, 1e-5);
@@ -178,8 +179,53 @@ fn precisions_and_recomputation_go_with_a_pipeline() {
         ..config(1, 1)
     }];
     for plain in ways {
-        let expected = curves("llama-gqa", (1, 1, 0), plain);
-        assert_eq!(curves("llama-gqa", (2, 1, 0), plain), expected);
+        let expected = curves("llama-gqa", (1, 1, 1, 0), plain);
+        assert_eq!(curves("llama-gqa", (2, 1, 1, 0), plain), expected);
+    }
+}
+
+/// Ranks that share layers sum in another order: the losses are those of one rank to 1e-5 in float32,
+/// for every kind of layer: fused and separate projections, grouped heads, norms of heads, biases by
+/// position, gates, an encoder.
+#[test]
+fn ranks_that_share_layers_train_as_one_does() {
+    let _alone = alone();
+    let plain = || config(1, 1);
+    for name in [
+        "gpt2",
+        "llama-gqa",
+        "qwen3",
+        "phi3",
+        "gemma3",
+        "bloom-h4",
+        "bloom-h6",
+        "opt-post",
+        "t5-v10",
+        "t5-v11",
+    ] {
+        let expected = curves(name, (1, 1, 1, 0), &plain);
+        let found = curves(name, (1, 1, 2, 0), &plain);
+        for (found, wanted) in found.iter().zip(&expected) {
+            assert_relative(name, found.0, wanted.0, 1e-5);
+            assert_relative(&format!("{name} norm"), found.1, wanted.1, 1e-4);
+        }
+    }
+}
+
+/// All three at once, with every stage of ZeRO.
+#[test]
+fn pipelines_replicas_and_shared_layers_go_together() {
+    let _alone = alone();
+    let plain = || config(1, 1);
+    for name in ["gpt2", "llama-gqa"] {
+        let expected = curves(name, (1, 1, 1, 0), &plain);
+        for shape in [(1, 2, 2, 1), (1, 2, 2, 3), (2, 1, 2, 0), (2, 2, 2, 2), (2, 2, 2, 3)] {
+            let found = curves(name, shape, &plain);
+            for (found, wanted) in found.iter().zip(&expected) {
+                assert_relative(&format!("{name} {shape:?}"), found.0, wanted.0, 1e-5);
+                assert_relative(&format!("{name} {shape:?} norm"), found.1, wanted.1, 1e-4);
+            }
+        }
     }
 }
 
@@ -190,7 +236,7 @@ fn a_boundary_carries_flows_and_gradients_alone() {
     let _alone = alone();
     let sent = threads(3, |group| {
         let dir = tempfile::tempdir().unwrap();
-        let config = of_shape((3, 1, 0), &config(1, 1));
+        let config = of_shape((3, 1, 1, 0), &config(1, 1));
         let mut engine = Engine::new(named("llama-gqa"), Rc::clone(group), config).unwrap();
         let mut loader = loader(&engine, "llama-gqa", dir.path());
         steps(&mut engine, &mut loader, 1);
@@ -214,12 +260,34 @@ fn a_boundary_carries_flows_and_gradients_alone() {
     }
 }
 
+/// Of each micro batch and block two sums go forward and two back over the ranks that share it, as a
+/// ring sends them, and nothing else.
+#[test]
+fn shared_layers_send_four_sums_a_block() {
+    let _alone = alone();
+    let sent = threads(2, |group| {
+        let dir = tempfile::tempdir().unwrap();
+        let config = of_shape((1, 1, 2, 0), &config(1, 1));
+        let mut engine = Engine::new(named("llama-gqa"), Rc::clone(group), config).unwrap();
+        let mut loader = loader(&engine, "llama-gqa", dir.path());
+        steps(&mut engine, &mut loader, 1);
+        let config = &engine.model().facts().config;
+        let sizes = ["hidden_size", "num_hidden_layers"].map(|key| config[key].as_u64().unwrap());
+        (engine.mesh().tp().traffic().total().bytes, sizes)
+    });
+    let (rows, tokens, size, micro_batches, ranks) = (2, 16, 4, 4, 2);
+    for (bytes, [width, blocks]) in sent {
+        let sum = rows * tokens * width * size * 2 * (ranks - 1) / ranks;
+        assert_eq!(bytes, 4 * sum * blocks * micro_batches);
+    }
+}
+
 /// The single calls and what a pipeline cannot have are refused with the numbers.
 #[test]
 fn what_a_pipeline_cannot_do_is_refused() {
     threads(2, |group| {
         let dir = tempfile::tempdir().unwrap();
-        let config = of_shape((2, 1, 0), &config(1, 1));
+        let config = of_shape((2, 1, 1, 0), &config(1, 1));
         let mut engine = Engine::new(named("gpt2"), Rc::clone(group), config.clone()).unwrap();
         let mut loader = loader(&engine, "gpt2", dir.path());
         let batch = loader.next_batch().unwrap().unwrap();
@@ -228,7 +296,8 @@ fn what_a_pipeline_cannot_do_is_refused() {
         assert_eq!(e.message(), "engine.forward is for one stage, and the pipeline has 2");
         let refused = |stages| {
             let pipeline = PipelineOptions { stages, partition_method: PartitionMethod::Uniform };
-            let config = EngineConfig { mesh: MeshConfig { pipeline }, ..config.clone() };
+            let config =
+                EngineConfig { mesh: MeshConfig { pipeline, ..config.mesh }, ..config.clone() };
             Engine::new(named("gpt2"), Rc::clone(group), config).err().unwrap().message().to_owned()
         };
         assert_eq!(refused(3), "the number of ranks, 2, is not a multiple of `pipeline.stages` 3");
@@ -261,7 +330,7 @@ fn checkpoint(group: &Rc<ProcessGroup>, shape: Shape, dir: &Path, saves: bool) -
 #[test]
 fn a_checkpoint_goes_from_any_mesh_to_any_other() {
     let _alone = alone();
-    let single = (1, 1, 0);
+    let single = (1, 1, 1, 0);
     let dir = tempfile::tempdir().unwrap();
     let whole = |group: &Rc<ProcessGroup>| {
         let config = of_shape(single, &config(1, 1));
@@ -271,15 +340,20 @@ fn a_checkpoint_goes_from_any_mesh_to_any_other() {
     };
     let expected = threads(1, whole).remove(0).split_off(2);
     let turns = [
-        ((2, 2, 3), (1, 1, 0)),
-        ((1, 2, 2), (4, 1, 0)),
-        ((4, 1, 0), (2, 2, 1)),
-        ((2, 1, 0), (1, 2, 3)),
+        ((2, 2, 1, 3), (1, 1, 1, 0)),
+        ((1, 2, 1, 2), (4, 1, 1, 0)),
+        ((4, 1, 1, 0), (2, 2, 1, 1)),
+        ((2, 1, 1, 0), (1, 2, 1, 3)),
+        ((1, 1, 1, 0), (1, 1, 2, 0)),
+        ((2, 1, 2, 0), (1, 2, 1, 1)),
+        ((1, 2, 2, 3), (2, 1, 2, 0)),
     ];
     for (saved, resumed) in turns {
         let dir = tempfile::tempdir().unwrap();
         let run = |shape: Shape, saves| {
-            threads(shape.0 * shape.1, |group| checkpoint(group, shape, dir.path(), saves))
+            threads(shape.0 * shape.1 * shape.2, |group| {
+                checkpoint(group, shape, dir.path(), saves)
+            })
         };
         run(saved, true);
         for curve in run(resumed, false) {
@@ -336,4 +410,42 @@ model.export_hf("export-{stages}");
         std::fs::read(dir.path().join(format!("export-{stages}/model.safetensors"))).unwrap()
     };
     assert!(weights(1) == weights(2), "the exports differ");
+}
+
+/// The same on ranks that share the layers: they sum in another order, and draw other masks, so that
+/// there is no dropout here.
+#[test]
+fn a_recipe_does_on_shared_layers_what_it_does_on_one_rank() {
+    let dir = tempfile::tempdir().unwrap();
+    let write = |autotp_size: usize| {
+        let file = format!("{autotp_size}.rhai");
+        let recipe = format!(
+            r#"let model = new_model("gpt2", #{{
+    n_layer: 3, n_embd: 32, n_head: 2, n_positions: 64, resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0,
+}});
+let words = tokenizer("dsr:gpt2");
+let rows = dataset("dsr:austen").tokenize(words).pack(32);
+let loader = rows.loader(#{{ micro_batch_size: 2 }});
+let engine = init_engine(model, #{{
+    micro_batch_size: 2,
+    optimizer: #{{ type: "AdamW", lr: 1e-3 }},
+    tensor_parallel: #{{ autotp_size: {autotp_size} }},
+}});
+for batch in loader {{
+    engine.backward(engine.forward(batch));
+    if engine.step() && engine.global_step == 3 {{ break; }}
+}}
+print(`eval ${{(engine.evaluate(rows.take(5)).loss * 1000.0).round()}}`);
+print(generate(model, words, "It is", #{{ max_new_tokens: 5, temperature: 0.0 }}));
+model.export_hf("export-{autotp_size}");
+print(load_model("export-{autotp_size}").num_params);
+"#
+        );
+        std::fs::write(dir.path().join(&file), recipe).unwrap();
+        file
+    };
+    let one = dsr(dir.path(), &["run", &write(1)]).env("OMP_NUM_THREADS", "1").output().unwrap();
+    let ranks = two_ranks(dir.path(), &["run", &write(2)]);
+    assert!(out(&one).starts_with("eval "), "{}", out(&one));
+    assert_eq!(out(&ranks[0]), out(&one));
 }

@@ -19,6 +19,17 @@ option_table! {
     }
 }
 
+option_table! {
+    /// Tensor parallelism: ranks share each layer, attention by heads and MLP by inner activations.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct TensorParallelOptions {
+        /// how many ranks share a layer; 1 is none. They must divide the heads, the heads of keys and
+        /// values, and the inner activations
+        #[option(default = 1, range = 1..=MOST_RANKS)]
+        pub autotp_size: usize,
+    }
+}
+
 option_words! {
     /// What consecutive stages have about equally much of.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,29 +74,44 @@ option_table! {
         /// made with `engine.train_batch`
         #[option(default = PipelineOptions::default())]
         pub pipeline: PipelineOptions,
+        /// tensor parallelism: ranks share each layer; embeddings, norms and the head are whole on all of
+        /// them
+        #[option(default = TensorParallelOptions::default())]
+        pub tensor_parallel: TensorParallelOptions,
     }
 }
 
 impl MeshConfig {
-    /// The mesh of so many ranks: those that are neither stages nor parts of a layer are replicas.
+    /// The mesh of so many ranks: those that are neither stages nor share layers are replicas.
     ///
     /// # Errors
-    /// [`Code::BadValue`] where the stages do not divide the ranks, with the numbers.
+    /// [`Code::BadValue`] where these do not divide the ranks, with the numbers.
     pub fn shape(self, ranks: usize) -> Result<MeshShape> {
-        let stages = self.pipeline.stages;
-        if ranks.is_multiple_of(stages) && ranks > 0 {
-            return Ok(MeshShape { pp: stages, dp: ranks / stages, tp: 1 });
+        let (pp, tp) = (self.pipeline.stages, self.tensor_parallel.autotp_size);
+        let each = self.ranks_of_a_replica();
+        if ranks.is_multiple_of(each) && ranks > 0 {
+            return Ok(MeshShape { pp, dp: ranks / each, tp });
         }
-        let message = format!(
-            "the number of ranks, {ranks}, is not a multiple of `pipeline.stages` {stages}"
-        );
-        let hint = format!("start a multiple of {stages} processes: dsr launch --nproc {stages}");
-        Err(Error::new(Code::BadValue, message).option("pipeline.stages").hint(hint))
+        let stages = format!("`pipeline.stages` {pp}");
+        let sharers = format!("`tensor_parallel.autotp_size` {tp}");
+        let (option, what) = match (pp, tp) {
+            (_, 1) => ("pipeline.stages", stages),
+            (1, _) => ("tensor_parallel.autotp_size", sharers),
+            _ => ("pipeline.stages", format!("{stages} x {sharers} = {each}")),
+        };
+        let message = format!("the number of ranks, {ranks}, is not a multiple of {what}");
+        let hint =
+            format!("start a multiple of {each} processes: dsr launch --nproc-per-node {each}");
+        Err(Error::new(Code::BadValue, message).option(option).hint(hint))
     }
 
     /// The replicas among so many ranks, at least one.
     pub(super) fn replicas(self, ranks: usize) -> usize {
-        (ranks / self.pipeline.stages).max(1)
+        (ranks / self.ranks_of_a_replica()).max(1)
+    }
+
+    fn ranks_of_a_replica(self) -> usize {
+        self.pipeline.stages * self.tensor_parallel.autotp_size
     }
 }
 
@@ -134,12 +160,23 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_stage_is_a_replica() {
-        let pipeline = |stages| MeshConfig {
+    fn what_is_no_stage_and_shares_no_layer_is_a_replica() {
+        let mesh = |stages, autotp_size| MeshConfig {
             pipeline: PipelineOptions { stages, ..PipelineOptions::default() },
+            tensor_parallel: TensorParallelOptions { autotp_size },
         };
-        assert_eq!(pipeline(2).shape(6).unwrap(), MeshShape { pp: 2, dp: 3, tp: 1 });
-        let e = pipeline(4).shape(6).unwrap_err();
-        assert_eq!(e.message(), "the number of ranks, 6, is not a multiple of `pipeline.stages` 4");
+        assert_eq!(mesh(2, 1).shape(6).unwrap(), MeshShape { pp: 2, dp: 3, tp: 1 });
+        assert_eq!(mesh(2, 2).shape(8).unwrap(), MeshShape { pp: 2, dp: 2, tp: 2 });
+        let message =
+            |stages, sharers| mesh(stages, sharers).shape(6).unwrap_err().message().to_owned();
+        assert_eq!(
+            message(4, 1),
+            "the number of ranks, 6, is not a multiple of `pipeline.stages` 4"
+        );
+        assert_eq!(
+            message(2, 2),
+            "the number of ranks, 6, is not a multiple of `pipeline.stages` 2 x \
+             `tensor_parallel.autotp_size` 2 = 4"
+        );
     }
 }

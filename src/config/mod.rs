@@ -15,7 +15,9 @@ mod zero;
 
 pub use batch::BatchSizes;
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
-pub use mesh::{MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions};
+pub use mesh::{
+    MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,
+};
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;

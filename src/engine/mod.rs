@@ -11,6 +11,7 @@ mod accumulation;
 mod evaluate;
 mod gradients;
 mod host_gradients;
+mod layer_ranks;
 mod layout;
 mod loss_scaler;
 mod master_weights;
@@ -44,7 +45,7 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation, gradients::Gradients, layout::layouts,
+    accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup, layout::layouts,
     master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
     pending::Pending, pipe::Pipe, placement::Placement, stop::StopSignal, timers::Timers,
     unit_states::UnitStates,
@@ -60,12 +61,15 @@ pub use self::{
 };
 use crate::{
     bridge::memory::{self as ledger, Ledger},
-    config::{EngineConfig, optimizer::check_momentum},
+    config::{
+        EngineConfig, MeshConfig,
+        optimizer::{Algorithm, check_momentum},
+    },
     data::Batch,
     dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     fs::Place,
-    model::{LossFunction, Model, Pipeline},
+    model::{LayerRanks, LossFunction, Model, Pipeline},
     optim::{GroupRates, Optimizer, OptimizerPlan, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
 };
@@ -142,17 +146,19 @@ impl Engine {
         check_numerics(config.numerics, model.device())?;
         let mesh_shape = config.mesh.shape(group.world_size())?;
         let placement = Placement::of(&model, config.mesh.pipeline)?;
-        check_pipeline(&config)?;
+        check_mesh(&model, &config)?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks())?;
         }
         let mesh = Rc::new(Mesh::new(&group, mesh_shape)?);
-        model.cut(placement.layers(mesh.place().pp))?;
+        let sharers = (mesh_shape.tp > 1)
+            .then(|| Rc::new(TensorGroup(Rc::clone(mesh.tp()))) as Rc<dyn LayerRanks>);
+        model.cut(placement.layers(mesh.place().pp), sharers)?;
         let (dp, world_size) = (mesh.dp(), mesh.dp().world_size());
         let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(dp));
         let all = layouts(model.all_units(), world_size);
         let plan = OptimizerPlan::new(&config.optimizer, &all, shard)?;
-        let state_names = plan.state_names();
+        let state_names = whole_names(&model, plan.state_names());
         let here: Vec<_> = (0..model.units().len()).map(|i| model.unit_number(i)).collect();
         let plan = plan.keeping(&here);
         let offload = Offload::new(&config, world_size, model.device())?;
@@ -169,7 +175,7 @@ impl Engine {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
                 states.add(&optimizer, i, master)
             })?;
-        if mesh_shape.pp > 1 {
+        if !mesh_shape.is_data_parallel() {
             model.set_pipeline(Rc::clone(&pipe) as Rc<dyn Pipeline>);
         }
         let of_ranks = (Rc::clone(dp), sharers);
@@ -345,11 +351,42 @@ impl Engine {
     }
 }
 
-/// Refuses what a stage alone cannot tell.
-fn check_pipeline(config: &EngineConfig) -> Result<()> {
-    if config.mesh.pipeline.stages > 1 && config.monitor.flops_profiler.is_some() {
-        let what = "the flops profiler measures a whole model, and a pipeline's rank has a stage";
-        return Err(Error::new(Code::BadValue, what).option("pipeline.stages"));
+/// The names with the shapes of whole parameters.
+fn whole_names(model: &Model, mut names: Vec<StateName>) -> Vec<StateName> {
+    for state in &mut names {
+        let unit = state.place.0;
+        let index = model.all_units()[unit].offsets().iter().position(|&at| at == state.offset);
+        if let Some(index) = index {
+            state.shape = model.whole_units()[unit].specs()[index].shape.clone();
+        }
+    }
+    names
+}
+
+/// Refuses what does not go with stages, or with ranks that share layers.
+fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
+    let MeshConfig { pipeline, tensor_parallel } = &config.mesh;
+    let (stages, ranks) = (pipeline.stages, tensor_parallel.autotp_size);
+    if stages == 1 && ranks == 1 {
+        return Ok(());
+    }
+    let option = if stages > 1 { "pipeline.stages" } else { "tensor_parallel.autotp_size" };
+    if config.monitor.flops_profiler.is_some() {
+        let what =
+            "the flops profiler measures a whole model, and each rank of this mesh has a part";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
+    if ranks == 1 {
+        return Ok(());
+    }
+    model.check_sharing(ranks)?;
+    let algorithm = &config.optimizer.algorithm;
+    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) {
+        let what = format!(
+            "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
+            algorithm.name()
+        );
+        return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
     }
     Ok(())
 }

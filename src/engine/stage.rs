@@ -27,9 +27,11 @@ impl Seeds {
         Self(mix(&[seed, global_step, micro_step, rank]))
     }
 
-    /// Seeds libtorch for layer `i` of the whole model.
-    fn plant(self, i: usize) {
-        manual_seed(mix(&[self.0, i as u64]));
+    /// Seeds libtorch for layer `i` of the whole model, and gives the seed.
+    fn plant(self, i: usize) -> u64 {
+        let seed = mix(&[self.0, i as u64]);
+        manual_seed(seed);
+        seed
     }
 }
 
@@ -109,11 +111,14 @@ impl Pass {
     ) -> Result<Flow> {
         let layer = &model.layers()[i];
         if layer.layer().draws() {
-            self.seeds.plant(layer.number);
+            let seed = self.seeds.plant(layer.number);
+            model.draw_from(Some(seed));
         }
         let mut context = Context { train: true, objective, recorder, ..Context::new(&self.masks) };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
-        let output = layer.layer().forward(&params, input, &mut context)?;
+        let output = layer.layer().forward(&params, input, &mut context);
+        model.draw_from(None);
+        let output = output?;
         if with_graph && !output.hidden.requires_grad() {
             return Err(has_no_graph(layer));
         }

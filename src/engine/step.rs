@@ -15,7 +15,7 @@ use crate::{
     bridge::{memory as ledger, trace::range},
     dist::{ReduceOp, ShardSpec},
     error::{Code, Error, Result},
-    model::FlatUnit,
+    model::{FlatUnit, Split},
     optim::{StepRates, UnitTensors, norm_count, norms, squared_norm},
     tensor::{Device, Kind, Tensor, guard, no_grad},
 };
@@ -66,6 +66,7 @@ impl Engine {
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
+        no_grad(|| self.sum_parts(&grads))?;
         self.timers.start(StepPhase::Step)?;
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
@@ -123,6 +124,9 @@ impl Engine {
     /// same norms in the same order as one stage has them.
     fn square(&self, own: &[Tensor]) -> Result<Tensor> {
         let (device, shape) = (self.mesh.world().device(), self.mesh.shape());
+        if shape.tp > 1 {
+            return self.square_of_parts(own);
+        }
         if shape.pp == 1 {
             return squared_norm(own, device);
         }
@@ -147,6 +151,59 @@ impl Engine {
             true => Ok(all.f_dot(&all)?),
             false => Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?),
         }
+    }
+
+    /// The square of what this rank counts, where ranks share layers: its parts, and of what all of
+    /// them have whole the first rank's.
+    fn square_of_parts(&self, own: &[Tensor]) -> Result<Tensor> {
+        let mut counted = Vec::new();
+        for (i, grad) in own.iter().enumerate() {
+            let number = self.model.unit_number(i);
+            if self.placement.owner(number) != self.mesh.place().pp {
+                continue;
+            }
+            for (index, part) in self.parts_of(i, grad, ShardSpec::of(self.mesh.dp()))? {
+                let is_part = matches!(self.model.split(number, index), Some(Split::Even { .. }));
+                if is_part || self.mesh.place().tp == 0 {
+                    counted.push(part);
+                }
+            }
+        }
+        squared_norm(&counted, self.mesh.world().device())
+    }
+
+    /// The parameters of unit `i` that lie in `flat`, a slice of the unit as `shard` says, each with
+    /// its number in the unit.
+    fn parts_of(&self, i: usize, flat: &Tensor, shard: ShardSpec) -> Result<Vec<(usize, Tensor)>> {
+        let unit = &self.model.units()[i];
+        let mut parts = Vec::new();
+        for (index, (spec, &offset)) in unit.specs().iter().zip(unit.offsets()).enumerate() {
+            let found = shard.overlap(unit.padded_numel(), offset, offset + spec.numel());
+            if let Some((from, to, at)) = found {
+                parts.push((index, flat.f_narrow(0, at, to - from)?));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Sums the gradients of which each of the ranks that share layers has made a part.
+    fn sum_parts(&self, grads: &[Tensor]) -> Result<()> {
+        let tp = self.mesh.tp();
+        if tp.world_size() == 1 {
+            return Ok(());
+        }
+        let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
+        for (i, grad) in grads.iter().enumerate() {
+            let number = self.model.unit_number(i);
+            for (index, part) in self.parts_of(i, grad, shard)? {
+                if self.model.split(number, index) == Some(&Split::Summed) {
+                    let sum = part.f_to_device(tp.device())?;
+                    tp.all_reduce(&sum, ReduceOp::Sum)?;
+                    part.shallow_clone().f_copy_(&sum)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Updates the units, where the totals allow it. Gradients that are not to be kept are freed on

@@ -96,7 +96,7 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            return initializer.fill(&self.units()[i], i);
+            return initializer.fill(&self.units()[i], i, self.unit_part(i).as_ref());
         }
         let store = self.store.borrow().clone();
         store.map_or(Ok(()), |store| store.gather(self.units(), i, &[]))
@@ -137,6 +137,7 @@ impl Gathered<'_> {
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
         let layer = &self.model.layers()[i];
         Params::new(self.model.units(), layer.own, &layer.borrowed, sink)
+            .shared_by(self.model.tensor_parallel())
     }
 }
 

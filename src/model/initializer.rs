@@ -3,9 +3,9 @@
 //! A unit gets them when it is needed, so that a rank that keeps slices alone never has the whole
 //! model (`zero.Init` and `from_pretrained` under ZeRO-3, in DeepSpeed and transformers).
 
-use super::{FlatUnit, Init, files::StoredWeights};
+use super::{FlatUnit, Init, files::StoredWeights, part::UnitPart};
 use crate::{
-    error::Result,
+    error::{Code, Result},
     tensor::{Device, Kind, Tensor, guard, manual_seed, mix, no_grad},
 };
 
@@ -23,7 +23,12 @@ pub(super) enum Initializer {
 impl Initializer {
     /// Takes memory for unit `i` and gives it its first values, which are the same in whatever order
     /// the units come. A unit that is here stays as it is.
-    pub(super) fn fill(&self, unit: &FlatUnit, i: usize) -> Result<()> {
+    pub(super) fn fill(
+        &self,
+        unit: &FlatUnit,
+        i: usize,
+        part: Option<&UnitPart<'_>>,
+    ) -> Result<()> {
         if unit.is_here() {
             return Ok(());
         }
@@ -31,10 +36,11 @@ impl Initializer {
             no_grad(|| {
                 // The padding too.
                 let _ = unit.allocate()?.f_zero_()?;
-                match self {
-                    Self::Seed(seed) => draw(unit, *seed),
-                    Self::Files(weights) => weights.fill(unit),
-                    Self::Values(values) => {
+                match (self, part) {
+                    (Self::Seed(seed), None) => draw(unit, *seed),
+                    (Self::Files(weights), None) => weights.fill(unit),
+                    (_, Some(part)) => self.fill_part(unit, part),
+                    (Self::Values(values), None) => {
                         for (param, value) in unit.params().iter().zip(&values[i]) {
                             param.f_data()?.f_copy_(value)?;
                         }
@@ -47,6 +53,24 @@ impl Initializer {
             unit.release()?;
         }
         filled
+    }
+}
+
+impl Initializer {
+    /// Gives a rank its part of each parameter, which is whole for a moment.
+    fn fill_part(&self, unit: &FlatUnit, part: &UnitPart<'_>) -> Result<()> {
+        for ((spec, param), split) in part.specs.iter().zip(unit.params()).zip(part.splits) {
+            let whole = FlatUnit::absent(vec![spec.clone()], Device::Cpu)?;
+            let _ = whole.allocate()?.f_zero_()?;
+            match self {
+                Self::Seed(seed) => draw(&whole, *seed)?,
+                Self::Files(weights) => weights.fill(&whole)?,
+                Self::Values(_) => bail!(Code::Internal, "a recipe's own layers are not shared"),
+            }
+            let own = split.take(&whole.params()[0], part.rank, part.ranks)?;
+            param.f_data()?.f_copy_(&own)?;
+        }
+        Ok(())
     }
 }
 
@@ -113,9 +137,9 @@ mod tests {
     #[test]
     fn what_is_here_stays_as_it_is() {
         let unit = unit(["a", "b"]);
-        Initializer::Seed(7).fill(&unit, 0).unwrap();
+        Initializer::Seed(7).fill(&unit, 0, None).unwrap();
         let _ = unit.flat().unwrap().shallow_clone().fill_(3.0);
-        Initializer::Seed(8).fill(&unit, 0).unwrap();
+        Initializer::Seed(8).fill(&unit, 0, None).unwrap();
         assert!(numbers(&unit).iter().all(|&x| x == 3.0));
     }
 }

@@ -9,8 +9,9 @@ use super::{
     cost::{LayerCost, Workload},
     loss::Objective,
     masks::Masks,
-    params::Params,
+    params::{ParamId, Params},
     profile::Recorder,
+    split::Split,
 };
 use crate::{error::Result, tensor::Tensor};
 
@@ -110,6 +111,17 @@ pub trait Layer {
     /// Whether the layer is where a decoder begins, behind the last layer of an encoder.
     fn begins_decoder(&self) -> bool {
         false
+    }
+
+    /// How the ranks that share the layer divide its parameters: those that are not named they have
+    /// whole.
+    fn splits(&self) -> Vec<(ParamId, Split)> {
+        Vec::new()
+    }
+
+    /// The numbers that as many ranks as share the layer must divide, each with its name.
+    fn divisible(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
     }
 
     /// Whether the backward pass reads the parameters.

@@ -23,7 +23,9 @@ mod params;
 mod part;
 mod pipeline;
 mod profile;
+mod split;
 mod store;
+mod tensor_parallel;
 mod unit;
 mod unit_gradient;
 
@@ -42,7 +44,9 @@ pub use masks::Masks;
 pub use params::Params;
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
+pub use split::{Run, Split};
 pub use store::{Direction, ParameterStore};
+pub use tensor_parallel::{LayerRanks, TensorParallel};
 pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 

@@ -5,14 +5,25 @@
 //! parameters. When the layer runs, [`Params`] has the tensors behind the ids.
 
 use super::{
+    tensor_parallel::TensorParallel,
     unit::{FlatUnit, Init, ParamPlace, ParamSpec},
     unit_gradient::{ParamSink, Sink},
 };
-use crate::tensor::Tensor;
+use crate::{error::Result, tensor::Tensor};
 
 /// A parameter among those of its layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ParamId(Source);
+
+impl ParamId {
+    /// Its number among the layer's own parameters, if it is one.
+    pub(super) fn own(self) -> Option<usize> {
+        match self.0 {
+            Source::Own(index) => Some(index),
+            Source::Borrowed(_) => None,
+        }
+    }
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Source {
@@ -80,6 +91,7 @@ pub struct Params<'a> {
     own: Option<usize>,
     borrowed: &'a [ParamPlace],
     sink: Option<&'a Sink>,
+    tp: Option<&'a TensorParallel>,
 }
 
 impl<'a> Params<'a> {
@@ -91,18 +103,46 @@ impl<'a> Params<'a> {
         borrowed: &'a [ParamPlace],
         sink: Option<&'a Sink>,
     ) -> Self {
-        Self { units, own, borrowed, sink }
+        Self { units, own, borrowed, sink, tp: None }
+    }
+
+    /// The same, where ranks share the layer.
+    pub(super) fn shared_by(self, tp: Option<&'a TensorParallel>) -> Self {
+        Self { tp, ..self }
+    }
+
+    /// This rank's number among those that share the layer, and how many they are.
+    pub(super) fn place(&self) -> (i64, i64) {
+        self.tp.map_or((0, 1), |tp| (tp.rank(), tp.size()))
+    }
+
+    /// Enters a region of the layer that the ranks divide, with what all of them have.
+    pub(super) fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        self.tp.map_or_else(|| Ok(x.shallow_clone()), |tp| tp.enter(x))
+    }
+
+    /// Leaves a region with the sum over the ranks.
+    pub(super) fn leave(&self, y: Tensor) -> Result<Tensor> {
+        match self.tp {
+            Some(tp) => tp.leave(&y),
+            None => Ok(y),
+        }
+    }
+
+    /// Whether ranks share the layer.
+    pub(super) fn is_shared(&self) -> bool {
+        self.tp.is_some()
     }
 
     /// The tensor of a parameter.
     pub fn tensor(&self, id: ParamId) -> &'a Tensor {
-        let ParamPlace { unit, index } = self.place(id);
+        let ParamPlace { unit, index } = self.place_of(id);
         &self.units[unit].params()[index]
     }
 
     /// Where operations add the parameter's gradient; `None` where autograd makes it.
     pub fn sink(&self, id: ParamId) -> Option<ParamSink> {
-        self.sink.map(|sink| sink.of(self.place(id)))
+        self.sink.map(|sink| sink.of(self.place_of(id)))
     }
 
     /// All tensors of the layer's own unit.
@@ -110,7 +150,7 @@ impl<'a> Params<'a> {
         self.own.map_or(&[], |unit| self.units[unit].params())
     }
 
-    fn place(&self, ParamId(source): ParamId) -> ParamPlace {
+    fn place_of(&self, ParamId(source): ParamId) -> ParamPlace {
         match source {
             // A layer that added a parameter has a unit.
             Source::Own(index) => ParamPlace { unit: self.own.unwrap_or_default(), index },

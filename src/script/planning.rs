@@ -72,12 +72,10 @@ impl Planning {
         config: EngineConfig,
         whole_logits: bool,
     ) -> Result<Box<EvalAltResult>> {
-        config.mesh.shape(self.world_size)?;
-        let stages = config.mesh.pipeline.stages;
-        if stages > 1 {
-            let what =
-                format!("a plan is of ranks with all layers, and the pipeline has {stages} stages");
-            return Err(Error::new(Code::BadValue, what).option("pipeline.stages"));
+        let shape = config.mesh.shape(self.world_size)?;
+        if !shape.is_data_parallel() {
+            let what = format!("a plan is of ranks that have all layers, and the mesh is {shape}");
+            return Err(Error::new(Code::BadValue, what));
         }
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {

@@ -110,6 +110,7 @@ mod tests {
         "activation_checkpointing",
         "zero",
         "pipeline",
+        "tensor_parallel",
         "steps_per_print",
         "wall_clock_breakdown",
         "flops_profiler",

@@ -77,7 +77,7 @@ impl Model {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         // Units of other stages have not changed their format here.
         let kind = self.units().first().map_or(Kind::Float, FlatUnit::kind);
-        for (i, unit) in self.all_units().iter().enumerate() {
+        for (i, unit) in self.whole_units().iter().enumerate() {
             for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
                 entries.push(TensorEntry { name, kind, shape });
                 places.push((i, j, &shape[..]));
@@ -98,10 +98,10 @@ impl Model {
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
-            let param = &self.units()[i].params()[j];
+            let param = self.joined(number, j, &self.units()[i].params()[j].detach())?;
             match &pipeline {
-                Some(pipeline) => pipeline.bring(number, Some(param), (shape, kind)),
-                None => Ok(param.shallow_clone()),
+                Some(pipeline) => pipeline.bring(number, Some(&param), (shape, kind)),
+                None => Ok(param),
             }
         };
         (entries, fetch)
