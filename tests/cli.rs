@@ -84,12 +84,12 @@ fn a_recipe_with_a_shebang_is_a_program() {
 fn a_syntax_error_shows_its_line() {
     let (text, status) = error_of("let x = 1\nlet y = 2;\n");
     let expected = "\
-error[E100]: expecting ';' to terminate this statement
-   ,-[ r.rhai:2:1 ]
+error[E100]: this statement has no `;` at its end
+   ,-[ r.rhai:1:9 ]
    |
- 2 | let y = 2;
-   | ^|^
-   |  `--- here
+ 1 | let x = 1
+   |         |
+   |         `-- write ; behind it
 ";
     assert_eq!(text, expected);
     assert_eq!(status, 2);
@@ -280,7 +280,7 @@ fn data_is_looked_for_in_the_working_directory() {
     std::fs::create_dir(folder.path("recipes")).unwrap();
     let recipe = "param(\"data\", \"\");\nprint(dataset(P::data)[0].text);";
     std::fs::write(folder.path("recipes/r.rhai"), recipe).unwrap();
-    std::fs::write(folder.path("a.txt"), "one\ntwo\n").unwrap();
+    std::fs::write(folder.path("a.txt"), "one").unwrap();
     let run = folder.dsr(&["run", "recipes/r.rhai", "-p", "data=*.txt"]);
     assert_eq!((run.out().as_str(), run.err().as_str()), ("one\n", ""));
     let run = folder.dsr(&["run", "recipes/r.rhai", "-p", "data=b.txt"]);
@@ -292,7 +292,7 @@ fn data_is_looked_for_in_the_working_directory() {
 fn each_rank_takes_its_own_batches() {
     let folder = Folder::new(
         "let tok = tokenizer(\"dsr:gpt2\");
-         let ds = dataset(\"a.txt\").tokenize(tok);
+         let ds = dataset(\"a.txt\", #{ sample_by: \"line\" }).tokenize(tok);
          for batch in ds.loader(#{ micro_batch_size: 1 }) { print(batch.first_row); }",
     );
     std::fs::write(folder.path("a.txt"), "a\nb\nc\nd\n").unwrap();
@@ -314,7 +314,7 @@ fn each_rank_takes_its_own_batches() {
 fn a_download_is_told_in_lines_where_there_is_no_terminal() {
     let server = HubServer::start();
     server.put("datasets/O/data", HubRepo::new([("train.txt", b"one\ntwo\n".as_slice())]));
-    let folder = Folder::new("print(dataset(\"O/data\").count());");
+    let folder = Folder::new("print(dataset(\"O/data\", #{ sample_by: \"line\" }).count());");
     let output = command()
         .args(["run", "r.rhai", "--allow-net=127.0.0.1"])
         .current_dir(folder.0.path())

@@ -15,7 +15,7 @@ use arrow::{
 use dsr::{
     data::{
         Batch, DataSource, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row,
-        SourceName, TokenizeOptions, Tokenizer,
+        SampleBy, SourceName, TokenizeOptions, Tokenizer,
     },
     error::{Code, Error, Result},
 };
@@ -24,11 +24,13 @@ use serde_json::json;
 use tempfile::TempDir;
 
 mod damaged_files;
+mod files;
 mod loading;
 mod operations;
 mod sentencepiece;
 mod sources;
 mod tokenizers;
+mod values;
 
 fn dir(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
@@ -41,7 +43,11 @@ fn dir(files: &[(&str, &str)]) -> TempDir {
 }
 
 fn options(split: Option<&str>) -> OpenOptions {
-    OpenOptions { split: split.map(str::to_owned), ..OpenOptions::default() }
+    OpenOptions {
+        split: split.map(str::to_owned),
+        sample_by: SampleBy::Line,
+        ..OpenOptions::default()
+    }
 }
 
 /// What `spec` names where `dir` is the working directory.

@@ -407,7 +407,7 @@ fn the_hub_gives_datasets_and_tokenizers_and_their_downloads_are_shown() {
         print(dataset("Owner/words", #{ split: "test", revision: "main" })[0].text);
         print(tokenizer("Owner/model").encode("Hello"));
         print(tokenizer("Owner/model", #{ revision: "main" }).eos_id);
-        print(dataset("rows.txt").count());
+        print(dataset("rows.txt", #{ sample_by: "line" }).count());
         dataset("Owner/other");"#,
     );
     recipe.file("rows.txt", &"row\n".repeat(10));

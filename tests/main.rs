@@ -20,6 +20,7 @@ mod examples;
 mod families;
 mod fuzz_corpus;
 mod generation;
+mod habits;
 mod hub;
 mod install;
 mod launch;

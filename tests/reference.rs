@@ -75,6 +75,11 @@ fn workplace() -> (Recipe, HubServer) {
     let config = r#"{ "gradient_clipping": 0.5, "optimizer": { "type": "AdamW" } }"#;
     place.file("ds_config.json", config);
     place.file("vocab.json", r#"{ "a": 0, "b": 1, "ab": 2, "<|endoftext|>": 3 }"#);
+    place.file("novel.txt", "One paragraph.\n\nAnother one.\n");
+    place.file(
+        "rows.jsonl",
+        "{ \"id\": 1, \"url\": \"u\", \"m\": { \"x\": 1 }, \"text\": \"t\" }\n",
+    );
     place.file("merges.txt", "#version: 0.2\na b\n");
     let hub = small_hub::with_model("openai-community/gpt2");
     (place, hub)

@@ -33,7 +33,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tensor", "error panics fs units config bridge"),
     ("dist", "error config bridge tensor"),
     ("hub", "error hash names fs units config"),
-    ("data", "error panics fs units config tensor hub"),
+    ("data", "error panics hash fs units config tensor hub"),
     ("model", "error fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
     ("generation", "error fs config tensor data model"),

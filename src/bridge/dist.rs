@@ -6,7 +6,7 @@
 
 use std::{
     ffi::{CString, c_char, c_int, c_void},
-    net::{TcpListener, ToSocketAddrs},
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
     os::fd::IntoRawFd,
     ptr, slice,
     time::Duration,
@@ -143,10 +143,15 @@ impl Store {
         prefix: &str,
         timeout: Duration,
     ) -> Result<(Self, u16)> {
-        let here = (host, port).to_socket_addrs().ok().and_then(|mut found| found.next());
-        let Some(here) = here.filter(|address| address.ip().is_loopback()) else {
-            return Self::open((host, port), None, true, prefix, timeout);
+        let found: Vec<_> = (host, port).to_socket_addrs().into_iter().flatten().collect();
+        let is_own = |address: &&SocketAddr| TcpListener::bind((address.ip(), 0)).is_ok();
+        // The store would wait for itself at an address that is another machine's.
+        let Some(here) = found.iter().find(is_own) else {
+            bail!(Code::Dist, "{host} is not an address of this machine");
         };
+        if !here.ip().is_loopback() {
+            return Self::open((&here.ip().to_string(), port), None, true, prefix, timeout);
+        }
         let failed = |e| Error::new(Code::Torch, format!("{e}"));
         let listener = TcpListener::bind(here).map_err(failed)?;
         let port = listener.local_addr().map_err(failed)?.port();

@@ -15,6 +15,7 @@ use super::{
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
     score::ScoreArgs,
+    trust::TrustArgs,
 };
 use crate::{run::Start, tensor::DeviceChoice, units::Bytes};
 
@@ -75,6 +76,9 @@ pub(super) enum Command {
 
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
+
+    /// Trust directories of your own recipes with what these ask for, or list them.
+    Trust(TrustArgs),
 
     /// Print a completion script for a shell.
     Completions {
@@ -266,7 +270,7 @@ pub(super) struct BundleArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// The lock to include [default: dsr.lock beside the recipe, where there is one].
+    /// The lock to include [default: NAME.lock beside the recipe, where there is one].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 
@@ -286,7 +290,7 @@ pub(super) struct LockCommandArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// The lock [default: dsr.lock beside the recipe].
+    /// The lock [default: NAME.lock beside the recipe].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 

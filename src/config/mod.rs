@@ -11,6 +11,7 @@ pub mod options;
 mod precision;
 pub mod schedule;
 pub mod suggest;
+pub mod words;
 mod zero;
 
 pub use batch::BatchSizes;

@@ -13,8 +13,8 @@ use arrow::array::RecordBatch;
 use super::{
     batch_rows::BatchRows,
     batch_stats::{BatchStats, HostRows},
-    rows::{Row, to_rows},
     tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
+    values::{Row, to_rows},
 };
 use crate::error::{Code, Error, Result};
 
@@ -85,7 +85,7 @@ impl Batch {
     /// The rows that the batch was made of, for looking at a bad one. Rows that only fill up the
     /// last batch of a rank are not among them.
     pub fn rows(&self) -> Result<Vec<Row>> {
-        to_rows(&self.rows)
+        to_rows(&self.rows, self.first_row)
     }
 
     /// The same rows as they came, to be written to a file.
@@ -217,6 +217,26 @@ pub(super) fn assemble(
     Ok(Batch { epoch, first_row, load_time: Duration::ZERO, contents, rows })
 }
 
+/// Refuses a mask that is more than a mask, such as the numbers of joined documents.
+pub(super) fn check_mask(mask: &[i64], row: u64) -> Result<()> {
+    let Some(other) = mask.iter().find(|&&value| value != 0 && value != 1) else { return Ok(()) };
+    let message = format!("row {row}: attention_mask holds {other}; expected 0 and 1 alone");
+    Err(Error::new(Code::Data, message).hint(
+        "numbers of joined documents are not supported: make them 1, or leave the column out",
+    ))
+}
+
+/// Refuses a negative label that is not the one without a target.
+pub(super) fn check_labels(labels: &[i64], row: u64) -> Result<()> {
+    let Some(label) = labels.iter().find(|&&id| id < 0 && id != IGNORE_INDEX) else {
+        return Ok(());
+    };
+    let message =
+        format!("row {row}: {label} is no label: a label is a token id, or {IGNORE_INDEX}");
+    Err(Error::new(Code::TokenId, message)
+        .hint(format!("write {IGNORE_INDEX} where there is no target")))
+}
+
 /// The rows of a batch before they are tensors.
 #[derive(Default)]
 struct Table {
@@ -243,6 +263,7 @@ impl Table {
                 Some(mask) => same_length(mask.row(row), ids, ATTENTION_MASK, number)?.to_vec(),
                 None => vec![1; ids.len()],
             };
+            check_mask(&mask, number)?;
             if !mask.contains(&1) {
                 let message = format!("row {number} has no tokens");
                 return Err(Error::new(Code::Data, message).hint(
@@ -251,6 +272,7 @@ impl Table {
             }
             self.has_labels |= labels.is_some();
             let labels = labels.as_ref().map_or(ids, |labels| labels.row(row));
+            check_labels(labels, number)?;
             let target =
                 |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
             self.labels.push(match labels.len() == ids.len() {

@@ -53,6 +53,17 @@ pub struct LoaderState {
     pub row: u64,
 }
 
+/// A place in a checkpoint, with what tells its data from others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedPlace {
+    /// The place.
+    #[serde(flatten)]
+    pub state: LoaderState,
+    /// The fingerprint of the data and of what is done to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+}
+
 /// Makes one batch after another.
 pub(super) struct Batcher {
     rows: Arc<dyn Stage>,

@@ -7,9 +7,12 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use super::{
     batcher::LoaderOptions,
+    columns::Columns,
+    concat::Concat,
     loader::Loader,
+    order::{Ordered, Rule},
     pack::Pack,
-    rows::{Filter, Map, Row, RowMap, RowPredicate, Rows, to_rows},
+    rows::{Filter, Map, RowMap, RowPredicate, Rows},
     shuffle::Shuffle,
     source::{self, OpenOptions},
     source_name::DataSource,
@@ -17,9 +20,10 @@ use super::{
     stage::{Batches, Stage},
     tokenize::{Tokenize, TokenizeOptions},
     tokenizer::Tokenizer,
+    values::{Row, to_rows},
     window::Window,
 };
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 
 /// A table of rows, described by where it comes from and what is done to it.
 ///
@@ -40,6 +44,11 @@ impl Dataset {
     /// Opens a dataset by path, glob, `dsr:NAME` or hub id `Owner/name[:config]`.
     pub fn open(source: impl Into<DataSource>, options: &OpenOptions) -> Result<Self> {
         Ok(Self::from_stage(source::open(&source.into(), options)?))
+    }
+
+    /// The names of the splits of a dataset, in order.
+    pub fn splits(source: impl Into<DataSource>, options: &OpenOptions) -> Result<Vec<String>> {
+        source::splits(&source.into(), options)
     }
 
     pub(super) fn from_stage(stage: impl Stage + 'static) -> Self {
@@ -103,6 +112,59 @@ impl Dataset {
         Ok(Self::from_stage(Spool::new(self.stage.clone())))
     }
 
+    /// The columns `names`, in this order.
+    pub fn select(&self, names: &[String]) -> Result<Self> {
+        Ok(Self::from_stage(Columns::select(self.stage.clone(), names)?))
+    }
+
+    /// All columns but `names`.
+    pub fn remove(&self, names: &[String]) -> Result<Self> {
+        Ok(Self::from_stage(Columns::remove(self.stage.clone(), names)?))
+    }
+
+    /// All columns, some under another name: pairs of the old and the new one.
+    pub fn rename(&self, names: &[(String, String)]) -> Result<Self> {
+        Ok(Self::from_stage(Columns::rename(self.stage.clone(), names)?))
+    }
+
+    /// The fields of nested columns as columns of their own, `outer.inner`.
+    pub fn flatten(&self) -> Result<Self> {
+        Ok(Self::from_stage(Columns::flatten(self.stage.clone())?))
+    }
+
+    /// The rows of this dataset, and then those of another with the same columns.
+    pub fn concat(&self, other: &Self) -> Result<Self> {
+        Ok(Self::from_stage(Concat::new(vec![self.stage.clone(), other.stage.clone()])?))
+    }
+
+    /// The rows by the values of a column; equal ones keep their order, and nulls come last. The rows
+    /// are copied once to a temporary file.
+    pub fn sort(&self, column: &str, descending: bool) -> Result<Self> {
+        let rule = Rule::Sorted { descending };
+        Ok(Self::from_stage(Ordered::new(self.stage.clone(), column, rule)?))
+    }
+
+    /// The first row of each value of a column.
+    pub fn unique(&self, column: &str) -> Result<Self> {
+        Ok(Self::from_stage(Ordered::new(self.stage.clone(), column, Rule::Unique)?))
+    }
+
+    /// The rows in two parts, of which the second has `test_size` rows; shuffled before where there is
+    /// a seed.
+    pub fn split_at_end(&self, test_size: u64, seed: Option<u64>) -> Result<(Self, Self)> {
+        let rows = self.count()?;
+        if test_size == 0 || test_size >= rows {
+            let message =
+                format!("a part of {test_size} of {rows} rows leaves one of the parts empty");
+            return Err(Error::new(Code::BadValue, message).option("test_size"));
+        }
+        let all = match seed {
+            Some(seed) => Self::from_stage(Shuffle::fixed(self.stage.clone(), seed)),
+            None => self.clone(),
+        };
+        Ok((all.take(rows - test_size)?, all.skip(rows - test_size)?))
+    }
+
     /// The first `n` rows.
     pub fn take(&self, n: u64) -> Result<Self> {
         Ok(Self::from_stage(Window::take(self.stage.clone(), n)))
@@ -126,7 +188,7 @@ impl Dataset {
     /// Row `index` of the first epoch.
     pub fn row(&self, index: u64) -> Result<Row> {
         if let Some(batch) = skip_empty(self.stage.read(0, index)?).next().transpose()?
-            && let Some(row) = to_rows(&batch.slice(0, 1))?.pop()
+            && let Some(row) = to_rows(&batch.slice(0, 1), index)?.pop()
         {
             return Ok(row);
         }

@@ -9,16 +9,22 @@
 //! of this is seen but the time. Where a function of the recipe stands in the plan, which belongs to
 //! the recipe's thread, each batch is made when it is asked for.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Instant,
+};
 
 use super::{
     batch::Batch,
-    batcher::{Batcher, LoaderOptions, LoaderState},
+    batcher::{Batcher, LoaderOptions, LoaderState, SavedPlace},
     prefetch::Prefetcher,
     stage::Stage,
     tokens::require_tokens,
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    hash::sha256,
+};
 
 /// Micro batches of one rank, in order; an iterator that knows its place.
 pub struct Loader {
@@ -26,6 +32,8 @@ pub struct Loader {
     options: LoaderOptions,
     state: LoaderState,
     maker: Option<BatchSource>,
+    /// The fingerprint of the data, once it was asked for.
+    data: OnceLock<String>,
 }
 
 /// The source of the batches; made at the first batch, and again after a restore or an error.
@@ -53,7 +61,13 @@ impl Loader {
             bail!(Code::BadValue, "rank {rank} does not exist among {world_size} processes");
         }
         require_tokens(&rows.schema(), "loader(...)")?;
-        Ok(Self { rows, options, state: LoaderState::default(), maker: None })
+        Ok(Self {
+            rows,
+            options,
+            state: LoaderState::default(),
+            maker: None,
+            data: OnceLock::new(),
+        })
     }
 
     /// The next batch, or `None` after the last epoch.
@@ -122,14 +136,8 @@ impl Loader {
 
     /// Goes to a place that [`Loader::state`] gave, perhaps with another number of ranks.
     pub fn restore(&mut self, state: LoaderState) -> Result<()> {
-        if let Some(rows) = self.rows.num_rows()?
-            && state.row > rows
-        {
-            return Err(Error::new(
-                Code::Data,
-                format!("cannot go on at row {}: the dataset has {rows} rows", state.row),
-            )
-            .hint("the data is not the one that the checkpoint was made with"));
+        if let Some(rows) = self.rows.num_rows()? {
+            self.check_row(state.row, rows)?;
         }
         self.state = state;
         self.maker = None;
@@ -142,6 +150,55 @@ impl Loader {
             (self.options.rank, self.options.world_size) = (rank, world_size);
             self.maker = None;
         }
+    }
+
+    /// The place of the next batch, as a checkpoint keeps it.
+    pub fn saved_place(&self) -> Result<SavedPlace> {
+        Ok(SavedPlace { state: self.state, data: Some(self.fingerprint()?) })
+    }
+
+    /// Goes to the place of a checkpoint. Returns what is to be said where the data is not that of the
+    /// checkpoint.
+    ///
+    /// # Errors
+    /// The data has fewer rows than were read.
+    pub fn restore_saved(&mut self, place: &SavedPlace) -> Result<Option<String>> {
+        let is_same = match &place.data {
+            Some(data) => *data == self.fingerprint()?,
+            None => true,
+        };
+        if !is_same {
+            self.check_row(place.state.row, self.rows.count()?)?;
+        }
+        self.restore(place.state)?;
+        Ok((!is_same).then(|| {
+            format!(
+                "warning: the data is not that of the checkpoint, or is made into rows in another \
+                 way: of epoch {} some rows may come twice and others never",
+                place.state.epoch
+            )
+        }))
+    }
+
+    /// What tells the data, and what is done to it, from others.
+    fn fingerprint(&self) -> Result<String> {
+        if let Some(data) = self.data.get() {
+            return Ok(data.clone());
+        }
+        let described = self.rows.describe();
+        // Where the files lie is no matter.
+        let done = described.split_once(" -> ").map_or("", |(_, done)| done);
+        let data = sha256(format!("{} -> {done}", self.rows.origin()?).as_bytes());
+        Ok(self.data.get_or_init(|| data).clone())
+    }
+
+    fn check_row(&self, row: u64, rows: u64) -> Result<()> {
+        if row <= rows {
+            return Ok(());
+        }
+        let message = format!("cannot go on at row {row}: the dataset has {rows} rows");
+        Err(Error::new(Code::Data, message)
+            .hint("the data is not the one that the checkpoint was made with"))
     }
 
     /// The options the loader was made with.

@@ -8,12 +8,15 @@
 //!
 //! | file | concept |
 //! |---|---|
-//! | `source/` | Parquet, Arrow IPC, JSON Lines and text files; which files belong to which split |
+//! | `source/` | Parquet, Arrow IPC, JSON, CSV and text files; which files belong to which split |
 //! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
 //! | `dataset.rs`, `stage.rs` | [`Dataset`], the chain of stages |
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
-//! | `rows.rs` | rows as JSON objects: `filter` and `map` |
+//! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
+//! | `columns.rs`, `concat.rs` | other columns of the same rows; the rows of several datasets |
+//! | `tokenizer_training.rs` | a tokenizer learned from a dataset |
+//! | `order.rs` | `sort` and `unique` |
 //! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
 //! | `batch.rs`, `batch_stats.rs` | one of them as tensors, and what is known of it |
 //! | `batch_rows.rs` | the rows of a batch that training failed on |
@@ -25,9 +28,13 @@ mod batch;
 mod batch_rows;
 mod batch_stats;
 mod batcher;
+mod columns;
+mod concat;
 mod dataset;
 mod embedded;
+mod hub_names;
 mod loader;
+mod order;
 mod pack;
 mod prefetch;
 mod rows;
@@ -40,7 +47,10 @@ mod stage;
 mod tokenize;
 mod tokenizer;
 mod tokenizer_check;
+mod tokenizer_pieces;
+mod tokenizer_training;
 mod tokens;
+mod values;
 mod wanted;
 mod window;
 
@@ -49,14 +59,17 @@ pub(crate) use batch::tests::batch_of;
 pub use batch::{Batch, TargetTensors};
 pub use batch_rows::{BatchRows, write_rows};
 pub use batch_stats::BatchStats;
-pub use batcher::{LoaderOptions, LoaderState};
+pub use batcher::{LoaderOptions, LoaderState, SavedPlace};
 pub use dataset::Dataset;
+pub use hub_names::{hub_hint, no_path_hint};
 pub use loader::Loader;
-pub use rows::{Row, RowMap, RowPredicate, Rows};
-pub use source::{DatasetFiles, OpenOptions, matches};
+pub use rows::{RowMap, RowPredicate, Rows};
+pub use source::{DatasetFiles, OpenOptions, SampleBy, matches};
 pub use source_name::{DataSource, SourceName, WILD};
 pub use split::{SplitSlice, parse_split};
 pub use stage::Batches;
 pub use tokenize::TokenizeOptions;
 pub use tokenizer::Tokenizer;
+pub use tokenizer_training::{TokenizerTraining, TokenizerType};
 pub use tokens::Padding;
+pub use values::Row;

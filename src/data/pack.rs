@@ -13,6 +13,7 @@ use arrow::{
 };
 
 use super::{
+    batch::{check_labels, check_mask},
     stage::{Batches, Stage, skip_rows},
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, require_tokens},
 };
@@ -67,6 +68,10 @@ impl Stage for Pack {
             row: 0,
         };
         Ok(skip_rows(Box::new(packer), from))
+    }
+
+    fn origin(&self) -> Result<String> {
+        self.input.origin()
     }
 
     fn describe(&self) -> String {
@@ -131,6 +136,8 @@ impl Packer {
                 );
             }
         }
+        mask.map_or(Ok(()), |mask| check_mask(mask, self.row))?;
+        labels.map_or(Ok(()), |labels| check_labels(labels, self.row))?;
         for (i, &id) in ids.iter().enumerate() {
             if mask.is_some_and(|mask| mask[i] == 0) {
                 continue;

@@ -124,6 +124,10 @@ mod tests {
             Ok(Box::new((from..).map(move |i| check(i).map(|()| row()))))
         }
 
+        fn origin(&self) -> Result<String> {
+            Ok(String::new())
+        }
+
         fn describe(&self) -> String {
             "rows".to_owned()
         }

@@ -21,11 +21,18 @@ use crate::error::Result;
 pub(super) struct Shuffle {
     spool: Spool,
     seed: u64,
+    /// Whether each epoch has the same order.
+    is_fixed: bool,
 }
 
 impl Shuffle {
+    /// One order for all epochs, so that a part of the rows is always the same rows.
+    pub(super) fn fixed(input: Arc<dyn Stage>, seed: u64) -> Self {
+        Self { is_fixed: true, ..Self::new(input, seed) }
+    }
+
     pub(super) fn new(input: Arc<dyn Stage>, seed: u64) -> Self {
-        Self { spool: Spool::new(input), seed }
+        Self { spool: Spool::new(input), seed, is_fixed: false }
     }
 }
 
@@ -52,8 +59,13 @@ impl Stage for Shuffle {
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let file = self.spool.file()?;
+        let epoch = if self.is_fixed { 0 } else { epoch };
         let order = permutation(file.len(), self.seed.wrapping_add(epoch));
         Ok(SpoolFile::read(&file, order.into_iter().skip(from as usize)))
+    }
+
+    fn origin(&self) -> Result<String> {
+        self.spool.origin()
     }
 
     fn describe(&self) -> String {

@@ -77,6 +77,7 @@ impl SplitSlice {
     }
 
     fn boundary(&self, at: i64, rows: u64) -> Result<u64> {
+        let from_end = at < 0;
         let at = match (self.unit, self.rounding) {
             (Unit::Rows, _) => i128::from(at),
             (Unit::Percent, Rounding::Closest) => round_half_even(i128::from(at) * rows as i128),
@@ -87,7 +88,8 @@ impl SplitSlice {
             ),
             (Unit::Percent, Rounding::Pct1DropRemainder) => i128::from(at) * (rows / 100) as i128,
         };
-        let from_start = if at < 0 { at + rows as i128 } else { at };
+        // A few percent from the end that are no row stay at the end.
+        let from_start = if from_end { at + rows as i128 } else { at };
         Ok(from_start.clamp(0, rows as i128) as u64)
     }
 }
@@ -233,6 +235,8 @@ mod tests {
             ("train[:1%]", 50, (0, 0)),
             ("train[:3%]", 50, (0, 2)),
             ("train[:5%]", 50, (0, 2)),
+            ("train[-1%:]", 30, (30, 30)),
+            ("train[:-1%]", 30, (0, 30)),
             ("train[:50%](closest)", 999, (0, 500)),
             ("train[:50%](pct1_dropremainder)", 999, (0, 450)),
             // One percent sign makes both percent.

@@ -92,6 +92,10 @@ impl Stage for Spool {
         Ok(SpoolFile::read(&file, order))
     }
 
+    fn origin(&self) -> Result<String> {
+        self.input.origin()
+    }
+
     fn describe(&self) -> String {
         format!("{} -> cache()", self.input.describe())
     }

@@ -50,6 +50,9 @@ pub(super) trait Stage: Send + Sync {
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
     fn is_local(&self) -> bool;
 
+    /// What tells the content of the files from that of others; it does not say where they lie.
+    fn origin(&self) -> Result<String>;
+
     /// This stage in a few words, after its input's description.
     fn describe(&self) -> String;
 }
@@ -70,6 +73,11 @@ pub(super) fn no_column(name: &str, schema: &SchemaRef) -> Error {
 /// Whether a column holds strings.
 pub(super) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)
+}
+
+/// Whether a column holds bytes, which may be text.
+pub(super) fn is_bytes(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Binary | DataType::LargeBinary | DataType::BinaryView)
 }
 
 /// Drops the first `n` rows of a stream.

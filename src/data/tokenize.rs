@@ -10,9 +10,10 @@ use arrow::{
 };
 
 use super::{
-    stage::{Batches, Stage, is_text, no_column},
+    stage::{Batches, Stage, is_bytes, is_text, no_column},
     tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
+    values::as_text,
 };
 use crate::{
     config::options::option_table,
@@ -65,7 +66,7 @@ impl Tokenize {
             let field = schema
                 .field_with_name(name)
                 .map_err(|_| no_column(name, &schema).option(option))?;
-            if !is_text(field.data_type()) {
+            if !is_text(field.data_type()) && !is_bytes(field.data_type()) {
                 let kind = field.data_type();
                 bail!(Code::Data, "column \"{name}\" is {kind}; tokenize needs text");
             }
@@ -104,6 +105,10 @@ impl Stage for Tokenize {
             first_row += batch.num_rows() as u64;
             Ok(tokens)
         })))
+    }
+
+    fn origin(&self) -> Result<String> {
+        self.input.origin()
     }
 
     fn describe(&self) -> String {
@@ -182,8 +187,16 @@ impl Rule {
     /// The token ids of a column of text.
     fn encode(&self, batch: &RecordBatch, name: &str, first_row: u64) -> Result<Vec<Vec<u32>>> {
         let column = batch.column_by_name(name).ok_or_else(|| no_column(name, &batch.schema()))?;
-        let texts = cast(column, &DataType::LargeUtf8)
-            .map_err(|e| Error::new(Code::Data, format!("tokenize: {e}")).caused_by(e))?;
+        let wrong = |what: &dyn std::fmt::Display| {
+            let end = first_row + batch.num_rows() as u64;
+            let message = format!("rows {first_row}..{end}: \"{name}\" {what}");
+            Error::new(Code::Data, message)
+        };
+        // Text that Spark and DuckDB wrote may be stored as bytes.
+        let texts = match is_bytes(column.data_type()) {
+            true => as_text(column).map_err(|what| wrong(&what))?,
+            false => cast(column, &DataType::LargeUtf8).map_err(|e| wrong(&e))?,
+        };
         let texts = texts.as_string::<i64>();
         if let Some(row) = (0..texts.len()).find(|&row| texts.is_null(row)) {
             return Err(Error::new(

@@ -12,7 +12,10 @@ use tokenizers::{
     tokenizer::Tokenizer as Inner,
 };
 
-use super::{embedded, source_name::DataSource, tokenizer_check};
+use super::{
+    embedded, source_name::DataSource, tokenizer_check, tokenizer_pieces::Pieces,
+    wanted::check_wanted,
+};
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
@@ -38,6 +41,8 @@ pub struct Tokenizer {
     inner: Inner,
     /// How many times longer its rules can make a text.
     growth: u64,
+    /// `None` where a text is taken whole.
+    pieces: Option<Pieces>,
     eos: Option<u32>,
     pad: Option<u32>,
 }
@@ -77,10 +82,11 @@ impl Tokenizer {
         let json = if is_dir { path.join("tokenizer.json") } else { path.clone() };
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
         let inner = if json.is_file() && json.name() != Some("vocab.json") {
-            parse(&json.read()?, &json.display().to_string())?
+            parse(&json.read_json()?, &json.display().to_string())?
         } else if (is_dir || path == vocab) && vocab.is_file() && merges.is_file() {
-            check_class(&dir, config_in(&dir)?.as_ref())?;
-            byte_level_bpe(&vocab, &merges)?
+            let config = config_in(&dir)?;
+            check_class(&dir, config.as_ref())?;
+            with_added_tokens(byte_level_bpe(&vocab, &merges)?, &dir, config.as_ref())?
         } else if is_dir {
             let message = format!(
                 "{} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
@@ -92,7 +98,7 @@ impl Tokenizer {
         } else {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
-        Ok(Self::new(inner, config_in(&dir)?.as_ref()))
+        Self::new(inner, config_in(&dir)?.as_ref())
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
@@ -100,26 +106,37 @@ impl Tokenizer {
         if let Some(absent) = [vocab, merges].into_iter().find(|place| !place.is_file()) {
             bail!(Code::Tokenizer, "no file {}", absent.display());
         }
-        let config = config_in(&directory_of(vocab))?;
-        Ok(Self::new(byte_level_bpe(vocab, merges)?, config.as_ref()))
+        let dir = directory_of(vocab);
+        let config = config_in(&dir)?;
+        let inner = with_added_tokens(byte_level_bpe(vocab, merges)?, &dir, config.as_ref())?;
+        Self::new(inner, config.as_ref())
     }
 
     /// Reads the text of a `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        Ok(Self::new(parse(json, "the tokenizer")?, None))
+        Self::new(parse(json, "the tokenizer")?, None)
     }
 
-    fn new((inner, growth): (Inner, u64), config: Option<&Value>) -> Self {
+    fn new((inner, growth): (Inner, u64), config: Option<&Value>) -> Result<Self> {
         let named = |key: &str, known: &[&str]| {
             let token = config.and_then(|config| match &config[key] {
                 Value::String(token) => Some(token.as_str()),
                 object => object["content"].as_str(),
             });
-            let id = |token: &str| inner.token_to_id(token);
-            token.and_then(id).or_else(|| known.iter().find_map(|token| id(token)))
+            match token {
+                // Another token in its place would end texts where nobody wants it.
+                Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {
+                    let message = format!(
+                        "the tokenizer's files name \"{token}\" as {key}, which is no token"
+                    );
+                    Error::new(Code::Tokenizer, message).hint(TO_JSON)
+                }),
+                None => Ok(known.iter().find_map(|token| inner.token_to_id(token))),
+            }
         };
-        let (eos, pad) = (named("eos_token", &EOS_TOKENS), named("pad_token", &PAD_TOKENS));
-        Self { inner, growth, eos, pad }
+        let (eos, pad) = (named("eos_token", &EOS_TOKENS)?, named("pad_token", &PAD_TOKENS)?);
+        let pieces = Pieces::of(&inner);
+        Ok(Self { inner, growth, pieces, eos, pad })
     }
 
     /// Refuses a text that the tokenizer's rules could make too long.
@@ -153,7 +170,22 @@ impl Tokenizer {
     /// The ids of many texts, on all cores.
     pub fn encode_batch(&self, texts: Vec<&str>) -> Result<Vec<Vec<u32>>> {
         texts.iter().try_for_each(|text| self.check_growth(text))?;
-        let encodings = guarded("encode", || self.inner.encode_batch_fast(texts, true))?;
+        let Some(pieces) = &self.pieces else { return self.encode_all(texts, true) };
+        let mut ids: Vec<Vec<u32>> = Vec::with_capacity(texts.len());
+        for run in texts.chunk_by(|a, b| !Pieces::takes(a) && !Pieces::takes(b)) {
+            match run {
+                [long] if Pieces::takes(long) => {
+                    let encode = |parts: Vec<&str>| self.encode_all(parts, false);
+                    ids.push(pieces.encode(long, encode, check_wanted)?);
+                }
+                short => ids.extend(self.encode_all(short.to_vec(), true)?),
+            }
+        }
+        Ok(ids)
+    }
+
+    fn encode_all(&self, texts: Vec<&str>, special: bool) -> Result<Vec<Vec<u32>>> {
+        let encodings = guarded("encode", || self.inner.encode_batch_fast(texts, special))?;
         Ok(encodings.iter().map(|encoding| encoding.get_ids().to_vec()).collect())
     }
 
@@ -232,8 +264,8 @@ fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
         let (vocab, merges) = (vocab.display(), merges.display());
         Error::new(Code::Tokenizer, format!("{vocab} and {merges} are no BPE vocabulary: {e}"))
     };
-    let ids =
-        serde_json::from_slice::<Vocab>(&fs::read(vocab)?).map_err(|e| wrong(&e.to_string()))?;
+    let ids = serde_json::from_slice::<Vocab>(&fs::read_json(vocab)?)
+        .map_err(|e| wrong(&e.to_string()))?;
     let pairs = fs::read_to_string(merges)?;
     let pairs = pairs.lines().filter(|line| !line.starts_with("#version"));
     let pair = |line: &str| {
@@ -259,18 +291,83 @@ fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
     Ok((inner, 1))
 }
 
+/// The tokens that a directory adds to its vocabulary, in `added_tokens.json` or as
+/// `added_tokens_decoder` of its `tokenizer_config.json`, at the ids that they have there.
+fn with_added_tokens(
+    (mut inner, growth): (Inner, u64),
+    dir: &Place,
+    config: Option<&Value>,
+) -> Result<(Inner, u64)> {
+    let mut added: Vec<(u32, AddedToken)> = Vec::new();
+    let wrong = |what: &str| {
+        let message = format!("{}: {what}", dir.display());
+        Error::new(Code::Tokenizer, message).hint(TO_JSON)
+    };
+    if let Some(Value::Object(tokens)) = json_in(dir, "added_tokens.json")? {
+        for (token, id) in tokens {
+            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+            let id = id.ok_or_else(|| wrong("added_tokens.json has an id that is no token id"))?;
+            let special = config.is_some_and(|config| is_named(config, &token));
+            added.push((id, AddedToken::from(token, special).normalized(false)));
+        }
+    }
+    if let Some(Value::Object(tokens)) = config.map(|config| &config["added_tokens_decoder"]) {
+        for (id, token) in tokens {
+            let id =
+                id.parse().map_err(|_| wrong("added_tokens_decoder has an id that is none"))?;
+            let content = token["content"].as_str().unwrap_or_default().to_owned();
+            let is = |key: &str| token[key] == true;
+            let token = AddedToken::from(content, is("special"))
+                .normalized(is("normalized"))
+                .lstrip(is("lstrip"))
+                .rstrip(is("rstrip"))
+                .single_word(is("single_word"));
+            added.retain(|(other, _)| *other != id);
+            added.push((id, token));
+        }
+    }
+    added.sort_by_key(|(id, _)| *id);
+    for (id, token) in added {
+        let content = token.content.clone();
+        match token.special {
+            true => inner.add_special_tokens([token]),
+            false => inner.add_tokens([token]),
+        }
+        .map_err(|e| failed("load", e))?;
+        if inner.token_to_id(&content) != Some(id) {
+            return Err(wrong(&format!("the added token \"{content}\" cannot have the id {id}")));
+        }
+    }
+    Ok((inner, growth))
+}
+
+/// Whether a token is one of the special ones that the files name.
+fn is_named(config: &Value, token: &str) -> bool {
+    let is = |value: &Value| value == token || value["content"] == token;
+    let Value::Object(keys) = config else { return false };
+    keys.iter().filter(|(key, _)| key.ends_with("_token") || key.ends_with("_tokens")).any(
+        |(_, value)| match value {
+            Value::Array(all) => all.iter().any(is),
+            one => is(one),
+        },
+    )
+}
+
+/// A JSON file of a directory, if there is one.
+fn json_in(dir: &Place, name: &str) -> Result<Option<Value>> {
+    let path = dir.join(name);
+    if !path.is_file() {
+        return Ok(None);
+    }
+    serde_json::from_slice(&path.read_json()?).map(Some).map_err(|e| {
+        Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
+    })
+}
+
 /// The `tokenizer_config.json` of a directory, with what a `special_tokens_map.json` says beside it.
 fn config_in(dir: &Place) -> Result<Option<Value>> {
-    let read = |name: &str| -> Result<Option<Value>> {
-        let path = dir.join(name);
-        if !path.is_file() {
-            return Ok(None);
-        }
-        serde_json::from_slice(&path.read()?).map(Some).map_err(|e| {
-            Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
-        })
-    };
-    let (config, special) = (read("tokenizer_config.json")?, read("special_tokens_map.json")?);
+    let (config, special) =
+        (json_in(dir, "tokenizer_config.json")?, json_in(dir, "special_tokens_map.json")?);
     Ok(match (config, special) {
         (Some(Value::Object(config)), Some(Value::Object(mut special))) => {
             special.extend(config.into_iter().filter(|(_, value)| !value.is_null()));

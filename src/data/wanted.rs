@@ -3,16 +3,26 @@
 use std::{
     cell::RefCell,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicBool, Ordering},
     },
 };
 
 use crate::error::{Code, Error, Result};
 
+/// Says whether the user wants reading to end.
+pub(super) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+
 thread_local! {
     /// Set once nobody wants what this thread reads.
     static UNWANTED: RefCell<Arc<AtomicBool>> = RefCell::default();
+    /// Of the source that this thread reads, as long as it reads.
+    static STOP: RefCell<Option<Weak<dyn Fn() -> bool + Send + Sync>>> = const { RefCell::new(None) };
+}
+
+/// Reads on in this thread until `stop` says so.
+pub(super) fn ask(stop: Option<&Stop>) {
+    STOP.set(stop.map(Arc::downgrade));
 }
 
 /// Reads on in this thread until `unwanted` is set.
@@ -22,6 +32,10 @@ pub(super) fn read_until(unwanted: Arc<AtomicBool>) {
 
 /// Refuses to read on where nobody wants the rows any more.
 pub(super) fn check_wanted() -> Result<()> {
+    let stop = STOP.with_borrow(|stop| stop.as_ref()?.upgrade());
+    if stop.is_some_and(|stop| stop()) {
+        return Err(Error::new(Code::Interrupted, "interrupted"));
+    }
     match UNWANTED.with_borrow(|unwanted| unwanted.load(Ordering::Relaxed)) {
         true => Err(Error::new(Code::Interrupted, "nobody waits for these rows")),
         false => Ok(()),

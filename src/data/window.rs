@@ -62,6 +62,10 @@ impl Stage for Window {
         })
     }
 
+    fn origin(&self) -> Result<String> {
+        self.input.origin()
+    }
+
     fn describe(&self) -> String {
         let input = self.input.describe();
         match self.len {

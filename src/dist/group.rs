@@ -238,6 +238,25 @@ impl ProcessGroup {
         self.start_barrier(Mode::Async)
     }
 
+    /// The numbers that rank 0 has, on all ranks.
+    pub fn told(&self, own: Vec<f64>) -> Result<Vec<f64>> {
+        if self.world_size() == 1 {
+            return Ok(own);
+        }
+        let device = self.device();
+        let count = Tensor::f_from_slice(&[own.len() as i64])?.f_to_device(device)?;
+        self.broadcast(&count, 0)?;
+        let count = count.f_int64_value(&[0])?;
+        let numbers = match self.rank() {
+            0 => Tensor::f_from_slice(&own)?.f_to_device(device)?,
+            _ => Tensor::f_zeros([count], (Kind::Double, device))?,
+        };
+        if count > 0 {
+            self.broadcast(&numbers, 0)?;
+        }
+        Ok(Vec::try_from(&numbers)?)
+    }
+
     /// Whether `flag` is set on any rank: an answer that is the same on all of them. Every rank
     /// must call it.
     pub fn any(&self, flag: bool) -> Result<bool> {

@@ -83,6 +83,11 @@ impl Mesh {
         self.place
     }
 
+    /// This rank's number among the replicas, which read different rows, and how many there are.
+    pub fn replica(&self) -> (usize, usize) {
+        (self.place.dp, self.shape.dp)
+    }
+
     /// All ranks.
     pub fn world(&self) -> &Rc<ProcessGroup> {
         &self.world

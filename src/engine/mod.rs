@@ -326,10 +326,10 @@ impl Engine {
                 return Err(Error::new(Code::Data, "the rows have no labels: a model with an encoder learns a second text")
                     .hint("name its column with .tokenize(tok, #{ text_target: \"...\" }), or give rows a column labels"));
             }
-            return model.check_ids(facts.label_range.0, facts.label_range.1);
+            return model.check_labels(facts.label_range.1);
         }
         if facts.is_aligned {
-            return Ok(());
+            return model.check_labels(facts.label_range.1);
         }
         Err(Error::new(Code::Data, "labels and input_ids of a row differ in number")
             .hint("these are pairs of texts, for a model with an encoder such as T5; for a model without one each token has a label, -100 where it is not to be learned"))

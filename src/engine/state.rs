@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     config::Dtype,
-    data::LoaderState,
+    data::SavedPlace,
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
@@ -63,7 +63,7 @@ pub struct TrainState {
     #[serde(default = "adamw")]
     pub optimizer: String,
     /// The place in the data, where a loader was saved with the engine.
-    pub loader: Option<LoaderState>,
+    pub loader: Option<SavedPlace>,
     /// The recipe that was run, where it is known.
     pub recipe: Option<RecipeRecord>,
 }
@@ -93,7 +93,7 @@ impl Engine {
     pub fn write_state(
         &self,
         dir: Option<&Path>,
-        loader: Option<LoaderState>,
+        loader: Option<SavedPlace>,
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
         self.check_whole()?;

@@ -14,6 +14,7 @@
 //! | `place` | a path with the guard that judges it whenever it is opened |
 //! | `handle` | open directories, and what is opened beneath them |
 
+mod content;
 mod handle;
 mod place;
 
@@ -29,6 +30,7 @@ use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
 use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
+pub use self::content::{refuse_pointer, without_mark};
 use self::place::Target;
 /// An open file, which says nothing of how it was opened.
 pub use std::fs::{File, TryLockError};
@@ -57,6 +59,11 @@ pub fn read(place: impl Into<Place>) -> Result<Vec<u8>> {
     place.into().read()
 }
 
+/// The content of a JSON file, as [`read`] reads it, without a byte order mark.
+pub fn read_json(place: impl Into<Place>) -> Result<Vec<u8>> {
+    place.into().read_json()
+}
+
 /// The content of a file that holds text in UTF-8, as [`read`] reads it.
 pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
     place.into().read_to_string()
@@ -64,7 +71,8 @@ pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
 
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
 pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
-    fs::read_to_string(path.as_ref()).at("read", path.as_ref())
+    let text = fs::read_to_string(path.as_ref()).at("read", path.as_ref())?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 /// The text of the file `below` a directory, which is opened through no link.
@@ -213,7 +221,7 @@ impl NewDir {
             return Err(Error::new(Code::Io, message));
         }
         let parent = place.parent().unwrap_or_else(|| place.clone());
-        parent.create_dir_all()?;
+        place.create_parents()?;
         if let Some(name) = place.name()
             && parent.exists()
         {

@@ -16,6 +16,7 @@ use std::{
 
 use rustix::fs::{Mode, OFlags};
 
+use super::content::{refuse_pointer, without_mark};
 use super::handle::{is_plain, make_beneath, open_beneath, open_root, path_of};
 use crate::error::{Code, IoContext, Result};
 
@@ -152,12 +153,20 @@ impl Place {
         if len.max(bytes.len() as u64) > MOST_BYTES {
             bail!(Code::Io, "cannot read {}: it has more than {MOST_BYTES} bytes", self.display());
         }
+        refuse_pointer(&self.path, &bytes, Code::Io)?;
         Ok(bytes)
     }
 
-    /// The whole content, text in UTF-8.
+    /// The whole content of a JSON file, without a byte order mark.
+    pub fn read_json(&self) -> Result<Vec<u8>> {
+        let mut bytes = self.read()?;
+        bytes.drain(..bytes.len() - without_mark(&bytes).len());
+        Ok(bytes)
+    }
+
+    /// The whole content, text in UTF-8, without a byte order mark.
     pub fn read_to_string(&self) -> Result<String> {
-        String::from_utf8(self.read()?)
+        String::from_utf8(self.read_json()?)
             .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not text in UTF-8"))
             .at("read", &self.path)
     }
@@ -262,6 +271,21 @@ impl Place {
                 }
                 let doing = "make the directory";
                 let make = |Found { root, below }: &Found| make_beneath(root, below);
+                self.again(&**guard, Use::Write, doing, make).map(drop)
+            }
+        }
+    }
+
+    /// Makes the directories on the way to it, which whoever may write it may do.
+    pub fn create_parents(&self) -> Result<()> {
+        let doing = "make the directories above";
+        match (&self.guard, self.path.parent()) {
+            (_, None) => Ok(()),
+            (None, Some(parent)) => std::fs::create_dir_all(parent).at(doing, &self.path),
+            (Some(guard), Some(_)) => {
+                let make = |Found { root, below }: &Found| {
+                    make_beneath(root, below.parent().unwrap_or(Path::new("")))
+                };
                 self.again(&**guard, Use::Write, doing, make).map(drop)
             }
         }

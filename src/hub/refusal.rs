@@ -27,6 +27,12 @@ impl RequestContext<'_> {
                 let said = message.as_deref().unwrap_or("no reason given");
                 match (code.as_deref(), status) {
                     (Some("GatedRepo"), _) => self.gated(),
+                    // Without a token the hub says the same of what does not exist.
+                    (Some("RepoNotFound") | None, 401)
+                        if self.has_token && is_about_credentials(said) =>
+                    {
+                        self.bad_token(said)
+                    }
                     (Some("RepoNotFound"), _) => self.no_repo(),
                     (Some("RevisionNotFound"), _) => self.no_revision(),
                     (Some("EntryNotFound"), _) => self.no_file(),
@@ -73,6 +79,15 @@ impl RequestContext<'_> {
         }
     }
 
+    fn bad_token(&self, said: &str) -> Error {
+        let message = format!("the access token is not valid: the hub says \"{said}\"");
+        self.plain(message).hint(format!(
+            "renew the token in use (HF_TOKEN or the token file) at {}/settings/tokens, or unset it \
+             for what is public",
+            self.endpoint
+        ))
+    }
+
     fn no_repo(&self) -> Error {
         let message = format!("no {} on {}", self.repo, self.endpoint);
         let e = Error::new(Code::Hub, message).hint("check the spelling, with the owner's name");
@@ -114,4 +129,10 @@ impl RequestContext<'_> {
         e.hint("check the network; HTTPS_PROXY names a proxy, HF_ENDPOINT a mirror of the hub")
             .hint("what is in the cache already is used without the network")
     }
+}
+
+/// Whether the hub's words are about the token itself: it is expired, revoked or misspelt.
+fn is_about_credentials(said: &str) -> bool {
+    let said = said.to_lowercase();
+    said.contains("invalid") && ["credential", "token", "password"].iter().any(|w| said.contains(w))
 }

@@ -123,7 +123,7 @@ mod tests {
         let units = [unit(["a", "b"]), unit(["c", "b"]), unit(["a", "d"])];
         let initializer = Initializer::Seed(7);
         for i in [1, 0, 2] {
-            initializer.fill(&units[i], i).unwrap();
+            initializer.fill(&units[i], i, None).unwrap();
         }
         let [one, other, again] = units.each_ref().map(numbers);
         assert_eq!(one, again);

@@ -245,15 +245,26 @@ impl Model {
             return Ok(());
         }
         let id = if low < 0 { low } else { high };
-        Err(Error::new(
+        Err(self.outside("token id", id))
+    }
+
+    /// Refuses labels, of which this is the highest, that are outside the vocabulary.
+    pub fn check_labels(&self, high: i64) -> Result<()> {
+        match high < self.facts.vocab_size {
+            true => Ok(()),
+            false => Err(self.outside("label", high)),
+        }
+    }
+
+    fn outside(&self, what: &str, id: i64) -> Error {
+        let vocab = self.facts.vocab_size;
+        Error::new(
             Code::TokenId,
             format!(
-                "token id {id} is outside the model's vocabulary ({vocab} rows: ids 0..={})",
+                "{what} {id} is outside the model's vocabulary ({vocab} rows: ids 0..={})",
                 vocab - 1
             ),
         )
-        .hint(
-            "load the tokenizer that belongs to the model, or make the model with its vocab_size",
-        ))
+        .hint("load the tokenizer that belongs to the model, or make the model with its vocab_size")
     }
 }

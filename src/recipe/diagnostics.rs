@@ -9,6 +9,7 @@ use rhai::{EvalAltResult, Position};
 use super::{
     embedded::EMBEDDED,
     error::{Frame, Located, ScriptError, duplicate},
+    habits::answered,
     locate::{self, OptionPart},
     sources::{Location, Sources},
     translate::translate,
@@ -64,9 +65,18 @@ impl Failure {
         let calls = calls.collect();
         let faults = error.split().into_iter().map(|error| {
             let place = place(&error, outer, sources);
+            let (error, place) = answered(error, place);
             Fault { error, place }
         });
-        Self { faults: faults.collect(), calls }
+        let mut faults: Vec<Fault> = faults.collect();
+        // As a reader goes through the text, the recipe's own before those of its imports.
+        let first = faults[0].place.as_ref().map(|place| place.source.name.clone());
+        faults.sort_by_key(|Fault { place, .. }| {
+            let place = place.as_ref();
+            let is_own = place.is_some_and(|place| Some(&place.source.name) == first.as_ref());
+            (!is_own, is_own.then(|| place.map(|place| (place.line, place.column))))
+        });
+        Self { faults, calls }
     }
 }
 
@@ -128,7 +138,7 @@ fn unwind(error: EvalAltResult, main: &str) -> (EvalAltResult, Vec<Frame>) {
 }
 
 /// dsr's error for an innermost Rhai error.
-fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
+pub(super) fn typed(engine: &rhai::Engine, error: EvalAltResult) -> Error {
     match error {
         EvalAltResult::ErrorRuntime(ref value, _)
         | EvalAltResult::ErrorTerminated(ref value, _) => {

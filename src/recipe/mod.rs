@@ -10,6 +10,7 @@ pub mod description;
 pub mod diagnostics;
 pub mod error;
 pub mod file;
+mod habits;
 pub mod hub_name;
 pub mod literal;
 pub mod lock;
@@ -28,6 +29,7 @@ pub(crate) mod indices;
 pub(crate) mod lexer;
 pub(crate) mod locate;
 pub(crate) mod parser;
+pub(crate) mod recovery;
 pub(crate) mod resolver;
 pub(crate) mod translate;
 

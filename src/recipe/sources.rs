@@ -121,10 +121,20 @@ impl Sources {
         name: &str,
         text: &str,
     ) -> Result<AST, rhai::ParseError> {
-        // A carriage return by itself ends a line for Rhai in some places and not in others.
-        let text = text.replace("\r\n", "\n").replace('\r', "\n");
-        let (values, added) = as_values(&text);
-        self.entries.borrow_mut().insert(name.to_owned(), KeptText::new(name, &text, added));
+        self.compile_mended(engine, name, text, text)
+    }
+
+    /// Compiles `mended` in the place of a text, which is kept to show errors.
+    pub(crate) fn compile_mended(
+        &self,
+        engine: &rhai::Engine,
+        name: &str,
+        text: &str,
+        mended: &str,
+    ) -> Result<AST, rhai::ParseError> {
+        let (values, added) = as_values(&with_line_feeds(mended));
+        let kept = KeptText::new(name, &with_line_feeds(text), added);
+        self.entries.borrow_mut().insert(name.to_owned(), kept);
         let mut ast = engine.compile(&values)?;
         ast.set_source(name);
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
@@ -192,6 +202,12 @@ impl Sources {
         let column = entry.added.written_column(line, position.position().unwrap_or(1).max(1));
         Some(Location { source: Rc::clone(&entry.source), line, column })
     }
+}
+
+/// The text with a line feed at the end of each line: a carriage return by itself ends a line for Rhai in
+/// some places and not in others.
+fn with_line_feeds(text: &str) -> String {
+    text.replace("\r\n", "\n").replace('\r', "\n")
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType};
 
 use super::{error::interruption, value};
 use crate::{
-    config::suggest::nearest,
+    config::{suggest::nearest, words::of_elsewhere},
     error::{Code, Error},
 };
 
@@ -84,7 +84,8 @@ pub(crate) fn unknown_function(engine: &rhai::Engine, name: &str, own: &[String]
     let names =
         known.iter().chain(own).map(String::as_str).filter(|n| rhai::is_valid_identifier(n));
     let error = Error::new(Code::UnknownFunction, format!("unknown function `{name}`"));
-    error.hint_if(nearest(name, names).map(|near| format!("did you mean `{near}`?")))
+    let near = || nearest(name, names).map(|near| format!("did you mean `{near}`?"));
+    error.hint_if(of_elsewhere(name).map(str::to_owned).or_else(near))
 }
 
 /// The error for a call `group::name` of a function that is not among `names`.
@@ -105,7 +106,7 @@ fn syntax(kind: &ParseErrorType) -> Error {
         }
         ParseErrorType::Reserved(word) if rhai::is_valid_identifier(word) => {
             Error::new(Code::Syntax, format!("`{word}` is a reserved word"))
-                .hint("choose another name")
+                .hint(of_elsewhere(word).unwrap_or("choose another name"))
         }
         ParseErrorType::BadInput(LexError::UnexpectedInput(text)) => {
             Error::new(Code::Syntax, format!("unexpected `{text}`"))
@@ -116,10 +117,9 @@ fn syntax(kind: &ParseErrorType) -> Error {
 
 fn unknown_variable(name: &str) -> Error {
     let error = Error::new(Code::UnknownFunction, format!("unknown variable `{name}`"));
-    match name {
-        "True" | "False" => error.hint("write true or false"),
-        "None" | "null" | "nil" => error.hint("write ()"),
-        _ => error.hint("declare it with `let`; functions see only their own variables, P:: and constants by global::NAME"),
+    match of_elsewhere(name) {
+        Some(here) => error.hint(here),
+        None => error.hint("declare it with `let`; functions see only their own variables, P:: and constants by global::NAME"),
     }
 }
 
@@ -141,7 +141,8 @@ pub(crate) fn unknown_property(engine: &rhai::Engine, message: &str) -> Error {
     if names.iter().any(|n| n == property) {
         return error.hint(format!("`{property}` is a function: write .{property}()"));
     }
-    error.hint_if(nearest(property, known).map(|near| format!("did you mean `{near}`?")))
+    let near = || nearest(property, known).map(|near| format!("did you mean `{near}`?"));
+    error.hint_if(of_elsewhere(property).map(str::to_owned).or_else(near))
 }
 
 /// Rhai says: name (type, type).
@@ -191,7 +192,7 @@ pub(crate) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error 
         true => format!("`{name}` cannot be called with ({given})"),
         false => format!("`{name}` cannot combine {}", types.join(" and ")),
     };
-    let error = Error::new(Code::WrongType, message);
+    let error = Error::new(Code::WrongType, message).hint_if(of_elsewhere(name).map(str::to_owned));
     let few = known.len() <= 4 && is_word;
     if few { known.iter().fold(error, |e, s| e.hint(format!("it takes {s}"))) } else { error }
 }

@@ -80,6 +80,11 @@ impl RunLog {
         Ok(format!("step {step}  eval loss {loss:.3}  perplexity {perplexity:.2}"))
     }
 
+    /// The losses of all evaluations by their steps.
+    pub fn evaluations(&self) -> Result<Vec<(u64, f64)>> {
+        Ok(curves(&self.dir.metrics())?.eval)
+    }
+
     /// Draws `loss.svg` from all that `metrics.jsonl` holds; returns where it is, or `None` when
     /// there is no loss to draw. May be called while the run goes on.
     pub fn finish(&self) -> Result<Option<PathBuf>> {

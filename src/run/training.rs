@@ -90,8 +90,9 @@ impl Training {
     ) -> Result<(Self, Shown)> {
         let is_first = engine.group().rank() == 0;
         let (resumed, lock) = resumed(&options, is_first)?;
+        let mut note = None;
         if let Some(checkpoint) = &resumed {
-            load_checkpoint(engine, Some(loader), checkpoint)?;
+            note = load_checkpoint(engine, Some(loader), checkpoint)?;
         }
         let (step, total) = (engine.global_step(), options.total_steps);
         // A run that was killed behind its last step still ends as it would have.
@@ -122,6 +123,7 @@ impl Training {
                 None => format!("a new run in {}", dir.path().display()),
             });
         }
+        shown.lines.extend(note.filter(|_| is_first));
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
         Ok((Self { options, meter, files, _lock: lock, saved }, shown))
@@ -130,6 +132,14 @@ impl Training {
     /// The number of the last step.
     pub fn total_steps(&self) -> u64 {
         self.options.total_steps
+    }
+
+    /// The losses of the evaluations so far by their steps, those before a resumption too, on rank 0.
+    pub fn evaluations(&self) -> Result<Vec<(u64, f64)>> {
+        match &self.files {
+            Some((_, log)) => log.evaluations(),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// The run's directory, on rank 0.
@@ -260,22 +270,23 @@ pub fn save_checkpoint(
     recipe: Option<RecipeRecord>,
 ) -> Result<PathBuf> {
     store.check_space(engine.state_bytes())?;
-    let place = loader.map(Loader::state);
+    let place = loader.map(Loader::saved_place).transpose()?;
     store.save(engine.global_step(), keep, |dir| engine.write_state(Some(dir), place, recipe))
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
+/// Returns what is to be said of data that is not the checkpoint's.
 pub fn load_checkpoint(
     engine: &mut Engine,
     loader: Option<&mut Loader>,
     dir: impl Into<Place>,
-) -> Result<()> {
+) -> Result<Option<String>> {
     let dir = dir.into();
     Store::verify(&dir)?;
     let state = engine.read_state(&dir)?;
-    let Some(loader) = loader else { return Ok(()) };
+    let Some(loader) = loader else { return Ok(None) };
     match state.loader {
-        Some(place) => loader.restore(place),
+        Some(place) => loader.restore_saved(&place),
         None => Err(Error::new(
             Code::Checkpoint,
             format!("checkpoint {} holds no place in the data", dir.display()),

@@ -19,6 +19,7 @@ pub(crate) mod feed;
 pub(crate) mod runtime;
 
 mod iterate;
+mod mistakes;
 mod observers;
 mod program;
 

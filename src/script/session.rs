@@ -11,6 +11,7 @@ use rhai::AST;
 use super::{
     check,
     host::Host,
+    mistakes,
     planning::{self, Planned, Planning},
     runtime,
 };
@@ -73,7 +74,14 @@ impl Session {
     }
 
     /// The recipe with the values of its parameters, and the engine that is to run it.
+    ///
+    /// Fails with all mistakes of the text where it does not parse.
     fn compile(&self, recipe: &Recipe) -> Result<(Rc<rhai::Engine>, AST), Failure> {
+        let compiled = self.compile_written(recipe);
+        compiled.map_err(|failure| mistakes::of_text(&self.host, recipe).unwrap_or(failure))
+    }
+
+    fn compile_written(&self, recipe: &Recipe) -> Result<(Rc<rhai::Engine>, AST), Failure> {
         let workspace = &self.host.workspace;
         let (name, sources) = (&recipe.name, &workspace.sources);
         locking::check_frozen(workspace, recipe)?;

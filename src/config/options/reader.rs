@@ -17,7 +17,7 @@ use super::{
     wrong::Wrong,
 };
 use crate::{
-    config::suggest::nearest,
+    config::{suggest::nearest, words::of_elsewhere},
     error::{Code, Error, Result},
 };
 
@@ -101,6 +101,34 @@ impl<'a> Options<'a> {
         let value = fields(&mut options);
         options.refuse_unknown();
         value
+    }
+
+    /// As [`Self::get`], of an option that may have its name in DeepSpeed's file instead.
+    pub fn get_spelled<T: OptionType>(
+        &mut self,
+        name: &'static str,
+        deepspeed: Option<&'static str>,
+    ) -> Field<'_, T> {
+        let key = self.spelling(name, deepspeed);
+        self.get(key)
+    }
+
+    /// The key of an option as this map spells it.
+    fn spelling(&mut self, name: &'static str, deepspeed: Option<&'static str>) -> &'static str {
+        match deepspeed.filter(|key| *key != name && self.map.contains_key(*key)) {
+            None => name,
+            Some(key) if !self.map.contains_key(name) => {
+                self.asked.insert(name.to_owned());
+                key
+            }
+            Some(key) => {
+                let message =
+                    format!("`{key}` is DeepSpeed's word for `{name}`: write one of them");
+                let path = self.ask(key);
+                self.faults.push(Error::new(Code::BadValue, message).option(path));
+                name
+            }
+        }
     }
 
     /// An option of a single value, or a table.
@@ -336,17 +364,23 @@ impl<'a> Options<'a> {
 
     fn refuse_unknown(&mut self) {
         let owner = self.level.name();
-        for key in self.map.keys().filter(|key| !self.asked.contains(key.as_str())) {
+        let unknown = self.map.keys().filter(|key| !self.asked.contains(key.as_str()));
+        let unknown: Vec<_> = unknown.collect();
+        for (i, key) in unknown.iter().enumerate() {
             let message = format!("`{owner}` has no option `{key}`");
             let mut fault = Error::new(Code::UnknownOption, message).option(self.level.join(key));
-            if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
+            if let Some(here) = of_elsewhere(key) {
+                fault = fault.hint(here);
+            } else if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
                 fault = fault.hint(format!("did you mean `{near}`?"));
             }
-            let known: Vec<_> = self.asked.iter().map(String::as_str).collect();
-            fault = fault.hint(match known.is_empty() {
-                true => format!("{owner} takes no options"),
-                false => format!("{owner} takes: {}", known.join(", ")),
-            });
+            if i + 1 == unknown.len() {
+                let known: Vec<_> = self.asked.iter().map(String::as_str).collect();
+                fault = fault.hint(match known.is_empty() {
+                    true => format!("{owner} takes no options"),
+                    false => format!("{owner} takes: {}", known.join(", ")),
+                });
+            }
             self.faults.push(fault);
         }
     }

@@ -205,19 +205,22 @@ macro_rules! option_table {
         default = $default:expr $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
         $(, deepspeed = $key:literal)?
     ) => {
-        $o.get($name)$(.range($range))?$(.check($holds, $must))?.or($default)
+        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
+            $(.range($range))?$(.check($holds, $must))?.or($default)
     };
     (@read $o:ident, $name:expr, $type:ty;
         required $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
         $(, deepspeed = $key:literal)?
     ) => {
-        $o.get($name)$(.range($range))?$(.check($holds, $must))?.required()
+        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
+            $(.range($range))?$(.check($holds, $must))?.required()
     };
     (@read $o:ident, $name:expr, $type:ty;
         optional $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
         $(, deepspeed = $key:literal)?
     ) => {
-        $o.get($name)$(.range($range))?$(.check($holds, $must))?.optional()
+        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
+            $(.range($range))?$(.check($holds, $must))?.optional()
     };
 }
 

@@ -1,20 +1,24 @@
 //! The bytes of one data file, on disk or in the binary, as a stream or as lines.
 
 use std::{
-    io::{BufRead, BufReader, Cursor, Read},
-    path::Path,
+    io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
     sync::Arc,
 };
+
+use flate2::bufread::MultiGzDecoder;
 
 use crate::{
     data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
-    fs::{Place, open_file},
+    fs::{Place, open_file, without_mark},
     units::Bytes,
 };
 
 /// The longest line.
-const MOST_LINE_BYTES: u64 = 256 << 20;
+pub(super) const MOST_LINE_BYTES: u64 = 256 << 20;
+/// The bytes at each end of a file that its fingerprint sums up.
+const SUMMED: u64 = 1 << 16;
 
 /// Where the bytes are.
 #[derive(Debug, Clone)]
@@ -23,13 +27,33 @@ pub(super) enum FileLocation {
     Embedded(&'static [u8]),
 }
 
+/// How the bytes are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Compression {
+    None,
+    Gzip,
+    Zstd,
+}
+
+impl Compression {
+    /// The compression that the end of a file's name says, and the name without it.
+    pub(super) fn of(path: &Path) -> (Self, PathBuf) {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_lowercase();
+        match extension.as_str() {
+            "gz" | "gzip" => (Self::Gzip, path.with_extension("")),
+            "zst" | "zstd" => (Self::Zstd, path.with_extension("")),
+            _ => (Self::None, path.to_owned()),
+        }
+    }
+}
+
 /// A file's bytes and what messages call it; cheap to clone.
 #[derive(Debug, Clone)]
-pub(super) struct FileBytes(Arc<(String, FileLocation)>);
+pub(super) struct FileBytes(Arc<(String, FileLocation, Compression)>);
 
 impl FileBytes {
-    pub(super) fn new(name: String, place: FileLocation) -> Self {
-        Self(Arc::new((name, place)))
+    pub(super) fn new(name: String, place: FileLocation, packed: Compression) -> Self {
+        Self(Arc::new((name, place, packed)))
     }
 
     /// Its name in messages.
@@ -47,19 +71,54 @@ impl FileBytes {
         Error::new(Code::Data, format!("{}: {reason}", self.name()))
     }
 
-    /// Its bytes as a stream.
+    /// Its bytes as a stream, unpacked and without a byte order mark.
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
-        Ok(match self.place() {
+        let plain: Box<dyn BufRead> = match self.place() {
             FileLocation::Path(place) => {
                 Box::new(BufReader::with_capacity(1 << 20, open_file(place)?))
             }
             FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
-        })
+        };
+        let read = |e| self.error(format!("cannot be read: {e}"));
+        let mut stream: Box<dyn BufRead> = match self.0.2 {
+            Compression::None => plain,
+            Compression::Gzip => {
+                Box::new(BufReader::with_capacity(1 << 20, MultiGzDecoder::new(plain)))
+            }
+            Compression::Zstd => {
+                let decoder = zstd::stream::read::Decoder::with_buffer(plain).map_err(read)?;
+                Box::new(BufReader::with_capacity(1 << 20, decoder))
+            }
+        };
+        let start = stream.fill_buf().map_err(read)?;
+        let mark = start.len() - without_mark(start).len();
+        stream.consume(mark);
+        Ok(stream)
+    }
+
+    /// The size of the file and a sum over its first and last bytes.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let place = match self.place() {
+            FileLocation::Path(place) => place,
+            FileLocation::Embedded(bytes) => {
+                return Ok(format!("{}:{:08x}", bytes.len(), crc32fast::hash(bytes)));
+            }
+        };
+        let mut file = open_file(place)?;
+        let len = file.metadata().at("read", place.path())?.len();
+        let mut sum = crc32fast::Hasher::new();
+        for from in [0, len.saturating_sub(SUMMED)] {
+            let mut part = Vec::new();
+            file.seek(SeekFrom::Start(from)).at("read", place.path())?;
+            (&file).take(SUMMED).read_to_end(&mut part).at("read", place.path())?;
+            sum.update(&part);
+        }
+        Ok(format!("{len}:{:08x}", sum.finalize()))
     }
 
     /// Its lines with their numbers, from 1; line ends are cut off.
     pub(super) fn lines(&self) -> Result<Lines> {
-        Ok(Lines { stream: self.stream()?, file: self.clone(), number: 0 })
+        Ok(Lines { stream: self.stream()?, file: self.clone(), number: 0, broken: false })
     }
 }
 
@@ -68,6 +127,15 @@ pub(super) struct Lines {
     stream: Box<dyn BufRead>,
     file: FileBytes,
     number: u64,
+    /// Whether the last line ended in a line break.
+    broken: bool,
+}
+
+impl Lines {
+    /// Whether the last line that was read ended in a line break.
+    pub(super) fn ended_in_break(&self) -> bool {
+        self.broken
+    }
 }
 
 impl Iterator for Lines {
@@ -85,7 +153,8 @@ impl Iterator for Lines {
                 Some(Err(self.file.error(format!("line {number} is longer than {most}"))))
             }
             Ok(_) => {
-                if line.ends_with(b"\n") {
+                self.broken = line.ends_with(b"\n");
+                if self.broken {
                     line.pop();
                 }
                 if line.ends_with(b"\r") {

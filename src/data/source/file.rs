@@ -11,13 +11,14 @@ use arrow::{
 };
 
 use super::{
-    bytes::{FileBytes, FileLocation},
-    ipc, jsonl, parquet, text,
+    bytes::{Compression, FileBytes, FileLocation},
+    csv, ipc, jsonl, parquet,
+    text::{self, SampleBy},
 };
 use crate::{
     data::stage::Batches,
-    error::{Code, Error, Result},
-    fs::Place,
+    error::{Code, Error, IoContext, Result},
+    fs::{Place, open_file, read_start, refuse_pointer},
     panics::{catch, catch_each},
 };
 
@@ -26,28 +27,48 @@ use crate::{
 pub(super) enum Format {
     Parquet,
     ArrowIpc,
+    /// JSON Lines, or an array of objects.
     JsonLines,
+    /// Rows between line ends, values between such characters.
+    Csv(u8),
     Text,
 }
 
+/// The bytes of a file that are looked at before it is opened.
+const START: usize = 64;
 /// The most rows of a batch.
 const MOST_ROWS: usize = 1 << 16;
 
 /// The formats by their file name extensions, for messages.
-pub(super) const KNOWN_EXTENSIONS: &str =
-    ".parquet, .arrow, .ipc, .feather, .jsonl, .ndjson, .json, .txt";
+pub(super) const KNOWN_EXTENSIONS: &str = ".parquet, .arrow, .ipc, .feather, .jsonl, .ndjson, .json, .csv, .tsv, .txt, .md (all but the \
+     first four also with .gz or .zst behind)";
+
+/// Endings of archives and tables that hold data which dsr does not read.
+const FOREIGN: [&str; 12] =
+    ["bz2", "xz", "lz4", "br", "zip", "7z", "rar", "tar", "tgz", "xlsx", "pkl", "avro"];
 
 impl Format {
     /// The format that the extension of `path` says.
     pub(super) fn of(path: &Path) -> Option<Self> {
+        let (packed, path) = Compression::of(path);
         let extension = path.extension()?.to_str()?.to_lowercase();
         match extension.as_str() {
+            "parquet" | "arrow" | "ipc" | "feather" if packed != Compression::None => None,
             "parquet" => Some(Self::Parquet),
             "arrow" | "ipc" | "feather" => Some(Self::ArrowIpc),
             "jsonl" | "ndjson" | "json" => Some(Self::JsonLines),
-            "txt" | "text" => Some(Self::Text),
+            "csv" => Some(Self::Csv(b',')),
+            "tsv" => Some(Self::Csv(b'\t')),
+            "txt" | "text" | "md" | "markdown" => Some(Self::Text),
             _ => None,
         }
+    }
+
+    /// Whether `path` is data by its name that dsr does not read, and must not pass over.
+    pub(super) fn is_foreign(path: &Path) -> bool {
+        let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_lowercase();
+        let is_packed = Compression::of(path).0 != Compression::None;
+        Self::of(path).is_none() && (is_packed || FOREIGN.contains(&extension.as_str()))
     }
 }
 
@@ -59,12 +80,13 @@ pub(super) struct DataFile(Arc<Inner>);
 struct Inner {
     bytes: FileBytes,
     format: Format,
+    sample_by: SampleBy,
     rows: OnceLock<u64>,
 }
 
 impl DataFile {
     /// The file at `place`.
-    pub(super) fn at(place: Place) -> Result<Self> {
+    pub(super) fn at(place: Place, sample_by: SampleBy) -> Result<Self> {
         let path = place.path();
         let Some(format) = Format::of(path) else {
             bail!(
@@ -76,14 +98,19 @@ impl DataFile {
         if place.len()? == 0 {
             bail!(Code::Data, "{} is empty", path.display());
         }
-        let bytes = FileBytes::new(path.display().to_string(), FileLocation::Path(place.clone()));
-        Ok(Self(Arc::new(Inner { bytes, format, rows: OnceLock::new() })))
+        let start = read_start(&mut open_file(&place)?, START).at("read", path)?;
+        refuse_pointer(path, &start, Code::Data)?;
+        let (packed, _) = Compression::of(path);
+        let name = path.display().to_string();
+        let bytes = FileBytes::new(name, FileLocation::Path(place.clone()), packed);
+        Ok(Self(Arc::new(Inner { bytes, format, sample_by, rows: OnceLock::new() })))
     }
 
     /// A Parquet file inside the binary.
     pub(super) fn embedded(name: String, bytes: &'static [u8]) -> Self {
-        let bytes = FileBytes::new(name, FileLocation::Embedded(bytes));
-        Self(Arc::new(Inner { bytes, format: Format::Parquet, rows: OnceLock::new() }))
+        let bytes = FileBytes::new(name, FileLocation::Embedded(bytes), Compression::None);
+        let (format, sample_by) = (Format::Parquet, SampleBy::Document);
+        Self(Arc::new(Inner { bytes, format, sample_by, rows: OnceLock::new() }))
     }
 
     /// Its name in messages.
@@ -91,11 +118,22 @@ impl DataFile {
         self.0.bytes.name()
     }
 
+    /// Whether a row may lack a column that another file has.
+    pub(super) fn may_lack_columns(&self) -> bool {
+        self.0.format == Format::JsonLines
+    }
+
+    /// What tells the file's content from another's.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        self.0.bytes.fingerprint()
+    }
+
     pub(super) fn schema(&self) -> Result<Schema> {
         self.guarded(|bytes| match self.0.format {
             Format::Parquet => parquet::schema(bytes),
             Format::ArrowIpc => ipc::schema(bytes),
             Format::JsonLines => jsonl::schema(bytes),
+            Format::Csv(delimiter) => csv::schema(bytes, delimiter),
             Format::Text => Ok(text::schema()),
         })
     }
@@ -120,7 +158,8 @@ impl DataFile {
             Format::Parquet => parquet::num_rows(bytes),
             Format::ArrowIpc => ipc::num_rows(bytes),
             Format::JsonLines => jsonl::num_rows(bytes),
-            Format::Text => text::num_rows(bytes),
+            Format::Csv(delimiter) => csv::num_rows(bytes, delimiter),
+            Format::Text => text::num_rows(bytes, self.0.sample_by),
         })?;
         Ok(*self.0.rows.get_or_init(|| rows))
     }
@@ -145,7 +184,8 @@ impl DataFile {
             Format::Parquet => parquet::read(bytes, from),
             Format::ArrowIpc => ipc::read(bytes, from),
             Format::JsonLines => jsonl::read(bytes, from, schema),
-            Format::Text => text::read(bytes, from, schema),
+            Format::Csv(delimiter) => csv::read(bytes, from, schema, delimiter),
+            Format::Text => text::read(bytes, from, schema, self.0.sample_by),
         })?;
         let file = self.clone();
         let small = batches.flat_map(slices).map(move |batch| then(&batch?));

@@ -1,28 +1,27 @@
-//! JSON Lines: one object to a line; blank lines are no rows.
+//! JSON Lines: one object to a line; blank lines are no rows. A file that begins with `[` is an array
+//! of objects instead, of which one is read after another.
 //!
 //! The columns are inferred from the first lines of the dataset's first file, and every later line
 //! must fit them. Lines are parsed one by one, so that an error names its line.
 
-use std::sync::Arc;
-
 use arrow::{
     array::RecordBatch,
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    datatypes::{Schema, SchemaRef},
     error::ArrowError,
 };
 use serde_json::Value;
 
-use super::bytes::{FileBytes, Lines};
+use super::{array::ArrayItems, bytes::FileBytes};
 use crate::{
     data::{
-        rows::{Row, from_rows, infer_schema},
         stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
+        values::{Row, from_rows, infer_schema},
     },
     error::{Error, Result},
 };
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
-    let mut lines = Objects { lines: file.lines()?, file: file.clone() };
+    let mut lines = Objects { lines: records(file)?, file: file.clone() };
     let (_, rows) = lines.take_rows()?;
     if rows.is_empty() {
         return Err(file.error("there are no rows in it"));
@@ -31,15 +30,15 @@ pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     if schema.fields().is_empty() {
         return Err(file.error("its rows have no columns"));
     }
-    Ok(nulls_are_text(&schema))
+    Ok(schema)
 }
 
 pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
-    file.lines()?.try_fold(0, |rows, line| Ok(rows + u64::from(!is_blank(&line?.1))))
+    records(file)?.try_fold(0, |rows, line| Ok(rows + u64::from(!is_blank(&line?.1))))
 }
 
 pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Batches> {
-    let mut objects = Objects { lines: file.lines()?, file: file.clone() };
+    let mut objects = Objects { lines: records(file)?, file: file.clone() };
     objects.skip_rows(from)?;
     let schema = schema.clone();
     Ok(Box::new(std::iter::from_fn(move || match objects.take_rows() {
@@ -51,8 +50,21 @@ pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Ba
 
 /// The objects of a file, line by line.
 struct Objects {
-    lines: Lines,
+    lines: Records,
     file: FileBytes,
+}
+
+/// The texts of the objects, with the lines on which they begin.
+type Records = Box<dyn Iterator<Item = Result<(u64, Vec<u8>)>>>;
+
+/// Lines, or the elements of an array.
+fn records(file: &FileBytes) -> Result<Records> {
+    let mut stream = file.stream()?;
+    let start = stream.fill_buf().map_err(|e| file.error(format!("cannot be read: {e}")))?;
+    Ok(match start.trim_ascii_start().first() {
+        Some(b'[') => Box::new(ArrayItems::new(stream, file.clone())),
+        _ => Box::new(file.lines()?),
+    })
 }
 
 impl Objects {
@@ -123,15 +135,6 @@ fn to_batch(
 
 fn misfit(file: &FileBytes, number: u64, e: ArrowError) -> Error {
     file.error(format!("line {number} does not fit the columns of the first lines: {e}"))
-}
-
-/// A column that was null in all rows seen so far is taken for text, so that it has a type.
-fn nulls_are_text(schema: &Schema) -> Schema {
-    let field = |f: &Arc<Field>| match f.data_type() {
-        DataType::Null => Arc::new(f.as_ref().clone().with_data_type(DataType::Utf8)),
-        _ => f.clone(),
-    };
-    Schema::new(schema.fields().iter().map(field).collect::<Vec<_>>())
 }
 
 fn is_blank(line: &[u8]) -> bool {

@@ -11,11 +11,15 @@ use std::{
     sync::Arc,
 };
 
-use super::file::{DataFile, Format, KNOWN_EXTENSIONS};
+use super::{
+    file::{DataFile, Format, KNOWN_EXTENSIONS},
+    text::SampleBy,
+};
 use crate::{
     config::suggest,
     data::{
         embedded,
+        hub_names::{hub_hint, no_path_hint},
         source_name::{DataSource, WILD},
     },
     error::{Code, Error, Result},
@@ -29,6 +33,8 @@ pub struct OpenOptions {
     pub split: Option<String>,
     /// The branch, tag or commit of a dataset on the hub.
     pub revision: Option<String>,
+    /// What of a text file is a row.
+    pub sample_by: SampleBy,
     /// The resolver of hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
@@ -64,6 +70,10 @@ pub(super) type Splits = Vec<(String, Arc<[DataFile]>)>;
 const NOT_DATA: [&str; 4] =
     ["dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"];
 
+/// Texts about the data, as Markdown.
+const ABOUT_DATA: [&str; 6] =
+    ["README", "LICENSE", "LICENCE", "CHANGELOG", "CITATION", "CONTRIBUTING"];
+
 const SPLIT_KEYWORDS: [(&str, &[&str]); 3] = [
     ("train", &["train", "training"]),
     ("validation", &["validation", "valid", "dev", "val"]),
@@ -82,12 +92,15 @@ pub(super) fn locate(source: &DataSource, options: &OpenOptions) -> Result<Split
                 .map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into()))
                 .collect())
         }
-        DataSource::Path(place, _) if place.is_dir() => directory(place),
+        DataSource::Path(place, _) if place.is_dir() => directory(place, options.sample_by),
         DataSource::Path(place, _) if place.exists() => {
-            Ok(vec![("train".to_owned(), [DataFile::at(place.clone())?].into())])
+            let file = DataFile::at(place.clone(), options.sample_by)?;
+            Ok(vec![("train".to_owned(), [file].into())])
         }
-        DataSource::Path(place, _) => Err(missing(place)),
-        DataSource::Pattern(place, _) => pattern(place),
+        DataSource::Path(place, written) => {
+            Err(missing(place).hint_if(hub_hint(&written.to_string_lossy())))
+        }
+        DataSource::Pattern(place, _) => pattern(place, options.sample_by),
         DataSource::Hub { repo, config } => hub(source, repo, config.as_deref(), options),
     }
 }
@@ -101,10 +114,11 @@ fn hub(
     let Some(hub) = &options.hub else {
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
-    let splits = hub.dataset_files(repo, config, options.revision.as_deref())?;
+    let splits = hub.dataset_files(repo, config, options.revision.as_deref());
+    let splits = splits.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
     let open = |(split, paths): (String, Vec<PathBuf>)| {
-        let files =
-            paths.into_iter().map(|path| DataFile::at(path.into())).collect::<Result<Vec<_>>>()?;
+        let file = |path: PathBuf| DataFile::at(path.into(), options.sample_by);
+        let files = paths.into_iter().map(file).collect::<Result<Vec<_>>>()?;
         Ok((split, files.into()))
     };
     let splits: Splits = splits.into_iter().map(open).collect::<Result<_>>()?;
@@ -114,7 +128,7 @@ fn hub(
     Ok(splits)
 }
 
-fn directory(dir: &Place) -> Result<Splits> {
+fn directory(dir: &Place, sample_by: SampleBy) -> Result<Splits> {
     let mut found = Vec::new();
     walk(dir, &mut found)?;
     if found.is_empty() {
@@ -125,7 +139,7 @@ fn directory(dir: &Place) -> Result<Splits> {
         );
     }
     one_format(&found, dir)?;
-    by_split(found, dir)
+    by_split(found, dir, sample_by)
 }
 
 /// All data files below `dir`, in the order of their names.
@@ -133,16 +147,29 @@ fn walk(dir: &Place, found: &mut Vec<Place>) -> Result<()> {
     for name in dir.list()? {
         let place = dir.join(&name);
         let name = name.to_string_lossy();
-        if name.starts_with(['.', '_']) || NOT_DATA.contains(&&*name) {
+        if name.starts_with(['.', '_']) || is_not_data(&name) {
             continue;
         }
         if place.is_dir() {
             walk(&place, found)?;
         } else if Format::of(place.path()).is_some() {
             found.push(place);
+        } else if Format::is_foreign(place.path()) {
+            let message = format!("{}: dsr does not read such files", place.display());
+            return Err(Error::new(Code::Data, message).hint(format!(
+                "unpack or convert it, or name the others by a pattern such as \"{}/*.jsonl\"",
+                dir.display()
+            )));
         }
     }
     Ok(())
+}
+
+/// Whether a file of this name stands beside data and is none.
+fn is_not_data(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or(name).to_uppercase();
+    let is_markdown = name.to_lowercase().ends_with(".md");
+    NOT_DATA.contains(&name) || is_markdown && ABOUT_DATA.contains(&stem.as_str())
 }
 
 fn one_format(files: &[Place], dir: &Place) -> Result<()> {
@@ -166,13 +193,13 @@ fn one_format(files: &[Place], dir: &Place) -> Result<()> {
     }
 }
 
-fn pattern(pattern: &Place) -> Result<Splits> {
+fn pattern(pattern: &Place, sample_by: SampleBy) -> Result<Splits> {
     let mut found = Vec::new();
     let fixed = expand(pattern, &mut |place| found.push(place))?;
     if found.is_empty() {
         bail!(Code::Data, "no file matches {}", pattern.display());
     }
-    by_split(found, &fixed)
+    by_split(found, &fixed, sample_by)
 }
 
 /// The files that a pattern matches.
@@ -238,11 +265,11 @@ fn matching(dir: &Place, patterns: &[glob::Pattern], take: &mut dyn FnMut(Place)
 }
 
 /// Sorts files into splits by their names below `root`.
-fn by_split(files: Vec<Place>, root: &Place) -> Result<Splits> {
+fn by_split(files: Vec<Place>, root: &Place, sample_by: SampleBy) -> Result<Splits> {
     let mut splits: Vec<(String, Vec<DataFile>)> = Vec::new();
     for place in files {
         let split = split_of(place.path().strip_prefix(root.path()).unwrap_or(place.path()));
-        let file = DataFile::at(place)?;
+        let file = DataFile::at(place, sample_by)?;
         match splits.iter_mut().find(|(name, _)| *name == split) {
             Some((_, files)) => files.push(file),
             None => splits.push((split.to_owned(), vec![file])),

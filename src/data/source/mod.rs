@@ -2,9 +2,13 @@
 //!
 //! `locate.rs` finds the files and their splits; `file.rs` opens one of them by its format. This
 //! file puts a split expression on top: a list of row ranges over lists of files, read one after
-//! another, a batch at a time. All files of a dataset must have the columns of the first.
+//! another, a batch at a time. All files are looked at when the dataset is opened, so that what does
+//! not fit together is refused then (`columns.rs`).
 
+mod array;
 mod bytes;
+mod columns;
+mod csv;
 mod file;
 mod ipc;
 mod ipc_check;
@@ -16,19 +20,20 @@ mod text;
 
 use std::sync::Arc;
 
-use arrow::{
-    array::RecordBatch,
-    compute::cast,
-    datatypes::{DataType, Field, Schema, SchemaRef},
-};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 pub use self::locate::{DatasetFiles, OpenOptions, matches};
-use self::{file::DataFile, locate::Splits};
+pub use self::text::SampleBy;
+use self::{
+    columns::{common, conform},
+    file::DataFile,
+    locate::Splits,
+};
 use super::{
     source_name::DataSource,
     split::{SplitSlice, parse_split},
     stage::{Batches, Stage, limit_rows},
-    wanted::check_wanted,
+    wanted::{Stop, ask, check_wanted},
 };
 use crate::error::{Code, Error, Result};
 
@@ -52,7 +57,13 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     };
     let parts =
         slices.iter().map(|slice| RowRange::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
-    let schema = normalize(&parts[0].files[0].schema()?);
+    let mut files: Vec<&DataFile> = Vec::new();
+    for file in parts.iter().flat_map(|part| part.files.iter()) {
+        if !files.iter().any(|known| known.name() == file.name()) {
+            files.push(file);
+        }
+    }
+    let schema = common(&files)?;
     let (name, stop) = (format!("{spec} [{expression}]"), options.stop.clone());
     let source = Source { name, parts: parts.into(), schema, stop };
     // Reading the first rows now shows a damaged or empty file where the dataset is named.
@@ -65,13 +76,18 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     bail!(Code::Data, "{spec}: split \"{expression}\" has no rows")
 }
 
+/// The splits of a dataset, in order.
+pub(super) fn splits(source: &DataSource, options: &OpenOptions) -> Result<Vec<String>> {
+    Ok(locate::locate(source, options)?.into_iter().map(|(name, _)| name).collect())
+}
+
 /// Row ranges of files.
 #[derive(Clone)]
 pub(super) struct Source {
     name: String,
     parts: Arc<[RowRange]>,
     schema: SchemaRef,
-    stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    stop: Option<Stop>,
 }
 
 impl Stage for Source {
@@ -117,10 +133,18 @@ impl Stage for Source {
             parts[i].read(if i == first { skip } else { 0 }, &schema)
         });
         let stop = self.stop.clone();
-        Ok(Box::new(batches.map(move |batch| match &stop {
-            Some(stop) if stop() => Err(Error::new(Code::Interrupted, "interrupted")),
-            _ => check_wanted().and(batch),
+        Ok(Box::new(batches.map(move |batch| {
+            ask(stop.as_ref());
+            check_wanted().and(batch)
         })))
+    }
+
+    fn origin(&self) -> Result<String> {
+        let part = |part: &RowRange| {
+            let files = part.files.iter().map(DataFile::fingerprint).collect::<Result<Vec<_>>>()?;
+            Ok(format!("{}..{:?} of {}", part.from, part.to, files.join("+")))
+        };
+        Ok(self.parts.iter().map(part).collect::<Result<Vec<_>>>()?.join("; "))
     }
 
     fn describe(&self) -> String {
@@ -194,56 +218,6 @@ fn in_turn(
         Ok(batches) => batches,
         Err(e) => Box::new(std::iter::once(Err(e))),
     }))
-}
-
-/// The columns as all stages see them: nullable, and without dictionary encoding.
-fn normalize(schema: &Schema) -> SchemaRef {
-    let field = |f: &Arc<Field>| {
-        let data_type = match f.data_type() {
-            DataType::Dictionary(_, values) => values.as_ref().clone(),
-            other => other.clone(),
-        };
-        f.as_ref().clone().with_data_type(data_type).with_nullable(true)
-    };
-    Arc::new(Schema::new(schema.fields().iter().map(field).collect::<Vec<Field>>()))
-}
-
-/// A file's batch with exactly the columns of the dataset.
-fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &str) -> Result<RecordBatch> {
-    if batch.num_columns() != schema.fields().len() {
-        return Err(other_columns(batch, schema, file));
-    }
-    let column = |field: &Arc<Field>| {
-        let column = batch.column_by_name(field.name())?;
-        let (found, expected) = (column.data_type(), field.data_type());
-        let encoded = matches!(found, DataType::Dictionary(_, v) if v.as_ref() == expected);
-        if found == expected {
-            Some(column.clone())
-        } else if encoded || found.equals_datatype(expected) {
-            cast(column, expected).ok()
-        } else {
-            None
-        }
-    };
-    let columns: Option<Vec<_>> = schema.fields().iter().map(column).collect();
-    let columns = columns.ok_or_else(|| other_columns(batch, schema, file))?;
-    RecordBatch::try_new(schema.clone(), columns)
-        .map_err(|e| Error::new(Code::Data, format!("{file}: {e}")).caused_by(e))
-}
-
-fn other_columns(batch: &RecordBatch, expected: &Schema, file: &str) -> Error {
-    let list = |schema: &Schema| {
-        let column = |f: &Arc<Field>| format!("{}: {}", f.name(), f.data_type());
-        schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
-    };
-    Error::new(
-        Code::Data,
-        format!(
-            "{file} has other columns than the first file of the dataset: expected {}; found {}",
-            list(expected),
-            list(&batch.schema())
-        ),
-    )
 }
 
 #[cfg(test)]

@@ -52,7 +52,7 @@ pub(super) static TABLE: Table = Table {
         Key::flag("reorder_and_upcast_attn", false),
         Key::flag("tie_word_embeddings", true),
         Key::token("bos_token_id", Some(50256)),
-        Key::token("eos_token_id", Some(50256)),
+        Key::tokens("eos_token_id", Some(50256)),
     ],
     aliases: &[
         ("max_position_embeddings", "n_positions"),

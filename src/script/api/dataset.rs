@@ -13,7 +13,7 @@ use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data::{self, OpenOptions, Row, TokenizeOptions},
+    data::{self, DataSource, OpenOptions, Row, SampleBy, TokenizeOptions},
     error::{Code, Error, Result},
     recipe::{
         error::ScriptResult,
@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The seed of a shuffle that names none.
-const DEFAULT_SEED: u64 = 0;
+pub(crate) const DEFAULT_SEED: u64 = 0;
 
 /// The functions of datasets, and `for` over the rows.
 pub(super) fn build() -> Module {
@@ -44,9 +44,10 @@ pub mod api {
     /// one; nothing is read before it is needed.
     pub type Dataset = data::Dataset;
 
-    /// Opens a dataset: a Parquet, Arrow, JSON Lines or text file, a glob, a directory, `dsr:austen`,
-    /// which is in the binary, or `Owner/name:config` of the Hugging Face hub. Relative paths start
-    /// from the working directory.
+    /// Opens a dataset: a Parquet, Arrow, JSON, JSON Lines, CSV, TSV or text file, a glob, a directory,
+    /// `dsr:austen`, which is in the binary, or `Owner/name:config` of the Hugging Face hub. JSON, CSV
+    /// and text may be packed (`.gz`, `.zst`). Relative paths start from the working directory. A text
+    /// file (`.txt`, `.md`) is one row, unless `sample_by` cuts it.
     ///
     /// * `spec` - the path, name or hub id
     ///
@@ -64,6 +65,7 @@ pub mod api {
     ///
     /// ```rhai
     /// let ds = dataset("dsr:austen", #{ split: "train[:1%]+test" });
+    /// let ds = dataset("novel.txt", #{ sample_by: "paragraph" });
     /// let ds = dataset("Salesforce/wikitext:wikitext-2-raw-v1", #{ revision: "main" });
     /// ```
     #[rhai_fn(name = "dataset", return_raw)]
@@ -73,11 +75,18 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Dataset> {
         let options = super::open_options(&options)?;
-        let host = host::of(&ctx)?;
-        let source = host.workspace.rights.source(spec)?;
-        let stop = Some(Arc::new(host.stopper()) as _);
-        let hub = Some(Rc::new(host) as _);
-        Ok(Dataset::open(source, &OpenOptions { hub, stop, ..options })?)
+        Ok(super::open(&ctx, spec, options)?)
+    }
+
+    /// Returns the names of the splits of a dataset.
+    ///
+    /// ```rhai
+    /// print(dataset_splits("dsr:austen"));           // ["train", "validation", "test"]
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn dataset_splits(ctx: NativeCallContext, spec: &str) -> ScriptResult<Array> {
+        let (source, options) = super::located(&ctx, spec, OpenOptions::default())?;
+        Ok(Dataset::splits(source, &options)?.into_iter().map(Dynamic::from).collect())
     }
 
     /// Turns the column `text` into token ids, on all cores. The other columns are dropped.
@@ -286,6 +295,9 @@ option_table! {
         /// a branch, tag or commit of the hub
         #[option(optional)]
         pub revision: Option<String>,
+        /// what of a text file is a row
+        #[option(default = SampleBy::Document)]
+        pub sample_by: SampleBy,
     }
 }
 
@@ -301,8 +313,26 @@ option_table! {
 
 /// The options of `dataset`, without the hub and the directory that paths start from.
 pub(crate) fn open_options(map: &Map) -> Result<OpenOptions> {
-    let OpenTable { split, revision } = options::read_table("dataset", map)?;
-    Ok(OpenOptions { split, revision, ..OpenOptions::default() })
+    let OpenTable { split, revision, sample_by } = options::read_table("dataset", map)?;
+    Ok(OpenOptions { split, revision, sample_by, ..OpenOptions::default() })
+}
+
+/// The source that a text names, and the options with what the host gives.
+fn located(
+    ctx: &NativeCallContext,
+    spec: &str,
+    options: OpenOptions,
+) -> Result<(DataSource, OpenOptions)> {
+    let host = host::of(ctx)?;
+    let source = host.workspace.rights.source(spec)?;
+    let stop = Some(Arc::new(host.stopper()) as _);
+    let hub = Some(Rc::new(host) as _);
+    Ok((source, OpenOptions { hub, stop, ..options }))
+}
+
+fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<data::Dataset> {
+    let (source, options) = located(ctx, spec, options)?;
+    data::Dataset::open(source, &options)
 }
 
 /// The options of `tokenize`.

@@ -23,7 +23,6 @@ use crate::{
     recipe::{
         error::{ScriptResult, interruption},
         options::{self, Handed},
-        rights::Rights,
     },
     run::{load_checkpoint, save_checkpoint},
     script::{
@@ -73,8 +72,7 @@ pub mod api {
         }
         let group = host.group()?;
         let mut engine = engine::Engine::new(model, group, config)?;
-        let (place, shape) = (engine.mesh().place(), engine.mesh().shape());
-        host.ranks.replica().set(Some((place.dp, shape.dp)));
+        host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {
             engine.set_loss(loss);
         }
@@ -224,7 +222,7 @@ pub mod api {
         path: &str,
         options: Map,
     ) -> ScriptResult<()> {
-        Ok(super::load(&host::of(&ctx)?.workspace.rights, engine, path, &options)?)
+        Ok(super::load(&*host::of(&ctx)?, engine, path, &options)?)
     }
 
     /// Returns the number of this process among those that train together: 0, where it is alone.
@@ -457,11 +455,14 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
     Ok(store.latest()?.display().to_string())
 }
 
-fn load(rights: &Rights, engine: &Engine, path: &str, options: &Map) -> Result<()> {
+fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let loader = load_options(options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
-    let dir = Store::resolve(rights.readable(path)?)?;
-    load_checkpoint(&mut *engine.write()?, loader.as_deref_mut().map(|l| &mut **l), &dir)
+    let dir = Store::resolve(host.workspace.rights.readable(path)?)?;
+    let loader = loader.as_deref_mut().map(|l| &mut **l);
+    let note = load_checkpoint(&mut *engine.write()?, loader, &dir)?;
+    note.iter().for_each(|note| host.output.note(note));
+    Ok(())
 }
 
 fn describe(engine: &engine::Engine) -> Result<String> {

@@ -6,7 +6,7 @@ use rhai::{Module, exported_module};
 
 use super::{
     batch, console, dataset, deepspeed, engine, generate, json, language, loader, model, nn,
-    optimizer, options, param, run, tensor, tokenizer,
+    optimizer, options, param, run, table, tensor, tokenizer, tokenizer_training,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -28,6 +28,7 @@ const API: &[Group] = &[
     ("options", || exported_module!(options::api)),
     ("param", || exported_module!(param::api)),
     ("run", run::build),
+    ("table", || exported_module!(table::api)),
     ("tensor", || exported_module!(tensor::api)),
     ("tensor_autograd", || exported_module!(tensor::autograd::api)),
     ("tensor_create", || exported_module!(tensor::create::api)),
@@ -36,6 +37,7 @@ const API: &[Group] = &[
     ("tensor_reduce", tensor::reduce::build),
     ("tensor_shape", || exported_module!(tensor::shape::api)),
     ("tokenizer", || exported_module!(tokenizer::api)),
+    ("tokenizer_training", || exported_module!(tokenizer_training::api)),
 ];
 
 /// The functions that are called with the name of their group: `nn::linear(x, w)`.

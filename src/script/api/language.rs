@@ -13,6 +13,7 @@ use crate::{
     recipe::{
         error::{ScriptResult, interruption},
         parser::STRING_BYTES,
+        value::argument,
     },
     script::host,
     units::Bytes,
@@ -21,7 +22,7 @@ use crate::{
 /// How long a request to stop may go unnoticed.
 const PATIENCE: Duration = Duration::from_millis(20);
 
-/// Waiting, replacing and padding.
+/// Waiting, writing, replacing and padding.
 #[export_module]
 pub mod api {
     /// Waits for a number of seconds, or until the user wants the recipe to stop.
@@ -38,6 +39,17 @@ pub mod api {
     #[rhai_fn(name = "sleep", return_raw, volatile)]
     pub fn sleep_float(ctx: NativeCallContext, seconds: f64) -> ScriptResult<()> {
         Ok(wait(&ctx, seconds)?)
+    }
+
+    /// Writes a number with so many digits behind its point.
+    ///
+    /// ```rhai
+    /// print(3.14159.to_fixed(2));                     // 3.14
+    /// ```
+    #[rhai_fn(pure, return_raw)]
+    pub fn to_fixed(number: &mut f64, digits: i64) -> ScriptResult<String> {
+        let digits: u8 = argument("digits", &digits.into())?;
+        Ok(format!("{number:.digits$}", digits = usize::from(digits)))
     }
 
     /// Replaces every occurrence of a text in the string.

@@ -20,7 +20,9 @@ pub mod optimizer;
 pub mod options;
 pub mod param;
 pub mod run;
+pub mod table;
 pub mod tensor;
 pub mod tokenizer;
+pub mod tokenizer_training;
 
 pub(crate) mod groups;

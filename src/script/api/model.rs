@@ -315,7 +315,8 @@ fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]
             let what = if place.exists() { "is a file" } else { "does not exist" };
             let message = format!("the model directory {} {what}", place.display());
             Err(Error::new(Code::Io, message)
-                .hint("expected a directory with config.json and model.safetensors"))
+                .hint("expected a directory with config.json and model.safetensors")
+                .hint_if(data::hub_hint(spec)))
         }
         DataSource::Embedded(_) => {
             Err(Error::new(Code::BadValue, format!("no model \"{spec}\" is part of dsr"))
@@ -323,9 +324,7 @@ fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]
         }
         DataSource::Hub { repo, .. } => {
             let fetched = host.hub()?.model_files(&repo, revision, files);
-            let there = host.workspace.rights.work_dir.join(spec);
-            let hint = format!("there is no directory {} either", there.display());
-            Ok(fetched.map_err(|e| e.hint(hint))?.into())
+            Ok(fetched.map_err(|e| e.hint(data::no_path_hint(spec)))?.into())
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Instant};
 
-use rhai::{Map, Module, plugin::*};
+use rhai::{Array, Map, Module, plugin::*};
 
 use super::{
     dataset::api::Dataset,
@@ -111,6 +111,17 @@ pub mod api {
         Ok(run.evaluate_and_log(&*host::of(&ctx)?, &dataset)?)
     }
 
+    /// Returns the evaluations that the run has written down, those before a resumption too: maps with
+    /// `step` and `loss`.
+    ///
+    /// ```rhai
+    /// for e in run.evaluations { print(`${e.step}: ${e.loss}`); }
+    /// ```
+    #[rhai_fn(get = "evaluations", return_raw, pure)]
+    pub fn evaluations(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<Array> {
+        Ok(super::evaluations(&*host::of(&ctx)?, run)?)
+    }
+
     /// Saves a checkpoint now.
     ///
     /// ```rhai
@@ -166,6 +177,23 @@ option_table! {
         #[option(default = 2)]
         pub keep: usize,
     }
+}
+
+/// The evaluations of the run, which rank 0 knows and tells the others.
+fn evaluations(host: &Host, run: &Run) -> Result<Array> {
+    let own: Vec<f64> = run
+        .training
+        .read()?
+        .evaluations()?
+        .into_iter()
+        .flat_map(|(step, loss)| [step as f64, loss])
+        .collect();
+    let all = host.group()?.told(own)?;
+    let map = |pair: &[f64]| {
+        let (step, loss) = (Dynamic::from(pair[0] as i64), Dynamic::from(pair[1]));
+        Dynamic::from_map([("step".into(), step), ("loss".into(), loss)].into())
+    };
+    Ok(all.chunks_exact(2).map(map).collect())
 }
 
 /// Reads the options of `start_run`.

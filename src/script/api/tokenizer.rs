@@ -6,11 +6,11 @@ use std::{rc::Rc, sync::Arc};
 
 use rhai::{Array, Map, plugin::*};
 
-use crate::data::DataSource;
 use crate::{
     config::options::option_table,
-    data,
+    data::{self, DataSource},
     error::Result,
+    fs,
     hub::TOKENIZER_FILES,
     recipe::{
         error::ScriptResult,
@@ -74,8 +74,22 @@ pub mod api {
         let rights = &host.workspace.rights;
         let (vocab, merges) = (rights.readable(vocab)?, rights.readable(merges)?);
         // Their directory may hold a `tokenizer_config.json`.
-        rights.readable(vocab.path().with_file_name("tokenizer_config.json"))?;
+        for name in ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"] {
+            rights.readable(vocab.path().with_file_name(name))?;
+        }
         Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
+    }
+
+    /// Writes the tokenizer as a `tokenizer.json`.
+    ///
+    /// ```rhai
+    /// tokenizer("dsr:gpt2").save("gpt2.json");
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn save(ctx: NativeCallContext, tokenizer: &mut Tokenizer, path: &str) -> ScriptResult<()> {
+        let path = host::of(&ctx)?.workspace.rights.writable(path)?;
+        path.create_parents()?;
+        Ok(fs::write_atomic(&path, &tokenizer.to_json()?)?)
     }
 
     /// Returns the token ids of a text, with the special tokens that the tokenizer itself adds.
@@ -205,8 +219,11 @@ fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tok
     let rights = &host.workspace.rights;
     match rights.source(spec)? {
         DataSource::Hub { repo, .. } => {
-            let dir = host.hub()?.model_files(&repo, revision, TOKENIZER_FILES)?;
-            data::Tokenizer::from_path(dir)
+            let dir = host.hub()?.model_files(&repo, revision, TOKENIZER_FILES);
+            data::Tokenizer::from_path(dir.map_err(|e| e.hint(data::no_path_hint(spec)))?)
+        }
+        DataSource::Path(place, _) if !place.exists() => {
+            data::Tokenizer::from_path(place).map_err(|e| e.hint_if(data::hub_hint(spec)))
         }
         here => data::Tokenizer::open(here),
     }

@@ -62,6 +62,17 @@ pub(super) struct Calls<'a> {
     /// Keys of maps, also in imports: a method may be a function in a map.
     keys: BTreeSet<String>,
     faults: Vec<(Position, Error)>,
+    /// Whether the node stands in a branch, which the run may not come to.
+    is_guarded: bool,
+}
+
+/// Whether what stands in this node depends on a condition.
+fn is_condition(node: &ASTNode<'_>) -> bool {
+    match node {
+        ASTNode::Stmt(stmt) => matches!(stmt, Stmt::If(..) | Stmt::Switch(..) | Stmt::While(..)),
+        ASTNode::Expr(expr) => matches!(expr, Expr::And(..) | Expr::Or(..) | Expr::Coalesce(..)),
+        _ => false,
+    }
 }
 
 impl<'a> Calls<'a> {
@@ -76,7 +87,16 @@ impl<'a> Calls<'a> {
         let modules = imports.sources().map(|(_, module)| module);
         let keys = modules.chain([ast]).flat_map(keys).chain(known.keys.iter().cloned()).collect();
         let types = Types::new(surface, ast, parameters, &known.variables);
-        Self { engine, surface, functions, types, parameters, keys, faults: Vec::new() }
+        Self {
+            engine,
+            surface,
+            functions,
+            types,
+            parameters,
+            keys,
+            faults: Vec::new(),
+            is_guarded: false,
+        }
     }
 
     /// All mistakes of the source, in its order.
@@ -91,6 +111,7 @@ impl<'a> Calls<'a> {
 
     fn node(&mut self, nodes: &[ASTNode<'_>]) {
         let Some(node) = nodes.last() else { return };
+        self.is_guarded = nodes.iter().any(is_condition);
         match node {
             ASTNode::Expr(Expr::Variable(variable, _, position))
                 if variable.2.to_string() == PARAMETERS
@@ -199,7 +220,9 @@ impl<'a> Calls<'a> {
 
     fn read_options(&mut self, reader: &OptionReader, call: &FnCallExpr, position: Position) {
         let read = |map: &Map| reader.read(map);
-        let faults = written::faults(&read, &call.args, self.parameters);
+        // A branch may be there for the very values with which its options are fine.
+        let parameters = if self.is_guarded { &[] } else { self.parameters };
+        let faults = written::faults(&read, &call.args, parameters);
         self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
     }
 

@@ -7,7 +7,7 @@ use crate::{
         ENGINE_TABLES,
         options::{OptionTable, Row},
     },
-    data::TokenizeOptions,
+    data::{TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
     model::ModelConfig,
@@ -77,11 +77,20 @@ const FUNCTIONS: &[OptionFunction] = &[
     function("sequential", api::nn::sequential::TABLES, |map| {
         api::nn::sequential::read(map, no_function).map(drop)
     }),
+    function("train_test_split", &[api::table::SplitOptions::ROWS], |map| {
+        api::table::split_options(map).map(drop)
+    }),
     function("shuffle", &[api::dataset::ShuffleOptions::ROWS], |map| {
         api::dataset::shuffle_options(map).map(drop)
     }),
+    function("sort", &[api::table::SortOptions::ROWS], |map| {
+        api::table::sort_options(map).map(drop)
+    }),
     function("start_run", &[api::run::RunOptions::ROWS], |map| {
         api::run::read_options(map).map(drop)
+    }),
+    function("train_tokenizer", &[TokenizerTraining::ROWS], |map| {
+        api::tokenizer_training::training_options(map).map(drop)
     }),
     function("tokenize", &[TokenizeOptions::ROWS], |map| {
         api::dataset::tokenize_options(map).map(drop)

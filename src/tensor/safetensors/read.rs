@@ -14,7 +14,7 @@ use super::{KINDS, LENGTH_BYTES};
 use crate::{
     bridge::bytes::copy_from_bytes,
     error::{Code, Error, IoContext, Result},
-    fs::{File, Place, open_file},
+    fs::{File, Place, open_file, refuse_pointer},
     tensor::{Kind, Tensor},
     units::Bytes,
 };
@@ -23,7 +23,7 @@ use crate::{
 const MOST_HEADER_BYTES: u64 = 100_000_000;
 
 /// How a file begins that Git LFS has put in the place of a large one.
-const LFS_POINTER: &[u8] = b"version https://git-lfs";
+const LFS_POINTER_BYTES: u64 = 23;
 
 /// Bytes that are read at once; a multiple of every element's size.
 const CHUNK: usize = 16 << 20;
@@ -245,15 +245,9 @@ fn is_float(kind: Kind) -> bool {
 
 /// The header of a file of `found` bytes, once its length is known to be possible.
 fn header_bytes(path: &Path, file: &File, found: u64) -> Result<Vec<u8>> {
-    let mut begin = vec![0; found.min(LFS_POINTER.len() as u64) as usize];
+    let mut begin = vec![0; found.min(LFS_POINTER_BYTES) as usize];
     file.read_exact_at(&mut begin, 0).at("read", path)?;
-    if begin == LFS_POINTER {
-        return Err(Error::new(
-            Code::Weights,
-            format!("{} is a Git LFS pointer, not the file itself", path.display()),
-        )
-        .hint("`git lfs pull` in that repository downloads the file"));
-    }
+    refuse_pointer(path, &begin, Code::Weights)?;
     let Some(length) = begin.first_chunk::<LENGTH_BYTES>() else {
         bail!(
             Code::Weights,

@@ -251,7 +251,7 @@ pub(crate) fn read_file(dir_or_file: impl Into<Place>) -> Result<(Map<String, Va
             .hint(format!("a model is a directory with {FILE_NAME} and model.safetensors")));
     }
     let origin = path.display().to_string();
-    match serde_json::from_slice(&fs::read(&path)?) {
+    match serde_json::from_slice(&fs::read_json(&path)?) {
         Ok(Value::Object(map)) => Ok((map, origin)),
         Ok(_) => bail!(Code::ModelConfig, "{origin} must hold one JSON object"),
         Err(e) => bail!(Code::ModelConfig, "{origin} is not valid JSON: {e}"),

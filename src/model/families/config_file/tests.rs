@@ -206,7 +206,7 @@ fn all_faults_are_told_at_once() {
         "n_embd": 768.5,
         "attn_pdrop": null,
         "tie_word_embeddings": 1,
-        "eos_token_id": [1, 2],
+        "eos_token_id": "end",
         "activation_function": "gelu_newer",
         "add_cross_attention": true,
         "quantization_config": {"bits": 4},
@@ -215,7 +215,7 @@ fn all_faults_are_told_at_once() {
     for expected in [
         "config.json: n_layer must be an integer, got \"12\"",
         "config.json: attn_pdrop must be a number, got null",
-        "config.json: eos_token_id must be an integer or null, got [1,2]",
+        "config.json: eos_token_id must be a token id, a list of token ids or null, got \"end\"",
         "config.json: activation_function must be one of gelu_new, gelu, ",
         "config.json: add_cross_attention is true, which dsr does not support: dsr trains",
     ] {
