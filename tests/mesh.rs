@@ -7,8 +7,8 @@ use std::{path::Path, process::Output, rc::Rc};
 use dsr::{
     checkpoint::Store,
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, PartitionMethod, PipelineOptions,
-        PrecisionConfig, TensorParallelOptions,
+        ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, OffloadDevice, PartitionMethod,
+        PipelineOptions, PrecisionConfig, TensorParallelOptions, ZeroConfig,
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -225,6 +225,48 @@ fn pipelines_replicas_and_shared_layers_go_together() {
                 assert_relative(&format!("{name} {shape:?}"), found.0, wanted.0, 1e-5);
                 assert_relative(&format!("{name} {shape:?} norm"), found.1, wanted.1, 1e-4);
             }
+        }
+    }
+}
+
+/// The state on disk, and precisions and recomputation with shared layers: 16 bits are rounded in other
+/// places.
+#[test]
+fn offload_and_precisions_go_with_a_mesh() {
+    let _alone = alone();
+    let disk = tempfile::tempdir().unwrap();
+    let away = |shape: Shape| {
+        let zero = ZeroConfig {
+            offload_optimizer: OffloadDevice::Nvme,
+            offload_param: OffloadDevice::Nvme,
+            nvme_path: Some(disk.path().to_owned()),
+            ..zero(shape.3, true)
+        };
+        move || EngineConfig { zero: zero.clone(), ..of_shape(shape, &config(1, 1)) }
+    };
+    let train = |group: &Rc<ProcessGroup>, config: EngineConfig| {
+        let dir = tempfile::tempdir().unwrap();
+        let mut engine = Engine::new(named("gpt2"), Rc::clone(group), config).unwrap();
+        let mut loader = loader(&engine, "gpt2", dir.path());
+        steps(&mut engine, &mut loader, STEPS)
+    };
+    let expected = curves("gpt2", (1, 1, 1, 0), &|| config(1, 1));
+    for shape in [(2, 1, 1, 3), (1, 1, 2, 3), (2, 2, 1, 3)] {
+        let make = away(shape);
+        let found = threads(shape.0 * shape.1 * shape.2, |group| train(group, make())).remove(0);
+        for (found, wanted) in found.iter().zip(&expected) {
+            assert_relative(&format!("{shape:?}"), found.0, wanted.0, 1e-5);
+        }
+    }
+    let checkpointing = Some(ActivationCheckpointing { every: 1, cpu_checkpointing: false });
+    let ways: [(Plain<'_>, f64); 2] = [
+        (&|| EngineConfig { precision: PrecisionConfig::new(Dtype::Bf16), ..config(1, 1) }, 2e-3),
+        (&|| EngineConfig { activation_checkpointing: checkpointing, ..config(1, 1) }, 1e-5),
+    ];
+    for (plain, tolerance) in ways {
+        let found = curves("gpt2", (2, 1, 2, 0), plain);
+        for (found, wanted) in found.iter().zip(&expected) {
+            assert_relative("2 x 1 x 2", found.0, wanted.0, tolerance);
         }
     }
 }
@@ -448,4 +490,47 @@ print(load_model("export-{autotp_size}").num_params);
     let ranks = two_ranks(dir.path(), &["run", &write(2)]);
     assert!(out(&one).starts_with("eval "), "{}", out(&one));
     assert_eq!(out(&ranks[0]), out(&one));
+}
+
+/// A recomputed layer draws the masks that it drew before, within the part of each rank and outside.
+#[test]
+fn masks_are_drawn_again_where_ranks_share_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let losses = |checkpointing: bool| {
+        let recipe = format!(
+            r#"let model = new_model("gpt2", #{{ n_layer: 2, n_embd: 32, n_head: 2, n_positions: 64 }});
+let rows = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(32);
+let engine = init_engine(model, #{{
+    micro_batch_size: 2,
+    activation_checkpointing: {checkpointing},
+    tensor_parallel: #{{ autotp_size: 2 }},
+}});
+let loader = rows.loader(#{{ micro_batch_size: 2 }});
+for i in 0..3 {{ print(engine.train_batch(loader)); }}
+"#
+        );
+        let file = format!("{checkpointing}.rhai");
+        std::fs::write(dir.path().join(&file), recipe).unwrap();
+        out(&two_ranks(dir.path(), &["run", &file])[0])
+    };
+    assert_eq!(losses(true), losses(false));
+}
+
+/// A plan shows every stage, the slowest, and how long stages wait.
+#[test]
+fn a_plan_shows_the_stages() {
+    let dir = tempfile::tempdir().unwrap();
+    let recipe = r#"let model = new_model("gpt2", #{});
+init_engine(model, #{ micro_batch_size: 8, gradient_accumulation_steps: 8, pipeline: #{ stages: 4 } });
+"#;
+    std::fs::write(dir.path().join("r.rhai"), recipe).unwrap();
+    let plan =
+        |ranks: &str| dsr(dir.path(), &["plan", "r.rhai", "--world-size", ranks]).output().unwrap();
+    let text = out(&plan("8"));
+    assert!(text.contains("13 to 13"), "{text}");
+    assert!(text.contains("Stage 1 is the slowest"), "{text}");
+    assert!(text.contains("Stages wait for 27.3 % of the time."), "{text}");
+    let refused = plan("6");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("6, is not a multiple of `pipeline.stages` 4"), "{said}");
 }

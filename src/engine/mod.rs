@@ -28,6 +28,7 @@ mod pending;
 mod pipe;
 mod placement;
 pub mod plan;
+pub mod plan_stages;
 mod schedule;
 mod stage;
 mod state;

@@ -252,7 +252,22 @@ fn out_of_order() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        net::TcpListener,
+        thread,
+        time::{Duration, Instant},
+    };
+
     use super::*;
+    use crate::{
+        config::{EngineConfig, MeshShape, PipelineOptions},
+        dist::Rendezvous,
+        engine::{
+            config,
+            schedule::{Turn, one_f_one_b},
+        },
+        model::{Model, tiny_gpt2},
+    };
 
     #[test]
     fn sizes_go_there_and_back() {
@@ -270,5 +285,80 @@ mod tests {
         }
         let integers = [Some((Kind::Int64, vec![1])), None, None];
         assert_eq!(header(&integers, Device::Cpu).unwrap_err().code(), Code::Internal);
+    }
+
+    const FORWARD: Duration = Duration::from_millis(10);
+    const BACKWARD: Duration = Duration::from_millis(20);
+
+    /// One step of a stage whose passes sleep: the time that it took.
+    fn sleeping_step(pipe: &Pipe, mesh: &Mesh, micro_batches: usize) -> Duration {
+        mesh.world().barrier().unwrap();
+        let began = Instant::now();
+        let flow = || Flow::of(Tensor::zeros([2, 4, 8], (Kind::Float, Device::Cpu)));
+        let shape = vec![2, 4];
+        for turn in one_f_one_b(mesh.place().pp, mesh.shape().pp, micro_batches) {
+            match turn {
+                Turn::Forward(_) => {
+                    pipe.receive(&shape).unwrap();
+                    thread::sleep(FORWARD);
+                    pipe.send(&shape, &flow()).unwrap();
+                }
+                Turn::Backward => {
+                    pipe.receive_gradient(&shape).unwrap();
+                    thread::sleep(BACKWARD);
+                    pipe.send_gradient(&shape, &flow()).unwrap();
+                }
+            }
+        }
+        pipe.flush().unwrap();
+        began.elapsed()
+    }
+
+    /// The share of the time for which the stages of a pipeline wait, the least of a dozen steps: others
+    /// use the cores too.
+    fn idle_share(stages: usize, micro_batches: usize) -> f64 {
+        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let run = |rank| {
+            let rendezvous = Rendezvous {
+                rank,
+                world_size: stages,
+                local_rank: rank,
+                local_world_size: stages,
+                master_addr: "127.0.0.1".into(),
+                master_port: port,
+                timeout: Duration::from_secs(60),
+                interface: None,
+                agent_store: None,
+            };
+            let world = Rc::new(ProcessGroup::connect(&rendezvous, Device::Cpu).unwrap());
+            let shape = MeshShape { pp: stages, dp: 1, tp: 1 };
+            let mesh = Rc::new(Mesh::new(&world, shape).unwrap());
+            let sizes = [("vocab_size", 8), ("n_positions", 4), ("n_embd", 8), ("n_layer", 4)];
+            let model = Model::outline(&tiny_gpt2(&sizes, 0.0, true), Device::Cpu).unwrap();
+            let EngineConfig { mesh: asked, .. } = config(None);
+            let options = PipelineOptions { stages, ..asked.pipeline };
+            let pipe = Pipe::new(&mesh, &Placement::of(&model, options).unwrap());
+            let steps = (0..12).map(|_| sleeping_step(&pipe, &mesh, micro_batches));
+            steps.min().unwrap()
+        };
+        let took = thread::scope(|scope| {
+            let ranks: Vec<_> = (0..stages).map(|rank| scope.spawn(move || run(rank))).collect();
+            ranks.into_iter().map(|rank| rank.join().unwrap()).max().unwrap()
+        });
+        let busy = (FORWARD + BACKWARD).as_secs_f64() * micro_batches as f64;
+        1.0 - busy / took.as_secs_f64()
+    }
+
+    /// With `--nocapture` it prints the table of benches/README.md.
+    #[test]
+    #[ignore = "measures times, for which the cores should be free"]
+    fn stages_wait_no_longer_than_the_schedule_says() {
+        println!("stages  micro batches  (p - 1) / (m + p - 1)  measured");
+        for (p, m) in [(2, 1), (4, 4), (4, 8), (4, 16)] {
+            let expected = (p - 1) as f64 / (m + p - 1) as f64;
+            let found = idle_share(p, m);
+            println!("{p:6}  {m:13}  {:19.1} %  {:6.1} %", 100.0 * expected, 100.0 * found);
+            assert!((found - expected).abs() < 0.02, "{p} stages, {m} micro batches: {found}");
+        }
     }
 }

@@ -3,10 +3,15 @@
 //! A model knows all of its layers and parameters by name. Once it is cut, the layers and units that
 //! it gives out are those of this rank's stage; the others have shapes, and no memory.
 
-use std::{ops::Range, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    ops::Range,
+    rc::Rc,
+};
 
 use super::{
     FlatUnit, LayerRanks, Model, ModelLayer, Run, Split,
+    files::Companions,
     part::{Shared, Stage, UnitPart},
     tensor_parallel::TensorParallel,
 };
@@ -50,6 +55,24 @@ impl Model {
             unit.release()?;
         }
         self.stage.set(stage).map_err(|_| Error::new(Code::Internal, "a model was cut twice"))
+    }
+
+    /// A model of the layers in `range` of this one, to plan with: it shares the units' shapes, and is
+    /// not to be trained.
+    pub fn stage_outline(&self, range: Range<usize>) -> Self {
+        let stage = Stage::of((&self.layers, &self.units), range);
+        Self {
+            facts: self.facts.clone(),
+            layers: self.layers.clone(),
+            units: Rc::clone(&self.units),
+            device: self.device,
+            companions: Companions::default(),
+            initializer: RefCell::default(),
+            store: RefCell::default(),
+            pipeline: RefCell::default(),
+            stage: OnceCell::from(stage),
+            measured: OnceCell::new(),
+        }
     }
 
     /// The units of the whole model, also those that are not on this rank: of each parameter the

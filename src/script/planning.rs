@@ -31,6 +31,8 @@ pub struct Planned {
     pub targets: Option<u64>,
     /// Ranks that train together.
     pub world_size: usize,
+    /// Those of them that have the same layers.
+    pub replicas: usize,
 }
 
 /// The state of a recipe that is planned.
@@ -73,9 +75,9 @@ impl Planning {
         whole_logits: bool,
     ) -> Result<Box<EvalAltResult>> {
         let shape = config.mesh.shape(self.world_size)?;
-        if !shape.is_data_parallel() {
-            let what = format!("a plan is of ranks that have all layers, and the mesh is {shape}");
-            return Err(Error::new(Code::BadValue, what));
+        if shape.tp > 1 {
+            let what = "a plan is of ranks that have whole layers";
+            return Err(Error::new(Code::BadValue, what).option("tensor_parallel.autotp_size"));
         }
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {
@@ -89,6 +91,7 @@ impl Planning {
             packed: self.packed.get().or(self.cut.get()),
             targets: self.targets.get(),
             world_size: self.world_size,
+            replicas: shape.dp,
         }));
         Ok(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
     }
