@@ -12,6 +12,7 @@ use super::{
     Rendezvous, Traffic, Work,
     backend::{Backend, Started},
     connect::{meet, transport, watch},
+    exchange::{Exchange, Member},
     rank::Rank,
     reduce_op::{ReduceOp, check_reduction},
     simulated::Simulated,
@@ -108,6 +109,16 @@ impl ProcessGroup {
         Ok(Self::over(Backend::Simulated(Simulated(place)), place, device))
     }
 
+    /// Rank `rank` of those that meet in `exchange`, each in a thread of its own.
+    pub fn in_process(exchange: &Arc<Exchange>, rank: usize, device: Device) -> Result<Self> {
+        let world_size = exchange.ranks();
+        if rank >= world_size {
+            bail!(Code::Dist, "an exchange of {world_size} ranks has no rank {rank}");
+        }
+        let member = Member::of(exchange, rank);
+        Ok(Self::over(Backend::InProcess(member), Rank { rank, world_size }, device))
+    }
+
     /// A group that nobody watches, of the first rank of its machine.
     fn over(backend: Backend, place: Rank, device: Device) -> Self {
         Self {
@@ -132,12 +143,15 @@ impl ProcessGroup {
             bail!(Code::Internal, "rank {} is not in a group of its own", self.rank());
         };
         let place = Rank { rank, world_size: members.len() };
+        let numbers: Vec<_> = members.iter().map(ToString::to_string).collect();
+        let prefix = format!("{name}/{}", numbers.join("-"));
         let backend = match &self.backend {
             Backend::Connected(inner) if members.len() > 1 => {
-                let numbers: Vec<_> = members.iter().map(ToString::to_string).collect();
-                let prefix = format!("{name}/{}", numbers.join("-"));
                 let group = inner.subgroup(&prefix, (rank, members.len()));
                 Backend::Connected(group.map_err(|e| self.world.failed("connecting", e))?)
+            }
+            Backend::InProcess(member) if members.len() > 1 => {
+                Backend::InProcess(member.subgroup(&prefix, members))
             }
             _ => Backend::Simulated(Simulated(place)),
         };
@@ -440,6 +454,9 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     /// Says that this rank has ended, before its connections close.
     fn drop(&mut self) {
+        if let (Backend::InProcess(member), true) = (&self.backend, self.name.is_empty()) {
+            member.end();
+        }
         if let Some(watch) = &self.watch {
             if self.name.is_empty() {
                 watch.close(RankPhase::Ended);

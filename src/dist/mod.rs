@@ -15,6 +15,7 @@
 mod backend;
 mod board;
 mod connect;
+mod exchange;
 mod group;
 mod mesh;
 mod rank;
@@ -28,6 +29,7 @@ mod work;
 
 pub use board::Board;
 pub use connect::check_gloo;
+pub use exchange::Exchange;
 pub use group::ProcessGroup;
 pub use mesh::{Link, Mesh};
 pub use reduce_op::ReduceOp;
