@@ -13,7 +13,7 @@ use std::{cell::RefCell, error::Error, path::Path, rc::Rc, time::Instant};
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
     },
     data::{Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -127,6 +127,7 @@ fn config() -> EngineConfig {
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer,
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),

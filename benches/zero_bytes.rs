@@ -18,7 +18,7 @@ use std::{error::Error, rc::Rc};
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -153,6 +153,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-4),
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero,

@@ -1,10 +1,31 @@
 //! SHA-256, as recipes, locks and bundles write it: 64 hexadecimal digits in lower case.
 
-use sha2::{Digest, Sha256};
+use sha2::Digest;
 
 /// The hash of some bytes.
 pub fn sha256(bytes: impl AsRef<[u8]>) -> String {
-    hex(&Sha256::digest(bytes))
+    hex(&sha2::Sha256::digest(bytes))
+}
+
+/// A hash of bytes that come part by part.
+#[derive(Debug, Default)]
+pub struct Sha256(sha2::Sha256);
+
+impl Sha256 {
+    /// That of nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds bytes.
+    pub fn update(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The hash, as [`sha256`] writes it.
+    pub fn finish(self) -> String {
+        hex(&self.0.finalize())
+    }
 }
 
 /// Bytes as hexadecimal digits in lower case.

@@ -3,6 +3,7 @@
 // Outside of `#[test]` functions too: all of this binary is a test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+mod adapters;
 mod address;
 mod batch;
 mod book;
@@ -18,6 +19,7 @@ mod doctor;
 mod engine;
 mod examples;
 mod families;
+mod frozen;
 mod fuzz_corpus;
 mod generation;
 mod habits;

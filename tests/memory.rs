@@ -5,7 +5,7 @@ use std::rc::Rc;
 use dsr::{
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig,
-        Numerics, OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
+        Numerics, OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -69,6 +69,7 @@ impl Case {
             numerics: Numerics::default(),
             precision: PrecisionConfig::new(self.dtype),
             optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
+            trainable: TrainableConfig::default(),
             scheduler: Schedule::Constant,
             activation_checkpointing,
             zero: ZeroConfig::default(),

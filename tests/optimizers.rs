@@ -6,7 +6,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
@@ -233,6 +233,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer,
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),

@@ -38,6 +38,11 @@ fn tensors() {
 }
 
 #[test]
+fn adapters() {
+    check_area("adapters", &|_| ());
+}
+
+#[test]
 fn models() {
     check_area("models", &|_| ());
 }

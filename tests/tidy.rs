@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("dist", "error config bridge tensor"),
     ("hub", "error hash names fs units config"),
     ("data", "error panics hash fs units config tensor hub"),
-    ("model", "error fs config bridge tensor"),
+    ("model", "error hash fs config bridge tensor"),
     ("optim", "error config bridge tensor dist"),
     ("generation", "error fs config tensor data model"),
     ("checkpoint", "error fs units config tensor"),

@@ -179,8 +179,12 @@ pub(super) struct DocArgs {
     /// A function, property, type or concept: `forward`, `engine.loss`, `Dataset`, `model`.
     pub(super) name: Option<String>,
 
-    /// Print everything, as one Markdown text.
+    /// Print a line for each entry, by concept.
     #[arg(long, conflicts_with = "name")]
+    pub(super) list: bool,
+
+    /// Print everything, as one Markdown text.
+    #[arg(long, conflicts_with_all = ["name", "list"])]
     pub(super) all: bool,
 
     /// Print as JSON.

@@ -13,7 +13,7 @@ use crate::{
     data::{DataSource, Tokenizer},
     error::{Code, Error, Result},
     hub::{Hub, HubSettings, MODEL_FILES, TOKENIZER_FILES},
-    model::{Model, ModelConfig},
+    model::{ADAPTER_CONFIG, Model, ModelConfig},
     run::Interrupt,
     tensor::LocalRank,
 };
@@ -33,13 +33,17 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
 
+    /// Use the model with this adapter: a directory as peft writes it, or a run or a checkpoint of one.
+    #[arg(long, value_name = "DIR")]
+    adapter: Option<PathBuf>,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
 
 /// A model with its tokenizer, and the signal that ends what it does.
 pub(super) struct Served {
-    pub(super) model: Model,
+    pub(super) model: Rc<Model>,
     pub(super) tokenizer: Tokenizer,
     /// The directory of the model's files.
     pub(super) directory: PathBuf,
@@ -67,6 +71,11 @@ impl ModelArgs {
         };
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
         let model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
+        let mut model = Rc::new(model);
+        if let Some(adapter) = &self.adapter {
+            // Merged it costs nothing more.
+            model = model.load_adapter(adapter_dir(adapter)?)?.merged(false)?;
+        }
         let tokenizer = match &self.tokenizer {
             Some(spec) => match DataSource::from(spec) {
                 DataSource::Hub { repo, .. } => {
@@ -90,6 +99,16 @@ fn here(path: &Path) -> Result<PathBuf> {
         return Err(no_model(&path.display().to_string()));
     }
     let hint = "expected config.json in it, or a run's checkpoints";
+    let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
+    Ok(checkpoint.path().to_owned())
+}
+
+/// The directory of an adapter: itself, or the latest checkpoint of a run.
+fn adapter_dir(path: &Path) -> Result<PathBuf> {
+    if path.join(ADAPTER_CONFIG).is_file() {
+        return Ok(path.to_owned());
+    }
+    let hint = format!("expected {ADAPTER_CONFIG} in it, or a run's checkpoints");
     let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
     Ok(checkpoint.path().to_owned())
 }

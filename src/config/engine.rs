@@ -9,6 +9,7 @@ use super::{
     options::{Foreign, Kind, OptionTable, Options, ROW, Row, Switch, option_table, option_words},
     precision::{Dtype, PrecisionConfig},
     schedule::{LrFunction, SCHEDULER_ROWS, Schedule},
+    trainable::TrainableConfig,
     zero::ZeroConfig,
 };
 use crate::error::{Code, Error, Result};
@@ -30,6 +31,8 @@ pub struct EngineConfig {
     pub loss_average: LossAverage,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
+    /// The parameters that are trained.
+    pub trainable: TrainableConfig,
     /// The learning rate over the steps.
     pub scheduler: Schedule,
     /// Which blocks keep only their input for the backward pass; `None` is no block.
@@ -123,6 +126,7 @@ pub const ENGINE_TABLES: &[&[Row]] = &[
     OPTIMIZER_ROWS,
     SCHEDULER_ROWS,
     LOSS_ROWS,
+    TrainableConfig::ROWS,
     Numerics::ROWS,
     MonitorOptions::ROWS,
 ];
@@ -167,6 +171,7 @@ impl EngineConfig {
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: options.loss_average,
             optimizer,
+            trainable: TrainableConfig::read(o),
             scheduler,
             activation_checkpointing: options.activation_checkpointing.0,
             zero: options.zero,

@@ -11,6 +11,7 @@ pub mod options;
 mod precision;
 pub mod schedule;
 pub mod suggest;
+mod trainable;
 pub mod words;
 mod zero;
 
@@ -24,4 +25,5 @@ pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;
+pub use trainable::TrainableConfig;
 pub use zero::{OffloadDevice, ZeroConfig};

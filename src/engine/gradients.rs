@@ -59,9 +59,10 @@ impl Gradients {
         offload: &Offload,
     ) -> Self {
         let kind = config.precision.grad_accum_dtype.into();
+        let trained = units.iter().filter(|unit| unit.is_trainable()).count();
         Self {
             buffers: Rc::new(RefCell::new(UnitGradients::new(units, kind))),
-            sums: units.iter().map(|_| None).collect(),
+            sums: (0..trained).map(|_| None).collect(),
             under_way: VecDeque::new(),
             kind,
             sum_kind: config.precision.communication_data_type.into(),
@@ -69,7 +70,7 @@ impl Gradients {
             sharers,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
-            host_gradients: HostGradients::new(offload.optimizer.device(), units.len()),
+            host_gradients: HostGradients::new(offload.optimizer.device(), trained),
             moves: offload.moves_gradients,
             at_once: false,
         }
@@ -144,10 +145,11 @@ impl Gradients {
         Ok(())
     }
 
-    /// The gradients of all units, each of them where the optimizer steps, summed over the ranks:
-    /// whole, or from stage 1 on this rank's slices. None is left here. Every rank must call it.
-    pub(super) fn take(&mut self, units: &[FlatUnit]) -> Result<Vec<Tensor>> {
-        for i in 0..units.len() {
+    /// The gradients of the units that are trained, each of them where the optimizer steps, summed over
+    /// the ranks: whole, or from stage 1 on this rank's slices. None is left here. Every rank must call
+    /// it.
+    pub(super) fn take(&mut self) -> Result<Vec<Tensor>> {
+        for i in 0..self.sums.len() {
             if self.sums[i].is_none() && !self.is_under_way(i) {
                 self.buffers.borrow_mut().open(i)?;
             }

@@ -18,7 +18,7 @@ use crate::{
     config::{PrecisionConfig, ZeroConfig},
     dist::{ProcessGroup, ShardSpec},
     error::Result,
-    model::{FlatUnit, Model, ParameterStore},
+    model::{FlatUnit, Model, ParamSpec, ParameterStore},
     tensor::{Kind, Tensor, moved, no_grad, write_over},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct MasterWeights {
 
 impl MasterWeights {
     /// Brings the parameters of `model` into the format of `precision` and a layout that the ranks
-    /// of `group` can divide, gives `keep` the master weights of each unit in turn, and shares the
+    /// of `group` can divide, gives `keep` the master weights of each unit that is trained in turn, and shares the
     /// parameters out where `offload` says so: one unit after the other, so that what is kept and
     /// one whole unit are all that is ever here.
     pub(super) fn begin(
@@ -68,7 +68,10 @@ impl MasterWeights {
             }
             let before = unit.cast_and_pad(kind, group.world_size())?;
             // First the copy, then the parameters go.
-            let copy = if shared { None } else { Some(slice.copy(&before, Kind::Float)?) };
+            let copy = match shared || !unit.is_trainable() {
+                true => None,
+                false => Some(slice.copy(&before, Kind::Float)?),
+            };
             drop(before);
             let own = match &mut parameters {
                 Some(parameters) => {
@@ -77,6 +80,9 @@ impl MasterWeights {
                 }
                 None => None,
             };
+            if !unit.is_trainable() {
+                return Ok(());
+            }
             let master = copy.or(own);
             keep(i, master.map_or_else(|| slice.slice(unit.flat()?), Ok)?)
         };
@@ -139,6 +145,40 @@ impl MasterWeights {
                 Ok(whole)
             }
         }
+    }
+
+    /// The parameters of unit `i`, which is frozen, in float32 and laid out as the unit. Every rank must
+    /// call it.
+    pub(super) fn frozen(&self, i: usize) -> Result<Tensor> {
+        let _gathered = self.model.gather_unit(i)?;
+        let flat = self.model.units()[i].flat()?;
+        Ok(no_grad(|| flat.f_to_dtype(Kind::Float, false, true))?)
+    }
+
+    /// Gives the parameters of unit `i`, which is frozen, the values that `copy` writes into the part
+    /// `[from, to)` of each by its number.
+    pub(super) fn restore_frozen(
+        &self,
+        i: usize,
+        copy: impl Fn(&ParamSpec, i64, &Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let unit = &self.model.units()[i];
+        let slices = self.slices_of(i);
+        let shard = slices.map_or(ShardSpec::WHOLE, |_| ShardSpec::of(&self.group));
+        let part = match slices {
+            Some(_) => {
+                let numel = unit.padded_numel() / self.group.world_size() as i64;
+                Tensor::f_zeros([numel], (unit.kind(), self.group.device()))?
+            }
+            None => unit.flat()?.shallow_clone(),
+        };
+        for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+            let end = offset + spec.numel();
+            if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
+                copy(spec, from - offset, &part.f_narrow(0, at, to - from)?)?;
+            }
+        }
+        slices.map_or(Ok(()), |slices| slices.set(i, &part))
     }
 
     /// Rounds the master weights of these units into the parameters of the model, on every rank.

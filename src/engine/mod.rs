@@ -39,6 +39,7 @@ mod timers;
 mod totals;
 mod trace;
 mod train_batch;
+mod trainable;
 mod unit_states;
 
 use std::rc::Rc;
@@ -46,10 +47,10 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup, layout::layouts,
+    accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
     master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
     pending::Pending, pipe::Pipe, placement::Placement, stop::StopSignal, timers::Timers,
-    unit_states::UnitStates,
+    trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
     evaluate::Evaluation,
@@ -59,6 +60,7 @@ pub use self::{
     timers::PhaseTimes,
     trace::Tracer,
     train_batch::BatchWatch,
+    trainable::trained,
 };
 use crate::{
     bridge::memory::{self as ledger, Ledger},
@@ -71,7 +73,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     model::{LayerRanks, LossFunction, Model, Pipeline},
-    optim::{GroupRates, Optimizer, OptimizerPlan, StateName, StepRates},
+    optim::{GroupRates, Optimizer, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
 };
 
@@ -137,10 +139,12 @@ pub struct StepOutcome {
 }
 
 impl Engine {
-    /// An engine for `model` as one rank of `group`.
+    /// An engine for `model` as one rank of `group`. [`Engine::model`] takes the place of `model`, whose
+    /// parameters it may take.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
         check_momentum(&config.optimizer, &config.scheduler)?;
+        let model = trained(&model, &config)?;
         if config.monitor.flops_profiler.is_some() {
             model.measure()?;
         }
@@ -157,10 +161,10 @@ impl Engine {
         model.cut(placement.layers(mesh.place().pp), sharers)?;
         let (dp, world_size) = (mesh.dp(), mesh.dp().world_size());
         let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(dp));
-        let all = layouts(model.all_units(), world_size);
-        let plan = OptimizerPlan::new(&config.optimizer, &all, shard)?;
+        let plan = optimizer_plan(&model, &config, world_size, shard)?;
         let state_names = whole_names(&model, plan.state_names());
-        let here: Vec<_> = (0..model.units().len()).map(|i| model.unit_number(i)).collect();
+        let here = 0..model.trainable_units().len();
+        let here: Vec<_> = here.map(|i| model.unit_number(i)).collect();
         let plan = plan.keeping(&here);
         let offload = Offload::new(&config, world_size, model.device())?;
         plan::check_memory(&model, &config, world_size)?;
@@ -219,7 +223,8 @@ impl Engine {
         self.loss = Some(loss);
     }
 
-    /// The model that is trained.
+    /// The model that is trained: the one that was given, or one over its parameters of which some
+    /// are frozen.
     pub fn model(&self) -> &Rc<Model> {
         &self.model
     }
@@ -377,6 +382,10 @@ fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
             "the flops profiler measures a whole model, and each rank of this mesh has a part";
         return Err(Error::new(Code::BadValue, what).option(option));
     }
+    if model.adapter().is_some() || model.trainable_count() < model.all_units().len() {
+        let what = "adapters and frozen parameters do not go with pipelines and tensor parallelism";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
     if ranks == 1 {
         return Ok(());
     }
@@ -397,7 +406,7 @@ fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
         ActivationCheckpointing, Dtype, LossAverage, MeshConfig, MonitorConfig, Numerics,
-        OptimizerConfig, PrecisionConfig, Schedule, ZeroConfig,
+        OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -408,6 +417,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         numerics: Numerics::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),

@@ -137,9 +137,10 @@ pub(super) fn first_not_finite(
     states: &UnitStates,
     grads: &[Tensor],
 ) -> Result<Option<String>> {
-    let names: Vec<_> = model.all_units().iter().flat_map(FlatUnit::names).collect();
+    let trained = &model.all_units()[..model.trainable_count()];
+    let names: Vec<_> = trained.iter().flat_map(FlatUnit::names).collect();
     let (mut params, mut gradients) = (Vec::new(), Vec::new());
-    for (number, unit) in model.all_units().iter().enumerate() {
+    for (number, unit) in trained.iter().enumerate() {
         let Some(i) = model.local_unit(number) else {
             // Another stage looks.
             params.extend(unit.specs().iter().map(|_| 0));

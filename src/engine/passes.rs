@@ -36,6 +36,11 @@ impl Engine {
     /// The forward pass of micro batch `micro_step` of a step, on this rank's stage.
     pub(super) fn run_forward(&mut self, batch: &Batch, micro_step: usize) -> Result<Pending> {
         self.begin()?;
+        if self.model.is_adapter_off() {
+            let message = "`disable_adapter` leaves nothing of the model to be trained";
+            return Err(Error::new(Code::CallOrder, message)
+                .hint("use `model.logits` or `engine.evaluate` in it"));
+        }
         self.check_batch(batch)?;
         self.row_tokens = batch.input_ids().size()[1];
         if micro_step == self.config.gradient_accumulation_steps {

@@ -9,12 +9,11 @@
 
 use std::rc::Rc;
 
-use super::{MemoryUse, layout::layouts};
+use super::{MemoryUse, trainable::optimizer_plan};
 use crate::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
     error::Result,
     model::{FlatUnit, HeldBytes, LayerCost, Model, ModelLayer, Workload},
-    optim,
     tensor::{self, Device, STAGE_BYTES},
 };
 
@@ -96,10 +95,10 @@ impl StateBytes {
     }
 }
 
-/// Bytes that the optimizer of `config` keeps for `model`, which may be an outline.
+/// Bytes that the optimizer of `config` keeps for the trained parameters of `model`, which may be an
+/// outline.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    Ok(optim::OptimizerPlan::new(&config.optimizer, &layouts(model.units(), 1), None)?
-        .state_bytes())
+    Ok(optimizer_plan(model, config, 1, None)?.state_bytes())
 }
 
 /// Refuses a training that cannot fit, whatever its batches are: on the device, if that is the host,
@@ -192,9 +191,10 @@ impl Setup {
 
     /// The memory that a rank of this training needs.
     pub fn plan(&self) -> MemoryPlan {
-        let units = self.model.units().iter().map(|unit| unit.padded_numel() as u64).collect();
+        let sizes = self.model.units().iter().map(|unit| unit.padded_numel() as u64);
+        let (units, trained) = (sizes.collect(), self.model.trainable_units().len());
         let layers = self.model.costs(&self.workload).unwrap_or_default();
-        StepMemory { setup: self, units, layers }.plan()
+        StepMemory { setup: self, units, trained, layers }.plan()
     }
 
     /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
@@ -229,6 +229,8 @@ struct StepMemory<'a> {
     setup: &'a Setup,
     /// Elements of each unit.
     units: Vec<u64>,
+    /// The first so many units are trained.
+    trained: usize,
     /// Of each layer; none where they are not known.
     layers: Vec<LayerCost>,
 }
@@ -237,14 +239,14 @@ impl StepMemory<'_> {
     fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
         let Sharding { stage, world_size, optimizer, parameters } = *sharding;
-        let all: u64 = self.units.iter().sum();
+        let (all, whole) = (self.trained_elements(), self.units.iter().sum::<u64>());
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
         };
-        let own_parameters = divided(all * states.parameter, 3);
+        let own_parameters = divided(whole * states.parameter, 3);
         // A unit is whole while it is used.
         let is_gathered = parameters != OffloadDevice::None || (stage >= 3 && world_size > 1);
-        let gathered = if is_gathered { self.largest_unit() * states.parameter } else { 0 };
+        let gathered = if is_gathered { largest(&self.units) * states.parameter } else { 0 };
         let master = if self.has_masters() { divided(all * MASTER_BYTES, 1) } else { 0 };
         let state = divided(self.setup.optimizer_state, 1);
         // A step has three units in memory: one is read, one updated, one written.
@@ -296,14 +298,19 @@ impl StepMemory<'_> {
             || self.steps_elsewhere()
     }
 
+    fn trained_elements(&self) -> u64 {
+        self.units[..self.trained].iter().sum()
+    }
+
     /// Elements of the gradients that exist, and what else is held, at each moment.
     fn moments(&self) -> Vec<(u64, HeldBytes)> {
-        let all: u64 = self.units.iter().sum();
+        let all = self.trained_elements();
+        let lowest = self.setup.model.lowest_trainable().unwrap_or(0);
         let accumulates = self.setup.gradient_accumulation_steps > 1;
         let (mut kept, mut before) = (Vec::new(), 0);
         for (i, cost) in self.layers.iter().enumerate() {
             kept.push(before);
-            before += self.kept(i, cost);
+            before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
         // Passes that wait hold all that a pass keeps.
         let Setup { in_flight, incoming, .. } = *self.setup;
@@ -312,14 +319,15 @@ impl StepMemory<'_> {
         // The gradients that the last layer makes in its forward pass.
         let mut made = vec![false; self.units.len()];
         let mut elements = |layer: &ModelLayer| {
-            layer.places(self.setup.model.units()).for_each(|place| made[place.unit] = true);
+            layer.places().all().for_each(|place| made[place.unit] = true);
+            let trained = &self.units[..self.trained];
             let made: u64 =
-                self.units.iter().zip(&made).filter(|(_, made)| **made).map(|(n, _)| n).sum();
+                trained.iter().zip(&made).filter(|(_, made)| **made).map(|(n, _)| n).sum();
             if accumulates { all } else { made }
         };
         let (mut moments, mut so_far) = (Vec::new(), if accumulates { all } else { 0 });
         let layers = self.setup.model.layers();
-        for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().rev() {
+        for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().skip(lowest).rev() {
             if cost.forward > 0 {
                 let of_pass = self.borrowed_or_own(layer);
                 let gradients = of_pass + if accumulates { all } else { 0 };
@@ -341,8 +349,8 @@ impl StepMemory<'_> {
     /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
     /// names, where the projection is.
     fn borrowed_or_own(&self, layer: &ModelLayer) -> u64 {
-        let places = layer.places(self.setup.model.units());
-        places.map(|place| self.units[place.unit]).last().unwrap_or(0)
+        let trained = layer.places().all().filter(|place| place.unit < self.trained);
+        trained.map(|place| self.units[place.unit]).last().unwrap_or(0)
     }
 
     /// The bytes that layer `i` keeps on the device.
@@ -396,8 +404,12 @@ impl StepMemory<'_> {
     }
 
     fn largest_unit(&self) -> u64 {
-        self.units.iter().copied().max().unwrap_or(0)
+        largest(&self.units[..self.trained])
     }
+}
+
+fn largest(units: &[u64]) -> u64 {
+    units.iter().copied().max().unwrap_or(0)
 }
 
 /// Bytes of a master weight.

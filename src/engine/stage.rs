@@ -13,7 +13,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{
         Context, Direction, Flow, Gathered, Inference, LossFunction, Masks, Model, ModelLayer,
-        Objective, Prediction, Recorder, Sink, Targets, record,
+        Objective, ParamPlace, Prediction, Recorder, Sink, Targets, record,
     },
     tensor::{Copying, Device, IGNORE_INDEX, Tensor, manual_seed, mix, no_grad, start_move},
 };
@@ -110,7 +110,7 @@ impl Pass {
         (objective, recorder): (Option<Objective<'_>>, Option<&Recorder>),
     ) -> Result<Flow> {
         let layer = &model.layers()[i];
-        if layer.layer().draws() {
+        if layer.draws() {
             let seed = self.seeds.plant(layer.number);
             model.draw_from(Some(seed));
         }
@@ -119,7 +119,9 @@ impl Pass {
         let output = layer.layer().forward(&params, input, &mut context);
         model.draw_from(None);
         let output = output?;
-        if with_graph && !output.hidden.requires_grad() {
+        // The tokens of a decoder may be frozen, and what its encoder made not.
+        let outputs = [Some(&output.hidden), output.encoded.as_ref(), output.bias.as_ref()];
+        if with_graph && !outputs.into_iter().flatten().any(Tensor::requires_grad) {
             return Err(has_no_graph(layer));
         }
         Ok(output)
@@ -138,16 +140,22 @@ impl Activations {
         let objective =
             Some(Objective { targets, loss_normalizer: pass.loss_normalizer, function: loss });
         let mut kept = Vec::with_capacity(model.layers().len());
+        let lowest = lowest_trainable(model)?;
         for (i, layer) in model.layers().iter().enumerate() {
             stop.check()?;
-            // Token ids have no gradient.
-            let input = flow.detach(layer.number > 0);
+            // Token ids have no gradient, and what is below all that is trained needs none.
+            let input = flow.detach(layer.number > lowest);
             let gathered = model.gather(i, Direction::Forward)?;
             let run = |with_graph| {
                 let run =
                     || pass.run((model, i), &gathered, &input, with_graph, (objective, recorder));
                 record(recorder, &layer.name, run)
             };
+            if i < lowest {
+                // The backward pass ends above it.
+                flow = no_grad(|| run(false))?;
+                continue;
+            }
             match pass.recomputes(layer) {
                 Some(again) => {
                     kept.push(SavedForBackward::input(&input, again.cpu_checkpointing)?);
@@ -195,7 +203,8 @@ impl Activations {
         // The tensors of the next layer come back while this one runs.
         let mut fetch = || kept.pop().map(|kept| kept.fetch(model.device())).transpose();
         let mut coming = fetch()?;
-        for (i, layer) in model.layers().iter().enumerate().rev() {
+        let lowest = lowest_trainable(model)?;
+        for (i, layer) in model.layers().iter().enumerate().skip(lowest).rev() {
             stop.check()?;
             let kept = coming.ok_or_else(|| Error::new(Code::Internal, "a layer kept nothing"))?;
             coming = fetch()?;
@@ -204,7 +213,7 @@ impl Activations {
             let (input, output) = match kept {
                 SavedForBackward::Graph(input, output) => (input, output),
                 SavedForBackward::Input(input) => {
-                    let input = input.try_map(Copying::wait)?.detach(layer.number > 0);
+                    let input = input.try_map(Copying::wait)?.detach(layer.number > lowest);
                     let output = pass.run((model, i), &gathered, &input, true, (None, None))?;
                     (input, output)
                 }
@@ -234,8 +243,9 @@ fn differentiate(
         outputs.into_iter().flatten().filter(|(output, _)| output.requires_grad()).collect();
     let flowing = [Some(&input.hidden), input.encoded.as_ref(), input.bias.as_ref()];
     let flowing = flowing.map(|x| x.filter(|x| x.requires_grad()));
-    let places: Vec<_> = layer.places(model.units()).collect();
     let units = model.units();
+    let is_trained = |place: &ParamPlace| units[place.unit].is_trainable();
+    let places: Vec<_> = layer.places().all().filter(is_trained).collect();
     let params = places.iter().map(|place| &units[place.unit].params()[place.index]);
     let inputs: Vec<&Tensor> = flowing.into_iter().flatten().chain(params).collect();
     let mut grads = autograd::grad(&outputs, &inputs)?.into_iter();
@@ -250,6 +260,11 @@ fn differentiate(
         None => Tensor::new(),
     };
     Ok(Flow { hidden, encoded, bias })
+}
+
+fn lowest_trainable(model: &Model) -> Result<usize> {
+    let nothing = || Error::new(Code::Internal, "nothing of the model is trained");
+    model.lowest_trainable().ok_or_else(nothing)
 }
 
 fn has_no_graph(layer: &ModelLayer) -> Error {
@@ -372,7 +387,7 @@ mod tests {
                 let grad = activations.loss_gradient(Some(&output.hidden)).unwrap();
                 activations.backward(&model, &mut gradients, &stop, grad).unwrap();
             }
-            let flat = gradients.take(model.units()).unwrap();
+            let flat = gradients.take().unwrap();
             let units = model.units().iter().zip(&flat);
             let walked = units.flat_map(|(unit, flat)| unit.views(flat));
             for ((name, _), (walked, whole)) in

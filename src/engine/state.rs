@@ -5,6 +5,10 @@
 //! model.safetensors         parameters, float32, under Hugging Face's names
 //! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
 //!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
+//! adapter_model.safetensors in place of config.json and model.safetensors: the adapter, where the
+//!                           model has one, with adapter_config.json, as peft writes them; the base
+//!                           is named by its path and hash
+//! trained.safetensors       parameters of the base that are trained beside an adapter
 //! tokenizer.json and others  the files that the model came with
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
@@ -25,7 +29,7 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{FlatUnit, Pipeline, Run},
+    model::{ADAPTER_WEIGHTS, FlatUnit, OriginRecord, Pipeline, Run, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -35,6 +39,7 @@ use crate::{
 
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
+const TRAINED: &str = "trained.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
@@ -62,6 +67,9 @@ pub struct TrainState {
     /// The optimizer, whose state is in the checkpoint.
     #[serde(default = "adamw")]
     pub optimizer: String,
+    /// The base of the adapter, where the checkpoint is of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<OriginRecord>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<SavedPlace>,
     /// The recipe that was run, where it is known.
@@ -107,10 +115,19 @@ impl Engine {
             )
             .hint("save where engine.step() returned true"));
         }
-        if let Some(dir) = dir {
-            write_json(dir.join("config.json"), &self.model.facts().config)?;
+        let has_adapter = self.model.adapter().is_some();
+        let base = match dir {
+            Some(_) if has_adapter => Some(self.model.origin_record()?),
+            _ => None,
+        };
+        match dir {
+            Some(dir) if has_adapter => self.model.write_adapter_config(dir)?,
+            Some(dir) => write_json(dir.join("config.json"), &self.model.facts().config)?,
+            None => {}
         }
-        self.write_params(dir)?;
+        for (name, params) in self.parameter_files() {
+            self.write_params(dir.map(|dir| dir.join(name)).as_deref(), &params)?;
+        }
         self.write_optimizer(dir)?;
         let Some(dir) = dir else { return Ok(()) };
         self.model.write_companions(dir)?;
@@ -122,20 +139,37 @@ impl Engine {
             loss_scaler: self.overflow_check.scaler.state(),
             global_samples: Some(self.global_samples),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
+            base,
             loader,
             recipe,
         };
         write_json(dir.join(STATE), &state)
     }
 
-    fn write_params(&self, dir: Option<&Path>) -> Result<()> {
+    /// The files of parameters with what is in them.
+    fn parameter_files(&self) -> Vec<(&'static str, Vec<ParamPlace<'_>>)> {
         let params = self.params();
+        if self.model.adapter().is_none() {
+            return vec![(MODEL, params)];
+        }
+        let (adapter, base): (Vec<_>, Vec<_>) =
+            params.into_iter().partition(|param| is_of_adapter(param.name));
+        let trained = self.model.trainable_units().len();
+        let base: Vec<_> = base.into_iter().filter(|param| param.unit < trained).collect();
+        let files = [(ADAPTER_WEIGHTS, adapter), (TRAINED, base)];
+        files.into_iter().filter(|(_, params)| !params.is_empty()).collect()
+    }
+
+    fn write_params(&self, path: Option<&Path>, params: &[ParamPlace<'_>]) -> Result<()> {
         let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
-        safetensors::write(dir.map(|dir| dir.join(MODEL)).as_deref(), entries, |i| {
+        safetensors::write(path, entries, |i| {
             let ParamPlace { unit, index, shape, .. } = params[i];
             let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
                 let flat = fetch(&mut whole, i, || {
+                    if !self.model.units()[i].is_trainable() {
+                        return self.master_weights.frozen(i);
+                    }
                     self.states.look(i, |kept| self.master_weights.whole(i, &kept.master))
                 })?;
                 self.joined((unit, index), flat)
@@ -218,8 +252,11 @@ impl Engine {
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
         const JSON_BYTES: u64 = 4 << 20;
-        let state = self.state_names.iter().map(|state| state.shape.iter().product::<i64>() as u64);
-        let numel = self.model.num_params() + state.sum::<u64>();
+        let files = self.parameter_files();
+        let params = files.iter().flat_map(|(_, params)| params).map(|param| param.shape);
+        let state = self.state_names.iter().map(|state| &state.shape[..]);
+        let numel = |shape: &[i64]| shape.iter().product::<i64>() as u64;
+        let numel = params.chain(state).map(numel).sum::<u64>();
         Dtype::Fp32.bytes() * numel + JSON_BYTES
     }
 
@@ -234,15 +271,21 @@ impl Engine {
         let state = train_state(dir)?;
         self.check_optimizer(dir, &state)?;
         let open = |name: &str| SafetensorsFile::open(dir.join(name)).map_err(|e| damaged(dir, e));
-        let (params, optimizer) = (open(MODEL)?, open(OPTIMIZER)?);
-        let named: Vec<_> =
-            self.params().iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
+        self.check_base(dir, &state)?;
+        let optimizer = open(OPTIMIZER)?;
+        let mut params = Parameters(Vec::new());
+        for (name, expected) in self.parameter_files() {
+            let file = open(name)?;
+            let named: Vec<_> =
+                expected.iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
+            check_names(dir, &file, &named)?;
+            params.0.push(file);
+        }
         let named_state: Vec<_> = self
             .state_names
             .iter()
             .map(|state| (state.name.clone(), state.shape.clone()))
             .collect();
-        check_names(dir, &params, &named)?;
         check_names(dir, &optimizer, &named_state)?;
         self.is_inconsistent = true;
         let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
@@ -264,17 +307,26 @@ impl Engine {
                     if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
                         let into = master.f_narrow(0, at, to - from)?;
                         let runs = model.runs(number, index);
-                        read_runs(&params, &spec.name, &runs, (from - offset, &into))?;
+                        let read = |at, into: &Tensor| params.copy_part(&spec.name, at, into);
+                        read_runs(&runs, (from - offset, &into), read)?;
                     }
                 }
                 for piece in rules.pieces(*i, state) {
                     let (unit, index) = places[&piece.name[..]];
                     let runs = model.runs(unit, index);
-                    read_runs(&optimizer, &piece.name, &runs, (piece.start, &piece.tensor))?;
+                    let read = |at, into: &Tensor| optimizer.copy_part(&piece.name, at, into);
+                    read_runs(&runs, (piece.start, &piece.tensor), read)?;
                 }
             }
             master_weights.publish(units)
         })?;
+        for i in model.trainable_units().len()..model.units().len() {
+            if !model.units()[i].names().all(|name| params.has(name)) {
+                continue;
+            }
+            master_weights
+                .restore_frozen(i, |spec, from, into| params.copy_part(&spec.name, from, into))?;
+        }
         master_weights.finish()?;
         self.overflow_check.forget();
         self.overflow_check.skipped_steps = state.skipped_steps;
@@ -290,6 +342,30 @@ impl Engine {
         (self.pending, self.last_step) = (None, None);
         self.is_inconsistent = false;
         Ok(state)
+    }
+
+    /// Refuses a checkpoint of an adapter of another base, or of none.
+    fn check_base(&self, dir: &Place, state: &TrainState) -> Result<()> {
+        let has_adapter = self.model.adapter().is_some();
+        let refused = |why: String| {
+            Error::new(Code::Checkpoint, format!("checkpoint {} {why}", dir.display()))
+        };
+        match &state.base {
+            None if !has_adapter => Ok(()),
+            None => Err(refused("is of a whole model, and this one trains an adapter".to_owned())
+                .hint("load_model reads the checkpoint as a base")),
+            Some(_) if !has_adapter => {
+                Err(refused("is of an adapter, which the model does not have".to_owned())
+                    .hint("give the model the same adapter first, with `model.lora(#{ ... })`"))
+            }
+            Some(base) if *base.sha256 == self.model.origin_record()?.sha256 => Ok(()),
+            Some(base) => {
+                let path = base.path.as_ref().map(|path| format!(", {}", path.display()));
+                let path = path.unwrap_or_default();
+                Err(refused(format!("is of an adapter of another base{path}"))
+                    .hint(format!("the base had the hash {}", base.sha256)))
+            }
+        }
     }
 
     /// Refuses a checkpoint whose state is that of another optimizer.
@@ -308,6 +384,21 @@ impl Engine {
     }
 }
 
+/// The files of a checkpoint that have parameters.
+struct Parameters(Vec<SafetensorsFile>);
+
+impl Parameters {
+    fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|file| file.contains(name))
+    }
+
+    fn copy_part(&self, name: &str, from: i64, into: &Tensor) -> Result<()> {
+        let file = self.0.iter().find(|file| file.contains(name));
+        let missing = || Error::new(Code::Internal, format!("{name} was not looked for"));
+        file.ok_or_else(missing)?.copy_part(name, from, into)
+    }
+}
+
 /// Where a parameter lies.
 struct ParamPlace<'a> {
     name: &'a str,
@@ -316,20 +407,18 @@ struct ParamPlace<'a> {
     index: usize,
 }
 
-/// Reads the elements from `start` on of a rank's part of a tensor, of which `runs` say where they are
-/// in the file, as many as `into` has.
+/// Reads the elements from `start` on of a rank's part of a tensor, as many as `into` has: `runs` say
+/// where they are in the file, of which `read` gives those from a place on.
 fn read_runs(
-    file: &SafetensorsFile,
-    name: &str,
     runs: &[Run],
     (start, into): (i64, &Tensor),
+    read: impl Fn(i64, &Tensor) -> Result<()>,
 ) -> Result<()> {
     let end = start + into.numel() as i64;
     for run in runs {
         let (from, to) = (run.part.max(start), (run.part + run.len).min(end));
         if from < to {
-            let into = into.f_narrow(0, from - start, to - from)?;
-            file.copy_part(name, run.whole + from - run.part, &into)?;
+            read(run.whole + from - run.part, &into.f_narrow(0, from - start, to - from)?)?;
         }
     }
     Ok(())

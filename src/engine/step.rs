@@ -65,7 +65,7 @@ impl Engine {
         accumulation: &Accumulation,
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
-        let mut grads = no_grad(|| self.gradients.take(self.model.units()))?;
+        let mut grads = no_grad(|| self.gradients.take())?;
         no_grad(|| self.sum_parts(&grads))?;
         self.timers.start(StepPhase::Step)?;
         let totals = self.totals(accumulation, &grads)?;

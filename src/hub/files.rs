@@ -11,6 +11,8 @@ pub const MODEL_FILES: &[&str] = &[
     "special_tokens_map.json",
     "generation_config.json",
     "chat_template.jinja",
+    "adapter_config.json",
+    "adapter_model.safetensors",
 ];
 
 /// Files of a tokenizer, as far as the repository has them.

@@ -95,8 +95,8 @@ fn bytes(value: &Dynamic) -> u64 {
         let tensor = tensor.tensor();
         return (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64;
     }
-    if let Some(model) = value.clone().try_cast::<std::rc::Rc<model::Model>>() {
-        return model.units().iter().map(model::FlatUnit::bytes).sum();
+    if let Some(model) = value.clone().try_cast::<crate::script::api::model::Handle>() {
+        return model.get().units().iter().map(model::FlatUnit::bytes).sum();
     }
     let engine = value.try_cast::<Shared<engine::Engine>>();
     engine.and_then(|engine| Some(engine.read().ok()?.memory().peak())).unwrap_or(0)

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     layer::Layer,
-    params::LayerBuilder,
-    unit::{FlatUnit, ParamPlace, ParamSpec},
+    params::{LayerBuilder, Places},
+    unit::{ParamPlace, ParamSpec},
 };
 use crate::error::{Code, Error, Result};
 
@@ -124,9 +124,8 @@ pub struct ModelLayer {
     /// Its number in the whole model.
     pub number: usize,
     pub(super) layer: Rc<dyn Layer>,
-    /// The unit of its own parameters.
-    pub(super) own: Option<usize>,
-    pub(super) borrowed: Vec<ParamPlace>,
+    /// Where its parameters are.
+    pub(super) places: Places,
     /// The units that it uses, those of borrowed parameters first.
     pub(super) units: Vec<usize>,
     /// The units that no layer before it uses: a backward pass is done with them after it.
@@ -159,25 +158,29 @@ impl Architecture {
             made.push((own, layer, name, borrowed, is_block));
         }
         let (mut seen, mut blocks) = (BTreeSet::new(), 0..);
-        let placed = made.into_iter().enumerate().map(|(number, made)| {
-            let (own, layer, name, borrowed, is_block) = made;
-            let layer = Rc::from(layer);
-            let place = |param: &String| {
-                places.get(param).copied().ok_or_else(|| {
-                    Error::new(
-                        Code::Internal,
-                        format!("{name} borrows {param}, which is not there"),
-                    )
-                })
-            };
-            let borrowed: Vec<ParamPlace> = borrowed.iter().map(place).collect::<Result<_>>()?;
-            let mut used: Vec<usize> = borrowed.iter().map(|place| place.unit).chain(own).collect();
-            used.dedup();
-            let completes = used.iter().copied().filter(|unit| seen.insert(*unit)).collect();
-            let block = if is_block { blocks.next() } else { None };
-            Ok(ModelLayer { name, number, layer, own, borrowed, units: used, completes, block })
-        });
-        Ok((placed.collect::<Result<_>>()?, units))
+        let placed: Result<_> = made
+            .into_iter()
+            .enumerate()
+            .map(|(number, (own, layer, name, borrowed, is_block))| {
+                let place = |param: &String| {
+                    places.get(param).copied().ok_or_else(|| {
+                        Error::new(
+                            Code::Internal,
+                            format!("{name} borrows {param}, which is not there"),
+                        )
+                    })
+                };
+                let borrowed: Vec<ParamPlace> =
+                    borrowed.iter().map(place).collect::<Result<_>>()?;
+                let own = own.map_or(Vec::new(), |unit| {
+                    (0..units[unit].len()).map(|index| ParamPlace { unit, index }).collect()
+                });
+                let block = if is_block { blocks.next() } else { None };
+                let places = Places { own, borrowed, attached: Vec::new() };
+                Ok(ModelLayer::new((number, name, layer.into(), block), places, &mut seen))
+            })
+            .collect();
+        Ok((placed?, units))
     }
 }
 
@@ -187,15 +190,35 @@ impl ModelLayer {
         &self.units
     }
 
+    /// A layer behind those that use the units in `seen`.
+    pub(super) fn new(
+        (number, name, layer, block): (usize, String, Rc<dyn Layer>, Option<usize>),
+        places: Places,
+        seen: &mut BTreeSet<usize>,
+    ) -> Self {
+        let borrowed = places.borrowed.iter().map(|place| place.unit);
+        let mut units: Vec<usize> = Vec::new();
+        for unit in borrowed.chain(places.all().map(|place| place.unit)) {
+            if !units.contains(&unit) {
+                units.push(unit);
+            }
+        }
+        let completes = units.iter().copied().filter(|unit| seen.insert(*unit)).collect();
+        Self { name, number, layer, places, units, completes, block }
+    }
+
     /// The computation of the layer.
     pub fn layer(&self) -> &dyn Layer {
         &*self.layer
     }
 
-    /// The places of its parameters among `units`, its own first.
-    pub fn places(&self, units: &[FlatUnit]) -> impl Iterator<Item = ParamPlace> {
-        let own = self.own.map_or(0, |unit| units[unit].params().len());
-        let unit = self.own.unwrap_or_default();
-        (0..own).map(move |index| ParamPlace { unit, index }).chain(self.borrowed.iter().copied())
+    /// Whether its forward pass draws random numbers while it trains.
+    pub fn draws(&self) -> bool {
+        self.layer.draws() || self.places.draws()
+    }
+
+    /// Where its parameters are.
+    pub fn places(&self) -> &Places {
+        &self.places
     }
 }

@@ -3,15 +3,10 @@
 //! A model knows all of its layers and parameters by name. Once it is cut, the layers and units that
 //! it gives out are those of this rank's stage; the others have shapes, and no memory.
 
-use std::{
-    cell::{OnceCell, RefCell},
-    ops::Range,
-    rc::Rc,
-};
+use std::{ops::Range, rc::Rc};
 
 use super::{
     FlatUnit, LayerRanks, Model, ModelLayer, Run, Split,
-    files::Companions,
     part::{Shared, Stage, UnitPart},
     tensor_parallel::TensorParallel,
 };
@@ -61,18 +56,10 @@ impl Model {
     /// not to be trained.
     pub fn stage_outline(&self, range: Range<usize>) -> Self {
         let stage = Stage::of((&self.layers, &self.units), range);
-        Self {
-            facts: self.facts.clone(),
-            layers: self.layers.clone(),
-            units: Rc::clone(&self.units),
-            device: self.device,
-            companions: Companions::default(),
-            initializer: RefCell::default(),
-            store: RefCell::default(),
-            pipeline: RefCell::default(),
-            stage: OnceCell::from(stage),
-            measured: OnceCell::new(),
-        }
+        let units = self.units.iter().map(FlatUnit::shallow_clone).collect();
+        let model = Self::with(self.facts.clone(), self.layers.clone(), units, self.device);
+        let _ = model.stage.set(stage);
+        model
     }
 
     /// The units of the whole model, also those that are not on this rank: of each parameter the

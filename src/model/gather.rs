@@ -2,9 +2,7 @@
 
 use std::{ops::Range, rc::Rc};
 
-use super::{
-    Direction, FlatUnit, Model, ParameterStore, Params, Pipeline, Sink, initializer::Initializer,
-};
+use super::{Direction, FlatUnit, Model, ParameterStore, Params, Pipeline, Sink};
 use crate::{error::Result, tensor::check_memory};
 
 /// Units whose parameters are there.
@@ -25,10 +23,11 @@ impl Model {
             if reads { &layer.units[..] } else { &[] }
         };
         let store = self.store.borrow().clone();
+        let lowest = self.lowest_trainable().unwrap_or(0);
         let following: Vec<usize> = match (&store, direction) {
             (None, _) => Vec::new(),
             (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
-            (_, Direction::Backward) => (0..i).rev().flat_map(reads).copied().collect(),
+            (_, Direction::Backward) => (lowest..i).rev().flat_map(reads).copied().collect(),
         };
         self.gather_units(store, reads(i), &following)
     }
@@ -96,7 +95,11 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            return initializer.fill(&self.units()[i], i, self.unit_part(i).as_ref());
+            let unit = &self.units()[i];
+            return match self.unit_part(i) {
+                Some(part) => initializer.fill(unit, Some(&part)),
+                None => self.fill(initializer, unit),
+            };
         }
         let store = self.store.borrow().clone();
         store.map_or(Ok(()), |store| store.gather(self.units(), i, &[]))
@@ -105,7 +108,7 @@ impl Model {
     /// Whether the first values of parameters are those that a recipe gave on this rank, and are still
     /// to be used.
     pub fn starts_from_values(&self) -> bool {
-        matches!(&*self.initializer.borrow(), Some(Initializer::Values(_)))
+        self.initializer.borrow().as_ref().is_some_and(|initializer| initializer.is_of_values())
     }
 
     /// As [`Model::any`] where the ranks of a pipeline wait for each other within a pass; else a rank
@@ -135,8 +138,9 @@ impl Gathered<'_> {
     /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
     /// they make by hand there.
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
-        let layer = &self.model.layers()[i];
-        Params::new(self.model.units(), layer.own, &layer.borrowed, sink)
+        let params = Params::new(self.model.units(), &self.model.layers()[i].places, sink);
+        params
+            .without_adapter(self.model.is_adapter_off.get())
             .shared_by(self.model.tensor_parallel())
     }
 }

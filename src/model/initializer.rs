@@ -3,10 +3,12 @@
 //! A unit gets them when it is needed, so that a rank that keeps slices alone never has the whole
 //! model (`zero.Init` and `from_pretrained` under ZeRO-3, in DeepSpeed and transformers).
 
+use std::{collections::BTreeMap, rc::Rc};
+
 use super::{FlatUnit, Init, files::StoredWeights, part::UnitPart};
 use crate::{
     error::{Code, Result},
-    tensor::{Device, Kind, Tensor, guard, manual_seed, mix, no_grad},
+    tensor::{Device, Kind, SafetensorsFile, Tensor, guard, manual_seed, mix, no_grad},
 };
 
 /// The source of the units' first values.
@@ -16,19 +18,33 @@ pub(super) enum Initializer {
     Seed(u64),
     /// Read from a directory.
     Files(StoredWeights),
-    /// Copied from the parameters of each unit, on the CPU.
-    Values(Vec<Vec<Tensor>>),
+    /// Copied by name, from the CPU.
+    Values(BTreeMap<String, Tensor>),
+    /// Those of a base, which may all be here, and of its adapter.
+    Adapted { base: Option<Rc<Self>>, adapter: AdapterValues },
+}
+
+/// The source of an adapter's first values.
+#[derive(Debug)]
+pub(super) enum AdapterValues {
+    /// Drawn at random, or those of the base.
+    Seed(u64),
+    /// Read from a file under the parameters' names.
+    File(SafetensorsFile),
 }
 
 impl Initializer {
-    /// Takes memory for unit `i` and gives it its first values, which are the same in whatever order
+    /// Whether the values are those that a recipe gave.
+    pub(super) fn is_of_values(&self) -> bool {
+        match self {
+            Self::Adapted { base, .. } => base.as_ref().is_some_and(|base| base.is_of_values()),
+            other => matches!(other, Self::Values(_)),
+        }
+    }
+
+    /// Takes memory for a unit and gives it its first values, which are the same in whatever order
     /// the units come. A unit that is here stays as it is.
-    pub(super) fn fill(
-        &self,
-        unit: &FlatUnit,
-        i: usize,
-        part: Option<&UnitPart<'_>>,
-    ) -> Result<()> {
+    pub(super) fn fill(&self, unit: &FlatUnit, part: Option<&UnitPart<'_>>) -> Result<()> {
         if unit.is_here() {
             return Ok(());
         }
@@ -36,16 +52,19 @@ impl Initializer {
             no_grad(|| {
                 // The padding too.
                 let _ = unit.allocate()?.f_zero_()?;
-                match (self, part) {
-                    (Self::Seed(seed), None) => draw(unit, *seed),
-                    (Self::Files(weights), None) => weights.fill(unit),
-                    (_, Some(part)) => self.fill_part(unit, part),
-                    (Self::Values(values), None) => {
-                        for (param, value) in unit.params().iter().zip(&values[i]) {
-                            param.f_data()?.f_copy_(value)?;
+                if let Some(part) = part {
+                    return self.fill_part(unit, part);
+                }
+                match self {
+                    Self::Seed(seed) => draw(unit, *seed),
+                    Self::Files(weights) => weights.fill(unit),
+                    Self::Values(values) => {
+                        for (name, param) in unit.names().zip(unit.params()) {
+                            param.f_data()?.f_copy_(&values[name])?;
                         }
                         Ok(())
                     }
+                    Self::Adapted { .. } => Ok(()),
                 }
             })
         });
@@ -65,7 +84,9 @@ impl Initializer {
             match self {
                 Self::Seed(seed) => draw(&whole, *seed)?,
                 Self::Files(weights) => weights.fill(&whole)?,
-                Self::Values(_) => bail!(Code::Internal, "a recipe's own layers are not shared"),
+                Self::Values(_) | Self::Adapted { .. } => {
+                    bail!(Code::Internal, "values that are not shared among ranks")
+                }
             }
             let own = split.take(&whole.params()[0], part.rank, part.ranks)?;
             param.f_data()?.f_copy_(&own)?;
@@ -77,12 +98,17 @@ impl Initializer {
 /// Draws the parameters of a unit of zeros, each from the seed and its own name, so that neither the
 /// order of layers nor their grouping changes a value. Always on the CPU, so that the device does not
 /// matter.
-fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
+pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
     for (spec, param) in unit.specs().iter().zip(unit.params()) {
         manual_seed(mix(&[seed, name_hash(&spec.name)]));
         let mut values = param.f_data()?;
         match spec.init {
-            Init::Zeros => {}
+            // An adapter's are copied over.
+            Init::Zeros | Init::Saved | Init::Magnitude => {}
+            Init::Uniform(bound) => {
+                let cpu = Tensor::f_empty(&spec.shape[..], (Kind::Float, Device::Cpu))?;
+                values.f_copy_(&cpu.shallow_clone().f_uniform_(-bound, bound)?)?;
+            }
             Init::Ones => drop(values.f_fill_(1.0)?),
             Init::Normal(std) if values.device() == Device::Cpu && values.kind() == Kind::Float => {
                 drop(values.f_normal_(0.0, std)?);
@@ -123,7 +149,7 @@ mod tests {
         let units = [unit(["a", "b"]), unit(["c", "b"]), unit(["a", "d"])];
         let initializer = Initializer::Seed(7);
         for i in [1, 0, 2] {
-            initializer.fill(&units[i], i, None).unwrap();
+            initializer.fill(&units[i], None).unwrap();
         }
         let [one, other, again] = units.each_ref().map(numbers);
         assert_eq!(one, again);
@@ -137,9 +163,9 @@ mod tests {
     #[test]
     fn what_is_here_stays_as_it_is() {
         let unit = unit(["a", "b"]);
-        Initializer::Seed(7).fill(&unit, 0, None).unwrap();
+        Initializer::Seed(7).fill(&unit, None).unwrap();
         let _ = unit.flat().unwrap().shallow_clone().fill_(3.0);
-        Initializer::Seed(8).fill(&unit, 0, None).unwrap();
+        Initializer::Seed(8).fill(&unit, None).unwrap();
         assert!(numbers(&unit).iter().all(|&x| x == 3.0));
     }
 }

@@ -9,7 +9,8 @@ use super::{
     cost::{LayerCost, Workload},
     loss::Objective,
     masks::Masks,
-    params::{ParamId, Params},
+    param_id::ParamId,
+    params::Params,
     profile::Recorder,
     split::Split,
 };

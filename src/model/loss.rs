@@ -11,7 +11,7 @@
 
 use std::{fmt, rc::Rc};
 
-use super::unit_gradient::ParamSink;
+use super::{params::Backward, unit_gradient::ParamSink};
 use crate::{
     bridge::{autograd::own_gradient, ops::product},
     error::{Code, Error, Result},
@@ -88,21 +88,23 @@ pub struct Objective<'a> {
 struct LossGradient {
     loss_normalizer: f64,
     /// Where the gradient with respect to the projection `[V, C]` is added, in a format that may
-    /// differ from the projection's.
-    projection: ParamSink,
+    /// differ from the projection's; `None` where that is frozen.
+    projection: Option<ParamSink>,
 }
 
 /// The sum of the losses of `hidden` `[B, T, C]` through `projection` `[V, C]`, float64 scalar: the
-/// cross-entropy of the targets in slices of the logits. With a `sink` for the projection the gradients
-/// are made at once, for a backward pass that begins with one over the normalizer.
+/// cross-entropy of the targets in slices of the logits. By hand the gradients are made at once, for a backward pass that begins with one over the normalizer.
 pub(super) fn sum_in_slices(
     hidden: &Tensor,
     projection: &Tensor,
-    sink: Option<ParamSink>,
+    backward: Backward,
     objective: Objective<'_>,
 ) -> Result<Tensor> {
     let Objective { targets, loss_normalizer, .. } = objective;
-    let gradient = sink.map(|projection| LossGradient { loss_normalizer, projection });
+    let gradient = match backward {
+        Backward::Autograd => None,
+        Backward::ByHand(projection) => Some(LossGradient { loss_normalizer, projection }),
+    };
     let width = hidden.size().last().copied().unwrap_or(1);
     let flat = hidden.f_detach()?.f_reshape([-1, width])?;
     let (sum, hidden_grad) =
@@ -317,6 +319,7 @@ impl Slice {
         };
         let logits_grad = self.buffers.logits_grad(&self.ids, self.target_logs, factor)?;
         product(hidden_grad, (&logits_grad, projection), 0.0, scale)?;
+        let Some(sink) = sink else { return Ok(()) };
         let factors = (logits_grad.f_tr()?, self.hidden);
         sink.with(|unit, i| unit.add_product(i, (&factors.0, &factors.1), scale))
     }
@@ -364,7 +367,7 @@ mod tests {
 
         fn gradient(&self, loss_normalizer: f64) -> LossGradient {
             let place = ParamPlace { unit: 0, index: 0 };
-            LossGradient { loss_normalizer, projection: self.sink.of(place) }
+            LossGradient { loss_normalizer, projection: Some(self.sink.of(place)) }
         }
 
         fn made(self) -> Tensor {

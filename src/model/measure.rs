@@ -1,7 +1,8 @@
 //! The cost of a model, layer by layer: derived from shapes, or measured on small batches.
 
 use super::{
-    Context, Direction, Flow, LayerCost, Masks, Model, ModelLayer, Objective, Targets, Workload,
+    Context, Direction, Flow, LayerCost, Masks, Model, ModelLayer, Objective, ParamPlace, Targets,
+    Workload,
     cost::FLOAT_BYTES,
     measured::{Measured, Sample},
     profile::{ModuleProfile, Recorder},
@@ -89,7 +90,9 @@ impl Model {
         let batch = |rows, tokens| guard("measuring the model", || self.samples(rows, tokens));
         let [one, two, long] = [batch(1, tokens)?, batch(2, tokens)?, batch(1, 2 * tokens)?];
         let layers = self.layers().iter().enumerate().map(|(i, layer)| {
-            let params = layer.own.map_or(0, |unit| self.units()[unit].numel() as u64);
+            let places = layer.places.own.iter();
+            let numel = |place: &ParamPlace| self.units()[place.unit].specs()[place.index].numel();
+            let params = places.map(numel).sum::<i64>() as u64;
             Measured::through(params, [&one, &two, &long].map(|batch| batch[i]), tokens as f64)
         });
         let _ = self.measured.set(layers.collect());
@@ -136,8 +139,12 @@ impl Model {
         {
             let _counting = ledger.open(Kind::Buffers)?;
             let grad = output.hidden.f_ones_like()?;
-            let inputs = params.own().iter().chain(Some(&input.hidden).filter(|_| i > 0));
-            autograd::grad(&[(&output.hidden, &grad)], &inputs.collect::<Vec<_>>())?;
+            let tensors = params.tensors();
+            let inputs = tensors.iter().chain([&input.hidden]).filter(|x| x.requires_grad());
+            let inputs: Vec<_> = inputs.collect();
+            if !inputs.is_empty() {
+                autograd::grad(&[(&output.hidden, &grad)], &inputs)?;
+            }
         }
         let (_, peak) = ledger.counts();
         let hidden = &output.hidden;

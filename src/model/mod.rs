@@ -4,6 +4,7 @@
 //! [`Model`] holds the layers and the units of their parameters. Nothing here knows of optimizers,
 //! schedules or ranks; where parameters are while they are not used is a [`ParameterStore`]'s business.
 
+mod adapters;
 mod architecture;
 mod cache;
 mod cost;
@@ -19,6 +20,8 @@ mod masks;
 mod measure;
 mod measured;
 mod modules;
+mod origin;
+mod param_id;
 mod params;
 mod part;
 mod pipeline;
@@ -26,9 +29,13 @@ mod profile;
 mod split;
 mod store;
 mod tensor_parallel;
+mod trainable;
 mod unit;
 mod unit_gradient;
 
+pub use adapters::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TargetModules, is_of_adapter,
+};
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
 pub use cache::{CachePass, DecodeRows, LayerCache};
@@ -41,7 +48,8 @@ pub use gather::Gathered;
 pub use layer::{Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
-pub use params::Params;
+pub use origin::{Origin, OriginRecord};
+pub use params::{Params, Places};
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
 pub use split::{Run, Split};
@@ -51,7 +59,7 @@ pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     rc::Rc,
 };
@@ -74,10 +82,20 @@ pub struct Model {
     facts: ModelInfo,
     layers: Vec<ModelLayer>,
     units: Rc<[FlatUnit]>,
+    /// The first so many units are trained; the rest is frozen.
+    trainable: usize,
+    /// Whether it has no weights.
+    is_outline: bool,
     device: Device,
     companions: Companions,
     /// The source of the units' first values; `None` once all have them.
-    initializer: RefCell<Option<Initializer>>,
+    initializer: RefCell<Option<Rc<Initializer>>>,
+    /// What trains beside frozen parameters.
+    adapter: Option<Adapter>,
+    is_adapter_off: Cell<bool>,
+    /// Where the values come from.
+    origin: Origin,
+    origin_record: OnceCell<OriginRecord>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
     /// The way to the other stages; `None` where all layers are here.
@@ -99,7 +117,8 @@ impl Model {
     /// before it is used.
     pub fn from_scratch(config: &ModelConfig, seed: u64, device: Device) -> Result<Self> {
         let model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
-        Ok(model.starting_from(Initializer::Seed(seed)))
+        let origin = Origin::Seed(seed);
+        Ok(Self { origin, ..model }.starting_from(Initializer::Seed(seed)))
     }
 
     /// The model in a directory as Hugging Face writes it: `config.json` and safetensors. It takes
@@ -110,6 +129,7 @@ impl Model {
         let mut model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
         let weights = StoredWeights::open(dir, &model.units, model.facts.names)?;
         model.companions = Companions::read(dir)?;
+        model.origin = Origin::Files(dir.clone());
         let ends = model.companions.eos_token_ids();
         let new: Vec<_> =
             ends.into_iter().filter(|id| !model.facts.eos_token_ids.contains(id)).collect();
@@ -120,7 +140,8 @@ impl Model {
     /// A model without weights, to plan with: all of its parameters are one zero, and take no
     /// memory. It cannot be trained.
     pub fn outline(config: &ModelConfig, device: Device) -> Result<Self> {
-        Self::of(config.architecture()?, device, FlatUnit::outline)
+        let model = Self::of(config.architecture()?, device, FlatUnit::outline)?;
+        Ok(Self { is_outline: true, ..model })
     }
 
     /// A model whose units start from these values, on the CPU.
@@ -130,6 +151,8 @@ impl Model {
         device: Device,
     ) -> Result<Self> {
         let model = Self::of(architecture, device, FlatUnit::absent)?;
+        let names = model.units.iter().flat_map(FlatUnit::names).map(str::to_owned);
+        let values = names.zip(values.into_iter().flatten()).collect();
         Ok(model.starting_from(Initializer::Values(values)))
     }
 
@@ -141,22 +164,37 @@ impl Model {
         let (layers, units) = Architecture::placed(layers)?;
         let units =
             units.into_iter().map(|specs| unit(specs, device)).collect::<Result<Vec<_>>>()?;
-        Ok(Self {
+        Ok(Self::with(facts, layers, units, device))
+    }
+
+    fn with(
+        facts: ModelInfo,
+        layers: Vec<ModelLayer>,
+        units: Vec<FlatUnit>,
+        device: Device,
+    ) -> Self {
+        Self {
             facts,
             layers,
+            trainable: units.iter().filter(|unit| unit.is_trainable()).count(),
+            is_outline: false,
             units: units.into(),
             device,
             companions: Companions::default(),
             initializer: RefCell::default(),
+            adapter: None,
+            is_adapter_off: Cell::new(false),
+            origin: Origin::Memory,
+            origin_record: OnceCell::new(),
             store: RefCell::default(),
             pipeline: RefCell::default(),
             stage: OnceCell::new(),
             measured: OnceCell::new(),
-        })
+        }
     }
 
     fn starting_from(self, initializer: Initializer) -> Self {
-        Self { initializer: RefCell::new(Some(initializer)), ..self }
+        Self { initializer: RefCell::new(Some(Rc::new(initializer))), ..self }
     }
 
     /// The properties of the model.
@@ -164,9 +202,22 @@ impl Model {
         &self.facts
     }
 
-    /// The parameter units, in the order of the layers that own them: those of this rank's stage.
+    /// The parameter units, in the order of the layers that own them, those that are trained first: of
+    /// this rank's stage.
     pub fn units(&self) -> &Rc<[FlatUnit]> {
         self.stage.get().map_or(&self.units, |stage| &stage.units)
+    }
+
+    /// The units that are trained: the first ones.
+    pub fn trainable_units(&self) -> &[FlatUnit] {
+        // Where there are stages, all are.
+        let count = self.stage.get().map_or(self.trainable, |stage| stage.units.len());
+        &self.units()[..count]
+    }
+
+    /// How many units of the whole model are trained: the first ones.
+    pub fn trainable_count(&self) -> usize {
+        self.trainable
     }
 
     /// The layers in the order of the forward pass: those of this rank's stage.
@@ -187,6 +238,11 @@ impl Model {
     /// Number of parameters, a tied one counted once.
     pub fn num_params(&self) -> u64 {
         self.units.iter().map(|u| u.numel() as u64).sum()
+    }
+
+    /// Number of parameters that are trained.
+    pub fn num_trainable_params(&self) -> u64 {
+        self.trainable_units().iter().map(|u| u.numel() as u64).sum()
     }
 
     /// The `tokenizer.json` of the directory that the model was loaded from.

@@ -4,32 +4,16 @@
 //! of other layers' parameters that it borrows. A module keeps a [`ParamId`] for each of its
 //! parameters. When the layer runs, [`Params`] has the tensors behind the ids.
 
+use std::rc::Rc;
+
 use super::{
+    adapters::{Attached, Lora, Part},
+    param_id::ParamId,
     tensor_parallel::TensorParallel,
     unit::{FlatUnit, Init, ParamPlace, ParamSpec},
     unit_gradient::{ParamSink, Sink},
 };
 use crate::{error::Result, tensor::Tensor};
-
-/// A parameter among those of its layer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParamId(Source);
-
-impl ParamId {
-    /// Its number among the layer's own parameters, if it is one.
-    pub(super) fn own(self) -> Option<usize> {
-        match self.0 {
-            Source::Own(index) => Some(index),
-            Source::Borrowed(_) => None,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Own(usize),
-    Borrowed(usize),
-}
 
 /// Collects the parameters of a layer.
 #[derive(Debug, Default)]
@@ -63,10 +47,17 @@ impl LayerBuilder {
         self.push(ParamSpec::new(name, shape, init).linear(fan_in, fan_out))
     }
 
+    /// Notes that the weight of a linear layer is stored `[in, out]`.
+    pub(super) fn is_by_inputs(&mut self, id: ParamId) {
+        if let ParamId::Own(index) = id {
+            self.params[index].is_by_inputs = true;
+        }
+    }
+
     /// Borrows the parameter of another layer by its full name: tied weights.
     pub(super) fn borrow(&mut self, name: &str) -> ParamId {
         self.borrowed.push(name.to_owned());
-        ParamId(Source::Borrowed(self.borrowed.len() - 1))
+        ParamId::Borrowed(self.borrowed.len() - 1)
     }
 
     /// The parameters of the layer's own, and the names of borrowed ones.
@@ -76,7 +67,7 @@ impl LayerBuilder {
 
     fn push(&mut self, spec: ParamSpec) -> ParamId {
         self.params.push(spec);
-        ParamId(Source::Own(self.params.len() - 1))
+        ParamId::Own(self.params.len() - 1)
     }
 
     fn full_name(&self, name: &str) -> String {
@@ -84,26 +75,114 @@ impl LayerBuilder {
     }
 }
 
+/// The places of a layer's parameters among the units of its model.
+#[derive(Debug, Clone, Default)]
+pub struct Places {
+    pub(super) own: Vec<ParamPlace>,
+    pub(super) borrowed: Vec<ParamPlace>,
+    /// Those of an adapter.
+    pub(super) attached: Vec<Attached>,
+}
+
+impl Places {
+    /// All of them, the layer's own first.
+    pub fn all(&self) -> impl Iterator<Item = ParamPlace> {
+        let attached = self.attached.iter().flat_map(Attached::params);
+        self.own.iter().chain(&self.borrowed).chain(attached).copied()
+    }
+
+    /// Whether an adapter draws random numbers.
+    pub(super) fn draws(&self) -> bool {
+        let drops = |a: &Attached| matches!(&a.part, Part::Lora(lora) if lora.dropout > 0.0);
+        self.attached.iter().any(drops)
+    }
+
+    /// The place of a parameter, without an adapter.
+    pub(super) fn of(&self, id: ParamId) -> ParamPlace {
+        match id {
+            ParamId::Own(i) => self.own[i],
+            ParamId::Borrowed(i) => self.borrowed[i],
+        }
+    }
+
+    /// The place of a parameter of the layer's own.
+    pub(super) fn own_place(&self, id: ParamId) -> Option<ParamPlace> {
+        match id {
+            ParamId::Own(i) => self.own.get(i).copied(),
+            ParamId::Borrowed(_) => None,
+        }
+    }
+
+    /// The same parameters in other places.
+    pub(super) fn map(&self, moved: &impl Fn(&ParamPlace) -> ParamPlace) -> Self {
+        Self {
+            own: self.own.iter().map(moved).collect(),
+            borrowed: self.borrowed.iter().map(moved).collect(),
+            attached: self.attached.iter().map(|attached| attached.map(moved)).collect(),
+        }
+    }
+
+    /// Those of a layer that owns unit `unit` alone.
+    #[cfg(test)]
+    pub(super) fn of_unit(units: &[FlatUnit], unit: usize) -> Self {
+        let own = (0..units[unit].params().len()).map(|index| ParamPlace { unit, index });
+        Self { own: own.collect(), ..Self::default() }
+    }
+}
+
+/// A parameter of an adapter: its tensor, and where its gradient is added by hand.
+#[derive(Debug, Clone)]
+pub(super) struct LoraParam {
+    pub(super) tensor: Rc<Tensor>,
+    pub(super) sink: Option<ParamSink>,
+}
+
+/// How an operation is differentiated.
+#[derive(Debug)]
+pub enum Backward {
+    /// By autograd.
+    Autograd,
+    /// By hand, and the parameter's gradient is added here; `None` for a frozen one.
+    ByHand(Option<ParamSink>),
+}
+
 /// The tensors of a layer's parameters while it runs.
 #[derive(Debug, Clone, Copy)]
 pub struct Params<'a> {
     units: &'a [FlatUnit],
-    own: Option<usize>,
-    borrowed: &'a [ParamPlace],
+    places: &'a Places,
     sink: Option<&'a Sink>,
+    has_adapter: bool,
     tp: Option<&'a TensorParallel>,
 }
 
 impl<'a> Params<'a> {
-    /// The parameters of unit `own`, if the layer has one, and those at `borrowed`. With a `sink`
-    /// operations add the gradients that they make by hand there; without one autograd makes all.
-    pub(super) fn new(
-        units: &'a [FlatUnit],
-        own: Option<usize>,
-        borrowed: &'a [ParamPlace],
-        sink: Option<&'a Sink>,
-    ) -> Self {
-        Self { units, own, borrowed, sink, tp: None }
+    /// The parameters at `places`. With a `sink` operations add the gradients that they make by hand
+    /// there; without one autograd makes all.
+    pub(super) fn new(units: &'a [FlatUnit], places: &'a Places, sink: Option<&'a Sink>) -> Self {
+        Self { units, places, sink, has_adapter: true, tp: None }
+    }
+
+    /// The same without an adapter, if that `is_off`.
+    pub(super) fn without_adapter(self, is_off: bool) -> Self {
+        Self { has_adapter: self.has_adapter && !is_off, ..self }
+    }
+
+    /// What an adapter adds to the product with a matrix.
+    pub(super) fn lora(&self, id: ParamId) -> Option<Lora<LoraParam>> {
+        let attached = self.attached_to(id)?.map(|&place| LoraParam {
+            tensor: Rc::new(self.at(place).shallow_clone()),
+            sink: self.sink_at(place),
+        });
+        match attached.part {
+            Part::Lora(lora) => Some(lora),
+            Part::Saved(_) => None,
+        }
+    }
+
+    fn attached_to(&self, id: ParamId) -> Option<&'a Attached> {
+        let attached = self.has_adapter.then_some(&self.places.attached)?;
+        attached.iter().find(|attached| attached.target == id)
     }
 
     /// The same, where ranks share the layer.
@@ -112,7 +191,7 @@ impl<'a> Params<'a> {
     }
 
     /// This rank's number among those that share the layer, and how many they are.
-    pub(super) fn place(&self) -> (i64, i64) {
+    pub(super) fn tp_place(&self) -> (i64, i64) {
         self.tp.map_or((0, 1), |tp| (tp.rank(), tp.size()))
     }
 
@@ -136,25 +215,46 @@ impl<'a> Params<'a> {
 
     /// The tensor of a parameter.
     pub fn tensor(&self, id: ParamId) -> &'a Tensor {
-        let ParamPlace { unit, index } = self.place_of(id);
+        self.at(self.place(id))
+    }
+
+    /// Where operations add the parameter's gradient; `None` where autograd makes it, and for a frozen
+    /// parameter, which has none.
+    pub fn sink(&self, id: ParamId) -> Option<ParamSink> {
+        self.sink_at(self.place(id))
+    }
+
+    /// How an operation with the parameter is differentiated.
+    pub fn backward(&self, id: ParamId) -> Backward {
+        match (self.has_sink(), self.sink(id)) {
+            (false, _) => Backward::Autograd,
+            (true, sink) => Backward::ByHand(sink),
+        }
+    }
+
+    /// Whether operations make the gradients of parameters by hand.
+    pub fn has_sink(&self) -> bool {
+        self.sink.is_some()
+    }
+
+    /// All tensors of the layer, without an adapter's.
+    pub fn tensors(&self) -> Vec<Tensor> {
+        let tensor = |place: &ParamPlace| self.at(*place).shallow_clone();
+        self.places.own.iter().chain(&self.places.borrowed).map(tensor).collect()
+    }
+
+    fn sink_at(&self, place: ParamPlace) -> Option<ParamSink> {
+        self.sink.filter(|_| self.units[place.unit].is_trainable()).map(|sink| sink.of(place))
+    }
+
+    fn at(&self, ParamPlace { unit, index }: ParamPlace) -> &'a Tensor {
         &self.units[unit].params()[index]
     }
 
-    /// Where operations add the parameter's gradient; `None` where autograd makes it.
-    pub fn sink(&self, id: ParamId) -> Option<ParamSink> {
-        self.sink.map(|sink| sink.of(self.place_of(id)))
-    }
-
-    /// All tensors of the layer's own unit.
-    pub fn own(&self) -> &'a [Tensor] {
-        self.own.map_or(&[], |unit| self.units[unit].params())
-    }
-
-    fn place_of(&self, ParamId(source): ParamId) -> ParamPlace {
-        match source {
-            // A layer that added a parameter has a unit.
-            Source::Own(index) => ParamPlace { unit: self.own.unwrap_or_default(), index },
-            Source::Borrowed(i) => self.borrowed[i],
+    fn place(&self, id: ParamId) -> ParamPlace {
+        match self.attached_to(id).map(|attached| &attached.part) {
+            Some(Part::Saved(place)) => *place,
+            _ => self.places.of(id),
         }
     }
 }

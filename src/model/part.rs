@@ -53,7 +53,7 @@ impl Shared {
         let mut splits: Vec<Vec<Split>> = units.iter().map(whole).collect();
         for layer in layers {
             for (id, split) in layer.layer().splits() {
-                if let Some((unit, index)) = layer.own.zip(id.own()) {
+                if let Some(ParamPlace { unit, index }) = layer.places.own_place(id) {
                     splits[unit][index] = split;
                 }
             }
@@ -111,8 +111,7 @@ impl Stage {
             let used: Vec<usize> = layer.units.iter().map(|&unit| local(unit)).collect();
             let is_new = |unit: &usize| !std::mem::replace(&mut seen[*unit], true);
             ModelLayer {
-                own: layer.own.map(local),
-                borrowed: layer.borrowed.iter().map(place).collect(),
+                places: layer.places.map(&place),
                 completes: used.iter().copied().filter(is_new).collect(),
                 units: used,
                 ..layer.clone()

@@ -24,6 +24,12 @@ pub enum Init {
     Ones,
     /// Normally distributed around zero with this standard deviation.
     Normal(f64),
+    /// Equally distributed between this and its negative.
+    Uniform(f64),
+    /// The value of the base's parameter of an adapter's.
+    Saved,
+    /// The lengths of the rows of the base's matrix for each of its outputs.
+    Magnitude,
 }
 
 /// One parameter: its Hugging Face name, shape and first values.
@@ -37,6 +43,8 @@ pub struct ParamSpec {
     pub init: Init,
     /// Inputs and outputs of the linear layer of a block whose weight this is: `(fan_in, fan_out)`.
     pub fan_in_out: Option<(i64, i64)>,
+    /// Whether such a weight is stored `[in, out]`, not `[out, in]`.
+    pub is_by_inputs: bool,
 }
 
 /// A parameter among those of the model.
@@ -51,12 +59,18 @@ pub struct ParamPlace {
 impl ParamSpec {
     /// A parameter with its name, shape and start.
     pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), init, fan_in_out: None }
+        let (name, shape) = (name.into(), shape.to_vec());
+        Self { name, shape, init, fan_in_out: None, is_by_inputs: false }
     }
 
     /// The same, known as the weight of a block's linear layer.
     pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
         Self { fan_in_out: Some((fan_in, fan_out)), ..self }
+    }
+
+    /// The dimension of the inputs of such a weight.
+    pub fn input_dim(&self) -> i64 {
+        i64::from(!self.is_by_inputs)
     }
 
     /// Number of elements.
@@ -84,6 +98,7 @@ pub struct FlatUnit {
     flat: Tensor,
     params: Vec<Tensor>,
     is_here: Rc<Cell<bool>>,
+    is_trainable: bool,
 }
 
 impl FlatUnit {
@@ -120,8 +135,8 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let mut unit =
-            Self { specs, offsets, flat, params: Vec::new(), is_here: Rc::new(Cell::new(true)) };
+        let (params, is_here) = (Vec::new(), Rc::new(Cell::new(true)));
+        let mut unit = Self { specs, offsets, flat, params, is_here, is_trainable: true };
         unit.params = unit
             .views(&unit.flat)
             .into_iter()
@@ -138,7 +153,27 @@ impl FlatUnit {
             flat: self.flat.shallow_clone(),
             params: self.params.iter().map(Tensor::shallow_clone).collect(),
             is_here: Rc::clone(&self.is_here),
+            is_trainable: self.is_trainable,
         }
+    }
+
+    /// The same, whose parameters are trained, or frozen: without gradients and state.
+    pub(super) fn trained(mut self, is_trainable: bool) -> Self {
+        self.is_trainable = is_trainable;
+        for param in &self.params {
+            let _ = param.shallow_clone().set_requires_grad(is_trainable);
+        }
+        self
+    }
+
+    /// Another unit over the same storage, which is here.
+    pub(super) fn sharing(&self) -> Self {
+        Self::over(self.specs.clone(), self.flat.shallow_clone()).trained(self.is_trainable)
+    }
+
+    /// Whether its parameters are trained.
+    pub fn is_trainable(&self) -> bool {
+        self.is_trainable
     }
 
     /// Whether its parameters are here.

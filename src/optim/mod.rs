@@ -27,7 +27,7 @@ mod whole;
 pub use crate::bridge::fused::Scaling;
 pub use clip::{clip_divisor, norm_count, norms, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
-pub use plan::OptimizerPlan;
+pub use plan::{OptimizerPlan, names_nothing};
 pub use whole::{StateName, StatePiece};
 
 use self::{

@@ -65,8 +65,18 @@ impl OptimizerPlan {
         units: &[UnitLayout],
         shard: Option<ShardSpec>,
     ) -> Result<Self> {
+        Self::beside(config, units, shard, &[])
+    }
+
+    /// As [`OptimizerPlan::new`], of a model that has frozen parameters too: patterns may name them.
+    pub fn beside(
+        config: &OptimizerConfig,
+        units: &[UnitLayout],
+        shard: Option<ShardSpec>,
+        frozen: &[&str],
+    ) -> Result<Self> {
         let choices = GroupOverrides::of(config);
-        let mut faults = choices.unused(units);
+        let mut faults = choices.unused(units, frozen);
         let numels = units.iter().map(|unit| unit.numel).collect();
         let mut plan =
             Self { config: config.clone(), groups: vec![], params: vec![], units: numels, shard };
@@ -255,8 +265,9 @@ impl<'a> GroupOverrides<'a> {
     }
 
     /// A fault for each pattern that names no parameter.
-    fn unused(&self, units: &[UnitLayout]) -> Vec<Error> {
-        let names = || units.iter().flat_map(|unit| &unit.params).map(|p| p.name.as_str());
+    fn unused(&self, units: &[UnitLayout], frozen: &[&str]) -> Vec<Error> {
+        let trained = || units.iter().flat_map(|unit| &unit.params).map(|p| p.name.as_str());
+        let names = || trained().chain(frozen.iter().copied());
         let unused = self.patterns.iter().filter(|(p, _)| !names().any(|name| p.matches(name)));
         unused.map(|(pattern, option)| names_nothing(pattern, option, names())).collect()
     }
@@ -287,7 +298,8 @@ fn choose(choices: &[Override<'_>], name: &str, what: &str) -> Result<Option<f64
     Ok(chosen.map(|choice| choice.value))
 }
 
-fn names_nothing<'a>(
+/// The error of a pattern of an option that no parameter of a model has a name like.
+pub fn names_nothing<'a>(
     pattern: &Pattern,
     option: &str,
     names: impl Iterator<Item = &'a str> + Clone,

@@ -46,6 +46,8 @@ const FUNCTIONS: &[(&str, Use)] = &[
     ("load_checkpoint", Use::Read),
     ("save_checkpoint", Use::Write),
     ("export_hf", Use::Write),
+    ("load_adapter", Use::Hub(HubUse::Model)),
+    ("export_adapter", Use::Write),
 ];
 
 /// Options whose text is a path to write to.

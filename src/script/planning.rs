@@ -9,7 +9,7 @@ use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::{
     config::EngineConfig,
-    engine::plan::optimizer_state_bytes,
+    engine::{plan::optimizer_state_bytes, trained},
     error::{Code, Error, Result},
     model::Model,
 };
@@ -79,6 +79,7 @@ impl Planning {
             let what = "a plan is of ranks that have whole layers";
             return Err(Error::new(Code::BadValue, what).option("tensor_parallel.autotp_size"));
         }
+        let model = &trained(model, &config)?;
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks())?;

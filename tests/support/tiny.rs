@@ -5,7 +5,7 @@ use std::rc::Rc;
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, ZeroConfig,
+        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
         schedule::{DeepSpeedSchedule, OneCycle},
     },
@@ -29,6 +29,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         optimizer: adamw((0.9, 0.95)),
+        trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),

@@ -40,7 +40,7 @@ impl Live {
         Some(if let Some(tensor) = value.clone().try_cast::<Handle>() {
             tensor::card(&tensor)
         } else if let Some(model) = value.clone().try_cast::<Model>() {
-            model::card(&model, self.described(value))
+            model::card(&model.get(), self.described(value))
         } else if let Some(dataset) = value.clone().try_cast::<Dataset>() {
             data::of_dataset(&dataset)
         } else if let Some(loader) = value.clone().try_cast::<Loader>() {

@@ -13,6 +13,9 @@ pub(super) fn card(model: &Model, title: String) -> Result<Card> {
     let bytes: u64 =
         model.units().iter().map(|unit| unit.numel() as u64 * element_bytes(unit)).sum();
     card.fact("parameters", count(model.num_params()));
+    if model.num_trainable_params() < model.num_params() {
+        card.fact("trainable", count(model.num_trainable_params()));
+    }
     card.fact("memory", Bytes(bytes).to_string());
     if let Some(unit) = model.units().first() {
         card.fact("dtype", dtype_name(unit.kind()));

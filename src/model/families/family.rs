@@ -7,7 +7,8 @@ use crate::{
     error::Result,
     model::{
         architecture::{Architecture, ModelInfo, Prediction, WeightNames},
-        params::{LayerBuilder, ParamId},
+        param_id::ParamId,
+        params::LayerBuilder,
         unit::Init,
     },
 };

@@ -22,7 +22,7 @@ pub(super) const COMPANIONS: [&str; 5] = [
 ];
 
 /// The files beside config and weights that a model came with.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::model) struct Companions(pub(super) Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_atomic},
-    model::{FlatUnit, Gathered, Model, ModelInfo, ParamSpec},
+    model::{FlatUnit, Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
     tensor::{
         Kind, Tensor,
         safetensors::{self, TensorEntry},
@@ -56,6 +56,11 @@ impl Model {
         files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
+    /// The names of the files in `dir` that have the weights.
+    pub(in crate::model) fn weight_files(dir: &Place) -> Result<Vec<String>> {
+        StoredWeights::file_names(dir)
+    }
+
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are
     /// [sharded](Model::is_sharded), every other rank must call it.
     pub fn attend_export(&self) -> Result<()> {
@@ -72,13 +77,15 @@ impl Model {
             .hint("a checkpoint of the engine holds the weights as safetensors, under the names of the parameters"))
     }
 
-    /// Every parameter as it is exported, and what brings it by its number; unit after unit.
+    /// Every parameter as it is exported, with what an adapter makes of it, and what brings it by its number; unit after unit.
     fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         // Units of other stages have not changed their format here.
         let kind = self.units().first().map_or(Kind::Float, FlatUnit::kind);
         for (i, unit) in self.whole_units().iter().enumerate() {
-            for (j, ParamSpec { name, shape, .. }) in unit.specs().iter().enumerate() {
+            let specs = unit.specs().iter().enumerate();
+            for (j, ParamSpec { name, shape, .. }) in specs.filter(|(_, s)| !is_of_adapter(&s.name))
+            {
                 entries.push(TensorEntry { name, kind, shape });
                 places.push((i, j, &shape[..]));
             }
@@ -98,11 +105,11 @@ impl Model {
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
+            let Some(pipeline) = &pipeline else {
+                return self.merged_param(ParamPlace { unit: i, index: j });
+            };
             let param = self.joined(number, j, &self.units()[i].params()[j].detach())?;
-            match &pipeline {
-                Some(pipeline) => pipeline.bring(number, Some(&param), (shape, kind)),
-                None => Ok(param),
-            }
+            pipeline.bring(number, Some(&param), (shape, kind))
         };
         (entries, fetch)
     }

@@ -66,6 +66,14 @@ impl StoredWeights {
         Error::all(faults).map_or(Ok(stored), Err)
     }
 
+    /// The names of the files in `dir` that have the weights.
+    pub(in crate::model) fn file_names(dir: &Place) -> Result<Vec<String>> {
+        if dir.join(SINGLE).exists() {
+            return Ok(vec![SINGLE.to_owned()]);
+        }
+        Ok(read_index(dir)?.into_keys().collect())
+    }
+
     /// The names of the tensors in `dir`.
     pub(in crate::model) fn names(dir: &Place) -> Result<BTreeSet<String>> {
         Ok(Self::find(dir, &|name| Some(name.to_owned()))?.tensors.into_keys().collect())

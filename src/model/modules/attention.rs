@@ -10,7 +10,8 @@ use crate::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
         masks::alibi_of_keys,
-        params::{ParamId, Params},
+        param_id::ParamId,
+        params::Params,
         profile::{ModuleProfile, record},
         split::Split,
     },
@@ -114,13 +115,13 @@ impl Attention {
 
     /// The heads, and those of keys and values, of this rank.
     fn heads_of(&self, p: &Params<'_>) -> (i64, i64) {
-        let (_, ranks) = p.place();
+        let (_, ranks) = p.tp_place();
         (self.heads / ranks, self.kv_heads / ranks)
     }
 
     /// This rank's heads of what has all of them along dimension `dim`.
     fn own_heads(&self, p: &Params<'_>, all: &Tensor, dim: i64) -> Result<Tensor> {
-        let ((rank, ranks), (heads, _)) = (p.place(), self.heads_of(p));
+        let ((rank, ranks), (heads, _)) = (p.tp_place(), self.heads_of(p));
         match ranks {
             1 => Ok(all.shallow_clone()),
             _ => Ok(all.f_narrow(dim, rank * heads, heads)?),

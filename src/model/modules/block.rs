@@ -7,7 +7,8 @@ use crate::{
     model::{
         cost::{LayerCost, Operation, Tape, Workload},
         layer::{Context, Flow, Layer},
-        params::{ParamId, Params},
+        param_id::ParamId,
+        params::Params,
         profile::ModuleProfile,
         split::Split,
     },

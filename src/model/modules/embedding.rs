@@ -13,7 +13,8 @@ use crate::{
     model::{
         cost::{LayerCost, Operation, Tape, Workload},
         layer::{Context, Flow, Layer},
-        params::{LayerBuilder, ParamId, Params},
+        param_id::ParamId,
+        params::{LayerBuilder, Params},
         profile::ModuleProfile,
         unit::Init,
     },

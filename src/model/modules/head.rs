@@ -14,7 +14,8 @@ use crate::{
         cost::{FLOAT_BYTES, LayerCost, Tape, Workload},
         layer::{Context, Flow, Layer},
         loss::{self, row_width, slice_rows},
-        params::{ParamId, Params},
+        param_id::ParamId,
+        params::Params,
         profile::ModuleProfile,
     },
     tensor::{Kind, Tensor},
@@ -104,7 +105,7 @@ impl Layer for Head {
         let hidden = match context.objective {
             None => logits()?.f_to_kind(Kind::Float)?,
             Some(objective) if objective.function.is_none() => {
-                loss::sum_in_slices(&x, projection, params.sink(self.projection), objective)?
+                loss::sum_in_slices(&x, projection, params.backward(self.projection), objective)?
             }
             Some(objective) => loss::sum_of_logits(&logits()?, objective)?,
         };

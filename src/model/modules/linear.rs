@@ -5,6 +5,7 @@
 //! tensor of the weight's size, in the weight's format, only to have it added to the one that exists.
 //! Layers with one input are one operation, whose products add up in the gradient of the input.
 
+use super::lora::Branch;
 use crate::{
     bridge::{
         autograd::own_gradients,
@@ -15,7 +16,8 @@ use crate::{
     model::{
         cost::{Operation, Tape, Workload},
         layer::Context,
-        params::{LayerBuilder, ParamId, Params},
+        param_id::ParamId,
+        params::{LayerBuilder, Params},
         profile::{ModuleProfile, record},
         split::Split,
         unit::Init,
@@ -65,6 +67,9 @@ impl Linear {
         let shape = if is_conv1d { [inputs, outputs] } else { [outputs, inputs] };
         let weight = b.add_matrix(&format!("{name}.weight"), &shape, (inputs, outputs), init);
         let bias = has_bias.then(|| b.add(&format!("{name}.bias"), &[outputs], Init::Zeros));
+        if is_conv1d {
+            b.is_by_inputs(weight);
+        }
         let name = name.rsplit('.').next().unwrap_or(name).to_owned();
         Self { name, weight, bias, inputs, outputs, is_conv1d }
     }
@@ -100,8 +105,10 @@ impl Linear {
         let sum = record(context.recorder, self.name.clone(), || {
             let mut size = x.size();
             let width = size.pop().unwrap_or(1);
-            let weights = Weights { bias: None, bias_sink: None, ..self.weights(p) };
-            let product = products(&[weights], &x.f_reshape([-1, width])?)?.swap_remove(0);
+            let flat = x.f_reshape([-1, width])?;
+            let weights = self.weights(p, &flat, context.train);
+            let weights = Weights { bias: None, bias_sink: None, ..weights };
+            let product = outputs([&weights], &flat, p.has_sink())?.swap_remove(0);
             size.push(-1);
             p.leave(product.f_view(&size[..])?)
         })?;
@@ -138,8 +145,13 @@ impl Linear {
             let mut size = x.size();
             let width = size.pop().unwrap_or(1);
             let flat = x.f_reshape([-1, width])?;
-            let weights = layers.map(|layer| layer.weights(p));
-            let outputs = products(&weights, &flat)?;
+            let weights = layers.map(|layer| layer.weights(p, &flat, context.train));
+            let outputs = if weights.iter().any(Weights::has_magnitude) {
+                let one = |layer: &Weights| layer.with_magnitude(&flat, p.has_sink());
+                weights.iter().map(one).collect::<Result<_>>()?
+            } else {
+                outputs(weights.each_ref(), &flat, p.has_sink())?
+            };
             let shaped = outputs.iter().map(|y| {
                 let shape = [&size[..], &[-1]].concat();
                 Ok(y.f_view(&shape[..])?)
@@ -149,13 +161,14 @@ impl Linear {
         })
     }
 
-    fn weights(&self, p: &Params<'_>) -> Weights {
+    fn weights(&self, p: &Params<'_>, x: &Tensor, trains: bool) -> Weights {
         let sink = |id: ParamId| p.sink(id);
         Weights {
             weight: p.tensor(self.weight).shallow_clone(),
             bias: self.bias.map(|bias| p.tensor(bias).shallow_clone()),
             weight_sink: sink(self.weight),
             bias_sink: self.bias.and_then(sink),
+            branch: p.lora(self.weight).map(|lora| Branch::new(lora, x, trains)),
             is_conv1d: self.is_conv1d,
         }
     }
@@ -200,6 +213,8 @@ struct Weights {
     bias: Option<Tensor>,
     weight_sink: Option<ParamSink>,
     bias_sink: Option<ParamSink>,
+    /// What an adapter adds.
+    branch: Option<Branch>,
     is_conv1d: bool,
 }
 
@@ -215,10 +230,44 @@ impl Weights {
             true => Matrix::ByInputs(&self.weight),
             false => Matrix::ByOutputs(&self.weight),
         };
-        match few_rows(x, stored, self.bias.as_ref())? {
-            Some(y) => Ok(y),
-            None => self.product(x),
+        let y = match few_rows(x, stored, self.bias.as_ref())? {
+            Some(y) => y,
+            None => self.product(x)?,
+        };
+        match &self.branch {
+            Some(branch) => branch.added(&y, x),
+            None => Ok(y),
         }
+    }
+
+    fn has_magnitude(&self) -> bool {
+        self.branch.as_ref().is_some_and(Branch::has_magnitude)
+    }
+
+    /// The output where an adapter may have magnitudes; `by_hand` as for [`outputs`].
+    fn with_magnitude(&self, x: &Tensor, by_hand: bool) -> Result<Tensor> {
+        let one = |weights: &Self, x: &Tensor| -> Result<Tensor> {
+            let mut made = outputs([weights], x, by_hand)?;
+            made.pop().ok_or_else(|| Error::new(Code::Internal, "an output for a layer"))
+        };
+        let factors = match &self.branch {
+            Some(branch) => branch.factors(&self.weight, i64::from(!self.is_conv1d))?,
+            None => None,
+        };
+        let (Some(factors), Some(branch)) = (factors, &self.branch) else { return one(self, x) };
+        let bare = || Self { bias: None, bias_sink: None, ..self.shallow_clone() };
+        let Some(dropped) = branch.dropped() else {
+            let y = one(&bare(), x)?.f_mul(&factors)?;
+            return Ok(match &self.bias {
+                Some(bias) => y.f_add(bias)?,
+                None => y,
+            });
+        };
+        // The output of the base has no dropout, what the adapter makes of it has.
+        let base = one(&Self { branch: None, ..self.shallow_clone() }, x)?;
+        let without = one(&Self { branch: None, ..bare() }, dropped)?;
+        let with = one(&Self { branch: Some(branch.of_dropped()), ..bare() }, dropped)?;
+        Ok(base.f_add(&with.f_mul(&factors)?.f_sub(&without)?)?)
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
@@ -230,8 +279,8 @@ impl Weights {
     }
 
     /// Adds the gradients of the parameters for the input `x` and the output's gradient.
-    fn add_gradients(&self, x: &Tensor, grad: &Tensor) -> Result<()> {
-        if let Some(sink) = &self.weight_sink {
+    fn add_gradients(&self, x: Option<&Tensor>, grad: &Tensor) -> Result<()> {
+        if let (Some(sink), Some(x)) = (&self.weight_sink, x) {
             let factors = match self.is_conv1d {
                 true => (x.f_tr()?, grad.shallow_clone()),
                 false => (grad.f_tr()?, x.shallow_clone()),
@@ -257,42 +306,92 @@ impl Weights {
     }
 }
 
-/// The products with `x` `[n, in]`.
-fn products<const N: usize>(layers: &[Weights; N], x: &Tensor) -> Result<Vec<Tensor>> {
-    if layers.iter().any(|layer| layer.weight_sink.is_none()) {
-        return layers.iter().map(|layer| layer.inferred(x)).collect();
+/// The outputs for `x` `[n, in]`, without magnitudes; in a training their gradients are made by hand.
+fn outputs<const N: usize>(
+    layers: [&Weights; N],
+    x: &Tensor,
+    by_hand: bool,
+) -> Result<Vec<Tensor>> {
+    match by_hand {
+        true => products(&layers, x),
+        false => layers.iter().map(|layer| layer.inferred(x)).collect(),
     }
-    let outputs =
-        no_grad(|| layers.iter().map(|layer| layer.product(x)).collect::<Result<Vec<_>>>())?;
-    let layers = layers.each_ref().map(Weights::shallow_clone);
-    let input = x.shallow_clone();
-    let tensors = layers.iter().flat_map(|layer| [Some(&layer.weight), layer.bias.as_ref()]);
-    let inputs: Vec<Tensor> =
-        [Some(x)].into_iter().chain(tensors).flatten().map(Tensor::shallow_clone).collect();
-    let (inputs, count): (Vec<&Tensor>, _) = (inputs.iter().collect(), inputs.len());
+}
+
+/// The products with `x` `[n, in]` in a training.
+fn products<const N: usize>(layers: &[&Weights; N], x: &Tensor) -> Result<Vec<Tensor>> {
+    let mut kept = Vec::with_capacity(N);
+    let outputs = no_grad(|| {
+        let output = |layer: &&Weights| {
+            let y = layer.product(x)?;
+            kept.push(layer.branch.as_ref().map(|branch| branch.add_to(&y, x)).transpose()?);
+            Ok(y)
+        };
+        layers.iter().map(output).collect::<Result<Vec<_>>>()
+    })?;
     let needs_input = x.requires_grad();
+    let layers = layers.map(Weights::shallow_clone);
+    let tensors = layers.iter().flat_map(Weights::tensors);
+    let inputs: Vec<Tensor> = [x].into_iter().chain(tensors).map(Tensor::shallow_clone).collect();
+    if !inputs.iter().any(Tensor::requires_grad) {
+        return Ok(outputs);
+    }
+    // The gradients of weights alone need it.
+    let input = layers.iter().any(Weights::keeps_input).then(|| x.shallow_clone());
+    let inputs: Vec<&Tensor> = inputs.iter().collect();
     own_gradients(&inputs, &outputs.iter().collect::<Vec<_>>(), move |grads| {
-        let mut input_grad = None;
-        for (layer, grad) in layers.iter().zip(grads) {
-            let Some(grad) = grad else { continue };
-            layer.add_gradients(&input, grad)?;
-            if needs_input {
-                input_grad = Some(layer.input_gradient(grad, input_grad.take())?);
+        let (mut input_grad, mut rest) = (None, Vec::new());
+        for ((layer, kept), grad) in layers.iter().zip(&kept).zip(grads) {
+            let mut of_layer: Vec<Option<Tensor>> = layer.tensors().iter().map(|_| None).collect();
+            if let Some(grad) = grad {
+                layer.add_gradients(input.as_ref(), grad)?;
+                if needs_input {
+                    input_grad = Some(layer.input_gradient(grad, input_grad.take())?);
+                }
+                if let (Some(branch), Some(kept)) = (&layer.branch, kept) {
+                    let inner = branch.add_gradients(kept, input.as_ref(), grad)?;
+                    let is_other = branch.dropped().is_some();
+                    // The input with dropout is the last of the layer's tensors.
+                    match of_layer.last_mut().filter(|_| is_other) {
+                        Some(last) if needs_input => {
+                            *last = Some(branch.input_gradient(&inner, None)?);
+                        }
+                        None if needs_input => {
+                            input_grad = Some(branch.input_gradient(&inner, input_grad.take())?);
+                        }
+                        _ => {}
+                    }
+                }
             }
+            rest.append(&mut of_layer);
         }
-        let rest = (1..count).map(|_| None);
         Ok([input_grad].into_iter().chain(rest).collect())
     })?;
     Ok(outputs)
 }
 
 impl Weights {
+    /// The tensors that its outputs depend on beside the input; the input with dropout comes last.
+    fn tensors(&self) -> Vec<&Tensor> {
+        let branch = self.branch.iter();
+        let adapter = branch.clone().flat_map(Branch::tensors);
+        let dropped = branch.filter_map(Branch::dropped);
+        [&self.weight].into_iter().chain(&self.bias).chain(adapter).chain(dropped).collect()
+    }
+
+    /// Whether its gradients need the input.
+    fn keeps_input(&self) -> bool {
+        let of_branch = |branch: &Branch| branch.keeps_input() && branch.dropped().is_none();
+        self.weight_sink.is_some() || self.branch.as_ref().is_some_and(of_branch)
+    }
+
     fn shallow_clone(&self) -> Self {
         Self {
             weight: self.weight.shallow_clone(),
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             weight_sink: self.weight_sink.clone(),
             bias_sink: self.bias_sink.clone(),
+            branch: self.branch.clone(),
             is_conv1d: self.is_conv1d,
         }
     }
@@ -308,6 +407,7 @@ mod tests {
         model::{
             FlatUnit,
             masks::Masks,
+            params::Places,
             unit_gradient::{Sink, UnitGradients},
         },
         tensor::{Device, Kind},
@@ -326,13 +426,14 @@ mod tests {
             no_grad(|| param.shallow_clone().copy_(&Tensor::randn(param.size(), cpu)));
         }
         let units: Rc<[FlatUnit]> = Rc::new([unit]);
+        let places = Places::of_unit(&units, 0);
         let masks = Masks::default();
         let context = Context::new(&masks);
         let x = Tensor::randn([2, 3, 4], cpu).set_requires_grad(true);
         let weights = [Tensor::randn([2, 3, 5], cpu), Tensor::randn([2, 3, 7], cpu)];
         let inputs: Vec<&Tensor> = [&x].into_iter().chain(&units[0].params()[1..]).collect();
         let gradients = |sink: Option<&Sink>| {
-            let params = Params::new(&units, Some(0), &[], sink);
+            let params = Params::new(&units, &places, sink);
             let [a, b] = Linear::forward_all([&one, &two], &params, &x, &context).unwrap();
             (a, b)
         };

@@ -10,7 +10,8 @@ use crate::{
     model::{
         cost::{Operation, Tape, Workload},
         layer::Context,
-        params::{ParamId, Params},
+        param_id::ParamId,
+        params::Params,
         profile::{ModuleProfile, record},
         split::Split,
     },

@@ -11,6 +11,7 @@ mod embedding;
 mod gated;
 mod head;
 mod linear;
+mod lora;
 mod mlp;
 mod norm;
 mod relative;

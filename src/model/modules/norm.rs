@@ -6,7 +6,8 @@ use crate::{
     model::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
-        params::{LayerBuilder, ParamId, Params},
+        param_id::ParamId,
+        params::{Backward, LayerBuilder, Params},
         profile::{ModuleProfile, record},
         unit::Init,
     },
@@ -88,8 +89,8 @@ impl Norm {
             match (self.kind, weight) {
                 (NormKind::Rms | NormKind::RmsPlusOne, Some(weight)) => {
                     let plus_one = self.kind == NormKind::RmsPlusOne;
-                    let sink = self.weight.and_then(|id| p.sink(id));
-                    rms_norm(x, weight, sink, (self.epsilon, plus_one))
+                    let backward = self.weight.map_or(Backward::Autograd, |id| p.backward(id));
+                    rms_norm(x, weight, backward, (self.epsilon, plus_one))
                 }
                 _ => Ok(x.f_layer_norm(&width[..], weight, bias, self.epsilon, true)?),
             }

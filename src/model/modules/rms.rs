@@ -5,16 +5,15 @@
 use crate::{
     bridge::{autograd::own_gradient, ops::rms_norm_backward},
     error::Result,
-    model::unit_gradient::ParamSink,
+    model::{params::Backward, unit_gradient::ParamSink},
     tensor::{Device, Kind, Tensor, no_grad},
 };
 
 /// `x / sqrt(mean(x^2) + epsilon) * weight`; the second setting adds one to the weight, in float32.
-/// Without a sink the graph is autograd's own.
 pub(super) fn rms_norm(
     x: &Tensor,
     weight: &Tensor,
-    sink: Option<ParamSink>,
+    backward: Backward,
     (epsilon, plus_one): (f64, bool),
 ) -> Result<Tensor> {
     let scale = || -> Result<Tensor> {
@@ -24,7 +23,7 @@ pub(super) fn rms_norm(
             weight.shallow_clone()
         })
     };
-    let Some(sink) = sink else {
+    let Backward::ByHand(sink) = backward else {
         let exact = x.f_to_kind(Kind::Float)?;
         let mean = exact.f_square()?.f_mean_dim(&[-1i64][..], true, Kind::Float)?;
         let unit = exact.f_mul(&mean.f_add_scalar(epsilon)?.f_rsqrt()?)?;
@@ -47,7 +46,7 @@ pub(super) fn rms_norm(
                 true => kept.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
                 false => kept.f_to_kind(Kind::Float)?,
             };
-            let dx = rms_backward(grad, &input, &reciprocal, &scale, &sink)?;
+            let dx = rms_backward(grad, &input, &reciprocal, &scale, sink.as_ref())?;
             Ok(vec![Some(dx), None])
         })
     })?;
@@ -68,13 +67,15 @@ fn rms_backward(
     input: &Tensor,
     reciprocal: &Tensor,
     scale: &Tensor,
-    sink: &ParamSink,
+    sink: Option<&ParamSink>,
 ) -> Result<Tensor> {
     let width = scale.numel() as i64;
     let grad = grad.f_to_kind(Kind::Float)?;
     let unit = input.f_mul(reciprocal)?;
     let both = grad.f_mul(&unit)?.f_view([-1, width])?;
-    sink.with(|gradient, i| gradient.add_rows(i, 0, &both))?;
+    if let Some(sink) = sink {
+        sink.with(|gradient, i| gradient.add_rows(i, 0, &both))?;
+    }
     let mean = both.f_mv(scale)?.f_div_scalar(width)?.f_view(&reciprocal.size()[..])?;
     drop(both);
     let mut dx = grad.f_mul(scale)?;
@@ -83,15 +84,17 @@ fn rms_backward(
 }
 
 /// [`rms_norm`] by a GPU's kernels, one for each direction. They round once, after the weight.
-fn fused(x: &Tensor, weight: &Tensor, sink: ParamSink, epsilon: f64) -> Result<Tensor> {
+fn fused(x: &Tensor, weight: &Tensor, sink: Option<ParamSink>, epsilon: f64) -> Result<Tensor> {
     let width = weight.size();
     let (y, reciprocal) =
         no_grad(|| x.f_internal_fused_rms_norm(&width[..], Some(weight), epsilon))?;
     let (input, kept) = (x.shallow_clone(), weight.shallow_clone());
     own_gradient(&[x, weight], &y, move |grad| {
         let (dx, dweight) = rms_norm_backward(grad, &input, &reciprocal, &kept)?;
-        let dweight = dweight.f_view([1, -1])?;
-        sink.with(|gradient, i| gradient.add_rows(i, 0, &dweight))?;
+        if let Some(sink) = &sink {
+            let dweight = dweight.f_view([1, -1])?;
+            sink.with(|gradient, i| gradient.add_rows(i, 0, &dweight))?;
+        }
         Ok(vec![Some(dx), None])
     })?;
     Ok(y)
@@ -109,7 +112,7 @@ mod tests {
             layer::Context,
             masks::Masks,
             modules::Norm,
-            params::{LayerBuilder, Params},
+            params::{LayerBuilder, Params, Places},
             unit_gradient::{Sink, UnitGradients},
         },
         tensor::cuda_is_available,
@@ -144,11 +147,12 @@ mod tests {
         let random = |size: &[i64]| Tensor::randn(size, (Kind::Float, device));
         no_grad(|| unit.params()[0].shallow_clone().copy_(&random(&[8])));
         let units: Rc<[FlatUnit]> = Rc::new([unit]);
+        let places = Places::of_unit(&units, 0);
         let x = random(&[2, 3, 8]).to_kind(kind).set_requires_grad(true);
         let weight = random(&[2, 3, 8]).to_kind(kind);
         let masks = Masks::default();
         let run = |sink: Option<&Sink>| {
-            let params = Params::new(&units, Some(0), &[], sink);
+            let params = Params::new(&units, &places, sink);
             norm.forward(&params, &x, &Context::new(&masks)).unwrap()
         };
         let param = &units[0].params()[0];

@@ -68,10 +68,11 @@ pub mod api {
             engine_options::read(&options, host.world_size()?, keep)?;
         host.workspace.rights.check_engine(&config)?;
         if let Some(planning) = &host.planning {
-            return Err(planning.end(&model, config, loss.is_some())?);
+            return Err(planning.end(&model.get(), config, loss.is_some())?);
         }
         let group = host.group()?;
-        let mut engine = engine::Engine::new(model, group, config)?;
+        let mut engine = engine::Engine::new(model.get(), group, config)?;
+        model.set(Rc::clone(engine.model()));
         host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {
             engine.set_loss(loss);
@@ -324,7 +325,7 @@ pub mod api {
     /// Returns the model that is trained.
     #[rhai_fn(get = "model", return_raw, pure)]
     pub fn model(engine: &mut Engine) -> ScriptResult<Model> {
-        Ok(engine.read()?.model().clone())
+        Ok(Model::of(engine.read()?.model()))
     }
 
     /// Describes the engine.

@@ -151,7 +151,7 @@ impl Request {
     ) -> Result<Vec<Continued>> {
         host.check_weights("generate")?;
         let mut pieces = Pieces { host, on_token: self.on_token.as_ref() };
-        continue_texts(model, tokenizer, prompts, &self.sampling, &mut pieces)
+        continue_texts(&model.get(), tokenizer, prompts, &self.sampling, &mut pieces)
     }
 
     /// An entry for each prompt.

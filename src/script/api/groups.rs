@@ -5,8 +5,8 @@
 use rhai::{Module, exported_module};
 
 use super::{
-    batch, console, dataset, deepspeed, engine, generate, json, language, loader, model, nn,
-    optimizer, options, param, run, table, tensor, tokenizer, tokenizer_training,
+    adapters, batch, console, dataset, deepspeed, engine, generate, json, language, loader, model,
+    nn, optimizer, options, param, run, table, tensor, tokenizer, tokenizer_training,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -24,6 +24,7 @@ const API: &[Group] = &[
     ("language", || exported_module!(language::api)),
     ("loader", loader::build),
     ("model", || exported_module!(model::api)),
+    ("adapters", || exported_module!(adapters::api)),
     ("optimizer", || exported_module!(optimizer::api)),
     ("options", || exported_module!(options::api)),
     ("param", || exported_module!(param::api)),

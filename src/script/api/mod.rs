@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, reason = "`#[export_module]` unwraps arguments it has checked")]
 
+pub mod adapters;
 pub mod batch;
 pub mod console;
 pub mod dataset;

@@ -1,11 +1,11 @@
 //! `Model` in scripts: from scratch, from a directory or the hub, and out again.
 
-use std::rc::Rc;
+use std::{cell::RefCell, rc::Rc};
 
 use rhai::{Map, plugin::*};
 
 use super::{
-    tensor::{Handle, check},
+    tensor::{Handle as TensorHandle, check},
     tokenizer,
 };
 use crate::data::DataSource;
@@ -29,6 +29,33 @@ use crate::{
     tensor::{Kind, Tensor, moved},
 };
 
+/// A model of a script. Copies are the same one, also when its layers change: by an adapter, or by an
+/// engine that freezes some of them.
+#[derive(Debug, Clone)]
+pub struct Handle(Rc<RefCell<Rc<model::Model>>>);
+
+impl Handle {
+    /// A handle of its own for `model`.
+    pub fn new(model: model::Model) -> Self {
+        Self::of(&Rc::new(model))
+    }
+
+    /// A handle of its own for a model that is in use.
+    pub fn of(model: &Rc<model::Model>) -> Self {
+        Self(Rc::new(RefCell::new(Rc::clone(model))))
+    }
+
+    /// The model as it is now.
+    pub fn get(&self) -> Rc<model::Model> {
+        Rc::clone(&self.0.borrow())
+    }
+
+    /// Puts another model in its place, for all who hold a copy.
+    pub fn set(&self, model: Rc<model::Model>) {
+        self.0.replace(model);
+    }
+}
+
 /// Models.
 #[export_module]
 pub mod api {
@@ -36,7 +63,7 @@ pub mod api {
 
     /// A language model; copies are the same one. Made by `load_model`, `new_model` or
     /// `nn::sequential`.
-    pub type Model = Rc<model::Model>;
+    pub type Model = super::Handle;
 
     /// Loads a model as Hugging Face writes it: `config.json` and `model.safetensors`, or shards with
     /// `model.safetensors.index.json`.
@@ -93,13 +120,13 @@ pub mod api {
     /// Returns the number of parameters; a tied head counts once.
     #[rhai_fn(get = "num_params", pure)]
     pub fn num_params(model: &mut Model) -> i64 {
-        model.num_params() as i64
+        model.get().num_params() as i64
     }
 
     /// Returns the settings of the model, as `config.json` has them.
     #[rhai_fn(get = "config", pure)]
     pub fn config(model: &mut Model) -> Dynamic {
-        value::from_json(model.facts().config.clone().into())
+        value::from_json(model.get().facts().config.clone().into())
     }
 
     /// Returns the logits of every position, float32, without dropout and without a gradient: token ids
@@ -130,7 +157,7 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Tensor> {
         host::of(&ctx)?.check_weights("logits")?;
-        Ok(super::logits(model, input_ids.tensor(), &options)?)
+        Ok(super::logits(&model.get(), input_ids.tensor(), &options)?)
     }
 
     /// Writes the model as a directory that transformers loads, with the tokenizer that it was
@@ -162,7 +189,9 @@ pub mod api {
         host.check_weights("export_hf")?;
         let tokenizer = super::export_options(&options)?;
         let dir = host.workspace.rights.writable(dir)?;
-        let tokenizer = tokenizer.map(|tokenizer| super::fitting(&tokenizer, model)).transpose()?;
+        let model = model.get();
+        let tokenizer =
+            tokenizer.map(|tokenizer| super::fitting(&tokenizer, &model)).transpose()?;
         if host.group()?.rank() == 0 {
             model.export_hf(&dir, tokenizer.as_ref())?;
         } else {
@@ -174,7 +203,7 @@ pub mod api {
     /// Describes the model.
     #[rhai_fn(name = "to_string", name = "to_debug", pure)]
     pub fn describe(model: &mut Model) -> String {
-        super::describe(model)
+        super::describe(&model.get())
     }
 }
 
@@ -184,10 +213,10 @@ option_table! {
     pub(crate) struct LogitsOptions {
         /// `[batch, tokens]`, 0 for padding
         #[option(default = Handed(None))]
-        pub attention_mask: Handed<Handle>,
+        pub attention_mask: Handed<TensorHandle>,
         /// the ids that a model with an encoder decodes, `[batch, decoder tokens]`
         #[option(default = Handed(None))]
-        pub decoder_input_ids: Handed<Handle>,
+        pub decoder_input_ids: Handed<TensorHandle>,
     }
 }
 
@@ -222,14 +251,14 @@ option_table! {
 }
 
 /// The options of `logits`: the mask of padding, and the decoder's input.
-pub(crate) fn logits_options(map: &Map) -> Result<(Option<Handle>, Option<Handle>)> {
+pub(crate) fn logits_options(map: &Map) -> Result<(Option<TensorHandle>, Option<TensorHandle>)> {
     let LogitsOptions { attention_mask, decoder_input_ids } = options::read_table("logits", map)?;
     Ok((attention_mask.0, decoder_input_ids.0))
 }
 
-fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Handle> {
+fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<TensorHandle> {
     let (mask, decoder) = logits_options(options)?;
-    let there = |x: &Handle| moved(x.tensor(), model.device());
+    let there = |x: &TensorHandle| moved(x.tensor(), model.device());
     let decoder = decoder.as_ref().map(there).transpose()?;
     let mut shape = decoder.as_ref().unwrap_or(input_ids).size();
     shape.push(model.facts().vocab_size);
@@ -248,7 +277,7 @@ fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Han
     let padding = mask.and_then(|mask| padding_of(&mask));
     let masks = Masks::new(padding).with_decoder(decoder);
     let ids = moved(input_ids, model.device())?;
-    Ok(Handle::new(model.logits(&ids, &masks)?))
+    Ok(TensorHandle::new(model.logits(&ids, &masks)?))
 }
 
 /// Settings of a `config.json` by their names.
@@ -284,7 +313,7 @@ fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
         true => model::Model::outline(&config, device)?,
         false => model::Model::load(&dir, &config, device)?,
     };
-    Ok(Rc::new(model))
+    Ok(Handle::new(model))
 }
 
 /// The tokenizer for an export, if the model has an embedding for each of its tokens.
@@ -306,7 +335,12 @@ fn fitting(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<model::E
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.
-fn directory(host: &Rc<Host>, spec: &str, revision: Option<&str>, files: &[&str]) -> Result<Place> {
+pub(super) fn directory(
+    host: &Rc<Host>,
+    spec: &str,
+    revision: Option<&str>,
+    files: &[&str],
+) -> Result<Place> {
     match host.workspace.rights.source(spec)? {
         DataSource::Nothing => Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2")),
@@ -341,7 +375,7 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
         true => model::Model::outline(&config, device)?,
         false => model::Model::from_scratch(&config, seed, device)?,
     };
-    Ok(Rc::new(model))
+    Ok(Handle::new(model))
 }
 
 fn from_file(rights: &Rights, spec: &str) -> Result<ModelConfig> {

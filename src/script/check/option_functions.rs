@@ -10,7 +10,7 @@ use crate::{
     data::{TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
-    model::ModelConfig,
+    model::{LoraOptions, ModelConfig},
     script::{Callback, api, engine_options},
 };
 
@@ -62,6 +62,7 @@ const FUNCTIONS: &[OptionFunction] = &[
     function("loader", &[api::loader::LoaderTable::ROWS], |map| {
         api::loader::read_options(map).map(drop)
     }),
+    function("lora", &[LoraOptions::ROWS], |map| api::adapters::lora_options(map).map(drop)),
     function("logits", &[api::model::LogitsOptions::ROWS], |map| {
         api::model::logits_options(map).map(drop)
     }),

@@ -34,7 +34,8 @@ pub mod api {
     /// other: with every optimizer, precision and stage of ZeRO, a layer at a time.
     ///
     /// The first layer gets the token ids, `[batch, tokens]`; the last gives the logits, `[batch,
-    /// tokens, vocab_size]`. Only what comes in through `params` is trained.
+    /// tokens, vocab_size]`. Only what comes in through `params` is trained. A tensor that two layers
+    /// have is one parameter, as in PyTorch: tied weights.
     ///
     /// ```rhai
     /// let model = nn::sequential(#{
@@ -55,7 +56,7 @@ pub mod api {
             let device = host::of(&ctx)?.group()?.device();
             let Spec { vocab_size, n_positions, .. } = spec;
             let layers = spec.into_layers()?;
-            Ok(Rc::new(custom::model(layers, vocab_size, n_positions, device)?))
+            Ok(Model::new(custom::model(layers, vocab_size, n_positions, device)?))
         })
     }
 }

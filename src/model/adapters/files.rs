@@ -1,0 +1,168 @@
+//! An adapter's files: peft's `adapter_config.json` and `adapter_model.safetensors`.
+
+use std::{path::Path, rc::Rc};
+
+use super::{
+    Attached, PREFIX, Part,
+    attach::{added, names, saved},
+    config::AdapterConfig,
+    is_of_adapter,
+    targets::own_params,
+};
+use crate::{
+    error::{Code, Error, Result},
+    fs::{NewDir, Place, write_json},
+    model::{Gathered, Model, initializer::AdapterValues},
+    tensor::{
+        SafetensorsFile,
+        safetensors::{self, TensorEntry},
+    },
+};
+
+/// The names of the files.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The parameters.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// Written by peft beside them.
+const README: &str = "README.md";
+
+/// Names listed in one error.
+const MOST_NAMES: usize = 8;
+
+impl Model {
+    /// The same model, frozen, with the adapter in `dir`, as peft writes it.
+    pub fn load_adapter(self: &Rc<Self>, dir: impl Into<Place>) -> Result<Rc<Self>> {
+        let dir = dir.into();
+        let file = dir.join(ADAPTER_CONFIG);
+        if !file.is_file() {
+            let message = format!("{} has no {ADAPTER_CONFIG}", dir.display());
+            return Err(Error::new(Code::Weights, message)
+                .hint("expected a directory that peft or `export_adapter` wrote"));
+        }
+        let config = AdapterConfig::from_json(&file.read()?, &file.display().to_string())?;
+        let weights = SafetensorsFile::open(dir.join(ADAPTER_WEIGHTS))?;
+        let params = own_params(self);
+        let mut targets = Vec::new();
+        for own in params.iter().filter(|own| own.spec.fan_in_out.is_some()) {
+            let [a, ..] = names(own.module());
+            if weights.contains(&a) {
+                targets.push((own, weights.shape(&a)?.first().copied().unwrap_or(0)));
+            }
+        }
+        let saved = saved(&params, &config.modules_to_save(), self)?;
+        let added = added(targets, saved, &config);
+        let specs = added.values().flat_map(|(specs, _)| specs);
+        let expected = specs.map(|spec| (spec.name.as_str(), &spec.shape[..])).collect();
+        check(&dir, &weights, expected)?;
+        self.adapted(added, config, AdapterValues::File(weights))
+    }
+
+    /// Writes the adapter as a directory that peft loads. Where the parameters are
+    /// [sharded](Model::is_sharded), every rank must call it; those without a directory take part.
+    pub fn export_adapter(&self, dir: Option<&Place>) -> Result<()> {
+        self.adapter_json()?;
+        let Some(dir) = dir else { return self.write_adapter_weights(None) };
+        refuse_other_files(dir)?;
+        let new = NewDir::create(dir)?;
+        self.write_adapter_config(new.path())?;
+        self.write_adapter_weights(Some(&new.path().join(ADAPTER_WEIGHTS)))?;
+        new.publish()
+    }
+
+    /// Writes the adapter's settings into `dir`.
+    pub fn write_adapter_config(&self, dir: &Path) -> Result<()> {
+        write_json(dir.join(ADAPTER_CONFIG), &self.adapter_json()?)
+    }
+
+    fn adapter_json(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        let Some(adapter) = &self.adapter else { return Err(no_adapter()) };
+        let targets = self.layers.iter().flat_map(|layer| {
+            let is_lora = |a: &&Attached| matches!(a.part, Part::Lora(_));
+            layer.places.attached.iter().filter(is_lora).map(|a| layer.places.of(a.target))
+        });
+        let is_transposed = targets.into_iter().any(|place| self.spec(place).input_dim() == 0);
+        let base = self.origin_name();
+        let is_seq2seq = self.facts.is_seq2seq();
+        Ok(adapter.config().to_json(base.as_deref(), is_transposed, is_seq2seq))
+    }
+
+    fn write_adapter_weights(&self, path: Option<&Path>) -> Result<()> {
+        let mut entries = Vec::new();
+        let mut places = Vec::new();
+        for (i, unit) in self.units.iter().enumerate() {
+            for (j, spec) in unit.specs().iter().enumerate().filter(|(_, s)| is_of_adapter(&s.name))
+            {
+                entries.push(TensorEntry {
+                    name: &spec.name,
+                    kind: unit.kind(),
+                    shape: &spec.shape,
+                });
+                places.push((i, j));
+            }
+        }
+        let mut gathered: Option<(usize, Gathered<'_>)> = None;
+        safetensors::write(path, entries, |param| {
+            let (i, j) = places[param];
+            if gathered.as_ref().is_none_or(|&(unit, _)| unit != i) {
+                gathered = None;
+                gathered = Some((i, self.gather_unit(i)?));
+            }
+            Ok(self.units[i].params()[j].shallow_clone())
+        })
+    }
+}
+
+/// The error of a model without an adapter.
+pub(super) fn no_adapter() -> Error {
+    Error::new(Code::CallOrder, "the model has no adapter")
+        .hint("give it one with `model.lora(#{ ... })` or `model.load_adapter(dir)`")
+}
+
+/// Refuses a file whose tensors are not exactly the expected ones.
+fn check(dir: &Place, file: &SafetensorsFile, expected: Vec<(&str, &[i64])>) -> Result<()> {
+    let mut faults = Vec::new();
+    for (name, shape) in &expected {
+        match file.contains(name) {
+            false => faults.push(format!("{name} is missing")),
+            true if file.shape(name)? != **shape => {
+                let found = file.shape(name)?;
+                faults.push(format!("{name} has the shape {found:?}, the model needs {shape:?}"));
+            }
+            true => {}
+        }
+    }
+    let is_known = |name: &String| expected.iter().any(|(known, _)| known == name);
+    let surplus = file.names().into_iter().filter(|name| !is_known(name));
+    faults.extend(surplus.map(|name| format!("the model has no place for {name}")));
+    if expected.is_empty() && faults.is_empty() {
+        faults.push(format!("{ADAPTER_WEIGHTS} is empty"));
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    let more = match faults.len().saturating_sub(MOST_NAMES) {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    faults.truncate(MOST_NAMES);
+    let shown = faults.join("; ");
+    let message = format!("the adapter in {} is of another model: {shown}{more}", dir.display());
+    Err(Error::new(Code::Weights, message)
+        .hint(format!("names of its tensors begin with {PREFIX} and the base's own")))
+}
+
+/// Refuses to replace anything but an adapter.
+fn refuse_other_files(target: &Place) -> Result<()> {
+    if !target.is_taken()? {
+        return Ok(());
+    }
+    let known = [ADAPTER_CONFIG, ADAPTER_WEIGHTS, README];
+    let is_adapter = target.is_dir()
+        && !target.is_link()?
+        && target.list()?.iter().all(|name| known.iter().any(|known| name == known));
+    if is_adapter {
+        return Ok(());
+    }
+    let message = format!("{} holds something that is no adapter", target.display());
+    Err(Error::new(Code::BadValue, message).hint("export to a directory that does not exist yet"))
+}

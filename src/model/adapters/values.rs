@@ -1,0 +1,112 @@
+//! The first values of an adapter's parameters.
+
+use std::rc::Rc;
+
+use super::{PREFIX, is_of_adapter};
+use crate::{
+    error::{Code, Error, Result},
+    model::{
+        FlatUnit, Init, Model, ParamPlace, ParamSpec,
+        initializer::{AdapterValues, Initializer, draw},
+    },
+    tensor::{Kind, Tensor, guard, no_grad},
+};
+
+impl Model {
+    /// Makes the adapter begin with `values`.
+    pub(super) fn begin_adapter(&self, values: AdapterValues) {
+        if self.is_outline {
+            return;
+        }
+        let base = self.initializer.borrow_mut().take();
+        let both = Initializer::Adapted { base, adapter: values };
+        *self.initializer.borrow_mut() = Some(Rc::new(both));
+    }
+
+    /// Takes memory for a unit and gives it its first values.
+    pub(in crate::model) fn fill(&self, initializer: &Initializer, unit: &FlatUnit) -> Result<()> {
+        let Initializer::Adapted { base, adapter } = initializer else {
+            return initializer.fill(unit, None);
+        };
+        match (is_adapters(unit), base) {
+            (true, base) => self.fill_adapter(unit, (adapter, base.as_deref())),
+            (false, Some(base)) => self.fill(base, unit),
+            (false, None) => Ok(()),
+        }
+    }
+
+    fn fill_adapter(
+        &self,
+        unit: &FlatUnit,
+        (values, base): (&AdapterValues, Option<&Initializer>),
+    ) -> Result<()> {
+        if unit.is_here() {
+            return Ok(());
+        }
+        let filled = guard("the first values of the adapter", || {
+            no_grad(|| {
+                let _ = unit.allocate()?.f_zero_()?;
+                match values {
+                    AdapterValues::File(file) => {
+                        let mut params = unit.names().zip(unit.params());
+                        return params.try_for_each(|(name, param)| file.copy_into(name, param));
+                    }
+                    AdapterValues::Seed(seed) => draw(unit, *seed)?,
+                }
+                for (spec, param) in unit.specs().iter().zip(unit.params()) {
+                    if let Some(value) = self.value_of_base(spec, base)? {
+                        param.f_data()?.f_copy_(&value)?;
+                    }
+                }
+                Ok(())
+            })
+        });
+        if filled.is_err() {
+            unit.release()?;
+        }
+        filled
+    }
+
+    /// The value that a parameter has of the base, if it has one.
+    fn value_of_base(
+        &self,
+        spec: &ParamSpec,
+        base: Option<&Initializer>,
+    ) -> Result<Option<Tensor>> {
+        let name = spec.name.strip_prefix(PREFIX).unwrap_or(&spec.name);
+        match spec.init {
+            Init::Saved => self.first_value(name, base).map(Some),
+            Init::Magnitude => {
+                let module = name.strip_suffix(".lora_magnitude_vector").unwrap_or(name);
+                let weight = format!("{module}.weight");
+                let inputs = self.place_of(&weight).map(|place| self.spec(place).input_dim())?;
+                let value = self.first_value(&weight, base)?.f_to_kind(Kind::Float)?;
+                Ok(Some(value.f_norm_scalaropt_dim(2, inputs, false)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn place_of(&self, name: &str) -> Result<ParamPlace> {
+        let place = self.places_by_name().get(name).copied();
+        place.ok_or_else(|| Error::new(Code::Internal, format!("the base has no {name}")))
+    }
+
+    /// The value of a parameter of the base, whose unit may not be here yet.
+    fn first_value(&self, name: &str, base: Option<&Initializer>) -> Result<Tensor> {
+        let ParamPlace { unit, index } = self.place_of(name)?;
+        let unit = &self.units[unit];
+        if unit.is_here() {
+            return Ok(unit.params()[index].f_detach()?);
+        }
+        let copy = FlatUnit::absent(unit.specs().to_vec(), self.device)?;
+        let base = base.ok_or_else(|| Error::new(Code::Internal, "a base without values"))?;
+        self.fill(base, &copy)?;
+        Ok(copy.params()[index].f_detach()?)
+    }
+}
+
+/// Whether a unit is of an adapter.
+fn is_adapters(unit: &FlatUnit) -> bool {
+    unit.names().next().is_some_and(is_of_adapter)
+}

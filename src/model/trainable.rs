@@ -1,0 +1,175 @@
+//! The parameters that are trained, and those that are frozen.
+//!
+//! A unit is trained as a whole or not at all. A layer of which some parameters are frozen has two
+//! units, so that gradients, master weights and an optimizer's state exist for the trained ones alone.
+//! Units that are trained come first, and whoever keeps something for each of them counts from 0.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+};
+
+use super::{
+    FlatUnit, Model, ParamPlace, ParamSpec, adapters::Attached, architecture::ModelLayer,
+    params::Places,
+};
+use crate::{error::Result, tensor::no_grad};
+
+/// Parameters that an adapter adds to each layer, and what they are for.
+pub(super) type Added = BTreeMap<usize, (Vec<ParamSpec>, Vec<Attached<String>>)>;
+
+/// How the parameters of a model are put into units.
+pub(super) struct Regroup<'a> {
+    /// Parameters that are not there yet.
+    pub(super) added: Added,
+    /// Whether those of an adapter go.
+    pub(super) drops_adapter: bool,
+    /// Whether units that are here are copied, not shared.
+    pub(super) copies: bool,
+    /// Whether a parameter of this name is trained.
+    pub(super) is_trained: &'a dyn Fn(&str) -> bool,
+}
+
+/// The parameters of a unit, and whether it is trained.
+struct Group {
+    specs: Vec<ParamSpec>,
+    is_trained: bool,
+}
+
+impl Model {
+    /// The first layer that uses a parameter that is trained.
+    pub fn lowest_trainable(&self) -> Option<usize> {
+        let is_trained = |layer: &ModelLayer| layer.units.iter().any(|&i| i < self.trainable);
+        self.layers.iter().position(is_trained)
+    }
+
+    /// The same model, of which the parameters are trained that `is_trained` names, and the others
+    /// frozen. Where it changes nothing it is this one.
+    pub fn trained(self: &Rc<Self>, is_trained: impl Fn(&str) -> bool) -> Result<Rc<Self>> {
+        let is_so = |unit: &FlatUnit| unit.names().all(|n| is_trained(n) == unit.is_trainable());
+        if self.units.iter().all(is_so) {
+            return Ok(Rc::clone(self));
+        }
+        let (added, is_trained) = (BTreeMap::new(), &is_trained);
+        let regroup = Regroup { added, drops_adapter: false, copies: false, is_trained };
+        self.rebuilt(regroup).map(Rc::new)
+    }
+
+    /// The same model with its parameters in other units.
+    pub(super) fn rebuilt(&self, regroup: Regroup<'_>) -> Result<Self> {
+        if self.is_sharded() {
+            self.make_whole()?;
+        }
+        let groups = self.groups(&regroup);
+        let known: BTreeMap<Vec<&str>, &FlatUnit> =
+            self.units.iter().map(|unit| (unit.names().collect(), unit)).collect();
+        let unit = |group: &Group| {
+            let names: Vec<&str> = group.specs.iter().map(|spec| spec.name.as_str()).collect();
+            let unit = match known.get(&names) {
+                Some(unit) if unit.is_here() && !regroup.copies => unit.sharing(),
+                _ => self.part(group)?,
+            };
+            Ok(unit.trained(group.is_trained))
+        };
+        let units = groups.iter().map(unit).collect::<Result<Vec<_>>>()?;
+        let layers = self.layers_over(&units, &regroup);
+        let mut model = Self::with(self.facts.clone(), layers, units, self.device);
+        *model.initializer.borrow_mut() = self.initializer.borrow().clone();
+        model.companions = self.companions.clone();
+        model.is_outline = self.is_outline;
+        model.adapter = self.adapter.clone().filter(|_| !regroup.drops_adapter);
+        model.origin = self.origin.clone();
+        model.origin_record = self.origin_record.clone();
+        Ok(model)
+    }
+
+    /// The parameters of each layer by whether they are trained; an adapter's are by themselves.
+    fn groups(&self, regroup: &Regroup<'_>) -> Vec<Group> {
+        let (mut trained, mut frozen) = (Vec::new(), Vec::new());
+        for (i, layer) in self.layers.iter().enumerate() {
+            let specs = |places: &mut dyn Iterator<Item = ParamPlace>| -> Vec<ParamSpec> {
+                places.map(|place| self.spec(place).clone()).collect()
+            };
+            let own = specs(&mut layer.places.own.iter().copied());
+            let mut attached = layer.places.attached.iter().flat_map(Attached::params).copied();
+            let mut adapter = if regroup.drops_adapter { vec![] } else { specs(&mut attached) };
+            adapter.extend(regroup.added.get(&i).into_iter().flat_map(|(specs, _)| specs.clone()));
+            for specs in [own, adapter] {
+                let is_trained = |spec: &ParamSpec| (regroup.is_trained)(&spec.name);
+                let (now, not): (Vec<_>, Vec<_>) = specs.into_iter().partition(is_trained);
+                let both = [(now, true, &mut trained), (not, false, &mut frozen)];
+                for (specs, is_trained, groups) in both {
+                    if !specs.is_empty() {
+                        groups.push(Group { specs, is_trained });
+                    }
+                }
+            }
+        }
+        trained.append(&mut frozen);
+        trained
+    }
+
+    /// A unit of parameters that lie in others so far, with copies of their values where they are here.
+    fn part(&self, Group { specs, .. }: &Group) -> Result<FlatUnit> {
+        if self.is_outline {
+            return FlatUnit::outline(specs.clone(), self.device);
+        }
+        let part = FlatUnit::absent(specs.clone(), self.device)?;
+        let places = self.places_by_name();
+        let from = |spec: &ParamSpec| places.get(spec.name.as_str()).copied();
+        let first = specs.first().and_then(from).map(|place| &self.units[place.unit]);
+        // What is not here yet gets its first values later.
+        let Some(first) = first.filter(|unit| unit.is_here()) else { return Ok(part) };
+        no_grad(|| {
+            let _ = part.allocate()?.f_zero_()?;
+            let _ = part.cast_and_pad(first.kind(), 1)?;
+            for (spec, param) in specs.iter().zip(part.params()) {
+                let Some(ParamPlace { unit, index }) = from(spec) else { continue };
+                param.f_data()?.f_copy_(&self.units[unit].params()[index])?;
+            }
+            Ok(part)
+        })
+    }
+
+    /// The layers over `units`, which have the parameters in other places.
+    fn layers_over(&self, units: &[FlatUnit], regroup: &Regroup<'_>) -> Vec<ModelLayer> {
+        let new = places_by_name(units);
+        let moved = |place: &ParamPlace| new[self.spec(*place).name.as_str()];
+        let mut seen = BTreeSet::new();
+        let layer = |(i, layer): (usize, &ModelLayer)| {
+            let Places { own, borrowed, attached } = &layer.places;
+            let kept = attached.iter().filter(|_| !regroup.drops_adapter);
+            let kept = kept.map(|attached| attached.map(moved));
+            let added = regroup.added.get(&i).into_iter().flat_map(|(_, attached)| attached);
+            let added = added.map(|attached| attached.map(|name| new[name.as_str()]));
+            let places = Places {
+                own: own.iter().map(moved).collect(),
+                borrowed: borrowed.iter().map(moved).collect(),
+                attached: kept.chain(added).collect(),
+            };
+            let known = (i, layer.name.clone(), Rc::clone(&layer.layer), layer.block);
+            ModelLayer::new(known, places, &mut seen)
+        };
+        self.layers.iter().enumerate().map(layer).collect()
+    }
+
+    /// The description of a parameter.
+    pub(super) fn spec(&self, ParamPlace { unit, index }: ParamPlace) -> &ParamSpec {
+        &self.units[unit].specs()[index]
+    }
+
+    /// The place of each parameter by its name.
+    pub(super) fn places_by_name(&self) -> BTreeMap<&str, ParamPlace> {
+        places_by_name(&self.units)
+    }
+}
+
+fn places_by_name(units: &[FlatUnit]) -> BTreeMap<&str, ParamPlace> {
+    let mut places = BTreeMap::new();
+    for (unit, flat) in units.iter().enumerate() {
+        places.extend(
+            flat.names().enumerate().map(|(index, name)| (name, ParamPlace { unit, index })),
+        );
+    }
+    places
+}
