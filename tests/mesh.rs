@@ -2,7 +2,10 @@
 //!
 //! Ranks are threads where nothing is drawn at random. All trainings have the same rows a step.
 
-use std::{path::Path, process::Output, rc::Rc, time::Instant};
+mod recipes;
+mod turns;
+
+use std::{path::Path, rc::Rc};
 
 use dsr::{
     checkpoint::Store,
@@ -11,7 +14,7 @@ use dsr::{
         PipelineOptions, PrecisionConfig, TensorParallelOptions, ZeroConfig,
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
-    dist::{Exchange, ProcessGroup},
+    dist::ProcessGroup,
     engine::Engine,
     error::Code,
     model::{Model, ModelConfig},
@@ -24,7 +27,6 @@ use crate::support::{
     alone,
     files::golden,
     numbers::assert_relative,
-    program::{dsr, out, two_ranks},
     ranks::threads,
     stages::zero,
     tiny::{config, model, rows},
@@ -405,211 +407,4 @@ fn a_checkpoint_goes_from_any_mesh_to_any_other() {
             }
         }
     }
-}
-
-/// A recipe trains, evaluates, generates, saves and exports on a pipeline as on one rank; dropout
-/// draws the same masks.
-#[test]
-fn a_recipe_does_on_a_pipeline_what_it_does_on_one_rank() {
-    let dir = tempfile::tempdir().unwrap();
-    let recipe = |stages: usize| {
-        format!(
-            r#"let model = new_model("gpt2", #{{ n_layer: 3, n_embd: 32, n_head: 2, n_positions: 64, tie_word_embeddings: false }});
-let words = tokenizer("dsr:gpt2");
-let rows = dataset("dsr:austen").tokenize(words).pack(32);
-let loader = rows.loader(#{{ micro_batch_size: 2, endless: true }});
-let engine = init_engine(model, #{{
-    micro_batch_size: 2,
-    gradient_accumulation_steps: 4,
-    optimizer: #{{ type: "AdamW", lr: 1e-3 }},
-    pipeline: #{{ stages: {stages} }},
-}});
-let run = start_run(engine, loader, #{{ total_steps: 3, name: "run-{stages}" }});
-while run.train_batch() {{ }}
-run.finish();
-print(`step ${{engine.global_step}} of ${{engine.mesh.pp_size}} stages`);
-print(`eval ${{engine.evaluate(rows.take(5)).loss}}`);
-print(generate(model, words, "It is", #{{ max_new_tokens: 5, temperature: 0.0 }}));
-model.export_hf("export-{stages}");
-"#
-        )
-    };
-    let write = |stages| {
-        let file = format!("{stages}.rhai");
-        std::fs::write(dir.path().join(&file), recipe(stages)).unwrap();
-        file
-    };
-    let told = |output: &Output| {
-        let text = out(output);
-        let told = text.lines().skip_while(|line| !line.starts_with("step 3")).skip(1);
-        told.collect::<Vec<_>>().join("\n")
-    };
-    let one = dsr(dir.path(), &["run", &write(1)]).env("OMP_NUM_THREADS", "1").output().unwrap();
-    let ranks = two_ranks(dir.path(), &["run", &write(2)]);
-    assert!(told(&one).starts_with("eval "), "{}", told(&one));
-    assert_eq!(told(&ranks[0]), told(&one));
-    let weights = |stages| {
-        std::fs::read(dir.path().join(format!("export-{stages}/model.safetensors"))).unwrap()
-    };
-    assert!(weights(1) == weights(2), "the exports differ");
-}
-
-/// The same on ranks that share the layers: they sum in another order, and draw other masks, so that
-/// there is no dropout here.
-#[test]
-fn a_recipe_does_on_shared_layers_what_it_does_on_one_rank() {
-    let dir = tempfile::tempdir().unwrap();
-    let write = |autotp_size: usize| {
-        let file = format!("{autotp_size}.rhai");
-        let recipe = format!(
-            r#"let model = new_model("gpt2", #{{
-    n_layer: 3, n_embd: 32, n_head: 2, n_positions: 64, resid_pdrop: 0.0, embd_pdrop: 0.0, attn_pdrop: 0.0,
-}});
-let words = tokenizer("dsr:gpt2");
-let rows = dataset("dsr:austen").tokenize(words).pack(32);
-let loader = rows.loader(#{{ micro_batch_size: 2 }});
-let engine = init_engine(model, #{{
-    micro_batch_size: 2,
-    optimizer: #{{ type: "AdamW", lr: 1e-3 }},
-    tensor_parallel: #{{ autotp_size: {autotp_size} }},
-}});
-for batch in loader {{
-    engine.backward(engine.forward(batch));
-    if engine.step() && engine.global_step == 3 {{ break; }}
-}}
-print(`eval ${{(engine.evaluate(rows.take(5)).loss * 1000.0).round()}}`);
-print(generate(model, words, "It is", #{{ max_new_tokens: 5, temperature: 0.0 }}));
-model.export_hf("export-{autotp_size}");
-print(load_model("export-{autotp_size}").num_params);
-"#
-        );
-        std::fs::write(dir.path().join(&file), recipe).unwrap();
-        file
-    };
-    let one = dsr(dir.path(), &["run", &write(1)]).env("OMP_NUM_THREADS", "1").output().unwrap();
-    let ranks = two_ranks(dir.path(), &["run", &write(2)]);
-    assert!(out(&one).starts_with("eval "), "{}", out(&one));
-    assert_eq!(out(&ranks[0]), out(&one));
-}
-
-/// A recomputed layer draws the masks that it drew before, within the part of each rank and outside.
-#[test]
-fn masks_are_drawn_again_where_ranks_share_layers() {
-    let dir = tempfile::tempdir().unwrap();
-    let losses = |checkpointing: bool| {
-        let recipe = format!(
-            r#"let model = new_model("gpt2", #{{ n_layer: 2, n_embd: 32, n_head: 2, n_positions: 64 }});
-let rows = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(32);
-let engine = init_engine(model, #{{
-    micro_batch_size: 2,
-    activation_checkpointing: {checkpointing},
-    tensor_parallel: #{{ autotp_size: 2 }},
-}});
-let loader = rows.loader(#{{ micro_batch_size: 2 }});
-for i in 0..3 {{ print(engine.train_batch(loader)); }}
-"#
-        );
-        let file = format!("{checkpointing}.rhai");
-        std::fs::write(dir.path().join(&file), recipe).unwrap();
-        out(&two_ranks(dir.path(), &["run", &file])[0])
-    };
-    assert_eq!(losses(true), losses(false));
-}
-
-/// A plan shows every stage, the slowest, and how long stages wait.
-#[test]
-fn a_plan_shows_the_stages() {
-    let dir = tempfile::tempdir().unwrap();
-    let recipe = r#"let model = new_model("gpt2", #{});
-init_engine(model, #{ micro_batch_size: 8, gradient_accumulation_steps: 8, pipeline: #{ stages: 4 } });
-"#;
-    std::fs::write(dir.path().join("r.rhai"), recipe).unwrap();
-    let plan =
-        |ranks: &str| dsr(dir.path(), &["plan", "r.rhai", "--world-size", ranks]).output().unwrap();
-    let text = out(&plan("8"));
-    assert!(text.contains("13 to 13"), "{text}");
-    assert!(text.contains("Stage 1 is the slowest"), "{text}");
-    assert!(text.contains("Stages wait for 27.3 % of the time."), "{text}");
-    let refused = plan("6");
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("6, is not a multiple of `pipeline.stages` 4"), "{said}");
-}
-
-/// The curve of each rank of a mesh in this process, whose collectives take turns by `seed`; of ranks
-/// that fail, and all do where one leaves, what they say.
-fn in_turns(
-    shape: Shape,
-    seed: u64,
-    leaves: Option<(usize, u64)>,
-    path: &Path,
-) -> Vec<Result<Vec<(f64, f64)>, String>> {
-    let count = shape.0 * shape.1 * shape.2;
-    let exchange = Exchange::new(count, seed);
-    leaves.iter().for_each(|&(rank, after)| exchange.leave_after(rank, after));
-    let rank = |number: usize| -> dsr::error::Result<Vec<(f64, f64)>> {
-        let group = Rc::new(ProcessGroup::in_process(&exchange, number, Device::Cpu)?);
-        let plain = EngineConfig {
-            activation_checkpointing: Some(ActivationCheckpointing {
-                every: 2,
-                cpu_checkpointing: false,
-            }),
-            ..config(1, 1)
-        };
-        let mut engine =
-            Engine::new(named("llama-gqa"), Rc::clone(&group), of_shape(shape, &plain))?;
-        let mesh = engine.mesh();
-        let options = LoaderOptions {
-            micro_batch_size: 2,
-            rank: mesh.place().dp,
-            world_size: mesh.shape().dp,
-            prefetch_factor: 0,
-            ..LoaderOptions::default()
-        };
-        let mut loader =
-            Dataset::open(path.to_str().unwrap(), &OpenOptions::default())?.loader(options)?;
-        let mut next = || Ok(loader.next_batch()?.map(Rc::new));
-        let mut curve = Vec::new();
-        for _ in 0..2 {
-            let outcome = engine.train_batch::<Rc<Batch>>(&mut next, &mut ())?.unwrap();
-            curve.push((outcome.loss, outcome.grad_norm));
-        }
-        group.barrier()?;
-        Ok(curve)
-    };
-    std::thread::scope(|scope| {
-        let rank = &rank;
-        let start = |number| scope.spawn(move || rank(number).map_err(|e| e.to_string()));
-        let ranks: Vec<_> = (0..count).map(start).collect();
-        ranks.into_iter().map(|rank| rank.join().unwrap()).collect()
-    })
-}
-
-/// Whatever the order in which collectives of different groups come to pass, a mesh ends with the same
-/// numbers; and where a rank leaves at any of its collectives, all others end.
-///
-/// `MESH_SCHEDULES` is how many orders there are of each mesh.
-#[test]
-fn a_mesh_trains_alike_in_whatever_order_its_groups_meet() {
-    let _alone = alone();
-    let dir = tempfile::tempdir().unwrap();
-    let _ = dataset("llama-gqa", dir.path());
-    let rows = dir.path().join("rows.jsonl");
-    let schedules = std::env::var("MESH_SCHEDULES").map_or(4, |count| count.parse().unwrap());
-    let began = Instant::now();
-    let shapes = [(2, 2, 2, 2), (3, 1, 1, 0), (2, 2, 1, 3), (1, 2, 2, 3), (3, 2, 1, 1)];
-    for shape in shapes {
-        let expected = in_turns(shape, 0, None, &rows);
-        assert!(expected.iter().all(|curve| *curve == expected[0]), "{shape:?}: {expected:?}");
-        assert!(expected[0].is_ok(), "{shape:?}: {expected:?}");
-        for seed in 1..schedules {
-            assert_eq!(in_turns(shape, seed, None, &rows), expected, "{shape:?}, seed {seed}");
-            let (rank, after) = (seed as usize * 7 % expected.len(), seed * 13 % 90);
-            let left = in_turns(shape, seed, Some((rank, after)), &rows);
-            // A rank that has fewer collectives leaves none.
-            let ended = left == expected || left.iter().all(Result::is_err);
-            assert!(ended, "{shape:?}, seed {seed}, rank {rank} after {after}: {left:?}");
-        }
-    }
-    let count = shapes.len() as u64 * (2 * schedules - 1);
-    println!("{count} schedules in {:.1} s", began.elapsed().as_secs_f64());
 }

@@ -70,8 +70,7 @@ pub mod api {
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model.get(), config, loss.is_some())?);
         }
-        let group = host.group()?;
-        let mut engine = engine::Engine::new(model.get(), group, config)?;
+        let mut engine = engine::Engine::new(model.get(), host.group()?, config)?;
         model.set(Rc::clone(engine.model()));
         host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {
