@@ -12,7 +12,7 @@ use std::{cell::RefCell, error::Error, path::Path, rc::Rc, time::Instant};
 
 use dsr::{
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
         PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
     },
     data::{Dataset, LoaderOptions, OpenOptions},
@@ -131,6 +131,7 @@ fn config() -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),
+        mesh: MeshConfig::default(),
         seed: 42,
         monitor: MonitorConfig::default(),
     }

@@ -17,7 +17,7 @@ use std::{error::Error, rc::Rc};
 
 use dsr::{
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
         PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
@@ -157,6 +157,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero,
+        mesh: MeshConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

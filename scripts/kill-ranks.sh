@@ -2,12 +2,16 @@
 # Kills a random rank of a run at a random instant, again and again. Each time the launcher must
 # end within ten seconds, and the run, resumed, must write the very losses of an undisturbed one.
 #
-#   scripts/kill-ranks.sh [times: 50] [ranks: 2]      DSR=path of the program
+#   scripts/kill-ranks.sh [times: 50] [mesh: 1x2x1]      DSR=path of the program
+#
+# The mesh is the number of pipeline stages, of replicas, and of ranks that share each layer.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 dsr=${DSR:-$root/target/release/dsr}
 times=${1:-50}
-ranks=${2:-2}
+mesh=${2:-1x2x1}
+IFS=x read -r stages replicas sharers <<<"$mesh"
+ranks=$((stages * replicas * sharers))
 export OMP_NUM_THREADS=1 CUDA_VISIBLE_DEVICES='' HF_HUB_OFFLINE=1
 
 work=$(mktemp -d)
@@ -21,15 +25,17 @@ cd "$work"
 
 cat > r.rhai <<RECIPE
 let model = load_model("$root/tests/golden/gpt2-tiny-v512");
-let engine = init_engine(model, #{ micro_batch_size: 2, optimizer: #{ type: "AdamW", lr: 5e-4 } });
+let engine = init_engine(model, #{
+    micro_batch_size: 2,
+    gradient_accumulation_steps: 2,
+    optimizer: #{ type: "AdamW", lr: 5e-4 },
+    pipeline: #{ stages: $stages },
+    tensor_parallel: #{ autotp_size: $sharers },
+});
 let loader = dataset("$root/tests/golden/tokens-v512.parquet")
     .loader(#{ micro_batch_size: 2, endless: true });
 let run = start_run(engine, loader, #{ total_steps: 40, save_every: 3 });
-for batch in run {
-    engine.backward(engine.forward(batch));
-    if engine.step() { run.after_step(); }
-    sleep(0.03);
-}
+while run.train_batch() { sleep(0.03); }
 run.finish();
 RECIPE
 
@@ -44,7 +50,7 @@ launch --name undisturbed >undisturbed.out 2>&1
 length=$((($(now) - began) / 1000000))
 losses runs/undisturbed >expected
 [ "$(wc -l <expected)" = 40 ]
-echo "an undisturbed run of $ranks ranks takes $length ms"
+echo "an undisturbed run of a mesh $mesh takes $length ms"
 
 slowest=0
 for ((i = 1; i <= times; i++)); do

@@ -28,6 +28,7 @@ mod install;
 mod launch;
 mod lock;
 mod memory;
+mod mesh;
 mod mistakes;
 mod monitor;
 mod numerics;

@@ -4,8 +4,8 @@ use std::rc::Rc;
 
 use dsr::{
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics,
-        OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig,
+        Numerics, OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -73,6 +73,7 @@ impl Case {
             scheduler: Schedule::Constant,
             activation_checkpointing,
             zero: ZeroConfig::default(),
+            mesh: MeshConfig::default(),
             seed: 1,
             monitor: MonitorConfig::default(),
         }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use dsr::{
     checkpoint::Store,
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
         PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
@@ -237,6 +237,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),
+        mesh: MeshConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

@@ -64,6 +64,13 @@ unsafe extern "C" {
         timeout_ms: i64,
         out: *mut Handle,
     ) -> c_int;
+    fn dsr_group_sub(
+        group: Handle,
+        prefix: *const c_char,
+        rank: c_int,
+        size: c_int,
+        out: *mut Handle,
+    ) -> c_int;
     fn dsr_group_free(group: Handle);
     fn dsr_all_reduce(
         group: Handle,
@@ -266,6 +273,14 @@ impl Group {
             dsr_group_new(store.0, rank, size, cuda_index, interface, address, timeout, out)
         })
         .map(Self)
+    }
+
+    /// Connects rank `rank` of `size`, which are some of this group's, with each other: with keys of
+    /// their own in the same store, by the same transport. Each of them must call it.
+    pub(crate) fn subgroup(&self, prefix: &str, (rank, size): (usize, usize)) -> Result<Self> {
+        let (prefix, rank, size) = (c_string(prefix)?, int(rank)?, int(size)?);
+        // SAFETY: the group is alive, and the prefix lives until the call returns.
+        make(|out| unsafe { dsr_group_sub(self.0, prefix.as_ptr(), rank, size, out) }).map(Self)
     }
 
     /// Reduces `tensor` over all ranks, in place.

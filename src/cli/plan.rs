@@ -4,8 +4,11 @@ use std::fmt::Write;
 
 use super::{args::PlanArgs, console, device::DEVICE_VARIABLE};
 use crate::{
-    config::OffloadDevice,
-    engine::plan::{MemoryPlan, Setup},
+    config::{EngineConfig, OffloadDevice},
+    engine::{
+        plan::{MemoryPlan, Setup},
+        plan_stages::{bubble, stages},
+    },
     error::{Code, Error, Result},
     recipe::{Failure, Recipe},
     script::{Host, Planned, Session},
@@ -72,17 +75,17 @@ fn chosen(args: &PlanArgs) -> Result<DeviceChoice> {
 pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
     let place = TargetDevice::of(args)?;
     let planned = Session::plan(host, recipe, args.world_size.into())?;
-    console::out(&text(&planned, &place));
+    console::out(&text(&planned, &place)?);
     Ok(())
 }
 
-fn text(planned: &Planned, place: &TargetDevice) -> String {
-    let Planned { model, config, optimizer_state, packed, targets, world_size, whole_logits } =
-        planned;
+fn text(planned: &Planned, place: &TargetDevice) -> Result<String> {
+    let Planned { model, config, optimizer_state, packed, targets, world_size, .. } = planned;
     let positions = model.facts().max_positions.map_or(USUAL_TOKENS, i64::unsigned_abs);
     let tokens = packed.unwrap_or(positions);
-    let mut setup = Setup::new(model, config, *optimizer_state, tokens, *world_size, place.device);
-    setup.workload.whole_logits = *whole_logits;
+    let mut setup =
+        Setup::new(model, config, *optimizer_state, tokens, planned.replicas, place.device);
+    setup.workload.whole_logits = planned.whole_logits;
     setup.workload.decoder_tokens = targets.unwrap_or(tokens);
     let from = match packed {
         Some(_) => "as the recipe makes them",
@@ -101,6 +104,10 @@ fn text(planned: &Planned, place: &TargetDevice) -> String {
         config.micro_batch_size,
         config.gradient_accumulation_steps,
     );
+    if planned.replicas < *world_size {
+        text += &by_stage(&setup, config)?;
+        return Ok(text);
+    }
     let plan = setup.plan();
     let precision = config.precision.dtype.name();
     let _ = writeln!(text, "This recipe, {precision}, for each rank at the peak of its memory:");
@@ -118,7 +125,62 @@ fn text(planned: &Planned, place: &TargetDevice) -> String {
         let most = micro_batch(&setup, usable);
         let _ = writeln!(text, "  largest micro_batch_size within {}: {most}", Bytes(usable));
     }
-    text + "\n" + alternatives(&setup, place).as_str()
+    Ok(text + "\n" + alternatives(&setup, place).as_str())
+}
+
+/// The stages of a pipeline: what a rank of each needs, in GiB, and which one the others wait for.
+fn by_stage(setup: &Setup, config: &EngineConfig) -> Result<String> {
+    let heads = [
+        "stage",
+        "layers",
+        "parameters",
+        "work",
+        "model",
+        "master",
+        "gradients",
+        "optimizer",
+        "activations",
+        "buffers",
+        "all",
+        "host",
+        "sent",
+    ];
+    let gib = |bytes: u64| format!("{:.2}", bytes as f64 / f64::from(1 << 30));
+    let stages = stages(setup, config)?;
+    let all: u64 = stages.iter().map(|stage| stage.macs).sum();
+    let share = |macs: u64| 100.0 * macs as f64 / all.max(1) as f64;
+    let mut rows = vec![heads.map(ToOwned::to_owned)];
+    for (number, stage) in stages.iter().enumerate() {
+        let MemoryPlan { device, host, .. } = stage.memory;
+        let [parameters, master, gradients, optimizer, activations, buffers] =
+            device.kinds().map(|(_, bytes)| gib(bytes));
+        rows.push([
+            number.to_string(),
+            format!("{} to {}", stage.layers.start, stage.layers.end - 1),
+            format!("{:.1}M", stage.params as f64 / 1e6),
+            format!("{:.1} %", share(stage.macs)),
+            parameters,
+            master,
+            gradients,
+            optimizer,
+            activations,
+            buffers,
+            gib(device.peak()),
+            gib(host),
+            gib(stage.sent),
+        ]);
+    }
+    let slowest = stages.iter().map(|stage| stage.macs).max().unwrap_or(0);
+    let slowest_number = stages.iter().position(|stage| stage.macs == slowest).unwrap_or(0);
+    Ok(format!(
+        "The stages, in GiB for each rank at the peak of its memory; work is the share of the \
+         products, sent what goes to the neighbours in a step.\n{}\n\
+         Stage {slowest_number} is the slowest, with {:.2} times the work of an even cut. Stages \
+         wait for {:.1} % of the time.\n",
+        table(&rows),
+        share(slowest) * stages.len() as f64 / 100.0,
+        100.0 * bubble(config),
+    ))
 }
 
 fn micro_batch(setup: &Setup, usable: u64) -> String {

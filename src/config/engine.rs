@@ -2,6 +2,7 @@
 
 use super::{
     batch::BatchSizes,
+    mesh::MeshConfig,
     monitor::{MonitorConfig, MonitorOptions},
     numerics::Numerics,
     optimizer::{GivenOptimizer, OPTIMIZER_ROWS, OptimizerConfig},
@@ -36,8 +37,10 @@ pub struct EngineConfig {
     pub scheduler: Schedule,
     /// Which blocks keep only their input for the backward pass; `None` is no block.
     pub activation_checkpointing: Option<ActivationCheckpointing>,
-    /// What the ranks share out among them.
+    /// What the replicas share out among them.
     pub zero: ZeroConfig,
+    /// The mesh of the ranks.
+    pub mesh: MeshConfig,
     /// The seed of dropout.
     pub seed: u64,
     /// What is timed, printed and logged.
@@ -119,6 +122,7 @@ option_table! {
 pub const ENGINE_TABLES: &[&[Row]] = &[
     BatchSizes::ROWS,
     EngineOptions::ROWS,
+    MeshConfig::ROWS,
     OPTIMIZER_ROWS,
     SCHEDULER_ROWS,
     LOSS_ROWS,
@@ -147,10 +151,11 @@ impl EngineConfig {
         world_size: usize,
         keep: impl FnOnce(&Foreign) -> Option<Result<LrFunction>>,
     ) -> Self {
+        let mesh = MeshConfig::read(o);
         let sizes = BatchSizes::read(o);
-        // A size that is wrong in itself is a fault already.
+        // What is wrong in itself is a fault already.
         let (micro_batch_size, gradient_accumulation_steps) = match o.is_faultless() {
-            true => o.check(sizes.resolve(world_size)).unwrap_or((1, 1)),
+            true => o.check(sizes.resolve(mesh.replicas(world_size))).unwrap_or((1, 1)),
             false => (1, 1),
         };
         let options = EngineOptions::read(o);
@@ -170,6 +175,7 @@ impl EngineConfig {
             scheduler,
             activation_checkpointing: options.activation_checkpointing.0,
             zero: options.zero,
+            mesh,
             seed: options.seed,
             monitor: MonitorConfig::read(o),
         }

@@ -3,6 +3,7 @@
 mod batch;
 pub mod deepspeed;
 mod engine;
+mod mesh;
 mod monitor;
 mod numerics;
 pub mod optimizer;
@@ -16,6 +17,9 @@ mod zero;
 
 pub use batch::BatchSizes;
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
+pub use mesh::{
+    MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,
+};
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;

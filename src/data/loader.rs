@@ -144,6 +144,14 @@ impl Loader {
         Ok(())
     }
 
+    /// Goes on as rank `rank` of `world_size` that read different rows.
+    pub fn read_as(&mut self, rank: usize, world_size: usize) {
+        if (self.options.rank, self.options.world_size) != (rank, world_size) {
+            (self.options.rank, self.options.world_size) = (rank, world_size);
+            self.maker = None;
+        }
+    }
+
     /// The place of the next batch, as a checkpoint keeps it.
     pub fn saved_place(&self) -> Result<SavedPlace> {
         Ok(SavedPlace { state: self.state, data: Some(self.fingerprint()?) })

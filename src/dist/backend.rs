@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::{reduce_op::ReduceOp, simulated::Simulated};
+use super::{
+    exchange::{Appointment, Member},
+    reduce_op::ReduceOp,
+    simulated::Simulated,
+};
 use crate::{
     bridge::dist::{self as bridge, Mode},
     error::Result,
@@ -13,6 +17,8 @@ use crate::{
 pub(super) enum Backend {
     /// Ranks that are connected.
     Connected(bridge::Group),
+    /// Ranks in other threads of this process.
+    InProcess(Member),
     /// Ranks that do not exist; a group of one rank has no others.
     Simulated(Simulated),
 }
@@ -21,6 +27,8 @@ pub(super) enum Backend {
 pub(super) enum Started {
     /// The transport runs it.
     UnderWay(bridge::Work),
+    /// The other threads come to it.
+    Appointed(Appointment),
     /// Its result is there.
     Done,
 }
@@ -29,6 +37,7 @@ impl Backend {
     pub(super) fn all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Started> {
         match self {
             Self::Connected(group) => group.all_reduce(tensor, op.into(), mode).map(Into::into),
+            Self::InProcess(member) => member.all_reduce(tensor, op).map(Started::Appointed),
             Self::Simulated(ranks) => ranks.all_reduce(tensor, op).map(Into::into),
         }
     }
@@ -36,6 +45,7 @@ impl Backend {
     pub(super) fn all_gather(&self, out: &Tensor, shard: &Tensor, mode: Mode) -> Result<Started> {
         match self {
             Self::Connected(group) => group.all_gather(out, shard, mode).map(Into::into),
+            Self::InProcess(member) => member.all_gather(out, shard).map(Started::Appointed),
             Self::Simulated(ranks) => ranks.all_gather(out, shard).map(Into::into),
         }
     }
@@ -51,6 +61,9 @@ impl Backend {
             Self::Connected(group) => {
                 group.reduce_scatter(shard, input, op.into(), mode).map(Into::into)
             }
+            Self::InProcess(member) => {
+                member.reduce_scatter(shard, input, op).map(Started::Appointed)
+            }
             Self::Simulated(ranks) => ranks.reduce_scatter(shard, input, op).map(Into::into),
         }
     }
@@ -58,6 +71,7 @@ impl Backend {
     pub(super) fn broadcast(&self, tensor: &Tensor, root: usize, mode: Mode) -> Result<Started> {
         match self {
             Self::Connected(group) => group.broadcast(tensor, root, mode).map(Into::into),
+            Self::InProcess(member) => member.broadcast(tensor, root).map(Started::Appointed),
             Self::Simulated(_) => Ok(Started::Done),
         }
     }
@@ -65,6 +79,7 @@ impl Backend {
     pub(super) fn barrier(&self, mode: Mode) -> Result<Started> {
         match self {
             Self::Connected(group) => group.barrier(mode).map(Into::into),
+            Self::InProcess(member) => member.barrier().map(Started::Appointed),
             Self::Simulated(_) => Ok(Started::Done),
         }
     }
@@ -73,7 +88,7 @@ impl Backend {
     pub(super) fn leak(&mut self) {
         match self {
             Self::Connected(group) => group.leak(),
-            Self::Simulated(_) => {}
+            Self::InProcess(_) | Self::Simulated(_) => {}
         }
     }
 }
@@ -83,6 +98,7 @@ impl Started {
     pub(super) fn wait(&self, time: Duration) -> Result<bool> {
         match self {
             Self::UnderWay(work) => work.wait(time),
+            Self::Appointed(appointment) => appointment.wait(),
             Self::Done => Ok(true),
         }
     }
@@ -91,6 +107,7 @@ impl Started {
     pub(super) fn is_completed(&self) -> Result<bool> {
         match self {
             Self::UnderWay(work) => work.is_completed(),
+            Self::Appointed(appointment) => Ok(appointment.is_completed()),
             Self::Done => Ok(true),
         }
     }

@@ -12,10 +12,12 @@ use super::{
     Rendezvous, Traffic, Work,
     backend::{Backend, Started},
     connect::{meet, transport, watch},
+    exchange::{Exchange, Member},
     rank::Rank,
     reduce_op::{ReduceOp, check_reduction},
     simulated::Simulated,
-    watch::{RankPhase, Watch},
+    watch::{RECEIVE, RankPhase, SEND, Watch},
+    work::Watched,
 };
 use crate::{
     bridge::dist::{self as bridge, Mode},
@@ -26,6 +28,14 @@ use crate::{
 pub struct ProcessGroup {
     backend: Backend,
     place: Rank,
+    /// This rank among all ranks, for messages.
+    world: Rank,
+    /// The numbers of its ranks among all ranks.
+    members: Arc<[usize]>,
+    /// As its ranks call it; empty for that of all ranks.
+    name: String,
+    /// Meshes of its ranks made so far.
+    meshes: Cell<usize>,
     local_rank: usize,
     device: Device,
     /// Tells the others about this rank; `None` for a process that has no store to say it in.
@@ -99,9 +109,62 @@ impl ProcessGroup {
         Ok(Self::over(Backend::Simulated(Simulated(place)), place, device))
     }
 
+    /// Rank `rank` of those that meet in `exchange`, each in a thread of its own.
+    pub fn in_process(exchange: &Arc<Exchange>, rank: usize, device: Device) -> Result<Self> {
+        let world_size = exchange.ranks();
+        if rank >= world_size {
+            bail!(Code::Dist, "an exchange of {world_size} ranks has no rank {rank}");
+        }
+        let member = Member::of(exchange, rank);
+        Ok(Self::over(Backend::InProcess(member), Rank { rank, world_size }, device))
+    }
+
     /// A group that nobody watches, of the first rank of its machine.
     fn over(backend: Backend, place: Rank, device: Device) -> Self {
-        Self { backend, place, local_rank: 0, device, watch: None, traffic: Cell::default() }
+        Self {
+            backend,
+            place,
+            world: place,
+            members: (0..place.world_size).collect(),
+            name: String::new(),
+            meshes: Cell::default(),
+            local_rank: 0,
+            device,
+            watch: None,
+            traffic: Cell::default(),
+        }
+    }
+
+    /// A group of those ranks of this one, of all ranks, that `members` names: in this order, and
+    /// this rank among them. All of them must call it, and make their groups in one order; `name`
+    /// is what errors call it, another one for each group.
+    pub(super) fn subgroup(&self, name: &str, members: &[usize]) -> Result<Self> {
+        let Some(rank) = members.iter().position(|&member| member == self.rank()) else {
+            bail!(Code::Internal, "rank {} is not in a group of its own", self.rank());
+        };
+        let place = Rank { rank, world_size: members.len() };
+        let numbers: Vec<_> = members.iter().map(ToString::to_string).collect();
+        let prefix = format!("{name}/{}", numbers.join("-"));
+        let backend = match &self.backend {
+            Backend::Connected(inner) if members.len() > 1 => {
+                let group = inner.subgroup(&prefix, (rank, members.len()));
+                Backend::Connected(group.map_err(|e| self.world.failed("connecting", e))?)
+            }
+            Backend::InProcess(member) if members.len() > 1 => {
+                Backend::InProcess(member.subgroup(&prefix, members))
+            }
+            _ => Backend::Simulated(Simulated(place)),
+        };
+        let mut group = Self::over(backend, place, self.device);
+        (group.world, group.local_rank) = (self.world, self.local_rank);
+        (group.members, group.name) = (members.into(), name.to_owned());
+        group.watch = self.watch.clone();
+        Ok(group)
+    }
+
+    /// Counts the meshes of these ranks: the number of the next one, from 0.
+    pub(super) fn next_mesh(&self) -> usize {
+        self.meshes.replace(self.meshes.get() + 1)
     }
 
     /// This process's number, from 0 to `world_size() - 1`.
@@ -286,6 +349,36 @@ impl ProcessGroup {
         Ok(work)
     }
 
+    /// Starts to send `tensor` to the second of two ranks, of which this is the first. It may be
+    /// written again when the work is done.
+    pub fn send(&self, tensor: &Tensor) -> Result<Work> {
+        let work = self.start_transfer(SEND, tensor, 0, Mode::Async)?;
+        self.count(|traffic| traffic.send.add_copy(tensor, self.world_size()));
+        Ok(work)
+    }
+
+    /// Fills `tensor` with what the first of two ranks sends, of which this is the second.
+    pub fn receive(&self, tensor: &Tensor) -> Result<()> {
+        self.start_transfer(RECEIVE, tensor, 1, Mode::Sync)?.wait()
+    }
+
+    /// A transfer is a broadcast in a group of two: unlike c10d's own, Gloo runs it beside the
+    /// caller, who can look at what has become of the other end.
+    fn start_transfer(
+        &self,
+        name: &'static str,
+        tensor: &Tensor,
+        rank: usize,
+        mode: Mode,
+    ) -> Result<Work> {
+        self.check_tensor(name, "the tensor", tensor)?;
+        if (self.rank(), self.world_size()) != (rank, 2) {
+            let (own, ranks) = (self.rank(), self.world_size());
+            bail!(Code::Internal, "{name} by rank {own} of {ranks}, and not by rank {rank} of 2");
+        }
+        self.start(name, self.backend.broadcast(tensor, 0, mode))
+    }
+
     fn start_barrier(&self, mode: Mode) -> Result<Work> {
         let work = self.start("barrier", self.backend.barrier(mode))?;
         self.count(|traffic| traffic.barrier.add_call());
@@ -293,10 +386,15 @@ impl ProcessGroup {
     }
 
     fn start(&self, operation: &'static str, started: Result<Started>) -> Result<Work> {
-        let inner = started.map_err(|e| self.place.failed(operation, e))?;
-        let watched =
-            self.watch.as_ref().map(|watch| (Arc::clone(watch), watch.started(operation)));
-        Ok(Work { inner, operation, place: self.place, watched })
+        let inner = started.map_err(|e| self.world.failed(operation, e))?;
+        // A group of one waits for nobody.
+        let watch = self.watch.as_ref().filter(|_| self.members.len() > 1 || self.name.is_empty());
+        let watched = watch.map(|watch| Watched {
+            watch: Arc::clone(watch),
+            call: watch.started(operation, &self.name),
+            members: Arc::clone(&self.members),
+        });
+        Ok(Work { inner, operation, place: self.world, watched })
     }
 
     fn check_tensor(&self, operation: &str, name: &str, tensor: &Tensor) -> Result<()> {
@@ -356,8 +454,13 @@ impl ProcessGroup {
 impl Drop for ProcessGroup {
     /// Says that this rank has ended, before its connections close.
     fn drop(&mut self) {
+        if let (Backend::InProcess(member), true) = (&self.backend, self.name.is_empty()) {
+            member.end();
+        }
         if let Some(watch) = &self.watch {
-            watch.close(RankPhase::Ended);
+            if self.name.is_empty() {
+                watch.close(RankPhase::Ended);
+            }
             if watch.has_abandoned() {
                 self.backend.leak();
             }

@@ -15,7 +15,9 @@
 mod backend;
 mod board;
 mod connect;
+mod exchange;
 mod group;
+mod mesh;
 mod rank;
 mod reduce_op;
 mod rendezvous;
@@ -27,7 +29,9 @@ mod work;
 
 pub use board::Board;
 pub use connect::check_gloo;
+pub use exchange::Exchange;
 pub use group::ProcessGroup;
+pub use mesh::{Link, Mesh};
 pub use reduce_op::ReduceOp;
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, ShardSpec};

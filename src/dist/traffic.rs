@@ -10,6 +10,7 @@
 //! | reduce-scatter | the input | B (N - 1) / N |
 //! | all-reduce, a reduce-scatter and an all-gather | the tensor | 2 B (N - 1) / N |
 //! | broadcast | the tensor | B |
+//! | send | the tensor | B |
 //!
 //! A step thus sends 2 P elements of a model of P parameters in ZeRO's stages 0 to 2 and 3 P in
 //! stage 3, times (N - 1) / N. A transport that picks another algorithm for a small tensor, a tree
@@ -39,6 +40,8 @@ pub struct Traffic {
     pub reduce_scatter: Sent,
     /// Copies of one rank's tensor.
     pub broadcast: Sent,
+    /// Tensors for the next rank of two.
+    pub send: Sent,
     /// Barriers, which move no tensor.
     pub barrier: Sent,
 }
@@ -52,6 +55,7 @@ impl Traffic {
             all_gather: self.all_gather.since(earlier.all_gather),
             reduce_scatter: self.reduce_scatter.since(earlier.reduce_scatter),
             broadcast: self.broadcast.since(earlier.broadcast),
+            send: self.send.since(earlier.send),
             barrier: self.barrier.since(earlier.barrier),
         }
     }
@@ -66,12 +70,13 @@ impl Traffic {
     }
 
     /// Each collective by its name.
-    pub fn by_operation(&self) -> [(&'static str, Sent); 5] {
+    pub fn by_operation(&self) -> [(&'static str, Sent); 6] {
         [
             ("all_reduce", self.all_reduce),
             ("all_gather", self.all_gather),
             ("reduce_scatter", self.reduce_scatter),
             ("broadcast", self.broadcast),
+            ("send", self.send),
             ("barrier", self.barrier),
         ]
     }
@@ -145,6 +150,7 @@ mod tests {
             all_gather: sent(48 * 7 / 8),
             reduce_scatter: sent(48 * 7 / 8),
             broadcast: sent(48),
+            send: Sent::default(),
             barrier: Sent { calls: 1, elements: 0, bytes: 0 },
         };
         assert_eq!(traffic(&group), expected);

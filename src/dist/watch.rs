@@ -10,6 +10,7 @@
 //! All traffic with the store is the thread's: a store that does not answer holds up nobody.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -23,6 +24,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{bridge::dist::Store, error::Result};
 
+/// The two ends of a transfer.
+pub(super) const SEND: &str = "send";
+pub(super) const RECEIVE: &str = "recv";
+
 /// How often a rank says that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
 /// How long a rank waits before it looks at the others.
@@ -32,18 +37,30 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long the store may take to answer before a rank goes on without it.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A collective: its number among those that a rank has started, from 1, and its name.
+/// A collective: its number among those that a rank has started in a group, from 1, and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Call {
     /// The number.
     pub number: u64,
     /// The name.
     pub name: String,
+    /// The group, as its ranks call it; empty for that of all ranks.
+    #[serde(default)]
+    pub group: String,
+}
+
+impl Call {
+    /// Whether another rank of the group that makes `other` takes part in this.
+    fn is_met_by(&self, other: &Self) -> bool {
+        let is_transfer = |call: &Self| [SEND, RECEIVE].contains(&call.name.as_str());
+        self.name == other.name || is_transfer(self) && is_transfer(other)
+    }
 }
 
 impl fmt::Display for Call {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} #{}", self.name, self.number)
+        write!(f, "{} #{}", self.name, self.number)?;
+        if self.group.is_empty() { Ok(()) } else { write!(f, " of {}", self.group) }
     }
 }
 
@@ -68,8 +85,8 @@ pub struct RankState {
     pub phase: RankPhase,
     /// The collective that it waits for; else the last one that it started.
     pub call: Option<Call>,
-    /// How many collectives it has started.
-    pub started: u64,
+    /// How many collectives it has started in each of its groups.
+    pub started: BTreeMap<String, u64>,
     /// A number that grows while the process lives.
     pub beat: u64,
 }
@@ -85,14 +102,18 @@ impl RankState {
         serde_json::from_slice(bytes).ok()
     }
 
-    /// Whether this rank can never take part in `call`.
+    /// How many collectives it has started in the group of `call`.
+    fn started_beside(&self, call: &Call) -> u64 {
+        self.started.get(&call.group).copied().unwrap_or(0)
+    }
+
+    /// Whether this rank, of the group of `call`, can never take part in it.
     fn never_comes(&self, call: &Call) -> bool {
-        let elsewhere = self
-            .call
-            .as_ref()
-            .is_some_and(|theirs| theirs.number == call.number && theirs.name != call.name);
+        let elsewhere = self.call.as_ref().is_some_and(|theirs| {
+            theirs.group == call.group && theirs.number == call.number && !theirs.is_met_by(call)
+        });
         match self.phase {
-            RankPhase::Ended => self.started < call.number,
+            RankPhase::Ended => self.started_beside(call) < call.number,
             RankPhase::Waiting => elsewhere,
             RankPhase::Working | RankPhase::Disconnected => false,
         }
@@ -151,7 +172,8 @@ pub(super) struct Watch {
 impl Watch {
     /// Starts to speak for `rank` of `world_size` through `store`.
     pub(super) fn start(store: Store, rank: usize, world_size: usize) -> Self {
-        let state = RankState { phase: RankPhase::Working, call: None, started: 0, beat: 0 };
+        let state =
+            RankState { phase: RankPhase::Working, call: None, started: BTreeMap::new(), beat: 0 };
         let shared = Arc::new(Shared {
             rank,
             own: Mutex::new(OwnState { state, waits_since: None, abandoned: false }),
@@ -164,11 +186,12 @@ impl Watch {
         Self { shared, requests }
     }
 
-    /// Counts a collective that is started.
-    pub(super) fn started(&self, name: &str) -> Call {
+    /// Counts a collective that is started in `group`.
+    pub(super) fn started(&self, name: &str, group: &str) -> Call {
         let state = &mut lock(&self.shared.own).state;
-        state.started += 1;
-        let call = Call { number: state.started, name: name.to_owned() };
+        let number = state.started.entry(group.to_owned()).or_default();
+        *number += 1;
+        let call = Call { number: *number, name: name.to_owned(), group: group.to_owned() };
         state.call = Some(call.clone());
         call
     }
@@ -198,23 +221,26 @@ impl Watch {
         lock(&self.shared.own).abandoned
     }
 
-    /// The ranks that can never take part in `call`, as far as this rank has seen.
-    pub(super) fn who_never_comes(&self, call: &Call) -> Option<String> {
-        let words = self.others(|rank, seen| {
+    /// Those of `members` that can never take part in `call`, as far as this rank has seen.
+    pub(super) fn who_never_comes(&self, call: &Call, members: &[usize]) -> Option<String> {
+        let words = self.others(members, |rank, seen| {
             let state = &seen?.state;
             state.never_comes(call).then(|| format!("rank {rank} {}", state.words()))
         });
         (!words.is_empty()).then(|| words.join(", "))
     }
 
-    /// The ranks that have not started `call`, with their activity; empty when all have.
-    pub(super) fn who_is_missing(&self, call: &Call) -> String {
-        let words = self.others(|rank, seen| {
+    /// Those of `members` that have not started `call`, with their activity; empty when all have.
+    pub(super) fn who_is_missing(&self, call: &Call, members: &[usize]) -> String {
+        let words = self.others(members, |rank, seen| {
             let Some(Seen { state, changed }) = seen else {
                 return Some(format!("rank {rank} has not been heard of"));
             };
             let silent = changed.elapsed();
-            if state.started >= call.number && silent < SILENCE && !state.never_comes(call) {
+            if state.started_beside(call) >= call.number
+                && silent < SILENCE
+                && !state.never_comes(call)
+            {
                 return None;
             }
             let mut words = format!("rank {rank} {}", state.words());
@@ -250,10 +276,14 @@ impl Watch {
         }
     }
 
-    fn others(&self, words: impl Fn(usize, Option<&Seen>) -> Option<String>) -> Vec<String> {
+    fn others(
+        &self,
+        members: &[usize],
+        words: impl Fn(usize, Option<&Seen>) -> Option<String>,
+    ) -> Vec<String> {
         let seen = lock(&self.shared.seen);
-        let others = seen.iter().enumerate().filter(|(rank, _)| *rank != self.shared.rank);
-        others.filter_map(|(rank, seen)| words(rank, seen.as_ref())).collect()
+        let others = members.iter().filter(|rank| **rank != self.shared.rank);
+        others.filter_map(|&rank| words(rank, seen.get(rank).and_then(Option::as_ref))).collect()
     }
 }
 
@@ -324,11 +354,31 @@ mod tests {
     use super::*;
 
     fn call(number: u64, name: &str) -> Call {
-        Call { number, name: name.to_owned() }
+        Call { number, name: name.to_owned(), group: String::new() }
     }
 
     fn state(phase: RankPhase, number: u64, name: &str) -> RankState {
-        RankState { phase, call: Some(call(number, name)), started: number, beat: 1 }
+        let started = BTreeMap::from([(String::new(), number)]);
+        RankState { phase, call: Some(call(number, name)), started, beat: 1 }
+    }
+
+    /// Each group has numbers of its own: of a rank that waits in another one nothing follows.
+    #[test]
+    fn a_rank_that_waits_in_another_group_may_still_come() {
+        let of = |group: &str, call: Call| Call { group: group.to_owned(), ..call };
+        let mine = of("tp", call(7, "all_reduce"));
+        let there = |theirs: Call, phase| RankState {
+            call: Some(theirs),
+            started: BTreeMap::from([("tp".to_owned(), 6), (String::new(), 9)]),
+            ..state(phase, 0, "")
+        };
+        let received = of("stage 0 to stage 1", call(7, "recv"));
+        assert!(!there(received.clone(), RankPhase::Waiting).never_comes(&mine));
+        assert!(there(received.clone(), RankPhase::Ended).never_comes(&mine));
+        assert!(there(of("tp", call(7, "barrier")), RankPhase::Waiting).never_comes(&mine));
+        let sent = of("stage 0 to stage 1", call(7, "send"));
+        assert!(!there(received, RankPhase::Waiting).never_comes(&sent));
+        assert_eq!(mine.to_string(), "all_reduce #7 of tp");
     }
 
     #[test]
@@ -362,16 +412,19 @@ mod tests {
         let (store, port) = Store::host((address, 0), "watch", timeout).unwrap();
         let join = || Store::tcp((address, port), "watch", timeout).unwrap();
         let (a, b) = (Watch::start(join(), 0, 3), Watch::start(join(), 1, 3));
-        let mine = a.started("all_reduce");
-        b.started("barrier");
+        let mine = a.started("all_reduce", "");
+        b.started("barrier", "");
         b.refresh();
         a.refresh();
-        assert_eq!(a.who_is_missing(&mine), "rank 2 has not been heard of");
-        assert_eq!(a.who_never_comes(&mine), None);
+        assert_eq!(a.who_is_missing(&mine, &[0, 1, 2]), "rank 2 has not been heard of");
+        assert_eq!(a.who_never_comes(&mine, &[0, 1, 2]), None);
         b.close(RankPhase::Ended);
-        let next = a.started("barrier");
+        let next = a.started("barrier", "");
         a.refresh();
-        assert_eq!(a.who_never_comes(&next).unwrap(), "rank 1 has ended after barrier #1");
+        assert_eq!(
+            a.who_never_comes(&next, &[0, 1, 2]).unwrap(),
+            "rank 1 has ended after barrier #1"
+        );
         let said = store.get(&RankState::key(1)).unwrap().unwrap();
         assert_eq!(RankState::parse(&said).unwrap().phase, RankPhase::Ended);
     }

@@ -22,7 +22,15 @@ pub struct Work {
     pub(super) inner: Started,
     pub(super) operation: &'static str,
     pub(super) place: Rank,
-    pub(super) watched: Option<(Arc<Watch>, Call)>,
+    pub(super) watched: Option<Watched>,
+}
+
+/// A collective that the other ranks are told of.
+pub(super) struct Watched {
+    pub(super) watch: Arc<Watch>,
+    pub(super) call: Call,
+    /// The ranks of the group.
+    pub(super) members: Arc<[usize]>,
 }
 
 impl Work {
@@ -33,7 +41,7 @@ impl Work {
     /// [`Code::Dist`](crate::error::Code::Dist) when another rank has left or did not take part
     /// within the timeout, naming it where it is known.
     pub fn wait(self) -> Result<()> {
-        let Some((watch, call)) = &self.watched else {
+        let Some(watched @ Watched { watch, call, members }) = &self.watched else {
             while !self.inner.wait(SLICE).map_err(|e| self.place.failed(self.operation, e))? {}
             return Ok(());
         };
@@ -42,12 +50,12 @@ impl Work {
             match self.inner.wait(SLICE) {
                 Ok(true) => break Ok(()),
                 Ok(false) => {
-                    if let Some(who) = watch.who_never_comes(call) {
+                    if let Some(who) = watch.who_never_comes(call, members) {
                         watch.abandons();
                         break Err(self.never(call, &who));
                     }
                 }
-                Err(e) => break Err(self.explain(watch, call, e)),
+                Err(e) => break Err(self.explain(watched, e)),
             }
         };
         watch.waited();
@@ -75,17 +83,17 @@ impl Work {
     }
 
     /// The error for what the transport says, with who is missing.
-    fn explain(&self, watch: &Watch, call: &Call, e: Error) -> (Error, RankPhase) {
+    fn explain(&self, Watched { watch, call, members }: &Watched, e: Error) -> (Error, RankPhase) {
         if e.code() == Code::Memory {
             return (e, RankPhase::Working);
         }
         watch.refresh();
-        if let Some(who) = watch.who_never_comes(call) {
+        if let Some(who) = watch.who_never_comes(call, members) {
             return self.never(call, &who);
         }
         let text = e.message().to_lowercase();
         let (what, phase) = if text.contains("timed out") || text.contains("timeout") {
-            let what = match watch.who_is_missing(call).as_str() {
+            let what = match watch.who_is_missing(call, members).as_str() {
                 "" => format!("{call} timed out, though all ranks take part: {e}"),
                 who => format!("{call} timed out: {who}"),
             };

@@ -52,6 +52,11 @@ impl Accumulation {
         Ok(())
     }
 
+    /// Adds a micro batch whose losses another rank counts.
+    pub(super) fn pass_over(&mut self) {
+        self.micro_steps += 1;
+    }
+
     /// The rows of this rank's micro batches whose loss is not finite, or of all if each is finite.
     pub(super) fn suspects(&self) -> Result<Vec<BatchRows>> {
         let mut suspects = Vec::new();

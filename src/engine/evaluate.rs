@@ -34,31 +34,34 @@ impl Engine {
     ) -> Result<Option<Evaluation>> {
         compute_with(self.config.numerics)?;
         // The sum stays on the device: reading it would wait for each batch.
-        let mut loss_sum = Tensor::f_zeros([0i64; 0], (Kind::Double, self.group.device()))?;
+        let mut loss_sum = Tensor::f_zeros([0i64; 0], (Kind::Double, self.mesh.world().device()))?;
         let (mut targets, mut stopped) = (0, false);
         let mut batches = batches.into_iter().fuse();
         loop {
             let batch = batches.next().transpose()?;
             stopped |= batch.is_some() && stop();
-            // Ranks that share the parameters out run the layers together to the end.
+            // Ranks that share the parameters out run the layers together to the end, and stages wait
+            // for each other.
             if self.model.any(stopped)? || !self.model.any(batch.is_some())? {
                 break;
             }
             let Some(batch) = batch else {
-                guard("evaluate", || self.model.participate(0..self.model.layers().len()))?;
+                guard("evaluate", || self.model.participate(0..self.model.all_layers().len()))?;
                 continue;
             };
             self.check_batch(&batch)?;
             let (sum, count) = guard("evaluate", || {
                 loss_without_gradients(&self.model, &batch, self.loss.as_ref())
             })?;
-            loss_sum = loss_sum.f_add(&sum)?;
-            targets += count;
+            if self.mesh.counts_losses() {
+                loss_sum = loss_sum.f_add(&sum)?;
+                targets += count;
+            }
         }
         let counts = Tensor::f_from_slice(&[targets as f64, f64::from(stopped)])?;
-        let counts = counts.f_to_device(self.group.device())?;
+        let counts = counts.f_to_device(self.mesh.world().device())?;
         let all = Tensor::f_cat(&[loss_sum.f_view([1])?, counts], 0)?;
-        self.group.all_reduce(&all, ReduceOp::Sum)?;
+        self.mesh.world().all_reduce(&all, ReduceOp::Sum)?;
         let all = Vec::<f64>::try_from(&all)?;
         let (loss_sum, targets) = (all[0], all[1]);
         if all[2] > 0.0 {

@@ -18,7 +18,7 @@ use super::{host_gradients::HostGradients, offload::Offload};
 use crate::{
     bridge::memory,
     config::{EngineConfig, ZeroConfig},
-    dist::{ProcessGroup, Reduction},
+    dist::{ProcessGroup, ReduceOp, Reduction},
     error::{Code, Error, Result},
     model::{FlatUnit, ParamPlace, SharedGradients, UnitGradients},
     tensor::{Copying, Kind, Tensor},
@@ -38,6 +38,8 @@ pub(super) struct Gradients {
     /// The format of sums.
     sum_kind: Kind,
     group: Rc<ProcessGroup>,
+    /// For each unit the ranks of other stages that have it too.
+    sharers: Vec<Option<Rc<ProcessGroup>>>,
     zero: ZeroConfig,
     accumulates: bool,
     /// Where the optimizer takes the sums.
@@ -49,10 +51,10 @@ pub(super) struct Gradients {
 }
 
 impl Gradients {
-    /// No gradient yet of these units.
+    /// No gradient yet of these units, which `group` sums, and then for each unit its sharers.
     pub(super) fn new(
         units: &Rc<[FlatUnit]>,
-        group: Rc<ProcessGroup>,
+        (group, sharers): (Rc<ProcessGroup>, Vec<Option<Rc<ProcessGroup>>>),
         config: &EngineConfig,
         offload: &Offload,
     ) -> Self {
@@ -65,6 +67,7 @@ impl Gradients {
             kind,
             sum_kind: config.precision.communication_data_type.into(),
             group,
+            sharers,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
             host_gradients: HostGradients::new(offload.optimizer.device(), trained),
@@ -160,7 +163,12 @@ impl Gradients {
             let missing = || Error::new(Code::Internal, "a unit without a gradient");
             sum.take().ok_or_else(missing)?.wait()
         };
-        self.sums.iter_mut().map(all).collect()
+        let sums: Vec<Tensor> = self.sums.iter_mut().map(all).collect::<Result<_>>()?;
+        // Stages that share a unit have each their part of its gradient.
+        sums.into_iter()
+            .zip(&self.sharers)
+            .map(|(sum, sharers)| over_stages(sum, sharers.as_deref()))
+            .collect()
     }
 
     fn is_under_way(&self, i: usize) -> bool {
@@ -173,4 +181,13 @@ impl Gradients {
         self.sums.iter_mut().for_each(|sum| *sum = None);
         self.under_way.clear();
     }
+}
+
+/// The sum of a unit's gradient over the stages that share it, where it was.
+fn over_stages(sum: Tensor, sharers: Option<&ProcessGroup>) -> Result<Tensor> {
+    let Some(sharers) = sharers else { return Ok(sum) };
+    let place = sum.device();
+    let all = sum.f_to_device(sharers.device())?;
+    sharers.all_reduce(&all, ReduceOp::Sum)?;
+    Ok(all.f_to_device(place)?)
 }

@@ -11,6 +11,7 @@ mod accumulation;
 mod evaluate;
 mod gradients;
 mod host_gradients;
+mod layer_ranks;
 mod layout;
 mod loss_scaler;
 mod master_weights;
@@ -22,7 +23,13 @@ mod operations;
 mod overflow_check;
 mod parameter_shards;
 mod parameter_slices;
+mod passes;
+mod pending;
+mod pipe;
+mod placement;
 pub mod plan;
+pub mod plan_stages;
+mod schedule;
 mod stage;
 mod state;
 mod state_file;
@@ -31,6 +38,7 @@ mod stop;
 mod timers;
 mod totals;
 mod trace;
+mod train_batch;
 mod trainable;
 mod unit_states;
 
@@ -39,16 +47,10 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation,
-    gradients::Gradients,
-    master_weights::MasterWeights,
-    offload::Offload,
-    overflow_check::OverflowCheck,
-    stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
-    stop::StopSignal,
-    timers::{StepPhase, Timers},
-    trainable::optimizer_plan,
-    unit_states::UnitStates,
+    accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
+    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
+    pending::Pending, pipe::Pipe, placement::Placement, stop::StopSignal, timers::Timers,
+    trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
     evaluate::Evaluation,
@@ -57,36 +59,38 @@ pub use self::{
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
+    train_batch::BatchWatch,
     trainable::trained,
 };
 use crate::{
-    bridge::{
-        memory::{self as ledger, Ledger},
-        trace::range,
+    bridge::memory::{self as ledger, Ledger},
+    config::{
+        EngineConfig, MeshConfig,
+        optimizer::{Algorithm, check_momentum},
     },
-    config::{EngineConfig, LossAverage, optimizer::check_momentum},
-    data::{Batch, BatchRows},
-    dist::{ProcessGroup, ShardSpec},
+    data::Batch,
+    dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     fs::Place,
-    model::{LossFunction, Model, Sink, record},
-    optim::{GroupRates, Optimizer, StepRates},
-    tensor::{Gpu, Kind, Tensor, check_numerics, compute_with, guard},
+    model::{LayerRanks, LossFunction, Model, Pipeline},
+    optim::{GroupRates, Optimizer, StateName, StepRates},
+    tensor::{Gpu, check_numerics, compute_with},
 };
-
-/// Tokens of a row that losses are averaged over before the rows are known.
-const USUAL_TOKENS: i64 = 2048;
 
 /// One model with its optimizer, on one rank of a group.
 pub struct Engine {
     model: Rc<Model>,
-    group: Rc<ProcessGroup>,
+    mesh: Rc<Mesh>,
+    placement: Placement,
+    pipe: Rc<Pipe>,
     config: EngineConfig,
     /// The loss, where it is not the cross-entropy of the next token.
     loss: Option<LossFunction>,
     master_weights: MasterWeights,
     states: UnitStates,
     optimizer: Optimizer,
+    /// The optimizer's state tensors of the whole model.
+    state_names: Vec<StateName>,
     gradients: Gradients,
     overflow_check: OverflowCheck,
     accumulation: Accumulation,
@@ -134,16 +138,6 @@ pub struct StepOutcome {
     pub skipped: bool,
 }
 
-/// A forward pass that waits for its backward pass.
-struct Pending {
-    loss: Tensor,
-    activations: Activations,
-    loss_sum: Tensor,
-    targets: i64,
-    tokens: i64,
-    rows: BatchRows,
-}
-
 impl Engine {
     /// An engine for `model` as one rank of `group`. [`Engine::model`] takes the place of `model`, whose
     /// parameters it may take.
@@ -155,37 +149,57 @@ impl Engine {
             model.measure()?;
         }
         check_numerics(config.numerics, model.device())?;
-        let world_size = group.world_size();
-        let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(&group));
-        let plan = optimizer_plan(&model, &config, world_size, shard)?;
-        let offload = Offload::new(&config, world_size, model.device())?;
-        plan::check_memory(&model, &config, world_size)?;
+        let mesh_shape = config.mesh.shape(group.world_size())?;
+        let placement = Placement::of(&model, config.mesh.pipeline)?;
+        check_mesh(&model, &config)?;
         if let Some(checkpointing) = config.activation_checkpointing {
             checkpointing.check(model.blocks())?;
         }
+        let mesh = Rc::new(Mesh::new(&group, mesh_shape)?);
+        let sharers = (mesh_shape.tp > 1)
+            .then(|| Rc::new(TensorGroup(Rc::clone(mesh.tp()))) as Rc<dyn LayerRanks>);
+        model.cut(placement.layers(mesh.place().pp), sharers)?;
+        let (dp, world_size) = (mesh.dp(), mesh.dp().world_size());
+        let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(dp));
+        let plan = optimizer_plan(&model, &config, world_size, shard)?;
+        let state_names = whole_names(&model, plan.state_names());
+        let here = 0..model.trainable_units().len();
+        let here: Vec<_> = here.map(|i| model.unit_number(i)).collect();
+        let plan = plan.keeping(&here);
+        let offload = Offload::new(&config, world_size, model.device())?;
+        plan::check_memory(&model, &config, world_size)?;
+        let sharers = placement.sharers(&mesh, &model)?;
+        let pipe = Rc::new(Pipe::new(&mesh, &placement));
         let ledger = Ledger::new(model.device())?;
         let optimizer = Optimizer::new(plan);
         let mut states = UnitStates::new(&offload, &optimizer)?;
         // Last: it changes the model, which a failure should leave as it is.
         let zero = &config.zero;
         let master_weights =
-            MasterWeights::begin(&model, &group, &precision, zero, &offload, |i, master| {
+            MasterWeights::begin(&model, dp, &precision, zero, &offload, |i, master| {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
                 states.add(&optimizer, i, master)
             })?;
-        let gradients = Gradients::new(model.units(), Rc::clone(&group), &config, &offload);
+        if !mesh_shape.is_data_parallel() {
+            model.set_pipeline(Rc::clone(&pipe) as Rc<dyn Pipeline>);
+        }
+        let of_ranks = (Rc::clone(dp), sharers);
+        let gradients = Gradients::new(model.units(), of_ranks, &config, &offload);
         let timers = Timers::new(model.device(), config.monitor.times_phases());
         compute_with(config.numerics)?;
         let gpu = Gpu::of(model.device());
         Ok(Self {
             model,
-            group,
+            mesh,
+            placement,
+            pipe,
             overflow_check: OverflowCheck::new(precision.loss_scale),
             config,
             loss: None,
             master_weights,
             states,
             optimizer,
+            state_names,
             gradients,
             accumulation: Accumulation::default(),
             pending: None,
@@ -222,7 +236,12 @@ impl Engine {
 
     /// The ranks that train together.
     pub fn group(&self) -> &Rc<ProcessGroup> {
-        &self.group
+        self.mesh.world()
+    }
+
+    /// The mesh of these ranks.
+    pub fn mesh(&self) -> &Rc<Mesh> {
+        &self.mesh
     }
 
     /// Optimizer steps done.
@@ -266,9 +285,9 @@ impl Engine {
     /// Makes a stop because of a loss or gradient that is not finite save the rows of its batch
     /// into `dir`, as an Arrow file.
     pub fn save_bad_batches(&mut self, dir: impl Into<Place>) {
-        let suffix = match self.group.world_size() {
+        let suffix = match self.group().world_size() {
             1 => String::new(),
-            _ => format!("-rank-{}", self.group.rank()),
+            _ => format!("-rank-{}", self.group().rank()),
         };
         self.overflow_check.save_bad_batches(dir.into(), suffix);
     }
@@ -276,127 +295,6 @@ impl Engine {
     fn rates(&self) -> Result<StepRates> {
         let (betas, applied) = (self.config.optimizer.betas(), self.optimizer.applied_steps());
         Ok(StepRates { lr: self.lr()?, betas: self.config.scheduler.betas(betas, applied)? })
-    }
-
-    /// The mean loss over the target tokens of `batch`, float32 scalar, with all that
-    /// [`Engine::backward`] needs. NaN where the batch has no target, as in PyTorch.
-    pub fn forward(&mut self, batch: &Batch) -> Result<Tensor> {
-        self.begin()?;
-        if self.model.is_adapter_off() {
-            let message = "`disable_adapter` leaves nothing of the model to be trained";
-            return Err(Error::new(Code::CallOrder, message)
-                .hint("use `model.logits` or `engine.evaluate` in it"));
-        }
-        // Frees the activations of a forward pass that was not used.
-        self.pending = None;
-        self.check_batch(batch)?;
-        self.row_tokens = batch.input_ids().size()[1];
-        if self.accumulation.micro_steps() == self.config.gradient_accumulation_steps {
-            return Err(step_is_due(self.accumulation.micro_steps()));
-        }
-        self.timers.discard();
-        self.timers.start(StepPhase::Forward)?;
-        let _range = range("forward");
-        let recorder = self.recorder();
-        let recorder = recorder.as_ref();
-        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        let pending = guard("forward", || {
-            let targets = targets_of(&self.model, batch)?;
-            let tokens = batch.stats()?.tokens;
-            let grad_kind = self.config.precision.grad_accum_dtype.into();
-            let pass = Pass {
-                checkpointing: self.config.activation_checkpointing,
-                seeds: self.seeds(),
-                loss_normalizer: self.loss_normalizer(targets.count())
-                    / self.overflow_check.scaler.scale(),
-                sink: Sink::new(self.model.units(), grad_kind),
-                masks: masks_of(&self.model, batch)?,
-            };
-            let activations = record(recorder, Model::SCOPE, || {
-                let hooks = Hooks { loss: self.loss.as_ref(), recorder, stop: &self.stop };
-                Activations::forward(&self.model, batch, &targets, pass, hooks)
-            })?;
-            let (loss_sum, targets) = activations.loss();
-            let loss = (&loss_sum / targets as f64).to_kind(Kind::Float);
-            Ok(Pending { loss, activations, loss_sum, targets, tokens, rows: batch.source() })
-        })?;
-        self.timers.stop()?;
-        self.timers.add_data(batch.load_time);
-        self.flops_profile = recorder.and_then(|recorder| {
-            let size = batch.input_ids().size();
-            self.model.profile(size[0], size[1], recorder)
-        });
-        let loss = pending.loss.shallow_clone();
-        self.pending = Some(pending);
-        Ok(loss)
-    }
-
-    /// Runs the backward pass of the micro batch whose `loss` [`Engine::forward`] returned, and adds
-    /// to the gradients.
-    ///
-    /// # Errors
-    /// [`Code::CallOrder`] for any other tensor, or a second time; memory is exhausted.
-    pub fn backward(&mut self, loss: &Tensor) -> Result<()> {
-        self.begin()?;
-        let Some(pending) = self.pending.take() else {
-            return Err(Error::new(Code::CallOrder, "backward without a forward before it")
-                .hint("call engine.forward(batch) first, once for each backward"));
-        };
-        if loss.data_ptr() != pending.loss.data_ptr() {
-            self.pending = Some(pending);
-            return Err(Error::new(
-                Code::CallOrder,
-                "backward needs the loss that the last engine.forward(batch) returned",
-            ));
-        }
-        self.timers.start(StepPhase::Backward)?;
-        let _range = range("backward");
-        let _counting = self.ledger.open(ledger::Kind::Buffers)?;
-        self.is_inconsistent = true;
-        let (model, gradients) = (&self.model, &mut self.gradients);
-        let micro_steps = self.accumulation.micro_steps() + 1;
-        gradients.begin(micro_steps == self.config.gradient_accumulation_steps);
-        let walk = || pending.activations.backward(model, gradients, &self.stop);
-        if let Err(e) = guard("backward", walk) {
-            if e.code() == Code::Interrupted {
-                self.forget_step();
-            }
-            return Err(e);
-        }
-        self.is_inconsistent = false;
-        self.timers.stop()?;
-        let loss = (pending.loss_sum, pending.targets);
-        self.accumulation.add(self.config.loss_average, loss, pending.tokens, pending.rows)
-    }
-
-    /// The loss normalizer of a micro batch with this many targets.
-    fn loss_normalizer(&self, targets: i64) -> f64 {
-        match self.config.loss_average {
-            LossAverage::Tokens => self.total_normalizer(),
-            LossAverage::MicroBatches => self.total_normalizer() * targets.max(1) as f64,
-        }
-    }
-
-    /// The weight of a whole step before it is known. For tokens any number would do; this one is
-    /// the same however the global batch is cut.
-    fn total_normalizer(&self) -> f64 {
-        let micro_batches =
-            (self.config.gradient_accumulation_steps * self.group.world_size()) as f64;
-        let positions = self.model.facts().max_positions.unwrap_or(USUAL_TOKENS);
-        let tokens = (positions.min(USUAL_TOKENS) - 1).max(1) as f64;
-        match self.config.loss_average {
-            LossAverage::Tokens => micro_batches * self.config.micro_batch_size as f64 * tokens,
-            LossAverage::MicroBatches => micro_batches,
-        }
-    }
-
-    fn seeds(&self) -> Seeds {
-        Seeds::new(
-            self.config.seed,
-            self.global_step,
-            self.accumulation.micro_steps() as u64,
-            self.group.rank() as u64,
-        )
     }
 
     fn check_batch(&self, batch: &Batch) -> Result<()> {
@@ -459,20 +357,56 @@ impl Engine {
     }
 }
 
-fn step_is_due(micro_steps: usize) -> Error {
-    Error::new(
-        Code::CallOrder,
-        format!("{micro_steps} micro batches are accumulated and step was not called"),
-    )
-    .hint("call engine.step() after each engine.backward(loss); it applies the gradients when they are due")
+/// The names with the shapes of whole parameters.
+fn whole_names(model: &Model, mut names: Vec<StateName>) -> Vec<StateName> {
+    for state in &mut names {
+        let unit = state.place.0;
+        let index = model.all_units()[unit].offsets().iter().position(|&at| at == state.offset);
+        if let Some(index) = index {
+            state.shape = model.whole_units()[unit].specs()[index].shape.clone();
+        }
+    }
+    names
+}
+
+/// Refuses what does not go with stages, or with ranks that share layers.
+fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
+    let MeshConfig { pipeline, tensor_parallel } = &config.mesh;
+    let (stages, ranks) = (pipeline.stages, tensor_parallel.autotp_size);
+    if stages == 1 && ranks == 1 {
+        return Ok(());
+    }
+    let option = if stages > 1 { "pipeline.stages" } else { "tensor_parallel.autotp_size" };
+    if config.monitor.flops_profiler.is_some() {
+        let what =
+            "the flops profiler measures a whole model, and each rank of this mesh has a part";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
+    if model.adapter().is_some() || model.trainable_count() < model.all_units().len() {
+        let what = "adapters and frozen parameters do not go with pipelines and tensor parallelism";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
+    if ranks == 1 {
+        return Ok(());
+    }
+    model.check_sharing(ranks)?;
+    let algorithm = &config.optimizer.algorithm;
+    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) {
+        let what = format!(
+            "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
+            algorithm.name()
+        );
+        return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
+    }
+    Ok(())
 }
 
 /// A training in float32 with AdamW, which checkpoints `every` n-th block.
 #[cfg(test)]
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
-        ActivationCheckpointing, Dtype, MonitorConfig, Numerics, OptimizerConfig, PrecisionConfig,
-        Schedule, TrainableConfig, ZeroConfig,
+        ActivationCheckpointing, Dtype, LossAverage, MeshConfig, MonitorConfig, Numerics,
+        OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -488,6 +422,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
         zero: ZeroConfig::default(),
+        mesh: MeshConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

@@ -65,7 +65,7 @@ impl Engine {
     /// computes in, if all have this rank's; `None` on the CPU and where the card is not known.
     pub fn peak_flops(&self) -> Option<f64> {
         let peak = self.gpu?.peak_flops(self.config.precision.dtype)?;
-        Some(peak * self.group.world_size() as f64)
+        Some(peak * self.mesh.world().world_size() as f64)
     }
 
     /// Rows that the optimizer steps so far were made of, over all ranks: `train_batch_size` for
@@ -77,7 +77,7 @@ impl Engine {
     /// Rows in the global batch of an optimizer step.
     pub fn train_batch_size(&self) -> usize {
         let EngineConfig { micro_batch_size, gradient_accumulation_steps, .. } = self.config;
-        micro_batch_size * gradient_accumulation_steps * self.group.world_size()
+        micro_batch_size * gradient_accumulation_steps * self.mesh.shape().dp
     }
 
     /// Tells the observers of the step that was just done.

@@ -137,11 +137,19 @@ pub(super) fn first_not_finite(
     states: &UnitStates,
     grads: &[Tensor],
 ) -> Result<Option<String>> {
-    let names: Vec<_> = model.trainable_units().iter().flat_map(FlatUnit::names).collect();
+    let trained = &model.all_units()[..model.trainable_count()];
+    let names: Vec<_> = trained.iter().flat_map(FlatUnit::names).collect();
     let (mut params, mut gradients) = (Vec::new(), Vec::new());
-    for (i, (unit, grad)) in model.trainable_units().iter().zip(grads).enumerate() {
+    for (number, unit) in trained.iter().enumerate() {
+        let Some(i) = model.local_unit(number) else {
+            // Another stage looks.
+            params.extend(unit.specs().iter().map(|_| 0));
+            gradients.extend(unit.specs().iter().map(|_| 0));
+            continue;
+        };
+        let unit = &model.units()[i];
         params.extend(states.look(i, |kept| flags(unit, shard, &kept.master))?);
-        gradients.extend(flags(unit, shard, grad)?);
+        gradients.extend(flags(unit, shard, &grads[i])?);
     }
     if let Some(i) = on_any_rank(group, &params)?.first() {
         return Ok(Some(format!("the parameter {} itself is not finite", names[*i])));

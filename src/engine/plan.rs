@@ -58,6 +58,10 @@ pub struct Setup {
     pub sharding: Sharding,
     /// Which blocks keep only their input.
     pub activation_checkpointing: Option<ActivationCheckpointing>,
+    /// Micro batches between their forward and their backward pass, at most.
+    pub in_flight: u64,
+    /// Bytes of what a stage of a pipeline is given for each of them.
+    pub incoming: u64,
 }
 
 /// Another way to run a training.
@@ -146,6 +150,8 @@ impl Setup {
                 parameters: place(config.zero.offload_param, device),
             },
             activation_checkpointing: config.activation_checkpointing,
+            in_flight: 1,
+            incoming: 0,
         }
     }
 
@@ -306,6 +312,10 @@ impl StepMemory<'_> {
             kept.push(before);
             before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
+        // Passes that wait hold all that a pass keeps.
+        let Setup { in_flight, incoming, .. } = *self.setup;
+        let waiting = (in_flight - 1) * before + in_flight * incoming;
+        kept.iter_mut().for_each(|kept| *kept += waiting);
         // The gradients that the last layer makes in its forward pass.
         let mut made = vec![false; self.units.len()];
         let mut elements = |layer: &ModelLayer| {
@@ -438,6 +448,8 @@ mod tests {
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
             sharding: Sharding { stage, world_size, optimizer, parameters },
             activation_checkpointing: None,
+            in_flight: 1,
+            incoming: 0,
         }
     }
 

@@ -27,9 +27,11 @@ impl Seeds {
         Self(mix(&[seed, global_step, micro_step, rank]))
     }
 
-    /// Seeds libtorch for layer `i`.
-    fn plant(self, i: usize) {
-        manual_seed(mix(&[self.0, i as u64]));
+    /// Seeds libtorch for layer `i` of the whole model, and gives the seed.
+    fn plant(self, i: usize) -> u64 {
+        let seed = mix(&[self.0, i as u64]);
+        manual_seed(seed);
+        seed
     }
 }
 
@@ -62,7 +64,8 @@ pub(super) struct Hooks<'a> {
 pub(super) struct Activations {
     pass: Pass,
     layers: Vec<SavedForBackward>,
-    loss_sum: Tensor,
+    /// What the last layer gave, cut off from its graph.
+    output: Option<Flow>,
     targets: i64,
 }
 
@@ -108,11 +111,14 @@ impl Pass {
     ) -> Result<Flow> {
         let layer = &model.layers()[i];
         if layer.draws() {
-            self.seeds.plant(i);
+            let seed = self.seeds.plant(layer.number);
+            model.draw_from(Some(seed));
         }
         let mut context = Context { train: true, objective, recorder, ..Context::new(&self.masks) };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
-        let output = layer.layer().forward(&params, input, &mut context)?;
+        let output = layer.layer().forward(&params, input, &mut context);
+        model.draw_from(None);
+        let output = output?;
         // The tokens of a decoder may be frozen, and what its encoder made not.
         let outputs = [Some(&output.hidden), output.encoded.as_ref(), output.bias.as_ref()];
         if with_graph && !outputs.into_iter().flatten().any(Tensor::requires_grad) {
@@ -123,10 +129,10 @@ impl Pass {
 }
 
 impl Activations {
-    /// Runs the model on `batch` with dropout; `targets` are those of its labels.
+    /// Runs the layers on `flow` with dropout; `targets` are those of the batch's labels.
     pub(super) fn forward(
         model: &Model,
-        batch: &Batch,
+        mut flow: Flow,
         targets: &Targets,
         pass: Pass,
         Hooks { loss, recorder, stop }: Hooks<'_>,
@@ -134,11 +140,11 @@ impl Activations {
         let objective =
             Some(Objective { targets, loss_normalizer: pass.loss_normalizer, function: loss });
         let mut kept = Vec::with_capacity(model.layers().len());
-        let mut flow = Flow::of(batch.input_ids().shallow_clone());
         let lowest = lowest_trainable(model)?;
         for (i, layer) in model.layers().iter().enumerate() {
             stop.check()?;
-            let input = flow.detach(i > lowest);
+            // Token ids have no gradient, and what is below all that is trained needs none.
+            let input = flow.detach(layer.number > lowest);
             let gathered = model.gather(i, Direction::Forward)?;
             let run = |with_graph| {
                 let run =
@@ -162,24 +168,38 @@ impl Activations {
                 }
             }
         }
-        Ok(Self { pass, layers: kept, loss_sum: flow.hidden, targets: targets.count() })
+        Ok(Self { pass, layers: kept, output: Some(flow), targets: targets.count() })
     }
 
-    /// The sum of the losses, float64 scalar, and the number of targets.
-    pub(super) fn loss(&self) -> (Tensor, i64) {
-        (self.loss_sum.shallow_clone(), self.targets)
+    /// What the last layer gave, once: the sum of the losses, a float64 scalar, or the flow for the
+    /// next stage.
+    pub(super) fn take_output(&mut self) -> Result<Flow> {
+        self.output.take().ok_or_else(|| Error::new(Code::Internal, "an output was taken twice"))
     }
 
-    /// Walks back from the last layer to the first and adds to `gradients`.
+    /// The number of targets.
+    pub(super) fn targets(&self) -> i64 {
+        self.targets
+    }
+
+    /// The gradient of the sum of the losses that the last layer gave.
+    pub(super) fn loss_gradient(&self, loss_sum: Option<&Tensor>) -> Result<Flow> {
+        let none = || Error::new(Code::Internal, "a last stage without losses");
+        let loss_sum = loss_sum.ok_or_else(none)?;
+        Ok(Flow::of(loss_sum.f_full_like(1.0 / self.pass.loss_normalizer)?))
+    }
+
+    /// Walks back from the last layer to the first and adds to `gradients`. `grad` is the gradient
+    /// of the output; the result is that of the input.
     pub(super) fn backward(
         self,
         model: &Model,
         gradients: &mut Gradients,
         stop: &StopSignal,
-    ) -> Result<()> {
-        let Self { pass, layers: mut kept, loss_sum, .. } = self;
+        mut grad: Flow,
+    ) -> Result<Flow> {
+        let Self { pass, layers: mut kept, .. } = self;
         pass.sink.turn_to(gradients.shared())?;
-        let mut grad = Flow::of(loss_sum.f_full_like(1.0 / pass.loss_normalizer)?);
         // The tensors of the next layer come back while this one runs.
         let mut fetch = || kept.pop().map(|kept| kept.fetch(model.device())).transpose();
         let mut coming = fetch()?;
@@ -193,7 +213,7 @@ impl Activations {
             let (input, output) = match kept {
                 SavedForBackward::Graph(input, output) => (input, output),
                 SavedForBackward::Input(input) => {
-                    let input = input.try_map(Copying::wait)?.detach(i > lowest);
+                    let input = input.try_map(Copying::wait)?.detach(layer.number > lowest);
                     let output = pass.run((model, i), &gathered, &input, true, (None, None))?;
                     (input, output)
                 }
@@ -202,7 +222,7 @@ impl Activations {
             drop((input, output, gathered));
             layer.completes.iter().try_for_each(|&unit| gradients.complete(unit))?;
         }
-        Ok(())
+        Ok(grad)
     }
 }
 
@@ -348,16 +368,24 @@ mod tests {
             let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
             let config = config(None);
             let offload = Offload::new(&config, 1, Device::Cpu).unwrap();
-            let mut gradients = Gradients::new(model.units(), group, &config, &offload);
+            let mut gradients = Gradients::new(
+                model.units(),
+                (group, vec![None, None, None, None]),
+                &config,
+                &offload,
+            );
             // Twice, to see that they add up.
             for _ in 0..2 {
                 let targets = targets_of(&model, &batch).unwrap();
                 let sink = Sink::new(model.units(), Kind::Float);
                 let masks = masks_of(&model, &batch).unwrap();
                 let pass = Pass { checkpointing, seeds, loss_normalizer, sink, masks };
-                let activations =
-                    Activations::forward(&model, &batch, &targets, pass, hooks).unwrap();
-                activations.backward(&model, &mut gradients, &stop).unwrap();
+                let ids = Flow::of(batch.input_ids().shallow_clone());
+                let mut activations =
+                    Activations::forward(&model, ids, &targets, pass, hooks).unwrap();
+                let output = activations.take_output().unwrap();
+                let grad = activations.loss_gradient(Some(&output.hidden)).unwrap();
+                activations.backward(&model, &mut gradients, &stop, grad).unwrap();
             }
             let flat = gradients.take().unwrap();
             let units = model.units().iter().zip(&flat);

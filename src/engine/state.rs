@@ -16,7 +16,7 @@
 //! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no
 //! generator state: dropout is seeded from the step. A checkpoint directory also loads as a model.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{ADAPTER_WEIGHTS, OriginRecord, is_of_adapter},
+    model::{ADAPTER_WEIGHTS, FlatUnit, OriginRecord, Pipeline, Run, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -164,55 +164,99 @@ impl Engine {
         let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
         safetensors::write(path, entries, |i| {
-            let ParamPlace { unit, offset, numel, .. } = params[i];
-            let flat = fetch(&mut whole, unit, || {
-                if !self.model.units()[unit].is_trainable() {
-                    return self.master_weights.frozen(unit);
-                }
-                self.states.look(unit, |kept| self.master_weights.whole(unit, &kept.master))
-            })?;
-            Ok(flat.f_narrow(0, offset, numel)?)
+            let ParamPlace { unit, index, shape, .. } = params[i];
+            let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
+                let flat = fetch(&mut whole, i, || {
+                    if !self.model.units()[i].is_trainable() {
+                        return self.master_weights.frozen(i);
+                    }
+                    self.states.look(i, |kept| self.master_weights.whole(i, &kept.master))
+                })?;
+                self.joined((unit, index), flat)
+            });
+            self.of_stage(unit, own.transpose()?, (shape, Kind::Float))
         })
     }
 
     fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
-        let names = self.optimizer.names();
+        let names = &self.state_names;
         let entries = names.iter().map(|state| float_entry(&state.name, &state.shape));
+        let kind = self.optimizer.state_kind();
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
-            let StateName { place, offset, ref shape, .. } = names[i];
-            let flat = fetch(&mut whole, place, || {
-                let whole =
-                    |kept: &UnitState| self.optimizer.whole(&self.group, place, &kept.state);
-                self.states.look(place.0, whole)
-            })?;
-            Ok(flat.f_narrow(0, offset, shape.iter().product::<i64>())?)
+            let state = &names[i];
+            let StateName { place: (unit, slot), ref shape, .. } = *state;
+            let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
+                let flat = fetch(&mut whole, (i, slot), || {
+                    let dp = self.mesh.dp();
+                    let whole = |kept: &UnitState| self.optimizer.whole(dp, (i, slot), &kept.state);
+                    self.states.look(i, whole)
+                })?;
+                self.joined((unit, self.index_of(state)?), flat)
+            });
+            self.of_stage(unit, own.transpose()?, (shape, kind))
         })
     }
 
-    /// Every parameter's place in its unit.
-    fn params(&self) -> Vec<ParamPlace<'_>> {
-        let mut places = Vec::new();
-        for (unit, flat) in self.model.units().iter().enumerate() {
-            places.extend(flat.specs().iter().zip(flat.offsets()).map(|(spec, &offset)| {
-                ParamPlace {
-                    name: &spec.name,
-                    shape: &spec.shape,
-                    unit,
-                    offset,
-                    numel: spec.numel(),
-                }
-            }));
+    /// The parameter, by its number in its unit, that a state tensor is of.
+    fn index_of(&self, state: &StateName) -> Result<usize> {
+        let offsets = self.model.all_units()[state.place.0].offsets();
+        let index = offsets.iter().position(|&offset| offset == state.offset);
+        index
+            .ok_or_else(|| Error::new(Code::Internal, format!("{} is of no parameter", state.name)))
+    }
+
+    /// Parameter `index` of unit `unit` of the whole model, flat, from `flat`, which is laid out as
+    /// this rank's part of the unit.
+    fn joined(&self, (unit, index): (usize, usize), flat: &Tensor) -> Result<Tensor> {
+        let layout = &self.model.all_units()[unit];
+        let (spec, offset) = (&layout.specs()[index], layout.offsets()[index]);
+        let part = flat.f_narrow(0, offset, spec.numel())?.f_view(&spec.shape[..])?;
+        Ok(self.model.joined(unit, index, &part)?.f_reshape([-1i64])?)
+    }
+
+    /// The number here of a unit of the whole model, if this stage speaks for it.
+    fn own_unit(&self, number: usize) -> Option<usize> {
+        self.model.local_unit(number).filter(|_| self.pipe.owns(number))
+    }
+
+    /// A part of a unit of the whole model, which the stage that speaks for it gives, on all stages.
+    fn of_stage(
+        &self,
+        unit: usize,
+        own: Option<Tensor>,
+        (shape, kind): (&[i64], Kind),
+    ) -> Result<Tensor> {
+        let numel = shape.iter().product::<i64>();
+        match (self.mesh.shape().pp, own) {
+            (1, Some(own)) => Ok(own),
+            (_, own) => self.pipe.bring(unit, own.as_ref(), (&[numel], kind)),
         }
-        places
+    }
+
+    /// Every parameter of the whole model.
+    fn params(&self) -> Vec<ParamPlace<'_>> {
+        let units = self.model.whole_units().iter().enumerate();
+        let of_unit = |(unit, flat)| {
+            let specs = FlatUnit::specs(flat).iter().enumerate();
+            specs.map(move |(index, spec)| ParamPlace {
+                name: &spec.name,
+                shape: &spec.shape,
+                unit,
+                index,
+            })
+        };
+        units.flat_map(of_unit).collect()
     }
 
     /// Bytes that [`Engine::write_state`] will write, about.
     pub fn state_bytes(&self) -> u64 {
         const JSON_BYTES: u64 = 4 << 20;
         let files = self.parameter_files();
-        let params = files.iter().flat_map(|(_, params)| params).map(|param| param.numel as u64);
-        let numel = params.sum::<u64>() + self.optimizer.state_numel();
+        let params = files.iter().flat_map(|(_, params)| params).map(|param| param.shape);
+        let state = self.state_names.iter().map(|state| &state.shape[..]);
+        let numel = |shape: &[i64]| shape.iter().product::<i64>() as u64;
+        let numel = params.chain(state).map(numel).sum::<u64>();
         Dtype::Fp32.bytes() * numel + JSON_BYTES
     }
 
@@ -237,25 +281,41 @@ impl Engine {
             check_names(dir, &file, &named)?;
             params.0.push(file);
         }
-        let named_state: Vec<_> =
-            self.optimizer.names().into_iter().map(|state| (state.name, state.shape)).collect();
+        let named_state: Vec<_> = self
+            .state_names
+            .iter()
+            .map(|state| (state.name.clone(), state.shape.clone()))
+            .collect();
         check_names(dir, &optimizer, &named_state)?;
         self.is_inconsistent = true;
         let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
         let (model, master_weights) = (&self.model, &self.master_weights);
         let rules = &self.optimizer;
+        let place = |state: &'_ StateName| {
+            let index = self.index_of(state)?;
+            Ok((state.name.clone(), (state.place.0, index)))
+        };
+        let places: BTreeMap<String, _> =
+            self.state_names.iter().map(place).collect::<Result<_>>()?;
         self.states.change(|units| {
             for (i, UnitState { master, state }) in units {
                 let unit = &model.units()[*i];
-                for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+                let number = model.unit_number(*i);
+                for (index, (spec, &offset)) in unit.specs().iter().zip(unit.offsets()).enumerate()
+                {
                     let end = offset + spec.numel();
                     if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
                         let into = master.f_narrow(0, at, to - from)?;
-                        params.copy_part(&spec.name, from - offset, &into)?;
+                        let runs = model.runs(number, index);
+                        let read = |at, into: &Tensor| params.copy_part(&spec.name, at, into);
+                        read_runs(&runs, (from - offset, &into), read)?;
                     }
                 }
                 for piece in rules.pieces(*i, state) {
-                    optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
+                    let (unit, index) = places[&piece.name[..]];
+                    let runs = model.runs(unit, index);
+                    let read = |at, into: &Tensor| optimizer.copy_part(&piece.name, at, into);
+                    read_runs(&runs, (piece.start, &piece.tensor), read)?;
                 }
             }
             master_weights.publish(units)
@@ -344,8 +404,24 @@ struct ParamPlace<'a> {
     name: &'a str,
     shape: &'a [i64],
     unit: usize,
-    offset: i64,
-    numel: i64,
+    index: usize,
+}
+
+/// Reads the elements from `start` on of a rank's part of a tensor, as many as `into` has: `runs` say
+/// where they are in the file, of which `read` gives those from a place on.
+fn read_runs(
+    runs: &[Run],
+    (start, into): (i64, &Tensor),
+    read: impl Fn(i64, &Tensor) -> Result<()>,
+) -> Result<()> {
+    let end = start + into.numel() as i64;
+    for run in runs {
+        let (from, to) = (run.part.max(start), (run.part + run.len).min(end));
+        if from < to {
+            read(run.whole + from - run.part, &into.f_narrow(0, from - start, to - from)?)?;
+        }
+    }
+    Ok(())
 }
 
 fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> TensorEntry<'a> {

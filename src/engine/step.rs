@@ -13,10 +13,11 @@ use super::{
 };
 use crate::{
     bridge::{memory as ledger, trace::range},
-    dist::ShardSpec,
+    dist::{ReduceOp, ShardSpec},
     error::{Code, Error, Result},
-    optim::{StepRates, UnitTensors, squared_norm},
-    tensor::{Tensor, guard, no_grad},
+    model::{FlatUnit, Split},
+    optim::{StepRates, UnitTensors, norm_count, norms, squared_norm},
+    tensor::{Device, Kind, Tensor, guard, no_grad},
 };
 
 impl Engine {
@@ -65,11 +66,12 @@ impl Engine {
         rates: StepRates,
     ) -> Result<Result<StepOutcome>> {
         let mut grads = no_grad(|| self.gradients.take())?;
+        no_grad(|| self.sum_parts(&grads))?;
         self.timers.start(StepPhase::Step)?;
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
         let loss_scale = self.overflow_check.scaler.shown();
-        let launched = self.optimizer.is_fused() && self.states.is_on(self.group.device());
+        let launched = self.optimizer.is_fused() && self.states.is_on(self.mesh.world().device());
         if launched {
             // They are looked at again where the step stops the training.
             self.apply(&mut grads, rates, (&totals, true))?;
@@ -85,7 +87,8 @@ impl Engine {
         if let StepDecision::Stop(reason) = verdict {
             let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
             let states = &self.states;
-            let culprit = first_not_finite(&self.model, &self.group, shard, states, &grads)?;
+            let world = self.mesh.world();
+            let culprit = first_not_finite(&self.model, world, shard, states, &grads)?;
             let step = self.global_step + 1;
             return Ok(Err(self.overflow_check.stop(
                 &reason,
@@ -108,16 +111,99 @@ impl Engine {
     /// The sums of micro batches and of the gradient's norm over all ranks. Every
     /// rank takes its slice's part of a norm, so that the stages agree to the bit.
     fn totals(&self, accumulation: &Accumulation, grads: &[Tensor]) -> Result<Totals> {
-        let (shard, whole) = (ShardSpec::of(&self.group), self.master_weights.shard().is_none());
+        let (dp, world) = (self.mesh.dp(), self.mesh.world());
+        let (shard, whole) = (ShardSpec::of(dp), self.master_weights.shard().is_none());
         let own = |grad: &Tensor| if whole { shard.slice(grad) } else { Ok(grad.shallow_clone()) };
         let own: Vec<_> = grads.iter().map(own).collect::<Result<_>>()?;
-        let device = self.group.device();
-        let sums = accumulation.sums(&squared_norm(&own, device)?, device)?;
-        Totals::over(
-            &self.group,
-            sums,
-            self.total_normalizer() / self.overflow_check.scaler.scale(),
-        )
+        let device = world.device();
+        let sums = accumulation.sums(&self.square(&own)?, device)?;
+        Totals::over(world, sums, self.total_normalizer() / self.overflow_check.scaler.scale())
+    }
+
+    /// The square of the gradients `own` of this rank; that of all stages is the last one's, from the
+    /// same norms in the same order as one stage has them.
+    fn square(&self, own: &[Tensor]) -> Result<Tensor> {
+        let (device, shape) = (self.mesh.world().device(), self.mesh.shape());
+        if shape.tp > 1 {
+            return self.square_of_parts(own);
+        }
+        if shape.pp == 1 {
+            return squared_norm(own, device);
+        }
+        let units = self.model.all_units();
+        let len = |unit: &FlatUnit| unit.numel_for(shape.dp) / shape.dp as i64;
+        let like = own.first().map_or(Device::Cpu, Tensor::device);
+        let counts = units.iter().map(|unit| norm_count(len(unit), like));
+        let all = Tensor::f_zeros([counts.clone().sum::<i64>()], (Kind::Double, device))?;
+        let mut start = 0;
+        for (number, count) in counts.enumerate() {
+            let local = self.model.local_unit(number);
+            // What stages share is counted once.
+            if let Some(i) = local.filter(|_| self.placement.owner(number) == self.mesh.place().pp)
+            {
+                let norms = norms(&own[i..=i])?.f_to_device(device)?;
+                all.f_narrow(0, start, count)?.f_copy_(&norms)?;
+            }
+            start += count;
+        }
+        self.mesh.pp().all_reduce(&all, ReduceOp::Sum)?;
+        match self.mesh.is_last_stage() {
+            true => Ok(all.f_dot(&all)?),
+            false => Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?),
+        }
+    }
+
+    /// The square of what this rank counts, where ranks share layers: its parts, and of what all of
+    /// them have whole the first rank's.
+    fn square_of_parts(&self, own: &[Tensor]) -> Result<Tensor> {
+        let mut counted = Vec::new();
+        for (i, grad) in own.iter().enumerate() {
+            let number = self.model.unit_number(i);
+            if self.placement.owner(number) != self.mesh.place().pp {
+                continue;
+            }
+            for (index, part) in self.parts_of(i, grad, ShardSpec::of(self.mesh.dp()))? {
+                let is_part = matches!(self.model.split(number, index), Some(Split::Even { .. }));
+                if is_part || self.mesh.place().tp == 0 {
+                    counted.push(part);
+                }
+            }
+        }
+        squared_norm(&counted, self.mesh.world().device())
+    }
+
+    /// The parameters of unit `i` that lie in `flat`, a slice of the unit as `shard` says, each with
+    /// its number in the unit.
+    fn parts_of(&self, i: usize, flat: &Tensor, shard: ShardSpec) -> Result<Vec<(usize, Tensor)>> {
+        let unit = &self.model.units()[i];
+        let mut parts = Vec::new();
+        for (index, (spec, &offset)) in unit.specs().iter().zip(unit.offsets()).enumerate() {
+            let found = shard.overlap(unit.padded_numel(), offset, offset + spec.numel());
+            if let Some((from, to, at)) = found {
+                parts.push((index, flat.f_narrow(0, at, to - from)?));
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Sums the gradients of which each of the ranks that share layers has made a part.
+    fn sum_parts(&self, grads: &[Tensor]) -> Result<()> {
+        let tp = self.mesh.tp();
+        if tp.world_size() == 1 {
+            return Ok(());
+        }
+        let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
+        for (i, grad) in grads.iter().enumerate() {
+            let number = self.model.unit_number(i);
+            for (index, part) in self.parts_of(i, grad, shard)? {
+                if self.model.split(number, index) == Some(&Split::Summed) {
+                    let sum = part.f_to_device(tp.device())?;
+                    tp.all_reduce(&sum, ReduceOp::Sum)?;
+                    part.shallow_clone().f_copy_(&sum)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Updates the units, where the totals allow it. Gradients that are not to be kept are freed on
@@ -129,7 +215,7 @@ impl Engine {
         (totals, keep): (&Totals, bool),
     ) -> Result<()> {
         let (optimizer, group, master_weights) =
-            (&self.optimizer, &self.group, &self.master_weights);
+            (&self.optimizer, self.mesh.dp(), &self.master_weights);
         let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
         self.states.change(|units| {
             let mut updates = Vec::new();
@@ -150,7 +236,7 @@ impl Engine {
     /// the micro batches of its step forgotten. An optimizer step is always finished. Only for an
     /// engine that is alone: other ranks would wait.
     pub fn stop_when(&mut self, stop: Rc<dyn Fn() -> bool>) {
-        if self.group.world_size() == 1 {
+        if self.mesh.world().world_size() == 1 {
             self.stop = StopSignal(Some(stop));
         }
     }

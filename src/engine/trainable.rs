@@ -47,14 +47,14 @@ pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
     model.trained(is_trained)
 }
 
-/// The work of the optimizer of `config` on the units of `model` that are trained, of which `shard` is this rank's.
+/// The work of the optimizer of `config` on the units of the whole model that are trained, of which `shard` is this rank's.
 pub(super) fn optimizer_plan(
     model: &Model,
     config: &EngineConfig,
     world_size: usize,
     shard: Option<ShardSpec>,
 ) -> Result<OptimizerPlan> {
-    let (trained, frozen) = model.units().split_at(model.trainable_units().len());
+    let (trained, frozen) = model.all_units().split_at(model.trainable_count());
     let frozen: Vec<&str> = frozen.iter().flat_map(FlatUnit::names).collect();
     OptimizerPlan::beside(&config.optimizer, &layouts(trained, world_size), shard, &frozen)
 }

@@ -181,7 +181,7 @@ impl<'a> Batch<'a> {
 
     /// Makes one pass; false once nothing is left on any rank.
     fn pass(&mut self, watch: &mut dyn Watch) -> Result<bool> {
-        if watch.must_stop() {
+        if self.model.any_stage(watch.must_stop())? {
             let all = (0..self.running.len()).map(|slot| (slot, FinishReason::Interrupted));
             self.end(all.collect(), watch)?;
             for text in self.next..self.prompts.len() {
@@ -209,7 +209,7 @@ impl<'a> Batch<'a> {
                 let logits = self.decode()?;
                 self.grow(0..self.running.len(), &logits, watch)?;
             }
-            Pass::Idle => self.model.participate(first..self.model.layers().len())?,
+            Pass::Idle => self.model.participate(first..self.model.all_layers().len())?,
         }
         Ok(true)
     }

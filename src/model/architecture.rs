@@ -117,9 +117,12 @@ impl LayerSpec {
 }
 
 /// A layer in a model.
+#[derive(Clone)]
 pub struct ModelLayer {
     /// Its name.
     pub name: String,
+    /// Its number in the whole model.
+    pub number: usize,
     pub(super) layer: Rc<dyn Layer>,
     /// Where its parameters are.
     pub(super) places: Places,
@@ -157,7 +160,8 @@ impl Architecture {
         let (mut seen, mut blocks) = (BTreeSet::new(), 0..);
         let placed: Result<_> = made
             .into_iter()
-            .map(|(own, layer, name, borrowed, is_block)| {
+            .enumerate()
+            .map(|(number, (own, layer, name, borrowed, is_block))| {
                 let place = |param: &String| {
                     places.get(param).copied().ok_or_else(|| {
                         Error::new(
@@ -173,7 +177,7 @@ impl Architecture {
                 });
                 let block = if is_block { blocks.next() } else { None };
                 let places = Places { own, borrowed, attached: Vec::new() };
-                Ok(ModelLayer::new((name, layer.into(), block), places, &mut seen))
+                Ok(ModelLayer::new((number, name, layer.into(), block), places, &mut seen))
             })
             .collect();
         Ok((placed?, units))
@@ -181,9 +185,14 @@ impl Architecture {
 }
 
 impl ModelLayer {
+    /// The units that it uses.
+    pub fn units(&self) -> &[usize] {
+        &self.units
+    }
+
     /// A layer behind those that use the units in `seen`.
     pub(super) fn new(
-        (name, layer, block): (String, Rc<dyn Layer>, Option<usize>),
+        (number, name, layer, block): (usize, String, Rc<dyn Layer>, Option<usize>),
         places: Places,
         seen: &mut BTreeSet<usize>,
     ) -> Self {
@@ -195,7 +204,7 @@ impl ModelLayer {
             }
         }
         let completes = units.iter().copied().filter(|unit| seen.insert(*unit)).collect();
-        Self { name, layer, places, units, completes, block }
+        Self { name, number, layer, places, units, completes, block }
     }
 
     /// The computation of the layer.

@@ -54,7 +54,8 @@ impl Model {
         }
     }
 
-    /// Runs the layers on `input_ids` `[B, T]` without gradients; the result is that of the last.
+    /// Runs the layers on `input_ids` `[B, T]` without gradients; the result is that of the last, on
+    /// all stages of a pipeline, which must all call it.
     ///
     /// A pass that goes on with texts begins at the decoder, if there is one: what it looks at of the
     /// encoder's output is in the caches.
@@ -69,21 +70,33 @@ impl Model {
         no_grad(|| {
             let resumes = matches!(caches, Some((CachePass::Decode(_), _)));
             let first = if resumes { self.first_of_decoder() } else { 0 };
-            let mut flow = Flow::of(input_ids.shallow_clone());
-            for (i, layer) in self.layers().iter().enumerate().skip(first) {
+            let (pipeline, end) = (self.pipeline(), self.all_layers().len());
+            let here = |layer: &&ModelLayer| layer.number >= first;
+            let begins = self.layers().iter().find(here).map(|layer| layer.number);
+            let mut flow = match (&pipeline, begins) {
+                (Some(pipeline), Some(begin)) if begin > first => pipeline.receive_any()?,
+                _ => Flow::of(input_ids.shallow_clone()),
+            };
+            let of_pass = self.layers().iter().enumerate();
+            for (i, layer) in of_pass.filter(|(_, layer)| layer.number >= first) {
                 let gathered = self.gather(i, Direction::Forward)?;
                 let cache = caches.as_mut().map(|(pass, caches)| (&**pass, &mut caches[i]));
                 let mut context = Context { objective, cache, last_only, ..Context::new(masks) };
                 flow = layer.layer().forward(&gathered.params(i, None), &flow, &mut context)?;
             }
-            Ok(flow.hidden)
+            let Some(pipeline) = pipeline else { return Ok(flow.hidden) };
+            let is_last = self.layers().last().is_some_and(|layer| layer.number + 1 == end);
+            if !is_last && begins.is_some() {
+                pipeline.send_any(&flow)?;
+            }
+            pipeline.share(is_last.then_some(&flow.hidden))
         })
     }
 
-    /// The first layer of a pass that goes on with texts.
+    /// The first layer, of the whole model, of a pass that goes on with texts.
     pub fn first_of_decoder(&self) -> usize {
         let begins = |layer: &ModelLayer| layer.layer().begins_decoder();
-        self.layers().iter().position(begins).unwrap_or(0)
+        self.all_layers().iter().position(begins).unwrap_or(0)
     }
 }
 

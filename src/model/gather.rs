@@ -2,7 +2,7 @@
 
 use std::{ops::Range, rc::Rc};
 
-use super::{Direction, FlatUnit, Model, ParameterStore, Params, Sink};
+use super::{Direction, FlatUnit, Model, ParameterStore, Params, Pipeline, Sink};
 use crate::{error::Result, tensor::check_memory};
 
 /// Units whose parameters are there.
@@ -16,7 +16,7 @@ impl Model {
     /// Gathers the parameters of layer `i` in a pass in this direction. Every rank must gather all
     /// layers of a pass in its order, or what was prefetched stays there until the next pass.
     pub fn gather(&self, i: usize, direction: Direction) -> Result<Gathered<'_>> {
-        let layers = &self.layers;
+        let layers = self.layers();
         let reads = |i: usize| {
             let layer = &layers[i];
             let reads = direction == Direction::Forward || layer.layer.backward_reads_params();
@@ -51,35 +51,42 @@ impl Model {
         for (at, &unit) in units.iter().enumerate() {
             if let Some(store) = &gathered.store {
                 let then: Vec<usize> = units[at + 1..].iter().chain(following).copied().collect();
-                store.gather(&self.units, unit, &then)?;
+                store.gather(self.units(), unit, &then)?;
             }
             gathered.units.push(unit);
         }
         Ok(gathered)
     }
 
-    /// Takes part in these layers of a forward pass that another rank makes.
-    pub fn participate(&self, mut layers: Range<usize>) -> Result<()> {
-        layers.try_for_each(|i| self.gather(i, Direction::Forward).map(drop))
+    /// Takes part in these layers, of those of the whole model, of a forward pass that another rank
+    /// makes.
+    pub fn participate(&self, layers: Range<usize>) -> Result<()> {
+        let here = self.layers().iter().enumerate();
+        let mut here = here.filter(|(_, layer)| layers.contains(&layer.number));
+        here.try_for_each(|(i, _)| self.gather(i, Direction::Forward).map(drop))
     }
 
     /// Whether parameters are on other ranks too, so that all ranks must run the layers together.
     pub fn is_sharded(&self) -> bool {
-        self.store.borrow().is_some()
+        self.store.borrow().is_some() || self.pipeline.borrow().is_some()
     }
 
-    /// [`ParameterStore::any`]; without a store a rank goes its own way.
+    /// Whether `flag` is set on any of the ranks that run the layers together; without such a rank
+    /// goes its own way.
     pub fn any(&self, flag: bool) -> Result<bool> {
+        if let Some(pipeline) = self.pipeline() {
+            return pipeline.any(flag);
+        }
         self.store.borrow().as_ref().map_or(Ok(flag), |store| store.any(flag))
     }
 
     /// Brings all parameters here for good: their first values, or from other ranks, which all must
     /// call it then.
     pub fn make_whole(&self) -> Result<()> {
-        let absent = self.units.iter().filter(|unit| !unit.is_here());
+        let absent = self.units().iter().filter(|unit| !unit.is_here());
         let bytes = absent.map(FlatUnit::bytes).sum();
         check_memory(self.device, bytes, "the model")?;
-        (0..self.units.len()).try_for_each(|i| self.materialize(i))?;
+        (0..self.units().len()).try_for_each(|i| self.materialize(i))?;
         self.set_store(None);
         Ok(())
     }
@@ -88,16 +95,36 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            return self.fill(initializer, &self.units[i]);
+            let unit = &self.units()[i];
+            return match self.unit_part(i) {
+                Some(part) => initializer.fill(unit, Some(&part)),
+                None => self.fill(initializer, unit),
+            };
         }
         let store = self.store.borrow().clone();
-        store.map_or(Ok(()), |store| store.gather(&self.units, i, &[]))
+        store.map_or(Ok(()), |store| store.gather(self.units(), i, &[]))
     }
 
     /// Whether the first values of parameters are those that a recipe gave on this rank, and are still
     /// to be used.
     pub fn starts_from_values(&self) -> bool {
         self.initializer.borrow().as_ref().is_some_and(|initializer| initializer.is_of_values())
+    }
+
+    /// As [`Model::any`] where the ranks of a pipeline wait for each other within a pass; else a rank
+    /// decides for itself.
+    pub fn any_stage(&self, flag: bool) -> Result<bool> {
+        self.pipeline().map_or(Ok(flag), |pipeline| pipeline.any(flag))
+    }
+
+    /// The way to the other stages, if there are any.
+    pub(super) fn pipeline(&self) -> Option<Rc<dyn Pipeline>> {
+        self.pipeline.borrow().clone()
+    }
+
+    /// Sets the way to the other stages of a model that was [cut](Model::cut).
+    pub fn set_pipeline(&self, pipeline: Rc<dyn Pipeline>) {
+        *self.pipeline.borrow_mut() = Some(pipeline);
     }
 
     /// Sets where the parameters are from now on while they are not used; `None` for here.
@@ -111,15 +138,17 @@ impl Gathered<'_> {
     /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
     /// they make by hand there.
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
-        let params = Params::new(&self.model.units, &self.model.layers[i].places, sink);
-        params.without_adapter(self.model.is_adapter_off.get())
+        let params = Params::new(self.model.units(), &self.model.layers()[i].places, sink);
+        params
+            .without_adapter(self.model.is_adapter_off.get())
+            .shared_by(self.model.tensor_parallel())
     }
 }
 
 impl Drop for Gathered<'_> {
     fn drop(&mut self) {
         if let Some(store) = &self.store {
-            self.units.iter().for_each(|&unit| store.release(&self.model.units, unit));
+            self.units.iter().for_each(|&unit| store.release(self.model.units(), unit));
         }
     }
 }

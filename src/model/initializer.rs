@@ -5,9 +5,9 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::{FlatUnit, Init, files::StoredWeights};
+use super::{FlatUnit, Init, files::StoredWeights, part::UnitPart};
 use crate::{
-    error::Result,
+    error::{Code, Result},
     tensor::{Device, Kind, SafetensorsFile, Tensor, guard, manual_seed, mix, no_grad},
 };
 
@@ -44,7 +44,7 @@ impl Initializer {
 
     /// Takes memory for a unit and gives it its first values, which are the same in whatever order
     /// the units come. A unit that is here stays as it is.
-    pub(super) fn fill(&self, unit: &FlatUnit) -> Result<()> {
+    pub(super) fn fill(&self, unit: &FlatUnit, part: Option<&UnitPart<'_>>) -> Result<()> {
         if unit.is_here() {
             return Ok(());
         }
@@ -52,6 +52,9 @@ impl Initializer {
             no_grad(|| {
                 // The padding too.
                 let _ = unit.allocate()?.f_zero_()?;
+                if let Some(part) = part {
+                    return self.fill_part(unit, part);
+                }
                 match self {
                     Self::Seed(seed) => draw(unit, *seed),
                     Self::Files(weights) => weights.fill(unit),
@@ -69,6 +72,26 @@ impl Initializer {
             unit.release()?;
         }
         filled
+    }
+}
+
+impl Initializer {
+    /// Gives a rank its part of each parameter, which is whole for a moment.
+    fn fill_part(&self, unit: &FlatUnit, part: &UnitPart<'_>) -> Result<()> {
+        for ((spec, param), split) in part.specs.iter().zip(unit.params()).zip(part.splits) {
+            let whole = FlatUnit::absent(vec![spec.clone()], Device::Cpu)?;
+            let _ = whole.allocate()?.f_zero_()?;
+            match self {
+                Self::Seed(seed) => draw(&whole, *seed)?,
+                Self::Files(weights) => weights.fill(&whole)?,
+                Self::Values(_) | Self::Adapted { .. } => {
+                    bail!(Code::Internal, "values that are not shared among ranks")
+                }
+            }
+            let own = split.take(&whole.params()[0], part.rank, part.ranks)?;
+            param.f_data()?.f_copy_(&own)?;
+        }
+        Ok(())
     }
 }
 
@@ -126,7 +149,7 @@ mod tests {
         let units = [unit(["a", "b"]), unit(["c", "b"]), unit(["a", "d"])];
         let initializer = Initializer::Seed(7);
         for i in [1, 0, 2] {
-            initializer.fill(&units[i]).unwrap();
+            initializer.fill(&units[i], None).unwrap();
         }
         let [one, other, again] = units.each_ref().map(numbers);
         assert_eq!(one, again);
@@ -140,9 +163,9 @@ mod tests {
     #[test]
     fn what_is_here_stays_as_it_is() {
         let unit = unit(["a", "b"]);
-        Initializer::Seed(7).fill(&unit).unwrap();
+        Initializer::Seed(7).fill(&unit, None).unwrap();
         let _ = unit.flat().unwrap().shallow_clone().fill_(3.0);
-        Initializer::Seed(8).fill(&unit).unwrap();
+        Initializer::Seed(8).fill(&unit, None).unwrap();
         assert!(numbers(&unit).iter().all(|&x| x == 3.0));
     }
 }

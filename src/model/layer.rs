@@ -9,8 +9,10 @@ use super::{
     cost::{LayerCost, Workload},
     loss::Objective,
     masks::Masks,
+    param_id::ParamId,
     params::Params,
     profile::Recorder,
+    split::Split,
 };
 use crate::{error::Result, tensor::Tensor};
 
@@ -110,6 +112,17 @@ pub trait Layer {
     /// Whether the layer is where a decoder begins, behind the last layer of an encoder.
     fn begins_decoder(&self) -> bool {
         false
+    }
+
+    /// How the ranks that share the layer divide its parameters: those that are not named they have
+    /// whole.
+    fn splits(&self) -> Vec<(ParamId, Split)> {
+        Vec::new()
+    }
+
+    /// The numbers that as many ranks as share the layer must divide, each with its name.
+    fn divisible(&self) -> Vec<(&'static str, i64)> {
+        Vec::new()
     }
 
     /// Whether the backward pass reads the parameters.

@@ -1,7 +1,8 @@
 //! The cost of a model, layer by layer: derived from shapes, or measured on small batches.
 
 use super::{
-    Context, Direction, Flow, LayerCost, Masks, Model, Objective, ParamPlace, Targets, Workload,
+    Context, Direction, Flow, LayerCost, Masks, Model, ModelLayer, Objective, ParamPlace, Targets,
+    Workload,
     cost::FLOAT_BYTES,
     measured::{Measured, Sample},
     profile::{ModuleProfile, Recorder},
@@ -27,9 +28,13 @@ impl Model {
     /// The cost of each layer for `work`; `None` where one's is neither known nor
     /// [measured](Model::measure).
     pub fn costs(&self, work: &Workload) -> Option<Vec<LayerCost>> {
+        self.costs_of(self.layers(), work)
+    }
+
+    fn costs_of(&self, layers: &[ModelLayer], work: &Workload) -> Option<Vec<LayerCost>> {
         let measured = |i: usize| self.measured.get().map(|layers| layers[i].cost(work));
-        let layers = self.layers().iter().enumerate();
-        layers.map(|(i, layer)| layer.layer().cost(work).or_else(|| measured(i))).collect()
+        let cost = |layer: &ModelLayer| layer.layer().cost(work).or_else(|| measured(layer.number));
+        layers.iter().map(cost).collect()
     }
 
     /// Whether the cost of each layer is known.
@@ -41,7 +46,8 @@ impl Model {
     /// scopes have the names of these modules. `None` where what a layer does is not known.
     pub fn profile(&self, rows: i64, tokens: i64, recorder: &Recorder) -> Option<ModuleProfile> {
         let work = self.work(rows, tokens);
-        let layers = self.layers().iter().zip(self.costs(&work)?);
+        let all = self.all_layers();
+        let layers = all.iter().zip(self.costs_of(all, &work)?);
         let named =
             layers.map(|(layer, cost)| ModuleProfile { name: layer.name.clone(), ..cost.profile });
         let whole = ModuleProfile::new(Self::SCOPE, "Model").with(named.collect());

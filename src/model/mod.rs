@@ -8,6 +8,7 @@ mod adapters;
 mod architecture;
 mod cache;
 mod cost;
+mod cut;
 mod families;
 mod files;
 mod forward;
@@ -22,8 +23,12 @@ mod modules;
 mod origin;
 mod param_id;
 mod params;
+mod part;
+mod pipeline;
 mod profile;
+mod split;
 mod store;
+mod tensor_parallel;
 mod trainable;
 mod unit;
 mod unit_gradient;
@@ -45,8 +50,11 @@ pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
 pub use origin::{Origin, OriginRecord};
 pub use params::{Params, Places};
+pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
+pub use split::{Run, Split};
 pub use store::{Direction, ParameterStore};
+pub use tensor_parallel::{LayerRanks, TensorParallel};
 pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
@@ -61,6 +69,7 @@ use self::{
     files::{Companions, StoredWeights},
     initializer::Initializer,
     measured::Measured,
+    part::Stage,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -89,6 +98,10 @@ pub struct Model {
     origin_record: OnceCell<OriginRecord>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
+    /// The way to the other stages; `None` where all layers are here.
+    pipeline: RefCell<Option<Rc<dyn Pipeline>>>,
+    /// The layers of this rank, where other ranks have the others.
+    stage: OnceCell<Stage>,
     /// The measured cost of layers whose shapes do not tell it.
     measured: OnceCell<Vec<Measured>>,
 }
@@ -174,6 +187,8 @@ impl Model {
             origin: Origin::Memory,
             origin_record: OnceCell::new(),
             store: RefCell::default(),
+            pipeline: RefCell::default(),
+            stage: OnceCell::new(),
             measured: OnceCell::new(),
         }
     }
@@ -187,19 +202,27 @@ impl Model {
         &self.facts
     }
 
-    /// The parameter units, in the order of the layers that own them; those that are trained come first.
+    /// The parameter units, in the order of the layers that own them, those that are trained first: of
+    /// this rank's stage.
     pub fn units(&self) -> &Rc<[FlatUnit]> {
-        &self.units
+        self.stage.get().map_or(&self.units, |stage| &stage.units)
     }
 
     /// The units that are trained: the first ones.
     pub fn trainable_units(&self) -> &[FlatUnit] {
-        &self.units[..self.trainable]
+        // Where there are stages, all are.
+        let count = self.stage.get().map_or(self.trainable, |stage| stage.units.len());
+        &self.units()[..count]
     }
 
-    /// The layers in the order of the forward pass.
+    /// How many units of the whole model are trained: the first ones.
+    pub fn trainable_count(&self) -> usize {
+        self.trainable
+    }
+
+    /// The layers in the order of the forward pass: those of this rank's stage.
     pub fn layers(&self) -> &[ModelLayer] {
-        &self.layers
+        self.stage.get().map_or(&self.layers, |stage| &stage.layers)
     }
 
     /// The number of equal layers, which activation checkpointing counts.
@@ -233,7 +256,7 @@ impl Model {
 
     /// Every parameter with its Hugging Face name, empty where its unit is not on this rank now.
     pub fn named_params(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.units
+        self.units()
             .iter()
             .flat_map(|u| u.specs().iter().zip(u.params()))
             .map(|(spec, param)| (spec.name.as_str(), param))

@@ -9,10 +9,11 @@ use std::rc::Rc;
 use super::{
     adapters::{Attached, Lora, Part},
     param_id::ParamId,
+    tensor_parallel::TensorParallel,
     unit::{FlatUnit, Init, ParamPlace, ParamSpec},
     unit_gradient::{ParamSink, Sink},
 };
-use crate::tensor::Tensor;
+use crate::{error::Result, tensor::Tensor};
 
 /// Collects the parameters of a layer.
 #[derive(Debug, Default)]
@@ -104,6 +105,23 @@ impl Places {
         }
     }
 
+    /// The place of a parameter of the layer's own.
+    pub(super) fn own_place(&self, id: ParamId) -> Option<ParamPlace> {
+        match id {
+            ParamId::Own(i) => self.own.get(i).copied(),
+            ParamId::Borrowed(_) => None,
+        }
+    }
+
+    /// The same parameters in other places.
+    pub(super) fn map(&self, moved: &impl Fn(&ParamPlace) -> ParamPlace) -> Self {
+        Self {
+            own: self.own.iter().map(moved).collect(),
+            borrowed: self.borrowed.iter().map(moved).collect(),
+            attached: self.attached.iter().map(|attached| attached.map(moved)).collect(),
+        }
+    }
+
     /// Those of a layer that owns unit `unit` alone.
     #[cfg(test)]
     pub(super) fn of_unit(units: &[FlatUnit], unit: usize) -> Self {
@@ -135,13 +153,14 @@ pub struct Params<'a> {
     places: &'a Places,
     sink: Option<&'a Sink>,
     has_adapter: bool,
+    tp: Option<&'a TensorParallel>,
 }
 
 impl<'a> Params<'a> {
     /// The parameters at `places`. With a `sink` operations add the gradients that they make by hand
     /// there; without one autograd makes all.
     pub(super) fn new(units: &'a [FlatUnit], places: &'a Places, sink: Option<&'a Sink>) -> Self {
-        Self { units, places, sink, has_adapter: true }
+        Self { units, places, sink, has_adapter: true, tp: None }
     }
 
     /// The same without an adapter, if that `is_off`.
@@ -164,6 +183,34 @@ impl<'a> Params<'a> {
     fn attached_to(&self, id: ParamId) -> Option<&'a Attached> {
         let attached = self.has_adapter.then_some(&self.places.attached)?;
         attached.iter().find(|attached| attached.target == id)
+    }
+
+    /// The same, where ranks share the layer.
+    pub(super) fn shared_by(self, tp: Option<&'a TensorParallel>) -> Self {
+        Self { tp, ..self }
+    }
+
+    /// This rank's number among those that share the layer, and how many they are.
+    pub(super) fn tp_place(&self) -> (i64, i64) {
+        self.tp.map_or((0, 1), |tp| (tp.rank(), tp.size()))
+    }
+
+    /// Enters a region of the layer that the ranks divide, with what all of them have.
+    pub(super) fn enter(&self, x: &Tensor) -> Result<Tensor> {
+        self.tp.map_or_else(|| Ok(x.shallow_clone()), |tp| tp.enter(x))
+    }
+
+    /// Leaves a region with the sum over the ranks.
+    pub(super) fn leave(&self, y: Tensor) -> Result<Tensor> {
+        match self.tp {
+            Some(tp) => tp.leave(&y),
+            None => Ok(y),
+        }
+    }
+
+    /// Whether ranks share the layer.
+    pub(super) fn is_shared(&self) -> bool {
+        self.tp.is_some()
     }
 
     /// The tensor of a parameter.

@@ -147,7 +147,7 @@ impl Model {
                 borrowed: borrowed.iter().map(moved).collect(),
                 attached: kept.chain(added).collect(),
             };
-            let known = (layer.name.clone(), Rc::clone(&layer.layer), layer.block);
+            let known = (i, layer.name.clone(), Rc::clone(&layer.layer), layer.block);
             ModelLayer::new(known, places, &mut seen)
         };
         self.layers.iter().enumerate().map(layer).collect()

@@ -4,7 +4,7 @@
 //! kernel serves a layer (DeepSpeed's contiguous buffers, FSDP's FlatParameter). The layers see the
 //! parameters as ordinary tensors that share the unit's storage.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use crate::{
     bridge::storage,
@@ -97,7 +97,7 @@ pub struct FlatUnit {
     /// Has its shape always, and elements while the unit is there.
     flat: Tensor,
     params: Vec<Tensor>,
-    is_here: Cell<bool>,
+    is_here: Rc<Cell<bool>>,
     is_trainable: bool,
 }
 
@@ -135,7 +135,7 @@ impl FlatUnit {
             Some(offset)
         });
         let offsets = offsets.collect();
-        let (params, is_here) = (Vec::new(), Cell::new(true));
+        let (params, is_here) = (Vec::new(), Rc::new(Cell::new(true)));
         let mut unit = Self { specs, offsets, flat, params, is_here, is_trainable: true };
         unit.params = unit
             .views(&unit.flat)
@@ -143,6 +143,18 @@ impl FlatUnit {
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
         unit
+    }
+
+    /// The same unit: its parameters come and go with those of this one.
+    pub(super) fn shallow_clone(&self) -> Self {
+        Self {
+            specs: self.specs.clone(),
+            offsets: self.offsets.clone(),
+            flat: self.flat.shallow_clone(),
+            params: self.params.iter().map(Tensor::shallow_clone).collect(),
+            is_here: Rc::clone(&self.is_here),
+            is_trainable: self.is_trainable,
+        }
     }
 
     /// The same, whose parameters are trained, or frozen: without gradients and state.

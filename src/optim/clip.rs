@@ -22,13 +22,22 @@ pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor> {
     if grads.iter().all(|grad| grad.numel() == 0) {
         return Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?);
     }
-    let norms = match grads[0].device() {
-        Device::Cpu => row_norms(grads)?,
-        // One kernel, whose sums are float64.
-        _ => lists::norms(grads)?,
-    };
-    let norms = norms.f_to_device(device)?;
+    let norms = norms(grads)?.f_to_device(device)?;
     Ok(norms.f_dot(&norms)?)
+}
+
+/// Norms whose squares together are the square of the gradients, float64.
+pub fn norms(grads: &[Tensor]) -> Result<Tensor> {
+    match grads[0].device() {
+        Device::Cpu => row_norms(grads),
+        // One kernel, whose sums are float64.
+        _ => lists::norms(grads),
+    }
+}
+
+/// How many numbers [`norms`] gives for a gradient of so many elements on `device`.
+pub fn norm_count(numel: i64, device: Device) -> i64 {
+    if device == Device::Cpu { (numel + ROW - 1) / ROW } else { 1 }
 }
 
 /// The norms of the rows of all gradients, float64.

@@ -15,6 +15,8 @@ pub(super) struct PlanParam {
 #[derive(Debug)]
 pub(super) struct FlatSlice {
     pub(super) unit: usize,
+    /// The number of the unit in the whole model.
+    pub(super) number: usize,
     /// Its first element in what this rank updates of the unit.
     pub(super) offset: i64,
     /// Its first element in the unit.

@@ -25,7 +25,7 @@ mod state;
 mod whole;
 
 pub use crate::bridge::fused::Scaling;
-pub use clip::{clip_divisor, squared_norm};
+pub use clip::{clip_divisor, norm_count, norms, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::{OptimizerPlan, names_nothing};
 pub use whole::{StateName, StatePiece};
@@ -263,7 +263,7 @@ fn update_spans(
                 state.store(
                     loaded,
                     slice.unit_offset,
-                    &[hyperparameters.step, slice.unit as u64, i as u64],
+                    &[hyperparameters.step, slice.number as u64, i as u64],
                 );
             }
         }

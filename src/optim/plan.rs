@@ -126,6 +126,7 @@ impl OptimizerPlan {
         if last != Some(at) || group.slices.last_mut().filter(follows).is_none() {
             group.slices.push(FlatSlice {
                 unit,
+                number: unit,
                 offset,
                 unit_offset: from,
                 len: 0,
@@ -147,6 +148,27 @@ impl OptimizerPlan {
             }
         }
         at
+    }
+
+    /// The plan for the units of these numbers alone, which it counts anew: those of the other ones
+    /// are other ranks' business.
+    pub fn keeping(mut self, numbers: &[usize]) -> Self {
+        let kept = |unit: usize| numbers.iter().position(|&number| number == unit);
+        for group in &mut self.groups {
+            group.slices.retain_mut(|slice| {
+                kept(slice.number).is_some_and(|unit| {
+                    slice.unit = unit;
+                    true
+                })
+            });
+            group.units = group.units.iter().filter_map(|&unit| kept(unit)).collect();
+        }
+        // Parameters are known by their numbers.
+        self.params
+            .iter_mut()
+            .for_each(|param| param.unit = kept(param.unit).unwrap_or(usize::MAX));
+        self.units = numbers.iter().map(|&number| self.units[number]).collect();
+        self
     }
 
     /// Elements of all state tensors together.

@@ -4,7 +4,7 @@ use super::{
     Optimizer,
     algorithm::rule_of,
     flat_slice::{FlatSlice, PlanParam},
-    plan::UpdateGroup,
+    plan::{OptimizerPlan, UpdateGroup},
 };
 use crate::{
     dist::ProcessGroup,
@@ -41,19 +41,31 @@ fn name_of(param: &PlanParam, slot: usize) -> String {
     format!("{}.{}", param.states[slot], param.name)
 }
 
+impl OptimizerPlan {
+    /// The state tensors of all parameters, the same on every rank.
+    pub fn state_names(&self) -> Vec<StateName> {
+        names_of(&self.params)
+    }
+}
+
+/// The state tensors of these parameters.
+fn names_of(params: &[PlanParam]) -> Vec<StateName> {
+    let of_param = |param: &PlanParam| {
+        let of_slot = |slot| StateName {
+            name: name_of(param, slot),
+            shape: param.shape.clone(),
+            place: (param.unit, slot),
+            offset: param.offset,
+        };
+        (0..param.states.len()).map(of_slot).collect::<Vec<_>>()
+    };
+    params.iter().flat_map(of_param).collect()
+}
+
 impl Optimizer {
     /// The state tensors of all parameters, the same on every rank.
     pub fn names(&self) -> Vec<StateName> {
-        let of_param = |param: &PlanParam| {
-            let of_slot = |slot| StateName {
-                name: name_of(param, slot),
-                shape: param.shape.clone(),
-                place: (param.unit, slot),
-                offset: param.offset,
-            };
-            (0..param.states.len()).map(of_slot).collect::<Vec<_>>()
-        };
-        self.params.iter().flat_map(of_param).collect()
+        names_of(&self.params)
     }
 
     /// Elements of all state tensors together, on all ranks, without padding.

@@ -87,8 +87,18 @@ fn check(name: &str, settings: &Settings, world_size: usize) -> Result<()> {
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }
 
-/// The ranks that the three batch sizes are made for; one if they do not tell.
+/// The ranks that the three batch sizes and the mesh are made for; one replica if they do not tell.
 fn ranks(options: &Map<String, Value>) -> usize {
+    let size = |table: &str, option: &str| {
+        let size = options.get(table).and_then(|table| table.get(option)).and_then(Value::as_u64);
+        size.and_then(|size| usize::try_from(size).ok()).unwrap_or(1).max(1)
+    };
+    let stages = size("pipeline", "stages");
+    let sharers = size("tensor_parallel", "autotp_size");
+    replicas(options).saturating_mul(stages).saturating_mul(sharers)
+}
+
+fn replicas(options: &Map<String, Value>) -> usize {
     let size = |name| options.get(name).and_then(Value::as_u64);
     let (Some(train), Some(micro)) = (size("train_batch_size"), size("micro_batch_size")) else {
         return 1;

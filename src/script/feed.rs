@@ -13,6 +13,7 @@ use std::{
 
 use crate::{
     data::{Batch, LoaderState},
+    engine::BatchWatch,
     error::{Code, Error},
     run::Interrupt,
 };
@@ -75,6 +76,21 @@ impl Feed {
     /// Notes an optimizer step.
     pub(crate) fn step_done(&self) {
         self.held.borrow_mut().drain(..).for_each(|fate| fate.set(Fate::Done));
+    }
+}
+
+/// A live session is told what becomes of its batches.
+impl BatchWatch<Rc<Batch>> for Option<&Feed> {
+    fn forward_done(&mut self, batch: &Rc<Batch>) {
+        self.iter().for_each(|feed| feed.forward_done(batch));
+    }
+
+    fn backward_done(&mut self, error: Option<&Error>) {
+        self.iter().for_each(|feed| feed.backward_done(error));
+    }
+
+    fn step_done(&mut self) {
+        self.iter().for_each(|feed| feed.step_done());
     }
 }
 

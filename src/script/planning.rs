@@ -31,6 +31,8 @@ pub struct Planned {
     pub targets: Option<u64>,
     /// Ranks that train together.
     pub world_size: usize,
+    /// Those of them that have the same layers.
+    pub replicas: usize,
 }
 
 /// The state of a recipe that is planned.
@@ -72,6 +74,11 @@ impl Planning {
         config: EngineConfig,
         whole_logits: bool,
     ) -> Result<Box<EvalAltResult>> {
+        let shape = config.mesh.shape(self.world_size)?;
+        if shape.tp > 1 {
+            let what = "a plan is of ranks that have whole layers";
+            return Err(Error::new(Code::BadValue, what).option("tensor_parallel.autotp_size"));
+        }
         let model = &trained(model, &config)?;
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {
@@ -85,6 +92,7 @@ impl Planning {
             packed: self.packed.get().or(self.cut.get()),
             targets: self.targets.get(),
             world_size: self.world_size,
+            replicas: shape.dp,
         }));
         Ok(EvalAltResult::ErrorTerminated(Dynamic::UNIT, Position::NONE).into())
     }

@@ -1,6 +1,9 @@
 //! The process group of a recipe, and the device that this rank computes on.
 
-use std::{cell::OnceCell, rc::Rc};
+use std::{
+    cell::{Cell, OnceCell},
+    rc::Rc,
+};
 
 use crate::{
     dist::{ProcessGroup, Rendezvous},
@@ -14,11 +17,16 @@ pub struct Ranks {
     /// The device that the user chose.
     pub device: DeviceChoice,
     group: OnceCell<Rc<ProcessGroup>>,
+    replica: Replica,
 }
+
+/// The number of this rank among those that read different rows, and how many there are, once an
+/// engine with a mesh of ranks is made; before that each rank is one.
+pub(crate) type Replica = Rc<Cell<Option<(usize, usize)>>>;
 
 impl Ranks {
     pub(super) fn new() -> Self {
-        Self { device: DeviceChoice::Best, group: OnceCell::new() }
+        Self { device: DeviceChoice::Best, group: OnceCell::new(), replica: Rc::default() }
     }
 
     /// The group that torchrun's variables name, or this process alone. It is connected at the first
@@ -38,6 +46,11 @@ impl Ranks {
                 None => ProcessGroup::single(device),
             }
         })
+    }
+
+    /// The place of this rank among those that read different rows.
+    pub(crate) fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// A group of one rank on the CPU, for a plan.

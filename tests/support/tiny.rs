@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use dsr::{
     config::{
-        Dtype, EngineConfig, LossAverage, MonitorConfig, Numerics, OptimizerConfig,
+        Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
         PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
         schedule::{DeepSpeedSchedule, OneCycle},
@@ -33,6 +33,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         zero: ZeroConfig::default(),
+        mesh: MeshConfig::default(),
         seed: 1,
         monitor: MonitorConfig::default(),
     }

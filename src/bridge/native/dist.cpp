@@ -36,6 +36,7 @@ struct Group {
   Backend backend;
   int cuda_index;  // -1: host memory.
   milliseconds timeout;
+  std::string interface, address;  // Gloo's.
 };
 
 using Works = std::vector<c10::intrusive_ptr<c10d::Work>>;
@@ -144,6 +145,15 @@ Backend connect_nccl([[maybe_unused]] const Store& store, [[maybe_unused]] int r
 #else
   TORCH_CHECK(false, "this dsr was built without NCCL");
 #endif
+}
+
+// The group with a backend of its own, as rank `rank` of `size`.
+Group* connected(Group group, int rank, int size) {
+  const auto& [store, _, cuda_index, timeout, interface, address] = group;
+  group.backend = cuda_index < 0
+      ? connect_gloo(store, rank, size, interface.c_str(), address.c_str(), timeout)
+      : connect_nccl(store, rank, size, cuda_index, timeout);
+  return new Group(std::move(group));
 }
 
 bool is_nccl(const Group& group) { return group.cuda_index >= 0; }
@@ -293,11 +303,18 @@ int dsr_group_new(void* store_handle, int rank, int size, int cuda_index, const 
   TRY(
     QuietLog quiet;
     const auto& store = *static_cast<Store*>(store_handle);
-    const milliseconds timeout(timeout_ms);
-    auto backend = cuda_index < 0
-        ? connect_gloo(store, rank, size, interface, address, timeout)
-        : connect_nccl(store, rank, size, cuda_index, timeout);
-    *out = new Group{store, std::move(backend), cuda_index, timeout};
+    Group group{store, nullptr, cuda_index, milliseconds(timeout_ms), interface, address};
+    *out = connected(std::move(group), rank, size);
+  )
+}
+
+// A group of some of the ranks of another one, which meet under keys of their own.
+int dsr_group_sub(void* handle, const char* prefix, int rank, int size, void** out) {
+  TRY(
+    QuietLog quiet;
+    auto group = *static_cast<Group*>(handle);
+    group.store = c10::make_intrusive<c10d::PrefixStore>(prefix, group.store);
+    *out = connected(std::move(group), rank, size);
   )
 }
 

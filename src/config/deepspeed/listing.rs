@@ -109,6 +109,8 @@ mod tests {
         "scheduler",
         "activation_checkpointing",
         "zero",
+        "pipeline",
+        "tensor_parallel",
         "steps_per_print",
         "wall_clock_breakdown",
         "flops_profiler",

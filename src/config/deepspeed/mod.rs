@@ -59,6 +59,7 @@ pub fn read(text: &str, given: Option<&Map<String, Value>>) -> Result<Settings, 
     optimizer::translate(&found, &given, &mut draft);
     scheduler::translate(&found, &given, &mut draft);
     checkpoint::translate(&found, &given, &mut draft);
+    parallel::translate(&found, &mut draft);
     monitor::translate(&found, &mut draft);
     // DeepSpeed divides the loss of each micro batch by their number.
     draft.imply("loss_average", json!("micro_batches"));

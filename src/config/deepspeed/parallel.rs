@@ -1,7 +1,14 @@
-//! Parallelism beside data parallelism, which dsr does not have: what is off is fine.
+//! Parallelism beside data parallelism. What dsr does not have is fine where it is off.
 
-use super::key::{
-    ANY_NUMBER, Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, block, goes_with, no_meaning, only,
+use serde_json::json;
+
+use super::{
+    draft::Draft,
+    found::Found,
+    key::{
+        ANY_NUMBER, Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, block, goes_with, makes,
+        no_meaning, only,
+    },
 };
 
 pub(super) const KEYS: &[Key] = &[
@@ -25,35 +32,38 @@ pub(super) const KEYS: &[Key] = &[
 const SIZE: &str = "autotp_size";
 
 const TENSOR_PARALLEL: &[Key] = &[
-    only(
-        SIZE,
-        Kind::Whole(0),
-        &[Literal::Number(0.0), Literal::Number(1.0)],
-        "tensor parallelism is not supported",
-    ),
-    goes_with("tp_overlap_comm", Kind::Bool, SIZE),
-    goes_with("preset_model", Kind::OrNull(&Kind::Text), SIZE),
+    makes(SIZE, Kind::Whole(0), "tensor_parallel.autotp_size"),
+    only("tp_overlap_comm", Kind::Bool, NO, "a rank waits for the sum of a layer"),
+    no_meaning("preset_model", Kind::OrNull(&Kind::Text), WHY_FAMILY),
     Key {
         name: "partition_config",
-        kind: Kind::OrNull(&Kind::Block(PARTITION_CONFIG)),
-        fate: Fate::GoesWith(SIZE),
+        kind: Kind::OrNull(&Kind::Any),
+        fate: Fate::Refused(WHY_FAMILY),
     },
-    goes_with("vocab_parallel_lm_head", Kind::OrNull(&Kind::Bool), SIZE),
-    goes_with("vocab_parallel_ce_backend", Kind::Word(&["torch", "liger"]), SIZE),
-    goes_with("dtype", Kind::Text, SIZE),
-    Key { name: "tp", kind: Kind::Block(TP), fate: Fate::GoesWith(SIZE) },
-    Key { name: "tensor_parallel", kind: Kind::Block(TP), fate: Fate::GoesWith(SIZE) },
-    goes_with("injection_policy_tuple", Kind::OrNull(&Kind::Any), SIZE),
-    goes_with("keep_module_on_host", Kind::Bool, SIZE),
-    goes_with("kernel_inject", Kind::Bool, SIZE),
-    goes_with("replace_with_kernel_inject", Kind::Bool, SIZE),
+    only(
+        "vocab_parallel_lm_head",
+        Kind::OrNull(&Kind::Bool),
+        NO,
+        "the head is whole on all ranks that share layers",
+    ),
+    goes_with(
+        "vocab_parallel_ce_backend",
+        Kind::Word(&["torch", "liger"]),
+        "vocab_parallel_lm_head",
+    ),
+    no_meaning("dtype", Kind::Text, "the precision decides"),
+    Key { name: "tp", kind: Kind::Block(TP), fate: Fate::Inside },
+    Key { name: "tensor_parallel", kind: Kind::Block(TP), fate: Fate::Inside },
+    no_meaning("injection_policy_tuple", Kind::OrNull(&Kind::Any), WHY_FAMILY),
+    no_meaning("keep_module_on_host", Kind::Bool, "a rank reads its part of each parameter"),
+    no_meaning("kernel_inject", Kind::Bool, "it is for inference"),
+    no_meaning("replace_with_kernel_inject", Kind::Bool, "it is for inference"),
 ];
 
-const PARTITION_CONFIG: &[Key] =
-    &[goes_with("use_default_specs", Kind::Bool, SIZE), goes_with("layer_specs", Kind::Any, SIZE)];
+const WHY_FAMILY: &str = "dsr knows how the layers of a family are divided";
 
 const TP: &[Key] = &[
-    only("tp_size", Kind::Whole(1), &[Literal::Number(1.0)], "tensor parallelism is not supported"),
+    only("tp_size", Kind::Whole(1), &[Literal::Number(1.0)], "write autotp_size"),
     goes_with("tp_grain_size", Kind::Whole(1), "tp_size"),
     goes_with("mpu", Kind::Any, "tp_size"),
     goes_with("tp_group", Kind::Any, "tp_size"),
@@ -98,23 +108,46 @@ const EXPERT_PARALLEL: &[Key] = &[
     goes_with("expert_activation", Kind::OrNull(&Kind::Text), "enabled"),
 ];
 
-const WHY_PIPELINE: &str = "it is for pipeline parallelism, which is not there";
-
 const PIPELINE: &[Key] = &[
-    only(
-        "stages",
-        Kind::Either(&Kind::Word(&["auto"]), &Kind::Whole(1)),
-        &[Literal::Word("auto"), Literal::Number(1.0)],
-        "pipeline parallelism is not supported",
+    // How many there are is for the recipe to say.
+    makes("stages", Kind::Either(&Kind::Word(&["auto"]), &Kind::Whole(1)), "pipeline.stages"),
+    makes("partition", Kind::Word(PARTITIONS), "pipeline.partition_method"),
+    makes("partition_method", Kind::Word(PARTITIONS), "pipeline.partition_method"),
+    no_meaning(
+        "seed_layers",
+        Kind::Bool,
+        "a parameter starts from the seed and its name, whatever stage it is in",
     ),
-    no_meaning("partition", Kind::Text, WHY_PIPELINE),
-    no_meaning("seed_layers", Kind::Bool, WHY_PIPELINE),
     only(
         "activation_checkpoint_interval",
         Kind::Whole(0),
         &[Literal::Number(0.0)],
-        "it is for pipeline parallelism; give the recipe's activation_checkpointing: #{ every: n }",
+        "give the recipe's activation_checkpointing: #{ every: n }",
     ),
-    no_meaning("pipe_partitioned", Kind::Bool, WHY_PIPELINE),
-    no_meaning("grad_partitioned", Kind::Bool, WHY_PIPELINE),
+    no_meaning("pipe_partitioned", Kind::Bool, WHY_WHOLE),
+    no_meaning("grad_partitioned", Kind::Bool, WHY_WHOLE),
 ];
+
+/// DeepSpeed's ways to cut layers; `best` is its name for the default.
+const PARTITIONS: &[&str] = &["best", "parameters", "uniform"];
+
+const WHY_WHOLE: &str = "what stages send to each other is never divided";
+
+/// The ranks that share layers, the stages, and how layers are cut into them. `"auto"` stages are the recipe's to say.
+pub(super) fn translate(found: &Found, draft: &mut Draft) {
+    const SHARERS: &str = "tensor_parallel.autotp_size";
+    if let Some(sharers) = found.value(SHARERS).and_then(serde_json::Value::as_u64) {
+        // 0 is DeepSpeed's word for none.
+        draft.set(found, SHARERS, SHARERS, json!(sharers.max(1)));
+    }
+    const STAGES: &str = "pipeline.stages";
+    if let Some(stages) = found.value(STAGES).filter(|stages| stages.is_number()) {
+        draft.set(found, STAGES, STAGES, stages.clone());
+    }
+    for key in ["pipeline.partition", "pipeline.partition_method"] {
+        if let Some(method) = found.text(key) {
+            let method = if method == "best" { "parameters" } else { method };
+            draft.set(found, key, "pipeline.partition_method", json!(method));
+        }
+    }
+}

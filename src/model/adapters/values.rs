@@ -26,7 +26,7 @@ impl Model {
     /// Takes memory for a unit and gives it its first values.
     pub(in crate::model) fn fill(&self, initializer: &Initializer, unit: &FlatUnit) -> Result<()> {
         let Initializer::Adapted { base, adapter } = initializer else {
-            return initializer.fill(unit);
+            return initializer.fill(unit, None);
         };
         match (is_adapters(unit), base) {
             (true, base) => self.fill_adapter(unit, (adapter, base.as_deref())),

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_atomic},
-    model::{Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
+    model::{FlatUnit, Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
     tensor::{
         Kind, Tensor,
         safetensors::{self, TensorEntry},
@@ -80,23 +80,36 @@ impl Model {
     /// Every parameter as it is exported, with what an adapter makes of it, and what brings it by its number; unit after unit.
     fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
-        for (i, unit) in self.units().iter().enumerate() {
+        // Units of other stages have not changed their format here.
+        let kind = self.units().first().map_or(Kind::Float, FlatUnit::kind);
+        for (i, unit) in self.whole_units().iter().enumerate() {
             let specs = unit.specs().iter().enumerate();
             for (j, ParamSpec { name, shape, .. }) in specs.filter(|(_, s)| !is_of_adapter(&s.name))
             {
-                entries.push(TensorEntry { name, kind: unit.kind(), shape });
-                places.push((i, j));
+                entries.push(TensorEntry { name, kind, shape });
+                places.push((i, j, &shape[..]));
             }
         }
+        let pipeline = self.pipeline();
         let mut gathered: Option<(usize, Gathered<'_>)> = None;
         let fetch = move |param: usize| {
-            let (i, j) = places[param];
+            let (number, j, shape) = places[param];
+            let local = self.local_unit(number);
+            let owned = pipeline.as_ref().is_none_or(|pipeline| pipeline.owns(number));
+            let Some(i) = local.filter(|_| owned) else {
+                let none = || Error::new(Code::Internal, "a unit without a stage");
+                return pipeline.as_ref().ok_or_else(none)?.bring(number, None, (shape, kind));
+            };
             if gathered.as_ref().is_none_or(|&(unit, _)| unit != i) {
                 // The old one goes before the new one comes.
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
-            self.merged_param(ParamPlace { unit: i, index: j })
+            let Some(pipeline) = &pipeline else {
+                return self.merged_param(ParamPlace { unit: i, index: j });
+            };
+            let param = self.joined(number, j, &self.units()[i].params()[j].detach())?;
+            pipeline.bring(number, Some(&param), (shape, kind))
         };
         (entries, fetch)
     }

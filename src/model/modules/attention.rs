@@ -10,8 +10,10 @@ use crate::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
         masks::alibi_of_keys,
+        param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
+        split::Split,
     },
     tensor::{Device, Tensor},
 };
@@ -101,13 +103,49 @@ impl Attention {
         let recorder = context.recorder;
         record(recorder, self.name, || {
             let [b, t] = [x.size()[0], x.size()[1]];
+            let x = &p.enter(x)?;
             let y = match context.decode_rows() {
                 None => self.of_whole_rows(p, x, (bias, encoded), context)?,
                 Some(rows) => self.of_next_tokens(p, x, (bias, rows), context)?,
             };
-            let y = y.f_transpose(1, 2)?.f_reshape([b, t, self.heads * self.head_dim])?;
-            self.out.forward(p, &y, context)
+            let y = y.f_transpose(1, 2)?.f_reshape([b, t, self.heads_of(p).0 * self.head_dim])?;
+            self.out.forward_sum(p, &y, context)
         })
+    }
+
+    /// The heads, and those of keys and values, of this rank.
+    fn heads_of(&self, p: &Params<'_>) -> (i64, i64) {
+        let (_, ranks) = p.tp_place();
+        (self.heads / ranks, self.kv_heads / ranks)
+    }
+
+    /// This rank's heads of what has all of them along dimension `dim`.
+    fn own_heads(&self, p: &Params<'_>, all: &Tensor, dim: i64) -> Result<Tensor> {
+        let ((rank, ranks), (heads, _)) = (p.tp_place(), self.heads_of(p));
+        match ranks {
+            1 => Ok(all.shallow_clone()),
+            _ => Ok(all.f_narrow(dim, rank * heads, heads)?),
+        }
+    }
+
+    /// How ranks divide the parameters: by heads.
+    pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
+        let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let mut splits = self.out.by_inputs();
+        match &self.projections {
+            Projections::Apart(q, k, v) | Projections::Cross(q, k, v) => {
+                splits.extend(q.by_outputs(&[wide]));
+                splits.extend(k.by_outputs(&[narrow]));
+                splits.extend(v.by_outputs(&[narrow]));
+            }
+            Projections::InParts(qkv) => splits.extend(qkv.by_outputs(&[wide, narrow, narrow])),
+            Projections::ByHeads(qkv) => splits.extend(qkv.by_outputs(&[3 * wide])),
+        }
+        // Each rank's heads make a part of their gradients.
+        if let Some((q, k)) = &self.qk_norm {
+            splits.extend([q, k].into_iter().flat_map(Norm::params).map(|id| (id, Split::Summed)));
+        }
+        splits
     }
 
     /// The attention of whole rows before the projection back, `[B, H, T, D]`.
@@ -130,7 +168,7 @@ impl Attention {
             }
         }
         let tokens = x.size()[1];
-        let mask = self.mask(tokens, &q, bias, context)?;
+        let mask = self.mask(p, (tokens, &q), bias, context)?;
         let is_causal = self.is_causal && mask.is_none() && tokens > 1;
         let dropout = if context.train { self.dropout } else { 0.0 };
         let grouped = self.kv_heads != self.heads;
@@ -149,7 +187,7 @@ impl Attention {
     ) -> Result<Tensor> {
         if let Projections::Cross(q, ..) = &self.projections {
             let q = q.forward(p, x, context)?;
-            let q = q.f_view([x.size()[0], self.heads, 1, self.head_dim])?;
+            let q = q.f_view([x.size()[0], self.heads_of(p).0, 1, self.head_dim])?;
             let cache = cache(context)?;
             return cache.cross.attend(&q, None, self.scale);
         }
@@ -160,7 +198,11 @@ impl Attention {
         cache.own.append((&k, &v), rows, self.window)?;
         let alibi = matches!(self.position, Position::Alibi)
             .then(|| alibi_of_keys(self.heads, rows.longest(), q.device()));
-        cache.own.attend(&q, alibi.as_ref().or(bias), self.scale)
+        let bias = alibi
+            .as_ref()
+            .or(bias)
+            .map(|bias| self.own_heads(p, bias, 1)?.f_contiguous().map_err(Error::from));
+        cache.own.attend(&q, bias.transpose()?.as_ref(), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
@@ -173,7 +215,8 @@ impl Attention {
     ) -> Result<(Tensor, Tensor, Tensor)> {
         let [b, t] = [x.size()[0], x.size()[1]];
         let split = |x: &Tensor| x.f_view([b, -1, x.size()[2] / self.head_dim, self.head_dim]);
-        let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (heads, kv_heads) = self.heads_of(p);
+        let (wide, narrow) = (heads * self.head_dim, kv_heads * self.head_dim);
         let (q, k, v) = match &self.projections {
             Projections::Apart(q, k, v) => {
                 let [q, k, v] = Linear::forward_all([q, k, v], p, x, context)?;
@@ -190,12 +233,12 @@ impl Attention {
             }
             Projections::ByHeads(qkv) => {
                 let qkv = qkv.forward(p, x, context)?;
-                return three(qkv.f_view([b, t, self.heads, 3, self.head_dim])?.f_unbind(3)?);
+                return three(qkv.f_view([b, t, heads, 3, self.head_dim])?.f_unbind(3)?);
             }
             Projections::Cross(q, k, v) => {
                 let encoded = encoded
                     .ok_or_else(|| Error::new(Code::Internal, "a decoder without an encoder"))?;
-                let [k, v] = Linear::forward_all([k, v], p, encoded, context)?;
+                let [k, v] = Linear::forward_all([k, v], p, &p.enter(encoded)?, context)?;
                 (q.forward(p, x, context)?, k, v)
             }
         };
@@ -227,15 +270,18 @@ impl Attention {
     /// The bias of the scores, or the mask of those that count; `None` where the kernel knows.
     fn mask(
         &self,
-        tokens: i64,
-        q: &Tensor,
+        p: &Params<'_>,
+        (tokens, q): (i64, &Tensor),
         bias: Option<&Tensor>,
         context: &Context<'_>,
     ) -> Result<Option<Tensor>> {
         let (masks, device) = (context.masks, q.device());
         match (&self.position, bias) {
-            (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
-            (Position::Alibi, _) => Ok(Some(masks.alibi(tokens, self.heads, (q.kind(), device)))),
+            (Position::Carried, Some(bias)) => self.own_heads(p, bias, 1).map(Some),
+            (Position::Alibi, _) => {
+                let all = masks.alibi(tokens, self.heads, (q.kind(), device));
+                self.own_heads(p, &all, 1).map(Some)
+            }
             _ if self.is_causal => Ok(masks.causal(tokens, self.window, device)),
             _ => Ok(masks.encoder()),
         }

@@ -7,8 +7,10 @@ use crate::{
     model::{
         cost::{LayerCost, Operation, Tape, Workload},
         layer::{Context, Flow, Layer},
+        param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
+        split::Split,
     },
     tensor::Tensor,
 };
@@ -135,6 +137,22 @@ impl Layer for Block {
         })?;
         let flow = flow.with_hidden(x);
         Ok(if made.is_some() { Flow { bias: made, ..flow } } else { flow })
+    }
+
+    fn splits(&self) -> Vec<(ParamId, Split)> {
+        let attentions = [Some(&self.attention), self.cross.as_ref()];
+        let of_attentions = attentions.into_iter().flatten().flat_map(|(_, part)| part.splits());
+        let relative = self.relative.iter().flat_map(RelativeBias::splits);
+        of_attentions.chain(self.mlp.1.splits()).chain(relative).collect()
+    }
+
+    fn divisible(&self) -> Vec<(&'static str, i64)> {
+        let attention = &self.attention.1;
+        vec![
+            ("attention heads", attention.heads),
+            ("heads of keys and values", attention.kv_heads),
+            ("inner activations", self.mlp.1.width()),
+        ]
     }
 
     fn cost(&self, work: &Workload) -> Option<LayerCost> {

@@ -48,6 +48,11 @@ impl Embedding {
         Self { weight: b.borrow(name), rows, width, scale: None }
     }
 
+    /// The table.
+    pub(crate) fn weight(&self) -> ParamId {
+        self.weight
+    }
+
     /// The same with rows that are multiplied by `scale`, rounded to the format of the model.
     pub(crate) fn scaled(self, scale: f64) -> Self {
         Self { scale: Some(scale), ..self }

@@ -19,6 +19,7 @@ use crate::{
         param_id::ParamId,
         params::{LayerBuilder, Params},
         profile::{ModuleProfile, record},
+        split::Split,
         unit::Init,
         unit_gradient::ParamSink,
     },
@@ -71,6 +72,50 @@ impl Linear {
         }
         let name = name.rsplit('.').next().unwrap_or(name).to_owned();
         Self { name, weight, bias, inputs, outputs, is_conv1d }
+    }
+
+    /// The split of the parameters by outputs, which are these blocks.
+    pub(crate) fn by_outputs(&self, blocks: &[i64]) -> Vec<(ParamId, Split)> {
+        let split = |dim| Split::Even { dim, blocks: blocks.to_vec() };
+        let weight = (self.weight, split(usize::from(self.is_conv1d)));
+        [weight].into_iter().chain(self.bias.map(|bias| (bias, split(0)))).collect()
+    }
+
+    /// The split of the weight by inputs; the bias is added to the sum of the products.
+    pub(crate) fn by_inputs(&self) -> Vec<(ParamId, Split)> {
+        let dim = usize::from(!self.is_conv1d);
+        vec![(self.weight, Split::Even { dim, blocks: vec![self.inputs] })]
+    }
+
+    /// Width of the input.
+    pub(crate) fn inputs(&self) -> i64 {
+        self.inputs
+    }
+
+    /// The output of a layer that is split by inputs, of which `x` has this rank's.
+    pub(crate) fn forward_sum(
+        &self,
+        p: &Params<'_>,
+        x: &Tensor,
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        if !p.is_shared() {
+            return self.forward(p, x, context);
+        }
+        let sum = record(context.recorder, self.name.clone(), || {
+            let mut size = x.size();
+            let width = size.pop().unwrap_or(1);
+            let flat = x.f_reshape([-1, width])?;
+            let weights = self.weights(p, &flat, context.train);
+            let weights = Weights { bias: None, bias_sink: None, ..weights };
+            let product = outputs([&weights], &flat, p.has_sink())?.swap_remove(0);
+            size.push(-1);
+            p.leave(product.f_view(&size[..])?)
+        })?;
+        match self.bias {
+            Some(bias) => Ok(sum.f_add(p.tensor(bias))?),
+            None => Ok(sum),
+        }
     }
 
     /// Width of the output.

@@ -10,8 +10,10 @@ use crate::{
     model::{
         cost::{Operation, Tape, Workload},
         layer::Context,
+        param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
+        split::Split,
     },
     tensor::Tensor,
 };
@@ -47,10 +49,30 @@ impl Mlp {
         context: &Context<'_>,
     ) -> Result<Tensor> {
         record(context.recorder, "mlp", || {
-            let inner = self.inner(p, x, context)?;
+            let inner = self.inner(p, &p.enter(x)?, context)?;
             let inner = dropout(inner, self.dropout, context.train);
-            self.down.forward(p, &inner, context)
+            self.down.forward_sum(p, &inner, context)
         })
+    }
+
+    /// How ranks divide the parameters: by the inner activations.
+    pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
+        let width = self.down.inputs();
+        let mut splits = self.down.by_inputs();
+        match &self.gate {
+            Gate::None => splits.extend(self.up.by_outputs(&[width])),
+            Gate::Layer(gate) => {
+                splits.extend(gate.by_outputs(&[width]));
+                splits.extend(self.up.by_outputs(&[width]));
+            }
+            Gate::InUp => splits.extend(self.up.by_outputs(&[width, width])),
+        }
+        splits
+    }
+
+    /// The number of inner activations.
+    pub(crate) fn width(&self) -> i64 {
+        self.down.inputs()
     }
 
     fn inner(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {

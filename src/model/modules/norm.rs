@@ -70,6 +70,11 @@ impl Norm {
         Self { name, weight, bias, width, epsilon, kind }
     }
 
+    /// Its parameters.
+    pub(crate) fn params(&self) -> impl Iterator<Item = ParamId> {
+        self.weight.into_iter().chain(self.bias)
+    }
+
     /// The norm of `x` over its last dimension.
     pub(crate) fn forward(
         &self,

@@ -8,8 +8,10 @@ use crate::{
         cache::DecodeRows,
         cost::{Operation, Tape, Workload},
         layer::Context,
+        param_id::ParamId,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
+        split::Split,
         unit::Init,
     },
     tensor::{Device, Kind, Tensor},
@@ -37,6 +39,11 @@ impl RelativeBias {
     ) -> Self {
         let table = Embedding::new(b, name, (buckets, heads), init);
         Self { table, buckets, heads, max_distance, is_bidirectional }
+    }
+
+    /// How ranks divide the table: each head's gradient is made where the head is.
+    pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
+        vec![(self.table.weight(), Split::Summed)]
     }
 
     /// The bias of `tokens` tokens, with what a query must not see, `[B or 1, H, T, T]`.

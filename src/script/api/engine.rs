@@ -17,7 +17,8 @@ use crate::{
         EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype, options::option_table,
     },
     data::LoaderOptions,
-    engine::{self, Evaluation, MemoryUse},
+    dist::Mesh,
+    engine::{self, Evaluation, MemoryUse, StepOutcome},
     error::Result,
     recipe::{
         error::{ScriptResult, interruption},
@@ -69,9 +70,9 @@ pub mod api {
         if let Some(planning) = &host.planning {
             return Err(planning.end(&model.get(), config, loss.is_some())?);
         }
-        let group = host.group()?;
-        let mut engine = engine::Engine::new(model.get(), group, config)?;
+        let mut engine = engine::Engine::new(model.get(), host.group()?, config)?;
         model.set(Rc::clone(engine.model()));
+        host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {
             engine.set_loss(loss);
         }
@@ -129,6 +130,23 @@ pub mod api {
             feed.step_done();
         }
         Ok(is_done)
+    }
+
+    /// Makes one optimizer step of the next micro batches of a loader, and returns its mean loss; `()`
+    /// where the loader has not as many any more. It is `forward`, `backward` and `step` in one call,
+    /// and the only way to train a pipeline of several stages.
+    ///
+    /// ```rhai
+    /// while engine.train_batch(loader) != () { print(engine.loss); }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn train_batch(
+        ctx: NativeCallContext,
+        engine: &mut Engine,
+        loader: Loader,
+    ) -> ScriptResult<Dynamic> {
+        let outcome = super::train_batch(&*host::of(&ctx)?, engine, &loader)?;
+        Ok(outcome.map_or(Dynamic::UNIT, |outcome| outcome.loss.into()))
     }
 
     /// Computes the mean loss over all target tokens of a dataset, without dropout: a map with
@@ -220,6 +238,18 @@ pub mod api {
         Ok(engine.read()?.group().world_size() as i64)
     }
 
+    /// Returns where this process is in the mesh: a map with the numbers of its pipeline stage, `pp`, of
+    /// its replica, `dp`, and of its part of each layer, `tp`, and how many there are of each,
+    /// `pp_size`, `dp_size` and `tp_size`.
+    ///
+    /// ```rhai
+    /// print(`stage ${engine.mesh.pp} of ${engine.mesh.pp_size}`);
+    /// ```
+    #[rhai_fn(get = "mesh", return_raw, pure)]
+    pub fn mesh(engine: &mut Engine) -> ScriptResult<Map> {
+        Ok(super::mesh_map(engine.read()?.mesh()))
+    }
+
     /// Returns the number of optimizer steps done.
     #[rhai_fn(get = "global_step", return_raw, pure)]
     pub fn global_step(engine: &mut Engine) -> ScriptResult<i64> {
@@ -304,6 +334,33 @@ pub mod api {
     }
 }
 
+/// Makes one step of the next micro batches of `loader`.
+pub(super) fn train_batch(
+    host: &Host,
+    engine: &Engine,
+    loader: &Loader,
+) -> Result<Option<StepOutcome>> {
+    let mut next = || loader.write()?.next_batch();
+    let outcome = engine.write()?.train_batch(&mut next, &mut host.feed.as_deref());
+    if outcome.is_err() {
+        loader::loop_left(loader);
+    }
+    outcome
+}
+
+fn mesh_map(mesh: &Mesh) -> Map {
+    let (place, shape) = (mesh.place(), mesh.shape());
+    let numbers = [
+        ("pp", place.pp),
+        ("dp", place.dp),
+        ("tp", place.tp),
+        ("pp_size", shape.pp),
+        ("dp_size", shape.dp),
+        ("tp_size", shape.tp),
+    ];
+    numbers.into_iter().map(|(name, number)| (name.into(), (number as i64).into())).collect()
+}
+
 /// Evaluates this rank's part of `dataset`; `None` when `stop` said so.
 pub(super) fn evaluate(
     engine: &engine::Engine,
@@ -312,7 +369,7 @@ pub(super) fn evaluate(
 ) -> Result<Option<Evaluation>> {
     let micro_batch_size = engine.config().micro_batch_size;
     let options = LoaderOptions { micro_batch_size, ..LoaderOptions::default() };
-    let batches = dataset.loader(loader::for_rank(engine.group(), options))?;
+    let batches = dataset.loader(loader::for_rank(engine.mesh().dp(), options))?;
     engine.evaluate(batches, stop)
 }
 

@@ -19,7 +19,7 @@ use crate::{
         error::ScriptResult,
         options::{self, Options, ScriptType},
     },
-    script::{feed::UnderWay, host, iterate::set_iterator, shared::Shared},
+    script::{feed::UnderWay, host, iterate::set_iterator, ranks::Replica, shared::Shared},
 };
 
 /// More rows than this in a micro batch are a mistake in the recipe.
@@ -32,10 +32,19 @@ const MOST_READY: usize = 1024;
 pub struct Loader {
     loader: data::Loader,
     under_way: Option<UnderWay>,
+    replica: Replica,
 }
 
 impl Loader {
-    fn next_batch(&mut self) -> Result<Option<Rc<Batch>>> {
+    /// Reads the rows of this rank's replica, if an engine with a mesh of ranks is there.
+    pub(super) fn join_mesh(&mut self) {
+        if let Some((rank, replicas)) = self.replica.get() {
+            self.loader.read_as(rank, replicas);
+        }
+    }
+
+    pub(super) fn next_batch(&mut self) -> Result<Option<Rc<Batch>>> {
+        self.join_mesh();
         if let Some(under_way) = &mut self.under_way {
             under_way.pass();
         }
@@ -104,7 +113,8 @@ pub mod api {
         let host = host::of(&ctx)?;
         let loader = dataset.loader(super::for_rank(&*host.group()?, options))?;
         let under_way = host.feed.clone().map(UnderWay::new);
-        Ok(super::Loader { loader, under_way }.into())
+        let replica = Rc::clone(host.ranks.replica());
+        Ok(super::Loader { loader, under_way, replica }.into())
     }
 
     /// Returns the epoch of the next batch, from 0.
@@ -135,6 +145,7 @@ pub mod api {
     /// ```
     #[rhai_fn(get = "batches_per_epoch", return_raw, pure)]
     pub fn batches_per_epoch(loader: &mut Loader) -> ScriptResult<Dynamic> {
+        loader.write()?.join_mesh();
         let batches = loader.read()?.batches_per_epoch()?;
         Ok(batches.map_or(Dynamic::UNIT, |batches| (batches as i64).into()))
     }
@@ -146,7 +157,7 @@ pub mod api {
     }
 }
 
-/// The options for this rank of `group`.
+/// The options for this rank of `group`, whose ranks read different rows.
 pub(super) fn for_rank(group: &ProcessGroup, options: LoaderOptions) -> LoaderOptions {
     let (rank, world_size, device) = (group.rank(), group.world_size(), group.device());
     LoaderOptions { rank, world_size, device, ..options }

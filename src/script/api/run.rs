@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::options::option_table,
-    error::Result,
+    error::{Error, Result},
     recipe::{
         error::{ScriptResult, interruption},
         options,
@@ -67,6 +67,28 @@ pub mod api {
         Ok(super::start(&*host::of(&ctx)?, engine, loader, &options)?)
     }
 
+    /// Makes the next step of the run with `engine.train_batch`, and all that `after_step` does; false
+    /// when the last step of the run is done.
+    ///
+    /// ```rhai
+    /// while run.train_batch() {
+    ///     if engine.global_step % 100 == 0 { run.evaluate(validation); }
+    /// }
+    /// run.finish();
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn train_batch(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<bool> {
+        let host = host::of(&ctx)?;
+        if run.is_over()? {
+            return Ok(false);
+        }
+        if engine::train_batch(&host, &run.engine, &run.loader)?.is_none() {
+            return Err(run.data_ended()?.into());
+        }
+        run.step_done(&host)?;
+        Ok(true)
+    }
+
     /// Writes the step that was just done into `metrics.jsonl`, shows the progress line, saves a
     /// checkpoint when one is due, and, if the user has pressed Ctrl-C, saves and ends the recipe.
     ///
@@ -75,10 +97,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn after_step(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
-        let host = host::of(&ctx)?;
-        let shown = run.training.write()?.on_step(&*run.engine.read()?, &*run.loader.read()?)?;
-        super::show(&host.output, &run.training, shown)?;
-        Ok(run.end_if_interrupted(&host)?)
+        Ok(run.step_done(&*host::of(&ctx)?)?)
     }
 
     /// Computes the mean loss over all target tokens of a dataset, as `engine.evaluate` does, and
@@ -195,6 +214,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
         recipe: host.program.record(&host.workspace.sources),
         command: host.run.command.clone(),
     };
+    loader.write()?.join_mesh();
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     let training = Shared::new(training);
     show(&host.output, &training, shown)?;
@@ -212,6 +232,21 @@ fn show(output: &Output, training: &Shared<Training>, shown: Shown) -> Result<()
 }
 
 impl Run {
+    fn is_over(&self) -> Result<bool> {
+        Ok(self.engine.read()?.global_step() >= self.training.read()?.total_steps())
+    }
+
+    /// The error of data that ended before the last step.
+    fn data_ended(&self) -> Result<Error> {
+        self.training.write()?.data_ended(&*self.engine.read()?, &*self.loader.read()?)
+    }
+
+    fn step_done(&self, host: &Host) -> Result<()> {
+        let shown = self.training.write()?.on_step(&*self.engine.read()?, &*self.loader.read()?)?;
+        show(&host.output, &self.training, shown)?;
+        self.end_if_interrupted(host)
+    }
+
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
         let began = Instant::now();
         let stop = || host.interrupted();
@@ -260,14 +295,12 @@ impl Iterator for Batches {
 
 impl Batches {
     fn next_batch(&mut self) -> Result<Option<Dynamic>> {
-        let Run { training, engine, loader } = &self.0;
-        let (step, total) = (engine.read()?.global_step(), training.read()?.total_steps());
-        if step >= total {
+        if self.0.is_over()? {
             return Ok(None);
         }
-        if let Some(batch) = next_batch(loader)? {
+        if let Some(batch) = next_batch(&self.0.loader)? {
             return Ok(Some(batch));
         }
-        Err(training.write()?.data_ended(&*engine.read()?, &*loader.read()?)?)
+        Err(self.0.data_ended()?)
     }
 }

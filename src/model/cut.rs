@@ -1,0 +1,173 @@
+//! The part of a model that one rank has: consecutive layers, with the units that they use.
+//!
+//! A model knows all of its layers and parameters by name. Once it is cut, the layers and units that
+//! it gives out are those of this rank's stage; the others have shapes, and no memory.
+
+use std::{ops::Range, rc::Rc};
+
+use super::{
+    FlatUnit, LayerRanks, Model, ModelLayer, Run, Split,
+    part::{Shared, Stage, UnitPart},
+    tensor_parallel::TensorParallel,
+};
+use crate::{
+    error::{Code, Error, Result},
+    tensor::Tensor,
+};
+
+impl Model {
+    /// Keeps of the model the layers in `range` and the units that they use, for good, and of those
+    /// this rank's part, where ranks share them. What the other units hold is given back.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for a model that is cut otherwise, or whose parameters another engine has
+    /// shared out among its ranks.
+    pub fn cut(&self, range: Range<usize>, sharers: Option<Rc<dyn LayerRanks>>) -> Result<()> {
+        let known = self.stage.get().map_or(0..self.layers.len(), |stage| stage.range.clone());
+        let place = self.tensor_parallel().map(|tp| (tp.rank(), tp.size()));
+        if known == range && place == sharers.as_ref().map(|sharers| sharers.place()) {
+            return Ok(());
+        }
+        if self.stage.get().is_some() || self.is_sharded() {
+            let what = "the model belongs to an engine with another mesh of ranks";
+            return Err(Error::new(Code::BadValue, what)
+                .hint("make or load it anew for this engine; a checkpoint goes from any mesh to any other"));
+        }
+        if self.starts_from_values() || self.facts.names.is_none() {
+            let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
+            return Err(Error::new(Code::BadValue, what));
+        }
+        let mut stage = Stage::of((&self.layers, &self.units), range);
+        if let Some(sharers) = sharers {
+            let tp = TensorParallel::new(sharers);
+            let shared = Shared::of((&self.layers, &self.units), tp, self.device)?;
+            let unit = |&number: &usize| shared.unit(&self.units[number], number, self.device);
+            stage.units = stage.numbers.iter().map(unit).collect::<Result<Vec<_>>>()?.into();
+            stage.shared = Some(shared);
+        }
+        let others = (0..self.units.len()).filter(|unit| !stage.numbers.contains(unit));
+        for unit in others.map(|unit| &self.units[unit]).filter(|unit| unit.is_here()) {
+            unit.release()?;
+        }
+        self.stage.set(stage).map_err(|_| Error::new(Code::Internal, "a model was cut twice"))
+    }
+
+    /// A model of the layers in `range` of this one, to plan with: it shares the units' shapes, and is
+    /// not to be trained.
+    pub fn stage_outline(&self, range: Range<usize>) -> Self {
+        let stage = Stage::of((&self.layers, &self.units), range);
+        let units = self.units.iter().map(FlatUnit::shallow_clone).collect();
+        let model = Self::with(self.facts.clone(), self.layers.clone(), units, self.device);
+        let _ = model.stage.set(stage);
+        model
+    }
+
+    /// The units of the whole model, also those that are not on this rank: of each parameter the
+    /// part that a rank has.
+    pub fn all_units(&self) -> &[FlatUnit] {
+        self.shared().map_or(&self.units, |shared| &shared.parts)
+    }
+
+    /// The units of the whole model, each parameter whole.
+    pub fn whole_units(&self) -> &[FlatUnit] {
+        &self.units
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        self.stage.get()?.shared.as_ref()
+    }
+
+    /// The ranks that share the layers, if any do.
+    pub(super) fn tensor_parallel(&self) -> Option<&TensorParallel> {
+        self.shared().map(|shared| &shared.tp)
+    }
+
+    /// How the ranks that share the layers divide parameter `index` of unit `number` of the whole
+    /// model; `None` where they are not shared.
+    pub fn split(&self, number: usize, index: usize) -> Option<&Split> {
+        self.shared().map(|shared| &shared.splits[number][index])
+    }
+
+    /// The whole of that parameter from this rank's part, which has its shape. All ranks that share
+    /// the layers must call it.
+    pub fn joined(&self, number: usize, index: usize, part: &Tensor) -> Result<Tensor> {
+        match self.shared() {
+            Some(shared) => match &shared.splits[number][index] {
+                split @ Split::Even { .. } => split.join(&shared.tp.gather(part)?),
+                _ => Ok(part.shallow_clone()),
+            },
+            None => Ok(part.shallow_clone()),
+        }
+    }
+
+    /// The runs of elements of that parameter that this rank has.
+    pub fn runs(&self, number: usize, index: usize) -> Vec<Run> {
+        let shape = &self.units[number].specs()[index].shape;
+        match self.shared() {
+            Some(shared) => {
+                shared.splits[number][index].runs(shape, shared.tp.rank(), shared.tp.size())
+            }
+            None => Split::Whole.runs(shape, 0, 1),
+        }
+    }
+
+    /// The part that this rank has of unit `i` of those that are here.
+    pub(super) fn unit_part(&self, i: usize) -> Option<UnitPart<'_>> {
+        let (shared, number) = (self.shared()?, self.unit_number(i));
+        Some(UnitPart {
+            specs: self.units[number].specs(),
+            splits: &shared.splits[number],
+            rank: shared.tp.rank(),
+            ranks: shared.tp.size(),
+        })
+    }
+
+    /// Makes the ranks that share the layers draw random numbers apart, where each has its own part,
+    /// while a layer runs that was seeded with this; with nothing it is over.
+    pub fn draw_from(&self, seed: Option<u64>) {
+        self.tensor_parallel().iter().for_each(|tp| tp.draw_from(seed));
+    }
+
+    /// Refuses so many ranks for a layer where they do not divide it.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] with the numbers.
+    pub fn check_sharing(&self, ranks: usize) -> Result<()> {
+        let all = self.layers.iter().flat_map(|layer| {
+            layer
+                .layer()
+                .divisible()
+                .into_iter()
+                .map(move |(what, count)| (&layer.name, what, count))
+        });
+        let odd = all.filter(|(_, _, count)| count % ranks as i64 != 0);
+        let Some((layer, what, count)) = odd.into_iter().next() else { return Ok(()) };
+        let message = format!(
+            "`tensor_parallel.autotp_size` {ranks} does not divide the {count} {what} of layer {layer}"
+        );
+        Err(Error::new(Code::BadValue, message).option("tensor_parallel.autotp_size"))
+    }
+
+    /// The layers of the whole model, also those that are not on this rank.
+    pub fn all_layers(&self) -> &[ModelLayer] {
+        &self.layers
+    }
+
+    /// The number among all units of unit `i` of those that are here.
+    pub fn unit_number(&self, i: usize) -> usize {
+        self.stage.get().map_or(i, |stage| stage.numbers[i])
+    }
+
+    /// The number among the units that are here of unit `number` of all; `None` for one that is not.
+    pub fn local_unit(&self, number: usize) -> Option<usize> {
+        match self.stage.get() {
+            Some(stage) => stage.numbers.iter().position(|&known| known == number),
+            None => Some(number),
+        }
+    }
+
+    /// The units that the layers in `range` use.
+    pub fn units_of(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
+        self.layers[range].iter().flat_map(|layer| layer.units.iter().copied())
+    }
+}
