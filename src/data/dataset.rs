@@ -7,6 +7,7 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use super::{
     batcher::LoaderOptions,
+    chat::{ChatOptions, Conversations, PreviewRow, preview},
     columns::Columns,
     concat::Concat,
     loader::Loader,
@@ -81,6 +82,16 @@ impl Dataset {
     /// padded; the other columns are dropped.
     pub fn tokenize(&self, tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
         Ok(Self::from_stage(Tokenize::new(self.stage.clone(), tokenizer, options)?))
+    }
+
+    /// Turns conversations into `input_ids` and `labels`, which are -100 but for what the assistant wrote.
+    pub fn chat(&self, tokenizer: Arc<Tokenizer>, options: ChatOptions) -> Result<Self> {
+        Ok(Self::from_stage(Conversations::new(self.stage.clone(), tokenizer, options)?))
+    }
+
+    /// The first `n` rows of tokens as text, with what is trained of them.
+    pub fn preview(&self, n: usize) -> Result<Vec<PreviewRow>> {
+        preview(&self.stage, n)
     }
 
     /// Joins the tokens of all rows and cuts them into rows of exactly `seq_len` tokens; a shorter

@@ -13,7 +13,9 @@ use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data::{self, DataSource, OpenOptions, Row, SampleBy, TokenizeOptions},
+    data::{
+        self, ChatOptions, DataSource, OpenOptions, PreviewRow, Row, SampleBy, TokenizeOptions,
+    },
     error::{Code, Error, Result},
     recipe::{
         error::ScriptResult,
@@ -123,6 +125,61 @@ pub mod api {
             planning.cuts(count(options.max_length), count(options.max_target_length));
         }
         Ok(dataset.tokenize(tokenizer, options)?)
+    }
+
+    /// Turns conversations into token ids by the tokenizer's chat template; the assistant's tokens, and the
+    /// one that ends each of its turns, are trained.
+    ///
+    /// The columns tell the form: `messages`, ShareGPT's `conversations`, `prompt` and `completion`, or
+    /// `instruction`, `input` and `output`.
+    ///
+    /// ```rhai
+    /// let rows = dataset("dsr:austen").map(|row| #{ prompt: "Go on.", completion: row.text });
+    /// let ds = rows.chat(tokenizer("dsr:gpt2"), #{ apply_chat_template: false });
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn chat(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        tokenizer: Tokenizer,
+    ) -> ScriptResult<Dataset> {
+        chat_with_options(ctx, dataset, tokenizer, Map::new())
+    }
+
+    /// Turns conversations into token ids, by these options.
+    ///
+    /// ```rhai
+    /// let rows = dataset("dsr:austen").map(|row| #{ prompt: "Go on.", completion: row.text });
+    /// let ds = rows.chat(tokenizer("dsr:gpt2"), #{ apply_chat_template: false, max_length: 512 });
+    /// ```
+    #[rhai_fn(name = "chat", return_raw, pure)]
+    pub fn chat_with_options(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        tokenizer: Tokenizer,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
+        let options = super::chat_options(&options)?;
+        if let Some(planning) = &host::of(&ctx)?.planning {
+            planning.cuts(options.max_length.map(|length| length as u64), None);
+        }
+        Ok(dataset.chat(tokenizer, options)?)
+    }
+
+    /// Prints the first `n` rows of tokens as text, and what of it is trained: in colour on a terminal,
+    /// else between `[[` and `]]`.
+    ///
+    /// ```rhai
+    /// dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).preview(2);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn preview(ctx: NativeCallContext, dataset: &mut Dataset, n: Dynamic) -> ScriptResult<()> {
+        let rows = dataset.preview(argument("n", &n)?)?;
+        let output = &host::of(&ctx)?.output;
+        for (i, row) in rows.iter().enumerate() {
+            output.print(&super::previewed(i, row, output.has_colours));
+        }
+        Ok(())
     }
 
     /// Joins the tokens of all rows and cuts them into rows of `seq_len` tokens. A shorter
@@ -338,6 +395,24 @@ fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<dat
 /// The options of `tokenize`.
 pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
     options::read_table("tokenize", map)
+}
+
+/// The options of `chat`.
+pub(crate) fn chat_options(map: &Map) -> Result<ChatOptions> {
+    options::read_table("chat", map)
+}
+
+/// A row with what is trained of it.
+fn previewed(i: usize, row: &PreviewRow, has_colours: bool) -> String {
+    let [open, close] = if has_colours { ["\x1b[32m", "\x1b[0m"] } else { ["[[", "]]"] };
+    let mut text = format!("row {i}: {} tokens, {} trained\n", row.tokens, row.trained);
+    for (part, is_trained) in &row.parts {
+        match is_trained {
+            true => text.extend([open, part, close]),
+            false => text.push_str(part),
+        }
+    }
+    text
 }
 
 /// The option of `shuffle`: the seed.

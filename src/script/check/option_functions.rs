@@ -7,7 +7,7 @@ use crate::{
         ENGINE_TABLES,
         options::{OptionTable, Row},
     },
-    data::{TokenizeOptions, TokenizerTraining},
+    data::{ChatOptions, TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
     model::{LoraOptions, ModelConfig},
@@ -35,6 +35,7 @@ const fn function(
 }
 
 const FUNCTIONS: &[OptionFunction] = &[
+    function("chat", &[ChatOptions::ROWS], |map| api::dataset::chat_options(map).map(drop)),
     function("dataset", &[api::dataset::OpenTable::ROWS], |map| {
         api::dataset::open_options(map).map(drop)
     }),
