@@ -13,6 +13,7 @@ use super::{
     loader::Loader,
     order::{Ordered, Rule},
     pack::Pack,
+    pack_documents::PackDocuments,
     rows::{Filter, Map, RowMap, RowPredicate, Rows},
     shuffle::Shuffle,
     source::{self, OpenOptions},
@@ -98,6 +99,11 @@ impl Dataset {
     /// remainder at the end is dropped. Padding does not enter the rows.
     pub fn pack(&self, seq_len: usize) -> Result<Self> {
         Ok(Self::from_stage(Pack::new(self.stage.clone(), seq_len)?))
+    }
+
+    /// Puts whole texts into rows of at most `seq_len` tokens, in which no token sees another text.
+    pub fn pack_documents(&self, seq_len: usize) -> Result<Self> {
+        Ok(Self::from_stage(PackDocuments::new(self.stage.clone(), seq_len)?))
     }
 
     /// Keeps the rows for which `keep` says yes.

@@ -269,7 +269,11 @@ pub(super) fn masks_of(model: &Model, batch: &Batch) -> Result<Masks> {
     let facts = batch.stats()?;
     let padding = |is_seen: bool| is_seen.then(|| batch.attention_mask().shallow_clone());
     let Prediction::Seq2Seq { decoder_start_token_id: start } = model.facts().objective else {
-        return Ok(Masks::new(padding(facts.is_left_padded)));
+        // Padding behind texts that are apart is a text of its own.
+        return Ok(match batch.documents() {
+            Some(documents) => Masks::default().with_documents(documents, model.device()),
+            None => Masks::new(padding(facts.is_left_padded)),
+        });
     };
     let labels = batch.labels();
     let first = labels.f_narrow(1, 0, 1)?.f_full_like(start)?;

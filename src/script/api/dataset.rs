@@ -14,7 +14,8 @@ use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 use crate::{
     config::options::option_table,
     data::{
-        self, ChatOptions, DataSource, OpenOptions, PreviewRow, Row, SampleBy, TokenizeOptions,
+        self, ChatOptions, DataSource, Documents, OpenOptions, PackOptions, PreviewRow, Row,
+        SampleBy, TokenizeOptions,
     },
     error::{Code, Error, Result},
     recipe::{
@@ -194,8 +195,29 @@ pub mod api {
         dataset: &mut Dataset,
         seq_len: Dynamic,
     ) -> ScriptResult<Dataset> {
+        pack_with_options(ctx, dataset, seq_len, Map::new())
+    }
+
+    /// Puts rows together, with `documents: "separate"` so that no token sees another text: whole texts
+    /// stand in rows of at most `seq_len` tokens, and positions begin anew in each. Losses are those of
+    /// the same texts one by one.
+    ///
+    /// ```rhai
+    /// let tokens = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2"));
+    /// let ds = tokens.pack(1024, #{ documents: "separate" });
+    /// ```
+    #[rhai_fn(name = "pack", return_raw, pure)]
+    pub fn pack_with_options(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        seq_len: Dynamic,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
         let seq_len = argument("seq_len", &seq_len)?;
-        let packed = dataset.pack(seq_len)?;
+        let packed = match super::pack_options(&options)?.documents {
+            Documents::Joined => dataset.pack(seq_len)?,
+            Documents::Separate => dataset.pack_documents(seq_len)?,
+        };
         if let Some(planning) = &host::of(&ctx)?.planning {
             planning.packs(seq_len as u64);
         }
@@ -395,6 +417,11 @@ fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<dat
 /// The options of `tokenize`.
 pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
     options::read_table("tokenize", map)
+}
+
+/// The option of `pack`.
+pub(crate) fn pack_options(map: &Map) -> Result<PackOptions> {
+    options::read_table("pack", map)
 }
 
 /// The options of `chat`.

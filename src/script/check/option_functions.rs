@@ -7,7 +7,7 @@ use crate::{
         ENGINE_TABLES,
         options::{OptionTable, Row},
     },
-    data::{ChatOptions, TokenizeOptions, TokenizerTraining},
+    data::{ChatOptions, PackOptions, TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
     model::{LoraOptions, ModelConfig},
@@ -73,6 +73,7 @@ const FUNCTIONS: &[OptionFunction] = &[
             api::model::make_options(map).map(drop)
         })
     },
+    function("pack", &[PackOptions::ROWS], |map| api::dataset::pack_options(map).map(drop)),
     function("save_checkpoint", &[api::engine::SaveOptions::ROWS], |map| {
         api::engine::save_options(map).map(drop)
     }),
