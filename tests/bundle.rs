@@ -68,8 +68,8 @@ fn a_bundle_is_taken_apart_into_what_it_was() {
         "r.bundle.rhai: 2 modules, with its lock\n"
     );
     let said = user.says(&["recipe", "unbundle", "r.bundle.rhai", "apart"]);
-    assert_eq!(said, "apart/r.rhai\napart/parts/one.rhai\napart/parts/sum.rhai\napart/dsr.lock\n");
-    for file in ["r.rhai", "parts/one.rhai", "parts/sum.rhai", "dsr.lock"] {
+    assert_eq!(said, "apart/r.rhai\napart/parts/one.rhai\napart/parts/sum.rhai\napart/r.lock\n");
+    for file in ["r.rhai", "parts/one.rhai", "parts/sum.rhai", "r.lock"] {
         assert_eq!(
             user.read(&format!("apart/{file}")),
             user.read(&format!("own/{file}")),

@@ -55,7 +55,7 @@ impl Place {
     }
 
     fn lock(&self) -> Value {
-        serde_json::from_str(&fs::read_to_string(self.path("dsr.lock")).unwrap()).unwrap()
+        serde_json::from_str(&fs::read_to_string(self.path("r.lock")).unwrap()).unwrap()
     }
 
     fn dsr(&self, args: &[&str]) -> Output {
@@ -86,7 +86,7 @@ const NET: &str = "--allow-net=127.0.0.1";
 fn a_lock_has_the_imports_and_the_commits() {
     let place = Place::new();
     let said = place.says(&["lock", "r.rhai", NET]);
-    has(&said, &["dsr.lock: written", &format!("+ dataset O/d@{COMMIT}"), "+ r.rhai "]);
+    has(&said, &["r.lock: written", &format!("+ dataset O/d@{COMMIT}"), "+ r.rhai "]);
     let sha256 = |text: &str| dsr::hash::sha256(text);
     let expected = json!({
         "dsr": env!("CARGO_PKG_VERSION"),
@@ -99,19 +99,19 @@ fn a_lock_has_the_imports_and_the_commits() {
     });
     assert_eq!(place.lock(), expected);
     assert!(place.hub.take_storage_requests().is_empty(), "large files are not downloaded for it");
-    let before = fs::read(place.path("dsr.lock")).unwrap();
-    has(&place.says(&["lock", "r.rhai", NET]), &["dsr.lock: as it was"]);
+    let before = fs::read(place.path("r.lock")).unwrap();
+    has(&place.says(&["lock", "r.rhai", NET]), &["r.lock: as it was"]);
     place.hub.take_requests();
     has(&place.says(&["lock", "--check", "r.rhai"]), &["the lock is true"]);
     assert!(place.hub.take_requests().is_empty());
-    assert_eq!(fs::read(place.path("dsr.lock")).unwrap(), before);
+    assert_eq!(fs::read(place.path("r.lock")).unwrap(), before);
     // Without the network the lock is of what is in the cache, and without that there is none.
     place.empty_cache();
-    fs::remove_file(place.path("dsr.lock")).unwrap();
+    fs::remove_file(place.path("r.lock")).unwrap();
     let (said, status) = place.error(&["lock", "r.rhai"]);
     assert_eq!(status, 3);
     has(&said, &["E501", NET, "r.rhai:3:10"]);
-    assert!(!place.path("dsr.lock").exists());
+    assert!(!place.path("r.lock").exists());
 }
 
 /// A branch that moves does not move a recipe with a lock, until the lock is made anew.
@@ -130,7 +130,7 @@ fn a_lock_that_is_there_is_used() {
     has(&said, &[&format!("- dataset O/d@{COMMIT}"), &format!("+ dataset O/d@{NEXT}")]);
     assert_eq!(place.says(&["run", "r.rhai", NET, "--frozen"]), "3\n");
     // Another name of the lock.
-    fs::rename(place.path("dsr.lock"), place.path("other.json")).unwrap();
+    fs::rename(place.path("r.lock"), place.path("other.json")).unwrap();
     assert_eq!(place.says(&["run", "r.rhai", "--lock=other.json", "--frozen"]), "3\n");
     has(&place.says(&["lock", "--check", "r.rhai", "--lock=other.json"]), &["is true"]);
     let (said, status) = place.error(&["run", "r.rhai", "--frozen"]);
@@ -184,11 +184,11 @@ fn frozen_refuses_what_is_not_in_the_lock() {
     // An import that is no longer there is told by the check alone.
     place.file("r.rhai", "print(1);\n");
     place.says(&["lock", "r.rhai"]);
-    let unused = fs::read_to_string(place.path("dsr.lock")).unwrap();
+    let unused = fs::read_to_string(place.path("r.lock")).unwrap();
     let sha256 = dsr::hash::sha256("");
     let unused =
         unused.replace("\"recipes\": {", &format!("\"recipes\": {{ \"x.rhai\": \"{sha256}\","));
-    fs::write(place.path("dsr.lock"), unused).unwrap();
+    fs::write(place.path("r.lock"), unused).unwrap();
     has(&place.error(&["lock", "--check", "r.rhai"]).0, &["no use for x.rhai"]);
     assert_eq!(place.says(&["run", "r.rhai", "--frozen"]), "1\n");
 }
@@ -267,7 +267,7 @@ fn a_recipe_that_is_no_file_needs_a_name_for_its_lock() {
     let place = Place::new();
     let (said, status) = place.error(&["lock", "gpt2_loop"]);
     assert_eq!(status, 2);
-    has(&said, &["E105", "--lock=dsr.lock"]);
+    has(&said, &["E105", "--lock=gpt2_loop.lock"]);
     place.says(&["lock", "gpt2_loop", "--lock=loop.lock"]);
     has(&place.says(&["check", "gpt2_loop", "--frozen", "--lock=loop.lock"]), &["no mistake"]);
     assert!(Path::new(&place.path("loop.lock")).exists());

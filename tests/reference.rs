@@ -145,9 +145,11 @@ fn the_whole_reference_is_printed_for_readers_and_for_programs() {
     assert_eq!(doc(&["doc", "--all"]).matches("### `").count(), entries.len());
     let json: serde_json::Value = serde_json::from_str(&doc(&["doc", "--json"])).unwrap();
     assert_eq!(json.as_array().unwrap().len(), entries.len());
-    let list = doc(&["doc"]);
+    let (topics, list) = (doc(&["doc"]), doc(&["doc", "--list"]));
+    assert!(topics.lines().count() < 120, "a screen or three:\n{topics}");
     for entry in &entries {
         assert!(!entry.doc.is_empty(), "{} has no documentation", entry.signature);
         assert!(list.contains(&entry.signature), "{}", entry.signature);
+        assert!(topics.contains(&entry.name), "{}", entry.name);
     }
 }

@@ -19,6 +19,7 @@ use crate::support::{self, recipe::Recipe};
 mod files;
 mod limits;
 mod net;
+mod own_work;
 mod paths;
 mod program;
 mod runs;

@@ -15,6 +15,7 @@ use super::{
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
     score::ScoreArgs,
+    trust::TrustArgs,
 };
 use crate::{run::Start, tensor::DeviceChoice, units::Bytes};
 
@@ -75,6 +76,9 @@ pub(super) enum Command {
 
     /// Show a DeepSpeed config file as the options of `init_engine`.
     Config(ConfigArgs),
+
+    /// Trust directories of your own recipes with what these ask for, or list them.
+    Trust(TrustArgs),
 
     /// Print a completion script for a shell.
     Completions {
@@ -175,8 +179,12 @@ pub(super) struct DocArgs {
     /// A function, property, type or concept: `forward`, `engine.loss`, `Dataset`, `model`.
     pub(super) name: Option<String>,
 
-    /// Print everything, as one Markdown text.
+    /// Print a line for each entry, by concept.
     #[arg(long, conflicts_with = "name")]
+    pub(super) list: bool,
+
+    /// Print everything, as one Markdown text.
+    #[arg(long, conflicts_with_all = ["name", "list"])]
     pub(super) all: bool,
 
     /// Print as JSON.
@@ -266,7 +274,7 @@ pub(super) struct BundleArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// The lock to include [default: dsr.lock beside the recipe, where there is one].
+    /// The lock to include [default: NAME.lock beside the recipe, where there is one].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 
@@ -286,7 +294,7 @@ pub(super) struct LockCommandArgs {
     #[command(flatten)]
     pub(super) given: ParamArgs,
 
-    /// The lock [default: dsr.lock beside the recipe].
+    /// The lock [default: NAME.lock beside the recipe].
     #[arg(long, value_name = "FILE")]
     pub(super) lock: Option<PathBuf>,
 

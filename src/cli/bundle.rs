@@ -6,12 +6,7 @@ use super::{args::BundleArgs, console, host, origin::FetchArgs};
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, create_dir_all, write_atomic},
-    recipe::{
-        Failure, Recipe, address,
-        bundle::Bundle,
-        bundling,
-        lock::{self, Lock},
-    },
+    recipe::{Failure, Recipe, address, bundle::Bundle, bundling, lock::Lock},
 };
 
 /// Writes a recipe's bundle into a new file.
@@ -58,7 +53,7 @@ pub(super) fn take_apart(from: &Path, to: &Path, fetch: &FetchArgs) -> Result<()
             false => write(name, text)?,
         }
     }
-    bundle.lock.iter().try_for_each(|text| write(lock::FILE, text))?;
+    bundle.lock.iter().try_for_each(|text| write(&Recipe::lock_of(&bundle.name), text))?;
     dir.publish()?;
     console::out(&names.concat());
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Write as _,
-    io::{BufRead, IsTerminal},
+    io::IsTerminal,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -10,18 +10,20 @@ use std::{
 use clap::{Args, ValueEnum};
 
 use super::{
+    ask::{Answer, ask, ask_to_run},
     console::{self, Console},
     origin::FetchArgs,
 };
 use crate::{
     error::{Code, Error},
-    foreign::{Foreign, lines},
+    foreign::Foreign,
     permission::{
         Access, Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
     },
     recipe::{
         Failure, Recipe,
+        address::has_files,
         requests::{self, Request, Requests},
         rights::Rights,
     },
@@ -93,6 +95,20 @@ pub(super) struct GrantArgs {
     fetch: FetchArgs,
 }
 
+/// The grants of `DSR_ALLOW_READ`, `_WRITE`, `_NET` and `_IMPORT`, for jobs that nobody attends: lists as
+/// those of the flags. An empty one gives nothing.
+fn of_environment() -> Grants {
+    let mut grants = Grants::default();
+    for capability in Capability::ALL {
+        let name = format!("DSR_ALLOW_{}", capability.name().to_uppercase());
+        let value = std::env::var(name).unwrap_or_default();
+        for item in value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            grants.add(capability, item.to_owned());
+        }
+    }
+    grants
+}
+
 /// Bytes that a recipe prints at most, where the user does not say it.
 const MOST_OUTPUT: u64 = 1_000_000_000;
 
@@ -123,6 +139,7 @@ impl GrantArgs {
             import: if self.allow_all { Scope::All } else { fetch.import },
             deny_import: fetch.deny_import,
         }
+        .and(&of_environment())
     }
 
     /// Where code may come from.
@@ -203,13 +220,29 @@ impl GrantArgs {
         !self.no_prompt && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
+    /// Gives `host` what a text asks for that the user typed.
+    pub(super) fn give_typed(&self, host: &mut Host, text: &Recipe) {
+        // What is wrong with it is told when it runs.
+        let Ok(requests) = requests::read(&host.workspace, text) else { return };
+        let rights = &mut host.workspace.rights;
+        let permissions = rights.permissions_with(rights.grants.clone());
+        let missing: Vec<_> = requests
+            .own()
+            .filter(|request| !permissions.allows(request.access()))
+            .cloned()
+            .collect();
+        let typed = wanted(&rights.work_dir, &missing);
+        rights.grants = std::mem::take(&mut rights.grants).and(&typed);
+    }
+
     /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
     /// what the user answers.
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
         let may_ask = self.give(host);
         let trust = trust_file(&host.workspace.rights);
         let mut given = Grants::default();
-        let mut is_looked_up = false;
+        let (mut is_looked_up, mut is_own) = (false, false);
+        let mut asked = Vec::new();
         // Imports from elsewhere can be read once that is granted, and may ask for more.
         loop {
             let requests = requests::read(&host.workspace, recipe)?;
@@ -241,6 +274,22 @@ impl GrantArgs {
                     given = trusted;
                     continue;
                 }
+                if let Some(file) = &trust
+                    && has_files(&recipe.name)
+                    && file.trusts_directory(&recipe.base_dir)?
+                {
+                    is_own = true;
+                }
+            }
+            if is_own && missing != asked {
+                asked.clone_from(&missing);
+                let wanted = wanted(&host.workspace.rights.work_dir, &missing);
+                self.add(&wanted);
+                host.workspace.rights.grants = self.grants();
+                if !missing.iter().any(|request| request.capability == Capability::Import) {
+                    return Ok(());
+                }
+                continue;
             }
             if !may_ask {
                 // Better now than when the training is done.
@@ -350,95 +399,6 @@ fn needs(host: &Host) -> Needs {
     Needs { read, write }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum Answer {
-    Once,
-    Trust,
-    No,
-}
-
-/// One screen with all that the recipe asks for, and what the user says to it.
-fn ask(
-    recipe: &Recipe,
-    hash: &str,
-    missing: &[Request],
-    requests: &Requests,
-    can_trust: bool,
-) -> Answer {
-    let (first, last) = (&hash[..4], &hash[hash.len() - 2..]);
-    let mut screen = format!("{} (sha256 {first}...{last}) wants:\n", Foreign(&recipe.name));
-    for request in missing {
-        let _ = writeln!(
-            screen,
-            "  {:6}  {}  {}",
-            request.capability.name(),
-            Foreign(&request.what),
-            Foreign(&request.wanted_by)
-        );
-    }
-    let trust = if can_trust { "[t] trust this exact file   " } else { "" };
-    let question = format!("Allow?  [y] once   {trust}[n] no   [v] view source  ");
-    console::err(&screen);
-    loop {
-        console::err(&question);
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
-            return Answer::No;
-        }
-        match line.trim() {
-            "y" => return Answer::Once,
-            "t" if can_trust => return Answer::Trust,
-            "n" | "" => return Answer::No,
-            "v" => {
-                for (name, text) in &requests.texts {
-                    console::err(&format!("--- {}\n{}\n", Foreign(name), lines(text)));
-                }
-            }
-            _ => {}
-        }
-    }
-}
-
-/// Asks for one access of a session.
-pub(super) fn ask_for(access: &Access<'_>) -> bool {
-    let wanted = match access {
-        Access::Read(path) => format!("read {}", path.display()),
-        Access::Write(path) => format!("write {}", path.display()),
-        Access::Net(host) => format!("connect to {host}"),
-        Access::Import(host) => format!("import code from {host}"),
-    };
-    let question =
-        format!("This wants to {}. Allow?  [y] for this session   [n] no  ", Foreign(&wanted));
-    is_allowed(&question, None)
-}
-
-/// Asks whether a text may run that the user's trust is not in.
-fn ask_to_run(name: &str, text: &str) -> bool {
-    let name = Foreign(name);
-    let question = format!(
-        "The recipe is trusted without {name}, which it imports now. \
-         Run it?  [y] once   [n] no   [v] view source  "
-    );
-    is_allowed(&question, Some(&format!("--- {name}\n{}\n", lines(text))))
-}
-
-/// Asks until the answer is `y`, or `n` or nothing; `v` shows the source, where there is one.
-fn is_allowed(question: &str, source: Option<&str>) -> bool {
-    loop {
-        console::err(question);
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
-            return false;
-        }
-        match (line.trim(), source) {
-            ("y", _) => return true,
-            ("n" | "", _) => return false,
-            ("v", Some(source)) => console::err(source),
-            _ => {}
-        }
-    }
-}
-
 fn wanted(work_dir: &Path, missing: &[Request]) -> Grants {
     let mut grants = Grants::default();
     for request in missing {
@@ -462,7 +422,7 @@ fn refused(recipe: &Recipe, wanted: &Grants) -> Error {
 }
 
 /// The trust file, where there is a home for it.
-fn trust_file(rights: &Rights) -> Option<TrustFile> {
+pub(super) fn trust_file(rights: &Rights) -> Option<TrustFile> {
     let path = |name: &str| (rights.env)(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let config = path("XDG_CONFIG_HOME").or_else(|| Some(path("HOME")?.join(".config")))?;
     Some(TrustFile::at(config.join("dsr/trust.toml")))

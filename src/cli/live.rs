@@ -8,8 +8,10 @@ use std::{
 
 use super::{
     args::{EvalArgs, ParamArgs, ReplArgs},
+    ask::ask_for,
     console::{self, Console},
     device::DeviceArgs,
+    grants::GrantArgs,
     host, launch, report, signals,
 };
 use crate::{
@@ -46,7 +48,8 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
 /// Prints the value of a text.
 pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
     let given = (&ParamArgs::default(), args.device);
-    let mut live = session(None, given, &args.grants, console)?;
+    let typed = Recipe { name: "repl".into(), text: args.text.clone(), base_dir: ".".into() };
+    let mut live = session_with(None, given, &args.grants, console, Some(&typed))?;
     let value = live.eval(&args.text)?;
     if !value.is_nothing() {
         console.print(&live.print(&value));
@@ -56,9 +59,20 @@ pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
 
 fn session(
     recipe: Option<&Recipe>,
-    (given, device): (&ParamArgs, DeviceArgs),
-    grants: &super::grants::GrantArgs,
+    given: (&ParamArgs, DeviceArgs),
+    grants: &GrantArgs,
     console: &Console,
+) -> Result<Live, Failure> {
+    session_with(recipe, given, grants, console, None)
+}
+
+/// A session that may also do what the text `typed` asks for.
+fn session_with(
+    recipe: Option<&Recipe>,
+    (given, device): (&ParamArgs, DeviceArgs),
+    grants: &GrantArgs,
+    console: &Console,
+    typed: Option<&Recipe>,
 ) -> Result<Live, Failure> {
     let nothing = || Recipe { name: "repl".into(), text: String::new(), base_dir: ".".into() };
     let recipe = recipe.cloned().unwrap_or_else(nothing);
@@ -68,7 +82,10 @@ fn session(
     refuse_ranks(&host)?;
     device.give(&mut host)?;
     if grants.give(&mut host) {
-        host.workspace.rights.ask = Some(Box::new(super::grants::ask_for));
+        host.workspace.rights.ask = Some(Box::new(ask_for));
+    }
+    if let Some(typed) = typed {
+        grants.give_typed(&mut host, typed);
     }
     grants.limit_time(&host, console);
     signals::install_for_session(&host.interrupt)?;

@@ -7,12 +7,7 @@ use crate::{
     error::{Code, Error},
     fs::write_atomic,
     permission::Scope,
-    recipe::{
-        Failure, Recipe,
-        bundle::Bundle,
-        lock::{self, Lock},
-        locking,
-    },
+    recipe::{Failure, Recipe, bundle::Bundle, lock::Lock, locking},
 };
 
 pub(super) fn run(args: &LockCommandArgs, console: &Console) -> Result<(), Failure> {
@@ -30,7 +25,7 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
     let Some(path) = args.lock.clone().or_else(|| Lock::beside(recipe)) else {
         let message = format!("{} is no file that a lock could be beside", recipe.name);
         return Err(Error::new(Code::Usage, message)
-            .hint(format!("name the lock: --lock={}", lock::FILE))
+            .hint(format!("name the lock: --lock={}", Recipe::lock_of(&recipe.name)))
             .into());
     };
     let mut host = host::of(recipe, &args.given, args.grants.fetch(), console, |_| ())?;

@@ -4,6 +4,7 @@
 //! output; errors, progress and notes to standard error.
 
 mod args;
+mod ask;
 mod bundle;
 mod chat;
 mod check;
@@ -33,6 +34,7 @@ mod score;
 mod served;
 mod signals;
 mod table_args;
+mod trust;
 
 use std::{ffi::OsString, process::ExitCode, thread};
 
@@ -88,6 +90,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Chat(args) => chat::run(&args, &console).map_err(Failure::from),
         Command::Score(args) => score::run(&args, &console).map_err(Failure::from),
         Command::Doctor(args) => Ok(doctor::run(&args)),
+        Command::Trust(args) => trust::run(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
         Command::Completions { shell } => {
             generated::completions(shell);

@@ -87,7 +87,7 @@ pub(super) fn environment(offline: bool) -> Environment {
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Where its code may come from")]
 pub(super) struct LockArgs {
-    /// Use this lock [default: dsr.lock beside the recipe, where there is one].
+    /// Use this lock [default: NAME.lock beside the recipe, where there is one].
     #[arg(long, value_name = "FILE")]
     lock: Option<PathBuf>,
 

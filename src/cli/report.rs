@@ -112,7 +112,7 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     let label = Label::new((name, span.clone()))
         .with_color(Color::Red)
         .with_message(Foreign(beside.unwrap_or("here")));
-    let config = Config::new().with_color(color).with_char_set(CharSet::Ascii);
+    let config = Config::new().with_color(color).with_char_set(char_set(color));
     let report = Report::build(ReportKind::Error, (name, span))
         .with_config(config)
         .with_label(label)
@@ -127,6 +127,14 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     let drawn: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
     let shown = drawn.get(1..drawn.len().saturating_sub(1)).unwrap_or_default();
     shown.iter().fold(String::new(), |text, line| text + *line + "\n")
+}
+
+/// The characters of the marks: rules where a terminal draws them.
+fn char_set(is_terminal: bool) -> CharSet {
+    let set = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set).unwrap_or_default();
+    let is_utf8 = locale.to_uppercase().replace('-', "").ends_with("UTF8");
+    if is_terminal && is_utf8 { CharSet::Unicode } else { CharSet::Ascii }
 }
 
 /// A line with each character that is not seen as itself replaced by a mark, so that the columns stay.

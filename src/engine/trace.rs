@@ -31,7 +31,7 @@ impl Tracer {
     /// A tracer of what runs on `device`, into `file`. Its lines go to `show`.
     pub fn new(file: impl Into<Place>, device: Device, show: Box<dyn Fn(&str)>) -> Result<Self> {
         let file = file.into();
-        file.parent().map_or(Ok(()), fs::create_dir_all)?;
+        file.create_parents()?;
         let tracer = Self { file, device, steps: 0, runs: false, show };
         trace::prepare(tracer.with_cuda())?;
         Ok(tracer)

@@ -221,7 +221,7 @@ impl NewDir {
             return Err(Error::new(Code::Io, message));
         }
         let parent = place.parent().unwrap_or_else(|| place.clone());
-        parent.create_dir_all()?;
+        place.create_parents()?;
         if let Some(name) = place.name()
             && parent.exists()
         {

@@ -133,8 +133,8 @@ impl Model {
         {
             let _counting = ledger.open(Kind::Buffers)?;
             let grad = output.hidden.f_ones_like()?;
-            let own = params.own();
-            let inputs = own.iter().chain([&input.hidden]).filter(|x| x.requires_grad());
+            let tensors = params.tensors();
+            let inputs = tensors.iter().chain([&input.hidden]).filter(|x| x.requires_grad());
             let inputs: Vec<_> = inputs.collect();
             if !inputs.is_empty() {
                 autograd::grad(&[(&output.hidden, &grad)], &inputs)?;

@@ -190,10 +190,10 @@ impl<'a> Params<'a> {
         self.sink.is_some()
     }
 
-    /// All tensors of the layer's own.
-    pub fn own(&self) -> Vec<Tensor> {
+    /// All tensors of the layer, without an adapter's.
+    pub fn tensors(&self) -> Vec<Tensor> {
         let tensor = |place: &ParamPlace| self.at(*place).shallow_clone();
-        self.places.own.iter().map(tensor).collect()
+        self.places.own.iter().chain(&self.places.borrowed).map(tensor).collect()
     }
 
     fn sink_at(&self, place: ParamPlace) -> Option<ParamSink> {

@@ -172,6 +172,12 @@ impl Grants {
         }
     }
 
+    /// These, with what `more` gives by name.
+    pub fn and(mut self, more: &Self) -> Self {
+        self.extend(more);
+        self
+    }
+
     /// Gives also what `more` gives by name.
     pub fn extend(&mut self, more: &Self) {
         for capability in [Capability::Read, Capability::Write, Capability::Net] {

@@ -10,7 +10,13 @@
 //! import = []
 //! ```
 //!
-//! An edited recipe has another hash, and is asked for again.
+//! An edited recipe has another hash, and is asked for again. A directory of the user's own recipes is
+//! trusted with whatever their texts ask for:
+//!
+//! ```toml
+//! [directory."/home/me/recipes"]
+//! time = 1766000000
+//! ```
 
 use std::{
     collections::BTreeMap,
@@ -23,7 +29,7 @@ use sha2::{Digest, Sha256};
 use super::{Capability, Grants, audit, place};
 use crate::{
     config::suggest,
-    error::{Code, Error, Result},
+    error::{Code, Error, IoContext, Result},
     fs, hash,
 };
 
@@ -38,6 +44,17 @@ struct Content {
     /// By the hash of the recipe.
     #[serde(default)]
     recipe: BTreeMap<String, Trusted>,
+    /// By the real path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    directory: BTreeMap<PathBuf, TrustedDirectory>,
+}
+
+/// A directory that is trusted.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TrustedDirectory {
+    /// When the user said so, in seconds since 1970.
+    time: u64,
 }
 
 /// A recipe that is trusted.
@@ -134,7 +151,50 @@ impl TrustFile {
             };
         }
         content.recipe.insert(hash.to_owned(), trusted);
-        let text = toml::to_string(&content)
+        self.write(&content)
+    }
+
+    /// The directories that are trusted, real paths.
+    pub fn directories(&self) -> Result<Vec<PathBuf>> {
+        Ok(self.content()?.directory.into_keys().collect())
+    }
+
+    /// Whether `dir` is a trusted directory or lies in one.
+    pub fn trusts_directory(&self, dir: &Path) -> Result<bool> {
+        let dir = dir.canonicalize().at("open", dir)?;
+        Ok(self.content()?.directory.keys().any(|trusted| dir.starts_with(trusted)))
+    }
+
+    /// Trusts the recipes in a directory; gives its real path.
+    pub fn trust_directory(&self, dir: &Path) -> Result<PathBuf> {
+        let dir = dir.canonicalize().at("open", dir)?;
+        if !dir.is_dir() {
+            bail!(Code::Usage, "{} is no directory", dir.display());
+        }
+        if dir.parent().is_none() {
+            let message = "the root of all files cannot be trusted";
+            return Err(Error::new(Code::Usage, message)
+                .hint("name the directory that only your own recipes are in"));
+        }
+        let mut content = self.content()?;
+        content.directory.insert(dir.clone(), TrustedDirectory { time: audit::seconds() as u64 });
+        self.write(&content)?;
+        Ok(dir)
+    }
+
+    /// Takes the trust in a directory back; false where there was none.
+    pub fn distrust_directory(&self, dir: &Path) -> Result<bool> {
+        let dir = dir.canonicalize().unwrap_or_else(|_| dir.to_owned());
+        let mut content = self.content()?;
+        let was_trusted = content.directory.remove(&dir).is_some();
+        if was_trusted {
+            self.write(&content)?;
+        }
+        Ok(was_trusted)
+    }
+
+    fn write(&self, content: &Content) -> Result<()> {
+        let text = toml::to_string(content)
             .map_err(|e| Error::new(Code::Io, "the trust file has no TOML form").caused_by(e))?;
         if let Some(dir) = self.0.parent() {
             fs::create_dir_all(dir)?;

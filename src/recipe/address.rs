@@ -173,7 +173,7 @@ pub(crate) fn without_hash(name: &str) -> &str {
 }
 
 /// Whether a source, or the path of an import, is a file: neither an address nor a part of dsr.
-pub(crate) fn has_files(source: &str) -> bool {
+pub fn has_files(source: &str) -> bool {
     !is_address(source) && !source.starts_with(EMBEDDED)
 }
 

@@ -7,7 +7,7 @@
 //! // --- dsr bundle: recipe "gpt2.rhai" sha256=9f31... ---
 //! // --- dsr bundle: module "parts/rates.rhai" sha256=51aa... ---
 //! //| fn warm(step) { step * 0.1 }
-//! // --- dsr bundle: lock "dsr.lock" sha256=77b0... ---
+//! // --- dsr bundle: lock "mine.lock" sha256=77b0... ---
 //! //| { ... }
 //! // --- dsr bundle: end ---
 //! ```
@@ -185,8 +185,11 @@ impl Bundle {
         text.push_str(
             "// What the recipe above imports. `dsr recipe unbundle FILE DIR` takes it apart.\n",
         );
+        let locked = Recipe::lock_of(name);
         let modules = modules.iter().map(|(name, content)| ("module", name.as_str(), content));
-        for (kind, name, content) in modules.chain(lock.iter().map(|l| ("lock", "dsr.lock", l))) {
+        for (kind, name, content) in
+            modules.chain(lock.iter().map(|l| ("lock", locked.as_str(), l)))
+        {
             head(&mut text, kind, name, content);
             for line in content.split('\n') {
                 let space = if line.is_empty() { "" } else { " " };

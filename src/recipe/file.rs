@@ -66,6 +66,11 @@ impl Recipe {
         let stem = Path::new(name).file_stem().map(|stem| stem.to_string_lossy());
         stem.map_or_else(|| "run".to_owned(), |stem| stem.into_owned())
     }
+
+    /// The name of the lock of a recipe, which stands beside it: `mine.lock` of `mine.rhai`.
+    pub fn lock_of(name: &str) -> String {
+        format!("{}.lock", Self::stem(name))
+    }
 }
 
 impl From<BuiltIn> for Recipe {

@@ -1,4 +1,4 @@
-//! `dsr.lock`: the hashes of the files that a recipe is made of.
+//! `mine.lock` beside `mine.rhai`: the hashes of the files that a recipe is made of.
 //!
 //! A lock has the hash of the recipe and of each import, and for each name on the hub the commit with
 //! the hash of each file. It is made from the text of the recipe and the values of its parameters,
@@ -30,9 +30,6 @@ use crate::{
     hash::{self, is_hex, is_sha256},
     hub::{Content, Hub, Listing, Pins, RepoKind},
 };
-
-/// The name of the lock beside a recipe.
-pub const FILE: &str = "dsr.lock";
 
 /// A lock.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +78,7 @@ impl Lock {
             return Ok(Some(Self::open(path)?));
         }
         if let Some(text) = Bundle::open(recipe)?.and_then(|bundle| bundle.lock) {
-            return Ok(Some(Self::read(&text, &format!("{} ({FILE})", recipe.name))?));
+            return Ok(Some(Self::read(&text, &format!("{} (its lock)", recipe.name))?));
         }
         let beside = Self::beside(recipe).filter(|path| path.exists());
         Ok(beside.map(|path| Self::open(&path)).transpose()?)
@@ -90,7 +87,7 @@ impl Lock {
     /// The path of the lock beside a recipe, if the recipe is a file.
     pub fn beside(recipe: &Recipe) -> Option<PathBuf> {
         let dir = recipe.base_dir.strip_prefix(".").unwrap_or(&recipe.base_dir);
-        has_files(&recipe.name).then(|| dir.join(FILE))
+        has_files(&recipe.name).then(|| dir.join(Recipe::lock_of(&recipe.name)))
     }
 
     /// Reads the lock in the file at `path`.
@@ -306,7 +303,7 @@ fn changed(message: String) -> Error {
 
 /// The error for a lock that is not there.
 pub fn missing() -> Error {
-    Error::new(Code::Missing, format!("there is no lock: no {FILE} beside the recipe"))
+    Error::new(Code::Missing, "there is no lock beside the recipe")
         .hint("`dsr lock RECIPE` makes it, --lock=FILE names another one")
 }
 
@@ -331,7 +328,7 @@ mod tests {
     #[test]
     fn a_lock_is_read_as_it_was_written() {
         let lock = lock();
-        assert_eq!(Lock::read(&lock.text(), "dsr.lock").unwrap(), lock);
+        assert_eq!(Lock::read(&lock.text(), "r.lock").unwrap(), lock);
         assert_eq!(lock.commit(RepoKind::Model, "O/m", "refs/pr/1"), Some(COMMIT));
         assert_eq!(lock.commit(RepoKind::Dataset, "O/m", "refs/pr/1"), None);
     }
@@ -339,13 +336,13 @@ mod tests {
     #[test]
     fn what_is_no_lock_is_refused() {
         let told = |text: &str| {
-            let e = Lock::read(text, "dsr.lock").unwrap_err();
+            let e = Lock::read(text, "r.lock").unwrap_err();
             assert_eq!(e.code(), Code::Pin);
             format!("{}\n{}", e.message(), e.hints().join("\n"))
         };
-        assert!(told("{").contains("dsr.lock:1:1: EOF"), "{}", told("{"));
+        assert!(told("{").contains("r.lock:1:1: EOF"), "{}", told("{"));
         let said = told("{\"dsr\": \"1\",\n\"recipe\": {}}");
-        assert!(said.contains("dsr.lock:2:8: unknown field `recipe`"), "{said}");
+        assert!(said.contains("r.lock:2:8: unknown field `recipe`"), "{said}");
         assert!(said.contains("did you mean `recipes`?"), "{said}");
         let text = lock().text();
         for (from, to) in

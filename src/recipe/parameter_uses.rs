@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhai::{AST, ASTNode, Expr, Stmt};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, Stmt};
 
 use super::{locate, params, params::Parameter};
 
@@ -17,16 +17,19 @@ pub(crate) struct ParameterUses {
     pub(crate) paths: BTreeSet<String>,
     /// Those that are handed as they are to what loads from the hub.
     pub(crate) sources: BTreeSet<String>,
+    /// Those that are handed as they are to what writes a path.
+    pub(crate) written: BTreeSet<String>,
 }
 
 impl ParameterUses {
     /// The uses in `ast`. `names_path` says whether a function takes a path, `loads` whether it also takes
-    /// a name on the hub.
+    /// a name on the hub, `writes` whether a function or an option takes one that is written to.
     pub(super) fn of(
         ast: &AST,
         parameters: &[Parameter],
         names_path: impl Fn(&str) -> bool,
         loads: impl Fn(&str) -> bool,
+        writes: impl Fn(&str) -> bool,
     ) -> Self {
         let meanings = meanings(ast, parameters);
         let mut uses = Self::default();
@@ -42,12 +45,16 @@ impl ParameterUses {
             if calls.clone().any(|call| names_path(&call.name)) {
                 uses.paths.extend(names.iter().cloned());
             }
-            let handed = calls.any(|call| {
-                let is_argument = call.args.iter().any(|arg| arg.position() == last.position());
-                loads(&call.name) && is_argument
-            });
-            if handed {
-                uses.sources.extend(names);
+            let is_argument_of = |call: &FnCallExpr, is_meant: &dyn Fn(&str) -> bool| {
+                is_meant(&call.name) && call.args.iter().any(|arg| arg.position() == last.position())
+            };
+            if calls.clone().any(|call| is_argument_of(call, &loads)) {
+                uses.sources.extend(names.iter().cloned());
+            }
+            let is_option = matches!(above.last(), Some(ASTNode::Expr(Expr::Map(map, _)))
+                if map.0.iter().any(|(key, value)| value.position() == last.position() && writes(&key.name)));
+            if is_option || calls.any(|call| is_argument_of(call, &writes)) {
+                uses.written.extend(names);
             }
             true
         });

@@ -97,8 +97,9 @@ pub struct Requests {
     pub texts: BTreeMap<String, String>,
     /// The names that it loads from the hub.
     pub hub: Vec<HubName>,
-    /// The name of the recipe in `texts`.
+    /// The name of the recipe in `texts`, and that of its text.
     main: String,
+    source: String,
     /// Imports that cannot be read.
     faults: Vec<Error>,
     /// Imports that cannot be bundled.
@@ -119,6 +120,11 @@ impl Requests {
     pub fn modules(&self) -> impl Iterator<Item = (&str, &str)> {
         let modules = self.texts.iter().filter(|(name, _)| **name != self.main);
         modules.map(|(name, text)| (name.as_str(), text.as_str()))
+    }
+
+    /// The requests that stand in the text itself, and not in its imports.
+    pub fn own(&self) -> impl Iterator<Item = &Request> {
+        self.list.iter().filter(|request| request.place.0 == self.source)
     }
 
     /// Fails with the imports that could not be read.
@@ -191,6 +197,7 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
     // The recipe may be moved; its name stays.
     let own = Path::new(name).file_name().map(|name| name.to_string_lossy().into_owned());
     found.main = own.unwrap_or_else(|| name.clone());
+    found.source = name.clone();
     found.texts.insert(found.main.clone(), text.clone());
     let modules = imports.modules.into_iter();
     found.texts.extend(modules.map(|(name, module)| (name, module.text)));
@@ -211,6 +218,7 @@ pub(crate) fn note_uses(workspace: &Workspace, ast: &AST, parameters: &[Paramete
         parameters,
         |name| is(name, |_| true),
         |name| is(name, |what| matches!(what, Use::Hub(_))),
+        |name| is(name, |what| matches!(what, Use::Write)) || WRITTEN_OPTIONS.contains(&name),
     );
     workspace.rights.uses.replace(uses);
 }

@@ -94,7 +94,7 @@ impl Rights {
     /// cannot be opened.
     pub(crate) fn settle(&self) -> Result<()> {
         let audit = self.audit.as_deref().map(Audit::open).transpose()?;
-        let mut grants = self.grants.clone();
+        let mut grants = self.with_named(self.grants.clone());
         grants.extend(&self.answered.borrow());
         let permissions = Permissions::new(grants, self.world(), audit);
         self.permissions.replace(Arc::new(permissions));
@@ -108,7 +108,18 @@ impl Rights {
 
     /// The permissions that it would have with `grants`, before it runs.
     pub fn permissions_with(&self, grants: Grants) -> Permissions {
-        Permissions::new(grants, self.world(), None)
+        Permissions::new(self.with_named(grants), self.world(), None)
+    }
+
+    /// The grants, with the paths on the command line that the recipe writes to.
+    fn with_named(&self, mut grants: Grants) -> Grants {
+        let uses = self.uses.borrow();
+        for (_, text) in self.given_texts().filter(|(name, _)| uses.written.contains(*name)) {
+            if !text.is_empty() {
+                grants.add(Capability::Write, text.to_owned());
+            }
+        }
+        grants
     }
 
     /// The rights, in lines.

@@ -50,6 +50,8 @@ const GPUS: &[Gpu] = &[
     gpu(&["A100 80GB", "A100-SXM4-80GB", "A100 80GB PCIe"], 81_050, Both(312.0), 156.0, 19.5),
     gpu(&["A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"], 40_339, Both(312.0), 156.0, 19.5),
     gpu(&["L40S"], 45_455, Both(362.05), 183.2, 91.6),
+    gpu(&["A10G"], 22_508, Both(70.0), 35.0, 31.5),
+    gpu(&["A10"], 22_508, Both(125.0), 62.5, 31.2),
     gpu(&["L4"], 22_563, Both(121.0), 60.5, 30.3),
     gpu(&["RTX PRO 6000", "RTX PRO 6000 Blackwell Workstation Edition"], 97_250, Both(503.8), 251.9, 126.0),
     gpu(&["RTX 6000 Ada", "RTX 6000 Ada Generation"], 48_510, Both(364.2), 182.1, 91.1),

@@ -45,7 +45,7 @@ fn a_bundle_that_was_changed_is_refused() {
     let cases = [
         ("fn f() { 1 }", "fn f() { 2 }", "E803", line("module \"parts/m")),
         ("print(m::f());", "print(m::g());", "E803", line("recipe \"r.rhai")),
-        ("\"dsr\": \"", "\"dsr\": \"9", "E803", line("lock \"dsr.lock")),
+        ("\"dsr\": \"", "\"dsr\": \"9", "E803", line("lock \"r.lock")),
         ("\"parts/m.rhai\" sha", "\"../m.rhai\" sha", "E501", line("module \"parts/m")),
         ("\"parts/m.rhai\" sha", "\"/etc/m.rhai\" sha", "E501", line("module \"parts/m")),
         ("\"parts/m.rhai\" sha", "\"a/../../m.rhai\" sha", "E501", line("module \"parts/m")),
@@ -78,9 +78,9 @@ fn what_is_no_lock_is_refused_before_the_recipe_runs() {
     let user = User::new();
     user.file("r.rhai", "print(1);\n");
     user.says(&["lock", "r.rhai"]);
-    let lock = user.read("dsr.lock");
+    let lock = user.read("r.lock");
     let cases = [
-        ("{".to_owned(), "dsr.lock:1:1"),
+        ("{".to_owned(), "r.lock:1:1"),
         ("[]".to_owned(), "damaged"),
         (String::new(), "damaged"),
         (lock.replace("\"recipes\"", "\"recipe\""), "did you mean `recipes`?"),
@@ -88,7 +88,7 @@ fn what_is_no_lock_is_refused_before_the_recipe_runs() {
         (lock.replace("\"dsr\"", "\"models\": { \"O/m@main\": {} },\n  \"dsr\""), "`O/m@main`"),
     ];
     for (text, why) in cases {
-        user.file("dsr.lock", &text);
+        user.file("r.lock", &text);
         // The commands read a lock in one way.
         let commands: &[&[&str]] = match text.as_str() {
             "{" => &[&["run", "r.rhai"], &["check", "r.rhai"], &["lock", "--check", "r.rhai"]],
@@ -97,10 +97,10 @@ fn what_is_no_lock_is_refused_before_the_recipe_runs() {
         for command in commands {
             let (said, status) = user.error(command);
             assert_eq!(status, 4, "{said}");
-            has(&said, &["E803", "dsr.lock", why, "dsr lock RECIPE"]);
+            has(&said, &["E803", "r.lock", why, "dsr lock RECIPE"]);
         }
-        assert_eq!(user.read("dsr.lock"), text);
+        assert_eq!(user.read("r.lock"), text);
     }
     has(&user.says(&["lock", "r.rhai"]), &["written"]);
-    assert_eq!(user.read("dsr.lock"), lock);
+    assert_eq!(user.read("r.lock"), lock);
 }

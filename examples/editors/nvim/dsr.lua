@@ -95,7 +95,7 @@ local function check(recipe)
   run({ "check", "--json", name }, directory, function(out, err, status)
     local is_json, faults = pcall(vim.fn.json_decode, out)
     if not is_json or type(faults) ~= "table" then
-      -- What keeps dsr from checking at all, such as a damaged dsr.lock, is no JSON.
+      -- What keeps dsr from checking at all, such as a damaged lock, is no JSON.
       vim.notify(err ~= "" and err or ("dsr check ended with status " .. status), vim.log.levels.ERROR)
     elseif vim.api.nvim_buf_is_valid(recipe) then
       show(recipe, path, faults)

@@ -13,6 +13,8 @@ pub(super) enum Checked<'a> {
     /// `null` where that is fine.
     Nothing,
     Value(Value),
+    /// A number that stood in quotes.
+    Unquoted(Value),
     Block(&'static [Key], &'a [Entry]),
     Typed(&'static Typed, &'a [Entry]),
 }
@@ -61,6 +63,15 @@ pub(super) fn check<'a>(kind: &'static Kind, node: &'a Node) -> Result<Checked<'
         }
         (&Kind::Whole(least), Data::Number(number)) => whole_in(kind, number, least, i64::MAX),
         (&Kind::Between(least, most), Data::Number(number)) => whole_in(kind, number, least, most),
+        (Kind::Whole(_) | Kind::Between(..) | Kind::Number(..), Data::Text(text)) => {
+            // As pydantic reads it.
+            let number = serde_json::from_str::<serde_json::Number>(text.trim());
+            let Ok(number) = number else { return Err(kind_of(kind)) };
+            match check(kind, &Node { at: node.at, data: Data::Number(number) })? {
+                Checked::Value(value) => Ok(Checked::Unquoted(value)),
+                _ => Err(kind_of(kind)),
+            }
+        }
         (_, Data::Text(text)) => Err(Wrong { hint: unquoted(kind, text), ..kind_of(kind) }),
         _ => Err(kind_of(kind)),
     }
@@ -92,7 +103,6 @@ fn whole(number: &serde_json::Number) -> Option<i64> {
 fn unquoted(kind: &Kind, text: &str) -> Option<String> {
     let fits = match kind {
         Kind::Bool => matches!(text, "true" | "false"),
-        Kind::Whole(_) | Kind::Between(..) | Kind::Number(..) => text.parse::<f64>().is_ok(),
         _ => false,
     };
     fits.then(|| format!("write {text}, without quotes"))

@@ -27,6 +27,8 @@ const HYBRID_ENGINE: &[Key] = &[
 ];
 
 const COMPILE: &[Key] = &[
+    no_meaning("disable", Kind::Bool, "there is no Python code to compile"),
+    no_meaning("backend", Kind::Text, "there is no Python code to compile"),
     only("deepcompile", Kind::Bool, NO, "there is no Python code to compile"),
     only("autoep_non_moe", Kind::Bool, NO, "there is no Python code to compile"),
     goes_with("passes", Kind::OrNull(&Kind::Texts), "deepcompile"),

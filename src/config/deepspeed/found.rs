@@ -144,6 +144,11 @@ impl Walk<'_> {
         match check(&key.kind, &entry.node) {
             Ok(Checked::Nothing) => {}
             Ok(Checked::Value(value)) => self.value(level, &path, key, entry, value),
+            Ok(Checked::Unquoted(value)) => {
+                let text = format!("`{path}` is a number in quotes: it is taken as {value}");
+                self.notes.push(Note { at: entry.node.at, text });
+                self.value(level, &path, key, entry, value);
+            }
             Ok(Checked::Block(keys, entries)) => {
                 self.insert(path.clone(), entry, State::Block);
                 self.note_no_meaning(&path, key, entry);
@@ -283,8 +288,14 @@ impl Walk<'_> {
                 listing::home_of(self.keys, &entry.key, level.path)?
             ))
         };
+        let hint = hint.or_else(elsewhere);
+        if level.path.is_empty() && hint.is_none() {
+            let text = format!("`{}` is no key that DeepSpeed reads: it has no meaning", entry.key);
+            self.notes.push(Note { at: entry.at, text });
+            return;
+        }
         let mut error = Error::new(Code::UnknownOption, message);
-        if let Some(hint) = hint.or_else(elsewhere) {
+        if let Some(hint) = hint {
             error = error.hint(hint);
         } else if known.len() <= 12 {
             error = error.hint(format!("it has: {}", known.join(", ")));

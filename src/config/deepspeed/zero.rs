@@ -177,6 +177,19 @@ pub(super) fn translate(found: &Found, draft: &mut Draft) {
         }
     }
     nvme_path(found, draft);
+    ignored_offload(draft);
+}
+
+/// An offload that the stage does not divide: DeepSpeed passes over it.
+fn ignored_offload(draft: &mut Draft) {
+    let Some(stage) = draft.number("zero.stage") else { return };
+    for (name, least) in [("offload_optimizer", 1.0), ("offload_param", 3.0)] {
+        let option = format!("zero.{name}");
+        let is_on = draft.text(&option).is_some_and(|device| device != "none");
+        if is_on && stage < least {
+            draft.withdraw(&option, &format!("it needs stage {least}, and the stage is {stage}"));
+        }
+    }
 }
 
 /// One directory for both offloads; without the device "nvme" a path means nothing, as in DeepSpeed.

@@ -2,7 +2,8 @@
 //!
 //! A layer has parameters and a function of them and of what the layer before it gave. The first
 //! gets token ids, the last gives logits; in between anything may go, as long as it is one tensor.
-//! The engine runs such a model as any other: a layer's parameters are one unit.
+//! The engine runs such a model as any other: a layer's parameters are one unit. A tensor that is given
+//! to two layers is one parameter, as in PyTorch: the first layer's, which the other borrows.
 
 use std::{collections::BTreeSet, fmt, rc::Rc};
 
@@ -17,6 +18,7 @@ use crate::{
         cost::{LayerCost, Workload},
         layer::{Context, Flow, Layer},
         loss,
+        param_id::ParamId,
         params::{LayerBuilder, Params},
         unit::Init,
     },
@@ -31,7 +33,8 @@ pub type LayerFunction = Rc<dyn Fn(&[Tensor], &Tensor, &Context<'_>) -> Result<T
 pub struct CustomLayer {
     /// The prefix of its parameters' names.
     pub name: String,
-    /// The parameters with their first values, which are copied.
+    /// The parameters with their first values, which are copied. The same tensor again is the same
+    /// parameter.
     pub params: Vec<(String, Tensor)>,
     /// Computes it. The input of the first is `[B, T]`, int64; of the others what the one before
     /// gave. The result of the last is `[B, T, V]`.
@@ -41,6 +44,7 @@ pub struct CustomLayer {
 /// A layer whose parameters are in their unit.
 struct Custom {
     name: String,
+    params: Vec<ParamId>,
     forward: LayerFunction,
     is_last: bool,
 }
@@ -55,8 +59,13 @@ pub fn model(
     check(&layers)?;
     let last = layers.len() - 1;
     let names: Vec<String> = layers.iter().map(|layer| layer.name.clone()).collect();
-    let values = layers.iter().map(CustomLayer::values).collect::<Result<_>>()?;
-    let specs = layers.into_iter().enumerate().map(|(i, layer)| layer.spec(i, last)).collect();
+    let mut owners = Vec::new();
+    let (mut values, mut specs) = (Vec::new(), Vec::new());
+    for (i, layer) in layers.into_iter().enumerate() {
+        let (spec, own) = layer.spec((i, last), &mut owners)?;
+        values.push(own);
+        specs.push(spec);
+    }
     let config: [(&str, Value); 4] = [
         ("model_type", json!("dsr_custom")),
         ("vocab_size", json!(vocab_size)),
@@ -108,43 +117,71 @@ fn check(layers: &[CustomLayer]) -> Result<()> {
 }
 
 impl CustomLayer {
-    /// Layer `i` of which `last` is the last. Of an inner layer a matrix counts as the weight of a
-    /// linear layer, `[out, in]`, as in PyTorch's: those are what Muon is for.
-    fn spec(self, i: usize, last: usize) -> LayerSpec {
+    /// Layer `i` of which `last` is the last, with copies of its own parameters' values on the CPU. Of an
+    /// inner layer a matrix counts as the weight of a linear layer, `[out, in]`, as in PyTorch's: those are
+    /// what Muon is for. `owners` has the tensors of the layers so far.
+    fn spec(
+        self,
+        (i, last): (usize, usize),
+        owners: &mut Vec<Owner>,
+    ) -> Result<(LayerSpec, Vec<Tensor>)> {
         let Self { name, params, forward } = self;
         let is_inner = i > 0 && i < last;
         let mut b = LayerBuilder::new(&*name);
-        for (param, value) in &params {
-            match value.size()[..] {
-                [fan_out, fan_in] if is_inner => {
-                    b.add_matrix(param, &[fan_out, fan_in], (fan_in, fan_out), Init::Zeros);
-                }
-                _ => drop(b.add(param, &value.size(), Init::Zeros)),
+        let (mut ids, mut values) = (Vec::new(), Vec::new());
+        for (param, value) in params {
+            if let Some(owner) = owners.iter().find(|owner| is_same(&owner.tensor, &value)) {
+                ids.push(if owner.layer == i { owner.id } else { b.borrow(&owner.name) });
+                continue;
             }
+            let id = match value.size()[..] {
+                [fan_out, fan_in] if is_inner => {
+                    b.add_matrix(&param, &[fan_out, fan_in], (fan_in, fan_out), Init::Zeros)
+                }
+                _ => b.add(&param, &value.size(), Init::Zeros),
+            };
+            ids.push(id);
+            values.push(copy(&value)?);
+            owners.push(Owner { tensor: value, layer: i, id, name: format!("{name}.{param}") });
         }
-        let layer = Custom { name: name.clone(), forward, is_last: i == last };
+        let layer = Custom { name: name.clone(), params: ids, forward, is_last: i == last };
         let spec = LayerSpec::new(name, b, layer);
-        if is_inner { spec.block() } else { spec }
+        Ok((if is_inner { spec.block() } else { spec }, values))
     }
+}
 
-    /// Copies of the parameters' values, on the CPU.
-    fn values(&self) -> Result<Vec<Tensor>> {
-        let copy = |(_, value): &(String, Tensor)| {
-            no_grad(|| {
-                let mut copy = Tensor::f_empty(value.size(), (value.kind(), Device::Cpu))?;
-                copy.f_copy_(value)?;
-                Ok(copy)
-            })
-        };
-        self.params.iter().map(copy).collect()
-    }
+/// A tensor that a layer has as its parameter.
+struct Owner {
+    tensor: Tensor,
+    layer: usize,
+    id: ParamId,
+    /// The full name of the parameter.
+    name: String,
+}
+
+/// Whether two handles are of the same values in memory.
+fn is_same(a: &Tensor, b: &Tensor) -> bool {
+    a.data_ptr() == b.data_ptr()
+        && a.kind() == b.kind()
+        && a.size() == b.size()
+        && a.stride() == b.stride()
+}
+
+fn copy(value: &Tensor) -> Result<Tensor> {
+    no_grad(|| {
+        let mut copy = Tensor::f_empty(value.size(), (value.kind(), Device::Cpu))?;
+        copy.f_copy_(value)?;
+        Ok(copy)
+    })
 }
 
 impl Layer for Custom {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let kind = if self.is_last { memory::Kind::Buffers } else { memory::Kind::Activations };
         let _counting = count_as(kind)?;
-        let made = (self.forward)(&params.own(), &flow.hidden, context)?;
+        let tensors: Vec<_> =
+            self.params.iter().map(|id| params.tensor(*id).shallow_clone()).collect();
+        let made = (self.forward)(&tensors, &flow.hidden, context)?;
         Ok(Flow::of(match context.objective.filter(|_| self.is_last) {
             Some(objective) => loss::sum_of_logits(&made, objective)?,
             None if self.is_last => made.f_to_kind(Kind::Float)?,

@@ -19,7 +19,7 @@ use crate::{
     config::MonitorConfig,
     engine::{Engine, Observer},
     error::{Code, Error, IoContext, Result},
-    fs::{Place, create_dir_all, read_start, write_atomic},
+    fs::{Place, read_start, write_atomic},
 };
 
 /// Takes the lines that are to be shown.
@@ -111,6 +111,6 @@ fn prepare(file: Place) -> Result<Place> {
             return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));
         }
     }
-    file.parent().map_or(Ok(()), create_dir_all)?;
+    file.create_parents()?;
     Ok(file)
 }

@@ -7,7 +7,7 @@ use crate::{recipe::error::ScriptResult, script::host};
 /// Output for people.
 #[export_module]
 pub mod api {
-    /// Prints named values on one line: `step` first, then the rest by name.
+    /// Prints named values on one line: `step` first, then the rest by name; floats with six digits.
     ///
     /// * `values` - a map of names and plain values
     ///
@@ -24,5 +24,16 @@ pub mod api {
 fn line(values: &Map) -> String {
     let step = values.iter().filter(|(key, _)| *key == "step");
     let rest = values.iter().filter(|(key, _)| *key != "step");
-    step.chain(rest).map(|(key, v)| format!("{key} {v}")).collect::<Vec<_>>().join("  ")
+    step.chain(rest).map(|(key, v)| format!("{key} {}", shown(v))).collect::<Vec<_>>().join("  ")
+}
+
+/// A value with as many digits as say something.
+fn shown(value: &Dynamic) -> String {
+    match value.as_float() {
+        Ok(number) if number.is_finite() => {
+            let rounded: f64 = format!("{number:.5e}").parse().unwrap_or(number);
+            Dynamic::from_float(rounded).to_string()
+        }
+        _ => value.to_string(),
+    }
 }

@@ -88,9 +88,7 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn save(ctx: NativeCallContext, tokenizer: &mut Tokenizer, path: &str) -> ScriptResult<()> {
         let path = host::of(&ctx)?.workspace.rights.writable(path)?;
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
+        path.create_parents()?;
         Ok(fs::write_atomic(&path, &tokenizer.to_json()?)?)
     }
 

@@ -34,7 +34,8 @@ pub mod api {
     /// other: with every optimizer, precision and stage of ZeRO, a layer at a time.
     ///
     /// The first layer gets the token ids, `[batch, tokens]`; the last gives the logits, `[batch,
-    /// tokens, vocab_size]`. Only what comes in through `params` is trained.
+    /// tokens, vocab_size]`. Only what comes in through `params` is trained. A tensor that two layers
+    /// have is one parameter, as in PyTorch: tied weights.
     ///
     /// ```rhai
     /// let model = nn::sequential(#{
