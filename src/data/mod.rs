@@ -12,6 +12,7 @@
 //! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
 //! | `dataset.rs`, `stage.rs` | [`Dataset`], the chain of stages |
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
+//! | `chat/`, `pack_documents.rs` | conversations as tokens with labels; rows of texts that are apart |
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
 //! | `columns.rs`, `concat.rs` | other columns of the same rows; the rows of several datasets |

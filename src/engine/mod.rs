@@ -44,7 +44,7 @@ use self::{
     master_weights::MasterWeights,
     offload::Offload,
     overflow_check::OverflowCheck,
-    stage::{Activations, Hooks, Pass, Seeds, masks_of, targets_of},
+    stage::{Activations, Hooks, Pass, Seeds, check_documents, masks_of, targets_of},
     stop::StopSignal,
     timers::{StepPhase, Timers},
     trainable::optimizer_plan,
@@ -429,13 +429,7 @@ impl Engine {
         let (facts, model) = (batch.stats()?, &self.model);
         model.check_length(batch.input_ids().size()[1])?;
         model.check_ids(facts.lowest_id, facts.highest_id)?;
-        let is_own = model.facts().names.is_none();
-        if batch.documents().is_some() && (is_own || model.facts().is_seq2seq()) {
-            let what = if is_own { "layers of the recipe's own" } else { "an encoder" };
-            let message = format!("rows with separate documents are not for a model with {what}");
-            return Err(Error::new(Code::Data, message)
-                .hint("pack without documents: \"separate\", or train a causal model"));
-        }
+        check_documents(model, batch)?;
         if model.facts().is_seq2seq() {
             if !facts.has_labels {
                 return Err(Error::new(Code::Data, "the rows have no labels: a model with an encoder learns a second text")

@@ -263,6 +263,18 @@ pub(super) fn targets_of(model: &Model, batch: &Batch) -> Result<Targets> {
     Ok(Targets::new(ids, positions, scored))
 }
 
+/// Refuses texts that are apart where a model's layers do not tell them apart.
+pub(super) fn check_documents(model: &Model, batch: &Batch) -> Result<()> {
+    let is_own = model.facts().names.is_none();
+    if batch.documents().is_none() || !(is_own || model.facts().is_seq2seq()) {
+        return Ok(());
+    }
+    let what = if is_own { "layers of the recipe's own" } else { "an encoder" };
+    let message = format!("rows with separate documents are not for a model with {what}");
+    Err(Error::new(Code::Data, message)
+        .hint("pack without documents: \"separate\", or train a causal model"))
+}
+
 /// The masks of `batch` for the layers of `model`: padding that a token would see, and
 /// the input of a decoder behind an encoder, its labels moved one to the right.
 pub(super) fn masks_of(model: &Model, batch: &Batch) -> Result<Masks> {

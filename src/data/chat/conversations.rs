@@ -143,7 +143,16 @@ impl Stage for Conversations {
     }
 
     fn describe(&self) -> String {
-        format!("{} -> chat", self.input.describe())
+        let ChatOptions { max_length, system, chat_template, apply_chat_template, .. } =
+            &self.rule.options;
+        let mut options: Vec<String> = Vec::new();
+        options.extend(max_length.map(|n| format!("max_length: {n}")));
+        options.extend(system.as_ref().map(|text| format!("system: {text:?}")));
+        options.extend(chat_template.as_ref().map(|text| format!("chat_template: {text:?}")));
+        if !apply_chat_template {
+            options.push("apply_chat_template: false".to_owned());
+        }
+        format!("{} -> chat({})", self.input.describe(), options.join(", "))
     }
 }
 
