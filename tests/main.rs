@@ -42,6 +42,7 @@ mod reference;
 mod repl;
 mod safety;
 mod script;
+mod separate_documents;
 mod stdlib;
 mod support;
 mod tidy;

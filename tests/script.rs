@@ -38,6 +38,11 @@ fn tensors() {
 }
 
 #[test]
+fn chat() {
+    check_area("chat", &|_| ());
+}
+
+#[test]
 fn adapters() {
     check_area("adapters", &|_| ());
 }

@@ -11,11 +11,10 @@ use super::{
     table_args::TableArgs,
 };
 use crate::{
+    data::{ChatTemplate, Message},
     error::{Code, Error, Result},
     fs::write_atomic,
-    generation::{
-        ChatTemplate, Continued, FinishReason, Message, Sampling, Texts, continue_tokens,
-    },
+    generation::{Continued, FinishReason, Sampling, Texts, continue_tokens},
     recipe::Failure,
     repl::Lines,
 };
@@ -50,7 +49,7 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
             .hint("leave --num-return-sequences out"));
     }
     let served = args.model.open(console)?;
-    let template = ChatTemplate::read(&served.directory)?;
+    let template = ChatTemplate::read(&*served.directory)?;
     let mut chat =
         Chat { served: &served, template: &template, sampling: &sampling, said: Vec::new() };
     chat.begin(args.system.as_deref().unwrap_or_default());

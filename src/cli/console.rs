@@ -30,6 +30,12 @@ pub(super) fn colors() -> bool {
     std::io::stderr().is_terminal() && !no_color
 }
 
+/// Whether standard output takes colours: a terminal, unless NO_COLOR is set.
+pub(super) fn has_colours() -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stdout().is_terminal() && !no_color
+}
+
 /// The unit that the bar counts.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Console, args::ParamArgs, download::Downloads, origin::FetchArgs};
+use super::{Console, args::ParamArgs, console, download::Downloads, origin::FetchArgs};
 use crate::{
     error::Error,
     recipe::{Failure, Recipe, Workspace, params},
@@ -19,6 +19,7 @@ pub(super) fn of(
 ) -> Result<Host, Failure> {
     let mut host = Host::new(&recipe.base_dir, output);
     host.workspace = workspace(recipe, params, fetch)?;
+    host.output.has_colours = console::has_colours();
     let notes = console.clone();
     host.output.notes = Box::new(move |line| notes.note(line));
     let downloads = Downloads::new(console.clone());

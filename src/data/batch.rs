@@ -13,7 +13,7 @@ use arrow::array::RecordBatch;
 use super::{
     batch_rows::BatchRows,
     batch_stats::{BatchStats, HostRows},
-    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, pad_to_longest},
+    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, POSITION_IDS, TokenLists, pad_to_longest},
     values::{Row, to_rows},
 };
 use crate::error::{Code, Error, Result};
@@ -28,6 +28,7 @@ pub struct Batch {
     /// The time that the loader took to make the batch, reading and tokenizing included.
     pub load_time: Duration,
     contents: Contents,
+    documents: Option<Vec<Vec<i64>>>,
     rows: RecordBatch,
 }
 
@@ -46,6 +47,12 @@ impl Batch {
     /// 1 for a real token, 0 for padding, int64 `[B, T]`.
     pub fn attention_mask(&self) -> &Tensor {
         &self.contents.attention_mask
+    }
+
+    /// Of rows of several texts that see nothing of each other: the tokens of each text of each row,
+    /// and of the padding behind them.
+    pub fn documents(&self) -> Option<&[Vec<i64>]> {
+        self.documents.as_deref()
     }
 
     /// The token that each position should predict.
@@ -209,12 +216,13 @@ pub(super) fn assemble(
     // Rows with labels of their own may be padded: what fills them up counts in no loss.
     let pad_id = asked.or(schema.field_with_name(LABELS).ok().map(|_| 0));
     table.even_out(pad_id, place.first_row)?;
+    let documents = table.documents();
     let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
         let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
         Error::new(e.code(), message)
     })?;
     let (epoch, first_row) = (place.epoch, place.first_row);
-    Ok(Batch { epoch, first_row, load_time: Duration::ZERO, contents, rows })
+    Ok(Batch { epoch, first_row, load_time: Duration::ZERO, contents, documents, rows })
 }
 
 /// Refuses a mask that is more than a mask, such as the numbers of joined documents.
@@ -248,6 +256,8 @@ struct Table {
     input_ids: Vec<Vec<i64>>,
     labels: Vec<Vec<i64>>,
     attention_mask: Vec<Vec<i64>>,
+    /// The tokens of each text of a row; none where rows have no positions.
+    documents: Vec<Vec<i64>>,
 }
 
 impl Table {
@@ -256,6 +266,7 @@ impl Table {
         let ids = ids.ok_or_else(|| Error::new(Code::Internal, "a batch lost its input_ids"))?;
         let labels = TokenLists::of(batch, LABELS)?;
         let mask = TokenLists::of(batch, ATTENTION_MASK)?;
+        let positions = TokenLists::of(batch, POSITION_IDS)?;
         for row in 0..ids.len() {
             let number = first_row + row as u64;
             let ids = check_ids(ids.row(row), number)?;
@@ -264,6 +275,10 @@ impl Table {
                 None => vec![1; ids.len()],
             };
             check_mask(&mask, number)?;
+            if let Some(positions) = &positions {
+                let positions = same_length(positions.row(row), ids, POSITION_IDS, number)?;
+                self.documents.push(texts(positions, number)?);
+            }
             if !mask.contains(&1) {
                 let message = format!("row {number} has no tokens");
                 return Err(Error::new(Code::Data, message).hint(
@@ -285,6 +300,16 @@ impl Table {
             self.rows += 1;
         }
         Ok(())
+    }
+
+    /// The tokens of each text of each row, and of the padding behind them.
+    fn documents(&self) -> Option<Vec<Vec<i64>>> {
+        let longest = longest_of(&self.input_ids) as i64;
+        let whole = |texts: &Vec<i64>| {
+            let padding = longest - texts.iter().sum::<i64>();
+            texts.iter().copied().chain((padding > 0).then_some(padding)).collect()
+        };
+        (!self.documents.is_empty()).then(|| self.documents.iter().map(whole).collect())
     }
 
     fn forget_targets(&mut self, from: usize) {
@@ -323,6 +348,25 @@ impl Table {
             [self.input_ids, self.labels, self.attention_mask].map(|rows| rows.concat());
         HostRows { len, label_len, is_aligned, has_labels, input_ids, labels, attention_mask }
     }
+}
+
+/// The tokens of each text of a row: positions count up from 0 in each.
+fn texts(positions: &[i64], row: u64) -> Result<Vec<i64>> {
+    let mut texts: Vec<i64> = Vec::new();
+    for (i, &position) in positions.iter().enumerate() {
+        match texts.last_mut() {
+            Some(last) if position == *last => *last += 1,
+            _ if position == 0 => texts.push(1),
+            _ => {
+                let message = format!(
+                    "row {row}: position_ids[{i}] is {position}; expected positions that count up \
+                     from 0 in each text"
+                );
+                return Err(Error::new(Code::Data, message));
+            }
+        }
+    }
+    Ok(texts)
 }
 
 fn longest_of(rows: &[Vec<i64>]) -> usize {

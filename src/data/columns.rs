@@ -8,7 +8,10 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use super::stage::{Batches, Stage, no_column};
+use super::{
+    stage::{Batches, Stage, no_column},
+    tokenizer::Tokenizer,
+};
 use crate::error::{Code, Error, Result};
 
 /// Where a column comes from: a column of the input, and the fields within it.
@@ -146,6 +149,10 @@ impl Stage for Columns {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {

@@ -7,11 +7,13 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use super::{
     batcher::LoaderOptions,
+    chat::{ChatOptions, Conversations, PreviewRow, preview},
     columns::Columns,
     concat::Concat,
     loader::Loader,
     order::{Ordered, Rule},
     pack::Pack,
+    pack_documents::PackDocuments,
     rows::{Filter, Map, RowMap, RowPredicate, Rows},
     shuffle::Shuffle,
     source::{self, OpenOptions},
@@ -83,10 +85,25 @@ impl Dataset {
         Ok(Self::from_stage(Tokenize::new(self.stage.clone(), tokenizer, options)?))
     }
 
+    /// Turns conversations into `input_ids` and `labels`, which are -100 but for what the assistant wrote.
+    pub fn chat(&self, tokenizer: Arc<Tokenizer>, options: ChatOptions) -> Result<Self> {
+        Ok(Self::from_stage(Conversations::new(self.stage.clone(), tokenizer, options)?))
+    }
+
+    /// The first `n` rows of tokens as text, with what is trained of them.
+    pub fn preview(&self, n: usize) -> Result<Vec<PreviewRow>> {
+        preview(&self.stage, n)
+    }
+
     /// Joins the tokens of all rows and cuts them into rows of exactly `seq_len` tokens; a shorter
     /// remainder at the end is dropped. Padding does not enter the rows.
     pub fn pack(&self, seq_len: usize) -> Result<Self> {
         Ok(Self::from_stage(Pack::new(self.stage.clone(), seq_len)?))
+    }
+
+    /// Puts whole texts into rows of at most `seq_len` tokens, in which no token sees another text.
+    pub fn pack_documents(&self, seq_len: usize) -> Result<Self> {
+        Ok(Self::from_stage(PackDocuments::new(self.stage.clone(), seq_len)?))
     }
 
     /// Keeps the rows for which `keep` says yes.

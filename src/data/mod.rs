@@ -12,6 +12,7 @@
 //! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
 //! | `dataset.rs`, `stage.rs` | [`Dataset`], the chain of stages |
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
+//! | `chat/`, `pack_documents.rs` | conversations as tokens with labels; rows of texts that are apart |
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
 //! | `columns.rs`, `concat.rs` | other columns of the same rows; the rows of several datasets |
@@ -28,6 +29,7 @@ mod batch;
 mod batch_rows;
 mod batch_stats;
 mod batcher;
+mod chat;
 mod columns;
 mod concat;
 mod dataset;
@@ -36,6 +38,7 @@ mod hub_names;
 mod loader;
 mod order;
 mod pack;
+mod pack_documents;
 mod prefetch;
 mod rows;
 mod shuffle;
@@ -60,9 +63,11 @@ pub use batch::{Batch, TargetTensors};
 pub use batch_rows::{BatchRows, write_rows};
 pub use batch_stats::BatchStats;
 pub use batcher::{LoaderOptions, LoaderState, SavedPlace};
+pub use chat::{ChatOptions, ChatTemplate, Message, PreviewRow};
 pub use dataset::Dataset;
 pub use hub_names::{hub_hint, no_path_hint};
 pub use loader::Loader;
+pub use pack_documents::{Documents, PackOptions};
 pub use rows::{RowMap, RowPredicate, Rows};
 pub use source::{DatasetFiles, OpenOptions, SampleBy, matches};
 pub use source_name::{DataSource, SourceName, WILD};

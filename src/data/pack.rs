@@ -15,6 +15,7 @@ use arrow::{
 use super::{
     batch::{check_labels, check_mask},
     stage::{Batches, Stage, skip_rows},
+    tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, require_tokens},
 };
 use crate::error::{Code, Error, Result};
@@ -52,6 +53,10 @@ impl Stage for Pack {
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {

@@ -16,6 +16,7 @@ use send_wrapper::SendWrapper;
 
 use super::{
     stage::{Batches, Stage, skip_rows},
+    tokenizer::Tokenizer,
     values::{Row, from_rows, infer_schema, keep_types, to_rows},
 };
 use crate::error::{Code, Error, Result};
@@ -77,6 +78,10 @@ impl Stage for Filter {
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {
@@ -152,6 +157,10 @@ impl Stage for Map {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {

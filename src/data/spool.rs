@@ -18,7 +18,10 @@ use arrow::{
     ipc::{reader::FileReader, writer::FileWriter},
 };
 
-use super::stage::{Batches, Stage};
+use super::{
+    stage::{Batches, Stage},
+    tokenizer::Tokenizer,
+};
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::File,
@@ -79,6 +82,10 @@ impl Stage for Spool {
 
     fn is_spooled(&self) -> bool {
         true
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {

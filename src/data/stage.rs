@@ -5,11 +5,14 @@
 //! row down, so that a resumed run skips row groups of a Parquet file instead of decoding them; the
 //! others read and drop.
 
+use std::sync::Arc;
+
 use arrow::{
     array::RecordBatch,
     datatypes::{DataType, SchemaRef},
 };
 
+use super::tokenizer::Tokenizer;
 use crate::{
     config::suggest,
     error::{Code, Error, Result},
@@ -49,6 +52,11 @@ pub(super) trait Stage: Send + Sync {
 
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
     fn is_local(&self) -> bool;
+
+    /// The tokenizer that made the tokens of the rows, if one did.
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        None
+    }
 
     /// What tells the content of the files from that of others; it does not say where they lie.
     fn origin(&self) -> Result<String>;

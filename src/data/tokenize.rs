@@ -92,6 +92,10 @@ impl Stage for Tokenize {
         self.input.is_spooled()
     }
 
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        Some(Arc::clone(&self.rule.tokenizer))
+    }
+
     fn is_local(&self) -> bool {
         self.input.is_local()
     }

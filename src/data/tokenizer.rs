@@ -13,7 +13,11 @@ use tokenizers::{
 };
 
 use super::{
-    embedded, source_name::DataSource, tokenizer_check, tokenizer_pieces::Pieces,
+    chat::{ChatTemplate, PlacedToken},
+    embedded,
+    source_name::DataSource,
+    tokenizer_check,
+    tokenizer_pieces::Pieces,
     wanted::check_wanted,
 };
 use crate::{
@@ -45,6 +49,7 @@ pub struct Tokenizer {
     pieces: Option<Pieces>,
     eos: Option<u32>,
     pad: Option<u32>,
+    template: Option<ChatTemplate>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -98,7 +103,8 @@ impl Tokenizer {
         } else {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
-        Self::new(inner, config_in(&dir)?.as_ref())
+        let template = ChatTemplate::find(&dir)?;
+        Ok(Self { template, ..Self::new(inner, config_in(&dir)?.as_ref())? })
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
@@ -136,7 +142,7 @@ impl Tokenizer {
         };
         let (eos, pad) = (named("eos_token", &EOS_TOKENS)?, named("pad_token", &PAD_TOKENS)?);
         let pieces = Pieces::of(&inner);
-        Ok(Self { inner, growth, pieces, eos, pad })
+        Ok(Self { inner, growth, pieces, eos, pad, template: None })
     }
 
     /// Refuses a text that the tokenizer's rules could make too long.
@@ -165,6 +171,40 @@ impl Tokenizer {
     pub fn encode_as_it_stands(&self, text: &str) -> Result<Vec<u32>> {
         let encoding = self.inner.encode_fast(text, false).map_err(|e| failed("encode", e))?;
         Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The tokens of a text that has its special tokens already, with their places.
+    #[cfg(test)]
+    pub(super) fn encode_placed(&self, text: &str) -> Result<Vec<PlacedToken>> {
+        let mut all = self.encode_placed_batch(&[text.to_owned()], false)?;
+        all.pop().ok_or_else(|| Error::new(Code::Internal, "tokens for a text"))
+    }
+
+    /// The tokens of many texts with their places, on all cores.
+    pub(super) fn encode_placed_batch(
+        &self,
+        texts: &[String],
+        adds_special_tokens: bool,
+    ) -> Result<Vec<Vec<PlacedToken>>> {
+        texts.iter().try_for_each(|text| self.check_growth(text))?;
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        let encode = || self.inner.encode_batch(texts, adds_special_tokens);
+        let encodings = guarded("encode", encode)?;
+        let added = self.inner.get_added_tokens_decoder();
+        let placed = |(&id, &(start, end)): (&u32, &(usize, usize))| PlacedToken {
+            id,
+            bytes: start..end,
+            is_special: added.get(&id).is_some_and(|token| token.special),
+        };
+        let tokens = |encoding: &tokenizers::Encoding| {
+            encoding.get_ids().iter().zip(encoding.get_offsets()).map(placed).collect()
+        };
+        Ok(encodings.iter().map(tokens).collect())
+    }
+
+    /// The template of conversations, if the tokenizer came with one.
+    pub fn chat_template(&self) -> Option<&ChatTemplate> {
+        self.template.as_ref()
     }
 
     /// The ids of many texts, on all cores.

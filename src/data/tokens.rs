@@ -37,6 +37,9 @@ pub(super) const ATTENTION_MASK: &str = "attention_mask";
 /// The column of targets, where a dataset brings its own.
 pub(super) const LABELS: &str = "labels";
 
+/// The column of positions, which count anew from 0 with each text of a row.
+pub(super) const POSITION_IDS: &str = "position_ids";
+
 /// How the rows of a token column may be brought to one length; kept in the column's metadata, so
 /// that it survives every operation between `tokenize` and the loader.
 const PADDING_KEY: &str = "dsr.padding";

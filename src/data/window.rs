@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::stage::{Batches, Stage, limit_rows};
+use super::{
+    stage::{Batches, Stage, limit_rows},
+    tokenizer::Tokenizer,
+};
 use crate::error::Result;
 
 /// Rows `from..from + len` of the input.
@@ -44,6 +47,10 @@ impl Stage for Window {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
+    }
+
+    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {

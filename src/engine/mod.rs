@@ -49,8 +49,8 @@ pub use crate::model::ModuleProfile;
 use self::{
     accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
     master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
-    pending::Pending, pipe::Pipe, placement::Placement, stop::StopSignal, timers::Timers,
-    trainable::optimizer_plan, unit_states::UnitStates,
+    pending::Pending, pipe::Pipe, placement::Placement, stage::check_documents, stop::StopSignal,
+    timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
     evaluate::Evaluation,
@@ -327,6 +327,7 @@ impl Engine {
         let (facts, model) = (batch.stats()?, &self.model);
         model.check_length(batch.input_ids().size()[1])?;
         model.check_ids(facts.lowest_id, facts.highest_id)?;
+        check_documents(model, batch)?;
         if model.facts().is_seq2seq() {
             if !facts.has_labels {
                 return Err(Error::new(Code::Data, "the rows have no labels: a model with an encoder learns a second text")

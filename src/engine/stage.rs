@@ -283,13 +283,29 @@ pub(super) fn targets_of(model: &Model, batch: &Batch) -> Result<Targets> {
     Ok(Targets::new(ids, positions, scored))
 }
 
+/// Refuses texts that are apart where a model's layers do not tell them apart.
+pub(super) fn check_documents(model: &Model, batch: &Batch) -> Result<()> {
+    let is_own = model.facts().names.is_none();
+    if batch.documents().is_none() || !(is_own || model.facts().is_seq2seq()) {
+        return Ok(());
+    }
+    let what = if is_own { "layers of the recipe's own" } else { "an encoder" };
+    let message = format!("rows with separate documents are not for a model with {what}");
+    Err(Error::new(Code::Data, message)
+        .hint("pack without documents: \"separate\", or train a causal model"))
+}
+
 /// The masks of `batch` for the layers of `model`: padding that a token would see, and
 /// the input of a decoder behind an encoder, its labels moved one to the right.
 pub(super) fn masks_of(model: &Model, batch: &Batch) -> Result<Masks> {
     let facts = batch.stats()?;
     let padding = |is_seen: bool| is_seen.then(|| batch.attention_mask().shallow_clone());
     let Prediction::Seq2Seq { decoder_start_token_id: start } = model.facts().objective else {
-        return Ok(Masks::new(padding(facts.is_left_padded)));
+        // Padding behind texts that are apart is a text of its own.
+        return Ok(match batch.documents() {
+            Some(documents) => Masks::default().with_documents(documents, model.device()),
+            None => Masks::new(padding(facts.is_left_padded)),
+        });
     };
     let labels = batch.labels();
     let first = labels.f_narrow(1, 0, 1)?.f_full_like(start)?;

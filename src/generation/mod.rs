@@ -5,14 +5,12 @@
 //! nothing is padded and lengths may differ.
 
 mod batch;
-mod chat;
 mod sampling;
 mod score;
 mod text;
 
 pub use self::{
     batch::{Ended, FinishReason, Prompt, Watch, generate},
-    chat::{ChatTemplate, Message},
     sampling::Sampling,
     score::{Score, Windows, score},
     text::{Continued, Texts, continue_texts, continue_tokens},

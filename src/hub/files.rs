@@ -22,4 +22,5 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "special_tokens_map.json",
     "vocab.json",
     "merges.txt",
+    "chat_template.jinja",
 ];

@@ -12,7 +12,36 @@ pub struct Masks {
     padding: Option<Tensor>,
     /// The decoder's input of a model with an encoder, `[B, T]`.
     decoder_input_ids: Option<Tensor>,
+    documents: Option<Box<Documents>>,
     made: RefCell<Vec<(Shape, Tensor)>>,
+}
+
+/// The texts of each row, of which none sees another.
+#[derive(Debug)]
+pub(super) struct Documents {
+    /// Tokens of each text of each row.
+    lengths: Vec<Vec<i64>>,
+    /// The place of each token in its text, `[B, T]`.
+    positions: Tensor,
+    /// The masks of single texts.
+    masks: Masks,
+}
+
+impl Documents {
+    /// Tokens of each text of each row.
+    pub(super) fn lengths(&self) -> &[Vec<i64>] {
+        &self.lengths
+    }
+
+    /// The place of each token in its text, int64 `[B, T]`.
+    pub(super) fn positions(&self) -> &Tensor {
+        &self.positions
+    }
+
+    /// The masks of single texts.
+    pub(super) fn masks(&self) -> &Masks {
+        &self.masks
+    }
 }
 
 /// The kind of a mask.
@@ -33,6 +62,21 @@ impl Masks {
     /// The same with what the decoder is given.
     pub fn with_decoder(self, decoder_input_ids: Option<Tensor>) -> Self {
         Self { decoder_input_ids, ..self }
+    }
+
+    /// The same for rows of several texts, of which none sees another: `lengths` are the tokens of each
+    /// text, equally many in each row.
+    pub fn with_documents(self, lengths: &[Vec<i64>], device: Device) -> Self {
+        let places: Vec<i64> = lengths.iter().flatten().flat_map(|&length| 0..length).collect();
+        let positions = Tensor::from_slice(&places).to_device(device);
+        let positions = positions.view([lengths.len() as i64, -1]);
+        let documents = Documents { lengths: lengths.to_vec(), positions, masks: Self::default() };
+        Self { documents: Some(Box::new(documents)), ..self }
+    }
+
+    /// The texts of the rows, where they are several.
+    pub(super) fn documents(&self) -> Option<&Documents> {
+        self.documents.as_deref()
     }
 
     /// The decoder's input.

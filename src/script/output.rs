@@ -17,6 +17,8 @@ pub type ShowProgress = Box<dyn Fn(u64, u64, &str)>;
 pub struct Output {
     /// Bytes that the recipe may print; it then ends.
     pub limit: u64,
+    /// Whether what is printed goes to a terminal that shows colours.
+    pub has_colours: bool,
     /// Takes dsr's own lines, one at a time and without the line's end.
     pub notes: Box<dyn Fn(&str)>,
     /// Called with each step of a download from the hub.
@@ -33,6 +35,7 @@ impl Output {
     pub fn new(sink: impl FnMut(&str) + 'static) -> Self {
         Self {
             limit: u64::MAX,
+            has_colours: false,
             notes: Box::new(|_| ()),
             show_download: Rc::new(|_| ()),
             show_progress: Box::new(|_, _, _| ()),

@@ -9,7 +9,7 @@ use crate::{
         cache::{CachePass, DecodeRows, LayerCache},
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
-        masks::alibi_of_keys,
+        masks::{Documents, Masks, alibi_of_keys},
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
@@ -157,6 +157,9 @@ impl Attention {
         context: &mut Context<'_>,
     ) -> Result<Tensor> {
         let (q, k, v) = self.heads(p, x, encoded, context)?;
+        if let Some(documents) = context.masks.documents() {
+            return self.of_documents(p, (q, k, v), documents, context);
+        }
         let (q, k) = self.placed(p, q, k, context)?;
         let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
         if let Some((CachePass::Prefill(slot), cache)) = &mut context.cache {
@@ -167,14 +170,49 @@ impl Attention {
                 _ => {}
             }
         }
-        let tokens = x.size()[1];
-        let mask = self.mask(p, (tokens, &q), bias, context)?;
-        let is_causal = self.is_causal && mask.is_none() && tokens > 1;
-        let dropout = if context.train { self.dropout } else { 0.0 };
+        let mask = self.mask(p, &q, bias, context.masks)?;
+        self.attend((&q, &k, &v), mask, context.train)
+    }
+
+    /// The attention of queries to keys and values, `[B, H, T, D]` each.
+    fn attend(
+        &self,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        mask: Option<Tensor>,
+        trains: bool,
+    ) -> Result<Tensor> {
+        let is_causal = self.is_causal && mask.is_none() && q.size()[2] > 1;
+        let dropout = if trains { self.dropout } else { 0.0 };
         let grouped = self.kv_heads != self.heads;
         Ok(Tensor::f_scaled_dot_product_attention(
-            &q, &k, &v, mask, dropout, is_causal, self.scale, grouped,
+            q, k, v, mask, dropout, is_causal, self.scale, grouped,
         )?)
+    }
+
+    /// The attention of rows of several texts, text by text: no mask of all tokens is made, and none of a
+    /// text sees another. Positions begin anew in each.
+    fn of_documents(
+        &self,
+        p: &Params<'_>,
+        (q, k, v): (Tensor, Tensor, Tensor),
+        documents: &Documents,
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        let mut rows = Vec::new();
+        for (row, lengths) in (0..).zip(documents.lengths()) {
+            let texts = |x: &Tensor| -> Result<Vec<Tensor>> {
+                Ok(x.f_narrow(0, row, 1)?.f_split_with_sizes(&lengths[..], 1)?)
+            };
+            let mut made = Vec::new();
+            for ((q, k), v) in texts(&q)?.into_iter().zip(texts(&k)?).zip(texts(&v)?) {
+                let (q, k) = self.placed(p, q, k, context)?;
+                let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
+                let mask = self.mask(p, &q, None, documents.masks())?;
+                made.push(self.attend((&q, &k, &v), mask, context.train)?);
+            }
+            rows.push(Tensor::f_cat(&made, 2)?);
+        }
+        Ok(Tensor::f_cat(&rows, 0)?)
     }
 
     /// The same for the next token of each text, `[B, H, 1, D]`, which sees what the cache has.
@@ -271,11 +309,11 @@ impl Attention {
     fn mask(
         &self,
         p: &Params<'_>,
-        (tokens, q): (i64, &Tensor),
+        q: &Tensor,
         bias: Option<&Tensor>,
-        context: &Context<'_>,
+        masks: &Masks,
     ) -> Result<Option<Tensor>> {
-        let (masks, device) = (context.masks, q.device());
+        let (tokens, device) = (q.size()[2], q.device());
         match (&self.position, bias) {
             (Position::Carried, Some(bias)) => self.own_heads(p, bias, 1).map(Some),
             (Position::Alibi, _) => {

@@ -118,6 +118,10 @@ impl Positions {
 
     /// `x` `[B, T, C]` with the rows of their positions added.
     fn add(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        if let Some(documents) = context.masks.documents() {
+            let rows = documents.positions().f_add_scalar(self.first)?;
+            return Ok(x.f_add(&self.table.lookup(p, &rows)?)?);
+        }
         if let (true, Some(padding)) = (self.skips_padding, context.masks.padding()) {
             let counted = padding.f_cumsum(1, Kind::Int64)?.f_mul(padding)?;
             let rows = self.table.lookup(p, &counted.f_add_scalar(self.first - 1)?)?;

@@ -13,7 +13,10 @@ use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data::{self, DataSource, OpenOptions, Row, SampleBy, TokenizeOptions},
+    data::{
+        self, ChatOptions, DataSource, Documents, OpenOptions, PackOptions, PreviewRow, Row,
+        SampleBy, TokenizeOptions,
+    },
     error::{Code, Error, Result},
     recipe::{
         error::ScriptResult,
@@ -125,6 +128,61 @@ pub mod api {
         Ok(dataset.tokenize(tokenizer, options)?)
     }
 
+    /// Turns conversations into token ids by the tokenizer's chat template; the assistant's tokens, and the
+    /// one that ends each of its turns, are trained.
+    ///
+    /// The columns tell the form: `messages`, ShareGPT's `conversations`, `prompt` and `completion`, or
+    /// `instruction`, `input` and `output`.
+    ///
+    /// ```rhai
+    /// let rows = dataset("dsr:austen").map(|row| #{ prompt: "Go on.", completion: row.text });
+    /// let ds = rows.chat(tokenizer("dsr:gpt2"), #{ apply_chat_template: false });
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn chat(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        tokenizer: Tokenizer,
+    ) -> ScriptResult<Dataset> {
+        chat_with_options(ctx, dataset, tokenizer, Map::new())
+    }
+
+    /// Turns conversations into token ids, by these options.
+    ///
+    /// ```rhai
+    /// let rows = dataset("dsr:austen").map(|row| #{ prompt: "Go on.", completion: row.text });
+    /// let ds = rows.chat(tokenizer("dsr:gpt2"), #{ apply_chat_template: false, max_length: 512 });
+    /// ```
+    #[rhai_fn(name = "chat", return_raw, pure)]
+    pub fn chat_with_options(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        tokenizer: Tokenizer,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
+        let options = super::chat_options(&options)?;
+        if let Some(planning) = &host::of(&ctx)?.planning {
+            planning.cuts(options.max_length.map(|length| length as u64), None);
+        }
+        Ok(dataset.chat(tokenizer, options)?)
+    }
+
+    /// Prints the first `n` rows of tokens as text, and what of it is trained: in colour on a terminal,
+    /// else between `[[` and `]]`.
+    ///
+    /// ```rhai
+    /// dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).preview(2);
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn preview(ctx: NativeCallContext, dataset: &mut Dataset, n: Dynamic) -> ScriptResult<()> {
+        let rows = dataset.preview(argument("n", &n)?)?;
+        let output = &host::of(&ctx)?.output;
+        for (i, row) in rows.iter().enumerate() {
+            output.print(&super::previewed(i, row, output.has_colours));
+        }
+        Ok(())
+    }
+
     /// Joins the tokens of all rows and cuts them into rows of `seq_len` tokens. A shorter
     /// remainder at the end is dropped.
     ///
@@ -137,8 +195,29 @@ pub mod api {
         dataset: &mut Dataset,
         seq_len: Dynamic,
     ) -> ScriptResult<Dataset> {
+        pack_with_options(ctx, dataset, seq_len, Map::new())
+    }
+
+    /// Puts rows together, with `documents: "separate"` so that no token sees another text: whole texts
+    /// stand in rows of at most `seq_len` tokens, and positions begin anew in each. Losses are those of
+    /// the same texts one by one.
+    ///
+    /// ```rhai
+    /// let tokens = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2"));
+    /// let ds = tokens.pack(1024, #{ documents: "separate" });
+    /// ```
+    #[rhai_fn(name = "pack", return_raw, pure)]
+    pub fn pack_with_options(
+        ctx: NativeCallContext,
+        dataset: &mut Dataset,
+        seq_len: Dynamic,
+        options: Map,
+    ) -> ScriptResult<Dataset> {
         let seq_len = argument("seq_len", &seq_len)?;
-        let packed = dataset.pack(seq_len)?;
+        let packed = match super::pack_options(&options)?.documents {
+            Documents::Joined => dataset.pack(seq_len)?,
+            Documents::Separate => dataset.pack_documents(seq_len)?,
+        };
         if let Some(planning) = &host::of(&ctx)?.planning {
             planning.packs(seq_len as u64);
         }
@@ -338,6 +417,29 @@ fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<dat
 /// The options of `tokenize`.
 pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
     options::read_table("tokenize", map)
+}
+
+/// The option of `pack`.
+pub(crate) fn pack_options(map: &Map) -> Result<PackOptions> {
+    options::read_table("pack", map)
+}
+
+/// The options of `chat`.
+pub(crate) fn chat_options(map: &Map) -> Result<ChatOptions> {
+    options::read_table("chat", map)
+}
+
+/// A row with what is trained of it.
+fn previewed(i: usize, row: &PreviewRow, has_colours: bool) -> String {
+    let [open, close] = if has_colours { ["\x1b[32m", "\x1b[0m"] } else { ["[[", "]]"] };
+    let mut text = format!("row {i}: {} tokens, {} trained\n", row.tokens, row.trained);
+    for (part, is_trained) in &row.parts {
+        match is_trained {
+            true => text.extend([open, part, close]),
+            false => text.push_str(part),
+        }
+    }
+    text
 }
 
 /// The option of `shuffle`: the seed.

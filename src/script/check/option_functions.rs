@@ -7,7 +7,7 @@ use crate::{
         ENGINE_TABLES,
         options::{OptionTable, Row},
     },
-    data::{TokenizeOptions, TokenizerTraining},
+    data::{ChatOptions, PackOptions, TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
     model::{LoraOptions, ModelConfig},
@@ -35,6 +35,7 @@ const fn function(
 }
 
 const FUNCTIONS: &[OptionFunction] = &[
+    function("chat", &[ChatOptions::ROWS], |map| api::dataset::chat_options(map).map(drop)),
     function("dataset", &[api::dataset::OpenTable::ROWS], |map| {
         api::dataset::open_options(map).map(drop)
     }),
@@ -72,6 +73,7 @@ const FUNCTIONS: &[OptionFunction] = &[
             api::model::make_options(map).map(drop)
         })
     },
+    function("pack", &[PackOptions::ROWS], |map| api::dataset::pack_options(map).map(drop)),
     function("save_checkpoint", &[api::engine::SaveOptions::ROWS], |map| {
         api::engine::save_options(map).map(drop)
     }),

@@ -4,8 +4,6 @@
 //! they stand on, strings have Python's methods, `tojson` writes as Python does, `raise_exception`
 //! refuses a conversation. A template reads nothing, and its work is limited.
 
-use std::path::Path;
-
 use minijinja::{
     Environment, ErrorKind, Value as Jinja,
     syntax::SyntaxConfig,
@@ -16,7 +14,7 @@ use serde_json::{Map, Value, ser::Formatter};
 
 use crate::{
     error::{Code, Error, Result},
-    fs::read_to_string,
+    fs::Place,
 };
 
 const CONFIG: &str = "tokenizer_config.json";
@@ -34,9 +32,11 @@ pub struct Message {
 }
 
 /// The template of a model's directory, and the special tokens that it may write.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct ChatTemplate {
     source: String,
+    /// The template that writes marks around what an assistant wrote, if it says what that is.
+    marked: Option<String>,
     /// `bos_token`, `eos_token` and others, by their names.
     tokens: Map<String, Value>,
 }
@@ -50,45 +50,104 @@ impl Message {
 
 impl ChatTemplate {
     /// The template of a directory: `chat_template.jinja`, or that of `tokenizer_config.json`.
-    pub fn read(dir: &Path) -> Result<Self> {
+    pub fn read(dir: impl Into<Place>) -> Result<Self> {
+        let dir = dir.into();
+        if let Some(template) = Self::find(&dir)? {
+            return Ok(template);
+        }
+        let message = format!("the model in {} has no chat template", dir.display());
+        Err(Error::new(Code::Missing, message).hint(format!(
+            "chat with a model that was trained on conversations, or put its template into \
+             {TEMPLATE}; `dsr generate` goes on with any text"
+        )))
+    }
+
+    /// The template of a directory, if it has one.
+    pub fn find(dir: &Place) -> Result<Option<Self>> {
         let (config, file) = (dir.join(CONFIG), dir.join(TEMPLATE));
         let config: Map<String, Value> = match config.is_file() {
-            true => serde_json::from_str(&read_to_string(&config)?).map_err(|e| {
+            true => serde_json::from_slice(&config.read()?).map_err(|e| {
                 Error::new(Code::Tokenizer, format!("{} is no JSON object", config.display()))
                     .caused_by(e)
             })?,
             false => Map::new(),
         };
         let source = match file.is_file() {
-            true => Some(read_to_string(&file)?),
+            true => Some(file.read_to_string()?),
             false => named(config.get("chat_template")),
         };
-        let Some(source) = source else {
-            let message = format!("the model in {} has no chat template", dir.display());
-            return Err(Error::new(Code::Missing, message).hint(format!(
-                "chat with a model that was trained on conversations, or put its template into \
-                 {TEMPLATE}; `dsr generate` goes on with any text"
-            )));
-        };
+        let Some(source) = source else { return Ok(None) };
         let tokens = config.into_iter().filter_map(|(name, token)| {
             // Older files have a map with the token's settings.
             let text = token.get("content").unwrap_or(&token).as_str()?.to_owned();
             name.ends_with("_token").then_some((name, text.into()))
         });
-        Ok(Self { source: without_generation_blocks(&source), tokens: tokens.collect() })
+        Ok(Some(Self::new(&source, tokens.collect())))
+    }
+
+    fn new(source: &str, tokens: Map<String, Value>) -> Self {
+        let (plain, marked) = (without_generation_blocks(source, false), has_blocks(source));
+        let marked = marked.then(|| without_generation_blocks(source, true));
+        Self { source: plain, marked, tokens }
+    }
+
+    /// The same with the text of another template.
+    pub fn with_source(&self, source: &str) -> Self {
+        Self::new(source, self.tokens.clone())
+    }
+
+    /// A template without special tokens.
+    pub fn of_source(source: &str) -> Self {
+        Self::new(source, Map::new())
+    }
+
+    /// Whether the template says what an assistant wrote.
+    pub(super) fn has_marks(&self) -> bool {
+        self.marked.is_some()
+    }
+
+    /// The text of a conversation with [`MARKS`] around what an assistant wrote.
+    pub(super) fn render_marked(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+    ) -> Result<String> {
+        let source = self.marked.as_deref().unwrap_or(&self.source);
+        self.render_source(source, messages, tools, false)
+    }
+
+    /// The text of messages that may have more than a role and a content.
+    pub(super) fn render_values(
+        &self,
+        messages: &[Value],
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
+        self.render_source(&self.source, messages, tools, add_generation_prompt)
     }
 
     /// The text of a conversation; with `add_generation_prompt` it ends where an answer begins.
     /// Special tokens are written out in it, so that a tokenizer must add none.
     pub fn render(&self, messages: &[Message], add_generation_prompt: bool) -> Result<String> {
+        self.render_source(&self.source, messages, None, add_generation_prompt)
+    }
+
+    fn render_source(
+        &self,
+        source: &str,
+        messages: &(impl Serialize + ?Sized),
+        tools: Option<&Value>,
+        add_generation_prompt: bool,
+    ) -> Result<String> {
         let mut environment = environment();
         let mut given = self.tokens.clone();
+        given.extend(tools.map(|tools| ("tools".to_owned(), tools.clone())));
         given.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         let values = given.into_iter().map(|(name, value)| (name, Jinja::from(Serde(&value))));
         let messages = ("messages".to_owned(), Jinja::from(Serde(messages)));
         let context = Jinja::from_pairs(values.chain([messages]));
         environment
-            .add_template("chat_template", &self.source)
+            .add_template("chat_template", source)
             .and_then(|()| environment.get_template("chat_template")?.render(context))
             .map_err(|e| {
                 // The words of a template that refuses the conversation are for the user.
@@ -96,6 +155,15 @@ impl ChatTemplate {
                 Error::new(Code::Tokenizer, message).caused_by(e)
             })
     }
+}
+
+/// Stand around what an assistant wrote: characters that are none, so that no text has them.
+pub(super) const MARKS: [char; 2] = ['\u{fdd0}', '\u{fdd1}'];
+
+/// Whether a template has `{% generation %}` blocks.
+fn has_blocks(source: &str) -> bool {
+    let tags = source.split("{%").skip(1).filter_map(|tag| tag.split_once("%}"));
+    tags.into_iter().any(|(tag, _)| tag.trim_matches(['-', '+']).trim() == "generation")
 }
 
 /// The template itself, or the one called `default` of several.
@@ -111,8 +179,8 @@ fn named(template: Option<&Value>) -> Option<String> {
 }
 
 /// The template with `{% generation %}` blocks, which tell trainers what an assistant wrote, as blocks
-/// that are always shown.
-fn without_generation_blocks(source: &str) -> String {
+/// that are always shown, with marks around them or without.
+fn without_generation_blocks(source: &str, marks: bool) -> String {
     let mut rest = source;
     let mut text = String::with_capacity(source.len());
     while let Some((before, after)) = rest.split_once("{%") {
@@ -124,6 +192,21 @@ fn without_generation_blocks(source: &str) -> String {
             _ => None,
         };
         let tag = match stands_for {
+            // The whitespace around stays as the tag's signs say.
+            Some(block) if marks => {
+                let (left, right) = tag.split_once(word).unwrap_or_default();
+                let [start, end] = MARKS;
+                match word {
+                    "generation" => {
+                        format!(
+                            "{left}{block}%}}{{{{ '{start}' }}}}{{% endif %}}{{% if true{right}"
+                        )
+                    }
+                    _ => {
+                        format!("{left}{block}%}}{{% if true %}}{{{{ '{end}' }}}}{{% endif{right}")
+                    }
+                }
+            }
             Some(block) => tag.replacen(word, block, 1),
             None => tag.to_owned(),
         };
@@ -214,6 +297,8 @@ impl Formatter for Python {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::data::Tokenizer;
 
@@ -225,7 +310,7 @@ mod tests {
         let golden: Value = serde_json::from_str(&json("chat.json")).unwrap();
         let conversations: Vec<Vec<Message>> = json("chat.jsonl").lines().map(messages).collect();
         for (name, golden) in golden["tokenizers"].as_object().unwrap() {
-            let template = ChatTemplate::read(&dir.join(name)).unwrap();
+            let template = ChatTemplate::read(dir.join(name)).unwrap();
             let tokenizer = Tokenizer::from_path(dir.join(name)).unwrap();
             let cases = golden["cases"].as_array().unwrap();
             assert_eq!(cases.len(), conversations.len());
@@ -255,7 +340,7 @@ mod tests {
     }
 
     fn rendered(source: &str) -> Result<String> {
-        let template = ChatTemplate { source: source.to_owned(), tokens: Map::new() };
+        let template = ChatTemplate::of_source(source);
         template.render(&[Message::new("user", "a \"b\" <c>")], true)
     }
 
