@@ -7,6 +7,7 @@ turn the same prose into token ids; a table shows seconds and memory. See benche
 import argparse
 import csv
 import json
+import os
 import random
 import re
 import shutil
@@ -15,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "target" / "data"
-DSR = ROOT / "target" / "release" / "dsr"
+DSR = Path(os.environ.get("DSR", ROOT / "target" / "release" / "dsr"))
 
 # A process of its own, so that its memory is its own: reads as load_dataset does, without its cache.
 READ = """

@@ -203,8 +203,8 @@ fn an_offload_that_cannot_happen_is_an_error() {
     assert_eq!(
         messages,
         [
-            "`zero.offload_optimizer` \"nvme\" needs stage 1 or more, and the stage is 0",
             "`zero.offload_optimizer` \"nvme\" needs `zero.nvme_path`",
+            "`zero.offload_optimizer` \"nvme\" needs stage 1 or more, and the stage is 0",
         ]
     );
     let (code, messages) =

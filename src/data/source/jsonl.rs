@@ -4,11 +4,14 @@
 //! The columns are inferred from the first lines of the dataset's first file, and every later line
 //! must fit them. Lines are parsed one by one, so that an error names its line.
 
+use std::collections::VecDeque;
+
 use arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
     error::ArrowError,
 };
+use rayon::prelude::*;
 use serde_json::Value;
 
 use super::{array::ArrayItems, bytes::FileBytes};
@@ -21,8 +24,8 @@ use crate::{
 };
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
-    let mut lines = Objects { lines: records(file)?, file: file.clone() };
-    let (_, rows) = lines.take_rows()?;
+    let lines = Objects::of(file)?.take(BYTES_PER_BATCH)?;
+    let (_, rows) = parse_all(file, &lines)?;
     if rows.is_empty() {
         return Err(file.error("there are no rows in it"));
     }
@@ -37,25 +40,25 @@ pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
     records(file)?.try_fold(0, |rows, line| Ok(rows + u64::from(!is_blank(&line?.1))))
 }
 
+/// The rows from `from` on; all cores parse some batches at a time.
 pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Batches> {
-    let mut objects = Objects { lines: records(file)?, file: file.clone() };
+    let mut objects = Objects::of(file)?;
     objects.skip_rows(from)?;
-    let schema = schema.clone();
-    Ok(Box::new(std::iter::from_fn(move || match objects.take_rows() {
-        Ok((_, rows)) if rows.is_empty() => None,
-        Ok((numbers, rows)) => Some(to_batch(&schema, &numbers, &rows, &objects.file)),
-        Err(e) => Some(Err(e)),
+    let (file, schema) = (file.clone(), schema.clone());
+    let mut ready = VecDeque::new();
+    Ok(Box::new(std::iter::from_fn(move || {
+        if ready.is_empty() {
+            let parse = |lines: Result<Vec<Record>>| to_batch(&schema, &lines?, &file);
+            ready = objects.take_groups().into_par_iter().map(parse).collect();
+        }
+        ready.pop_front()
     })))
 }
 
-/// The objects of a file, line by line.
-struct Objects {
-    lines: Records,
-    file: FileBytes,
-}
+/// The text of an object, with the line on which it begins.
+type Record = (u64, Vec<u8>);
 
-/// The texts of the objects, with the lines on which they begin.
-type Records = Box<dyn Iterator<Item = Result<(u64, Vec<u8>)>>>;
+type Records = Box<dyn Iterator<Item = Result<Record>>>;
 
 /// Lines, or the elements of an array.
 fn records(file: &FileBytes) -> Result<Records> {
@@ -67,48 +70,74 @@ fn records(file: &FileBytes) -> Result<Records> {
     })
 }
 
+/// The objects of a file, one after another.
+struct Objects(Records);
+
 impl Objects {
+    fn of(file: &FileBytes) -> Result<Self> {
+        Ok(Self(records(file)?))
+    }
+
     fn skip_rows(&mut self, n: u64) -> Result<()> {
         let mut left = n;
         while left > 0 {
-            let Some(line) = self.lines.next() else { break };
+            let Some(line) = self.0.next() else { break };
             left -= u64::from(!is_blank(&line?.1));
         }
         Ok(())
     }
 
-    /// The next rows with their line numbers; empty at the end.
-    fn take_rows(&mut self) -> Result<(Vec<u64>, Vec<Row>)> {
-        let (mut numbers, mut rows) = (Vec::new(), Vec::new());
+    /// The texts of the next rows, of `most` bytes or a little more; none at the end.
+    fn take(&mut self, most: usize) -> Result<Vec<Record>> {
+        let mut lines = Vec::new();
         let mut bytes = 0;
-        while rows.len() < ROWS_PER_BATCH && bytes < BYTES_PER_BATCH {
-            let Some(line) = self.lines.next() else { break };
+        while lines.len() < ROWS_PER_BATCH && bytes < most {
+            let Some(line) = self.0.next() else { break };
             let (number, line) = line?;
             bytes += line.len();
-            if is_blank(&line) {
-                continue;
+            if !is_blank(&line) {
+                lines.push((number, line));
             }
-            rows.push(self.parse(number, &line)?);
-            numbers.push(number);
         }
-        Ok((numbers, rows))
+        Ok(lines)
     }
 
-    fn parse(&self, number: u64, line: &[u8]) -> Result<Row> {
-        let value = serde_json::from_slice(line).map_err(|e| {
-            let e = self.file.error(format!("line {number} is not JSON: {}", reason(&e)));
-            match line.trim_ascii() {
-                b"[" | b"{" => e.hint("each line must hold one whole JSON object (JSON Lines)"),
-                _ => e,
+    /// The texts of some batches, one for each core; what cannot be read is the last of them.
+    fn take_groups(&mut self) -> Vec<Result<Vec<Record>>> {
+        let cores = rayon::current_num_threads();
+        let mut groups = Vec::new();
+        while groups.len() < cores {
+            let group = self.take(BYTES_PER_BATCH / cores);
+            if group.as_ref().is_ok_and(Vec::is_empty) {
+                break;
             }
-        })?;
-        match value {
-            Value::Object(row) => Ok(row),
-            _ => Err(self
-                .file
-                .error(format!("line {number} is not a JSON object"))
-                .hint("each line must hold one whole JSON object (JSON Lines)")),
+            groups.push(group);
+            if groups.last().is_some_and(Result::is_err) {
+                break;
+            }
         }
+        groups
+    }
+}
+
+/// The line numbers and the rows.
+fn parse_all(file: &FileBytes, lines: &[Record]) -> Result<(Vec<u64>, Vec<Row>)> {
+    let row = |(number, line): &Record| Ok((*number, parse(file, *number, line)?));
+    lines.iter().map(row).collect()
+}
+
+fn parse(file: &FileBytes, number: u64, line: &[u8]) -> Result<Row> {
+    const HINT: &str = "each line must hold one whole JSON object (JSON Lines)";
+    let value = serde_json::from_slice(line).map_err(|e| {
+        let e = file.error(format!("line {number} is not JSON: {}", reason(&e)));
+        match line.trim_ascii() {
+            b"[" | b"{" => e.hint(HINT),
+            _ => e,
+        }
+    })?;
+    match value {
+        Value::Object(row) => Ok(row),
+        _ => Err(file.error(format!("line {number} is not a JSON object")).hint(HINT)),
     }
 }
 
@@ -119,15 +148,11 @@ fn reason(e: &serde_json::Error) -> String {
     format!("{what} at column {}", e.column())
 }
 
-fn to_batch(
-    schema: &SchemaRef,
-    numbers: &[u64],
-    rows: &[Row],
-    file: &FileBytes,
-) -> Result<RecordBatch> {
-    from_rows(schema, rows).map_err(|e| {
+fn to_batch(schema: &SchemaRef, lines: &[Record], file: &FileBytes) -> Result<RecordBatch> {
+    let (numbers, rows) = parse_all(file, lines)?;
+    from_rows(schema, &rows).map_err(|e| {
         let alone = |row: &Row| from_rows(schema, std::slice::from_ref(row)).err();
-        let found = rows.iter().zip(numbers).find_map(|(row, n)| Some((*n, alone(row)?)));
+        let found = rows.iter().zip(&numbers).find_map(|(row, n)| Some((*n, alone(row)?)));
         let (number, e) = found.unwrap_or((numbers[0], e));
         misfit(file, number, e)
     })
