@@ -176,10 +176,10 @@ fn wrong_options_are_shown_in_the_recipe() {
     assert_eq!(
         found,
         [
-            "E101 recipe.rhai:12:24 `early_stopping` has no option `patiense`",
-            "E102 recipe.rhai:11:11 `keep` must be a whole number, found string \"all\"",
             "E104 recipe.rhai:9:10 `total_steps` is required and missing",
             "E101 recipe.rhai:10:5 `trainer::fit` has no option `total_stesp`",
+            "E102 recipe.rhai:11:11 `keep` must be a whole number, found string \"all\"",
+            "E101 recipe.rhai:12:24 `early_stopping` has no option `patiense`",
         ]
     );
 }

@@ -278,17 +278,15 @@ impl Place {
 
     /// Makes the directories on the way to it, which whoever may write it may do.
     pub fn create_parents(&self) -> Result<()> {
-        let doing = "make the directories above";
-        match (&self.guard, self.path.parent()) {
-            (_, None) => Ok(()),
-            (None, Some(parent)) => std::fs::create_dir_all(parent).at(doing, &self.path),
-            (Some(guard), Some(_)) => {
-                let make = |Found { root, below }: &Found| {
-                    make_beneath(root, below.parent().unwrap_or(Path::new("")))
-                };
-                self.again(&**guard, Use::Write, doing, make).map(drop)
-            }
-        }
+        let Some(parent) = self.path.parent() else { return Ok(()) };
+        let doing = "make the directory";
+        let Some(guard) = &self.guard else {
+            return std::fs::create_dir_all(parent).at(doing, parent);
+        };
+        let make = |Found { root, below }: &Found| {
+            make_beneath(root, below.parent().unwrap_or(Path::new("")))
+        };
+        self.again(&**guard, Use::Write, doing, make).map(drop)
     }
 
     /// Makes the directory; false where the name is taken.
