@@ -48,7 +48,7 @@ dist: libtorch
 
 docs:
 	@command -v mdbook >/dev/null || { echo 'mdbook is missing: cargo install mdbook; the pages in docs/src read well without it' >&2; exit 1; }
-	mdbook build docs --dest-dir ../target/book
+	mdbook build docs --dest-dir "$(CURDIR)/target/book"
 
 bench: libtorch
 	benches/run.sh
