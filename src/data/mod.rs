@@ -16,7 +16,8 @@
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
 //! | `columns.rs`, `concat.rs` | other columns of the same rows; the rows of several datasets |
-//! | `tokenizer_training.rs` | a tokenizer learned from a dataset |
+//! | `tokenizer_pieces.rs`, `tokenizer_training.rs` | long texts in pieces; a tokenizer learned from a dataset |
+//! | `source_name.rs`, `hub_names.rs` | what a name is: part of dsr, files, the hub; short names of the hub |
 //! | `order.rs` | `sort` and `unique` |
 //! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
 //! | `batch.rs`, `batch_stats.rs` | one of them as tensors, and what is known of it |
