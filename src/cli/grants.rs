@@ -222,7 +222,7 @@ impl GrantArgs {
 
     /// Gives `host` what a text asks for that the user typed.
     pub(super) fn give_typed(&self, host: &mut Host, text: &Recipe) {
-        // What is wrong with it is told when it runs.
+        // The run reports its mistakes.
         let Ok(requests) = requests::read(&host.workspace, text) else { return };
         let rights = &mut host.workspace.rights;
         let permissions = rights.permissions_with(rights.grants.clone());

@@ -8,10 +8,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use super::{
-    stage::{Batches, Stage, no_column},
-    tokenizer::Tokenizer,
-};
+use super::stage::{Batches, Stage, no_column};
 use crate::error::{Code, Error, Result};
 
 /// Where a column comes from: a column of the input, and the fields within it.
@@ -135,6 +132,10 @@ fn values(batch: &RecordBatch, column: &Column) -> Result<ArrayRef> {
 }
 
 impl Stage for Columns {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -151,14 +152,6 @@ impl Stage for Columns {
         self.input.is_spooled()
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
-    }
-
-    fn is_local(&self) -> bool {
-        self.input.is_local()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let (columns, schema) = (self.columns.clone(), self.schema.clone());
         Ok(Box::new(self.input.read(epoch, from)?.map(move |batch| {
@@ -166,10 +159,6 @@ impl Stage for Columns {
             let values = columns.iter().map(|c| values(&batch, c)).collect::<Result<Vec<_>>>()?;
             RecordBatch::try_new(schema.clone(), values).map_err(internal)
         })))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

@@ -41,6 +41,10 @@ impl Concat {
 }
 
 impl Stage for Concat {
+    fn input(&self) -> Option<&dyn Stage> {
+        None
+    }
+
     fn schema(&self) -> SchemaRef {
         self.parts[0].schema()
     }

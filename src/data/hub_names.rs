@@ -1,6 +1,6 @@
 //! The short names that users of transformers and datasets know, and the hub's names for them.
 
-/// What to say where a text names nothing here, and is no name on the hub.
+/// The hint for a text that names nothing here and is no name on the hub.
 pub fn hub_hint(text: &str) -> Option<String> {
     if text.is_empty() || text.contains(['/', '.', '~', '*']) {
         return None;
@@ -12,7 +12,7 @@ pub fn hub_hint(text: &str) -> Option<String> {
     })
 }
 
-/// What to say of a name on the hub that fails: a path with one slash looks like one.
+/// The hint for a name on the hub that fails: a path with one slash looks like one.
 pub fn no_path_hint(text: &str) -> String {
     format!("there is no file or directory {text} here either")
 }

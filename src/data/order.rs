@@ -93,6 +93,10 @@ impl Ordered {
 }
 
 impl Stage for Ordered {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&self.spool)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.spool.schema()
     }
@@ -108,19 +112,11 @@ impl Stage for Ordered {
         true
     }
 
-    fn is_local(&self) -> bool {
-        self.spool.is_local()
-    }
-
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
         let file = self.spool.file()?;
         let order = self.order(&file)?;
         let rest = (from as usize..order.len()).map(move |at| order[at]);
         Ok(SpoolFile::read(&file, rest))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.spool.origin()
     }
 
     fn describe(&self) -> String {

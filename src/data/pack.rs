@@ -15,7 +15,6 @@ use arrow::{
 use super::{
     batch::{check_labels, check_mask},
     stage::{Batches, Stage, skip_rows},
-    tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, require_tokens},
 };
 use crate::error::{Code, Error, Result};
@@ -47,20 +46,16 @@ impl Pack {
 }
 
 impl Stage for Pack {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
-    }
-
-    fn is_local(&self) -> bool {
-        self.input.is_local()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
@@ -73,10 +68,6 @@ impl Stage for Pack {
             row: 0,
         };
         Ok(skip_rows(Box::new(packer), from))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

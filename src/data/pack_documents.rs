@@ -14,7 +14,6 @@ use arrow::{
 
 use super::{
     stage::{Batches, Stage, skip_rows},
-    tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, POSITION_IDS, TokenLists, require_tokens},
 };
 use crate::{
@@ -71,20 +70,16 @@ impl PackDocuments {
 }
 
 impl Stage for PackDocuments {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
-    }
-
-    fn is_local(&self) -> bool {
-        self.input.is_local()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
@@ -97,10 +92,6 @@ impl Stage for PackDocuments {
             row: 0,
         };
         Ok(skip_rows(Box::new(packer), from))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

@@ -107,6 +107,10 @@ mod tests {
     struct Rows<F>(F);
 
     impl<F: Fn(u64) -> Result<()> + Clone + Send + Sync + 'static> Stage for Rows<F> {
+        fn input(&self) -> Option<&dyn Stage> {
+            None
+        }
+
         fn schema(&self) -> SchemaRef {
             row().schema()
         }

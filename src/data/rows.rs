@@ -16,7 +16,6 @@ use send_wrapper::SendWrapper;
 
 use super::{
     stage::{Batches, Stage, skip_rows},
-    tokenizer::Tokenizer,
     values::{Row, from_rows, infer_schema, keep_types, to_rows},
 };
 use crate::error::{Code, Error, Result};
@@ -72,16 +71,16 @@ impl Filter {
 }
 
 impl Stage for Filter {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.input.schema()
     }
 
     fn num_rows(&self) -> Result<Option<u64>> {
         Ok(None)
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {
@@ -101,10 +100,6 @@ impl Stage for Filter {
                 .map_err(|e| Error::new(Code::Internal, format!("filter: {e}")).caused_by(e))
         });
         Ok(skip_rows(Box::new(kept), from))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {
@@ -143,6 +138,10 @@ impl Map {
 }
 
 impl Stage for Map {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -157,10 +156,6 @@ impl Stage for Map {
 
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
     }
 
     fn is_local(&self) -> bool {
@@ -180,10 +175,6 @@ impl Stage for Map {
             first_row += rows.len() as u64;
             Ok(batch)
         })))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

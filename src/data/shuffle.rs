@@ -37,6 +37,10 @@ impl Shuffle {
 }
 
 impl Stage for Shuffle {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&self.spool)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.spool.schema()
     }
@@ -53,19 +57,11 @@ impl Stage for Shuffle {
         true
     }
 
-    fn is_local(&self) -> bool {
-        self.spool.is_local()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let file = self.spool.file()?;
         let epoch = if self.is_fixed { 0 } else { epoch };
         let order = permutation(file.len(), self.seed.wrapping_add(epoch));
         Ok(SpoolFile::read(&file, order.into_iter().skip(from as usize)))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.spool.origin()
     }
 
     fn describe(&self) -> String {

@@ -18,10 +18,7 @@ use arrow::{
     ipc::{reader::FileReader, writer::FileWriter},
 };
 
-use super::{
-    stage::{Batches, Stage},
-    tokenizer::Tokenizer,
-};
+use super::stage::{Batches, Stage};
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::File,
@@ -62,6 +59,10 @@ impl Spool {
 }
 
 impl Stage for Spool {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.input.schema()
     }
@@ -84,23 +85,10 @@ impl Stage for Spool {
         true
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
-    }
-
-    fn is_local(&self) -> bool {
-        // The function may run as long as it is not written.
-        self.input.is_local()
-    }
-
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
         let file = self.file()?;
         let order = from..file.len();
         Ok(SpoolFile::read(&file, order))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

@@ -28,6 +28,9 @@ pub(super) const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {
+    /// The stage whose rows it changes; `None` for a source, and for what has several.
+    fn input(&self) -> Option<&dyn Stage>;
+
     /// The columns of every batch.
     fn schema(&self) -> SchemaRef;
 
@@ -51,18 +54,41 @@ pub(super) trait Stage: Send + Sync {
     }
 
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
-    fn is_local(&self) -> bool;
+    fn is_local(&self) -> bool {
+        self.input().is_some_and(Stage::is_local)
+    }
 
     /// The tokenizer that made the tokens of the rows, if one did.
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        None
+        self.input()?.tokenizer()
     }
 
     /// What tells the content of the files from that of others; it does not say where they lie.
-    fn origin(&self) -> Result<String>;
+    fn origin(&self) -> Result<String> {
+        let input = self.input().ok_or_else(|| {
+            Error::new(Code::Internal, format!("{} has no origin", self.describe()))
+        })?;
+        input.origin()
+    }
 
     /// This stage in a few words, after its input's description.
     fn describe(&self) -> String;
+}
+
+/// The batches that `change` makes of each batch and the number of its first row; the first of all is
+/// row `from`. Rows stay one to one.
+pub(super) fn changed(
+    batches: Batches,
+    from: u64,
+    mut change: impl FnMut(&RecordBatch, u64) -> Result<RecordBatch> + 'static,
+) -> Batches {
+    let mut first_row = from;
+    Box::new(batches.map(move |batch| {
+        let batch = batch?;
+        let made = change(&batch, first_row)?;
+        first_row += batch.num_rows() as u64;
+        Ok(made)
+    }))
 }
 
 /// Refuses a column that does not exist, listing those that do.

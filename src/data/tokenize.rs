@@ -10,7 +10,7 @@ use arrow::{
 };
 
 use super::{
-    stage::{Batches, Stage, is_bytes, is_text, no_column},
+    stage::{Batches, Stage, changed, is_bytes, is_text, no_column},
     tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
     values::as_text,
@@ -76,6 +76,10 @@ impl Tokenize {
 }
 
 impl Stage for Tokenize {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.rule.schema.clone()
     }
@@ -96,23 +100,10 @@ impl Stage for Tokenize {
         Some(Arc::clone(&self.rule.tokenizer))
     }
 
-    fn is_local(&self) -> bool {
-        self.input.is_local()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let rule = self.rule.clone();
-        let mut first_row = from;
-        Ok(Box::new(self.input.read(epoch, from)?.map(move |batch| {
-            let batch = batch?;
-            let tokens = rule.apply(&batch, first_row)?;
-            first_row += batch.num_rows() as u64;
-            Ok(tokens)
-        })))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
+        let input = self.input.read(epoch, from)?;
+        Ok(changed(input, from, move |batch, first_row| rule.apply(batch, first_row)))
     }
 
     fn describe(&self) -> String {

@@ -5,10 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::{
-    stage::{Batches, Stage, limit_rows},
-    tokenizer::Tokenizer,
-};
+use super::stage::{Batches, Stage, limit_rows};
 use crate::error::Result;
 
 /// Rows `from..from + len` of the input.
@@ -33,6 +30,10 @@ impl Window {
 }
 
 impl Stage for Window {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.input.schema()
     }
@@ -49,14 +50,6 @@ impl Stage for Window {
         self.input.is_spooled()
     }
 
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input.tokenizer()
-    }
-
-    fn is_local(&self) -> bool {
-        self.input.is_local()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let rest = self.len.map(|len| len.saturating_sub(from));
         if rest == Some(0) {
@@ -67,10 +60,6 @@ impl Stage for Window {
             Some(rest) => limit_rows(batches, rest),
             None => batches,
         })
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
     }
 
     fn describe(&self) -> String {

@@ -275,7 +275,7 @@ fn adam_is_what_deepspeed_makes_of_it() {
     );
 }
 
-/// What DeepSpeed's loader, or pydantic in it, passes over is a note.
+/// DeepSpeed's loader, or pydantic in it, passes over these: they are notes.
 #[test]
 fn what_deepspeed_takes_or_ignores_is_no_fault() {
     let text = r#"{ "gradient_clipping": "1.0", "comms_config": {}, "compile": { "backend": "inductor" },

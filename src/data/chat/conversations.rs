@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::options::option_table,
     data::{
-        stage::{Batches, Stage},
+        stage::{Batches, Stage, changed},
         tokenizer::Tokenizer,
         tokens::{self, INPUT_IDS, LABELS, Padding},
         values::{Row, to_rows},
@@ -103,6 +103,10 @@ impl Conversations {
 }
 
 impl Stage for Conversations {
+    fn input(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
+    }
+
     fn schema(&self) -> SchemaRef {
         self.rule.schema.clone()
     }
@@ -119,27 +123,14 @@ impl Stage for Conversations {
         self.input.is_spooled()
     }
 
-    fn is_local(&self) -> bool {
-        self.input.is_local()
-    }
-
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
         Some(Arc::clone(&self.rule.tokenizer))
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let rule = self.rule.clone();
-        let mut first_row = from;
-        Ok(Box::new(self.input.read(epoch, from)?.map(move |batch| {
-            let batch = batch?;
-            let made = rule.apply(&batch, first_row)?;
-            first_row += batch.num_rows() as u64;
-            Ok(made)
-        })))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.input.origin()
+        let input = self.input.read(epoch, from)?;
+        Ok(changed(input, from, move |batch, first_row| rule.apply(batch, first_row)))
     }
 
     fn describe(&self) -> String {

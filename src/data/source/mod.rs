@@ -91,6 +91,10 @@ pub(super) struct Source {
 }
 
 impl Stage for Source {
+    fn input(&self) -> Option<&dyn Stage> {
+        None
+    }
+
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
