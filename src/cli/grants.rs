@@ -281,34 +281,29 @@ impl GrantArgs {
                     is_own = true;
                 }
             }
-            if is_own && missing != asked {
-                asked.clone_from(&missing);
-                let wanted = wanted(&host.workspace.rights.work_dir, &missing);
-                self.add(&wanted);
-                host.workspace.rights.grants = self.grants();
-                if !missing.iter().any(|request| request.capability == Capability::Import) {
-                    return Ok(());
-                }
-                continue;
-            }
-            if !may_ask {
+            // What is still missing after it was given is denied.
+            let is_given = is_own && missing != asked;
+            if !is_given && !may_ask {
                 // Better now than when the training is done.
                 return requests.check_given(&host.workspace);
             }
             let wanted = wanted(&host.workspace.rights.work_dir, &missing);
-            let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());
-            if answer == Answer::No {
-                return Err(refused(recipe, &wanted).into());
-            }
-            for capability in Capability::ALL {
-                let items = wanted.allowed(capability).items().iter();
-                items.for_each(|item| given.add(capability, item.clone()));
-            }
-            if let (Answer::Trust, Some(file)) = (&answer, &trust) {
-                file.trust(&hash, &recipe.name, &given)?;
+            if !is_given {
+                let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());
+                if answer == Answer::No {
+                    return Err(refused(recipe, &wanted).into());
+                }
+                for capability in Capability::ALL {
+                    let items = wanted.allowed(capability).items().iter();
+                    items.for_each(|item| given.add(capability, item.clone()));
+                }
+                if let (Answer::Trust, Some(file)) = (&answer, &trust) {
+                    file.trust(&hash, &recipe.name, &given)?;
+                }
             }
             self.add(&wanted);
             host.workspace.rights.grants = self.grants();
+            asked.clone_from(&missing);
             if !missing.iter().any(|request| request.capability == Capability::Import) {
                 return Ok(());
             }
