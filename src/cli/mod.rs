@@ -134,6 +134,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     args.lock.settle(&mut host.workspace, &recipe)?;
     host.workspace.rights.start = args.resume.unwrap_or(Start::Afresh);
     host.run.name = args.name;
+    host.run.is_trial = args.dry_run;
     args.device.give(&mut host)?;
     host.run.profile.replace(args.profile);
     if args.explain_permissions {

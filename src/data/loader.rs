@@ -211,6 +211,11 @@ impl Loader {
         self.rows.describe()
     }
 
+    /// The tokens of each row, where all have as many.
+    pub fn row_tokens(&self) -> Option<usize> {
+        self.rows.row_tokens()
+    }
+
     /// The number of batches in one epoch, where it can be known without going through the data
     /// only for this; a shuffled dataset is spooled now, which its first batch would do anyway.
     pub fn batches_per_epoch(&self) -> Result<Option<u64>> {

@@ -9,6 +9,7 @@
 
 mod accumulation;
 mod evaluate;
+mod facts;
 mod gradients;
 mod host_gradients;
 mod layer_ranks;
@@ -54,6 +55,7 @@ use self::{
 };
 pub use self::{
     evaluate::Evaluation,
+    facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     state::{RecipeRecord, TrainState},

@@ -46,13 +46,36 @@ struct Identity {
     name: String,
     /// How many runs of this name came before it in the same root, plus one.
     number: u64,
+    /// Whether the run is only tried, and its directory is nobody's when its process is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_trial: bool,
 }
 
 impl RunDir {
     /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
     /// processes that do this at once get two directories.
     pub fn create(root: impl Into<Place>, name: &str) -> Result<Self> {
-        let root = root.into();
+        Self::create_marked(root.into(), name, false)
+    }
+
+    /// The directory of a run of `name` that is only tried.
+    pub(super) fn create_trial(root: &Place, name: &str) -> Result<Self> {
+        check_name(name)?;
+        Self::create_marked(root.clone(), &format!("{name}.dry-run"), true)
+    }
+
+    /// The directories in `root` of runs that were only tried.
+    pub(super) fn trials(root: &Place) -> Result<Vec<Place>> {
+        let mut found = Vec::new();
+        for place in directories(root)? {
+            if identity(&place).is_ok_and(|run| run.is_some_and(|run| run.is_trial)) {
+                found.push(place);
+            }
+        }
+        Ok(found)
+    }
+
+    fn create_marked(root: Place, name: &str, is_trial: bool) -> Result<Self> {
         check_name(name)?;
         root.create_dir_all()?;
         for number in 1.. {
@@ -63,7 +86,7 @@ impl RunDir {
             if !place.create_dir()? {
                 continue;
             }
-            let identity = Identity { name: name.to_owned(), number };
+            let identity = Identity { name: name.to_owned(), number, is_trial };
             write_json(place.join(RUN), &identity)?;
             return Ok(Self { place, name: identity.name });
         }

@@ -10,6 +10,7 @@
 //! all of it is rank 0's.
 
 mod dir;
+mod header;
 mod interrupt;
 mod lock;
 mod log;
@@ -18,6 +19,7 @@ mod metrics;
 mod monitor;
 mod plot;
 mod training;
+mod trial;
 
 pub use dir::{RunDir, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};

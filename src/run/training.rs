@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest,
-    lock::RunLock,
+    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest, header,
+    lock::RunLock, trial::Trial,
 };
 use crate::{
     checkpoint::Store,
@@ -47,6 +47,8 @@ pub struct TrainingOptions {
     pub total_steps: u64,
     /// After how many steps a checkpoint is saved; `None` is only at the end.
     pub save_every: Option<u64>,
+    /// Whether the run is only tried: its directory goes away with it.
+    pub is_trial: bool,
     /// How many checkpoints are kept; `None` is all.
     pub keep: Option<usize>,
     /// Which steps get a line.
@@ -66,6 +68,8 @@ pub struct Training {
     files: Option<(RunDir, RunLog)>,
     /// Keeps other processes from going on with the run, on rank 0.
     _lock: Option<RunLock>,
+    /// Removes the directory of a run that is only tried, on rank 0.
+    trial: Option<Trial>,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
 }
@@ -89,6 +93,9 @@ impl Training {
         loader: &mut Loader,
     ) -> Result<(Self, Shown)> {
         let is_first = engine.group().rank() == 0;
+        if options.is_trial && is_first {
+            Trial::clear(&options.root)?;
+        }
         let (resumed, lock) = resumed(&options, is_first)?;
         let mut note = None;
         if let Some(checkpoint) = &resumed {
@@ -120,13 +127,19 @@ impl Training {
                      total_steps to go on)"
                 ),
                 Some(from) => format!("going on after step {step}, from {}", from.display()),
+                None if options.is_trial => "a dry run of one step".to_owned(),
                 None => format!("a new run in {}", dir.path().display()),
             });
+            if !is_whole {
+                shown.lines.extend(header::lines(engine, loader, total));
+            }
         }
         shown.lines.extend(note.filter(|_| is_first));
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
-        Ok((Self { options, meter, files, _lock: lock, saved }, shown))
+        let tried = files.as_ref().filter(|_| options.is_trial);
+        let trial = tried.map(|(dir, _)| Trial::of(dir.place().clone()));
+        Ok((Self { options, meter, files, _lock: lock, trial, saved }, shown))
     }
 
     /// The number of the last step.
@@ -190,6 +203,7 @@ impl Training {
         began: Instant,
     ) -> Result<Option<String>> {
         self.meter.exclude(began.elapsed());
+        self.trial.iter_mut().for_each(Trial::evaluated);
         match &mut self.files {
             Some((_, log)) => {
                 log.on_evaluate(step, evaluation.loss, evaluation.perplexity).map(Some)
@@ -242,6 +256,9 @@ impl Training {
             self.save(engine, loader)?;
         }
         let Some((dir, _)) = &self.files else { return Ok(None) };
+        if let Some(trial) = &self.trial {
+            return trial.end().map(Some);
+        }
         Ok(Some(format!("done: {} (metrics.jsonl, loss.svg, checkpoints/)", dir.path().display())))
     }
 
@@ -360,7 +377,10 @@ fn open_files(
     let (dir, lock) = match own {
         Some(own) => own,
         None => {
-            let dir = RunDir::create(&options.root, &options.name)?;
+            let dir = match options.is_trial {
+                true => RunDir::create_trial(&options.root, &options.name)?,
+                false => RunDir::create(&options.root, &options.name)?,
+            };
             let lock = RunLock::take(dir.place())?;
             (dir, lock)
         }

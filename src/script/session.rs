@@ -59,7 +59,10 @@ impl Session {
             .map_err(|e| Failure::of(e, &[], sources))?;
         drop(parameters);
         self.check_run_options(&ast)?;
-        engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))
+        match engine.run_ast(&ast) {
+            Err(_) if self.host.trial_is_over.get() => Ok(()),
+            ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
+        }
     }
 
     /// Looks for mistakes in a recipe and in its imports, without running it.
@@ -123,7 +126,9 @@ impl Session {
 
     /// Refuses options for a run before a recipe that starts none.
     fn check_run_options(&self, ast: &AST) -> Result<(), Error> {
-        let option = match (&self.host.workspace.rights.start, &self.host.run.name) {
+        let run = &self.host.run;
+        let option = match (&self.host.workspace.rights.start, &run.name) {
+            _ if run.is_trial => "--dry-run",
             (Start::Afresh, None) => return Ok(()),
             (Start::Afresh, Some(_)) => "--name",
             _ => "--resume",
@@ -135,8 +140,12 @@ impl Session {
         }
         let message =
             format!("{option} has no meaning for this recipe: it does not call `{START_RUN}`");
-        Err(Error::new(Code::Usage, message).hint(
-            "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
-        ))
+        let e = Error::new(Code::Usage, message);
+        Err(match option {
+            "--resume" => e.hint(
+                "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
+            ),
+            _ => e,
+        })
     }
 }

@@ -143,7 +143,8 @@ pub mod api {
         let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
         host.run_is_active.store(false, Ordering::Relaxed);
         line.iter().for_each(|line| host.output.note(line));
-        Ok(())
+        host.trial_is_over.set(host.run.is_trial);
+        if host.run.is_trial { Err(interruption().into()) } else { Ok(()) }
     }
 
     /// Returns the run's directory; `()` on every rank but the first.
@@ -203,11 +204,14 @@ pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
 
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
     let RunOptions { name, total_steps, save_every, keep } = read_options(options)?;
+    let is_trial = host.run.is_trial;
+    let root = host.workspace.rights.writable("runs")?;
     let options = TrainingOptions {
-        root: host.workspace.rights.writable("runs")?,
+        root,
+        is_trial,
         name: host.run.name.clone().or(name).unwrap_or_else(|| host.program.stem()),
         start: host.workspace.rights.start.clone(),
-        total_steps,
+        total_steps: if is_trial { 1 } else { total_steps },
         save_every,
         keep: (keep > 0).then_some(keep),
         lines: host.run.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
@@ -250,7 +254,7 @@ impl Run {
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
         let began = Instant::now();
         let stop = || host.interrupted();
-        let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
+        let found = engine::evaluate(host, &*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
             if host.is_live() {
                 return Err(interruption());
