@@ -2,6 +2,8 @@
 
 use std::{fs, path::PathBuf, process::Output};
 
+use serde_json::Value;
+
 use crate::support::program::{dsr, out, text};
 
 /// A recipe of a tiny model that trains in no time.
@@ -33,6 +35,19 @@ impl Folder {
 
     fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// The content of a run's `run.json`.
+    fn told(&self, run: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
+    }
+
+    /// Changes the recipe.
+    fn with(self, old: &str, new: &str) -> Self {
+        let text = fs::read_to_string(self.path("tiny.rhai")).unwrap();
+        assert!(text.contains(old));
+        fs::write(self.path("tiny.rhai"), text.replace(old, new)).unwrap();
+        self
     }
 
     fn dsr(&self, args: &[&str]) -> Output {
@@ -71,9 +86,7 @@ fn a_dry_run_makes_one_step_and_leaves_nothing() {
 
 #[test]
 fn a_dry_run_that_fails_leaves_nothing_either() {
-    let folder = Folder::new();
-    let fails = RECIPE.replace("run.finish();", "throw \"no\";");
-    fs::write(folder.path("tiny.rhai"), fails).unwrap();
+    let folder = Folder::new().with("run.finish();", "throw \"no\";");
     let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
     assert!(!output.status.success());
     assert!(!folder.path("runs").exists(), "{}", text(&output.stderr));
@@ -86,4 +99,123 @@ fn a_dry_run_of_a_recipe_without_a_run_is_refused() {
     let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
     let error = text(&output.stderr);
     assert!(error.starts_with("error[E105]: --dry-run has no meaning for this recipe"), "{error}");
+}
+
+#[test]
+fn a_run_keeps_what_it_was_made_of_and_how_it_ended() {
+    let folder = Folder::new();
+    out(&folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.5"]));
+    let told = folder.told("runs/tiny");
+    assert_eq!((&told["status"], &told["step"]), (&"finished".into(), &4.into()));
+    assert_eq!(told["params"], serde_json::json!({ "steps": 4, "lr": 0.5 }));
+    assert_eq!((&told["device"], &told["precision"]), (&"cpu".into(), &"fp32".into()));
+    assert_eq!(told["dsr"], env!("CARGO_PKG_VERSION"));
+    assert!(told["libtorch"].as_str().unwrap().starts_with("2."));
+    for hash in ["recipe_sha256", "data"] {
+        assert_eq!(told[hash].as_str().unwrap().len(), 64, "{hash}");
+    }
+    assert!(told["started_at"].as_str() <= told["ended_at"].as_str(), "{told}");
+    assert_eq!(told.get("error"), None);
+}
+
+/// What a recipe throws is written down, and the curve is drawn up to there.
+#[test]
+fn a_run_that_fails_keeps_its_error_and_goes_on_as_running() {
+    let folder = Folder::new().with(
+        "{ run.evaluate(rows); }",
+        "{ run.save(); if engine.global_step == 2 && P::lr < 0.1 { throw \"too low\"; } }",
+    );
+    assert!(!folder.dsr(&["run", "tiny.rhai"]).status.success());
+    let told = folder.told("runs/tiny");
+    assert_eq!((&told["status"], &told["step"]), (&"failed".into(), &2.into()));
+    assert!(told["error"].as_str().unwrap().contains("too low"), "{told}");
+    assert!(folder.path("runs/tiny/loss.svg").is_file());
+    out(&folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.2", "--resume", "auto"]));
+    let ended = folder.told("runs/tiny");
+    assert_eq!((&ended["status"], ended.get("error")), (&"finished".into(), None));
+    assert_eq!(ended["started_at"], told["started_at"]);
+    assert!(ended["resumed_at"].is_string());
+}
+
+#[test]
+fn the_best_checkpoint_stays_and_can_be_gone_on_from() {
+    let recipe = r#"let at = engine.global_step;
+    run.evaluate(if at == 2 { rows } else { dataset("other.jsonl") });"#;
+    let folder = Folder::new()
+        .with("{ run.evaluate(rows); }", &format!("{{ {recipe} }}"))
+        .with(
+            "total_steps: P::steps",
+            "total_steps: P::steps, keep: 1, save_every: 1, keep_best: \"eval_loss\"",
+        )
+        .with("print(\"behind the run\")", "print(run.best.step)");
+    fs::write(folder.path("other.jsonl"), "{\"input_ids\": [7, 5, 7, 6]}\n").unwrap();
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai", "-p", "steps=5", "-p", "lr=0.05"])), "2\n");
+    let checkpoints = folder.path("runs/tiny/checkpoints");
+    let best = fs::read_to_string(checkpoints.join("best")).unwrap();
+    assert_eq!(best, "step-00000002\n");
+    for (step, is_there) in [(1, false), (2, true), (3, false), (4, false), (5, true)] {
+        assert_eq!(checkpoints.join(format!("step-{step:08}")).exists(), is_there, "step {step}");
+    }
+    let from = "runs/tiny/checkpoints/best";
+    let output = folder.dsr(&["run", "tiny.rhai", "--resume", from]);
+    out(&output);
+    assert!(text(&output.stderr).contains("going on after step 2"), "{output:?}");
+}
+
+#[test]
+fn a_checkpoint_has_the_tokenizer_of_its_rows() {
+    let folder = Folder::new()
+        .with(
+            "dataset(\"rows.jsonl\")",
+            "dataset(\"rows.txt\").tokenize(tokenizer(\"dsr:gpt2\")).pack(4)",
+        )
+        .with("vocab_size: 8", "vocab_size: 50257");
+    fs::write(folder.path("rows.txt"), "one two three four five six seven eight ".repeat(4))
+        .unwrap();
+    out(&folder.dsr(&["run", "tiny.rhai"]));
+    let written = out(&folder.dsr(&["generate", "runs/tiny", "one", "--max-new-tokens", "2"]));
+    assert!(written.contains("one"), "{written}");
+    assert!(folder.path("runs/tiny/checkpoints/step-00000004/tokenizer_config.json").is_file());
+}
+
+#[test]
+fn runs_are_listed_compared_and_removed() {
+    let folder = Folder::new();
+    assert_eq!(text(&folder.dsr(&["runs"]).stderr), "no runs in runs\n");
+    out(&folder.dsr(&["run", "tiny.rhai", "--name", "low"]));
+    out(&folder.dsr(&["run", "tiny.rhai", "--name", "high", "-p", "lr=0.2"]));
+    // A process that was killed leaves what it wrote at its start.
+    let mut killed = folder.told("runs/low");
+    killed["status"] = "running".into();
+    fs::write(folder.path("runs/low/run.json"), killed.to_string()).unwrap();
+
+    let listed = out(&folder.dsr(&["runs"]));
+    let lines: Vec<Vec<&str>> =
+        listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["RUN", "STATUS", "STEP", "LOSS"]);
+    assert_eq!(lines[1][..3], ["high", "finished", "4/4"]);
+    assert_eq!(lines[2][..3], ["low", "killed", "4/4"]);
+    let names = |args: &[&str]| {
+        let json = out(&folder.dsr(&[&["runs", "--json"], args].concat()));
+        let all: Vec<Value> = serde_json::from_str(&json).unwrap();
+        all.iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["--filter", "0.2"]), ["high"]);
+    assert_eq!(names(&["--status", "killed"]), ["low"]);
+
+    let compared = out(&folder.dsr(&["runs", "compare", "low", "high", "--svg", "both.svg"]));
+    let lr = compared.lines().find(|line| line.starts_with("lr ")).unwrap();
+    assert_eq!(lr.split_whitespace().collect::<Vec<_>>(), ["lr", "0.01", "0.2"]);
+    assert!(!compared.contains("precision"), "what is equal is left out: {compared}");
+    assert!(compared.contains("high: loss, 4 points"), "{compared}");
+    let svg = fs::read_to_string(folder.path("both.svg")).unwrap();
+    assert!(svg.contains("low") && svg.contains("high"), "{svg}");
+
+    let asked = folder.dsr(&["runs", "rm", "low"]);
+    assert_eq!(asked.status.code(), Some(2), "without a terminal nobody can be asked");
+    assert!(folder.path("runs/low").exists());
+    assert_eq!(out(&folder.dsr(&["runs", "rm", "low", "--yes"])), "removed runs/low\n");
+    assert!(!folder.path("runs/low").exists());
+    let error = text(&folder.dsr(&["runs", "rm", "hihg", "--yes"]).stderr);
+    assert!(error.contains("did you mean \"high\"?"), "{error}");
 }

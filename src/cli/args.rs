@@ -14,6 +14,7 @@ use super::{
     generate::GenerateArgs,
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
+    runs::RunsArgs,
     score::ScoreArgs,
     trust::TrustArgs,
 };
@@ -39,6 +40,9 @@ pub(super) enum Command {
 
     /// Estimate the memory that a recipe needs, without loading weights.
     Plan(PlanArgs),
+
+    /// List, compare and remove runs.
+    Runs(RunsArgs),
 
     /// Check a recipe without running it.
     Check(CheckArgs),

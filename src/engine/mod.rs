@@ -31,6 +31,7 @@ mod placement;
 pub mod plan;
 pub mod plan_stages;
 mod schedule;
+mod served;
 mod stage;
 mod state;
 mod state_file;

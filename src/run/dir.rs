@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runs/gpt2/                 runs/gpt2-2/ when that exists, then runs/gpt2-3/ ...
-//!     run.json               the run's name: what `--resume auto` goes by
+//!     run.json               its name, which `--resume auto` goes by, and what it tells of itself
 //!     command.txt            the command line of each start, ready for a shell
 //!     recipe.rhai            the recipe as it was run last
 //!     params.json            its parameters
@@ -40,9 +40,9 @@ pub struct RunDir {
     name: String,
 }
 
-/// The content of `run.json`.
-#[derive(Serialize, Deserialize)]
-struct Identity {
+/// What `run.json` has from the beginning.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
     name: String,
     /// How many runs of this name came before it in the same root, plus one.
     number: u64,
@@ -135,6 +135,21 @@ impl RunDir {
         &self.name
     }
 
+    /// Where the run tells of itself.
+    pub(super) fn told_in(&self) -> Place {
+        self.place.join(RUN)
+    }
+
+    /// What the run tells of itself; runs of earlier versions have their name alone.
+    pub(super) fn told(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        parsed(&self.told_in())
+    }
+
+    /// Its name and number.
+    pub(super) fn identity(&self) -> Result<Identity> {
+        parsed(&self.told_in())
+    }
+
     /// The run's checkpoints.
     pub fn checkpoints(&self) -> Store {
         Store::open(self.place.join("checkpoints"))
@@ -209,9 +224,27 @@ fn identity(dir: &Place) -> Result<Option<Identity>> {
     if !file.exists() {
         return Ok(None);
     }
-    serde_json::from_str(&read_to_string(&file)?).map(Some).map_err(|e| {
+    parsed(&file).map(Some)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(file: &Place) -> Result<T> {
+    serde_json::from_str(&read_to_string(file)?).map_err(|e| {
         Error::new(Code::Io, format!("{} cannot be understood", file.display())).caused_by(e)
     })
+}
+
+/// The runs in `root`, by name and number.
+pub(super) fn runs(root: &Place) -> Result<Vec<RunDir>> {
+    let mut found = Vec::new();
+    for place in directories(root)? {
+        if let Ok(Some(run)) = identity(&place)
+            && !run.is_trial
+        {
+            found.push((run.name.clone(), run.number, RunDir { place, name: run.name }));
+        }
+    }
+    found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    Ok(found.into_iter().map(|(_, _, run)| run).collect())
 }
 
 /// The directories in `root`; none when it does not exist.

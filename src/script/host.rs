@@ -30,7 +30,7 @@ use crate::{
     error::{Code, Error, Result},
     hub::{Hub, HubSettings},
     recipe::{lock::Lock, workspace::Workspace},
-    run::{Interrupt, LineInterval},
+    run::{Interrupt, LineInterval, RunEnding},
 };
 
 /// Takes an engine before its first step.
@@ -59,6 +59,8 @@ pub struct Host {
     pub(crate) on_engine: Option<OnEngine>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Arc<AtomicBool>,
+    /// The record of the run that started last, until it is known how it ends.
+    pub(crate) run_ending: RefCell<Option<RunEnding>>,
     /// Set when the run was tried to its end, and the recipe ends with it.
     pub(crate) trial_is_over: Cell<bool>,
     hub: OnceCell<Rc<Hub>>,
@@ -99,6 +101,7 @@ impl Host {
             feed: None,
             on_engine: None,
             run_is_active: Arc::default(),
+            run_ending: RefCell::default(),
             trial_is_over: Cell::default(),
             hub: OnceCell::new(),
         }

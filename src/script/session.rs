@@ -26,7 +26,7 @@ use crate::{
         locate, locking, params,
         requests::{self, START_RUN},
     },
-    run::Start,
+    run::{Start, Status},
 };
 
 /// Runs recipes for one host.
@@ -59,9 +59,31 @@ impl Session {
             .map_err(|e| Failure::of(e, &[], sources))?;
         drop(parameters);
         self.check_run_options(&ast)?;
-        match engine.run_ast(&ast) {
+        let ended = match engine.run_ast(&ast) {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
+        };
+        self.end_run(&ended)?;
+        ended
+    }
+
+    /// Writes down how the run ended, where its recipe did not end it itself.
+    fn end_run(&self, ended: &Result<(), Failure>) -> Result<(), Error> {
+        let Some(run) = self.host.run_ending.take() else { return Ok(()) };
+        match ended {
+            Ok(()) => run.end(Status::Stopped, None),
+            Err(failure) => {
+                let status = match failure.code() {
+                    Code::Interrupted => Status::Stopped,
+                    _ => Status::Failed,
+                };
+                let error = failure.faults.first().map(|fault| {
+                    format!("error[{}]: {}", failure.code().number(), fault.error.message())
+                });
+                // What ended the run is told before what could not be written of it.
+                let _ = run.end(status, error);
+                Ok(())
+            }
         }
     }
 
