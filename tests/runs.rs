@@ -179,6 +179,20 @@ fn a_checkpoint_has_the_tokenizer_of_its_rows() {
 }
 
 #[test]
+fn a_recipe_can_go_by_the_speed() {
+    let folder = Folder::new()
+        .with(
+            "let loader",
+            "print(engine.tokens_per_second == () && engine.mfu == ());\nlet loader",
+        )
+        .with(
+            "print(\"behind the run\")",
+            "print(engine.tokens_per_second > 0.0 && engine.mfu == ())",
+        );
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+}
+
+#[test]
 fn runs_are_listed_compared_and_removed() {
     let folder = Folder::new();
     assert_eq!(text(&folder.dsr(&["runs"]).stderr), "no runs in runs\n");

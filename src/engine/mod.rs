@@ -22,6 +22,7 @@ mod offload;
 #[cfg(test)]
 mod operations;
 mod overflow_check;
+mod pace;
 mod parameter_shards;
 mod parameter_slices;
 mod passes;
@@ -50,7 +51,7 @@ pub use crate::model::ModuleProfile;
 
 use self::{
     accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
-    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
+    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck, pace::Pace,
     pending::Pending, pipe::Pipe, placement::Placement, stage::check_documents, stop::StopSignal,
     timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
@@ -106,6 +107,8 @@ pub struct Engine {
     flops_profile: Option<ModuleProfile>,
     /// The length of the last micro batch's rows.
     row_tokens: i64,
+    /// The speed of the recent steps.
+    pace: Pace,
     /// The properties of the device, where they are known.
     gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
@@ -213,6 +216,7 @@ impl Engine {
             phase_times: None,
             flops_profile: None,
             row_tokens: 0,
+            pace: Pace::default(),
             gpu,
             observers: Vec::new(),
             stop: StopSignal::default(),
