@@ -38,6 +38,7 @@ pages! {
     data: "docs/src/data.md",
     models: "docs/src/models.md",
     training: "docs/src/training.md",
+    runs: "docs/src/runs.md",
     generation: "docs/src/generation.md",
     memory: "docs/src/memory.md",
     launch: "docs/src/launch.md",

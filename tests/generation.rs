@@ -152,11 +152,17 @@ fn a_run_is_a_model_too() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let run = std::fs::read_dir(folder.path("runs")).unwrap().next().unwrap().unwrap().path();
     let run = run.strip_prefix(folder.0.path()).map(Path::to_str).unwrap().unwrap().to_owned();
+    // Its checkpoint has the tokenizer of its rows.
+    let args = [&["generate", &run, "It"][..], &GREEDY].concat();
+    let own = folder.lines(&args, "");
+    assert_eq!(own[0]["token_ids"].as_array().unwrap().len(), 6);
+    std::fs::remove_file(folder.path(&run).join("checkpoints/step-00000001/tokenizer.json"))
+        .unwrap();
     let (said, status) = folder.error(&["generate", &run, "It"]);
     assert!(said.contains("--tokenizer"), "{said}");
     assert_ne!(status, Some(0));
-    let args = [&["generate", &run, "It", "--tokenizer", "dsr:gpt2"][..], &GREEDY].concat();
-    assert_eq!(folder.lines(&args, "")[0]["token_ids"].as_array().unwrap().len(), 6);
+    let args = [&args[..], &["--tokenizer", "dsr:gpt2"]].concat();
+    assert_eq!(folder.lines(&args, ""), own);
 }
 
 #[test]

@@ -40,6 +40,7 @@ mod precision;
 mod recipes;
 mod reference;
 mod repl;
+mod runs;
 mod safety;
 mod script;
 mod separate_documents;

@@ -22,6 +22,8 @@ use crate::{
 
 /// The file that names the latest checkpoint, as in DeepSpeed.
 const LATEST: &str = "latest";
+/// The file that names the checkpoint that stays because it is the best.
+const BEST: &str = "best";
 /// Where a run keeps its store.
 const IN_A_RUN: &str = "checkpoints";
 
@@ -93,7 +95,9 @@ impl Store {
         let place = self.root.join(&name);
         check_ours(&place)?;
         self.root.create_dir_all()?;
-        remove_leftovers(&self.root, |name| name == LATEST || step_of(name).is_some())?;
+        remove_leftovers(&self.root, |name| {
+            [LATEST, BEST].contains(&name) || step_of(name).is_some()
+        })?;
         let path = place.path().to_owned();
         let new = NewDir::create(&place)?;
         write(new.path())?;
@@ -104,6 +108,22 @@ impl Store {
             self.prune(keep, &path)?;
         }
         Ok(path)
+    }
+
+    /// Marks the checkpoint of `step` as the best: it stays until another is marked.
+    pub fn mark_best(&self, step: u64) -> Result<()> {
+        write_atomic(self.root.join(BEST), format!("{}\n", directory_name(step)).as_bytes())
+    }
+
+    /// The checkpoint that is marked as the best, if one is and is there.
+    pub fn best(&self) -> Result<Option<Saved>> {
+        let file = self.root.join(BEST);
+        if !file.is_file() {
+            return Ok(None);
+        }
+        let name = read_to_string(&file)?;
+        let is_named = |saved: &Saved| directory_name(saved.step) == name.trim();
+        Ok(self.list()?.into_iter().find(is_named))
     }
 
     /// DeepSpeed has a file of this name too, which tells it where to go on.
@@ -187,10 +207,18 @@ impl Store {
         })
     }
 
-    /// The checkpoint that a path means: itself, or the latest of a store or of a run's directory.
+    /// The checkpoint that a path means: itself, the best of a store, which its file `best` names, or the
+    /// latest of a store or of a run's directory.
     /// It is not verified yet.
     pub fn resolve(path: impl Into<Place>) -> Result<Place> {
         let path = path.into();
+        if path.name() == Some(BEST)
+            && path.is_file()
+            && let Some(store) = path.parent()
+            && let Some(best) = Self::open(store).best()?
+        {
+            return Ok(path.beside(best.path));
+        }
         if path.join(manifest::FILE_NAME).exists() {
             return Ok(path);
         }
@@ -215,9 +243,11 @@ impl Store {
         ))
     }
 
-    /// Removes the oldest until `keep` are left, but never `latest`.
+    /// Removes the oldest until `keep` are left, but never `latest` and the best.
     fn prune(&self, keep: usize, latest: &Path) -> Result<()> {
-        let saved = self.list()?;
+        let best = self.best()?;
+        let mut saved = self.list()?;
+        saved.retain(|old| best.as_ref() != Some(old));
         let surplus = saved.len().saturating_sub(keep);
         for old in saved.iter().filter(|old| old.path != latest).take(surplus) {
             let place = self.root.beside(&old.path);

@@ -14,6 +14,7 @@ use super::{
     generate::GenerateArgs,
     grants::GrantArgs,
     origin::{FetchArgs, LockArgs},
+    runs::RunsArgs,
     score::ScoreArgs,
     trust::TrustArgs,
 };
@@ -39,6 +40,9 @@ pub(super) enum Command {
 
     /// Estimate the memory that a recipe needs, without loading weights.
     Plan(PlanArgs),
+
+    /// List, compare and remove runs.
+    Runs(RunsArgs),
 
     /// Check a recipe without running it.
     Check(CheckArgs),
@@ -393,6 +397,10 @@ pub(super) struct RunArgs {
     #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "trace.json")]
     pub(super) profile: Option<PathBuf>,
 
+    /// Try the run: one step, an evaluation on one batch, one checkpoint, of which nothing is kept.
+    #[arg(long, conflicts_with = "resume")]
+    pub(super) dry_run: bool,
+
     /// Print the permissions that the recipe's text asks for, and run nothing.
     #[arg(long)]
     pub(super) explain_permissions: bool,
@@ -431,6 +439,12 @@ impl RunArgs {
         if let Some(file) = &self.profile {
             option("--profile", &file.display().to_string());
         }
+        if self.dry_run {
+            words.push("--dry-run".to_owned());
+        }
+        let mut option = |name: &str, value: &str| {
+            words.push(format!("{name}={value}"));
+        };
         if self.device.choice() != DeviceChoice::Best {
             option("--device", &self.device.choice().to_string());
         }

@@ -30,6 +30,7 @@ mod origin;
 mod plan;
 mod recipe;
 pub mod report;
+mod runs;
 mod score;
 mod served;
 mod signals;
@@ -90,6 +91,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Chat(args) => chat::run(&args, &console).map_err(Failure::from),
         Command::Score(args) => score::run(&args, &console).map_err(Failure::from),
         Command::Doctor(args) => Ok(doctor::run(&args)),
+        Command::Runs(args) => runs::run(args).map(|()| 0).map_err(Failure::from),
         Command::Trust(args) => trust::run(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
         Command::Completions { shell } => {
@@ -134,6 +136,7 @@ fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {
     args.lock.settle(&mut host.workspace, &recipe)?;
     host.workspace.rights.start = args.resume.unwrap_or(Start::Afresh);
     host.run.name = args.name;
+    host.run.is_trial = args.dry_run;
     args.device.give(&mut host)?;
     host.run.profile.replace(args.profile);
     if args.explain_permissions {

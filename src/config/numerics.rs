@@ -32,3 +32,14 @@ option_table! {
         pub deterministic: bool,
     }
 }
+
+impl Numerics {
+    /// The settings that are not the default, each behind a comma.
+    pub fn unusual(self) -> String {
+        let precision = match self.matmul_precision {
+            MatmulPrecision::Highest => String::new(),
+            other => format!(", matmul_precision {}", other.name()),
+        };
+        precision + if self.deterministic { ", deterministic" } else { "" }
+    }
+}

@@ -19,6 +19,7 @@ use super::{
     batcher::{Batcher, LoaderOptions, LoaderState, SavedPlace},
     prefetch::Prefetcher,
     stage::Stage,
+    tokenizer::Tokenizer,
     tokens::require_tokens,
 };
 use crate::{
@@ -209,6 +210,16 @@ impl Loader {
     /// Where the rows come from, in one line.
     pub fn describe(&self) -> String {
         self.rows.describe()
+    }
+
+    /// The tokenizer that made the tokens of the rows, if one did.
+    pub fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
+        self.rows.tokenizer()
+    }
+
+    /// The tokens of each row, where all have as many.
+    pub fn row_tokens(&self) -> Option<usize> {
+        self.rows.row_tokens()
     }
 
     /// The number of batches in one epoch, where it can be known without going through the data

@@ -70,6 +70,10 @@ impl Stage for Pack {
         Ok(skip_rows(Box::new(packer), from))
     }
 
+    fn row_tokens(&self) -> Option<usize> {
+        Some(self.seq_len)
+    }
+
     fn describe(&self) -> String {
         format!("{} -> pack({})", self.input.describe(), self.seq_len)
     }

@@ -53,6 +53,10 @@ impl Stage for Shuffle {
         self.spool.count()
     }
 
+    fn row_tokens(&self) -> Option<usize> {
+        self.input()?.row_tokens()
+    }
+
     fn is_spooled(&self) -> bool {
         true
     }

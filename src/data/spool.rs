@@ -81,6 +81,10 @@ impl Stage for Spool {
         }
     }
 
+    fn row_tokens(&self) -> Option<usize> {
+        self.input.row_tokens()
+    }
+
     fn is_spooled(&self) -> bool {
         true
     }

@@ -63,6 +63,11 @@ pub(super) trait Stage: Send + Sync {
         self.input()?.tokenizer()
     }
 
+    /// The tokens of each row, where all have as many.
+    fn row_tokens(&self) -> Option<usize> {
+        None
+    }
+
     /// What tells the content of the files from that of others; it does not say where they lie.
     fn origin(&self) -> Result<String> {
         let input = self.input().ok_or_else(|| {

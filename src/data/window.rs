@@ -46,6 +46,10 @@ impl Stage for Window {
         Ok(self.window(self.input.count()?))
     }
 
+    fn row_tokens(&self) -> Option<usize> {
+        self.input()?.row_tokens()
+    }
+
     fn is_spooled(&self) -> bool {
         self.input.is_spooled()
     }

@@ -9,6 +9,7 @@
 
 mod accumulation;
 mod evaluate;
+mod facts;
 mod gradients;
 mod host_gradients;
 mod layer_ranks;
@@ -21,6 +22,7 @@ mod offload;
 #[cfg(test)]
 mod operations;
 mod overflow_check;
+mod pace;
 mod parameter_shards;
 mod parameter_slices;
 mod passes;
@@ -30,6 +32,7 @@ mod placement;
 pub mod plan;
 pub mod plan_stages;
 mod schedule;
+mod served;
 mod stage;
 mod state;
 mod state_file;
@@ -48,12 +51,13 @@ pub use crate::model::ModuleProfile;
 
 use self::{
     accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
-    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck,
+    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck, pace::Pace,
     pending::Pending, pipe::Pipe, placement::Placement, stage::check_documents, stop::StopSignal,
     timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
     evaluate::Evaluation,
+    facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     state::{RecipeRecord, TrainState},
@@ -103,6 +107,8 @@ pub struct Engine {
     flops_profile: Option<ModuleProfile>,
     /// The length of the last micro batch's rows.
     row_tokens: i64,
+    /// The speed of the recent steps.
+    pace: Pace,
     /// The properties of the device, where they are known.
     gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
@@ -210,6 +216,7 @@ impl Engine {
             phase_times: None,
             flops_profile: None,
             row_tokens: 0,
+            pace: Pace::default(),
             gpu,
             observers: Vec::new(),
             stop: StopSignal::default(),

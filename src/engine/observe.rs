@@ -68,6 +68,18 @@ impl Engine {
         Some(peak * self.mesh.world().world_size() as f64)
     }
 
+    /// Tokens a second over the recent steps and all ranks; `None` before the first.
+    pub fn tokens_per_second(&self) -> Option<f64> {
+        self.pace.per_second().map(|(tokens, _)| tokens)
+    }
+
+    /// The model FLOPs utilization of the recent steps: the share of what the devices of all ranks are
+    /// capable of. `None` before the first, and where the peak is not known.
+    pub fn mfu(&self) -> Option<f64> {
+        let (_, flops) = self.pace.per_second()?;
+        Some(flops / self.peak_flops()?)
+    }
+
     /// Rows that the optimizer steps so far were made of, over all ranks: `train_batch_size` for
     /// each step, skipped ones included, as DeepSpeed counts them.
     pub fn global_samples(&self) -> u64 {

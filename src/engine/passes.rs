@@ -1,5 +1,7 @@
 //! The forward and backward pass of one micro batch, on this rank's stage.
 
+use std::time::Instant;
+
 use super::{
     Engine,
     pending::Pending,
@@ -45,6 +47,9 @@ impl Engine {
         self.row_tokens = batch.input_ids().size()[1];
         if micro_step == self.config.gradient_accumulation_steps {
             return Err(step_is_due(micro_step));
+        }
+        if micro_step == 0 {
+            self.pace.begin(Instant::now(), batch.load_time);
         }
         self.timers.discard();
         self.timers.start(StepPhase::Forward)?;

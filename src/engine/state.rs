@@ -9,7 +9,7 @@
 //!                           model has one, with adapter_config.json, as peft writes them; the base
 //!                           is named by its path and hash
 //! trained.safetensors       parameters of the base that are trained beside an adapter
-//! tokenizer.json and others  the files that the model came with
+//! tokenizer.json and others  the files that the model came with, or those of the rows' tokenizer
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
 //!

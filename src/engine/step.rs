@@ -1,6 +1,6 @@
 //! The optimizer step: gradients are reduced, checked, clipped and applied.
 
-use std::rc::Rc;
+use std::{rc::Rc, time::Instant};
 
 use super::{
     Engine, StepOutcome,
@@ -55,6 +55,7 @@ impl Engine {
         self.global_step += 1;
         self.global_samples += self.train_batch_size() as u64;
         self.last_step = Some(outcome);
+        self.pace.end(Instant::now(), outcome.tokens, self.step_flops());
         self.tell_observers()?;
         Ok(true)
     }

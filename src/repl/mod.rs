@@ -17,6 +17,7 @@ mod timing;
 
 use std::{cell::RefCell, rc::Rc};
 
+pub(crate) use self::plot::curve;
 use self::{
     commands::{enter, is_command},
     prompt::{Entered, Prompt, history_file},

@@ -9,7 +9,7 @@ const ROWS: u32 = 15;
 const BESIDE: usize = 12;
 
 /// Points as a curve of characters, `width` columns wide; `None` where there is nothing to draw.
-pub(super) fn curve(name: &str, points: &[(f64, f64)], width: usize) -> Option<String> {
+pub(crate) fn curve(name: &str, points: &[(f64, f64)], width: usize) -> Option<String> {
     let finite: Vec<(f32, f32)> = points
         .iter()
         .filter(|(x, y)| x.is_finite() && y.is_finite())

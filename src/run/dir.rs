@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! runs/gpt2/                 runs/gpt2-2/ when that exists, then runs/gpt2-3/ ...
-//!     run.json               the run's name: what `--resume auto` goes by
+//!     run.json               its name, which `--resume auto` goes by, and what it tells of itself
 //!     command.txt            the command line of each start, ready for a shell
 //!     recipe.rhai            the recipe as it was run last
 //!     params.json            its parameters
@@ -40,19 +40,42 @@ pub struct RunDir {
     name: String,
 }
 
-/// The content of `run.json`.
-#[derive(Serialize, Deserialize)]
-struct Identity {
+/// What `run.json` has from the beginning.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Identity {
     name: String,
     /// How many runs of this name came before it in the same root, plus one.
     number: u64,
+    /// Whether the run is only tried, and its directory is nobody's when its process is gone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    is_trial: bool,
 }
 
 impl RunDir {
     /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
     /// processes that do this at once get two directories.
     pub fn create(root: impl Into<Place>, name: &str) -> Result<Self> {
-        let root = root.into();
+        Self::create_marked(root.into(), name, false)
+    }
+
+    /// The directory of a run of `name` that is only tried.
+    pub(super) fn create_trial(root: &Place, name: &str) -> Result<Self> {
+        check_name(name)?;
+        Self::create_marked(root.clone(), &format!("{name}.dry-run"), true)
+    }
+
+    /// The directories in `root` of runs that were only tried.
+    pub(super) fn trials(root: &Place) -> Result<Vec<Place>> {
+        let mut found = Vec::new();
+        for place in directories(root)? {
+            if identity(&place).is_ok_and(|run| run.is_some_and(|run| run.is_trial)) {
+                found.push(place);
+            }
+        }
+        Ok(found)
+    }
+
+    fn create_marked(root: Place, name: &str, is_trial: bool) -> Result<Self> {
         check_name(name)?;
         root.create_dir_all()?;
         for number in 1.. {
@@ -63,7 +86,7 @@ impl RunDir {
             if !place.create_dir()? {
                 continue;
             }
-            let identity = Identity { name: name.to_owned(), number };
+            let identity = Identity { name: name.to_owned(), number, is_trial };
             write_json(place.join(RUN), &identity)?;
             return Ok(Self { place, name: identity.name });
         }
@@ -110,6 +133,21 @@ impl RunDir {
     /// The run's name, without a number.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where the run tells of itself.
+    pub(super) fn told_in(&self) -> Place {
+        self.place.join(RUN)
+    }
+
+    /// What the run tells of itself; runs of earlier versions have their name alone.
+    pub(super) fn told(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
+        parsed(&self.told_in())
+    }
+
+    /// Its name and number.
+    pub(super) fn identity(&self) -> Result<Identity> {
+        parsed(&self.told_in())
     }
 
     /// The run's checkpoints.
@@ -186,9 +224,27 @@ fn identity(dir: &Place) -> Result<Option<Identity>> {
     if !file.exists() {
         return Ok(None);
     }
-    serde_json::from_str(&read_to_string(&file)?).map(Some).map_err(|e| {
+    parsed(&file).map(Some)
+}
+
+fn parsed<T: serde::de::DeserializeOwned>(file: &Place) -> Result<T> {
+    serde_json::from_str(&read_to_string(file)?).map_err(|e| {
         Error::new(Code::Io, format!("{} cannot be understood", file.display())).caused_by(e)
     })
+}
+
+/// The runs in `root`, by name and number.
+pub(super) fn runs(root: &Place) -> Result<Vec<RunDir>> {
+    let mut found = Vec::new();
+    for place in directories(root)? {
+        if let Ok(Some(run)) = identity(&place)
+            && !run.is_trial
+        {
+            found.push((run.name.clone(), run.number, RunDir { place, name: run.name }));
+        }
+    }
+    found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));
+    Ok(found.into_iter().map(|(_, _, run)| run).collect())
 }
 
 /// The directories in `root`; none when it does not exist.

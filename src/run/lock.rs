@@ -38,6 +38,19 @@ impl RunLock {
     }
 }
 
+/// Whether a process goes on with the run in `dir`; `None` where there are no locks.
+pub(super) fn is_held(dir: &Place) -> Option<bool> {
+    let place = dir.join(LOCK);
+    if !place.exists() {
+        return Some(false);
+    }
+    match place.open().ok()?.try_lock_shared() {
+        Ok(()) => Some(false),
+        Err(TryLockError::WouldBlock) => Some(true),
+        Err(TryLockError::Error(_)) => None,
+    }
+}
+
 /// The owner's words for whoever comes second.
 fn owner() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();

@@ -85,14 +85,10 @@ impl RunLog {
         Ok(curves(&self.dir.metrics())?.eval)
     }
 
-    /// Draws `loss.svg` from all that `metrics.jsonl` holds; returns where it is, or `None` when
-    /// there is no loss to draw. May be called while the run goes on.
+    /// Draws `loss.svg`; returns where it is, or `None` when there is no loss to draw. May be called
+    /// while the run goes on.
     pub fn finish(&self) -> Result<Option<PathBuf>> {
-        let curves = curves(&self.dir.metrics())?;
-        let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };
-        let path = self.dir.loss_svg();
-        write_atomic(&path, svg.as_bytes())?;
-        Ok(Some(path.path().to_owned()))
+        draw_losses(&self.dir)
     }
 
     fn is_due(&self, report: &StepReport) -> bool {
@@ -110,6 +106,15 @@ impl RunLog {
                 }
             }
     }
+}
+
+/// Draws `loss.svg` from all that `metrics.jsonl` holds.
+pub(super) fn draw_losses(dir: &RunDir) -> Result<Option<PathBuf>> {
+    let curves = curves(&dir.metrics())?;
+    let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };
+    let path = dir.loss_svg();
+    write_atomic(&path, svg.as_bytes())?;
+    Ok(Some(path.path().to_owned()))
 }
 
 #[cfg(test)]

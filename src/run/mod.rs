@@ -9,7 +9,9 @@
 //! Nothing here prints, catches signals or reads the environment: that is `cli`. With several ranks
 //! all of it is rank 0's.
 
+mod catalog;
 mod dir;
+mod header;
 mod interrupt;
 mod lock;
 mod log;
@@ -17,15 +19,19 @@ mod meter;
 mod metrics;
 mod monitor;
 mod plot;
+mod record;
 mod training;
+mod trial;
 
+pub use catalog::{RunSummary, State, differences, list as list_runs};
 pub use dir::{RunDir, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
-pub use plot::{curve_svg, loss_svg};
+pub use plot::{curve_svg, loss_svg, losses_svg};
+pub use record::{RunEnding, Status};
 pub use training::{
     Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
 };

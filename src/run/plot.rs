@@ -25,6 +25,75 @@ pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<Stri
     Ok(Some(svg))
 }
 
+/// The colours of several curves, by turns: those of matplotlib.
+const COLOURS: [RGBColor; 8] = [
+    TRAIN,
+    RGBColor(255, 127, 14),
+    RGBColor(44, 160, 44),
+    EVAL,
+    RGBColor(148, 103, 189),
+    RGBColor(140, 86, 75),
+    RGBColor(227, 119, 194),
+    RGBColor(127, 127, 127),
+];
+
+/// Draws the losses of several runs over the steps, each with its name. `None` when there is nothing to
+/// draw.
+pub fn losses_svg(curves: &[(&str, &[(u64, f64)])]) -> Result<Option<String>> {
+    if curves.iter().all(|(_, points)| points.is_empty()) {
+        return Ok(None);
+    }
+    let mut svg = String::new();
+    draw_several(curves, &mut svg).map_err(|e| {
+        Error::new(Code::Internal, "the curves cannot be drawn").caused_by(e.to_string())
+    })?;
+    Ok(Some(svg))
+}
+
+fn draw_several(
+    curves: &[(&str, &[(u64, f64)])],
+    svg: &mut String,
+) -> Result<(), Box<dyn std::error::Error>> {
+    let all = || curves.iter().flat_map(|(_, points)| *points);
+    let steps = bounds(all().map(|&(step, _)| step as f64), 0.0);
+    let losses = bounds(all().map(|&(_, loss)| loss), 0.05);
+    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
+    area.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&area)
+        .margin(16)
+        .x_label_area_size(44)
+        .y_label_area_size(64)
+        .build_cartesian_2d(steps, losses)?;
+    chart
+        .configure_mesh()
+        .x_desc("step")
+        .y_desc("loss")
+        .x_label_formatter(&|step| whole(*step))
+        .y_label_formatter(&|loss| format!("{loss:.2}"))
+        .max_light_lines(1)
+        .label_style(("sans-serif", 14))
+        .axis_desc_style(("sans-serif", 16))
+        .draw()?;
+    for (&(name, points), colour) in curves.iter().zip(COLOURS.iter().cycle()) {
+        let colour = *colour;
+        let (points, _) = thinned(points);
+        chart
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .border_style(BLACK)
+        .label_font(("sans-serif", 14))
+        .draw()?;
+    area.present()?;
+    drop(chart);
+    Ok(())
+}
+
 /// Draws one curve called `name` over the steps, or over the places in an array. `None` when there is
 /// nothing to draw.
 pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<String>> {

@@ -5,12 +5,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
-    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest,
+    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest, header,
     lock::RunLock,
+    record::{RunEnding, Status},
+    trial::Trial,
 };
 use crate::{
     checkpoint::Store,
@@ -22,6 +24,9 @@ use crate::{
 
 /// The name under which rank 0 tells a launcher where its run lies.
 pub const TOLD_DIR: &str = "run_dir";
+
+/// After how long the curve is drawn anew at the earliest.
+const RENEWED_AFTER: Duration = Duration::from_secs(20);
 
 /// The start of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +52,10 @@ pub struct TrainingOptions {
     pub total_steps: u64,
     /// After how many steps a checkpoint is saved; `None` is only at the end.
     pub save_every: Option<u64>,
+    /// Whether the checkpoint of the evaluation with the lowest loss stays.
+    pub keeps_best: bool,
+    /// Whether the run is only tried: its directory goes away with it.
+    pub is_trial: bool,
     /// How many checkpoints are kept; `None` is all.
     pub keep: Option<usize>,
     /// Which steps get a line.
@@ -62,12 +71,20 @@ pub struct TrainingOptions {
 pub struct Training {
     options: TrainingOptions,
     meter: Meter,
+    /// What the run tells of itself, on rank 0.
+    ending: Option<RunEnding>,
+    /// When and how long the curve was drawn last, in time since the start.
+    drawn: (Duration, Duration),
     /// The files of the run, on rank 0.
     files: Option<(RunDir, RunLog)>,
     /// Keeps other processes from going on with the run, on rank 0.
     _lock: Option<RunLock>,
+    /// Removes the directory of a run that is only tried, on rank 0.
+    trial: Option<Trial>,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
+    /// The lowest loss of an evaluation, where its checkpoint is kept.
+    best: Option<f64>,
 }
 
 /// The output of a step.
@@ -89,6 +106,9 @@ impl Training {
         loader: &mut Loader,
     ) -> Result<(Self, Shown)> {
         let is_first = engine.group().rank() == 0;
+        if options.is_trial && is_first {
+            Trial::clear(&options.root)?;
+        }
         let (resumed, lock) = resumed(&options, is_first)?;
         let mut note = None;
         if let Some(checkpoint) = &resumed {
@@ -120,13 +140,50 @@ impl Training {
                      total_steps to go on)"
                 ),
                 Some(from) => format!("going on after step {step}, from {}", from.display()),
+                None if options.is_trial => "a dry run of one step".to_owned(),
                 None => format!("a new run in {}", dir.path().display()),
             });
+            if !is_whole {
+                shown.lines.extend(header::lines(engine, loader, total));
+            }
         }
         shown.lines.extend(note.filter(|_| is_first));
+        let begun = (&*engine, &*loader);
+        let (recipe, total) = (&options.recipe, options.total_steps);
+        let ending = files.as_ref().map(|(dir, _)| RunEnding::begin(dir, begun, recipe, total));
+        let ending = ending.transpose()?;
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
-        Ok((Self { options, meter, files, _lock: lock, saved }, shown))
+        let tried = files.as_ref().filter(|_| options.is_trial);
+        let trial = tried.map(|(dir, _)| Trial::of(dir.place().clone()));
+        let best = match options.keeps_best {
+            true => told_best(engine, files.as_ref())?,
+            false => None,
+        };
+        let drawn = (Duration::ZERO, Duration::ZERO);
+        Ok((Self { options, meter, ending, drawn, files, _lock: lock, trial, saved, best }, shown))
+    }
+
+    /// What the run tells of itself, on rank 0: for whoever knows how it ends.
+    pub fn ending(&self) -> Option<RunEnding> {
+        self.ending.clone()
+    }
+
+    fn end(&self, status: Status) -> Result<()> {
+        self.ending.as_ref().map_or(Ok(()), |ending| ending.end(status, None))
+    }
+
+    /// Draws the curve from time to time, for at most a hundredth of the time.
+    fn renew_curve(&mut self, elapsed: Duration) -> Result<()> {
+        let (last, took) = self.drawn;
+        if elapsed.saturating_sub(last) < RENEWED_AFTER.max(100 * took) {
+            return Ok(());
+        }
+        let began = Instant::now();
+        self.draw()?;
+        self.drawn = (elapsed, began.elapsed());
+        self.meter.exclude(began.elapsed());
+        Ok(())
     }
 
     /// The number of the last step.
@@ -173,6 +230,8 @@ impl Training {
         let mut shown = Shown::default();
         if let Some((_, log)) = &mut self.files {
             shown.lines.extend(log.on_step(&report)?);
+            self.ending.iter().for_each(|ending| ending.on_step(report.values.step));
+            self.renew_curve(report.elapsed)?;
             shown.report = Some(report);
         }
         let due = |every: u64| engine.global_step().is_multiple_of(every);
@@ -190,11 +249,26 @@ impl Training {
         began: Instant,
     ) -> Result<Option<String>> {
         self.meter.exclude(began.elapsed());
+        self.trial.iter_mut().for_each(Trial::evaluated);
         match &mut self.files {
             Some((_, log)) => {
                 log.on_evaluate(step, evaluation.loss, evaluation.perplexity).map(Some)
             }
             None => Ok(None),
+        }
+    }
+
+    /// Saves a checkpoint that stays where this evaluation is the best so far. Every rank must call it.
+    pub fn keep_best(&mut self, engine: &Engine, loader: &Loader, loss: f64) -> Result<()> {
+        let is_best = loss.is_finite() && self.best.is_none_or(|best| loss < best);
+        if !self.options.keeps_best || !is_best {
+            return Ok(());
+        }
+        self.save(engine, loader)?;
+        self.best = Some(loss);
+        match &self.files {
+            Some((dir, _)) => dir.checkpoints().mark_best(engine.global_step()),
+            None => Ok(()),
         }
     }
 
@@ -241,7 +315,12 @@ impl Training {
         } else {
             self.save(engine, loader)?;
         }
+        let is_last = engine.global_step() >= self.options.total_steps;
+        self.end(if is_last { Status::Finished } else { Status::Stopped })?;
         let Some((dir, _)) = &self.files else { return Ok(None) };
+        if let Some(trial) = &self.trial {
+            return trial.end().map(Some);
+        }
         Ok(Some(format!("done: {} (metrics.jsonl, loss.svg, checkpoints/)", dir.path().display())))
     }
 
@@ -256,6 +335,7 @@ impl Training {
         if engine.micro_step() == 0 && engine.global_step() > 0 {
             self.save(engine, loader)?;
         }
+        self.end(Status::Stopped)?;
         Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
     }
 }
@@ -271,7 +351,13 @@ pub fn save_checkpoint(
 ) -> Result<PathBuf> {
     store.check_space(engine.state_bytes())?;
     let place = loader.map(Loader::saved_place).transpose()?;
-    store.save(engine.global_step(), keep, |dir| engine.write_state(Some(dir), place, recipe))
+    store.save(engine.global_step(), keep, |dir| {
+        engine.write_state(Some(dir), place, recipe)?;
+        match loader.and_then(Loader::tokenizer) {
+            Some(tokenizer) => engine.write_tokenizer(dir, &tokenizer),
+            None => Ok(()),
+        }
+    })
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
@@ -293,6 +379,18 @@ pub fn load_checkpoint(
         )
         .hint("it was saved without a loader")),
     }
+}
+
+/// The loss of the evaluation whose checkpoint is kept as the best: rank 0 knows it and tells the others.
+fn told_best(engine: &Engine, files: Option<&(RunDir, RunLog)>) -> Result<Option<f64>> {
+    let mut own = None;
+    if let Some((dir, log)) = files
+        && let Some(best) = dir.checkpoints().best()?
+    {
+        let losses = log.evaluations()?.into_iter();
+        own = losses.filter(|(step, _)| *step == best.step).map(|(_, loss)| loss).next_back();
+    }
+    Ok(engine.group().told(own.into_iter().collect())?.first().copied())
 }
 
 /// Refuses a loader that ends before the last step, where its length is known.
@@ -360,7 +458,10 @@ fn open_files(
     let (dir, lock) = match own {
         Some(own) => own,
         None => {
-            let dir = RunDir::create(&options.root, &options.name)?;
+            let dir = match options.is_trial {
+                true => RunDir::create_trial(&options.root, &options.name)?,
+                false => RunDir::create(&options.root, &options.name)?,
+            };
             let lock = RunLock::take(dir.place())?;
             (dir, lock)
         }

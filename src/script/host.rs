@@ -5,7 +5,7 @@
 //! and the hub live as long as the host, and are made when they are first asked for.
 
 use std::{
-    cell::{OnceCell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     path::PathBuf,
     rc::Rc,
     sync::{
@@ -30,7 +30,7 @@ use crate::{
     error::{Code, Error, Result},
     hub::{Hub, HubSettings},
     recipe::{lock::Lock, workspace::Workspace},
-    run::{Interrupt, LineInterval},
+    run::{Interrupt, LineInterval, RunEnding},
 };
 
 /// Takes an engine before its first step.
@@ -59,6 +59,10 @@ pub struct Host {
     pub(crate) on_engine: Option<OnEngine>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Arc<AtomicBool>,
+    /// The record of the run that started last, until it is known how it ends.
+    pub(crate) run_ending: RefCell<Option<RunEnding>>,
+    /// Set when the run was tried to its end, and the recipe ends with it.
+    pub(crate) trial_is_over: Cell<bool>,
     hub: OnceCell<Rc<Hub>>,
 }
 
@@ -70,6 +74,8 @@ pub struct RunChoices {
     pub lines: LineInterval,
     /// The command line of this process, which a run keeps and shows for its continuation.
     pub command: Vec<String>,
+    /// Whether the run is only tried: one step, and nothing of it is kept.
+    pub is_trial: bool,
     /// The file for a trace of the first engine's steps, if there is one.
     pub profile: RefCell<Option<PathBuf>>,
 }
@@ -86,6 +92,7 @@ impl Host {
                 name: None,
                 lines: LineInterval::Paced,
                 command: Vec::new(),
+                is_trial: false,
                 profile: RefCell::default(),
             },
             interrupt: Interrupt::new(),
@@ -94,6 +101,8 @@ impl Host {
             feed: None,
             on_engine: None,
             run_is_active: Arc::default(),
+            run_ending: RefCell::default(),
+            trial_is_over: Cell::default(),
             hub: OnceCell::new(),
         }
     }

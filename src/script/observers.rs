@@ -30,7 +30,7 @@ pub(super) fn trace(host: &Rc<Host>, engine: &mut Engine) -> Result<()> {
 
 /// Prints and logs steps on rank 0, as the options ask for it.
 pub(super) fn monitor(host: Rc<Host>, engine: &mut Engine) -> Result<()> {
-    if engine.group().rank() > 0 {
+    if engine.group().rank() > 0 || host.run.is_trial {
         return Ok(());
     }
     let work_dir = host.workspace.rights.work_place();

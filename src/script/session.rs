@@ -26,7 +26,7 @@ use crate::{
         locate, locking, params,
         requests::{self, START_RUN},
     },
-    run::Start,
+    run::{Start, Status},
 };
 
 /// Runs recipes for one host.
@@ -59,7 +59,32 @@ impl Session {
             .map_err(|e| Failure::of(e, &[], sources))?;
         drop(parameters);
         self.check_run_options(&ast)?;
-        engine.run_ast(&ast).map_err(|e| diagnose(&engine, *e, &recipe.name, sources))
+        let ended = match engine.run_ast(&ast) {
+            Err(_) if self.host.trial_is_over.get() => Ok(()),
+            ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
+        };
+        self.end_run(&ended)?;
+        ended
+    }
+
+    /// Writes down how the run ended, where its recipe did not end it itself.
+    fn end_run(&self, ended: &Result<(), Failure>) -> Result<(), Error> {
+        let Some(run) = self.host.run_ending.take() else { return Ok(()) };
+        match ended {
+            Ok(()) => run.end(Status::Stopped, None),
+            Err(failure) => {
+                let status = match failure.code() {
+                    Code::Interrupted => Status::Stopped,
+                    _ => Status::Failed,
+                };
+                let error = failure.faults.first().map(|fault| {
+                    format!("error[{}]: {}", failure.code().number(), fault.error.message())
+                });
+                // What ended the run is told before what could not be written of it.
+                let _ = run.end(status, error);
+                Ok(())
+            }
+        }
     }
 
     /// Looks for mistakes in a recipe and in its imports, without running it.
@@ -123,7 +148,9 @@ impl Session {
 
     /// Refuses options for a run before a recipe that starts none.
     fn check_run_options(&self, ast: &AST) -> Result<(), Error> {
-        let option = match (&self.host.workspace.rights.start, &self.host.run.name) {
+        let run = &self.host.run;
+        let option = match (&self.host.workspace.rights.start, &run.name) {
+            _ if run.is_trial => "--dry-run",
             (Start::Afresh, None) => return Ok(()),
             (Start::Afresh, Some(_)) => "--name",
             _ => "--resume",
@@ -135,8 +162,12 @@ impl Session {
         }
         let message =
             format!("{option} has no meaning for this recipe: it does not call `{START_RUN}`");
-        Err(Error::new(Code::Usage, message).hint(
-            "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
-        ))
+        let e = Error::new(Code::Usage, message);
+        Err(match option {
+            "--resume" => e.hint(
+                "a loop of its own goes on with engine.load_checkpoint(path, #{ loader: loader })",
+            ),
+            _ => e,
+        })
     }
 }

@@ -56,6 +56,12 @@ impl Model {
         files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
+    /// Writes the files beside config and weights into `dir`, those of `tokenizer` among them.
+    pub fn write_companions_with(&self, dir: &Path, tokenizer: &ExportedTokenizer) -> Result<()> {
+        let files = companions(self.facts(), self.companions(), Some(tokenizer))?;
+        files.iter().try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
+    }
+
     /// The names of the files in `dir` that have the weights.
     pub(in crate::model) fn weight_files(dir: &Place) -> Result<Vec<String>> {
         StoredWeights::file_names(dir)

@@ -13,9 +13,7 @@ use super::{
 };
 use crate::{
     checkpoint::Store,
-    config::{
-        EngineConfig, MatmulPrecision, Numerics, optimizer::StateDtype, options::option_table,
-    },
+    config::{EngineConfig, optimizer::StateDtype, options::option_table},
     data::LoaderOptions,
     dist::Mesh,
     engine::{self, Evaluation, MemoryUse, StepOutcome},
@@ -162,7 +160,7 @@ pub mod api {
         dataset: Dataset,
     ) -> ScriptResult<Map> {
         let host = host::of(&ctx)?;
-        let found = super::evaluate(&*engine.read()?, &dataset, &|| host.must_stop())?;
+        let found = super::evaluate(&host, &*engine.read()?, &dataset, &|| host.must_stop())?;
         Ok(super::evaluation_map(&found.ok_or_else(interruption)?))
     }
 
@@ -361,15 +359,20 @@ fn mesh_map(mesh: &Mesh) -> Map {
     numbers.into_iter().map(|(name, number)| (name.into(), (number as i64).into())).collect()
 }
 
-/// Evaluates this rank's part of `dataset`; `None` when `stop` said so.
+/// Evaluates this rank's part of `dataset`, of which a dry run takes one micro batch for each rank;
+/// `None` when `stop` said so.
 pub(super) fn evaluate(
+    host: &Host,
     engine: &engine::Engine,
     dataset: &Dataset,
     stop: &dyn Fn() -> bool,
 ) -> Result<Option<Evaluation>> {
     let micro_batch_size = engine.config().micro_batch_size;
     let options = LoaderOptions { micro_batch_size, ..LoaderOptions::default() };
-    let batches = dataset.loader(loader::for_rank(engine.mesh().dp(), options))?;
+    let dp = engine.mesh().dp();
+    let few = (micro_batch_size * dp.world_size()) as u64;
+    let dataset = if host.run.is_trial { &dataset.take(few)? } else { dataset };
+    let batches = dataset.loader(loader::for_rank(dp, options))?;
     engine.evaluate(batches, stop)
 }
 
@@ -472,22 +475,13 @@ fn describe(engine: &engine::Engine) -> Result<String> {
          world_size {}, {}, lr {:e})",
         engine.global_step(),
         config.precision.dtype.name(),
-        numerics_name(config.numerics),
+        config.numerics.unusual(),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
         engine.group().world_size(),
         optimizer_name(config),
         engine.lr()?,
     ))
-}
-
-/// The numerics that are not the default.
-fn numerics_name(Numerics { matmul_precision, deterministic }: Numerics) -> String {
-    let precision = match matmul_precision {
-        MatmulPrecision::Highest => String::new(),
-        other => format!(", matmul_precision {}", other.name()),
-    };
-    precision + if deterministic { ", deterministic" } else { "" }
 }
 
 /// The optimizer's name, with what changes its memory.

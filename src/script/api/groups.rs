@@ -5,8 +5,9 @@
 use rhai::{Module, exported_module};
 
 use super::{
-    adapters, batch, console, dataset, deepspeed, engine, generate, json, language, loader, model,
-    nn, optimizer, options, param, run, table, tensor, tokenizer, tokenizer_training,
+    adapters, batch, console, dataset, deepspeed, engine, engine_speed, generate, json, language,
+    loader, model, nn, optimizer, options, param, run, table, tensor, tokenizer,
+    tokenizer_training,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -19,6 +20,7 @@ const API: &[Group] = &[
     ("dataset", dataset::build),
     ("deepspeed", || exported_module!(deepspeed::api)),
     ("engine", || exported_module!(engine::api)),
+    ("engine_speed", || exported_module!(engine_speed::api)),
     ("generate", || exported_module!(generate::api)),
     ("json", || exported_module!(json::api)),
     ("language", || exported_module!(language::api)),

@@ -10,7 +10,7 @@ use super::{
     loader::{api::Loader, loop_left, next_batch},
 };
 use crate::{
-    config::options::option_table,
+    config::options::{option_table, option_words},
     error::{Error, Result},
     recipe::{
         error::{ScriptResult, interruption},
@@ -122,6 +122,20 @@ pub mod api {
         Ok(super::evaluations(&*host::of(&ctx)?, run)?)
     }
 
+    /// Returns the best evaluation so far, those before a resumption too: a map with `step` and `loss`;
+    /// `()` before the first. With `keep_best` its checkpoint is `checkpoints/best`.
+    ///
+    /// ```rhai
+    /// let best = run.best;
+    /// if best != () { print(`${best.loss} at step ${best.step}`); }
+    /// ```
+    #[rhai_fn(get = "best", return_raw, pure)]
+    pub fn best(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<Dynamic> {
+        let all = super::told_evaluations(&*host::of(&ctx)?, run)?;
+        let best = all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
+        Ok(best.map_or(Dynamic::UNIT, super::evaluation_at))
+    }
+
     /// Saves a checkpoint now.
     ///
     /// ```rhai
@@ -143,7 +157,8 @@ pub mod api {
         let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
         host.run_is_active.store(false, Ordering::Relaxed);
         line.iter().for_each(|line| host.output.note(line));
-        Ok(())
+        host.trial_is_over.set(host.run.is_trial);
+        if host.run.is_trial { Err(interruption().into()) } else { Ok(()) }
     }
 
     /// Returns the run's directory; `()` on every rank but the first.
@@ -157,6 +172,15 @@ pub mod api {
     #[rhai_fn(get = "total_steps", return_raw, pure)]
     pub fn total_steps(run: &mut Run) -> ScriptResult<i64> {
         Ok(run.training.read()?.total_steps() as i64)
+    }
+}
+
+option_words! {
+    /// What makes a checkpoint the best.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum BestBy {
+        /// The lowest loss of an evaluation.
+        EvalLoss = "eval_loss",
     }
 }
 
@@ -176,11 +200,24 @@ option_table! {
         /// how many checkpoints stay; 0 keeps all
         #[option(default = 2)]
         pub keep: usize,
+        /// what makes a checkpoint the best, which stays beside these: an evaluation with the lowest
+        /// loss then saves one
+        #[option(optional)]
+        pub keep_best: Option<BestBy>,
     }
 }
 
 /// The evaluations of the run, which rank 0 knows and tells the others.
 fn evaluations(host: &Host, run: &Run) -> Result<Array> {
+    Ok(told_evaluations(host, run)?.into_iter().map(evaluation_at).collect())
+}
+
+fn evaluation_at((step, loss): (f64, f64)) -> Dynamic {
+    let (step, loss) = (Dynamic::from(step as i64), Dynamic::from(loss));
+    Dynamic::from_map([("step".into(), step), ("loss".into(), loss)].into())
+}
+
+fn told_evaluations(host: &Host, run: &Run) -> Result<Vec<(f64, f64)>> {
     let own: Vec<f64> = run
         .training
         .read()?
@@ -189,11 +226,7 @@ fn evaluations(host: &Host, run: &Run) -> Result<Array> {
         .flat_map(|(step, loss)| [step as f64, loss])
         .collect();
     let all = host.group()?.told(own)?;
-    let map = |pair: &[f64]| {
-        let (step, loss) = (Dynamic::from(pair[0] as i64), Dynamic::from(pair[1]));
-        Dynamic::from_map([("step".into(), step), ("loss".into(), loss)].into())
-    };
-    Ok(all.chunks_exact(2).map(map).collect())
+    Ok(all.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
 }
 
 /// Reads the options of `start_run`.
@@ -202,12 +235,16 @@ pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
 }
 
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
-    let RunOptions { name, total_steps, save_every, keep } = read_options(options)?;
+    let RunOptions { name, total_steps, save_every, keep, keep_best } = read_options(options)?;
+    let is_trial = host.run.is_trial;
+    let root = host.workspace.rights.writable("runs")?;
     let options = TrainingOptions {
-        root: host.workspace.rights.writable("runs")?,
+        root,
+        keeps_best: keep_best == Some(BestBy::EvalLoss),
+        is_trial,
         name: host.run.name.clone().or(name).unwrap_or_else(|| host.program.stem()),
         start: host.workspace.rights.start.clone(),
-        total_steps,
+        total_steps: if is_trial { 1 } else { total_steps },
         save_every,
         keep: (keep > 0).then_some(keep),
         lines: host.run.lines.or_steps(engine.read()?.config().monitor.steps_per_print),
@@ -216,6 +253,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
     };
     loader.write()?.join_mesh();
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
+    host.run_ending.replace(training.ending());
     let training = Shared::new(training);
     show(&host.output, &training, shown)?;
     host.run_is_active.store(true, Ordering::Relaxed);
@@ -250,7 +288,7 @@ impl Run {
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
         let began = Instant::now();
         let stop = || host.interrupted();
-        let found = engine::evaluate(&*self.engine.read()?, dataset, &stop)?;
+        let found = engine::evaluate(host, &*self.engine.read()?, dataset, &stop)?;
         let Some(evaluation) = found else {
             if host.is_live() {
                 return Err(interruption());
@@ -262,6 +300,8 @@ impl Run {
         let step = self.engine.read()?.global_step();
         let line = self.training.write()?.on_evaluation(step, &evaluation, began)?;
         line.iter().for_each(|line| host.output.note(line));
+        let mut training = self.training.write()?;
+        training.keep_best(&*self.engine.read()?, &*self.loader.read()?, evaluation.loss)?;
         Ok(engine::evaluation_map(&evaluation))
     }
 

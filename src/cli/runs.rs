@@ -1,0 +1,275 @@
+//! `dsr runs`: the runs of this directory, listed, compared and removed.
+
+use std::{
+    fmt::Write as _,
+    io::{BufRead, IsTerminal},
+    path::{Path, PathBuf},
+};
+
+use chrono::DateTime;
+use clap::{Args, Subcommand};
+use serde_json::Value;
+
+use super::console;
+use crate::{
+    config::suggest::nearest,
+    error::{Code, Error, Result},
+    fs::write_atomic,
+    repl::curve,
+    run::{RunSummary, State, differences, list_runs, losses_svg},
+};
+
+/// Columns of a curve where the terminal does not say how wide it is.
+const WIDTH: usize = 100;
+
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct RunsArgs {
+    #[command(subcommand)]
+    command: Option<RunsCommand>,
+
+    #[command(flatten)]
+    list: ListArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunsCommand {
+    /// List the runs, as `dsr runs` alone does.
+    Ls(ListArgs),
+
+    /// Compare runs: parameters and settings that differ, losses, curves.
+    Compare(CompareArgs),
+
+    /// Remove runs with their checkpoints, after a question.
+    Rm(RemoveArgs),
+}
+
+#[derive(Debug, Args)]
+struct ListArgs {
+    /// Show only runs whose name, recipe's parameters or error have this text in them.
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+
+    /// Show only runs that stand so.
+    #[arg(long, value_parser = ["running", "finished", "stopped", "failed", "killed", "unknown"])]
+    status: Option<String>,
+
+    /// Print as JSON.
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    root: RootArgs,
+}
+
+#[derive(Debug, Args)]
+struct RootArgs {
+    /// The directory of the runs.
+    #[arg(long, value_name = "DIR", default_value = "runs")]
+    root: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct CompareArgs {
+    /// The runs, by name or path.
+    #[arg(required = true, num_args = 2..)]
+    runs: Vec<String>,
+
+    /// Write the curves of all runs into this picture.
+    #[arg(long, value_name = "FILE.svg")]
+    svg: Option<PathBuf>,
+
+    #[command(flatten)]
+    root: RootArgs,
+}
+
+#[derive(Debug, Args)]
+struct RemoveArgs {
+    /// The runs, by name or path.
+    #[arg(required = true)]
+    runs: Vec<String>,
+
+    /// Remove them without a question.
+    #[arg(long)]
+    yes: bool,
+
+    #[command(flatten)]
+    root: RootArgs,
+}
+
+pub(super) fn run(args: RunsArgs) -> Result<()> {
+    match args.command {
+        None => list(&args.list),
+        Some(RunsCommand::Ls(args)) => list(&args),
+        Some(RunsCommand::Compare(args)) => compare(&args),
+        Some(RunsCommand::Rm(args)) => remove(args),
+    }
+}
+
+fn list(args: &ListArgs) -> Result<()> {
+    let mut runs = list_runs(args.root.root.as_path())?;
+    runs.retain(|run| {
+        let of_status = args.status.as_ref().is_none_or(|status| status == run.state.name());
+        of_status && args.filter.as_ref().is_none_or(|text| has_text(run, text))
+    });
+    if args.json {
+        let all: Vec<Value> = runs.iter().map(RunSummary::as_json).collect();
+        console::out(&format!("{:#}\n", Value::from(all)));
+        return Ok(());
+    }
+    if runs.is_empty() {
+        console::err(&format!("no runs in {}\n", args.root.root.display()));
+        return Ok(());
+    }
+    let head = ["RUN", "STATUS", "STEP", "LOSS", "BEST EVAL", "STARTED", "TOOK"];
+    let rows = runs.iter().map(row).collect();
+    console::out(&table(&head.map(str::to_owned), rows));
+    for run in runs.iter().filter(|run| run.state == State::Failed) {
+        if let Some(error) = run.text("error") {
+            let first = error.lines().next().unwrap_or_default();
+            console::out(&format!("{}: {first}\n", run.name));
+        }
+    }
+    Ok(())
+}
+
+fn has_text(run: &RunSummary, text: &str) -> bool {
+    let params = run.told.get("params").map(Value::to_string).unwrap_or_default();
+    let error = run.text("error").unwrap_or_default();
+    [run.name.as_str(), params.as_str(), error].iter().any(|place| place.contains(text))
+}
+
+fn row(run: &RunSummary) -> Vec<String> {
+    let none = || "-".to_owned();
+    let step = match run.told.get("total_steps").and_then(Value::as_u64) {
+        Some(total) => format!("{}/{total}", run.step()),
+        None => run.step().to_string(),
+    };
+    let loss = run.train.last().map_or_else(none, |(_, loss)| format!("{loss:.3}"));
+    let best = run.best().map_or_else(none, |(step, loss)| format!("{loss:.3} at {step}"));
+    let started = run.text("started_at").map_or_else(none, |time| time.replace(['T', 'Z'], " "));
+    vec![
+        run.name.clone(),
+        run.state.name().to_owned(),
+        step,
+        loss,
+        best,
+        started.trim_end().to_owned(),
+        took(run).unwrap_or_else(none),
+    ]
+}
+
+/// The time from the start, or the last continuation, to the end.
+fn took(run: &RunSummary) -> Option<String> {
+    let time = |key| DateTime::parse_from_rfc3339(run.text(key)?).ok();
+    let began = time("resumed_at").or_else(|| time("started_at"))?;
+    let seconds = (time("ended_at")? - began).num_seconds();
+    Some(match seconds {
+        ..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m{:02}s", seconds / 60, seconds % 60),
+        _ => format!("{}h{:02}m", seconds / 3600, seconds / 60 % 60),
+    })
+}
+
+/// Lines of columns, the first and those of words to the left.
+fn table(head: &[String], rows: Vec<Vec<String>>) -> String {
+    let all: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
+    let width = |i: usize| all.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let mut text = String::new();
+    for row in all {
+        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+/// The runs of these names or paths, each once.
+fn chosen(names: &[String], root: &Path) -> Result<Vec<RunSummary>> {
+    let mut all = list_runs(root)?;
+    let mut found = Vec::new();
+    for name in names {
+        let path = Path::new(name);
+        let is = |run: &RunSummary| run.name == *name || run.path() == path;
+        if let Some(at) = all.iter().position(is) {
+            found.push(all.remove(at));
+            continue;
+        }
+        if found.iter().any(is) {
+            continue;
+        }
+        let e = Error::new(Code::BadValue, format!("no run {name:?} in {}", root.display()));
+        return Err(match nearest(name, all.iter().map(|run| run.name.as_str())) {
+            Some(near) => e.hint(format!("did you mean {near:?}?")),
+            None => e.hint("`dsr runs` lists them"),
+        });
+    }
+    Ok(found)
+}
+
+fn compare(args: &CompareArgs) -> Result<()> {
+    let runs = chosen(&args.runs, &args.root.root)?;
+    if let [only] = &runs[..] {
+        let message = format!("{} is one run: there is nothing to compare", only.name);
+        return Err(Error::new(Code::Usage, message));
+    }
+    let mut head = vec![String::new()];
+    head.extend(runs.iter().map(|run| run.name.clone()));
+    let mut rows: Vec<Vec<String>> = Vec::new();
+    let mut add = |name: &str, values: Vec<String>| {
+        rows.push(std::iter::once(name.to_owned()).chain(values).collect());
+    };
+    for (name, values) in differences(&runs) {
+        add(&name, values);
+    }
+    let told: Vec<Vec<String>> = runs.iter().map(row).collect();
+    for (name, i) in [("status", 1), ("step", 2), ("loss", 3), ("best eval", 4), ("took", 6)] {
+        add(name, told.iter().map(|values| values[i].clone()).collect());
+    }
+    console::out(&table(&head, rows));
+    for run in &runs {
+        let points: Vec<_> = run.train.iter().map(|&(step, loss)| (step as f64, loss)).collect();
+        if let Some(drawn) = curve(&format!("{}: loss", run.name), &points, WIDTH) {
+            console::out(&format!("\n{drawn}\n"));
+        }
+    }
+    let Some(file) = &args.svg else { return Ok(()) };
+    let curves: Vec<_> = runs.iter().map(|run| (run.name.as_str(), &run.train[..])).collect();
+    let Some(svg) = losses_svg(&curves)? else {
+        return Err(Error::new(Code::BadValue, "none of these runs has a loss to draw"));
+    };
+    write_atomic(file, svg.as_bytes())?;
+    console::err(&format!("{} has the curves\n", file.display()));
+    Ok(())
+}
+
+fn remove(args: RemoveArgs) -> Result<()> {
+    let runs = chosen(&args.runs, &args.root.root)?;
+    if let Some(run) = runs.iter().find(|run| run.state == State::Running) {
+        let message = format!("{} goes on: stop it before you remove it", run.path().display());
+        return Err(Error::new(Code::Usage, message));
+    }
+    let names: Vec<_> = runs.iter().map(|run| run.path().display().to_string()).collect();
+    if !args.yes && !consent(&names)? {
+        console::err("nothing is removed\n");
+        return Ok(());
+    }
+    for run in runs {
+        let path = run.path().display().to_string();
+        run.remove()?;
+        console::out(&format!("removed {path}\n"));
+    }
+    Ok(())
+}
+
+/// Asks on the terminal; without one `--yes` is the consent.
+fn consent(names: &[String]) -> Result<bool> {
+    if !std::io::stdin().is_terminal() {
+        return Err(Error::new(Code::Usage, "there is no terminal to ask on")
+            .hint("--yes removes them without a question"));
+    }
+    console::err(&format!("Remove {} with all checkpoints?  [y] yes   [n] no  ", names.join(", ")));
+    let mut line = String::new();
+    let read = std::io::stdin().lock().read_line(&mut line);
+    Ok(read.is_ok() && line.trim() == "y")
+}

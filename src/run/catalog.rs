@@ -1,0 +1,186 @@
+//! The runs of a directory: how each stands, what it was made of, and its losses.
+
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{
+    dir::{self, RunDir},
+    lock::is_held,
+    metrics::{Curves, curves},
+};
+use crate::{
+    error::{Code, Error, Result},
+    fs::{Place, remove_dir},
+};
+
+/// How a run stands, also one whose process could not say so any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// A process goes on with it.
+    Running,
+    /// Its last step is done.
+    Finished,
+    /// The user, or the recipe, stopped it before.
+    Stopped,
+    /// An error ended it.
+    Failed,
+    /// Its process is gone and has said nothing.
+    Killed,
+    /// It is of an earlier dsr, which wrote nothing of it.
+    Unknown,
+}
+
+impl State {
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Finished => "finished",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
+            Self::Killed => "killed",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A run among others.
+#[derive(Debug)]
+pub struct RunSummary {
+    dir: RunDir,
+    /// The name of its directory.
+    pub name: String,
+    /// How it stands.
+    pub state: State,
+    /// The content of `run.json`.
+    pub told: Map<String, Value>,
+    /// The losses of its steps.
+    pub train: Vec<(u64, f64)>,
+    /// The losses of its evaluations.
+    pub eval: Vec<(u64, f64)>,
+}
+
+impl RunSummary {
+    fn of(dir: RunDir) -> Result<Self> {
+        let told = dir.told()?;
+        let said = told.get("status").and_then(Value::as_str);
+        // Who holds the lock goes on, whatever was said before.
+        let state = match (said, is_held(dir.place())) {
+            (_, Some(true)) => State::Running,
+            (Some("running"), Some(false)) => State::Killed,
+            (Some("running"), None) => State::Running,
+            (Some("finished"), _) => State::Finished,
+            (Some("stopped"), _) => State::Stopped,
+            (Some("failed"), _) => State::Failed,
+            _ => State::Unknown,
+        };
+        let metrics = dir.metrics();
+        let Curves { train, eval } = match metrics.is_file() {
+            true => curves(&metrics)?,
+            false => Curves::default(),
+        };
+        let name = dir.place().name().unwrap_or_default().to_owned();
+        Ok(Self { dir, name, state, told, train, eval })
+    }
+
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The last step that it has written down.
+    pub fn step(&self) -> u64 {
+        self.train.last().map_or(0, |&(step, _)| step)
+    }
+
+    /// The evaluation with the lowest loss.
+    pub fn best(&self) -> Option<(u64, f64)> {
+        self.eval.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
+    }
+
+    /// A text of what it tells.
+    pub fn text(&self, key: &str) -> Option<&str> {
+        self.told.get(key)?.as_str()
+    }
+
+    /// All of it for other programs, without the curves.
+    pub fn as_json(&self) -> Value {
+        let mut all = self.told.clone();
+        all.insert("run".to_owned(), self.name.clone().into());
+        all.insert("path".to_owned(), self.path().display().to_string().into());
+        all.insert("status".to_owned(), self.state.name().into());
+        all.insert("step".to_owned(), self.step().into());
+        all.insert("loss".to_owned(), self.train.last().map(|&(_, loss)| loss).into());
+        let best = self.best().map(|(step, loss)| json!({ "step": step, "loss": loss }));
+        all.insert("best_evaluation".to_owned(), best.into());
+        all.into()
+    }
+
+    /// Removes the run's directory.
+    ///
+    /// # Errors
+    /// A process goes on with it.
+    pub fn remove(self) -> Result<()> {
+        if self.state == State::Running {
+            let message =
+                format!("{} goes on: stop it before you remove it", self.path().display());
+            return Err(Error::new(Code::Usage, message));
+        }
+        remove_dir(self.dir.place())
+    }
+}
+
+/// The runs in `root` by name and number; none where it does not exist.
+pub fn list(root: impl Into<Place>) -> Result<Vec<RunSummary>> {
+    dir::runs(&root.into())?.into_iter().map(RunSummary::of).collect()
+}
+
+/// A row for each parameter and setting that is not the same in all runs: its name, and its value in
+/// each.
+pub fn differences(runs: &[RunSummary]) -> Vec<(String, Vec<String>)> {
+    const SETTINGS: [&str; 12] = [
+        "recipe_sha256",
+        "data",
+        "precision",
+        "optimizer",
+        "micro_batch_size",
+        "gradient_accumulation_steps",
+        "train_batch_size",
+        "world_size",
+        "parameters",
+        "trained_parameters",
+        "device_name",
+        "dsr",
+    ];
+    let params = |run: &RunSummary| match run.told.get("params") {
+        Some(Value::Object(params)) => params.clone(),
+        _ => Map::new(),
+    };
+    let all: Vec<_> = runs.iter().map(params).collect();
+    let mut names: Vec<&String> = Vec::new();
+    all.iter().flat_map(Map::keys).for_each(|name| {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    });
+    let of_params = names.into_iter().map(|name| {
+        (name.clone(), all.iter().map(|params| shown(params.get(name))).collect::<Vec<_>>())
+    });
+    let of_settings = SETTINGS.into_iter().map(|name| {
+        let values = runs.iter().map(|run| shown(run.told.get(name))).collect();
+        (name.to_owned(), values)
+    });
+    let differs = |(_, values): &(String, Vec<String>)| values.iter().any(|v| *v != values[0]);
+    of_params.chain(of_settings).filter(differs).collect()
+}
+
+/// A value in a table: a hash by its beginning.
+fn shown(value: Option<&Value>) -> String {
+    match value {
+        None | Some(Value::Null) => "-".to_owned(),
+        Some(Value::String(text)) if crate::hash::is_sha256(text) => text[..12].to_owned(),
+        Some(Value::String(text)) => text.clone(),
+        Some(value) => value.to_string(),
+    }
+}

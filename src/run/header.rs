@@ -1,0 +1,139 @@
+//! The header of a run: what trains on what, before the first step.
+
+use crate::{
+    data::Loader,
+    engine::{Engine, EngineFacts},
+};
+
+/// The lines under "a new run in ...", with a warning where a GPU is not used.
+pub(super) fn lines(engine: &Engine, loader: &Loader, total_steps: u64) -> Vec<String> {
+    let facts = engine.facts();
+    let mut lines = table(&facts, loader.row_tokens(), (engine.global_step(), total_steps));
+    lines.extend(engine.unused_gpu());
+    lines
+}
+
+/// The facts as lines; `done` and `last` are steps.
+fn table(facts: &EngineFacts, row_tokens: Option<usize>, (done, last): (u64, u64)) -> Vec<String> {
+    let mut device = facts.device.clone();
+    if let Some(name) = &facts.device_name {
+        device += &format!(" ({name})");
+    }
+    if let Some(threads) = facts.threads {
+        device += &format!(", {}", counted(threads as u64, "thread"));
+    }
+    let parameters = match facts.trained_parameters == facts.parameters {
+        true => format!("{} trained", grouped(facts.parameters)),
+        false => {
+            let part = 100.0 * facts.trained_parameters as f64 / facts.parameters as f64;
+            let (trained, all) = (grouped(facts.trained_parameters), grouped(facts.parameters));
+            format!("{trained} trained of {all} ({part:.2}%)")
+        }
+    };
+    let ranks = match (facts.world_size, facts.replicas) {
+        (1, _) => "1".to_owned(),
+        (all, replicas) if all == replicas => all.to_string(),
+        (all, replicas) => format!("{all}, which are {}", counted(replicas as u64, "replica")),
+    };
+    let mut batch = format!(
+        "{} a step = {} x {} x {}",
+        counted(facts.train_batch_size as u64, "row"),
+        format_args!("micro_batch_size {}", facts.micro_batch_size),
+        format_args!("accumulation {}", facts.gradient_accumulation_steps),
+        counted(facts.replicas as u64, "replica"),
+    );
+    if let Some(tokens) = row_tokens {
+        let a_step = tokens as u64 * facts.train_batch_size as u64;
+        batch += &format!(", {} tokens a step", grouped(a_step));
+    }
+    [
+        ("device", format!("{device}, libtorch {}", facts.libtorch)),
+        ("precision", format!("{}, {}", facts.precision, facts.optimizer)),
+        ("ranks", ranks),
+        ("parameters", parameters),
+        ("batch", batch),
+        ("steps", format!("{} to {last}", last.min(done + 1))),
+    ]
+    .into_iter()
+    .map(|(name, value)| format!("  {name:<11} {value}"))
+    .collect()
+}
+
+fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// A number with commas between its thousands.
+pub(super) fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn facts() -> EngineFacts {
+        EngineFacts {
+            device: "cuda:0".to_owned(),
+            device_name: Some("NVIDIA H200".to_owned()),
+            threads: None,
+            libtorch: "2.13.0".to_owned(),
+            precision: "bf16".to_owned(),
+            optimizer: "AdamW".to_owned(),
+            world_size: 2,
+            replicas: 2,
+            parameters: 124_439_808,
+            trained_parameters: 124_439_808,
+            micro_batch_size: 8,
+            gradient_accumulation_steps: 4,
+            train_batch_size: 64,
+        }
+    }
+
+    #[test]
+    fn a_header_says_what_trains_on_what() {
+        let expected = [
+            "  device      cuda:0 (NVIDIA H200), libtorch 2.13.0",
+            "  precision   bf16, AdamW",
+            "  ranks       2",
+            "  parameters  124,439,808 trained",
+            "  batch       64 rows a step = micro_batch_size 8 x accumulation 4 x 2 replicas, \
+             65,536 tokens a step",
+            "  steps       101 to 1000",
+        ];
+        assert_eq!(table(&facts(), Some(1024), (100, 1000)), expected);
+    }
+
+    #[test]
+    fn an_adapter_on_a_pipeline_says_how_little_it_trains() {
+        let facts = EngineFacts {
+            device: "cpu".to_owned(),
+            device_name: None,
+            threads: Some(1),
+            replicas: 1,
+            trained_parameters: 294_912,
+            train_batch_size: 32,
+            ..facts()
+        };
+        let lines = table(&facts, None, (0, 1));
+        assert_eq!(lines[0], "  device      cpu, 1 thread, libtorch 2.13.0");
+        assert_eq!(lines[2], "  ranks       2, which are 1 replica");
+        assert_eq!(lines[3], "  parameters  294,912 trained of 124,439,808 (0.24%)");
+        let batch = "32 rows a step = micro_batch_size 8 x accumulation 4 x 1 replica";
+        assert_eq!(lines[4], format!("  batch       {batch}"));
+        assert_eq!(lines[5], "  steps       1 to 1");
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!([0, 999, 1000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    }
+}

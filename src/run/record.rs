@@ -1,0 +1,120 @@
+//! `run.json`: what a run was made of, when, and how it ended.
+//!
+//! It is written when the run starts, with the status `running`, and when it ends. A process that is
+//! killed writes nothing any more: a run whose status is `running` and whose lock nobody holds never
+//! ended.
+
+use std::{cell::RefCell, rc::Rc};
+
+use chrono::{SecondsFormat, Utc};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{
+    dir::{Identity, RunDir},
+    log::draw_losses,
+};
+use crate::{
+    data::Loader,
+    engine::{Engine, EngineFacts, RecipeRecord},
+    error::Result,
+    fs::write_json,
+    hash::sha256,
+};
+
+/// How a run stands by its own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its process goes on, or was killed.
+    Running,
+    /// Its last step is done.
+    Finished,
+    /// The user, or the recipe, stopped it before.
+    Stopped,
+    /// An error ended it.
+    Failed,
+}
+
+/// The content of `run.json`.
+#[derive(Debug, Serialize)]
+struct RunRecord {
+    #[serde(flatten)]
+    identity: Identity,
+    status: Status,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    started_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+    step: u64,
+    total_steps: u64,
+    /// The version of dsr.
+    dsr: &'static str,
+    #[serde(flatten)]
+    engine: EngineFacts,
+    recipe_sha256: String,
+    params: Map<String, Value>,
+    /// The fingerprint of the data and of what is done to it.
+    data: Option<String>,
+}
+
+/// The record of a run under way. Clones share it.
+#[derive(Debug, Clone)]
+pub struct RunEnding(Rc<RefCell<(RunDir, RunRecord)>>);
+
+impl RunEnding {
+    /// Writes down that the run in `dir` has started, or goes on.
+    pub(super) fn begin(
+        dir: &RunDir,
+        (engine, loader): (&Engine, &Loader),
+        recipe: &RecipeRecord,
+        total_steps: u64,
+    ) -> Result<Self> {
+        let now = now();
+        let before =
+            dir.told().ok().and_then(|told| Some(told.get("started_at")?.as_str()?.to_owned()));
+        let record = RunRecord {
+            identity: dir.identity()?,
+            status: Status::Running,
+            error: None,
+            resumed_at: before.as_ref().map(|_| now.clone()),
+            started_at: before.unwrap_or(now),
+            ended_at: None,
+            step: engine.global_step(),
+            total_steps,
+            dsr: env!("CARGO_PKG_VERSION"),
+            engine: engine.facts(),
+            recipe_sha256: sha256(recipe.source.as_bytes()),
+            params: recipe.params.clone(),
+            data: loader.saved_place()?.data,
+        };
+        write_json(dir.told_in(), &record)?;
+        Ok(Self(Rc::new(RefCell::new((dir.clone(), record)))))
+    }
+
+    /// Notes a step; it is written when the run ends.
+    pub(super) fn on_step(&self, step: u64) {
+        self.0.borrow_mut().1.step = step;
+    }
+
+    /// Writes down how the run ended, with its curve. The first end is the one that counts, but for a
+    /// run that goes on in the same process.
+    pub fn end(&self, status: Status, error: Option<String>) -> Result<()> {
+        let (dir, record) = &mut *self.0.borrow_mut();
+        if record.status != Status::Running {
+            return Ok(());
+        }
+        record.status = status;
+        record.error = error;
+        record.ended_at = Some(now());
+        write_json(dir.told_in(), record)?;
+        draw_losses(dir).map(drop)
+    }
+}
+
+fn now() -> String {
+    Utc::now().to_rfc3339_opts(SecondsFormat::Secs, true)
+}

@@ -1,0 +1,235 @@
+//! What a run says of itself: before its first step, in its directory, and when it has ended.
+
+use std::{fs, path::PathBuf, process::Output};
+
+use serde_json::Value;
+
+use crate::support::program::{dsr, out, text};
+
+/// A recipe of a tiny model that trains in no time.
+const RECIPE: &str = r#"param("steps", 4);
+param("lr", 0.01);
+let rows = dataset("rows.jsonl");
+let model = new_model("gpt2", #{ vocab_size: 8, n_positions: 4, n_embd: 4, n_layer: 1, n_head: 1 });
+let engine = init_engine(model, #{
+    micro_batch_size: 2, gradient_accumulation_steps: 2, optimizer: #{ lr: P::lr },
+});
+let loader = rows.loader(#{ micro_batch_size: 2, endless: true });
+let run = start_run(engine, loader, #{ total_steps: P::steps });
+while run.train_batch() { run.evaluate(rows); }
+run.finish();
+print("behind the run");
+"#;
+
+/// A directory with the recipe and its data.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("tiny.rhai"), RECIPE).unwrap();
+        let rows = "{\"input_ids\": [1, 2, 3, 1]}\n".repeat(8);
+        fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// The content of a run's `run.json`.
+    fn told(&self, run: &str) -> Value {
+        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
+    }
+
+    /// Changes the recipe.
+    fn with(self, old: &str, new: &str) -> Self {
+        let text = fs::read_to_string(self.path("tiny.rhai")).unwrap();
+        assert!(text.contains(old));
+        fs::write(self.path("tiny.rhai"), text.replace(old, new)).unwrap();
+        self
+    }
+
+    fn dsr(&self, args: &[&str]) -> Output {
+        dsr(self.0.path(), args).output().unwrap()
+    }
+}
+
+#[test]
+fn a_run_says_what_trains_on_what() {
+    let folder = Folder::new();
+    let output = folder.dsr(&["run", "tiny.rhai"]);
+    assert_eq!(out(&output), "behind the run\n");
+    let shown = text(&output.stderr);
+    let expected = [
+        "a new run in runs/tiny\n  device      cpu",
+        "\n  precision   fp32, AdamW\n  ranks       1\n  parameters  300 trained\n  batch       4 rows \
+         a step = micro_batch_size 2 x accumulation 2 x 1 replica\n  steps       1 to 4\nstep 1/4",
+    ];
+    for part in expected {
+        assert!(shown.contains(part), "{shown}");
+    }
+}
+
+#[test]
+fn a_dry_run_makes_one_step_and_leaves_nothing() {
+    let folder = Folder::new();
+    let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
+    // The recipe ends where its run does.
+    assert_eq!(out(&output), "");
+    let shown = text(&output.stderr);
+    assert!(shown.starts_with("a dry run of one step\n  device "), "{shown}");
+    let end = "the dry run is done: one step, one evaluation, one checkpoint; nothing is kept\n";
+    assert!(shown.ends_with(end), "{shown}");
+    assert!(!folder.path("runs").exists());
+}
+
+#[test]
+fn a_dry_run_that_fails_leaves_nothing_either() {
+    let folder = Folder::new().with("run.finish();", "throw \"no\";");
+    let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
+    assert!(!output.status.success());
+    assert!(!folder.path("runs").exists(), "{}", text(&output.stderr));
+}
+
+#[test]
+fn a_dry_run_of_a_recipe_without_a_run_is_refused() {
+    let folder = Folder::new();
+    fs::write(folder.path("tiny.rhai"), "print(1);").unwrap();
+    let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
+    let error = text(&output.stderr);
+    assert!(error.starts_with("error[E105]: --dry-run has no meaning for this recipe"), "{error}");
+}
+
+#[test]
+fn a_run_keeps_what_it_was_made_of_and_how_it_ended() {
+    let folder = Folder::new();
+    out(&folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.5"]));
+    let told = folder.told("runs/tiny");
+    assert_eq!((&told["status"], &told["step"]), (&"finished".into(), &4.into()));
+    assert_eq!(told["params"], serde_json::json!({ "steps": 4, "lr": 0.5 }));
+    assert_eq!((&told["device"], &told["precision"]), (&"cpu".into(), &"fp32".into()));
+    assert_eq!(told["dsr"], env!("CARGO_PKG_VERSION"));
+    assert!(told["libtorch"].as_str().unwrap().starts_with("2."));
+    for hash in ["recipe_sha256", "data"] {
+        assert_eq!(told[hash].as_str().unwrap().len(), 64, "{hash}");
+    }
+    assert!(told["started_at"].as_str() <= told["ended_at"].as_str(), "{told}");
+    assert_eq!(told.get("error"), None);
+}
+
+/// What a recipe throws is written down, and the curve is drawn up to there.
+#[test]
+fn a_run_that_fails_keeps_its_error_and_goes_on_as_running() {
+    let folder = Folder::new().with(
+        "{ run.evaluate(rows); }",
+        "{ run.save(); if engine.global_step == 2 && P::lr < 0.1 { throw \"too low\"; } }",
+    );
+    assert!(!folder.dsr(&["run", "tiny.rhai"]).status.success());
+    let told = folder.told("runs/tiny");
+    assert_eq!((&told["status"], &told["step"]), (&"failed".into(), &2.into()));
+    assert!(told["error"].as_str().unwrap().contains("too low"), "{told}");
+    assert!(folder.path("runs/tiny/loss.svg").is_file());
+    out(&folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.2", "--resume", "auto"]));
+    let ended = folder.told("runs/tiny");
+    assert_eq!((&ended["status"], ended.get("error")), (&"finished".into(), None));
+    assert_eq!(ended["started_at"], told["started_at"]);
+    assert!(ended["resumed_at"].is_string());
+}
+
+#[test]
+fn the_best_checkpoint_stays_and_can_be_gone_on_from() {
+    let recipe = r#"let at = engine.global_step;
+    run.evaluate(if at == 2 { rows } else { dataset("other.jsonl") });"#;
+    let folder = Folder::new()
+        .with("{ run.evaluate(rows); }", &format!("{{ {recipe} }}"))
+        .with(
+            "total_steps: P::steps",
+            "total_steps: P::steps, keep: 1, save_every: 1, keep_best: \"eval_loss\"",
+        )
+        .with("print(\"behind the run\")", "print(run.best.step)");
+    fs::write(folder.path("other.jsonl"), "{\"input_ids\": [7, 5, 7, 6]}\n").unwrap();
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai", "-p", "steps=5", "-p", "lr=0.05"])), "2\n");
+    let checkpoints = folder.path("runs/tiny/checkpoints");
+    let best = fs::read_to_string(checkpoints.join("best")).unwrap();
+    assert_eq!(best, "step-00000002\n");
+    for (step, is_there) in [(1, false), (2, true), (3, false), (4, false), (5, true)] {
+        assert_eq!(checkpoints.join(format!("step-{step:08}")).exists(), is_there, "step {step}");
+    }
+    let from = "runs/tiny/checkpoints/best";
+    let output = folder.dsr(&["run", "tiny.rhai", "--resume", from]);
+    out(&output);
+    assert!(text(&output.stderr).contains("going on after step 2"), "{output:?}");
+}
+
+#[test]
+fn a_checkpoint_has_the_tokenizer_of_its_rows() {
+    let folder = Folder::new()
+        .with(
+            "dataset(\"rows.jsonl\")",
+            "dataset(\"rows.txt\").tokenize(tokenizer(\"dsr:gpt2\")).pack(4)",
+        )
+        .with("vocab_size: 8", "vocab_size: 50257");
+    fs::write(folder.path("rows.txt"), "one two three four five six seven eight ".repeat(4))
+        .unwrap();
+    out(&folder.dsr(&["run", "tiny.rhai"]));
+    let written = out(&folder.dsr(&["generate", "runs/tiny", "one", "--max-new-tokens", "2"]));
+    assert!(written.contains("one"), "{written}");
+    assert!(folder.path("runs/tiny/checkpoints/step-00000004/tokenizer_config.json").is_file());
+}
+
+#[test]
+fn a_recipe_can_go_by_the_speed() {
+    let folder = Folder::new()
+        .with(
+            "let loader",
+            "print(engine.tokens_per_second == () && engine.mfu == ());\nlet loader",
+        )
+        .with(
+            "print(\"behind the run\")",
+            "print(engine.tokens_per_second > 0.0 && engine.mfu == ())",
+        );
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+}
+
+#[test]
+fn runs_are_listed_compared_and_removed() {
+    let folder = Folder::new();
+    assert_eq!(text(&folder.dsr(&["runs"]).stderr), "no runs in runs\n");
+    out(&folder.dsr(&["run", "tiny.rhai", "--name", "low"]));
+    out(&folder.dsr(&["run", "tiny.rhai", "--name", "high", "-p", "lr=0.2"]));
+    // A process that was killed leaves what it wrote at its start.
+    let mut killed = folder.told("runs/low");
+    killed["status"] = "running".into();
+    fs::write(folder.path("runs/low/run.json"), killed.to_string()).unwrap();
+
+    let listed = out(&folder.dsr(&["runs"]));
+    let lines: Vec<Vec<&str>> =
+        listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[0][..4], ["RUN", "STATUS", "STEP", "LOSS"]);
+    assert_eq!(lines[1][..3], ["high", "finished", "4/4"]);
+    assert_eq!(lines[2][..3], ["low", "killed", "4/4"]);
+    let names = |args: &[&str]| {
+        let json = out(&folder.dsr(&[&["runs", "--json"], args].concat()));
+        let all: Vec<Value> = serde_json::from_str(&json).unwrap();
+        all.iter().map(|run| run["run"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(names(&["--filter", "0.2"]), ["high"]);
+    assert_eq!(names(&["--status", "killed"]), ["low"]);
+
+    let compared = out(&folder.dsr(&["runs", "compare", "low", "high", "--svg", "both.svg"]));
+    let lr = compared.lines().find(|line| line.starts_with("lr ")).unwrap();
+    assert_eq!(lr.split_whitespace().collect::<Vec<_>>(), ["lr", "0.01", "0.2"]);
+    assert!(!compared.contains("precision"), "what is equal is left out: {compared}");
+    assert!(compared.contains("high: loss, 4 points"), "{compared}");
+    let svg = fs::read_to_string(folder.path("both.svg")).unwrap();
+    assert!(svg.contains("low") && svg.contains("high"), "{svg}");
+
+    let asked = folder.dsr(&["runs", "rm", "low"]);
+    assert_eq!(asked.status.code(), Some(2), "without a terminal nobody can be asked");
+    assert!(folder.path("runs/low").exists());
+    assert_eq!(out(&folder.dsr(&["runs", "rm", "low", "--yes"])), "removed runs/low\n");
+    assert!(!folder.path("runs/low").exists());
+    let error = text(&folder.dsr(&["runs", "rm", "hihg", "--yes"]).stderr);
+    assert!(error.contains("did you mean \"high\"?"), "{error}");
+}
