@@ -69,7 +69,7 @@ fn words_of_transformers_and_deepspeed_are_answered_in_one_look() {
         ("let model = new_model(\"gpt2\", #{});", ""),
         ("let engine = init_engine(model, #{", ""),
         ("    train_micro_batch_size_per_gpu: 2,", ""),
-        ("    zero_optimization: #{ stage: 1 },", "`zero`"),
+        ("    zero_optimization: #{ stage: 1 },", ""),
         ("    bf16: true,", "precision: \"bf16\""),
         ("    max_grad_norm: 1.0,", "gradient_clipping"),
         ("    learning_rate: 1e-4,", "write lr in the optimizer's map"),

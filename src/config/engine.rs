@@ -110,7 +110,7 @@ option_table! {
         #[option(default = Switch(None))]
         pub activation_checkpointing: Switch<ActivationCheckpointing>,
         /// ZeRO: the training state of which each rank keeps a shard
-        #[option(default = ZeroConfig::default())]
+        #[option(default = ZeroConfig::default(), deepspeed = "zero_optimization")]
         pub zero: ZeroConfig,
         /// the seed of dropout
         #[option(default = 42)]

@@ -26,9 +26,8 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["fp32"], "write precision: \"fp32\", which is the default"),
     (&["torch_dtype", "mixed_precision"], "write precision: \"bf16\", \"fp16\" or \"fp32\""),
     (
-        &["zero_optimization", "zero_stage", "deepspeed"],
-        "DeepSpeed's zero_optimization is `zero`: zero: #{ stage: 2 }; a whole file is read by \
-         from_deepspeed(path)",
+        &["zero_stage", "deepspeed"],
+        "write zero: #{ stage: 2 }; a whole file of DeepSpeed's is read by from_deepspeed(path)",
     ),
     (
         &["max_grad_norm", "clip_grad_norm", "grad_clip", "gradient_clip_val", "clip_grad_norm_"],
