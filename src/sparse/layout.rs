@@ -266,7 +266,7 @@ mod tests {
     use serde_json::{Map, Value};
 
     use super::*;
-    use crate::config::options;
+    use crate::{config::options, sparse::golden};
 
     fn options_of(case: &Value) -> Result<SparseAttention> {
         let mut map = case["params"].as_object().cloned().unwrap_or_else(Map::new);
@@ -291,36 +291,16 @@ mod tests {
         Layout::new(options, sides(options), heads, (tokens / options.block, longest))
     }
 
-    fn expected(rows: &Value, heads: i64) -> Vec<BlockMatrix> {
-        let rows: Vec<Vec<String>> = serde_json::from_value(rows.clone()).unwrap();
-        let matrix = |head: i64| {
-            let rows = &rows[head as usize % rows.len()];
-            let mut matrix = BlockMatrix::new(rows.len());
-            for (row, text) in rows.iter().enumerate() {
-                for (col, seen) in text.chars().enumerate() {
-                    matrix.set(row, col, seen == '1');
-                }
-            }
-            matrix
-        };
-        (0..heads).map(matrix).collect()
-    }
-
     fn of_heads(layout: &Layout, heads: i64) -> Vec<BlockMatrix> {
         let of = |head: i64| layout.groups.iter().find(|(_, heads)| heads.contains(&head)).unwrap();
         (0..heads).map(|head| of(head).0.clone()).collect()
-    }
-
-    fn golden() -> Value {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/sparse/attention.json");
-        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
     }
 
     /// Those without random blocks exactly.
     #[test]
     fn layouts_are_deepspeeds() {
         let mut count = 0;
-        for case in golden()["cases"].as_array().unwrap() {
+        for case in &golden::cases() {
             let options = options_of(case).unwrap();
             if options.random_blocks() > 0
                 && matches!(options.mode, SparseMode::BigBird | SparseMode::Variable)
@@ -329,18 +309,19 @@ mod tests {
             }
             count += 1;
             let heads = case["num_heads"].as_i64().unwrap();
+            let expected = |rows| of_heads(&golden::expected(rows, heads), heads);
             let found = of_heads(&layout(case, &options, 1).unwrap(), heads);
-            assert_eq!(found, expected(&case["layout"], heads), "{}", case["id"]);
+            assert_eq!(found, expected(&case["layout"]), "{}", case["id"]);
             let cut = of_heads(&layout(case, &options, 2).unwrap(), heads);
             let shorter = case.get("layout_cut_from_twice_the_length").unwrap_or(&case["layout"]);
-            assert_eq!(cut, expected(shorter, heads), "{} cut", case["id"]);
+            assert_eq!(cut, expected(shorter), "{} cut", case["id"]);
         }
         assert_eq!(count, 58);
     }
 
     #[test]
     fn options_that_deepspeed_refuses_are_refused() {
-        for case in golden()["refused"].as_array().unwrap() {
+        for case in &golden::refused() {
             // Rows are padded to the block.
             if case["seq_len"] == 72 {
                 continue;

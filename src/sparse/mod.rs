@@ -3,4 +3,11 @@
 //! A layout (`layout`) is cut into dense pieces (`pieces`), which libtorch's flash kernel computes, and whose
 //! results are merged by their log-sum-exp (`operation`).
 
+mod attention;
+#[cfg(test)]
+mod golden;
 mod layout;
+mod operation;
+mod pieces;
+
+pub use attention::{BlockSparse, Extent, Hidden};
