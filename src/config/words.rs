@@ -96,6 +96,33 @@ const WORDS: &[(&[&str], &str)] = &[
         &["report_to", "wandb_project"],
         "dsr writes metrics.jsonl, TensorBoard files and CSV: see `dsr doc init_engine`",
     ),
+    (
+        &["do_sample"],
+        "leave it out: generate takes the most likely token at temperature: 0, and draws one at any \
+         other",
+    ),
+    (
+        &["max_length", "max_tokens", "min_length", "max_gen_len"],
+        "write max_new_tokens or min_new_tokens: they count the tokens after the prompt",
+    ),
+    (
+        &["stop_strings", "stop_sequences", "stop_words", "stopping_criteria"],
+        "write stop: [\"\\n\\n\"] in the options of generate",
+    ),
+    (
+        &["return_dict_in_generate", "output_scores", "return_logprobs"],
+        "write return_details: true and logprobs: true in the options of generate",
+    ),
+    (&["streamer", "stream"], "write on_token: |text| print(text) in the options of generate"),
+    (
+        &["num_beams", "num_beam_groups", "early_stopping", "length_penalty"],
+        "dsr has no beam search: write temperature, top_k, top_p or min_p, and num_return_sequences for \
+         several texts",
+    ),
+    (
+        &["eos_token_id", "pad_token_id", "bos_token_id"],
+        "leave it out: the tokenizer and the model's generation_config.json say it",
+    ),
     (&["tolist", "numpy", "detach_numpy"], "write .to_array() for the values of a tensor"),
     (
         &["num_parameters", "numel_total", "count_params", "get_num_params"],

@@ -57,7 +57,40 @@ fn a_value_of_csv_is_the_one_that_is_written() {
     let late = "row 1500 does not fit the columns: n: \"007\" is no Int64";
     assert!(refusal("late.csv").ends_with(late), "{}", refusal("late.csv"));
     assert!(refusal("twice.csv").ends_with("two of its columns are called \"a\""));
-    assert!(refusal("short.csv").contains("line 3"), "{}", refusal("short.csv"));
+    let short = "line 3: 1 values, where the header has 2 names";
+    assert!(refusal("short.csv").ends_with(short), "{}", refusal("short.csv"));
+}
+
+/// Lines are counted through values of several lines; an open quote does not swallow the rest in silence.
+#[test]
+fn a_damaged_csv_file_is_refused_with_the_line() {
+    let rows = "\"two\nlines\",1\n".repeat(3000);
+    let dir = dir(&[
+        ("wide.csv", &format!("text,n\n{rows}\"a\",1,2\n{rows}")),
+        ("open.csv", &format!("text,n\n{rows}\"a,1\n{}", rows.replace('"', ""))),
+    ]);
+    let refusal = |name| {
+        let rows = open(&dir, name).and_then(|d| d.rows()?.collect::<Result<Vec<_>>>());
+        rows.unwrap_err().message().to_owned()
+    };
+    let wide = "wide.csv: line 6002: 3 values, where the header has 2 names";
+    assert!(refusal("wide.csv").ends_with(wide), "{}", refusal("wide.csv"));
+    let open = "open.csv: line 6002: a quote is opened and not closed";
+    assert!(refusal("open.csv").ends_with(open), "{}", refusal("open.csv"));
+}
+
+/// A reading that begins in the middle has the rows of the whole, over groups of rows and all cores.
+#[test]
+fn csv_is_read_from_any_row_on() {
+    let rows: String = (0..5000).map(|i| format!("\"row \"\"{i}\"\"\r\n\",{i}\r\n")).collect();
+    let dir = dir(&[("a.csv", &format!("text,n\r\n{rows}"))]);
+    let dataset = open(&dir, "a.csv").unwrap();
+    assert_eq!(dataset.count().unwrap(), 5000);
+    for from in [0, 1, 1023, 1024, 1025, 4999] {
+        let texts = texts(&dataset.skip(from).unwrap());
+        let expected = (from..5000).map(|i| format!("row \"{i}\"\r\n"));
+        assert!(texts.into_iter().eq(expected), "from row {from}");
+    }
 }
 
 #[test]

@@ -3,26 +3,31 @@
 //!
 //! Each value is read as text first, so that none is taken for another: `007` is no 7.
 
-use std::sync::Arc;
+use std::{collections::VecDeque, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch},
+    array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder},
     compute::{CastOptions, cast_with_options},
-    csv::{ReaderBuilder, reader::Format},
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
+use csv::{ByteRecord, ReaderBuilder};
+use rayon::prelude::*;
 
-use super::bytes::FileBytes;
+use super::{
+    bytes::FileBytes,
+    csv_records::{Group, Groups},
+};
 use crate::{
-    data::stage::{Batches, ROWS_PER_BATCH, skip_rows},
+    data::stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
     error::Result,
 };
 
 pub(super) fn schema(file: &FileBytes, delimiter: u8) -> Result<Schema> {
-    let mut batches = texts(file, delimiter)?;
-    let Some(first) = batches.next().transpose()? else {
+    let mut table = Table::of(file, delimiter)?;
+    let Some(first) = table.groups.take(ROWS_PER_BATCH, BYTES_PER_BATCH)? else {
         return Err(file.error("there are no rows in it"));
     };
+    let first = table.header.texts(&first)?;
     let field = |(field, column): (&FieldRef, &ArrayRef)| {
         let kinds = [DataType::Int64, DataType::Float64, DataType::Boolean];
         let is_empty = column.null_count() == column.len();
@@ -34,45 +39,124 @@ pub(super) fn schema(file: &FileBytes, delimiter: u8) -> Result<Schema> {
 }
 
 pub(super) fn num_rows(file: &FileBytes, delimiter: u8) -> Result<u64> {
-    texts(file, delimiter)?.try_fold(0, |rows, batch| Ok(rows + batch?.num_rows() as u64))
+    let mut groups = Table::of(file, delimiter)?.groups;
+    let mut rows = 0;
+    while let Some(group) = groups.take(ROWS_PER_BATCH, BYTES_PER_BATCH)? {
+        rows += group.records as u64;
+    }
+    Ok(rows)
 }
 
-/// The rows from `from` on. `schema` is the dataset's, whose columns this file may have in another order.
+/// The rows from `from` on; all cores parse some batches at a time. `schema` is the dataset's, whose
+/// columns this file may have in another order.
 pub(super) fn read(
     file: &FileBytes,
     from: u64,
     schema: &SchemaRef,
     delimiter: u8,
 ) -> Result<Batches> {
-    let (schema, of_errors) = (schema.clone(), file.clone());
-    let mut row = from;
-    Ok(Box::new(skip_rows(texts(file, delimiter)?, from).map(move |batch| {
-        let batch = batch?;
-        let typed = to_schema(&batch, &schema).map_err(|(at, what)| {
-            of_errors.error(format!("row {} does not fit the columns: {what}", row + at))
-        });
-        row += batch.num_rows() as u64;
-        typed
+    let Table { header, mut groups } = Table::of(file, delimiter)?;
+    groups.skip(from)?;
+    let schema = schema.clone();
+    let mut next = from;
+    let mut ready = VecDeque::new();
+    Ok(Box::new(std::iter::from_fn(move || {
+        if ready.is_empty() {
+            let numbered = |group: Result<Group>| {
+                let row = next;
+                next += group.as_ref().map_or(0, |group| group.records as u64);
+                group.map(|group| (row, group))
+            };
+            let groups: Vec<_> = groups.take_for_cores().into_iter().map(numbered).collect();
+            let parse = |group: Result<(u64, Group)>| {
+                let (row, group) = group?;
+                to_schema(&header.texts(&group)?, &schema).map_err(|(at, what)| {
+                    let row = row + at;
+                    header.file.error(format!("row {row} does not fit the columns: {what}"))
+                })
+            };
+            ready = groups.into_par_iter().map(parse).collect();
+        }
+        ready.pop_front()
     })))
 }
 
-/// All values as text; an empty one is null.
-fn texts(file: &FileBytes, delimiter: u8) -> Result<Batches> {
-    let format = || Format::default().with_header(true).with_delimiter(delimiter);
-    let wrong = |e| file.error(e);
-    let (header, _) = format().infer_schema(file.stream()?, Some(0)).map_err(wrong)?;
-    let names: Vec<&String> = header.fields().iter().map(|field| field.name()).collect();
-    if let Some(name) = names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)) {
-        return Err(file.error(format!("two of its columns are called \"{}\"", name.1)));
+/// A file whose header has been read.
+struct Table {
+    header: Header,
+    groups: Groups,
+}
+
+/// What the rows of a file are parsed by.
+struct Header {
+    file: FileBytes,
+    delimiter: u8,
+    names: Vec<String>,
+}
+
+impl Table {
+    fn of(file: &FileBytes, delimiter: u8) -> Result<Self> {
+        let mut groups = Groups::of(file, delimiter)?;
+        let Some(first) = groups.take(1, 1)? else {
+            return Err(file.error("there is no header in it"));
+        };
+        let mut names: Vec<String> = Vec::new();
+        for record in reader(&first.bytes, delimiter).byte_records() {
+            for name in &record.map_err(|e| file.error(e))? {
+                let name = std::str::from_utf8(name)
+                    .map_err(|e| file.error(format!("its header is not UTF-8: {e}")))?;
+                if names.iter().any(|other| other == name) {
+                    return Err(file.error(format!("two of its columns are called \"{name}\"")));
+                }
+                names.push(name.to_owned());
+            }
+        }
+        Ok(Self { header: Header { file: file.clone(), delimiter, names }, groups })
     }
-    let fields: Vec<_> = names.iter().map(|n| Field::new(*n, DataType::Utf8, true)).collect();
-    let reader = ReaderBuilder::new(Arc::new(Schema::new(fields)))
-        .with_format(format())
-        .with_batch_size(ROWS_PER_BATCH)
-        .build_buffered(file.stream()?)
-        .map_err(wrong)?;
-    let file = file.clone();
-    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| file.error(e)))))
+}
+
+impl Header {
+    /// All values as text; an empty one is null.
+    fn texts(&self, group: &Group) -> Result<RecordBatch> {
+        let mut reader = reader(&group.bytes, self.delimiter);
+        let of_group = |bytes: usize| StringBuilder::with_capacity(group.records, bytes);
+        let each = group.bytes.len() / self.names.len().max(1);
+        let mut columns: Vec<_> = self.names.iter().map(|_| of_group(each)).collect();
+        let mut record = ByteRecord::new();
+        while reader.read_byte_record(&mut record).map_err(|e| self.file.error(e))? {
+            let wrong = |what: String| {
+                let line = group.line + record.position().map_or(0, |at| at.line() - 1);
+                self.file.error(format!("line {line}: {what}"))
+            };
+            if record.len() != columns.len() {
+                let (values, names) = (record.len(), columns.len());
+                return Err(wrong(format!("{values} values, where the header has {names} names"))
+                    .hint("a value with a delimiter or line break in it stands in quotes"));
+            }
+            for ((value, name), column) in record.iter().zip(&self.names).zip(&mut columns) {
+                match std::str::from_utf8(value) {
+                    Ok("") => column.append_null(),
+                    Ok(text) => column.append_value(text),
+                    Err(e) => return Err(wrong(format!("{name} is not UTF-8: {e}"))),
+                }
+            }
+        }
+        let fields: Vec<_> =
+            self.names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
+        let columns = columns.iter_mut().map(|column| Arc::new(column.finish()) as ArrayRef);
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.collect())
+            .map_err(|e| self.file.error(e))
+    }
+}
+
+/// Records as they are written: the number of values is compared by the caller.
+fn reader(bytes: &[u8], delimiter: u8) -> csv::Reader<&[u8]> {
+    ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(delimiter)
+        .buffer_capacity(1 << 16)
+        .from_reader(bytes)
 }
 
 /// The columns in the types of the dataset; the first row that does not fit, with the reason.

@@ -9,6 +9,7 @@ mod array;
 mod bytes;
 mod columns;
 mod csv;
+mod csv_records;
 mod file;
 mod ipc;
 mod ipc_check;
