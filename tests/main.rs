@@ -43,6 +43,7 @@ mod repl;
 mod safety;
 mod script;
 mod separate_documents;
+mod sparse_attention;
 mod stdlib;
 mod support;
 mod tidy;

@@ -40,47 +40,47 @@ option_table! {
     #[check_map(SparseAttention::check)]
     pub struct SparseAttention {
         /// the pattern of the layout; each has options of its own
-        #[option(default = SparseMode::Fixed)]
+        #[option(default = SparseMode::Fixed, deepspeed = "mode")]
         pub mode: SparseMode,
         /// tokens of a block; 64 and more are faster than DeepSpeed's default
-        #[option(default = 16, range = 1..=4096)]
+        #[option(default = 16, range = 1..=4096, deepspeed = "block")]
         pub block: usize,
         /// whether heads may see different blocks; not with local_sliding_window
-        #[option(default = false)]
+        #[option(default = false, deepspeed = "different_layout_per_head")]
         pub different_layout_per_head: bool,
         /// "unidirectional" or "bidirectional"; what the model needs where it is not given
-        #[option(optional)]
+        #[option(optional, deepspeed = "attention")]
         pub attention: Option<Sides>,
         /// fixed: blocks of a window; 4 by default
-        #[option(optional, range = 1..)]
+        #[option(optional, range = 1.., deepspeed = "num_local_blocks")]
         pub num_local_blocks: Option<usize>,
         /// fixed: blocks of each window that all see; bigbird: the first blocks, which see all and all
         /// see; 1 by default
-        #[option(optional, range = 0..)]
+        #[option(optional, range = 0.., deepspeed = "num_global_blocks")]
         pub num_global_blocks: Option<usize>,
         /// fixed: how many different blocks of a window its heads take for the global ones; 1 by default,
         /// and more only with different_layout_per_head
-        #[option(optional, range = 1..)]
+        #[option(optional, range = 1.., deepspeed = "num_different_global_patterns")]
         pub num_different_global_patterns: Option<usize>,
         /// fixed and variable: whether global blocks see all, too; only with both sides
-        #[option(optional)]
+        #[option(optional, deepspeed = "horizontal_global_attention")]
         pub horizontal_global_attention: Option<bool>,
         /// variable and bigbird: random blocks that each block sees; 0 and 1 by default
-        #[option(optional, range = 0..)]
+        #[option(optional, range = 0.., deepspeed = "num_random_blocks")]
         pub num_random_blocks: Option<usize>,
         /// variable: blocks of each window, from the first on, of which the last is repeated; `[4]` by
         /// default
-        #[option(optional)]
+        #[option(optional, deepspeed = "local_window_blocks")]
         pub local_window_blocks: Option<Vec<usize>>,
         /// variable and bslongformer: the blocks that all see; `[0]` by default
-        #[option(optional)]
+        #[option(optional, deepspeed = "global_block_indices")]
         pub global_block_indices: Option<Vec<usize>>,
         /// variable and bslongformer: the ends of as many ranges, which begin at global_block_indices
-        #[option(optional)]
+        #[option(optional, deepspeed = "global_block_end_indices")]
         pub global_block_end_indices: Option<Vec<usize>>,
         /// bigbird, bslongformer and local_sliding_window: blocks of the window, the query's in its
         /// middle; 3 by default
-        #[option(optional, range = 1..)]
+        #[option(optional, range = 1.., deepspeed = "num_sliding_window_blocks")]
         pub num_sliding_window_blocks: Option<usize>,
     }
 }

@@ -23,6 +23,9 @@ use crate::{
 /// The name under which rank 0 tells a launcher where its run lies.
 pub const TOLD_DIR: &str = "run_dir";
 
+/// The tokens of a row for which the density of block-sparse attention is told, if the model has as many.
+const LONG_ROW: i64 = 8192;
+
 /// The start of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Start {
@@ -124,6 +127,9 @@ impl Training {
             });
         }
         shown.lines.extend(note.filter(|_| is_first));
+        let tokens =
+            engine.model().facts().max_positions.map_or(LONG_ROW, |most| most.min(LONG_ROW));
+        shown.lines.extend(engine.model().sparse_line(tokens)?.filter(|_| is_first));
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
         Ok((Self { options, meter, files, _lock: lock, saved }, shown))

@@ -60,7 +60,7 @@ impl BlockSparse {
         let sparse =
             Self { options, extent, known: RefCell::default(), layouts: RefCell::default() };
         if let Some(longest) = extent.longest {
-            sparse.layout(sparse.blocks(longest))?;
+            Layout::check(&sparse.options, sparse.blocks(longest))?;
         }
         Ok(sparse)
     }

@@ -110,17 +110,8 @@ impl Layout {
         (blocks, longest): (usize, Option<usize>),
     ) -> Result<Self> {
         let whole = longest.unwrap_or(blocks).max(blocks);
-        let (least, option) = options.least_blocks();
-        if whole < least {
-            let tokens = whole * options.block;
-            let message = format!(
-                "{option} wants {least} blocks of {}, and the longest row has {tokens} tokens: {whole} blocks",
-                options.block
-            );
-            return Err(
-                Error::new(Code::BadValue, message).option(format!("sparse_attention.{option}"))
-            );
-        }
+        Self::check(options, whole)?;
+        let (least, _) = options.least_blocks();
         // What is far behind has no effect on the first blocks, but for the end of a fixed layout's last
         // window.
         let period = options.local_blocks();
@@ -142,6 +133,22 @@ impl Layout {
             }
         }
         Ok(Self { groups })
+    }
+
+    /// Refuses rows of at most `whole` blocks, where the options want more.
+    pub(super) fn check(options: &SparseAttention, whole: usize) -> Result<()> {
+        let (least, option) = options.least_blocks();
+        if whole < least {
+            let tokens = whole * options.block;
+            let message = format!(
+                "{option} wants {least} blocks of {}, and the longest row has {tokens} tokens: {whole} blocks",
+                options.block
+            );
+            return Err(
+                Error::new(Code::BadValue, message).option(format!("sparse_attention.{option}"))
+            );
+        }
+        Ok(())
     }
 
     /// The same with the blocks of the queries themselves and those before them alone.
