@@ -47,7 +47,7 @@ examples! {
     generate: ["{\"prompt\":", "\"text\":"],
     loss: ["step 1  loss 10.", "step 20  loss"],
     lr_range: ["step 1  ", "suggested learning rate: 0."],
-    mixing: ["step 10  loss", "of 40 micro batches are from the first dataset"],
+    mixing: ["step 10  loss", " rows make "],
     own_text: ["validation perplexity"],
     pairs: ["step 100  loss 0.0", "What is the capital of France? The capital of France is Paris."],
     prompt_masks: ["of 48 tokens are targets", "Answer: Frozen water is called ice."],

@@ -174,6 +174,46 @@ fn the_t5_recipe_trains_and_goes_on_with_pairs_of_a_file() {
     assert!(printed.contains("  reference: Council meets"), "{printed}");
 }
 
+/// Conversations and preferences, each on its own; adapters and the merged model are loaded again.
+#[test]
+fn the_recipes_of_adapters_train_and_export() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str, more: &[&str]| {
+        let file = recipe(name);
+        let mut args = vec!["run", &file, "-p", "warmup_steps=1", "-p", "eval_rows=8"];
+        args.extend(more);
+        out(&dsr(dir.path(), &args).output().unwrap())
+    };
+    let few = [
+        "-p",
+        "steps=4",
+        "-p",
+        "eval_every=2",
+        "-p",
+        "adapter_dir=chat",
+        "-p",
+        "export_dir=merged",
+    ];
+    let printed = run("lora_chat.rhai", &few);
+    for words in ["Model llama", "[[", "best validation loss 10."] {
+        assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+    }
+    let preferences = ["-p", "model=./merged", "-p", "steps=3", "-p", "adapter_dir=preferring"];
+    let printed = run("dpo.rhai", &preferences);
+    for words in ["step 3  accuracy ", "validation loss 0.", ", margin 0.", ", accuracy "] {
+        assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+    }
+    for adapter in ["chat", "preferring"] {
+        let config =
+            fs::read_to_string(dir.path().join(adapter).join("adapter_config.json")).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Value>(&config).unwrap()["peft_type"],
+            "LORA",
+            "{adapter}"
+        );
+    }
+}
+
 /// A run on a tiny model, whose steps take milliseconds.
 const TINY: &str = r#"
 param("steps", 12, "optimizer steps");

@@ -17,8 +17,12 @@ use crate::support::{
 
 /// What an example may use without making it: a name, and the line that makes it. A line may use
 /// what stands above it.
-const WORLD: [(&str, &str); 8] = [
+const WORLD: [(&str, &str); 9] = [
     ("tok", r#"let tok = tokenizer("dsr:gpt2");"#),
+    (
+        "preferences",
+        r#"let preferences = dataset("dsr:austen").take(4).map(|row| #{ prompt: "Say", chosen: " yes", rejected: " no" });"#,
+    ),
     (
         "validation",
         r#"let validation = dataset("dsr:austen", #{ split: "validation" }).tokenize(tok).pack(16).take(4);"#,

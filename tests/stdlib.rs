@@ -1,6 +1,8 @@
 //! The standard library: modules that are recipes themselves.
 
 use crate::support::{
+    files::golden,
+    numbers::floats,
     program::{dsr, out},
     recipe::{Recipe, places},
 };
@@ -233,4 +235,96 @@ fn a_closure_of_a_module_tells_how_it_is_called_wrongly() {
     let failure = recipe.fails();
     let message = failure.faults[0].error.message();
     assert!(message.contains("another number of arguments"), "{message}");
+}
+
+/// Ten steps of direct preference optimization against PyTorch's (tests/golden/dpo.py): losses and
+/// margins of float32 sums in another order, within 2e-6 of values of up to 1.
+#[test]
+fn dpo_learns_as_in_pytorch() {
+    let recipe = r#"
+import "dsr:dpo" as dpo;
+param("golden", "", "directory of the golden values");
+let model = load_model(P::golden + "/gpt2-tiny-v512");
+model.load_adapter(P::golden + "/adapters/gpt2-cattn.init");
+let objective = dpo::objective(#{ beta: 0.1 });
+let engine = init_engine(model, #{
+    micro_batch_size: 4,
+    gradient_accumulation_steps: 2,
+    optimizer: #{ type: "AdamW", lr: 5e-3, weight_decay: 0.0 },
+    loss: objective.loss,
+    loss_average: "micro_batches",
+});
+let rows = dataset(P::golden + "/dpo-pairs.jsonl");
+let steps = [];
+let last = dpo::fit(engine, rows.loader(#{ micro_batch_size: 4 }), objective, #{
+    total_steps: 10,
+    on_step: |state| { steps.push(state); },
+});
+for step in steps {
+    print(step.loss);
+    print(step.margin);
+    print(step.accuracy);
+}
+let found = dpo::evaluate(engine.model, rows.loader(#{ micro_batch_size: 4 }), objective);
+print(found.accuracy > 0.8 && found.margin > last.margin / 2.0);
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("r.rhai"), recipe).unwrap();
+    let golden_dir = format!("golden={}", golden("").display());
+    let printed = out(&dsr(dir.path(), &["run", "r.rhai", "-p", &golden_dir]).output().unwrap());
+    let mut lines: Vec<String> = printed.lines().map(str::to_owned).collect();
+    assert_eq!(lines.pop().unwrap(), "true");
+    let found = numbers(&lines);
+    let json: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(golden("dpo.json")).unwrap()).unwrap();
+    let of = |key: &str| floats(&json[key]);
+    let (losses, margins, accuracies) = (of("losses"), of("margins"), of("accuracies"));
+    assert_eq!(found.len(), 3 * losses.len());
+    for (step, found) in found.chunks(3).enumerate() {
+        let expected = [losses[step], margins[step], accuracies[step]];
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() < 2e-6, "step {step}: {found} is not {expected}");
+        }
+    }
+}
+
+/// Prompts and answers become rows in pairs; what cannot be a pair is refused.
+#[test]
+fn dpo_takes_rows_in_pairs() {
+    const HEAD: &str = r#"
+import "dsr:dpo" as dpo;
+let tok = tokenizer("dsr:gpt2");
+let preferences = dataset("p.jsonl");
+let model = new_model("gpt2", #{ n_layer: 1, n_head: 1, n_embd: 8, n_positions: 16 });
+model.lora(#{ r: 2 });
+let rows = || dpo::pairs(preferences, tok, #{ apply_chat_template: false });
+"#;
+    let lines = "{\"prompt\": \"Say\", \"chosen\": \" yes\", \"rejected\": \" no\"}\n";
+    let run = |code: &str| {
+        let recipe = Recipe::new(&format!("{HEAD}{code}"));
+        recipe.file("p.jsonl", &lines.repeat(4));
+        recipe
+    };
+    let texts = "for row in rows.call() { print(tok.decode(row.input_ids)); if row.labels[0] != -100 { print(\"?\"); } }";
+    let printed = run(texts).prints();
+    assert_eq!(printed, ["Say yes", "Say no"].repeat(4));
+
+    // An untrained adapter prefers nothing: the loss is log(2).
+    let evaluate = "print(dpo::evaluate(model, rows.call().loader(#{ micro_batch_size: 2 }), dpo::objective(#{})).loss);";
+    let loss: f64 = run(evaluate).prints()[0].parse().unwrap();
+    assert!((loss - 2_f64.ln()).abs() < 1e-6, "{loss}");
+
+    for (code, expected) in [
+        (
+            "dpo::evaluate(model, rows.call().loader(#{ micro_batch_size: 1 }), dpo::objective(#{}));",
+            "micro_batch_size is even",
+        ),
+        ("dpo::objective(#{ beta: 0.0 });", "beta is above 0"),
+        ("dpo::objective(#{ bta: 0.1 });", "bta"),
+        ("dpo::objective(#{ label_smoothing: 0.5 });", "below 0.5"),
+        ("dpo::pairs(preferences.remove(\"chosen\"), tok, #{});", "no column \"chosen\""),
+    ] {
+        let said = format!("{:?}", run(code).fails().faults);
+        assert!(said.contains(expected), "{code}: {said}");
+    }
 }

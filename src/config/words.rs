@@ -145,6 +145,10 @@ const WORDS: &[(&[&str], &str)] = &[
     (&["from_pretrained"], "write load_model(\"Owner/name\") or tokenizer(\"Owner/name\")"),
     (&["load_dataset"], "write dataset(\"Owner/name\", #{ split: \"train\" })"),
     (&["concatenate_datasets"], "write a + b, or a.concat(b)"),
+    (
+        &["interleave_datasets", "interleave", "probabilities", "stopping_strategy"],
+        "write mix([a, b], #{ weights: [0.75, 0.25], stop: \"first\" })",
+    ),
     (&["remove_columns"], "write .remove([\"name\"])"),
     (&["rename_column", "rename_columns"], "write .rename(#{ old: \"new\" })"),
     (&["select_columns"], "write .select([\"name\"])"),

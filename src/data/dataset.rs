@@ -11,6 +11,7 @@ use super::{
     columns::Columns,
     concat::Concat,
     loader::Loader,
+    mix::{Mix, MixOptions},
     order::{Ordered, Rule},
     pack::Pack,
     pack_documents::PackDocuments,
@@ -152,6 +153,12 @@ impl Dataset {
     /// The rows of this dataset, and then those of another with the same columns.
     pub fn concat(&self, other: &Self) -> Result<Self> {
         Ok(Self::from_stage(Concat::new(vec![self.stage.clone(), other.stage.clone()])?))
+    }
+
+    /// The rows of datasets with the same columns among each other, by weight.
+    pub fn mix(datasets: &[Self], options: MixOptions) -> Result<Self> {
+        let parts = datasets.iter().map(|dataset| dataset.stage.clone()).collect();
+        Ok(Self::from_stage(Mix::new(parts, options)?))
     }
 
     /// The rows by the values of a column; equal ones keep their order, and nulls come last. The rows

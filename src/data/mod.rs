@@ -15,7 +15,8 @@
 //! | `chat/`, `pack_documents.rs` | conversations as tokens with labels; rows of texts that are apart |
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
-//! | `columns.rs`, `concat.rs` | other columns of the same rows; the rows of several datasets |
+//! | `columns.rs` | other columns of the same rows |
+//! | `concat.rs`, `mix.rs`, `parts.rs` | the rows of several datasets, one after another and among each other |
 //! | `tokenizer_pieces.rs`, `tokenizer_training.rs` | long texts in pieces; a tokenizer learned from a dataset |
 //! | `source_name.rs`, `hub_names.rs` | what a name is: part of dsr, files, the hub; short names of the hub |
 //! | `order.rs` | `sort` and `unique` |
@@ -37,9 +38,11 @@ mod dataset;
 mod embedded;
 mod hub_names;
 mod loader;
+mod mix;
 mod order;
 mod pack;
 mod pack_documents;
+mod parts;
 mod prefetch;
 mod rows;
 mod shuffle;
@@ -68,6 +71,7 @@ pub use chat::{ChatOptions, ChatTemplate, Message, PreviewRow};
 pub use dataset::Dataset;
 pub use hub_names::{hub_hint, no_path_hint};
 pub use loader::Loader;
+pub use mix::MixOptions;
 pub use pack_documents::{Documents, PackOptions};
 pub use rows::{RowMap, RowPredicate, Rows};
 pub use source::{DatasetFiles, OpenOptions, SampleBy, matches};

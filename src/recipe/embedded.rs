@@ -10,6 +10,7 @@ pub(crate) const EMBEDDED: &str = "dsr:";
 
 /// The modules of the standard library: name and text.
 pub(crate) const STDLIB: &[(&str, &str)] = &[
+    ("dpo", include_str!("../../stdlib/dpo.rhai")),
     ("metrics", include_str!("../../stdlib/metrics.rhai")),
     ("schedule", include_str!("../../stdlib/schedule.rhai")),
     ("trainer", include_str!("../../stdlib/trainer.rhai")),

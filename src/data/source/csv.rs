@@ -11,7 +11,6 @@ use arrow::{
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
 use csv::{ByteRecord, ReaderBuilder};
-use rayon::prelude::*;
 
 use super::{
     bytes::FileBytes,
@@ -57,28 +56,52 @@ pub(super) fn read(
 ) -> Result<Batches> {
     let Table { header, mut groups } = Table::of(file, delimiter)?;
     groups.skip(from)?;
-    let schema = schema.clone();
-    let mut next = from;
+    let (header, schema) = (Arc::new(header), schema.clone());
+    let mut row = from;
+    let mut read = number(groups.take_for_cores(), &mut row);
     let mut ready = VecDeque::new();
     Ok(Box::new(std::iter::from_fn(move || {
         if ready.is_empty() {
-            let numbered = |group: Result<Group>| {
-                let row = next;
-                next += group.as_ref().map_or(0, |group| group.records as u64);
-                group.map(|group| (row, group))
-            };
-            let groups: Vec<_> = groups.take_for_cores().into_iter().map(numbered).collect();
-            let parse = |group: Result<(u64, Group)>| {
-                let (row, group) = group?;
-                to_schema(&header.texts(&group)?, &schema).map_err(|(at, what)| {
-                    let row = row + at;
-                    header.file.error(format!("row {row} does not fit the columns: {what}"))
-                })
-            };
-            ready = groups.into_par_iter().map(parse).collect();
+            let mut parsed: Vec<_> = read.iter().map(|_| None).collect();
+            // This thread reads on while the others parse.
+            rayon::in_place_scope(|scope| {
+                for (slot, group) in parsed.iter_mut().zip(std::mem::take(&mut read)) {
+                    let (header, schema) = (header.clone(), schema.clone());
+                    scope.spawn(move |_| {
+                        *slot = Some(group.and_then(|g| g.parse(&header, &schema)))
+                    });
+                }
+                read = number(groups.take_for_cores(), &mut row);
+            });
+            ready = parsed.into_iter().flatten().collect();
         }
         ready.pop_front()
     })))
+}
+
+/// A group and the row of the dataset that it begins with.
+struct Numbered {
+    group: Group,
+    row: u64,
+}
+
+impl Numbered {
+    fn parse(&self, header: &Header, schema: &SchemaRef) -> Result<RecordBatch> {
+        to_schema(&header.texts(&self.group)?, schema).map_err(|(at, what)| {
+            let row = self.row + at;
+            header.file.error(format!("row {row} does not fit the columns: {what}"))
+        })
+    }
+}
+
+fn number(groups: Vec<Result<Group>>, next: &mut u64) -> Vec<Result<Numbered>> {
+    let numbered = |group: Result<Group>| {
+        let group = group?;
+        let row = *next;
+        *next += group.records as u64;
+        Ok(Numbered { group, row })
+    };
+    groups.into_iter().map(numbered).collect()
 }
 
 /// A file whose header has been read.

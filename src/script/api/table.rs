@@ -6,7 +6,7 @@ use rhai::{Array, Dynamic, Map, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data,
+    data::{self, MixOptions},
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, options, value::describe},
     script::api::dataset::DEFAULT_SEED,
@@ -88,6 +88,29 @@ pub mod api {
         Ok(dataset.concat(&other)?)
     }
 
+    /// Mixes the rows of datasets with the same columns: each gives its next row in turn.
+    ///
+    /// ```rhai
+    /// let ds = mix([dataset("dsr:austen"), dataset("dsr:austen", #{ split: "test" })]);
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn mix(datasets: Array) -> ScriptResult<Dataset> {
+        mix_with_options(datasets, Map::new())
+    }
+
+    /// Mixes the rows of datasets with the same columns, each as often as its weight says.
+    ///
+    /// ```rhai
+    /// let novels = dataset("dsr:austen");
+    /// let notes = dataset("dsr:austen", #{ split: "test" });
+    /// let ds = mix([novels, notes], #{ weights: [0.75, 0.25], seed: 1, stop: "all" });
+    /// ```
+    #[rhai_fn(name = "mix", return_raw)]
+    pub fn mix_with_options(datasets: Array, options: Map) -> ScriptResult<Dataset> {
+        let options = super::mix_options(&options)?;
+        Ok(data::Dataset::mix(&super::datasets(&datasets)?, options)?)
+    }
+
     /// Puts the rows in the order of a column's values; equal ones keep their order.
     ///
     /// ```rhai
@@ -166,6 +189,11 @@ pub(crate) fn sort_options(map: &Map) -> Result<SortOptions> {
     options::read_table("sort", map)
 }
 
+/// The options of `mix`.
+pub(crate) fn mix_options(map: &Map) -> Result<MixOptions> {
+    options::read_table("mix", map)
+}
+
 /// The options of `train_test_split`.
 pub(crate) fn split_options(map: &Map) -> Result<SplitOptions> {
     options::read_table("train_test_split", map)
@@ -192,6 +220,16 @@ fn name(value: &Dynamic) -> Result<String> {
         let found = describe(value);
         Error::new(Code::WrongType, format!("the name of a column is text, found {found}"))
     })
+}
+
+fn datasets(values: &Array) -> Result<Vec<data::Dataset>> {
+    let one = |value: &Dynamic| {
+        value.clone().try_cast::<data::Dataset>().ok_or_else(|| {
+            let message = format!("mix takes an array of datasets, found {}", describe(value));
+            Error::new(Code::WrongType, message)
+        })
+    };
+    values.iter().map(one).collect()
 }
 
 fn names(values: &Array) -> Result<Vec<String>> {

@@ -7,7 +7,7 @@ use crate::{
         ENGINE_TABLES,
         options::{OptionTable, Row},
     },
-    data::{ChatOptions, PackOptions, TokenizeOptions, TokenizerTraining},
+    data::{ChatOptions, MixOptions, PackOptions, TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
     model::{LoraOptions, ModelConfig},
@@ -80,6 +80,7 @@ const FUNCTIONS: &[OptionFunction] = &[
     function("sequential", api::nn::sequential::TABLES, |map| {
         api::nn::sequential::read(map, no_function).map(drop)
     }),
+    function("mix", &[MixOptions::ROWS], |map| api::table::mix_options(map).map(drop)),
     function("train_test_split", &[api::table::SplitOptions::ROWS], |map| {
         api::table::split_options(map).map(drop)
     }),
