@@ -130,6 +130,7 @@ fn config() -> EngineConfig {
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        sparse_attention: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 42,

@@ -156,6 +156,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        sparse_attention: None,
         zero,
         mesh: MeshConfig::default(),
         seed: 1,

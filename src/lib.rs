@@ -50,6 +50,7 @@ pub mod run;
 pub mod recipe;
 
 pub mod script;
+pub mod sparse;
 
 pub mod live;
 

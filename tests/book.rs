@@ -41,6 +41,7 @@ pages! {
     runs: "docs/src/runs.md",
     generation: "docs/src/generation.md",
     memory: "docs/src/memory.md",
+    sparse: "docs/src/sparse.md",
     launch: "docs/src/launch.md",
     deepspeed: "docs/src/deepspeed.md",
     repl: "docs/src/repl.md",

@@ -44,6 +44,7 @@ mod runs;
 mod safety;
 mod script;
 mod separate_documents;
+mod sparse_attention;
 mod stdlib;
 mod support;
 mod tidy;

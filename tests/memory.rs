@@ -72,6 +72,7 @@ impl Case {
             trainable: TrainableConfig::default(),
             scheduler: Schedule::Constant,
             activation_checkpointing,
+            sparse_attention: None,
             zero: ZeroConfig::default(),
             mesh: MeshConfig::default(),
             seed: 1,

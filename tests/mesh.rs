@@ -11,7 +11,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, OffloadDevice, PartitionMethod,
-        PipelineOptions, PrecisionConfig, TensorParallelOptions, ZeroConfig,
+        PipelineOptions, PrecisionConfig, SparseAttention, TensorParallelOptions, ZeroConfig,
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -210,6 +210,41 @@ fn ranks_that_share_layers_train_as_one_does() {
         for (found, wanted) in found.iter().zip(&expected) {
             assert_relative(name, found.0, wanted.0, 1e-5);
             assert_relative(&format!("{name} norm"), found.1, wanted.1, 1e-4);
+        }
+    }
+}
+
+/// Block-sparse attention, whose heads differ, goes with shared layers, pipelines, ZeRO and recomputation.
+#[test]
+fn block_sparse_attention_goes_with_every_mesh() {
+    let _alone = alone();
+    let sparse = |options: SparseAttention| {
+        move || EngineConfig { sparse_attention: Some(options.clone()), ..config(1, 1) }
+    };
+    let fixed = SparseAttention {
+        block: 3,
+        num_local_blocks: Some(2),
+        num_different_global_patterns: Some(2),
+        different_layout_per_head: true,
+        ..SparseAttention::default()
+    };
+    let checkpointing = Some(ActivationCheckpointing { every: 1, cpu_checkpointing: true });
+    for name in ["gpt2", "llama-gqa", "bloom-h4"] {
+        let plain = sparse(fixed.clone());
+        let expected = curves(name, (1, 1, 1, 0), &plain);
+        assert_ne!(expected, curves(name, (1, 1, 1, 0), &|| config(1, 1)), "{name} is dense");
+        let recomputed = || EngineConfig { activation_checkpointing: checkpointing, ..plain() };
+        // A pass without a graph multiplies few rows in another order.
+        let again = curves(name, (1, 1, 1, 0), &recomputed);
+        for (found, wanted) in again.iter().zip(&expected) {
+            assert_relative(&format!("{name} recomputed"), found.0, wanted.0, 1e-6);
+        }
+        for shape in [(1, 1, 2, 0), (1, 2, 2, 3), (2, 1, 1, 0)] {
+            let found = curves(name, shape, &plain);
+            for (found, wanted) in found.iter().zip(&expected) {
+                assert_relative(&format!("{name} {shape:?}"), found.0, wanted.0, 1e-5);
+                assert_relative(&format!("{name} {shape:?} norm"), found.1, wanted.1, 1e-4);
+            }
         }
     }
 }

@@ -236,6 +236,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        sparse_attention: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

@@ -131,6 +131,26 @@ fn the_llama_recipe_trains_other_shapes_and_exports() {
     assert_eq!(config["eos_token_id"], 50256);
 }
 
+#[test]
+fn the_recipe_of_long_rows_tells_its_layout_and_trains() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = recipe("long_context.rhai");
+    let shape = ["hidden_size=32", "intermediate_size=64", "num_hidden_layers=1", "seq_len=256"];
+    let few =
+        ["steps=4", "eval_every=2", "eval_rows=2", "warmup_steps=1", "block=16", "local_blocks=2"];
+    for mode in ["mode=fixed", "mode=bslongformer"] {
+        let mut args = vec!["run", &file, "-p", mode];
+        shape.iter().chain(&few).for_each(|param| args.extend(["-p", param]));
+        let printed = out(&dsr(dir.path(), &args).output().unwrap());
+        for words in ["Model llama", "best validation loss 10."] {
+            assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+        }
+        args[0] = "plan";
+        let planned = out(&dsr(dir.path(), &args).output().unwrap());
+        assert!(planned.contains("at 256 tokens"), "{planned}");
+    }
+}
+
 /// The recipe of pairs, on its own and then from its export on a file with other columns.
 #[test]
 fn the_t5_recipe_trains_and_goes_on_with_pairs_of_a_file() {

@@ -7,6 +7,7 @@
 #![allow(unsafe_code)]
 
 pub mod alloc;
+pub(crate) mod attention;
 pub(crate) mod autograd;
 pub(crate) mod bytes;
 pub(crate) mod context;

@@ -104,6 +104,9 @@ fn text(planned: &Planned, place: &TargetDevice) -> Result<String> {
         config.micro_batch_size,
         config.gradient_accumulation_steps,
     );
+    if let Some(line) = model.sparse_line(tokens.cast_signed())? {
+        text += &format!("{line}\n\n");
+    }
     if planned.replicas < *world_size {
         text += &by_stage(&setup, config)?;
         return Ok(text);

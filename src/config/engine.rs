@@ -9,6 +9,7 @@ use super::{
     options::{Foreign, Kind, OptionTable, Options, ROW, Row, Switch, option_table, option_words},
     precision::{Dtype, PrecisionConfig},
     schedule::{LrFunction, SCHEDULER_ROWS, Schedule},
+    sparse_attention::SparseAttention,
     trainable::TrainableConfig,
     zero::ZeroConfig,
 };
@@ -37,6 +38,8 @@ pub struct EngineConfig {
     pub scheduler: Schedule,
     /// Which blocks keep only their input for the backward pass; `None` is no block.
     pub activation_checkpointing: Option<ActivationCheckpointing>,
+    /// The blocks of keys that attention sees; `None` is all.
+    pub sparse_attention: Option<SparseAttention>,
     /// What the replicas share out among them.
     pub zero: ZeroConfig,
     /// The mesh of the ranks.
@@ -109,6 +112,10 @@ option_table! {
         /// whether blocks keep only their input for the backward pass, which runs them once more
         #[option(default = Switch(None))]
         pub activation_checkpointing: Switch<ActivationCheckpointing>,
+        /// the blocks of keys that each block of queries sees, in training, evaluation and generation with this
+        /// engine's model; true is DeepSpeed's default
+        #[option(default = Switch(None))]
+        pub sparse_attention: Switch<SparseAttention>,
         /// ZeRO: the training state of which each rank keeps a shard
         #[option(default = ZeroConfig::default(), deepspeed = "zero_optimization")]
         pub zero: ZeroConfig,
@@ -174,6 +181,7 @@ impl EngineConfig {
             trainable: TrainableConfig::read(o),
             scheduler,
             activation_checkpointing: options.activation_checkpointing.0,
+            sparse_attention: options.sparse_attention.0,
             zero: options.zero,
             mesh,
             seed: options.seed,

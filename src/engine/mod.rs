@@ -429,6 +429,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
+        sparse_attention: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

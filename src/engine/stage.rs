@@ -114,7 +114,10 @@ impl Pass {
             let seed = self.seeds.plant(layer.number);
             model.draw_from(Some(seed));
         }
-        let mut context = Context { train: true, objective, recorder, ..Context::new(&self.masks) };
+        let sparse = model.sparse_attention();
+        let sparse = sparse.as_deref();
+        let begun = Context::new(&self.masks);
+        let mut context = Context { train: true, objective, recorder, sparse, ..begun };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
         let output = layer.layer().forward(&params, input, &mut context);
         model.draw_from(None);

@@ -12,7 +12,7 @@ use crate::{
 
 use super::layout::layouts;
 
-/// `model` with the parameters frozen that `config` does not train.
+/// `model` with the parameters frozen that `config` does not train, and the attention that it asks for.
 pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
     let TrainableConfig { freeze, trainable } = &config.trainable;
     let all: Vec<&str> = model.units().iter().flat_map(FlatUnit::names).collect();
@@ -44,7 +44,9 @@ pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
             .option("freeze")
             .hint("leave out those that are to be trained"));
     }
-    model.trained(is_trained)
+    let model = model.trained(is_trained)?;
+    model.attend_sparsely(config.sparse_attention.as_ref(), config.precision.dtype)?;
+    Ok(model)
 }
 
 /// The work of the optimizer of `config` on the units of the whole model that are trained, of which `shard` is this rank's.

@@ -27,6 +27,8 @@ pub struct Workload {
     pub device: Device,
     /// Whether the loss gets the logits whole, and is a cross-entropy of them.
     pub whole_logits: bool,
+    /// The part of the scores that block-sparse attention computes; the model knows it.
+    pub density: Option<f64>,
 }
 
 impl Workload {

@@ -73,6 +73,8 @@ impl Model {
             let (pipeline, end) = (self.pipeline(), self.all_layers().len());
             let here = |layer: &&ModelLayer| layer.number >= first;
             let begins = self.layers().iter().find(here).map(|layer| layer.number);
+            let sparse = self.sparse_attention();
+            let sparse = sparse.as_deref();
             let mut flow = match (&pipeline, begins) {
                 (Some(pipeline), Some(begin)) if begin > first => pipeline.receive_any()?,
                 _ => Flow::of(input_ids.shallow_clone()),
@@ -81,7 +83,8 @@ impl Model {
             for (i, layer) in of_pass.filter(|(_, layer)| layer.number >= first) {
                 let gathered = self.gather(i, Direction::Forward)?;
                 let cache = caches.as_mut().map(|(pass, caches)| (&**pass, &mut caches[i]));
-                let mut context = Context { objective, cache, last_only, ..Context::new(masks) };
+                let mut context =
+                    Context { objective, cache, last_only, sparse, ..Context::new(masks) };
                 flow = layer.layer().forward(&gathered.params(i, None), &flow, &mut context)?;
             }
             let Some(pipeline) = pipeline else { return Ok(flow.hidden) };

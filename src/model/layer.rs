@@ -14,7 +14,7 @@ use super::{
     profile::Recorder,
     split::Split,
 };
-use crate::{error::Result, tensor::Tensor};
+use crate::{error::Result, sparse::BlockSparse, tensor::Tensor};
 
 /// The tensors that one layer hands to the next, or their gradients.
 #[derive(Debug)]
@@ -78,6 +78,8 @@ pub struct Context<'a> {
     pub last_only: bool,
     /// The recorder of the modules inside, where they are profiled.
     pub recorder: Option<&'a Recorder>,
+    /// The blocks of keys that the model's attention sees; `None` is all.
+    pub sparse: Option<&'a BlockSparse>,
 }
 
 impl<'a> Context<'a> {
@@ -91,8 +93,26 @@ impl<'a> Context<'a> {
 
     /// Without dropout, loss and cache.
     pub fn new(masks: &'a Masks) -> Self {
-        Self { train: false, masks, objective: None, cache: None, last_only: false, recorder: None }
+        let (objective, cache, recorder, sparse) = (None, None, None, None);
+        Self { train: false, masks, objective, cache, last_only: false, recorder, sparse }
     }
+}
+
+/// What an attention is like, for those who would have it see other keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionFacts {
+    /// Its heads.
+    pub heads: i64,
+    /// The width of a head.
+    pub head_dim: i64,
+    /// Whether a query sees nothing behind itself.
+    pub is_causal: bool,
+    /// Whether its scores have a bias that is trained.
+    pub has_bias: bool,
+    /// How many tokens a query sees; `None` is all.
+    pub window: Option<i64>,
+    /// Of its weights.
+    pub dropout: f64,
 }
 
 /// One layer of a model.
@@ -123,6 +143,11 @@ pub trait Layer {
     /// The numbers that as many ranks as share the layer must divide, each with its name.
     fn divisible(&self) -> Vec<(&'static str, i64)> {
         Vec::new()
+    }
+
+    /// The attention of its tokens to each other, if it has one that may be block-sparse.
+    fn attention(&self) -> Option<AttentionFacts> {
+        None
     }
 
     /// Whether the backward pass reads the parameters.

@@ -153,8 +153,13 @@ impl Masks {
 
 /// ALiBi's bias of the scores of `keys` keys, float32 `[1, H, T]`.
 pub(super) fn alibi_of_keys(heads: i64, keys: i64, device: Device) -> Tensor {
-    let slopes = Tensor::from_slice(&slopes(heads)).to_device(device).view([1, heads, 1]);
+    let slopes = alibi_slopes(heads, device).view([1, heads, 1]);
     slopes * Tensor::arange(keys, (Kind::Float, device))
+}
+
+/// ALiBi's slope of each head, float32 `[H]`.
+pub(super) fn alibi_slopes(heads: i64, device: Device) -> Tensor {
+    Tensor::from_slice(&slopes(heads)).to_device(device)
 }
 
 /// ALiBi's slope of each head: powers of two for a power of two heads, and then those of twice as many

@@ -32,6 +32,7 @@ impl Model {
     }
 
     fn costs_of(&self, layers: &[ModelLayer], work: &Workload) -> Option<Vec<LayerCost>> {
+        let work = &Workload { density: self.density(work.tokens), ..*work };
         let measured = |i: usize| self.measured.get().map(|layers| layers[i].cost(work));
         let cost = |layer: &ModelLayer| layer.layer().cost(work).or_else(|| measured(layer.number));
         layers.iter().map(cost).collect()
@@ -63,6 +64,7 @@ impl Model {
             element_bytes: FLOAT_BYTES,
             device: self.device(),
             whole_logits: false,
+            density: None,
         }
     }
 

@@ -26,6 +26,7 @@ mod params;
 mod part;
 mod pipeline;
 mod profile;
+mod sparse;
 mod split;
 mod store;
 mod tensor_parallel;
@@ -45,7 +46,7 @@ pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};
 pub use forward::{Inference, padding_of};
 pub use gather::Gathered;
-pub use layer::{Context, Flow, Layer};
+pub use layer::{AttentionFacts, Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
 pub use origin::{Origin, OriginRecord};
@@ -74,6 +75,7 @@ use self::{
 use crate::{
     error::{Code, Error, Result},
     fs::Place,
+    sparse::BlockSparse,
     tensor::{Device, Kind, Tensor},
 };
 
@@ -96,6 +98,8 @@ pub struct Model {
     /// Where the values come from.
     origin: Origin,
     origin_record: OnceCell<OriginRecord>,
+    /// The blocks that attention sees; `None` is all.
+    sparse: RefCell<Option<Rc<BlockSparse>>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
     /// The way to the other stages; `None` where all layers are here.
@@ -186,6 +190,7 @@ impl Model {
             is_adapter_off: Cell::new(false),
             origin: Origin::Memory,
             origin_record: OnceCell::new(),
+            sparse: RefCell::default(),
             store: RefCell::default(),
             pipeline: RefCell::default(),
             stage: OnceCell::new(),

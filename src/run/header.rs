@@ -3,14 +3,23 @@
 use crate::{
     data::Loader,
     engine::{Engine, EngineFacts},
+    error::Result,
 };
 
-/// The lines under "a new run in ...", with a warning where a GPU is not used.
-pub(super) fn lines(engine: &Engine, loader: &Loader, total_steps: u64) -> Vec<String> {
+/// The tokens of a row for which the density of block-sparse attention is told where rows differ, if the
+/// model has as many.
+const LONG_ROW: i64 = 8192;
+
+/// The lines under "a new run in ...", with the density of block-sparse attention, and a warning where a
+/// GPU is not used.
+pub(super) fn lines(engine: &Engine, loader: &Loader, total_steps: u64) -> Result<Vec<String>> {
     let facts = engine.facts();
-    let mut lines = table(&facts, loader.row_tokens(), (engine.global_step(), total_steps));
+    let row_tokens = loader.row_tokens();
+    let mut lines = table(&facts, row_tokens, (engine.global_step(), total_steps));
+    let longest = engine.model().facts().max_positions.map_or(LONG_ROW, |most| most.min(LONG_ROW));
+    lines.extend(engine.model().sparse_line(row_tokens.map_or(longest, |tokens| tokens as i64))?);
     lines.extend(engine.unused_gpu());
-    lines
+    Ok(lines)
 }
 
 /// The facts as lines; `done` and `last` are steps.

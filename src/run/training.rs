@@ -144,7 +144,7 @@ impl Training {
                 None => format!("a new run in {}", dir.path().display()),
             });
             if !is_whole {
-                shown.lines.extend(header::lines(engine, loader, total));
+                shown.lines.extend(header::lines(engine, loader, total)?);
             }
         }
         shown.lines.extend(note.filter(|_| is_first));

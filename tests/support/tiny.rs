@@ -32,6 +32,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
+        sparse_attention: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

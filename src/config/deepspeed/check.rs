@@ -40,6 +40,10 @@ pub(super) fn check<'a>(kind: &'static Kind, node: &'a Node) -> Result<Checked<'
         (Kind::Typed(typed), Data::Object(entries)) => Ok(Checked::Typed(typed, entries)),
         (Kind::Any, _) => is(true),
         (Kind::Bool, Data::Bool(_)) | (Kind::Text, Data::Text(_)) => is(true),
+        (Kind::Wholes, Data::List(items)) => {
+            let is_whole = |item: &Node| check(&Kind::Whole(0), item).is_ok();
+            is(items.iter().all(is_whole))
+        }
         (Kind::Texts, Data::List(items)) => {
             is(items.iter().all(|item| matches!(item.data, Data::Text(_))))
         }
@@ -119,6 +123,7 @@ fn words(kind: &Kind) -> String {
         Kind::Whole(_) | Kind::Between(..) => "a whole number".to_owned(),
         Kind::Number(..) => "a number".to_owned(),
         Kind::Text => "a string".to_owned(),
+        Kind::Wholes => "a list of whole numbers".to_owned(),
         Kind::Texts => "a list of strings".to_owned(),
         Kind::Numbers(length) => format!("a list of {length} numbers"),
         Kind::Word(words) => one_of(words),

@@ -394,6 +394,7 @@ const ORDER: &[&str] = &[
     "optimizer",
     "scheduler",
     "activation_checkpointing",
+    "sparse_attention",
     "zero",
 ];
 

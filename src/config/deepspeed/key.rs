@@ -25,6 +25,8 @@ pub(super) enum Kind {
     Word(&'static [&'static str]),
     /// A list of strings.
     Texts,
+    /// A list of whole numbers, 0 or more.
+    Wholes,
     /// A list of this many numbers.
     Numbers(usize),
     /// What DeepSpeed hands on without a look.

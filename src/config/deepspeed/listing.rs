@@ -108,6 +108,7 @@ mod tests {
         "optimizer",
         "scheduler",
         "activation_checkpointing",
+        "sparse_attention",
         "zero",
         "pipeline",
         "tensor_parallel",

@@ -24,6 +24,7 @@ mod parallel;
 mod precision;
 mod removed;
 mod scheduler;
+mod sparse;
 mod top;
 mod zero;
 
@@ -61,6 +62,7 @@ pub fn read(text: &str, given: Option<&Map<String, Value>>) -> Result<Settings, 
     checkpoint::translate(&found, &given, &mut draft);
     parallel::translate(&found, &mut draft);
     monitor::translate(&found, &mut draft);
+    sparse::translate(&found, &mut draft);
     // DeepSpeed divides the loss of each micro batch by their number.
     draft.imply("loss_average", json!("micro_batches"));
     draft.fill(&given);

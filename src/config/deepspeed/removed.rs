@@ -22,10 +22,6 @@ pub(super) const KEYS: &[Key] = &[
     refused("progressive_layer_drop", "DeepSpeed has removed it"),
     refused("quantize_training", "DeepSpeed has removed Mixture-of-Quantization"),
     refused(
-        "sparse_attention",
-        "DeepSpeed has removed it, and its engine never applied it; attention is dense",
-    ),
-    refused(
         "sparse_gradients",
         "DeepSpeed has removed it; the gradient of an embedding is summed as a whole",
     ),

@@ -219,7 +219,6 @@ fn each_removed_key_is_refused_by_name() {
         "nebula",
         "progressive_layer_drop",
         "quantize_training",
-        "sparse_attention",
         "sparse_gradients",
     ] {
         let found = faults(&format!("{{ \"{key}\": {{}} }}"));

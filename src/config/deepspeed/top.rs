@@ -7,7 +7,7 @@ use super::{
     key::{Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, YES, block, makes, no_meaning, only},
     monitor, optimizer,
     options::with_options,
-    parallel, precision, removed, scheduler, zero,
+    parallel, precision, removed, scheduler, sparse, zero,
 };
 use crate::config::{
     batch::BatchSizes, engine::EngineOptions, monitor::MonitorOptions, options::OptionTable,
@@ -32,6 +32,7 @@ const OWN: &[&[Key]] = &[
     monitor::KEYS,
     parallel::KEYS,
     extras::KEYS,
+    sparse::KEYS,
     removed::KEYS,
 ];
 

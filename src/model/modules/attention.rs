@@ -8,13 +8,14 @@ use crate::{
     model::{
         cache::{CachePass, DecodeRows, LayerCache},
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
-        layer::Context,
-        masks::{Documents, Masks, alibi_of_keys},
+        layer::{AttentionFacts, Context},
+        masks::{Documents, Masks, alibi_of_keys, alibi_slopes},
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
         split::Split,
     },
+    sparse::{BlockSparse, Hidden},
     tensor::{Device, Tensor},
 };
 
@@ -170,8 +171,53 @@ impl Attention {
                 _ => {}
             }
         }
-        let mask = self.mask(p, &q, bias, context.masks)?;
-        self.attend((&q, &k, &v), mask, context.train)
+        self.attend_tokens(p, (&q, &k, &v), (bias, context.masks), context)
+    }
+
+    /// The attention of the tokens of rows to each other, of all or of those in the blocks that they see.
+    fn attend_tokens(
+        &self,
+        p: &Params<'_>,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        (bias, masks): (Option<&Tensor>, &Masks),
+        context: &Context<'_>,
+    ) -> Result<Tensor> {
+        let Some(sparse) = self.sparse(context) else {
+            let mask = self.mask(p, q, bias, masks)?;
+            return self.attend((q, k, v), mask, context.train);
+        };
+        let slopes = match self.position {
+            Position::Alibi => Some(self.own_heads(p, &alibi_slopes(self.heads, q.device()), 0)?),
+            _ => None,
+        };
+        let hidden = Hidden { padding: masks.padding(), slopes: slopes.as_ref() };
+        sparse.attend([q, k, v], hidden, (self.first_head(p), self.scale))
+    }
+
+    /// The blocks that queries see, where they do not see all.
+    fn sparse<'a>(&self, context: &Context<'a>) -> Option<&'a BlockSparse> {
+        context.sparse.filter(|_| self.may_be_sparse())
+    }
+
+    fn may_be_sparse(&self) -> bool {
+        self.is_causal && !matches!(self.position, Position::Carried)
+    }
+
+    /// The number of this rank's first head.
+    fn first_head(&self, p: &Params<'_>) -> i64 {
+        p.tp_place().0 * self.heads_of(p).0
+    }
+
+    /// What it is like.
+    pub(crate) fn facts(&self) -> AttentionFacts {
+        AttentionFacts {
+            heads: self.heads,
+            head_dim: self.head_dim,
+            is_causal: self.is_causal,
+            has_bias: matches!(self.position, Position::Carried),
+            window: self.window,
+            dropout: self.dropout,
+        }
     }
 
     /// The attention of queries to keys and values, `[B, H, T, D]` each.
@@ -207,8 +253,8 @@ impl Attention {
             for ((q, k), v) in texts(&q)?.into_iter().zip(texts(&k)?).zip(texts(&v)?) {
                 let (q, k) = self.placed(p, q, k, context)?;
                 let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
-                let mask = self.mask(p, &q, None, documents.masks())?;
-                made.push(self.attend((&q, &k, &v), mask, context.train)?);
+                let of_text = (None, documents.masks());
+                made.push(self.attend_tokens(p, (&q, &k, &v), of_text, context)?);
             }
             rows.push(Tensor::f_cat(&made, 2)?);
         }
@@ -232,6 +278,13 @@ impl Attention {
         let (q, k, v) = self.heads(p, x, None, context)?;
         let (q, k) = self.placed(p, q, k, context)?;
         let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
+        let unseen = match self.sparse(context) {
+            Some(sparse) => {
+                let heads = (self.first_head(p), self.heads_of(p).0);
+                Some(sparse.bias_of_rows(rows.past(), heads, q.device())?)
+            }
+            None => None,
+        };
         let cache = cache(context)?;
         cache.own.append((&k, &v), rows, self.window)?;
         let alibi = matches!(self.position, Position::Alibi)
@@ -240,7 +293,11 @@ impl Attention {
             .as_ref()
             .or(bias)
             .map(|bias| self.own_heads(p, bias, 1)?.f_contiguous().map_err(Error::from));
-        cache.own.attend(&q, bias.transpose()?.as_ref(), self.scale)
+        let bias = match (bias.transpose()?, unseen) {
+            (Some(bias), Some(unseen)) => Some(bias.f_add(&unseen)?),
+            (bias, unseen) => bias.or(unseen),
+        };
+        cache.own.attend(&q, bias.as_ref(), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
@@ -364,8 +421,12 @@ impl Attention {
         }
         self.cost_of_scores(work, tape, (q, kv));
         children.push(Linear::cost([&self.out], work, tape, false));
-        // Every query with every key, and every weight with every value.
+        // Every query with every key, and every weight with every value, where they are not hidden.
         let macs = 2 * work.places() * work.tokens * wide.unsigned_abs();
+        let macs = match work.density.filter(|_| self.may_be_sparse()) {
+            Some(density) => (macs as f64 * density) as u64,
+            None => macs,
+        };
         let attention =
             ModuleProfile { macs, flops: 2 * macs, ..ModuleProfile::new(self.name, "Attention") };
         attention.with(children)
@@ -374,6 +435,19 @@ impl Attention {
     fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
         let heads = self.heads.unsigned_abs();
         let carried = matches!(self.position, Position::Carried);
+        if work.density.is_some() && self.may_be_sparse() {
+            // Each query has keys and values of its own; the output is copied for the projection.
+            let statistics = work.places() * heads * FLOAT_BYTES;
+            let in_floats = q / work.element_bytes * FLOAT_BYTES;
+            tape.push(Operation {
+                kept: 4 * q + statistics,
+                transient: 3 * in_floats + 4 * q,
+                gradient: q + 2 * kv,
+                ..Operation::default()
+            });
+            tape.push(Operation { kept: q, ..Operation::default() });
+            return;
+        }
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
         if !is_written {
             let statistics = work.places() * heads * FLOAT_BYTES;

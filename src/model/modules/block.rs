@@ -6,7 +6,7 @@ use crate::{
     error::Result,
     model::{
         cost::{LayerCost, Operation, Tape, Workload},
-        layer::{Context, Flow, Layer},
+        layer::{AttentionFacts, Context, Flow, Layer},
         param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
@@ -144,6 +144,10 @@ impl Layer for Block {
         let of_attentions = attentions.into_iter().flatten().flat_map(|(_, part)| part.splits());
         let relative = self.relative.iter().flat_map(RelativeBias::splits);
         of_attentions.chain(self.mlp.1.splits()).chain(relative).collect()
+    }
+
+    fn attention(&self) -> Option<AttentionFacts> {
+        Some(self.attention.1.facts())
     }
 
     fn divisible(&self) -> Vec<(&'static str, i64)> {

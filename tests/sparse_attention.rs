@@ -1,0 +1,153 @@
+//! Block-sparse attention in models: what they compute, and what it takes.
+
+use std::rc::Rc;
+
+use dsr::{
+    config::{Dtype, EngineConfig, PrecisionConfig, SparseAttention, SparseMode},
+    data::{Dataset, LoaderOptions, OpenOptions},
+    engine::Engine,
+    model::{Model, ModelConfig},
+    tensor::Device,
+};
+use serde_json::json;
+
+use crate::support::{
+    alone,
+    files::golden,
+    numbers::assert_relative,
+    tiny::{config, init_engine, train},
+};
+
+fn load(name: &str) -> Rc<Model> {
+    let dir = golden(&format!("families/{name}"));
+    Rc::new(Model::load(&*dir, &ModelConfig::read(&*dir).unwrap(), Device::Cpu).unwrap())
+}
+
+/// Rows of so many token ids.
+fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |(i, &length): (usize, &usize)| {
+        let ids: Vec<usize> = (0..length).map(|t| (i * 31 + t * (5 + i % 3)) % 97 + 1).collect();
+        json!({ "input_ids": ids, "labels": ids }).to_string()
+    };
+    let path = dir.path().join("rows.jsonl");
+    let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    (dir, rows)
+}
+
+fn fixed(block: usize) -> SparseAttention {
+    SparseAttention { block, num_local_blocks: Some(2), ..SparseAttention::default() }
+}
+
+/// Losses and gradient norms of three steps over all rows.
+fn trained(name: &str, rows: &Dataset, plain: EngineConfig) -> Vec<(f64, f64)> {
+    let count = rows.count().unwrap() as usize;
+    let options =
+        LoaderOptions { micro_batch_size: count, epochs: None, ..LoaderOptions::default() };
+    let plain = EngineConfig { micro_batch_size: count, ..plain };
+    train(&mut init_engine(load(name), plain), &mut rows.loader(options).unwrap(), 3)
+}
+
+fn assert_curves(what: &str, found: &[(f64, f64)], expected: &[(f64, f64)], tolerance: f64) {
+    for (found, expected) in found.iter().zip(expected) {
+        assert_relative(what, found.0, expected.0, tolerance);
+        assert_relative(&format!("{what} norm"), found.1, expected.1, 20.0 * tolerance);
+    }
+}
+
+const CAUSAL: [&str; 8] =
+    ["bloom-h4", "bloom-h6", "gpt2-wide", "llama-gqa", "opt-post", "phi3", "qwen2", "qwen3"];
+
+/// A dense layout trains every causal family as dense attention does, and a sparse one otherwise: with ALiBi and
+/// rows of several lengths too.
+#[test]
+fn a_dense_layout_trains_as_dense_attention() {
+    let _alone = alone();
+    let (_dir, rows) = rows(&[29, 17, 23]);
+    for name in CAUSAL {
+        let expected = trained(name, &rows, config(1, 1));
+        let with = |options| EngineConfig { sparse_attention: Some(options), ..config(1, 1) };
+        let dense = SparseAttention { mode: SparseMode::Dense, ..fixed(4) };
+        let dense = SparseAttention { num_local_blocks: None, ..dense };
+        assert_curves(name, &trained(name, &rows, with(dense)), &expected, 1e-5);
+        let sparse = trained(name, &rows, with(fixed(4)));
+        assert!((sparse[0].0 - expected[0].0).abs() > 1e-5, "{name} is dense");
+    }
+}
+
+/// In 16 bits the losses are those of float32 to their rounding, a step of bfloat16 being 2^-8 and of float16
+/// 2^-11.
+#[test]
+fn sparse_attention_trains_in_16_bits() {
+    let _alone = alone();
+    let (_dir, rows) = rows(&[29, 17, 23]);
+    let with = |dtype| EngineConfig {
+        sparse_attention: Some(fixed(4)),
+        precision: PrecisionConfig::new(dtype),
+        ..config(1, 1)
+    };
+    for name in ["llama-gqa", "bloom-h4"] {
+        let expected = trained(name, &rows, with(Dtype::Fp32));
+        for (dtype, tolerance) in [(Dtype::Bf16, 4e-3), (Dtype::Fp16, 2e-3)] {
+            let found = trained(name, &rows, with(dtype));
+            assert_relative(name, found[0].0, expected[0].0, tolerance);
+        }
+    }
+}
+
+/// Each of several texts in a row has the layout from its own start on.
+#[test]
+fn packed_rows_train_as_the_texts_one_by_one() {
+    let _alone = alone();
+    let (_dir, rows) = rows(&[29, 17, 23, 5, 31, 12]);
+    let packed = rows.pack_documents(48).unwrap();
+    assert!(packed.count().unwrap() < 6);
+    for name in ["bloom-h4", "gpt2-wide", "llama-gqa"] {
+        let plain = EngineConfig { sparse_attention: Some(fixed(3)), ..config(1, 1) };
+        let expected = trained(name, &rows, plain.clone());
+        assert_curves(name, &trained(name, &packed, plain), &expected, 1e-5);
+    }
+}
+
+/// What is held of a step of one row of so many tokens: activations, and the peak of all kinds.
+fn bytes(tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
+    let settings = json!({
+        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 100,
+        "max_position_embeddings": 16384,
+    });
+    let settings = settings.as_object().unwrap().clone();
+    let (_dir, rows) = rows(&[tokens as usize]);
+    let config_file = tempfile::tempdir().unwrap();
+    let path = config_file.path().join("config.json");
+    std::fs::write(&path, serde_json::Value::Object(settings).to_string()).unwrap();
+    let described = ModelConfig::read(config_file.path()).unwrap();
+    let model = Rc::new(Model::from_scratch(&described, 1, Device::Cpu).unwrap());
+    let plain = EngineConfig { sparse_attention: sparse, ..config(1, 1) };
+    let mut engine: Engine = init_engine(model, plain);
+    let options = LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() };
+    train(&mut engine, &mut rows.loader(options).unwrap(), 1);
+    let memory = engine.memory();
+    let activations = memory.kinds().iter().find(|(kind, _)| *kind == "activations").unwrap().1;
+    (activations, memory.peak())
+}
+
+/// Twice the tokens take twice the bytes.
+#[test]
+fn bytes_of_activations_are_a_line() {
+    let _alone = alone();
+    let window = SparseAttention {
+        mode: SparseMode::LocalSlidingWindow,
+        block: 64,
+        num_sliding_window_blocks: Some(7),
+        ..SparseAttention::default()
+    };
+    let [short, middle, long] =
+        [4096, 8192, 16384].map(|tokens| bytes(tokens, Some(window.clone())));
+    for ((activations, peak), (more, higher)) in [(short, middle), (middle, long)] {
+        assert_relative("activations", more as f64, 2.0 * activations as f64, 0.02);
+        assert!(higher as f64 <= 2.02 * peak as f64, "{peak} and {higher}");
+    }
+}
