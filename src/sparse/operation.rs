@@ -47,6 +47,11 @@ struct Blocks {
     pieces: i64,
 }
 
+/// The format in which pieces of values of this one are summed.
+fn summed(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
+}
+
 /// A merged result, `[B * H, n, b, D]`, and its log-sum-exp, `[B * H, n, b]`, both float32.
 struct Merged {
     out: Tensor,
@@ -130,7 +135,7 @@ impl Calls {
             let Some(numbers) = &group.heads else { return Ok((made, of_made)) };
             let options = (inputs[0].kind(), inputs[0].device());
             let out = out.get_or_insert(Tensor::f_empty([b, heads, tokens, size[3]], options)?);
-            let all = (Kind::Float, options.1);
+            let all = (summed(options.0), options.1);
             let sums = sums.get_or_insert(Tensor::f_empty([b, heads, tokens], all)?);
             let _ = out.f_index_copy_(1, numbers, &made)?;
             let _ = sums.f_index_copy_(1, numbers, &of_made)?;
@@ -150,7 +155,8 @@ impl Calls {
             let q = self.gather(inputs[0], &call.queries)?;
             let [k, v] = [inputs[1], inputs[2]].map(|x| self.gather(x, &call.keys));
             let (out, sums) = flash([&q, &k?, &v?], call.is_causal, scale)?;
-            let out = out.f_to_kind(Kind::Float)?.f_reshape([rows, -1, self.block, width])?;
+            let kind = summed(inputs[0].kind());
+            let out = out.f_to_kind(kind)?.f_reshape([rows, -1, self.block, width])?;
             let sums = sums.f_reshape([rows, -1, self.block])?;
             let part = Merged { out, sums };
             if merged.is_none() && call.queries.numbers.is_none() {
@@ -158,7 +164,7 @@ impl Calls {
                 continue;
             }
             let zeros = || -> Result<Merged> {
-                let options = (Kind::Float, device);
+                let options = (kind, device);
                 Ok(Merged {
                     out: Tensor::f_zeros([rows, self.blocks, self.block, width], options)?,
                     sums: Tensor::f_full(shape, f64::NEG_INFINITY, options)?,
@@ -229,7 +235,7 @@ impl Calls {
                 flash_backward(&grad, [&q?, &k?, &v?], (&out, &sums), call.is_causal, scale)?;
             let blocks = [&call.queries, &call.keys, &call.keys];
             for ((total, part), blocks) in totals.iter_mut().zip(&grads).zip(blocks) {
-                let part = part.f_to_kind(Kind::Float)?;
+                let part = part.f_to_kind(summed(kind))?;
                 let part = part.f_reshape([rows, -1, self.block, width])?;
                 self.add(total, part, blocks)?;
             }
@@ -253,7 +259,7 @@ impl Calls {
             (_, Some(numbers)) => {
                 let size = part.size();
                 let shape = [size[0], self.blocks, self.block, size[3]];
-                let zeros = || Tensor::f_zeros(shape, (Kind::Float, part.device()));
+                let zeros = || Tensor::f_zeros(shape, (part.kind(), part.device()));
                 let mut sum = match total.take() {
                     Some(total) => total,
                     None => zeros()?,
