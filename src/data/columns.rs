@@ -132,8 +132,8 @@ fn values(batch: &RecordBatch, column: &Column) -> Result<ArrayRef> {
 }
 
 impl Stage for Columns {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

@@ -7,7 +7,6 @@ use arrow::datatypes::SchemaRef;
 use super::{
     parts::Parts,
     stage::{Batches, Stage},
-    tokenizer::Tokenizer,
 };
 use crate::error::Result;
 
@@ -27,8 +26,8 @@ impl Concat {
 }
 
 impl Stage for Concat {
-    fn input(&self) -> Option<&dyn Stage> {
-        None
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        self.parts.iter().map(|part| &**part).collect()
     }
 
     fn schema(&self) -> SchemaRef {
@@ -49,14 +48,6 @@ impl Stage for Concat {
         self.parts.iter().all(|part| part.is_spooled())
     }
 
-    fn is_local(&self) -> bool {
-        self.parts.is_local()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.parts.tokenizer()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let (mut first, mut skip) = (0, from);
         while skip > 0 && first + 1 < self.parts.len() {
@@ -73,10 +64,6 @@ impl Stage for Concat {
             parts.read(i, epoch, from).unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
         };
         Ok(Box::new((first..self.parts.len()).flat_map(read)))
-    }
-
-    fn origin(&self) -> Result<String> {
-        self.parts.origin()
     }
 
     fn describe(&self) -> String {

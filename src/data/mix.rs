@@ -12,8 +12,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     parts::Parts,
-    stage::{Batches, ROWS_PER_BATCH, Stage},
-    tokenizer::Tokenizer,
+    stage::{Batches, ROWS_PER_BATCH, Stage, origin_of},
     wanted::check_wanted,
 };
 use crate::{
@@ -86,8 +85,8 @@ impl Mix {
 }
 
 impl Stage for Mix {
-    fn input(&self) -> Option<&dyn Stage> {
-        None
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        self.parts.iter().map(|part| &**part).collect()
     }
 
     fn schema(&self) -> SchemaRef {
@@ -114,14 +113,6 @@ impl Stage for Mix {
         self.parts.iter().all(|part| part.is_spooled())
     }
 
-    fn is_local(&self) -> bool {
-        self.parts.is_local()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.parts.tokenizer()
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let mut turns = self.turns()?;
         for _ in 0..from {
@@ -138,7 +129,7 @@ impl Stage for Mix {
     }
 
     fn origin(&self) -> Result<String> {
-        Ok(format!("{} mixed by {:?}", self.parts.origin()?, self.options))
+        Ok(format!("{} mixed by {:?}", origin_of(&self.inputs())?, self.options))
     }
 
     fn describe(&self) -> String {

@@ -93,8 +93,8 @@ impl Ordered {
 }
 
 impl Stage for Ordered {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&self.spool)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&self.spool]
     }
 
     fn schema(&self) -> SchemaRef {

@@ -46,8 +46,8 @@ impl Pack {
 }
 
 impl Stage for Pack {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

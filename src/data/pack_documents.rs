@@ -70,8 +70,8 @@ impl PackDocuments {
 }
 
 impl Stage for PackDocuments {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

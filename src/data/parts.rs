@@ -64,19 +64,6 @@ impl Parts {
         self.0[0].schema()
     }
 
-    pub(super) fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.0[0].tokenizer()
-    }
-
-    pub(super) fn is_local(&self) -> bool {
-        self.iter().any(|part| part.is_local())
-    }
-
-    pub(super) fn origin(&self) -> Result<String> {
-        let origins = self.iter().map(|part| part.origin()).collect::<Result<Vec<_>>>()?;
-        Ok(origins.join(" and "))
-    }
-
     pub(super) fn describe(&self, between: &str) -> String {
         let parts: Vec<String> = self.iter().map(|part| part.describe()).collect();
         parts.join(between)

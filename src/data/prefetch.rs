@@ -107,8 +107,8 @@ mod tests {
     struct Rows<F>(F);
 
     impl<F: Fn(u64) -> Result<()> + Clone + Send + Sync + 'static> Stage for Rows<F> {
-        fn input(&self) -> Option<&dyn Stage> {
-            None
+        fn inputs(&self) -> Vec<&dyn Stage> {
+            Vec::new()
         }
 
         fn schema(&self) -> SchemaRef {

@@ -71,8 +71,8 @@ impl Filter {
 }
 
 impl Stage for Filter {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {
@@ -138,8 +138,8 @@ impl Map {
 }
 
 impl Stage for Map {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

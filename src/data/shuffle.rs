@@ -37,8 +37,8 @@ impl Shuffle {
 }
 
 impl Stage for Shuffle {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&self.spool)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&self.spool]
     }
 
     fn schema(&self) -> SchemaRef {
@@ -54,7 +54,7 @@ impl Stage for Shuffle {
     }
 
     fn row_tokens(&self) -> Option<usize> {
-        self.input()?.row_tokens()
+        self.inputs().first()?.row_tokens()
     }
 
     fn is_spooled(&self) -> bool {

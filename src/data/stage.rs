@@ -28,8 +28,8 @@ pub(super) const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {
-    /// The stage whose rows it changes; `None` for a source, and for what has several.
-    fn input(&self) -> Option<&dyn Stage>;
+    /// The stages whose rows it has; none for a source.
+    fn inputs(&self) -> Vec<&dyn Stage>;
 
     /// The columns of every batch.
     fn schema(&self) -> SchemaRef;
@@ -55,12 +55,12 @@ pub(super) trait Stage: Send + Sync {
 
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
     fn is_local(&self) -> bool {
-        self.input().is_some_and(Stage::is_local)
+        self.inputs().into_iter().any(Stage::is_local)
     }
 
     /// The tokenizer that made the tokens of the rows, if one did.
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        self.input()?.tokenizer()
+        self.inputs().first()?.tokenizer()
     }
 
     /// The tokens of each row, where all have as many.
@@ -70,14 +70,21 @@ pub(super) trait Stage: Send + Sync {
 
     /// What tells the content of the files from that of others; it does not say where they lie.
     fn origin(&self) -> Result<String> {
-        let input = self.input().ok_or_else(|| {
-            Error::new(Code::Internal, format!("{} has no origin", self.describe()))
-        })?;
-        input.origin()
+        let inputs = self.inputs();
+        if inputs.is_empty() {
+            bail!(Code::Internal, "{} has no origin", self.describe());
+        }
+        origin_of(&inputs)
     }
 
     /// This stage in a few words, after its input's description.
     fn describe(&self) -> String;
+}
+
+/// The origin of stages together.
+pub(super) fn origin_of(inputs: &[&dyn Stage]) -> Result<String> {
+    let origins = inputs.iter().map(|input| input.origin()).collect::<Result<Vec<_>>>()?;
+    Ok(origins.join(" and "))
 }
 
 /// The batches that `change` makes of each batch and the number of its first row; the first of all is

@@ -76,8 +76,8 @@ impl Tokenize {
 }
 
 impl Stage for Tokenize {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

@@ -30,8 +30,8 @@ impl Window {
 }
 
 impl Stage for Window {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {
@@ -47,7 +47,7 @@ impl Stage for Window {
     }
 
     fn row_tokens(&self) -> Option<usize> {
-        self.input()?.row_tokens()
+        self.inputs().first()?.row_tokens()
     }
 
     fn is_spooled(&self) -> bool {

@@ -103,8 +103,8 @@ impl Conversations {
 }
 
 impl Stage for Conversations {
-    fn input(&self) -> Option<&dyn Stage> {
-        Some(&*self.input)
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        vec![&*self.input]
     }
 
     fn schema(&self) -> SchemaRef {

@@ -3,7 +3,7 @@
 //!
 //! Each value is read as text first, so that none is taken for another: `007` is no 7.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder},
@@ -15,11 +15,15 @@ use csv::{ByteRecord, ReaderBuilder};
 use super::{
     bytes::FileBytes,
     csv_records::{Group, Groups},
+    parallel::parsed,
 };
 use crate::{
     data::stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
     error::Result,
 };
+
+/// The groups that each core is given at a time.
+const GROUPS_PER_CORE: usize = 4;
 
 pub(super) fn schema(file: &FileBytes, delimiter: u8) -> Result<Schema> {
     let mut table = Table::of(file, delimiter)?;
@@ -56,52 +60,16 @@ pub(super) fn read(
 ) -> Result<Batches> {
     let Table { header, mut groups } = Table::of(file, delimiter)?;
     groups.skip(from)?;
-    let (header, schema) = (Arc::new(header), schema.clone());
-    let mut row = from;
-    let mut read = number(groups.take_for_cores(), &mut row);
-    let mut ready = VecDeque::new();
-    Ok(Box::new(std::iter::from_fn(move || {
-        if ready.is_empty() {
-            let mut parsed: Vec<_> = read.iter().map(|_| None).collect();
-            // This thread reads on while the others parse.
-            rayon::in_place_scope(|scope| {
-                for (slot, group) in parsed.iter_mut().zip(std::mem::take(&mut read)) {
-                    let (header, schema) = (header.clone(), schema.clone());
-                    scope.spawn(move |_| {
-                        *slot = Some(group.and_then(|g| g.parse(&header, &schema)))
-                    });
-                }
-                read = number(groups.take_for_cores(), &mut row);
-            });
-            ready = parsed.into_iter().flatten().collect();
-        }
-        ready.pop_front()
-    })))
-}
-
-/// A group and the row of the dataset that it begins with.
-struct Numbered {
-    group: Group,
-    row: u64,
-}
-
-impl Numbered {
-    fn parse(&self, header: &Header, schema: &SchemaRef) -> Result<RecordBatch> {
-        to_schema(&header.texts(&self.group)?, schema).map_err(|(at, what)| {
-            let row = self.row + at;
+    let schema = schema.clone();
+    // The header is a record, too.
+    let parse = move |group: &Group| {
+        to_schema(&header.texts(group)?, &schema).map_err(|(at, what)| {
+            let row = group.first - 1 + at;
             header.file.error(format!("row {row} does not fit the columns: {what}"))
         })
-    }
-}
-
-fn number(groups: Vec<Result<Group>>, next: &mut u64) -> Vec<Result<Numbered>> {
-    let numbered = |group: Result<Group>| {
-        let group = group?;
-        let row = *next;
-        *next += group.records as u64;
-        Ok(Numbered { group, row })
     };
-    groups.into_iter().map(numbered).collect()
+    let at_once = GROUPS_PER_CORE * rayon::current_num_threads();
+    Ok(parsed(at_once, move || groups.take_some(), parse))
 }
 
 /// A file whose header has been read.
@@ -110,7 +78,7 @@ struct Table {
     groups: Groups,
 }
 
-/// What the rows of a file are parsed by.
+/// The names and the delimiter by which the rows of a file are parsed.
 struct Header {
     file: FileBytes,
     delimiter: u8,

@@ -21,6 +21,8 @@ use crate::{
 /// Some records that follow each other.
 pub(super) struct Group {
     pub bytes: Vec<u8>,
+    /// The number of the first of them, from 0.
+    pub first: u64,
     /// The line on which the first of them begins, from 1.
     pub line: u64,
     /// The number of records.
@@ -32,25 +34,25 @@ pub(super) struct Groups {
     stream: Box<dyn BufRead>,
     file: FileBytes,
     ends: RecordEnds,
-    /// The line on which the next record begins.
+    /// The number of the next record.
+    next: u64,
+    /// The line on which it begins.
     line: u64,
 }
 
-/// The groups that each core is given at a time.
-const GROUPS_PER_CORE: usize = 4;
 /// The bytes after which a group ends: what fits into a core's cache is parsed faster.
 const BYTES_PER_GROUP: usize = 512 << 10;
 
 impl Groups {
     pub(super) fn of(file: &FileBytes, delimiter: u8) -> Result<Self> {
         let ends = RecordEnds { delimiter, within: Within::RecordStart };
-        Ok(Self { stream: file.stream()?, file: file.clone(), ends, line: 1 })
+        Ok(Self { stream: file.stream()?, file: file.clone(), ends, next: 0, line: 1 })
     }
 
     /// The next records, at most so many, of `bytes` bytes or a little more; none at the end.
     pub(super) fn take(&mut self, records: usize, bytes: usize) -> Result<Option<Group>> {
         check_wanted()?;
-        let mut group = Group { bytes: Vec::new(), line: self.line, records: 0 };
+        let mut group = Group { bytes: Vec::new(), first: self.next, line: self.line, records: 0 };
         let is_full = |group: &Group| group.records == records || group.bytes.len() >= bytes;
         while self.ends.within != Within::RecordStart || group.records == 0 || !is_full(&group) {
             let read = self.stream.fill_buf();
@@ -68,24 +70,14 @@ impl Groups {
                 return Err(self.error(&group, &format!("a record is longer than {most}")));
             }
         }
+        self.next += group.records as u64;
         self.line += memchr_iter(b'\n', &group.bytes).count() as u64;
         Ok(Some(group))
     }
 
-    /// The groups for all cores; what cannot be read is the last of them.
-    pub(super) fn take_for_cores(&mut self) -> Vec<Result<Group>> {
-        let most = rayon::current_num_threads() * GROUPS_PER_CORE;
-        let mut groups = Vec::new();
-        while groups.len() < most {
-            let Some(group) = self.take(ROWS_PER_BATCH, BYTES_PER_GROUP).transpose() else {
-                break;
-            };
-            groups.push(group);
-            if groups.last().is_some_and(Result::is_err) {
-                break;
-            }
-        }
-        groups
+    /// The next records for one core.
+    pub(super) fn take_some(&mut self) -> Result<Option<Group>> {
+        self.take(ROWS_PER_BATCH, BYTES_PER_GROUP)
     }
 
     /// Passes over so many records.
@@ -129,7 +121,7 @@ struct RecordEnds {
     within: Within,
 }
 
-/// What the next byte stands in.
+/// The place of the next byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Within {
     RecordStart,
@@ -175,7 +167,7 @@ impl RecordEnds {
         (at, found)
     }
 
-    /// What follows a byte.
+    /// The place after a byte.
     fn after(&self, byte: u8) -> Within {
         match (self.within, byte) {
             (Within::QuoteInQuotes | Within::RecordStart | Within::ValueStart, b'"') => {
@@ -220,6 +212,7 @@ mod tests {
                 stream: Box::new(stream),
                 file: FileBytes::new("a.csv".to_owned(), place, Compression::None),
                 ends: RecordEnds { delimiter: b',', within: Within::RecordStart },
+                next: 0,
                 line: 1,
             };
             let whole = parsed(text.as_bytes());

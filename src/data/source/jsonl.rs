@@ -4,17 +4,14 @@
 //! The columns are inferred from the first lines of the dataset's first file, and every later line
 //! must fit them. Lines are parsed one by one, so that an error names its line.
 
-use std::collections::VecDeque;
-
 use arrow::{
     array::RecordBatch,
     datatypes::{Schema, SchemaRef},
     error::ArrowError,
 };
-use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{array::ArrayItems, bytes::FileBytes};
+use super::{array::ArrayItems, bytes::FileBytes, parallel::parsed};
 use crate::{
     data::{
         stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
@@ -45,14 +42,12 @@ pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Ba
     let mut objects = Objects::of(file)?;
     objects.skip_rows(from)?;
     let (file, schema) = (file.clone(), schema.clone());
-    let mut ready = VecDeque::new();
-    Ok(Box::new(std::iter::from_fn(move || {
-        if ready.is_empty() {
-            let parse = |lines: Result<Vec<Record>>| to_batch(&schema, &lines?, &file);
-            ready = objects.take_groups().into_par_iter().map(parse).collect();
-        }
-        ready.pop_front()
-    })))
+    let cores = rayon::current_num_threads();
+    let take = move || {
+        let lines = objects.take(BYTES_PER_BATCH / cores)?;
+        Ok((!lines.is_empty()).then_some(lines))
+    };
+    Ok(parsed(cores, take, move |lines: &Vec<Record>| to_batch(&schema, lines, &file)))
 }
 
 /// The text of an object, with the line on which it begins.
@@ -100,23 +95,6 @@ impl Objects {
             }
         }
         Ok(lines)
-    }
-
-    /// The texts of some batches, one for each core; what cannot be read is the last of them.
-    fn take_groups(&mut self) -> Vec<Result<Vec<Record>>> {
-        let cores = rayon::current_num_threads();
-        let mut groups = Vec::new();
-        while groups.len() < cores {
-            let group = self.take(BYTES_PER_BATCH / cores);
-            if group.as_ref().is_ok_and(Vec::is_empty) {
-                break;
-            }
-            groups.push(group);
-            if groups.last().is_some_and(Result::is_err) {
-                break;
-            }
-        }
-        groups
     }
 }
 

@@ -15,6 +15,7 @@ mod ipc;
 mod ipc_check;
 mod jsonl;
 mod locate;
+mod parallel;
 mod parquet;
 mod parquet_check;
 mod text;
@@ -92,8 +93,8 @@ pub(super) struct Source {
 }
 
 impl Stage for Source {
-    fn input(&self) -> Option<&dyn Stage> {
-        None
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        Vec::new()
     }
 
     fn schema(&self) -> SchemaRef {
