@@ -1,4 +1,4 @@
-//! Sizes of memory as text: as people read and write them, and as Linux has them in `/proc`.
+//! Counts and sizes of memory as text: as people read and write them, and as Linux has them in `/proc`.
 
 use std::{fmt, str::FromStr};
 
@@ -7,6 +7,19 @@ pub fn proc_bytes(text: &str, key: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// A count with commas between its thousands.
+pub fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
 }
 
 /// A number of bytes as people read it: `1.9 GiB`.

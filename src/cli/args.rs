@@ -439,15 +439,10 @@ impl RunArgs {
         if let Some(file) = &self.profile {
             option("--profile", &file.display().to_string());
         }
-        if self.dry_run {
-            words.push("--dry-run".to_owned());
-        }
-        let mut option = |name: &str, value: &str| {
-            words.push(format!("{name}={value}"));
-        };
         if self.device.choice() != DeviceChoice::Best {
             option("--device", &self.device.choice().to_string());
         }
+        words.extend(self.dry_run.then(|| "--dry-run".to_owned()));
         words.extend(self.grants.words());
         words.extend(self.lock.words());
         words

@@ -51,7 +51,7 @@ struct ListArgs {
     filter: Option<String>,
 
     /// Show only runs that stand so.
-    #[arg(long, value_parser = ["running", "finished", "stopped", "failed", "killed", "unknown"])]
+    #[arg(long, value_parser = State::ALL.map(State::name))]
     status: Option<String>,
 
     /// Print as JSON.
@@ -245,10 +245,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
 
 fn remove(args: RemoveArgs) -> Result<()> {
     let runs = chosen(&args.runs, &args.root.root)?;
-    if let Some(run) = runs.iter().find(|run| run.state == State::Running) {
-        let message = format!("{} goes on: stop it before you remove it", run.path().display());
-        return Err(Error::new(Code::Usage, message));
-    }
+    runs.iter().try_for_each(RunSummary::check_removable)?;
     let names: Vec<_> = runs.iter().map(|run| run.path().display().to_string()).collect();
     if !args.yes && !consent(&names)? {
         console::err("nothing is removed\n");

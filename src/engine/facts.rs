@@ -1,4 +1,4 @@
-//! What an engine trains on and with: device, versions, sizes. It stays the same from step to step.
+//! The facts of an engine: device, versions, sizes. They stay the same from step to step.
 
 use serde::Serialize;
 
@@ -75,7 +75,7 @@ impl Engine {
         }
     }
 
-    /// What is to be said where a GPU of this machine is not used.
+    /// The warning for a GPU of this machine that is not used.
     pub fn unused_gpu(&self) -> Option<String> {
         if self.model().device() != Device::Cpu {
             return None;

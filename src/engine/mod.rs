@@ -60,6 +60,7 @@ pub use self::{
     facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
+    served::exported,
     state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
@@ -138,6 +139,9 @@ pub struct StepOutcome {
     pub betas: (f64, f64),
     /// Tokens of the global batch, padding left out.
     pub tokens: u64,
+    /// The model's floating-point operations, over all ranks: those of [`Model::flops_per_token`] for
+    /// rows as long as this rank's last.
+    pub flops: f64,
     /// The loss scale of the backward pass; only with fp16.
     pub loss_scale: Option<f64>,
     /// Whether a gradient was not finite, so that nothing was applied.

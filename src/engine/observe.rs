@@ -52,15 +52,6 @@ impl Engine {
         }
     }
 
-    /// The model's floating-point operations of the last optimizer step, over all ranks: those of
-    /// [`Model::flops_per_token`] for rows as long as this rank's last.
-    ///
-    /// [`Model::flops_per_token`]: crate::model::Model::flops_per_token
-    pub fn step_flops(&self) -> f64 {
-        let tokens = self.last_step().map_or(0, |outcome| outcome.tokens);
-        tokens as f64 * self.model().flops_per_token(self.row_tokens)
-    }
-
     /// Operations a second that the devices of all ranks are capable of in the dtype that the model
     /// computes in, if all have this rank's; `None` on the CPU and where the card is not known.
     pub fn peak_flops(&self) -> Option<f64> {

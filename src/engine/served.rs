@@ -14,12 +14,16 @@ impl Engine {
         if self.model().tokenizer_json().is_some() || ids > self.model().facts().vocab_size {
             return Ok(());
         }
-        let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-        let given = ExportedTokenizer {
-            json: tokenizer.to_json()?,
-            eos_token: token(tokenizer.eos_id()),
-            pad_token: token(tokenizer.own_pad_id()),
-        };
-        self.model().write_companions_with(dir, &given)
+        self.model().write_companions_with(dir, &exported(tokenizer)?)
     }
+}
+
+/// A tokenizer as a model's files have it.
+pub fn exported(tokenizer: &Tokenizer) -> Result<ExportedTokenizer> {
+    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    Ok(ExportedTokenizer {
+        json: tokenizer.to_json()?,
+        eos_token: token(tokenizer.eos_id()),
+        pad_token: token(tokenizer.own_pad_id()),
+    })
 }

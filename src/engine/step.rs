@@ -55,7 +55,7 @@ impl Engine {
         self.global_step += 1;
         self.global_samples += self.train_batch_size() as u64;
         self.last_step = Some(outcome);
-        self.pace.end(Instant::now(), outcome.tokens, self.step_flops());
+        self.pace.end(Instant::now(), outcome.tokens, outcome.flops);
         self.tell_observers()?;
         Ok(true)
     }
@@ -106,7 +106,8 @@ impl Engine {
         }
         let skipped = verdict == StepDecision::Skip;
         let StepRates { lr, betas } = rates;
-        Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, loss_scale, skipped }))
+        let flops = tokens as f64 * self.model().flops_per_token(self.row_tokens);
+        Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, flops, loss_scale, skipped }))
     }
 
     /// The sums of micro batches and of the gradient's norm over all ranks. Every

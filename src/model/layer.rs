@@ -98,7 +98,7 @@ impl<'a> Context<'a> {
     }
 }
 
-/// What an attention is like, for those who would have it see other keys.
+/// The facts of an attention, by which it may see other keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionFacts {
     /// Its heads.

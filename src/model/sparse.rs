@@ -12,7 +12,7 @@ use crate::{
 
 /// The widest head of a GPU's kernel.
 const WIDEST_HEAD: i64 = 256;
-/// What a GPU's kernel wants the width of a head to be a multiple of.
+/// The width of a head is a multiple of this for a GPU's kernel.
 const HEAD_UNIT: i64 = 8;
 
 impl Model {

@@ -32,6 +32,10 @@ pub enum State {
 }
 
 impl State {
+    /// All of them.
+    pub const ALL: [Self; 6] =
+        [Self::Running, Self::Finished, Self::Stopped, Self::Failed, Self::Killed, Self::Unknown];
+
     /// Its name.
     pub fn name(self) -> &'static str {
         match self {
@@ -65,7 +69,7 @@ impl RunSummary {
     fn of(dir: RunDir) -> Result<Self> {
         let told = dir.told()?;
         let said = told.get("status").and_then(Value::as_str);
-        // Who holds the lock goes on, whatever was said before.
+        // A process that holds the lock goes on, whatever was said before.
         let state = match (said, is_held(dir.place())) {
             (_, Some(true)) => State::Running,
             (Some("running"), Some(false)) => State::Killed,
@@ -96,7 +100,7 @@ impl RunSummary {
 
     /// The evaluation with the lowest loss.
     pub fn best(&self) -> Option<(u64, f64)> {
-        self.eval.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
+        lowest(&self.eval)
     }
 
     /// A text of what it tells.
@@ -117,18 +121,29 @@ impl RunSummary {
         all.into()
     }
 
-    /// Removes the run's directory.
-    ///
-    /// # Errors
-    /// A process goes on with it.
-    pub fn remove(self) -> Result<()> {
+    /// Refuses to remove a run that a process goes on with.
+    pub fn check_removable(&self) -> Result<()> {
         if self.state == State::Running {
             let message =
                 format!("{} goes on: stop it before you remove it", self.path().display());
             return Err(Error::new(Code::Usage, message));
         }
+        Ok(())
+    }
+
+    /// Removes the run's directory.
+    ///
+    /// # Errors
+    /// A process goes on with it.
+    pub fn remove(self) -> Result<()> {
+        self.check_removable()?;
         remove_dir(self.dir.place())
     }
+}
+
+/// The evaluation with the lowest loss, of steps and losses.
+pub fn lowest(evaluations: &[(u64, f64)]) -> Option<(u64, f64)> {
+    evaluations.iter().copied().min_by(|a, b| a.1.total_cmp(&b.1))
 }
 
 /// The runs in `root` by name and number; none where it does not exist.

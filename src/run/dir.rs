@@ -40,7 +40,7 @@ pub struct RunDir {
     name: String,
 }
 
-/// What `run.json` has from the beginning.
+/// The part of `run.json` that is there from the beginning.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Identity {
     name: String,
@@ -49,6 +49,15 @@ pub(super) struct Identity {
     /// Whether the run is only tried, and its directory is nobody's when its process is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_trial: bool,
+}
+
+/// The beginning of a run, which a continuation keeps.
+#[derive(Deserialize)]
+pub(super) struct Beginning {
+    #[serde(flatten)]
+    pub(super) identity: Identity,
+    /// `None` in the directory of a run that begins now, and of one of an earlier version.
+    pub(super) started_at: Option<String>,
 }
 
 impl RunDir {
@@ -145,8 +154,8 @@ impl RunDir {
         parsed(&self.told_in())
     }
 
-    /// Its name and number.
-    pub(super) fn identity(&self) -> Result<Identity> {
+    /// Its name and number, and when it began.
+    pub(super) fn beginning(&self) -> Result<Beginning> {
         parsed(&self.told_in())
     }
 

@@ -4,6 +4,7 @@ use crate::{
     data::Loader,
     engine::{Engine, EngineFacts},
     error::Result,
+    units::grouped,
 };
 
 /// The tokens of a row for which the density of block-sparse attention is told where rows differ, if the
@@ -70,19 +71,6 @@ fn table(facts: &EngineFacts, row_tokens: Option<usize>, (done, last): (u64, u64
 
 fn counted(n: u64, what: &str) -> String {
     if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
-}
-
-/// A number with commas between its thousands.
-pub(super) fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -23,7 +23,7 @@ mod record;
 mod training;
 mod trial;
 
-pub use catalog::{RunSummary, State, differences, list as list_runs};
+pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
 pub use dir::{RunDir, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};

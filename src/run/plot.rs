@@ -14,15 +14,13 @@ const SIZE: (u32, u32) = (960, 540);
 const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const EVAL: RGBColor = RGBColor(214, 39, 40);
 
-/// Draws the training loss over the steps and, where there are any, the evaluations' losses, as
-/// `(step, loss)` with finite losses. `None` when there is nothing to draw.
-pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<String>> {
-    if train.is_empty() && eval.is_empty() {
-        return Ok(None);
-    }
-    let mut svg = String::new();
-    drawn(("loss", "train"), train, eval, &mut svg)?;
-    Ok(Some(svg))
+/// A curve of a picture.
+struct Curve<'a> {
+    name: &'a str,
+    points: &'a [(u64, f64)],
+    colour: RGBColor,
+    /// Whether each point counts, and none is taken together with others.
+    is_marked: bool,
 }
 
 /// The colours of several curves, by turns: those of matplotlib.
@@ -37,96 +35,54 @@ const COLOURS: [RGBColor; 8] = [
     RGBColor(127, 127, 127),
 ];
 
+/// Draws the training loss over the steps and, where there are any, the evaluations' losses, as
+/// `(step, loss)` with finite losses. `None` when there is nothing to draw.
+pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<String>> {
+    drawn(
+        "loss",
+        [
+            Curve { name: "train", points: train, colour: TRAIN, is_marked: false },
+            Curve { name: "validation", points: eval, colour: EVAL, is_marked: true },
+        ],
+    )
+}
+
 /// Draws the losses of several runs over the steps, each with its name. `None` when there is nothing to
 /// draw.
 pub fn losses_svg(curves: &[(&str, &[(u64, f64)])]) -> Result<Option<String>> {
-    if curves.iter().all(|(_, points)| points.is_empty()) {
-        return Ok(None);
-    }
-    let mut svg = String::new();
-    draw_several(curves, &mut svg).map_err(|e| {
-        Error::new(Code::Internal, "the curves cannot be drawn").caused_by(e.to_string())
-    })?;
-    Ok(Some(svg))
-}
-
-fn draw_several(
-    curves: &[(&str, &[(u64, f64)])],
-    svg: &mut String,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let all = || curves.iter().flat_map(|(_, points)| *points);
-    let steps = bounds(all().map(|&(step, _)| step as f64), 0.0);
-    let losses = bounds(all().map(|&(_, loss)| loss), 0.05);
-    let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
-    area.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&area)
-        .margin(16)
-        .x_label_area_size(44)
-        .y_label_area_size(64)
-        .build_cartesian_2d(steps, losses)?;
-    chart
-        .configure_mesh()
-        .x_desc("step")
-        .y_desc("loss")
-        .x_label_formatter(&|step| whole(*step))
-        .y_label_formatter(&|loss| format!("{loss:.2}"))
-        .max_light_lines(1)
-        .label_style(("sans-serif", 14))
-        .axis_desc_style(("sans-serif", 16))
-        .draw()?;
-    for (&(name, points), colour) in curves.iter().zip(COLOURS.iter().cycle()) {
-        let colour = *colour;
-        let (points, _) = thinned(points);
-        chart
-            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
-            .label(name)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
-        .background_style(WHITE)
-        .border_style(BLACK)
-        .label_font(("sans-serif", 14))
-        .draw()?;
-    area.present()?;
-    drop(chart);
-    Ok(())
+    let curves = curves.iter().zip(COLOURS.iter().cycle());
+    drawn(
+        "loss",
+        curves.map(|(&(name, points), &colour)| Curve { name, points, colour, is_marked: false }),
+    )
 }
 
 /// Draws one curve called `name` over the steps, or over the places in an array. `None` when there is
 /// nothing to draw.
 pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<String>> {
-    if points.is_empty() {
+    drawn(name, [Curve { name, points, colour: TRAIN, is_marked: false }])
+}
+
+fn drawn<'a>(value: &str, curves: impl IntoIterator<Item = Curve<'a>>) -> Result<Option<String>> {
+    let curves: Vec<_> = curves.into_iter().filter(|curve| !curve.points.is_empty()).collect();
+    if curves.is_empty() {
         return Ok(None);
     }
     let mut svg = String::new();
-    drawn((name, name), points, &[], &mut svg)?;
+    draw(value, &curves, &mut svg).map_err(|e| {
+        Error::new(Code::Internal, "the curve cannot be drawn").caused_by(e.to_string())
+    })?;
     Ok(Some(svg))
 }
 
-fn drawn(
-    names: (&str, &str),
-    train: &[(u64, f64)],
-    eval: &[(u64, f64)],
-    svg: &mut String,
-) -> Result<()> {
-    draw(names, train, eval, svg).map_err(|e| {
-        Error::new(Code::Internal, "the curve cannot be drawn").caused_by(e.to_string())
-    })
-}
-
 fn draw(
-    (value, name): (&str, &str),
-    train: &[(u64, f64)],
-    eval: &[(u64, f64)],
+    value: &str,
+    curves: &[Curve<'_>],
     svg: &mut String,
 ) -> Result<(), Box<dyn std::error::Error>> {
-    let all = || train.iter().chain(eval);
+    let all = || curves.iter().flat_map(|curve| curve.points);
     let steps = bounds(all().map(|&(step, _)| step as f64), 0.0);
     let losses = bounds(all().map(|&(_, loss)| loss), 0.05);
-    let (train, stretch) = thinned(train);
-
     let area = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
@@ -145,24 +101,28 @@ fn draw(
         .label_style(("sans-serif", 14))
         .axis_desc_style(("sans-serif", 16))
         .draw()?;
-    let name = match stretch {
-        1 => name.to_owned(),
-        n => format!("{name} (means of {n} steps)"),
-    };
-    if train.len() == 1 {
-        chart.draw_series(train.iter().map(|&at| Circle::new(at, 3, TRAIN.filled())))?;
-    }
-    chart
-        .draw_series(LineSeries::new(train, TRAIN.stroke_width(2)))?
-        .label(name)
-        .legend(|(x, y)| PathElement::new([(x, y), (x + 18, y)], TRAIN.stroke_width(2)));
-    if !eval.is_empty() {
-        let points: Vec<_> = eval.iter().map(|&(step, loss)| (step as f64, loss)).collect();
-        chart.draw_series(LineSeries::new(points.iter().copied(), EVAL))?;
+    for &Curve { name, points, colour, is_marked } in curves {
+        if is_marked {
+            let points = points.iter().map(|&(step, loss)| (step as f64, loss));
+            chart.draw_series(LineSeries::new(points.clone(), colour))?;
+            chart
+                .draw_series(points.map(|at| Circle::new(at, 3, colour.filled())))?
+                .label(name)
+                .legend(move |(x, y)| Circle::new((x + 9, y), 3, colour.filled()));
+            continue;
+        }
+        let (points, stretch) = thinned(points);
+        let name = match stretch {
+            1 => name.to_owned(),
+            n => format!("{name} (means of {n} steps)"),
+        };
+        if points.len() == 1 {
+            chart.draw_series(points.iter().map(|&at| Circle::new(at, 3, colour.filled())))?;
+        }
         chart
-            .draw_series(points.into_iter().map(|at| Circle::new(at, 3, EVAL.filled())))?
-            .label("validation")
-            .legend(|(x, y)| Circle::new((x + 9, y), 3, EVAL.filled()));
+            .draw_series(LineSeries::new(points, colour.stroke_width(2)))?
+            .label(name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
     }
     chart
         .configure_series_labels()

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    dir::{Identity, RunDir},
+    dir::{Beginning, Identity, RunDir},
     log::draw_losses,
 };
 use crate::{
@@ -74,10 +74,9 @@ impl RunEnding {
         total_steps: u64,
     ) -> Result<Self> {
         let now = now();
-        let before =
-            dir.told().ok().and_then(|told| Some(told.get("started_at")?.as_str()?.to_owned()));
+        let Beginning { identity, started_at: before } = dir.beginning()?;
         let record = RunRecord {
-            identity: dir.identity()?,
+            identity,
             status: Status::Running,
             error: None,
             resumed_at: before.as_ref().map(|_| now.clone()),

@@ -222,7 +222,7 @@ impl Training {
             loss_scale: outcome.loss_scale,
             skipped: outcome.skipped,
             device_bytes: engine.allocator()?.map(|held| held.max_reserved),
-            flops: engine.step_flops(),
+            flops: outcome.flops,
             peak_flops: engine.peak_flops(),
             phases: engine.phase_times(),
         };

@@ -1,6 +1,9 @@
 //! The sparse attention of a model: its layout at every length, in passes of whole rows and of next tokens.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
 
 use super::{layout::Layout, operation::Calls};
 use crate::{
@@ -18,12 +21,19 @@ pub struct BlockSparse {
     known: RefCell<Vec<(Key, Rc<Calls>)>>,
     /// The layouts for generation, by their blocks.
     layouts: RefCell<Option<(usize, Rc<Layout>)>>,
+    /// The last bias of next tokens, which all layers of a pass share.
+    bias: RefCell<Option<(RowsKey, Tensor)>>,
+    /// The last density, and its tokens.
+    known_density: Cell<Option<(i64, f64)>>,
 }
 
 /// The length, the heads and the device of a pass.
 type Key = (usize, (i64, i64), Device);
 
-/// What a layout spans.
+/// The tokens before each row's next, the heads and the device of a pass.
+type RowsKey = (Vec<i64>, (i64, i64), Device);
+
+/// The sides, heads and rows of a layout.
 #[derive(Debug, Clone, Copy)]
 pub struct Extent {
     /// The sides that a query sees.
@@ -34,7 +44,7 @@ pub struct Extent {
     pub longest: Option<i64>,
 }
 
-/// What scores have beside products: it is added to each key's.
+/// Padding and ALiBi's slopes, which are added to the scores of each key.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Hidden<'a> {
     /// 0 for padding, `[B, T]`, which no query sees.
@@ -57,8 +67,14 @@ impl BlockSparse {
     /// The options do not fit the sides or the longest row.
     pub fn new(options: SparseAttention, extent: Extent) -> Result<Self> {
         options.check_sides(extent.sides)?;
-        let sparse =
-            Self { options, extent, known: RefCell::default(), layouts: RefCell::default() };
+        let sparse = Self {
+            options,
+            extent,
+            known: RefCell::default(),
+            layouts: RefCell::default(),
+            bias: RefCell::default(),
+            known_density: Cell::default(),
+        };
         if let Some(longest) = extent.longest {
             Layout::check(&sparse.options, sparse.blocks(longest))?;
         }
@@ -77,8 +93,13 @@ impl BlockSparse {
 
     /// The part of dense attention's scores that rows of so many tokens compute.
     pub fn density(&self, tokens: i64) -> Result<f64> {
+        if let Some((_, density)) = self.known_density.get().filter(|(known, _)| *known == tokens) {
+            return Ok(density);
+        }
         let layout = self.layout(self.blocks(tokens))?;
-        Ok(layout.density(self.is_causal(), self.options.block))
+        let density = layout.density(self.is_causal(), self.options.block);
+        self.known_density.set(Some((tokens, density)));
+        Ok(density)
     }
 
     /// The attention of queries `[B, H, T, D]` to keys and values, whose heads may be fewer, for the heads from
@@ -113,7 +134,19 @@ impl BlockSparse {
 
     /// What is added to the scores of the next token of each row, float32 `[B, H, keys]`: rows have so many
     /// tokens before it.
-    pub fn bias_of_rows(
+    pub fn bias_of_rows(&self, past: &[i64], heads: (i64, i64), device: Device) -> Result<Tensor> {
+        let is_known = |((before, of, at), _): &&(RowsKey, Tensor)| {
+            before == past && (*of, *at) == (heads, device)
+        };
+        if let Some((_, bias)) = self.bias.borrow().as_ref().filter(is_known) {
+            return Ok(bias.shallow_clone());
+        }
+        let bias = self.new_bias_of_rows(past, heads, device)?;
+        *self.bias.borrow_mut() = Some(((past.to_vec(), heads, device), bias.shallow_clone()));
+        Ok(bias)
+    }
+
+    fn new_bias_of_rows(
         &self,
         past: &[i64],
         (first, heads): (i64, i64),

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::layout::{Card, Table, count};
+use super::layout::{Card, Table};
 use crate::{
     data::{Batch, Dataset, LoaderState},
     error::Result,
@@ -10,6 +10,7 @@ use crate::{
         loader::api::Loader,
         tensor::{Handle, describe_place},
     },
+    units::grouped,
 };
 
 /// The number of records that are shown, and of characters of each value.
@@ -25,7 +26,7 @@ pub(super) fn of_dataset(dataset: &Dataset) -> Result<Card> {
     card.fact(
         "rows",
         match dataset.num_rows()? {
-            Some(rows) => count(rows),
+            Some(rows) => grouped(rows),
             None => "known when they are read: .count()".to_owned(),
         },
     );

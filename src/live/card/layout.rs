@@ -42,27 +42,15 @@ pub(super) fn number(value: f64) -> String {
     }
 }
 
-/// A count with its thousands apart.
-pub(super) fn count(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::grouped;
 
     #[test]
     fn numbers_are_short() {
         let all = [0.0, 1.0, 0.12345678, 1e-5, 123456.7, f64::NAN].map(number);
         assert_eq!(all, ["0", "1", "0.1235", "1.000e-5", "1.235e5", "NaN"]);
-        assert_eq!([count(12), count(1234), count(1_234_567)], ["12", "1,234", "1,234,567"]);
+        assert_eq!([grouped(12), grouped(1234), grouped(1_234_567)], ["12", "1,234", "1,234,567"]);
     }
 }

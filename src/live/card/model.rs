@@ -1,20 +1,20 @@
 //! A model: its layers with their parameters and memory.
 
-use super::layout::{Card, Table, count};
+use super::layout::{Card, Table};
 use crate::{
     error::Result,
     model::{FlatUnit, Model},
     script::api::tensor::{device_name, dtype_name},
-    units::Bytes,
+    units::{Bytes, grouped},
 };
 
 pub(super) fn card(model: &Model, title: String) -> Result<Card> {
     let mut card = Card::new(title);
     let bytes: u64 =
         model.units().iter().map(|unit| unit.numel() as u64 * element_bytes(unit)).sum();
-    card.fact("parameters", count(model.num_params()));
+    card.fact("parameters", grouped(model.num_params()));
     if model.num_trainable_params() < model.num_params() {
-        card.fact("trainable", count(model.num_trainable_params()));
+        card.fact("trainable", grouped(model.num_trainable_params()));
     }
     card.fact("memory", Bytes(bytes).to_string());
     if let Some(unit) = model.units().first() {
@@ -51,7 +51,7 @@ fn element_bytes(unit: &FlatUnit) -> u64 {
 }
 
 fn row(name: &str, unit: &FlatUnit, many: u64, prefix: &str) -> Vec<String> {
-    let parameters = count(unit.numel() as u64);
+    let parameters = grouped(unit.numel() as u64);
     let parameters = if many > 1 { format!("{many} x {parameters}") } else { parameters };
     let within = layer(unit, prefix);
     let tensors: Vec<_> = unit

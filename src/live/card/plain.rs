@@ -2,8 +2,8 @@
 
 use rhai::{Array, Dynamic, FnPtr, Map};
 
-use super::layout::{Card, count, number};
-use crate::{live::session::Live, recipe::value};
+use super::layout::{Card, number};
+use crate::{live::session::Live, recipe::value, units::grouped};
 
 /// The limits of a text, an array and a map, and of their depth.
 const MOST_CHARACTERS: usize = 2000;
@@ -23,7 +23,7 @@ impl Live {
         if let Ok(text) = value.as_immutable_string_ref()
             && text.chars().count() > 80
         {
-            card.fact("characters", count(text.chars().count() as u64));
+            card.fact("characters", grouped(text.chars().count() as u64));
         }
         card
     }

@@ -1,7 +1,11 @@
 //! An engine: the progress of the training, and the uses of its memory.
 
-use super::layout::{Card, Table, count, number};
-use crate::{engine::Engine, error::Result, units::Bytes};
+use super::layout::{Card, Table, number};
+use crate::{
+    engine::Engine,
+    error::Result,
+    units::{Bytes, grouped},
+};
 
 pub(super) fn card(engine: &Engine) -> Result<Card> {
     let config = engine.config();
@@ -13,8 +17,8 @@ pub(super) fn card(engine: &Engine) -> Result<Card> {
         config.gradient_accumulation_steps,
     ));
     let step = match engine.micro_step() {
-        0 => count(engine.global_step()),
-        micro => format!("{} + {micro} micro batches", count(engine.global_step())),
+        0 => grouped(engine.global_step()),
+        micro => format!("{} + {micro} micro batches", grouped(engine.global_step())),
     };
     card.fact("step", step);
     if let Some(last) = engine.last_step() {

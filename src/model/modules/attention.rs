@@ -208,7 +208,7 @@ impl Attention {
         p.tp_place().0 * self.heads_of(p).0
     }
 
-    /// What it is like.
+    /// Its facts.
     pub(crate) fn facts(&self) -> AttentionFacts {
         AttentionFacts {
             heads: self.heads,

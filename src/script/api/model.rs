@@ -15,6 +15,7 @@ use crate::{
         suggest::nearest,
     },
     data,
+    engine::exported,
     error::{Code, Error, Result},
     fs::Place,
     hub::MODEL_FILES,
@@ -326,12 +327,7 @@ fn fitting(tokenizer: &data::Tokenizer, model: &model::Model) -> Result<model::E
             .option("tokenizer")
             .hint("export the tokenizer that the model was trained with"));
     }
-    let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-    Ok(model::ExportedTokenizer {
-        json: tokenizer.to_json()?,
-        eos_token: token(tokenizer.eos_id()),
-        pad_token: token(tokenizer.own_pad_id()),
-    })
+    exported(tokenizer)
 }
 
 /// The directory that `spec` means, fetched from the hub where it is none here.

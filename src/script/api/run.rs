@@ -16,7 +16,7 @@ use crate::{
         error::{ScriptResult, interruption},
         options,
     },
-    run::{Shown, Training, TrainingOptions},
+    run::{Shown, Training, TrainingOptions, lowest},
     script::{
         host::{self, Host},
         iterate,
@@ -132,8 +132,7 @@ pub mod api {
     #[rhai_fn(get = "best", return_raw, pure)]
     pub fn best(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<Dynamic> {
         let all = super::told_evaluations(&*host::of(&ctx)?, run)?;
-        let best = all.into_iter().min_by(|a, b| a.1.total_cmp(&b.1));
-        Ok(best.map_or(Dynamic::UNIT, super::evaluation_at))
+        Ok(lowest(&all).map_or(Dynamic::UNIT, super::evaluation_at))
     }
 
     /// Saves a checkpoint now.
@@ -212,12 +211,12 @@ fn evaluations(host: &Host, run: &Run) -> Result<Array> {
     Ok(told_evaluations(host, run)?.into_iter().map(evaluation_at).collect())
 }
 
-fn evaluation_at((step, loss): (f64, f64)) -> Dynamic {
+fn evaluation_at((step, loss): (u64, f64)) -> Dynamic {
     let (step, loss) = (Dynamic::from(step as i64), Dynamic::from(loss));
     Dynamic::from_map([("step".into(), step), ("loss".into(), loss)].into())
 }
 
-fn told_evaluations(host: &Host, run: &Run) -> Result<Vec<(f64, f64)>> {
+fn told_evaluations(host: &Host, run: &Run) -> Result<Vec<(u64, f64)>> {
     let own: Vec<f64> = run
         .training
         .read()?
@@ -226,7 +225,7 @@ fn told_evaluations(host: &Host, run: &Run) -> Result<Vec<(f64, f64)>> {
         .flat_map(|(step, loss)| [step as f64, loss])
         .collect();
     let all = host.group()?.told(own)?;
-    Ok(all.chunks_exact(2).map(|pair| (pair[0], pair[1])).collect())
+    Ok(all.chunks_exact(2).map(|pair| (pair[0] as u64, pair[1])).collect())
 }
 
 /// Reads the options of `start_run`.
