@@ -18,13 +18,13 @@ use crate::{
     error::{Code, Error},
     foreign::Foreign,
     permission::{
-        Access, Capability, Grants, Permissions, Scope, TrustFile,
+        Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
     },
     recipe::{
         Failure, Recipe,
         address::has_files,
-        requests::{self, Request, Requests},
+        requests::{self, Requests},
         rights::Rights,
     },
     script::Host,
@@ -220,21 +220,6 @@ impl GrantArgs {
         !self.no_prompt && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
-    /// Gives `host` what a text asks for that the user typed.
-    pub(super) fn give_typed(&self, host: &mut Host, text: &Recipe) {
-        // The run reports its mistakes.
-        let Ok(requests) = requests::read(&host.workspace, text) else { return };
-        let rights = &mut host.workspace.rights;
-        let permissions = rights.permissions_with(rights.grants.clone());
-        let missing: Vec<_> = requests
-            .own()
-            .filter(|request| !permissions.allows(request.access()))
-            .cloned()
-            .collect();
-        let typed = wanted(&rights.work_dir, &missing);
-        rights.grants = std::mem::take(&mut rights.grants).and(&typed);
-    }
-
     /// Gives `host` what the flags say, what the trust file says of this recipe, and, on a terminal,
     /// what the user answers.
     pub(super) fn settle(&mut self, host: &mut Host, recipe: &Recipe) -> Result<(), Failure> {
@@ -287,7 +272,7 @@ impl GrantArgs {
                 // Better now than when the training is done.
                 return requests.check_given(&host.workspace);
             }
-            let wanted = wanted(&host.workspace.rights.work_dir, &missing);
+            let wanted = requests::grants(&host.workspace.rights.work_dir, &missing);
             if !is_given {
                 let answer = ask(recipe, &hash, &missing, &requests, trust.is_some());
                 if answer == Answer::No {
@@ -392,18 +377,6 @@ fn needs(host: &Host) -> Needs {
             .filter_map(|file| file.parent().map(Path::to_owned)),
     );
     Needs { read, write }
-}
-
-fn wanted(work_dir: &Path, missing: &[Request]) -> Grants {
-    let mut grants = Grants::default();
-    for request in missing {
-        let what = match request.access() {
-            Access::Net(name) | Access::Import(name) => name.to_owned(),
-            _ => work_dir.join(&request.what).display().to_string(),
-        };
-        grants.add(request.capability, what);
-    }
-    grants
 }
 
 fn refused(recipe: &Recipe, wanted: &Grants) -> Error {

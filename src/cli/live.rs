@@ -36,7 +36,7 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
     let is_terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let screen = screen(console, is_terminal, verbose);
     if is_terminal {
-        repl::converse(live, screen, recipe)?;
+        repl::converse(live.typed(), screen, recipe)?;
         return Ok(0);
     }
     let mut text = String::new();
@@ -48,8 +48,7 @@ pub(super) fn repl(args: ReplArgs, console: &Console, verbose: bool) -> Result<u
 /// Prints the value of a text.
 pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
     let given = (&ParamArgs::default(), args.device);
-    let typed = Recipe { name: "repl".into(), text: args.text.clone(), base_dir: ".".into() };
-    let mut live = session_with(None, given, &args.grants, console, Some(&typed))?;
+    let mut live = session(None, given, &args.grants, console)?.typed();
     let value = live.eval(&args.text)?;
     if !value.is_nothing() {
         console.print(&live.print(&value));
@@ -59,20 +58,9 @@ pub(super) fn eval(args: EvalArgs, console: &Console) -> Result<(), Failure> {
 
 fn session(
     recipe: Option<&Recipe>,
-    given: (&ParamArgs, DeviceArgs),
-    grants: &GrantArgs,
-    console: &Console,
-) -> Result<Live, Failure> {
-    session_with(recipe, given, grants, console, None)
-}
-
-/// A session that may also do what the text `typed` asks for.
-fn session_with(
-    recipe: Option<&Recipe>,
     (given, device): (&ParamArgs, DeviceArgs),
     grants: &GrantArgs,
     console: &Console,
-    typed: Option<&Recipe>,
 ) -> Result<Live, Failure> {
     let nothing = || Recipe { name: "repl".into(), text: String::new(), base_dir: ".".into() };
     let recipe = recipe.cloned().unwrap_or_else(nothing);
@@ -83,9 +71,6 @@ fn session_with(
     device.give(&mut host)?;
     if grants.give(&mut host) {
         host.workspace.rights.ask = Some(Box::new(ask_for));
-    }
-    if let Some(typed) = typed {
-        grants.give_typed(&mut host, typed);
     }
     grants.limit_time(&host, console);
     signals::install_for_session(&host.interrupt)?;

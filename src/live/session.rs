@@ -18,7 +18,9 @@ use super::{
     undo::{Undo, drop_shadowed},
 };
 use crate::{
-    error::Code,
+    error::{Code, Error},
+    fs::Place,
+    permission::{Capability, Grants},
     recipe::{
         Failure, Recipe,
         address::has_files,
@@ -59,6 +61,8 @@ pub struct Live {
     pub(super) known: KnownNames,
     pub(super) record: Record,
     pub(super) inputs: usize,
+    /// Whether the user types the inputs.
+    is_typed: bool,
     /// The functions and properties, until an input adds one.
     pub(super) names: RefCell<Option<Rc<Names>>>,
     pub(super) curves: Rc<Curves>,
@@ -99,6 +103,7 @@ impl Live {
             known: KnownNames::default(),
             record: Record::default(),
             inputs: 0,
+            is_typed: false,
             names: RefCell::default(),
             curves,
             docs: Arc::default(),
@@ -106,12 +111,32 @@ impl Live {
         })
     }
 
+    /// The same session, whose inputs the user types: a path or a host that stands in an input is given
+    /// to the session by being typed. A name that an input computes is asked for, and so is each name
+    /// in a recipe that is loaded.
+    pub fn typed(mut self) -> Self {
+        self.is_typed = true;
+        self
+    }
+
+    /// The file `path` of a command, to write.
+    pub fn writable(&self, path: &str) -> Result<Place, Error> {
+        let rights = &self.host.workspace.rights;
+        if self.is_typed {
+            let mut typed = Grants::default();
+            typed.add(Capability::Write, rights.work_dir.join(path).display().to_string());
+            rights.give(&typed)?;
+        }
+        rights.writable(path)
+    }
+
     /// Runs an input. Fails with all mistakes that are found before it runs, or with the error that
     /// ended it; its code is [`Code::Interrupted`] if the user stopped it.
     pub fn eval(&mut self, text: &str) -> Result<Value, Failure> {
         self.inputs += 1;
         let name = format!("<repl:{}>", self.inputs);
-        self.run(&name, text, &[])
+        let prepared = self.prepare_typed(&name, text)?;
+        self.run(text, prepared)
     }
 
     /// Runs a recipe as one input, with the parameters that were given. Its directory is that of its
@@ -119,7 +144,9 @@ impl Live {
     pub fn load(&mut self, recipe: &Recipe) -> Result<Value, Failure> {
         let host = Rc::clone(&self.host);
         let before = self.import_from(recipe.base_dir.clone());
-        let value = self.run(&recipe.name, code(&recipe.text), &host.workspace.rights.params);
+        let text = code(&recipe.text);
+        let prepared = self.prepare(&recipe.name, text, &host.workspace.rights.params);
+        let value = prepared.and_then(|prepared| self.run(text, prepared));
         if value.as_ref().is_err_and(|failure| failure.code() != Code::Interrupted) {
             self.import_from(before);
         }
@@ -210,8 +237,7 @@ impl Live {
         Rc::new(engine)
     }
 
-    fn run(&mut self, name: &str, text: &str, given: &[GivenParameter]) -> Result<Value, Failure> {
-        let (read, whole) = self.prepare(name, text, given)?;
+    fn run(&mut self, text: &str, (read, whole): (ParsedInput, AST)) -> Result<Value, Failure> {
         let so_far = self.record.text_with(text, &read.parameters);
         self.begin(&so_far, &read.parameters)?;
         let undo = Undo::of(&self.scope);
@@ -240,8 +266,21 @@ impl Live {
         }
     }
 
+    /// Reads and checks an input, and gives the session the rights that are typed with it.
+    pub(super) fn prepare_typed(
+        &mut self,
+        name: &str,
+        text: &str,
+    ) -> Result<(ParsedInput, AST), Failure> {
+        let (read, whole) = self.prepare(name, text, &[])?;
+        if self.is_typed {
+            requests::give_typed(&self.host.workspace, LIVE, &read.ast, &read.parameters)?;
+        }
+        Ok((read, whole))
+    }
+
     /// Reads and checks an input; returns it alone and behind the functions of earlier ones.
-    pub(super) fn prepare(
+    fn prepare(
         &mut self,
         name: &str,
         text: &str,

@@ -23,7 +23,7 @@ impl Live {
         text: &str,
         goes_on: &dyn Fn(&[Duration]) -> bool,
     ) -> Result<(Value, Vec<Duration>), Failure> {
-        let (read, whole) = self.prepare("<repl>", text, &[])?;
+        let (read, whole) = self.prepare_typed("<repl>", text)?;
         let program = self.with_constants(&whole);
         let undo = Undo::of(&self.scope);
         let variables = self.scope.len();

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     data::SourceName,
-    error::Error,
+    error::{Error, Result},
     hub::HubSettings,
     model::ModelConfig,
     permission::{Access, Capability, Grants, Permissions, TrustFile},
@@ -88,6 +88,19 @@ impl Request {
     }
 }
 
+/// The grants that `requests` would need; relative paths start from `work_dir`.
+pub fn grants<'a>(work_dir: &Path, requests: impl IntoIterator<Item = &'a Request>) -> Grants {
+    let mut grants = Grants::default();
+    for request in requests {
+        let what = match request.access() {
+            Access::Net(name) | Access::Import(name) => name.to_owned(),
+            _ => work_dir.join(&request.what).display().to_string(),
+        };
+        grants.add(request.capability, what);
+    }
+    grants
+}
+
 /// A recipe with its imports, and the requests that can be seen.
 #[derive(Debug, Default)]
 pub struct Requests {
@@ -97,9 +110,8 @@ pub struct Requests {
     pub texts: BTreeMap<String, String>,
     /// The names that it loads from the hub.
     pub hub: Vec<HubName>,
-    /// The name of the recipe in `texts`, and that of its text.
+    /// The name of the recipe in `texts`.
     main: String,
-    source: String,
     /// Imports that cannot be read.
     faults: Vec<Error>,
     /// Imports that cannot be bundled.
@@ -120,11 +132,6 @@ impl Requests {
     pub fn modules(&self) -> impl Iterator<Item = (&str, &str)> {
         let modules = self.texts.iter().filter(|(name, _)| **name != self.main);
         modules.map(|(name, text)| (name.as_str(), text.as_str()))
-    }
-
-    /// The requests that stand in the text itself, and not in its imports.
-    pub fn own(&self) -> impl Iterator<Item = &Request> {
-        self.list.iter().filter(|request| request.place.0 == self.source)
     }
 
     /// Fails with the imports that could not be read.
@@ -197,7 +204,6 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
     // The recipe may be moved; its name stays.
     let own = Path::new(name).file_name().map(|name| name.to_string_lossy().into_owned());
     found.main = own.unwrap_or_else(|| name.clone());
-    found.source = name.clone();
     found.texts.insert(found.main.clone(), text.clone());
     let modules = imports.modules.into_iter();
     found.texts.extend(modules.map(|(name, module)| (name, module.text)));
@@ -206,6 +212,23 @@ pub fn read(workspace: &Workspace, recipe: &Recipe) -> Result<Requests, Failure>
         (a.capability, &a.what, &a.wanted_by) == (b.capability, &b.what, &b.wanted_by)
     });
     Ok(found)
+}
+
+/// Gives the rights that the text of `ast` asks for, without its imports: the user has typed it.
+pub(crate) fn give_typed(
+    workspace: &Workspace,
+    source: &str,
+    ast: &AST,
+    parameters: &[Parameter],
+) -> Result<()> {
+    let mut collector = Collector { workspace, parameters, source, found: Requests::default() };
+    collector.read(ast);
+    let permissions = workspace.rights.permissions();
+    let missing: Vec<_> = collector.found.missing(&permissions).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    workspace.rights.give(&grants(&workspace.rights.work_dir, missing))
 }
 
 /// Notes what the recipe's text uses its parameters for, which the rights follow from.

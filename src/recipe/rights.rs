@@ -156,6 +156,12 @@ impl Rights {
         }
     }
 
+    /// Gives the session more rights.
+    pub(crate) fn give(&self, grants: &Grants) -> Result<()> {
+        self.answered.borrow_mut().extend(grants);
+        self.settle()
+    }
+
     /// Asks the user for an access that is not allowed and could be, if there is somebody to ask.
     fn ask_for(&self, access: Access<'_>) -> Result<()> {
         let permissions = self.permissions();

@@ -288,7 +288,7 @@ fn save(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
     if file.is_empty() {
         return Err(usage("save"));
     }
-    let place = session.live().host().workspace.rights.writable(unquoted(file))?;
+    let place = session.live().writable(unquoted(file))?;
     saving::save(&place, &session.live(), force)?;
     (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
     Ok(false)
@@ -377,7 +377,7 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
         Some(file) => {
             let finite: Vec<_> = points.into_iter().filter(|(_, y)| y.is_finite()).collect();
             let picture = run::curve_svg(what, &finite)?.ok_or_else(nothing)?;
-            let place = session.live().host().workspace.rights.writable(file)?;
+            let place = session.live().writable(file)?;
             fs::write_atomic(&place, picture.as_bytes())?;
             (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
         }

@@ -85,15 +85,38 @@ fn curves_are_drawn_and_written() {
     assert!(super::text(&none.stderr).contains("no engine of this session has done a step"));
 }
 
-/// A path outside is asked for once.
+/// A path outside that is typed needs no answer, to read or to write; a denied one stays denied.
 #[test]
-fn what_is_not_given_is_asked_for() {
+fn a_typed_path_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("a.txt");
+    fs::write(&file, "one").unwrap();
+    let other = other.path().display();
+    let denied = format!("--deny-read={other}/denied");
+    let mut terminal = Terminal::session(dir.path(), &[&denied]);
+    assert!(terminal.enter(&format!("dataset(\"{other}/a.txt\").count()")).ends_with('1'));
+    assert!(terminal.enter(&format!("dataset(\"{other}/*.txt\").count()")).ends_with('1'));
+    terminal.enter("let x = 1;");
+    assert!(terminal.enter(&format!(":save {other}/x.rhai")).ends_with("x.rhai"));
+    let refused = terminal.enter(&format!("dataset(\"{other}/denied/a.txt\")"));
+    assert!(refused.contains("E501"), "{refused}");
+    assert!(!terminal.screen().contains("Allow?"), "{}", terminal.screen());
+    let saved = fs::read_to_string(file.with_file_name("x.rhai")).unwrap();
+    let script = format!("{saved}\n:save {other}/y.rhai\n");
+    let fed = super::fed(dir.path(), &["repl"], &script);
+    assert!(super::text(&fed.stderr).contains("E501"), "a script is not typed");
+}
+
+/// A path outside that an input computes is asked for once.
+#[test]
+fn a_computed_path_is_asked_for() {
     let dir = tempfile::tempdir().unwrap();
     let other = tempfile::tempdir().unwrap();
     let file = other.path().join("a.txt");
     fs::write(&file, "one").unwrap();
     let mut terminal = Terminal::session(dir.path(), &[]);
-    let line = format!("dataset(\"{}\").count()", file.display());
+    let line = format!("dataset(\"{}\" + \"/a.txt\").count()", other.path().display());
     terminal.send(&line);
     terminal.send(ENTER);
     terminal.wait_for("Allow?");

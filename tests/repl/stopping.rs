@@ -134,9 +134,6 @@ fn a_download_is_stopped() {
     terminal.wait_for_prompt();
     terminal.send("let kept = 5; let ds = dataset(\"Some/data\");");
     terminal.send(ENTER);
-    terminal.wait_for("connect to 127.0.0.1. Allow?");
-    terminal.send("y");
-    terminal.send(ENTER);
     std::thread::sleep(Duration::from_millis(500));
     let took = stop(&mut terminal);
     println!("a download stops within {took:?}");
