@@ -20,7 +20,6 @@ use super::{
 use crate::{
     error::{Code, Error},
     fs::Place,
-    permission::{Capability, Grants},
     recipe::{
         Failure, Recipe,
         address::has_files,
@@ -122,12 +121,10 @@ impl Live {
     /// The file `path` of a command, to write.
     pub fn writable(&self, path: &str) -> Result<Place, Error> {
         let rights = &self.host.workspace.rights;
-        if self.is_typed {
-            let mut typed = Grants::default();
-            typed.add(Capability::Write, rights.work_dir.join(path).display().to_string());
-            rights.give(&typed)?;
+        match self.is_typed {
+            true => rights.writable_as_typed(path),
+            false => rights.writable(path),
         }
-        rights.writable(path)
     }
 
     /// Runs an input. Fails with all mistakes that are found before it runs, or with the error that

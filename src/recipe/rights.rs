@@ -235,6 +235,14 @@ impl Rights {
         Ok(self.place(path))
     }
 
+    /// The file or directory `spec`, to write, which is given as the user has typed it.
+    pub(crate) fn writable_as_typed(&self, spec: &str) -> Result<Place> {
+        let mut typed = Grants::default();
+        typed.add(Capability::Write, self.work_dir.join(spec).display().to_string());
+        self.give(&typed)?;
+        self.writable(spec)
+    }
+
     /// Notes that the grants are those of the user's trust in these texts.
     pub fn trust(&self, texts: BTreeMap<String, String>) {
         self.trusted.replace(Some(texts));
