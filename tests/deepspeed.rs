@@ -260,8 +260,7 @@ fn dsr_config_shows_all_faults_and_fails() {
        ,-[ ds_config.json:2:24 ]
        |
      2 |   "fp16": { "enabled": 1, },
-       |                        |
-       |                        `-- here
+       |                        ^
 
     error[E101]: DeepSpeed has no key `gradient_cliping`
        ,-[ ds_config.json:3:3 ]

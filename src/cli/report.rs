@@ -108,10 +108,10 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     let text = format!("{}{}\n", "\n".repeat(before), seen(line));
     let start = before + place.column.saturating_sub(1);
     let span = start..start + place.length();
-    // ariadne marks nothing for a label that has no words.
+    // ariadne marks nothing for a label that has no words: without any, its line is left out below.
     let label = Label::new((name, span.clone()))
         .with_color(Color::Red)
-        .with_message(Foreign(beside.unwrap_or("here")));
+        .with_message(Foreign(beside.unwrap_or("_")));
     let config = Config::new().with_color(color).with_char_set(char_set(color));
     let report = Report::build(ReportKind::Error, (name, span))
         .with_config(config)
@@ -125,8 +125,26 @@ fn excerpt(place: &Location, beside: Option<&str>, color: bool) -> String {
     let drawn = String::from_utf8_lossy(&drawn);
     // Its own header is replaced by ours, and its closing rule is left out.
     let drawn: Vec<_> = drawn.lines().map(str::trim_end).filter(|l| !l.is_empty()).collect();
-    let shown = drawn.get(1..drawn.len().saturating_sub(1)).unwrap_or_default();
+    let mut shown = drawn.get(1..drawn.len().saturating_sub(1)).unwrap_or_default().to_vec();
+    let mark;
+    if beside.is_none() {
+        shown.pop();
+        mark = shown.pop().map(without_a_label).unwrap_or_default();
+        shown.push(&mark);
+    }
     shown.iter().fold(String::new(), |text, line| text + *line + "\n")
+}
+
+/// A line of ariadne's marks, without the bar that leads to the label.
+fn without_a_label(marks: &str) -> String {
+    let mut marks = marks.to_owned();
+    for (bar, line) in [("|", "^"), ("┬", "─")] {
+        // The first bar is the margin's.
+        if let Some(at) = marks.rfind(bar).filter(|at| marks[..*at].contains(['|', '│'])) {
+            marks.replace_range(at..at + bar.len(), line);
+        }
+    }
+    marks
 }
 
 /// The characters of the marks: rules where a terminal draws them.
@@ -182,6 +200,15 @@ mod tests {
         let found = drawn("// \u{2028}\r\x0C\nlet x = \u{2028} y;\n", 2, 11);
         assert!(found.contains("[ r.rhai:2:11 ]"), "{found}");
         assert!(found.contains("2 | let x =   y;"), "{found}");
+    }
+
+    #[test]
+    fn a_fault_without_words_is_underlined() {
+        let found = drawn("let x = y;\n", 1, 9);
+        assert!(found.contains(" 1 | let x = y;\n   |         ^\n"), "{found}");
+        assert!(!found.contains('_'), "{found}");
+        assert_eq!(without_a_label("   │ ──┬──"), "   │ ─────");
+        assert_eq!(without_a_label("   |"), "   |");
     }
 
     #[test]

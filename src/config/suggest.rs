@@ -8,7 +8,12 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
         .into_iter()
         .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
         .filter(|&(distance, c)| {
-            let allowed = if name.chars().count() <= 4 { 1 } else { 2 };
+            // Two names of one letter have nothing in common.
+            let allowed = match name.chars().count() {
+                0..=1 => 0,
+                2..=4 => 1,
+                _ => 2,
+            };
             distance <= allowed || strsim::jaro_winkler(&lower, &c.to_lowercase()) > 0.9
         })
         .min_by_key(|&(distance, _)| distance)
@@ -26,6 +31,12 @@ pub fn for_unknown_field(said: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_single_letter_is_no_typing_mistake_for_another() {
+        assert_eq!(nearest("f", ["t"]), None);
+        assert_eq!(nearest("F", ["f"]), Some("f"));
+    }
 
     #[test]
     fn serdes_words_are_understood() {
