@@ -72,7 +72,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn start(args: &[OsString]) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(e) => return usage(&e),
+        Err(e) => return usage(args::with_parameter_hint(e, args)),
     };
     let verbose = cli.verbose;
     let console = Console::new();
@@ -114,7 +114,7 @@ fn start(args: &[OsString]) -> ExitCode {
 }
 
 /// Shows what clap has to say: help and version are no errors.
-fn usage(e: &clap::Error) -> ExitCode {
+fn usage(e: clap::Error) -> ExitCode {
     // Nothing can be done when standard error is closed.
     let _ = e.print();
     u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)

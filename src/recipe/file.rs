@@ -94,6 +94,10 @@ pub fn built_in(name: &str) -> Option<BuiltIn> {
 pub fn absent(name: &str) -> Error {
     let message = format!("there is no recipe {name}: neither a file nor a recipe of dsr");
     let error = Error::new(Code::Io, message);
+    let file = format!("{name}.rhai");
+    if Path::new(&file).exists() {
+        return error.hint(format!("did you mean {file}?"));
+    }
     let names = BUILT_IN.map(|recipe| recipe.name);
     let stem = Path::new(name).file_stem().map(|stem| stem.to_string_lossy().into_owned());
     match nearest(&stem.unwrap_or_default(), names) {
@@ -113,6 +117,9 @@ mod tests {
         let mine = Recipe::open(&file).unwrap_err();
         assert_eq!(mine.hints(), ["did you mean `gpt2_loop`?"]);
         std::fs::write(&file, "1;").unwrap();
+        let name = dir.path().join("gpt2_loop");
+        let hint = format!("did you mean {}?", file.display());
+        assert_eq!(absent(&name.display().to_string()).hints(), [hint]);
         let mine = Recipe::open(&file).unwrap();
         assert_eq!((mine.text.as_str(), mine.base_dir.as_path()), ("1;", dir.path()));
         for spec in ["gpt2_wikitext", "gpt2_wikitext.rhai", "dsr:gpt2_wikitext"] {
