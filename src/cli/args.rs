@@ -1,11 +1,10 @@
 //! The arguments of the program, as typed.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::{
     Args, CommandFactory, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
-    error::{ContextKind, ContextValue, ErrorKind},
 };
 use clap_complete::Shell;
 
@@ -466,26 +465,6 @@ pub(super) struct ConfigArgs {
 }
 
 /// The shells that have a completion script.
-/// The error, with the form of a parameter's value where an unknown flag of a command that takes
-/// parameters was given: `-p steps=5` for `--steps 5`.
-pub(super) fn with_parameter_hint(mut error: clap::Error, words: &[OsString]) -> clap::Error {
-    let command = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
-    let takes_parameters = Cli::command()
-        .find_subcommand(command)
-        .is_some_and(|command| command.get_arguments().any(|arg| arg.get_id() == "param"));
-    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
-    let Some(name) = flag.strip_prefix("--").filter(|_| takes_parameters) else { return error };
-    let name = name.replace('-', "_");
-    let values = words.iter().filter_map(|word| word.to_str()).skip_while(|word| word != flag);
-    let value = values.skip(1).find(|word| !word.starts_with('-')).unwrap_or("VALUE");
-    let hint = format!("a parameter of the recipe is given by -p {name}={value}");
-    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
-    if is_unknown && error.get(ContextKind::SuggestedArg).is_none() {
-        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
-    }
-    error
-}
-
 fn shell() -> impl TypedValueParser<Value = Shell> {
     PossibleValuesParser::new(["bash", "zsh", "fish"]).try_map(|name| name.parse())
 }
@@ -510,20 +489,6 @@ mod tests {
     #[test]
     fn the_arguments_are_consistent() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn a_flag_of_a_recipe_is_shown_as_a_parameter() {
-        let said = |words: &[&str]| {
-            let words: Vec<_> = ["dsr"].iter().chain(words).map(OsString::from).collect();
-            let error = Cli::try_parse_from(&words).unwrap_err();
-            with_parameter_hint(error, &words).to_string()
-        };
-        let hinted = said(&["run", "r.rhai", "--batch-size", "5", "--no-prompt"]);
-        assert!(hinted.contains("tip: a parameter of the recipe is given by -p batch_size=5"));
-        assert!(said(&["plan", "r.rhai", "--steps"]).contains("-p steps=VALUE"));
-        assert!(said(&["run", "r.rhai", "--resum", "auto"]).contains("'--resume'"));
-        assert!(!said(&["score", "--steps", "5"]).contains("-p steps"));
     }
 
     #[test]

@@ -36,6 +36,7 @@ mod served;
 mod signals;
 mod table_args;
 mod trust;
+mod usage;
 
 use std::{ffi::OsString, process::ExitCode, thread};
 
@@ -72,7 +73,7 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 fn start(args: &[OsString]) -> ExitCode {
     let cli = match Cli::try_parse_from(args) {
         Ok(cli) => cli,
-        Err(e) => return usage(args::with_parameter_hint(e, args)),
+        Err(e) => return usage::show(e, args),
     };
     let verbose = cli.verbose;
     let console = Console::new();
@@ -111,13 +112,6 @@ fn start(args: &[OsString]) -> ExitCode {
             ExitCode::from(failure.code().exit_status())
         }
     }
-}
-
-/// Shows what clap has to say: help and version are no errors.
-fn usage(e: clap::Error) -> ExitCode {
-    // Nothing can be done when standard error is closed.
-    let _ = e.print();
-    u8::try_from(e.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
 }
 
 fn run(mut args: RunArgs, console: &Console) -> Result<(), Failure> {

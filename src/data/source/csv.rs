@@ -3,18 +3,23 @@
 //!
 //! Each value is read as text first, so that none is taken for another: `007` is no 7.
 
-use std::sync::Arc;
+use std::{
+    fmt::{self, Display, Formatter},
+    str::Utf8Error,
+    sync::Arc,
+};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, StringBuilder},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef},
 };
-use csv::{ByteRecord, ReaderBuilder};
+use memchr::memchr_iter;
 
 use super::{
     bytes::FileBytes,
     csv_records::{Group, Groups},
+    csv_values::Values,
     parallel::parsed,
 };
 use crate::{
@@ -92,14 +97,18 @@ impl Table {
             return Err(file.error("there is no header in it"));
         };
         let mut names: Vec<String> = Vec::new();
-        for record in reader(&first.bytes, delimiter).byte_records() {
-            for name in &record.map_err(|e| file.error(e))? {
-                let name = std::str::from_utf8(name)
-                    .map_err(|e| file.error(format!("its header is not UTF-8: {e}")))?;
-                if names.iter().any(|other| other == name) {
-                    return Err(file.error(format!("two of its columns are called \"{name}\"")));
-                }
-                names.push(name.to_owned());
+        let mut values = Values::of(&first.bytes, delimiter);
+        values.next_record();
+        loop {
+            let value = values.next_value();
+            let name = std::str::from_utf8(&value.bytes)
+                .map_err(|e| file.error(format!("its header is not UTF-8: {e}")))?;
+            if names.iter().any(|other| other == name) {
+                return Err(file.error(format!("two of its columns are called \"{name}\"")));
+            }
+            names.push(name.to_owned());
+            if value.is_last {
+                break;
             }
         }
         Ok(Self { header: Header { file: file.clone(), delimiter, names }, groups })
@@ -109,28 +118,17 @@ impl Table {
 impl Header {
     /// All values as text; an empty one is null.
     fn texts(&self, group: &Group) -> Result<RecordBatch> {
-        let mut reader = reader(&group.bytes, self.delimiter);
         let of_group = |bytes: usize| StringBuilder::with_capacity(group.records, bytes);
         let each = group.bytes.len() / self.names.len().max(1);
         let mut columns: Vec<_> = self.names.iter().map(|_| of_group(each)).collect();
-        let mut record = ByteRecord::new();
-        while reader.read_byte_record(&mut record).map_err(|e| self.file.error(e))? {
-            let wrong = |what: String| {
-                let line = group.line + record.position().map_or(0, |at| at.line() - 1);
-                self.file.error(format!("line {line}: {what}"))
-            };
-            if record.len() != columns.len() {
-                let (values, names) = (record.len(), columns.len());
-                return Err(wrong(format!("{values} values, where the header has {names} names"))
-                    .hint("a value with a delimiter or line break in it stands in quotes"));
-            }
-            for ((value, name), column) in record.iter().zip(&self.names).zip(&mut columns) {
-                match std::str::from_utf8(value) {
-                    Ok("") => column.append_null(),
-                    Ok(text) => column.append_value(text),
-                    Err(e) => return Err(wrong(format!("{name} is not UTF-8: {e}"))),
-                }
-            }
+        let mut values = Values::of(&group.bytes, self.delimiter);
+        while let Some(start) = values.next_record() {
+            self.record(&mut values, &mut columns).map_err(|what| {
+                let line = group.line + memchr_iter(b'\n', &group.bytes[..start]).count() as u64;
+                self.file
+                    .error(format!("line {line}: {what}"))
+                    .hint_if(what.hint().map(str::to_owned))
+            })?;
         }
         let fields: Vec<_> =
             self.names.iter().map(|name| Field::new(name, DataType::Utf8, true)).collect();
@@ -138,16 +136,56 @@ impl Header {
         RecordBatch::try_new(Arc::new(Schema::new(fields)), columns.collect())
             .map_err(|e| self.file.error(e))
     }
+
+    /// Appends the values of a record to the columns.
+    fn record(
+        &self,
+        values: &mut Values<'_>,
+        columns: &mut [StringBuilder],
+    ) -> Result<(), WrongRecord> {
+        let names = columns.len();
+        let mut found = 0;
+        loop {
+            let value = values.next_value();
+            if let Some(column) = columns.get_mut(found) {
+                match std::str::from_utf8(&value.bytes) {
+                    Ok("") => column.append_null(),
+                    Ok(text) => column.append_value(text),
+                    Err(e) => return Err(WrongRecord::Text(self.names[found].clone(), e)),
+                }
+            }
+            found += 1;
+            match value.is_last {
+                true if found == names => return Ok(()),
+                true => return Err(WrongRecord::Number { found, names }),
+                false => {}
+            }
+        }
+    }
 }
 
-/// Records as they are written: the number of values is compared by the caller.
-fn reader(bytes: &[u8], delimiter: u8) -> csv::Reader<&[u8]> {
-    ReaderBuilder::new()
-        .has_headers(false)
-        .flexible(true)
-        .delimiter(delimiter)
-        .buffer_capacity(1 << 16)
-        .from_reader(bytes)
+/// A fault of a record.
+enum WrongRecord {
+    Text(String, Utf8Error),
+    Number { found: usize, names: usize },
+}
+
+impl Display for WrongRecord {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Text(name, e) => write!(f, "{name} is not UTF-8: {e}"),
+            Self::Number { found, names } => {
+                write!(f, "{found} values, where the header has {names} names")
+            }
+        }
+    }
+}
+
+impl WrongRecord {
+    fn hint(&self) -> Option<&'static str> {
+        let is_number = matches!(self, Self::Number { .. });
+        is_number.then_some("a value with a delimiter or line break in it stands in quotes")
+    }
 }
 
 /// The columns in the types of the dataset; the first row that does not fit, with the reason.

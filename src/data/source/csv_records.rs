@@ -2,7 +2,7 @@
 //!
 //! Where a record ends depends on all before it: a line break between quotes is a part of a value. The
 //! file is therefore looked through by one core, which jumps from one quote, delimiter or line break to
-//! the next. The rules are those of the `csv` crate, which parses the groups.
+//! the next. The rules are those of the `csv` crate; [`csv_values`](super::csv_values) reads the groups.
 
 use std::io::BufRead;
 
@@ -181,7 +181,7 @@ impl RecordEnds {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::io::{BufReader, Cursor};
 
     use proptest::prelude::*;
@@ -190,7 +190,7 @@ mod tests {
     use crate::data::source::bytes::{Compression, FileLocation};
 
     /// The records of `bytes` by the csv crate, values and all.
-    fn parsed(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    pub(in crate::data::source) fn parsed(bytes: &[u8]) -> Vec<Vec<Vec<u8>>> {
         let reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(bytes);
         let values = |record: csv::ByteRecord| record.iter().map(<[u8]>::to_vec).collect();
         reader.into_byte_records().map(|record| values(record.unwrap())).collect()

@@ -10,6 +10,7 @@ mod bytes;
 mod columns;
 mod csv;
 mod csv_records;
+mod csv_values;
 mod file;
 mod ipc;
 mod ipc_check;

@@ -1,0 +1,59 @@
+//! Mistakes on the command line, and help, as clap tells them.
+
+use std::{ffi::OsString, process::ExitCode};
+
+use clap::{
+    CommandFactory,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+use super::args::Cli;
+
+/// Shows clap's message about `words`: help and version are no errors.
+pub(super) fn show(error: clap::Error, words: &[OsString]) -> ExitCode {
+    let error = with_parameter_hint(error, words);
+    // Nothing can be done when standard error is closed.
+    let _ = error.print();
+    u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// The error, with the form of a parameter's value where an unknown flag of a command that takes
+/// parameters was given: `-p steps=5` for `--steps 5`.
+fn with_parameter_hint(mut error: clap::Error, words: &[OsString]) -> clap::Error {
+    let command = words.get(1).and_then(|word| word.to_str()).unwrap_or_default();
+    let takes_parameters = Cli::command()
+        .find_subcommand(command)
+        .is_some_and(|command| command.get_arguments().any(|arg| arg.get_id() == "param"));
+    let Some(ContextValue::String(flag)) = error.get(ContextKind::InvalidArg) else { return error };
+    let Some(name) = flag.strip_prefix("--").filter(|_| takes_parameters) else { return error };
+    let name = name.replace('-', "_");
+    let values = words.iter().filter_map(|word| word.to_str()).skip_while(|word| word != flag);
+    let value = values.skip(1).find(|word| !word.starts_with('-')).unwrap_or("VALUE");
+    let hint = format!("a parameter of the recipe is given by -p {name}={value}");
+    let is_unknown = error.kind() == ErrorKind::UnknownArgument;
+    if is_unknown && error.get(ContextKind::SuggestedArg).is_none() {
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![hint.into()]));
+    }
+    error
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[test]
+    fn a_flag_of_a_recipe_is_shown_as_a_parameter() {
+        let said = |words: &[&str]| {
+            let words: Vec<_> = ["dsr"].iter().chain(words).map(OsString::from).collect();
+            let error = Cli::try_parse_from(&words).unwrap_err();
+            with_parameter_hint(error, &words).to_string()
+        };
+        let hinted = said(&["run", "r.rhai", "--batch-size", "5", "--no-prompt"]);
+        assert!(hinted.contains("tip: a parameter of the recipe is given by -p batch_size=5"));
+        assert!(said(&["plan", "r.rhai", "--steps"]).contains("-p steps=VALUE"));
+        assert!(said(&["run", "r.rhai", "--resum", "auto"]).contains("'--resume'"));
+        assert!(!said(&["score", "--steps", "5"]).contains("-p steps"));
+    }
+}
