@@ -3,10 +3,12 @@
 use std::rc::Rc;
 
 use dsr::{
+    checkpoint::Store,
     config::{Dtype, EngineConfig, PrecisionConfig, SparseAttention, SparseMode},
     data::{Dataset, LoaderOptions, OpenOptions},
     engine::Engine,
     model::{Model, ModelConfig},
+    run::{load_checkpoint, save_checkpoint},
     tensor::Device,
 };
 use serde_json::json;
@@ -150,4 +152,31 @@ fn bytes_of_activations_are_a_line() {
         assert_relative("activations", more as f64, 2.0 * activations as f64, 0.02);
         assert!(higher as f64 <= 2.02 * peak as f64, "{peak} and {higher}");
     }
+}
+
+/// Keys that a model has learned to look at, and others afterwards, are told apart.
+#[test]
+fn a_checkpoint_of_another_layout_is_told() {
+    let _alone = alone();
+    let (_dir, rows) = rows(&[40, 33]);
+    let engine = |sparse: Option<SparseAttention>| {
+        init_engine(load("llama-gqa"), EngineConfig { sparse_attention: sparse, ..config(2, 1) })
+    };
+    let options = LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
+    let mut first = engine(Some(fixed(8)));
+    train(&mut first, &mut rows.loader(options).unwrap(), 1);
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path().join("checkpoints"));
+    save_checkpoint(&first, &store, None, None, None).unwrap();
+    let warnings =
+        |sparse| load_checkpoint(&mut engine(sparse), None, store.latest().unwrap()).unwrap();
+    assert!(warnings(Some(fixed(8))).is_empty());
+    let [other] = &warnings(Some(fixed(16)))[..] else { panic!("one warning") };
+    assert!(
+        other.contains("had mode \"fixed\", block 8")
+            && other.contains("has mode \"fixed\", block 16"),
+        "{other}"
+    );
+    let [dense] = &warnings(None)[..] else { panic!("one warning") };
+    assert!(dense.ends_with("the engine has all keys"), "{dense}");
 }

@@ -198,6 +198,40 @@ impl SparseAttention {
         format!("{} in blocks of {}", self.mode.name(), self.block)
     }
 
+    /// The options for a checkpoint, in which a difference shows.
+    pub fn record(&self) -> serde_json::Value {
+        let Self {
+            mode,
+            block,
+            different_layout_per_head,
+            attention,
+            num_local_blocks,
+            num_global_blocks,
+            num_different_global_patterns,
+            horizontal_global_attention,
+            num_random_blocks,
+            local_window_blocks,
+            global_block_indices,
+            global_block_end_indices,
+            num_sliding_window_blocks,
+        } = self;
+        serde_json::json!({
+            "mode": mode.name(),
+            "block": block,
+            "different_layout_per_head": different_layout_per_head,
+            "attention": attention.map(Sides::name),
+            "num_local_blocks": num_local_blocks,
+            "num_global_blocks": num_global_blocks,
+            "num_different_global_patterns": num_different_global_patterns,
+            "horizontal_global_attention": horizontal_global_attention,
+            "num_random_blocks": num_random_blocks,
+            "local_window_blocks": local_window_blocks,
+            "global_block_indices": global_block_indices,
+            "global_block_end_indices": global_block_end_indices,
+            "num_sliding_window_blocks": num_sliding_window_blocks,
+        })
+    }
+
     fn check(&self, o: &mut Options<'_>) {
         for &(name, modes) in OF_MODES {
             if o.has(name) && !modes.contains(&self.mode) {

@@ -8,6 +8,7 @@
 //! once, in [`Engine::step`].
 
 mod accumulation;
+mod attention_record;
 mod evaluate;
 mod facts;
 mod gradients;

@@ -70,6 +70,9 @@ pub struct TrainState {
     /// The base of the adapter, where the checkpoint is of one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<OriginRecord>,
+    /// The options of block-sparse attention, where there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sparse_attention: Option<serde_json::Value>,
     /// The place in the data, where a loader was saved with the engine.
     pub loader: Option<SavedPlace>,
     /// The recipe that was run, where it is known.
@@ -140,6 +143,7 @@ impl Engine {
             global_samples: Some(self.global_samples),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
             base,
+            sparse_attention: self.sparse_record(),
             loader,
             recipe,
         };

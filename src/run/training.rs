@@ -110,9 +110,9 @@ impl Training {
             Trial::clear(&options.root)?;
         }
         let (resumed, lock) = resumed(&options, is_first)?;
-        let mut note = None;
+        let mut warnings = Vec::new();
         if let Some(checkpoint) = &resumed {
-            note = load_checkpoint(engine, Some(loader), checkpoint)?;
+            warnings = load_checkpoint(engine, Some(loader), checkpoint)?;
         }
         let (step, total) = (engine.global_step(), options.total_steps);
         // A run that was killed behind its last step still ends as it would have.
@@ -147,7 +147,7 @@ impl Training {
                 shown.lines.extend(header::lines(engine, loader, total)?);
             }
         }
-        shown.lines.extend(note.filter(|_| is_first));
+        shown.lines.extend(warnings.into_iter().filter(|_| is_first));
         let begun = (&*engine, &*loader);
         let (recipe, total) = (&options.recipe, options.total_steps);
         let ending = files.as_ref().map(|(dir, _)| RunEnding::begin(dir, begun, recipe, total));
@@ -361,24 +361,23 @@ pub fn save_checkpoint(
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-/// Returns what is to be said of data that is not the checkpoint's.
+/// Returns the warnings about data and attention that are not the checkpoint's.
 pub fn load_checkpoint(
     engine: &mut Engine,
     loader: Option<&mut Loader>,
     dir: impl Into<Place>,
-) -> Result<Option<String>> {
+) -> Result<Vec<String>> {
     let dir = dir.into();
     Store::verify(&dir)?;
     let state = engine.read_state(&dir)?;
-    let Some(loader) = loader else { return Ok(None) };
-    match state.loader {
-        Some(place) => loader.restore_saved(&place),
-        None => Err(Error::new(
-            Code::Checkpoint,
-            format!("checkpoint {} holds no place in the data", dir.display()),
-        )
-        .hint("it was saved without a loader")),
-    }
+    let mut warnings = Vec::from_iter(engine.other_attention(&state));
+    let Some(loader) = loader else { return Ok(warnings) };
+    let place = state.loader.ok_or_else(|| {
+        let message = format!("checkpoint {} holds no place in the data", dir.display());
+        Error::new(Code::Checkpoint, message).hint("it was saved without a loader")
+    })?;
+    warnings.extend(loader.restore_saved(&place)?);
+    Ok(warnings)
 }
 
 /// The loss of the evaluation whose checkpoint is kept as the best: rank 0 knows it and tells the others.

@@ -463,8 +463,8 @@ fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
     let dir = Store::resolve(host.workspace.rights.readable(path)?)?;
     let loader = loader.as_deref_mut().map(|l| &mut **l);
-    let note = load_checkpoint(&mut *engine.write()?, loader, &dir)?;
-    note.iter().for_each(|note| host.output.note(note));
+    let warnings = load_checkpoint(&mut *engine.write()?, loader, &dir)?;
+    warnings.iter().for_each(|warning| host.output.note(warning));
     Ok(())
 }
 
