@@ -9,6 +9,7 @@
 
 mod accumulation;
 mod evaluate;
+mod evaluation;
 mod facts;
 mod gradients;
 mod host_gradients;
@@ -56,7 +57,7 @@ use self::{
     timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
-    evaluate::Evaluation,
+    evaluation::Evaluation,
     facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
@@ -120,10 +121,15 @@ pub struct Engine {
     ledger: Ledger,
 }
 
-/// Is told of each optimizer step.
+/// Is told of each optimizer step, and of each evaluation.
 pub trait Observer {
     /// A step was done: [`Engine::last_step`] says what it was like.
     fn on_step(&mut self, engine: &Engine) -> Result<()>;
+
+    /// An evaluation was made.
+    fn on_evaluation(&mut self, _engine: &Engine, _evaluation: &Evaluation) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The outcome of an optimizer step.
