@@ -293,10 +293,22 @@ pub mod api {
         Ok(engine.read()?.loss_scale().map_or(Dynamic::UNIT, Dynamic::from))
     }
 
-    /// Returns the learning rate of the next step.
+    /// The learning rate of the next step. It can be set where there is no scheduler, and then holds
+    /// from the next step on, also after a resumption; groups of parameters keep their ratio to it.
+    ///
+    /// ```rhai
+    /// if engine.global_step == 1000 { engine.lr = engine.lr * 0.1; }
+    /// ```
     #[rhai_fn(get = "lr", return_raw, pure)]
     pub fn lr(engine: &mut Engine) -> ScriptResult<f64> {
         Ok(engine.read()?.lr()?)
+    }
+
+    /// Sets the learning rate of the next steps.
+    #[rhai_fn(set = "lr", return_raw, pure)]
+    pub fn set_lr(engine: &mut Engine, lr: Dynamic) -> ScriptResult<()> {
+        let lr: f64 = crate::recipe::value::argument("lr", &lr)?;
+        Ok(engine.write()?.set_lr(lr)?)
     }
 
     /// Returns what the engine's memory was used for when it used most of it, in bytes: a map with
