@@ -47,6 +47,7 @@ mod separate_documents;
 mod sparse_attention;
 mod stdlib;
 mod support;
+mod sweep;
 mod tidy;
 mod trace;
 mod zero;

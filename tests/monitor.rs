@@ -97,7 +97,43 @@ fn csv_has_a_row_for_each_step_over_the_samples_seen() {
     let printed: Vec<f64> = printed.iter().map(|loss| loss.parse().unwrap()).collect();
     assert_eq!(losses.iter().map(|&(_, loss)| loss).collect::<Vec<_>>(), printed);
     let dir = recipe.directory().join("logs/tiny");
-    assert_eq!(names(&dir), ["Train_Samples_lr.csv", "Train_Samples_train_loss.csv"]);
+    let expected = ["grad_norm", "lr", "tokens_per_second", "train_loss"];
+    assert_eq!(names(&dir), expected.map(|name| format!("Train_Samples_{name}.csv")));
+    let speeds = csv(&recipe, "logs/tiny/Train_Samples_tokens_per_second.csv");
+    assert!(speeds.len() == 3 && speeds.iter().all(|(_, speed)| *speed > 0.0), "{speeds:?}");
+}
+
+/// Each evaluation is a row of `eval_loss`, in a run and without one, over the samples seen so far.
+#[test]
+fn the_logs_have_gradient_norms_and_evaluations() {
+    let options = "csv_monitor: #{ enabled: true, output_path: \"csv\", job_name: \"x\" },
+        tensorboard: #{ enabled: true, output_path: \"tb\", job_name: \"x\" }";
+    let recipe = recipe(2, options);
+    let path = recipe.directory().join("recipe.rhai");
+    let text = fs::read_to_string(&path).unwrap();
+    let loop_of_recipe = text.find("for batch in").unwrap();
+    let own = r#"
+let rows = dataset("rows.jsonl");
+print(engine.evaluate(rows).loss);
+let loader = rows.loader(#{ micro_batch_size: 2, endless: true });
+let run = start_run(engine, loader, #{ total_steps: 2 });
+while run.train_batch() {
+    print(engine.grad_norm);
+    print(run.evaluate(rows).loss);
+}
+run.finish();
+"#;
+    fs::write(&path, format!("{}{own}", &text[..loop_of_recipe])).unwrap();
+    let (printed, _) = recipe.prints_and_notes();
+    let printed: Vec<f64> = printed.iter().map(|value| value.parse().unwrap()).collect();
+    let evals = csv(&recipe, "csv/x/Train_Samples_eval_loss.csv");
+    assert_eq!(evals, [(0, printed[0]), (4, printed[2]), (8, printed[4])]);
+    let norms = csv(&recipe, "csv/x/Train_Samples_grad_norm.csv");
+    assert_eq!(norms, [(4, printed[1]), (8, printed[3])]);
+    let scalars = scalars(&event_files(&recipe.directory().join("tb/x"))[0]);
+    let found = scalars.iter().filter(|scalar| scalar.tag == "Train/Samples/eval_loss");
+    let found: Vec<_> = found.map(|scalar| (scalar.step, scalar.value)).collect();
+    assert_eq!(found, evals.iter().map(|&(x, loss)| (x, loss as f32)).collect::<Vec<_>>());
 }
 
 #[test]
@@ -128,7 +164,7 @@ fn a_resumed_training_goes_on_in_its_files() {
     let xs = |file: &PathBuf| scalars(file).into_iter().map(|s| s.step).collect::<Vec<_>>();
     let mut both: Vec<_> = files.iter().map(xs).collect();
     both.sort();
-    assert_eq!(both, [[4, 4, 8, 8], [10, 10, 12, 12]]);
+    assert_eq!(both, [[4, 4, 4, 4, 8, 8, 8, 8], [10, 10, 10, 10, 12, 12, 12, 12]]);
 }
 
 #[test]
@@ -144,6 +180,8 @@ fn an_event_file_holds_what_csv_does() {
     let tags = [
         "train_loss",
         "lr",
+        "grad_norm",
+        "tokens_per_second",
         "elapsed_time_ms_forward",
         "elapsed_time_ms_backward",
         "elapsed_time_ms_backward_inner",

@@ -9,7 +9,7 @@ use std::{
 
 use similar::TextDiff;
 
-use super::{args::ParamArgs, console, host, origin::FetchArgs};
+use super::{console, host, origin::FetchArgs, run_args::ParamArgs};
 use crate::{
     foreign::lines,
     recipe::{self, Failure, Recipe, requests},

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Console, args::ParamArgs, console, download::Downloads, origin::FetchArgs};
+use super::{Console, console, download::Downloads, origin::FetchArgs, run_args::ParamArgs};
 use crate::{
     error::Error,
     recipe::{Failure, Recipe, Workspace, params},

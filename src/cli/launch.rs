@@ -10,6 +10,7 @@ use signal_hook::{
 use super::{
     args::{self, LaunchArgs},
     console, help, host, report, signals,
+    words::own_words,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -137,11 +138,6 @@ pub(super) fn command() -> Vec<String> {
     let of_launcher = std::env::var(COMMAND).ok();
     let words = of_launcher.and_then(|words| serde_json::from_str(&words).ok());
     words.unwrap_or_else(own_words)
-}
-
-/// The words of this process's command line. Those that are no text are shown as far as they are.
-fn own_words() -> Vec<String> {
-    std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect()
 }
 
 /// Leaves the error that ends this process where its launcher looks for it.

@@ -7,12 +7,14 @@ use std::{
 };
 
 use super::{
-    args::{EvalArgs, ParamArgs, ReplArgs},
+    args::{EvalArgs, ReplArgs},
     ask::ask_for,
     console::{self, Console},
     device::DeviceArgs,
     grants::GrantArgs,
-    host, launch, report, signals,
+    host, launch, report,
+    run_args::ParamArgs,
+    signals,
 };
 use crate::{
     bridge,

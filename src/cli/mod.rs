@@ -8,6 +8,7 @@ mod ask;
 mod bundle;
 mod chat;
 mod check;
+mod columns;
 mod config;
 mod console;
 mod crash;
@@ -30,20 +31,26 @@ mod origin;
 mod plan;
 mod recipe;
 pub mod report;
+mod run_args;
 mod runs;
 mod score;
 mod served;
 mod signals;
+mod sweep;
 mod table_args;
 mod trust;
 mod usage;
+mod words;
 
 use std::{ffi::OsString, process::ExitCode, thread};
 
 use clap::Parser;
 
-use self::args::{Cli, Command, PlanArgs, RunArgs};
 pub use self::console::Console;
+use self::{
+    args::{Cli, Command, PlanArgs},
+    run_args::RunArgs,
+};
 use crate::{
     bridge,
     recipe::Failure,
@@ -92,6 +99,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Chat(args) => chat::run(&args, &console).map_err(Failure::from),
         Command::Score(args) => score::run(&args, &console).map_err(Failure::from),
         Command::Doctor(args) => Ok(doctor::run(&args)),
+        Command::Sweep(args) => sweep::run(args, &console, verbose).map(|()| 0),
         Command::Runs(args) => runs::run(args).map(|()| 0).map_err(Failure::from),
         Command::Trust(args) => trust::run(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),

@@ -1,7 +1,6 @@
 //! `dsr runs`: the runs of this directory, listed, compared and removed.
 
 use std::{
-    fmt::Write as _,
     io::{BufRead, IsTerminal},
     path::{Path, PathBuf},
 };
@@ -10,7 +9,7 @@ use chrono::DateTime;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::console;
+use super::{columns::table, console};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -122,8 +121,8 @@ fn list(args: &ListArgs) -> Result<()> {
         return Ok(());
     }
     let head = ["RUN", "STATUS", "STEP", "LOSS", "BEST EVAL", "STARTED", "TOOK"];
-    let rows = runs.iter().map(row).collect();
-    console::out(&table(&head.map(str::to_owned), rows));
+    let rows: Vec<_> = runs.iter().map(row).collect();
+    console::out(&table(&head.map(str::to_owned), &rows));
     for run in runs.iter().filter(|run| run.state == State::Failed) {
         if let Some(error) = run.text("error") {
             let first = error.lines().next().unwrap_or_default();
@@ -171,19 +170,6 @@ fn took(run: &RunSummary) -> Option<String> {
     })
 }
 
-/// Lines of columns, the first and those of words to the left.
-fn table(head: &[String], rows: Vec<Vec<String>>) -> String {
-    let all: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
-    let width = |i: usize| all.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    for row in all {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    text
-}
-
 /// The runs of these names or paths, each once.
 fn chosen(names: &[String], root: &Path) -> Result<Vec<RunSummary>> {
     let mut all = list_runs(root)?;
@@ -226,7 +212,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
     for (name, i) in [("status", 1), ("step", 2), ("loss", 3), ("best eval", 4), ("took", 6)] {
         add(name, told.iter().map(|values| values[i].clone()).collect());
     }
-    console::out(&table(&head, rows));
+    console::out(&table(&head, &rows));
     for run in &runs {
         let points: Vec<_> = run.train.iter().map(|&(step, loss)| (step as f64, loss)).collect();
         if let Some(drawn) = curve(&format!("{}: loss", run.name), &points, WIDTH) {

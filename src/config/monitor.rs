@@ -38,7 +38,8 @@ option_table! {
         /// a profile of one step, module by module; it turns `wall_clock_breakdown` on
         #[option(optional)]
         pub flops_profiler: Option<FlopsProfilerConfig>,
-        /// writes `Train/Samples/train_loss`, `lr`, `loss_scale` (fp16), and with the phases
+        /// writes `Train/Samples/train_loss`, `lr`, `loss_scale` (fp16), `grad_norm`,
+        /// `tokens_per_second`, `eval_loss` at each evaluation, and with the phases
         /// `elapsed_time_ms_*` (DeepSpeed's, and `data`), over the samples seen, as CSV. Rows are added
         /// to files that exist
         #[option(optional)]

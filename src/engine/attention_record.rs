@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Engine, state::TrainState};
+use super::{Engine, train_state::TrainState};
 use crate::config::{SPARSE_ATTENTION, SparseAttention};
 
 impl Engine {

@@ -1,23 +1,12 @@
 //! Evaluation: the mean loss over a dataset, without dropout and without touching the training.
 
-use super::{Engine, stage::loss_without_gradients};
+use super::{Engine, evaluation::Evaluation, stage::loss_without_gradients};
 use crate::{
     data::Batch,
     dist::ReduceOp,
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, compute_with, guard},
 };
-
-/// How well the model predicts a dataset.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Evaluation {
-    /// The mean loss over all target tokens, in nats.
-    pub loss: f64,
-    /// `exp(loss)`.
-    pub perplexity: f64,
-    /// Target tokens.
-    pub targets: u64,
-}
 
 impl Engine {
     /// The loss over all target tokens of `batches`, which are this rank's; the result is that of

@@ -10,6 +10,8 @@
 mod accumulation;
 mod attention_record;
 mod evaluate;
+mod evaluation;
+mod exact;
 mod facts;
 mod gradients;
 mod host_gradients;
@@ -43,6 +45,7 @@ mod timers;
 mod totals;
 mod trace;
 mod train_batch;
+mod train_state;
 mod trainable;
 mod unit_states;
 
@@ -57,15 +60,16 @@ use self::{
     timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
-    evaluate::Evaluation,
+    evaluation::Evaluation,
+    exact::Exact,
     facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     served::exported,
-    state::{RecipeRecord, TrainState},
     timers::PhaseTimes,
     trace::Tracer,
     train_batch::BatchWatch,
+    train_state::{RecipeRecord, TrainState},
     trainable::trained,
 };
 use crate::{
@@ -73,6 +77,7 @@ use crate::{
     config::{
         EngineConfig, MeshConfig,
         optimizer::{Algorithm, check_momentum},
+        schedule::is_rate,
     },
     data::Batch,
     dist::{Mesh, ProcessGroup, ShardSpec},
@@ -104,6 +109,8 @@ pub struct Engine {
     global_step: u64,
     global_samples: u64,
     last_step: Option<StepOutcome>,
+    /// The learning rate that was set in place of the optimizer's.
+    own_lr: Option<f64>,
     timers: Timers,
     phase_times: Option<PhaseTimes>,
     flops_profile: Option<ModuleProfile>,
@@ -121,10 +128,15 @@ pub struct Engine {
     ledger: Ledger,
 }
 
-/// Is told of each optimizer step.
+/// Is told of each optimizer step, and of each evaluation.
 pub trait Observer {
     /// A step was done: [`Engine::last_step`] says what it was like.
     fn on_step(&mut self, engine: &Engine) -> Result<()>;
+
+    /// An evaluation was made.
+    fn on_evaluation(&mut self, _engine: &Engine, _evaluation: &Evaluation) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The outcome of an optimizer step.
@@ -217,6 +229,7 @@ impl Engine {
             global_step: 0,
             global_samples: 0,
             last_step: None,
+            own_lr: None,
             timers,
             phase_times: None,
             flops_profile: None,
@@ -280,7 +293,28 @@ impl Engine {
 
     /// The learning rate of the next step.
     pub fn lr(&self) -> Result<f64> {
-        self.config.scheduler.lr(self.config.optimizer.lr, self.optimizer.applied_steps())
+        let lr = self.own_lr.unwrap_or(self.config.optimizer.lr);
+        self.config.scheduler.lr(lr, self.optimizer.applied_steps())
+    }
+
+    /// Trains with the learning rate `lr` from the next step on, in place of the optimizer's; groups of
+    /// parameters keep their ratio to it. Every rank must set the same.
+    ///
+    /// # Errors
+    /// [`Code::CallOrder`] with a scheduler, which would replace it at the next step;
+    /// [`Code::BadValue`] for what is no learning rate.
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        if let Some(scheduler) = self.config.scheduler.name() {
+            let message = format!("`lr` cannot be set: it is the scheduler's, {scheduler}");
+            return Err(Error::new(Code::CallOrder, message).hint(
+                "leave `scheduler` out of init_engine, or let it be a function of the step",
+            ));
+        }
+        if !is_rate(&lr) {
+            bail!(Code::BadValue, "`lr` must be 0 or more, found {lr}");
+        }
+        self.own_lr = Some(lr);
+        Ok(())
     }
 
     /// The loss scale of the next step; only with fp16.

@@ -3,7 +3,7 @@
 //! The engine prints nothing and opens no file. An [`Observer`] is called after each optimizer step
 //! and may look at all of the engine; what it makes of it (`crate::run` has monitors) is its own.
 
-use super::{Engine, MemoryUse, Observer, timers::PhaseTimes};
+use super::{Engine, Evaluation, MemoryUse, Observer, timers::PhaseTimes};
 use crate::{
     bridge::memory::Kind,
     config::EngineConfig,
@@ -85,8 +85,18 @@ impl Engine {
 
     /// Tells the observers of the step that was just done.
     pub(super) fn tell_observers(&mut self) -> Result<()> {
+        self.tell(|observer, engine| observer.on_step(engine))
+    }
+
+    /// Tells the observers of an evaluation: [`Engine::evaluate`] leaves the engine as it is.
+    pub fn tell_evaluation(&mut self, evaluation: &Evaluation) -> Result<()> {
+        self.tell(|observer, engine| observer.on_evaluation(engine, evaluation))
+    }
+
+    /// Tells all observers, also where one of them fails.
+    fn tell(&mut self, tell: impl Fn(&mut dyn Observer, &Self) -> Result<()>) -> Result<()> {
         let mut observers = std::mem::take(&mut self.observers);
-        let told = observers.iter_mut().filter_map(|observer| observer.on_step(self).err());
+        let told = observers.iter_mut().filter_map(|observer| tell(&mut **observer, self).err());
         let faults = told.collect();
         self.observers = observers;
         Error::all(faults).map_or(Ok(()), Err)

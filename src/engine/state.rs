@@ -18,18 +18,20 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use serde::{Deserialize, Serialize};
-
 use super::{
-    Engine, accumulation::Accumulation, loss_scaler::LossScalerState, state_file::UnitState,
+    Engine,
+    accumulation::Accumulation,
+    exact::Exact,
+    state_file::UnitState,
+    train_state::{RecipeRecord, TrainState},
 };
 use crate::{
-    config::Dtype,
+    config::{Dtype, schedule::Schedule},
     data::SavedPlace,
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{ADAPTER_WEIGHTS, FlatUnit, OriginRecord, Pipeline, Run, is_of_adapter},
+    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor,
@@ -45,53 +47,6 @@ const OPTIMIZER: &str = "optimizer.safetensors";
 const FORMAT: u32 = 1;
 /// How much that does not fit is listed.
 const MOST_FAULTS: usize = 12;
-
-/// The part of a training's state that is no tensor.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainState {
-    /// The version of this layout: 1.
-    pub format: u32,
-    /// Optimizer steps done.
-    pub global_step: u64,
-    /// Steps that changed the parameters; the schedule and the averages' bias go by them.
-    pub applied_steps: u64,
-    /// Steps that were skipped, because a gradient was not finite.
-    #[serde(default)]
-    pub skipped_steps: u64,
-    /// The dynamic loss scale, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub loss_scaler: Option<LossScalerState>,
-    /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
-    #[serde(default)]
-    pub global_samples: Option<u64>,
-    /// The optimizer, whose state is in the checkpoint.
-    #[serde(default = "adamw")]
-    pub optimizer: String,
-    /// The base of the adapter, where the checkpoint is of one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base: Option<OriginRecord>,
-    /// The options of block-sparse attention, where there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub sparse_attention: Option<serde_json::Value>,
-    /// The place in the data, where a loader was saved with the engine.
-    pub loader: Option<SavedPlace>,
-    /// The recipe that was run, where it is known.
-    pub recipe: Option<RecipeRecord>,
-}
-
-/// The optimizer of checkpoints that do not name it: there was one.
-fn adamw() -> String {
-    "AdamW".to_owned()
-}
-
-/// A recipe with the values of its parameters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct RecipeRecord {
-    /// Its text.
-    pub source: String,
-    /// Its parameters by name.
-    pub params: serde_json::Map<String, serde_json::Value>,
-}
 
 impl Engine {
     /// Writes the state into the directory `dir`, which a
@@ -141,6 +96,7 @@ impl Engine {
             skipped_steps: self.overflow_check.skipped_steps,
             loss_scaler: self.overflow_check.scaler.state(),
             global_samples: Some(self.global_samples),
+            lr: self.own_lr.map(Exact),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
             base,
             sparse_attention: self.sparse_record(),
@@ -336,6 +292,9 @@ impl Engine {
         self.overflow_check.skipped_steps = state.skipped_steps;
         self.overflow_check.scaler.restore(state.loss_scaler);
         self.optimizer.set_applied_steps(state.applied_steps);
+        // A scheduler that the recipe has got since gives the rate.
+        let is_constant = matches!(self.config.scheduler, Schedule::Constant);
+        self.own_lr = state.lr.filter(|_| is_constant).map(|Exact(lr)| lr);
         self.global_step = state.global_step;
         let samples = state.global_step * self.train_batch_size() as u64;
         self.global_samples = state.global_samples.unwrap_or(samples);

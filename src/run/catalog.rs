@@ -21,8 +21,10 @@ pub enum State {
     Running,
     /// Its last step is done.
     Finished,
-    /// The user, or the recipe, stopped it before.
+    /// The recipe ended it before its last step.
     Stopped,
+    /// The user stopped it, or a signal, or its time was up.
+    Interrupted,
     /// An error ended it.
     Failed,
     /// Its process is gone and has said nothing.
@@ -33,8 +35,15 @@ pub enum State {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Running, Self::Finished, Self::Stopped, Self::Failed, Self::Killed, Self::Unknown];
+    pub const ALL: [Self; 7] = [
+        Self::Running,
+        Self::Finished,
+        Self::Stopped,
+        Self::Interrupted,
+        Self::Failed,
+        Self::Killed,
+        Self::Unknown,
+    ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
@@ -42,6 +51,7 @@ impl State {
             Self::Running => "running",
             Self::Finished => "finished",
             Self::Stopped => "stopped",
+            Self::Interrupted => "interrupted",
             Self::Failed => "failed",
             Self::Killed => "killed",
             Self::Unknown => "unknown",
@@ -63,6 +73,8 @@ pub struct RunSummary {
     pub train: Vec<(u64, f64)>,
     /// The losses of its evaluations.
     pub eval: Vec<(u64, f64)>,
+    /// Tokens a second at its last step.
+    pub tokens_per_second: Option<f64>,
 }
 
 impl RunSummary {
@@ -76,16 +88,17 @@ impl RunSummary {
             (Some("running"), None) => State::Running,
             (Some("finished"), _) => State::Finished,
             (Some("stopped"), _) => State::Stopped,
+            (Some("interrupted"), _) => State::Interrupted,
             (Some("failed"), _) => State::Failed,
             _ => State::Unknown,
         };
         let metrics = dir.metrics();
-        let Curves { train, eval } = match metrics.is_file() {
+        let Curves { train, eval, tokens_per_second } = match metrics.is_file() {
             true => curves(&metrics)?,
             false => Curves::default(),
         };
         let name = dir.place().name().unwrap_or_default().to_owned();
-        Ok(Self { dir, name, state, told, train, eval })
+        Ok(Self { dir, name, state, told, train, eval, tokens_per_second })
     }
 
     /// Its directory.
@@ -103,6 +116,11 @@ impl RunSummary {
         lowest(&self.eval)
     }
 
+    /// Whether there is a checkpoint to go on from.
+    pub fn has_checkpoint(&self) -> Result<bool> {
+        Ok(!self.dir.checkpoints().list()?.is_empty())
+    }
+
     /// A text of what it tells.
     pub fn text(&self, key: &str) -> Option<&str> {
         self.told.get(key)?.as_str()
@@ -118,6 +136,7 @@ impl RunSummary {
         all.insert("loss".to_owned(), self.train.last().map(|&(_, loss)| loss).into());
         let best = self.best().map(|(step, loss)| json!({ "step": step, "loss": loss }));
         all.insert("best_evaluation".to_owned(), best.into());
+        all.insert("tokens_per_second".to_owned(), self.tokens_per_second.into());
         all.into()
     }
 

@@ -213,7 +213,8 @@ pub fn find_latest(root: impl Into<Place>, name: &str) -> Result<RunDir> {
     })
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Refuses a name that cannot be the one of a run.
+pub fn check_name(name: &str) -> Result<()> {
     let bad = |what: &str| {
         Err(Error::new(Code::BadValue, format!("{name:?} cannot be the name of a run: {what}"))
             .hint("a name such as gpt2-small becomes a directory"))

@@ -111,6 +111,8 @@ pub struct MetricsLog {
 pub(super) struct Curves {
     pub(super) train: Vec<(u64, f64)>,
     pub(super) eval: Vec<(u64, f64)>,
+    /// The speed at the last step.
+    pub(super) tokens_per_second: Option<f64>,
 }
 
 impl From<&StepReport> for Record {
@@ -177,6 +179,9 @@ pub(super) fn curves(path: &Place) -> Result<Curves> {
         let Some(step) = step_of(&value) else { continue };
         if let Some(loss) = value.get("loss").and_then(Value::as_f64) {
             curves.train.push((step, loss));
+        }
+        if let Some(speed) = value.get("tokens_per_second").and_then(Value::as_f64) {
+            curves.tokens_per_second = Some(speed);
         }
         if let Some(loss) = value.get("eval_loss").and_then(Value::as_f64) {
             curves.eval.push((step, loss));

@@ -24,7 +24,7 @@ mod training;
 mod trial;
 
 pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
-pub use dir::{RunDir, find_latest};
+pub use dir::{RunDir, check_name, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Memory, Meter, StepReport, StepValues};

@@ -30,8 +30,10 @@ pub enum Status {
     Running,
     /// Its last step is done.
     Finished,
-    /// The user, or the recipe, stopped it before.
+    /// The recipe ended it before its last step.
     Stopped,
+    /// The user stopped it, or a signal, or its time was up.
+    Interrupted,
     /// An error ended it.
     Failed,
 }

@@ -335,7 +335,7 @@ impl Training {
         if engine.micro_step() == 0 && engine.global_step() > 0 {
             self.save(engine, loader)?;
         }
-        self.end(Status::Stopped)?;
+        self.end(Status::Interrupted)?;
         Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
     }
 }

@@ -16,6 +16,7 @@ use super::{
     runtime,
 };
 use crate::{
+    engine::RecipeRecord,
     error::{Code, Error},
     recipe::{
         bundle::code,
@@ -74,7 +75,7 @@ impl Session {
             Ok(()) => run.end(Status::Stopped, None),
             Err(failure) => {
                 let status = match failure.code() {
-                    Code::Interrupted => Status::Stopped,
+                    Code::Interrupted => Status::Interrupted,
                     _ => Status::Failed,
                 };
                 let error = failure.faults.first().map(|fault| {
@@ -95,7 +96,13 @@ impl Session {
         let (engine, ast) = self.compile(recipe)?;
         let parameters = workspace.parameters.borrow();
         check::check_whole(&engine, workspace, &recipe.name, &ast, &parameters)
-            .map_err(|e| Failure::of(e, &[], &workspace.sources))
+            .map_err(|e| Failure::of(e, &[], &workspace.sources))?;
+        Ok(self.check_run_options(&ast)?)
+    }
+
+    /// The text and the parameters of the recipe that was checked or run last, as its runs keep them.
+    pub fn record(&self) -> RecipeRecord {
+        self.host.program.record(&self.host.workspace.sources)
     }
 
     /// The recipe with the values of its parameters, and the engine that is to run it.

@@ -131,6 +131,17 @@ impl Warmup {
 }
 
 impl DeepSpeedSchedule {
+    /// Its `type`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::WarmupLr(..) => "WarmupLR",
+            Self::WarmupDecayLr(..) => "WarmupDecayLR",
+            Self::WarmupCosineLr(..) => "WarmupCosineLR",
+            Self::OneCycle(_) => "OneCycle",
+            Self::LrRangeTest(_) => "LRRangeTest",
+        }
+    }
+
     /// The learning rate of the step after `applied` steps; `lr` is the optimizer's.
     pub(super) fn lr(&self, lr: f64, applied: u64) -> f64 {
         let n = applied.checked_sub(1).map(|n| n as f64);

@@ -130,6 +130,17 @@ option_words! {
 }
 
 impl HuggingFaceSchedule {
+    /// Its `type`.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::ConstantWithWarmup(_) => "constant_with_warmup",
+            Self::Linear(_) => "linear",
+            Self::Cosine(_) => "cosine",
+            Self::InverseSqrt(_) => "inverse_sqrt",
+            Self::WarmupStableDecay(_) => "warmup_stable_decay",
+        }
+    }
+
     /// The factor of the step after `applied` steps.
     pub(super) fn ratio(&self, applied: u64) -> f64 {
         match *self {

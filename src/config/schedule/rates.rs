@@ -39,6 +39,16 @@ impl fmt::Debug for LrFunction {
 }
 
 impl Schedule {
+    /// The name of the schedule, by its `type`; `None` where the rate is the optimizer's `lr`.
+    pub fn name(&self) -> Option<&'static str> {
+        match self {
+            Self::Constant => None,
+            Self::DeepSpeed(schedule) => Some(schedule.name()),
+            Self::HuggingFace(schedule) => Some(schedule.name()),
+            Self::Function(_) => Some("a function of the recipe"),
+        }
+    }
+
     /// The learning rate of the step after `applied` steps; `lr` is the optimizer's.
     ///
     /// # Errors

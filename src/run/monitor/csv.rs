@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::event::{Event, LR, TRAIN_LOSS};
+use super::event::{Event, GRAD_NORM, LR, TOKENS_PER_SECOND, TRAIN_LOSS};
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::{File, Place, create_dir_all, read_start},
@@ -29,7 +29,7 @@ impl CsvMonitor {
         let dir = dir.into();
         create_dir_all(&dir)?;
         let mut monitor = Self { dir, files: HashMap::new() };
-        for tag in [TRAIN_LOSS, LR] {
+        for tag in [TRAIN_LOSS, LR, GRAD_NORM, TOKENS_PER_SECOND] {
             monitor.file(tag)?;
         }
         Ok(monitor)

@@ -6,7 +6,8 @@
 //!
 //! Where dsr differs from DeepSpeed: `train_loss`, which DeepSpeed documents and only its pipeline
 //! engine writes, is there; `lr` is the rate that the step used, where DeepSpeed's scheduler has
-//! already gone on; `elapsed_time_ms_data` is new.
+//! already gone on; `grad_norm`, `tokens_per_second` and `elapsed_time_ms_data` are new. `eval_loss`,
+//! which is DeepSpeed's tag for a pipeline's evaluation, is that of each evaluation.
 
 mod csv;
 mod event;
@@ -14,10 +15,14 @@ mod flops;
 mod line;
 mod tensorboard;
 
-use self::{csv::CsvMonitor, event::events, tensorboard::EventFile};
+use self::{
+    csv::CsvMonitor,
+    event::{Event, evaluated, events},
+    tensorboard::EventFile,
+};
 use crate::{
     config::MonitorConfig,
-    engine::{Engine, Observer},
+    engine::{Engine, Evaluation, Observer},
     error::{Code, Error, IoContext, Result},
     fs::{Place, read_start, write_atomic},
 };
@@ -64,6 +69,13 @@ impl Monitors {
         }))
     }
 
+    /// Writes the events into all logs; returns the errors.
+    fn write(&mut self, events: &[Event]) -> Vec<Error> {
+        let csv = self.csv.as_mut().map(|csv| csv.write(events));
+        let tensorboard = self.tensorboard.as_mut().map(|file| file.write(events));
+        [csv, tensorboard].into_iter().flatten().filter_map(Result::err).collect()
+    }
+
     fn show_profile(&self, engine: &Engine) -> Result<()> {
         let Some(profiler) = &self.config.flops_profiler else { return Ok(()) };
         let Some(text) = flops::text(engine, profiler) else { return Ok(()) };
@@ -83,17 +95,18 @@ impl Observer for Monitors {
         if self.config.steps_per_print.is_some_and(|every| is_due(every.get())) {
             line::progress(engine).iter().for_each(|line| (self.show)(line));
         }
-        let events = events(engine);
-        let csv = self.csv.as_mut().map(|csv| csv.write(&events));
-        let tensorboard = self.tensorboard.as_mut().map(|file| file.write(&events));
-        let profile = Some(self.show_profile(engine));
+        let mut faults = self.write(&events(engine));
+        faults.extend(self.show_profile(engine).err());
         if let Some(times) = engine.phase_times() {
             (self.show)(&line::breakdown(&times));
         }
-        let written = [csv, tensorboard, profile].into_iter().flatten();
-        Error::all(written.filter_map(Result::err).collect()).map_or(Ok(()), |e| {
+        Error::all(faults).map_or(Ok(()), |e| {
             Err(e.hint("the step is done and the engine whole: it can go on or be saved"))
         })
+    }
+
+    fn on_evaluation(&mut self, engine: &Engine, evaluation: &Evaluation) -> Result<()> {
+        Error::all(self.write(&[evaluated(engine, evaluation)])).map_or(Ok(()), Err)
     }
 }
 

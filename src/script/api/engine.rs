@@ -7,6 +7,7 @@ use rhai::{Map, plugin::*};
 use super::{
     batch::api::Batch,
     dataset::api::Dataset,
+    evaluation,
     loader::{self, api::Loader},
     model::api::Model,
     tensor::Handle as Tensor,
@@ -14,9 +15,8 @@ use super::{
 use crate::{
     checkpoint::Store,
     config::{EngineConfig, optimizer::StateDtype, options::option_table},
-    data::LoaderOptions,
     dist::Mesh,
-    engine::{self, Evaluation, MemoryUse, StepOutcome},
+    engine::{self, MemoryUse, StepOutcome},
     error::Result,
     recipe::{
         error::{ScriptResult, interruption},
@@ -160,8 +160,8 @@ pub mod api {
         dataset: Dataset,
     ) -> ScriptResult<Map> {
         let host = host::of(&ctx)?;
-        let found = super::evaluate(&host, &*engine.read()?, &dataset, &|| host.must_stop())?;
-        Ok(super::evaluation_map(&found.ok_or_else(interruption)?))
+        let found = evaluation::evaluate(&host, engine, &dataset, &|| host.must_stop())?;
+        Ok(evaluation::map(&found.ok_or_else(interruption)?))
     }
 
     /// Saves parameters and optimizer into a directory of checkpoints, and returns the path of the
@@ -293,10 +293,22 @@ pub mod api {
         Ok(engine.read()?.loss_scale().map_or(Dynamic::UNIT, Dynamic::from))
     }
 
-    /// Returns the learning rate of the next step.
+    /// The learning rate of the next step. It can be set where there is no scheduler, and then holds
+    /// from the next step on, also after a resumption; groups of parameters keep their ratio to it.
+    ///
+    /// ```rhai
+    /// if engine.global_step == 1000 { engine.lr = engine.lr * 0.1; }
+    /// ```
     #[rhai_fn(get = "lr", return_raw, pure)]
     pub fn lr(engine: &mut Engine) -> ScriptResult<f64> {
         Ok(engine.read()?.lr()?)
+    }
+
+    /// Sets the learning rate of the next steps.
+    #[rhai_fn(set = "lr", return_raw, pure)]
+    pub fn set_lr(engine: &mut Engine, lr: Dynamic) -> ScriptResult<()> {
+        let lr: f64 = crate::recipe::value::argument("lr", &lr)?;
+        Ok(engine.write()?.set_lr(lr)?)
     }
 
     /// Returns what the engine's memory was used for when it used most of it, in bytes: a map with
@@ -357,32 +369,6 @@ fn mesh_map(mesh: &Mesh) -> Map {
         ("tp_size", shape.tp),
     ];
     numbers.into_iter().map(|(name, number)| (name.into(), (number as i64).into())).collect()
-}
-
-/// Evaluates this rank's part of `dataset`, of which a dry run takes one micro batch for each rank;
-/// `None` when `stop` said so.
-pub(super) fn evaluate(
-    host: &Host,
-    engine: &engine::Engine,
-    dataset: &Dataset,
-    stop: &dyn Fn() -> bool,
-) -> Result<Option<Evaluation>> {
-    let micro_batch_size = engine.config().micro_batch_size;
-    let options = LoaderOptions { micro_batch_size, ..LoaderOptions::default() };
-    let dp = engine.mesh().dp();
-    let few = (micro_batch_size * dp.world_size()) as u64;
-    let dataset = if host.run.is_trial { &dataset.take(few)? } else { dataset };
-    let batches = dataset.loader(loader::for_rank(dp, options))?;
-    engine.evaluate(batches, stop)
-}
-
-/// An evaluation as a script sees it.
-pub(super) fn evaluation_map(evaluation: &Evaluation) -> Map {
-    Map::from([
-        ("loss".into(), evaluation.loss.into()),
-        ("perplexity".into(), evaluation.perplexity.into()),
-        ("targets".into(), (evaluation.targets as i64).into()),
-    ])
 }
 
 fn memory_map(memory: MemoryUse, allocator: Option<AllocatorUse>) -> Map {

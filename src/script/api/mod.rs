@@ -27,4 +27,5 @@ pub mod tensor;
 pub mod tokenizer;
 pub mod tokenizer_training;
 
+mod evaluation;
 pub(crate) mod groups;

@@ -7,6 +7,7 @@ use rhai::{Array, Map, Module, plugin::*};
 use super::{
     dataset::api::Dataset,
     engine::{self, Engine},
+    evaluation,
     loader::{api::Loader, loop_left, next_batch},
 };
 use crate::{
@@ -287,7 +288,7 @@ impl Run {
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
         let began = Instant::now();
         let stop = || host.interrupted();
-        let found = engine::evaluate(host, &*self.engine.read()?, dataset, &stop)?;
+        let found = evaluation::evaluate(host, &self.engine, dataset, &stop)?;
         let Some(evaluation) = found else {
             if host.is_live() {
                 return Err(interruption());
@@ -301,7 +302,7 @@ impl Run {
         line.iter().for_each(|line| host.output.note(line));
         let mut training = self.training.write()?;
         training.keep_best(&*self.engine.read()?, &*self.loader.read()?, evaluation.loss)?;
-        Ok(engine::evaluation_map(&evaluation))
+        Ok(evaluation::map(&evaluation))
     }
 
     /// Saves and fails with the way to go on, if the user asked any rank to stop. All ranks must
