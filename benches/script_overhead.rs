@@ -13,7 +13,7 @@ use std::{cell::RefCell, error::Error, path::Path, rc::Rc, time::Instant};
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
     },
     data::{Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -126,6 +126,7 @@ fn config() -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        outliers: OutlierConfig::default(),
         optimizer,
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,

@@ -18,7 +18,7 @@ use std::{error::Error, rc::Rc};
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -118,7 +118,7 @@ fn step(world_size: usize, stage: u8, batch: &Batch) -> Result<Step> {
     let before = group.traffic();
     let loss = engine.forward(batch)?;
     engine.backward(&loss)?;
-    if !engine.step()? || engine.last_step().is_none_or(|step| step.skipped) {
+    if !engine.step()? || engine.last_step().is_none_or(|step| step.skipped.is_some()) {
         return Err("the step was not applied".into());
     }
     Ok(Step { memory: engine.memory(), traffic: group.traffic().since(&before) })
@@ -152,6 +152,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         },
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        outliers: OutlierConfig::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-4),
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,

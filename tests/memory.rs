@@ -5,7 +5,8 @@ use std::rc::Rc;
 use dsr::{
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig,
-        Numerics, OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        Numerics, OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule, TrainableConfig,
+        ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -66,6 +67,7 @@ impl Case {
             gradient_accumulation_steps: self.accum,
             gradient_clipping: Some(1.0),
             loss_average: LossAverage::Tokens,
+            outliers: OutlierConfig::default(),
             numerics: Numerics::default(),
             precision: PrecisionConfig::new(self.dtype),
             optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),

@@ -6,7 +6,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{
             AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
             ParamGroup, SgdConfig, StateDtype,
@@ -232,6 +232,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        outliers: OutlierConfig::default(),
         optimizer,
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,

@@ -1,6 +1,10 @@
 //! What a run says of itself: before its first step, in its directory, and when it has ended.
 
-use std::{fs, path::PathBuf, process::Output};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Output,
+};
 
 use serde_json::Value;
 
@@ -190,6 +194,46 @@ fn a_recipe_can_go_by_the_speed() {
             "print(engine.tokens_per_second > 0.0 && engine.mfu == ())",
         );
     assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+}
+
+/// Of 130 steps the 129th has ten times the loss of the others. Two ranks decide alike.
+#[test]
+fn an_outlier_is_told_on_the_screen_and_in_the_metrics() {
+    let folder = Folder::new()
+        .with(
+            "micro_batch_size: 2, grad",
+            "skip_update_lossz: 6, loss: loss, micro_batch_size: 2, grad",
+        )
+        .with(
+            "let engine",
+            "let factor = 1.0;
+let loss = |logits, targets| nn::cross_entropy(logits.flatten(0, 1), targets.flatten()) * factor;
+let engine",
+        )
+        .with(
+            "{ run.evaluate(rows); }",
+            "{ factor = if engine.global_step == 128 { 10.0 } else { 1.0 }; }",
+        );
+    let given = ["tiny.rhai", "-p", "steps=130", "-p", "lr=0.0001"];
+    let ways = [&["run", "--name", "one"][..], &["launch", "--nproc-per-node=2", "--name", "two"]];
+    for (way, run) in ways.into_iter().zip(["runs/one", "runs/two"]) {
+        let output = folder.dsr(&[way, &given[..]].concat());
+        out(&output);
+        check_outlier(&text(&output.stderr), &folder.path(run));
+    }
+}
+
+fn check_outlier(error: &str, run: &Path) {
+    let line = error.lines().find(|line| line.contains("skipped")).expect(error);
+    assert!(line.contains("step 129/130 "), "{line}");
+    assert!(line.contains("  skipped: the loss has the z-score 11."), "{line}");
+    let metrics = fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let records: Vec<Value> =
+        metrics.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let skipped: Vec<_> = records.iter().filter(|record| record["skipped"] == true).collect();
+    assert_eq!(skipped.len(), 1, "{skipped:?}");
+    assert_eq!(skipped[0]["step"], 129);
+    assert!(skipped[0]["loss_zscore"].as_f64().unwrap() > 11.0, "{skipped:?}");
 }
 
 #[test]

@@ -63,6 +63,11 @@ fn schedules() {
 }
 
 #[test]
+fn steps() {
+    check_area("steps", &|_| ());
+}
+
+#[test]
 fn every_area_has_a_test() {
     let this = include_str!("script.rs");
     for area in areas() {

@@ -7,6 +7,7 @@ use super::{
     numerics::Numerics,
     optimizer::{GivenOptimizer, OPTIMIZER_ROWS, OptimizerConfig},
     options::{Foreign, Kind, OptionTable, Options, ROW, Row, Switch, option_table, option_words},
+    outliers::OutlierConfig,
     precision::{Dtype, PrecisionConfig},
     schedule::{LrFunction, SCHEDULER_ROWS, Schedule},
     sparse_attention::SparseAttention,
@@ -30,6 +31,8 @@ pub struct EngineConfig {
     pub gradient_clipping: Option<f64>,
     /// How the losses of a global batch become one.
     pub loss_average: LossAverage,
+    /// The steps that are skipped as outliers.
+    pub outliers: OutlierConfig,
     /// The optimizer.
     pub optimizer: OptimizerConfig,
     /// The parameters that are trained.
@@ -129,6 +132,7 @@ option_table! {
 pub const ENGINE_TABLES: &[&[Row]] = &[
     BatchSizes::ROWS,
     EngineOptions::ROWS,
+    OutlierConfig::ROWS,
     MeshConfig::ROWS,
     OPTIMIZER_ROWS,
     SCHEDULER_ROWS,
@@ -177,6 +181,7 @@ impl EngineConfig {
             numerics: Numerics::read(o),
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: options.loss_average,
+            outliers: OutlierConfig::read(o),
             optimizer,
             trainable: TrainableConfig::read(o),
             scheduler,

@@ -8,6 +8,7 @@ mod monitor;
 mod numerics;
 pub mod optimizer;
 pub mod options;
+mod outliers;
 mod precision;
 pub mod schedule;
 mod sparse_attention;
@@ -24,6 +25,7 @@ pub use mesh::{
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;
+pub use outliers::OutlierConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
 pub use schedule::Schedule;
 pub use sparse_attention::{SPARSE_ATTENTION, Sides, SparseAttention, SparseMode};

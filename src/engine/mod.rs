@@ -24,6 +24,7 @@ mod observe;
 mod offload;
 #[cfg(test)]
 mod operations;
+mod outliers;
 mod overflow_check;
 mod pace;
 mod parameter_shards;
@@ -55,9 +56,10 @@ pub use crate::model::ModuleProfile;
 
 use self::{
     accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
-    master_weights::MasterWeights, offload::Offload, overflow_check::OverflowCheck, pace::Pace,
-    pending::Pending, pipe::Pipe, placement::Placement, stage::check_documents, stop::StopSignal,
-    timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
+    master_weights::MasterWeights, offload::Offload, outliers::Outliers,
+    overflow_check::OverflowCheck, pace::Pace, pending::Pending, pipe::Pipe, placement::Placement,
+    stage::check_documents, stop::StopSignal, timers::Timers, trainable::optimizer_plan,
+    unit_states::UnitStates,
 };
 pub use self::{
     evaluation::Evaluation,
@@ -65,6 +67,7 @@ pub use self::{
     facts::EngineFacts,
     loss_scaler::LossScalerState,
     memory::MemoryUse,
+    outliers::{OutlierState, Skip},
     served::exported,
     timers::PhaseTimes,
     trace::Tracer,
@@ -104,6 +107,7 @@ pub struct Engine {
     state_names: Vec<StateName>,
     gradients: Gradients,
     overflow_check: OverflowCheck,
+    outliers: Outliers,
     accumulation: Accumulation,
     pending: Option<Pending>,
     global_step: u64,
@@ -157,8 +161,8 @@ pub struct StepOutcome {
     pub flops: f64,
     /// The loss scale of the backward pass; only with fp16.
     pub loss_scale: Option<f64>,
-    /// Whether a gradient was not finite, so that nothing was applied.
-    pub skipped: bool,
+    /// The reason why nothing was applied, where nothing was.
+    pub skipped: Option<Skip>,
 }
 
 impl Engine {
@@ -217,6 +221,7 @@ impl Engine {
             placement,
             pipe,
             overflow_check: OverflowCheck::new(precision.loss_scale),
+            outliers: Outliers::new(config.outliers),
             config,
             loss: None,
             master_weights,
@@ -322,7 +327,7 @@ impl Engine {
         self.overflow_check.scaler.shown()
     }
 
-    /// Steps that were skipped because a gradient was not finite; [`Engine::global_step`] counts
+    /// Steps that were skipped, because a gradient was not finite or as outliers; [`Engine::global_step`] counts
     /// them too, the schedule does not.
     pub fn skipped_steps(&self) -> u64 {
         self.overflow_check.skipped_steps
@@ -453,7 +458,7 @@ fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
 fn config(every: Option<usize>) -> EngineConfig {
     use crate::config::{
         ActivationCheckpointing, Dtype, LossAverage, MeshConfig, MonitorConfig, Numerics,
-        OptimizerConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     };
     EngineConfig {
@@ -461,6 +466,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         gradient_accumulation_steps: 1,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        outliers: OutlierConfig::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
         numerics: Numerics::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-3),

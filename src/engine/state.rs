@@ -95,6 +95,7 @@ impl Engine {
             applied_steps: self.optimizer.applied_steps(),
             skipped_steps: self.overflow_check.skipped_steps,
             loss_scaler: self.overflow_check.scaler.state(),
+            outliers: self.outliers.state(),
             global_samples: Some(self.global_samples),
             lr: self.own_lr.map(Exact),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
@@ -291,6 +292,7 @@ impl Engine {
         self.overflow_check.forget();
         self.overflow_check.skipped_steps = state.skipped_steps;
         self.overflow_check.scaler.restore(state.loss_scaler);
+        self.outliers.restore(state.outliers.clone());
         self.optimizer.set_applied_steps(state.applied_steps);
         // A scheduler that the recipe has got since gives the rate.
         let is_constant = matches!(self.config.scheduler, Schedule::Constant);

@@ -5,6 +5,7 @@ use std::{rc::Rc, time::Instant};
 use super::{
     Engine, StepOutcome,
     accumulation::Accumulation,
+    outliers::Skip,
     overflow_check::{StepDecision, first_not_finite},
     state_file::UnitState,
     stop::StopSignal,
@@ -72,7 +73,10 @@ impl Engine {
         let totals = self.totals(accumulation, &grads)?;
         // The gradients carry the loss scale of their backward pass.
         let loss_scale = self.overflow_check.scaler.shown();
-        let launched = self.optimizer.is_fused() && self.states.is_on(self.mesh.world().device());
+        // The device cannot tell outliers, so that the host judges before.
+        let launched = self.optimizer.is_fused()
+            && self.states.is_on(self.mesh.world().device())
+            && !self.outliers.is_on();
         if launched {
             // They are looked at again where the step stops the training.
             self.apply(&mut grads, rates, (&totals, true))?;
@@ -98,13 +102,18 @@ impl Engine {
                 &accumulation.suspects()?,
             )));
         }
-        if verdict == StepDecision::Apply {
+        let skipped = match verdict {
+            StepDecision::Apply => self.outliers.judge(loss, grad_norm),
+            _ => Some(Skip::NotFinite),
+        };
+        self.overflow_check.skipped_steps +=
+            u64::from(skipped.is_some_and(|skip| skip != Skip::NotFinite));
+        if skipped.is_none() {
             if !launched {
                 self.apply(&mut grads, rates, (&totals, false))?;
             }
             self.optimizer.end_step();
         }
-        let skipped = verdict == StepDecision::Skip;
         let StepRates { lr, betas } = rates;
         let flops = tokens as f64 * self.model().flops_per_token(self.row_tokens);
         Ok(Ok(StepOutcome { loss, grad_norm, lr, betas, tokens, flops, loss_scale, skipped }))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{exact::Exact, loss_scaler::LossScalerState};
+use super::{exact::Exact, loss_scaler::LossScalerState, outliers::OutlierState};
 use crate::{data::SavedPlace, model::OriginRecord};
 
 /// The part of a training's state that is no tensor.
@@ -14,12 +14,15 @@ pub struct TrainState {
     pub global_step: u64,
     /// Steps that changed the parameters; the schedule and the averages' bias go by them.
     pub applied_steps: u64,
-    /// Steps that were skipped, because a gradient was not finite.
+    /// Steps that were skipped, because a gradient was not finite or as outliers.
     #[serde(default)]
     pub skipped_steps: u64,
     /// The dynamic loss scale, where there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub loss_scaler: Option<LossScalerState>,
+    /// The recent losses and gradient norms, where outliers among them are skipped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outliers: Option<OutlierState>,
     /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
     #[serde(default)]
     pub global_samples: Option<u64>,

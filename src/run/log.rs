@@ -94,7 +94,7 @@ impl RunLog {
     fn is_due(&self, report: &StepReport) -> bool {
         let step = report.values.step;
         let ends = self.steps_seen == 1 || report.total_steps == Some(step);
-        report.values.skipped
+        report.values.skipped.is_some()
             || match self.interval {
                 LineInterval::Never => false,
                 _ if ends => true,
@@ -169,7 +169,7 @@ mod tests {
         let mut log = RunLog::open(&dir, None, every).unwrap();
         log.on_step(&report(1, 0)).unwrap();
         let mut skipped = report(2, 0);
-        skipped.values.skipped = true;
+        skipped.values.skipped = Some(crate::engine::Skip::NotFinite);
         assert!(log.on_step(&skipped).unwrap().unwrap().contains("skipped"));
     }
 

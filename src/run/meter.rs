@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    engine::PhaseTimes,
+    engine::{PhaseTimes, Skip},
     units::{Bytes, proc_bytes},
 };
 
@@ -37,8 +37,8 @@ pub struct StepValues {
     pub peak_flops: Option<f64>,
     /// The loss scale that the step used; only with fp16.
     pub loss_scale: Option<f64>,
-    /// True when the step was skipped because a gradient was not finite.
-    pub skipped: bool,
+    /// The reason why the step was skipped, where it was.
+    pub skipped: Option<Skip>,
     /// The most bytes that libtorch has taken from the device, where it is not the host.
     pub device_bytes: Option<u64>,
     /// The times of the step's phases, where they were measured.
@@ -186,13 +186,17 @@ impl fmt::Display for StepReport {
         if let Some(left) = self.left.filter(|left| !left.is_zero()) {
             write!(f, "  {} left", Elapsed(left))?;
         }
-        if skipped {
-            f.write_str("  skipped: a gradient is not finite")?;
-            if let Some(scale) = loss_scale {
-                write!(f, " at loss scale {scale}")?;
+        match skipped {
+            None => Ok(()),
+            Some(Skip::Loss(z)) => write!(f, "  skipped: the loss has the z-score {z:.1}"),
+            Some(Skip::GradNorm(z)) => {
+                write!(f, "  skipped: the gradient's norm has the z-score {z:.1}")
+            }
+            Some(Skip::NotFinite) => {
+                f.write_str("  skipped: a gradient is not finite")?;
+                loss_scale.map_or(Ok(()), |scale| write!(f, " at loss scale {scale}"))
             }
         }
-        Ok(())
     }
 }
 
@@ -262,7 +266,7 @@ pub(super) mod tests {
             flops: 4e9,
             peak_flops: None,
             loss_scale: None,
-            skipped: false,
+            skipped: None,
             device_bytes: None,
             phases: None,
         }
@@ -295,7 +299,7 @@ pub(super) mod tests {
         bare.values.grad_norm = None;
         assert_eq!(bare.to_string(), "step 1  loss 4.213  lr 3.0e-4  3.4k tok/s  136.0 GFLOP/s");
         (bare.flops_per_second, bare.mfu) = (446.2e12, Some(0.451));
-        bare.values.skipped = true;
+        bare.values.skipped = Some(Skip::NotFinite);
         bare.values.loss_scale = Some(65536.0);
         bare.values.device_bytes = Some(5 << 30);
         assert_eq!(

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    engine::PhaseTimes,
+    engine::{PhaseTimes, Skip},
     error::{Code, Error, IoContext, Result},
     fs::{File, Place, read_to_string, write_atomic},
     run::StepReport,
@@ -35,6 +35,12 @@ pub struct Record {
     /// True when the step was skipped; absent otherwise.
     #[serde(skip_serializing_if = "is_false")]
     pub skipped: bool,
+    /// The z-score of the loss, for which the step was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_zscore: Option<f64>,
+    /// The z-score of the gradient's norm, for which the step was skipped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grad_norm_zscore: Option<f64>,
     /// Tokens of the step, over all ranks.
     pub tokens: u64,
     /// Tokens a second over the recent steps.
@@ -118,13 +124,20 @@ pub(super) struct Curves {
 impl From<&StepReport> for Record {
     fn from(report: &StepReport) -> Self {
         let values = &report.values;
+        let (loss_zscore, grad_norm_zscore) = match values.skipped {
+            Some(Skip::Loss(z)) => (Some(z), None),
+            Some(Skip::GradNorm(z)) => (None, Some(z)),
+            Some(Skip::NotFinite) | None => (None, None),
+        };
         Self {
             step: values.step,
             loss: values.loss,
             lr: values.lr,
             grad_norm: values.grad_norm,
             loss_scale: values.loss_scale,
-            skipped: values.skipped,
+            skipped: values.skipped.is_some(),
+            loss_zscore,
+            grad_norm_zscore,
             tokens: values.tokens,
             tokens_per_second: report.tokens_per_second,
             flops_per_second: report.flops_per_second,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use dsr::{
     config::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
-        PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
+        OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
         schedule::{DeepSpeedSchedule, OneCycle},
     },
@@ -28,6 +28,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         numerics: Numerics::default(),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        outliers: OutlierConfig::default(),
         optimizer: adamw((0.9, 0.95)),
         trainable: TrainableConfig::default(),
         scheduler: Schedule::Constant,

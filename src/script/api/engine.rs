@@ -273,14 +273,14 @@ pub mod api {
         Ok(engine.read()?.last_step().map_or(Dynamic::UNIT, |last| last.grad_norm.into()))
     }
 
-    /// Returns whether the last step was skipped because a gradient was not finite.
+    /// Returns whether the last step was skipped, because a gradient was not finite or as an outlier.
     #[rhai_fn(get = "skipped", return_raw, pure)]
     pub fn skipped(engine: &mut Engine) -> ScriptResult<bool> {
-        Ok(engine.read()?.last_step().is_some_and(|last| last.skipped))
+        Ok(engine.read()?.last_step().is_some_and(|last| last.skipped.is_some()))
     }
 
-    /// Returns the number of steps that were skipped because a gradient was not finite; they count
-    /// as steps, and do not advance the scheduler.
+    /// Returns the number of steps that were skipped, because a gradient was not finite or as outliers;
+    /// they count as steps, and do not advance the scheduler.
     #[rhai_fn(get = "skipped_steps", return_raw, pure)]
     pub fn skipped_steps(engine: &mut Engine) -> ScriptResult<i64> {
         Ok(engine.read()?.skipped_steps() as i64)
