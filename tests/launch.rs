@@ -13,14 +13,12 @@ use serde_json::Value;
 
 use crate::support::{
     files::{copy, golden},
-    program::{dsr, out, text},
+    program::{PATIENCE, dsr, out, text, wait_for},
     ranks::free_port,
 };
 
 mod machines;
 
-/// Long enough for a loaded machine, short enough for a test that fails.
-const PATIENCE: Duration = Duration::from_secs(120);
 /// When a rank dies, the others are gone this soon.
 const SOON: Duration = Duration::from_secs(10);
 
@@ -174,18 +172,6 @@ fn is_gone(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
     // One that nobody has waited for yet is gone, too.
     stat.map_or(true, |stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('Z')))
-}
-
-/// What `find` finds, as soon as it does.
-fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
-    let started = Instant::now();
-    loop {
-        if let Some(found) = find() {
-            return found;
-        }
-        assert!(started.elapsed() < PATIENCE, "{what} does not come");
-        thread::sleep(Duration::from_millis(20));
-    }
 }
 
 /// Waits until a run has written down that many steps.

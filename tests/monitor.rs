@@ -8,7 +8,7 @@ use std::{
 use dsr::error::Code;
 
 use crate::support::{
-    files::{copy, golden},
+    files::{copy, golden, names},
     program::{out, text, two_ranks},
     recipe::{Recipe, places},
 };
@@ -46,15 +46,6 @@ fn csv(recipe: &Recipe, path: &str) -> Vec<(u64, f64)> {
         (x.parse().unwrap(), value.parse().unwrap())
     };
     rows.lines().map(row).collect()
-}
-
-/// The files in a directory, sorted.
-fn names(dir: &Path) -> Vec<String> {
-    let entries = fs::read_dir(dir).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
 }
 
 #[test]

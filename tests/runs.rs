@@ -1,14 +1,13 @@
 //! What a run says of itself: before its first step, in its directory, and when it has ended.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Output,
-};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 
-use crate::support::program::{dsr, out, text};
+use crate::support::{
+    program::{out, text},
+    tiny_run::Folder,
+};
 
 /// A recipe of a tiny model that trains in no time.
 const RECIPE: &str = r#"param("steps", 4);
@@ -25,43 +24,9 @@ run.finish();
 print("behind the run");
 "#;
 
-/// A directory with the recipe and its data.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tiny.rhai"), RECIPE).unwrap();
-        let rows = "{\"input_ids\": [1, 2, 3, 1]}\n".repeat(8);
-        fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    /// The content of a run's `run.json`.
-    fn told(&self, run: &str) -> Value {
-        serde_json::from_slice(&fs::read(self.path(run).join("run.json")).unwrap()).unwrap()
-    }
-
-    /// Changes the recipe.
-    fn with(self, old: &str, new: &str) -> Self {
-        let text = fs::read_to_string(self.path("tiny.rhai")).unwrap();
-        assert!(text.contains(old));
-        fs::write(self.path("tiny.rhai"), text.replace(old, new)).unwrap();
-        self
-    }
-
-    fn dsr(&self, args: &[&str]) -> Output {
-        dsr(self.0.path(), args).output().unwrap()
-    }
-}
-
 #[test]
 fn a_run_says_what_trains_on_what() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let output = folder.dsr(&["run", "tiny.rhai"]);
     assert_eq!(out(&output), "behind the run\n");
     let shown = text(&output.stderr);
@@ -77,7 +42,7 @@ fn a_run_says_what_trains_on_what() {
 
 #[test]
 fn a_dry_run_makes_one_step_and_leaves_nothing() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
     // The recipe ends where its run does.
     assert_eq!(out(&output), "");
@@ -90,7 +55,7 @@ fn a_dry_run_makes_one_step_and_leaves_nothing() {
 
 #[test]
 fn a_dry_run_that_fails_leaves_nothing_either() {
-    let folder = Folder::new().with("run.finish();", "throw \"no\";");
+    let folder = Folder::new(RECIPE).with("run.finish();", "throw \"no\";");
     let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
     assert!(!output.status.success());
     assert!(!folder.path("runs").exists(), "{}", text(&output.stderr));
@@ -98,7 +63,7 @@ fn a_dry_run_that_fails_leaves_nothing_either() {
 
 #[test]
 fn a_dry_run_of_a_recipe_without_a_run_is_refused() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     fs::write(folder.path("tiny.rhai"), "print(1);").unwrap();
     let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
     let error = text(&output.stderr);
@@ -107,7 +72,7 @@ fn a_dry_run_of_a_recipe_without_a_run_is_refused() {
 
 #[test]
 fn a_run_keeps_what_it_was_made_of_and_how_it_ended() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     out(&folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.5"]));
     let told = folder.told("runs/tiny");
     assert_eq!((&told["status"], &told["step"]), (&"finished".into(), &4.into()));
@@ -125,7 +90,7 @@ fn a_run_keeps_what_it_was_made_of_and_how_it_ended() {
 /// What a recipe throws is written down, and the curve is drawn up to there.
 #[test]
 fn a_run_that_fails_keeps_its_error_and_goes_on_as_running() {
-    let folder = Folder::new().with(
+    let folder = Folder::new(RECIPE).with(
         "{ run.evaluate(rows); }",
         "{ run.save(); if engine.global_step == 2 && P::lr < 0.1 { throw \"too low\"; } }",
     );
@@ -145,7 +110,7 @@ fn a_run_that_fails_keeps_its_error_and_goes_on_as_running() {
 fn the_best_checkpoint_stays_and_can_be_gone_on_from() {
     let recipe = r#"let at = engine.global_step;
     run.evaluate(if at == 2 { rows } else { dataset("other.jsonl") });"#;
-    let folder = Folder::new()
+    let folder = Folder::new(RECIPE)
         .with("{ run.evaluate(rows); }", &format!("{{ {recipe} }}"))
         .with(
             "total_steps: P::steps",
@@ -168,7 +133,7 @@ fn the_best_checkpoint_stays_and_can_be_gone_on_from() {
 
 #[test]
 fn a_checkpoint_has_the_tokenizer_of_its_rows() {
-    let folder = Folder::new()
+    let folder = Folder::new(RECIPE)
         .with(
             "dataset(\"rows.jsonl\")",
             "dataset(\"rows.txt\").tokenize(tokenizer(\"dsr:gpt2\")).pack(4)",
@@ -184,7 +149,7 @@ fn a_checkpoint_has_the_tokenizer_of_its_rows() {
 
 #[test]
 fn a_recipe_can_go_by_the_speed() {
-    let folder = Folder::new()
+    let folder = Folder::new(RECIPE)
         .with(
             "let loader",
             "print(engine.tokens_per_second == () && engine.mfu == ());\nlet loader",
@@ -199,7 +164,7 @@ fn a_recipe_can_go_by_the_speed() {
 /// Of 130 steps the 129th has ten times the loss of the others. Two ranks decide alike.
 #[test]
 fn an_outlier_is_told_on_the_screen_and_in_the_metrics() {
-    let folder = Folder::new()
+    let folder = Folder::new(RECIPE)
         .with(
             "micro_batch_size: 2, grad",
             "skip_update_lossz: 6, loss: loss, micro_batch_size: 2, grad",
@@ -238,7 +203,7 @@ fn check_outlier(error: &str, run: &Path) {
 
 #[test]
 fn runs_are_listed_compared_and_removed() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     assert_eq!(text(&folder.dsr(&["runs"]).stderr), "no runs in runs\n");
     out(&folder.dsr(&["run", "tiny.rhai", "--name", "low"]));
     out(&folder.dsr(&["run", "tiny.rhai", "--name", "high", "-p", "lr=0.2"]));

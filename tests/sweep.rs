@@ -2,16 +2,16 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     process::{Output, Stdio},
-    thread,
-    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
 
-use crate::support::program::{dsr, out, text};
+use crate::support::{
+    files::names,
+    program::{dsr, out, text, wait_for},
+    tiny_run::Folder,
+};
 
 /// A recipe of a tiny model that trains in no time.
 const RECIPE: &str = r#"param("steps", 3);
@@ -29,30 +29,8 @@ run.evaluate(rows);
 run.finish();
 "#;
 
-/// A directory with the recipe and its data.
-struct Folder(tempfile::TempDir);
-
-impl Folder {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join("tiny.rhai"), RECIPE).unwrap();
-        let rows = "{\"input_ids\": [1, 2, 3, 1]}\n".repeat(8);
-        fs::write(dir.path().join("rows.jsonl"), rows).unwrap();
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn told(&self, run: &str) -> Value {
-        let file = self.path("runs").join(run).join("run.json");
-        serde_json::from_slice(&fs::read(file).unwrap()).unwrap()
-    }
-
-    fn sweep(&self, args: &[&str]) -> Output {
-        dsr(self.0.path(), &[&["sweep", "tiny.rhai"], args].concat()).output().unwrap()
-    }
+fn sweep(folder: &Folder, args: &[&str]) -> Output {
+    folder.dsr(&[&["sweep", "tiny.rhai"], args].concat())
 }
 
 /// The words of each line of a table.
@@ -61,18 +39,14 @@ fn cells(table: &str) -> Vec<Vec<&str>> {
 }
 
 fn runs(folder: &Folder) -> Vec<String> {
-    let entries = fs::read_dir(folder.path("runs")).unwrap();
-    let mut names: Vec<_> =
-        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
-    names.sort();
-    names
+    names(&folder.path("runs"))
 }
 
 #[test]
 fn each_combination_is_a_run_and_the_best_is_marked() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let args = ["-p", "lr=0.001,0.1", "-p", "seed=1..2"];
-    let table = out(&folder.sweep(&args));
+    let table = out(&sweep(&folder, &args));
     let names = [
         "tiny-lr=0.001-seed=1",
         "tiny-lr=0.001-seed=2",
@@ -80,7 +54,7 @@ fn each_combination_is_a_run_and_the_best_is_marked() {
         "tiny-lr=0.1-seed=2",
     ];
     assert_eq!(runs(&folder), names);
-    assert_eq!(folder.told(names[2])["params"]["lr"], 0.1);
+    assert_eq!(folder.told(&format!("runs/{}", names[2]))["params"]["lr"], 0.1);
     let lines = cells(&table);
     assert_eq!(lines[0], ["lr", "seed", "STATUS", "STEP", "LOSS", "BEST", "EVAL", "TOK/S"]);
     assert_eq!(lines[2][..4], ["0.001", "2", "finished", "3"]);
@@ -92,7 +66,7 @@ fn each_combination_is_a_run_and_the_best_is_marked() {
     assert_eq!(table.lines().last().unwrap(), format!("the best run: runs/{}", names[best]));
 
     // The same command finds nothing left to do.
-    let again = folder.sweep(&args);
+    let again = sweep(&folder, &args);
     assert_eq!(out(&again), table);
     assert_eq!(text(&again.stderr).matches(" is finished\n").count(), 4, "{again:?}");
     assert_eq!(runs(&folder), names);
@@ -100,28 +74,28 @@ fn each_combination_is_a_run_and_the_best_is_marked() {
 
 #[test]
 fn mistakes_are_told_before_the_first_run() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     for (args, message) in [
         (["-p", "lr=0.1,-1"], "parameter `lr` must be"),
         (["-p", "seed=1,x"], "parameter `seed` must be a whole number, found `x`"),
         (["-p", "sede=1,2"], "did you mean `seed`?"),
         (["--name", "a/b"], "it has a slash"),
     ] {
-        let output = folder.sweep(&args);
+        let output = sweep(&folder, &args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
         assert!(text(&output.stderr).contains(message), "{output:?}");
     }
     fs::write(folder.path("tiny.rhai"), "param(\"seed\", 1);\nprint(P::seed);\n").unwrap();
-    let output = folder.sweep(&["-p", "seed=1,2"]);
+    let output = sweep(&folder, &["-p", "seed=1,2"]);
     assert!(text(&output.stderr).contains("it does not call `start_run`"), "{output:?}");
     assert!(!folder.path("runs").exists());
 }
 
 #[test]
 fn a_dry_run_lists_and_makes_nothing() {
-    let folder = Folder::new();
-    out(&folder.sweep(&["-p", "seed=1,2"]));
-    let table = out(&folder.sweep(&["-p", "seed=1..3", "--dry-run"]));
+    let folder = Folder::new(RECIPE);
+    out(&sweep(&folder, &["-p", "seed=1,2"]));
+    let table = out(&sweep(&folder, &["-p", "seed=1..3", "--dry-run"]));
     let lines = cells(&table);
     assert_eq!(lines[0], ["seed", "TO", "DO", "RUN"]);
     assert_eq!(lines[1], ["1", "nothing:", "finished", "tiny-seed=1"]);
@@ -132,10 +106,10 @@ fn a_dry_run_lists_and_makes_nothing() {
 /// One run that fails does not end the sweep, and is tried again by the same command.
 #[test]
 fn the_other_runs_go_on_where_one_fails() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let args = ["-p", "lr=2,0.1"];
     for tried in 1..=2 {
-        let output = folder.sweep(&args);
+        let output = sweep(&folder, &args);
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         let (table, error) = (text(&output.stdout), text(&output.stderr));
         let lines = cells(&table);
@@ -150,37 +124,28 @@ fn the_other_runs_go_on_where_one_fails() {
 /// The results of a sweep are those of one recipe.
 #[test]
 fn a_run_of_another_recipe_is_not_taken_for_one_of_the_sweep() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let args = ["-p", "seed=1,2"];
-    out(&folder.sweep(&args));
-    let output = folder.sweep(&[&args[..], &["-p", "steps=4"]].concat());
+    out(&sweep(&folder, &args));
+    let output = sweep(&folder, &[&args[..], &["-p", "steps=4"]].concat());
     assert!(text(&output.stderr).contains("has other parameters"), "{output:?}");
     fs::write(folder.path("tiny.rhai"), format!("{RECIPE}print(1);\n")).unwrap();
-    let output = folder.sweep(&args);
+    let output = sweep(&folder, &args);
     assert!(text(&output.stderr).contains("has another text of the recipe"), "{output:?}");
     assert!(text(&output.stderr).contains("--name NAME begins another sweep"), "{output:?}");
-    out(&folder.sweep(&[&args[..], &["--name", "second"]].concat()));
+    out(&sweep(&folder, &[&args[..], &["--name", "second"]].concat()));
     assert_eq!(runs(&folder), ["second-seed=1", "second-seed=2", "tiny-seed=1", "tiny-seed=2"]);
-}
-
-fn wait_for(path: &Path) {
-    for _ in 0..600 {
-        if path.exists() {
-            return;
-        }
-        thread::sleep(Duration::from_millis(50));
-    }
-    panic!("{} does not come", path.display());
 }
 
 /// A sweep that is stopped ends its run with a checkpoint, and the same command goes on from there.
 #[test]
 fn a_stopped_sweep_goes_on_where_it_was() {
-    let folder = Folder::new();
+    let folder = Folder::new(RECIPE);
     let args = ["sweep", "tiny.rhai", "-p", "steps=3,400"];
     let mut command = dsr(folder.0.path(), &args);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    wait_for(&folder.path("runs/tiny-steps=400/checkpoints/latest"));
+    let checkpoint = folder.path("runs/tiny-steps=400/checkpoints/latest");
+    wait_for("a checkpoint", || checkpoint.exists().then_some(()));
     kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{output:?}");
@@ -188,7 +153,7 @@ fn a_stopped_sweep_goes_on_where_it_was() {
     assert!(error.contains("the sweep is stopped in run 2 of 2"), "{error}");
     assert!(error.contains("sweep tiny.rhai -p steps=3,400"), "{error}");
     assert_eq!(cells(&text(&output.stdout))[2][..2], ["400", "interrupted"]);
-    let told = folder.told("tiny-steps=400");
+    let told = folder.told("runs/tiny-steps=400");
     assert_eq!(told["status"], "interrupted");
 
     let again = dsr(folder.0.path(), &args).output().unwrap();
@@ -201,9 +166,9 @@ fn a_stopped_sweep_goes_on_where_it_was() {
 
 #[test]
 fn each_run_may_have_several_ranks() {
-    let folder = Folder::new();
-    out(&folder.sweep(&["-p", "seed=1,2", "--nproc-per-node", "2"]));
-    for run in ["tiny-seed=1", "tiny-seed=2"] {
+    let folder = Folder::new(RECIPE);
+    out(&sweep(&folder, &["-p", "seed=1,2", "--nproc-per-node", "2"]));
+    for run in ["runs/tiny-seed=1", "runs/tiny-seed=2"] {
         assert_eq!(folder.told(run)["world_size"], 2);
     }
 }

@@ -169,6 +169,11 @@ impl Rights {
         if permissions.allows(access) || permissions.is_never(access) || !ask(&access) {
             return Ok(());
         }
+        self.give_access(access)
+    }
+
+    /// Gives the session the right to one access.
+    fn give_access(&self, access: Access<'_>) -> Result<()> {
         let (capability, what) = match access {
             Access::Read(path) => (Capability::Read, path.display().to_string()),
             Access::Write(path) => (Capability::Write, path.display().to_string()),
@@ -237,9 +242,7 @@ impl Rights {
 
     /// The file or directory `spec`, to write, which is given as the user has typed it.
     pub(crate) fn writable_as_typed(&self, spec: &str) -> Result<Place> {
-        let mut typed = Grants::default();
-        typed.add(Capability::Write, self.work_dir.join(spec).display().to_string());
-        self.give(&typed)?;
+        self.give_access(Access::Write(&self.work_dir.join(spec)))?;
         self.writable(spec)
     }
 

@@ -11,6 +11,15 @@ pub(crate) fn golden(name: &str) -> PathBuf {
     repository().join("tests/golden").join(name)
 }
 
+/// The names of what is in a directory, sorted.
+pub(crate) fn names(dir: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> =
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
 /// Copies a file, or a directory of files.
 pub(crate) fn copy(from: &Path, to: &Path) {
     if from.is_dir() {

@@ -11,6 +11,7 @@ pub(crate) mod recipe;
 pub(crate) mod small_hub;
 pub(crate) mod stages;
 pub(crate) mod tiny;
+pub(crate) mod tiny_run;
 pub(crate) mod user;
 pub(crate) mod web_server;
 

@@ -3,6 +3,8 @@
 use std::{
     path::Path,
     process::{Command, Output},
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::ranks;
@@ -41,4 +43,19 @@ pub(crate) fn out(output: &Output) -> String {
 /// Two ranks of `dsr` with these arguments, started as torchrun would and run to their end.
 pub(crate) fn two_ranks(dir: &Path, args: &[&str]) -> Vec<Output> {
     ranks::run(2, || dsr(dir, args))
+}
+
+/// Long enough for a loaded machine, short enough for a test that fails.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The first thing that `find` finds, as soon as it does.
+pub(crate) fn wait_for<T>(what: &str, mut find: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = find() {
+            return found;
+        }
+        assert!(started.elapsed() < PATIENCE, "{what} does not come");
+        thread::sleep(Duration::from_millis(20));
+    }
 }

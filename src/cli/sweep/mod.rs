@@ -35,7 +35,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{self, Failure, Recipe},
-    run::{Interrupt, Start, check_name, shell_line},
+    run::{Interrupt, RunSummary, Start, check_name, shell_line},
     script::Session,
 };
 
@@ -80,9 +80,10 @@ pub(super) struct SweepArgs {
 pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Result<(), Failure> {
     let recipe = args.grants.open(&args.recipe)?;
     let points = args.points(&recipe)?;
+    let runs = standing::all_runs()?;
     let planned: Vec<_> = points
         .into_iter()
-        .map(|point| args.plan(point, &recipe, console))
+        .map(|point| args.plan(point, &recipe, &runs, console))
         .collect::<Result<_, Failure>>()?;
     if args.dry_run {
         console::out(&table::planned(&planned));
@@ -130,10 +131,16 @@ impl SweepArgs {
     }
 
     /// Checks the recipe with the values of a run, and looks how that run stands.
-    fn plan(&self, point: Point, recipe: &Recipe, console: &Console) -> Result<Planned, Failure> {
+    fn plan(
+        &self,
+        point: Point,
+        recipe: &Recipe,
+        runs: &[RunSummary],
+        console: &Console,
+    ) -> Result<Planned, Failure> {
         let session = Session::new(self.host(&point, recipe, console)?);
         session.check(recipe)?;
-        let standing = standing::of(&point.name, &session.record())?;
+        let standing = standing::of(standing::latest(runs, &point.name), &session.record())?;
         Ok(Planned { point, standing })
     }
 

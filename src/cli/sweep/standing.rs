@@ -1,5 +1,7 @@
 //! The standing of a sweep's run before the sweep begins: what is to be done for it.
 
+use std::path::Path;
+
 use serde_json::{Map, Value};
 
 use super::grid::Point;
@@ -11,7 +13,7 @@ use crate::{
 };
 
 /// The directory of all runs.
-pub(super) const ROOT: &str = "runs";
+const ROOT: &str = "runs";
 
 /// A run of a sweep, and how it stands.
 #[derive(Debug)]
@@ -31,21 +33,24 @@ pub(super) enum Standing {
     Complete(State),
 }
 
-/// The newest run of a name.
-pub(super) fn latest(name: &str) -> Result<Option<RunSummary>> {
-    let mut runs = list_runs(std::path::Path::new(ROOT))?;
-    runs.retain(|run| run.text("name") == Some(name));
-    Ok(runs.pop())
+/// All runs of this directory, the newest last.
+pub(super) fn all_runs() -> Result<Vec<RunSummary>> {
+    list_runs(Path::new(ROOT))
 }
 
-/// How the run `name` stands, which is to be that of `recipe`.
+/// The newest run of a name.
+pub(super) fn latest<'a>(runs: &'a [RunSummary], name: &str) -> Option<&'a RunSummary> {
+    runs.iter().rfind(|run| run.text("name") == Some(name))
+}
+
+/// The standing of `run`, if there is one, which is to be that of `recipe`.
 ///
 /// # Errors
 /// Another process goes on with it, or it is complete and of another text or other parameters: its
 /// result would stand in the table for something that it is not.
-pub(super) fn of(name: &str, recipe: &RecipeRecord) -> Result<Standing> {
-    let Some(run) = latest(name)? else { return Ok(Standing::New) };
-    let differs = difference(&run, recipe)?;
+pub(super) fn of(run: Option<&RunSummary>, recipe: &RecipeRecord) -> Result<Standing> {
+    let Some(run) = run else { return Ok(Standing::New) };
+    let differs = difference(run, recipe)?;
     let is_complete = matches!(run.state, State::Finished | State::Stopped);
     match (run.state, differs) {
         (State::Running, _) => {
@@ -64,7 +69,7 @@ pub(super) fn of(name: &str, recipe: &RecipeRecord) -> Result<Standing> {
     }
 }
 
-/// What of a run is not as in `recipe`.
+/// The first part of a run that is not that of `recipe`, if there is one.
 fn difference(run: &RunSummary, recipe: &RecipeRecord) -> Result<Option<&'static str>> {
     let text = sha256(recipe.source.as_bytes());
     if run.text("recipe_sha256") != Some(&text) {

@@ -1,6 +1,6 @@
 //! The tables of a sweep: what would be run, and what came of it.
 
-use super::standing::{Planned, Standing, latest};
+use super::standing::{Planned, Standing, all_runs, latest};
 use crate::{cli::columns::table, error::Result, run::RunSummary};
 
 /// The runs with their parameters, and what a sweep would do for each.
@@ -23,8 +23,8 @@ pub(super) fn planned(planned: &[Planned]) -> String {
 /// The runs with their parameters and how they ended. The one with the lowest loss of an evaluation is
 /// marked, or where none was evaluated the one with the lowest last loss.
 pub(super) fn results(planned: &[Planned]) -> Result<String> {
-    let runs: Vec<_> =
-        planned.iter().map(|planned| latest(&planned.point.name)).collect::<Result<_>>()?;
+    let all = all_runs()?;
+    let runs: Vec<_> = planned.iter().map(|planned| latest(&all, &planned.point.name)).collect();
     let best = best(&runs);
     let rows: Vec<_> = planned
         .iter()
@@ -33,12 +33,12 @@ pub(super) fn results(planned: &[Planned]) -> Result<String> {
         .map(|(i, (Planned { point, .. }, run))| {
             let values = point.varied.iter().map(|(_, value)| value.clone());
             let mark = if best == Some(i) { "best" } else { "" };
-            values.chain(told(run.as_ref())).chain([mark.to_owned()]).collect()
+            values.chain(told(*run)).chain([mark.to_owned()]).collect()
         })
         .collect();
     let head = head(planned, &["STATUS", "STEP", "LOSS", "BEST EVAL", "TOK/S", ""]);
     let mut text = table(&head, &rows);
-    if let Some(run) = best.and_then(|i| runs[i].as_ref()) {
+    if let Some(run) = best.and_then(|i| runs[i]) {
         text.push_str(&format!("the best run: {}\n", run.path().display()));
     }
     Ok(text)
@@ -64,10 +64,10 @@ fn told(run: Option<&RunSummary>) -> [String; 5] {
 }
 
 /// The number of the best run: evaluations are compared with evaluations alone.
-fn best(runs: &[Option<RunSummary>]) -> Option<usize> {
+fn best(runs: &[Option<&RunSummary>]) -> Option<usize> {
     let lowest = |loss: &dyn Fn(&RunSummary) -> Option<f64>| {
         let losses = runs.iter().enumerate();
-        let losses = losses.filter_map(|(i, run)| Some((i, loss(run.as_ref()?)?)));
+        let losses = losses.filter_map(|(i, run)| Some((i, loss((*run)?)?)));
         losses.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(i, _)| i)
     };
     lowest(&|run| run.best().map(|(_, loss)| loss))
