@@ -37,6 +37,7 @@ mod offload;
 mod optimizers;
 mod own_models;
 mod precision;
+mod quantized;
 mod recipes;
 mod reference;
 mod repl;

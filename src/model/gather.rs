@@ -3,7 +3,10 @@
 use std::{ops::Range, rc::Rc};
 
 use super::{Direction, FlatUnit, Model, ParameterStore, Params, Pipeline, Sink};
-use crate::{error::Result, tensor::check_memory};
+use crate::{
+    error::Result,
+    tensor::{check_memory, no_grad},
+};
 
 /// Units whose parameters are there.
 pub struct Gathered<'a> {
@@ -54,6 +57,7 @@ impl Model {
                 store.gather(self.units(), unit, &then)?;
             }
             gathered.units.push(unit);
+            no_grad(|| self.units()[unit].begin_use())?;
         }
         Ok(gathered)
     }
@@ -147,8 +151,11 @@ impl Gathered<'_> {
 
 impl Drop for Gathered<'_> {
     fn drop(&mut self) {
-        if let Some(store) = &self.store {
-            self.units.iter().for_each(|&unit| store.release(self.model.units(), unit));
+        for &unit in &self.units {
+            self.model.units()[unit].end_use();
+            if let Some(store) = &self.store {
+                store.release(self.model.units(), unit);
+            }
         }
     }
 }

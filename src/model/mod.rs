@@ -11,6 +11,7 @@ mod cost;
 mod cut;
 mod families;
 mod files;
+mod flat_storage;
 mod forward;
 mod gather;
 mod initializer;
@@ -26,6 +27,7 @@ mod params;
 mod part;
 mod pipeline;
 mod profile;
+mod quantize;
 mod sparse;
 mod split;
 mod store;
@@ -44,6 +46,7 @@ pub use cost::{HeldBytes, LayerCost, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};
+pub use flat_storage::FlatStorage;
 pub use forward::{Inference, padding_of};
 pub use gather::Gathered;
 pub use layer::{AttentionFacts, Context, Flow, Layer};
@@ -71,8 +74,10 @@ use self::{
     initializer::Initializer,
     measured::Measured,
     part::Stage,
+    quantize::Quantizer,
 };
 use crate::{
+    config::Quantization,
     error::{Code, Error, Result},
     fs::Place,
     sparse::BlockSparse,
@@ -95,6 +100,8 @@ pub struct Model {
     /// What trains beside frozen parameters.
     adapter: Option<Adapter>,
     is_adapter_off: Cell<bool>,
+    /// The way in which frozen matrices are kept as codes.
+    quantizer: Option<Quantizer>,
     /// Where the values come from.
     origin: Origin,
     origin_record: OnceCell<OriginRecord>,
@@ -188,6 +195,7 @@ impl Model {
             initializer: RefCell::default(),
             adapter: None,
             is_adapter_off: Cell::new(false),
+            quantizer: None,
             origin: Origin::Memory,
             origin_record: OnceCell::new(),
             sparse: RefCell::default(),
@@ -196,6 +204,18 @@ impl Model {
             stage: OnceCell::new(),
             measured: OnceCell::new(),
         }
+    }
+
+    /// The same model, which has no values yet, with the matrices of its blocks quantized.
+    pub fn quantized(self, quantization: Quantization) -> Result<Self> {
+        let regroup = trainable::Regroup {
+            added: std::collections::BTreeMap::new(),
+            drops_adapter: false,
+            copies: false,
+            quantizer: Some(Quantizer::new(quantization, self.device)?),
+            is_trained: &|_| false,
+        };
+        self.rebuilt(regroup)
     }
 
     fn starting_from(self, initializer: Initializer) -> Self {
@@ -233,6 +253,11 @@ impl Model {
     /// The number of equal layers, which activation checkpointing counts.
     pub fn blocks(&self) -> usize {
         self.layers.iter().filter(|layer| layer.block.is_some()).count()
+    }
+
+    /// The quantization of its frozen matrices, if they are.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantizer.as_ref().map(Quantizer::quantization)
     }
 
     /// Where the parameters are.

@@ -4,7 +4,7 @@ use rhai::{FnPtr, Map};
 
 use crate::{
     config::{
-        ENGINE_TABLES,
+        ENGINE_TABLES, QuantizeOptions,
         options::{OptionTable, Row},
     },
     data::{ChatOptions, MixOptions, PackOptions, TokenizeOptions, TokenizerTraining},
@@ -56,7 +56,7 @@ const FUNCTIONS: &[OptionFunction] = &[
     }),
     OptionFunction {
         settings: || ModelConfig::DROPOUT_KEYS.to_vec(),
-        ..function("load_model", &[api::model::LoadOptions::ROWS], |map| {
+        ..function("load_model", &[api::model::LoadOptions::ROWS, QuantizeOptions::ROWS], |map| {
             api::model::load_options(map).map(drop)
         })
     },
@@ -69,7 +69,7 @@ const FUNCTIONS: &[OptionFunction] = &[
     }),
     OptionFunction {
         settings: ModelConfig::keys,
-        ..function("new_model", &[api::model::MakeOptions::ROWS], |map| {
+        ..function("new_model", &[api::model::MakeOptions::ROWS, QuantizeOptions::ROWS], |map| {
             api::model::make_options(map).map(drop)
         })
     },

@@ -1,0 +1,79 @@
+//! Where codes and scales lie in the bytes of a unit.
+
+use super::nf4;
+use crate::{
+    config::Quantization,
+    error::Result,
+    model::ParamSpec,
+    tensor::{Kind, Tensor},
+};
+
+/// Every section starts at a multiple of this many bytes.
+const ALIGNMENT: i64 = 16;
+
+/// A range of bytes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Section {
+    start: i64,
+    bytes: i64,
+}
+
+impl Section {
+    /// Its part of `storage` as numbers of this format.
+    pub(super) fn view(self, storage: &Tensor, kind: Kind) -> Result<Tensor> {
+        Ok(storage.f_narrow(0, self.start, self.bytes)?.f_view_dtype(kind)?)
+    }
+}
+
+/// The sections of one parameter.
+#[derive(Debug)]
+pub(super) struct Sections {
+    /// The codes of its values.
+    pub(super) codes: Section,
+    /// What they are multiplied by, or the codes of that.
+    pub(super) scales: Section,
+    /// What the codes of the scales mean.
+    pub(super) nested: Option<Nested>,
+}
+
+/// The sections of quantized scales.
+#[derive(Debug)]
+pub(super) struct Nested {
+    pub(super) scales: Section,
+    pub(super) offset: Section,
+}
+
+/// The sections of each parameter, and how many bytes they take.
+pub(super) fn layout(specs: &[ParamSpec], quantization: Quantization) -> (Vec<Sections>, i64) {
+    let mut end = 0;
+    let mut section = |bytes: i64| {
+        let start = end;
+        end += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+        Section { start, bytes }
+    };
+    let sections = specs.iter().map(|spec| {
+        let numel = spec.numel();
+        let blocks = nf4::blocks(numel);
+        match quantization {
+            Quantization::Nf4 { double_quant: false } => Sections {
+                codes: section(numel.div_euclid(2) + numel.rem_euclid(2)),
+                scales: section(4 * blocks),
+                nested: None,
+            },
+            Quantization::Nf4 { double_quant: true } => Sections {
+                codes: section(numel.div_euclid(2) + numel.rem_euclid(2)),
+                scales: section(blocks),
+                nested: Some(Nested {
+                    scales: section(4 * super::dynamic::blocks(blocks)),
+                    offset: section(4),
+                }),
+            },
+            Quantization::Int8 => {
+                let outputs = spec.fan_in_out.map_or(1, |(_, outputs)| outputs);
+                Sections { codes: section(numel), scales: section(4 * outputs), nested: None }
+            }
+        }
+    });
+    let sections = sections.collect();
+    (sections, end)
+}
