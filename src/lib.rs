@@ -39,6 +39,8 @@ pub mod data;
 pub mod hub;
 pub mod model;
 pub mod optim;
+pub mod quantize;
+pub mod sparse;
 pub mod swap;
 
 pub mod generation;
@@ -50,7 +52,6 @@ pub mod run;
 pub mod recipe;
 
 pub mod script;
-pub mod sparse;
 
 pub mod live;
 

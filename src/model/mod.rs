@@ -7,11 +7,11 @@
 mod adapters;
 mod architecture;
 mod cache;
+mod codes;
 mod cost;
 mod cut;
 mod families;
 mod files;
-mod flat_storage;
 mod forward;
 mod gather;
 mod initializer;
@@ -23,11 +23,11 @@ mod measured;
 mod modules;
 mod origin;
 mod param_id;
+mod param_spec;
 mod params;
 mod part;
 mod pipeline;
 mod profile;
-mod quantize;
 mod sparse;
 mod split;
 mod store;
@@ -46,20 +46,20 @@ pub use cost::{HeldBytes, LayerCost, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};
-pub use flat_storage::FlatStorage;
 pub use forward::{Inference, padding_of};
 pub use gather::Gathered;
 pub use layer::{AttentionFacts, Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
 pub use origin::{Origin, OriginRecord};
+pub use param_spec::{Init, ParamPlace, ParamSpec};
 pub use params::{Params, Places};
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
 pub use split::{Run, Split};
 pub use store::{Direction, ParameterStore};
 pub use tensor_parallel::{LayerRanks, TensorParallel};
-pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
+pub use unit::FlatUnit;
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
 use std::{
@@ -74,12 +74,12 @@ use self::{
     initializer::Initializer,
     measured::Measured,
     part::Stage,
-    quantize::Quantizer,
 };
 use crate::{
     config::Quantization,
     error::{Code, Error, Result},
     fs::Place,
+    quantize::Quantizer,
     sparse::BlockSparse,
     tensor::{Device, Kind, Tensor},
 };
@@ -204,18 +204,6 @@ impl Model {
             stage: OnceCell::new(),
             measured: OnceCell::new(),
         }
-    }
-
-    /// The same model, which has no values yet, with the matrices of its blocks quantized.
-    pub fn quantized(self, quantization: Quantization) -> Result<Self> {
-        let regroup = trainable::Regroup {
-            added: std::collections::BTreeMap::new(),
-            drops_adapter: false,
-            copies: false,
-            quantizer: Some(Quantizer::new(quantization, self.device)?),
-            is_trained: &|_| false,
-        };
-        self.rebuilt(regroup)
     }
 
     fn starting_from(self, initializer: Initializer) -> Self {

@@ -9,8 +9,9 @@ use std::rc::Rc;
 use super::{
     adapters::{Attached, Lora, Part},
     param_id::ParamId,
+    param_spec::{Init, ParamPlace, ParamSpec},
     tensor_parallel::TensorParallel,
-    unit::{FlatUnit, Init, ParamPlace, ParamSpec},
+    unit::FlatUnit,
     unit_gradient::{ParamSink, Sink},
 };
 use crate::{error::Result, tensor::Tensor};

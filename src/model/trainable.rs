@@ -13,11 +13,13 @@ use super::{
     FlatUnit, Model, ParamPlace, ParamSpec,
     adapters::Attached,
     architecture::ModelLayer,
+    codes::{Codes, is_quantized},
     params::Places,
-    quantize::{Quantizer, is_quantized},
 };
 use crate::{
+    config::Quantization,
     error::{Code, Error, Result},
+    quantize::Quantizer,
     tensor::no_grad,
 };
 
@@ -67,6 +69,17 @@ impl Model {
             is_trained: &is_trained,
         };
         self.rebuilt(regroup).map(Rc::new)
+    }
+
+    /// The same model, which has no values yet, with the matrices of its blocks quantized.
+    pub fn quantized(self, quantization: Quantization) -> Result<Self> {
+        self.rebuilt(Regroup {
+            added: BTreeMap::new(),
+            drops_adapter: false,
+            copies: false,
+            quantizer: Some(Quantizer::new(quantization, self.device)?),
+            is_trained: &|_| false,
+        })
     }
 
     /// The same model with its parameters in other units.
@@ -143,14 +156,14 @@ impl Model {
         if self.is_outline {
             let outline = FlatUnit::outline(specs.clone(), self.device)?;
             return Ok(match quantizer {
-                Some(quantizer) => outline.quantized(quantizer.outline(specs)?),
+                Some(quantizer) => outline.quantized(Codes::outline(quantizer, specs)?),
                 None => outline,
             });
         }
         let part = FlatUnit::absent(specs.clone(), self.device)?;
         if let Some(quantizer) = quantizer {
             // A model is quantized before it has values.
-            return Ok(part.quantized(quantizer.absent(specs)?));
+            return Ok(part.quantized(Codes::absent(quantizer, specs)?));
         }
         let places = self.places_by_name();
         let from = |spec: &ParamSpec| places.get(spec.name.as_str()).copied();

@@ -6,80 +6,14 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use super::{flat_storage::FlatStorage, quantize::Codes};
+use super::{codes::Codes, param_spec::ParamSpec};
 use crate::{
     bridge::memory::{self, count_as},
     config::Quantization,
     error::{Code, Result},
-    tensor::{Device, Kind, Tensor, no_grad},
+    quantize::passing_bytes,
+    tensor::{ALIGNMENT, Device, FlatStorage, Kind, Tensor, no_grad},
 };
-
-/// Each parameter starts at a multiple of this many elements, for aligned vector loads.
-pub(super) const ALIGNMENT: i64 = 16;
-
-/// How a parameter starts when a model is made from scratch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Init {
-    /// All zeros.
-    Zeros,
-    /// All ones.
-    Ones,
-    /// Normally distributed around zero with this standard deviation.
-    Normal(f64),
-    /// Equally distributed between this and its negative.
-    Uniform(f64),
-    /// The value of the base's parameter of an adapter's.
-    Saved,
-    /// The lengths of the rows of the base's matrix for each of its outputs.
-    Magnitude,
-}
-
-/// One parameter: its Hugging Face name, shape and first values.
-#[derive(Debug, Clone)]
-pub struct ParamSpec {
-    /// The name in Hugging Face's `model.safetensors`.
-    pub name: String,
-    /// Its shape, as stored there.
-    pub shape: Vec<i64>,
-    /// How it starts from scratch.
-    pub init: Init,
-    /// Inputs and outputs of the linear layer of a block whose weight this is: `(fan_in, fan_out)`.
-    pub fan_in_out: Option<(i64, i64)>,
-    /// Whether such a weight is stored `[in, out]`, not `[out, in]`.
-    pub is_by_inputs: bool,
-}
-
-/// A parameter among those of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParamPlace {
-    /// The number of its unit.
-    pub unit: usize,
-    /// Its number in the unit.
-    pub index: usize,
-}
-
-impl ParamSpec {
-    /// A parameter with its name, shape and start.
-    pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
-        let (name, shape) = (name.into(), shape.to_vec());
-        Self { name, shape, init, fan_in_out: None, is_by_inputs: false }
-    }
-
-    /// The same, known as the weight of a block's linear layer.
-    pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
-        Self { fan_in_out: Some((fan_in, fan_out)), ..self }
-    }
-
-    /// The dimension of the inputs of such a weight.
-    pub fn input_dim(&self) -> i64 {
-        i64::from(!self.is_by_inputs)
-    }
-
-    /// Number of elements.
-    pub fn numel(&self) -> i64 {
-        self.shape.iter().product()
-    }
-}
 
 /// Elements of a parameter with the padding behind it.
 fn padded(spec: &ParamSpec) -> i64 {
@@ -195,7 +129,7 @@ impl FlatUnit {
     pub(super) fn absent_twin(&self) -> Result<Self> {
         let twin = Self::absent(self.specs.clone(), self.device())?;
         Ok(match &self.codes {
-            Some(codes) => twin.quantized(codes.quantizer().absent(&self.specs)?),
+            Some(codes) => twin.quantized(Codes::absent(codes.quantizer(), &self.specs)?),
             None => twin,
         })
     }
@@ -205,15 +139,26 @@ impl FlatUnit {
         self.codes.as_ref().map(|codes| codes.quantization())
     }
 
-    /// The codes that are kept in the place of the parameters, if it is quantized.
-    pub(super) fn codes(&self) -> Option<&Codes> {
-        self.codes.as_deref()
-    }
-
     /// The storage that is kept between uses: of the codes, where it is quantized, else of the
     /// parameters.
     pub fn stored(&self) -> &FlatStorage {
         self.codes.as_ref().map_or(&self.values, |codes| codes.storage())
+    }
+
+    /// Gives the codes of a quantized unit, whose memory is here, the values that `value` has of each
+    /// parameter.
+    pub(super) fn quantize(&self, value: impl Fn(&ParamSpec) -> Result<Tensor>) -> Result<()> {
+        let Some(codes) = &self.codes else { return Ok(()) };
+        let mut specs = self.specs.iter().enumerate();
+        specs.try_for_each(|(i, spec)| codes.quantize(i, spec, &value(spec)?))
+    }
+
+    /// Bytes that dequantizing a matrix takes on a device for a moment, beside what it writes.
+    pub fn dequantizing_bytes(&self, device: Device) -> u64 {
+        let bytes = |spec: &ParamSpec| {
+            self.quantization().map_or(0, |kind| passing_bytes(kind, spec.numel(), device))
+        };
+        self.specs.iter().map(bytes).max().unwrap_or(0)
     }
 
     /// Makes the parameters be there for one user more; those of a quantized unit come of its codes,
@@ -226,7 +171,9 @@ impl FlatUnit {
         }
         let _counting = count_as(memory::Kind::Parameters)?;
         let flat = self.values.allocate()?;
-        codes.dequantize_all(&self.specs, &self.views(&flat))
+        let views = self.views(&flat);
+        let mut params = self.specs.iter().zip(&views).enumerate();
+        params.try_for_each(|(i, (spec, param))| codes.dequantize(i, spec, param))
     }
 
     /// Ends one use; after the last one the parameters of a quantized unit go.
@@ -405,6 +352,7 @@ impl FlatUnit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Init;
 
     #[test]
     fn parameters_share_the_units_storage_and_start_aligned() {

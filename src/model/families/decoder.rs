@@ -12,8 +12,8 @@ use crate::{
             Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
             Position, Projections, Rope, RopeContext, Rotary,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

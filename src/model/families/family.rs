@@ -8,8 +8,8 @@ use crate::{
     model::{
         architecture::{Architecture, ModelInfo, Prediction, WeightNames},
         param_id::ParamId,
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

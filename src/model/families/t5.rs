@@ -13,8 +13,8 @@ use crate::{
             Activation, Attention, Block, Branch, DecoderStart, Embed, Embedding, Gate, Head,
             Linear, Mlp, Norm, Position, Projections, RelativeBias,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

@@ -14,9 +14,9 @@ use crate::{
         cost::{LayerCost, Operation, Tape, Workload},
         layer::{Context, Flow, Layer},
         param_id::ParamId,
+        param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
-        unit::Init,
     },
     tensor::{Kind, Tensor, no_grad},
 };

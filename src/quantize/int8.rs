@@ -1,7 +1,7 @@
 //! Int8: each output has a scale, its largest magnitude, and its weights are whole 127ths of it (the
 //! vector-wise quantization of LLM.int8(), Dettmers et al. 2022; inputs are not quantized).
 
-use super::parts;
+use super::rows::parts;
 use crate::{
     bridge::quantize::int8_decode,
     error::Result,

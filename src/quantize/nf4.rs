@@ -5,7 +5,7 @@
 //! divided by its largest magnitude, its scale, and each quotient becomes the number of the nearest
 //! value of the table. Two codes share a byte, the first in its high bits.
 
-use super::parts;
+use super::rows::parts;
 use crate::{
     bridge::quantize::nf4_decode,
     error::Result,

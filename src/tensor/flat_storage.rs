@@ -2,12 +2,14 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use super::unit::ALIGNMENT;
 use crate::{
     bridge::storage,
     error::{Code, Result},
     tensor::{Device, Kind, Tensor, bytes_of, no_grad},
 };
+
+/// Each parameter starts at a multiple of this many elements, for aligned vector loads.
+pub const ALIGNMENT: i64 = 16;
 
 /// A flat tensor that has its shape always, and elements while it is here.
 #[derive(Debug)]
@@ -18,12 +20,12 @@ pub struct FlatStorage {
 
 impl FlatStorage {
     /// A storage with any content.
-    pub(super) fn empty(numel: i64, kind: Kind, device: Device) -> Result<Self> {
+    pub fn empty(numel: i64, kind: Kind, device: Device) -> Result<Self> {
         Ok(Self::of(Tensor::f_empty([numel], (kind, device))?))
     }
 
     /// A storage of one zero that cannot be written to.
-    pub(super) fn outline(numel: i64, kind: Kind, device: Device) -> Result<Self> {
+    pub fn outline(numel: i64, kind: Kind, device: Device) -> Result<Self> {
         let zero = Tensor::f_zeros([1], (kind, device))?;
         Ok(Self::of(zero.f_expand([numel], false)?))
     }
@@ -33,17 +35,17 @@ impl FlatStorage {
     }
 
     /// The same storage.
-    pub(super) fn shallow_clone(&self) -> Self {
+    pub fn shallow_clone(&self) -> Self {
         Self { flat: self.flat.shallow_clone(), is_here: Rc::clone(&self.is_here) }
     }
 
     /// Another storage over the same memory, which is here.
-    pub(super) fn sharing(&self) -> Self {
+    pub fn sharing(&self) -> Self {
         Self::of(self.flat.shallow_clone())
     }
 
     /// The tensor, which may have no elements now.
-    pub(super) fn tensor(&self) -> &Tensor {
+    pub fn tensor(&self) -> &Tensor {
         &self.flat
     }
 
@@ -58,7 +60,7 @@ impl FlatStorage {
     /// [`Code::Internal`] while it is [released](Self::release).
     pub fn flat(&self) -> Result<&Tensor> {
         if !self.is_here.get() {
-            bail!(Code::Internal, "a unit of parameters is not on this rank now");
+            bail!(Code::Internal, "a storage of parameters is not on this rank now");
         }
         Ok(&self.flat)
     }
@@ -86,7 +88,7 @@ impl FlatStorage {
 
     /// Puts the elements into `kind` and appends zeros until `slices` ranks can divide them evenly.
     /// Returns the storage as it was, and as it is.
-    pub(super) fn cast_and_pad(&self, kind: Kind, slices: usize) -> Result<(Tensor, Tensor)> {
+    pub fn cast_and_pad(&self, kind: Kind, slices: usize) -> Result<(Tensor, Tensor)> {
         let mut before = self.flat()?.f_detach()?;
         no_grad(|| {
             let padding = self.numel_for(slices) - self.numel();

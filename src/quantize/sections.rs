@@ -1,10 +1,9 @@
 //! Where codes and scales lie in the bytes of a unit.
 
-use super::nf4;
+use super::{dynamic, nf4};
 use crate::{
     config::Quantization,
     error::Result,
-    model::ParamSpec,
     tensor::{Kind, Tensor},
 };
 
@@ -25,9 +24,9 @@ impl Section {
     }
 }
 
-/// The sections of one parameter.
+/// The sections of one matrix.
 #[derive(Debug)]
-pub(super) struct Sections {
+pub struct Sections {
     /// The codes of its values.
     pub(super) codes: Section,
     /// What they are multiplied by, or the codes of that.
@@ -43,33 +42,35 @@ pub(super) struct Nested {
     pub(super) offset: Section,
 }
 
-/// The sections of each parameter, and how many bytes they take.
-pub(super) fn layout(specs: &[ParamSpec], quantization: Quantization) -> (Vec<Sections>, i64) {
+/// The sections of matrices of so many outputs and inputs, and how many bytes they take.
+pub(super) fn layout(
+    matrices: impl IntoIterator<Item = (i64, i64)>,
+    quantization: Quantization,
+) -> (Vec<Sections>, i64) {
     let mut end = 0;
     let mut section = |bytes: i64| {
         let start = end;
         end += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
         Section { start, bytes }
     };
-    let sections = specs.iter().map(|spec| {
-        let numel = spec.numel();
+    let sections = matrices.into_iter().map(|(outputs, inputs)| {
+        let numel = outputs * inputs;
         let blocks = nf4::blocks(numel);
         match quantization {
             Quantization::Nf4 { double_quant: false } => Sections {
-                codes: section(numel.div_euclid(2) + numel.rem_euclid(2)),
+                codes: section((numel + 1) / 2),
                 scales: section(4 * blocks),
                 nested: None,
             },
             Quantization::Nf4 { double_quant: true } => Sections {
-                codes: section(numel.div_euclid(2) + numel.rem_euclid(2)),
+                codes: section((numel + 1) / 2),
                 scales: section(blocks),
                 nested: Some(Nested {
-                    scales: section(4 * super::dynamic::blocks(blocks)),
+                    scales: section(4 * dynamic::blocks(blocks)),
                     offset: section(4),
                 }),
             },
             Quantization::Int8 => {
-                let outputs = spec.fan_in_out.map_or(1, |(_, outputs)| outputs);
                 Sections { codes: section(numel), scales: section(4 * outputs), nested: None }
             }
         }

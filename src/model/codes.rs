@@ -1,0 +1,84 @@
+//! What is kept of a unit's parameters where they are quantized.
+//!
+//! As in bitsandbytes, the matrices of the blocks' linear layers are quantized, and embeddings, norms,
+//! biases and the head are not. A matrix is dequantized where its layer is gathered, so that whatever
+//! runs a layer, on whatever device, does not know of it.
+
+use super::param_spec::ParamSpec;
+use crate::{
+    config::Quantization,
+    error::Result,
+    quantize::{Quantizer, Sections},
+    tensor::{Device, FlatStorage, Kind, Tensor},
+};
+
+/// Whether a parameter of a quantized model is kept as codes.
+pub(super) fn is_quantized(spec: &ParamSpec) -> bool {
+    spec.fan_in_out.is_some()
+}
+
+/// The codes of the parameters of a unit, in one storage of bytes.
+#[derive(Debug)]
+pub(super) struct Codes {
+    quantizer: Quantizer,
+    storage: FlatStorage,
+    sections: Vec<Sections>,
+}
+
+impl Codes {
+    /// Codes of these parameters that have no memory yet.
+    pub(super) fn absent(quantizer: &Quantizer, specs: &[ParamSpec]) -> Result<Self> {
+        let codes = Self::over(quantizer, specs, FlatStorage::empty)?;
+        codes.storage.release()?;
+        Ok(codes)
+    }
+
+    /// Codes of these parameters to plan with.
+    pub(super) fn outline(quantizer: &Quantizer, specs: &[ParamSpec]) -> Result<Self> {
+        Self::over(quantizer, specs, FlatStorage::outline)
+    }
+
+    fn over(
+        quantizer: &Quantizer,
+        specs: &[ParamSpec],
+        storage: fn(i64, Kind, Device) -> Result<FlatStorage>,
+    ) -> Result<Self> {
+        let matrices = specs.iter().filter_map(|spec| spec.fan_in_out);
+        let (sections, bytes) =
+            quantizer.layout(matrices.map(|(inputs, outputs)| (outputs, inputs)));
+        let storage = storage(bytes, Kind::Uint8, quantizer.device())?;
+        Ok(Self { quantizer: quantizer.clone(), storage, sections })
+    }
+
+    /// The quantization.
+    pub(super) fn quantization(&self) -> Quantization {
+        self.quantizer.quantization()
+    }
+
+    /// The way to quantize.
+    pub(super) fn quantizer(&self) -> &Quantizer {
+        &self.quantizer
+    }
+
+    /// The storage of all codes and scales.
+    pub(super) fn storage(&self) -> &FlatStorage {
+        &self.storage
+    }
+
+    /// Sets the codes of parameter `index` to those of `values`, float32, whose storage is here.
+    pub(super) fn quantize(&self, index: usize, spec: &ParamSpec, values: &Tensor) -> Result<()> {
+        let storage = self.storage.flat()?;
+        self.quantizer.encode(&by_outputs(spec, values)?, &self.sections[index], storage)
+    }
+
+    /// Writes the values of parameter `index` into `out`.
+    pub(super) fn dequantize(&self, index: usize, spec: &ParamSpec, out: &Tensor) -> Result<()> {
+        let storage = self.storage.flat()?;
+        self.quantizer.decode(&self.sections[index], storage, &by_outputs(spec, out)?)
+    }
+}
+
+/// A matrix as `[outputs, inputs]`, as bitsandbytes quantizes it, whatever its file has.
+fn by_outputs(spec: &ParamSpec, matrix: &Tensor) -> Result<Tensor> {
+    Ok(if spec.is_by_inputs { matrix.f_transpose(0, 1)? } else { matrix.shallow_clone() })
+}
