@@ -27,6 +27,7 @@ pub mod hash;
 pub mod names;
 pub mod panics;
 pub mod permission;
+pub mod rope;
 pub mod units;
 
 pub mod bridge;

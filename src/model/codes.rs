@@ -71,6 +71,24 @@ impl Codes {
         self.quantizer.encode(&by_outputs(spec, values)?, &self.sections[index], storage)
     }
 
+    /// Whether rows can be multiplied with the codes as they are.
+    pub(super) fn multiplies(&self, specs: &[ParamSpec]) -> bool {
+        let inputs = specs.iter().filter_map(|spec| spec.fan_in_out);
+        inputs.into_iter().all(|(inputs, _)| self.quantizer.multiplies(inputs))
+    }
+
+    /// `x @ matrix + bias` for float32 rows `[n, inputs]` and parameter `index`.
+    pub(super) fn multiply(
+        &self,
+        index: usize,
+        outputs: i64,
+        x: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        let of = (&self.sections[index], self.storage.flat()?);
+        self.quantizer.multiply(x, of, outputs, bias)
+    }
+
     /// Writes the values of parameter `index` into `out`.
     pub(super) fn dequantize(&self, index: usize, spec: &ParamSpec, out: &Tensor) -> Result<()> {
         let storage = self.storage.flat()?;

@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::{
     adapters::{Attached, Lora, Part},
+    codes::Codes,
     param_id::ParamId,
     param_spec::{Init, ParamPlace, ParamSpec},
     tensor_parallel::TensorParallel,
@@ -212,6 +213,12 @@ impl<'a> Params<'a> {
     /// Whether ranks share the layer.
     pub(super) fn is_shared(&self) -> bool {
         self.tp.is_some()
+    }
+
+    /// The codes of a parameter, and its number among them, where its values are not here.
+    pub(super) fn codes(&self, id: ParamId) -> Option<(Rc<Codes>, usize)> {
+        let ParamPlace { unit, index } = self.place(id);
+        Some((Rc::clone(self.units[unit].codes_alone()?), index))
     }
 
     /// The tensor of a parameter.

@@ -161,6 +161,17 @@ impl FlatUnit {
         self.specs.iter().map(bytes).max().unwrap_or(0)
     }
 
+    /// The codes of the parameters, where their values are not here.
+    pub(super) fn codes_alone(&self) -> Option<&Rc<Codes>> {
+        self.codes.as_ref().filter(|_| !self.values.is_here())
+    }
+
+    /// Whether rows can be multiplied with the codes as they are.
+    pub(super) fn multiplies_codes(&self) -> bool {
+        self.kind() == Kind::Float
+            && self.codes.as_ref().is_some_and(|codes| codes.multiplies(&self.specs))
+    }
+
     /// Makes the parameters be there for one user more; those of a quantized unit come of its codes,
     /// which are here.
     pub(super) fn begin_use(&self) -> Result<()> {

@@ -20,9 +20,14 @@ pub(super) fn encode(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((codes, scales.f_view([-1i64])?))
 }
 
+/// What the codes of each output are multiplied by.
+pub(super) fn steps(scales: &Tensor) -> Result<Tensor> {
+    Ok(scales.f_mul_scalar(1.0 / MOST)?)
+}
+
 /// Writes the values of `codes` into `out` `[outputs, inputs]`.
 pub(super) fn decode(codes: &Tensor, scales: &Tensor, out: &Tensor) -> Result<()> {
-    let steps = scales.f_mul_scalar(1.0 / MOST)?;
+    let steps = steps(scales)?;
     if int8_decode(codes, &steps, out)? {
         return Ok(());
     }

@@ -16,6 +16,7 @@ use self::{
 };
 pub use self::{rows::passing_bytes, sections::Sections};
 use crate::{
+    bridge::decode::{CodeMatrix, code_rows},
     config::Quantization,
     error::Result,
     tensor::{Device, Kind, Tensor},
@@ -99,6 +100,38 @@ impl Quantizer {
         }
     }
 
+    /// Whether rows can be multiplied with the codes of a matrix of so many inputs: on the host.
+    pub fn multiplies(&self, inputs: i64) -> bool {
+        let is_whole = match self.quantization {
+            Quantization::Nf4 { .. } => inputs % nf4::BLOCK == 0,
+            Quantization::Int8 => true,
+        };
+        self.device == Device::Cpu && is_whole
+    }
+
+    /// `x @ matrix + bias` with the matrix of so many `outputs` that codes and scales stand for, for
+    /// float32 rows `[n, inputs]`; each row as it is alone.
+    pub fn multiply(
+        &self,
+        x: &Tensor,
+        (sections, storage): (&Sections, &Tensor),
+        outputs: i64,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        match self.quantization {
+            Quantization::Nf4 { .. } => {
+                let codes = &sections.codes.view(storage, Kind::Uint8)?;
+                let scales = &self.scales(sections, storage)?;
+                code_rows(x, CodeMatrix::Nf4 { codes, scales, values: &nf4::VALUES }, outputs, bias)
+            }
+            Quantization::Int8 => {
+                let codes = &sections.codes.view(storage, Kind::Int8)?;
+                let steps = &int8::steps(&sections.scales.view(storage, Kind::Float)?)?;
+                code_rows(x, CodeMatrix::Int8 { codes, steps }, outputs, bias)
+            }
+        }
+    }
+
     fn scales(&self, sections: &Sections, storage: &Tensor) -> Result<Scales> {
         let Some(nested) = &sections.nested else {
             return sections.scales.view(storage, Kind::Float);
@@ -106,5 +139,51 @@ impl Quantizer {
         let codes = sections.scales.view(storage, Kind::Uint8)?;
         let scales = nested.scales.view(storage, Kind::Float)?;
         self.tables.dynamic.decode(&codes, &scales, &nested.offset.view(storage, Kind::Float)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::{manual_seed, no_grad};
+
+    /// A product with codes is that with their values, and a row is the same alone.
+    #[test]
+    fn rows_are_multiplied_with_codes_as_with_their_values() {
+        const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
+        let nf4 = [false, true].map(|double_quant| Quantization::Nf4 { double_quant });
+        for quantization in [nf4[0], nf4[1], Quantization::Int8] {
+            for (outputs, inputs) in [(7, 128), (70, 64), (5, 96)] {
+                manual_seed(11);
+                let quantizer = Quantizer::new(quantization, Device::Cpu).unwrap();
+                let (sections, bytes) = quantizer.layout([(outputs, inputs)]);
+                let storage = Tensor::zeros([bytes], (Kind::Uint8, Device::Cpu));
+                quantizer
+                    .encode(&Tensor::randn([outputs, inputs], CPU), &sections[0], &storage)
+                    .unwrap();
+                if !quantizer.multiplies(inputs) {
+                    assert_eq!(inputs, 96);
+                    continue;
+                }
+                let values = Tensor::zeros([outputs, inputs], CPU);
+                quantizer.decode(&sections[0], &storage, &values).unwrap();
+                let (x, bias) = (Tensor::randn([6, inputs], CPU), Tensor::randn([outputs], CPU));
+                let multiply = |x: &Tensor| {
+                    no_grad(|| {
+                        quantizer.multiply(x, (&sections[0], &storage), outputs, Some(&bias))
+                    })
+                };
+                let found = multiply(&x).unwrap();
+                let exact =
+                    x.to_kind(Kind::Double).matmul(&values.to_kind(Kind::Double).tr()) + &bias;
+                // Sums of up to 128 products of about 1 in float32.
+                let off = (found.to_kind(Kind::Double) - exact).abs().max().double_value(&[]);
+                assert!(off < 2e-5, "{quantization:?} {outputs} x {inputs}: {off:.1e}");
+                for row in 0..6 {
+                    let alone = multiply(&x.narrow(0, row, 1)).unwrap();
+                    assert!(alone.equal(&found.narrow(0, row, 1)));
+                }
+            }
+        }
     }
 }
