@@ -128,9 +128,14 @@ impl MasterWeights {
         Some(parameters.slices())
     }
 
-    /// The master weights of unit `i`, laid out as the unit, from those that this rank has. Every
+    /// The master weights of unit `i` in float32, laid out as the unit, from those that this rank has. Every
     /// rank must call it.
     pub(super) fn whole(&self, i: usize, master: &Tensor) -> Result<Tensor> {
+        let whole = self.whole_as_kept(i, master)?;
+        Ok(no_grad(|| whole.f_to_kind(Kind::Float))?)
+    }
+
+    fn whole_as_kept(&self, i: usize, master: &Tensor) -> Result<Tensor> {
         let unit = &self.model.units()[i];
         match self.shard {
             // All of them are there: the parameters themselves, or the masters.
@@ -140,7 +145,7 @@ impl MasterWeights {
             }
             Some(_) => {
                 let device = self.group.device();
-                let whole = Tensor::f_empty([unit.padded_numel()], (Kind::Float, device))?;
+                let whole = Tensor::f_empty([unit.padded_numel()], (master.kind(), device))?;
                 self.group.all_gather_into(&whole, &moved(master, device)?)?;
                 Ok(whole)
             }
