@@ -9,7 +9,7 @@ use dsr::{
     checkpoint::Store,
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig, Quantization,
-        ZeroConfig,
+        QuantizedFormat, ZeroConfig,
     },
     dist::ProcessGroup,
     engine::{
@@ -29,8 +29,17 @@ use crate::support::{
     tiny::{self, config},
 };
 
-const NF4: Quantization = Quantization::Nf4 { double_quant: false };
-const DOUBLE: Quantization = Quantization::Nf4 { double_quant: true };
+const NF4: Quantization = Quantization::of_blocks(QuantizedFormat::Nf4 { double_quant: false });
+const DOUBLE: Quantization = Quantization::of_blocks(QuantizedFormat::Nf4 { double_quant: true });
+const INT8: Quantization = Quantization::of_blocks(QuantizedFormat::Int8);
+/// All formats, and each kind of matrix.
+const ALL: [Quantization; 5] = [
+    NF4,
+    DOUBLE,
+    INT8,
+    Quantization { embeddings: true, ..NF4 },
+    Quantization { embeddings: true, ..INT8 },
+];
 
 fn load(dir: impl AsRef<Path>) -> Model {
     let config = ModelConfig::read(dir.as_ref()).unwrap();
@@ -85,7 +94,7 @@ fn assert_same(what: &str, found: &[(f64, f64)], expected: &[(f64, f64)]) {
 fn training_over_codes_is_training_over_the_weights_that_they_stand_for() {
     let _alone = alone();
     for name in ["gpt2-tiny-v512", "families/llama-gqa"] {
-        for quantization in [NF4, DOUBLE, Quantization::Int8] {
+        for quantization in ALL {
             let bases = Bases::new(name, quantization);
             for dtype in [Dtype::Fp32, Dtype::Bf16] {
                 let config = || {
@@ -114,7 +123,8 @@ fn every_stage_trains_over_codes_as_one_rank_does() {
             let zero = zero.clone();
             EngineConfig { zero, activation_checkpointing, ..config(GLOBAL_BATCH / ranks, 1) }
         };
-        let model = || load(&dir).quantized(DOUBLE).unwrap();
+        let all = Quantization { embeddings: true, ..DOUBLE };
+        let model = || load(&dir).quantized(all).unwrap();
         threads(ranks, |group| {
             // Of a file: threads of a process would draw from one generator.
             let adapter = golden("adapters/gpt2-all.init");
@@ -146,7 +156,12 @@ fn every_stage_trains_over_codes_as_one_rank_does() {
 
 #[test]
 fn what_runs_without_an_engine_sees_the_values_of_the_codes() {
-    let bases = Bases::new("families/llama-gqa", NF4);
+    for quantization in ALL {
+        sees_values(&Bases::new("families/llama-gqa", quantization));
+    }
+}
+
+fn sees_values(bases: &Bases) {
     let ids = Tensor::from_slice(&[5i64, 17, 300, 2]).unsqueeze(0);
     let logits = |model: &Model| model.logits(&ids, &Masks::default()).unwrap();
     let expected = logits(&bases.dequantized());
@@ -182,7 +197,7 @@ fn a_checkpoint_goes_on_to_the_bit_over_the_same_codes_alone() {
     let mut again = engine(Some(NF4));
     load_checkpoint(&mut again, None, saved()).unwrap();
     assert_eq!(stages::train(&mut again, 2 * GLOBAL_BATCH as u64, 2), expected);
-    for other in [None, Some(DOUBLE), Some(Quantization::Int8)] {
+    for other in [None, Some(DOUBLE), Some(INT8), Some(ALL[3])] {
         let e = load_checkpoint(&mut engine(other), None, saved()).unwrap_err();
         assert!(e.to_string().contains("is of an adapter of another base"), "{other:?}: {e}");
     }
@@ -203,7 +218,7 @@ fn the_plan_knows_the_bytes_of_codes() {
     let shape = ModelConfig::named("llama").unwrap();
     let shape = shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap();
     let config = config(1, 1);
-    let [nf4, double, int8] = [NF4, DOUBLE, Quantization::Int8].map(|quantization| {
+    let [nf4, double, int8] = [NF4, DOUBLE, INT8].map(|quantization| {
         let model = Model::from_scratch(&shape, 1, Device::Cpu).unwrap();
         let mut engine =
             tiny::init_engine(lora(model.quantized(quantization).unwrap()), config.clone());

@@ -44,6 +44,10 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "KIND", value_parser = quantization_kinds())]
     quantize: Option<QuantizationKind>,
 
+    /// Quantize the embedding of tokens and the projection to the vocabulary as well.
+    #[arg(long, requires = "quantize")]
+    include_input_output_embeddings: bool,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -86,7 +90,11 @@ impl ModelArgs {
         };
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
         let mut model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
-        let quantize = QuantizeOptions { quantize: self.quantize, double_quant: false };
+        let quantize = QuantizeOptions {
+            quantize: self.quantize,
+            double_quant: false,
+            include_input_output_embeddings: self.include_input_output_embeddings,
+        };
         if let Some(quantization) = quantize.quantization() {
             model = model.quantized(quantization)?;
         }

@@ -27,12 +27,25 @@ option_table! {
         /// nf4: keeps the scales in 8 bits too, as bnb_4bit_use_double_quant of transformers
         #[option(default = false)]
         pub double_quant: bool,
+        /// quantizes the embedding of tokens and the projection to the vocabulary as well, as torchao's
+        /// option of this name
+        #[option(default = false)]
+        pub include_input_output_embeddings: bool,
     }
 }
 
-/// How the quantized matrices of a model are kept.
+/// How the quantized matrices of a model are kept, and which they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quantization {
+pub struct Quantization {
+    /// How.
+    pub format: QuantizedFormat,
+    /// Whether the rows of tokens are quantized too: the embedding and the projection to the vocabulary.
+    pub embeddings: bool,
+}
+
+/// How a quantized matrix is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuantizedFormat {
     /// NF4.
     Nf4 {
         /// Whether the scales are quantized as well.
@@ -50,24 +63,36 @@ impl QuantizeOptions {
             let message = "`double_quant` quantizes the scales of quantize: \"nf4\" alone";
             o.fault("double_quant", Code::BadValue, message);
         }
+        if self.include_input_output_embeddings && !o.has("quantize") {
+            let message = "`include_input_output_embeddings` goes with `quantize`";
+            o.fault("include_input_output_embeddings", Code::BadValue, message);
+        }
     }
 
     /// The quantization that they ask for.
     pub fn quantization(self) -> Option<Quantization> {
-        self.quantize.map(|kind| match kind {
-            QuantizationKind::Nf4 => Quantization::Nf4 { double_quant: self.double_quant },
-            QuantizationKind::Int8 => Quantization::Int8,
-        })
+        let format = match self.quantize? {
+            QuantizationKind::Nf4 => QuantizedFormat::Nf4 { double_quant: self.double_quant },
+            QuantizationKind::Int8 => QuantizedFormat::Int8,
+        };
+        Some(Quantization { format, embeddings: self.include_input_output_embeddings })
     }
 }
 
 impl Quantization {
+    /// The matrices of the blocks in this format.
+    pub const fn of_blocks(format: QuantizedFormat) -> Self {
+        Self { format, embeddings: false }
+    }
+
     /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nf4 { double_quant: false } => "nf4",
-            Self::Nf4 { double_quant: true } => "nf4, double_quant",
-            Self::Int8 => "int8",
-        }
+    pub fn name(self) -> String {
+        let format = match self.format {
+            QuantizedFormat::Nf4 { double_quant: false } => "nf4",
+            QuantizedFormat::Nf4 { double_quant: true } => "nf4, double_quant",
+            QuantizedFormat::Int8 => "int8",
+        };
+        let embeddings = if self.embeddings { " with embeddings" } else { "" };
+        format!("{format}{embeddings}")
     }
 }

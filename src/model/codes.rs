@@ -1,7 +1,7 @@
 //! What is kept of a unit's parameters where they are quantized.
 //!
-//! As in bitsandbytes, the matrices of the blocks' linear layers are quantized, and embeddings, norms,
-//! biases and the head are not. A matrix is dequantized where its layer is gathered, so that whatever
+//! As in transformers, the matrices of the blocks' linear layers are quantized, and where it is asked for
+//! the embedding of tokens and the projection to the vocabulary; norms and biases are not. A matrix is dequantized where its layer is gathered, so that whatever
 //! runs a layer, on whatever device, does not know of it.
 
 use super::param_spec::ParamSpec;
@@ -13,8 +13,8 @@ use crate::{
 };
 
 /// Whether a parameter of a quantized model is kept as codes.
-pub(super) fn is_quantized(spec: &ParamSpec) -> bool {
-    spec.fan_in_out.is_some()
+pub(super) fn is_quantized(spec: &ParamSpec, quantization: Quantization) -> bool {
+    spec.fan_in_out.is_some() || (quantization.embeddings && spec.is_of_tokens)
 }
 
 /// The codes of the parameters of a unit, in one storage of bytes.
@@ -43,7 +43,7 @@ impl Codes {
         specs: &[ParamSpec],
         storage: fn(i64, Kind, Device) -> Result<FlatStorage>,
     ) -> Result<Self> {
-        let matrices = specs.iter().filter_map(|spec| spec.fan_in_out);
+        let matrices = specs.iter().filter_map(ParamSpec::matrix);
         let (sections, bytes) =
             quantizer.layout(matrices.map(|(inputs, outputs)| (outputs, inputs)));
         let storage = storage(bytes, Kind::Uint8, quantizer.device())?;
@@ -73,7 +73,7 @@ impl Codes {
 
     /// Whether rows can be multiplied with the codes as they are.
     pub(super) fn multiplies(&self, specs: &[ParamSpec]) -> bool {
-        let inputs = specs.iter().filter_map(|spec| spec.fan_in_out);
+        let inputs = specs.iter().filter_map(ParamSpec::matrix);
         inputs.into_iter().all(|(inputs, _)| self.quantizer.multiplies(inputs))
     }
 
@@ -87,6 +87,13 @@ impl Codes {
     ) -> Result<Tensor> {
         let of = (&self.sections[index], self.storage.flat()?);
         self.quantizer.multiply(x, of, outputs, bias)
+    }
+
+    /// The values of rows of parameter `index`, `[outputs, inputs]`, by their numbers `[n]`: float32
+    /// `[n, inputs]`.
+    pub(super) fn rows(&self, index: usize, spec: &ParamSpec, rows: &Tensor) -> Result<Tensor> {
+        let of = (&self.sections[index], self.storage.flat()?);
+        self.quantizer.rows(of, spec.matrix().unwrap_or_default(), rows)
     }
 
     /// Writes the values of parameter `index` into `out`.

@@ -30,6 +30,8 @@ pub struct ParamSpec {
     pub fan_in_out: Option<(i64, i64)>,
     /// Whether such a weight is stored `[in, out]`, not `[out, in]`.
     pub is_by_inputs: bool,
+    /// Whether it has a row for each token: an embedding, or the projection to the vocabulary.
+    pub is_of_tokens: bool,
 }
 
 /// A parameter among those of the model.
@@ -45,12 +47,20 @@ impl ParamSpec {
     /// A parameter with its name, shape and start.
     pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
         let (name, shape) = (name.into(), shape.to_vec());
-        Self { name, shape, init, fan_in_out: None, is_by_inputs: false }
+        Self { name, shape, init, fan_in_out: None, is_by_inputs: false, is_of_tokens: false }
     }
 
     /// The same, known as the weight of a block's linear layer.
     pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
         Self { fan_in_out: Some((fan_in, fan_out)), ..self }
+    }
+
+    /// Inputs and outputs of a matrix: the weight of a block's linear layer, or a row for each token.
+    pub fn matrix(&self) -> Option<(i64, i64)> {
+        match (self.fan_in_out, &self.shape[..]) {
+            (None, &[tokens, width]) if self.is_of_tokens => Some((width, tokens)),
+            (fans, _) => fans,
+        }
     }
 
     /// The dimension of the inputs of such a weight.

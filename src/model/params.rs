@@ -49,6 +49,18 @@ impl LayerBuilder {
         self.push(ParamSpec::new(name, shape, init).linear(fan_in, fan_out))
     }
 
+    /// Adds a matrix that has a row for each token.
+    pub(super) fn add_of_tokens(
+        &mut self,
+        name: &str,
+        (tokens, width): (i64, i64),
+        init: Init,
+    ) -> ParamId {
+        let name = self.full_name(name);
+        let spec = ParamSpec::new(name, &[tokens, width], init);
+        self.push(ParamSpec { is_of_tokens: true, ..spec })
+    }
+
     /// Notes that the weight of a linear layer is stored `[in, out]`.
     pub(super) fn is_by_inputs(&mut self, id: ParamId) {
         if let ParamId::Own(index) = id {
@@ -219,6 +231,12 @@ impl<'a> Params<'a> {
     pub(super) fn codes(&self, id: ParamId) -> Option<(Rc<Codes>, usize)> {
         let ParamPlace { unit, index } = self.place(id);
         Some((Rc::clone(self.units[unit].codes_alone()?), index))
+    }
+
+    /// The description of a parameter.
+    pub(super) fn spec(&self, id: ParamId) -> &'a ParamSpec {
+        let ParamPlace { unit, index } = self.place(id);
+        &self.units[unit].specs()[index]
     }
 
     /// The tensor of a parameter.

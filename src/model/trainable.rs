@@ -132,8 +132,9 @@ impl Model {
             for specs in [own, adapter] {
                 let is_trained = |spec: &ParamSpec| (regroup.is_trained)(&spec.name);
                 let (now, not): (Vec<_>, Vec<_>) = specs.into_iter().partition(is_trained);
+                let quantization = regroup.quantizer.as_ref().map(Quantizer::quantization);
                 let has_codes =
-                    |spec: &ParamSpec| regroup.quantizer.is_some() && is_quantized(spec);
+                    |spec: &ParamSpec| quantization.is_some_and(|kind| is_quantized(spec, kind));
                 if let Some(spec) = now.iter().find(|spec| has_codes(spec)) {
                     return Err(quantized(&spec.name));
                 }

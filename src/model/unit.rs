@@ -156,7 +156,7 @@ impl FlatUnit {
     /// Bytes that dequantizing a matrix takes on a device for a moment, beside what it writes.
     pub fn dequantizing_bytes(&self, device: Device) -> u64 {
         let bytes = |spec: &ParamSpec| {
-            self.quantization().map_or(0, |kind| passing_bytes(kind, spec.numel(), device))
+            self.quantization().map_or(0, |kind| passing_bytes(kind.format, spec.numel(), device))
         };
         self.specs.iter().map(bytes).max().unwrap_or(0)
     }

@@ -17,7 +17,7 @@ use self::{
 pub use self::{rows::passing_bytes, sections::Sections};
 use crate::{
     bridge::decode::{CodeMatrix, code_rows},
-    config::Quantization,
+    config::{Quantization, QuantizedFormat},
     error::Result,
     tensor::{Device, Kind, Tensor},
 };
@@ -61,16 +61,16 @@ impl Quantizer {
     /// Where codes and scales lie of matrices of so many outputs and inputs, and how many bytes they
     /// take in all.
     pub fn layout(&self, matrices: impl IntoIterator<Item = (i64, i64)>) -> (Vec<Sections>, i64) {
-        sections::layout(matrices, self.quantization)
+        sections::layout(matrices, self.quantization.format)
     }
 
     /// Writes the codes and scales of a float32 matrix `[outputs, inputs]` into their sections of
     /// `storage`, which is of bytes.
     pub fn encode(&self, matrix: &Tensor, sections: &Sections, storage: &Tensor) -> Result<()> {
         let matrix = matrix.f_contiguous()?;
-        let (codes, scales) = match self.quantization {
-            Quantization::Nf4 { .. } => self.tables.nf4.encode(&matrix)?,
-            Quantization::Int8 => int8::encode(&matrix)?,
+        let (codes, scales) = match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => self.tables.nf4.encode(&matrix)?,
+            QuantizedFormat::Int8 => int8::encode(&matrix)?,
         };
         sections.codes.view(storage, Kind::Uint8)?.f_copy_(&codes.f_view([-1i64])?)?;
         match &sections.nested {
@@ -88,12 +88,12 @@ impl Quantizer {
     /// Writes the values of codes and scales into the matrix `out` `[outputs, inputs]`, which may lie by
     /// its inputs.
     pub fn decode(&self, sections: &Sections, storage: &Tensor, out: &Tensor) -> Result<()> {
-        match self.quantization {
-            Quantization::Nf4 { .. } => {
+        match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => {
                 let scales = self.scales(sections, storage)?;
                 self.tables.nf4.decode(&sections.codes.view(storage, Kind::Uint8)?, &scales, out)
             }
-            Quantization::Int8 => {
+            QuantizedFormat::Int8 => {
                 let scales = sections.scales.view(storage, Kind::Float)?;
                 int8::decode(&sections.codes.view(storage, Kind::Int8)?, &scales, out)
             }
@@ -102,9 +102,9 @@ impl Quantizer {
 
     /// Whether rows can be multiplied with the codes of a matrix of so many inputs: on the host.
     pub fn multiplies(&self, inputs: i64) -> bool {
-        let is_whole = match self.quantization {
-            Quantization::Nf4 { .. } => inputs % nf4::BLOCK == 0,
-            Quantization::Int8 => true,
+        let is_whole = match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => inputs % nf4::BLOCK == 0,
+            QuantizedFormat::Int8 => true,
         };
         self.device == Device::Cpu && is_whole
     }
@@ -118,18 +118,45 @@ impl Quantizer {
         outputs: i64,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        match self.quantization {
-            Quantization::Nf4 { .. } => {
+        match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => {
                 let codes = &sections.codes.view(storage, Kind::Uint8)?;
                 let scales = &self.scales(sections, storage)?;
                 code_rows(x, CodeMatrix::Nf4 { codes, scales, values: &nf4::VALUES }, outputs, bias)
             }
-            Quantization::Int8 => {
+            QuantizedFormat::Int8 => {
                 let codes = &sections.codes.view(storage, Kind::Int8)?;
                 let steps = &int8::steps(&sections.scales.view(storage, Kind::Float)?)?;
                 code_rows(x, CodeMatrix::Int8 { codes, steps }, outputs, bias)
             }
         }
+    }
+
+    /// The values of rows of a matrix of so many inputs and outputs by their numbers `[n]`: float32
+    /// `[n, inputs]`. The matrix is one that [rows are multiplied](Self::multiplies) with.
+    pub fn rows(
+        &self,
+        (sections, storage): (&Sections, &Tensor),
+        (inputs, outputs): (i64, i64),
+        rows: &Tensor,
+    ) -> Result<Tensor> {
+        let of = |tensor: Tensor| -> Result<Tensor> {
+            Ok(tensor.f_view([outputs, -1])?.f_index_select(0, rows)?)
+        };
+        let out = Tensor::f_empty([rows.size()[0], inputs], (Kind::Float, self.device))?;
+        match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => {
+                let codes = of(sections.codes.view(storage, Kind::Uint8)?)?.f_view([-1])?;
+                let scales = of(self.scales(sections, storage)?)?.f_view([-1])?;
+                self.tables.nf4.decode(&codes, &scales, &out)?;
+            }
+            QuantizedFormat::Int8 => {
+                let codes = of(sections.codes.view(storage, Kind::Int8)?)?.f_view([-1])?;
+                let scales = of(sections.scales.view(storage, Kind::Float)?)?.f_view([-1])?;
+                int8::decode(&codes, &scales, &out)?;
+            }
+        }
+        Ok(out)
     }
 
     fn scales(&self, sections: &Sections, storage: &Tensor) -> Result<Scales> {
@@ -151,10 +178,11 @@ mod tests {
     #[test]
     fn rows_are_multiplied_with_codes_as_with_their_values() {
         const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
-        let nf4 = [false, true].map(|double_quant| Quantization::Nf4 { double_quant });
-        for quantization in [nf4[0], nf4[1], Quantization::Int8] {
+        let nf4 = [false, true].map(|double_quant| QuantizedFormat::Nf4 { double_quant });
+        for format in [nf4[0], nf4[1], QuantizedFormat::Int8] {
             for (outputs, inputs) in [(7, 128), (70, 64), (5, 96)] {
                 manual_seed(11);
+                let quantization = Quantization::of_blocks(format);
                 let quantizer = Quantizer::new(quantization, Device::Cpu).unwrap();
                 let (sections, bytes) = quantizer.layout([(outputs, inputs)]);
                 let storage = Tensor::zeros([bytes], (Kind::Uint8, Device::Cpu));
@@ -178,7 +206,11 @@ mod tests {
                     x.to_kind(Kind::Double).matmul(&values.to_kind(Kind::Double).tr()) + &bias;
                 // Sums of up to 128 products of about 1 in float32.
                 let off = (found.to_kind(Kind::Double) - exact).abs().max().double_value(&[]);
-                assert!(off < 2e-5, "{quantization:?} {outputs} x {inputs}: {off:.1e}");
+                assert!(off < 2e-5, "{format:?} {outputs} x {inputs}: {off:.1e}");
+                let rows = Tensor::from_slice(&[outputs - 1, 0, 3]);
+                let found_rows =
+                    quantizer.rows((&sections[0], &storage), (inputs, outputs), &rows).unwrap();
+                assert!(found_rows.equal(&values.index_select(0, &rows)));
                 for row in 0..6 {
                     let alone = multiply(&x.narrow(0, row, 1)).unwrap();
                     assert!(alone.equal(&found.narrow(0, row, 1)));

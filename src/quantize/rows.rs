@@ -1,7 +1,7 @@
 //! Matrices in parts, for libtorch's operations, which need memory beside what they write.
 
 use crate::{
-    config::Quantization,
+    config::QuantizedFormat,
     tensor::{Device, Tensor},
 };
 
@@ -19,12 +19,12 @@ pub(super) fn parts(matrix: &Tensor) -> impl Iterator<Item = (i64, i64)> + use<>
 
 /// Bytes that dequantizing a matrix of so many values takes on a device for a moment, beside what it
 /// writes.
-pub fn passing_bytes(quantization: Quantization, numel: i64, device: Device) -> u64 {
+pub fn passing_bytes(format: QuantizedFormat, numel: i64, device: Device) -> u64 {
     // The host has kernels that need none; libtorch has float32 values, and numbers of pairs of codes.
-    let each = match quantization {
+    let each = match format {
         _ if device == Device::Cpu => 0,
-        Quantization::Nf4 { .. } => 6,
-        Quantization::Int8 => 4,
+        QuantizedFormat::Nf4 { .. } => 6,
+        QuantizedFormat::Int8 => 4,
     };
     each * numel.min(AT_ONCE) as u64
 }

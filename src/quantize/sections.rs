@@ -2,7 +2,7 @@
 
 use super::{dynamic, nf4};
 use crate::{
-    config::Quantization,
+    config::QuantizedFormat,
     error::Result,
     tensor::{Kind, Tensor},
 };
@@ -45,7 +45,7 @@ pub(super) struct Nested {
 /// The sections of matrices of so many outputs and inputs, and how many bytes they take.
 pub(super) fn layout(
     matrices: impl IntoIterator<Item = (i64, i64)>,
-    quantization: Quantization,
+    format: QuantizedFormat,
 ) -> (Vec<Sections>, i64) {
     let mut end = 0;
     let mut section = |bytes: i64| {
@@ -56,13 +56,13 @@ pub(super) fn layout(
     let sections = matrices.into_iter().map(|(outputs, inputs)| {
         let numel = outputs * inputs;
         let blocks = nf4::blocks(numel);
-        match quantization {
-            Quantization::Nf4 { double_quant: false } => Sections {
+        match format {
+            QuantizedFormat::Nf4 { double_quant: false } => Sections {
                 codes: section((numel + 1) / 2),
                 scales: section(4 * blocks),
                 nested: None,
             },
-            Quantization::Nf4 { double_quant: true } => Sections {
+            QuantizedFormat::Nf4 { double_quant: true } => Sections {
                 codes: section((numel + 1) / 2),
                 scales: section(blocks),
                 nested: Some(Nested {
@@ -70,7 +70,7 @@ pub(super) fn layout(
                     offset: section(4),
                 }),
             },
-            Quantization::Int8 => {
+            QuantizedFormat::Int8 => {
                 Sections { codes: section(numel), scales: section(4 * outputs), nested: None }
             }
         }

@@ -123,7 +123,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     let norm = Norm::rms(&mut b, "decoder.final_layer_norm", width, epsilon);
     let projection = match is_tied {
         true => b.borrow(EMBEDDING),
-        false => b.add("lm_head.weight", &[vocab, width], init),
+        false => b.add_of_tokens("lm_head.weight", (vocab, width), init),
     };
     let head = Head {
         scale: is_scaled.then(|| (width as f64).powf(-0.5)),
