@@ -163,11 +163,8 @@ struct CodeProduct {
 
 // The values of sixteen bytes, of their high and of their low bits.
 INLINE void look_up(const Lanes& table, const uint8_t* from, Lanes& high, Lanes& low) {
-  using Bytes = uint8_t __attribute__((vector_size(16)));
-  Bytes bytes;
-  std::memcpy(&bytes, from, sizeof bytes);
-  const Integers codes = __builtin_convertvector(bytes, Integers);
-  high = __builtin_shuffle(table, codes >> 4);
+  const Integers codes = widened(reinterpret_cast<const int8_t*>(from));
+  high = __builtin_shuffle(table, (codes >> 4) & 15);
   low = __builtin_shuffle(table, codes & 15);
 }
 
