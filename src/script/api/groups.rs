@@ -5,8 +5,8 @@
 use rhai::{Module, exported_module};
 
 use super::{
-    adapters, batch, console, dataset, deepspeed, engine, engine_speed, generate, json, language,
-    loader, model, nn, optimizer, options, param, run, table, tensor, tokenizer,
+    adapters, batch, console, dataset, deepspeed, engine, engine_ema, engine_speed, generate, json,
+    language, loader, model, nn, optimizer, options, param, run, table, tensor, tokenizer,
     tokenizer_training,
 };
 
@@ -20,6 +20,7 @@ const API: &[Group] = &[
     ("dataset", dataset::build),
     ("deepspeed", || exported_module!(deepspeed::api)),
     ("engine", || exported_module!(engine::api)),
+    ("engine_ema", || exported_module!(engine_ema::api)),
     ("engine_speed", || exported_module!(engine_speed::api)),
     ("generate", || exported_module!(generate::api)),
     ("json", || exported_module!(json::api)),
