@@ -128,6 +128,8 @@ pub struct Engine {
     /// The properties of the device, where they are known.
     gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
+    /// Whether what is done now will be undone.
+    is_trial: bool,
     stop: StopSignal,
     /// Set while state is changed, and left set by an error in between.
     is_inconsistent: bool,
@@ -246,6 +248,7 @@ impl Engine {
             pace: Pace::default(),
             gpu,
             observers: Vec::new(),
+            is_trial: false,
             stop: StopSignal::default(),
             is_inconsistent: false,
             ledger,
