@@ -233,3 +233,35 @@ fn a_mesh_has_the_average_of_one_rank() {
         }
     }
 }
+
+/// An engine that keeps no average goes on from a checkpoint that has one, and the reverse; both are told.
+/// The new average begins with the checkpoint's weights.
+#[test]
+fn a_checkpoint_with_another_average_is_told() {
+    let _alone = alone();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let configs = [with_ema(1), EngineConfig { ema: None, ..with_ema(1) }];
+    for (config, dir) in configs.iter().zip(&dirs) {
+        step(&mut init_engine(model(0.0), config.clone()), dir.path());
+    }
+    let told = |config: &EngineConfig, dir: &tempfile::TempDir| {
+        let mut engine = init_engine(model(0.0), config.clone());
+        let latest = Store::open(dir.path()).latest().unwrap();
+        let warnings = load_checkpoint(&mut engine, None, latest).unwrap();
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        (engine, warnings[0].clone())
+    };
+    let (mut engine, warning) = told(&configs[0], &dirs[1]);
+    assert!(
+        warning.starts_with("warning: the checkpoint has no average of the weights"),
+        "{warning}"
+    );
+    let weights = flat(engine.model());
+    engine.begin_ema().unwrap();
+    assert_eq!(flat(engine.model()), weights);
+    let (_, warning) = told(&configs[1], &dirs[0]);
+    assert!(
+        warning.starts_with("warning: the checkpoint has an average of the weights"),
+        "{warning}"
+    );
+}

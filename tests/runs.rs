@@ -243,6 +243,24 @@ fn runs_are_listed_compared_and_removed() {
     assert!(error.contains("did you mean \"high\"?"), "{error}");
 }
 
+/// The best evaluation may be that of averages: its checkpoint is the usual one, with which the run can
+/// go on.
+#[test]
+fn the_best_checkpoint_may_be_that_of_averages() {
+    let folder = Folder::new(RECIPE)
+        .with("optimizer: #{ lr: P::lr },", "optimizer: #{ lr: P::lr }, ema: #{ decay: 0.5 },")
+        .with("{ run.evaluate(rows); }", "{ engine.with_ema(|| run.evaluate(rows)); }")
+        .with("total_steps: P::steps", "total_steps: P::steps, keep_best: \"eval_loss\"")
+        .with(
+            "print(\"behind the run\")",
+            "let last = engine.evaluate(rows).loss;
+engine.load_checkpoint(`${run.dir}/checkpoints/best`);
+print(run.best.step == P::steps && engine.evaluate(rows).loss == last);
+print(engine.with_ema(|| engine.evaluate(rows).loss) == run.best.loss)",
+        );
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+}
+
 /// What the finder tries goes to no log, and no directory of it stays. Two ranks find the same.
 #[test]
 fn a_learning_rate_is_found_before_a_run() {
