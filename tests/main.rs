@@ -5,6 +5,7 @@
 
 mod adapters;
 mod address;
+mod averages;
 mod batch;
 mod book;
 mod bundle;

@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod deepspeed;
+mod ema;
 mod engine;
 mod mesh;
 mod monitor;
@@ -19,6 +20,7 @@ pub mod words;
 mod zero;
 
 pub use batch::BatchSizes;
+pub use ema::{EmaConfig, EmaWarmup};
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
 pub use mesh::{
     MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,

@@ -63,7 +63,7 @@ impl Offload {
         let elsewhere = parameters != Location::Memory(device);
         if config.precision.master_weights != Dtype::Fp32 {
             let is_elsewhere = elsewhere || optimizer.device() != device;
-            check_master_weights(&config.optimizer.algorithm, is_elsewhere)?;
+            check_master_weights(config, is_elsewhere)?;
         }
         Ok(Self {
             shares_parameters: elsewhere || zero.shards_parameters(world_size),
@@ -78,10 +78,12 @@ impl Offload {
 }
 
 /// Refuses what needs float32 master weights.
-fn check_master_weights(algorithm: &Algorithm, is_elsewhere: bool) -> Result<()> {
+fn check_master_weights(config: &EngineConfig, is_elsewhere: bool) -> Result<()> {
+    let algorithm = &config.optimizer.algorithm;
     let what = match algorithm {
         Algorithm::Lamb(_) | Algorithm::Muon(_) => algorithm.name(),
         _ if is_elsewhere => "an offload to another device",
+        _ if config.ema.is_some() => "`ema`",
         _ => return Ok(()),
     };
     let message = format!("`precision.master_weights` \"bf16\" does not go with {what}");

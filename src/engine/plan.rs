@@ -96,9 +96,16 @@ impl StateBytes {
 }
 
 /// Bytes that the optimizer of `config` keeps for the trained parameters of `model`, which may be an
-/// outline.
+/// outline, and those of the weights' averages.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    Ok(optimizer_plan(model, config, 1, None)?.state_bytes())
+    let averages = average_bytes(model.trainable_units(), config);
+    Ok(optimizer_plan(model, config, 1, None)?.state_bytes() + averages)
+}
+
+/// Bytes of the averages of the weights of `units`.
+pub(super) fn average_bytes(units: &[FlatUnit], config: &EngineConfig) -> u64 {
+    let numel = units.iter().map(|unit| unit.numel() as u64).sum::<u64>();
+    if config.ema.is_some() { numel * MASTER_BYTES } else { 0 }
 }
 
 /// Refuses a training that cannot fit, whatever its batches are: on the device, if that is the host,

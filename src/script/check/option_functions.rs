@@ -77,6 +77,9 @@ const FUNCTIONS: &[OptionFunction] = &[
     function("save_checkpoint", &[api::engine::SaveOptions::ROWS], |map| {
         api::engine::save_options(map).map(drop)
     }),
+    function("save_plot", &[api::plot::PlotOptions::ROWS], |map| {
+        api::plot::plot_options(map).map(drop)
+    }),
     function("sequential", api::nn::sequential::TABLES, |map| {
         api::nn::sequential::read(map, no_function).map(drop)
     }),
