@@ -43,19 +43,6 @@ INLINE Lanes load(const at::BFloat16* from) {
   return lanes;
 }
 
-// Bytes as numbers of 32 bits. Step by step: GCC takes a conversion to four times the width apart.
-INLINE Integers widened(const int8_t* from) {
-  using Bytes = int8_t __attribute__((vector_size(16)));
-  using Shorts = int16_t __attribute__((vector_size(32)));
-  Bytes bytes;
-  std::memcpy(&bytes, from, sizeof bytes);
-  const Shorts shorts = __builtin_convertvector(bytes, Shorts);
-  return __builtin_convertvector(shorts, Integers);
-}
-
-// Whole numbers from -127 to 127.
-INLINE Lanes load(const int8_t* from) { return __builtin_convertvector(widened(from), Lanes); }
-
 // The first `count` elements, and zeros; whole lanes where the caller says so.
 template <typename T>
 INLINE Lanes load_part(const T* from, int64_t count) {
