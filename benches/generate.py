@@ -111,9 +111,9 @@ def prompts(name, batch):
     return [[draw.randrange(1, MODELS[name]) for _ in range(PROMPT_TOKENS)] for _ in range(batch)]
 
 
-def of_dsr(name, batch, new):
+def of_dsr(name, batch, new, quantize=""):
     texts = [" ".join(map(str, row)) for row in prompts(name, batch)]
-    given = {"model": name, "prompts": json.dumps(texts), "new_tokens": new}
+    given = {"model": name, "prompts": json.dumps(texts), "new_tokens": new, "quantize": quantize}
     words = [word for key, value in given.items() for word in ("-p", f"{key}={value}")]
     recipe = ROOT / "benches" / "generate.rhai"
     out = subprocess.run([DSR, "run", recipe, *words], cwd=WORK, check=True, capture_output=True)
@@ -132,12 +132,12 @@ def difference(generate, new):
     return first * 1e3, (time.perf_counter() - start - first) / (new - 1) * 1e3
 
 
-def of_ctranslate2(name, batch, new):
+def of_ctranslate2(name, batch, new, compute_type="float32"):
     import ctranslate2
 
     threads = len(os.sched_getaffinity(0))
     path = str(WORK / f"ct2-{name}")
-    generator = ctranslate2.Generator(path, device="cpu", intra_threads=threads, compute_type="float32")
+    generator = ctranslate2.Generator(path, device="cpu", intra_threads=threads, compute_type=compute_type)
     rows = [[f"t{token}" for token in row] for row in prompts(name, batch)]
     return difference(
         lambda count: generator.generate_batch(
@@ -165,7 +165,14 @@ def of_transformers(name, batch, new):
         )
 
 
-ENGINES = {"dsr": of_dsr, "CTranslate2": of_ctranslate2, "transformers": of_transformers}
+ENGINES = {
+    "dsr": of_dsr,
+    "dsr int8": lambda *args: of_dsr(*args, quantize="int8"),
+    "dsr nf4": lambda *args: of_dsr(*args, quantize="nf4"),
+    "CTranslate2": of_ctranslate2,
+    "CTranslate2 int8": lambda *args: of_ctranslate2(*args, compute_type="int8"),
+    "transformers": of_transformers,
+}
 
 
 def main():
@@ -184,7 +191,7 @@ def main():
                     found = ENGINES[engine](name, batch, args.new_tokens)
                     key = (name, batch, engine)
                     best[key] = tuple(map(min, zip(best.get(key, found), found)))
-    print(f"{PROMPT_TOKENS} prompt tokens, {args.new_tokens} new ones, float32, best of {args.rounds}, "
+    print(f"{PROMPT_TOKENS} prompt tokens, {args.new_tokens} new ones, best of {args.rounds}, "
           f"load {os.getloadavg()[0]:.2f}\n")
     print("| model | batch | engine | first token, ms | step, ms | tokens/s |\n|---|---|---|---|---|---|")
     for (name, batch, engine), (first, step) in best.items():

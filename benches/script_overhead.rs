@@ -126,6 +126,7 @@ fn config() -> EngineConfig {
         precision: PrecisionConfig::new(Dtype::Fp32),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        ema: None,
         outliers: OutlierConfig::default(),
         optimizer,
         trainable: TrainableConfig::default(),

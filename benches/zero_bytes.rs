@@ -152,6 +152,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         },
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        ema: None,
         outliers: OutlierConfig::default(),
         optimizer: OptimizerConfig::new(Algorithm::Adam(AdamConfig::default()), 1e-4),
         trainable: TrainableConfig::default(),

@@ -27,6 +27,7 @@ pub mod hash;
 pub mod names;
 pub mod panics;
 pub mod permission;
+pub mod rope;
 pub mod units;
 
 pub mod bridge;
@@ -39,6 +40,8 @@ pub mod data;
 pub mod hub;
 pub mod model;
 pub mod optim;
+pub mod quantize;
+pub mod sparse;
 pub mod swap;
 
 pub mod generation;
@@ -50,7 +53,6 @@ pub mod run;
 pub mod recipe;
 
 pub mod script;
-pub mod sparse;
 
 pub mod live;
 

@@ -5,6 +5,7 @@
 
 mod adapters;
 mod address;
+mod averages;
 mod batch;
 mod book;
 mod bundle;
@@ -37,6 +38,7 @@ mod offload;
 mod optimizers;
 mod own_models;
 mod precision;
+mod quantized;
 mod recipes;
 mod reference;
 mod repl;

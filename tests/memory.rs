@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use dsr::{
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig,
-        Numerics, OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule, TrainableConfig,
-        ZeroConfig,
+        ActivationCheckpointing, Dtype, EmaConfig, EngineConfig, LossAverage, MeshConfig,
+        MonitorConfig, Numerics, OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule,
+        TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
@@ -67,6 +67,7 @@ impl Case {
             gradient_accumulation_steps: self.accum,
             gradient_clipping: Some(1.0),
             loss_average: LossAverage::Tokens,
+            ema: None,
             outliers: OutlierConfig::default(),
             numerics: Numerics::default(),
             precision: PrecisionConfig::new(self.dtype),
@@ -176,6 +177,30 @@ fn what_is_planned_is_what_is_counted() {
             let model = model.clone();
             Case { model, rows: 4, tokens: 128, accum: 1, every, dtype: Dtype::Fp32 }.check();
         }
+    }
+}
+
+/// An average of the weights is a third float32 copy beside Adam's two, and counts with them.
+#[test]
+fn averages_of_the_weights_are_planned_as_they_are_counted() {
+    let ema = "ema: true, ";
+    let of = |option: &str| {
+        let recipe = Recipe::new(&format!(
+            r#"let model = new_model("gpt2", #{{ vocab_size: 64, n_positions: 8, n_embd: 64, n_layer: 1, n_head: 2 }});
+let engine = init_engine(model, #{{ {option}micro_batch_size: 1, optimizer: #{{ type: "AdamW" }} }});
+print(engine.memory().optimizer_state);"#
+        ));
+        recipe.prints()[0].parse::<u64>().unwrap()
+    };
+    assert_eq!(2 * of(ema), 3 * of(""));
+    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+        let (model, every) = (small(0.0), None);
+        let case = Case { model, rows: 1, tokens: 32, accum: 1, every, dtype };
+        let config = EngineConfig { ema: Some(EmaConfig::default()), ..case.config() };
+        let outline = Rc::new(Model::outline(&case.model, Device::Cpu).unwrap());
+        let bytes = optimizer_state_bytes(&outline, &config).unwrap();
+        let planned = Setup::new(&outline, &config, bytes, 32, 1, Device::Cpu).plan().device;
+        assert_eq!(2 * planned.optimizer_state, 3 * case.planned().optimizer_state, "{dtype:?}");
     }
 }
 

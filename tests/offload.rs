@@ -44,7 +44,9 @@ fn offloaded(zero: ZeroConfig, dir: &Path) -> ZeroConfig {
 fn no_bit_changes(group: &Rc<ProcessGroup>) {
     let dir = tempfile::tempdir().unwrap();
     for (name, config) in trainings(group.world_size()) {
-        for stage in 1..=3 {
+        // Offloaded parameters have float32 masters elsewhere.
+        let most_stage = if name == "bf16 weights" { 2 } else { 3 };
+        for stage in 1..=most_stage {
             let curve = |zero| {
                 let config = EngineConfig { zero, ..config.clone() };
                 let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();

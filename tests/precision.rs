@@ -5,13 +5,17 @@ use std::rc::Rc;
 
 use dsr::{
     checkpoint::Store,
-    config::{Dtype, DynamicLossScale, EngineConfig, LossScale, PrecisionConfig},
+    config::{
+        Dtype, DynamicLossScale, EngineConfig, LossScale, OptimizerConfig, PrecisionConfig,
+        optimizer::{Algorithm, LambConfig},
+    },
     data::{Dataset, Loader, LoaderOptions, OpenOptions},
+    dist::ProcessGroup,
     engine::{Engine, StepOutcome},
     error::{Code, Error},
-    model::{Model, ModelConfig},
+    model::{FlatUnit, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
-    tensor::{Device, Kind},
+    tensor::{Device, Kind, Tensor},
 };
 use serde_json::Value;
 
@@ -19,6 +23,7 @@ use crate::support::{
     alone,
     files::golden,
     numbers::{assert_relative, floats},
+    stages::bf16_weights,
     tiny::{config, flat, init_engine, loader, model},
 };
 
@@ -180,23 +185,68 @@ fn a_loss_that_is_not_finite_keeps_the_rows_of_its_micro_batch() {
     );
 }
 
-/// Master weights, averages and the loss scale go on to the bit.
+/// Weights, averages and the loss scale go on to the bit.
 #[test]
-fn a_resumed_fp16_run_goes_on_to_the_bit() {
+fn a_resumed_run_in_16_bits_goes_on_to_the_bit() {
     let _alone = alone();
-    let (mut engine, mut data) = (init_engine(model(0.1), with_precision(fp16(18))), loader(2));
-    let mut whole = steps(&mut engine, &mut data, 6).unwrap();
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
-    save_checkpoint(&engine, &store, None, Some(&data), None).unwrap();
-    let rest = steps(&mut engine, &mut data, 6).unwrap();
-    whole.extend(&rest);
-    assert!(whole.iter().any(|outcome| outcome.skipped.is_some()), "the test needs an overflow");
-    let (mut resumed, mut data) = (init_engine(model(0.1), with_precision(fp16(18))), loader(2));
-    load_checkpoint(&mut resumed, Some(&mut data), store.latest().unwrap()).unwrap();
-    assert_eq!(steps(&mut resumed, &mut data, 6).unwrap(), rest);
-    assert_eq!(flat(resumed.model()), flat(engine.model()));
-    assert_eq!(resumed.skipped_steps(), engine.skipped_steps());
+    for precision in [fp16(18), bf16_weights()] {
+        let start = || (init_engine(model(0.1), with_precision(precision)), loader(2));
+        let (mut engine, mut data) = start();
+        let mut whole = steps(&mut engine, &mut data, 6).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path());
+        save_checkpoint(&engine, &store, None, Some(&data), None).unwrap();
+        let rest = steps(&mut engine, &mut data, 6).unwrap();
+        whole.extend(&rest);
+        let overflows = whole.iter().any(|outcome| outcome.skipped.is_some());
+        assert_eq!(overflows, precision.dtype == Dtype::Fp16, "fp16 needs an overflow");
+        let (mut resumed, mut data) = start();
+        load_checkpoint(&mut resumed, Some(&mut data), store.latest().unwrap()).unwrap();
+        assert_eq!(steps(&mut resumed, &mut data, 6).unwrap(), rest);
+        assert_eq!(flat(resumed.model()), flat(engine.model()));
+        assert_eq!(resumed.skipped_steps(), engine.skipped_steps());
+    }
+}
+
+/// Steps that rounding to the nearest would lose move the weights as those of float32 master weights do:
+/// the changes of all weights agree with those of float32, of which they are an unbiased rounding.
+#[test]
+fn weights_without_masters_take_steps_smaller_than_their_format() {
+    let _alone = alone();
+    let moved = |precision| {
+        let mut few = with_precision(precision);
+        few.optimizer.lr = 1e-6;
+        let mut engine = init_engine(model(0.0), few);
+        let before = flat(engine.model()).to_kind(Kind::Double);
+        steps(&mut engine, &mut loader(2), 20).unwrap();
+        flat(engine.model()).to_kind(Kind::Double) - before
+    };
+    let (stochastic, exact) = (moved(bf16_weights()), moved(PrecisionConfig::new(Dtype::Fp32)));
+    let nearest = moved(PrecisionConfig::new(Dtype::Bf16));
+    // The part of the way of float32 that the weights have come.
+    let share = |found: &Tensor| {
+        (found * &exact).sum(Kind::Double).double_value(&[])
+            / (&exact * &exact).sum(Kind::Double).double_value(&[])
+    };
+    let (stochastic, nearest) = (share(&stochastic), share(&nearest));
+    assert!((stochastic - 1.0).abs() < 0.1, "{stochastic} of the way, nearest {nearest}");
+}
+
+/// What is kept of a weight: two bytes, without the float32 copy.
+#[test]
+fn weights_without_masters_take_two_bytes_and_are_refused_where_they_cannot_be() {
+    let _alone = alone();
+    let mut engine = init_engine(model(0.0), with_precision(bf16_weights()));
+    steps(&mut engine, &mut loader(2), 1).unwrap();
+    let used = engine.memory();
+    assert_eq!(used.master_weights, 0);
+    let numel: i64 = engine.model().units().iter().map(FlatUnit::padded_numel).sum();
+    assert_eq!(used.parameters, 2 * numel as u64);
+    let lamb = OptimizerConfig::new(Algorithm::Lamb(LambConfig::default()), 1e-3);
+    let config = EngineConfig { optimizer: lamb, ..with_precision(bf16_weights()) };
+    let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
+    let e = Engine::new(model(0.0), group, config).err().unwrap();
+    assert_eq!(e.option_path(), Some("precision.master_weights"));
 }
 
 /// A checkpoint holds float32, whatever the run computed in, and another precision goes on with it.

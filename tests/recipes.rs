@@ -203,7 +203,12 @@ fn the_recipes_of_adapters_train_and_export() {
     for words in ["step 3  accuracy ", "validation loss 0.", ", margin 0.", ", accuracy "] {
         assert!(printed.contains(words), "no `{words}` in:\n{printed}");
     }
-    for adapter in ["chat", "preferring"] {
+    let few = ["-p", "steps=4", "-p", "eval_every=2", "-p", "r=4", "-p", "adapter_dir=quantized"];
+    let printed = run("qlora.rhai", &few);
+    for words in ["tied head, nf4, double_quant)", "[[", "best validation loss 10."] {
+        assert!(printed.contains(words), "no `{words}` in:\n{printed}");
+    }
+    for adapter in ["chat", "preferring", "quantized"] {
         let config =
             fs::read_to_string(dir.path().join(adapter).join("adapter_config.json")).unwrap();
         assert_eq!(

@@ -242,3 +242,67 @@ fn runs_are_listed_compared_and_removed() {
     let error = text(&folder.dsr(&["runs", "rm", "hihg", "--yes"]).stderr);
     assert!(error.contains("did you mean \"high\"?"), "{error}");
 }
+
+/// The best evaluation may be that of averages: its checkpoint is the usual one, with which the run can
+/// go on.
+#[test]
+fn the_best_checkpoint_may_be_that_of_averages() {
+    let folder = Folder::new(RECIPE)
+        .with("optimizer: #{ lr: P::lr },", "optimizer: #{ lr: P::lr }, ema: #{ decay: 0.5 },")
+        .with("{ run.evaluate(rows); }", "{ engine.with_ema(|| run.evaluate(rows)); }")
+        .with("total_steps: P::steps", "total_steps: P::steps, keep_best: \"eval_loss\"")
+        .with(
+            "print(\"behind the run\")",
+            "let last = engine.evaluate(rows).loss;
+engine.load_checkpoint(`${run.dir}/checkpoints/best`);
+print(run.best.step == P::steps && engine.evaluate(rows).loss == last);
+print(engine.with_ema(|| engine.evaluate(rows).loss) == run.best.loss)",
+        );
+    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+}
+
+/// What the finder tries goes to no log, and no directory of it stays. Two ranks find the same.
+#[test]
+fn a_learning_rate_is_found_before_a_run() {
+    let finds = r#"let found = lr_finder::find(engine, loader, #{
+    num_training: 20, plot: "runs/lr_finder.svg",
+});
+print(found.points.len);
+let run"#;
+    let folder = Folder::new(RECIPE)
+        .with("param(\"steps\"", "import \"dsr:lr_finder\" as lr_finder;\nparam(\"steps\"")
+        .with("let run", finds)
+        .with(
+            "optimizer: #{ lr: P::lr },",
+            "optimizer: #{ lr: P::lr }, csv_monitor: #{ enabled: true, output_path: \"csv\" },",
+        );
+    for (way, run) in [
+        (&["run", "--name", "one"][..], "runs/one"),
+        (&["launch", "--nproc-per-node=2", "--name", "two"], "runs/two"),
+    ] {
+        let output = folder.dsr(&[way, &["tiny.rhai"]].concat());
+        assert!(out(&output).contains("20\n"), "{}", text(&output.stderr));
+        let svg = fs::read_to_string(folder.path("runs/lr_finder.svg")).unwrap();
+        assert!(svg.contains("learning rate") && svg.contains("smoothed loss"), "{svg}");
+        let metrics = fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
+        let first: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+        assert_eq!((&first["step"], &first["lr"]), (&1.into(), &0.01.into()));
+        let left = fs::read_dir(folder.path("runs")).unwrap();
+        let left = left.filter(|entry| {
+            let name = entry.as_ref().unwrap().file_name();
+            name.to_string_lossy().starts_with("restore")
+        });
+        assert_eq!(left.count(), 0);
+    }
+    let mut logged = Vec::new();
+    for entry in walk(&folder.path("csv")) {
+        logged.push(fs::read_to_string(&entry).unwrap().lines().count());
+    }
+    assert!(!logged.is_empty() && logged.iter().all(|&lines| lines <= 2 * (1 + 4)), "{logged:?}");
+}
+
+/// The files of a directory and of those in it.
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}

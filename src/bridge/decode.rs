@@ -2,10 +2,10 @@
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::{RawTensor, check, raw};
-use crate::error::{Code, Result};
+use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
     fn dsr_few_rows(
@@ -13,6 +13,22 @@ unsafe extern "C" {
         matrix: RawTensor,
         bias: RawTensor,
         by_inputs: bool,
+        out: *mut RawTensor,
+    ) -> c_int;
+    fn dsr_int8_rows(
+        x: RawTensor,
+        codes: RawTensor,
+        steps: RawTensor,
+        bias: RawTensor,
+        out: *mut RawTensor,
+    ) -> c_int;
+    fn dsr_nf4_rows(
+        x: RawTensor,
+        codes: RawTensor,
+        scales: RawTensor,
+        values: *const f32,
+        bias: RawTensor,
+        outputs: i64,
         out: *mut RawTensor,
     ) -> c_int;
     fn dsr_attend(
@@ -51,6 +67,64 @@ pub(crate) fn few_rows(
     let bias = bias.map_or(null_mut(), raw);
     // SAFETY: every pointer is to a live tensor or null, and the widths agree.
     maybe(|out| unsafe { dsr_few_rows(raw(x), raw(weight), bias, by_inputs, out) })
+}
+
+/// The codes of a matrix `[outputs, inputs]`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum CodeMatrix<'a> {
+    /// Whole numbers, int8, with a float32 step for each output.
+    Int8 { codes: &'a Tensor, steps: &'a Tensor },
+    /// NF4: two codes a byte with the first in the high bits, a float32 scale for each 64 codes, and the
+    /// values of the 16 codes. The number of inputs is a multiple of 64.
+    Nf4 { codes: &'a Tensor, scales: &'a Tensor, values: &'a [f32; 16] },
+}
+
+/// `x @ matrix + bias` for rows of `x` `[n, inputs]`, float32 on the CPU, and a matrix of `outputs`; each
+/// row as it is alone.
+pub(crate) fn code_rows(
+    x: &Tensor,
+    matrix: CodeMatrix<'_>,
+    outputs: i64,
+    bias: Option<&Tensor>,
+) -> Result<Tensor> {
+    let x = &x.f_contiguous()?;
+    let inputs = x.size().get(1).copied().unwrap_or(0);
+    let numel = (outputs * inputs) as usize;
+    let is = |tensor: &Tensor, kind, numel| {
+        tensor.kind() == kind
+            && tensor.numel() == numel
+            && tensor.device() == Device::Cpu
+            && tensor.is_contiguous()
+    };
+    let fits = match matrix {
+        CodeMatrix::Int8 { codes, steps } => {
+            is(codes, Kind::Int8, numel) && is(steps, Kind::Float, outputs as usize)
+        }
+        CodeMatrix::Nf4 { codes, scales, .. } => {
+            inputs % 64 == 0
+                && is(codes, Kind::Uint8, numel / 2)
+                && is(scales, Kind::Float, numel / 64)
+        }
+    };
+    let has_bias = bias.is_none_or(|bias| is(bias, Kind::Float, outputs as usize));
+    if !fits || !has_bias || !is(x, Kind::Float, x.numel()) {
+        bail!(Code::Internal, "a product of {:?} with codes of {outputs} outputs", x.size());
+    }
+    let bias = bias.map_or(null_mut(), raw);
+    // SAFETY: every pointer is to a live tensor, to 16 numbers or null, and the tensors are of the host,
+    // are contiguous, and have the formats and the sizes that the kernels count on.
+    let made = maybe(|out| unsafe {
+        match matrix {
+            CodeMatrix::Int8 { codes, steps } => {
+                dsr_int8_rows(raw(x), raw(codes), raw(steps), bias, out)
+            }
+            CodeMatrix::Nf4 { codes, scales, values } => {
+                let (codes, scales) = (raw(codes), raw(scales));
+                dsr_nf4_rows(raw(x), codes, scales, values.as_ptr(), bias, outputs, out)
+            }
+        }
+    });
+    made?.ok_or_else(|| Error::new(Code::Internal, "a product with codes"))
 }
 
 /// The attention of one query a row, `[B, H, D]`, to the first `seen` keys and values of its row,

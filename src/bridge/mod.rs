@@ -22,6 +22,7 @@ pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod operations;
 pub(crate) mod ops;
+pub(crate) mod quantize;
 mod refusal;
 pub(crate) mod storage;
 pub(crate) mod stream;

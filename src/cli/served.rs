@@ -7,9 +7,12 @@ use std::{
     sync::atomic::Ordering,
 };
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+
 use super::{Console, device::DeviceArgs, download::Downloads, signals};
 use crate::{
     checkpoint::Store,
+    config::{QuantizationKind, QuantizeOptions},
     data::{DataSource, Tokenizer},
     error::{Code, Error, Result},
     hub::{Hub, HubSettings, MODEL_FILES, TOKENIZER_FILES},
@@ -37,8 +40,24 @@ pub(super) struct ModelArgs {
     #[arg(long, value_name = "DIR")]
     adapter: Option<PathBuf>,
 
+    /// Keep the matrices of the model's blocks in fewer bits, as load_model's `quantize` does.
+    #[arg(long, value_name = "KIND", value_parser = quantization_kinds())]
+    quantize: Option<QuantizationKind>,
+
+    /// Quantize the embedding of tokens and the projection to the vocabulary as well.
+    #[arg(long, requires = "quantize")]
+    include_input_output_embeddings: bool,
+
     #[command(flatten)]
     device: DeviceArgs,
+}
+
+fn quantization_kinds() -> impl TypedValueParser<Value = QuantizationKind> {
+    let names = QuantizationKind::NAMES;
+    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|name| {
+        let known = names.iter().find(|(known, _)| *known == name);
+        known.map_or_else(Default::default, |(_, kind)| *kind)
+    })
 }
 
 /// A model with its tokenizer, and the signal that ends what it does.
@@ -70,11 +89,22 @@ impl ModelArgs {
             _ => return Err(no_model(&self.model)),
         };
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
-        let model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
+        let mut model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
+        let quantize = QuantizeOptions {
+            quantize: self.quantize,
+            double_quant: false,
+            include_input_output_embeddings: self.include_input_output_embeddings,
+        };
+        if let Some(quantization) = quantize.quantization() {
+            model = model.quantized(quantization)?;
+        }
         let mut model = Rc::new(model);
         if let Some(adapter) = &self.adapter {
-            // Merged it costs nothing more.
-            model = model.load_adapter(adapter_dir(adapter)?)?.merged(false)?;
+            model = model.load_adapter(adapter_dir(adapter)?)?;
+            if self.quantize.is_none() {
+                // Merged it costs nothing more.
+                model = model.merged(false)?;
+            }
         }
         let tokenizer = match &self.tokenizer {
             Some(spec) => match DataSource::from(spec) {

@@ -2,6 +2,7 @@
 
 use super::{
     batch::BatchSizes,
+    ema::EmaConfig,
     mesh::MeshConfig,
     monitor::{MonitorConfig, MonitorOptions},
     numerics::Numerics,
@@ -31,6 +32,8 @@ pub struct EngineConfig {
     pub gradient_clipping: Option<f64>,
     /// How the losses of a global batch become one.
     pub loss_average: LossAverage,
+    /// How the weights are averaged; `None` is not at all.
+    pub ema: Option<EmaConfig>,
     /// The steps that are skipped as outliers.
     pub outliers: OutlierConfig,
     /// The optimizer.
@@ -119,6 +122,10 @@ option_table! {
         /// engine's model; true is DeepSpeed's default
         #[option(default = Switch(None))]
         pub sparse_attention: Switch<SparseAttention>,
+        /// an exponential moving average of the trained weights, in float32, which `engine.with_ema` computes with
+        /// and checkpoints have
+        #[option(default = Switch(None))]
+        pub ema: Switch<EmaConfig>,
         /// ZeRO: the training state of which each rank keeps a shard
         #[option(default = ZeroConfig::default(), deepspeed = "zero_optimization")]
         pub zero: ZeroConfig,
@@ -181,6 +188,7 @@ impl EngineConfig {
             numerics: Numerics::read(o),
             gradient_clipping: (clipping > 0.0).then_some(clipping),
             loss_average: options.loss_average,
+            ema: options.ema.0,
             outliers: OutlierConfig::read(o),
             optimizer,
             trainable: TrainableConfig::read(o),

@@ -2,6 +2,7 @@
 
 mod batch;
 pub mod deepspeed;
+mod ema;
 mod engine;
 mod mesh;
 mod monitor;
@@ -10,6 +11,7 @@ pub mod optimizer;
 pub mod options;
 mod outliers;
 mod precision;
+mod quantize;
 pub mod schedule;
 mod sparse_attention;
 pub mod suggest;
@@ -18,6 +20,7 @@ pub mod words;
 mod zero;
 
 pub use batch::BatchSizes;
+pub use ema::{EmaConfig, EmaWarmup};
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
 pub use mesh::{
     MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,
@@ -27,6 +30,7 @@ pub use numerics::{MatmulPrecision, Numerics};
 pub use optimizer::OptimizerConfig;
 pub use outliers::OutlierConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
+pub use quantize::{Quantization, QuantizationKind, QuantizeOptions, QuantizedFormat};
 pub use schedule::Schedule;
 pub use sparse_attention::{SPARSE_ATTENTION, Sides, SparseAttention, SparseMode};
 pub use trainable::TrainableConfig;

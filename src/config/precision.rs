@@ -38,6 +38,9 @@ impl Dtype {
 pub struct PrecisionConfig {
     /// The format of parameters and activations. With 16 bits there are float32 master weights.
     pub dtype: Dtype,
+    /// The format of the weights that the optimizer updates: float32, or that of the model, which is then
+    /// updated itself.
+    pub master_weights: Dtype,
     /// The format in which the gradients of micro batches are added up.
     pub grad_accum_dtype: Dtype,
     /// The format in which gradients travel between ranks.
@@ -45,6 +48,9 @@ pub struct PrecisionConfig {
     /// What the loss is multiplied by before the backward pass.
     pub loss_scale: LossScale,
 }
+
+/// A model in bfloat16 that is updated itself.
+const BF16: (Dtype, Dtype) = (Dtype::Bf16, Dtype::Bf16);
 
 impl Default for PrecisionConfig {
     fn default() -> Self {
@@ -61,6 +67,7 @@ impl PrecisionConfig {
         };
         Self {
             dtype,
+            master_weights: Dtype::Fp32,
             grad_accum_dtype: Dtype::Fp32,
             communication_data_type: Dtype::Fp32,
             loss_scale,
@@ -69,11 +76,33 @@ impl PrecisionConfig {
 
     /// Whether the optimizer updates float32 copies of the parameters.
     pub fn has_master_weights(&self) -> bool {
-        self.dtype != Dtype::Fp32
+        self.dtype != self.master_weights
     }
 
-    /// Refuses a sum of gradients in a format that is neither float32 nor the model's.
+    /// Refuses a sum of gradients in a format that is neither float32 nor the model's, and master
+    /// weights in 16 bits but for a model in bf16.
     pub fn check(&self) -> Result<()> {
+        let checks = [self.check_master_weights(), self.check_gradients()];
+        Error::all(checks.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
+    }
+
+    fn check_master_weights(&self) -> Result<()> {
+        if self.master_weights == Dtype::Fp32 || (self.dtype, self.master_weights) == BF16 {
+            return Ok(());
+        }
+        let name = self.master_weights.name();
+        let message = match self.master_weights {
+            Dtype::Bf16 => {
+                format!("`precision.master_weights` \"{name}\" goes with dtype \"bf16\"")
+            }
+            _ => {
+                format!("`precision.master_weights` must be \"fp32\" or \"bf16\", found \"{name}\"")
+            }
+        };
+        Err(Error::new(Code::BadValue, message).option("master_weights"))
+    }
+
+    fn check_gradients(&self) -> Result<()> {
         let Self { dtype, grad_accum_dtype, .. } = *self;
         if grad_accum_dtype == Dtype::Fp32 || grad_accum_dtype == dtype {
             return Ok(());
@@ -154,6 +183,10 @@ option_table! {
         /// float32 master weights, and a gradient that is not finite skips its step
         #[option(required)]
         pub dtype: Option<Dtype>,
+        /// the format of the weights that the optimizer updates: "bf16" updates those of a bf16 model
+        /// themselves, without float32 copies, and rounds them stochastically
+        #[option(default = Dtype::Fp32)]
+        pub master_weights: Dtype,
         /// the format in which gradients are summed
         #[option(default = Dtype::Fp32)]
         pub grad_accum_dtype: Dtype,
@@ -198,6 +231,7 @@ impl PrecisionConfig {
         let dynamic = DynamicLossScale::read(o);
         let Some(dtype) = given.dtype else { return Self::new(Dtype::Fp32) };
         let precision = Self {
+            master_weights: given.master_weights,
             grad_accum_dtype: given.grad_accum_dtype,
             communication_data_type: given.communication_data_type,
             ..Self::new(dtype)

@@ -46,6 +46,16 @@ const WORDS: &[(&[&str], &str)] = &[
         &["lr_scheduler_type", "lr_scheduler", "lr_schedule"],
         "write scheduler: #{ type: \"cosine\", total_num_steps: 1000 }",
     ),
+    (
+        &[
+            "load_in_4bit",
+            "load_in_8bit",
+            "bnb_4bit_quant_type",
+            "bnb_4bit_use_double_quant",
+            "quantization_config",
+        ],
+        "write quantize: \"nf4\" or \"int8\", and double_quant: true for scales in 8 bits",
+    ),
     (&["optim", "optimizer_type"], "write optimizer: #{ type: \"AdamW\", lr: 1e-4 }"),
     (
         &["adam_beta1", "adam_beta2", "beta1", "beta2"],

@@ -128,9 +128,14 @@ impl MasterWeights {
         Some(parameters.slices())
     }
 
-    /// The master weights of unit `i`, laid out as the unit, from those that this rank has. Every
+    /// The master weights of unit `i` in float32, laid out as the unit, from those that this rank has. Every
     /// rank must call it.
     pub(super) fn whole(&self, i: usize, master: &Tensor) -> Result<Tensor> {
+        let whole = self.whole_as_kept(i, master)?;
+        Ok(no_grad(|| whole.f_to_kind(Kind::Float))?)
+    }
+
+    fn whole_as_kept(&self, i: usize, master: &Tensor) -> Result<Tensor> {
         let unit = &self.model.units()[i];
         match self.shard {
             // All of them are there: the parameters themselves, or the masters.
@@ -138,13 +143,21 @@ impl MasterWeights {
             Some(_) if self.shared && self.slices_of(i).is_none() => {
                 Ok(unit.flat()?.shallow_clone())
             }
-            Some(_) => {
-                let device = self.group.device();
-                let whole = Tensor::f_empty([unit.padded_numel()], (Kind::Float, device))?;
-                self.group.all_gather_into(&whole, &moved(master, device)?)?;
-                Ok(whole)
-            }
+            Some(_) => self.gathered(i, master),
         }
+    }
+
+    /// What is laid out as the master weights of unit `i`, as the unit, from what this rank has of it.
+    /// Every rank must call it.
+    pub(super) fn gathered(&self, i: usize, own: &Tensor) -> Result<Tensor> {
+        if self.shard.is_none() {
+            return Ok(own.shallow_clone());
+        }
+        let device = self.group.device();
+        let numel = self.model.units()[i].padded_numel();
+        let whole = Tensor::f_empty([numel], (own.kind(), device))?;
+        self.group.all_gather_into(&whole, &moved(own, device)?)?;
+        Ok(whole)
     }
 
     /// The parameters of unit `i`, which is frozen, in float32 and laid out as the unit. Every rank must

@@ -13,7 +13,7 @@ pub struct MemoryUse {
     pub master_weights: u64,
     /// The flat gradients of the units.
     pub gradients: u64,
-    /// The state that the optimizer keeps from step to step.
+    /// The state that the optimizer keeps from step to step, and the averages of the weights.
     pub optimizer_state: u64,
     /// The activations of embedding and blocks in the forward pass, a recomputation included.
     pub activations: u64,

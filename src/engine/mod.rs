@@ -9,6 +9,8 @@
 
 mod accumulation;
 mod attention_record;
+mod averaged;
+mod averages;
 mod evaluate;
 mod evaluation;
 mod exact;
@@ -55,7 +57,7 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation, gradients::Gradients, layer_ranks::TensorGroup,
+    accumulation::Accumulation, averages::Averages, gradients::Gradients, layer_ranks::TensorGroup,
     master_weights::MasterWeights, offload::Offload, outliers::Outliers,
     overflow_check::OverflowCheck, pace::Pace, pending::Pending, pipe::Pipe, placement::Placement,
     stage::check_documents, stop::StopSignal, timers::Timers, trainable::optimizer_plan,
@@ -102,6 +104,7 @@ pub struct Engine {
     loss: Option<LossFunction>,
     master_weights: MasterWeights,
     states: UnitStates,
+    averages: Averages,
     optimizer: Optimizer,
     /// The optimizer's state tensors of the whole model.
     state_names: Vec<StateName>,
@@ -125,6 +128,8 @@ pub struct Engine {
     /// The properties of the device, where they are known.
     gpu: Option<Gpu>,
     observers: Vec<Box<dyn Observer>>,
+    /// Whether what is done now will be undone.
+    is_trial: bool,
     stop: StopSignal,
     /// Set while state is changed, and left set by an error in between.
     is_inconsistent: bool,
@@ -199,7 +204,7 @@ impl Engine {
         let pipe = Rc::new(Pipe::new(&mesh, &placement));
         let ledger = Ledger::new(model.device())?;
         let optimizer = Optimizer::new(plan);
-        let mut states = UnitStates::new(&offload, &optimizer)?;
+        let mut states = UnitStates::new(&offload, &optimizer, config.ema.is_some())?;
         // Last: it changes the model, which a failure should leave as it is.
         let zero = &config.zero;
         let master_weights =
@@ -221,6 +226,7 @@ impl Engine {
             placement,
             pipe,
             overflow_check: OverflowCheck::new(precision.loss_scale),
+            averages: Averages::new(config.ema),
             outliers: Outliers::new(config.outliers),
             config,
             loss: None,
@@ -242,6 +248,7 @@ impl Engine {
             pace: Pace::default(),
             gpu,
             observers: Vec::new(),
+            is_trial: false,
             stop: StopSignal::default(),
             is_inconsistent: false,
             ledger,
@@ -396,6 +403,7 @@ impl Engine {
     /// Gets ready to compute, as this engine does and another one may not.
     fn begin(&self) -> Result<()> {
         self.check_whole()?;
+        self.check_trained("training")?;
         compute_with(self.config.numerics)
     }
 
@@ -466,6 +474,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         gradient_accumulation_steps: 1,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        ema: None,
         outliers: OutlierConfig::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
         numerics: Numerics::default(),

@@ -7,7 +7,7 @@ use super::{Engine, Evaluation, MemoryUse, Observer, timers::PhaseTimes};
 use crate::{
     bridge::memory::Kind,
     config::EngineConfig,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     model::{ModuleProfile, Recorder},
     tensor::{AllocatorUse, allocator_use},
 };
@@ -93,8 +93,29 @@ impl Engine {
         self.tell(|observer, engine| observer.on_evaluation(engine, evaluation))
     }
 
+    /// Makes steps from now on that will be undone by a checkpoint: no observer is told of them.
+    ///
+    /// # Errors
+    /// [`Code::CallOrder`] where it does so already, or has the averages in the weights' place.
+    pub fn begin_trial(&mut self) -> Result<()> {
+        self.check_trained("with_restore")?;
+        if self.is_trial {
+            bail!(Code::CallOrder, "with_restore is not possible within `with_restore`");
+        }
+        self.is_trial = true;
+        Ok(())
+    }
+
+    /// Tells observers again.
+    pub fn end_trial(&mut self) {
+        self.is_trial = false;
+    }
+
     /// Tells all observers, also where one of them fails.
     fn tell(&mut self, tell: impl Fn(&mut dyn Observer, &Self) -> Result<()>) -> Result<()> {
+        if self.is_trial {
+            return Ok(());
+        }
         let mut observers = std::mem::take(&mut self.observers);
         let told = observers.iter_mut().filter_map(|observer| tell(&mut **observer, self).err());
         let faults = told.collect();

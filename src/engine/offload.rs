@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    config::{EngineConfig, OffloadDevice, ZeroConfig},
+    config::{Dtype, EngineConfig, OffloadDevice, ZeroConfig, optimizer::Algorithm},
     error::{Code, Error, Result},
     tensor::Device,
 };
@@ -61,6 +61,10 @@ impl Offload {
         let optimizer = Location::new(zero, zero.offload_optimizer, device)?;
         let parameters = Location::new(zero, zero.offload_param, device)?;
         let elsewhere = parameters != Location::Memory(device);
+        if config.precision.master_weights != Dtype::Fp32 {
+            let is_elsewhere = elsewhere || optimizer.device() != device;
+            check_master_weights(config, is_elsewhere)?;
+        }
         Ok(Self {
             shares_parameters: elsewhere || zero.shards_parameters(world_size),
             shares_masters: !config.precision.has_master_weights()
@@ -71,6 +75,21 @@ impl Offload {
             parameters,
         })
     }
+}
+
+/// Refuses what needs float32 master weights.
+fn check_master_weights(config: &EngineConfig, is_elsewhere: bool) -> Result<()> {
+    let algorithm = &config.optimizer.algorithm;
+    let what = match algorithm {
+        Algorithm::Lamb(_) | Algorithm::Muon(_) => algorithm.name(),
+        _ if is_elsewhere => "an offload to another device",
+        _ if config.ema.is_some() => "`ema`",
+        _ => return Ok(()),
+    };
+    let message = format!("`precision.master_weights` \"bf16\" does not go with {what}");
+    Err(Error::new(Code::BadValue, message)
+        .option("precision.master_weights")
+        .hint("leave it out: the optimizer then updates float32 master weights"))
 }
 
 #[cfg(test)]

@@ -74,9 +74,12 @@ impl ParameterShards {
         let threshold = zero.stage3_param_persistence_threshold;
         let slice = |unit: &FlatUnit| {
             let stays = unit.numel() as u64 <= threshold;
-            if stays { 0 } else { unit.numel_for(ranks) / ranks as i64 }
+            // Codes have their format already, and parameters will have `kind`.
+            let kind = if unit.quantization().is_some() { Kind::Uint8 } else { kind };
+            let numel = if stays { 0 } else { unit.stored().numel_for(ranks) / ranks as i64 };
+            (numel, kind)
         };
-        let slices = ParameterSlices::new(location, units.iter().map(slice).collect(), kind)?;
+        let slices = ParameterSlices::new(location, units.iter().map(slice).collect())?;
         Ok(Self {
             group: Rc::clone(group),
             slices,
@@ -91,7 +94,8 @@ impl ParameterShards {
         if self.stays_whole(i) {
             return Ok(());
         }
-        let slice = ShardSpec::of(&self.group).copy(unit.flat()?, unit.kind())?;
+        let stored = unit.stored();
+        let slice = ShardSpec::of(&self.group).copy(stored.flat()?, stored.kind())?;
         self.slices.keep(i, slice)?;
         unit.release()
     }
@@ -125,7 +129,7 @@ impl ParameterShards {
     /// the device computes.
     fn all_gather(&self, unit: &FlatUnit, slice: &Tensor) -> Result<Gather> {
         let _counting = memory::count_as(memory::Kind::Parameters)?;
-        let whole = unit.allocate()?;
+        let whole = unit.stored().allocate()?;
         let all_gather = |slice: &Tensor| match self.group.world_size() {
             1 => no_grad(|| stream::copy(&whole, slice)).map(|()| None),
             _ => self.group.all_gather_into_async(&whole, slice).map(Some),
@@ -180,7 +184,7 @@ impl ParameterStore for ParameterShards {
         *users -= 1;
         if *users == 0 {
             *state = GatherState::Sharded;
-            if let Err(e) = units[i].release() {
+            if let Err(e) = units[i].stored().release() {
                 // It only holds more memory than it should.
                 tracing::error!("parameters were not released: {e}");
             }

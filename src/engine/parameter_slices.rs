@@ -13,9 +13,8 @@ use crate::{
 
 /// The slices of all units; none for those that are whole on the device.
 pub(super) struct ParameterSlices {
-    /// Elements of each slice; 0 for none.
-    numels: Vec<i64>,
-    kind: Kind,
+    /// Elements of each slice, 0 for none, and their format.
+    slices: Vec<(i64, Kind)>,
     store: SliceStorage,
 }
 
@@ -45,24 +44,25 @@ impl SliceFetch {
 }
 
 impl ParameterSlices {
-    /// For slices of this many elements in the format `kind`, none of which is kept yet.
-    pub(super) fn new(location: &Location, numels: Vec<i64>, kind: Kind) -> Result<Self> {
+    /// For slices of this many elements in these formats, none of which is kept yet.
+    pub(super) fn new(location: &Location, slices: Vec<(i64, Kind)>) -> Result<Self> {
         let store = match location {
             Location::Memory(device) => {
-                let none = numels.iter().map(|_| None).collect();
+                let none = slices.iter().map(|_| None).collect();
                 SliceStorage::Memory(*device, none, RefCell::default())
             }
             Location::Disk(dir) => {
-                let bytes = numels.iter().map(|&numel| bytes_of(kind, numel)).collect::<Vec<_>>();
+                let bytes = slices.iter().map(|&(numel, kind)| bytes_of(kind, numel));
+                let bytes = bytes.collect::<Vec<_>>();
                 SliceStorage::Disk(SwapFile::create(dir, &bytes)?, RefCell::default())
             }
         };
-        Ok(Self { numels, kind, store })
+        Ok(Self { slices, store })
     }
 
     /// Whether there is a slice of unit `i`.
     pub(super) fn has(&self, i: usize) -> bool {
-        self.numels[i] > 0
+        self.slices[i].0 > 0
     }
 
     /// Keeps the slice of unit `i`; a copy of it where it is kept elsewhere.
@@ -90,7 +90,8 @@ impl ParameterSlices {
             }
             SliceStorage::Disk(file, _) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
-                Ok(SliceFetch::Reading(file.read(i, file.buffer(i)?)?, self.kind, self.numels[i]))
+                let (numel, kind) = self.slices[i];
+                Ok(SliceFetch::Reading(file.read(i, file.buffer(i)?)?, kind, numel))
             }
         }
     }
@@ -107,7 +108,8 @@ impl ParameterSlices {
             SliceStorage::Disk(file, writing) => {
                 let _counting = count_as(memory::Kind::Parameters)?;
                 let buffer = file.buffer(i)?;
-                let slice = view(&buffer, 0, self.kind, self.numels[i])?;
+                let (numel, kind) = self.slices[i];
+                let slice = view(&buffer, 0, kind, numel)?;
                 no_grad(|| slice.shallow_clone().f_copy_(master))?;
                 // One write at a time goes on beside the step.
                 let before = writing.borrow_mut().take();
@@ -134,9 +136,10 @@ impl ParameterSlices {
     /// Bytes that unit `i` always has on `device`: the slice, or all of it where it is whole.
     pub(super) fn bytes_on(&self, device: Device, i: usize, unit: &FlatUnit) -> u64 {
         match &self.store {
-            _ if !self.has(i) => bytes_of(unit.kind(), unit.padded_numel()),
+            _ if !self.has(i) => unit.bytes(),
             SliceStorage::Memory(location, ..) if *location == device => {
-                bytes_of(self.kind, self.numels[i])
+                let (numel, kind) = self.slices[i];
+                bytes_of(kind, numel)
             }
             _ => 0,
         }

@@ -96,9 +96,16 @@ impl StateBytes {
 }
 
 /// Bytes that the optimizer of `config` keeps for the trained parameters of `model`, which may be an
-/// outline.
+/// outline, and those of the weights' averages.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    Ok(optimizer_plan(model, config, 1, None)?.state_bytes())
+    let averages = average_bytes(model.trainable_units(), config);
+    Ok(optimizer_plan(model, config, 1, None)?.state_bytes() + averages)
+}
+
+/// Bytes of the averages of the weights of `units`.
+pub(super) fn average_bytes(units: &[FlatUnit], config: &EngineConfig) -> u64 {
+    let numel = units.iter().map(|unit| unit.numel() as u64).sum::<u64>();
+    if config.ema.is_some() { numel * MASTER_BYTES } else { 0 }
 }
 
 /// Refuses a training that cannot fit, whatever its batches are: on the device, if that is the host,
@@ -194,8 +201,13 @@ impl Setup {
     pub fn plan(&self) -> MemoryPlan {
         let sizes = self.model.units().iter().map(|unit| unit.padded_numel() as u64);
         let (units, trained) = (sizes.collect(), self.model.trainable_units().len());
+        let codes = |unit: &FlatUnit| {
+            let in_use = unit.dequantizing_bytes(self.workload.device);
+            unit.quantization().map(|_| CodeBytes { kept: unit.bytes(), in_use })
+        };
+        let codes = self.model.units().iter().map(codes).collect();
         let layers = self.model.costs(&self.workload).unwrap_or_default();
-        StepMemory { setup: self, units, trained, layers }.plan()
+        StepMemory { setup: self, units, codes, trained, layers }.plan()
     }
 
     /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
@@ -225,11 +237,22 @@ impl Setup {
 /// No micro batch is larger; keeps products within 64 bits.
 const MOST_ROWS: u64 = 1 << 20;
 
+/// Bytes of a unit that is quantized.
+#[derive(Clone, Copy)]
+struct CodeBytes {
+    /// The codes.
+    kept: u64,
+    /// Beside codes and values while it is dequantized.
+    in_use: u64,
+}
+
 /// The moments of a step at which memory can be highest.
 struct StepMemory<'a> {
     setup: &'a Setup,
     /// Elements of each unit.
     units: Vec<u64>,
+    /// Of each unit that is quantized.
+    codes: Vec<Option<CodeBytes>>,
     /// The first so many units are trained.
     trained: usize,
     /// Of each layer; none where they are not known.
@@ -240,14 +263,14 @@ impl StepMemory<'_> {
     fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
         let Sharding { stage, world_size, optimizer, parameters } = *sharding;
-        let (all, whole) = (self.trained_elements(), self.units.iter().sum::<u64>());
+        let all = self.trained_elements();
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
         };
-        let own_parameters = divided(whole * states.parameter, 3);
+        let own_parameters = divided(self.stored().sum(), 3);
         // A unit is whole while it is used.
         let is_gathered = parameters != OffloadDevice::None || (stage >= 3 && world_size > 1);
-        let gathered = if is_gathered { largest(&self.units) * states.parameter } else { 0 };
+        let gathered = self.largest_in_use(is_gathered);
         let master = if self.has_masters() { divided(all * MASTER_BYTES, 1) } else { 0 };
         let state = divided(self.setup.optimizer_state, 1);
         // A step has three units in memory: one is read, one updated, one written.
@@ -297,6 +320,23 @@ impl StepMemory<'_> {
         states.master_weight > 0
             || sharding.parameters != OffloadDevice::None
             || self.steps_elsewhere()
+    }
+
+    /// Bytes that are kept of each unit.
+    fn stored(&self) -> impl Iterator<Item = u64> {
+        let bytes = self.setup.states.parameter;
+        let units = self.units.iter().zip(&self.codes);
+        units.map(move |(n, codes)| codes.map_or(n * bytes, |codes| codes.kept))
+    }
+
+    /// Bytes that the unit in use takes beside what is kept: where it was gathered, and where it was
+    /// dequantized.
+    fn largest_in_use(&self, is_gathered: bool) -> u64 {
+        let bytes = self.setup.states.parameter;
+        let units = self.units.iter().zip(&self.codes);
+        let values = units.map(|(n, codes)| codes.map_or(0, |codes| n * bytes + codes.in_use));
+        let gathered = self.stored().map(|stored| if is_gathered { stored } else { 0 });
+        values.zip(gathered).map(|(values, gathered)| values + gathered).max().unwrap_or(0)
     }
 
     fn trained_elements(&self) -> u64 {

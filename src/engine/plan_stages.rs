@@ -5,7 +5,7 @@ use std::{ops::Range, rc::Rc};
 use super::{
     layout::layouts,
     placement::Placement,
-    plan::{MemoryPlan, Setup},
+    plan::{MemoryPlan, Setup, average_bytes},
 };
 use crate::{config::EngineConfig, error::Result, optim::OptimizerPlan};
 
@@ -45,7 +45,8 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
         let outgoing = (layers.end < model.all_layers().len()).then(|| layers.end - 1);
         let setup = Setup {
             model: Rc::clone(&part),
-            optimizer_state: plan.keeping(&here).state_bytes(),
+            optimizer_state: plan.keeping(&here).state_bytes()
+                + average_bytes(part.units(), config),
             in_flight: (pipeline.stages - number).min(micro_batches) as u64,
             incoming: flow(incoming),
             ..whole.clone()

@@ -5,6 +5,7 @@
 //! model.safetensors         parameters, float32, under Hugging Face's names
 //! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
 //!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
+//! ema.safetensors          the averages of the trained parameters, float32, where there are any
 //! adapter_model.safetensors in place of config.json and model.safetensors: the adapter, where the
 //!                           model has one, with adapter_config.json, as peft writes them; the base
 //!                           is named by its path and hash
@@ -21,6 +22,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{
     Engine,
     accumulation::Accumulation,
+    averages::Weights,
     exact::Exact,
     state_file::UnitState,
     train_state::{RecipeRecord, TrainState},
@@ -34,7 +36,7 @@ use crate::{
     model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, is_of_adapter},
     optim::StateName,
     tensor::{
-        Kind, Tensor,
+        Kind, Tensor, no_grad,
         safetensors::{self, SafetensorsFile, TensorEntry},
     },
 };
@@ -42,6 +44,7 @@ use crate::{
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
 const TRAINED: &str = "trained.safetensors";
+const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
@@ -84,7 +87,12 @@ impl Engine {
             None => {}
         }
         for (name, params) in self.parameter_files() {
-            self.write_params(dir.map(|dir| dir.join(name)).as_deref(), &params)?;
+            let path = dir.map(|dir| dir.join(name));
+            self.write_params(path.as_deref(), (&params, Weights::Trained))?;
+        }
+        if self.config.ema.is_some() {
+            let path = dir.map(|dir| dir.join(EMA));
+            self.write_params(path.as_deref(), (&self.averaged_params(), Weights::Averaged))?;
         }
         self.write_optimizer(dir)?;
         let Some(dir) = dir else { return Ok(()) };
@@ -96,6 +104,7 @@ impl Engine {
             skipped_steps: self.overflow_check.skipped_steps,
             loss_scaler: self.overflow_check.scaler.state(),
             outliers: self.outliers.state(),
+            ema_updates: self.averages.updates(),
             global_samples: Some(self.global_samples),
             lr: self.own_lr.map(Exact),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
@@ -121,7 +130,11 @@ impl Engine {
         files.into_iter().filter(|(_, params)| !params.is_empty()).collect()
     }
 
-    fn write_params(&self, path: Option<&Path>, params: &[ParamPlace<'_>]) -> Result<()> {
+    fn write_params(
+        &self,
+        path: Option<&Path>,
+        (params, weights): (&[ParamPlace<'_>], Weights),
+    ) -> Result<()> {
         let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
         safetensors::write(path, entries, |i| {
@@ -131,7 +144,7 @@ impl Engine {
                     if !self.model.units()[i].is_trainable() {
                         return self.master_weights.frozen(i);
                     }
-                    self.states.look(i, |kept| self.master_weights.whole(i, &kept.master))
+                    self.states.look(i, |kept| self.whole_weights(i, kept, weights))
                 })?;
                 self.joined((unit, index), flat)
             });
@@ -195,6 +208,12 @@ impl Engine {
         }
     }
 
+    /// The parameters of which there are averages.
+    fn averaged_params(&self) -> Vec<ParamPlace<'_>> {
+        let trained = self.model.trainable_count();
+        self.params().into_iter().filter(|param| param.unit < trained).collect()
+    }
+
     /// Every parameter of the whole model.
     fn params(&self) -> Vec<ParamPlace<'_>> {
         let units = self.model.whole_units().iter().enumerate();
@@ -215,6 +234,8 @@ impl Engine {
         const JSON_BYTES: u64 = 4 << 20;
         let files = self.parameter_files();
         let params = files.iter().flat_map(|(_, params)| params).map(|param| param.shape);
+        let averaged = self.config.ema.map_or_else(Vec::new, |_| self.averaged_params());
+        let params = params.chain(averaged.iter().map(|param| param.shape));
         let state = self.state_names.iter().map(|state| &state.shape[..]);
         let numel = |shape: &[i64]| shape.iter().product::<i64>() as u64;
         let numel = params.chain(state).map(numel).sum::<u64>();
@@ -229,6 +250,7 @@ impl Engine {
     /// fit.
     pub fn read_state(&mut self, dir: impl Into<Place>) -> Result<TrainState> {
         let dir = &dir.into();
+        self.check_trained("load_checkpoint")?;
         let state = train_state(dir)?;
         self.check_optimizer(dir, &state)?;
         let open = |name: &str| SafetensorsFile::open(dir.join(name)).map_err(|e| damaged(dir, e));
@@ -237,10 +259,15 @@ impl Engine {
         let mut params = Parameters(Vec::new());
         for (name, expected) in self.parameter_files() {
             let file = open(name)?;
-            let named: Vec<_> =
-                expected.iter().map(|p| (p.name.to_owned(), p.shape.to_vec())).collect();
-            check_names(dir, &file, &named)?;
+            check_names(dir, &file, &named(&expected))?;
             params.0.push(file);
+        }
+        let averages = match state.ema_updates.filter(|_| self.config.ema.is_some()) {
+            Some(_) => Some(open(EMA)?),
+            None => None,
+        };
+        if let Some(averages) = &averages {
+            check_names(dir, averages, &named(&self.averaged_params()))?;
         }
         let named_state: Vec<_> = self
             .state_names
@@ -259,7 +286,7 @@ impl Engine {
         let places: BTreeMap<String, _> =
             self.state_names.iter().map(place).collect::<Result<_>>()?;
         self.states.change(|units| {
-            for (i, UnitState { master, state }) in units {
+            for (i, UnitState { master, average, state }) in units {
                 let unit = &model.units()[*i];
                 let number = model.unit_number(*i);
                 for (index, (spec, &offset)) in unit.specs().iter().zip(unit.offsets()).enumerate()
@@ -270,7 +297,15 @@ impl Engine {
                         let runs = model.runs(number, index);
                         let read = |at, into: &Tensor| params.copy_part(&spec.name, at, into);
                         read_runs(&runs, (from - offset, &into), read)?;
+                        if let (Some(average), Some(file)) = (average, &averages) {
+                            let into = average.f_narrow(0, at, to - from)?;
+                            let read = |at, into: &Tensor| file.copy_part(&spec.name, at, into);
+                            read_runs(&runs, (from - offset, &into), read)?;
+                        }
                     }
+                }
+                if let (Some(average), None) = (average, &averages) {
+                    no_grad(|| average.shallow_clone().f_copy_(master))?;
                 }
                 for piece in rules.pieces(*i, state) {
                     let (unit, index) = places[&piece.name[..]];
@@ -292,6 +327,7 @@ impl Engine {
         self.overflow_check.forget();
         self.overflow_check.skipped_steps = state.skipped_steps;
         self.overflow_check.scaler.restore(state.loss_scaler);
+        self.averages.restore(state.ema_updates);
         self.outliers.restore(state.outliers.clone());
         self.optimizer.set_applied_steps(state.applied_steps);
         // A scheduler that the recipe has got since gives the rate.
@@ -347,6 +383,11 @@ impl Engine {
             "train with the same optimizer, or begin a new run with load_model of the checkpoint",
         ))
     }
+}
+
+/// The names of parameters with their shapes.
+fn named(params: &[ParamPlace<'_>]) -> Vec<(String, Vec<i64>)> {
+    params.iter().map(|param| (param.name.to_owned(), param.shape.to_vec())).collect()
 }
 
 /// The files of a checkpoint that have parameters.

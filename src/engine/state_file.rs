@@ -16,6 +16,8 @@ use crate::{
 pub(super) struct UnitState {
     /// The weights that are updated, float32 flat; the model's own where it is float32.
     pub(super) master: Tensor,
+    /// The average of the weights, laid out as these, where there is one.
+    pub(super) average: Option<Tensor>,
     /// As [`Optimizer::state_layout`].
     pub(super) state: Vec<Tensor>,
 }
@@ -32,6 +34,8 @@ pub(super) struct StateFile {
 struct Layout {
     /// Elements of the master weights, where they are in the file.
     master: Option<i64>,
+    /// Elements of their average, where there is one.
+    average: Option<i64>,
     state: Vec<i64>,
     state_kind: Kind,
 }
@@ -39,10 +43,11 @@ struct Layout {
 impl Layout {
     /// Where each tensor begins in bytes, its format and its elements.
     fn places(&self) -> impl Iterator<Item = (u64, Kind, i64)> {
-        let master = self.master.map(|numel| (Kind::Float, numel));
+        let weights = self.master.into_iter().chain(self.average);
+        let weights = weights.map(|numel| (Kind::Float, numel));
         let state = self.state.iter().map(|&numel| (self.state_kind, numel));
         let mut end = 0;
-        master.into_iter().chain(state).map(move |(kind, numel)| {
+        weights.chain(state).map(move |(kind, numel)| {
             let start = end;
             end = (start + bytes_of(kind, numel)).next_multiple_of(ALIGNMENT_BYTES);
             (start, kind, numel)
@@ -63,10 +68,16 @@ impl Layout {
 const ALIGNMENT_BYTES: u64 = 64;
 
 impl StateFile {
-    /// A file in `dir` with room for all units of `optimizer`.
-    pub(super) fn create(dir: &Path, optimizer: &Optimizer, shares_masters: bool) -> Result<Self> {
+    /// A file in `dir` with room for all units of `optimizer`: for the master weights unless they are
+    /// shared, and for averages of them.
+    pub(super) fn create(
+        dir: &Path,
+        optimizer: &Optimizer,
+        (shares_masters, averages): (bool, bool),
+    ) -> Result<Self> {
         let layout = |i| Layout {
             master: (!shares_masters).then(|| optimizer.unit_numel(i)),
+            average: averages.then(|| optimizer.unit_numel(i)),
             state: optimizer.state_layout(i),
             state_kind: optimizer.state_kind(),
         };
@@ -80,12 +91,13 @@ impl StateFile {
     pub(super) fn add(&mut self, i: usize, master: Tensor) -> Result<()> {
         let buffer = self.file.buffer(i)?;
         let _ = buffer.shallow_clone().f_zero_()?;
-        match &mut self.shared_masters {
-            Some(masters) => masters.push(master),
-            None => {
-                let unit = self.unit(i, &buffer)?;
-                no_grad(|| unit.master.shallow_clone().f_copy_(&master))?;
-            }
+        if let Some(masters) = &mut self.shared_masters {
+            masters.push(master.shallow_clone());
+        }
+        let unit = self.unit(i, &buffer)?;
+        let own = self.shared_masters.is_none().then_some(unit.master);
+        for copy in own.into_iter().chain(unit.average) {
+            no_grad(|| copy.shallow_clone().f_copy_(&master))?;
         }
         self.file.write(i, buffer)?.wait().map(drop)
     }
@@ -98,7 +110,11 @@ impl StateFile {
             Some(masters) => masters.get(i).map(Tensor::shallow_clone),
             None => views.next(),
         };
-        Ok(UnitState { master: master.ok_or_else(missing)?, state: views.collect() })
+        let average = match self.layouts[i].average {
+            Some(_) => Some(views.next().ok_or_else(missing)?),
+            None => None,
+        };
+        Ok(UnitState { master: master.ok_or_else(missing)?, average, state: views.collect() })
     }
 
     /// The state of unit `i`.

@@ -111,8 +111,11 @@ impl Engine {
         if skipped.is_none() {
             if !launched {
                 self.apply(&mut grads, rates, (&totals, false))?;
+            } else {
+                self.states.change(|units| self.averages.update(units))?;
             }
             self.optimizer.end_step();
+            self.averages.end_step();
         }
         let StepRates { lr, betas } = rates;
         let flops = tokens as f64 * self.model().flops_per_token(self.row_tokens);
@@ -227,14 +230,17 @@ impl Engine {
     ) -> Result<()> {
         let (optimizer, group, master_weights) =
             (&self.optimizer, self.mesh.dp(), &self.master_weights);
+        let averages = &self.averages;
         let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
         self.states.change(|units| {
             let mut updates = Vec::new();
-            for &(i, UnitState { master, state }) in units {
+            for &(i, UnitState { master, state, .. }) in units {
                 updates.push((i, UnitTensors { param: master, grad: &grads[i], state }));
             }
             optimizer.update(group, &updates, rates, Some(&scaling))?;
+            // What is looked at again may not have been applied.
             if !keep {
+                averages.update(units)?;
                 units.iter().for_each(|(i, _)| grads[*i] = Tensor::new());
             }
             master_weights.publish(units)

@@ -23,6 +23,9 @@ pub struct TrainState {
     /// The recent losses and gradient norms, where outliers among them are skipped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outliers: Option<OutlierState>,
+    /// Steps that the averages of the weights were made of, where there are averages.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema_updates: Option<u64>,
     /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
     #[serde(default)]
     pub global_samples: Option<u64>,

@@ -14,6 +14,14 @@ use super::layout::layouts;
 
 /// `model` with the parameters frozen that `config` does not train, and the attention that it asks for.
 pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
+    if let Some(quantization) = model.quantization().filter(|_| model.adapter().is_none()) {
+        let message = format!(
+            "the model is quantized ({}), and has no adapter to train",
+            quantization.name()
+        );
+        return Err(Error::new(Code::CallOrder, message)
+            .hint("give it one with `model.lora(#{ ... })`, or load it without `quantize`"));
+    }
     let TrainableConfig { freeze, trainable } = &config.trainable;
     let all: Vec<&str> = model.units().iter().flat_map(FlatUnit::names).collect();
     let names = || all.iter().copied();

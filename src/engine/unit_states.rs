@@ -1,4 +1,5 @@
-//! The state that the optimizer keeps from step to step: master weights and its own tensors, by unit.
+//! The state that is kept from step to step: master weights, their averages and the optimizer's own
+//! tensors, by unit.
 
 use super::{
     offload::{Location, Offload},
@@ -8,22 +9,23 @@ use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
     optim::Optimizer,
-    tensor::{Device, Tensor, bytes_of, settled},
+    tensor::{Device, Tensor, bytes_of, no_grad, settled},
 };
 
 /// The states of all units.
 pub(super) enum UnitStates {
-    Memory { device: Device, units: Vec<UnitState> },
+    Memory { device: Device, averages: bool, units: Vec<UnitState> },
     Disk(StateFile),
 }
 
 impl UnitStates {
-    /// For the units of `optimizer`, none of which is there yet.
-    pub(super) fn new(offload: &Offload, optimizer: &Optimizer) -> Result<Self> {
+    /// For the units of `optimizer`, none of which is there yet; with averages of the weights or without.
+    pub(super) fn new(offload: &Offload, optimizer: &Optimizer, averages: bool) -> Result<Self> {
         Ok(match &offload.optimizer {
-            Location::Memory(device) => Self::Memory { device: *device, units: Vec::new() },
+            &Location::Memory(device) => Self::Memory { device, averages, units: Vec::new() },
             Location::Disk(dir) => {
-                Self::Disk(StateFile::create(dir, optimizer, offload.shares_masters)?)
+                let weights = (offload.shares_masters, averages);
+                Self::Disk(StateFile::create(dir, optimizer, weights)?)
             }
         })
     }
@@ -32,13 +34,14 @@ impl UnitStates {
     pub(super) fn add(&mut self, optimizer: &Optimizer, i: usize, master: Tensor) -> Result<()> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
         match self {
-            Self::Memory { device, units } => {
+            Self::Memory { device, averages, units } => {
                 let master = settled(&master, *device)?;
+                let average = averages.then(|| no_grad(|| master.f_detach_copy())).transpose()?;
                 let like = (optimizer.state_kind(), *device);
                 let zeros = |numel| Ok(Tensor::f_zeros([numel], like)?);
                 let layout = optimizer.state_layout(i);
                 let state = layout.into_iter().map(zeros).collect::<Result<_>>()?;
-                units.push(UnitState { master, state });
+                units.push(UnitState { master, average, state });
                 Ok(())
             }
             Self::Disk(file) => file.add(i, master),

@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use super::{
     layer::Layer,
+    param_spec::{ParamPlace, ParamSpec},
     params::{LayerBuilder, Places},
-    unit::{ParamPlace, ParamSpec},
 };
 use crate::error::{Code, Error, Result};
 

@@ -1,10 +1,15 @@
 //! The forward pass without gradients: logits, and the losses of an evaluation.
 
-use super::{CachePass, Context, Direction, Flow, LayerCache, Masks, Model, ModelLayer, Objective};
+use super::{
+    Adapter, CachePass, Context, Direction, Flow, LayerCache, Masks, Model, ModelLayer, Objective,
+};
 use crate::{
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, guard, no_grad},
 };
+
+/// Rows up to which a product is bound by the memory of its matrix.
+const FEW_ROWS: usize = 32;
 
 /// The inputs of a forward pass without gradients, beside token ids.
 #[derive(Debug, Default)]
@@ -69,6 +74,9 @@ impl Model {
     ) -> Result<Tensor> {
         no_grad(|| {
             let resumes = matches!(caches, Some((CachePass::Decode(_), _)));
+            // A magnitude is for the length of the whole matrix's rows.
+            let reads_matrices = self.adapter().is_some_and(Adapter::use_dora);
+            let few_rows = resumes && input_ids.numel() <= FEW_ROWS && !reads_matrices;
             let first = if resumes { self.first_of_decoder() } else { 0 };
             let (pipeline, end) = (self.pipeline(), self.all_layers().len());
             let here = |layer: &&ModelLayer| layer.number >= first;
@@ -81,7 +89,10 @@ impl Model {
             };
             let of_pass = self.layers().iter().enumerate();
             for (i, layer) in of_pass.filter(|(_, layer)| layer.number >= first) {
-                let gathered = self.gather(i, Direction::Forward)?;
+                let gathered = match few_rows {
+                    true => self.gather_for_rows(i)?,
+                    false => self.gather(i, Direction::Forward)?,
+                };
                 let cache = caches.as_mut().map(|(pass, caches)| (&**pass, &mut caches[i]));
                 let mut context =
                     Context { objective, cache, last_only, sparse, ..Context::new(masks) };

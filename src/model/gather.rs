@@ -3,19 +3,34 @@
 use std::{ops::Range, rc::Rc};
 
 use super::{Direction, FlatUnit, Model, ParameterStore, Params, Pipeline, Sink};
-use crate::{error::Result, tensor::check_memory};
+use crate::{
+    error::Result,
+    tensor::{check_memory, no_grad},
+};
 
 /// Units whose parameters are there.
 pub struct Gathered<'a> {
     model: &'a Model,
     store: Option<Rc<dyn ParameterStore>>,
     units: Vec<usize>,
+    /// Whether quantized units stay codes that rows are multiplied with.
+    in_codes: bool,
 }
 
 impl Model {
     /// Gathers the parameters of layer `i` in a pass in this direction. Every rank must gather all
     /// layers of a pass in its order, or what was prefetched stays there until the next pass.
     pub fn gather(&self, i: usize, direction: Direction) -> Result<Gathered<'_>> {
+        self.gather_layer(i, direction, false)
+    }
+
+    /// The same in a forward pass of few rows, without gradients: codes are not dequantized where rows
+    /// can be multiplied with them.
+    pub(super) fn gather_for_rows(&self, i: usize) -> Result<Gathered<'_>> {
+        self.gather_layer(i, Direction::Forward, true)
+    }
+
+    fn gather_layer(&self, i: usize, direction: Direction, in_codes: bool) -> Result<Gathered<'_>> {
         let layers = self.layers();
         let reads = |i: usize| {
             let layer = &layers[i];
@@ -29,13 +44,13 @@ impl Model {
             (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
             (_, Direction::Backward) => (lowest..i).rev().flat_map(reads).copied().collect(),
         };
-        self.gather_units(store, reads(i), &following)
+        self.gather_units(store, reads(i), &following, in_codes)
     }
 
     /// Gathers unit `i` alone, outside of a pass. Every rank must call it.
     pub fn gather_unit(&self, i: usize) -> Result<Gathered<'_>> {
         let store = self.store.borrow().clone();
-        self.gather_units(store, &[i], &[])
+        self.gather_units(store, &[i], &[], false)
     }
 
     fn gather_units(
@@ -43,17 +58,22 @@ impl Model {
         store: Option<Rc<dyn ParameterStore>>,
         units: &[usize],
         following: &[usize],
+        in_codes: bool,
     ) -> Result<Gathered<'_>> {
         if self.initializer.borrow().is_some() {
             self.make_whole()?;
         }
-        let mut gathered = Gathered { model: self, store, units: Vec::with_capacity(units.len()) };
+        let of_layer = Vec::with_capacity(units.len());
+        let mut gathered = Gathered { model: self, store, units: of_layer, in_codes };
         for (at, &unit) in units.iter().enumerate() {
             if let Some(store) = &gathered.store {
                 let then: Vec<usize> = units[at + 1..].iter().chain(following).copied().collect();
                 store.gather(self.units(), unit, &then)?;
             }
             gathered.units.push(unit);
+            if gathered.dequantizes(unit) {
+                no_grad(|| self.units()[unit].begin_use())?;
+            }
         }
         Ok(gathered)
     }
@@ -135,6 +155,10 @@ impl Model {
 }
 
 impl Gathered<'_> {
+    fn dequantizes(&self, unit: usize) -> bool {
+        !(self.in_codes && self.model.units()[unit].multiplies_codes())
+    }
+
     /// The parameters of layer `i`, which was gathered; with a `sink` operations add the gradients that
     /// they make by hand there.
     pub fn params<'a>(&'a self, i: usize, sink: Option<&'a Sink>) -> Params<'a> {
@@ -147,8 +171,13 @@ impl Gathered<'_> {
 
 impl Drop for Gathered<'_> {
     fn drop(&mut self) {
-        if let Some(store) = &self.store {
-            self.units.iter().for_each(|&unit| store.release(self.model.units(), unit));
+        for &unit in &self.units {
+            if self.dequantizes(unit) {
+                self.model.units()[unit].end_use();
+            }
+            if let Some(store) = &self.store {
+                store.release(self.model.units(), unit);
+            }
         }
     }
 }

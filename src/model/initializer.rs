@@ -52,6 +52,9 @@ impl Initializer {
             no_grad(|| {
                 // The padding too.
                 let _ = unit.allocate()?.f_zero_()?;
+                if unit.quantization().is_some() {
+                    return self.quantize(unit);
+                }
                 if let Some(part) = part {
                     return self.fill_part(unit, part);
                 }
@@ -76,6 +79,16 @@ impl Initializer {
 }
 
 impl Initializer {
+    /// Gives a unit the codes of its values, each of which is whole for a moment.
+    fn quantize(&self, unit: &FlatUnit) -> Result<()> {
+        let device = unit.stored().tensor().device();
+        unit.quantize(|spec| {
+            let whole = FlatUnit::absent(vec![spec.clone()], device)?;
+            self.fill(&whole, None)?;
+            Ok(whole.params()[0].f_detach()?)
+        })
+    }
+
     /// Gives a rank its part of each parameter, which is whole for a moment.
     fn fill_part(&self, unit: &FlatUnit, part: &UnitPart<'_>) -> Result<()> {
         for ((spec, param), split) in part.specs.iter().zip(unit.params()).zip(part.splits) {

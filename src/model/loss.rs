@@ -346,7 +346,7 @@ mod tests {
     use super::*;
     use crate::model::{
         FlatUnit, Init, ParamSpec,
-        unit::ParamPlace,
+        param_spec::ParamPlace,
         unit_gradient::{Sink, UnitGradients},
     };
 

@@ -7,6 +7,7 @@
 mod adapters;
 mod architecture;
 mod cache;
+mod codes;
 mod cost;
 mod cut;
 mod families;
@@ -22,6 +23,7 @@ mod measured;
 mod modules;
 mod origin;
 mod param_id;
+mod param_spec;
 mod params;
 mod part;
 mod pipeline;
@@ -50,13 +52,14 @@ pub use layer::{AttentionFacts, Context, Flow, Layer};
 pub use loss::{LossFunction, Objective, Targets};
 pub use masks::Masks;
 pub use origin::{Origin, OriginRecord};
+pub use param_spec::{Init, ParamPlace, ParamSpec};
 pub use params::{Params, Places};
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
 pub use split::{Run, Split};
 pub use store::{Direction, ParameterStore};
 pub use tensor_parallel::{LayerRanks, TensorParallel};
-pub use unit::{FlatUnit, Init, ParamPlace, ParamSpec};
+pub use unit::FlatUnit;
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 
 use std::{
@@ -73,8 +76,10 @@ use self::{
     part::Stage,
 };
 use crate::{
+    config::Quantization,
     error::{Code, Error, Result},
     fs::Place,
+    quantize::Quantizer,
     sparse::BlockSparse,
     tensor::{Device, Kind, Tensor},
 };
@@ -95,6 +100,8 @@ pub struct Model {
     /// What trains beside frozen parameters.
     adapter: Option<Adapter>,
     is_adapter_off: Cell<bool>,
+    /// The way in which frozen matrices are kept as codes.
+    quantizer: Option<Quantizer>,
     /// Where the values come from.
     origin: Origin,
     origin_record: OnceCell<OriginRecord>,
@@ -188,6 +195,7 @@ impl Model {
             initializer: RefCell::default(),
             adapter: None,
             is_adapter_off: Cell::new(false),
+            quantizer: None,
             origin: Origin::Memory,
             origin_record: OnceCell::new(),
             sparse: RefCell::default(),
@@ -233,6 +241,11 @@ impl Model {
     /// The number of equal layers, which activation checkpointing counts.
     pub fn blocks(&self) -> usize {
         self.layers.iter().filter(|layer| layer.block.is_some()).count()
+    }
+
+    /// The quantization of its frozen matrices, if they are.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.quantizer.as_ref().map(Quantizer::quantization)
     }
 
     /// Where the parameters are.

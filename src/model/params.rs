@@ -8,9 +8,11 @@ use std::rc::Rc;
 
 use super::{
     adapters::{Attached, Lora, Part},
+    codes::Codes,
     param_id::ParamId,
+    param_spec::{Init, ParamPlace, ParamSpec},
     tensor_parallel::TensorParallel,
-    unit::{FlatUnit, Init, ParamPlace, ParamSpec},
+    unit::FlatUnit,
     unit_gradient::{ParamSink, Sink},
 };
 use crate::{error::Result, tensor::Tensor};
@@ -45,6 +47,18 @@ impl LayerBuilder {
     ) -> ParamId {
         let name = self.full_name(name);
         self.push(ParamSpec::new(name, shape, init).linear(fan_in, fan_out))
+    }
+
+    /// Adds a matrix that has a row for each token.
+    pub(super) fn add_of_tokens(
+        &mut self,
+        name: &str,
+        (tokens, width): (i64, i64),
+        init: Init,
+    ) -> ParamId {
+        let name = self.full_name(name);
+        let spec = ParamSpec::new(name, &[tokens, width], init);
+        self.push(ParamSpec { is_of_tokens: true, ..spec })
     }
 
     /// Notes that the weight of a linear layer is stored `[in, out]`.
@@ -211,6 +225,18 @@ impl<'a> Params<'a> {
     /// Whether ranks share the layer.
     pub(super) fn is_shared(&self) -> bool {
         self.tp.is_some()
+    }
+
+    /// The codes of a parameter, and its number among them, where its values are not here.
+    pub(super) fn codes(&self, id: ParamId) -> Option<(Rc<Codes>, usize)> {
+        let ParamPlace { unit, index } = self.place(id);
+        Some((Rc::clone(self.units[unit].codes_alone()?), index))
+    }
+
+    /// The description of a parameter.
+    pub(super) fn spec(&self, id: ParamId) -> &'a ParamSpec {
+        let ParamPlace { unit, index } = self.place(id);
+        &self.units[unit].specs()[index]
     }
 
     /// The tensor of a parameter.

@@ -5,9 +5,10 @@ use std::{ops::Range, rc::Rc};
 
 use super::{
     architecture::ModelLayer,
+    param_spec::{ParamPlace, ParamSpec},
     split::Split,
     tensor_parallel::TensorParallel,
-    unit::{FlatUnit, ParamPlace, ParamSpec},
+    unit::FlatUnit,
 };
 use crate::{
     error::Result,

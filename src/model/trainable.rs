@@ -10,10 +10,18 @@ use std::{
 };
 
 use super::{
-    FlatUnit, Model, ParamPlace, ParamSpec, adapters::Attached, architecture::ModelLayer,
+    FlatUnit, Model, ParamPlace, ParamSpec,
+    adapters::Attached,
+    architecture::ModelLayer,
+    codes::{Codes, is_quantized},
     params::Places,
 };
-use crate::{error::Result, tensor::no_grad};
+use crate::{
+    config::Quantization,
+    error::{Code, Error, Result},
+    quantize::Quantizer,
+    tensor::no_grad,
+};
 
 /// Parameters that an adapter adds to each layer, and what they are for.
 pub(super) type Added = BTreeMap<usize, (Vec<ParamSpec>, Vec<Attached<String>>)>;
@@ -26,6 +34,8 @@ pub(super) struct Regroup<'a> {
     pub(super) drops_adapter: bool,
     /// Whether units that are here are copied, not shared.
     pub(super) copies: bool,
+    /// The way in which the matrices of blocks are kept.
+    pub(super) quantizer: Option<Quantizer>,
     /// Whether a parameter of this name is trained.
     pub(super) is_trained: &'a dyn Fn(&str) -> bool,
 }
@@ -34,6 +44,7 @@ pub(super) struct Regroup<'a> {
 struct Group {
     specs: Vec<ParamSpec>,
     is_trained: bool,
+    is_quantized: bool,
 }
 
 impl Model {
@@ -50,9 +61,25 @@ impl Model {
         if self.units.iter().all(is_so) {
             return Ok(Rc::clone(self));
         }
-        let (added, is_trained) = (BTreeMap::new(), &is_trained);
-        let regroup = Regroup { added, drops_adapter: false, copies: false, is_trained };
+        let regroup = Regroup {
+            added: BTreeMap::new(),
+            drops_adapter: false,
+            copies: false,
+            quantizer: self.quantizer.clone(),
+            is_trained: &is_trained,
+        };
         self.rebuilt(regroup).map(Rc::new)
+    }
+
+    /// The same model, which has no values yet, with the matrices of its blocks quantized.
+    pub fn quantized(self, quantization: Quantization) -> Result<Self> {
+        self.rebuilt(Regroup {
+            added: BTreeMap::new(),
+            drops_adapter: false,
+            copies: false,
+            quantizer: Some(Quantizer::new(quantization, self.device)?),
+            is_trained: &|_| false,
+        })
     }
 
     /// The same model with its parameters in other units.
@@ -60,14 +87,20 @@ impl Model {
         if self.is_sharded() {
             self.make_whole()?;
         }
-        let groups = self.groups(&regroup);
+        let groups = self.groups(&regroup)?;
         let known: BTreeMap<Vec<&str>, &FlatUnit> =
             self.units.iter().map(|unit| (unit.names().collect(), unit)).collect();
         let unit = |group: &Group| {
             let names: Vec<&str> = group.specs.iter().map(|spec| spec.name.as_str()).collect();
             let unit = match known.get(&names) {
-                Some(unit) if unit.is_here() && !regroup.copies => unit.sharing(),
-                _ => self.part(group)?,
+                Some(unit)
+                    if unit.is_here()
+                        && !regroup.copies
+                        && unit.quantization().is_some() == group.is_quantized =>
+                {
+                    unit.sharing()?
+                }
+                _ => self.part(group, regroup.quantizer.as_ref())?,
             };
             Ok(unit.trained(group.is_trained))
         };
@@ -76,6 +109,7 @@ impl Model {
         let mut model = Self::with(self.facts.clone(), layers, units, self.device);
         *model.initializer.borrow_mut() = self.initializer.borrow().clone();
         model.companions = self.companions.clone();
+        model.quantizer = regroup.quantizer.clone();
         model.is_outline = self.is_outline;
         model.adapter = self.adapter.clone().filter(|_| !regroup.drops_adapter);
         *model.sparse.borrow_mut() = self.sparse.borrow().clone();
@@ -85,7 +119,7 @@ impl Model {
     }
 
     /// The parameters of each layer by whether they are trained; an adapter's are by themselves.
-    fn groups(&self, regroup: &Regroup<'_>) -> Vec<Group> {
+    fn groups(&self, regroup: &Regroup<'_>) -> Result<Vec<Group>> {
         let (mut trained, mut frozen) = (Vec::new(), Vec::new());
         for (i, layer) in self.layers.iter().enumerate() {
             let specs = |places: &mut dyn Iterator<Item = ParamPlace>| -> Vec<ParamSpec> {
@@ -98,24 +132,40 @@ impl Model {
             for specs in [own, adapter] {
                 let is_trained = |spec: &ParamSpec| (regroup.is_trained)(&spec.name);
                 let (now, not): (Vec<_>, Vec<_>) = specs.into_iter().partition(is_trained);
-                let both = [(now, true, &mut trained), (not, false, &mut frozen)];
-                for (specs, is_trained, groups) in both {
-                    if !specs.is_empty() {
-                        groups.push(Group { specs, is_trained });
-                    }
+                let quantization = regroup.quantizer.as_ref().map(Quantizer::quantization);
+                let has_codes =
+                    |spec: &ParamSpec| quantization.is_some_and(|kind| is_quantized(spec, kind));
+                if let Some(spec) = now.iter().find(|spec| has_codes(spec)) {
+                    return Err(quantized(&spec.name));
                 }
+                let (codes, not): (Vec<_>, Vec<_>) = not.into_iter().partition(has_codes);
+                let group =
+                    |specs, is_trained, is_quantized| Group { specs, is_trained, is_quantized };
+                trained.push(group(now, true, false));
+                frozen.extend([group(codes, false, true), group(not, false, false)]);
             }
         }
         trained.append(&mut frozen);
-        trained
+        trained.retain(|group| !group.specs.is_empty());
+        Ok(trained)
     }
 
     /// A unit of parameters that lie in others so far, with copies of their values where they are here.
-    fn part(&self, Group { specs, .. }: &Group) -> Result<FlatUnit> {
+    fn part(&self, group: &Group, quantizer: Option<&Quantizer>) -> Result<FlatUnit> {
+        let Group { specs, is_quantized, .. } = group;
+        let quantizer = quantizer.filter(|_| *is_quantized);
         if self.is_outline {
-            return FlatUnit::outline(specs.clone(), self.device);
+            let outline = FlatUnit::outline(specs.clone(), self.device)?;
+            return Ok(match quantizer {
+                Some(quantizer) => outline.quantized(Codes::outline(quantizer, specs)?),
+                None => outline,
+            });
         }
         let part = FlatUnit::absent(specs.clone(), self.device)?;
+        if let Some(quantizer) = quantizer {
+            // A model is quantized before it has values.
+            return Ok(part.quantized(Codes::absent(quantizer, specs)?));
+        }
         let places = self.places_by_name();
         let from = |spec: &ParamSpec| places.get(spec.name.as_str()).copied();
         let first = specs.first().and_then(from).map(|place| &self.units[place.unit]);
@@ -126,7 +176,7 @@ impl Model {
             let _ = part.cast_and_pad(first.kind(), 1)?;
             for (spec, param) in specs.iter().zip(part.params()) {
                 let Some(ParamPlace { unit, index }) = from(spec) else { continue };
-                param.f_data()?.f_copy_(&self.units[unit].params()[index])?;
+                param.f_data()?.f_copy_(&self.units[unit].value(index)?)?;
             }
             Ok(part)
         })
@@ -163,6 +213,11 @@ impl Model {
     pub(super) fn places_by_name(&self) -> BTreeMap<&str, ParamPlace> {
         places_by_name(&self.units)
     }
+}
+
+fn quantized(name: &str) -> Error {
+    Error::new(Code::BadValue, format!("{name} is quantized, and cannot be trained"))
+        .hint("train an adapter beside it, with `model.lora(#{ ... })`, or load the model without `quantize`")
 }
 
 fn places_by_name(units: &[FlatUnit]) -> BTreeMap<&str, ParamPlace> {

@@ -6,78 +6,14 @@
 
 use std::{cell::Cell, rc::Rc};
 
+use super::{codes::Codes, param_spec::ParamSpec};
 use crate::{
-    bridge::storage,
+    bridge::memory::{self, count_as},
+    config::Quantization,
     error::{Code, Result},
-    tensor::{Device, Kind, Tensor, bytes_of, no_grad},
+    quantize::passing_bytes,
+    tensor::{ALIGNMENT, Device, FlatStorage, Kind, Tensor, no_grad},
 };
-
-/// Each parameter starts at a multiple of this many elements, for aligned vector loads.
-const ALIGNMENT: i64 = 16;
-
-/// How a parameter starts when a model is made from scratch.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Init {
-    /// All zeros.
-    Zeros,
-    /// All ones.
-    Ones,
-    /// Normally distributed around zero with this standard deviation.
-    Normal(f64),
-    /// Equally distributed between this and its negative.
-    Uniform(f64),
-    /// The value of the base's parameter of an adapter's.
-    Saved,
-    /// The lengths of the rows of the base's matrix for each of its outputs.
-    Magnitude,
-}
-
-/// One parameter: its Hugging Face name, shape and first values.
-#[derive(Debug, Clone)]
-pub struct ParamSpec {
-    /// The name in Hugging Face's `model.safetensors`.
-    pub name: String,
-    /// Its shape, as stored there.
-    pub shape: Vec<i64>,
-    /// How it starts from scratch.
-    pub init: Init,
-    /// Inputs and outputs of the linear layer of a block whose weight this is: `(fan_in, fan_out)`.
-    pub fan_in_out: Option<(i64, i64)>,
-    /// Whether such a weight is stored `[in, out]`, not `[out, in]`.
-    pub is_by_inputs: bool,
-}
-
-/// A parameter among those of the model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ParamPlace {
-    /// The number of its unit.
-    pub unit: usize,
-    /// Its number in the unit.
-    pub index: usize,
-}
-
-impl ParamSpec {
-    /// A parameter with its name, shape and start.
-    pub fn new(name: impl Into<String>, shape: &[i64], init: Init) -> Self {
-        let (name, shape) = (name.into(), shape.to_vec());
-        Self { name, shape, init, fan_in_out: None, is_by_inputs: false }
-    }
-
-    /// The same, known as the weight of a block's linear layer.
-    pub fn linear(self, fan_in: i64, fan_out: i64) -> Self {
-        Self { fan_in_out: Some((fan_in, fan_out)), ..self }
-    }
-
-    /// The dimension of the inputs of such a weight.
-    pub fn input_dim(&self) -> i64 {
-        i64::from(!self.is_by_inputs)
-    }
-
-    /// Number of elements.
-    pub fn numel(&self) -> i64 {
-        self.shape.iter().product()
-    }
-}
 
 /// Elements of a parameter with the padding behind it.
 fn padded(spec: &ParamSpec) -> i64 {
@@ -90,24 +26,31 @@ fn padded_size(specs: &[ParamSpec]) -> i64 {
 }
 
 /// A unit with its storage.
+///
+/// Where it is quantized, codes are kept in the place of its parameters, which are there while they
+/// are [used](FlatUnit::begin_use).
 #[derive(Debug)]
 pub struct FlatUnit {
     specs: Vec<ParamSpec>,
     offsets: Vec<i64>,
-    /// Has its shape always, and elements while the unit is there.
-    flat: Tensor,
+    values: FlatStorage,
     params: Vec<Tensor>,
-    is_here: Rc<Cell<bool>>,
     is_trainable: bool,
+    codes: Option<Rc<Codes>>,
+    users: Rc<Cell<usize>>,
 }
 
 impl FlatUnit {
     /// A unit for these parameters that has no memory yet, as after [`FlatUnit::release`]; float32
     /// until they are [cast](Self::cast_and_pad).
     pub fn absent(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
-        let flat = Tensor::f_empty([padded_size(&specs)], (Kind::Float, device))?;
-        let unit = Self::over(specs, flat);
-        unit.release()?;
+        Self::absent_in(specs, Kind::Float, device)
+    }
+
+    fn absent_in(specs: Vec<ParamSpec>, kind: Kind, device: Device) -> Result<Self> {
+        let values = FlatStorage::empty(padded_size(&specs), kind, device)?;
+        let unit = Self::over(specs, values);
+        unit.values.release()?;
         Ok(unit)
     }
 
@@ -122,23 +65,28 @@ impl FlatUnit {
     /// A unit without a storage: shapes and names of its parameters, all of one zero that cannot be
     /// written to.
     pub(super) fn outline(specs: Vec<ParamSpec>, device: Device) -> Result<Self> {
-        let zero = Tensor::f_zeros([1], (Kind::Float, device))?;
-        let flat = zero.f_expand([padded_size(&specs)], false)?;
-        Ok(Self::over(specs, flat))
+        let values = FlatStorage::outline(padded_size(&specs), Kind::Float, device)?;
+        Ok(Self::over(specs, values))
+    }
+
+    /// The same, frozen, with codes in the place of its parameters, which are not here.
+    pub(super) fn quantized(self, codes: Codes) -> Self {
+        Self { codes: Some(Rc::new(codes)), ..self.trained(false) }
     }
 
     /// A unit over this storage, as large as it has to be.
-    fn over(specs: Vec<ParamSpec>, flat: Tensor) -> Self {
+    fn over(specs: Vec<ParamSpec>, values: FlatStorage) -> Self {
         let offsets = specs.iter().scan(0, |end, spec| {
             let offset = *end;
             *end += padded(spec);
             Some(offset)
         });
         let offsets = offsets.collect();
-        let (params, is_here) = (Vec::new(), Rc::new(Cell::new(true)));
-        let mut unit = Self { specs, offsets, flat, params, is_here, is_trainable: true };
+        let (params, users) = (Vec::new(), Rc::default());
+        let is_trainable = true;
+        let mut unit = Self { specs, offsets, values, params, is_trainable, codes: None, users };
         unit.params = unit
-            .views(&unit.flat)
+            .views(unit.values.tensor())
             .into_iter()
             .map(|view| view.detach().set_requires_grad(true))
             .collect();
@@ -150,10 +98,11 @@ impl FlatUnit {
         Self {
             specs: self.specs.clone(),
             offsets: self.offsets.clone(),
-            flat: self.flat.shallow_clone(),
+            values: self.values.shallow_clone(),
             params: self.params.iter().map(Tensor::shallow_clone).collect(),
-            is_here: Rc::clone(&self.is_here),
             is_trainable: self.is_trainable,
+            codes: self.codes.clone(),
+            users: Rc::clone(&self.users),
         }
     }
 
@@ -167,8 +116,99 @@ impl FlatUnit {
     }
 
     /// Another unit over the same storage, which is here.
-    pub(super) fn sharing(&self) -> Self {
-        Self::over(self.specs.clone(), self.flat.shallow_clone()).trained(self.is_trainable)
+    pub(super) fn sharing(&self) -> Result<Self> {
+        let specs = self.specs.clone();
+        let Some(codes) = &self.codes else {
+            return Ok(Self::over(specs, self.values.sharing()).trained(self.is_trainable));
+        };
+        let unit = Self::absent_in(specs, self.kind(), self.device())?.trained(false);
+        Ok(Self { codes: Some(Rc::clone(codes)), ..unit })
+    }
+
+    /// A unit of the same parameters, kept in the same way, that has no memory yet.
+    pub(super) fn absent_twin(&self) -> Result<Self> {
+        let twin = Self::absent(self.specs.clone(), self.device())?;
+        Ok(match &self.codes {
+            Some(codes) => twin.quantized(Codes::absent(codes.quantizer(), &self.specs)?),
+            None => twin,
+        })
+    }
+
+    /// The quantization of its parameters, if they are.
+    pub fn quantization(&self) -> Option<Quantization> {
+        self.codes.as_ref().map(|codes| codes.quantization())
+    }
+
+    /// The storage that is kept between uses: of the codes, where it is quantized, else of the
+    /// parameters.
+    pub fn stored(&self) -> &FlatStorage {
+        self.codes.as_ref().map_or(&self.values, |codes| codes.storage())
+    }
+
+    /// Gives the codes of a quantized unit, whose memory is here, the values that `value` has of each
+    /// parameter.
+    pub(super) fn quantize(&self, value: impl Fn(&ParamSpec) -> Result<Tensor>) -> Result<()> {
+        let Some(codes) = &self.codes else { return Ok(()) };
+        let mut specs = self.specs.iter().enumerate();
+        specs.try_for_each(|(i, spec)| codes.quantize(i, spec, &value(spec)?))
+    }
+
+    /// Bytes that dequantizing a matrix takes on a device for a moment, beside what it writes.
+    pub fn dequantizing_bytes(&self, device: Device) -> u64 {
+        let bytes = |spec: &ParamSpec| {
+            self.quantization().map_or(0, |kind| passing_bytes(kind.format, spec.numel(), device))
+        };
+        self.specs.iter().map(bytes).max().unwrap_or(0)
+    }
+
+    /// The codes of the parameters, where their values are not here.
+    pub(super) fn codes_alone(&self) -> Option<&Rc<Codes>> {
+        self.codes.as_ref().filter(|_| !self.values.is_here())
+    }
+
+    /// Whether rows can be multiplied with the codes as they are.
+    pub(super) fn multiplies_codes(&self) -> bool {
+        self.kind() == Kind::Float
+            && self.codes.as_ref().is_some_and(|codes| codes.multiplies(&self.specs))
+    }
+
+    /// Makes the parameters be there for one user more; those of a quantized unit come of its codes,
+    /// which are here.
+    pub(super) fn begin_use(&self) -> Result<()> {
+        let Some(codes) = &self.codes else { return Ok(()) };
+        self.users.set(self.users.get() + 1);
+        if self.users.get() > 1 {
+            return Ok(());
+        }
+        let _counting = count_as(memory::Kind::Parameters)?;
+        let flat = self.values.allocate()?;
+        let views = self.views(&flat);
+        let mut params = self.specs.iter().zip(&views).enumerate();
+        params.try_for_each(|(i, (spec, param))| codes.dequantize(i, spec, param))
+    }
+
+    /// Ends one use; after the last one the parameters of a quantized unit go.
+    pub(super) fn end_use(&self) {
+        if self.codes.is_none() {
+            return;
+        }
+        self.users.set(self.users.get().saturating_sub(1));
+        if self.users.get() == 0
+            && let Err(e) = self.values.release()
+        {
+            // It only holds more memory than it should.
+            tracing::error!("dequantized parameters were not released: {e}");
+        }
+    }
+
+    /// The values of a parameter, which is here: itself, or what its codes mean.
+    pub(super) fn value(&self, index: usize) -> Result<Tensor> {
+        let Some(codes) = &self.codes else { return Ok(self.params[index].f_detach()?) };
+        let spec = &self.specs[index];
+        let options = (self.kind(), self.device());
+        let value = Tensor::f_empty(&spec.shape[..], options)?;
+        codes.dequantize(index, spec, &value)?;
+        Ok(value)
     }
 
     /// Whether its parameters are trained.
@@ -176,9 +216,9 @@ impl FlatUnit {
         self.is_trainable
     }
 
-    /// Whether its parameters are here.
+    /// Whether its parameters are here, or their codes.
     pub fn is_here(&self) -> bool {
-        self.is_here.get()
+        self.stored().is_here()
     }
 
     /// The parameters' descriptions, in the order of the storage.
@@ -201,26 +241,30 @@ impl FlatUnit {
     /// # Errors
     /// [`Code::Internal`] while the unit is [released](Self::release).
     pub fn flat(&self) -> Result<&Tensor> {
-        if !self.is_here.get() {
+        if !self.values.is_here() {
             let name = self.names().next().unwrap_or("a unit");
             bail!(Code::Internal, "{name} and its neighbours are not on this rank now");
         }
-        Ok(&self.flat)
+        self.values.flat()
     }
 
     /// Elements of the storage, padding included.
     pub fn padded_numel(&self) -> i64 {
-        self.flat.numel() as i64
+        self.values.numel()
     }
 
-    /// Bytes of the storage.
+    /// Bytes of what is kept between uses: the parameters, or their codes.
     pub fn bytes(&self) -> u64 {
-        bytes_of(self.kind(), self.padded_numel())
+        self.stored().bytes()
+    }
+
+    fn device(&self) -> Device {
+        self.values.tensor().device()
     }
 
     /// The format of the parameters.
     pub fn kind(&self) -> Kind {
-        self.flat.kind()
+        self.values.kind()
     }
 
     /// The parameters as leaves of autograd, sharing the storage. While the unit is
@@ -258,7 +302,7 @@ impl FlatUnit {
 
     /// A tensor laid out as this unit, in the format `kind`, with any content.
     pub fn empty_of(&self, kind: Kind) -> Result<Tensor> {
-        Ok(Tensor::f_empty([self.padded_numel()], (kind, self.flat.device()))?)
+        Ok(Tensor::f_empty([self.padded_numel()], (kind, self.device()))?)
     }
 
     /// Gives the parameters the format `kind`, as `model.to(dtype)` does in PyTorch, in a storage
@@ -268,46 +312,46 @@ impl FlatUnit {
     /// # Errors
     /// There is not enough memory; nothing is then changed.
     pub fn cast_and_pad(&self, kind: Kind, slices: usize) -> Result<Tensor> {
-        let mut before = self.flat()?.f_detach()?;
+        if let Some(codes) = &self.codes {
+            let _ = self.values.allocate()?;
+            let _ = self.lay(self.values.cast_and_pad(kind, 1)?)?;
+            self.values.release()?;
+            return Ok(codes.storage().cast_and_pad(Kind::Uint8, slices)?.0);
+        }
+        if self.kind() == kind && self.numel_for(slices) == self.padded_numel() {
+            return Ok(self.flat()?.f_detach()?);
+        }
+        self.lay(self.values.cast_and_pad(kind, slices)?)
+    }
+
+    /// Makes the parameters parts of `after`, which is laid out as they are `before`.
+    fn lay(&self, (before, after): (Tensor, Tensor)) -> Result<Tensor> {
         no_grad(|| {
-            let numel = before.numel() as i64;
-            let padding = self.numel_for(slices) - numel;
-            if before.kind() == kind && padding == 0 {
-                return Ok(before);
-            }
-            if padding > 0 {
-                before = before.f_constant_pad_nd([0, padding])?;
-            }
-            let laid = before.f_to_kind(kind)?;
-            for (param, view) in self.params.iter().zip(self.views(&laid)) {
+            for (param, view) in self.params.iter().zip(self.views(&after)) {
                 param.shallow_clone().f_set_data(&view)?;
             }
-            self.flat.shallow_clone().f_set_data(&laid)?;
             Ok(before)
         })
     }
 
-    /// Gives the memory of the parameters back. Whoever kept a part of one gets an error instead of its
-    /// values, until they are there again; so does what autograd saved.
+    /// Gives the memory of the parameters back, and of their codes. Whoever kept a part of one gets an
+    /// error instead of its values, until they are there again; so does what autograd saved.
     pub fn release(&self) -> Result<()> {
-        self.is_here.set(false);
-        storage::release(&self.flat)
+        if let Some(codes) = &self.codes {
+            codes.storage().release()?;
+        }
+        self.values.release()
     }
 
-    /// Takes memory for the parameters again, with any content, and returns the storage to be
-    /// filled, `[padded_numel]`. Autograd does not notice that it is written to.
+    /// Takes memory for what is kept between uses, with any content, and returns it to be filled.
+    /// Autograd does not notice that it is written to.
     pub fn allocate(&self) -> Result<Tensor> {
-        if !self.is_here.get() {
-            storage::allocate(&self.flat)?;
-            self.is_here.set(true);
-        }
-        Ok(no_grad(|| self.flat.f_data())?)
+        self.stored().allocate()
     }
 
     /// Elements of a storage that `slices` ranks can divide evenly, padding included.
     pub fn numel_for(&self, slices: usize) -> i64 {
-        let multiple = ALIGNMENT as u64 * slices as u64;
-        (self.padded_numel() as u64).next_multiple_of(multiple) as i64
+        self.values.numel_for(slices)
     }
 
     /// Number of parameters without padding.
@@ -319,6 +363,7 @@ impl FlatUnit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Init;
 
     #[test]
     fn parameters_share_the_units_storage_and_start_aligned() {

@@ -6,7 +6,7 @@
 
 use std::{cell::RefCell, rc::Rc};
 
-use super::unit::{FlatUnit, ParamPlace};
+use super::{param_spec::ParamPlace, unit::FlatUnit};
 use crate::{
     bridge::{
         lists::{add_all, copy_all, zero_all},

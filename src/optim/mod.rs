@@ -35,7 +35,7 @@ use self::{
     flat_slice::{FlatSlice, PlanParam},
     plan::{GroupSettings, UpdateGroup, state_kind},
     rule::{GroupUpdate, Hyperparameters, SliceTensors, UnitContext},
-    state::StateTensor,
+    state::StoredTensor,
 };
 use crate::{
     config::{OptimizerConfig, optimizer::Algorithm},
@@ -78,7 +78,7 @@ pub struct Optimizer {
 /// The tensors that a step changes, of one unit or of this rank's slice of it.
 #[derive(Debug, Clone, Copy)]
 pub struct UnitTensors<'a> {
-    /// The weights, float32 flat.
+    /// The weights, flat: float32, or bfloat16 that is rounded stochastically.
     pub param: &'a Tensor,
     /// Their gradients, laid out alike. They may be overwritten.
     pub grad: &'a Tensor,
@@ -155,7 +155,7 @@ impl Optimizer {
 
     /// Updates units in place at these rates, with their gradients scaled. A step does so for every
     /// unit once, together or in parts, in the same order on every rank of `group`, and ends with
-    /// [`Optimizer::end_step`]. Gradients and state in 16 bits are float32 for one slice at a time,
+    /// [`Optimizer::end_step`]. Gradients, weights and state in 16 bits are float32 for one slice at a time,
     /// or gradients in whole where the rule looks at whole parameters.
     pub fn update(
         &self,
@@ -247,20 +247,24 @@ fn update_spans(
     for UnitUpdate { unit, param, grad, state } in updates {
         for slice in slices_of(group, *unit) {
             let flat = |unit: &Tensor| unit.narrow(0, slice.offset, slice.len);
-            let state: Vec<_> = state.by_ref().take(slots).map(StateTensor).collect();
-            let is_float = grad.kind() == Kind::Float && state.iter().all(StateTensor::is_float);
+            let state: Vec<_> = state.by_ref().take(slots).map(StoredTensor).collect();
+            let weights = flat(param);
+            let weights = StoredTensor(&weights);
+            let stored = || state.iter().chain([&weights]);
+            let is_float = grad.kind() == Kind::Float && stored().all(StoredTensor::is_float);
             let mut part = SliceTensors {
-                param: flat(param),
+                param: weights.load(),
                 grad: flat(grad).to_kind(Kind::Float),
-                state: state.iter().map(StateTensor::load).collect(),
+                state: state.iter().map(StoredTensor::load).collect(),
             };
             if is_float {
                 parts.push(part);
                 continue;
             }
             rule.step(std::slice::from_mut(&mut part), hyperparameters)?;
-            for (i, (state, loaded)) in state.iter().zip(&part.state).enumerate() {
-                state.store(
+            let loaded = part.state.iter().chain([&part.param]);
+            for (i, (stored, loaded)) in stored().zip(loaded).enumerate() {
+                stored.store(
                     loaded,
                     slice.unit_offset,
                     &[hyperparameters.step, slice.number as u64, i as u64],

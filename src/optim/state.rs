@@ -1,4 +1,4 @@
-//! A state tensor, in float32 or in bfloat16.
+//! A tensor that a step changes, state or weights, in float32 or in bfloat16.
 //!
 //! bfloat16 keeps 8 bits: rounded to the nearest, an average whose decay changes it by less than
 //! one part in 512 would stand still, and beta2 0.999 changes it by one in 1000. It is therefore
@@ -19,17 +19,17 @@ const DROPPED_BITS: i64 = 0xffff;
 /// 2^32 over the golden ratio: multiples of it are far apart.
 const GOLDEN_RATIO: u32 = 0x9e37_79b9;
 
-/// One state tensor of a slice, flat, as it is stored.
+/// One tensor of a slice, flat, as it is stored.
 #[derive(Debug)]
-pub(super) struct StateTensor<'a>(pub(super) &'a Tensor);
+pub(super) struct StoredTensor<'a>(pub(super) &'a Tensor);
 
-impl StateTensor<'_> {
+impl StoredTensor<'_> {
     /// Whether it is float32, so that it is changed in place.
     pub(super) fn is_float(&self) -> bool {
         self.0.kind() == Kind::Float
     }
 
-    /// The state in float32: the stored tensor itself, or a copy for [`StateTensor::store`].
+    /// The state in float32: the stored tensor itself, or a copy for [`StoredTensor::store`].
     pub(super) fn load(&self) -> Tensor {
         match self.0.kind() {
             Kind::Float => self.0.shallow_clone(),
@@ -37,7 +37,7 @@ impl StateTensor<'_> {
         }
     }
 
-    /// Keeps what [`StateTensor::load`] gave and a step changed. `place` is that of the first element in
+    /// Keeps what [`StoredTensor::load`] gave and a step changed. `place` is that of the first element in
     /// its unit, so that the bits do not depend on how many ranks divide it.
     pub(super) fn store(&self, loaded: &Tensor, place: i64, seed: &[u64]) {
         if self.is_float() {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     fn mean(state: &Tensor) -> f64 {
-        StateTensor(state).load().mean(Kind::Double).double_value(&[])
+        StoredTensor(state).load().mean(Kind::Double).double_value(&[])
     }
 
     /// A value three quarters of the way between two neighbours in bfloat16 (spacing 2^-7 above 1)
@@ -103,11 +103,11 @@ mod tests {
             let state = bf16(300_000);
             let value = 1.0 + 0.75 / 128.0;
             let loaded = Tensor::full([300_000], value, (Kind::Float, CPU));
-            StateTensor(&state).store(&loaded, 0, &[seed]);
-            let up = StateTensor(&state).load().gt(1.001).mean(Kind::Double).double_value(&[]);
+            StoredTensor(&state).store(&loaded, 0, &[seed]);
+            let up = StoredTensor(&state).load().gt(1.001).mean(Kind::Double).double_value(&[]);
             assert!((up - 0.75).abs() < 0.005, "seed {seed}: {up}");
-            let first = StateTensor(&state).load().narrow(0, 0, 1000).gt(1.001);
-            let second = StateTensor(&state).load().narrow(0, CPU_CHUNK, 1000).gt(1.001);
+            let first = StoredTensor(&state).load().narrow(0, 0, 1000).gt(1.001);
+            let second = StoredTensor(&state).load().narrow(0, CPU_CHUNK, 1000).gt(1.001);
             assert!(!first.equal(&second), "the chunks have the same bits");
         }
     }
@@ -117,7 +117,7 @@ mod tests {
         let values = [0.0f32, -0.0, 1.0, -1.5, f32::INFINITY, 1e-38, -3.0e38];
         let exact = Tensor::from_slice(&values).to_kind(Kind::BFloat16);
         let state = bf16(values.len() as i64);
-        StateTensor(&state).store(&exact.to_kind(Kind::Float), 0, &[3]);
+        StoredTensor(&state).store(&exact.to_kind(Kind::Float), 0, &[3]);
         assert!(state.equal(&exact));
     }
 
@@ -131,8 +131,8 @@ mod tests {
     fn the_seed_decides_the_rounding() {
         let draw = |seed: &[u64]| {
             let state = bf16(100);
-            StateTensor(&state).store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), 0, seed);
-            StateTensor(&state).load()
+            StoredTensor(&state).store(&Tensor::full([100], 1.003, (Kind::Float, CPU)), 0, seed);
+            StoredTensor(&state).load()
         };
         assert!(draw(&[1, 2]).equal(&draw(&[1, 2])));
         assert!(!draw(&[1, 2]).equal(&draw(&[2, 1])));
@@ -143,11 +143,11 @@ mod tests {
     #[test]
     fn a_slow_decay_goes_on() {
         let state = bf16(4096);
-        StateTensor(&state).store(&Tensor::ones([4096], (Kind::Float, CPU)), 0, &[]);
+        StoredTensor(&state).store(&Tensor::ones([4096], (Kind::Float, CPU)), 0, &[]);
         let mut nearest = state.copy();
         for step in 0..1000u64 {
-            let loaded = StateTensor(&state).load() * 0.999;
-            StateTensor(&state).store(&loaded, 0, &[step]);
+            let loaded = StoredTensor(&state).load() * 0.999;
+            StoredTensor(&state).store(&loaded, 0, &[step]);
             nearest = (nearest.to_kind(Kind::Float) * 0.999).to_kind(Kind::BFloat16);
         }
         let expected = 0.999f64.powi(1000);

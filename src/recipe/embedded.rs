@@ -11,6 +11,7 @@ pub(crate) const EMBEDDED: &str = "dsr:";
 /// The modules of the standard library: name and text.
 pub(crate) const STDLIB: &[(&str, &str)] = &[
     ("dpo", include_str!("../../stdlib/dpo.rhai")),
+    ("lr_finder", include_str!("../../stdlib/lr_finder.rhai")),
     ("metrics", include_str!("../../stdlib/metrics.rhai")),
     ("schedule", include_str!("../../stdlib/schedule.rhai")),
     ("trainer", include_str!("../../stdlib/trainer.rhai")),

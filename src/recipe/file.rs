@@ -19,7 +19,7 @@ pub struct BuiltIn {
 }
 
 /// The recipes that are part of dsr, by name.
-pub const BUILT_IN: [BuiltIn; 9] = [
+pub const BUILT_IN: [BuiltIn; 10] = [
     BuiltIn { name: "dpo", text: include_str!("../../recipes/dpo.rhai") },
     BuiltIn { name: "gpt2_loop", text: include_str!("../../recipes/gpt2_loop.rhai") },
     BuiltIn { name: "gpt2_trainer", text: include_str!("../../recipes/gpt2_trainer.rhai") },
@@ -28,6 +28,7 @@ pub const BUILT_IN: [BuiltIn; 9] = [
     BuiltIn { name: "long_context", text: include_str!("../../recipes/long_context.rhai") },
     BuiltIn { name: "lora_chat", text: include_str!("../../recipes/lora_chat.rhai") },
     BuiltIn { name: "own_model", text: include_str!("../../recipes/own_model.rhai") },
+    BuiltIn { name: "qlora", text: include_str!("../../recipes/qlora.rhai") },
     BuiltIn { name: "t5_summarize", text: include_str!("../../recipes/t5_summarize.rhai") },
 ];
 

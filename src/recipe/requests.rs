@@ -48,6 +48,7 @@ const FUNCTIONS: &[(&str, Use)] = &[
     ("export_hf", Use::Write),
     ("load_adapter", Use::Hub(HubUse::Model)),
     ("export_adapter", Use::Write),
+    ("save_plot", Use::Write),
 ];
 
 /// Options whose text is a path to write to.

@@ -19,6 +19,7 @@ mod meter;
 mod metrics;
 mod monitor;
 mod plot;
+mod plot_points;
 mod record;
 mod series;
 mod tail;
@@ -34,6 +35,7 @@ pub use meter::{Count, Elapsed, Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
 pub use plot::{curve_svg, loss_svg, losses_svg};
+pub use plot_points::{Axes, points_svg};
 pub use record::{RunEnding, Status};
 pub use series::Series;
 pub use training::{

@@ -10,8 +10,8 @@ use plotters::prelude::*;
 use crate::error::{Code, Error, Result};
 
 const MOST_POINTS: usize = 2000;
-const SIZE: (u32, u32) = (960, 540);
-const TRAIN: RGBColor = RGBColor(31, 119, 180);
+pub(super) const SIZE: (u32, u32) = (960, 540);
+pub(super) const TRAIN: RGBColor = RGBColor(31, 119, 180);
 const EVAL: RGBColor = RGBColor(214, 39, 40);
 
 /// A curve of a picture.
@@ -142,7 +142,7 @@ fn whole(step: f64) -> String {
 }
 
 /// From the least to the greatest, with `margin` of the difference on both sides, never empty.
-fn bounds(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
+pub(super) fn bounds(values: impl Iterator<Item = f64>, margin: f64) -> Range<f64> {
     let (low, high) =
         values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v)));
     let around = if high > low { (high - low) * margin } else { 0.5 };

@@ -361,7 +361,7 @@ pub fn save_checkpoint(
 }
 
 /// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-/// Returns the warnings about data and attention that are not the checkpoint's.
+/// Returns the warnings about data, attention and averages that are not the checkpoint's.
 pub fn load_checkpoint(
     engine: &mut Engine,
     loader: Option<&mut Loader>,
@@ -371,6 +371,7 @@ pub fn load_checkpoint(
     Store::verify(&dir)?;
     let state = engine.read_state(&dir)?;
     let mut warnings = Vec::from_iter(engine.other_attention(&state));
+    warnings.extend(engine.other_averages(&state));
     let Some(loader) = loader else { return Ok(warnings) };
     let place = state.loader.ok_or_else(|| {
         let message = format!("checkpoint {} holds no place in the data", dir.display());

@@ -5,6 +5,7 @@
 
 mod device;
 mod errors;
+mod flat_storage;
 mod gpu;
 mod guard;
 mod memory;
@@ -15,6 +16,7 @@ mod transfer;
 
 pub use self::safetensors::SafetensorsFile;
 pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
+pub use flat_storage::{ALIGNMENT, FlatStorage};
 pub use gpu::Gpu;
 pub use guard::guard;
 pub use memory::{

@@ -34,6 +34,7 @@ pub(crate) fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> 
         ("fp32", plain.clone()),
         ("bf16", EngineConfig { precision: PrecisionConfig::new(Dtype::Bf16), ..plain.clone() }),
         ("fp16", EngineConfig { precision: PrecisionConfig::new(Dtype::Fp16), ..plain.clone() }),
+        ("bf16 weights", EngineConfig { precision: bf16_weights(), ..plain.clone() }),
         (
             "checkpointed",
             EngineConfig {
@@ -60,6 +61,11 @@ pub(crate) fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> 
     }
     all.push(("accumulated", accumulated));
     all
+}
+
+/// Weights of bf16 that are updated themselves.
+pub(crate) fn bf16_weights() -> PrecisionConfig {
+    PrecisionConfig { master_weights: Dtype::Bf16, ..PrecisionConfig::new(Dtype::Bf16) }
 }
 
 /// The ways in which the parts travel.

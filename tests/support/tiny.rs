@@ -28,6 +28,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         numerics: Numerics::default(),
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
+        ema: None,
         outliers: OutlierConfig::default(),
         optimizer: adamw((0.9, 0.95)),
         trainable: TrainableConfig::default(),

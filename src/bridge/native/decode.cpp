@@ -16,66 +16,19 @@
 #include <vector>
 
 #include "bridge.h"
+#include "lanes.h"
 
 namespace {
 
-// Sixteen floats: one register of AVX-512, two of AVX2, four of the least machine.
-using Lanes = float __attribute__((vector_size(64)));
-using Integers = int32_t __attribute__((vector_size(64)));
-constexpr int64_t kLanes = 16;
+using namespace dsr;
 
-// A function that is compiled for each of these machines; the program takes the best that it can run.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define FOR_EACH_MACHINE __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_MACHINE
-#endif
-// What it calls must become a part of it, or would be compiled for the least machine alone. Vectors
-// are then never handed from function to function, which GCC warns of.
-#define INLINE __attribute__((always_inline)) inline
-#pragma GCC diagnostic ignored "-Wpsabi"
-
-// The same anywhere in memory.
-using Unaligned = float __attribute__((vector_size(64), aligned(4), may_alias));
-
-INLINE Lanes load(const float* from) { return *reinterpret_cast<const Unaligned*>(from); }
-
-// bfloat16 is the upper half of a float.
-INLINE Lanes load(const at::BFloat16* from) {
-  using Halves = uint16_t __attribute__((vector_size(32)));
-  using Wide = uint32_t __attribute__((vector_size(64)));
-  Halves halves;
-  std::memcpy(&halves, from, sizeof halves);
-  const Wide wide = __builtin_convertvector(halves, Wide) << 16;
-  Lanes lanes;
-  std::memcpy(&lanes, &wide, sizeof lanes);
-  return lanes;
-}
-
-// The first `count` elements, and zeros; whole lanes where the caller says so.
+// Rows of `x`, a matrix and its bias, or null, and the rows of the result. Where the matrix is of whole
+// numbers each output has a step that it is multiplied by.
 template <typename T>
-INLINE Lanes load_part(const T* from, int64_t count) {
-  if (count == kLanes) return load(from);
-  T part[kLanes] = {};
-  std::memcpy(part, from, count * sizeof(T));
-  return load(part);
-}
-
-INLINE void store(float* to, const Lanes& lanes) { *reinterpret_cast<Unaligned*>(to) = lanes; }
-
-INLINE float sum(const Lanes& lanes) {
-  float part[kLanes];
-  store(part, lanes);
-  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) part[i] += part[i + width];
-  }
-  return part[0];
-}
-
-// Rows of `x`, a matrix and its bias, or null, and the rows of the result.
 struct Product {
   const float* x;
-  const float* matrix;
+  const T* matrix;
+  const float* steps;
   const float* bias;
   float* y;
   int64_t rows, inputs, outputs;
@@ -84,8 +37,8 @@ struct Product {
 // ---- A matrix [outputs, inputs]: each output is the dot product of two rows in memory.
 
 // Adds the products of `count` inputs from `x` and `w` on.
-template <int ROWS, int OUTPUTS>
-INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const float* w,
+template <int ROWS, int OUTPUTS, typename T>
+INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const T* w,
                          int64_t inputs, int64_t count) {
   Lanes factors[OUTPUTS];
   for (int o = 0; o < OUTPUTS; ++o) factors[o] = load_part(w + o * inputs, count);
@@ -95,10 +48,10 @@ INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const flo
   }
 }
 
-template <int ROWS, int OUTPUTS>
-INLINE void dot_products(const Product& p, int64_t row, int64_t output) {
+template <int ROWS, int OUTPUTS, typename T>
+INLINE void dot_products(const Product<T>& p, int64_t row, int64_t output) {
   const float* x = p.x + row * p.inputs;
-  const float* w = p.matrix + output * p.inputs;
+  const T* w = p.matrix + output * p.inputs;
   Lanes sums[ROWS][OUTPUTS] = {};
   int64_t k = 0;
   for (; k + kLanes <= p.inputs; k += kLanes) add_products(sums, x + k, w + k, p.inputs, kLanes);
@@ -106,13 +59,14 @@ INLINE void dot_products(const Product& p, int64_t row, int64_t output) {
   for (int m = 0; m < ROWS; ++m) {
     for (int o = 0; o < OUTPUTS; ++o) {
       const float bias = p.bias ? p.bias[output + o] : 0.0f;
-      p.y[(row + m) * p.outputs + output + o] = sum(sums[m][o]) + bias;
+      const float step = p.steps ? p.steps[output + o] : 1.0f;
+      p.y[(row + m) * p.outputs + output + o] = sum(sums[m][o]) * step + bias;
     }
   }
 }
 
-template <int OUTPUTS>
-INLINE void dot_products_of_rows(const Product& p, int64_t output) {
+template <int OUTPUTS, typename T>
+INLINE void dot_products_of_rows(const Product<T>& p, int64_t output) {
   int64_t row = 0;
   for (; row + 4 <= p.rows; row += 4) dot_products<4, OUTPUTS>(p, row, output);
   switch (p.rows - row) {
@@ -122,11 +76,15 @@ INLINE void dot_products_of_rows(const Product& p, int64_t output) {
   }
 }
 
-FOR_EACH_MACHINE void multiply_by_outputs(const Product& p, int64_t from, int64_t to) {
-  int64_t output = from;
-  for (; output + 4 <= to; output += 4) dot_products_of_rows<4>(p, output);
-  for (; output < to; ++output) dot_products_of_rows<1>(p, output);
-}
+// A template has no clones for machines.
+#define MULTIPLY_BY_OUTPUTS(T)                                                                   \
+  FOR_EACH_MACHINE void multiply_by_outputs(const Product<T>& p, int64_t from, int64_t to) {     \
+    int64_t output = from;                                                                       \
+    for (; output + 4 <= to; output += 4) dot_products_of_rows<4>(p, output);                    \
+    for (; output < to; ++output) dot_products_of_rows<1>(p, output);                            \
+  }
+MULTIPLY_BY_OUTPUTS(float)
+MULTIPLY_BY_OUTPUTS(int8_t)
 
 // ---- A matrix [inputs, outputs]: rows of it are added, each with its factor.
 
@@ -135,7 +93,7 @@ FOR_EACH_MACHINE void multiply_by_outputs(const Product& p, int64_t from, int64_
 constexpr int64_t kDepth = 64;
 
 template <int ROWS, int VECTORS>
-INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from, int64_t to) {
+INLINE void add_rows(const Product<float>& p, int64_t row, int64_t output, int64_t from, int64_t to) {
   float* y = p.y + row * p.outputs + output;
   Lanes sums[ROWS][VECTORS] = {};
   for (int64_t k = from; k < to; ++k) {
@@ -156,7 +114,7 @@ INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from
 }
 
 template <int VECTORS>
-INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t to) {
+INLINE void add_to_rows(const Product<float>& p, int64_t output, int64_t from, int64_t to) {
   int64_t row = 0;
   for (; row + 4 <= p.rows; row += 4) add_rows<4, VECTORS>(p, row, output, from, to);
   switch (p.rows - row) {
@@ -166,7 +124,7 @@ INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t 
   }
 }
 
-FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_t last) {
+FOR_EACH_MACHINE void multiply_by_inputs(const Product<float>& p, int64_t first, int64_t last) {
   for (int64_t m = 0; m < p.rows; ++m) {
     for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] = p.bias ? p.bias[o] : 0.0f;
   }
@@ -187,14 +145,72 @@ FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_
   }
 }
 
+// ---- A matrix [outputs, inputs] of NF4 codes, two a byte with the first in the high bits.
+
+constexpr int64_t kBlock = 64;
+
+// Rows of the even and of the odd inputs, which meet the codes of high and of low bits; a scale for each
+// block of 64 codes, which begin with a row.
+struct CodeProduct {
+  const float *even, *odd;
+  const uint8_t* codes;
+  const float* scales;
+  const float* values;
+  const float* bias;
+  float* y;
+  int64_t rows, inputs, outputs;
+};
+
+// The values of sixteen bytes, of their high and of their low bits.
+INLINE void look_up(const Lanes& table, const uint8_t* from, Lanes& high, Lanes& low) {
+  const Integers codes = widened(reinterpret_cast<const int8_t*>(from));
+  high = __builtin_shuffle(table, (codes >> 4) & 15);
+  low = __builtin_shuffle(table, codes & 15);
+}
+
+template <int ROWS>
+INLINE void dot_codes(const CodeProduct& p, const Lanes& table, int64_t row, int64_t output) {
+  const uint8_t* codes = p.codes + output * p.inputs / 2;
+  const float* scales = p.scales + output * p.inputs / kBlock;
+  const int64_t half = p.inputs / 2;
+  Lanes sums[ROWS] = {};
+  for (int64_t block = 0; block < p.inputs / kBlock; ++block) {
+    Lanes of_block[ROWS] = {};
+    for (int64_t k = block * kBlock / 2; k < (block + 1) * kBlock / 2; k += kLanes) {
+      Lanes high, low;
+      look_up(table, codes + k, high, low);
+      for (int m = 0; m < ROWS; ++m) {
+        const int64_t at = (row + m) * half + k;
+        of_block[m] += high * load(p.even + at) + low * load(p.odd + at);
+      }
+    }
+    for (int m = 0; m < ROWS; ++m) sums[m] += of_block[m] * scales[block];
+  }
+  const float bias = p.bias ? p.bias[output] : 0.0f;
+  for (int m = 0; m < ROWS; ++m) p.y[(row + m) * p.outputs + output] = sum(sums[m]) + bias;
+}
+
+FOR_EACH_MACHINE void multiply_codes(const CodeProduct& p, int64_t from, int64_t to) {
+  const Lanes table = load(p.values);
+  for (int64_t output = from; output < to; ++output) {
+    int64_t row = 0;
+    for (; row + 4 <= p.rows; row += 4) dot_codes<4>(p, table, row, output);
+    for (; row < p.rows; ++row) dot_codes<1>(p, table, row, output);
+  }
+}
+
 // Splits the outputs among threads, in parts of 64, which no result depends on.
-template <typename Multiply>
-void in_parts(const Product& p, Multiply multiply) {
+template <typename P, typename Multiply>
+void in_parts(const P& p, Multiply multiply) {
   constexpr int64_t kPart = 4 * kLanes, kLeastWork = 1 << 16;
   const int64_t grain = std::max<int64_t>(1, kLeastWork / (kPart * std::max<int64_t>(1, p.inputs)));
   at::parallel_for(0, (p.outputs + kPart - 1) / kPart, grain, [&](int64_t from, int64_t to) {
     multiply(p, from * kPart, std::min(to * kPart, p.outputs));
   });
+}
+
+const float* data(const at::Tensor* tensor) {
+  return tensor ? tensor->const_data_ptr<float>() : nullptr;
 }
 
 bool is_plain(const at::Tensor& tensor) {
@@ -303,7 +319,7 @@ void attend_rows(const at::Tensor& query, const at::Tensor& keys, const at::Tens
   const int64_t rows = query.size(0), heads = query.size(1);
   const Attention<T> a{
       query.const_data_ptr<T>(), keys.const_data_ptr<T>(), values.const_data_ptr<T>(),
-      bias ? bias->const_data_ptr<float>() : nullptr, out.mutable_data_ptr<T>(), seen, heads,
+      data(bias), out.mutable_data_ptr<T>(), seen, heads,
       keys.size(1), keys.size(2), query.size(2),
       bias && bias->size(0) > 1 ? bias->stride(0) : 0, bias ? bias->stride(1) : 0,
       static_cast<float>(scale)};
@@ -332,12 +348,44 @@ int dsr_few_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool by_in
     if (is_ours) {
       const int64_t rows = x->size(0), outputs = matrix->size(by_inputs ? 1 : 0);
       auto y = at::empty({rows, outputs}, x->options());
-      const Product p{x->const_data_ptr<float>(), matrix->const_data_ptr<float>(),
-                      bias ? bias->const_data_ptr<float>() : nullptr, y.mutable_data_ptr<float>(),
-                      rows, x->size(1), outputs};
-      in_parts(p, by_inputs ? multiply_by_inputs : multiply_by_outputs);
+      const Product<float> p{x->const_data_ptr<float>(), matrix->const_data_ptr<float>(),
+                             /*steps=*/nullptr, data(bias), y.mutable_data_ptr<float>(), rows,
+                             x->size(1), outputs};
+      in_parts(p, [=](const auto& p, int64_t from, int64_t to) {
+        by_inputs ? multiply_by_inputs(p, from, to) : multiply_by_outputs(p, from, to);
+      });
       *out = new at::Tensor(std::move(y));
     }
+  )
+}
+
+// The same with a matrix [outputs, inputs] of whole numbers and a step for each output; always made.
+int dsr_int8_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* steps, at::Tensor* bias,
+                  at::Tensor** out) {
+  TRY(
+    const int64_t rows = x->size(0), inputs = x->size(1), outputs = steps->size(0);
+    auto y = at::empty({rows, outputs}, x->options());
+    const Product<int8_t> p{x->const_data_ptr<float>(), codes->const_data_ptr<int8_t>(),
+                            steps->const_data_ptr<float>(), data(bias),
+                            y.mutable_data_ptr<float>(), rows, inputs, outputs};
+    in_parts(p, [](const auto& p, int64_t from, int64_t to) { multiply_by_outputs(p, from, to); });
+    *out = new at::Tensor(std::move(y));
+  )
+}
+
+// The same with NF4 codes, a scale for each 64 of them, and 16 values; inputs is a multiple of 64.
+int dsr_nf4_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* scales, const float* values,
+                 at::Tensor* bias, int64_t outputs, at::Tensor** out) {
+  TRY(
+    const int64_t rows = x->size(0), inputs = x->size(1);
+    auto y = at::empty({rows, outputs}, x->options());
+    const auto pairs = x->view({rows, inputs / 2, 2});
+    const auto even = pairs.select(2, 0).contiguous(), odd = pairs.select(2, 1).contiguous();
+    const CodeProduct p{even.const_data_ptr<float>(), odd.const_data_ptr<float>(),
+                        codes->const_data_ptr<uint8_t>(), scales->const_data_ptr<float>(), values,
+                        data(bias), y.mutable_data_ptr<float>(), rows, inputs, outputs};
+    in_parts(p, multiply_codes);
+    *out = new at::Tensor(std::move(y));
   )
 }
 

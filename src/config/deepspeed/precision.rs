@@ -30,7 +30,7 @@ const FP16: &[Key] = &[
         "fp16_master_weights_and_grads",
         Kind::Bool,
         NO,
-        "the optimizer always updates fp32 master weights",
+        "give dsr's precision master_weights: \"bf16\" in the recipe, which rounds stochastically",
     ),
 ];
 
@@ -46,7 +46,7 @@ const BF16: &[Key] = &[
         "bf16_master_weights_and_grads",
         Kind::Bool,
         NO,
-        "the optimizer always updates fp32 master weights",
+        "give dsr's precision master_weights: \"bf16\" in the recipe, which rounds stochastically",
     ),
     only(
         "bf16_optimizer_states",

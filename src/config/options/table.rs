@@ -39,7 +39,7 @@ impl<T: OptionType> OptionType for Option<T> {
 }
 
 /// A table, or true for its defaults; nothing for false.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Switch<T>(pub Option<T>);
 
 impl<T> Default for Switch<T> {

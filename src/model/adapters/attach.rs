@@ -40,8 +40,13 @@ impl Model {
             return Err(Error::new(Code::CallOrder, "the model has an adapter already")
                 .hint("merge it into the model first, with `model.merge()`"));
         }
-        let regroup =
-            Regroup { added, drops_adapter: false, copies: false, is_trained: &is_of_adapter };
+        let regroup = Regroup {
+            added,
+            drops_adapter: false,
+            copies: false,
+            quantizer: self.quantizer.clone(),
+            is_trained: &is_of_adapter,
+        };
         let mut model = self.rebuilt(regroup)?;
         model.adapter = Some(Adapter::new(config));
         model.begin_adapter(values);

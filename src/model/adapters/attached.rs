@@ -2,7 +2,7 @@
 
 use crate::{
     error::Result,
-    model::{param_id::ParamId, unit::ParamPlace},
+    model::{param_id::ParamId, param_spec::ParamPlace},
     tensor::{Kind, Tensor},
 };
 

@@ -92,6 +92,11 @@ impl Adapter {
         Self { config }
     }
 
+    /// Whether it has magnitudes (DoRA).
+    pub fn use_dora(&self) -> bool {
+        self.config.use_dora()
+    }
+
     pub(super) fn config(&self) -> &AdapterConfig {
         &self.config
     }

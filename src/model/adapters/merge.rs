@@ -11,14 +11,20 @@ use crate::{
 
 impl Model {
     /// The model without its adapter, whose part is in its parameters. With `copies` the parameters are
-    /// copied first, for those who go on with them as they are.
+    /// copied first, for those who go on with them as they are. Quantized parameters are dequantized
+    /// for good.
     pub fn merged(self: &Rc<Self>, copies: bool) -> Result<Rc<Self>> {
         if self.adapter.is_none() {
             return Err(no_adapter());
         }
         self.make_whole()?;
-        let added = BTreeMap::new();
-        let regroup = Regroup { added, drops_adapter: true, copies, is_trained: &|_| true };
+        let regroup = Regroup {
+            added: BTreeMap::new(),
+            drops_adapter: true,
+            copies,
+            quantizer: None,
+            is_trained: &|_| true,
+        };
         let mut model = self.rebuilt(regroup)?;
         model.origin = Origin::Memory;
         let new = model.places_by_name();
@@ -67,8 +73,8 @@ impl Model {
             Part::Lora(lora) => lora,
         };
         let inputs = self.spec(place).input_dim();
-        let weight = tensor(&place);
-        let merged = lora.adapted(weight, inputs)?;
+        let weight = self.units[place.unit].value(place.index)?;
+        let merged = lora.adapted(&weight, inputs)?;
         let merged = match &lora.magnitude {
             None => merged,
             Some(magnitude) => {

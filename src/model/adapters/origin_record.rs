@@ -21,6 +21,9 @@ impl Model {
         let mut hash = Sha256::new();
         let config = serde_json::Value::from(self.facts.config.clone()).to_string();
         hash.update(config.as_bytes());
+        if let Some(quantization) = self.quantization() {
+            hash.update(quantization.name().as_bytes());
+        }
         let path = match &self.origin {
             Origin::Seed(seed) => {
                 hash.update(&seed.to_le_bytes());

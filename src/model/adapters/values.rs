@@ -97,12 +97,12 @@ impl Model {
         let ParamPlace { unit, index } = self.place_of(name)?;
         let unit = &self.units[unit];
         if unit.is_here() {
-            return Ok(unit.params()[index].f_detach()?);
+            return unit.value(index);
         }
-        let copy = FlatUnit::absent(unit.specs().to_vec(), self.device)?;
+        let copy = unit.absent_twin()?;
         let base = base.ok_or_else(|| Error::new(Code::Internal, "a base without values"))?;
         self.fill(base, &copy)?;
-        Ok(copy.params()[index].f_detach()?)
+        copy.value(index)
     }
 }
 

@@ -13,8 +13,8 @@ use crate::{
             Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
             Position, Projections,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

@@ -19,8 +19,8 @@ use crate::{
         layer::{Context, Flow, Layer},
         loss,
         param_id::ParamId,
+        param_spec::Init,
         params::{LayerBuilder, Params},
-        unit::Init,
     },
     tensor::{Device, Kind, Tensor, no_grad},
 };

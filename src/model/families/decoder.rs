@@ -10,11 +10,12 @@ use crate::{
         architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
         modules::{
             Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
-            Position, Projections, Rope, RopeContext, Rotary,
+            Position, Projections, Rotary,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
+    rope::{Rope, RopeContext},
 };
 
 const EMBEDDING: &str = "model.embed_tokens.weight";

@@ -8,8 +8,8 @@ use crate::{
     model::{
         architecture::{Architecture, ModelInfo, Prediction, WeightNames},
         param_id::ParamId,
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 
@@ -64,7 +64,7 @@ impl Config {
     ) -> Result<ParamId> {
         Ok(match self.flag("tie_word_embeddings")? {
             true => b.borrow(embedding),
-            false => b.add("lm_head.weight", &[shape.0, shape.1], init),
+            false => b.add_of_tokens("lm_head.weight", shape, init),
         })
     }
 

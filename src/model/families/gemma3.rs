@@ -10,10 +10,8 @@ use super::{
 };
 use crate::{
     error::Result,
-    model::{
-        architecture::Architecture,
-        modules::{Rope, RopeContext, Rotary},
-    },
+    model::{architecture::Architecture, modules::Rotary},
+    rope::{Rope, RopeContext},
 };
 
 pub(super) static FAMILY: Family = Family { table: &TABLE, sizes: SIZES, describe, names: NAMES };

@@ -13,8 +13,8 @@ use crate::{
             Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Positions,
             Projections,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

@@ -12,8 +12,8 @@ use crate::{
             Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Positions,
             Projections,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 

@@ -13,8 +13,8 @@ use crate::{
             Activation, Attention, Block, Branch, DecoderStart, Embed, Embedding, Gate, Head,
             Linear, Mlp, Norm, Position, Projections, RelativeBias,
         },
+        param_spec::Init,
         params::LayerBuilder,
-        unit::Init,
     },
 };
 
@@ -123,7 +123,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     let norm = Norm::rms(&mut b, "decoder.final_layer_norm", width, epsilon);
     let projection = match is_tied {
         true => b.borrow(EMBEDDING),
-        false => b.add("lm_head.weight", &[vocab, width], init),
+        false => b.add_of_tokens("lm_head.weight", (vocab, width), init),
     };
     let head = Head {
         scale: is_scaled.then(|| (width as f64).powf(-0.5)),

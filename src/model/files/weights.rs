@@ -14,10 +14,7 @@ use serde_json::Value;
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
-    model::{
-        architecture::WeightNames,
-        unit::{FlatUnit, ParamSpec},
-    },
+    model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
     tensor::{Kind, SafetensorsFile},
 };
 

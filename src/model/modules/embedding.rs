@@ -14,9 +14,9 @@ use crate::{
         cost::{LayerCost, Operation, Tape, Workload},
         layer::{Context, Flow, Layer},
         param_id::ParamId,
+        param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
-        unit::Init,
     },
     tensor::{Kind, Tensor, no_grad},
 };
@@ -32,8 +32,18 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
-    /// A table of `rows` rows, `name`.
+    /// A table of tokens, `name`.
     pub(crate) fn new(
+        b: &mut LayerBuilder,
+        name: &str,
+        (rows, width): (i64, i64),
+        init: Init,
+    ) -> Self {
+        let weight = b.add_of_tokens(name, (rows, width), init);
+        Self { weight, rows, width, scale: None }
+    }
+
+    fn of_positions(
         b: &mut LayerBuilder,
         name: &str,
         (rows, width): (i64, i64),
@@ -63,7 +73,12 @@ impl Embedding {
         let weight = p.tensor(self.weight);
         let shape = [&ids.size()[..], &[self.width]].concat();
         let rows = || -> Result<Tensor> {
-            Ok(weight.f_index_select(0, &ids.f_reshape([-1])?)?.f_view(&shape[..])?)
+            let ids = ids.f_reshape([-1])?;
+            let rows = match p.codes(self.weight) {
+                Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
+                None => weight.f_index_select(0, &ids)?,
+            };
+            Ok(rows.f_view(&shape[..])?)
         };
         let rows = match p.sink(self.weight) {
             None => rows()?,
@@ -102,7 +117,11 @@ pub(crate) struct Positions {
 impl Positions {
     /// A table of so many positions.
     pub(crate) fn new(b: &mut LayerBuilder, name: &str, shape: (i64, i64), init: Init) -> Self {
-        Self { table: Embedding::new(b, name, shape, init), first: 0, skips_padding: false }
+        Self {
+            table: Embedding::of_positions(b, name, shape, init),
+            first: 0,
+            skips_padding: false,
+        }
     }
 
     /// OPT's: the first position has row 2, and padding counts as none.
@@ -112,7 +131,7 @@ impl Positions {
         (positions, width): (i64, i64),
         init: Init,
     ) -> Self {
-        let table = Embedding::new(b, name, (positions + 2, width), init);
+        let table = Embedding::of_positions(b, name, (positions + 2, width), init);
         Self { table, first: 2, skips_padding: true }
     }
 

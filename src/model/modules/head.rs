@@ -97,7 +97,11 @@ impl Layer for Head {
         let projection = params.tensor(self.projection);
         let logits = || -> Result<Tensor> {
             let rows = x.f_reshape([-1, self.shape.1])?;
-            match few_rows(&rows, Matrix::ByOutputs(projection), None)? {
+            let logits = match params.codes(self.projection) {
+                Some((codes, index)) => Some(codes.multiply(index, self.shape.0, &rows, None)?),
+                None => few_rows(&rows, Matrix::ByOutputs(projection), None)?,
+            };
+            match logits {
                 Some(logits) => Ok(logits.f_view([x.size()[0], -1, self.shape.0])?),
                 None => Ok(x.f_matmul(&projection.f_tr()?)?),
             }

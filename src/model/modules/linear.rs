@@ -5,6 +5,8 @@
 //! tensor of the weight's size, in the weight's format, only to have it added to the one that exists.
 //! Layers with one input are one operation, whose products add up in the gradient of the input.
 
+use std::rc::Rc;
+
 use super::lora::Branch;
 use crate::{
     bridge::{
@@ -14,13 +16,14 @@ use crate::{
     },
     error::{Code, Error, Result},
     model::{
+        codes::Codes,
         cost::{Operation, Tape, Workload},
         layer::Context,
         param_id::ParamId,
+        param_spec::Init,
         params::{LayerBuilder, Params},
         profile::{ModuleProfile, record},
         split::Split,
-        unit::Init,
         unit_gradient::ParamSink,
     },
     tensor::{Tensor, no_grad},
@@ -165,6 +168,8 @@ impl Linear {
         let sink = |id: ParamId| p.sink(id);
         Weights {
             weight: p.tensor(self.weight).shallow_clone(),
+            codes: p.codes(self.weight),
+            outputs: self.outputs,
             bias: self.bias.map(|bias| p.tensor(bias).shallow_clone()),
             weight_sink: sink(self.weight),
             bias_sink: self.bias.and_then(sink),
@@ -209,7 +214,10 @@ impl Linear {
 
 /// The parameters of one layer, for its forward and its backward pass.
 struct Weights {
+    /// Without its values where there are codes.
     weight: Tensor,
+    codes: Option<(Rc<Codes>, usize)>,
+    outputs: i64,
     bias: Option<Tensor>,
     weight_sink: Option<ParamSink>,
     bias_sink: Option<ParamSink>,
@@ -226,17 +234,24 @@ impl Weights {
 
     /// The product outside of a training.
     fn inferred(&self, x: &Tensor) -> Result<Tensor> {
-        let stored = match self.is_conv1d {
-            true => Matrix::ByInputs(&self.weight),
-            false => Matrix::ByOutputs(&self.weight),
-        };
-        let y = match few_rows(x, stored, self.bias.as_ref())? {
-            Some(y) => y,
-            None => self.product(x)?,
+        let y = match &self.codes {
+            Some((codes, index)) => codes.multiply(*index, self.outputs, x, self.bias.as_ref())?,
+            None => self.multiplied(x)?,
         };
         match &self.branch {
             Some(branch) => branch.added(&y, x),
             None => Ok(y),
+        }
+    }
+
+    fn multiplied(&self, x: &Tensor) -> Result<Tensor> {
+        let stored = match self.is_conv1d {
+            true => Matrix::ByInputs(&self.weight),
+            false => Matrix::ByOutputs(&self.weight),
+        };
+        match few_rows(x, stored, self.bias.as_ref())? {
+            Some(y) => Ok(y),
+            None => self.product(x),
         }
     }
 
@@ -388,6 +403,8 @@ impl Weights {
     fn shallow_clone(&self) -> Self {
         Self {
             weight: self.weight.shallow_clone(),
+            codes: self.codes.clone(),
+            outputs: self.outputs,
             bias: self.bias.as_ref().map(Tensor::shallow_clone),
             weight_sink: self.weight_sink.clone(),
             bias_sink: self.bias_sink.clone(),

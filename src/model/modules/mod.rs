@@ -16,7 +16,6 @@ mod mlp;
 mod norm;
 mod relative;
 mod rms;
-mod rope;
 mod rotary;
 
 pub(super) use self::{
@@ -29,7 +28,6 @@ pub(super) use self::{
     mlp::{Gate, Mlp},
     norm::Norm,
     relative::RelativeBias,
-    rope::{Rope, RopeContext},
     rotary::Rotary,
 };
 use crate::tensor::Tensor;

@@ -7,9 +7,9 @@ use crate::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::Context,
         param_id::ParamId,
+        param_spec::Init,
         params::{Backward, LayerBuilder, Params},
         profile::{ModuleProfile, record},
-        unit::Init,
     },
     tensor::{Device, Tensor},
 };

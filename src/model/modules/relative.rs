@@ -9,10 +9,10 @@ use crate::{
         cost::{Operation, Tape, Workload},
         layer::Context,
         param_id::ParamId,
+        param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
         split::Split,
-        unit::Init,
     },
     tensor::{Device, Kind, Tensor},
 };

@@ -5,11 +5,11 @@
 
 use std::cell::RefCell;
 
-use super::Rope;
 use crate::{
     bridge::autograd::own_gradient,
     error::Result,
     model::cache::DecodeRows,
+    rope::Rope,
     tensor::{Device, Kind, Tensor, no_grad},
 };
 
@@ -134,7 +134,7 @@ fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bridge::autograd, model::modules::RopeContext};
+    use crate::{bridge::autograd, rope::RopeContext};
 
     fn rotary() -> Rotary {
         let context = RopeContext {

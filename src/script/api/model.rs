@@ -11,6 +11,7 @@ use super::{
 use crate::data::DataSource;
 use crate::{
     config::{
+        Quantization, QuantizeOptions,
         options::{OptionTable, option_table},
         suggest::nearest,
     },
@@ -284,17 +285,23 @@ fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Ten
 /// Settings of a `config.json` by their names.
 type Overrides = Vec<(&'static str, serde_json::Value)>;
 
-/// The options of `load_model`: a revision of the hub, and other dropout.
-pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Overrides)> {
+/// The options of `load_model`: a revision of the hub, fewer bits, and other dropout.
+pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Option<Quantization>, Overrides)> {
     options::read("load_model", map, |o| {
-        (LoadOptions::read(o).revision, overrides(o, &ModelConfig::DROPOUT_KEYS))
+        let revision = LoadOptions::read(o).revision;
+        (revision, quantization(o), overrides(o, &ModelConfig::DROPOUT_KEYS))
     })
 }
 
-/// The options of `new_model`: the seed, and other settings.
-pub(crate) fn make_options(map: &Map) -> Result<(u64, Overrides)> {
+fn quantization(o: &mut Options<'_>) -> Option<Quantization> {
+    QuantizeOptions::read(o).quantization()
+}
+
+/// The options of `new_model`: the seed, fewer bits, and other settings.
+pub(crate) fn make_options(map: &Map) -> Result<(u64, Option<Quantization>, Overrides)> {
     options::read("new_model", map, |o| {
-        (MakeOptions::read(o).seed, overrides(o, &ModelConfig::keys()))
+        let seed = MakeOptions::read(o).seed;
+        (seed, quantization(o), overrides(o, &ModelConfig::keys()))
     })
 }
 
@@ -304,7 +311,7 @@ pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokeniz
 }
 
 fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
-    let (revision, overrides) = load_options(options)?;
+    let (revision, quantization, overrides) = load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
     let dir = directory(host, spec, revision.as_deref(), files)?;
@@ -314,7 +321,7 @@ fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
         true => model::Model::outline(&config, device)?,
         false => model::Model::load(&dir, &config, device)?,
     };
-    Ok(Handle::new(model))
+    handle(model, quantization)
 }
 
 /// The tokenizer for an export, if the model has an embedding for each of its tokens.
@@ -360,7 +367,7 @@ pub(super) fn directory(
 }
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (seed, overrides) = make_options(options)?;
+    let (seed, quantization, overrides) = make_options(options)?;
     let config = match ModelConfig::named(spec) {
         Some(config) => config,
         None => from_file(&host.workspace.rights, spec)?,
@@ -371,7 +378,14 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
         true => model::Model::outline(&config, device)?,
         false => model::Model::from_scratch(&config, seed, device)?,
     };
-    Ok(Handle::new(model))
+    handle(model, quantization)
+}
+
+fn handle(model: model::Model, quantization: Option<Quantization>) -> Result<api::Model> {
+    Ok(Handle::new(match quantization {
+        Some(quantization) => model.quantized(quantization)?,
+        None => model,
+    }))
 }
 
 fn from_file(rights: &Rights, spec: &str) -> Result<ModelConfig> {
@@ -412,5 +426,7 @@ fn whole(value: serde_json::Value) -> serde_json::Value {
 fn describe(model: &model::Model) -> String {
     let millions = model.num_params() as f64 / 1e6;
     let model::ModelInfo { kind, summary, .. } = model.facts();
-    format!("Model {kind}, {millions:.1}M parameters ({summary})")
+    let quantized = model.quantization().map(|quantization| format!(", {}", quantization.name()));
+    let quantized = quantized.unwrap_or_default();
+    format!("Model {kind}, {millions:.1}M parameters ({summary}{quantized})")
 }

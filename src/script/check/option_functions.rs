@@ -4,7 +4,7 @@ use rhai::{FnPtr, Map};
 
 use crate::{
     config::{
-        ENGINE_TABLES,
+        ENGINE_TABLES, QuantizeOptions,
         options::{OptionTable, Row},
     },
     data::{ChatOptions, MixOptions, PackOptions, TokenizeOptions, TokenizerTraining},
@@ -56,7 +56,7 @@ const FUNCTIONS: &[OptionFunction] = &[
     }),
     OptionFunction {
         settings: || ModelConfig::DROPOUT_KEYS.to_vec(),
-        ..function("load_model", &[api::model::LoadOptions::ROWS], |map| {
+        ..function("load_model", &[api::model::LoadOptions::ROWS, QuantizeOptions::ROWS], |map| {
             api::model::load_options(map).map(drop)
         })
     },
@@ -69,13 +69,16 @@ const FUNCTIONS: &[OptionFunction] = &[
     }),
     OptionFunction {
         settings: ModelConfig::keys,
-        ..function("new_model", &[api::model::MakeOptions::ROWS], |map| {
+        ..function("new_model", &[api::model::MakeOptions::ROWS, QuantizeOptions::ROWS], |map| {
             api::model::make_options(map).map(drop)
         })
     },
     function("pack", &[PackOptions::ROWS], |map| api::dataset::pack_options(map).map(drop)),
     function("save_checkpoint", &[api::engine::SaveOptions::ROWS], |map| {
         api::engine::save_options(map).map(drop)
+    }),
+    function("save_plot", &[api::plot::PlotOptions::ROWS], |map| {
+        api::plot::plot_options(map).map(drop)
     }),
     function("sequential", api::nn::sequential::TABLES, |map| {
         api::nn::sequential::read(map, no_function).map(drop)

@@ -29,7 +29,7 @@ const MOST_ROTATED: i64 = 1 << 16;
 
 /// How rotary positions turn.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Rope {
+pub struct Rope {
     /// Elements of a head that turn.
     rotated: i64,
     /// The inverse frequencies of a short pass.
@@ -53,7 +53,7 @@ enum Longer {
 
 /// The settings of the config beside the rope object.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct RopeContext {
+pub struct RopeContext {
     /// Elements of a head.
     pub head_dim: i64,
     /// The base where the config gives none.
@@ -70,7 +70,7 @@ pub(crate) struct RopeContext {
 
 impl Rope {
     /// Reads the rope object of a config, old or new. Both may be there as long as they agree.
-    pub(crate) fn read_config(config: &Map<String, Value>, context: &RopeContext) -> Reading {
+    pub fn read_config(config: &Map<String, Value>, context: &RopeContext) -> Reading {
         let [old, new] = ["rope_scaling", "rope_parameters"].map(|key| {
             let value = config.get(key).filter(|value| !value.is_null());
             value.map(|_| Self::read(key, value, context))
@@ -87,7 +87,7 @@ impl Rope {
 
     /// Reads a `rope_scaling` or `rope_parameters` value; `key` names it in messages. A missing or
     /// null value means the default type.
-    pub(crate) fn read(key: &str, value: Option<&Value>, context: &RopeContext) -> Reading {
+    pub fn read(key: &str, value: Option<&Value>, context: &RopeContext) -> Reading {
         let empty = Map::new();
         let map = match value {
             None | Some(Value::Null) => &empty,
@@ -100,17 +100,17 @@ impl Rope {
     }
 
     /// Elements of a head that turn (even).
-    pub(crate) fn rotated(&self) -> i64 {
+    pub fn rotated(&self) -> i64 {
         self.rotated
     }
 
     /// The positions that the frequencies are for; `None` has no end.
-    pub(crate) fn reach(&self) -> Option<i64> {
+    pub fn reach(&self) -> Option<i64> {
         self.reach
     }
 
     /// The tokens from which on a pass has other frequencies than a shorter one.
-    pub(crate) fn switches_behind(&self) -> Option<i64> {
+    pub fn switches_behind(&self) -> Option<i64> {
         match self.longer {
             Some(Longer::Fixed { limit, .. }) => Some(limit),
             _ => None,
@@ -118,13 +118,13 @@ impl Rope {
     }
 
     /// Whether frequencies depend on the number of tokens.
-    pub(crate) fn depends_on_length(&self) -> bool {
+    pub fn depends_on_length(&self) -> bool {
         self.longer.is_some()
     }
 
     /// Inverse frequencies [rotated / 2] for a pass of `tokens` positions (the largest position
     /// plus one), and the factor of cosine and sine.
-    pub(crate) fn frequencies(&self, tokens: i64) -> (Vec<f32>, f64) {
+    pub fn frequencies(&self, tokens: i64) -> (Vec<f32>, f64) {
         let inverse = match &self.longer {
             Some(Longer::Dynamic { limit, theta, factor }) if tokens > *limit => {
                 let ratio = *factor as f32 * tokens as f32 / *limit as f32;

@@ -1,0 +1,67 @@
+//! Int8: each output has a scale, its largest magnitude, and its weights are whole 127ths of it (the
+//! vector-wise quantization of LLM.int8(), Dettmers et al. 2022; inputs are not quantized).
+
+use super::rows::parts;
+use crate::{
+    bridge::quantize::int8_decode,
+    error::Result,
+    tensor::{Kind, Tensor},
+};
+
+/// The largest code.
+const MOST: f64 = 127.0;
+
+/// The codes of a float32 matrix `[outputs, inputs]`, and the scale of each output.
+pub(super) fn encode(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
+    let scales = matrix.f_abs()?.f_amax([1i64], true)?;
+    let inverse = scales.f_clamp_min(1e-38)?.f_reciprocal()?.f_mul_scalar(MOST)?;
+    let codes = matrix.f_mul(&inverse)?.f_round()?.f_clamp(-MOST, MOST)?;
+    let codes = codes.f_to_kind(Kind::Int8)?.f_view_dtype(Kind::Uint8)?;
+    Ok((codes, scales.f_view([-1i64])?))
+}
+
+/// What the codes of each output are multiplied by.
+pub(super) fn steps(scales: &Tensor) -> Result<Tensor> {
+    Ok(scales.f_mul_scalar(1.0 / MOST)?)
+}
+
+/// Writes the values of `codes` into `out` `[outputs, inputs]`.
+pub(super) fn decode(codes: &Tensor, scales: &Tensor, out: &Tensor) -> Result<()> {
+    let steps = steps(scales)?;
+    if int8_decode(codes, &steps, out)? {
+        return Ok(());
+    }
+    let (codes, steps) = (codes.f_view(&out.size()[..])?, steps.f_unsqueeze(1)?);
+    for (first, rows) in parts(out) {
+        let values = codes.f_narrow(0, first, rows)?.f_mul(&steps.f_narrow(0, first, rows)?)?;
+        out.f_narrow(0, first, rows)?.f_copy_(&values)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::Device;
+
+    #[test]
+    fn a_weight_is_a_whole_127th_of_the_largest_of_its_output() {
+        let matrix = Tensor::from_slice2(&[[2.0f32, -1.0, 0.01], [0.0, 0.0, 0.0]]);
+        let (codes, scales) = encode(&matrix).unwrap();
+        let codes = codes.view_dtype(Kind::Int8);
+        assert_eq!(Vec::<i8>::try_from(codes.view([-1])).unwrap(), [127, -64, 1, 0, 0, 0]);
+        assert_eq!(Vec::<f32>::try_from(&scales).unwrap(), [2.0, 0.0]);
+        let out = Tensor::zeros([2, 3], (Kind::Float, Device::Cpu));
+        decode(&codes, &scales, &out).unwrap();
+        let step = 2.0 * (1.0 / 127.0f32);
+        let expected = [127.0 * step, -64.0 * step, step, 0.0, 0.0, 0.0];
+        assert_eq!(Vec::<f32>::try_from(out.view([-1])).unwrap(), expected);
+        let other = Tensor::zeros([3, 2], (Kind::Float, Device::Cpu));
+        // With gaps, so that operations do it, and in the other order.
+        let wide = Tensor::zeros([2, 6], (Kind::Float, Device::Cpu));
+        for by in [other.transpose(0, 1), wide.slice(1, 0, 6, 2)] {
+            decode(&codes, &scales, &by).unwrap();
+            assert!(by.equal(&out));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! NF4: codes of 4 bits, whose values are equally likely under a normal distribution (Dettmers et al.
+//! 2023, QLoRA), bit for bit as bitsandbytes has them.
+//!
+//! A matrix `[outputs, inputs]` is cut into blocks of 64 values in its order in memory. A block is
+//! divided by its largest magnitude, its scale, and each quotient becomes the number of the nearest
+//! value of the table. Two codes share a byte, the first in its high bits.
+
+use super::rows::parts;
+use crate::{
+    bridge::quantize::nf4_decode,
+    error::Result,
+    tensor::{Device, Kind, Tensor},
+};
+
+/// Values that share a scale.
+pub(super) const BLOCK: i64 = 64;
+
+/// The value of each code, from bitsandbytes.
+pub(super) const VALUES: [f32; 16] = [
+    -1.0,
+    -0.696_192_8,
+    -0.525_073_05,
+    -0.394_917_5,
+    -0.284_441_38,
+    -0.184_773_43,
+    -0.091_050_036,
+    0.0,
+    0.079_580_3,
+    0.160_930_2,
+    0.246_112_3,
+    0.337_915_24,
+    0.440_709_83,
+    0.562_617,
+    0.722_956_84,
+    1.0,
+];
+
+/// One scale for each block.
+pub(super) type Scales = Tensor;
+
+/// Blocks of so many values.
+pub(super) fn blocks(numel: i64) -> i64 {
+    numel.div_euclid(BLOCK) + i64::from(numel.rem_euclid(BLOCK) > 0)
+}
+
+/// The table on a device.
+pub(super) struct Nf4 {
+    /// The values of both codes of each byte: `[256, 2]`.
+    pairs: Tensor,
+    /// Where one code ends and the next begins: `[15]`.
+    bounds: Tensor,
+}
+
+impl Nf4 {
+    pub(super) fn new(device: Device) -> Result<Self> {
+        let pairs: Vec<f32> =
+            (0..256).flat_map(|byte| [VALUES[byte >> 4], VALUES[byte & 15]]).collect();
+        let bounds: Vec<f32> = VALUES.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
+        let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(device)?;
+        Ok(Self { pairs, bounds: Tensor::f_from_slice(&bounds)?.f_to_device(device)? })
+    }
+
+    /// The codes of a contiguous float32 matrix, two a byte, and the scales of its blocks.
+    pub(super) fn encode(&self, matrix: &Tensor) -> Result<(Tensor, Scales)> {
+        let numel = matrix.numel() as i64;
+        let flat = matrix.f_view([-1i64])?;
+        let blocks =
+            flat.f_constant_pad_nd([0, blocks(numel) * BLOCK - numel])?.f_view([-1, BLOCK])?;
+        let scales = blocks.f_abs()?.f_amax([1i64], true)?;
+        let inverse = scales.f_clamp_min(1e-38)?.f_reciprocal()?;
+        let scaled = blocks.f_mul(&inverse)?.f_clamp_(-1.0, 1.0)?;
+        let codes = scaled.f_bucketize(&self.bounds, true, false)?.f_to_kind(Kind::Uint8)?;
+        let pairs = codes.f_view([-1i64, 2])?;
+        let high = pairs.f_select(1, 0)?.f_mul_scalar(16)?;
+        let bytes = high.f_bitwise_or_tensor(&pairs.f_select(1, 1)?)?;
+        Ok((bytes.f_narrow(0, 0, (numel + 1) / 2)?, scales.f_view([-1i64])?))
+    }
+
+    /// Writes the values of `codes` into `out` `[outputs, inputs]`.
+    pub(super) fn decode(&self, codes: &Tensor, scales: &Scales, out: &Tensor) -> Result<()> {
+        if nf4_decode(codes, scales, &VALUES, out)? {
+            return Ok(());
+        }
+        let inputs = out.size()[1];
+        for (first, rows) in parts(out) {
+            let numel = rows * inputs;
+            // Parts begin at whole blocks.
+            let codes = codes.f_narrow(0, first * inputs / 2, (numel + 1) / 2)?;
+            let scales = scales.f_narrow(0, first * inputs / BLOCK, blocks(numel))?;
+            let values = self.by_operations(&codes, &scales, &[rows, inputs])?;
+            out.f_narrow(0, first, rows)?.f_copy_(&values)?;
+        }
+        Ok(())
+    }
+
+    /// The values of `codes`, float32, of this `shape`, by libtorch's operations.
+    fn by_operations(&self, codes: &Tensor, scales: &Scales, shape: &[i64]) -> Result<Tensor> {
+        let numel: i64 = shape.iter().product();
+        let values = self.pairs.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?.f_view([-1i64])?;
+        let padding = blocks(numel) * BLOCK - values.numel() as i64;
+        let mut blocks = match padding {
+            0 => values,
+            padding => values.f_constant_pad_nd([0, padding])?,
+        };
+        blocks = blocks.f_view([-1, BLOCK])?;
+        let _ = blocks.f_mul_(&scales.f_unsqueeze(1)?)?;
+        Ok(blocks.f_view([-1i64])?.f_narrow(0, 0, numel)?.f_view(shape)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tensor::manual_seed;
+
+    /// bitsandbytes' `dQuantizeNF4` (csrc/kernels.cu).
+    fn code_of(x: f32) -> u8 {
+        const BOUNDS: [f64; 15] = [
+            -0.8480964004993439,
+            -0.6106329262256622,
+            -0.4599952697753906,
+            -0.33967943489551544,
+            -0.23460740596055984,
+            -0.13791173323988914,
+            -0.045525018125772476,
+            0.03979014977812767,
+            0.1202552504837513,
+            0.2035212516784668,
+            0.2920137718319893,
+            0.3893125355243683,
+            0.5016634166240692,
+            0.6427869200706482,
+            0.8614784181118011,
+        ];
+        BOUNDS.iter().filter(|&&bound| x > bound as f32).count() as u8
+    }
+
+    fn matrix(shape: [i64; 2]) -> Tensor {
+        manual_seed(3);
+        Tensor::randn(shape, (Kind::Float, Device::Cpu))
+    }
+
+    fn floats(tensor: &Tensor) -> Vec<f32> {
+        Vec::try_from(tensor.reshape([-1]).to_kind(Kind::Float)).unwrap()
+    }
+
+    /// Whole blocks, a last one that is short, and an odd number of values.
+    const SHAPES: [[i64; 2]; 3] = [[8, 64], [3, 50], [3, 33]];
+
+    #[test]
+    fn codes_scales_and_values_are_those_of_bitsandbytes() {
+        let nf4 = Nf4::new(Device::Cpu).unwrap();
+        for shape in SHAPES {
+            let matrix = matrix(shape);
+            let (codes, scales) = nf4.encode(&matrix).unwrap();
+            let (found, found_scales) = (Vec::<u8>::try_from(&codes).unwrap(), floats(&scales));
+            let out = Tensor::zeros(shape, (Kind::Float, Device::Cpu));
+            nf4.decode(&codes, &scales, &out).unwrap();
+            let values = floats(&out);
+            for (b, block) in floats(&matrix).chunks(BLOCK as usize).enumerate() {
+                let absmax = block.iter().fold(0f32, |most, x| most.max(x.abs()));
+                assert_eq!(found_scales[b], absmax);
+                for (j, x) in block.iter().enumerate() {
+                    let i = b * BLOCK as usize + j;
+                    let byte = found[i / 2];
+                    let code = if i.is_multiple_of(2) { byte >> 4 } else { byte & 15 };
+                    assert_eq!(code, code_of(x * (1.0 / absmax)), "value {i} of {shape:?}");
+                    assert_eq!(values[i], VALUES[usize::from(code)] * absmax);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_the_operations_give_the_same_values_in_every_format_and_order() {
+        let nf4 = Nf4::new(Device::Cpu).unwrap();
+        for shape in SHAPES {
+            let (codes, scales) = nf4.encode(&matrix(shape)).unwrap();
+            let expected = nf4.by_operations(&codes, &scales, &shape).unwrap();
+            for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
+                let out = Tensor::zeros(shape, (kind, Device::Cpu));
+                nf4.decode(&codes, &scales, &out).unwrap();
+                assert!(out.equal(&expected.to_kind(kind)), "{kind:?} {shape:?}");
+                let other = Tensor::zeros([shape[1], shape[0]], (kind, Device::Cpu));
+                nf4.decode(&codes, &scales, &other.transpose(0, 1)).unwrap();
+                assert!(other.transpose(0, 1).equal(&out));
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_of_zeros_stays_zeros() {
+        let nf4 = Nf4::new(Device::Cpu).unwrap();
+        let out = Tensor::ones([1, 64], (Kind::Float, Device::Cpu));
+        let (codes, scales) = nf4.encode(&out.zeros_like()).unwrap();
+        nf4.decode(&codes, &scales, &out).unwrap();
+        assert!(floats(&out).iter().all(|&x| x == 0.0));
+    }
+}

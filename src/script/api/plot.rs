@@ -1,0 +1,101 @@
+//! `save_plot`: a curve of a recipe's own as a picture.
+
+use rhai::{Array, Map, plugin::*};
+
+use crate::{
+    config::options::option_table,
+    error::{Code, Error, Result},
+    fs::{create_dir_all, write_atomic},
+    recipe::{
+        error::ScriptResult,
+        options,
+        value::{describe, number},
+    },
+    run::{Axes, points_svg},
+    script::host::{self, Host},
+};
+
+/// Pictures.
+#[export_module]
+pub mod api {
+    /// Draws a curve through points as an SVG picture, which any browser shows.
+    ///
+    /// * `points` - arrays of two numbers
+    ///
+    /// ```rhai
+    /// save_plot("runs/squares.svg", [[1, 1], [2, 4], [3, 9]], #{ x: "n", y: "square of n" });
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn save_plot(
+        ctx: NativeCallContext,
+        path: &str,
+        points: Array,
+        options: Map,
+    ) -> ScriptResult<()> {
+        Ok(super::save(&*host::of(&ctx)?, path, &points, &options)?)
+    }
+}
+
+option_table! {
+    /// The options of `save_plot`.
+    #[derive(Debug)]
+    pub(crate) struct PlotOptions {
+        /// the name of the lower axis
+        #[option(default = "x".to_owned())]
+        pub x: String,
+        /// the name of the left axis
+        #[option(default = "y".to_owned())]
+        pub y: String,
+        /// whether the lower axis is of powers of ten
+        #[option(default = false)]
+        pub log_x: bool,
+        /// a value of the lower axis at which a line stands
+        #[option(optional)]
+        pub mark: Option<f64>,
+    }
+}
+
+/// Reads the options of `save_plot`.
+pub(crate) fn plot_options(map: &Map) -> Result<PlotOptions> {
+    options::read_table("save_plot", map)
+}
+
+fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
+    let PlotOptions { x, y, log_x, mark } = plot_options(options)?;
+    let points: Vec<_> = points.iter().map(point).collect::<Result<_>>()?;
+    if points.is_empty() {
+        bail!(Code::BadValue, "save_plot has no point to draw");
+    }
+    let lowest = points.iter().map(|(x, _)| *x).chain(mark).fold(f64::INFINITY, f64::min);
+    if log_x && lowest <= 0.0 {
+        let message =
+            format!("with `log_x` the values of the lower axis are above 0, found {lowest}");
+        return Err(Error::new(Code::BadValue, message).option("log_x"));
+    }
+    if let Some(mark) = mark.filter(|mark| !mark.is_finite()) {
+        let message = format!("`mark` must be finite, found {mark}");
+        return Err(Error::new(Code::BadValue, message).option("mark"));
+    }
+    let place = host.workspace.rights.writable(path)?;
+    if host.group()?.rank() > 0 {
+        return Ok(());
+    }
+    let svg = points_svg(&points, Axes { x: &x, y: &y, log_x, mark })?;
+    if let Some(dir) = place.parent() {
+        create_dir_all(dir)?;
+    }
+    write_atomic(place, svg.as_bytes())
+}
+
+/// A point of two finite numbers.
+fn point(found: &Dynamic) -> Result<(f64, f64)> {
+    let pair = found.read_lock::<Array>().and_then(|pair| match &pair[..] {
+        [x, y] => number(x).zip(number(y)),
+        _ => None,
+    });
+    pair.filter(|(x, y)| x.is_finite() && y.is_finite()).ok_or_else(|| {
+        let message =
+            format!("a point is an array of two finite numbers, found {}", describe(found));
+        Error::new(Code::BadValue, message)
+    })
+}
