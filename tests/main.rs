@@ -52,4 +52,5 @@ mod support;
 mod sweep;
 mod tidy;
 mod trace;
+mod watch;
 mod zero;

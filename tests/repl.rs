@@ -7,14 +7,12 @@ use std::{
     process::{Output, Stdio},
 };
 
-use crate::support::program::command;
+use crate::support::{program::command, terminal::Terminal};
 
 mod completion;
 mod editing;
 mod looking;
-mod picture;
 mod stopping;
-mod terminal;
 
 /// Runs `dsr` with `input` on its standard input.
 fn fed(dir: &Path, args: &[&str], input: &str) -> Output {
@@ -101,7 +99,7 @@ p()
 fn a_failed_input_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     // A script would end at the error: it is caught by a session on a terminal, or here by hand.
-    let mut terminal = terminal::Terminal::session(dir.path(), &[]);
+    let mut terminal = Terminal::session(dir.path(), &[]);
     terminal.enter("let a = [1]; let n = 1; let inc = || n += 1; fn f() { 1 }");
     let error = terminal.enter("let b = 2; a.push(5); n = 9; inc.call(); fn f() { 2 } fn g() { 3 } param(\"q\", 1); throw \"no\"");
     assert!(error.contains("error[E111]: no") && error.contains("<repl:2>"), "{error}");

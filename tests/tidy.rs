@@ -68,6 +68,7 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ("clap::", &["src/cli"], "only cli reads the command line"),
     ("ariadne::", &["src/cli"], "only cli renders errors"),
     ("indicatif::", &["src/cli"], "only cli draws progress"),
+    ("ratatui::", &["src/cli"], "only cli draws screens"),
     ("rustyline::", &["src/repl"], "only repl edits lines"),
     ("textplots::", &["src/repl"], "only repl draws curves of characters"),
     ("unsafe", &["src/bridge"], "unsafe code is the bridge's"),

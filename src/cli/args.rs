@@ -19,6 +19,7 @@ use super::{
     score::ScoreArgs,
     sweep::SweepArgs,
     trust::TrustArgs,
+    watch::WatchArgs,
 };
 use crate::{tensor::DeviceChoice, units::Bytes};
 
@@ -48,6 +49,9 @@ pub(super) enum Command {
 
     /// List, compare and remove runs.
     Runs(RunsArgs),
+
+    /// Show a run that goes on, or one that has ended, on a screen with its curves.
+    Watch(WatchArgs),
 
     /// Check a recipe without running it.
     Check(CheckArgs),

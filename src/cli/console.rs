@@ -36,6 +36,11 @@ pub(super) fn has_colours() -> bool {
     std::io::stdout().is_terminal() && !no_color
 }
 
+/// Whether standard output is a terminal, on which a screen can be drawn.
+pub(super) fn is_screen() -> bool {
+    std::io::stdout().is_terminal()
+}
+
 /// The unit that the bar counts.
 #[derive(Debug, Clone, Copy)]
 #[repr(u8)]

@@ -40,6 +40,7 @@ mod sweep;
 mod table_args;
 mod trust;
 mod usage;
+mod watch;
 mod words;
 
 use std::{ffi::OsString, process::ExitCode, thread};
@@ -101,6 +102,7 @@ fn start(args: &[OsString]) -> ExitCode {
         Command::Doctor(args) => Ok(doctor::run(&args)),
         Command::Sweep(args) => sweep::run(args, &console, verbose).map(|()| 0),
         Command::Runs(args) => runs::run(args).map(|()| 0).map_err(Failure::from),
+        Command::Watch(args) => watch::run(&args).map(|()| 0).map_err(Failure::from),
         Command::Trust(args) => trust::run(&args).map(|()| 0).map_err(Failure::from),
         Command::Config(args) => config::show(&args).map(|()| 0),
         Command::Completions { shell } => {

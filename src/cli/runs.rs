@@ -62,10 +62,10 @@ struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-struct RootArgs {
+pub(super) struct RootArgs {
     /// The directory of the runs.
     #[arg(long, value_name = "DIR", default_value = "runs")]
-    root: PathBuf,
+    pub(super) root: PathBuf,
 }
 
 #[derive(Debug, Args)]

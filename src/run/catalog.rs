@@ -57,6 +57,28 @@ impl State {
             Self::Unknown => "unknown",
         }
     }
+
+    /// How the run of this `run.json` stands, whose lock `is_held` or not; `None` where there are no locks.
+    pub(super) fn of(told: &Map<String, Value>, is_held: Option<bool>) -> Self {
+        match (Self::said(told), is_held) {
+            // A process that holds the lock goes on, whatever was said before.
+            (_, Some(true)) => Self::Running,
+            (Self::Running, Some(false)) => Self::Killed,
+            (said, _) => said,
+        }
+    }
+
+    /// How a run stands by its own words.
+    pub(super) fn said(told: &Map<String, Value>) -> Self {
+        match told.get("status").and_then(Value::as_str) {
+            Some("running") => Self::Running,
+            Some("finished") => Self::Finished,
+            Some("stopped") => Self::Stopped,
+            Some("interrupted") => Self::Interrupted,
+            Some("failed") => Self::Failed,
+            _ => Self::Unknown,
+        }
+    }
 }
 
 /// A run among others.
@@ -80,18 +102,7 @@ pub struct RunSummary {
 impl RunSummary {
     fn of(dir: RunDir) -> Result<Self> {
         let told = dir.told()?;
-        let said = told.get("status").and_then(Value::as_str);
-        // A process that holds the lock goes on, whatever was said before.
-        let state = match (said, is_held(dir.place())) {
-            (_, Some(true)) => State::Running,
-            (Some("running"), Some(false)) => State::Killed,
-            (Some("running"), None) => State::Running,
-            (Some("finished"), _) => State::Finished,
-            (Some("stopped"), _) => State::Stopped,
-            (Some("interrupted"), _) => State::Interrupted,
-            (Some("failed"), _) => State::Failed,
-            _ => State::Unknown,
-        };
+        let state = State::of(&told, is_held(dir.place()));
         let metrics = dir.metrics();
         let Curves { train, eval, tokens_per_second } = match metrics.is_file() {
             true => curves(&metrics)?,

@@ -115,6 +115,12 @@ impl RunDir {
         Ok(Self { place, name: identity.name })
     }
 
+    /// The run that lies at `path`, to read it alone; `None` where there is none.
+    pub(super) fn look_at(place: impl Into<Place>) -> Result<Option<Self>> {
+        let place = place.into();
+        Ok(identity(&place)?.map(|identity| Self { place, name: identity.name }))
+    }
+
     /// Records what is run: the recipe's source, its parameters and the command line, whose
     /// earlier lines stay.
     pub fn record(&self, recipe: &str, params: &impl Serialize, command: &[String]) -> Result<()> {

@@ -1,7 +1,11 @@
 //! The one owner of a run: a lock in its directory that the kernel releases when its holder ends,
 //! however it ends.
 
-use std::io::{Read, Seek, Write};
+use std::{
+    io::{Read, Seek, Write},
+    thread,
+    time::Duration,
+};
 
 use crate::{
     error::{Code, Error, IoContext, Result},
@@ -9,6 +13,10 @@ use crate::{
 };
 
 const LOCK: &str = "lock";
+
+/// How often a lock that is held is tried again, and after how long: longer than a look at it takes.
+const LOOKS: usize = 3;
+const LOOK_TAKES: Duration = Duration::from_millis(10);
 
 /// Held for as long as this process goes on with a run.
 #[derive(Debug)]
@@ -25,7 +33,16 @@ impl RunLock {
         let dir = dir.into();
         let place = dir.join(LOCK);
         let mut file = place.append()?;
-        match file.try_lock() {
+        // A look at the run holds the lock for a moment too.
+        let mut tried = file.try_lock();
+        for _ in 0..LOOKS {
+            if !matches!(tried, Err(TryLockError::WouldBlock)) {
+                break;
+            }
+            thread::sleep(LOOK_TAKES);
+            tried = file.try_lock();
+        }
+        match tried {
             Err(TryLockError::WouldBlock) => Err(taken(&dir, &mut file)),
             // Without locks (some network filesystems) there is nobody to ask.
             Err(TryLockError::Error(_)) => Ok(Self(file)),

@@ -201,7 +201,8 @@ impl fmt::Display for StepReport {
 }
 
 /// A count as people read it: `950`, `3.4k`, `1.2M`.
-struct Count(f64);
+#[derive(Debug, Clone, Copy)]
+pub struct Count(pub f64);
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -231,7 +232,8 @@ impl fmt::Display for Flops {
 }
 
 /// A time as people read it: `45s`, `2m10s`, `1h05m`, `3d04h`.
-struct Elapsed(Duration);
+#[derive(Debug, Clone, Copy)]
+pub struct Elapsed(pub Duration);
 
 impl fmt::Display for Elapsed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

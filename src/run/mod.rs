@@ -21,19 +21,24 @@ mod monitor;
 mod plot;
 mod plot_points;
 mod record;
+mod series;
+mod tail;
 mod training;
 mod trial;
+mod watched;
 
 pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
 pub use dir::{RunDir, check_name, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};
-pub use meter::{Memory, Meter, StepReport, StepValues};
+pub use meter::{Count, Elapsed, Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
 pub use plot::{curve_svg, loss_svg, losses_svg};
 pub use plot_points::{Axes, points_svg};
 pub use record::{RunEnding, Status};
+pub use series::Series;
 pub use training::{
     Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
 };
+pub use watched::{Quantity, Watched};

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::terminal::{TAB, Terminal};
+use crate::support::terminal::{TAB, Terminal};
 
 /// Types `text` and Tab, and gives the screen when it shows `expected`.
 fn completed(terminal: &mut Terminal, text: &str, expected: &str) -> String {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::terminal::{CTRL_C, CTRL_D, CTRL_R, ENTER, Terminal};
+use crate::support::terminal::{CTRL_C, CTRL_D, CTRL_R, ENTER, Terminal};
 
 /// How soon there is a prompt, and how soon an answer: printed.
 #[test]

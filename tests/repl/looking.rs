@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path};
 
-use super::terminal::{ENTER, TAB, Terminal};
+use crate::support::terminal::{ENTER, TAB, Terminal};
 
 const MODEL: &str =
     "let model = new_model(\"gpt2\", #{ n_layer: 4, n_head: 2, n_embd: 32, n_positions: 64 })";

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::terminal::{CTRL_C, ENTER, Terminal};
+use crate::support::terminal::{CTRL_C, ENTER, Terminal};
 
 /// A training of which a step takes some tenths of a second.
 const SETUP: &str = "\

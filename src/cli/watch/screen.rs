@@ -1,0 +1,169 @@
+//! The screen of a run: how it stands above, its charts below. The chosen chart is large, the others stand
+//! beside it where there is room.
+
+use ratatui::{
+    Frame,
+    crossterm::event::{KeyCode, KeyEvent},
+    layout::{Constraint, Layout, Rect},
+    style::{Color, Style, Stylize},
+    text::{Line, Span},
+    widgets::Paragraph,
+};
+use serde_json::Value;
+
+use super::pane::{PANES, steps};
+use crate::{
+    foreign::Foreign,
+    run::{Count, Elapsed, Quantity, State, Watched},
+    units::Bytes,
+};
+
+/// Columns from which on the other charts stand beside the chosen one.
+const WIDE: u16 = 80;
+
+/// How often the steps can be halved.
+const MOST_ZOOM: u32 = 10;
+
+/// What of the run is shown.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(super) struct View {
+    /// The chosen chart.
+    pane: usize,
+    /// How often the steps are halved.
+    zoom: u32,
+    /// Whether it is printed, so that there are no keys.
+    is_printed: bool,
+}
+
+impl View {
+    /// That of a screen without keys.
+    pub(super) fn printed() -> Self {
+        Self { is_printed: true, ..Self::default() }
+    }
+
+    /// That after a key.
+    pub(super) fn after(mut self, key: KeyEvent) -> Self {
+        let count = PANES.len();
+        match key.code {
+            KeyCode::Tab | KeyCode::Right | KeyCode::Down => self.pane = (self.pane + 1) % count,
+            KeyCode::BackTab | KeyCode::Left | KeyCode::Up => {
+                self.pane = (self.pane + count - 1) % count;
+            }
+            KeyCode::Char('+') => self.zoom = (self.zoom + 1).min(MOST_ZOOM),
+            KeyCode::Char('-') => self.zoom = self.zoom.saturating_sub(1),
+            _ => {}
+        }
+        self
+    }
+}
+
+pub(super) fn draw(frame: &mut Frame<'_>, watched: &Watched, view: View) {
+    let mut lines = vec![standing(watched), values(watched), made_of(watched), times(watched)];
+    lines.extend(remarks(watched));
+    let rows = [
+        Constraint::Length(lines.len() as u16),
+        Constraint::Min(0),
+        Constraint::Length(u16::from(!view.is_printed)),
+    ];
+    let [top, middle, bottom] = Layout::vertical(rows).areas(frame.area());
+    frame.render_widget(Paragraph::new(lines), top);
+    charts(frame, middle, watched, view);
+    let keys = "tab, arrows: chart   + -: zoom   q: end";
+    frame.render_widget(Line::from(keys).dim(), bottom);
+}
+
+/// The name, how the run stands, and how far it is.
+fn standing(watched: &Watched) -> Line<'static> {
+    let path = Foreign(&watched.path().display().to_string()).to_string();
+    let state = watched.state();
+    let colour = match state {
+        State::Running | State::Finished => Color::Green,
+        State::Stopped | State::Interrupted | State::Unknown => Color::Yellow,
+        State::Failed | State::Killed => Color::Red,
+    };
+    let mut words = format!("step {}", watched.step());
+    if let Some(total) = watched.told("total_steps").and_then(Value::as_u64) {
+        let part = 100.0 * watched.step() as f64 / total.max(1) as f64;
+        words += &format!("/{total} ({part:.0}%)");
+    }
+    if let Some(left) = watched.left() {
+        words += &format!("  {} left", Elapsed(left));
+    }
+    let gap = || Span::raw("  ");
+    vec![path.bold(), gap(), state.name().fg(colour), gap(), Span::raw(words)].into()
+}
+
+/// The values of the last step.
+fn values(watched: &Watched) -> Line<'static> {
+    let last = |quantity| watched.last(quantity);
+    let words = [
+        last(Quantity::Loss).map(|loss| format!("loss {loss:.3}")),
+        watched.best().map(|(step, loss)| format!("best eval {loss:.3} at {step}")),
+        last(Quantity::LearningRate).map(|lr| format!("lr {lr:.1e}")),
+        last(Quantity::GradNorm).map(|norm| format!("|g| {norm:.2}")),
+        last(Quantity::Speed).map(|speed| format!("{} tok/s", Count(speed))),
+    ];
+    words.into_iter().flatten().collect::<Vec<_>>().join("  ").into()
+}
+
+/// The device with its memory, and the ranks.
+fn made_of(watched: &Watched) -> Line<'static> {
+    let memory = |word, quantity| {
+        watched.last(quantity).map(|bytes| format!("{word} {}", Bytes(bytes as u64)))
+    };
+    let ranks = watched.told("world_size").and_then(Value::as_u64).map(|ranks| match ranks {
+        1 => "1 rank".to_owned(),
+        n => format!("{n} ranks"),
+    });
+    let words = [
+        told(watched, "device_name").or_else(|| told(watched, "device")),
+        told(watched, "precision"),
+        ranks,
+        memory("host memory", Quantity::HostMemory),
+        memory("device memory", Quantity::DeviceMemory),
+    ];
+    Line::from(words.into_iter().flatten().collect::<Vec<_>>().join("  ")).dim()
+}
+
+fn times(watched: &Watched) -> Line<'static> {
+    let time = |word: &str, key| told(watched, key).map(|at| format!("{word} {at}"));
+    let times =
+        [time("started", "started_at"), time("resumed", "resumed_at"), time("ended", "ended_at")];
+    Line::from(times.into_iter().flatten().collect::<Vec<_>>().join("  ")).dim()
+}
+
+fn told(watched: &Watched, key: &str) -> Option<String> {
+    watched.told(key).and_then(Value::as_str).map(|text| Foreign(text).to_string())
+}
+
+/// What went wrong, and what is left to read.
+fn remarks(watched: &Watched) -> Vec<Line<'static>> {
+    let error = watched.told("error").and_then(Value::as_str);
+    let error = error.and_then(|text| text.lines().next());
+    let skipped = Some(watched.skipped()).filter(|&n| n > 0);
+    let unreadable = Some(watched.unreadable()).filter(|&n| n > 0);
+    let is_partial = !watched.is_whole();
+    let remarks = [
+        error.map(|text| Line::from(Foreign(text).to_string()).style(Style::new().fg(Color::Red))),
+        skipped.map(|n| format!("skipped steps: {n}").into()),
+        unreadable.map(|n| format!("lines of metrics.jsonl that cannot be read: {n}").into()),
+        is_partial.then(|| Line::from("the beginning is still being read").dim()),
+    ];
+    remarks.into_iter().flatten().collect()
+}
+
+fn charts(frame: &mut Frame<'_>, area: Rect, watched: &Watched, view: View) {
+    let steps = steps(watched, view.zoom);
+    let has_others = area.width >= WIDE;
+    let columns = if has_others { [65, 35] } else { [100, 0] };
+    let [left, right] = Layout::horizontal(columns.map(Constraint::Percentage)).areas(area);
+    PANES[view.pane].chart(watched, steps, true, |chart| frame.render_widget(chart, left));
+    if !has_others {
+        return;
+    }
+    let others = PANES.iter().enumerate().filter(|(i, _)| *i != view.pane);
+    let rows = Layout::vertical([Constraint::Fill(1); PANES.len() - 1]).split(right);
+    for ((_, pane), &row) in others.zip(rows.iter()) {
+        pane.chart(watched, steps, false, |chart| frame.render_widget(chart, row));
+    }
+}
