@@ -35,16 +35,18 @@ struct CodeProduct {
   int64_t rows, inputs, outputs, width;
 };
 
-// Rows in the order in which `each` codes of a word meet them, filled up with zeros.
-std::vector<float> in_order(const at::Tensor& x, int64_t each, int64_t width) {
-  const int64_t rows = x.size(0), inputs = x.size(1), together = each * kLanes;
-  const float* from = x.const_data_ptr<float>();
+// Rows in the order in which the codes of a word, `EACH` of them, meet them, filled up with zeros.
+template <int64_t EACH>
+std::vector<float> in_order(const at::Tensor& x, int64_t width) {
+  constexpr int64_t kTogether = EACH * kLanes;
+  const int64_t rows = x.size(0), inputs = x.size(1);
   std::vector<float> ordered(rows * width);
   for (int64_t row = 0; row < rows; ++row) {
-    for (int64_t k = 0; k < inputs; ++k) {
-      const int64_t within = k % together;
-      const int64_t at = k - within + within % each * kLanes + within / each;
-      ordered[row * width + at] = from[row * inputs + k];
+    const float* from = x.const_data_ptr<float>() + row * inputs;
+    float* to = ordered.data() + row * width;
+    for (int64_t first = 0; first < inputs; first += kTogether) {
+      const int64_t count = std::min(kTogether, inputs - first);
+      for (int64_t k = 0; k < count; ++k) to[first + k % EACH * kLanes + k / EACH] = from[first + k];
     }
   }
   return ordered;
@@ -159,7 +161,7 @@ int dsr_int8_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* steps, at::Tenso
     const int64_t rows = x->size(0), inputs = x->size(1), outputs = steps->size(0);
     const int64_t width = (inputs + kBytes - 1) / kBytes * kBytes;
     auto y = at::empty({rows, outputs}, x->options());
-    const auto ordered = in_order(*x, 4, width);
+    const auto ordered = in_order<4>(*x, width);
     const CodeProduct p{ordered.data(), static_cast<const uint8_t*>(codes->const_data_ptr()),
                         steps->const_data_ptr<float>(), /*values=*/nullptr, data(bias),
                         y.mutable_data_ptr<float>(), rows, inputs, outputs, width};
@@ -175,7 +177,7 @@ int dsr_nf4_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* scales, const flo
     const int64_t rows = x->size(0), inputs = x->size(1);
     const int64_t width = (inputs + 2 * kBlock - 1) / (2 * kBlock) * 2 * kBlock;
     auto y = at::empty({rows, outputs}, x->options());
-    const auto ordered = in_order(*x, 8, width);
+    const auto ordered = in_order<8>(*x, width);
     const CodeProduct p{ordered.data(), codes->const_data_ptr<uint8_t>(),
                         scales->const_data_ptr<float>(), values, data(bias),
                         y.mutable_data_ptr<float>(), rows, inputs, outputs, width};
