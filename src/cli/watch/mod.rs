@@ -1,12 +1,12 @@
 //! `dsr watch`: a screen of a run that goes on, or of one that has ended.
 //!
 //! The screen looks at the run's files four times a second, for at most [`PATIENCE`] each time, and is drawn
-//! anew where something changed. It has no part in the run: see [`Watched`].
+//! anew once a second where something changed, and after each key. It has no part in the run: see [`Watched`].
 
 mod pane;
 mod screen;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use ratatui::{
@@ -24,6 +24,9 @@ use crate::{
 
 /// How often the run is looked at.
 const LOOKS_AFTER: Duration = Duration::from_millis(250);
+
+/// How often a screen that has changed is drawn anew: that costs more than a look.
+const DRAWN_AFTER: Duration = Duration::from_secs(1);
 
 /// How long a look may take where much is to be read: one per cent of the time.
 const PATIENCE: Duration = Duration::from_micros(2500);
@@ -62,19 +65,20 @@ fn show(
     interrupt: &Interrupt,
 ) -> Result<()> {
     let mut view = View::default();
-    let mut is_new = true;
+    let (mut is_new, mut is_asked) = (false, true);
+    let mut drawn = Instant::now();
     while !interrupt.requested() {
-        if is_new {
+        if is_asked || (is_new && drawn.elapsed() >= DRAWN_AFTER) {
             terminal.draw(|frame| draw(frame, watched, view)).map_err(|e| broken(&e))?;
+            (is_new, is_asked, drawn) = (false, false, Instant::now());
         }
-        is_new = false;
         if event::poll(LOOKS_AFTER).map_err(|e| broken(&e))? {
             match event::read().map_err(|e| broken(&e))? {
                 Event::Key(key) if is_end(key) => break,
                 Event::Key(key) => view = view.after(key),
                 _ => {}
             }
-            is_new = true;
+            is_asked = true;
         } else {
             is_new |= watched.look(PATIENCE)?;
         }
