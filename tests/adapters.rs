@@ -304,15 +304,7 @@ fn config_of_one() -> EngineConfig {
 #[test]
 fn an_adapter_takes_less_than_half_of_the_memory() {
     let _alone = alone();
-    let sizes = [
-        ("hidden_size", 256),
-        ("intermediate_size", 704),
-        ("num_hidden_layers", 4),
-        ("num_attention_heads", 4),
-        ("vocab_size", 512),
-    ];
-    let shape = ModelConfig::named("llama").unwrap();
-    let shape = shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap();
+    let shape = tiny::llama();
     let whole = Rc::new(Model::from_scratch(&shape, 1, Device::Cpu).unwrap());
     let adapted = |model: Rc<Model>| model.lora(&LoraOptions::default()).unwrap();
     let states = |model: &Rc<Model>| {

@@ -208,15 +208,7 @@ fn a_checkpoint_goes_on_to_the_bit_over_the_same_codes_alone() {
 #[test]
 fn the_plan_knows_the_bytes_of_codes() {
     let _alone = alone();
-    let sizes = [
-        ("hidden_size", 256),
-        ("intermediate_size", 704),
-        ("num_hidden_layers", 4),
-        ("num_attention_heads", 4),
-        ("vocab_size", 512),
-    ];
-    let shape = ModelConfig::named("llama").unwrap();
-    let shape = shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap();
+    let shape = tiny::llama();
     let config = config(1, 1);
     let [nf4, double, int8] = [NF4, DOUBLE, INT8].map(|quantization| {
         let model = Model::from_scratch(&shape, 1, Device::Cpu).unwrap();

@@ -147,7 +147,7 @@ impl MasterWeights {
         }
     }
 
-    /// What is laid out as the master weights of unit `i`, as the unit, from what this rank has of it.
+    /// Unit `i` of something that is laid out as the master weights, whole, from the part of this rank.
     /// Every rank must call it.
     pub(super) fn gathered(&self, i: usize, own: &Tensor) -> Result<Tensor> {
         if self.shard.is_none() {

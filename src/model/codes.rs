@@ -1,4 +1,4 @@
-//! What is kept of a unit's parameters where they are quantized.
+//! The codes that a unit keeps in the place of its parameters where they are quantized.
 //!
 //! As in transformers, the matrices of the blocks' linear layers are quantized, and where it is asked for
 //! the embedding of tokens and the projection to the vocabulary; norms and biases are not. A matrix is dequantized where its layer is gathered, so that whatever

@@ -1,18 +1,13 @@
 //! Scales in 8 bits: bitsandbytes' dynamic data type (Dettmers 2015), around their mean.
 
-use super::nf4::Scales;
+use super::{blocks, nf4::Scales};
 use crate::{
     error::Result,
     tensor::{Device, Kind, Tensor},
 };
 
 /// Scales that share a scale.
-const BLOCK: i64 = 256;
-
-/// Blocks of so many scales.
-pub(super) fn blocks(scales: i64) -> i64 {
-    scales.div_euclid(BLOCK) + i64::from(scales.rem_euclid(BLOCK) > 0)
-}
+pub(super) const BLOCK: i64 = 256;
 
 /// The values of the codes, on a device.
 pub(super) struct DynamicMap {
@@ -45,10 +40,9 @@ impl DynamicMap {
             }
         }
         values.sort_by(f32::total_cmp);
-        let bounds: Vec<f32> = values.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
         Ok(Self {
             values: Tensor::f_from_slice(&values)?.f_to_device(device)?,
-            bounds: Tensor::f_from_slice(&bounds)?.f_to_device(device)?,
+            bounds: blocks::bounds(&values, device)?,
         })
     }
 
@@ -56,15 +50,9 @@ impl DynamicMap {
     pub(super) fn encode(&self, scales: &Scales) -> Result<EncodedScales> {
         let numel = scales.numel() as i64;
         let offset = scales.f_mean(Kind::Float)?;
-        let centred = scales.f_sub(&offset)?;
-        let padding = blocks(numel) * BLOCK - numel;
-        let in_blocks = centred.f_constant_pad_nd([0, padding])?.f_view([-1, BLOCK])?;
-        let largest = in_blocks.f_abs()?.f_amax([1i64], true)?;
-        let inverse = largest.f_clamp_min(1e-38)?.f_reciprocal()?;
-        let scaled = in_blocks.f_mul(&inverse)?.f_clamp_(-1.0, 1.0)?;
-        let codes = scaled.f_bucketize(&self.bounds, true, false)?.f_to_kind(Kind::Uint8)?;
+        let (codes, largest) = blocks::encode(&scales.f_sub(&offset)?, BLOCK, &self.bounds)?;
         Ok(EncodedScales {
-            codes: codes.f_view([-1i64])?.f_narrow(0, 0, numel)?,
+            codes: codes.f_narrow(0, 0, numel)?,
             scales: largest.f_view([-1i64])?,
             offset: offset.f_view([1i64])?,
         })
@@ -79,10 +67,7 @@ impl DynamicMap {
     ) -> Result<Scales> {
         let numel = codes.numel() as i64;
         let values = self.values.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?;
-        let padding = blocks(numel) * BLOCK - numel;
-        let in_blocks = values.f_constant_pad_nd([0, padding])?.f_view([-1, BLOCK])?;
-        let scaled = in_blocks.f_mul(&scales.f_unsqueeze(1)?)?.f_view([-1i64])?;
-        Ok(scaled.f_narrow(0, 0, numel)?.f_add(offset)?)
+        Ok(blocks::scaled(&values, scales, BLOCK, numel)?.f_add(offset)?)
     }
 }
 

@@ -20,7 +20,7 @@ pub(super) fn encode(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
     Ok((codes, scales.f_view([-1i64])?))
 }
 
-/// What the codes of each output are multiplied by.
+/// The factor of the codes of each output.
 pub(super) fn steps(scales: &Tensor) -> Result<Tensor> {
     Ok(scales.f_mul_scalar(1.0 / MOST)?)
 }

@@ -2,6 +2,7 @@
 //!
 //! Codes, scales and values are those of bitsandbytes.
 
+mod blocks;
 mod dynamic;
 mod int8;
 mod nf4;

@@ -5,7 +5,7 @@
 //! divided by its largest magnitude, its scale, and each quotient becomes the number of the nearest
 //! value of the table. Two codes share a byte, the first in its high bits.
 
-use super::rows::parts;
+use super::{blocks, rows::parts};
 use crate::{
     bridge::quantize::nf4_decode,
     error::Result,
@@ -38,11 +38,6 @@ pub(super) const VALUES: [f32; 16] = [
 /// One scale for each block.
 pub(super) type Scales = Tensor;
 
-/// Blocks of so many values.
-pub(super) fn blocks(numel: i64) -> i64 {
-    numel.div_euclid(BLOCK) + i64::from(numel.rem_euclid(BLOCK) > 0)
-}
-
 /// The table on a device.
 pub(super) struct Nf4 {
     /// The values of both codes of each byte: `[256, 2]`.
@@ -55,21 +50,14 @@ impl Nf4 {
     pub(super) fn new(device: Device) -> Result<Self> {
         let pairs: Vec<f32> =
             (0..256).flat_map(|byte| [VALUES[byte >> 4], VALUES[byte & 15]]).collect();
-        let bounds: Vec<f32> = VALUES.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
         let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(device)?;
-        Ok(Self { pairs, bounds: Tensor::f_from_slice(&bounds)?.f_to_device(device)? })
+        Ok(Self { pairs, bounds: blocks::bounds(&VALUES, device)? })
     }
 
     /// The codes of a contiguous float32 matrix, two a byte, and the scales of its blocks.
     pub(super) fn encode(&self, matrix: &Tensor) -> Result<(Tensor, Scales)> {
         let numel = matrix.numel() as i64;
-        let flat = matrix.f_view([-1i64])?;
-        let blocks =
-            flat.f_constant_pad_nd([0, blocks(numel) * BLOCK - numel])?.f_view([-1, BLOCK])?;
-        let scales = blocks.f_abs()?.f_amax([1i64], true)?;
-        let inverse = scales.f_clamp_min(1e-38)?.f_reciprocal()?;
-        let scaled = blocks.f_mul(&inverse)?.f_clamp_(-1.0, 1.0)?;
-        let codes = scaled.f_bucketize(&self.bounds, true, false)?.f_to_kind(Kind::Uint8)?;
+        let (codes, scales) = blocks::encode(&matrix.f_view([-1i64])?, BLOCK, &self.bounds)?;
         let pairs = codes.f_view([-1i64, 2])?;
         let high = pairs.f_select(1, 0)?.f_mul_scalar(16)?;
         let bytes = high.f_bitwise_or_tensor(&pairs.f_select(1, 1)?)?;
@@ -86,7 +74,7 @@ impl Nf4 {
             let numel = rows * inputs;
             // Parts begin at whole blocks.
             let codes = codes.f_narrow(0, first * inputs / 2, (numel + 1) / 2)?;
-            let scales = scales.f_narrow(0, first * inputs / BLOCK, blocks(numel))?;
+            let scales = scales.f_narrow(0, first * inputs / BLOCK, blocks::count(numel, BLOCK))?;
             let values = self.by_operations(&codes, &scales, &[rows, inputs])?;
             out.f_narrow(0, first, rows)?.f_copy_(&values)?;
         }
@@ -97,14 +85,7 @@ impl Nf4 {
     fn by_operations(&self, codes: &Tensor, scales: &Scales, shape: &[i64]) -> Result<Tensor> {
         let numel: i64 = shape.iter().product();
         let values = self.pairs.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?.f_view([-1i64])?;
-        let padding = blocks(numel) * BLOCK - values.numel() as i64;
-        let mut blocks = match padding {
-            0 => values,
-            padding => values.f_constant_pad_nd([0, padding])?,
-        };
-        blocks = blocks.f_view([-1, BLOCK])?;
-        let _ = blocks.f_mul_(&scales.f_unsqueeze(1)?)?;
-        Ok(blocks.f_view([-1i64])?.f_narrow(0, 0, numel)?.f_view(shape)?)
+        Ok(blocks::scaled(&values, scales, BLOCK, numel)?.f_view(shape)?)
     }
 }
 

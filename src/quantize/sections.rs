@@ -1,6 +1,6 @@
 //! Where codes and scales lie in the bytes of a unit.
 
-use super::{dynamic, nf4};
+use super::{blocks, dynamic, nf4};
 use crate::{
     config::QuantizedFormat,
     error::Result,
@@ -29,9 +29,9 @@ impl Section {
 pub struct Sections {
     /// The codes of its values.
     pub(super) codes: Section,
-    /// What they are multiplied by, or the codes of that.
+    /// Factors of the values, or the codes of these factors.
     pub(super) scales: Section,
-    /// What the codes of the scales mean.
+    /// Factors and offset of the codes of the scales.
     pub(super) nested: Option<Nested>,
 }
 
@@ -55,18 +55,18 @@ pub(super) fn layout(
     };
     let sections = matrices.into_iter().map(|(outputs, inputs)| {
         let numel = outputs * inputs;
-        let blocks = nf4::blocks(numel);
+        let scales = blocks::count(numel, nf4::BLOCK);
         match format {
             QuantizedFormat::Nf4 { double_quant: false } => Sections {
                 codes: section((numel + 1) / 2),
-                scales: section(4 * blocks),
+                scales: section(4 * scales),
                 nested: None,
             },
             QuantizedFormat::Nf4 { double_quant: true } => Sections {
                 codes: section((numel + 1) / 2),
-                scales: section(blocks),
+                scales: section(scales),
                 nested: Some(Nested {
-                    scales: section(4 * dynamic::blocks(blocks)),
+                    scales: section(4 * blocks::count(scales, dynamic::BLOCK)),
                     offset: section(4),
                 }),
             },

@@ -33,7 +33,7 @@ pub(super) struct Tail {
     end: u64,
 }
 
-/// What a look at a log gives.
+/// A piece that a look at a log gives.
 #[derive(Debug, PartialEq)]
 pub(super) enum Part<'a> {
     /// The log begins anew: what was read before counts no more.

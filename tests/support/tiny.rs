@@ -120,3 +120,16 @@ pub(crate) fn one_cycle(lr: f64, momentum: Option<(f64, f64)>) -> Schedule {
         decay_mom_rate: 0.0,
     }))
 }
+
+/// A LLaMA of four layers, whose parameters outweigh what a step of one row holds beside them.
+pub(crate) fn llama() -> ModelConfig {
+    let sizes = [
+        ("hidden_size", 256),
+        ("intermediate_size", 704),
+        ("num_hidden_layers", 4),
+        ("num_attention_heads", 4),
+        ("vocab_size", 512),
+    ];
+    let shape = ModelConfig::named("llama").unwrap();
+    shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap()
+}

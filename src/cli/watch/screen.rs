@@ -24,7 +24,7 @@ const WIDE: u16 = 80;
 /// How often the steps can be halved.
 const MOST_ZOOM: u32 = 10;
 
-/// What of the run is shown.
+/// The part of the run that is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct View {
     /// The chosen chart.
@@ -36,12 +36,12 @@ pub(super) struct View {
 }
 
 impl View {
-    /// That of a screen without keys.
+    /// The view of a screen without keys.
     pub(super) fn printed() -> Self {
         Self { is_printed: true, ..Self::default() }
     }
 
-    /// That after a key.
+    /// The view after a key.
     pub(super) fn after(mut self, key: KeyEvent) -> Self {
         let count = PANES.len();
         match key.code {
@@ -136,7 +136,7 @@ fn told(watched: &Watched, key: &str) -> Option<String> {
     watched.told(key).and_then(Value::as_str).map(|text| Foreign(text).to_string())
 }
 
-/// What went wrong, and what is left to read.
+/// The error of the run, skipped steps and the rest that is left to read.
 fn remarks(watched: &Watched) -> Vec<Line<'static>> {
     let error = watched.told("error").and_then(Value::as_str);
     let error = error.and_then(|text| text.lines().next());
