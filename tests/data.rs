@@ -25,6 +25,7 @@ use tempfile::TempDir;
 
 mod damaged_files;
 mod files;
+mod kept_tokens;
 mod loading;
 mod operations;
 mod sentencepiece;

@@ -24,6 +24,7 @@ use crate::{
     recipe::{
         Failure, Recipe,
         address::has_files,
+        caches,
         requests::{self, Requests},
         rights::Rights,
     },
@@ -364,6 +365,9 @@ fn needs(host: &Host) -> Needs {
     let mut write = vec![std::env::temp_dir()];
     write.extend(home.iter().map(|home| home.join(".nv")).filter(|dir| dir.exists()));
     write.extend(dirs("CUDA_CACHE_PATH"));
+    let tokens = caches::tokens(&host.workspace.rights.env);
+    // A rule holds for a directory that is there.
+    write.extend(tokens.filter(|dir| crate::fs::create_dir_all(dir.as_path()).is_ok()));
     write.extend(
         dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
     );

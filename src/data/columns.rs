@@ -8,7 +8,7 @@ use arrow::{
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
 
-use super::stage::{Batches, Stage, no_column};
+use super::stage::{Batches, Stage, identity_of, no_column};
 use crate::error::{Code, Error, Result};
 
 /// Where a column comes from: a column of the input, and the fields within it.
@@ -159,6 +159,10 @@ impl Stage for Columns {
             let values = columns.iter().map(|c| values(&batch, c)).collect::<Result<Vec<_>>>()?;
             RecordBatch::try_new(schema.clone(), values).map_err(internal)
         })))
+    }
+
+    fn identity(&self) -> Result<Option<String>> {
+        identity_of(&self.inputs(), &format!("{:?}", self.columns))
     }
 
     fn describe(&self) -> String {

@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 
 use super::{
     parts::Parts,
-    stage::{Batches, Stage},
+    stage::{Batches, Stage, identity_of},
 };
 use crate::error::Result;
 
@@ -64,6 +64,10 @@ impl Stage for Concat {
             parts.read(i, epoch, from).unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
         };
         Ok(Box::new((first..self.parts.len()).flat_map(read)))
+    }
+
+    fn identity(&self) -> Result<Option<String>> {
+        identity_of(&self.inputs(), "concat")
     }
 
     fn describe(&self) -> String {

@@ -7,7 +7,7 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
 use super::{
     batcher::LoaderOptions,
-    chat::{ChatOptions, Conversations, PreviewRow, preview},
+    chat::{ChatOptions, PreviewRow, chat, preview},
     columns::Columns,
     concat::Concat,
     loader::Loader,
@@ -21,7 +21,7 @@ use super::{
     source_name::DataSource,
     spool::Spool,
     stage::{Batches, Stage},
-    tokenize::{Tokenize, TokenizeOptions},
+    tokenize::{TokenizeOptions, tokenize},
     tokenizer::Tokenizer,
     values::{Row, to_rows},
     window::Window,
@@ -83,12 +83,12 @@ impl Dataset {
     /// The result has the column `input_ids` (list of int32), and `attention_mask` when rows are
     /// padded; the other columns are dropped.
     pub fn tokenize(&self, tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
-        Ok(Self::from_stage(Tokenize::new(self.stage.clone(), tokenizer, options)?))
+        Ok(Self::from_stage(tokenize(self.stage.clone(), tokenizer, options)?))
     }
 
     /// Turns conversations into `input_ids` and `labels`, which are -100 but for what the assistant wrote.
     pub fn chat(&self, tokenizer: Arc<Tokenizer>, options: ChatOptions) -> Result<Self> {
-        Ok(Self::from_stage(Conversations::new(self.stage.clone(), tokenizer, options)?))
+        Ok(Self::from_stage(chat(self.stage.clone(), tokenizer, options)?))
     }
 
     /// The first `n` rows of tokens as text, with what is trained of them.

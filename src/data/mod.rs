@@ -12,6 +12,7 @@
 //! | `split.rs` | Hugging Face's slicing syntax, `train[:1%]+test` |
 //! | `dataset.rs`, `stage.rs` | [`Dataset`], the chain of stages |
 //! | `tokenizer.rs`, `tokenize.rs`, `pack.rs`, `tokens.rs` | text to token ids to rows of equal length |
+//! | `tokenized.rs`, `ahead.rs`, `token_cache.rs` | tokens made ahead by a thread, and kept from one run to the next |
 //! | `chat/`, `pack_documents.rs` | conversations as tokens with labels; rows of texts that are apart |
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
 //! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
@@ -27,6 +28,7 @@
 //! Not here: downloading (`hub`), and the shift of labels by one (the model does it, as in
 //! Hugging Face).
 
+mod ahead;
 mod batch;
 mod batch_rows;
 mod batch_stats;
@@ -51,7 +53,9 @@ mod source_name;
 mod split;
 mod spool;
 mod stage;
+mod token_cache;
 mod tokenize;
+mod tokenized;
 mod tokenizer;
 mod tokenizer_check;
 mod tokenizer_pieces;

@@ -86,7 +86,7 @@ impl Parts {
 
 fn is_same(a: Option<Arc<Tokenizer>>, b: Option<Arc<Tokenizer>>) -> Result<bool> {
     Ok(match (a, b) {
-        (Some(a), Some(b)) => Arc::ptr_eq(&a, &b) || a.to_json()? == b.to_json()?,
+        (Some(a), Some(b)) => Arc::ptr_eq(&a, &b) || a.hash()? == b.hash()?,
         (None, None) => true,
         _ => false,
     })

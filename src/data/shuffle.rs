@@ -13,7 +13,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{
     spool::{Spool, SpoolFile},
-    stage::{Batches, Stage},
+    stage::{Batches, Stage, identity_of},
 };
 use crate::error::Result;
 
@@ -66,6 +66,13 @@ impl Stage for Shuffle {
         let epoch = if self.is_fixed { 0 } else { epoch };
         let order = permutation(file.len(), self.seed.wrapping_add(epoch));
         Ok(SpoolFile::read(&file, order.into_iter().skip(from as usize)))
+    }
+
+    fn identity(&self) -> Result<Option<String>> {
+        match self.is_fixed {
+            true => identity_of(&self.inputs(), &format!("shuffle {}", self.seed)),
+            false => Ok(None),
+        }
     }
 
     fn describe(&self) -> String {

@@ -95,6 +95,10 @@ impl Stage for Spool {
         Ok(SpoolFile::read(&file, order))
     }
 
+    fn identity(&self) -> Result<Option<String>> {
+        self.input.identity()
+    }
+
     fn describe(&self) -> String {
         format!("{} -> cache()", self.input.describe())
     }

@@ -5,7 +5,7 @@
 //! row down, so that a resumed run skips row groups of a Parquet file instead of decoding them; the
 //! others read and drop.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
@@ -77,6 +77,17 @@ pub(super) trait Stage: Send + Sync {
         origin_of(&inputs)
     }
 
+    /// What tells the rows from all others, in this run and the next; `None` where they may be others in
+    /// another epoch or run.
+    fn identity(&self) -> Result<Option<String>> {
+        Ok(None)
+    }
+
+    /// The directory where tokens are kept from one run to the next.
+    fn token_cache(&self) -> Option<&Path> {
+        self.inputs().into_iter().find_map(Stage::token_cache)
+    }
+
     /// This stage in a few words, after its input's description.
     fn describe(&self) -> String;
 }
@@ -85,6 +96,13 @@ pub(super) trait Stage: Send + Sync {
 pub(super) fn origin_of(inputs: &[&dyn Stage]) -> Result<String> {
     let origins = inputs.iter().map(|input| input.origin()).collect::<Result<Vec<_>>>()?;
     Ok(origins.join(" and "))
+}
+
+/// The identity of rows that are made of those of stages in one way, which `how` tells.
+pub(super) fn identity_of(inputs: &[&dyn Stage], how: &str) -> Result<Option<String>> {
+    let identities = inputs.iter().map(|input| input.identity()).collect::<Result<Vec<_>>>()?;
+    let identities: Option<Vec<String>> = identities.into_iter().collect();
+    Ok(identities.map(|all| format!("({}) -> {how}", all.join(" and "))))
 }
 
 /// The batches that `change` makes of each batch and the number of its first row; the first of all is

@@ -10,7 +10,8 @@ use arrow::{
 };
 
 use super::{
-    stage::{Batches, Stage, changed, is_bytes, is_text, no_column},
+    stage::{Stage, is_bytes, is_text, no_column},
+    tokenized::{TokenRule, Tokenized},
     tokenizer::Tokenizer,
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
     values::as_text,
@@ -45,72 +46,29 @@ option_table! {
         /// whether rows longer than `max_length` are cut; the end-of-text token of `append_eos` stays
         #[option(default = false)]
         pub truncation: bool,
+        /// whether tokens that an earlier run made of the same text are taken, and those of this run kept
+        #[option(default = true)]
+        pub load_from_cache_file: bool,
     }
 }
 
 /// The input's text as token ids, row by row.
-pub(super) struct Tokenize {
+pub(super) fn tokenize(
     input: Arc<dyn Stage>,
-    rule: Arc<Rule>,
-}
-
-impl Tokenize {
-    pub(super) fn new(
-        input: Arc<dyn Stage>,
-        tokenizer: Arc<Tokenizer>,
-        options: TokenizeOptions,
-    ) -> Result<Self> {
-        let schema = input.schema();
-        let target = options.text_target.as_ref().map(|name| ("text_target", name));
-        for (option, name) in [("field", &options.field)].into_iter().chain(target) {
-            let field = schema
-                .field_with_name(name)
-                .map_err(|_| no_column(name, &schema).option(option))?;
-            if !is_text(field.data_type()) && !is_bytes(field.data_type()) {
-                let kind = field.data_type();
-                bail!(Code::Data, "column \"{name}\" is {kind}; tokenize needs text");
-            }
+    tokenizer: Arc<Tokenizer>,
+    options: TokenizeOptions,
+) -> Result<Tokenized> {
+    let schema = input.schema();
+    let target = options.text_target.as_ref().map(|name| ("text_target", name));
+    for (option, name) in [("field", &options.field)].into_iter().chain(target) {
+        let field =
+            schema.field_with_name(name).map_err(|_| no_column(name, &schema).option(option))?;
+        if !is_text(field.data_type()) && !is_bytes(field.data_type()) {
+            let kind = field.data_type();
+            bail!(Code::Data, "column \"{name}\" is {kind}; tokenize needs text");
         }
-        Ok(Self { input, rule: Arc::new(Rule::new(tokenizer, options)?) })
     }
-}
-
-impl Stage for Tokenize {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
-    }
-
-    fn schema(&self) -> SchemaRef {
-        self.rule.schema.clone()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        Some(Arc::clone(&self.rule.tokenizer))
-    }
-
-    fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
-        let rule = self.rule.clone();
-        let input = self.input.read(epoch, from)?;
-        Ok(changed(input, from, move |batch, first_row| rule.apply(batch, first_row)))
-    }
-
-    fn describe(&self) -> String {
-        let options = &self.rule.options;
-        let length = options.max_length.map_or(String::new(), |n| format!(", max_length: {n}"));
-        format!("{} -> tokenize({}{length})", self.input.describe(), options.field)
-    }
+    Ok(Tokenized::new(input, Rule::new(tokenizer, options)?))
 }
 
 /// The checked options with what they need of the tokenizer.
@@ -122,6 +80,53 @@ struct Rule {
     eos: Option<u32>,
     /// The id that fills rows up to `max_length`.
     fill: Option<u32>,
+}
+
+impl TokenRule for Rule {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
+    }
+
+    fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
+        let rows = self.encode(batch, &self.options.field, first_row)?;
+        let mut ids = Lists::with_capacity(rows.len());
+        let mut mask = Lists::with_capacity(rows.len());
+        for (row, mut tokens) in rows.into_iter().enumerate() {
+            let max = ("max_length", self.options.max_length);
+            self.finish(&mut tokens, max, first_row + row as u64)?;
+            let length = self.options.max_length.unwrap_or(0).max(tokens.len());
+            if let Some(fill) = self.fill {
+                let real = tokens.len();
+                mask.push((0..length).map(|i| i32::from(i < real)));
+                tokens.resize(length, fill);
+            }
+            ids.push(tokens.into_iter().map(|id| id as i32));
+        }
+        let mut columns = vec![ids.finish()];
+        if self.fill.is_some() {
+            columns.push(mask.finish());
+        }
+        if let Some(target) = &self.options.text_target {
+            columns.push(self.labels(batch, target, first_row)?);
+        }
+        RecordBatch::try_new(self.schema.clone(), columns)
+            .map_err(|e| Error::new(Code::Internal, format!("tokenize: {e}")).caused_by(e))
+    }
+
+    fn identity(&self) -> Option<String> {
+        let how = format!("{:?} {:?} {:?}", self.options, self.eos, self.fill);
+        self.options.load_from_cache_file.then_some(how)
+    }
+
+    fn describe(&self) -> String {
+        let length =
+            self.options.max_length.map_or(String::new(), |n| format!(", max_length: {n}"));
+        format!("tokenize({}{length})", self.options.field)
+    }
 }
 
 impl Rule {
@@ -151,32 +156,6 @@ impl Rule {
             fields.push(tokens::int32_list(LABELS));
         }
         Ok(Self { tokenizer, options, schema: Arc::new(Schema::new(fields)), eos, fill })
-    }
-
-    fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
-        let rows = self.encode(batch, &self.options.field, first_row)?;
-        let mut ids = Lists::with_capacity(rows.len());
-        let mut mask = Lists::with_capacity(rows.len());
-        for (row, mut tokens) in rows.into_iter().enumerate() {
-            let max = ("max_length", self.options.max_length);
-            self.finish(&mut tokens, max, first_row + row as u64)?;
-            let length = self.options.max_length.unwrap_or(0).max(tokens.len());
-            if let Some(fill) = self.fill {
-                let real = tokens.len();
-                mask.push((0..length).map(|i| i32::from(i < real)));
-                tokens.resize(length, fill);
-            }
-            ids.push(tokens.into_iter().map(|id| id as i32));
-        }
-        let mut columns = vec![ids.finish()];
-        if self.fill.is_some() {
-            columns.push(mask.finish());
-        }
-        if let Some(target) = &self.options.text_target {
-            columns.push(self.labels(batch, target, first_row)?);
-        }
-        RecordBatch::try_new(self.schema.clone(), columns)
-            .map_err(|e| Error::new(Code::Internal, format!("tokenize: {e}")).caused_by(e))
     }
 
     /// The token ids of a column of text.

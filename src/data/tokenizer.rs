@@ -4,6 +4,8 @@
 //! The truncation and padding of a `tokenizer.json` are not used: in dsr that is decided
 //! where the data is tokenized, visibly.
 
+use std::sync::OnceLock;
+
 use serde_json::Value;
 use tokenizers::{
     AddedToken,
@@ -23,6 +25,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
+    hash::sha256,
     panics::catch,
     units::Bytes,
 };
@@ -50,6 +53,8 @@ pub struct Tokenizer {
     eos: Option<u32>,
     pad: Option<u32>,
     template: Option<ChatTemplate>,
+    /// The hash of its rules, once it was asked for.
+    hash: OnceLock<String>,
 }
 
 impl std::fmt::Debug for Tokenizer {
@@ -142,7 +147,7 @@ impl Tokenizer {
         };
         let (eos, pad) = (named("eos_token", &EOS_TOKENS)?, named("pad_token", &PAD_TOKENS)?);
         let pieces = Pieces::of(&inner);
-        Ok(Self { inner, growth, pieces, eos, pad, template: None })
+        Ok(Self { inner, growth, pieces, eos, pad, template: None, hash: OnceLock::new() })
     }
 
     /// Refuses a text that the tokenizer's rules could make too long.
@@ -251,6 +256,15 @@ impl Tokenizer {
     /// The tokenizer as the content of a `tokenizer.json`.
     pub fn to_json(&self) -> Result<Vec<u8>> {
         guarded("be written", || self.inner.to_string(false)).map(String::into_bytes)
+    }
+
+    /// What tells its rules from another tokenizer's.
+    pub(super) fn hash(&self) -> Result<&str> {
+        if let Some(hash) = self.hash.get() {
+            return Ok(hash);
+        }
+        let hash = sha256(self.to_json()?);
+        Ok(self.hash.get_or_init(|| hash))
     }
 
     /// The number of tokens, added ones included.

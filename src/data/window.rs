@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 
-use super::stage::{Batches, Stage, limit_rows};
+use super::stage::{Batches, Stage, identity_of, limit_rows};
 use crate::error::Result;
 
 /// Rows `from..from + len` of the input.
@@ -64,6 +64,10 @@ impl Stage for Window {
             Some(rest) => limit_rows(batches, rest),
             None => batches,
         })
+    }
+
+    fn identity(&self) -> Result<Option<String>> {
+        identity_of(&self.inputs(), &format!("{} {:?}", self.from, self.len))
     }
 
     fn describe(&self) -> String {

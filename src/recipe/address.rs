@@ -5,7 +5,11 @@
 
 use std::path::PathBuf;
 
-use super::{Recipe, embedded::EMBEDDED};
+use super::{
+    Recipe,
+    caches::{self, Env},
+    embedded::EMBEDDED,
+};
 use crate::{
     error::{Code, Error, Result},
     fs, hash,
@@ -29,9 +33,6 @@ pub(crate) struct Address {
     /// `None` where none was written.
     pub(crate) sha256: Option<String>,
 }
-
-/// Looks an environment variable up.
-type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Whether `text` is an address, with or without a hash, and no path.
 pub fn is_address(text: &str) -> bool {
@@ -143,9 +144,7 @@ pub fn recipe(text: &str, env: Env<'_>, mut grants: Grants) -> Result<Recipe> {
 
 /// The directory of the texts, if there is a home.
 pub(crate) fn cache_dir(env: Env<'_>) -> Option<PathBuf> {
-    let path = |name: &str| env(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let caches = path("XDG_CACHE_HOME").or_else(|| Some(path("HOME")?.join(".cache")))?;
-    Some(caches.join("dsr/recipes"))
+    Some(caches::dir(env)?.join("recipes"))
 }
 
 /// The text with this hash, if it was fetched before and is not damaged.

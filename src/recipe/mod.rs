@@ -23,6 +23,7 @@ pub mod sources;
 pub mod value;
 pub mod workspace;
 
+pub(crate) mod caches;
 pub(crate) mod embedded;
 pub(crate) mod imports;
 pub(crate) mod indices;

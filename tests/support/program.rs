@@ -1,8 +1,10 @@
 //! The program, run as a user runs it.
 
 use std::{
+    fs,
     path::Path,
     process::{Command, Output},
+    sync::Once,
     thread,
     time::{Duration, Instant},
 };
@@ -13,8 +15,20 @@ use super::ranks;
 /// a GPU say so.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
-    command.env(DEVICE.0, DEVICE.1);
+    command.env(DEVICE.0, DEVICE.1).env(CACHES.0, caches());
     command
+}
+
+/// The variable that says where caches are.
+const CACHES: (&str, &str) = ("XDG_CACHE_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/caches"));
+
+/// The caches of the programs of this run of the tests, which begin empty.
+fn caches() -> &'static str {
+    static EMPTIED: Once = Once::new();
+    EMPTIED.call_once(|| {
+        let _ = fs::remove_dir_all(CACHES.1);
+    });
+    CACHES.1
 }
 
 /// The variable that says it.

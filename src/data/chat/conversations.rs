@@ -17,7 +17,8 @@ use super::{
 use crate::{
     config::options::option_table,
     data::{
-        stage::{Batches, Stage, changed},
+        stage::Stage,
+        tokenized::{TokenRule, Tokenized},
         tokenizer::Tokenizer,
         tokens::{self, INPUT_IDS, LABELS, Padding},
         values::{Row, to_rows},
@@ -50,13 +51,11 @@ option_table! {
         /// whether rows longer than `max_length` are cut at their end
         #[option(default = false)]
         pub truncation: bool,
+        /// whether tokens that an earlier run made of the same conversations are taken, and those of this
+        /// run kept
+        #[option(default = true)]
+        pub load_from_cache_file: bool,
     }
-}
-
-/// The input's conversations as token ids, row by row.
-pub(in crate::data) struct Conversations {
-    input: Arc<dyn Stage>,
-    rule: Arc<Rule>,
 }
 
 /// The checked options with what they need.
@@ -68,86 +67,47 @@ struct Rule {
     schema: SchemaRef,
 }
 
-impl Conversations {
-    pub(in crate::data) fn new(
-        input: Arc<dyn Stage>,
-        tokenizer: Arc<Tokenizer>,
-        options: ChatOptions,
-    ) -> Result<Self> {
-        let form = Form::of(&input.schema(), options.field.as_deref())?;
-        let own = tokenizer.chat_template();
-        let template = match (&options.chat_template, options.apply_chat_template) {
-            (_, false) => None,
-            (Some(source), true) => Some(match own {
-                Some(own) => own.with_source(source),
-                None => ChatTemplate::of_source(source),
-            }),
-            (None, true) => own.cloned(),
-        };
-        let needs_one = matches!(form, Form::Messages(_)) || options.apply_chat_template;
-        if template.is_none() && needs_one {
-            let e = Error::new(Code::Tokenizer, "the tokenizer has no chat template");
-            let e = e.hint("give one with `chat_template`, or take the tokenizer of a chat model");
-            return Err(match form {
-                Form::Messages(_) => e,
-                _ => e.hint("apply_chat_template: false trains the answers behind the prompts"),
-            });
-        }
-        let mut ids = tokens::int32_list(INPUT_IDS);
-        if let Some(pad) = tokenizer.pad_id() {
-            ids = tokens::with_padding(ids, Padding::Longest, pad);
-        }
-        let schema = Arc::new(Schema::new(vec![ids, tokens::int32_list(LABELS)]));
-        Ok(Self { input, rule: Arc::new(Rule { tokenizer, template, form, options, schema }) })
+/// The input's conversations as token ids, row by row.
+pub(in crate::data) fn chat(
+    input: Arc<dyn Stage>,
+    tokenizer: Arc<Tokenizer>,
+    options: ChatOptions,
+) -> Result<Tokenized> {
+    let form = Form::of(&input.schema(), options.field.as_deref())?;
+    let own = tokenizer.chat_template();
+    let template = match (&options.chat_template, options.apply_chat_template) {
+        (_, false) => None,
+        (Some(source), true) => Some(match own {
+            Some(own) => own.with_source(source),
+            None => ChatTemplate::of_source(source),
+        }),
+        (None, true) => own.cloned(),
+    };
+    let needs_one = matches!(form, Form::Messages(_)) || options.apply_chat_template;
+    if template.is_none() && needs_one {
+        let e = Error::new(Code::Tokenizer, "the tokenizer has no chat template");
+        let e = e.hint("give one with `chat_template`, or take the tokenizer of a chat model");
+        return Err(match form {
+            Form::Messages(_) => e,
+            _ => e.hint("apply_chat_template: false trains the answers behind the prompts"),
+        });
     }
+    let mut ids = tokens::int32_list(INPUT_IDS);
+    if let Some(pad) = tokenizer.pad_id() {
+        ids = tokens::with_padding(ids, Padding::Longest, pad);
+    }
+    let schema = Arc::new(Schema::new(vec![ids, tokens::int32_list(LABELS)]));
+    Ok(Tokenized::new(input, Rule { tokenizer, template, form, options, schema }))
 }
-
-impl Stage for Conversations {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
-    }
-
+impl TokenRule for Rule {
     fn schema(&self) -> SchemaRef {
-        self.rule.schema.clone()
+        self.schema.clone()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
+    fn tokenizer(&self) -> &Arc<Tokenizer> {
+        &self.tokenizer
     }
 
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
-    }
-
-    fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
-        Some(Arc::clone(&self.rule.tokenizer))
-    }
-
-    fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
-        let rule = self.rule.clone();
-        let input = self.input.read(epoch, from)?;
-        Ok(changed(input, from, move |batch, first_row| rule.apply(batch, first_row)))
-    }
-
-    fn describe(&self) -> String {
-        let ChatOptions { max_length, system, chat_template, apply_chat_template, .. } =
-            &self.rule.options;
-        let mut options: Vec<String> = Vec::new();
-        options.extend(max_length.map(|n| format!("max_length: {n}")));
-        options.extend(system.as_ref().map(|text| format!("system: {text:?}")));
-        options.extend(chat_template.as_ref().map(|text| format!("chat_template: {text:?}")));
-        if !apply_chat_template {
-            options.push("apply_chat_template: false".to_owned());
-        }
-        format!("{} -> chat({})", self.input.describe(), options.join(", "))
-    }
-}
-
-impl Rule {
     fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
         let mut places = Vec::new();
         let mut texts = Vec::new();
@@ -182,6 +142,27 @@ impl Rule {
             .map_err(|e| Error::new(Code::Internal, format!("chat: {e}")).caused_by(e))
     }
 
+    fn identity(&self) -> Option<String> {
+        let is_lasting = !self.template.as_ref().is_some_and(ChatTemplate::tells_the_time);
+        let how = format!("{:?} {:?} {:?}", self.options, self.template, self.form);
+        (self.options.load_from_cache_file && is_lasting).then_some(how)
+    }
+
+    fn describe(&self) -> String {
+        let ChatOptions { max_length, system, chat_template, apply_chat_template, .. } =
+            &self.options;
+        let mut options: Vec<String> = Vec::new();
+        options.extend(max_length.map(|n| format!("max_length: {n}")));
+        options.extend(system.as_ref().map(|text| format!("system: {text:?}")));
+        options.extend(chat_template.as_ref().map(|text| format!("chat_template: {text:?}")));
+        if !apply_chat_template {
+            options.push("apply_chat_template: false".to_owned());
+        }
+        format!("chat({})", options.join(", "))
+    }
+}
+
+impl Rule {
     /// The text of a row, and where its answers are.
     fn written(&self, row: &Row) -> Result<Written> {
         let wrong = |why: String| Error::new(Code::Data, why);

@@ -14,4 +14,4 @@ pub use self::{
     preview::PreviewRow,
     template::{ChatTemplate, Message},
 };
-pub(super) use self::{conversations::Conversations, labels::PlacedToken, preview::preview};
+pub(super) use self::{conversations::chat, labels::PlacedToken, preview::preview};

@@ -19,6 +19,8 @@ use crate::{
 
 const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
+/// The function of templates that tells the time.
+const CLOCK: &str = "strftime_now";
 /// Steps of a template, far more than any conversation needs.
 const FUEL: u64 = 50_000_000;
 
@@ -83,6 +85,11 @@ impl ChatTemplate {
             name.ends_with("_token").then_some((name, text.into()))
         });
         Ok(Some(Self::new(&source, tokens.collect())))
+    }
+
+    /// Whether it may write another text tomorrow.
+    pub(in crate::data) fn tells_the_time(&self) -> bool {
+        self.source.contains(CLOCK)
     }
 
     fn new(source: &str, tokens: Map<String, Value>) -> Self {
@@ -228,7 +235,7 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |message: String| -> Result<String, _> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
-    environment.add_function("strftime_now", |format: String| -> Result<String, _> {
+    environment.add_function(CLOCK, |format: String| -> Result<String, _> {
         use std::fmt::Write;
         let mut text = String::new();
         // An unknown directive is an error here, and a panic in `to_string`.

@@ -2,6 +2,7 @@
 
 use std::{
     io::{BufRead, BufReader, Cursor, Read, Seek, SeekFrom},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -114,6 +115,17 @@ impl FileBytes {
             sum.update(&part);
         }
         Ok(format!("{len}:{:08x}", sum.finalize()))
+    }
+
+    /// The fingerprint, with the file's number and times: no change of its content leaves all of them.
+    pub(super) fn identity(&self) -> Result<String> {
+        let fingerprint = self.fingerprint()?;
+        let FileLocation::Path(place) = self.place() else { return Ok(fingerprint) };
+        let metadata = open_file(place)?.metadata().at("read", place.path())?;
+        let times =
+            (metadata.mtime(), metadata.mtime_nsec(), metadata.ctime(), metadata.ctime_nsec());
+        let (device, inode) = (metadata.dev(), metadata.ino());
+        Ok(format!("{fingerprint} {device}:{inode} {times:?} {:?}", self.0.2))
     }
 
     /// Its lines with their numbers, from 1; line ends are cut off.

@@ -128,6 +128,12 @@ impl DataFile {
         self.0.bytes.fingerprint()
     }
 
+    /// What tells the rows from those of another file, and of this one once it was written again.
+    pub(super) fn identity(&self) -> Result<String> {
+        let Inner { bytes, format, sample_by, .. } = &*self.0;
+        Ok(format!("{} {format:?} {sample_by:?}", bytes.identity()?))
+    }
+
     pub(super) fn schema(&self) -> Result<Schema> {
         self.guarded(|bytes| match self.0.format {
             Format::Parquet => parquet::schema(bytes),

@@ -37,6 +37,8 @@ pub struct OpenOptions {
     pub sample_by: SampleBy,
     /// The resolver of hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
+    /// The directory where tokens are kept from one run to the next; without it none are.
+    pub token_cache: Option<PathBuf>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
     pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }

@@ -21,7 +21,7 @@ mod parquet;
 mod parquet_check;
 mod text;
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
@@ -68,7 +68,8 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     }
     let schema = common(&files)?;
     let (name, stop) = (format!("{spec} [{expression}]"), options.stop.clone());
-    let source = Source { name, parts: parts.into(), schema, stop };
+    let token_cache = options.token_cache.as_deref().map(Arc::from);
+    let source = Source { name, parts: parts.into(), schema, stop, token_cache };
     // Reading the first rows now shows a damaged or empty file where the dataset is named.
     let mut first = source.read(0, 0)?;
     while let Some(batch) = first.next().transpose()? {
@@ -91,6 +92,18 @@ pub(super) struct Source {
     parts: Arc<[RowRange]>,
     schema: SchemaRef,
     stop: Option<Stop>,
+    token_cache: Option<Arc<Path>>,
+}
+
+impl Source {
+    /// The row ranges with what `tell` says of their files.
+    fn of_files(&self, tell: impl Fn(&DataFile) -> Result<String>) -> Result<String> {
+        let part = |part: &RowRange| {
+            let files = part.files.iter().map(&tell).collect::<Result<Vec<_>>>()?;
+            Ok(format!("{}..{:?} of {}", part.from, part.to, files.join("+")))
+        };
+        Ok(self.parts.iter().map(part).collect::<Result<Vec<_>>>()?.join("; "))
+    }
 }
 
 impl Stage for Source {
@@ -147,11 +160,15 @@ impl Stage for Source {
     }
 
     fn origin(&self) -> Result<String> {
-        let part = |part: &RowRange| {
-            let files = part.files.iter().map(DataFile::fingerprint).collect::<Result<Vec<_>>>()?;
-            Ok(format!("{}..{:?} of {}", part.from, part.to, files.join("+")))
-        };
-        Ok(self.parts.iter().map(part).collect::<Result<Vec<_>>>()?.join("; "))
+        self.of_files(DataFile::fingerprint)
+    }
+
+    fn identity(&self) -> Result<Option<String>> {
+        Ok(Some(format!("{} as {:?}", self.of_files(DataFile::identity)?, self.schema)))
+    }
+
+    fn token_cache(&self) -> Option<&Path> {
+        self.token_cache.as_deref()
     }
 
     fn describe(&self) -> String {

@@ -19,6 +19,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     recipe::{
+        caches,
         error::ScriptResult,
         options,
         value::{self, argument, describe},
@@ -405,8 +406,9 @@ fn located(
     let host = host::of(ctx)?;
     let source = host.workspace.rights.source(spec)?;
     let stop = Some(Arc::new(host.stopper()) as _);
+    let token_cache = caches::tokens(&host.workspace.rights.env);
     let hub = Some(Rc::new(host) as _);
-    Ok((source, OpenOptions { hub, stop, ..options }))
+    Ok((source, OpenOptions { hub, token_cache, stop, ..options }))
 }
 
 fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<data::Dataset> {
