@@ -48,6 +48,7 @@ mod script;
 mod separate_documents;
 mod sparse_attention;
 mod stdlib;
+mod streaming;
 mod support;
 mod sweep;
 mod tidy;

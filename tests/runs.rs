@@ -64,10 +64,13 @@ fn a_dry_run_that_fails_leaves_nothing_either() {
 #[test]
 fn a_dry_run_of_a_recipe_without_a_run_is_refused() {
     let folder = Folder::new(RECIPE);
-    fs::write(folder.path("tiny.rhai"), "print(1);").unwrap();
-    let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
-    let error = text(&output.stderr);
-    assert!(error.starts_with("error[E105]: --dry-run has no meaning for this recipe"), "{error}");
+    for recipe in ["print(1);", "import \"dsr:schedule\" as schedule;\nprint(1);"] {
+        fs::write(folder.path("tiny.rhai"), recipe).unwrap();
+        let output = folder.dsr(&["run", "tiny.rhai", "--dry-run"]);
+        let error = text(&output.stderr);
+        let expected = "error[E105]: --dry-run has no meaning for this recipe";
+        assert!(error.starts_with(expected), "{recipe}: {error}");
+    }
 }
 
 #[test]

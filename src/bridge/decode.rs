@@ -180,7 +180,7 @@ fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
 
 #[cfg(test)]
 mod tests {
-    use tch::{Device, no_grad};
+    use tch::{Device, IndexOp, no_grad};
 
     use super::*;
 
@@ -210,6 +210,18 @@ mod tests {
         assert!(taken.is_none(), "libtorch is faster then");
         let with_gradient = few_rows(&many.narrow(0, 0, 1), Matrix::ByInputs(&matrix), None);
         assert!(with_gradient.unwrap().is_none());
+    }
+
+    /// A model whose weights are no numbers says nothing that looks like an answer.
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for place in [0, 3, 4] {
+            let ones = || Tensor::ones([1, 1, 40, 16], CPU);
+            let (q, keys) = (Tensor::ones([1, 1, 16], CPU), ones());
+            let _ = keys.i((0, 0, place, 2)).fill_(f64::NAN);
+            let made = no_grad(|| attend(&q, (&keys, &ones()), None, &[5], 1.0)).unwrap().unwrap();
+            assert!(made.isnan().all().int64_value(&[]) == 1, "{place}: {made:?}");
+        }
     }
 
     /// Beside libtorch's attention, whose sums have another order: 1e-5 in float32, in bfloat16 two of

@@ -365,9 +365,10 @@ fn needs(host: &Host) -> Needs {
     let mut write = vec![std::env::temp_dir()];
     write.extend(home.iter().map(|home| home.join(".nv")).filter(|dir| dir.exists()));
     write.extend(dirs("CUDA_CACHE_PATH"));
-    let tokens = caches::tokens(&host.workspace.rights.env);
+    let env = &host.workspace.rights.env;
+    let kept = [caches::tokens(env), caches::streams(env)].into_iter().flatten();
     // A rule holds for a directory that is there.
-    write.extend(tokens.filter(|dir| crate::fs::create_dir_all(dir.as_path()).is_ok()));
+    write.extend(kept.filter(|dir| crate::fs::create_dir_all(dir.as_path()).is_ok()));
     write.extend(
         dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
     );

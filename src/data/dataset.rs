@@ -17,6 +17,7 @@ use super::{
     pack_documents::PackDocuments,
     rows::{Filter, Map, RowMap, RowPredicate, Rows},
     shuffle::Shuffle,
+    shuffle_buffer::ShuffleBuffer,
     source::{self, OpenOptions},
     source_name::DataSource,
     spool::Spool,
@@ -121,12 +122,37 @@ impl Dataset {
     /// All rows in an order drawn from `seed`, another in every epoch. The rows are copied once to
     /// a temporary file on disk, so memory stays small; clones share the file.
     pub fn shuffle(&self, seed: u64) -> Result<Self> {
+        self.check_copied(
+            "shuffle()",
+            Some("shuffle(#{ buffer_size: 10000 }) shuffles in memory"),
+        )?;
         Ok(Self::from_stage(Shuffle::new(self.stage.clone(), seed)))
+    }
+
+    /// The rows of each block of so many in an order drawn from `seed`, another in every epoch. A block
+    /// is held in memory.
+    pub fn shuffle_blocks(&self, seed: u64, rows: u64) -> Result<Self> {
+        Ok(Self::from_stage(ShuffleBuffer::new(self.stage.clone(), seed, rows)))
+    }
+
+    /// Refuses a copy of data of which there may be more than the disk can hold.
+    fn check_copied(&self, what: &str, instead: Option<&str>) -> Result<()> {
+        if !self.stage.is_streamed() {
+            return Ok(());
+        }
+        let message =
+            format!("{what} would copy all rows to the disk, of a dataset that is streamed");
+        let e = Error::new(Code::Data, message).hint("open it without streaming: true");
+        Err(match instead {
+            Some(instead) => e.hint(instead),
+            None => e,
+        })
     }
 
     /// Copies the rows once to a temporary file at the first use: later epochs read them from
     /// there instead of computing them again, and resuming seeks.
     pub fn cache(&self) -> Result<Self> {
+        self.check_copied("cache()", None)?;
         Ok(Self::from_stage(Spool::new(self.stage.clone())))
     }
 
@@ -164,6 +190,7 @@ impl Dataset {
     /// The rows by the values of a column; equal ones keep their order, and nulls come last. The rows
     /// are copied once to a temporary file.
     pub fn sort(&self, column: &str, descending: bool) -> Result<Self> {
+        self.check_copied("sort()", None)?;
         let rule = Rule::Sorted { descending };
         Ok(Self::from_stage(Ordered::new(self.stage.clone(), column, rule)?))
     }

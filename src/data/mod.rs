@@ -15,7 +15,7 @@
 //! | `tokenized.rs`, `ahead.rs`, `token_cache.rs` | tokens made ahead by a thread, and kept from one run to the next |
 //! | `chat/`, `pack_documents.rs` | conversations as tokens with labels; rows of texts that are apart |
 //! | `rows.rs`, `values.rs` | rows as JSON objects: `filter` and `map`; no value changes on the way |
-//! | `window.rs`, `spool.rs`, `shuffle.rs` | `take` and `skip`, a copy on disk, a permutation of it |
+//! | `window.rs`, `spool.rs`, `shuffle.rs`, `shuffle_buffer.rs` | `take` and `skip`, a copy on disk, a permutation of it, one of each block |
 //! | `columns.rs` | other columns of the same rows |
 //! | `concat.rs`, `mix.rs`, `parts.rs` | the rows of several datasets, one after another and among each other |
 //! | `tokenizer_pieces.rs`, `tokenizer_training.rs` | long texts in pieces; a tokenizer learned from a dataset |
@@ -48,6 +48,7 @@ mod parts;
 mod prefetch;
 mod rows;
 mod shuffle;
+mod shuffle_buffer;
 mod source;
 mod source_name;
 mod split;

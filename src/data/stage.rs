@@ -53,6 +53,11 @@ pub(super) trait Stage: Send + Sync {
         false
     }
 
+    /// Whether files are fetched while they are read: there may be more rows than the disk can hold.
+    fn is_streamed(&self) -> bool {
+        self.inputs().into_iter().any(Stage::is_streamed)
+    }
+
     /// Whether the rows can be read in the thread alone that made this stage or one before it.
     fn is_local(&self) -> bool {
         self.inputs().into_iter().any(Stage::is_local)

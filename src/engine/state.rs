@@ -33,7 +33,7 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, is_of_adapter},
+    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, TRAINED_WEIGHTS, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor, no_grad,
@@ -43,7 +43,6 @@ use crate::{
 
 const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
-const TRAINED: &str = "trained.safetensors";
 const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
@@ -126,7 +125,7 @@ impl Engine {
             params.into_iter().partition(|param| is_of_adapter(param.name));
         let trained = self.model.trainable_units().len();
         let base: Vec<_> = base.into_iter().filter(|param| param.unit < trained).collect();
-        let files = [(ADAPTER_WEIGHTS, adapter), (TRAINED, base)];
+        let files = [(ADAPTER_WEIGHTS, adapter), (TRAINED_WEIGHTS, base)];
         files.into_iter().filter(|(_, params)| !params.is_empty()).collect()
     }
 

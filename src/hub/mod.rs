@@ -13,6 +13,7 @@
 //! | `cache` | the layout on disk |
 //! | `client`, `download`, `refusal` | requests; contents, resumed and checked; what failures mean |
 //! | `files` | the files of models and tokenizers that are fetched |
+//! | `stream` | large files of datasets that are fetched when they are read |
 //! | `configs`, `splits` | which files are which split of a dataset |
 //! | `pins` | commits and contents that a lock settles |
 //! | `web` | a small file at any address |
@@ -33,6 +34,7 @@ mod repo;
 mod settings;
 mod snapshot;
 mod splits;
+mod stream;
 mod tree;
 mod web;
 
@@ -44,6 +46,7 @@ pub use self::{
     pins::{Content, Contents, Pins},
     repo::RepoKind,
     settings::HubSettings,
+    stream::{CheckHost, DatasetFile, RemoteFile, StopWhen, StreamAccess},
     web::{Web, host_of},
 };
 use self::{repo::Repo, snapshot::Snapshot};

@@ -108,18 +108,31 @@ impl Pins {
             return Ok(());
         }
         self.check_name(repo, commit, file)?;
-        let found = Content::of(path)?;
-        if let Some(pinned) = self.content(repo, commit, file)
-            && *pinned != found
-        {
-            let message = format!("{file} of the {repo} is not what the lock says");
-            return Err(Error::new(Code::Pin, message)
-                .hint(format!("the lock: sha256 {}, {} bytes", pinned.sha256, pinned.size))
-                .hint(format!("found: sha256 {}, {} bytes", found.sha256, found.size))
-                .hint(format!("if it was damaged, delete {} and run again", path.display())));
-        }
+        let damaged = |e: Error| {
+            e.hint(format!("if it was damaged, delete {} and run again", path.display()))
+        };
+        self.check_content(repo, commit, file, &Content::of(path)?).map_err(damaged)?;
         self.seen.borrow_mut().insert(path.to_owned());
         Ok(())
+    }
+
+    /// Refuses a content that is another than what is pinned.
+    pub(super) fn check_content(
+        &self,
+        repo: &Repo,
+        commit: &str,
+        file: &str,
+        found: &Content,
+    ) -> Result<()> {
+        match self.content(repo, commit, file).filter(|pinned| self.is_frozen && *pinned != found) {
+            None => Ok(()),
+            Some(pinned) => {
+                let message = format!("{file} of the {repo} is not what the lock says");
+                Err(Error::new(Code::Pin, message)
+                    .hint(format!("the lock: sha256 {}, {} bytes", pinned.sha256, pinned.size))
+                    .hint(format!("found: sha256 {}, {} bytes", found.sha256, found.size)))
+            }
+        }
     }
 
     fn content(&self, repo: &Repo, commit: &str, file: &str) -> Option<&Content> {

@@ -13,6 +13,7 @@ use super::{
     pins::Content,
     refusal::RequestContext,
     repo::{Repo, is_commit, percent_encode},
+    settings::HubSettings,
     splits,
     tree::{Blob, Tree},
 };
@@ -106,7 +107,30 @@ impl<'a> Snapshot<'a> {
         Content::of(&self.fetch_one(file)?)
     }
 
-    fn fetch_one(&self, file: &str) -> Result<PathBuf> {
+    /// The content of a large file that is not in the cache, held against the lock. The hub tells its hash.
+    pub(super) fn large(&self, file: &str) -> Result<Option<Blob>> {
+        let Files::Known(tree) = &self.files else { return Ok(None) };
+        let blob = tree.files.get(file).filter(|blob| blob.lfs_sha256.is_some());
+        if self.dir().join(file).exists() {
+            return Ok(None);
+        }
+        if let Some(Blob { lfs_sha256: Some(sha256), size, .. }) = blob {
+            let content = Content { sha256: sha256.clone(), size: *size };
+            self.hub.pins.check_name(&self.repo, &self.commit, file)?;
+            self.hub.pins.check_content(&self.repo, &self.commit, file, &content)?;
+        }
+        Ok(blob.cloned())
+    }
+
+    pub(super) fn settings(&self) -> &HubSettings {
+        &self.hub.settings
+    }
+
+    pub(super) fn commit(&self) -> &str {
+        &self.commit
+    }
+
+    pub(super) fn fetch_one(&self, file: &str) -> Result<PathBuf> {
         self.hub.pins.check_name(&self.repo, &self.commit, file)?;
         let path = self.bring(file)?;
         self.hub.pins.check(&self.repo, &self.commit, file, &path)?;
@@ -134,7 +158,7 @@ impl<'a> Snapshot<'a> {
 
     fn download(&self, file: &str, blob: &Blob) -> Result<()> {
         if self.hub.settings.offline {
-            return Err(offline(self.hub, &self.repo, Some(file)));
+            return Err(offline(&self.hub.settings, &self.repo, Some(file)));
         }
         let target = self.cache.blob(blob.name());
         make_dir(&self.cache.dir().join("blobs"))?;
@@ -189,7 +213,7 @@ fn asked<'a>(hub: &'a Hub, repo: &'a Repo) -> RequestContext<'a> {
 
 fn ask_for_commit(hub: &Hub, repo: &Repo, cache: &RepoCache) -> Result<String> {
     if hub.settings.offline {
-        return Err(offline(hub, repo, None));
+        return Err(offline(&hub.settings, repo, None));
     }
     let revision = percent_encode(&repo.revision, false);
     let url = format!("{}/revision/{revision}", repo.api_path(&hub.settings.endpoint));
@@ -211,7 +235,7 @@ fn ask_for_commit(hub: &Hub, repo: &Repo, cache: &RepoCache) -> Result<String> {
 fn ask_for_files(hub: &Hub, repo: &Repo, cache: &RepoCache, commit: &str) -> Result<Files> {
     let present = || Some(cache.present(commit)).filter(|files| !files.is_empty());
     if hub.settings.offline {
-        return present().map(Files::Present).ok_or_else(|| offline(hub, repo, None));
+        return present().map(Files::Present).ok_or_else(|| offline(&hub.settings, repo, None));
     }
     match read_tree(hub.client()?, &repo.api_path(&hub.settings.endpoint), commit) {
         Ok(Some(tree)) => {
@@ -240,9 +264,9 @@ fn read_tree(client: &Client, api: &str, commit: &str) -> Result<Option<Tree>, R
     Ok(Some(tree))
 }
 
-fn offline(hub: &Hub, repo: &Repo, file: Option<&str>) -> Error {
+pub(super) fn offline(settings: &HubSettings, repo: &Repo, file: Option<&str>) -> Error {
     let what = file.map_or_else(|| format!("the {repo}"), |f| format!("{f} of the {repo}"));
-    let cache = hub.settings.cache_dir.display();
+    let cache = settings.cache_dir.display();
     let message = format!("{what} is not in the cache, and the hub may not be asked (offline)");
     let at = if repo.revision == "main" {
         String::new()

@@ -37,7 +37,8 @@ mod unit;
 mod unit_gradient;
 
 pub use adapters::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TargetModules, is_of_adapter,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TRAINED_WEIGHTS, TargetModules,
+    is_of_adapter,
 };
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};

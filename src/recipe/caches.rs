@@ -12,6 +12,11 @@ pub(crate) fn dir(env: Env<'_>) -> Option<PathBuf> {
     Some(caches.join("dsr"))
 }
 
+/// The directory of files that are here while they are read.
+pub(crate) fn streams(env: Env<'_>) -> Option<PathBuf> {
+    Some(dir(env)?.join("streams"))
+}
+
 /// The directory of tokens that are kept from one run to the next.
 pub(crate) fn tokens(env: Env<'_>) -> Option<PathBuf> {
     Some(dir(env)?.join("tokens"))

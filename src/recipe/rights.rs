@@ -291,6 +291,12 @@ impl Rights {
         self.check(Access::Net(host))
     }
 
+    /// Refuses, in every thread, a host that the recipe may not ask now.
+    pub(crate) fn host_checker(&self) -> impl Fn(&str) -> Result<()> + Send + Sync + use<> {
+        let (permissions, at) = (self.permissions(), self.call.borrow().clone());
+        move |host| permissions.check(Access::Net(host), &at)
+    }
+
     /// Refuses a host that the recipe may not import code from.
     pub(super) fn check_import(&self, host: &str) -> Result<()> {
         self.permissions().check(Access::Import(host), &self.call.borrow())

@@ -28,8 +28,8 @@ use crate::{
     dist::ProcessGroup,
     engine::Engine,
     error::{Code, Error, Result},
-    hub::{Hub, HubSettings},
-    recipe::{lock::Lock, workspace::Workspace},
+    hub::{DatasetFile, Hub, HubSettings, StreamAccess},
+    recipe::{caches, lock::Lock, workspace::Workspace},
     run::{Interrupt, LineInterval, RunEnding},
 };
 
@@ -191,6 +191,21 @@ impl DatasetFiles for Rc<Host> {
         revision: Option<&str>,
     ) -> Result<Vec<(String, Vec<PathBuf>)>> {
         self.hub()?.dataset_files(repo, config, revision)
+    }
+
+    fn dataset_streams(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        let rights = &self.workspace.rights;
+        let dir = caches::streams(&rights.env).ok_or_else(|| {
+            Error::new(Code::Hub, "no place for the files of a dataset that is streamed")
+                .hint("set XDG_CACHE_HOME to a directory")
+        })?;
+        let access = StreamAccess { dir, on_host: Arc::new(rights.host_checker()) };
+        self.hub()?.dataset_streams(repo, config, revision, &access)
     }
 }
 

@@ -59,7 +59,7 @@ impl Session {
         check::check(&engine, name, &ast, &imports, &parameters)
             .map_err(|e| Failure::of(e, &[], sources))?;
         drop(parameters);
-        self.check_run_options(&ast)?;
+        self.check_run_options(&ast, &imports)?;
         let ended = match engine.run_ast(&ast) {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
@@ -95,9 +95,10 @@ impl Session {
         let workspace = &self.host.workspace;
         let (engine, ast) = self.compile(recipe)?;
         let parameters = workspace.parameters.borrow();
-        check::check_whole(&engine, workspace, &recipe.name, &ast, &parameters)
+        let mut imports = Imports::load(&engine, workspace, &recipe.name, &ast, &parameters);
+        check::check_whole(&engine, &recipe.name, &ast, &mut imports, &parameters)
             .map_err(|e| Failure::of(e, &[], &workspace.sources))?;
-        Ok(self.check_run_options(&ast)?)
+        Ok(self.check_run_options(&ast, &imports)?)
     }
 
     /// The text and the parameters of the recipe that was checked or run last, as its runs keep them.
@@ -154,7 +155,7 @@ impl Session {
     }
 
     /// Refuses options for a run before a recipe that starts none.
-    fn check_run_options(&self, ast: &AST) -> Result<(), Error> {
+    fn check_run_options(&self, ast: &AST, imports: &Imports) -> Result<(), Error> {
         let run = &self.host.run;
         let option = match (&self.host.workspace.rights.start, &run.name) {
             _ if run.is_trial => "--dry-run",
@@ -162,9 +163,11 @@ impl Session {
             (Start::Afresh, Some(_)) => "--name",
             _ => "--resume",
         };
-        // An import may start it.
-        let imports = ast.statements().iter().any(|s| matches!(s, rhai::Stmt::Import(..)));
-        if imports || !locate::calls_of(ast, START_RUN).is_empty() {
+        let mut sources = imports.sources().map(|(_, ast)| ast).chain([ast]);
+        // A module whose path is put together may start one too.
+        if !imports.computed.is_empty()
+            || sources.any(|ast| !locate::calls_of(ast, START_RUN).is_empty())
+        {
             return Ok(());
         }
         let message =

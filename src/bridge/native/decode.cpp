@@ -194,8 +194,11 @@ INLINE void softmax(float* scores, int64_t count, int64_t padded) {
   Lanes sums{};
   for (int64_t i = 0; i < padded; i += kLanes) {
     const Lanes score = load(scores + i);
-    Lanes weight = score - most;
+    const Lanes less = score - most;
+    Lanes weight = less;
     exponential(weight);
+    // What is no number stays none.
+    weight = less == less ? weight : less;
     weight = score == -INFINITY ? Lanes{} : weight;
     store(scores + i, weight);
     sums += weight;

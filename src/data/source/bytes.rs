@@ -9,10 +9,11 @@ use std::{
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::streamed::Streamed;
 use crate::{
     data::wanted::check_wanted,
     error::{Code, Error, IoContext, Result},
-    fs::{Place, open_file, without_mark},
+    fs::{File, Place, open_file, without_mark},
     units::Bytes,
 };
 
@@ -25,6 +26,14 @@ const SUMMED: u64 = 1 << 16;
 #[derive(Debug, Clone)]
 pub(super) enum FileLocation {
     Path(Place),
+    /// On the hub, and here while its rows are read.
+    Streamed(Arc<Streamed>),
+    Embedded(&'static [u8]),
+}
+
+/// The bytes, ready to be read.
+pub(super) enum Opened {
+    File(File),
     Embedded(&'static [u8]),
 }
 
@@ -67,6 +76,15 @@ impl FileBytes {
         &self.0.1
     }
 
+    /// Opens it, once it was fetched if it must be.
+    pub(super) fn open(&self) -> Result<Opened> {
+        Ok(match self.place() {
+            FileLocation::Path(place) => Opened::File(open_file(place)?),
+            FileLocation::Streamed(streamed) => Opened::File(streamed.open()?),
+            FileLocation::Embedded(bytes) => Opened::Embedded(bytes),
+        })
+    }
+
     /// An error about this file.
     pub(super) fn error(&self, reason: impl std::fmt::Display) -> Error {
         Error::new(Code::Data, format!("{}: {reason}", self.name()))
@@ -74,11 +92,9 @@ impl FileBytes {
 
     /// Its bytes as a stream, unpacked and without a byte order mark.
     pub(super) fn stream(&self) -> Result<Box<dyn BufRead>> {
-        let plain: Box<dyn BufRead> = match self.place() {
-            FileLocation::Path(place) => {
-                Box::new(BufReader::with_capacity(1 << 20, open_file(place)?))
-            }
-            FileLocation::Embedded(bytes) => Box::new(Cursor::new(*bytes)),
+        let plain: Box<dyn BufRead> = match self.open()? {
+            Opened::File(file) => Box::new(BufReader::with_capacity(1 << 20, file)),
+            Opened::Embedded(bytes) => Box::new(Cursor::new(bytes)),
         };
         let read = |e| self.error(format!("cannot be read: {e}"));
         let mut stream: Box<dyn BufRead> = match self.0.2 {
@@ -101,6 +117,9 @@ impl FileBytes {
     pub(super) fn fingerprint(&self) -> Result<String> {
         let place = match self.place() {
             FileLocation::Path(place) => place,
+            FileLocation::Streamed(streamed) => {
+                return Ok(format!("{}:{}", streamed.remote().size(), streamed.remote().hash()));
+            }
             FileLocation::Embedded(bytes) => {
                 return Ok(format!("{}:{:08x}", bytes.len(), crc32fast::hash(bytes)));
             }

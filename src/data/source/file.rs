@@ -13,12 +13,14 @@ use arrow::{
 use super::{
     bytes::{Compression, FileBytes, FileLocation},
     csv, ipc, jsonl, parquet,
+    streamed::Streamed,
     text::{self, SampleBy},
 };
 use crate::{
-    data::stage::Batches,
+    data::{stage::Batches, wanted::Stop},
     error::{Code, Error, IoContext, Result},
     fs::{Place, open_file, read_start, refuse_pointer},
+    hub::RemoteFile,
     panics::{catch, catch_each},
 };
 
@@ -106,6 +108,25 @@ impl DataFile {
         Ok(Self(Arc::new(Inner { bytes, format, sample_by, rows: OnceLock::new() })))
     }
 
+    /// A file of the hub that is fetched when it is read.
+    pub(super) fn streamed(
+        remote: Box<RemoteFile>,
+        sample_by: SampleBy,
+        stop: Option<Stop>,
+    ) -> Result<Self> {
+        let name = remote.name();
+        let Some(format) = Format::of(Path::new(&name)) else {
+            bail!(
+                Code::Data,
+                "{name}: unknown format; the extension must be one of {KNOWN_EXTENSIONS}"
+            );
+        };
+        let (packed, _) = Compression::of(Path::new(&name));
+        let place = FileLocation::Streamed(Arc::new(Streamed::new(remote, stop)));
+        let bytes = FileBytes::new(name, place, packed);
+        Ok(Self(Arc::new(Inner { bytes, format, sample_by, rows: OnceLock::new() })))
+    }
+
     /// A Parquet file inside the binary.
     pub(super) fn embedded(name: String, bytes: &'static [u8]) -> Self {
         let bytes = FileBytes::new(name, FileLocation::Embedded(bytes), Compression::None);
@@ -116,6 +137,14 @@ impl DataFile {
     /// Its name in messages.
     pub(super) fn name(&self) -> &str {
         self.0.bytes.name()
+    }
+
+    /// The file as one that is here only while it is read, if it is.
+    pub(super) fn as_streamed(&self) -> Option<&Arc<Streamed>> {
+        match self.0.bytes.place() {
+            FileLocation::Streamed(streamed) => Some(streamed),
+            _ => None,
+        }
     }
 
     /// Whether a row may lack a column that another file has.
@@ -160,6 +189,9 @@ impl DataFile {
         if let Some(&rows) = self.0.rows.get() {
             return Ok(rows);
         }
+        if let Some(rows) = self.told_rows()? {
+            return Ok(*self.0.rows.get_or_init(|| rows));
+        }
         let rows = self.guarded(|bytes| match self.0.format {
             Format::Parquet => parquet::num_rows(bytes),
             Format::ArrowIpc => ipc::num_rows(bytes),
@@ -170,10 +202,37 @@ impl DataFile {
         Ok(*self.0.rows.get_or_init(|| rows))
     }
 
+    /// The number of rows of a file on the hub, where it can be had without the file.
+    fn told_rows(&self) -> Result<Option<u64>> {
+        let Some(streamed) = self.as_streamed() else { return Ok(None) };
+        let size = streamed.remote().size();
+        match (streamed.kept_rows(&self.rows_of()), self.0.format) {
+            (Some(rows), _) => Ok(Some(rows)),
+            (None, Format::Parquet) => {
+                parquet::rows_by_end(self.name(), size, |bytes| streamed.end(bytes)).map(Some)
+            }
+            (None, _) => Ok(None),
+        }
+    }
+
+    /// What of the file is a row.
+    fn rows_of(&self) -> String {
+        format!("{:?}", self.0.sample_by).to_lowercase()
+    }
+
+    /// Remembers the number of rows, which all were read.
+    pub(super) fn was_read(&self, rows: u64) {
+        if let Some(streamed) = self.as_streamed()
+            && self.0.rows.set(rows).is_ok()
+        {
+            streamed.keep_rows(rows, &self.rows_of());
+        }
+    }
+
     /// The number of rows, where the file says it or it was counted before.
     pub(super) fn known_rows(&self) -> Result<Option<u64>> {
         match self.0.format {
-            Format::Parquet => self.num_rows().map(Some),
+            Format::Parquet if self.as_streamed().is_none() => self.num_rows().map(Some),
             _ => Ok(self.0.rows.get().copied()),
         }
     }

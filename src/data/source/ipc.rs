@@ -11,13 +11,12 @@ use arrow::{
 };
 
 use super::{
-    bytes::{FileBytes, FileLocation},
+    bytes::{FileBytes, Opened},
     ipc_check::{check_file, check_stream},
 };
 use crate::{
     data::stage::{Batches, skip_rows},
     error::{Error, Result},
-    fs::open_file,
 };
 
 /// The first bytes of the file format.
@@ -40,9 +39,9 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
 }
 
 fn open(file: &FileBytes, columns: Option<Vec<usize>>) -> Result<(Schema, Batches)> {
-    match file.place() {
-        FileLocation::Path(path) => read_either(BufReader::new(open_file(path)?), file, columns),
-        FileLocation::Embedded(bytes) => read_either(Cursor::new(*bytes), file, columns),
+    match file.open()? {
+        Opened::File(opened) => read_either(BufReader::new(opened), file, columns),
+        Opened::Embedded(bytes) => read_either(Cursor::new(bytes), file, columns),
     }
 }
 

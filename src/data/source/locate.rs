@@ -24,6 +24,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     fs::Place,
+    hub::DatasetFile,
 };
 
 /// Where datasets are looked for.
@@ -37,6 +38,8 @@ pub struct OpenOptions {
     pub sample_by: SampleBy,
     /// The resolver of hub ids; without it they are refused.
     pub hub: Option<Rc<dyn DatasetFiles>>,
+    /// Whether files of the hub are fetched when they are read, and removed then.
+    pub streaming: bool,
     /// The directory where tokens are kept from one run to the next; without it none are.
     pub token_cache: Option<PathBuf>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
@@ -52,6 +55,16 @@ pub trait DatasetFiles {
         config: Option<&str>,
         revision: Option<&str>,
     ) -> Result<Vec<(String, Vec<PathBuf>)>>;
+
+    /// The splits of `repo` with their files, of which large ones are fetched when they are read.
+    fn dataset_streams(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        self.dataset_files(repo, config, revision).map(all_here)
+    }
 }
 
 impl DatasetFiles for crate::hub::Hub {
@@ -116,11 +129,20 @@ fn hub(
     let Some(hub) = &options.hub else {
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
-    let splits = hub.dataset_files(repo, config, options.revision.as_deref());
+    let revision = options.revision.as_deref();
+    let splits = match options.streaming {
+        true => hub.dataset_streams(repo, config, revision),
+        false => hub.dataset_files(repo, config, revision).map(all_here),
+    };
     let splits = splits.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
-    let open = |(split, paths): (String, Vec<PathBuf>)| {
-        let file = |path: PathBuf| DataFile::at(path.into(), options.sample_by);
-        let files = paths.into_iter().map(file).collect::<Result<Vec<_>>>()?;
+    let open = |(split, files): (String, Vec<DatasetFile>)| {
+        let file = |file: DatasetFile| match file {
+            DatasetFile::Here(path) => DataFile::at(path.into(), options.sample_by),
+            DatasetFile::Remote(remote) => {
+                DataFile::streamed(remote, options.sample_by, options.stop.clone())
+            }
+        };
+        let files = files.into_iter().map(file).collect::<Result<Vec<_>>>()?;
         Ok((split, files.into()))
     };
     let splits: Splits = splits.into_iter().map(open).collect::<Result<_>>()?;
@@ -128,6 +150,11 @@ fn hub(
         bail!(Code::Data, "{spec} has no data files");
     }
     Ok(splits)
+}
+
+fn all_here(splits: Vec<(String, Vec<PathBuf>)>) -> Vec<(String, Vec<DatasetFile>)> {
+    let here = |files: Vec<PathBuf>| files.into_iter().map(DatasetFile::Here).collect();
+    splits.into_iter().map(|(name, files)| (name, here(files))).collect()
 }
 
 fn directory(dir: &Place, sample_by: SampleBy) -> Result<Splits> {

@@ -12,6 +12,7 @@ mod csv;
 mod csv_records;
 mod csv_values;
 mod file;
+mod in_turn;
 mod ipc;
 mod ipc_check;
 mod jsonl;
@@ -19,19 +20,16 @@ mod locate;
 mod parallel;
 mod parquet;
 mod parquet_check;
+mod streamed;
 mod text;
 
 use std::{path::Path, sync::Arc};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::datatypes::SchemaRef;
 
 pub use self::locate::{DatasetFiles, OpenOptions, matches};
 pub use self::text::SampleBy;
-use self::{
-    columns::{common, conform},
-    file::DataFile,
-    locate::Splits,
-};
+use self::{columns::common, file::DataFile, in_turn::FilesInTurn, locate::Splits};
 use super::{
     source_name::DataSource,
     split::{SplitSlice, parse_split},
@@ -66,7 +64,9 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
             files.push(file);
         }
     }
-    let schema = common(&files)?;
+    // Streamed files are looked at when they are read; the first tells the columns.
+    let is_streamed = files.iter().any(|file| file.as_streamed().is_some());
+    let schema = common(if is_streamed { &files[..1] } else { &files })?;
     let (name, stop) = (format!("{spec} [{expression}]"), options.stop.clone());
     let token_cache = options.token_cache.as_deref().map(Arc::from);
     let source = Source { name, parts: parts.into(), schema, stop, token_cache };
@@ -163,7 +163,15 @@ impl Stage for Source {
         self.of_files(DataFile::fingerprint)
     }
 
+    fn is_streamed(&self) -> bool {
+        self.parts.iter().flat_map(|part| part.files.iter()).any(|f| f.as_streamed().is_some())
+    }
+
     fn identity(&self) -> Result<Option<String>> {
+        if self.is_streamed() {
+            // There may be more of it than the disk can hold.
+            return Ok(None);
+        }
         Ok(Some(format!("{} as {:?}", self.of_files(DataFile::identity)?, self.schema)))
     }
 
@@ -215,13 +223,8 @@ impl RowRange {
             skip -= rows;
             first += 1;
         }
-        let (files, schema) = (self.files.clone(), schema.clone());
-        let batches = in_turn(first..self.files.len(), move |i| {
-            let file = files[i].clone();
-            let (name, columns) = (file.name().to_owned(), schema.clone());
-            let conformed = move |batch: &RecordBatch| conform(batch, &columns, &name);
-            file.read(if i == first { skip } else { 0 }, &schema, conformed)
-        });
+        let files = self.files.iter().skip(first).cloned().collect();
+        let batches: Batches = Box::new(FilesInTurn::new(files, skip, schema.clone()));
         Ok(match limit {
             Some(limit) => limit_rows(batches, limit),
             None => batches,
@@ -246,7 +249,7 @@ fn in_turn(
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{ArrayRef, Int32Array};
+    use arrow::array::{ArrayRef, Int32Array, RecordBatch};
 
     use super::*;
 

@@ -23,8 +23,14 @@ use crate::{
 pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The parameters.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// In a checkpoint: parameters of the base that are trained beside the adapter.
+pub const TRAINED_WEIGHTS: &str = "trained.safetensors";
 /// Written by peft beside them.
 const README: &str = "README.md";
+
+/// How all of it is had.
+const WHOLE: &str = "export_hf writes the merged model with them, engine.load_checkpoint goes on with \
+     them, and modules_to_save of lora trains modules that an adapter's files have";
 
 /// Names listed in one error.
 const MOST_NAMES: usize = 8;
@@ -38,6 +44,15 @@ impl Model {
             let message = format!("{} has no {ADAPTER_CONFIG}", dir.display());
             return Err(Error::new(Code::Weights, message)
                 .hint("expected a directory that peft or `export_adapter` wrote"));
+        }
+        let trained = dir.join(TRAINED_WEIGHTS);
+        if trained.is_file() {
+            let message = format!(
+                "{} has parameters that were trained beside the adapter, in {TRAINED_WEIGHTS}: the \
+                 adapter without them is another model",
+                dir.display()
+            );
+            return Err(Error::new(Code::Weights, message).hint(WHOLE));
         }
         let config = AdapterConfig::from_json(&file.read()?, &file.display().to_string())?;
         let weights = SafetensorsFile::open(dir.join(ADAPTER_WEIGHTS))?;
@@ -61,12 +76,28 @@ impl Model {
     /// [sharded](Model::is_sharded), every rank must call it; those without a directory take part.
     pub fn export_adapter(&self, dir: Option<&Place>) -> Result<()> {
         self.adapter_json()?;
+        self.check_nothing_beside()?;
         let Some(dir) = dir else { return self.write_adapter_weights(None) };
         refuse_other_files(dir)?;
         let new = NewDir::create(dir)?;
         self.write_adapter_config(new.path())?;
         self.write_adapter_weights(Some(&new.path().join(ADAPTER_WEIGHTS)))?;
         new.publish()
+    }
+
+    /// Refuses an export that would lose parameters that were trained beside the adapter.
+    fn check_nothing_beside(&self) -> Result<()> {
+        let trained = self.units[..self.trainable].iter().flat_map(|unit| unit.specs());
+        let mut others = trained.map(|spec| &spec.name).filter(|name| !is_of_adapter(name));
+        let Some(first) = others.next() else { return Ok(()) };
+        let more = match others.count() {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        let message = format!(
+            "{first}{more} are trained beside the adapter, whose files have no place for them"
+        );
+        Err(Error::new(Code::BadValue, message).hint(WHOLE))
     }
 
     /// Writes the adapter's settings into `dir`.

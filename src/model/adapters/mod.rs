@@ -17,7 +17,7 @@ mod values;
 pub(super) use self::attached::{Attached, Lora, Part};
 pub use self::{
     config::{Adapter, LoraOptions, TargetModules},
-    files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS},
+    files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_WEIGHTS},
 };
 
 /// The start of the names of an adapter's parameters, in its files too.

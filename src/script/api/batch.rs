@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rhai::{Array, plugin::*};
 
-use super::dataset::row_to_map;
+use super::dataset_rows::row_to_map;
 use crate::{data, recipe::error::ScriptResult};
 
 /// Batches.

@@ -14,17 +14,12 @@ use rhai::{Array, Dynamic, FnPtr, Map, Module, plugin::*};
 use crate::{
     config::options::option_table,
     data::{
-        self, ChatOptions, DataSource, Documents, OpenOptions, PackOptions, PreviewRow, Row,
-        SampleBy, TokenizeOptions,
+        self, ChatOptions, DataSource, Documents, OpenOptions, PackOptions, PreviewRow, SampleBy,
+        TokenizeOptions,
     },
-    error::{Code, Error, Result},
-    recipe::{
-        caches,
-        error::ScriptResult,
-        options,
-        value::{self, argument, describe},
-    },
-    script::{callback::Callback, host, iterate::set_iterator},
+    error::Result,
+    recipe::{caches, error::ScriptResult, options, value::argument},
+    script::{api::dataset_rows, callback::Callback, host, iterate::set_iterator},
 };
 
 /// The seed of a shuffle that names none.
@@ -34,7 +29,7 @@ pub(crate) const DEFAULT_SEED: u64 = 0;
 pub(super) fn build() -> Module {
     let mut module = rhai::exported_module!(api);
     set_iterator(&mut module, |dataset: data::Dataset| {
-        Ok(dataset.rows()?.map(|row| row.map(row_to_map)))
+        Ok(dataset.rows()?.map(|row| row.map(dataset_rows::row_to_map)))
     });
     module
 }
@@ -42,7 +37,8 @@ pub(super) fn build() -> Module {
 /// Datasets.
 #[export_module]
 pub mod api {
-    use crate::script::api::tokenizer::api::Tokenizer;
+    use super::ShuffleOptions;
+    use crate::script::api::{dataset_rows, tokenizer::api::Tokenizer};
 
     /// A table of rows: where it comes from and what is done to it. Every operation makes a new
     /// one; nothing is read before it is needed.
@@ -235,7 +231,10 @@ pub mod api {
     pub fn filter(ctx: NativeCallContext, dataset: Dataset, keep: FnPtr) -> ScriptResult<Dataset> {
         let keep = Callback::new(&ctx, keep)?;
         Ok(dataset.filter(Rc::new(move |row| {
-            keep.call_predicate("the function of `filter`", (super::row_to_map(row.clone()),))
+            keep.call_predicate(
+                "the function of `filter`",
+                (dataset_rows::row_to_map(row.clone()),),
+            )
         }))?)
     }
 
@@ -248,8 +247,9 @@ pub mod api {
     #[rhai_fn(return_raw)]
     pub fn map(ctx: NativeCallContext, dataset: Dataset, change: FnPtr) -> ScriptResult<Dataset> {
         let change = Callback::new(&ctx, change)?;
-        Ok(dataset
-            .map(Rc::new(move |row| super::map_to_row(&change.call((super::row_to_map(row),))?)))?)
+        Ok(dataset.map(Rc::new(move |row| {
+            dataset_rows::map_to_row(&change.call((dataset_rows::row_to_map(row),))?)
+        }))?)
     }
 
     /// Puts all rows in a random order, another in every epoch, always the same ones: the seed is 0.
@@ -262,14 +262,20 @@ pub mod api {
         Ok(dataset.shuffle(DEFAULT_SEED)?)
     }
 
-    /// Puts all rows in a random order that depends on the option `seed` and on the epoch.
+    /// Puts all rows in a random order that depends on the option `seed` and on the epoch; with
+    /// `buffer_size` the rows of each block among each other, in memory.
     ///
     /// ```rhai
     /// let ds = dataset("dsr:austen").shuffle(#{ seed: 42 });
+    /// let ds = dataset("dsr:austen").shuffle(#{ buffer_size: 1000 });
     /// ```
     #[rhai_fn(name = "shuffle", return_raw, pure)]
     pub fn shuffle_with_options(dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
-        Ok(dataset.shuffle(super::shuffle_options(&options)?)?)
+        let ShuffleOptions { seed, buffer_size } = super::shuffle_options(&options)?;
+        Ok(match buffer_size {
+            Some(rows) => dataset.shuffle_blocks(seed, rows)?,
+            None => dataset.shuffle(seed)?,
+        })
     }
 
     /// Copies the rows to a temporary file when they are first read; later epochs read the copy.
@@ -329,7 +335,7 @@ pub mod api {
     /// ```
     #[rhai_fn(index_get, return_raw, pure)]
     pub fn row(dataset: &mut Dataset, index: i64) -> ScriptResult<Dynamic> {
-        Ok(super::row_at(dataset, index)?)
+        Ok(dataset_rows::row_at(dataset, index)?)
     }
 
     /// Returns the rows of a range as an array of maps; those beyond the last row are left out.
@@ -341,7 +347,7 @@ pub mod api {
     /// ```
     #[rhai_fn(index_get, return_raw, pure)]
     pub fn rows(dataset: &mut Dataset, range: Range<i64>) -> ScriptResult<Array> {
-        Ok(super::rows_in(dataset, range.start, range.end)?)
+        Ok(dataset_rows::rows_in(dataset, range.start, range.end)?)
     }
 
     /// Returns the rows of a range with its last, as an array of maps.
@@ -354,7 +360,7 @@ pub mod api {
         dataset: &mut Dataset,
         range: RangeInclusive<i64>,
     ) -> ScriptResult<Array> {
-        Ok(super::rows_in(dataset, *range.start(), range.end().saturating_add(1))?)
+        Ok(dataset_rows::rows_in(dataset, *range.start(), range.end().saturating_add(1))?)
     }
 
     /// Describes the dataset: where it comes from, what is done to it, its columns.
@@ -378,23 +384,30 @@ option_table! {
         /// what of a text file is a row
         #[option(default = SampleBy::Document)]
         pub sample_by: SampleBy,
+        /// whether large files of the hub are fetched when their rows are read, one ahead, and removed then
+        #[option(default = false)]
+        pub streaming: bool,
     }
 }
 
 option_table! {
-    /// The option of `shuffle`.
+    /// The options of `shuffle`.
     #[derive(Debug)]
     pub(crate) struct ShuffleOptions {
         /// the seed of the order
         #[option(default = DEFAULT_SEED)]
         pub seed: u64,
+        /// the rows of a block that are put in order at once, in memory; without it all rows are, by a copy
+        /// on disk
+        #[option(optional, range = 1..)]
+        pub buffer_size: Option<u64>,
     }
 }
 
 /// The options of `dataset`, without the hub and the directory that paths start from.
 pub(crate) fn open_options(map: &Map) -> Result<OpenOptions> {
-    let OpenTable { split, revision, sample_by } = options::read_table("dataset", map)?;
-    Ok(OpenOptions { split, revision, sample_by, ..OpenOptions::default() })
+    let OpenTable { split, revision, sample_by, streaming } = options::read_table("dataset", map)?;
+    Ok(OpenOptions { split, revision, sample_by, streaming, ..OpenOptions::default() })
 }
 
 /// The source that a text names, and the options with what the host gives.
@@ -444,47 +457,9 @@ fn previewed(i: usize, row: &PreviewRow, has_colours: bool) -> String {
     text
 }
 
-/// The option of `shuffle`: the seed.
-pub(crate) fn shuffle_options(map: &Map) -> Result<u64> {
-    options::read_table("shuffle", map).map(|ShuffleOptions { seed }| seed)
-}
-
-/// A row as scripts see it.
-pub(super) fn row_to_map(row: Row) -> Dynamic {
-    value::from_json(row.into())
-}
-
-/// A row that a function of the recipe has made.
-fn map_to_row(returned: &Dynamic) -> Result<Row> {
-    match value::to_json(returned)? {
-        serde_json::Value::Object(row) => Ok(row),
-        _ => {
-            let found = describe(returned);
-            let message = format!("the function of `map` must return a map, found {found}");
-            Err(Error::new(Code::WrongType, message).hint("for example: |row| #{ text: row.text }"))
-        }
-    }
-}
-
-fn row_at(dataset: &data::Dataset, index: i64) -> Result<Dynamic> {
-    let from_start = match u64::try_from(index) {
-        Ok(index) => index,
-        Err(_) => {
-            let rows = dataset.count()?;
-            rows.checked_sub(index.unsigned_abs()).ok_or_else(|| {
-                Error::new(Code::Data, format!("no row {index}: the dataset has {rows} rows"))
-            })?
-        }
-    };
-    dataset.row(from_start).map(row_to_map)
-}
-
-fn rows_in(dataset: &data::Dataset, from: i64, to: i64) -> Result<Array> {
-    let Ok(first) = u64::try_from(from) else {
-        bail!(Code::BadValue, "a range of rows starts at 0 or later, found {from}..{to}");
-    };
-    let len = u64::try_from(to.saturating_sub(from)).unwrap_or(0);
-    dataset.skip(first)?.take(len)?.rows()?.map(|row| row.map(row_to_map)).collect()
+/// The options of `shuffle`.
+pub(crate) fn shuffle_options(map: &Map) -> Result<ShuffleOptions> {
+    options::read_table("shuffle", map)
 }
 
 fn description(dataset: &data::Dataset) -> String {

@@ -9,6 +9,7 @@ pub mod adapters;
 pub mod batch;
 pub mod console;
 pub mod dataset;
+mod dataset_rows;
 pub mod deepspeed;
 pub mod engine;
 pub mod engine_ema;

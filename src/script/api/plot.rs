@@ -5,7 +5,7 @@ use rhai::{Array, Map, plugin::*};
 use crate::{
     config::options::option_table,
     error::{Code, Error, Result},
-    fs::{create_dir_all, write_atomic},
+    fs::write_atomic,
     recipe::{
         error::ScriptResult,
         options,
@@ -14,6 +14,9 @@ use crate::{
     run::{Axes, points_svg},
     script::host::{self, Host},
 };
+
+/// The largest number of a picture: the difference of two is still one.
+const MOST: f64 = 1e300;
 
 /// Pictures.
 #[export_module]
@@ -72,8 +75,8 @@ fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
             format!("with `log_x` the values of the lower axis are above 0, found {lowest}");
         return Err(Error::new(Code::BadValue, message).option("log_x"));
     }
-    if let Some(mark) = mark.filter(|mark| !mark.is_finite()) {
-        let message = format!("`mark` must be finite, found {mark}");
+    if let Some(mark) = mark.filter(|mark| !can_be_drawn(*mark)) {
+        let message = format!("`mark` must be a number up to {MOST:e}, found {mark}");
         return Err(Error::new(Code::BadValue, message).option("mark"));
     }
     let place = host.workspace.rights.writable(path)?;
@@ -81,21 +84,23 @@ fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
         return Ok(());
     }
     let svg = points_svg(&points, Axes { x: &x, y: &y, log_x, mark })?;
-    if let Some(dir) = place.parent() {
-        create_dir_all(dir)?;
-    }
+    place.create_parents()?;
     write_atomic(place, svg.as_bytes())
 }
 
-/// A point of two finite numbers.
+fn can_be_drawn(value: f64) -> bool {
+    value.abs() <= MOST
+}
+
+/// A point of two numbers that can be drawn.
 fn point(found: &Dynamic) -> Result<(f64, f64)> {
     let pair = found.read_lock::<Array>().and_then(|pair| match &pair[..] {
         [x, y] => number(x).zip(number(y)),
         _ => None,
     });
-    pair.filter(|(x, y)| x.is_finite() && y.is_finite()).ok_or_else(|| {
-        let message =
-            format!("a point is an array of two finite numbers, found {}", describe(found));
+    pair.filter(|&(x, y)| can_be_drawn(x) && can_be_drawn(y)).ok_or_else(|| {
+        let found = describe(found);
+        let message = format!("a point is an array of two numbers up to {MOST:e}, found {found}");
         Error::new(Code::BadValue, message)
     })
 }

@@ -11,22 +11,20 @@ use crate::{
         error::AtPosition,
         imports::Imports,
         params::{PARAMETERS, Parameter},
-        workspace::Workspace,
     },
 };
 
 /// All mistakes of the recipe `source` and of its imports, as one error.
 pub(crate) fn check_whole(
     engine: &rhai::Engine,
-    workspace: &Workspace,
     source: &str,
     ast: &AST,
+    all: &mut Imports,
     parameters: &[Parameter],
 ) -> Result<()> {
-    let mut all = Imports::load(engine, workspace, source, ast, parameters);
     let mut faults = Vec::new();
     for (source, ast) in std::iter::once((source, ast)).chain(all.sources()) {
-        if let Err(error) = check(engine, source, ast, &all, parameters) {
+        if let Err(error) = check(engine, source, ast, all, parameters) {
             faults.extend(error.split());
         }
     }
