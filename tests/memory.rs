@@ -65,6 +65,7 @@ impl Case {
         EngineConfig {
             micro_batch_size: self.rows as usize,
             gradient_accumulation_steps: self.accum,
+            batch_choice: dsr::config::BatchChoice::Given,
             gradient_clipping: Some(1.0),
             loss_average: LossAverage::Tokens,
             ema: None,

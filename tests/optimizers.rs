@@ -230,6 +230,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         gradient_accumulation_steps: 1,
         numerics: Numerics::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
+        batch_choice: dsr::config::BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

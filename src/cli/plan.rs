@@ -4,8 +4,9 @@ use std::fmt::Write;
 
 use super::{args::PlanArgs, console, device::DEVICE_VARIABLE};
 use crate::{
-    config::{EngineConfig, OffloadDevice},
+    config::{BatchChoice, EngineConfig, OffloadDevice},
     engine::{
+        fitting::{Budget, fit_within, usable},
         plan::{MemoryPlan, Setup},
         plan_stages::{bubble, stages},
     },
@@ -74,20 +75,29 @@ fn chosen(args: &PlanArgs) -> Result<DeviceChoice> {
 /// Plans the recipe and prints the plan.
 pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
     let place = TargetDevice::of(args)?;
-    let planned = Session::plan(host, recipe, args.world_size.into())?;
+    let planned = fitted(Session::plan(host, recipe, args.world_size.into())?, &place)?;
     console::out(&text(&planned, &place)?);
     Ok(())
 }
 
+/// The training with the micro batch that fits, where it is "auto".
+fn fitted(planned: Planned, place: &TargetDevice) -> Result<Planned> {
+    let bytes = place.usable().map_or(u64::MAX, usable);
+    let budget = Budget { device: place.device, bytes, host: None };
+    let (model, rows) = (&planned.model, (&planned.rows, planned.replicas));
+    let config = fit_within(model, planned.config, rows, budget)?;
+    Ok(Planned { config, ..planned })
+}
+
 fn text(planned: &Planned, place: &TargetDevice) -> Result<String> {
-    let Planned { model, config, optimizer_state, packed, targets, world_size, .. } = planned;
+    let Planned { model, config, optimizer_state, rows, world_size, .. } = planned;
     let positions = model.facts().max_positions.map_or(USUAL_TOKENS, i64::unsigned_abs);
-    let tokens = packed.unwrap_or(positions);
+    let tokens = rows.tokens.unwrap_or(positions);
     let mut setup =
         Setup::new(model, config, *optimizer_state, tokens, planned.replicas, place.device);
-    setup.workload.whole_logits = planned.whole_logits;
-    setup.workload.decoder_tokens = targets.unwrap_or(tokens);
-    let from = match packed {
+    setup.workload.whole_logits = rows.whole_logits;
+    setup.workload.decoder_tokens = rows.targets.unwrap_or(tokens);
+    let from = match rows.tokens {
         Some(_) => "as the recipe makes them",
         None if model.facts().max_positions.is_some() => {
             "the model's positions: the recipe packs no rows before init_engine"
@@ -98,10 +108,11 @@ fn text(planned: &Planned, place: &TargetDevice) -> Result<String> {
     let _ = writeln!(
         text,
         "{:.1}M parameters, world_size {world_size}, on {}\n\
-         micro_batch_size {} x {tokens} tokens ({from}), gradient_accumulation_steps {}\n",
+         micro_batch_size {}{} x {tokens} tokens ({from}), gradient_accumulation_steps {}\n",
         model.num_params() as f64 / 1e6,
         place.name,
         config.micro_batch_size,
+        if matches!(config.batch_choice, BatchChoice::Fitted(_)) { " (auto)" } else { "" },
         config.gradient_accumulation_steps,
     );
     if let Some(line) = model.sparse_line(tokens.cast_signed())? {

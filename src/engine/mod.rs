@@ -15,6 +15,7 @@ mod evaluate;
 mod evaluation;
 mod exact;
 mod facts;
+pub mod fitting;
 mod gradients;
 mod host_gradients;
 mod layer_ranks;
@@ -42,6 +43,7 @@ mod served;
 mod stage;
 mod state;
 mod state_file;
+mod state_tensors;
 mod step;
 mod stop;
 mod timers;
@@ -66,7 +68,7 @@ use self::{
 pub use self::{
     evaluation::Evaluation,
     exact::Exact,
-    facts::EngineFacts,
+    facts::{ChosenBatch, EngineFacts},
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     outliers::{OutlierState, Skip},
@@ -80,7 +82,7 @@ pub use self::{
 use crate::{
     bridge::memory::{self as ledger, Ledger},
     config::{
-        EngineConfig, MeshConfig,
+        BatchChoice, EngineConfig, MeshConfig,
         optimizer::{Algorithm, check_momentum},
         schedule::is_rate,
     },
@@ -175,6 +177,9 @@ impl Engine {
     /// parameters it may take.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
+        if let BatchChoice::Open(_) = config.batch_choice {
+            bail!(Code::CallOrder, "the micro batch is open: `fit_batch` chooses it");
+        }
         check_momentum(&config.optimizer, &config.scheduler)?;
         let model = trained(&model, &config)?;
         if config.monitor.flops_profiler.is_some() {
@@ -472,6 +477,7 @@ fn config(every: Option<usize>) -> EngineConfig {
     EngineConfig {
         micro_batch_size: 1,
         gradient_accumulation_steps: 1,
+        batch_choice: BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

@@ -25,6 +25,9 @@ use super::{
     averages::Weights,
     exact::Exact,
     state_file::UnitState,
+    state_tensors::{
+        ParamPlace, Parameters, check_names, damaged, fetch, float_entry, named, read_runs,
+    },
     train_state::{RecipeRecord, TrainState},
 };
 use crate::{
@@ -33,11 +36,11 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, is_of_adapter},
+    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, is_of_adapter},
     optim::StateName,
     tensor::{
         Kind, Tensor, no_grad,
-        safetensors::{self, SafetensorsFile, TensorEntry},
+        safetensors::{self, SafetensorsFile},
     },
 };
 
@@ -48,8 +51,6 @@ const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
-/// How much that does not fit is listed.
-const MOST_FAULTS: usize = 12;
 
 impl Engine {
     /// Writes the state into the directory `dir`, which a
@@ -106,6 +107,7 @@ impl Engine {
             outliers: self.outliers.state(),
             ema_updates: self.averages.updates(),
             global_samples: Some(self.global_samples),
+            micro_batch_size: Some(self.config.micro_batch_size),
             lr: self.own_lr.map(Exact),
             optimizer: self.config.optimizer.algorithm.name().to_owned(),
             base,
@@ -385,72 +387,6 @@ impl Engine {
     }
 }
 
-/// The names of parameters with their shapes.
-fn named(params: &[ParamPlace<'_>]) -> Vec<(String, Vec<i64>)> {
-    params.iter().map(|param| (param.name.to_owned(), param.shape.to_vec())).collect()
-}
-
-/// The files of a checkpoint that have parameters.
-struct Parameters(Vec<SafetensorsFile>);
-
-impl Parameters {
-    fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|file| file.contains(name))
-    }
-
-    fn copy_part(&self, name: &str, from: i64, into: &Tensor) -> Result<()> {
-        let file = self.0.iter().find(|file| file.contains(name));
-        let missing = || Error::new(Code::Internal, format!("{name} was not looked for"));
-        file.ok_or_else(missing)?.copy_part(name, from, into)
-    }
-}
-
-/// Where a parameter lies.
-struct ParamPlace<'a> {
-    name: &'a str,
-    shape: &'a [i64],
-    unit: usize,
-    index: usize,
-}
-
-/// Reads the elements from `start` on of a rank's part of a tensor, as many as `into` has: `runs` say
-/// where they are in the file, of which `read` gives those from a place on.
-fn read_runs(
-    runs: &[Run],
-    (start, into): (i64, &Tensor),
-    read: impl Fn(i64, &Tensor) -> Result<()>,
-) -> Result<()> {
-    let end = start + into.numel() as i64;
-    for run in runs {
-        let (from, to) = (run.part.max(start), (run.part + run.len).min(end));
-        if from < to {
-            read(run.whole + from - run.part, &into.f_narrow(0, from - start, to - from)?)?;
-        }
-    }
-    Ok(())
-}
-
-fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> TensorEntry<'a> {
-    TensorEntry { name, kind: Kind::Float, shape }
-}
-
-/// The tensor of `key`, which is made unless it was the last that was asked for.
-fn fetch<K: PartialEq>(
-    last: &mut Option<(K, Tensor)>,
-    key: K,
-    make: impl FnOnce() -> Result<Tensor>,
-) -> Result<&Tensor> {
-    if last.as_ref().is_none_or(|(known, _)| *known != key) {
-        // The old one goes before the new one comes.
-        *last = None;
-        *last = Some((key, make()?));
-    }
-    match last {
-        Some((_, tensor)) => Ok(tensor),
-        None => bail!(Code::Internal, "a tensor that was just made is gone"),
-    }
-}
-
 fn train_state(dir: &Place) -> Result<TrainState> {
     let text = read_to_string(dir.join(STATE)).map_err(|e| damaged(dir, e))?;
     let state: TrainState = serde_json::from_str(&text).map_err(|e| {
@@ -466,35 +402,4 @@ fn train_state(dir: &Place) -> Result<TrainState> {
         );
     }
     Ok(state)
-}
-
-/// Refuses a file whose tensors are not exactly the expected ones.
-fn check_names(dir: &Place, file: &SafetensorsFile, expected: &[(String, Vec<i64>)]) -> Result<()> {
-    let mut faults = Vec::new();
-    for (name, wanted) in expected {
-        if !file.contains(name) {
-            faults.push(format!("{name} is missing"));
-        } else if file.shape(name)? != *wanted {
-            let found = file.shape(name)?;
-            faults.push(format!("{name} has the shape {found:?}, the model {wanted:?}"));
-        }
-    }
-    let known = |name: &String| expected.iter().any(|(known, _)| known == name);
-    faults.extend(file.names().iter().filter(|n| !known(n)).map(|n| format!("{n} is too much")));
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let shown = faults.iter().take(MOST_FAULTS).cloned().collect::<Vec<_>>().join("; ");
-    let more = match faults.len().saturating_sub(MOST_FAULTS) {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    let message = format!("checkpoint {} is of another model: {shown}{more}", dir.display());
-    Err(Error::new(Code::Checkpoint, message)
-        .hint("make the model with the parameters of the run that wrote the checkpoint"))
-}
-
-fn damaged(dir: &Place, e: Error) -> Error {
-    let message = format!("checkpoint {}: {}", dir.display(), e.message());
-    Error::new(Code::Checkpoint, message).caused_by(e)
 }

@@ -20,7 +20,8 @@ pub use flat_storage::{ALIGNMENT, FlatStorage};
 pub use gpu::Gpu;
 pub use guard::guard;
 pub use memory::{
-    AllocatorUse, allocator_use, available_bytes, check_memory, held_by_rust, total_memory,
+    AllocatorUse, allocator_use, available_bytes, check_memory, free_memory, held_by_rust,
+    total_memory,
 };
 pub use numerics::{check_numerics, compute_with};
 pub use rng::{manual_seed, mix};

@@ -11,6 +11,7 @@ pub mod console;
 pub mod dataset;
 pub mod deepspeed;
 pub mod engine;
+pub mod engine_batch;
 pub mod engine_ema;
 pub mod engine_restore;
 pub mod engine_speed;
