@@ -37,6 +37,7 @@ mod odd_arguments;
 mod offload;
 mod optimizers;
 mod own_models;
+mod plan;
 mod precision;
 mod quantized;
 mod recipes;

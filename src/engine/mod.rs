@@ -38,6 +38,7 @@ mod pipe;
 mod placement;
 pub mod plan;
 pub mod plan_stages;
+pub mod plan_time;
 mod schedule;
 mod served;
 mod stage;

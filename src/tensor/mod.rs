@@ -10,6 +10,7 @@ mod gpu;
 mod guard;
 mod memory;
 mod numerics;
+mod rates;
 mod rng;
 pub mod safetensors;
 mod transfer;
@@ -24,6 +25,7 @@ pub use memory::{
     total_memory,
 };
 pub use numerics::{check_numerics, compute_with};
+pub use rates::{copy_rate, product_rate};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
 pub use transfer::{
