@@ -71,7 +71,7 @@ fn gradient(t: f64, k: f64) -> f64 {
 
 /// The state of a unit before the first step.
 fn state(optimizer: &Optimizer, unit: usize) -> Vec<Tensor> {
-    let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
+    let zeros = |(kind, numel)| Tensor::zeros([numel], (kind, Device::Cpu));
     optimizer.state_layout(unit).into_iter().map(zeros).collect()
 }
 

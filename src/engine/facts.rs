@@ -92,7 +92,7 @@ impl Engine {
                 false => format!("{version}+cpu"),
             },
             precision: format!("{}{}", config.precision.dtype.name(), config.numerics.unusual()),
-            optimizer: config.optimizer.algorithm.name().to_owned(),
+            optimizer: config.optimizer.name().to_owned(),
             world_size: self.group().world_size(),
             replicas: self.mesh().shape().dp,
             parameters: self.model().num_params(),

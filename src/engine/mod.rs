@@ -83,7 +83,7 @@ pub use self::{
 use crate::{
     bridge::memory::{self as ledger, Ledger},
     config::{
-        BatchChoice, EngineConfig, MeshConfig,
+        BatchChoice, EngineConfig, MeshConfig, OptimizerConfig,
         optimizer::{Algorithm, check_momentum},
         schedule::is_rate,
     },
@@ -92,7 +92,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     model::{LayerRanks, LossFunction, Model, Pipeline},
-    optim::{GroupRates, Optimizer, StateName, StepRates},
+    optim::{GroupRates, Optimizer, StateForm, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
 };
 
@@ -428,7 +428,7 @@ fn whole_names(model: &Model, mut names: Vec<StateName>) -> Vec<StateName> {
     for state in &mut names {
         let unit = state.place.0;
         let index = model.all_units()[unit].offsets().iter().position(|&at| at == state.offset);
-        if let Some(index) = index {
+        if let Some(index) = index.filter(|_| state.form != StateForm::Scales) {
             state.shape = model.whole_units()[unit].specs()[index].shape.clone();
         }
     }
@@ -456,11 +456,11 @@ fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
         return Ok(());
     }
     model.check_sharing(ranks)?;
-    let algorithm = &config.optimizer.algorithm;
-    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) {
+    let OptimizerConfig { algorithm, blockwise, .. } = &config.optimizer;
+    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) || blockwise.is_some() {
         let what = format!(
             "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
-            algorithm.name()
+            config.optimizer.name()
         );
         return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
     }

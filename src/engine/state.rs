@@ -37,10 +37,10 @@ use crate::{
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
     model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, is_of_adapter},
-    optim::StateName,
+    optim::{StateForm, StateName},
     tensor::{
         Kind, Tensor, no_grad,
-        safetensors::{self, SafetensorsFile},
+        safetensors::{self, SafetensorsFile, TensorEntry},
     },
 };
 
@@ -109,7 +109,7 @@ impl Engine {
             global_samples: Some(self.global_samples),
             micro_batch_size: Some(self.config.micro_batch_size),
             lr: self.own_lr.map(Exact),
-            optimizer: self.config.optimizer.algorithm.name().to_owned(),
+            optimizer: self.config.optimizer.name().to_owned(),
             base,
             sparse_attention: self.sparse_record(),
             loader,
@@ -156,19 +156,28 @@ impl Engine {
 
     fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
         let names = &self.state_names;
-        let entries = names.iter().map(|state| float_entry(&state.name, &state.shape));
-        let kind = self.optimizer.state_kind();
+        let entries = names.iter().map(|state| TensorEntry {
+            kind: if state.form == StateForm::Codes { Kind::Uint8 } else { Kind::Float },
+            ..float_entry(&state.name, &state.shape)
+        });
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
             let state = &names[i];
-            let StateName { place: (unit, slot), ref shape, .. } = *state;
+            let StateName { place: (unit, slot), ref shape, form, .. } = *state;
+            let kind = match form {
+                StateForm::Plain => self.optimizer.state_kind(),
+                StateForm::Codes => Kind::Uint8,
+                StateForm::Scales => Kind::Float,
+            };
             let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
-                let flat = fetch(&mut whole, (i, slot), || {
-                    let dp = self.mesh.dp();
-                    let whole = |kept: &UnitState| self.optimizer.whole(dp, (i, slot), &kept.state);
-                    self.states.look(i, whole)
+                let flat = fetch(&mut whole, (i, slot, form), || {
+                    let (dp, place) = (self.mesh.dp(), (i, slot, form));
+                    self.states.look(i, |kept| self.optimizer.whole(dp, place, &kept.state))
                 })?;
-                self.joined((unit, self.index_of(state)?), flat)
+                match form {
+                    StateForm::Scales => Ok(flat.f_narrow(0, state.first_scale(), shape[0])?),
+                    _ => self.joined((unit, self.index_of(state)?), flat),
+                }
             });
             self.of_stage(unit, own.transpose()?, (shape, kind))
         })
@@ -310,6 +319,10 @@ impl Engine {
                     no_grad(|| average.shallow_clone().f_copy_(master))?;
                 }
                 for piece in rules.pieces(*i, state) {
+                    if piece.form == StateForm::Scales {
+                        optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
+                        continue;
+                    }
                     let (unit, index) = places[&piece.name[..]];
                     let runs = model.runs(unit, index);
                     let read = |at, into: &Tensor| optimizer.copy_part(&piece.name, at, into);
@@ -373,7 +386,7 @@ impl Engine {
 
     /// Refuses a checkpoint whose state is that of another optimizer.
     fn check_optimizer(&self, dir: &Place, state: &TrainState) -> Result<()> {
-        let (found, expected) = (&state.optimizer, self.config.optimizer.algorithm.name());
+        let (found, expected) = (&state.optimizer, self.config.optimizer.name());
         if found == expected {
             return Ok(());
         }

@@ -17,7 +17,7 @@ mod transfer;
 
 pub use self::safetensors::SafetensorsFile;
 pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
-pub use flat_storage::{ALIGNMENT, FlatStorage};
+pub use flat_storage::{ALIGNMENT, BLOCKS_FROM, FlatStorage, alignment};
 pub use gpu::Gpu;
 pub use guard::guard;
 pub use memory::{

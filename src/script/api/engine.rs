@@ -475,7 +475,7 @@ fn describe(engine: &engine::Engine) -> Result<String> {
 
 /// The optimizer's name, with what changes its memory.
 fn optimizer_name(config: &EngineConfig) -> String {
-    let name = config.optimizer.algorithm.name();
+    let name = config.optimizer.name();
     match config.optimizer.state_dtype {
         StateDtype::Fp32 => name.to_owned(),
         StateDtype::Bf16 => format!("{name} with bf16 state"),
