@@ -48,6 +48,7 @@ mod safety;
 mod script;
 mod separate_documents;
 mod sparse_attention;
+mod state_8bit;
 mod stdlib;
 mod support;
 mod sweep;
