@@ -247,10 +247,13 @@ impl Engine {
         let params = files.iter().flat_map(|(_, params)| params).map(|param| param.shape);
         let averaged = self.config.ema.map_or_else(Vec::new, |_| self.averaged_params());
         let params = params.chain(averaged.iter().map(|param| param.shape));
-        let state = self.state_names.iter().map(|state| &state.shape[..]);
         let numel = |shape: &[i64]| shape.iter().product::<i64>() as u64;
-        let numel = params.chain(state).map(numel).sum::<u64>();
-        Dtype::Fp32.bytes() * numel + JSON_BYTES
+        let params = params.map(|shape| Dtype::Fp32.bytes() * numel(shape)).sum::<u64>();
+        let state = self.state_names.iter().map(|state| {
+            let bytes = if state.form == StateForm::Codes { 1 } else { Dtype::Fp32.bytes() };
+            bytes * numel(&state.shape)
+        });
+        params + state.sum::<u64>() + JSON_BYTES
     }
 
     /// Goes on from the checkpoint in `dir`, which was verified. Everything is checked before
