@@ -124,6 +124,7 @@ fn config() -> EngineConfig {
         gradient_accumulation_steps: ACCUM,
         numerics: Numerics::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
+        batch_choice: dsr::config::BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

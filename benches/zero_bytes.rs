@@ -150,6 +150,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
             communication_data_type: Dtype::Bf16,
             ..PrecisionConfig::new(Dtype::Bf16)
         },
+        batch_choice: dsr::config::BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

@@ -108,8 +108,10 @@ fn what_is_frozen_takes_its_parameters_memory_alone() {
     let block = 12 * 128 * 128 + 13 * 128;
     assert_eq!((all - some, some), (all - block - 2 * 128, block + 2 * 128));
     assert_eq!(part.parameters, whole.parameters);
-    assert_eq!(part.master_weights, 4 * some);
-    assert_eq!(part.optimizer_state, 8 * some);
+    // Each of the block's four matrices begins at a multiple of 256 elements.
+    let is_padded = |bytes: u64, each: u64| (each * some..each * (some + 4 * 256)).contains(&bytes);
+    assert!(is_padded(part.master_weights, 4), "{part:?}");
+    assert!(is_padded(part.optimizer_state, 8), "{part:?}");
     assert!(2 * part.peak() < whole.peak());
     let config = freezing(&below, config(GLOBAL_BATCH, 1));
     let config = EngineConfig { precision: PrecisionConfig::new(Dtype::Bf16), ..config };

@@ -7,7 +7,7 @@ use dsr::{
         ActivationCheckpointing, Dtype, EmaConfig, EngineConfig, LossAverage, MeshConfig,
         MonitorConfig, Numerics, OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule,
         TrainableConfig, ZeroConfig,
-        optimizer::{AdamConfig, Algorithm},
+        optimizer::{AdamConfig, Algorithm, BlockwiseConfig},
     },
     data::{Batch, Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -65,6 +65,7 @@ impl Case {
         EngineConfig {
             micro_batch_size: self.rows as usize,
             gradient_accumulation_steps: self.accum,
+            batch_choice: dsr::config::BatchChoice::Given,
             gradient_clipping: Some(1.0),
             loss_average: LossAverage::Tokens,
             ema: None,
@@ -202,6 +203,35 @@ print(engine.memory().optimizer_state);"#
         let planned = Setup::new(&outline, &config, bytes, 32, 1, Device::Cpu).plan().device;
         assert_eq!(2 * planned.optimizer_state, 3 * case.planned().optimizer_state, "{dtype:?}");
     }
+}
+
+/// State in 8 bits is a code for each element and a scale for each 256, but for small parameters: a
+/// quarter and a little more of two float32 averages.
+#[test]
+fn state_in_8_bits_is_planned_as_it_is_counted() {
+    let of = |kind: &str| {
+        let recipe = Recipe::new(&format!(
+            r#"let model = new_model("gpt2", #{{ vocab_size: 64, n_positions: 8, n_embd: 64, n_layer: 1, n_head: 2 }});
+let engine = init_engine(model, #{{ micro_batch_size: 1, optimizer: #{{ type: "{kind}" }} }});
+print(engine.memory().optimizer_state);"#
+        ));
+        recipe.prints()[0].parse::<u64>().unwrap()
+    };
+    let (plain, blockwise) = (of("AdamW"), of("AdamW8bit"));
+    let sizes =
+        [("vocab_size", 64), ("n_positions", 8), ("n_embd", 64), ("n_layer", 1), ("n_head", 2)];
+    let model = gpt2(sizes.map(|(key, size)| (key, size.into())));
+    let model = Rc::new(Model::outline(&model, Device::Cpu).unwrap());
+    let case =
+        Case { model: small(0.0), rows: 1, tokens: 8, accum: 1, every: None, dtype: Dtype::Fp32 };
+    let planned = |blockwise| {
+        let mut config = case.config();
+        config.optimizer.blockwise = blockwise;
+        optimizer_state_bytes(&model, &config).unwrap()
+    };
+    assert_eq!((planned(None), planned(Some(BlockwiseConfig::default()))), (plain, blockwise));
+    // The matrices are 54,272 of 55,424 elements.
+    assert!(blockwise * 100 < plain * 29, "{blockwise} of {plain}");
 }
 
 /// Families of 256 channels, four layers and four heads, two of which share keys where they can.

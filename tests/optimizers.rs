@@ -71,7 +71,7 @@ fn gradient(t: f64, k: f64) -> f64 {
 
 /// The state of a unit before the first step.
 fn state(optimizer: &Optimizer, unit: usize) -> Vec<Tensor> {
-    let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
+    let zeros = |(kind, numel)| Tensor::zeros([numel], (kind, Device::Cpu));
     optimizer.state_layout(unit).into_iter().map(zeros).collect()
 }
 
@@ -230,6 +230,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         gradient_accumulation_steps: 1,
         numerics: Numerics::default(),
         precision: PrecisionConfig::new(Dtype::Fp32),
+        batch_choice: dsr::config::BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("sparse", "error config bridge tensor"),
     ("quantize", "error config bridge tensor"),
     ("model", "error hash fs config rope bridge tensor sparse quantize"),
-    ("optim", "error config bridge tensor dist"),
+    ("optim", "error config bridge tensor dist quantize"),
     ("generation", "error fs config tensor data model"),
     ("checkpoint", "error fs units config tensor"),
     ("swap", "error fs units bridge tensor"),

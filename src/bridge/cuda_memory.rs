@@ -6,16 +6,25 @@ use super::check;
 use crate::error::Result;
 
 unsafe extern "C" {
-    fn dsr_cuda_memory(device_index: c_int, bytes: *mut u64) -> c_int;
+    fn dsr_cuda_memory(device_index: c_int, free: *mut u64, all: *mut u64) -> c_int;
     fn dsr_cuda_allocator(device_index: c_int, numbers: *mut i64) -> c_int;
 }
 
-/// All memory of a CUDA device, in bytes.
-pub(crate) fn cuda_memory(index: usize) -> Result<u64> {
-    let mut bytes = 0;
-    // SAFETY: the pointer is to a place for the result.
-    check(unsafe { dsr_cuda_memory(index as c_int, &raw mut bytes) })?;
-    Ok(bytes)
+/// The memory of a CUDA device, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct CudaMemory {
+    /// No process has it.
+    pub(crate) free: u64,
+    /// All that there is.
+    pub(crate) all: u64,
+}
+
+/// The memory of a CUDA device.
+pub(crate) fn cuda_memory(index: usize) -> Result<CudaMemory> {
+    let (mut free, mut all) = (0, 0);
+    // SAFETY: the pointers are to places for the results.
+    check(unsafe { dsr_cuda_memory(index as c_int, &raw mut free, &raw mut all) })?;
+    Ok(CudaMemory { free, all })
 }
 
 /// The figures of libtorch's allocator of a CUDA device, in this process.

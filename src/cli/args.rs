@@ -133,6 +133,10 @@ pub(super) struct PlanArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) world_size: u16,
 
+    /// Print the plan as JSON: bytes and seconds.
+    #[arg(long)]
+    pub(super) json: bool,
+
     #[command(flatten)]
     pub(super) grants: GrantArgs,
 

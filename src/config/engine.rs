@@ -1,7 +1,7 @@
 //! The settings of an engine.
 
 use super::{
-    batch::BatchSizes,
+    batch::{BatchChoice, BatchSizes, ResolvedBatch},
     ema::EmaConfig,
     mesh::MeshConfig,
     monitor::{MonitorConfig, MonitorOptions},
@@ -24,6 +24,8 @@ pub struct EngineConfig {
     pub micro_batch_size: usize,
     /// Micro batches in an optimizer step.
     pub gradient_accumulation_steps: usize,
+    /// How these two came about; while the micro batch is open, no engine can be made.
+    pub batch_choice: BatchChoice,
     /// The number formats.
     pub precision: PrecisionConfig,
     /// How exactly libtorch computes.
@@ -172,18 +174,24 @@ impl EngineConfig {
         let mesh = MeshConfig::read(o);
         let sizes = BatchSizes::read(o);
         // What is wrong in itself is a fault already.
-        let (micro_batch_size, gradient_accumulation_steps) = match o.is_faultless() {
-            true => o.check(sizes.resolve(mesh.replicas(world_size))).unwrap_or((1, 1)),
-            false => (1, 1),
+        let resolved = match o.is_faultless() {
+            true => o.check(sizes.resolve(mesh.replicas(world_size))),
+            false => None,
         };
+        let batch = resolved.unwrap_or(ResolvedBatch {
+            micro_batch_size: 1,
+            gradient_accumulation_steps: 1,
+            choice: BatchChoice::Given,
+        });
         let options = EngineOptions::read(o);
         let optimizer = o.map_or_empty("optimizer", GivenOptimizer::read);
         let scheduler = Schedule::read(o, optimizer.config.lr, keep);
         let optimizer = optimizer.with(o, &scheduler);
         let clipping = options.gradient_clipping;
         Self {
-            micro_batch_size,
-            gradient_accumulation_steps,
+            micro_batch_size: batch.micro_batch_size,
+            gradient_accumulation_steps: batch.gradient_accumulation_steps,
+            batch_choice: batch.choice,
             precision: options.precision,
             numerics: Numerics::read(o),
             gradient_clipping: (clipping > 0.0).then_some(clipping),

@@ -19,7 +19,7 @@ mod trainable;
 pub mod words;
 mod zero;
 
-pub use batch::BatchSizes;
+pub use batch::{BatchChoice, BatchSizes, FittedBatch, MicroBatchSize, OpenBatch};
 pub use ema::{EmaConfig, EmaWarmup};
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
 pub use mesh::{

@@ -54,10 +54,7 @@ impl std::fmt::Debug for Loader {
 impl Loader {
     pub(super) fn new(rows: Arc<dyn Stage>, options: LoaderOptions) -> Result<Self> {
         let LoaderOptions { micro_batch_size, rank, world_size, .. } = options;
-        if micro_batch_size == 0 {
-            let e = Error::new(Code::BadValue, "micro_batch_size must be 1 or more, found 0");
-            return Err(e.option("micro_batch_size"));
-        }
+        check_rows(micro_batch_size)?;
         if rank >= world_size {
             bail!(Code::BadValue, "rank {rank} does not exist among {world_size} processes");
         }
@@ -153,6 +150,17 @@ impl Loader {
         }
     }
 
+    /// Goes on with this many rows in a batch of one process.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for none.
+    pub fn read_rows(&mut self, micro_batch_size: usize) -> Result<()> {
+        check_rows(micro_batch_size)?;
+        self.options.micro_batch_size = micro_batch_size;
+        self.maker = None;
+        Ok(())
+    }
+
     /// The place of the next batch, as a checkpoint keeps it.
     pub fn saved_place(&self) -> Result<SavedPlace> {
         Ok(SavedPlace { state: self.state, data: Some(self.fingerprint()?) })
@@ -235,6 +243,14 @@ impl Loader {
             false => rows.div_ceil(block),
         }))
     }
+}
+
+fn check_rows(micro_batch_size: usize) -> Result<()> {
+    if micro_batch_size > 0 {
+        return Ok(());
+    }
+    let e = Error::new(Code::BadValue, "micro_batch_size must be 1 or more, found 0");
+    Err(e.option("micro_batch_size"))
 }
 
 impl Iterator for Loader {

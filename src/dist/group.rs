@@ -274,12 +274,17 @@ impl ProcessGroup {
     /// Whether `flag` is set on any rank: an answer that is the same on all of them. Every rank
     /// must call it.
     pub fn any(&self, flag: bool) -> Result<bool> {
+        Ok(self.greatest(i64::from(flag))? != 0)
+    }
+
+    /// The greatest of the numbers that the ranks have, on all of them. Every rank must call it.
+    pub fn greatest(&self, number: i64) -> Result<i64> {
         if self.world_size() == 1 {
-            return Ok(flag);
+            return Ok(number);
         }
-        let flags = Tensor::f_full([1], i64::from(flag), (Kind::Int64, self.device))?;
-        self.all_reduce(&flags, ReduceOp::Max)?;
-        Ok(flags.f_int64_value(&[0])? != 0)
+        let numbers = Tensor::f_full([1], number, (Kind::Int64, self.device))?;
+        self.all_reduce(&numbers, ReduceOp::Max)?;
+        Ok(numbers.f_int64_value(&[0])?)
     }
 
     /// The bytes that this rank has sent so far in the collectives that it started; [`Traffic::since`] gives

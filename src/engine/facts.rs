@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::Engine;
 use crate::{
     bridge::device,
+    config::{BatchChoice, FittedBatch},
     fs::read_to_string,
     model::FlatUnit,
     tensor::{self, Device, driver_version, why_no_gpu},
@@ -41,6 +42,33 @@ pub struct EngineFacts {
     pub gradient_accumulation_steps: usize,
     /// Rows of a step, over all ranks.
     pub train_batch_size: usize,
+    /// How the micro batch was chosen, where it was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auto_micro_batch: Option<ChosenBatch>,
+}
+
+/// A micro batch that was chosen by the memory that a rank needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ChosenBatch {
+    /// Tokens of a row, at most.
+    pub tokens: u64,
+    /// Bytes that the plan needs.
+    pub needs: u64,
+    /// Bytes that it may have.
+    pub there: u64,
+    /// The next larger size that was tried, with the bytes that it would need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next: Option<(usize, u64)>,
+    /// Whether it is that of the checkpoint.
+    pub is_kept: bool,
+}
+
+impl ChosenBatch {
+    fn of(choice: &BatchChoice) -> Option<Self> {
+        let BatchChoice::Fitted(fitted) = choice else { return None };
+        let FittedBatch { tokens, needs, there, next, is_kept, .. } = *fitted;
+        Some(Self { tokens, needs, there, next, is_kept })
+    }
 }
 
 impl Engine {
@@ -64,7 +92,7 @@ impl Engine {
                 false => format!("{version}+cpu"),
             },
             precision: format!("{}{}", config.precision.dtype.name(), config.numerics.unusual()),
-            optimizer: config.optimizer.algorithm.name().to_owned(),
+            optimizer: config.optimizer.name().to_owned(),
             world_size: self.group().world_size(),
             replicas: self.mesh().shape().dp,
             parameters: self.model().num_params(),
@@ -72,6 +100,7 @@ impl Engine {
             micro_batch_size: config.micro_batch_size,
             gradient_accumulation_steps: config.gradient_accumulation_steps,
             train_batch_size: self.train_batch_size(),
+            auto_micro_batch: ChosenBatch::of(&config.batch_choice),
         }
     }
 

@@ -76,6 +76,11 @@ impl Gradients {
         }
     }
 
+    /// Steps have several micro batches from now on, or one.
+    pub(super) fn set_accumulates(&mut self, accumulates: bool) {
+        self.accumulates = accumulates;
+    }
+
     /// A micro batch begins, which may be the `last` of its step.
     pub(super) fn begin(&mut self, last: bool) {
         let ranks = self.group.world_size();

@@ -15,6 +15,7 @@ mod evaluate;
 mod evaluation;
 mod exact;
 mod facts;
+pub mod fitting;
 mod gradients;
 mod host_gradients;
 mod layer_ranks;
@@ -37,11 +38,13 @@ mod pipe;
 mod placement;
 pub mod plan;
 pub mod plan_stages;
+pub mod plan_time;
 mod schedule;
 mod served;
 mod stage;
 mod state;
 mod state_file;
+mod state_tensors;
 mod step;
 mod stop;
 mod timers;
@@ -66,7 +69,7 @@ use self::{
 pub use self::{
     evaluation::Evaluation,
     exact::Exact,
-    facts::EngineFacts,
+    facts::{ChosenBatch, EngineFacts},
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     outliers::{OutlierState, Skip},
@@ -80,7 +83,7 @@ pub use self::{
 use crate::{
     bridge::memory::{self as ledger, Ledger},
     config::{
-        EngineConfig, MeshConfig,
+        BatchChoice, EngineConfig, MeshConfig, OptimizerConfig,
         optimizer::{Algorithm, check_momentum},
         schedule::is_rate,
     },
@@ -89,7 +92,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     model::{LayerRanks, LossFunction, Model, Pipeline},
-    optim::{GroupRates, Optimizer, StateName, StepRates},
+    optim::{GroupRates, Optimizer, StateForm, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
 };
 
@@ -175,6 +178,9 @@ impl Engine {
     /// parameters it may take.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
         let precision = config.precision;
+        if let BatchChoice::Open(_) = config.batch_choice {
+            bail!(Code::CallOrder, "the micro batch is open: `fit_batch` chooses it");
+        }
         check_momentum(&config.optimizer, &config.scheduler)?;
         let model = trained(&model, &config)?;
         if config.monitor.flops_profiler.is_some() {
@@ -422,7 +428,7 @@ fn whole_names(model: &Model, mut names: Vec<StateName>) -> Vec<StateName> {
     for state in &mut names {
         let unit = state.place.0;
         let index = model.all_units()[unit].offsets().iter().position(|&at| at == state.offset);
-        if let Some(index) = index {
+        if let Some(index) = index.filter(|_| state.form != StateForm::Scales) {
             state.shape = model.whole_units()[unit].specs()[index].shape.clone();
         }
     }
@@ -450,11 +456,11 @@ fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
         return Ok(());
     }
     model.check_sharing(ranks)?;
-    let algorithm = &config.optimizer.algorithm;
-    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) {
+    let OptimizerConfig { algorithm, blockwise, .. } = &config.optimizer;
+    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) || blockwise.is_some() {
         let what = format!(
             "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
-            algorithm.name()
+            config.optimizer.name()
         );
         return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
     }
@@ -472,6 +478,7 @@ fn config(every: Option<usize>) -> EngineConfig {
     EngineConfig {
         micro_batch_size: 1,
         gradient_accumulation_steps: 1,
+        batch_choice: BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

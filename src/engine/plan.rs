@@ -210,6 +210,12 @@ impl Setup {
         StepMemory { setup: self, units, codes, trained, layers }.plan()
     }
 
+    /// How layer `i` keeps only its input, where it does.
+    pub(super) fn checkpoints(&self, i: usize) -> Option<ActivationCheckpointing> {
+        let block = self.model.layers().get(i)?.block?;
+        self.activation_checkpointing.filter(|checkpointing| checkpointing.applies_to(block))
+    }
+
     /// The most rows of a micro batch with which a rank stays within `bytes` of device memory;
     /// `None` where not even one row does.
     pub fn largest_micro_batch(&self, bytes: u64) -> Option<u64> {
@@ -405,8 +411,7 @@ impl StepMemory<'_> {
     }
 
     fn checkpoints(&self, i: usize) -> Option<ActivationCheckpointing> {
-        let block = self.setup.model.layers().get(i)?.block?;
-        self.setup.activation_checkpointing.filter(|checkpointing| checkpointing.applies_to(block))
+        self.setup.checkpoints(i)
     }
 
     /// Whether the input of layer `i` waits in host memory.

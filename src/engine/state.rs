@@ -25,6 +25,9 @@ use super::{
     averages::Weights,
     exact::Exact,
     state_file::UnitState,
+    state_tensors::{
+        ParamPlace, Parameters, check_names, damaged, fetch, float_entry, named, read_runs,
+    },
     train_state::{RecipeRecord, TrainState},
 };
 use crate::{
@@ -33,8 +36,8 @@ use crate::{
     dist::ShardSpec,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, write_json},
-    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, Run, TRAINED_WEIGHTS, is_of_adapter},
-    optim::StateName,
+    model::{ADAPTER_WEIGHTS, FlatUnit, Pipeline, TRAINED_WEIGHTS, is_of_adapter},
+    optim::{StateForm, StateName},
     tensor::{
         Kind, Tensor, no_grad,
         safetensors::{self, SafetensorsFile, TensorEntry},
@@ -47,8 +50,6 @@ const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// The version of `state.json`.
 const FORMAT: u32 = 1;
-/// How much that does not fit is listed.
-const MOST_FAULTS: usize = 12;
 
 impl Engine {
     /// Writes the state into the directory `dir`, which a
@@ -105,8 +106,9 @@ impl Engine {
             outliers: self.outliers.state(),
             ema_updates: self.averages.updates(),
             global_samples: Some(self.global_samples),
+            micro_batch_size: Some(self.config.micro_batch_size),
             lr: self.own_lr.map(Exact),
-            optimizer: self.config.optimizer.algorithm.name().to_owned(),
+            optimizer: self.config.optimizer.name().to_owned(),
             base,
             sparse_attention: self.sparse_record(),
             loader,
@@ -153,19 +155,28 @@ impl Engine {
 
     fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
         let names = &self.state_names;
-        let entries = names.iter().map(|state| float_entry(&state.name, &state.shape));
-        let kind = self.optimizer.state_kind();
+        let entries = names.iter().map(|state| TensorEntry {
+            kind: if state.form == StateForm::Codes { Kind::Uint8 } else { Kind::Float },
+            ..float_entry(&state.name, &state.shape)
+        });
         let mut whole = None;
         safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
             let state = &names[i];
-            let StateName { place: (unit, slot), ref shape, .. } = *state;
+            let StateName { place: (unit, slot), ref shape, form, .. } = *state;
+            let kind = match form {
+                StateForm::Plain => self.optimizer.state_kind(),
+                StateForm::Codes => Kind::Uint8,
+                StateForm::Scales => Kind::Float,
+            };
             let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
-                let flat = fetch(&mut whole, (i, slot), || {
-                    let dp = self.mesh.dp();
-                    let whole = |kept: &UnitState| self.optimizer.whole(dp, (i, slot), &kept.state);
-                    self.states.look(i, whole)
+                let flat = fetch(&mut whole, (i, slot, form), || {
+                    let (dp, place) = (self.mesh.dp(), (i, slot, form));
+                    self.states.look(i, |kept| self.optimizer.whole(dp, place, &kept.state))
                 })?;
-                self.joined((unit, self.index_of(state)?), flat)
+                match form {
+                    StateForm::Scales => Ok(flat.f_narrow(0, state.first_scale(), shape[0])?),
+                    _ => self.joined((unit, self.index_of(state)?), flat),
+                }
             });
             self.of_stage(unit, own.transpose()?, (shape, kind))
         })
@@ -235,10 +246,13 @@ impl Engine {
         let params = files.iter().flat_map(|(_, params)| params).map(|param| param.shape);
         let averaged = self.config.ema.map_or_else(Vec::new, |_| self.averaged_params());
         let params = params.chain(averaged.iter().map(|param| param.shape));
-        let state = self.state_names.iter().map(|state| &state.shape[..]);
         let numel = |shape: &[i64]| shape.iter().product::<i64>() as u64;
-        let numel = params.chain(state).map(numel).sum::<u64>();
-        Dtype::Fp32.bytes() * numel + JSON_BYTES
+        let params = params.map(|shape| Dtype::Fp32.bytes() * numel(shape)).sum::<u64>();
+        let state = self.state_names.iter().map(|state| {
+            let bytes = if state.form == StateForm::Codes { 1 } else { Dtype::Fp32.bytes() };
+            bytes * numel(&state.shape)
+        });
+        params + state.sum::<u64>() + JSON_BYTES
     }
 
     /// Goes on from the checkpoint in `dir`, which was verified. Everything is checked before
@@ -307,6 +321,10 @@ impl Engine {
                     no_grad(|| average.shallow_clone().f_copy_(master))?;
                 }
                 for piece in rules.pieces(*i, state) {
+                    if piece.form == StateForm::Scales {
+                        optimizer.copy_part(&piece.name, piece.start, &piece.tensor)?;
+                        continue;
+                    }
                     let (unit, index) = places[&piece.name[..]];
                     let runs = model.runs(unit, index);
                     let read = |at, into: &Tensor| optimizer.copy_part(&piece.name, at, into);
@@ -370,7 +388,7 @@ impl Engine {
 
     /// Refuses a checkpoint whose state is that of another optimizer.
     fn check_optimizer(&self, dir: &Place, state: &TrainState) -> Result<()> {
-        let (found, expected) = (&state.optimizer, self.config.optimizer.algorithm.name());
+        let (found, expected) = (&state.optimizer, self.config.optimizer.name());
         if found == expected {
             return Ok(());
         }
@@ -381,72 +399,6 @@ impl Engine {
         Err(Error::new(Code::Checkpoint, message).hint(
             "train with the same optimizer, or begin a new run with load_model of the checkpoint",
         ))
-    }
-}
-
-/// The names of parameters with their shapes.
-fn named(params: &[ParamPlace<'_>]) -> Vec<(String, Vec<i64>)> {
-    params.iter().map(|param| (param.name.to_owned(), param.shape.to_vec())).collect()
-}
-
-/// The files of a checkpoint that have parameters.
-struct Parameters(Vec<SafetensorsFile>);
-
-impl Parameters {
-    fn has(&self, name: &str) -> bool {
-        self.0.iter().any(|file| file.contains(name))
-    }
-
-    fn copy_part(&self, name: &str, from: i64, into: &Tensor) -> Result<()> {
-        let file = self.0.iter().find(|file| file.contains(name));
-        let missing = || Error::new(Code::Internal, format!("{name} was not looked for"));
-        file.ok_or_else(missing)?.copy_part(name, from, into)
-    }
-}
-
-/// Where a parameter lies.
-struct ParamPlace<'a> {
-    name: &'a str,
-    shape: &'a [i64],
-    unit: usize,
-    index: usize,
-}
-
-/// Reads the elements from `start` on of a rank's part of a tensor, as many as `into` has: `runs` say
-/// where they are in the file, of which `read` gives those from a place on.
-fn read_runs(
-    runs: &[Run],
-    (start, into): (i64, &Tensor),
-    read: impl Fn(i64, &Tensor) -> Result<()>,
-) -> Result<()> {
-    let end = start + into.numel() as i64;
-    for run in runs {
-        let (from, to) = (run.part.max(start), (run.part + run.len).min(end));
-        if from < to {
-            read(run.whole + from - run.part, &into.f_narrow(0, from - start, to - from)?)?;
-        }
-    }
-    Ok(())
-}
-
-fn float_entry<'a>(name: &'a str, shape: &'a [i64]) -> TensorEntry<'a> {
-    TensorEntry { name, kind: Kind::Float, shape }
-}
-
-/// The tensor of `key`, which is made unless it was the last that was asked for.
-fn fetch<K: PartialEq>(
-    last: &mut Option<(K, Tensor)>,
-    key: K,
-    make: impl FnOnce() -> Result<Tensor>,
-) -> Result<&Tensor> {
-    if last.as_ref().is_none_or(|(known, _)| *known != key) {
-        // The old one goes before the new one comes.
-        *last = None;
-        *last = Some((key, make()?));
-    }
-    match last {
-        Some((_, tensor)) => Ok(tensor),
-        None => bail!(Code::Internal, "a tensor that was just made is gone"),
     }
 }
 
@@ -465,35 +417,4 @@ fn train_state(dir: &Place) -> Result<TrainState> {
         );
     }
     Ok(state)
-}
-
-/// Refuses a file whose tensors are not exactly the expected ones.
-fn check_names(dir: &Place, file: &SafetensorsFile, expected: &[(String, Vec<i64>)]) -> Result<()> {
-    let mut faults = Vec::new();
-    for (name, wanted) in expected {
-        if !file.contains(name) {
-            faults.push(format!("{name} is missing"));
-        } else if file.shape(name)? != *wanted {
-            let found = file.shape(name)?;
-            faults.push(format!("{name} has the shape {found:?}, the model {wanted:?}"));
-        }
-    }
-    let known = |name: &String| expected.iter().any(|(known, _)| known == name);
-    faults.extend(file.names().iter().filter(|n| !known(n)).map(|n| format!("{n} is too much")));
-    if faults.is_empty() {
-        return Ok(());
-    }
-    let shown = faults.iter().take(MOST_FAULTS).cloned().collect::<Vec<_>>().join("; ");
-    let more = match faults.len().saturating_sub(MOST_FAULTS) {
-        0 => String::new(),
-        more => format!("; and {more} more"),
-    };
-    let message = format!("checkpoint {} is of another model: {shown}{more}", dir.display());
-    Err(Error::new(Code::Checkpoint, message)
-        .hint("make the model with the parameters of the run that wrote the checkpoint"))
-}
-
-fn damaged(dir: &Place, e: Error) -> Error {
-    let message = format!("checkpoint {}: {}", dir.display(), e.message());
-    Error::new(Code::Checkpoint, message).caused_by(e)
 }

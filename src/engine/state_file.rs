@@ -36,8 +36,7 @@ struct Layout {
     master: Option<i64>,
     /// Elements of their average, where there is one.
     average: Option<i64>,
-    state: Vec<i64>,
-    state_kind: Kind,
+    state: Vec<(Kind, i64)>,
 }
 
 impl Layout {
@@ -45,7 +44,7 @@ impl Layout {
     fn places(&self) -> impl Iterator<Item = (u64, Kind, i64)> {
         let weights = self.master.into_iter().chain(self.average);
         let weights = weights.map(|numel| (Kind::Float, numel));
-        let state = self.state.iter().map(|&numel| (self.state_kind, numel));
+        let state = self.state.iter().copied();
         let mut end = 0;
         weights.chain(state).map(move |(kind, numel)| {
             let start = end;
@@ -79,7 +78,6 @@ impl StateFile {
             master: (!shares_masters).then(|| optimizer.unit_numel(i)),
             average: averages.then(|| optimizer.unit_numel(i)),
             state: optimizer.state_layout(i),
-            state_kind: optimizer.state_kind(),
         };
         let layouts: Vec<_> = (0..optimizer.units()).map(layout).collect();
         let regions: Vec<_> = layouts.iter().map(Layout::bytes).collect();

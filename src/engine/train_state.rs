@@ -29,6 +29,9 @@ pub struct TrainState {
     /// Rows that these steps were made of; where it is absent, all had this engine's batch size.
     #[serde(default)]
     pub global_samples: Option<u64>,
+    /// Rows of a micro batch; absent in checkpoints of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_size: Option<usize>,
     /// The learning rate that the recipe has set, where it has set one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lr: Option<Exact>,

@@ -37,8 +37,7 @@ impl UnitStates {
             Self::Memory { device, averages, units } => {
                 let master = settled(&master, *device)?;
                 let average = averages.then(|| no_grad(|| master.f_detach_copy())).transpose()?;
-                let like = (optimizer.state_kind(), *device);
-                let zeros = |numel| Ok(Tensor::f_zeros([numel], like)?);
+                let zeros = |(kind, numel)| Ok(Tensor::f_zeros([numel], (kind, *device))?);
                 let layout = optimizer.state_layout(i);
                 let state = layout.into_iter().map(zeros).collect::<Result<_>>()?;
                 units.push(UnitState { master, average, state });

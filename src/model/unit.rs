@@ -12,17 +12,24 @@ use crate::{
     config::Quantization,
     error::{Code, Result},
     quantize::passing_bytes,
-    tensor::{ALIGNMENT, Device, FlatStorage, Kind, Tensor, no_grad},
+    tensor::{ALIGNMENT, Device, FlatStorage, Kind, Tensor, alignment, no_grad},
 };
 
-/// Elements of a parameter with the padding behind it.
-fn padded(spec: &ParamSpec) -> i64 {
-    (spec.numel() + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT
+/// Where each parameter begins, and where the last one ends with its padding.
+fn layout(specs: &[ParamSpec]) -> (Vec<i64>, i64) {
+    let up = |n: i64, multiple: i64| (n + multiple - 1) / multiple * multiple;
+    let mut end = 0;
+    let offsets = specs.iter().map(|spec| {
+        let offset = up(end, alignment(spec.numel()));
+        end = up(offset + spec.numel(), ALIGNMENT);
+        offset
+    });
+    (offsets.collect(), end)
 }
 
 /// Elements of a unit of these parameters, padding included.
 fn padded_size(specs: &[ParamSpec]) -> i64 {
-    specs.iter().map(padded).sum()
+    layout(specs).1
 }
 
 /// A unit with its storage.
@@ -76,12 +83,7 @@ impl FlatUnit {
 
     /// A unit over this storage, as large as it has to be.
     fn over(specs: Vec<ParamSpec>, values: FlatStorage) -> Self {
-        let offsets = specs.iter().scan(0, |end, spec| {
-            let offset = *end;
-            *end += padded(spec);
-            Some(offset)
-        });
-        let offsets = offsets.collect();
+        let (offsets, _) = layout(&specs);
         let (params, users) = (Vec::new(), Rc::default());
         let is_trainable = true;
         let mut unit = Self { specs, offsets, values, params, is_trainable, codes: None, users };

@@ -9,6 +9,8 @@ pub(super) struct PlanParam {
     pub(super) offset: i64,
     pub(super) shape: Vec<i64>,
     pub(super) states: &'static [&'static str],
+    /// Whether its state is in 8 bits.
+    pub(super) is_blockwise: bool,
 }
 
 /// A slice of a unit's flat tensor that is updated alike.
@@ -23,6 +25,8 @@ pub(super) struct FlatSlice {
     pub(super) unit_offset: i64,
     /// Padding included.
     pub(super) len: i64,
+    /// Whether its state is in 8 bits; it is then of one parameter, and begins with a block.
+    pub(super) is_blockwise: bool,
     pub(super) params: Vec<ShardParamInfo>,
 }
 

@@ -4,12 +4,13 @@
 //! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
 //! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
 //! gradients, state and the step's hyperparameters (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
-//! `adagrad.rs` are libtorch's fused kernels, `lion.rs` is arithmetic on whole parts, `lamb.rs` and
+//! `adagrad.rs` are libtorch's fused kernels (over state in 8 bits block by block, `blockwise.rs`), `lion.rs` is arithmetic on whole parts, `lamb.rs` and
 //! `muon.rs` also look at each parameter by itself.
 
 mod adagrad;
 mod adam;
 mod algorithm;
+mod blockwise;
 mod clip;
 mod flat_slice;
 mod lamb;
@@ -28,12 +29,13 @@ pub use crate::bridge::fused::Scaling;
 pub use clip::{clip_divisor, norm_count, norms, squared_norm};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::{OptimizerPlan, names_nothing};
-pub use whole::{StateName, StatePiece};
+pub use whole::{StateForm, StateName, StatePiece};
 
 use self::{
     algorithm::rule_of,
+    blockwise::{BlockwiseTensors, CodeTables},
     flat_slice::{FlatSlice, PlanParam},
-    plan::{GroupSettings, UpdateGroup, state_kind},
+    plan::{GroupSettings, UpdateGroup, state_kind, state_tensors},
     rule::{GroupUpdate, Hyperparameters, SliceTensors, UnitContext},
     state::StoredTensor,
 };
@@ -73,6 +75,7 @@ pub struct Optimizer {
     units: Vec<i64>,
     shard: Option<ShardSpec>,
     step: u64,
+    codes: CodeTables,
 }
 
 /// The tensors that a step changes, of one unit or of this rank's slice of it.
@@ -90,7 +93,7 @@ impl Optimizer {
     /// An optimizer before its first step.
     pub fn new(plan: OptimizerPlan) -> Self {
         let OptimizerPlan { config, groups, params, units, shard } = plan;
-        Self { config, groups, params, units, shard, step: 0 }
+        Self { config, groups, params, units, shard, step: 0, codes: CodeTables::default() }
     }
 
     /// The settings.
@@ -108,7 +111,7 @@ impl Optimizer {
         self.step = step;
     }
 
-    /// The dtype of state tensors.
+    /// The dtype of state tensors that are not in 8 bits.
     pub fn state_kind(&self) -> Kind {
         state_kind(&self.config)
     }
@@ -123,13 +126,11 @@ impl Optimizer {
         self.shard.unwrap_or(ShardSpec::WHOLE).range(self.units[unit]).1
     }
 
-    /// Elements of each state tensor of a unit: those of the first group's first slice, of its next
-    /// slice, of the next group. All are flat, and zeros before the first step.
-    pub fn state_layout(&self, unit: usize) -> Vec<i64> {
-        let slices = self.slices(unit).flat_map(|(group, slice)| {
-            rule_of(&group.settings.rule).state_names().iter().map(|_| slice.len)
-        });
-        slices.collect()
+    /// The format and the elements of each state tensor of a unit: those of the first group's first
+    /// slice, of its next slice, of the next group. All are flat, and zeros before the first step.
+    pub fn state_layout(&self, unit: usize) -> Vec<(Kind, i64)> {
+        let slices = self.slices(unit);
+        slices.flat_map(|(group, slice)| state_tensors(&self.config, group, slice)).collect()
     }
 
     /// The slices of a unit, in the order of [`Optimizer::state_layout`].
@@ -150,7 +151,9 @@ impl Optimizer {
     /// Whether each step is libtorch's fused kernels alone, which read from the device whether they
     /// may change anything ([`Scaling::found_inf`]).
     pub fn is_fused(&self) -> bool {
-        self.groups.iter().all(|group| rule_of(&group.settings.rule).is_fused())
+        // To write the codes of what did not change would change it.
+        let is_exact = self.config.blockwise.is_none();
+        is_exact && self.groups.iter().all(|group| rule_of(&group.settings.rule).is_fused())
     }
 
     /// Updates units in place at these rates, with their gradients scaled. A step does so for every
@@ -173,7 +176,7 @@ impl Optimizer {
                 let StepRates { lr, betas } = rates_of(&self.config, settings, rates);
                 let weight_decay = settings.weight_decay;
                 let hyperparameters = Hyperparameters { step, lr, weight_decay, betas, scaling };
-                update_spans(of_group, &mut updates, &hyperparameters)?;
+                update_spans(of_group, &mut updates, (&hyperparameters, &self.codes))?;
                 for UnitUpdate { unit, param, grad, .. } in &updates {
                     if of_group.units.contains(unit) {
                         let slices = slices_of(of_group, *unit).collect();
@@ -239,7 +242,7 @@ struct UnitUpdate<'a> {
 fn update_spans(
     group: &UpdateGroup,
     updates: &mut [UnitUpdate<'_>],
-    hyperparameters: &Hyperparameters<'_>,
+    (hyperparameters, codes): (&Hyperparameters<'_>, &CodeTables),
 ) -> Result<()> {
     let rule = rule_of(&group.settings.rule);
     let slots = rule.state_names().len();
@@ -247,6 +250,12 @@ fn update_spans(
     for UnitUpdate { unit, param, grad, state } in updates {
         for slice in slices_of(group, *unit) {
             let flat = |unit: &Tensor| unit.narrow(0, slice.offset, slice.len);
+            if slice.is_blockwise {
+                let state = state.by_ref().take(2 * slots).collect();
+                let tensors = BlockwiseTensors { param: flat(param), grad: flat(grad), state };
+                tensors.step(rule, slice, (hyperparameters, codes))?;
+                continue;
+            }
             let state: Vec<_> = state.by_ref().take(slots).map(StoredTensor).collect();
             let weights = flat(param);
             let weights = StoredTensor(&weights);

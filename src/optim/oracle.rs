@@ -31,7 +31,7 @@ pub(super) fn compare(
     let mut expected = START;
     let param = Tensor::from_slice(&START).to_kind(Kind::Float);
     let mut optimizer = optimizer(config, START.len() as i64);
-    let zeros = |numel| Tensor::zeros([numel], (optimizer.state_kind(), Device::Cpu));
+    let zeros = |(kind, numel)| Tensor::zeros([numel], (kind, Device::Cpu));
     let state: Vec<_> = optimizer.state_layout(0).into_iter().map(zeros).collect();
     let group = ProcessGroup::single(Device::Cpu).unwrap();
     let thrice = Scaling::of(3.0, Device::Cpu).unwrap();

@@ -9,6 +9,7 @@ use glob::Pattern;
 
 use super::{
     algorithm::rule_of,
+    blockwise,
     flat_slice::{FlatSlice, PlanParam, ShardParamInfo},
     layout::{ParamLayout, UnitLayout},
 };
@@ -20,7 +21,7 @@ use crate::{
     },
     dist::ShardSpec,
     error::{Code, Error, Result},
-    tensor::Kind,
+    tensor::{Kind, bytes_of},
 };
 
 /// Names that an error shows of a model.
@@ -102,12 +103,14 @@ impl OptimizerPlan {
         (unit, param, end): (usize, &ParamLayout, i64),
     ) -> usize {
         let index = self.params.len();
+        let is_blockwise = blockwise::applies(&self.config, &settings.rule, param.numel());
         self.params.push(PlanParam {
             name: param.name.clone(),
             unit,
             offset: param.offset,
             shape: param.shape.clone(),
             states: rule_of(&settings.rule).state_names(),
+            is_blockwise,
         });
         let at = self.groups.iter().position(|group| group.settings == settings);
         let at = at.unwrap_or_else(|| {
@@ -121,8 +124,10 @@ impl OptimizerPlan {
         let own =
             self.shard.unwrap_or(ShardSpec::WHOLE).overlap(self.units[unit], param.offset, end);
         let Some((from, to, offset)) = own else { return at };
-        let follows =
-            |slice: &&mut FlatSlice| slice.unit == unit && slice.unit_offset + slice.len == from;
+        let follows = |slice: &&mut FlatSlice| {
+            let is_next = slice.unit == unit && slice.unit_offset + slice.len == from;
+            is_next && !slice.is_blockwise && !is_blockwise
+        };
         if last != Some(at) || group.slices.last_mut().filter(follows).is_none() {
             group.slices.push(FlatSlice {
                 unit,
@@ -130,6 +135,7 @@ impl OptimizerPlan {
                 offset,
                 unit_offset: from,
                 len: 0,
+                is_blockwise,
                 params: vec![],
             });
         }
@@ -184,7 +190,23 @@ impl OptimizerPlan {
 
     /// Bytes of all state tensors together.
     pub fn state_bytes(&self) -> u64 {
-        self.state_numel() * state_kind(&self.config).elt_size_in_bytes() as u64
+        let tensors = self.groups.iter().flat_map(|group| {
+            group.slices.iter().flat_map(|slice| state_tensors(&self.config, group, slice))
+        });
+        tensors.map(|(kind, numel)| bytes_of(kind, numel)).sum()
+    }
+}
+
+/// The format and the elements of each state tensor of a slice.
+pub(super) fn state_tensors(
+    config: &OptimizerConfig,
+    group: &UpdateGroup,
+    slice: &FlatSlice,
+) -> Vec<(Kind, i64)> {
+    let slots = rule_of(&group.settings.rule).state_names().len();
+    match slice.is_blockwise {
+        true => blockwise::state_tensors(slots, slice.len),
+        false => vec![(state_kind(config), slice.len); slots],
     }
 }
 

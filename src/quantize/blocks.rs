@@ -1,4 +1,4 @@
-//! Codes by block, which NF4 and quantized scales share: values are divided by the largest magnitude of
+//! Codes by block, which NF4, quantized scales and averages share: values are divided by the largest magnitude of
 //! their block, its scale, and each quotient becomes the number of the nearest value of a table.
 
 use crate::{
@@ -17,12 +17,18 @@ pub(super) fn bounds(values: &[f32], device: Device) -> Result<Tensor> {
     Ok(Tensor::f_from_slice(&bounds)?.f_to_device(device)?)
 }
 
-/// The codes of flat `values`, filled up to whole blocks, and the scale of each block: `[blocks, 1]`.
-pub(super) fn encode(values: &Tensor, block: i64, bounds: &Tensor) -> Result<(Tensor, Tensor)> {
+/// Flat `values`, filled up to whole blocks, over the scales of these, so that they are from -1 to 1:
+/// `[blocks, block]`, and the scales `[blocks, 1]`.
+pub(super) fn to_unit(values: &Tensor, block: i64) -> Result<(Tensor, Tensor)> {
     let blocks = filled(values, block)?;
     let scales = blocks.f_abs()?.f_amax([1i64], true)?;
     let inverse = scales.f_clamp_min(1e-38)?.f_reciprocal()?;
-    let scaled = blocks.f_mul(&inverse)?.f_clamp_(-1.0, 1.0)?;
+    Ok((blocks.f_mul(&inverse)?.f_clamp_(-1.0, 1.0)?, scales))
+}
+
+/// The codes of flat `values`, filled up to whole blocks, and the scale of each block: `[blocks, 1]`.
+pub(super) fn encode(values: &Tensor, block: i64, bounds: &Tensor) -> Result<(Tensor, Tensor)> {
+    let (scaled, scales) = to_unit(values, block)?;
     let codes = scaled.f_bucketize(bounds, true, false)?.f_to_kind(Kind::Uint8)?;
     Ok((codes.f_view([-1i64])?, scales))
 }

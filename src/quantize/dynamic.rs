@@ -25,21 +25,9 @@ pub(super) struct EncodedScales {
 }
 
 impl DynamicMap {
-    /// bitsandbytes' `create_dynamic_map`: a sign, zeros up to a one that ends the exponent, and a
-    /// fraction of what is left.
+    /// The signed type.
     pub(super) fn new(device: Device) -> Result<Self> {
-        let mut values: Vec<f32> = vec![0.0, 1.0];
-        for exponent in 0..7 {
-            let ends =
-                Tensor::f_linspace(0.1, 1.0, (1 << exponent) + 1, (Kind::Float, Device::Cpu))?;
-            let parts = 1i64 << exponent;
-            let sums = ends.f_narrow(0, 0, parts)?.f_add(&ends.f_narrow(0, 1, parts)?)?;
-            let magnitudes = sums.f_div_scalar(2.0)?.f_mul_scalar(10f64.powi(exponent - 6))?;
-            for magnitude in Vec::<f32>::try_from(magnitudes)? {
-                values.extend([magnitude, -magnitude]);
-            }
-        }
-        values.sort_by(f32::total_cmp);
+        let values = values(true)?;
         Ok(Self {
             values: Tensor::f_from_slice(&values)?.f_to_device(device)?,
             bounds: blocks::bounds(&values, device)?,
@@ -69,6 +57,26 @@ impl DynamicMap {
         let values = self.values.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?;
         Ok(blocks::scaled(&values, scales, BLOCK, numel)?.f_add(offset)?)
     }
+}
+
+/// The values of bitsandbytes' `create_dynamic_map` in ascending order: a sign where there is one, zeros
+/// up to a one that ends the exponent, and a fraction of what is left.
+pub(super) fn values(is_signed: bool) -> Result<Vec<f32>> {
+    let mut values: Vec<f32> = vec![0.0, 1.0];
+    for exponent in 0..7 {
+        let parts = if is_signed { 1i64 << exponent } else { 2i64 << exponent };
+        let ends = Tensor::f_linspace(0.1, 1.0, parts + 1, (Kind::Float, Device::Cpu))?;
+        let sums = ends.f_narrow(0, 0, parts)?.f_add(&ends.f_narrow(0, 1, parts)?)?;
+        let magnitudes = sums.f_div_scalar(2.0)?.f_mul_scalar(10f64.powi(exponent - 6))?;
+        for magnitude in Vec::<f32>::try_from(magnitudes)? {
+            values.push(magnitude);
+            if is_signed {
+                values.push(-magnitude);
+            }
+        }
+    }
+    values.sort_by(f32::total_cmp);
+    Ok(values)
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
-//! Matrices in fewer bits: codes and scales in one storage of bytes, and back.
+//! Tensors in fewer bits, and back: matrices as codes and scales in one storage of bytes, averages of
+//! gradients as codes and scales.
 //!
 //! Codes, scales and values are those of bitsandbytes.
 
 mod blocks;
 mod dynamic;
 mod int8;
+mod moments;
 mod nf4;
 mod rows;
 mod sections;
@@ -15,7 +17,11 @@ use self::{
     dynamic::DynamicMap,
     nf4::{Nf4, Scales},
 };
-pub use self::{rows::passing_bytes, sections::Sections};
+pub use self::{
+    moments::{MOMENT_BLOCK, MomentCodes, moment_scales},
+    rows::passing_bytes,
+    sections::Sections,
+};
 use crate::{
     bridge::decode::{CodeMatrix, code_rows},
     config::{Quantization, QuantizedFormat},

@@ -2,9 +2,9 @@
 
 use crate::{
     data::Loader,
-    engine::{Engine, EngineFacts},
+    engine::{ChosenBatch, Engine, EngineFacts},
     error::Result,
-    units::grouped,
+    units::{Bytes, grouped},
 };
 
 /// The tokens of a row for which the density of block-sparse attention is told where rows differ, if the
@@ -56,17 +56,38 @@ fn table(facts: &EngineFacts, row_tokens: Option<usize>, (done, last): (u64, u64
         let a_step = tokens as u64 * facts.train_batch_size as u64;
         batch += &format!(", {} tokens a step", grouped(a_step));
     }
-    [
+    let rows = [
         ("device", format!("{device}, libtorch {}", facts.libtorch)),
         ("precision", format!("{}, {}", facts.precision, facts.optimizer)),
         ("ranks", ranks),
         ("parameters", parameters),
         ("batch", batch),
         ("steps", format!("{} to {last}", last.min(done + 1))),
-    ]
-    .into_iter()
-    .map(|(name, value)| format!("  {name:<11} {value}"))
-    .collect()
+    ];
+    let chosen =
+        facts.auto_micro_batch.map(|chosen| ("auto", why(facts.micro_batch_size, &chosen)));
+    let rows = rows.into_iter().chain(chosen);
+    rows.map(|(name, value)| format!("  {name:<11} {value}")).collect()
+}
+
+/// Why the micro batch has so many rows.
+fn why(rows: usize, chosen: &ChosenBatch) -> String {
+    let ChosenBatch { tokens, needs, there, next, is_kept } = *chosen;
+    if is_kept {
+        return format!("micro_batch_size {rows} is that of the checkpoint, and fits");
+    }
+    let fits = format!(
+        "micro_batch_size {rows} of {tokens} tokens needs {} of {}",
+        Bytes(needs),
+        Bytes(there)
+    );
+    match next {
+        Some((next, bytes)) if bytes > there => {
+            format!("{fits}; {next} would need {}", Bytes(bytes))
+        }
+        Some((next, _)) => format!("{fits}; another rank has less memory than {next} would need"),
+        None => format!("{fits}; no larger one was to be tried"),
+    }
 }
 
 fn counted(n: u64, what: &str) -> String {
@@ -92,7 +113,35 @@ mod tests {
             micro_batch_size: 8,
             gradient_accumulation_steps: 4,
             train_batch_size: 64,
+            auto_micro_batch: None,
         }
+    }
+
+    #[test]
+    fn a_micro_batch_that_was_chosen_says_why() {
+        let chosen = ChosenBatch {
+            tokens: 1024,
+            needs: 9 << 30,
+            there: 14 << 30,
+            next: Some((16, 17 << 30)),
+            is_kept: false,
+        };
+        let line = |chosen| {
+            let facts = EngineFacts { auto_micro_batch: Some(chosen), ..facts() };
+            table(&facts, None, (0, 1))[6].clone()
+        };
+        assert_eq!(
+            line(chosen),
+            "  auto        micro_batch_size 8 of 1024 tokens needs 9.0 GiB of 14.0 GiB; 16 would \
+             need 17.0 GiB"
+        );
+        assert!(
+            line(ChosenBatch { next: None, ..chosen }).ends_with("no larger one was to be tried")
+        );
+        assert!(
+            line(ChosenBatch { is_kept: true, ..chosen })
+                .ends_with("is that of the checkpoint, and fits")
+        );
     }
 
     #[test]

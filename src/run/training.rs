@@ -377,6 +377,11 @@ pub fn load_checkpoint(
         let message = format!("checkpoint {} holds no place in the data", dir.display());
         Error::new(Code::Checkpoint, message).hint("it was saved without a loader")
     })?;
+    if loader.options().micro_batch_size == engine.config().micro_batch_size
+        && let Some(rows) = engine.keep_batch(state.micro_batch_size)
+    {
+        loader.read_rows(rows)?;
+    }
     warnings.extend(loader.restore_saved(&place)?);
     Ok(warnings)
 }

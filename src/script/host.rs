@@ -22,6 +22,7 @@ use super::{
     planning::{Planning, needs_weights},
     program::Program,
     ranks::Ranks,
+    row_lengths::RowLengths,
 };
 use crate::{
     data::DatasetFiles,
@@ -53,6 +54,8 @@ pub struct Host {
     pub(crate) program: Program,
     /// Set if the recipe is only planned.
     pub(crate) planning: Option<Planning>,
+    /// The lengths of the rows that the recipe makes.
+    pub(crate) row_lengths: RowLengths,
     /// The batches under way; set in a live session, where the variables stay.
     pub(crate) feed: Option<Rc<Feed>>,
     /// Called with each engine that the recipe makes, before its first step.
@@ -98,6 +101,7 @@ impl Host {
             interrupt: Interrupt::new(),
             program: Program::default(),
             planning: None,
+            row_lengths: RowLengths::default(),
             feed: None,
             on_engine: None,
             run_is_active: Arc::default(),
@@ -144,6 +148,11 @@ impl Host {
             Some(planning) => Ok(planning.world_size()),
             None => Ok(self.group()?.world_size()),
         }
+    }
+
+    /// How many ranks there are on this machine.
+    pub(crate) fn local_ranks(&self) -> Result<usize> {
+        Ranks::on_this_machine(&self.workspace.rights.env)
     }
 
     /// Refuses the function `name` in a plan, which has no weights.

@@ -22,6 +22,7 @@ mod iterate;
 mod mistakes;
 mod observers;
 mod program;
+mod row_lengths;
 
 /// The language; a program that adds functions needs the same version.
 pub use rhai;

@@ -1,15 +1,12 @@
 //! A recipe that is only planned: it runs up to `init_engine`, without weights and without ranks.
 
-use std::{
-    cell::{Cell, RefCell},
-    rc::Rc,
-};
+use std::{cell::RefCell, rc::Rc};
 
 use rhai::{Dynamic, EvalAltResult, Position};
 
 use crate::{
     config::EngineConfig,
-    engine::{plan::optimizer_state_bytes, trained},
+    engine::{fitting::RowShape, plan::optimizer_state_bytes, trained},
     error::{Code, Error, Result},
     model::Model,
 };
@@ -23,12 +20,8 @@ pub struct Planned {
     pub config: EngineConfig,
     /// Bytes that its optimizer keeps from step to step.
     pub optimizer_state: u64,
-    /// Whether the recipe has a loss of its own, which gets the logits whole.
-    pub whole_logits: bool,
-    /// Tokens in a row as the recipe packed or cut them, at most; `None` where it did neither.
-    pub packed: Option<u64>,
-    /// Labels in a row of pairs as the recipe cut them, at most.
-    pub targets: Option<u64>,
+    /// The rows as the recipe makes them.
+    pub rows: RowShape,
     /// Ranks that train together.
     pub world_size: usize,
     /// Those of them that have the same layers.
@@ -39,9 +32,6 @@ pub struct Planned {
 #[derive(Debug, Default)]
 pub(crate) struct Planning {
     world_size: usize,
-    packed: Cell<Option<u64>>,
-    cut: Cell<Option<u64>>,
-    targets: Cell<Option<u64>>,
     found: RefCell<Option<Planned>>,
 }
 
@@ -56,23 +46,12 @@ impl Planning {
         self.world_size
     }
 
-    /// Notes that the recipe makes rows of this many tokens.
-    pub(super) fn packs(&self, tokens: u64) {
-        self.packed.set(self.packed.get().max(Some(tokens)));
-    }
-
-    /// Notes that the recipe cuts rows to so many tokens and so many labels.
-    pub(super) fn cuts(&self, tokens: Option<u64>, labels: Option<u64>) {
-        self.cut.set(self.cut.get().max(tokens));
-        self.targets.set(self.targets.get().max(labels));
-    }
-
     /// Notes the training; returns the error that ends the recipe, which no recipe can catch.
     pub(super) fn end(
         &self,
         model: &Rc<Model>,
         config: EngineConfig,
-        whole_logits: bool,
+        rows: RowShape,
     ) -> Result<Box<EvalAltResult>> {
         let shape = config.mesh.shape(self.world_size)?;
         if shape.tp > 1 {
@@ -86,11 +65,9 @@ impl Planning {
         }
         self.found.replace(Some(Planned {
             model: Rc::clone(model),
-            whole_logits,
+            rows,
             optimizer_state: optimizer_state_bytes(model, &config)?,
             config,
-            packed: self.packed.get().or(self.cut.get()),
-            targets: self.targets.get(),
             world_size: self.world_size,
             replicas: shape.dp,
         }));

@@ -66,6 +66,11 @@ impl Ranks {
         Ok(Rc::clone(self.group.get_or_init(|| group)))
     }
 
+    /// The number of ranks on this machine.
+    pub(super) fn on_this_machine(env: &Environment) -> Result<usize> {
+        Ok(local_rank(Rendezvous::from_env(env)?.as_ref()).count)
+    }
+
     /// Refuses a device that is not there, before anything is loaded.
     pub fn check_device(&self, env: &Environment) -> Result<()> {
         // The default is a device that is there, and CUDA takes time to start.

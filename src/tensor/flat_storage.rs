@@ -11,6 +11,18 @@ use crate::{
 /// Each parameter starts at a multiple of this many elements, for aligned vector loads.
 pub const ALIGNMENT: i64 = 16;
 
+/// Each parameter of `BLOCKS_FROM` elements or more starts at a multiple of this many, and the slices
+/// of storages as large too: blocks of state that share a scale then lie within one slice.
+const BLOCK_ALIGNMENT: i64 = 256;
+
+/// Elements from which on a parameter may have state in blocks.
+pub const BLOCKS_FROM: i64 = 4096;
+
+/// The alignment of a parameter or a slice, where there are `numel` elements in all.
+pub fn alignment(numel: i64) -> i64 {
+    if numel >= BLOCKS_FROM { BLOCK_ALIGNMENT } else { ALIGNMENT }
+}
+
 /// A flat tensor that has its shape always, and elements while it is here.
 #[derive(Debug)]
 pub struct FlatStorage {
@@ -82,7 +94,7 @@ impl FlatStorage {
 
     /// Elements of a storage that `slices` ranks can divide evenly, padding included.
     pub fn numel_for(&self, slices: usize) -> i64 {
-        let multiple = ALIGNMENT as u64 * slices as u64;
+        let multiple = alignment(self.numel()) as u64 * slices as u64;
         (self.numel() as u64).next_multiple_of(multiple) as i64
     }
 

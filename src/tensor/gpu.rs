@@ -4,6 +4,9 @@
 //! float32 accumulation, which is what libtorch's products have, and without sparsity, which doubles
 //! the number on the title page. GeForce cards do half as many operations with float32 accumulation
 //! as with float16's, the number that is advertised; workstation cards of the same chips do not.
+//! Bandwidths are those of the same datasheets, such as NVIDIA H200 (4.8 TB/s), H100 (SXM 3.35 TB/s), A100
+//! (80 GB SXM 2,039 GB/s, 40 GB 1,555 GB/s) and the whitepapers of Blackwell (RTX 5090, 1,792 GB/s), Ada
+//! (RTX 4090, 1,008 GB/s) and Ampere GA102 (RTX 3090, 936 GB/s).
 
 use super::Device;
 use crate::{
@@ -21,6 +24,8 @@ pub struct Gpu {
     /// The memory that CUDA reports, in MiB: less than the name promises, as drivers and error
     /// correction take their part.
     mib: u64,
+    /// The bandwidth of its memory.
+    gb_per_second: u32,
     half: Half,
     /// Float32 rounded to TF32 on tensor cores, where they have it.
     tf32: Option<f64>,
@@ -41,57 +46,70 @@ use Half::{Both, Fp16};
 
 #[rustfmt::skip]
 const GPUS: &[Gpu] = &[
-    gpu(&["B200"], 182_630, Both(2250.0), 1125.0, 75.0),
-    gpu(&["H200", "H200 SXM"], 143_156, Both(989.4), 494.7, 66.9),
-    gpu(&["H200 NVL"], 143_156, Both(835.5), 417.5, 60.0),
-    gpu(&["H100", "H100 SXM", "H100 80GB HBM3"], 81_005, Both(989.4), 494.7, 66.9),
-    gpu(&["H100 PCIe"], 81_005, Both(756.0), 378.0, 51.2),
-    gpu(&["H100 NVL"], 95_334, Both(835.5), 417.5, 60.0),
-    gpu(&["A100 80GB", "A100-SXM4-80GB", "A100 80GB PCIe"], 81_050, Both(312.0), 156.0, 19.5),
-    gpu(&["A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"], 40_339, Both(312.0), 156.0, 19.5),
-    gpu(&["L40S"], 45_455, Both(362.05), 183.2, 91.6),
-    gpu(&["A10G"], 22_508, Both(70.0), 35.0, 31.5),
-    gpu(&["A10"], 22_508, Both(125.0), 62.5, 31.2),
-    gpu(&["L4"], 22_563, Both(121.0), 60.5, 30.3),
-    gpu(&["RTX PRO 6000", "RTX PRO 6000 Blackwell Workstation Edition"], 97_250, Both(503.8), 251.9, 126.0),
-    gpu(&["RTX 6000 Ada", "RTX 6000 Ada Generation"], 48_510, Both(364.2), 182.1, 91.1),
-    gpu(&["A6000", "RTX A6000"], 48_670, Both(154.8), 77.4, 38.7),
-    gpu(&["A40"], 45_455, Both(149.7), 74.8, 37.4),
-    gpu(&["RTX 5090"], 32_110, Both(209.5), 104.8, 104.8),
-    gpu(&["RTX 5080"], 15_841, Both(112.6), 56.3, 56.3),
-    gpu(&["RTX 5070 Ti"], 15_841, Both(87.9), 43.9, 43.9),
-    gpu(&["RTX 5070"], 11_776, Both(61.7), 30.9, 30.9),
-    gpu(&["RTX 5060 Ti 16GB", "RTX 5060 Ti"], 15_841, Both(47.4), 23.7, 23.7),
-    gpu(&["RTX 4090"], 24_083, Both(165.2), 82.6, 82.6),
-    gpu(&["RTX 4080 SUPER"], 15_943, Both(104.4), 52.2, 52.2),
-    gpu(&["RTX 4080"], 15_943, Both(97.5), 48.7, 48.7),
-    gpu(&["RTX 4070 Ti SUPER"], 15_943, Both(88.2), 44.1, 44.1),
-    gpu(&["RTX 4070 Ti"], 11_930, Both(80.2), 40.1, 40.1),
-    gpu(&["RTX 4070 SUPER"], 11_930, Both(71.0), 35.5, 35.5),
-    gpu(&["RTX 4070"], 11_930, Both(58.3), 29.1, 29.1),
-    gpu(&["RTX 4060 Ti 16GB", "RTX 4060 Ti"], 15_943, Both(44.1), 22.1, 22.1),
-    gpu(&["RTX 4060"], 7_813, Both(30.2), 15.1, 15.1),
-    gpu(&["RTX 3090 Ti"], 24_124, Both(80.0), 40.0, 40.0),
-    gpu(&["RTX 3090"], 24_124, Both(71.0), 35.6, 35.6),
-    gpu(&["RTX 3080 Ti"], 11_909, Both(68.2), 34.1, 34.1),
-    gpu(&["RTX 3080"], 9_871, Both(59.5), 29.8, 29.8),
-    gpu(&["RTX 3070 Ti"], 7_813, Both(43.5), 21.7, 21.7),
-    gpu(&["RTX 3070"], 7_813, Both(40.6), 20.3, 20.3),
-    gpu(&["RTX 3060 Ti"], 7_813, Both(32.4), 16.2, 16.2),
-    gpu(&["RTX 3060"], 11_909, Both(25.5), 12.7, 12.7),
-    older(&["V100 32GB", "V100-SXM2-32GB"], 32_494, Fp16(125.0), 15.7),
-    older(&["V100 16GB", "V100-SXM2-16GB"], 16_144, Fp16(125.0), 15.7),
-    older(&["V100 PCIe", "V100-PCIE-16GB"], 16_144, Fp16(112.0), 14.0),
-    older(&["T4"], 14_910, Fp16(65.0), 8.1),
+    gpu(&["B200"], 182_630, 8000, Both(2250.0), (1125.0, 75.0)),
+    gpu(&["H200", "H200 SXM"], 143_156, 4800, Both(989.4), (494.7, 66.9)),
+    gpu(&["H200 NVL"], 143_156, 4800, Both(835.5), (417.5, 60.0)),
+    gpu(&["H100", "H100 SXM", "H100 80GB HBM3"], 81_005, 3350, Both(989.4), (494.7, 66.9)),
+    gpu(&["H100 PCIe"], 81_005, 2039, Both(756.0), (378.0, 51.2)),
+    gpu(&["H100 NVL"], 95_334, 3938, Both(835.5), (417.5, 60.0)),
+    gpu(&["A100 80GB", "A100-SXM4-80GB", "A100 80GB PCIe"], 81_050, 2039, Both(312.0), (156.0, 19.5)),
+    gpu(&["A100 40GB", "A100-SXM4-40GB", "A100-PCIE-40GB"], 40_339, 1555, Both(312.0), (156.0, 19.5)),
+    gpu(&["L40S"], 45_455, 864, Both(362.05), (183.2, 91.6)),
+    gpu(&["A10G"], 22_508, 600, Both(70.0), (35.0, 31.5)),
+    gpu(&["A10"], 22_508, 600, Both(125.0), (62.5, 31.2)),
+    gpu(&["L4"], 22_563, 300, Both(121.0), (60.5, 30.3)),
+    gpu(&["RTX PRO 6000", "RTX PRO 6000 Blackwell Workstation Edition"], 97_250, 1792, Both(503.8), (251.9, 126.0)),
+    gpu(&["RTX 6000 Ada", "RTX 6000 Ada Generation"], 48_510, 960, Both(364.2), (182.1, 91.1)),
+    gpu(&["A6000", "RTX A6000"], 48_670, 768, Both(154.8), (77.4, 38.7)),
+    gpu(&["A40"], 45_455, 696, Both(149.7), (74.8, 37.4)),
+    gpu(&["RTX 5090"], 32_110, 1792, Both(209.5), (104.8, 104.8)),
+    gpu(&["RTX 5080"], 15_841, 960, Both(112.6), (56.3, 56.3)),
+    gpu(&["RTX 5070 Ti"], 15_841, 896, Both(87.9), (43.9, 43.9)),
+    gpu(&["RTX 5070"], 11_776, 672, Both(61.7), (30.9, 30.9)),
+    gpu(&["RTX 5060 Ti 16GB", "RTX 5060 Ti"], 15_841, 448, Both(47.4), (23.7, 23.7)),
+    gpu(&["RTX 4090"], 24_083, 1008, Both(165.2), (82.6, 82.6)),
+    gpu(&["RTX 4080 SUPER"], 15_943, 736, Both(104.4), (52.2, 52.2)),
+    gpu(&["RTX 4080"], 15_943, 717, Both(97.5), (48.7, 48.7)),
+    gpu(&["RTX 4070 Ti SUPER"], 15_943, 672, Both(88.2), (44.1, 44.1)),
+    gpu(&["RTX 4070 Ti"], 11_930, 504, Both(80.2), (40.1, 40.1)),
+    gpu(&["RTX 4070 SUPER"], 11_930, 504, Both(71.0), (35.5, 35.5)),
+    gpu(&["RTX 4070"], 11_930, 504, Both(58.3), (29.1, 29.1)),
+    gpu(&["RTX 4060 Ti 16GB", "RTX 4060 Ti"], 15_943, 288, Both(44.1), (22.1, 22.1)),
+    gpu(&["RTX 4060"], 7_813, 272, Both(30.2), (15.1, 15.1)),
+    gpu(&["RTX 3090 Ti"], 24_124, 1008, Both(80.0), (40.0, 40.0)),
+    gpu(&["RTX 3090"], 24_124, 936, Both(71.0), (35.6, 35.6)),
+    gpu(&["RTX 3080 Ti"], 11_909, 912, Both(68.2), (34.1, 34.1)),
+    gpu(&["RTX 3080"], 9_871, 760, Both(59.5), (29.8, 29.8)),
+    gpu(&["RTX 3070 Ti"], 7_813, 608, Both(43.5), (21.7, 21.7)),
+    gpu(&["RTX 3070"], 7_813, 448, Both(40.6), (20.3, 20.3)),
+    gpu(&["RTX 3060 Ti"], 7_813, 448, Both(32.4), (16.2, 16.2)),
+    gpu(&["RTX 3060"], 11_909, 360, Both(25.5), (12.7, 12.7)),
+    older(&["V100 32GB", "V100-SXM2-32GB"], 32_494, 900, Fp16(125.0), 15.7),
+    older(&["V100 16GB", "V100-SXM2-16GB"], 16_144, 900, Fp16(125.0), 15.7),
+    older(&["V100 PCIe", "V100-PCIE-16GB"], 16_144, 900, Fp16(112.0), 14.0),
+    older(&["T4"], 14_910, 320, Fp16(65.0), 8.1),
 ];
 
-const fn gpu(names: &'static [&'static str], mib: u64, half: Half, tf32: f64, fp32: f64) -> Gpu {
-    Gpu { names, mib, half, tf32: Some(tf32), fp32 }
+/// Names, MiB of memory, GB/s of its bandwidth, TFLOP/s.
+const fn gpu(
+    names: &'static [&'static str],
+    mib: u64,
+    gb_per_second: u32,
+    half: Half,
+    (tf32, fp32): (f64, f64),
+) -> Gpu {
+    Gpu { names, mib, gb_per_second, half, tf32: Some(tf32), fp32 }
 }
 
 /// One from before Ampere.
-const fn older(names: &'static [&'static str], mib: u64, half: Half, fp32: f64) -> Gpu {
-    Gpu { names, mib, half, tf32: None, fp32 }
+const fn older(
+    names: &'static [&'static str],
+    mib: u64,
+    gb_per_second: u32,
+    half: Half,
+    fp32: f64,
+) -> Gpu {
+    Gpu { names, mib, gb_per_second, half, tf32: None, fp32 }
 }
 
 impl Gpu {
@@ -145,7 +163,18 @@ impl Gpu {
         self.peak(dtype, device::uses_tf32().unwrap_or(false))
     }
 
-    fn peak(&self, dtype: Dtype, tf32: bool) -> Option<f64> {
+    /// The first of its names.
+    pub fn name(&self) -> &'static str {
+        self.names[0]
+    }
+
+    /// Bytes a second of its memory, as published.
+    pub fn bandwidth(&self) -> f64 {
+        f64::from(self.gb_per_second) * 1e9
+    }
+
+    /// As [`Gpu::peak_flops`], of products of float32 that round to TF32 or do not.
+    pub fn peak(&self, dtype: Dtype, tf32: bool) -> Option<f64> {
         let tera = match (dtype, self.half) {
             (Dtype::Fp16, Both(peak) | Fp16(peak)) | (Dtype::Bf16, Both(peak)) => peak,
             (Dtype::Bf16, Fp16(_)) => return None,

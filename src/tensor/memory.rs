@@ -36,12 +36,21 @@ fn check(needed: u64, available: u64, what: &str) -> Result<()> {
 /// group. `None` where nobody tells.
 pub fn total_memory(device: Device) -> Result<Option<u64>> {
     if let Device::Cuda(index) = device {
-        return cuda_memory::cuda_memory(index).map(Some);
+        return cuda_memory::cuda_memory(index).map(|memory| Some(memory.all));
     }
     let text = read_to_string("/proc/meminfo").ok();
     let system = text.and_then(|text| proc_bytes(&text, "MemTotal:"));
     let limit = group_number("memory.max").unwrap_or(u64::MAX);
     Ok(system.map(|bytes| bytes.min(limit)))
+}
+
+/// Bytes that this process can still use of `device`, those included that libtorch's allocator keeps
+/// for later. `None` where nobody tells.
+pub fn free_memory(device: Device) -> Result<Option<u64>> {
+    let Device::Cuda(index) = device else { return Ok(available_bytes()) };
+    let AllocatorUse { allocated, reserved, .. } = cuda_memory::cuda_allocator(index)?;
+    let free = cuda_memory::cuda_memory(index)?.free;
+    Ok(Some(free + reserved.saturating_sub(allocated)))
 }
 
 /// The memory that libtorch's allocator of `device` has handed out and taken; `None` on the CPU,

@@ -10,19 +10,22 @@ mod gpu;
 mod guard;
 mod memory;
 mod numerics;
+mod rates;
 mod rng;
 pub mod safetensors;
 mod transfer;
 
 pub use self::safetensors::SafetensorsFile;
 pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
-pub use flat_storage::{ALIGNMENT, FlatStorage};
+pub use flat_storage::{ALIGNMENT, BLOCKS_FROM, FlatStorage, alignment};
 pub use gpu::Gpu;
 pub use guard::guard;
 pub use memory::{
-    AllocatorUse, allocator_use, available_bytes, check_memory, held_by_rust, total_memory,
+    AllocatorUse, allocator_use, available_bytes, check_memory, free_memory, held_by_rust,
+    total_memory,
 };
 pub use numerics::{check_numerics, compute_with};
+pub use rates::{copy_rate, product_rate};
 pub use rng::{manual_seed, mix};
 pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
 pub use transfer::{

@@ -6,8 +6,8 @@ use dsr::{
     config::{
         ActivationCheckpointing, Dtype, EngineConfig, OptimizerConfig, PrecisionConfig, ZeroConfig,
         optimizer::{
-            AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, SgdConfig,
-            StateDtype,
+            AdagradConfig, AdamConfig, Algorithm, BlockwiseConfig, LambConfig, LionConfig,
+            MuonConfig, SgdConfig, StateDtype,
         },
     },
     data::LoaderOptions,
@@ -45,12 +45,14 @@ pub(crate) fn trainings(world_size: usize) -> Vec<(&'static str, EngineConfig)> 
         (
             "bf16 state",
             EngineConfig {
-                optimizer: OptimizerConfig { state_dtype: StateDtype::Bf16, ..adam },
+                optimizer: OptimizerConfig { state_dtype: StateDtype::Bf16, ..adam.clone() },
                 ..plain.clone()
             },
         ),
     ];
+    let blockwise = Some(BlockwiseConfig::default());
     for (name, optimizer) in [
+        ("8-bit state", OptimizerConfig { blockwise, ..adam }),
         ("Lamb", with(Algorithm::Lamb(LambConfig::default()), 2e-3)),
         ("Lion", with(Algorithm::Lion(LionConfig::default()), 1e-4)),
         ("Muon", with(Algorithm::Muon(MuonConfig::default()), 2e-3)),

@@ -26,6 +26,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         gradient_accumulation_steps: accum,
         precision: PrecisionConfig::new(Dtype::Fp32),
         numerics: Numerics::default(),
+        batch_choice: dsr::config::BatchChoice::Given,
         gradient_clipping: Some(1.0),
         loss_average: LossAverage::Tokens,
         ema: None,

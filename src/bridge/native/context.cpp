@@ -48,11 +48,13 @@ bool dsr_cublas_repeats() {
   return config && (!strcmp(config, ":4096:8") || !strcmp(config, ":16:8"));
 }
 
-// All memory of a CUDA device.
-int dsr_cuda_memory(int device_index, uint64_t* bytes) {
+// The memory of a CUDA device: free, and all.
+int dsr_cuda_memory(int device_index, uint64_t* free_bytes, uint64_t* all_bytes) {
   TRY(
     auto* allocator = c10::getDeviceAllocator(c10::kCUDA);
-    *bytes = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(device_index)).second;
+    const auto info = allocator->getMemoryInfo(static_cast<c10::DeviceIndex>(device_index));
+    *free_bytes = info.first;
+    *all_bytes = info.second;
   )
 }
 

@@ -294,21 +294,23 @@ impl Draft {
     /// A note for each `"auto"` that is left to the recipe; a fault if dsr needs it and the recipe
     /// has had its say.
     fn judge_open(&mut self, given: &Given) {
-        let has_rows =
-            ["micro_batch_size", "train_batch_size"].map(|size| self.value(size).is_some());
-        if has_rows[0] || self.is_open("micro_batch_size") {
-            // It follows from the other sizes.
-            if self.is_open("train_batch_size") {
-                self.sources.remove("train_batch_size");
-            }
+        let has_rows = self.value("micro_batch_size").is_some() || self.is_open("micro_batch_size");
+        // It follows from the other sizes.
+        if has_rows && self.is_open("train_batch_size") {
+            self.sources.remove("train_batch_size");
         }
-        if has_rows[1] && self.is_open("micro_batch_size") {
-            self.sources.remove("micro_batch_size");
+        if let Some(Source::Open(Key { at, path, .. })) = self.sources.get("micro_batch_size") {
+            let text = format!(
+                "`{path}` is \"auto\": the largest power of two that fits, where the recipe does not give \
+                 `micro_batch_size`"
+            );
+            self.notes.push(Note { at: *at, text });
+            self.resolve("micro_batch_size", Value::from("auto"));
         }
         let kind = self.text("scheduler.type").unwrap_or_default();
         let is_needed = |option: &str| {
             let in_schedule = option.strip_prefix("scheduler.");
-            matches!(option, "micro_batch_size" | "train_batch_size")
+            option == "train_batch_size"
                 || in_schedule.is_some_and(|name| required_options(&kind).contains(&name))
         };
         for (option, source) in &self.sources {

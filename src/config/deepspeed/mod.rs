@@ -6,7 +6,8 @@
 //! against them, [`draft`] builds the options, and each family's `translate` sees to what is more
 //! than a copy. All faults of a file come together, each with its place.
 //!
-//! A value `"auto"` is left to the recipe, as transformers' Trainer does it.
+//! A value `"auto"` is left to the recipe, as transformers' Trainer does it; a micro batch that the
+//! recipe leaves to dsr too is the largest that fits.
 
 mod check;
 mod checkpoint;

@@ -94,6 +94,7 @@ fn every_auto_is_the_recipes_to_say() {
     assert_eq!(
         Value::Object(found.options),
         json!({
+            "micro_batch_size": "auto",
             "loss_average": "micro_batches",
             "optimizer": { "type": "AdamW" },
             "scheduler": { "type": "WarmupDecayLR" },
@@ -137,13 +138,11 @@ fn every_auto_is_the_recipes_to_say() {
 fn a_needed_auto_that_stays_open_is_named() {
     assert_eq!(
         faults(ZERO3),
-        [
-            "19:40 `scheduler.params.total_num_steps` is \"auto\", and nothing says what it is",
-            "37:39 `train_micro_batch_size_per_gpu` is \"auto\", and nothing says what it is",
-        ]
+        ["19:40 `scheduler.params.total_num_steps` is \"auto\", and nothing says what it is",]
     );
     let text = r#"{ "train_batch_size": 8, "train_micro_batch_size_per_gpu": "auto" }"#;
-    assert_eq!(options(text), json!({ "train_batch_size": 8 }));
+    assert_eq!(options(text), json!({ "train_batch_size": 8, "micro_batch_size": "auto" }));
+    assert_eq!(given(text, json!({ "micro_batch_size": 2 }))["micro_batch_size"], 2);
 }
 
 #[test]

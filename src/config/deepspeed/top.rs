@@ -37,6 +37,11 @@ const OWN: &[&[Key]] = &[
 ];
 
 const BATCH: &[Key] = &[
+    Key {
+        name: "train_micro_batch_size_per_gpu",
+        kind: Kind::OrNull(&Kind::Whole(1)),
+        fate: Fate::Becomes("micro_batch_size"),
+    },
     only(
         "managed_gradient_accumulation",
         Kind::Bool,

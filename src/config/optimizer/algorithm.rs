@@ -64,6 +64,17 @@ option_table! {
 }
 
 option_table! {
+    /// State in 8 bits, in blocks of 256 values that share a scale (Dettmers et al. 2022), as in
+    /// bitsandbytes.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct BlockwiseConfig {
+        /// parameters of fewer elements keep their state in float32
+        #[option(default = 4096, range = 4096..)]
+        pub min_8bit_size: usize,
+    }
+}
+
+option_table! {
     /// LAMB (You et al. 2020), with DeepSpeed's limits of the trust ratio.
     #[derive(Debug, Clone, Copy, PartialEq)]
     #[check(LambConfig::check)]

@@ -3,8 +3,8 @@
 
 use super::{
     algorithm::{
-        AdagradConfig, AdamConfig, AdamMode, AdamOptions, Algorithm, LambConfig, LionConfig,
-        MuonConfig, SgdConfig, is_finite,
+        AdagradConfig, AdamConfig, AdamMode, AdamOptions, Algorithm, BlockwiseConfig, LambConfig,
+        LionConfig, MuonConfig, SgdConfig, is_finite,
     },
     settings::{CommonOptions, OptimizerConfig},
 };
@@ -22,6 +22,8 @@ struct OptimizerType {
     variant: Variant,
     lr: f64,
     weight_decay: f64,
+    /// Whether its state is in 8 bits.
+    is_blockwise: bool,
     read: fn(&mut Options<'_>) -> Algorithm,
 }
 
@@ -31,7 +33,8 @@ const fn optimizer(
     lr: f64,
     read: fn(&mut Options<'_>) -> Algorithm,
 ) -> OptimizerType {
-    OptimizerType { variant: Variant { names, tables }, lr, weight_decay: 0.0, read }
+    let variant = Variant { names, tables };
+    OptimizerType { variant, lr, weight_decay: 0.0, is_blockwise: false, read }
 }
 
 /// The weight decay is that of `torch.optim.AdamW`.
@@ -42,8 +45,33 @@ const ADAMW: OptimizerType = OptimizerType {
     })
 };
 
+/// bitsandbytes' names of the optimizer and transformers' of its option `optim`.
+const ADAMW_8BIT: OptimizerType = OptimizerType {
+    weight_decay: 0.01,
+    is_blockwise: true,
+    ..optimizer(
+        &["AdamW8bit", "adamw_bnb_8bit", "adamw_8bit", "bnb.optim.AdamW8bit"],
+        &[AdamOptions::ROWS, BlockwiseConfig::ROWS],
+        1e-3,
+        |o| Algorithm::Adam(AdamConfig::read_adamw(o)),
+    )
+};
+
+/// Adam's rule, in which the decay is a part of the gradient.
+const ADAM_8BIT: OptimizerType = OptimizerType {
+    is_blockwise: true,
+    ..optimizer(
+        &["Adam8bit", "bnb.optim.Adam8bit"],
+        &[AdamOptions::ROWS, BlockwiseConfig::ROWS],
+        1e-3,
+        |o| Algorithm::Adam(AdamConfig { adam_w_mode: false, ..AdamConfig::read_adamw(o) }),
+    )
+};
+
 const TYPES: &[OptimizerType] = &[
     ADAMW,
+    ADAMW_8BIT,
+    ADAM_8BIT,
     optimizer(&["Adam"], &[AdamMode::ROWS, AdamOptions::ROWS], 1e-3, |o| {
         Algorithm::Adam(AdamConfig::read_adam(o))
     }),
@@ -120,7 +148,11 @@ impl GivenOptimizer {
 
     fn of(kind: &OptimizerType, o: &mut Options<'_>) -> Self {
         let algorithm = (kind.read)(o);
+        let blockwise = kind.is_blockwise.then(|| BlockwiseConfig::read(o));
         let common = CommonOptions::read(o);
+        if kind.is_blockwise {
+            o.refuse(["state_dtype"], "has no place here: the state is kept in 8 bits");
+        }
         if matches!(algorithm, Algorithm::Adam(_) | Algorithm::Lamb(_)) {
             refuse_amsgrad(o);
         }
@@ -134,6 +166,7 @@ impl GivenOptimizer {
                 no_decay: common.no_decay,
                 groups: common.groups.0,
                 state_dtype: common.state_dtype,
+                blockwise,
             },
             lr: common.lr.map(|lr| (lr, "lr")),
             betas: None,
@@ -249,6 +282,22 @@ pub(in crate::config::optimizer) mod tests {
         ] {
             assert_eq!(optimizer(json!({ "type": name })), default(algorithm, lr));
         }
+    }
+
+    #[test]
+    fn state_in_8_bits_goes_by_the_names_of_bitsandbytes_and_transformers() {
+        let blockwise = |min_8bit_size| Some(BlockwiseConfig { min_8bit_size });
+        for name in ["AdamW8bit", "adamw_bnb_8bit", "adamw_8bit", "bnb.optim.AdamW8bit"] {
+            let found = optimizer(json!({ "type": name }));
+            let expected =
+                OptimizerConfig { blockwise: blockwise(4096), ..OptimizerConfig::default() };
+            assert_eq!((found.name(), &found), ("AdamW8bit", &expected));
+        }
+        let found = optimizer(json!({ "type": "Adam8bit", "min_8bit_size": 16384 }));
+        assert_eq!((found.name(), found.blockwise), ("Adam8bit", blockwise(16384)));
+        let wrong = json!({ "type": "AdamW8bit", "min_8bit_size": 64, "state_dtype": "bf16" });
+        assert_eq!(faults(wrong), ["min_8bit_size", "state_dtype"]);
+        assert_eq!(faults(json!({ "type": "AdamW", "min_8bit_size": 4096 })), ["min_8bit_size"]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! | type | lr | weight_decay | defaults of |
 //! |---|---|---|---|
 //! | AdamW | 1e-3 | 0.01 | `torch.optim.AdamW` |
+//! | AdamW8bit | 1e-3 | 0.01 | `bitsandbytes.optim.AdamW8bit`, but for AdamW's decay of 0.01 as PyTorch has it |
+//! | Adam8bit | 1e-3 | 0 | `bitsandbytes.optim.Adam8bit` |
 //! | Adam | 1e-3 | 0 | DeepSpeed's `FusedAdam`: AdamW's rule unless `adam_w_mode` is false |
 //! | Lamb | 1e-3 | 0 | DeepSpeed's `FusedLamb` |
 //! | Lion | 1e-3 | 0 | DeepSpeed's `FusedLion` |
@@ -21,8 +23,8 @@ mod settings;
 pub(super) use self::given::{GivenOptimizer, OPTIMIZER_ROWS, optimizer_tables};
 pub use self::{
     algorithm::{
-        AdagradConfig, AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, NsMethod,
-        SgdConfig,
+        AdagradConfig, AdamConfig, Algorithm, BlockwiseConfig, LambConfig, LionConfig, MuonConfig,
+        NsMethod, SgdConfig,
     },
     fit::check_momentum,
     settings::{OptimizerConfig, ParamGroup, StateDtype},

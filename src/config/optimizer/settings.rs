@@ -3,7 +3,8 @@
 use glob::Pattern;
 
 use super::algorithm::{
-    AdamConfig, Algorithm, LambConfig, LionConfig, MuonConfig, SgdConfig, is_finite,
+    AdamConfig, Algorithm, BlockwiseConfig, LambConfig, LionConfig, MuonConfig, SgdConfig,
+    is_finite,
 };
 use crate::{
     config::options::{
@@ -27,6 +28,8 @@ pub struct OptimizerConfig {
     pub groups: Vec<ParamGroup>,
     /// How the state is kept.
     pub state_dtype: StateDtype,
+    /// The state of large parameters in 8 bits; `None` keeps all as `state_dtype` says.
+    pub blockwise: Option<BlockwiseConfig>,
 }
 
 option_table! {
@@ -119,6 +122,16 @@ impl OptimizerConfig {
             no_decay: Vec::new(),
             groups: Vec::new(),
             state_dtype: StateDtype::Fp32,
+            blockwise: None,
+        }
+    }
+
+    /// The name by which checkpoints and descriptions know the optimizer.
+    pub fn name(&self) -> &'static str {
+        match (self.blockwise, &self.algorithm) {
+            (Some(_), Algorithm::Adam(AdamConfig { adam_w_mode: true, .. })) => "AdamW8bit",
+            (Some(_), Algorithm::Adam(_)) => "Adam8bit",
+            (_, algorithm) => algorithm.name(),
         }
     }
 

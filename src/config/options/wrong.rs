@@ -28,7 +28,7 @@ impl Wrong {
     }
 
     /// A value that is no number, perhaps because it stands in quotes.
-    pub(super) fn no_number(must: &str, found: &Value) -> Self {
+    pub(in crate::config) fn no_number(must: &str, found: &Value) -> Self {
         let hint = match found {
             Value::Text(text) if text.parse::<f64>().is_ok() => {
                 Some(format!("write {text}, without quotes"))

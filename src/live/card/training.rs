@@ -12,7 +12,7 @@ pub(super) fn card(engine: &Engine) -> Result<Card> {
     let mut card = Card::new(format!(
         "Engine {} {}  micro_batch_size {} x gradient_accumulation_steps {}",
         config.precision.dtype.name(),
-        config.optimizer.algorithm.name(),
+        config.optimizer.name(),
         config.micro_batch_size,
         config.gradient_accumulation_steps,
     ));

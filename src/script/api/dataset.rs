@@ -118,10 +118,9 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Dataset> {
         let options = super::tokenize_options(&options)?;
-        if let Some(planning) = &host::of(&ctx)?.planning {
-            let count = |length: Option<usize>| length.map(|length| length as u64);
-            planning.cuts(count(options.max_length), count(options.max_target_length));
-        }
+        let count = |length: Option<usize>| length.map(|length| length as u64);
+        let lengths = (count(options.max_length), count(options.max_target_length));
+        host::of(&ctx)?.row_lengths.cuts(lengths.0, lengths.1);
         Ok(dataset.tokenize(tokenizer, options)?)
     }
 
@@ -158,9 +157,8 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Dataset> {
         let options = super::chat_options(&options)?;
-        if let Some(planning) = &host::of(&ctx)?.planning {
-            planning.cuts(options.max_length.map(|length| length as u64), None);
-        }
+        let cut = options.max_length.map(|length| length as u64);
+        host::of(&ctx)?.row_lengths.cuts(cut, None);
         Ok(dataset.chat(tokenizer, options)?)
     }
 
@@ -215,9 +213,7 @@ pub mod api {
             Documents::Joined => dataset.pack(seq_len)?,
             Documents::Separate => dataset.pack_documents(seq_len)?,
         };
-        if let Some(planning) = &host::of(&ctx)?.planning {
-            planning.packs(seq_len as u64);
-        }
+        host::of(&ctx)?.row_lengths.packs(seq_len as u64);
         Ok(packed)
     }
 

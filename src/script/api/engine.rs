@@ -16,7 +16,7 @@ use crate::{
     checkpoint::Store,
     config::{EngineConfig, optimizer::StateDtype, options::option_table},
     dist::Mesh,
-    engine::{self, MemoryUse, StepOutcome},
+    engine::{self, MemoryUse, StepOutcome, fitting::fit_batch},
     error::Result,
     recipe::{
         error::{ScriptResult, interruption},
@@ -65,10 +65,13 @@ pub mod api {
         let EngineOptions { config, loss } =
             engine_options::read(&options, host.world_size()?, keep)?;
         host.workspace.rights.check_engine(&config)?;
+        let rows = host.row_lengths.shape(loss.is_some());
         if let Some(planning) = &host.planning {
-            return Err(planning.end(&model.get(), config, loss.is_some())?);
+            return Err(planning.end(&model.get(), config, rows)?);
         }
-        let mut engine = engine::Engine::new(model.get(), host.group()?, config)?;
+        let group = host.group()?;
+        let config = fit_batch(&model.get(), config, &rows, (&*group, host.local_ranks()?))?;
+        let mut engine = engine::Engine::new(model.get(), group, config)?;
         model.set(Rc::clone(engine.model()));
         host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {
@@ -472,7 +475,7 @@ fn describe(engine: &engine::Engine) -> Result<String> {
 
 /// The optimizer's name, with what changes its memory.
 fn optimizer_name(config: &EngineConfig) -> String {
-    let name = config.optimizer.algorithm.name();
+    let name = config.optimizer.name();
     match config.optimizer.state_dtype {
         StateDtype::Fp32 => name.to_owned(),
         StateDtype::Bf16 => format!("{name} with bf16 state"),

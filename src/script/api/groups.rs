@@ -5,9 +5,9 @@
 use rhai::{Module, exported_module};
 
 use super::{
-    adapters, batch, console, dataset, deepspeed, engine, engine_ema, engine_restore, engine_speed,
-    generate, json, language, loader, model, nn, optimizer, options, param, plot, run, table,
-    tensor, tokenizer, tokenizer_training,
+    adapters, batch, console, dataset, deepspeed, engine, engine_batch, engine_ema, engine_restore,
+    engine_speed, generate, json, language, loader, model, nn, optimizer, options, param, plot,
+    run, table, tensor, tokenizer, tokenizer_training,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -20,6 +20,7 @@ const API: &[Group] = &[
     ("dataset", dataset::build),
     ("deepspeed", || exported_module!(deepspeed::api)),
     ("engine", || exported_module!(engine::api)),
+    ("engine_batch", || exported_module!(engine_batch::api)),
     ("engine_ema", || exported_module!(engine_ema::api)),
     ("engine_restore", || exported_module!(engine_restore::api)),
     ("engine_speed", || exported_module!(engine_speed::api)),

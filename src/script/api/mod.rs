@@ -12,6 +12,7 @@ pub mod dataset;
 mod dataset_rows;
 pub mod deepspeed;
 pub mod engine;
+pub mod engine_batch;
 pub mod engine_ema;
 pub mod engine_restore;
 pub mod engine_speed;

@@ -149,8 +149,8 @@ fn make(params: &Dynamic, options: &Map) -> Result<ParamOptimizer> {
                 Rc::clone(&groups[groups.len() - 1])
             }
         };
-        let place = (rules.state_kind(), device);
-        let zeros = |len: i64| guard("optimizer", || Ok(Tensor::f_zeros([len], place)?));
+        let zeros =
+            |(kind, len)| guard("optimizer", || Ok(Tensor::f_zeros([len], (kind, device))?));
         let state = rules.state_layout(i).into_iter().map(zeros).collect::<Result<_>>()?;
         Ok(Param { tensor, state, group, steps: 0 })
     };
@@ -260,7 +260,7 @@ impl ParamOptimizer {
 
     fn describe(&self) -> String {
         let elements: usize = self.params.iter().map(|p| p.tensor.tensor().numel()).sum();
-        let name = self.rules.config().algorithm.name();
+        let name = self.rules.config().name();
         let tensors = self.params.len();
         format!("Optimizer {name} over {tensors} tensors of {elements} elements, lr {:e}", self.lr)
     }

@@ -212,8 +212,14 @@ impl SafetensorsFile {
     /// [`SafetensorsFile::copy_into`] does.
     pub fn copy_part(&self, name: &str, start: i64, into: &Tensor) -> Result<()> {
         let kind = self.kind(name)?;
-        if !(is_float(kind) && is_float(into.kind())) {
-            bail!(Code::Weights, "{}: {name} holds no floating-point numbers", self.path.display());
+        if kind != into.kind() && !(is_float(kind) && is_float(into.kind())) {
+            bail!(
+                Code::Weights,
+                "{}: {name} has the dtype {}, expected {:?}",
+                self.path.display(),
+                self.info(name)?.dtype,
+                into.kind()
+            );
         }
         let size = kind.elt_size_in_bytes() as u64;
         let (begin, end) = self.place(name)?;

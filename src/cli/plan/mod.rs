@@ -1,0 +1,44 @@
+//! `dsr plan RECIPE`: the memory that each rank will need and the time of a step, before anything is
+//! loaded.
+
+mod memory;
+mod numbers;
+mod speed;
+mod stages;
+mod target;
+mod text;
+
+use self::{numbers::PlanNumbers, target::Target};
+use super::{args::PlanArgs, console};
+use crate::{
+    engine::fitting::{Budget, fit_within, usable},
+    error::{Code, Error, Result},
+    recipe::{Failure, Recipe},
+    script::{Host, Planned, Session},
+};
+
+/// Plans the recipe and prints the plan.
+pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
+    let target = Target::of(args)?;
+    let planned = fitted(Session::plan(host, recipe, args.world_size.into())?, &target)?;
+    let numbers = PlanNumbers::of(&planned, &target)?;
+    let text = match args.json {
+        true => serde_json::to_string_pretty(&numbers).map_err(unwritten)? + "\n",
+        false => text::of(&numbers),
+    };
+    console::out(&text);
+    Ok(())
+}
+
+/// The training with the micro batch that fits, where it is "auto".
+fn fitted(planned: Planned, target: &Target) -> Result<Planned> {
+    let bytes = target.usable().map_or(u64::MAX, usable);
+    let budget = Budget { device: target.device, bytes, host: None };
+    let (model, rows) = (&planned.model, (&planned.rows, planned.replicas));
+    let config = fit_within(model, planned.config, rows, budget)?;
+    Ok(Planned { config, ..planned })
+}
+
+fn unwritten(e: serde_json::Error) -> Error {
+    Error::new(Code::Internal, format!("the plan as JSON: {e}"))
+}

@@ -1,0 +1,266 @@
+//! A plan as text.
+
+use std::fmt::Write;
+
+use super::{
+    numbers::{CardNumbers, PlanNumbers, TimeNumbers, WayNumbers},
+    stages::PipelineNumbers,
+    target::TargetKind,
+};
+use crate::units::{Bytes, grouped};
+
+/// The whole plan.
+pub(super) fn of(plan: &PlanNumbers) -> String {
+    let mut text = format!(
+        "{:.1}M parameters, world_size {}, on {}\n\
+         micro_batch_size {}{} x {} tokens ({}), gradient_accumulation_steps {}\n\n",
+        plan.parameters as f64 / 1e6,
+        plan.world_size,
+        plan.device,
+        plan.micro_batch_size,
+        if plan.micro_batch_is_auto { " (auto)" } else { "" },
+        plan.tokens_per_row,
+        plan.tokens_from,
+        plan.gradient_accumulation_steps,
+    );
+    if let Some(line) = &plan.sparse_line {
+        text += &format!("{line}\n\n");
+    }
+    if let Some(pipeline) = &plan.pipeline {
+        return text + by_stage(pipeline).as_str();
+    }
+    if let Some(recipe) = &plan.recipe {
+        text += &as_it_is(plan, recipe);
+    }
+    text + "\n" + alternatives(plan).as_str() + "\n" + cards(plan).as_str()
+}
+
+/// The recipe as it is.
+fn as_it_is(plan: &PlanNumbers, recipe: &WayNumbers) -> String {
+    let mut text =
+        format!("This recipe, {}, for each rank at the peak of its memory:\n", recipe.precision);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "  {name:<16} {value:>10}");
+    };
+    let memory = &recipe.memory;
+    for (kind, bytes) in memory.kinds() {
+        line(kind, Bytes(bytes).to_string());
+    }
+    if memory.host > 0 {
+        line("in host memory", Bytes(memory.host).to_string());
+    }
+    if memory.disk > 0 {
+        line("on disk", Bytes(memory.disk).to_string());
+    }
+    if let Some((usable, most)) = plan.usable_memory.zip(recipe.largest_micro_batch_size) {
+        let most = rows(most);
+        let _ = writeln!(text, "  largest micro_batch_size within {}: {most}", Bytes(usable));
+    }
+    let TimeNumbers { step_seconds, tokens_per_second } = recipe.time;
+    if let Some((seconds, speed)) = step_seconds.zip(tokens_per_second) {
+        let assumed = match plan.speed {
+            TargetKind::Here => format!(
+                "{:.0} % of the speed of its products here, which was measured",
+                100.0 * plan.assumed.measured_share
+            ),
+            _ => format!("{:.0} % of the card's peak", 100.0 * plan.assumed.utilization),
+        };
+        let _ = writeln!(
+            text,
+            "  a step takes {}, {} tokens/s, at {assumed}",
+            time(seconds),
+            per_second(speed)
+        );
+    }
+    text
+}
+
+/// The table of the alternatives, in GiB.
+fn alternatives(plan: &PlanNumbers) -> String {
+    let heads = [
+        "precision",
+        "stage",
+        "offload",
+        "checkpointing",
+        "parameters",
+        "master",
+        "gradients",
+        "optimizer",
+        "activations",
+        "buffers",
+        "all",
+        "host",
+        "micro batch",
+        "step",
+        "tokens/s",
+    ];
+    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    for way in &plan.alternatives {
+        let [parameters, master, gradients, optimizer, activations, buffers, all] =
+            way.memory.kinds().map(|(_, bytes)| gib(bytes));
+        let yes = |is: bool, word: &str| if is { word.to_owned() } else { "-".to_owned() };
+        let [step, speed] = times(&way.time);
+        table_rows.push([
+            way.precision.to_owned(),
+            way.zero_stage.to_string(),
+            yes(way.is_offloaded(), way.offload_optimizer),
+            yes(way.activation_checkpointing, "on"),
+            parameters,
+            master,
+            gradients,
+            optimizer,
+            activations,
+            buffers,
+            all,
+            gib(way.memory.host),
+            way.largest_micro_batch_size.map_or_else(unknown, rows),
+            step,
+            speed,
+        ]);
+    }
+    let mut text = "The alternatives, in GiB for each rank; `micro batch` is the largest \
+                    micro_batch_size that fits.\n"
+        .to_owned();
+    if plan.world_size == 1 {
+        text += "ZeRO's stages divide among ranks: --world-size N shows them.\n";
+    }
+    text + table(&table_rows).as_str()
+}
+
+/// The table of the cards.
+fn cards(plan: &PlanNumbers) -> String {
+    let heads = ["card", "memory", "TFLOP/s", "GB/s", "fits", "micro batch", "step", "tokens/s"];
+    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    for card in &plan.cards {
+        let CardNumbers { name, memory, peak_flops, bandwidth, fits, .. } = card;
+        let [step, speed] = times(&card.time);
+        table_rows.push([
+            (*name).to_owned(),
+            gib(*memory),
+            peak_flops.map_or_else(unknown, |flops| format!("{:.0}", flops / 1e12)),
+            format!("{:.0}", bandwidth / 1e9),
+            if *fits { "yes" } else { "no" }.to_owned(),
+            rows(card.largest_micro_batch_size),
+            step,
+            speed,
+        ]);
+    }
+    format!(
+        "This recipe on cards, at {:.0} % of their published peak and {:.0} % of their bandwidth{}.\n{}",
+        100.0 * plan.assumed.utilization,
+        100.0 * plan.assumed.bandwidth_share,
+        if plan.world_size > 1 { ", without communication" } else { "" },
+        table(&table_rows)
+    )
+}
+
+/// The stages of a pipeline, in GiB.
+fn by_stage(pipeline: &PipelineNumbers) -> String {
+    let heads = [
+        "stage",
+        "layers",
+        "parameters",
+        "work",
+        "model",
+        "master",
+        "gradients",
+        "optimizer",
+        "activations",
+        "buffers",
+        "all",
+        "host",
+        "sent",
+    ];
+    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    for (number, stage) in pipeline.stages.iter().enumerate() {
+        let [parameters, master, gradients, optimizer, activations, buffers, all] =
+            stage.memory.kinds().map(|(_, bytes)| gib(bytes));
+        table_rows.push([
+            number.to_string(),
+            format!("{} to {}", stage.layers.0, stage.layers.1),
+            format!("{:.1}M", stage.parameters as f64 / 1e6),
+            format!("{:.1} %", 100.0 * stage.work),
+            parameters,
+            master,
+            gradients,
+            optimizer,
+            activations,
+            buffers,
+            all,
+            gib(stage.memory.host),
+            gib(stage.sent),
+        ]);
+    }
+    let (slowest, share) = pipeline.slowest();
+    format!(
+        "The stages, in GiB for each rank at the peak of its memory; work is the share of the \
+         products, sent what goes to the neighbours in a step.\n{}\n\
+         Stage {slowest} is the slowest, with {:.2} times the work of an even cut. Stages \
+         wait for {:.1} % of the time.\n",
+        table(&table_rows),
+        share * pipeline.stages.len() as f64,
+        100.0 * pipeline.bubble,
+    )
+}
+
+fn gib(bytes: u64) -> String {
+    format!("{:.2}", bytes as f64 / f64::from(1 << 30))
+}
+
+fn rows(largest: u64) -> String {
+    if largest == 0 { "none".to_owned() } else { largest.to_string() }
+}
+
+fn unknown() -> String {
+    "?".to_owned()
+}
+
+fn times(of: &TimeNumbers) -> [String; 2] {
+    [
+        of.step_seconds.map_or_else(unknown, time),
+        of.tokens_per_second.map_or_else(unknown, per_second),
+    ]
+}
+
+/// A time with two digits or three, as an estimate has.
+fn time(seconds: f64) -> String {
+    match seconds {
+        0.0..0.01 => format!("{:.1} ms", seconds * 1e3),
+        0.01..1.0 => format!("{:.0} ms", seconds * 1e3),
+        1.0..10.0 => format!("{seconds:.1} s"),
+        _ => format!("{seconds:.0} s"),
+    }
+}
+
+/// A speed with two digits, as an estimate has.
+fn per_second(tokens: f64) -> String {
+    let digits = tokens.max(1.0).log10().floor() as i32 - 1;
+    let unit = 10f64.powi(digits.max(0));
+    grouped(((tokens / unit).round() * unit) as u64)
+}
+
+/// Columns as wide as their widest entry: words on the left, the rest on the right.
+fn table<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |i: usize| rows.iter().map(|row| row[i].len()).max().unwrap_or(0);
+    let widths: [usize; N] = std::array::from_fn(width);
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
+            0 => format!("{cell:<width$}"),
+            _ => format!("{cell:>width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  "));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn estimates_have_as_many_digits_as_they_mean() {
+        assert_eq!([0.0042, 0.123, 4.26, 34.6].map(time), ["4.2 ms", "123 ms", "4.3 s", "35 s"]);
+        assert_eq!([3.6, 182.4, 98_765.0].map(per_second), ["4", "180", "99,000"]);
+    }
+}
