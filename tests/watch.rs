@@ -7,10 +7,12 @@ use std::{
     path::Path,
 };
 
+use serde_json::json;
+
 use crate::support::{
     files::{names, repository},
     program::{dsr, out, text},
-    terminal::{TAB, Terminal},
+    terminal::{BACK_TAB, TAB, Terminal},
 };
 
 /// A step's line.
@@ -44,8 +46,23 @@ fn folder() -> tempfile::TempDir {
         }
     }
     fs::write(run.join("metrics.jsonl"), metrics).unwrap();
+    let mut samples = String::new();
+    for (step, text) in SAMPLES {
+        let sample = json!({ "step": step, "prompt": PROMPT, "text": format!("{PROMPT}{text}") });
+        writeln!(samples, "{sample}").unwrap();
+    }
+    fs::write(run.join("samples.jsonl"), samples).unwrap();
     dir
 }
+
+const PROMPT: &str = "It is a truth universally acknowledged, that";
+
+/// What the model made of it.
+const SAMPLES: [(u64, &str); 3] = [
+    (200, " the the of and a her, and was to the not be in it. She"),
+    (400, " she was not to be in the world of a man, and said she could\nnot"),
+    (600, " a young man of her acquaintance must be in want of\na carriage, and of a good dinner."),
+];
 
 /// The block of `docs/src/runs.md` that shows the screen.
 fn documented(screen: &str) {
@@ -98,12 +115,16 @@ fn the_screen_follows_a_run_and_its_keys_and_leaves_the_run_as_it_is() {
     terminal.wait("the chart before", |screen| chosen(screen).starts_with("┌ loss "));
     terminal.send("+");
     terminal.wait("the later half", |screen| screen.contains("300 ") && !screen.contains("│1 "));
+    terminal.send(BACK_TAB);
+    terminal.wait("the samples", |screen| {
+        chosen(screen).starts_with("┌ samples ") && screen.contains("step 600: It is a truth")
+    });
     append(&step(601)[..40]);
     append(&step(601)[40..]);
     terminal.wait_for("step 601/800");
     terminal.send("q");
     assert!(terminal.end().success());
-    assert_eq!(names(&run), ["metrics.jsonl", "run.json"], "nothing is written");
+    assert_eq!(names(&run), ["metrics.jsonl", "run.json", "samples.jsonl"], "nothing is written");
 }
 
 /// A run that goes on has its time left, and one whose process is gone is seen as killed.

@@ -8,7 +8,10 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 use crate::{
     error::Result,
     fs::write_atomic,
-    run::{Evaluated, MetricsLog, Record, RunDir, StepReport, loss_svg, metrics::curves},
+    run::{
+        Evaluated, Record, RunDir, Sample, StepLog, StepReport, loss_svg, metrics::curves,
+        step_log::forget_after,
+    },
 };
 
 /// How long a paced log is silent at most, and about how often it speaks.
@@ -44,7 +47,9 @@ impl LineInterval {
 #[derive(Debug)]
 pub struct RunLog {
     dir: RunDir,
-    metrics: MetricsLog,
+    metrics: StepLog,
+    /// Opened by the first sample.
+    samples: Option<StepLog>,
     interval: LineInterval,
     steps_seen: u64,
     last_line: Duration,
@@ -52,14 +57,17 @@ pub struct RunLog {
 
 impl RunLog {
     /// Opens the log of the run in `dir`. `resumed_after` is the step of the checkpoint that the
-    /// run goes on from; metrics of later steps are dropped. `None` for a new run.
+    /// run goes on from; metrics and samples of later steps are dropped. `None` for a new run.
     pub fn open(dir: &RunDir, resumed_after: Option<u64>, interval: LineInterval) -> Result<Self> {
         let metrics = match resumed_after {
-            Some(step) => MetricsLog::resume(dir.metrics(), step)?,
-            None => MetricsLog::open(dir.metrics())?,
+            Some(step) => {
+                forget_after(&dir.samples(), step)?;
+                StepLog::resume(dir.metrics(), step)?
+            }
+            None => StepLog::open(dir.metrics())?,
         };
         let last_line = Duration::ZERO;
-        Ok(Self { dir: dir.clone(), metrics, interval, steps_seen: 0, last_line })
+        Ok(Self { dir: dir.clone(), metrics, samples: None, interval, steps_seen: 0, last_line })
     }
 
     /// Writes a step down; returns the line to show, if it is time for one. A skipped step always
@@ -78,6 +86,15 @@ impl RunLog {
     pub fn on_evaluate(&mut self, step: u64, loss: f64, perplexity: f64) -> Result<String> {
         self.metrics.append(&Evaluated { step, eval_loss: loss, eval_perplexity: perplexity })?;
         Ok(format!("step {step}  eval loss {loss:.3}  perplexity {perplexity:.2}"))
+    }
+
+    /// Writes a sample down.
+    pub fn on_sample(&mut self, sample: &Sample) -> Result<()> {
+        let samples = match &mut self.samples {
+            Some(samples) => samples,
+            none => none.insert(StepLog::open(self.dir.samples())?),
+        };
+        samples.append(sample)
     }
 
     /// The losses of all evaluations by their steps.

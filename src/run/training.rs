@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest, header,
+    Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport, StepValues,
+    find_latest, header,
     lock::RunLock,
     record::{RunEnding, Status},
     trial::Trial,
@@ -256,6 +257,17 @@ impl Training {
             }
             None => Ok(None),
         }
+    }
+
+    /// Writes a sample of the model down, on rank 0.
+    pub fn on_sample(&mut self, sample: &Sample) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |(_, log)| log.on_sample(sample))
+    }
+
+    /// The log of what the recipe prints, on rank 0; a run that is only tried keeps none.
+    pub fn output_log(&self) -> Option<OutputLog> {
+        let (dir, _) = self.files.as_ref().filter(|_| self.trial.is_none())?;
+        Some(OutputLog::at(dir.output_log()))
     }
 
     /// Saves a checkpoint that stays where this evaluation is the best so far. Every rank must call it.

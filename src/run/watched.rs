@@ -15,6 +15,7 @@ use super::{
     catalog::State,
     dir::{self, RunDir},
     lock::is_held,
+    samples::{NewestSamples, Sample},
     series::Series,
     tail::{Part, Tail},
 };
@@ -82,6 +83,7 @@ pub struct Watched {
     dir: RunDir,
     tail: Tail,
     metrics: Metrics,
+    samples: NewestSamples,
     /// The content of `run.json`.
     told: Map<String, Value>,
     state: State,
@@ -101,8 +103,9 @@ impl Watched {
         let held = is_held(dir.place());
         let state = State::of(&told, held);
         let tail = Tail::of(dir.metrics());
-        let metrics = Metrics::default();
-        let mut watched = Self { dir, tail, metrics, told, state, stirred: Instant::now() };
+        let (metrics, samples) = (Metrics::default(), NewestSamples::of(dir.samples()));
+        let stirred = Instant::now();
+        let mut watched = Self { dir, tail, metrics, samples, told, state, stirred };
         watched.look(Duration::ZERO)?;
         // What was there before says nothing of a process.
         watched.state = State::of(&watched.told, held);
@@ -117,6 +120,7 @@ impl Watched {
             Part::Anew => *metrics = Metrics::default(),
             Part::Line(line) => metrics.add(line),
         })?;
+        let is_new = self.samples.look(patience)? || is_new;
         // It is replaced as a whole, and never half there.
         let told = self.dir.told()?;
         let mut state = State::said(&told);
@@ -165,6 +169,11 @@ impl Watched {
     /// A curve of it.
     pub fn series(&self, quantity: Quantity) -> &Series {
         &self.metrics.series[quantity as usize]
+    }
+
+    /// The samples of its model that were written down last, the newest first.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.newest()
     }
 
     /// The last step that it has written down.

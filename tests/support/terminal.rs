@@ -22,6 +22,7 @@ pub(crate) const CTRL_D: &str = "\x04";
 pub(crate) const CTRL_R: &str = "\x12";
 pub(crate) const ENTER: &str = "\r";
 pub(crate) const TAB: &str = "\t";
+pub(crate) const BACK_TAB: &str = "\x1b[Z";
 
 /// A program with a terminal of its own.
 pub(crate) struct Terminal {

@@ -4,6 +4,7 @@
 //! anew once a second where something changed, and after each key. It has no part in the run: see [`Watched`].
 
 mod pane;
+mod samples;
 mod screen;
 
 use std::time::{Duration, Instant};
@@ -15,7 +16,7 @@ use ratatui::{
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
 
-use self::screen::{View, draw};
+use self::screen::{View, draw, rows_for_samples};
 use super::{console, runs::RootArgs, signals};
 use crate::{
     error::{Code, Error, Result},
@@ -31,7 +32,7 @@ const DRAWN_AFTER: Duration = Duration::from_secs(1);
 /// How long a look may take where much is to be read: one per cent of the time.
 const PATIENCE: Duration = Duration::from_micros(2500);
 
-/// Columns and rows of the screen that is printed where there is no terminal.
+/// Columns and rows of the screen that is printed where there is no terminal; samples have rows of their own.
 const PRINTED: (u16, u16) = (100, 30);
 
 #[derive(Debug, Args)]
@@ -75,7 +76,7 @@ fn show(
         if event::poll(LOOKS_AFTER).map_err(|e| broken(&e))? {
             match event::read().map_err(|e| broken(&e))? {
                 Event::Key(key) if is_end(key) => break,
-                Event::Key(key) => view = view.after(key),
+                Event::Key(key) => view = view.after(key, watched),
                 _ => {}
             }
             is_asked = true;
@@ -96,6 +97,7 @@ fn is_end(key: KeyEvent) -> bool {
 /// The screen as text.
 fn printed(watched: &Watched) -> Result<String> {
     let (columns, rows) = PRINTED;
+    let rows = rows + rows_for_samples(watched);
     let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, rows));
     let Ok(_) = terminal.draw(|frame| draw(frame, watched, View::printed()));
     let cells = terminal.backend().buffer().content();

@@ -1,5 +1,5 @@
-//! The screen of a run: how it stands above, its charts below. The chosen chart is large, the others stand
-//! beside it where there is room.
+//! The screen of a run: how it stands above, its charts and samples below. The chosen chart is large, the
+//! others stand beside it where there is room.
 
 use ratatui::{
     Frame,
@@ -11,7 +11,10 @@ use ratatui::{
 };
 use serde_json::Value;
 
-use super::pane::{PANES, steps};
+use super::{
+    pane::{PANES, steps},
+    samples,
+};
 use crate::{
     foreign::Foreign,
     run::{Count, Elapsed, Quantity, State, Watched},
@@ -21,13 +24,20 @@ use crate::{
 /// Columns from which on the other charts stand beside the chosen one.
 const WIDE: u16 = 80;
 
+/// Rows from which on samples stand below the charts, and their rows.
+const TALL: u16 = 36;
+const SAMPLES: u16 = 10;
+
+/// The number of the samples among the panes, behind the charts.
+const OF_SAMPLES: usize = PANES.len();
+
 /// How often the steps can be halved.
 const MOST_ZOOM: u32 = 10;
 
 /// The part of the run that is shown.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(super) struct View {
-    /// The chosen chart.
+    /// The chosen chart, or the samples.
     pane: usize,
     /// How often the steps are halved.
     zoom: u32,
@@ -41,9 +51,9 @@ impl View {
         Self { is_printed: true, ..Self::default() }
     }
 
-    /// The view after a key.
-    pub(super) fn after(mut self, key: KeyEvent) -> Self {
-        let count = PANES.len();
+    /// The view after a key; samples can be chosen where there are some.
+    pub(super) fn after(mut self, key: KeyEvent, watched: &Watched) -> Self {
+        let count = PANES.len() + usize::from(has_samples(watched));
         match key.code {
             KeyCode::Tab | KeyCode::Right | KeyCode::Down => self.pane = (self.pane + 1) % count,
             KeyCode::BackTab | KeyCode::Left | KeyCode::Up => {
@@ -65,8 +75,15 @@ pub(super) fn draw(frame: &mut Frame<'_>, watched: &Watched, view: View) {
         Constraint::Min(0),
         Constraint::Length(u16::from(!view.is_printed)),
     ];
-    let [top, middle, bottom] = Layout::vertical(rows).areas(frame.area());
+    let is_tall = frame.area().height >= TALL;
+    let [top, mut middle, bottom] = Layout::vertical(rows).areas(frame.area());
     frame.render_widget(Paragraph::new(lines), top);
+    if is_tall && has_samples(watched) && view.pane != OF_SAMPLES {
+        let rows = [Constraint::Min(0), Constraint::Length(SAMPLES)];
+        let [above, below] = Layout::vertical(rows).areas(middle);
+        samples::draw(frame, below, watched);
+        middle = above;
+    }
     charts(frame, middle, watched, view);
     let keys = "tab, arrows: chart   + -: zoom   q: end";
     frame.render_widget(Line::from(keys).dim(), bottom);
@@ -157,13 +174,25 @@ fn charts(frame: &mut Frame<'_>, area: Rect, watched: &Watched, view: View) {
     let has_others = area.width >= WIDE;
     let columns = if has_others { [65, 35] } else { [100, 0] };
     let [left, right] = Layout::horizontal(columns.map(Constraint::Percentage)).areas(area);
-    PANES[view.pane].chart(watched, steps, true, |chart| frame.render_widget(chart, left));
+    match PANES.get(view.pane) {
+        Some(pane) => pane.chart(watched, steps, true, |chart| frame.render_widget(chart, left)),
+        None => samples::draw(frame, left, watched),
+    }
     if !has_others {
         return;
     }
-    let others = PANES.iter().enumerate().filter(|(i, _)| *i != view.pane);
-    let rows = Layout::vertical([Constraint::Fill(1); PANES.len() - 1]).split(right);
-    for ((_, pane), &row) in others.zip(rows.iter()) {
-        pane.chart(watched, steps, false, |chart| frame.render_widget(chart, row));
+    let others: Vec<_> = (0..PANES.len()).filter(|&i| i != view.pane).collect();
+    let rows = Layout::vertical(vec![Constraint::Fill(1); others.len()]).split(right);
+    for (i, &row) in others.into_iter().zip(rows.iter()) {
+        PANES[i].chart(watched, steps, false, |chart| frame.render_widget(chart, row));
     }
+}
+
+fn has_samples(watched: &Watched) -> bool {
+    watched.samples().next().is_some()
+}
+
+/// Rows that a screen needs more for samples.
+pub(super) fn rows_for_samples(watched: &Watched) -> u16 {
+    if has_samples(watched) { SAMPLES } else { 0 }
 }
