@@ -84,6 +84,43 @@ fn the_lines_of_the_first_rank_are_kept() {
     assert_eq!(read("samples.jsonl").lines().count(), 2);
 }
 
+/// The memory of a run on one process is in its metrics, and that of several ranks in `run.json` too.
+#[test]
+fn a_run_keeps_its_memory_by_kind_and_its_ranks() {
+    let folder = Folder::new(RECIPE).with(
+        "print(\"behind the run\")",
+        "let used = engine.memory(); print(`${used.parameters} ${used.gradients} ${used.peak}`)",
+    );
+    for (way, run) in [
+        (&["run", "--name", "one"][..], "runs/one"),
+        (&["launch", "--nproc-per-node=2", "--name", "two"], "runs/two"),
+    ] {
+        let printed = out(&folder.dsr(&[way, &["tiny.rhai"]].concat()));
+        let metrics = fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
+        let memory = metrics
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("memory").cloned());
+        let last = memory.last().unwrap();
+        let peak: u64 = last.as_object().unwrap().values().map(|kind| kind.as_u64().unwrap()).sum();
+        let said = format!("{} {} {peak}", last["parameters"], last["gradients"]);
+        assert!(printed.contains(&said), "{printed}{last}");
+        let told = folder.told(run);
+        if run == "runs/one" {
+            assert_eq!(told.get("ranks"), None);
+            continue;
+        }
+        let ranks = told["ranks"].as_array().unwrap();
+        assert_eq!(ranks.len(), 2);
+        for (i, rank) in ranks.iter().enumerate() {
+            assert_eq!(
+                (&rank["device"], &rank["dp"], &rank["pp"]),
+                (&"cpu".into(), &i.into(), &0.into())
+            );
+            assert_eq!(rank["memory"]["parameters"], last["parameters"]);
+        }
+    }
+}
+
 #[test]
 fn a_line_that_cannot_be_kept_ends_the_recipe() {
     let folder = Folder::new(RECIPE)

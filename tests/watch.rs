@@ -34,11 +34,26 @@ fn folder() -> tempfile::TempDir {
     fs::create_dir_all(&run).unwrap();
     let told = r#"{"name": "low", "number": 1, "status": "interrupted", "total_steps": 800,
         "started_at": "2026-11-29T07:00:00Z", "ended_at": "2026-11-29T07:21:14Z",
-        "device": "cuda:0", "device_name": "NVIDIA \u001b[2JH100", "precision": "bf16", "world_size": 2}"#;
+        "device": "cuda:0", "device_name": "NVIDIA \u001b[2JH100", "precision": "bf16", "world_size": 2,
+        "ranks": [RANK0, RANK1]}"#;
+    let rank = |dp| {
+        let memory = json!({ "parameters": 1_u64 << 30, "master_weights": 1_u64 << 30,
+            "gradients": 1_u64 << 30, "optimizer_state": 2_u64 << 30, "activations": 3_u64 << 30 });
+        json!({ "host": "node-1", "device": format!("cuda:{dp}"), "pp": 0, "dp": dp, "tp": 0,
+            "memory": memory })
+    };
+    let told = told.replace("RANK0", &rank(0).to_string()).replace("RANK1", &rank(1).to_string());
     fs::write(run.join("run.json"), told).unwrap();
     let mut metrics = String::new();
     for n in 1..=600 {
         metrics.push_str(&step(n));
+        if n <= 2 {
+            // The first step has no state yet.
+            let memory = json!({ "parameters": 1_u64 << 30, "activations": n * (3_u64 << 29),
+                "gradients": 1_u64 << 30, "optimizer_state": (n - 1) * (2_u64 << 30) });
+            metrics = metrics.trim_end().trim_end_matches('}').to_owned();
+            writeln!(metrics, ",\"memory\":{memory}}}").unwrap();
+        }
         if n % 100 == 0 {
             let loss = 2.3 + 4.0 / (1.0 + n as f64 / 40.0);
             writeln!(metrics, "{{\"step\":{n},\"eval_loss\":{loss},\"eval_perplexity\":9.0}}")
@@ -115,6 +130,8 @@ fn the_screen_follows_a_run_and_its_keys_and_leaves_the_run_as_it_is() {
     terminal.wait("the chart before", |screen| chosen(screen).starts_with("┌ loss "));
     terminal.send("+");
     terminal.wait("the later half", |screen| screen.contains("300 ") && !screen.contains("│1 "));
+    terminal.send(BACK_TAB);
+    terminal.wait("the ranks", |screen| chosen(screen).starts_with("┌ ranks "));
     terminal.send(BACK_TAB);
     terminal.wait("the samples", |screen| {
         chosen(screen).starts_with("┌ samples ") && screen.contains("step 600: It is a truth")

@@ -6,6 +6,7 @@
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use crate::{
+    engine::MemoryUse,
     error::Result,
     fs::write_atomic,
     run::{
@@ -51,6 +52,8 @@ pub struct RunLog {
     /// Opened by the first sample.
     samples: Option<StepLog>,
     interval: LineInterval,
+    /// The memory by kind that was written last.
+    memory: MemoryUse,
     steps_seen: u64,
     last_line: Duration,
 }
@@ -66,14 +69,23 @@ impl RunLog {
             }
             None => StepLog::open(dir.metrics())?,
         };
-        let last_line = Duration::ZERO;
-        Ok(Self { dir: dir.clone(), metrics, samples: None, interval, steps_seen: 0, last_line })
+        Ok(Self {
+            dir: dir.clone(),
+            metrics,
+            samples: None,
+            interval,
+            memory: MemoryUse::default(),
+            steps_seen: 0,
+            last_line: Duration::ZERO,
+        })
     }
 
     /// Writes a step down; returns the line to show, if it is time for one. A skipped step always
     /// gets one.
     pub fn on_step(&mut self, report: &StepReport) -> Result<Option<String>> {
-        self.metrics.append(&Record::from(report))?;
+        let memory = report.values.memory_use;
+        let is_new = memory != std::mem::replace(&mut self.memory, memory);
+        self.metrics.append(&Record { memory: is_new.then_some(memory), ..report.into() })?;
         self.steps_seen += 1;
         if !self.is_due(report) {
             return Ok(None);
@@ -188,6 +200,24 @@ mod tests {
         let mut skipped = report(2, 0);
         skipped.values.skipped = Some(crate::engine::Skip::NotFinite);
         assert!(log.on_step(&skipped).unwrap().unwrap().contains("skipped"));
+    }
+
+    #[test]
+    fn memory_by_kind_is_written_where_it_is_new() {
+        let (_root, dir) = run();
+        let mut log = RunLog::open(&dir, None, LineInterval::Never).unwrap();
+        for (step, parameters) in [(1, 5), (2, 5), (3, 6)] {
+            let mut report = report(step, 0);
+            report.values.memory_use.parameters = parameters;
+            log.on_step(&report).unwrap();
+        }
+        let told: Vec<_> = fs::read_to_string(dir.metrics().path())
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line.get("memory").map(|memory| memory["parameters"].clone()))
+            .collect();
+        assert_eq!(told, [Some(5.into()), None, Some(6.into())]);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    engine::{PhaseTimes, Skip},
+    engine::{MemoryUse, PhaseTimes, Skip},
     error::Result,
     fs::Place,
     run::{
@@ -66,6 +66,9 @@ pub struct Record {
     /// The most memory that libtorch has taken from the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+    /// Rank 0's memory by kind at the peak so far; only where the peak is a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryUse>,
 }
 
 /// The times of a step's phases on rank 0, in milliseconds; see [`PhaseTimes`].
@@ -142,6 +145,7 @@ impl From<&StepReport> for Record {
             resident_bytes: report.memory.map(|m| m.resident),
             peak_bytes: report.memory.map(|m| m.peak),
             device_bytes: values.device_bytes,
+            memory: None,
         }
     }
 }

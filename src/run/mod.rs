@@ -10,6 +10,7 @@
 //! all of it is rank 0's.
 
 mod catalog;
+mod checkpoints;
 mod dir;
 mod header;
 mod interrupt;
@@ -21,6 +22,7 @@ mod monitor;
 mod output_log;
 mod plot;
 mod plot_points;
+mod ranks;
 mod record;
 mod samples;
 mod series;
@@ -31,6 +33,7 @@ mod trial;
 mod watched;
 
 pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
+pub use checkpoints::{load_checkpoint, save_checkpoint};
 pub use dir::{RunDir, check_name, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use log::{LineInterval, RunLog};
@@ -40,11 +43,10 @@ pub use monitor::{Monitors, ShowLine};
 pub use output_log::OutputLog;
 pub use plot::{curve_svg, loss_svg, losses_svg};
 pub use plot_points::{Axes, points_svg};
+pub use ranks::RankRecord;
 pub use record::{RunEnding, Status};
 pub use samples::Sample;
 pub use series::Series;
 pub use step_log::StepLog;
-pub use training::{
-    Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
-};
+pub use training::{Shown, Start, TOLD_DIR, Training, TrainingOptions};
 pub use watched::{Quantity, Watched};

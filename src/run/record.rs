@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use super::{
     dir::{Beginning, Identity, RunDir},
     log::draw_losses,
+    ranks::RankRecord,
 };
 use crate::{
     data::Loader,
@@ -57,6 +58,9 @@ struct RunRecord {
     dsr: &'static str,
     #[serde(flatten)]
     engine: EngineFacts,
+    /// Each of several ranks, once the first step is done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranks: Vec<RankRecord>,
     recipe_sha256: String,
     params: Map<String, Value>,
     /// The fingerprint of the data and of what is done to it.
@@ -88,6 +92,7 @@ impl RunEnding {
             total_steps,
             dsr: env!("CARGO_PKG_VERSION"),
             engine: engine.facts(),
+            ranks: Vec::new(),
             recipe_sha256: sha256(recipe.source.as_bytes()),
             params: recipe.params.clone(),
             data: loader.saved_place()?.data,
@@ -99,6 +104,13 @@ impl RunEnding {
     /// Notes a step; it is written when the run ends.
     pub(super) fn on_step(&self, step: u64) {
         self.0.borrow_mut().1.step = step;
+    }
+
+    /// Writes down the ranks and their memory so far.
+    pub(super) fn tell_ranks(&self, ranks: Vec<RankRecord>) -> Result<()> {
+        let (dir, record) = &mut *self.0.borrow_mut();
+        record.ranks = ranks;
+        write_json(dir.told_in(), record)
     }
 
     /// Writes down how the run ended, with its curve. The first end is the one that counts, but for a

@@ -10,9 +10,11 @@ use std::{
 
 use super::{
     Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport, StepValues,
-    find_latest, header,
+    find_latest, header, load_checkpoint,
     lock::RunLock,
+    ranks,
     record::{RunEnding, Status},
+    save_checkpoint,
     trial::Trial,
 };
 use crate::{
@@ -82,6 +84,8 @@ pub struct Training {
     _lock: Option<RunLock>,
     /// Removes the directory of a run that is only tried, on rank 0.
     trial: Option<Trial>,
+    /// Whether the ranks have told what they compute on and the memory that a step takes.
+    ranks_told: bool,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
     /// The lowest loss of an evaluation, where its checkpoint is kept.
@@ -162,7 +166,19 @@ impl Training {
             false => None,
         };
         let drawn = (Duration::ZERO, Duration::ZERO);
-        Ok((Self { options, meter, ending, drawn, files, _lock: lock, trial, saved, best }, shown))
+        let training = Self {
+            options,
+            meter,
+            ending,
+            drawn,
+            files,
+            _lock: lock,
+            trial,
+            ranks_told: false,
+            saved,
+            best,
+        };
+        Ok((training, shown))
     }
 
     /// What the run tells of itself, on rank 0: for whoever knows how it ends.
@@ -225,6 +241,7 @@ impl Training {
             device_bytes: engine.allocator()?.map(|held| held.max_reserved),
             flops: outcome.flops,
             peak_flops: engine.peak_flops(),
+            memory_use: engine.memory(),
             phases: engine.phase_times(),
         };
         let report = self.meter.report(values, Instant::now());
@@ -234,6 +251,9 @@ impl Training {
             self.ending.iter().for_each(|ending| ending.on_step(report.values.step));
             self.renew_curve(report.elapsed)?;
             shown.report = Some(report);
+        }
+        if !self.ranks_told {
+            self.tell_ranks(engine)?;
         }
         let due = |every: u64| engine.global_step().is_multiple_of(every);
         if self.options.save_every.is_some_and(due) {
@@ -302,9 +322,20 @@ impl Training {
             engine.write_state(None, None, None)?;
         }
         engine.group().barrier()?;
+        self.tell_ranks(engine)?;
         self.saved = Some(engine.global_step());
         self.meter.exclude(began.elapsed());
         Ok(())
+    }
+
+    /// Writes down what each of several ranks computes on, and its memory so far. Every rank must call it.
+    fn tell_ranks(&mut self, engine: &Engine) -> Result<()> {
+        self.ranks_told = true;
+        if engine.group().world_size() == 1 {
+            return Ok(());
+        }
+        let ranks = ranks::gathered(engine)?;
+        self.ending.as_ref().map_or(Ok(()), |ending| ending.tell_ranks(ranks))
     }
 
     /// The error for data that ended before the last step; what was trained is saved.
@@ -350,47 +381,6 @@ impl Training {
         self.end(Status::Interrupted)?;
         Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
     }
-}
-
-/// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`. One rank
-/// calls it, the others meanwhile [`Engine::write_state`] without a directory.
-pub fn save_checkpoint(
-    engine: &Engine,
-    store: &Store,
-    keep: Option<usize>,
-    loader: Option<&Loader>,
-    recipe: Option<RecipeRecord>,
-) -> Result<PathBuf> {
-    store.check_space(engine.state_bytes())?;
-    let place = loader.map(Loader::saved_place).transpose()?;
-    store.save(engine.global_step(), keep, |dir| {
-        engine.write_state(Some(dir), place, recipe)?;
-        match loader.and_then(Loader::tokenizer) {
-            Some(tokenizer) => engine.write_tokenizer(dir, &tokenizer),
-            None => Ok(()),
-        }
-    })
-}
-
-/// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-/// Returns the warnings about data, attention and averages that are not the checkpoint's.
-pub fn load_checkpoint(
-    engine: &mut Engine,
-    loader: Option<&mut Loader>,
-    dir: impl Into<Place>,
-) -> Result<Vec<String>> {
-    let dir = dir.into();
-    Store::verify(&dir)?;
-    let state = engine.read_state(&dir)?;
-    let mut warnings = Vec::from_iter(engine.other_attention(&state));
-    warnings.extend(engine.other_averages(&state));
-    let Some(loader) = loader else { return Ok(warnings) };
-    let place = state.loader.ok_or_else(|| {
-        let message = format!("checkpoint {} holds no place in the data", dir.display());
-        Error::new(Code::Checkpoint, message).hint("it was saved without a loader")
-    })?;
-    warnings.extend(loader.restore_saved(&place)?);
-    Ok(warnings)
 }
 
 /// The loss of the evaluation whose checkpoint is kept as the best: rank 0 knows it and tells the others.

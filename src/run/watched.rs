@@ -15,12 +15,14 @@ use super::{
     catalog::State,
     dir::{self, RunDir},
     lock::is_held,
+    ranks::RankRecord,
     samples::{NewestSamples, Sample},
     series::Series,
     tail::{Part, Tail},
 };
 use crate::{
     config::suggest::nearest,
+    engine::MemoryUse,
     error::{Code, Error, Result},
 };
 
@@ -61,6 +63,7 @@ struct Line {
     tokens_per_second: Option<f64>,
     resident_bytes: Option<f64>,
     device_bytes: Option<f64>,
+    memory: Option<MemoryUse>,
     #[serde(default)]
     skipped: bool,
 }
@@ -73,6 +76,8 @@ struct Metrics {
     last: Line,
     /// The evaluation with the lowest loss.
     best: Option<(u64, f64)>,
+    /// The memory by kind that was written last, and its step.
+    memory: Option<(u64, MemoryUse)>,
     skipped: u64,
     unreadable: u64,
 }
@@ -86,6 +91,8 @@ pub struct Watched {
     samples: NewestSamples,
     /// The content of `run.json`.
     told: Map<String, Value>,
+    /// The ranks that it tells of.
+    ranks: Vec<RankRecord>,
     state: State,
     /// When something came, or the lock was looked at.
     stirred: Instant,
@@ -104,8 +111,8 @@ impl Watched {
         let state = State::of(&told, held);
         let tail = Tail::of(dir.metrics());
         let (metrics, samples) = (Metrics::default(), NewestSamples::of(dir.samples()));
-        let stirred = Instant::now();
-        let mut watched = Self { dir, tail, metrics, samples, told, state, stirred };
+        let (ranks, stirred) = (ranks_in(&told), Instant::now());
+        let mut watched = Self { dir, tail, metrics, samples, told, ranks, state, stirred };
         watched.look(Duration::ZERO)?;
         // What was there before says nothing of a process.
         watched.state = State::of(&watched.told, held);
@@ -134,6 +141,9 @@ impl Watched {
             }
         }
         let has_changed = is_new || state != self.state || told != self.told;
+        if told != self.told {
+            self.ranks = ranks_in(&told);
+        }
         (self.told, self.state) = (told, state);
         Ok(has_changed)
     }
@@ -195,6 +205,16 @@ impl Watched {
         }
     }
 
+    /// Rank 0's memory by kind at the peak so far.
+    pub fn memory(&self) -> Option<MemoryUse> {
+        self.metrics.memory.map(|(_, memory)| memory)
+    }
+
+    /// The ranks, where there are several and the first step is done.
+    pub fn ranks(&self) -> &[RankRecord] {
+        &self.ranks
+    }
+
     /// The evaluation with the lowest loss.
     pub fn best(&self) -> Option<(u64, f64)> {
         self.metrics.best
@@ -240,6 +260,11 @@ impl Metrics {
             value.into_iter().for_each(|value| series.add(line.step, value));
         }
         self.skipped += u64::from(line.skipped);
+        if let Some(memory) = line.memory
+            && self.memory.is_none_or(|(step, _)| step <= line.step)
+        {
+            self.memory = Some((line.step, memory));
+        }
         match line.eval_loss {
             // The first of equal ones, in whatever order they are read.
             Some(loss) if self.best.is_none_or(|(step, best)| (loss, line.step) < (best, step)) => {
@@ -250,6 +275,11 @@ impl Metrics {
             None => {}
         }
     }
+}
+
+fn ranks_in(told: &Map<String, Value>) -> Vec<RankRecord> {
+    let ranks = told.get("ranks").map(Vec::<RankRecord>::deserialize);
+    ranks.and_then(Result::ok).unwrap_or_default()
 }
 
 fn named(root: &Path, run: &str) -> Result<RunDir> {

@@ -3,7 +3,9 @@
 //! The screen looks at the run's files four times a second, for at most [`PATIENCE`] each time, and is drawn
 //! anew once a second where something changed, and after each key. It has no part in the run: see [`Watched`].
 
+mod memory;
 mod pane;
+mod ranks;
 mod samples;
 mod screen;
 
@@ -16,7 +18,7 @@ use ratatui::{
     crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
 };
 
-use self::screen::{View, draw, rows_for_samples};
+use self::screen::{View, draw, rows_of_text};
 use super::{console, runs::RootArgs, signals};
 use crate::{
     error::{Code, Error, Result},
@@ -32,7 +34,8 @@ const DRAWN_AFTER: Duration = Duration::from_secs(1);
 /// How long a look may take where much is to be read: one per cent of the time.
 const PATIENCE: Duration = Duration::from_micros(2500);
 
-/// Columns and rows of the screen that is printed where there is no terminal; samples have rows of their own.
+/// Columns and rows of the screen that is printed where there is no terminal; samples and ranks have rows of
+/// their own.
 const PRINTED: (u16, u16) = (100, 30);
 
 #[derive(Debug, Args)]
@@ -97,7 +100,7 @@ fn is_end(key: KeyEvent) -> bool {
 /// The screen as text.
 fn printed(watched: &Watched) -> Result<String> {
     let (columns, rows) = PRINTED;
-    let rows = rows + rows_for_samples(watched);
+    let rows = rows + rows_of_text(watched);
     let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, rows));
     let Ok(_) = terminal.draw(|frame| draw(frame, watched, View::printed()));
     let cells = terminal.backend().buffer().content();
