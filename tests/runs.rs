@@ -97,10 +97,10 @@ fn a_run_keeps_its_memory_by_kind_and_its_ranks() {
     ] {
         let printed = out(&folder.dsr(&[way, &["tiny.rhai"]].concat()));
         let metrics = fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
-        let memory = metrics
+        let mut memory = metrics
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("memory").cloned());
-        let last = memory.last().unwrap();
+        let last = memory.next_back().unwrap();
         let peak: u64 = last.as_object().unwrap().values().map(|kind| kind.as_u64().unwrap()).sum();
         let said = format!("{} {} {peak}", last["parameters"], last["gradients"]);
         assert!(printed.contains(&said), "{printed}{last}");
@@ -307,7 +307,10 @@ fn runs_are_listed_compared_and_removed() {
     // A process that was killed leaves what it wrote at its start.
     let mut killed = folder.told("runs/low");
     killed["status"] = "running".into();
+    (killed["step"], killed["loss"]) = (0.into(), Value::Null);
     fs::write(folder.path("runs/low/run.json"), killed.to_string()).unwrap();
+    // A run that has ended tells its last values itself.
+    fs::rename(folder.path("runs/high/metrics.jsonl"), folder.path("metrics.jsonl")).unwrap();
 
     let listed = out(&folder.dsr(&["runs"]));
     let lines: Vec<Vec<&str>> =
@@ -315,6 +318,15 @@ fn runs_are_listed_compared_and_removed() {
     assert_eq!(lines[0][..4], ["RUN", "STATUS", "STEP", "LOSS"]);
     assert_eq!(lines[1][..3], ["high", "finished", "4/4"]);
     assert_eq!(lines[2][..3], ["low", "killed", "4/4"]);
+    fs::rename(folder.path("metrics.jsonl"), folder.path("runs/high/metrics.jsonl")).unwrap();
+    let told = folder.told("runs/high");
+    assert_eq!(lines[1][3], format!("{:.3}", told["loss"].as_f64().unwrap()));
+    let best = &told["best_evaluation"];
+    assert_eq!(
+        lines[1][4..7],
+        [&format!("{:.3}", best["loss"].as_f64().unwrap()), "at", &best["step"].to_string(),]
+    );
+    assert!(lines[2][3].parse::<f64>().is_ok(), "{listed}");
     let names = |args: &[&str]| {
         let json = out(&folder.dsr(&[&["runs", "--json"], args].concat()));
         let all: Vec<Value> = serde_json::from_str(&json).unwrap();

@@ -10,7 +10,8 @@ use crate::{
     error::Result,
     fs::write_atomic,
     run::{
-        Evaluated, Record, RunDir, Sample, StepLog, StepReport, loss_svg, metrics::curves,
+        Evaluated, EvaluationAt, LastValues, Record, RunDir, Sample, StepLog, StepReport, loss_svg,
+        metrics::{Curves, curves},
         step_log::forget_after,
     },
 };
@@ -112,6 +113,17 @@ impl RunLog {
     /// The losses of all evaluations by their steps.
     pub fn evaluations(&self) -> Result<Vec<(u64, f64)>> {
         Ok(curves(&self.dir.metrics())?.eval)
+    }
+
+    /// The last values that were written down.
+    pub(super) fn last_values(&self) -> Result<LastValues> {
+        let Curves { train, eval, tokens_per_second } = curves(&self.dir.metrics())?;
+        let loss = train.last().map(|&(_, loss)| loss);
+        let mut last = LastValues { loss, tokens_per_second, ..LastValues::default() };
+        for (step, loss) in eval {
+            last.improve(EvaluationAt { step, loss });
+        }
+        Ok(last)
     }
 
     /// Draws `loss.svg`; returns where it is, or `None` when there is no loss to draw. May be called

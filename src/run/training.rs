@@ -9,8 +9,8 @@ use std::{
 };
 
 use super::{
-    Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport, StepValues,
-    find_latest, header, load_checkpoint,
+    EvaluationAt, Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport,
+    StepValues, find_latest, header, load_checkpoint,
     lock::RunLock,
     ranks,
     record::{RunEnding, Status},
@@ -154,8 +154,10 @@ impl Training {
         }
         shown.lines.extend(warnings.into_iter().filter(|_| is_first));
         let begun = (&*engine, &*loader);
-        let (recipe, total) = (&options.recipe, options.total_steps);
-        let ending = files.as_ref().map(|(dir, _)| RunEnding::begin(dir, begun, recipe, total));
+        let ending = files.as_ref().map(|(dir, log)| {
+            let last = (log.last_values()?, options.total_steps);
+            RunEnding::begin(dir, begun, &options.recipe, last)
+        });
         let ending = ending.transpose()?;
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
@@ -248,7 +250,7 @@ impl Training {
         let mut shown = Shown::default();
         if let Some((_, log)) = &mut self.files {
             shown.lines.extend(log.on_step(&report)?);
-            self.ending.iter().for_each(|ending| ending.on_step(report.values.step));
+            self.ending.iter().for_each(|ending| ending.on_step(&report));
             self.renew_curve(report.elapsed)?;
             shown.report = Some(report);
         }
@@ -273,7 +275,10 @@ impl Training {
         self.trial.iter_mut().for_each(Trial::evaluated);
         match &mut self.files {
             Some((_, log)) => {
-                log.on_evaluate(step, evaluation.loss, evaluation.perplexity).map(Some)
+                let line = log.on_evaluate(step, evaluation.loss, evaluation.perplexity)?;
+                let found = EvaluationAt { step, loss: evaluation.loss };
+                self.ending.iter().try_for_each(|ending| ending.on_evaluation(found))?;
+                Ok(Some(line))
             }
             None => Ok(None),
         }

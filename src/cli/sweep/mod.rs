@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use self::{
     grid::Point,
     standing::{Planned, Standing},
+    table::Results,
 };
 use super::{
     Console, console,
@@ -70,6 +71,10 @@ pub(super) struct SweepArgs {
     #[arg(long)]
     dry_run: bool,
 
+    /// Print the table as JSON, and what the runs print on standard error.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     grants: GrantArgs,
 
@@ -86,7 +91,10 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
         .map(|point| args.plan(point, &recipe, &runs, console))
         .collect::<Result<_, Failure>>()?;
     if args.dry_run {
-        console::out(&table::planned(&planned));
+        console::out(&match args.json {
+            true => format!("{:#}\n", table::planned_as_json(&planned)),
+            false => table::planned(&planned),
+        });
         return Ok(());
     }
     // The questions are asked once, before the first run.
@@ -97,7 +105,11 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
     let interrupt = Interrupt::new();
     signals::install(&interrupt)?;
     let outcome = args.run_all(&planned, &interrupt, verbose);
-    console::out(&table::results(&planned)?);
+    let results = Results::of(&planned)?;
+    console::out(&match args.json {
+        true => format!("{:#}\n", results.as_json()),
+        false => results.as_table(),
+    });
     Ok(outcome?)
 }
 
@@ -199,6 +211,9 @@ impl SweepArgs {
             None => command.arg("run"),
         };
         command.args(run.words());
+        if self.json {
+            command.stdout(std::io::stderr());
+        }
         command
             .spawn()
             .map_err(|e| Error::new(Code::Io, "cannot start a process of dsr").caused_by(e))
