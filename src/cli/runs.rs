@@ -5,11 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anstyle::Style;
 use chrono::DateTime;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{columns::table, console};
+use super::{
+    columns::coloured,
+    console,
+    style::{BAD, STRONG, of_state, painted},
+};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -122,11 +127,17 @@ fn list(args: &ListArgs) -> Result<()> {
     }
     let head = ["RUN", "STATUS", "STEP", "LOSS", "BEST EVAL", "STARTED", "TOOK"];
     let rows: Vec<_> = runs.iter().map(row).collect();
-    console::out(&table(&head.map(str::to_owned), &rows));
+    console::out(&coloured(&head.map(str::to_owned), &rows, |column, cell| match column {
+        0 => STRONG,
+        1 => of_state(cell),
+        _ => Style::new(),
+    }));
     for run in runs.iter().filter(|run| run.state == State::Failed) {
         if let Some(error) = run.text("error") {
             let first = error.lines().next().unwrap_or_default();
-            console::out(&format!("{}: {first}\n", run.name));
+            let line = format!("{}: {first}", run.name);
+            let line = if console::has_colours() { painted(&line, BAD) } else { line };
+            console::out(&format!("{line}\n"));
         }
     }
     Ok(())
@@ -213,7 +224,10 @@ fn compare(args: &CompareArgs) -> Result<()> {
     for (name, i) in [("status", 1), ("step", 2), ("loss", 3), ("best eval", 4), ("took", 6)] {
         add(name, told.iter().map(|values| values[i].clone()).collect());
     }
-    console::out(&table(&head, &rows));
+    console::out(&coloured(&head, &rows, |column, cell| match column {
+        0 => Style::new(),
+        _ => of_state(cell),
+    }));
     let losses = runs.iter().map(RunSummary::losses).collect::<Result<Vec<_>>>()?;
     for (run, losses) in runs.iter().zip(&losses) {
         let points: Vec<_> = losses.iter().map(|&(step, loss)| (step as f64, loss)).collect();

@@ -31,6 +31,7 @@ use super::{
     origin::LockArgs,
     run_args::{ParamArgs, RunArgs},
     signals,
+    style::{STRONG, painted},
     words::own_words,
 };
 use crate::{
@@ -161,6 +162,7 @@ impl SweepArgs {
         let mut failed = Vec::new();
         for (i, Planned { point, standing }) in planned.iter().enumerate() {
             let of_all = format!("run {} of {}: {}", i + 1, planned.len(), point.name);
+            let of_all = if console::colors() { painted(&of_all, STRONG) } else { of_all };
             if let Standing::Complete(state) = standing {
                 console::err(&format!("{of_all} is {}\n", state.name()));
                 continue;
@@ -210,7 +212,7 @@ impl SweepArgs {
             Some(ranks) => command.arg("launch").arg(format!("--nproc-per-node={ranks}")),
             None => command.arg("run"),
         };
-        command.args(run.words());
+        command.args(run.words()).args(console::colour_argument());
         if self.json {
             command.stdout(std::io::stderr());
         }

@@ -1,12 +1,20 @@
 //! The tables of a sweep: what would be run, and what came of it.
 
+use anstyle::Style;
 use serde_json::{Map, Value, json};
 
 use super::{
     grid::Point,
     standing::{Planned, Standing, all_runs, latest},
 };
-use crate::{cli::columns::table, error::Result, run::RunSummary};
+use crate::{
+    cli::{
+        columns::coloured,
+        style::{GOOD, of_state},
+    },
+    error::Result,
+    run::RunSummary,
+};
 
 /// The runs with their parameters, and what a sweep would do for each.
 pub(super) fn planned(planned: &[Planned]) -> String {
@@ -21,7 +29,7 @@ pub(super) fn planned(planned: &[Planned]) -> String {
             values.chain([todo, point.name.clone()]).collect()
         })
         .collect();
-    table(&head(planned, &["TO DO", "RUN"]), &rows)
+    coloured(&head(planned, &["TO DO", "RUN"]), &rows, |_, _| Style::new())
 }
 
 /// As [`planned`], for other programs.
@@ -77,7 +85,12 @@ impl<'a> Results<'a> {
             })
             .collect();
         let head = head(self.planned, &["STATUS", "STEP", "LOSS", "BEST EVAL", "TOK/S", ""]);
-        let mut text = table(&head, &rows);
+        let of_status = self.planned.first().map_or(0, |planned| planned.point.varied.len());
+        let mut text = coloured(&head, &rows, |column, cell| match column {
+            column if column == of_status => of_state(cell),
+            column if column == head.len() - 1 => GOOD,
+            _ => Style::new(),
+        });
         if let Some(run) = best.and_then(|i| runs[i]) {
             text.push_str(&format!("the best run: {}\n", run.path().display()));
         }

@@ -15,7 +15,10 @@ use clap::Args;
 use ratatui::{
     DefaultTerminal, Terminal,
     backend::TestBackend,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    crossterm::{
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        style,
+    },
 };
 
 use self::screen::{View, draw, rows_of_text};
@@ -54,6 +57,7 @@ pub(super) fn run(args: &WatchArgs) -> Result<()> {
         console::out(&printed(&watched)?);
         return Ok(());
     }
+    style::force_color_output(console::has_colours());
     let interrupt = Interrupt::new();
     signals::install(&interrupt)?;
     let mut terminal = ratatui::try_init().map_err(|e| broken(&e))?;
