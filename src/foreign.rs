@@ -48,6 +48,15 @@ impl fmt::Display for Lines<'_> {
 
 /// As [`lines`], with colours and weights (`ESC [ numbers m`) left in: text of dsr with its own style.
 pub fn styled(text: &str) -> String {
+    with_styles(text, |style| style)
+}
+
+/// As [`lines`], with colours and weights left out: for a file.
+pub fn unstyled(text: &str) -> String {
+    with_styles(text, |_| "")
+}
+
+fn with_styles(text: &str, kept: impl Fn(&str) -> &str) -> String {
     let mut shown = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find("\u{1b}[") {
@@ -55,14 +64,14 @@ pub fn styled(text: &str) -> String {
         shown.push_str(&lines(before));
         let inside = &escape[2..];
         let len = inside.bytes().take_while(|b| b.is_ascii_digit() || *b == b';').count();
-        let (kept, after) = match inside.as_bytes().get(len) {
+        let (style, after) = match inside.as_bytes().get(len) {
             Some(b'm') => escape.split_at(2 + len + 1),
             _ => {
                 shown.push_str(&lines("\u{1b}"));
                 ("", &escape[1..])
             }
         };
-        shown.push_str(kept);
+        shown.push_str(kept(style));
         rest = after;
     }
     shown.push_str(&lines(rest));
@@ -114,6 +123,7 @@ mod tests {
     #[test]
     fn a_style_stays_and_nothing_else_that_begins_like_one() {
         assert_eq!(styled("\u{1b}[1;31merror\u{1b}[0m"), "\u{1b}[1;31merror\u{1b}[0m");
+        assert_eq!(unstyled("\u{1b}[1;31merror\u{1b}[0m\u{1b}[2J"), "error\\u{1b}[2J");
         for order in ["\u{1b}[2J", "\u{1b}[", "\u{1b}[1;", "\u{1b}]0;t\u{7}", "\u{1b}[1\u{1b}[2K"] {
             assert!(!styled(order).contains(['\u{1b}', '\u{7}']), "{order:?}");
         }

@@ -45,6 +45,7 @@ mod reference;
 mod repl;
 mod runs;
 mod safety;
+mod screens;
 mod script;
 mod separate_documents;
 mod sparse_attention;

@@ -40,6 +40,103 @@ fn a_run_says_what_trains_on_what() {
     }
 }
 
+/// Also the lines before the run and behind it, each start anew; samples of steps that are made again are
+/// replaced.
+#[test]
+fn what_is_printed_and_sampled_stays_in_the_run() {
+    let folder =
+        Folder::new(RECIPE).with("let rows", "print(\"\\x1b[1mbefore\\x1b[0m\");\nlet rows").with(
+            "{ run.evaluate(rows); }",
+            "{
+    let step = engine.global_step;
+    print(`step ${step}`);
+    run.log_sample(\"a\", `a b\n${P::lr}`);
+    if step == 2 { run.save(); }
+    if step == 3 && P::lr < 0.1 { throw \"no\"; }
+}",
+        );
+    assert!(!folder.dsr(&["run", "tiny.rhai"]).status.success());
+    let read = |name: &str| fs::read_to_string(folder.path("runs/tiny").join(name)).unwrap();
+    assert_eq!(read("output.log"), "before\nstep 1\nstep 2\nstep 3\n");
+    let output = folder.dsr(&["run", "tiny.rhai", "-p", "lr=0.5", "--resume", "auto"]);
+    // The console shows all of it too.
+    assert_eq!(out(&output), "\u{1b}[1mbefore\u{1b}[0m\nstep 3\nstep 4\nbehind the run\n");
+    let lines = "before\nstep 1\nstep 2\nstep 3\nbefore\nstep 3\nstep 4\nbehind the run\n";
+    assert_eq!(read("output.log"), lines);
+    let samples: Vec<Value> =
+        read("samples.jsonl").lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let expected = [(1, "0.01"), (2, "0.01"), (3, "0.5"), (4, "0.5")].map(|(step, lr)| {
+        serde_json::json!({ "step": step, "prompt": "a", "text": format!("a b\n{lr}") })
+    });
+    assert_eq!(samples, expected);
+}
+
+/// Each rank prints, and rank 0's lines are kept, once.
+#[test]
+fn the_lines_of_the_first_rank_are_kept() {
+    let folder = Folder::new(RECIPE).with(
+        "{ run.evaluate(rows); }",
+        "{ run.log_sample(\"a\", `${engine.rank}`); print(`rank ${engine.rank}`); }",
+    );
+    out(&folder.dsr(&["launch", "--nproc-per-node=2", "tiny.rhai", "-p", "steps=2"]));
+    let read = |name: &str| fs::read_to_string(folder.path("runs/tiny").join(name)).unwrap();
+    assert_eq!(read("output.log"), "rank 0\nrank 0\nbehind the run\n");
+    assert_eq!(read("samples.jsonl").lines().count(), 2);
+}
+
+/// The memory of a run on one process is in its metrics, and that of several ranks in `run.json` too.
+#[test]
+fn a_run_keeps_its_memory_by_kind_and_its_ranks() {
+    let folder = Folder::new(RECIPE).with(
+        "print(\"behind the run\")",
+        "let used = engine.memory(); print(`${used.parameters} ${used.gradients} ${used.peak}`)",
+    );
+    for (way, run) in [
+        (&["run", "--name", "one"][..], "runs/one"),
+        (&["launch", "--nproc-per-node=2", "--name", "two"], "runs/two"),
+    ] {
+        let printed = out(&folder.dsr(&[way, &["tiny.rhai"]].concat()));
+        let metrics = fs::read_to_string(folder.path(run).join("metrics.jsonl")).unwrap();
+        let mut memory = metrics
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).unwrap().get("memory").cloned());
+        let last = memory.next_back().unwrap();
+        let peak: u64 = last.as_object().unwrap().values().map(|kind| kind.as_u64().unwrap()).sum();
+        let said = format!("{} {} {peak}", last["parameters"], last["gradients"]);
+        assert!(printed.contains(&said), "{printed}{last}");
+        let told = folder.told(run);
+        if run == "runs/one" {
+            assert_eq!(told.get("ranks"), None);
+            continue;
+        }
+        let ranks = told["ranks"].as_array().unwrap();
+        assert_eq!(ranks.len(), 2);
+        for (i, rank) in ranks.iter().enumerate() {
+            assert_eq!(
+                (&rank["device"], &rank["dp"], &rank["pp"]),
+                (&"cpu".into(), &i.into(), &0.into())
+            );
+            assert_eq!(rank["memory"]["parameters"], last["parameters"]);
+        }
+    }
+}
+
+#[test]
+fn a_line_that_cannot_be_kept_ends_the_recipe() {
+    let folder = Folder::new(RECIPE)
+        .with("{ run.evaluate(rows); }", "{ if P::steps > 4 { print(1); } }")
+        .with("print(\"behind the run\");", "");
+    out(&folder.dsr(&["run", "tiny.rhai"]));
+    let log = folder.path("runs/tiny/output.log");
+    assert!(!log.exists() && !folder.path("runs/tiny/samples.jsonl").exists());
+    std::os::unix::fs::symlink(folder.path("rows.jsonl"), &log).unwrap();
+    let output = folder.dsr(&["run", "tiny.rhai", "-p", "steps=6", "--resume", "auto"]);
+    let error = text(&output.stderr);
+    assert!(error.contains("output.log"), "{error}");
+    let told = folder.told("runs/tiny");
+    assert_eq!((&told["status"], &told["step"]), (&"failed".into(), &5.into()));
+}
+
 #[test]
 fn a_dry_run_makes_one_step_and_leaves_nothing() {
     let folder = Folder::new(RECIPE);
@@ -213,7 +310,10 @@ fn runs_are_listed_compared_and_removed() {
     // A process that was killed leaves what it wrote at its start.
     let mut killed = folder.told("runs/low");
     killed["status"] = "running".into();
+    (killed["step"], killed["loss"]) = (0.into(), Value::Null);
     fs::write(folder.path("runs/low/run.json"), killed.to_string()).unwrap();
+    // A run that has ended tells its last values itself.
+    fs::rename(folder.path("runs/high/metrics.jsonl"), folder.path("metrics.jsonl")).unwrap();
 
     let listed = out(&folder.dsr(&["runs"]));
     let lines: Vec<Vec<&str>> =
@@ -221,6 +321,15 @@ fn runs_are_listed_compared_and_removed() {
     assert_eq!(lines[0][..4], ["RUN", "STATUS", "STEP", "LOSS"]);
     assert_eq!(lines[1][..3], ["high", "finished", "4/4"]);
     assert_eq!(lines[2][..3], ["low", "killed", "4/4"]);
+    fs::rename(folder.path("metrics.jsonl"), folder.path("runs/high/metrics.jsonl")).unwrap();
+    let told = folder.told("runs/high");
+    assert_eq!(lines[1][3], format!("{:.3}", told["loss"].as_f64().unwrap()));
+    let best = &told["best_evaluation"];
+    assert_eq!(
+        lines[1][4..7],
+        [&format!("{:.3}", best["loss"].as_f64().unwrap()), "at", &best["step"].to_string(),]
+    );
+    assert!(lines[2][3].parse::<f64>().is_ok(), "{listed}");
     let names = |args: &[&str]| {
         let json = out(&folder.dsr(&[&["runs", "--json"], args].concat()));
         let all: Vec<Value> = serde_json::from_str(&json).unwrap();

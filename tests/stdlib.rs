@@ -136,7 +136,7 @@ print(result.steps);\n"
 }
 
 #[test]
-fn samples_are_printed_on_the_way() {
+fn samples_are_printed_and_written_down_on_the_way() {
     let recipe = Recipe::new(&format!(
         "{WORLD}trainer::fit(engine, loader, #{{
     total_steps: 2,
@@ -149,6 +149,13 @@ fn samples_are_printed_on_the_way() {
     let printed = recipe.prints();
     assert!(printed[0].starts_with("step 1: It is"), "{printed:?}");
     assert!(printed[1].starts_with("step 2: It is"), "{printed:?}");
+    let file = recipe.directory().join("runs/recipe/samples.jsonl");
+    let samples = std::fs::read_to_string(file).unwrap();
+    for (line, step) in samples.lines().zip([1, 2]) {
+        let beginning = format!("{{\"step\":{step},\"prompt\":\"It is\",\"text\":\"It is");
+        assert!(line.starts_with(&beginning), "{line}");
+    }
+    assert_eq!(samples.lines().count(), 2);
 }
 
 /// The recipe that shows the trainer, in a few steps.

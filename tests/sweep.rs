@@ -5,6 +5,8 @@ use std::{
     process::{Output, Stdio},
 };
 
+use serde_json::Value;
+
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::{
@@ -65,6 +67,15 @@ fn each_combination_is_a_run_and_the_best_is_marked() {
     assert_eq!(marked, Some(best), "{table}");
     assert_eq!(table.lines().last().unwrap(), format!("the best run: runs/{}", names[best]));
 
+    let told = out(&sweep(&folder, &[&args[..], &["--json"]].concat()));
+    let told: Vec<Value> = serde_json::from_str(&told).unwrap();
+    assert_eq!(told[1]["varied"], serde_json::json!({ "lr": 0.001, "seed": 2 }));
+    assert_eq!((&told[1]["status"], &told[1]["step"]), (&"finished".into(), &3.into()));
+    let bests: Vec<_> = told.iter().map(|run| run["is_best"] == true).collect();
+    assert_eq!(bests.iter().position(|is_best| *is_best), Some(best));
+    let loss = told[best]["best_evaluation"]["loss"].as_f64().unwrap();
+    assert_eq!(format!("{loss:.3}"), format!("{lowest:.3}"));
+
     // The same command finds nothing left to do.
     let again = sweep(&folder, &args);
     assert_eq!(out(&again), table);
@@ -101,6 +112,22 @@ fn a_dry_run_lists_and_makes_nothing() {
     assert_eq!(lines[1], ["1", "nothing:", "finished", "tiny-seed=1"]);
     assert_eq!(lines[3], ["3", "run", "tiny-seed=3"]);
     assert_eq!(runs(&folder).len(), 2);
+    let told = out(&sweep(&folder, &["-p", "seed=2..3", "--dry-run", "--json"]));
+    let expected = serde_json::json!([
+        { "varied": { "seed": 2 }, "name": "tiny-seed=2", "to_do": "nothing" },
+        { "varied": { "seed": 3 }, "name": "tiny-seed=3", "to_do": "run" },
+    ]);
+    assert_eq!(serde_json::from_str::<Value>(&told).unwrap(), expected);
+}
+
+/// What a run prints does not get among it.
+#[test]
+fn json_is_all_of_standard_output() {
+    let folder = Folder::new(RECIPE).with("run.finish();", "run.finish(); print(\"printed\");");
+    let output = sweep(&folder, &["-p", "seed=1,2", "--json"]);
+    let told: Vec<Value> = serde_json::from_str(&out(&output)).unwrap();
+    assert_eq!(told.len(), 2);
+    assert_eq!(text(&output.stderr).matches("printed\n").count(), 2, "{output:?}");
 }
 
 /// One run that fails does not end the sweep, and is tried again by the same command.

@@ -43,7 +43,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("checkpoint", "error fs units config tensor"),
     ("swap", "error fs units bridge tensor"),
     ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
-    ("run", "error hash fs units config data checkpoint engine"),
+    ("run", "error hash foreign fs units config data checkpoint engine"),
     ("launch", "error fs config dist run"),
     ("recipe", "error hash fs units config permission hub data model run"),
     (

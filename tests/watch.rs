@@ -1,7 +1,6 @@
 //! `dsr watch`: the screen of a run, as text and in a pseudo-terminal.
 
 use std::{
-    fmt::Write as _,
     fs::{self, File},
     io::Write as _,
     path::Path,
@@ -10,42 +9,9 @@ use std::{
 use crate::support::{
     files::{names, repository},
     program::{dsr, out, text},
-    terminal::{TAB, Terminal},
+    terminal::{BACK_TAB, TAB, Terminal},
+    watched_run::{folder, step},
 };
-
-/// A step's line.
-fn step(n: u64) -> String {
-    let loss = 2.0 + 4.0 / (1.0 + n as f64 / 40.0);
-    let norm = 0.5 + 2.0 / (1.0 + n as f64 / 100.0);
-    let lr = 3e-4 * (1.0 - n as f64 / 800.0);
-    let (speed, resident) = (52_000 + 37 * (n % 50), 2_000_000_000 + n * 100_000);
-    format!(
-        "{{\"step\":{n},\"loss\":{loss},\"lr\":{lr},\"grad_norm\":{norm},\"tokens\":8192,\
-         \"tokens_per_second\":{speed},\"resident_bytes\":{resident}}}\n"
-    )
-}
-
-/// A directory with the run `low` of 600 steps of 800, which a signal ended.
-fn folder() -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let run = dir.path().join("runs/low");
-    fs::create_dir_all(&run).unwrap();
-    let told = r#"{"name": "low", "number": 1, "status": "interrupted", "total_steps": 800,
-        "started_at": "2026-11-29T07:00:00Z", "ended_at": "2026-11-29T07:21:14Z",
-        "device": "cuda:0", "device_name": "NVIDIA \u001b[2JH100", "precision": "bf16", "world_size": 2}"#;
-    fs::write(run.join("run.json"), told).unwrap();
-    let mut metrics = String::new();
-    for n in 1..=600 {
-        metrics.push_str(&step(n));
-        if n % 100 == 0 {
-            let loss = 2.3 + 4.0 / (1.0 + n as f64 / 40.0);
-            writeln!(metrics, "{{\"step\":{n},\"eval_loss\":{loss},\"eval_perplexity\":9.0}}")
-                .unwrap();
-        }
-    }
-    fs::write(run.join("metrics.jsonl"), metrics).unwrap();
-    dir
-}
 
 /// The block of `docs/src/runs.md` that shows the screen.
 fn documented(screen: &str) {
@@ -98,12 +64,18 @@ fn the_screen_follows_a_run_and_its_keys_and_leaves_the_run_as_it_is() {
     terminal.wait("the chart before", |screen| chosen(screen).starts_with("┌ loss "));
     terminal.send("+");
     terminal.wait("the later half", |screen| screen.contains("300 ") && !screen.contains("│1 "));
+    terminal.send(BACK_TAB);
+    terminal.wait("the ranks", |screen| chosen(screen).starts_with("┌ ranks "));
+    terminal.send(BACK_TAB);
+    terminal.wait("the samples", |screen| {
+        chosen(screen).starts_with("┌ samples ") && screen.contains("step 600: It is a truth")
+    });
     append(&step(601)[..40]);
     append(&step(601)[40..]);
     terminal.wait_for("step 601/800");
     terminal.send("q");
     assert!(terminal.end().success());
-    assert_eq!(names(&run), ["metrics.jsonl", "run.json"], "nothing is written");
+    assert_eq!(names(&run), ["metrics.jsonl", "run.json", "samples.jsonl"], "nothing is written");
 }
 
 /// A run that goes on has its time left, and one whose process is gone is seen as killed.

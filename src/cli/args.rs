@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{
-    Args, CommandFactory, Parser, Subcommand,
+    Args, ColorChoice, CommandFactory, Parser, Subcommand,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use clap_complete::Shell;
@@ -33,6 +33,19 @@ pub(super) struct Cli {
     /// Show causes and backtraces of errors.
     #[arg(long, short, global = true)]
     pub(super) verbose: bool,
+
+    /// Show colours: on a terminal, always or never [default: auto].
+    ///
+    /// Without it NO_COLOR and CLICOLOR_FORCE decide.
+    #[arg(
+        long,
+        global = true,
+        value_name = "WHEN",
+        value_enum,
+        default_value_t,
+        hide_default_value = true
+    )]
+    pub(super) color: ColorChoice,
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,16 +1,62 @@
 //! Tables on the terminal.
 
-use std::fmt::Write as _;
+use anstyle::Style;
+
+use super::{
+    console,
+    style::{STRONG, painted},
+};
 
 /// Lines of columns, all to the left.
 pub(super) fn table(head: &[String], rows: &[Vec<String>]) -> String {
-    let all: Vec<&[String]> = std::iter::once(head).chain(rows.iter().map(Vec::as_slice)).collect();
-    let width = |i: usize| all.iter().map(|row| row[i].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let mut text = String::new();
-    for row in all {
-        let cells = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:width$}"));
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    laid_out(head, rows, Style::new(), |_, _| Style::new())
+}
+
+/// As [`table`], for standard output: where that has colours, with a bold head, and each cell in the style
+/// that `style` gives for its column and its text.
+pub(super) fn coloured(
+    head: &[String],
+    rows: &[Vec<String>],
+    style: impl Fn(usize, &str) -> Style,
+) -> String {
+    match console::has_colours() {
+        true => laid_out(head, rows, STRONG, style),
+        false => table(head, rows),
     }
-    text
+}
+
+fn laid_out(
+    head: &[String],
+    rows: &[Vec<String>],
+    of_head: Style,
+    style: impl Fn(usize, &str) -> Style,
+) -> String {
+    let all = std::iter::once(head).chain(rows.iter().map(Vec::as_slice));
+    let width = |i: usize| all.clone().map(|row| row[i].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..head.len()).map(width).collect();
+    let line = |row: &[String], style: &dyn Fn(usize, &str) -> Style| {
+        let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, &width))| {
+            let room = " ".repeat(width - cell.chars().count());
+            format!("{}{room}", painted(cell, style(i, cell)))
+        });
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    let below = rows.iter().map(|row| line(row, &style));
+    std::iter::once(line(head, &|_, _| of_head)).chain(below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_style_takes_no_column() {
+        let words = |words: [&str; 2]| words.map(str::to_owned).to_vec();
+        let rows = [words(["aa", "b"]), words(["c", ""])];
+        let head = words(["A", "LAST"]);
+        assert_eq!(table(&head, &rows), "A   LAST\naa  b\nc\n");
+        let styled =
+            laid_out(&head, &rows, Style::new(), |i, _| if i == 0 { STRONG } else { Style::new() });
+        assert_eq!(styled, "A   LAST\n\u{1b}[1maa\u{1b}[0m  b\n\u{1b}[1mc\u{1b}[0m\n");
+    }
 }

@@ -11,8 +11,10 @@ use std::{
     },
 };
 
+use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use super::style;
 use crate::foreign::{self, Foreign};
 
 /// The terminal of a run. Clones share the bar.
@@ -24,16 +26,34 @@ pub struct Console {
     raw: bool,
 }
 
-/// Whether standard error takes colours: a terminal, unless NO_COLOR is set.
-pub(super) fn colors() -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stderr().is_terminal() && !no_color
+/// Settles where there are colours: by `--color`, or by NO_COLOR, CLICOLOR_FORCE, CLICOLOR and TERM, and
+/// without these on terminals.
+pub(super) fn choose_colours(choice: clap::ColorChoice) {
+    let choice = match choice {
+        clap::ColorChoice::Auto => ColorChoice::Auto,
+        clap::ColorChoice::Always => ColorChoice::Always,
+        clap::ColorChoice::Never => ColorChoice::Never,
+    };
+    choice.write_global();
 }
 
-/// Whether standard output takes colours: a terminal, unless NO_COLOR is set.
+/// The choice as an argument for another process of dsr, where one was made.
+pub(super) fn colour_argument() -> Option<String> {
+    match ColorChoice::global() {
+        ColorChoice::Auto => None,
+        ColorChoice::Always | ColorChoice::AlwaysAnsi => Some("--color=always".to_owned()),
+        ColorChoice::Never => Some("--color=never".to_owned()),
+    }
+}
+
+/// Whether standard error takes colours.
+pub(super) fn colors() -> bool {
+    AutoStream::choice(&std::io::stderr()) != ColorChoice::Never
+}
+
+/// Whether standard output takes colours.
 pub(super) fn has_colours() -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    std::io::stdout().is_terminal() && !no_color
+    AutoStream::choice(&std::io::stdout()) != ColorChoice::Never
 }
 
 /// Whether standard output is a terminal, on which a screen can be drawn.
@@ -55,6 +75,8 @@ impl Unit {
     fn template(self) -> &'static str {
         match self {
             Self::None => "",
+            // Beside the words, green where there are colours.
+            Self::Steps if colors() => "\u{1b}[32m{bar:20}\u{1b}[0m  {msg}",
             Self::Steps => "{bar:20}  {msg}",
             Self::Bytes => {
                 "{msg}  {wide_bar} {decimal_bytes}/{decimal_total_bytes}  {decimal_bytes_per_sec}"
@@ -96,7 +118,8 @@ impl Console {
 
     /// Prints a line of dsr's own to standard error.
     pub fn note(&self, line: &str) {
-        self.bar.suspend(|| err(&format!("{line}\n")));
+        let shown = if colors() { style::note(line) } else { line.to_owned() };
+        self.bar.suspend(|| err(&format!("{shown}\n")));
     }
 
     /// Shows how far the run is: `done` of `total` steps and a few words.
@@ -142,18 +165,18 @@ impl Console {
 }
 
 /// Writes to standard output. A reader that went away does not stop a training run. Whatever of others
-/// has come into the text is shown and not performed; a style is for a terminal only.
+/// has come into the text is shown and not performed; a style is there only where there are colours.
 pub(super) fn out(text: &str) {
-    out_bytes(shown(text, std::io::stdout().is_terminal()).as_bytes());
+    out_bytes(shown(text, has_colours()).as_bytes());
 }
 
 /// As [`out`], to standard error.
 pub(super) fn err(text: &str) {
-    err_bytes(shown(text, std::io::stderr().is_terminal()).as_bytes());
+    err_bytes(shown(text, colors()).as_bytes());
 }
 
-fn shown(text: &str, is_terminal: bool) -> String {
-    if is_terminal { foreign::styled(text) } else { foreign::lines(text) }
+fn shown(text: &str, has_colours: bool) -> String {
+    if has_colours { foreign::styled(text) } else { foreign::lines(text) }
 }
 
 /// As [`out`], for text in any encoding.

@@ -87,7 +87,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe, guard: Arc<dyn Guard>) -> Result<L
     Ok(Launch {
         plan,
         program: std::env::current_exe().map_err(place)?,
-        run_args: args.run.words(),
+        run_args: args.run.words().into_iter().chain(console::colour_argument()).collect(),
         // A recipe without a grant for it writes nowhere else either.
         root: Place::guarded(work_dir.join("runs"), guard),
         work_dir,

@@ -97,9 +97,7 @@ fn refuse_ranks(host: &Host) -> Result<(), Error> {
 
 fn screen(console: &Console, is_terminal: bool, verbose: bool) -> Screen {
     let (printer, bar) = (console.clone(), console.clone());
-    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let is_dumb = std::env::var_os("TERM").is_some_and(|value| value == "dumb");
-    let color = is_terminal && !is_plain && !is_dumb;
+    let color = console::has_colours();
     Screen {
         print: Box::new(move |text| printer.print(text)),
         error: Box::new(move |failure, verbose| {

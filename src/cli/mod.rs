@@ -36,6 +36,7 @@ mod runs;
 mod score;
 mod served;
 mod signals;
+mod style;
 mod sweep;
 mod table_args;
 mod trust;
@@ -45,11 +46,9 @@ mod words;
 
 use std::{ffi::OsString, process::ExitCode, thread};
 
-use clap::Parser;
-
 pub use self::console::Console;
 use self::{
-    args::{Cli, Command, PlanArgs},
+    args::{Command, PlanArgs},
     run_args::RunArgs,
 };
 use crate::{
@@ -79,10 +78,11 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 }
 
 fn start(args: &[OsString]) -> ExitCode {
-    let cli = match Cli::try_parse_from(args) {
+    let cli = match usage::read(args) {
         Ok(cli) => cli,
         Err(e) => return usage::show(e, args),
     };
+    console::choose_colours(cli.color);
     let verbose = cli.verbose;
     let console = Console::new();
     log::install(&console, verbose);

@@ -5,11 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anstyle::Style;
 use chrono::DateTime;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 
-use super::{columns::table, console};
+use super::{
+    columns::coloured,
+    console,
+    style::{BAD, STRONG, of_state, painted},
+};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
@@ -122,11 +127,17 @@ fn list(args: &ListArgs) -> Result<()> {
     }
     let head = ["RUN", "STATUS", "STEP", "LOSS", "BEST EVAL", "STARTED", "TOOK"];
     let rows: Vec<_> = runs.iter().map(row).collect();
-    console::out(&table(&head.map(str::to_owned), &rows));
+    console::out(&coloured(&head.map(str::to_owned), &rows, |column, cell| match column {
+        0 => STRONG,
+        1 => of_state(cell),
+        _ => Style::new(),
+    }));
     for run in runs.iter().filter(|run| run.state == State::Failed) {
         if let Some(error) = run.text("error") {
             let first = error.lines().next().unwrap_or_default();
-            console::out(&format!("{}: {first}\n", run.name));
+            let line = format!("{}: {first}", run.name);
+            let line = if console::has_colours() { painted(&line, BAD) } else { line };
+            console::out(&format!("{line}\n"));
         }
     }
     Ok(())
@@ -141,11 +152,12 @@ fn has_text(run: &RunSummary, text: &str) -> bool {
 fn row(run: &RunSummary) -> Vec<String> {
     let none = || "-".to_owned();
     let step = match run.told.get("total_steps").and_then(Value::as_u64) {
-        Some(total) => format!("{}/{total}", run.step()),
-        None => run.step().to_string(),
+        Some(total) => format!("{}/{total}", run.last.step),
+        None => run.last.step.to_string(),
     };
-    let loss = run.train.last().map_or_else(none, |(_, loss)| format!("{loss:.3}"));
-    let best = run.best().map_or_else(none, |(step, loss)| format!("{loss:.3} at {step}"));
+    let loss = run.last.loss.map_or_else(none, |loss| format!("{loss:.3}"));
+    let best = run.last.best_evaluation;
+    let best = best.map_or_else(none, |best| format!("{:.3} at {}", best.loss, best.step));
     let started = run.text("started_at").map_or_else(none, |time| time.replace(['T', 'Z'], " "));
     vec![
         run.name.clone(),
@@ -212,15 +224,20 @@ fn compare(args: &CompareArgs) -> Result<()> {
     for (name, i) in [("status", 1), ("step", 2), ("loss", 3), ("best eval", 4), ("took", 6)] {
         add(name, told.iter().map(|values| values[i].clone()).collect());
     }
-    console::out(&table(&head, &rows));
-    for run in &runs {
-        let points: Vec<_> = run.train.iter().map(|&(step, loss)| (step as f64, loss)).collect();
+    console::out(&coloured(&head, &rows, |column, cell| match column {
+        0 => Style::new(),
+        _ => of_state(cell),
+    }));
+    let losses = runs.iter().map(RunSummary::losses).collect::<Result<Vec<_>>>()?;
+    for (run, losses) in runs.iter().zip(&losses) {
+        let points: Vec<_> = losses.iter().map(|&(step, loss)| (step as f64, loss)).collect();
         if let Some(drawn) = curve(&format!("{}: loss", run.name), &points, WIDTH) {
             console::out(&format!("\n{drawn}\n"));
         }
     }
     let Some(file) = &args.svg else { return Ok(()) };
-    let curves: Vec<_> = runs.iter().map(|run| (run.name.as_str(), &run.train[..])).collect();
+    let curves: Vec<_> =
+        runs.iter().zip(&losses).map(|(run, losses)| (run.name.as_str(), &losses[..])).collect();
     let Some(svg) = losses_svg(&curves)? else {
         return Err(Error::new(Code::BadValue, "none of these runs has a loss to draw"));
     };

@@ -1,13 +1,29 @@
-//! Mistakes on the command line, and help, as clap tells them.
+//! The command line as clap reads it, and its mistakes and help as clap tells them.
 
 use std::{ffi::OsString, process::ExitCode};
 
 use clap::{
-    CommandFactory,
+    ColorChoice, CommandFactory, FromArgMatches, ValueEnum,
     error::{ContextKind, ContextValue, ErrorKind},
 };
 
 use super::args::Cli;
+
+/// Reads the command line.
+pub(super) fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
+    let mut matches = Cli::command().color(asked_colours(words)).try_get_matches_from(words)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|e| e.format(&mut Cli::command()))
+}
+
+/// The value of `--color` in `words`: clap's own messages go by it too.
+fn asked_colours(words: &[OsString]) -> ColorChoice {
+    let words: Vec<_> = words.iter().filter_map(|word| word.to_str()).collect();
+    let values = words.iter().enumerate().filter_map(|(i, word)| match *word {
+        "--color" => words.get(i + 1).copied(),
+        word => word.strip_prefix("--color="),
+    });
+    values.filter_map(|value| ColorChoice::from_str(value, false).ok()).last().unwrap_or_default()
+}
 
 /// Shows clap's message about `words`: help and version are no errors.
 pub(super) fn show(error: clap::Error, words: &[OsString]) -> ExitCode {
@@ -42,6 +58,15 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+
+    #[test]
+    fn colours_are_asked_for_before_the_words_are_read() {
+        let asked =
+            |words: &[&str]| asked_colours(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(asked(&["dsr", "runs"]), ColorChoice::Auto);
+        assert_eq!(asked(&["dsr", "--color", "never", "runs"]), ColorChoice::Never);
+        assert_eq!(asked(&["dsr", "runs", "--color=always", "--color"]), ColorChoice::Always);
+    }
 
     #[test]
     fn a_flag_of_a_recipe_is_shown_as_a_parameter() {

@@ -16,6 +16,7 @@ mod backend;
 mod board;
 mod connect;
 mod exchange;
+mod gathered;
 mod group;
 mod mesh;
 mod rank;

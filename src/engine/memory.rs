@@ -1,10 +1,13 @@
 //! The uses of an engine's memory, counted from its tensors.
 
+use serde::{Deserialize, Serialize};
+
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
 /// Only what training holds counts: not batches, evaluations, other models, or what the allocator
 /// keeps beside live tensors.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct MemoryUse {
     /// The units of the model: all of them, or at ZeRO's stage 3 this rank's slices and the units
     /// that are gathered.

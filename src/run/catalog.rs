@@ -1,13 +1,15 @@
-//! The runs of a directory: how each stands, what it was made of, and its losses.
+//! The runs of a directory: how each stands, what it was made of, and its last values. No list reads all
+//! of a run's metrics.
 
 use std::path::Path;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{
     dir::{self, RunDir},
+    last_values::LastValues,
     lock::is_held,
-    metrics::{Curves, curves},
+    metrics::curves,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -91,25 +93,21 @@ pub struct RunSummary {
     pub state: State,
     /// The content of `run.json`.
     pub told: Map<String, Value>,
-    /// The losses of its steps.
-    pub train: Vec<(u64, f64)>,
-    /// The losses of its evaluations.
-    pub eval: Vec<(u64, f64)>,
-    /// Tokens a second at its last step.
-    pub tokens_per_second: Option<f64>,
+    /// Its last step and its best evaluation.
+    pub last: LastValues,
 }
 
 impl RunSummary {
     fn of(dir: RunDir) -> Result<Self> {
         let told = dir.told()?;
         let state = State::of(&told, is_held(dir.place()));
-        let metrics = dir.metrics();
-        let Curves { train, eval, tokens_per_second } = match metrics.is_file() {
-            true => curves(&metrics)?,
-            false => Curves::default(),
+        let has_ended = !matches!(state, State::Running | State::Killed | State::Unknown);
+        let last = match LastValues::told(&told).filter(|_| has_ended) {
+            Some(last) => last,
+            None => LastValues::at_the_end(dir.metrics(), &told)?,
         };
         let name = dir.place().name().unwrap_or_default().to_owned();
-        Ok(Self { dir, name, state, told, train, eval, tokens_per_second })
+        Ok(Self { dir, name, state, told, last })
     }
 
     /// Its directory.
@@ -117,14 +115,10 @@ impl RunSummary {
         self.dir.path()
     }
 
-    /// The last step that it has written down.
-    pub fn step(&self) -> u64 {
-        self.train.last().map_or(0, |&(step, _)| step)
-    }
-
-    /// The evaluation with the lowest loss.
-    pub fn best(&self) -> Option<(u64, f64)> {
-        lowest(&self.eval)
+    /// The losses of all its steps, from its metrics.
+    pub fn losses(&self) -> Result<Vec<(u64, f64)>> {
+        let metrics = self.dir.metrics();
+        if metrics.is_file() { Ok(curves(&metrics)?.train) } else { Ok(Vec::new()) }
     }
 
     /// Whether there is a checkpoint to go on from.
@@ -143,11 +137,9 @@ impl RunSummary {
         all.insert("run".to_owned(), self.name.clone().into());
         all.insert("path".to_owned(), self.path().display().to_string().into());
         all.insert("status".to_owned(), self.state.name().into());
-        all.insert("step".to_owned(), self.step().into());
-        all.insert("loss".to_owned(), self.train.last().map(|&(_, loss)| loss).into());
-        let best = self.best().map(|(step, loss)| json!({ "step": step, "loss": loss }));
-        all.insert("best_evaluation".to_owned(), best.into());
-        all.insert("tokens_per_second".to_owned(), self.tokens_per_second.into());
+        if let Ok(Value::Object(last)) = serde_json::to_value(self.last) {
+            all.extend(last);
+        }
         all.into()
     }
 

@@ -8,6 +8,8 @@
 //!     params.json            its parameters
 //!     lock                   held by the process that goes on with the run
 //!     metrics.jsonl          one JSON object a step
+//!     samples.jsonl          texts of the model on the way
+//!     output.log             the lines that the recipe printed
 //!     loss.svg
 //!     checkpoints/
 //! ```
@@ -30,8 +32,15 @@ use crate::{
 const RUN: &str = "run.json";
 
 /// The files that are written to replace others.
-const FILES: [&str; 6] =
-    [RUN, "command.txt", "recipe.rhai", "params.json", "metrics.jsonl", "loss.svg"];
+const FILES: [&str; 7] = [
+    RUN,
+    "command.txt",
+    "recipe.rhai",
+    "params.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "loss.svg",
+];
 
 /// The directory of one run.
 #[derive(Debug, Clone)]
@@ -173,6 +182,16 @@ impl RunDir {
     /// Where the metrics are.
     pub fn metrics(&self) -> Place {
         self.place.join("metrics.jsonl")
+    }
+
+    /// Where the samples are.
+    pub fn samples(&self) -> Place {
+        self.place.join("samples.jsonl")
+    }
+
+    /// Where the lines are that the recipe printed.
+    pub fn output_log(&self) -> Place {
+        self.place.join("output.log")
     }
 
     /// Where the loss curve is.

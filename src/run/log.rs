@@ -6,9 +6,14 @@
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
 use crate::{
+    engine::MemoryUse,
     error::Result,
     fs::write_atomic,
-    run::{Evaluated, MetricsLog, Record, RunDir, StepReport, loss_svg, metrics::curves},
+    run::{
+        Evaluated, EvaluationAt, LastValues, Record, RunDir, Sample, StepLog, StepReport, loss_svg,
+        metrics::{Curves, curves},
+        step_log::forget_after,
+    },
 };
 
 /// How long a paced log is silent at most, and about how often it speaks.
@@ -44,28 +49,44 @@ impl LineInterval {
 #[derive(Debug)]
 pub struct RunLog {
     dir: RunDir,
-    metrics: MetricsLog,
+    metrics: StepLog,
+    /// Opened by the first sample.
+    samples: Option<StepLog>,
     interval: LineInterval,
+    /// The memory by kind that was written last.
+    memory: MemoryUse,
     steps_seen: u64,
     last_line: Duration,
 }
 
 impl RunLog {
     /// Opens the log of the run in `dir`. `resumed_after` is the step of the checkpoint that the
-    /// run goes on from; metrics of later steps are dropped. `None` for a new run.
+    /// run goes on from; metrics and samples of later steps are dropped. `None` for a new run.
     pub fn open(dir: &RunDir, resumed_after: Option<u64>, interval: LineInterval) -> Result<Self> {
         let metrics = match resumed_after {
-            Some(step) => MetricsLog::resume(dir.metrics(), step)?,
-            None => MetricsLog::open(dir.metrics())?,
+            Some(step) => {
+                forget_after(&dir.samples(), step)?;
+                StepLog::resume(dir.metrics(), step)?
+            }
+            None => StepLog::open(dir.metrics())?,
         };
-        let last_line = Duration::ZERO;
-        Ok(Self { dir: dir.clone(), metrics, interval, steps_seen: 0, last_line })
+        Ok(Self {
+            dir: dir.clone(),
+            metrics,
+            samples: None,
+            interval,
+            memory: MemoryUse::default(),
+            steps_seen: 0,
+            last_line: Duration::ZERO,
+        })
     }
 
     /// Writes a step down; returns the line to show, if it is time for one. A skipped step always
     /// gets one.
     pub fn on_step(&mut self, report: &StepReport) -> Result<Option<String>> {
-        self.metrics.append(&Record::from(report))?;
+        let memory = report.values.memory_use;
+        let is_new = memory != std::mem::replace(&mut self.memory, memory);
+        self.metrics.append(&Record { memory: is_new.then_some(memory), ..report.into() })?;
         self.steps_seen += 1;
         if !self.is_due(report) {
             return Ok(None);
@@ -80,9 +101,29 @@ impl RunLog {
         Ok(format!("step {step}  eval loss {loss:.3}  perplexity {perplexity:.2}"))
     }
 
+    /// Writes a sample down.
+    pub fn on_sample(&mut self, sample: &Sample) -> Result<()> {
+        let samples = match &mut self.samples {
+            Some(samples) => samples,
+            none => none.insert(StepLog::open(self.dir.samples())?),
+        };
+        samples.append(sample)
+    }
+
     /// The losses of all evaluations by their steps.
     pub fn evaluations(&self) -> Result<Vec<(u64, f64)>> {
         Ok(curves(&self.dir.metrics())?.eval)
+    }
+
+    /// The last values that were written down.
+    pub(super) fn last_values(&self) -> Result<LastValues> {
+        let Curves { train, eval, tokens_per_second } = curves(&self.dir.metrics())?;
+        let loss = train.last().map(|&(_, loss)| loss);
+        let mut last = LastValues { loss, tokens_per_second, ..LastValues::default() };
+        for (step, loss) in eval {
+            last.improve(EvaluationAt { step, loss });
+        }
+        Ok(last)
     }
 
     /// Draws `loss.svg`; returns where it is, or `None` when there is no loss to draw. May be called
@@ -171,6 +212,24 @@ mod tests {
         let mut skipped = report(2, 0);
         skipped.values.skipped = Some(crate::engine::Skip::NotFinite);
         assert!(log.on_step(&skipped).unwrap().unwrap().contains("skipped"));
+    }
+
+    #[test]
+    fn memory_by_kind_is_written_where_it_is_new() {
+        let (_root, dir) = run();
+        let mut log = RunLog::open(&dir, None, LineInterval::Never).unwrap();
+        for (step, parameters) in [(1, 5), (2, 5), (3, 6)] {
+            let mut report = report(step, 0);
+            report.values.memory_use.parameters = parameters;
+            log.on_step(&report).unwrap();
+        }
+        let told: Vec<_> = fs::read_to_string(dir.metrics().path())
+            .unwrap()
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+            .map(|line| line.get("memory").map(|memory| memory["parameters"].clone()))
+            .collect();
+        assert_eq!(told, [Some(5.into()), None, Some(6.into())]);
     }
 
     #[test]

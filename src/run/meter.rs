@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    engine::{PhaseTimes, Skip},
+    engine::{MemoryUse, PhaseTimes, Skip},
     units::{Bytes, proc_bytes},
 };
 
@@ -41,6 +41,8 @@ pub struct StepValues {
     pub skipped: Option<Skip>,
     /// The most bytes that libtorch has taken from the device, where it is not the host.
     pub device_bytes: Option<u64>,
+    /// This rank's memory by kind at the peak so far.
+    pub memory_use: MemoryUse,
     /// The times of the step's phases, where they were measured.
     pub phases: Option<PhaseTimes>,
 }
@@ -270,6 +272,7 @@ pub(super) mod tests {
             loss_scale: None,
             skipped: None,
             device_bytes: None,
+            memory_use: MemoryUse::default(),
             phases: None,
         }
     }

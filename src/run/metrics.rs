@@ -1,20 +1,22 @@
-//! `metrics.jsonl`: one JSON object a line, for any program to read while the run goes on.
+//! `metrics.jsonl`: the [log](super::step_log) of a run's steps and evaluations.
 //!
 //! A step's line has `step`, `loss`, `lr`, ...; an evaluation's `step`, `eval_loss`,
 //! `eval_perplexity`, the names that Hugging Face's Trainer uses. Numbers that JSON has no word for
-//! (an infinite norm) are `null`. Each line reaches the system with one write, so that a killed
-//! process leaves at most one torn line, the last; lines are not flushed to the disk one by one.
+//! (an infinite norm) are `null`.
 
-use std::{io::Write, path::PathBuf, time::Duration};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    engine::{PhaseTimes, Skip},
-    error::{Code, Error, IoContext, Result},
-    fs::{File, Place, read_to_string, write_atomic},
-    run::StepReport,
+    engine::{MemoryUse, PhaseTimes, Skip},
+    error::Result,
+    fs::Place,
+    run::{
+        StepReport,
+        step_log::{lines, step_of},
+    },
 };
 
 /// The line of a step.
@@ -64,6 +66,9 @@ pub struct Record {
     /// The most memory that libtorch has taken from the device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
+    /// Rank 0's memory by kind at the peak so far; only where the peak is a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory: Option<MemoryUse>,
 }
 
 /// The times of a step's phases on rank 0, in milliseconds; see [`PhaseTimes`].
@@ -105,13 +110,6 @@ pub struct Evaluated {
     pub eval_perplexity: f64,
 }
 
-/// An open `metrics.jsonl`.
-#[derive(Debug)]
-pub struct MetricsLog {
-    path: PathBuf,
-    file: File,
-}
-
 /// The losses of a run by step.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Curves {
@@ -147,41 +145,8 @@ impl From<&StepReport> for Record {
             resident_bytes: report.memory.map(|m| m.resident),
             peak_bytes: report.memory.map(|m| m.peak),
             device_bytes: values.device_bytes,
+            memory: None,
         }
-    }
-}
-
-impl MetricsLog {
-    /// Opens the log at `path` to append to; it is made when absent.
-    pub fn open(place: impl Into<Place>) -> Result<Self> {
-        let place = place.into();
-        Ok(Self { path: place.path().to_owned(), file: place.append()? })
-    }
-
-    /// Opens the log of a run that goes on after `step`: the lines of later steps, which will be
-    /// done again, and a torn last line are dropped.
-    pub fn resume(place: impl Into<Place>, step: u64) -> Result<Self> {
-        let place = place.into();
-        if place.exists() {
-            let mut kept = String::new();
-            for (line, value) in &lines(&place)? {
-                if step_of(value).is_none_or(|s| s <= step) {
-                    kept.push_str(line);
-                    kept.push('\n');
-                }
-            }
-            write_atomic(&place, kept.as_bytes())?;
-        }
-        Self::open(place)
-    }
-
-    /// Appends a line.
-    pub fn append(&mut self, record: &impl Serialize) -> Result<()> {
-        let mut line = serde_json::to_string(record).map_err(|e| {
-            Error::new(Code::Internal, "a metric cannot be written as JSON").caused_by(e)
-        })?;
-        line.push('\n');
-        self.file.write_all(line.as_bytes()).at("write", &self.path)
     }
 }
 
@@ -203,41 +168,16 @@ pub(super) fn curves(path: &Place) -> Result<Curves> {
     Ok(curves)
 }
 
-/// The lines with their values, without a torn last one.
-fn lines(path: &Place) -> Result<Vec<(String, Value)>> {
-    let text = read_to_string(path)?;
-    let mut found = Vec::new();
-    let count = text.lines().count();
-    for (i, line) in text.lines().enumerate() {
-        match serde_json::from_str::<Value>(line) {
-            Ok(value) if value.is_object() => found.push((line.to_owned(), value)),
-            _ if i + 1 == count && !text.ends_with('\n') => {}
-            _ => {
-                return Err(Error::new(
-                    Code::Io,
-                    format!("{} line {} is not a JSON object", path.display(), i + 1),
-                )
-                .hint("move the file away to go on without the earlier metrics"));
-            }
-        }
-    }
-    Ok(found)
-}
-
-fn step_of(value: &Value) -> Option<u64> {
-    value.get("step").and_then(Value::as_u64)
-}
-
 fn is_false(value: &bool) -> bool {
     !value
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, path::PathBuf};
 
     use super::*;
-    use crate::run::meter::tests::report;
+    use crate::run::{StepLog, meter::tests::report};
 
     fn log() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -252,7 +192,7 @@ mod tests {
     #[test]
     fn a_line_is_there_as_soon_as_it_is_appended() {
         let (_dir, path) = log();
-        let mut log = MetricsLog::open(&path).unwrap();
+        let mut log = StepLog::open(&path).unwrap();
         log.append(&Record::from(&report(1, 2))).unwrap();
         assert_eq!(
             fs::read_to_string(&path).unwrap(),
@@ -263,44 +203,25 @@ mod tests {
     }
 
     #[test]
-    fn resuming_drops_the_steps_that_will_be_done_again() {
+    fn losses_are_read_back_by_step() {
         let (_dir, path) = log();
-        let mut log = MetricsLog::open(&path).unwrap();
-        for step in 1..=4 {
+        let mut log = StepLog::open(&path).unwrap();
+        for step in 1..=2 {
             log.append(&Record::from(&report(step, step))).unwrap();
             log.append(&evaluated(step, step as f64)).unwrap();
         }
-        let mut log = MetricsLog::resume(&path, 2).unwrap();
-        log.append(&evaluated(3, 0.5)).unwrap();
         let curves = curves(&(&path).into()).unwrap();
         assert_eq!(curves.train, [(1, 4.2134), (2, 4.2134)]);
-        assert_eq!(curves.eval, [(1, 1.0), (2, 2.0), (3, 0.5)]);
-    }
-
-    #[test]
-    fn a_torn_last_line_is_dropped_and_any_other_is_an_error() {
-        let (_dir, path) = log();
-        fs::write(&path, "{\"step\":1,\"loss\":2.0}\n{\"step\":2,\"lo").unwrap();
-        MetricsLog::resume(&path, 9).unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "{\"step\":1,\"loss\":2.0}\n");
-        fs::write(&path, "{\"step\":1}\n[]\n").unwrap();
-        let e = MetricsLog::resume(&path, 9).unwrap_err();
-        assert!(e.message().contains("line 2 is not a JSON object"), "{e}");
+        assert_eq!(curves.eval, [(1, 1.0), (2, 2.0)]);
     }
 
     #[test]
     fn what_is_not_finite_is_null_and_no_part_of_a_curve() {
         let (_dir, path) = log();
-        let mut log = MetricsLog::resume(&path, 0).unwrap();
+        let mut log = StepLog::open(&path).unwrap();
         log.append(&evaluated(1, f64::NAN)).unwrap();
         log.append(&evaluated(2, 3.0)).unwrap();
         assert!(fs::read_to_string(&path).unwrap().contains("\"eval_loss\":null"));
         assert_eq!(curves(&(&path).into()).unwrap().eval, [(2, 3.0)]);
-    }
-
-    #[test]
-    fn a_full_disk_is_an_error() {
-        let mut log = MetricsLog::open("/dev/full").unwrap();
-        assert_eq!(log.append(&evaluated(1, 1.0)).unwrap_err().code(), Code::DiskFull);
     }
 }

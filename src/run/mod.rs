@@ -10,35 +10,45 @@
 //! all of it is rank 0's.
 
 mod catalog;
+mod checkpoints;
 mod dir;
 mod header;
 mod interrupt;
+mod last_values;
 mod lock;
 mod log;
 mod meter;
 mod metrics;
 mod monitor;
+mod output_log;
 mod plot;
 mod plot_points;
+mod ranks;
 mod record;
+mod samples;
 mod series;
+mod step_log;
 mod tail;
 mod training;
 mod trial;
 mod watched;
 
 pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
+pub use checkpoints::{load_checkpoint, save_checkpoint};
 pub use dir::{RunDir, check_name, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
+pub use last_values::{EvaluationAt, LastValues};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Count, Elapsed, Memory, Meter, StepReport, StepValues};
-pub use metrics::{Evaluated, MetricsLog, PhaseMs, Record};
+pub use metrics::{Evaluated, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
+pub use output_log::OutputLog;
 pub use plot::{curve_svg, loss_svg, losses_svg};
 pub use plot_points::{Axes, points_svg};
+pub use ranks::RankRecord;
 pub use record::{RunEnding, Status};
+pub use samples::Sample;
 pub use series::Series;
-pub use training::{
-    Shown, Start, TOLD_DIR, Training, TrainingOptions, load_checkpoint, save_checkpoint,
-};
+pub use step_log::StepLog;
+pub use training::{Shown, Start, TOLD_DIR, Training, TrainingOptions};
 pub use watched::{Quantity, Watched};

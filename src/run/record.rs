@@ -12,7 +12,10 @@ use serde_json::{Map, Value};
 
 use super::{
     dir::{Beginning, Identity, RunDir},
+    last_values::{EvaluationAt, LastValues},
     log::draw_losses,
+    meter::StepReport,
+    ranks::RankRecord,
 };
 use crate::{
     data::Loader,
@@ -51,12 +54,16 @@ struct RunRecord {
     resumed_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
-    step: u64,
+    #[serde(flatten)]
+    last: LastValues,
     total_steps: u64,
     /// The version of dsr.
     dsr: &'static str,
     #[serde(flatten)]
     engine: EngineFacts,
+    /// Each of several ranks, once the first step is done.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ranks: Vec<RankRecord>,
     recipe_sha256: String,
     params: Map<String, Value>,
     /// The fingerprint of the data and of what is done to it.
@@ -68,12 +75,12 @@ struct RunRecord {
 pub struct RunEnding(Rc<RefCell<(RunDir, RunRecord)>>);
 
 impl RunEnding {
-    /// Writes down that the run in `dir` has started, or goes on.
+    /// Writes down that the run in `dir` has started, or goes on after the step of `last`.
     pub(super) fn begin(
         dir: &RunDir,
         (engine, loader): (&Engine, &Loader),
         recipe: &RecipeRecord,
-        total_steps: u64,
+        (last, total_steps): (LastValues, u64),
     ) -> Result<Self> {
         let now = now();
         let Beginning { identity, started_at: before } = dir.beginning()?;
@@ -84,10 +91,11 @@ impl RunEnding {
             resumed_at: before.as_ref().map(|_| now.clone()),
             started_at: before.unwrap_or(now),
             ended_at: None,
-            step: engine.global_step(),
+            last: LastValues { step: engine.global_step(), ..last },
             total_steps,
             dsr: env!("CARGO_PKG_VERSION"),
             engine: engine.facts(),
+            ranks: Vec::new(),
             recipe_sha256: sha256(recipe.source.as_bytes()),
             params: recipe.params.clone(),
             data: loader.saved_place()?.data,
@@ -97,8 +105,24 @@ impl RunEnding {
     }
 
     /// Notes a step; it is written when the run ends.
-    pub(super) fn on_step(&self, step: u64) {
-        self.0.borrow_mut().1.step = step;
+    pub(super) fn on_step(&self, report: &StepReport) {
+        let last = &mut self.0.borrow_mut().1.last;
+        last.step = report.values.step;
+        last.loss = Some(report.values.loss).filter(|loss| loss.is_finite());
+        last.tokens_per_second = Some(report.tokens_per_second);
+    }
+
+    /// Writes an evaluation down where it is the best so far.
+    pub(super) fn on_evaluation(&self, found: EvaluationAt) -> Result<()> {
+        let (dir, record) = &mut *self.0.borrow_mut();
+        if record.last.improve(found) { write_json(dir.told_in(), record) } else { Ok(()) }
+    }
+
+    /// Writes down the ranks and their memory so far.
+    pub(super) fn tell_ranks(&self, ranks: Vec<RankRecord>) -> Result<()> {
+        let (dir, record) = &mut *self.0.borrow_mut();
+        record.ranks = ranks;
+        write_json(dir.told_in(), record)
     }
 
     /// Writes down how the run ended, with its curve. The first end is the one that counts, but for a

@@ -31,6 +31,8 @@ pub(super) struct Tail {
     head: Range<u64>,
     /// The end of what is read.
     end: u64,
+    /// Whether the beginning is left out.
+    is_end_alone: bool,
 }
 
 /// A piece that a look at a log gives.
@@ -44,7 +46,12 @@ pub(super) enum Part<'a> {
 
 impl Tail {
     pub(super) fn of(place: Place) -> Self {
-        Self { place, inode: None, head: 0..0, end: 0 }
+        Self { place, inode: None, head: 0..0, end: 0, is_end_alone: false }
+    }
+
+    /// The end of a log, and what is appended: what is further up than its last 256 KiB is never read.
+    pub(super) fn end_of(place: Place) -> Self {
+        Self { is_end_alone: true, ..Self::of(place) }
     }
 
     /// Whether the beginning is read too.
@@ -98,7 +105,8 @@ impl Tail {
             _ => text.iter().position(|&b| b == b'\n').map_or(text.len(), |at| at + 1),
         };
         let whole = first + lines(&text[first..], take);
-        self.head = 0..start + first as u64;
+        let head = if self.is_end_alone { 0 } else { start + first as u64 };
+        self.head = 0..head;
         self.end = start + whole as u64;
         Ok(())
     }

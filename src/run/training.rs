@@ -9,9 +9,12 @@ use std::{
 };
 
 use super::{
-    Interrupt, LineInterval, Meter, RunDir, RunLog, StepReport, StepValues, find_latest, header,
+    EvaluationAt, Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport,
+    StepValues, find_latest, header, load_checkpoint,
     lock::RunLock,
+    ranks,
     record::{RunEnding, Status},
+    save_checkpoint,
     trial::Trial,
 };
 use crate::{
@@ -81,6 +84,8 @@ pub struct Training {
     _lock: Option<RunLock>,
     /// Removes the directory of a run that is only tried, on rank 0.
     trial: Option<Trial>,
+    /// Whether the ranks have told what they compute on and the memory that a step takes.
+    ranks_told: bool,
     /// The step of the newest checkpoint.
     saved: Option<u64>,
     /// The lowest loss of an evaluation, where its checkpoint is kept.
@@ -149,8 +154,10 @@ impl Training {
         }
         shown.lines.extend(warnings.into_iter().filter(|_| is_first));
         let begun = (&*engine, &*loader);
-        let (recipe, total) = (&options.recipe, options.total_steps);
-        let ending = files.as_ref().map(|(dir, _)| RunEnding::begin(dir, begun, recipe, total));
+        let ending = files.as_ref().map(|(dir, log)| {
+            let last = (log.last_values()?, options.total_steps);
+            RunEnding::begin(dir, begun, &options.recipe, last)
+        });
         let ending = ending.transpose()?;
         let meter = Meter::start(Some(options.total_steps), Instant::now());
         let saved = resumed.map(|_| step);
@@ -161,7 +168,19 @@ impl Training {
             false => None,
         };
         let drawn = (Duration::ZERO, Duration::ZERO);
-        Ok((Self { options, meter, ending, drawn, files, _lock: lock, trial, saved, best }, shown))
+        let training = Self {
+            options,
+            meter,
+            ending,
+            drawn,
+            files,
+            _lock: lock,
+            trial,
+            ranks_told: false,
+            saved,
+            best,
+        };
+        Ok((training, shown))
     }
 
     /// What the run tells of itself, on rank 0: for whoever knows how it ends.
@@ -224,15 +243,19 @@ impl Training {
             device_bytes: engine.allocator()?.map(|held| held.max_reserved),
             flops: outcome.flops,
             peak_flops: engine.peak_flops(),
+            memory_use: engine.memory(),
             phases: engine.phase_times(),
         };
         let report = self.meter.report(values, Instant::now());
         let mut shown = Shown::default();
         if let Some((_, log)) = &mut self.files {
             shown.lines.extend(log.on_step(&report)?);
-            self.ending.iter().for_each(|ending| ending.on_step(report.values.step));
+            self.ending.iter().for_each(|ending| ending.on_step(&report));
             self.renew_curve(report.elapsed)?;
             shown.report = Some(report);
+        }
+        if !self.ranks_told {
+            self.tell_ranks(engine)?;
         }
         let due = |every: u64| engine.global_step().is_multiple_of(every);
         if self.options.save_every.is_some_and(due) {
@@ -252,10 +275,24 @@ impl Training {
         self.trial.iter_mut().for_each(Trial::evaluated);
         match &mut self.files {
             Some((_, log)) => {
-                log.on_evaluate(step, evaluation.loss, evaluation.perplexity).map(Some)
+                let line = log.on_evaluate(step, evaluation.loss, evaluation.perplexity)?;
+                let found = EvaluationAt { step, loss: evaluation.loss };
+                self.ending.iter().try_for_each(|ending| ending.on_evaluation(found))?;
+                Ok(Some(line))
             }
             None => Ok(None),
         }
+    }
+
+    /// Writes a sample of the model down, on rank 0.
+    pub fn on_sample(&mut self, sample: &Sample) -> Result<()> {
+        self.files.as_mut().map_or(Ok(()), |(_, log)| log.on_sample(sample))
+    }
+
+    /// The log of what the recipe prints, on rank 0; a run that is only tried keeps none.
+    pub fn output_log(&self) -> Option<OutputLog> {
+        let (dir, _) = self.files.as_ref().filter(|_| self.trial.is_none())?;
+        Some(OutputLog::at(dir.output_log()))
     }
 
     /// Saves a checkpoint that stays where this evaluation is the best so far. Every rank must call it.
@@ -290,9 +327,20 @@ impl Training {
             engine.write_state(None, None, None)?;
         }
         engine.group().barrier()?;
+        self.tell_ranks(engine)?;
         self.saved = Some(engine.global_step());
         self.meter.exclude(began.elapsed());
         Ok(())
+    }
+
+    /// Writes down what each of several ranks computes on, and its memory so far. Every rank must call it.
+    fn tell_ranks(&mut self, engine: &Engine) -> Result<()> {
+        self.ranks_told = true;
+        if engine.group().world_size() == 1 {
+            return Ok(());
+        }
+        let ranks = ranks::gathered(engine)?;
+        self.ending.as_ref().map_or(Ok(()), |ending| ending.tell_ranks(ranks))
     }
 
     /// The error for data that ended before the last step; what was trained is saved.
@@ -338,52 +386,6 @@ impl Training {
         self.end(Status::Interrupted)?;
         Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
     }
-}
-
-/// Saves the state of `engine`, with the place of `loader`, as a checkpoint of `store`. One rank
-/// calls it, the others meanwhile [`Engine::write_state`] without a directory.
-pub fn save_checkpoint(
-    engine: &Engine,
-    store: &Store,
-    keep: Option<usize>,
-    loader: Option<&Loader>,
-    recipe: Option<RecipeRecord>,
-) -> Result<PathBuf> {
-    store.check_space(engine.state_bytes())?;
-    let place = loader.map(Loader::saved_place).transpose()?;
-    store.save(engine.global_step(), keep, |dir| {
-        engine.write_state(Some(dir), place, recipe)?;
-        match loader.and_then(Loader::tokenizer) {
-            Some(tokenizer) => engine.write_tokenizer(dir, &tokenizer),
-            None => Ok(()),
-        }
-    })
-}
-
-/// Brings `engine`, and `loader` if there is one, to the checkpoint in `dir`, which is verified.
-/// Returns the warnings about data, attention and averages that are not the checkpoint's.
-pub fn load_checkpoint(
-    engine: &mut Engine,
-    loader: Option<&mut Loader>,
-    dir: impl Into<Place>,
-) -> Result<Vec<String>> {
-    let dir = dir.into();
-    Store::verify(&dir)?;
-    let state = engine.read_state(&dir)?;
-    let mut warnings = Vec::from_iter(engine.other_attention(&state));
-    warnings.extend(engine.other_averages(&state));
-    let Some(loader) = loader else { return Ok(warnings) };
-    let place = state.loader.ok_or_else(|| {
-        let message = format!("checkpoint {} holds no place in the data", dir.display());
-        Error::new(Code::Checkpoint, message).hint("it was saved without a loader")
-    })?;
-    if loader.options().micro_batch_size == engine.config().micro_batch_size
-        && let Some(rows) = engine.keep_batch(state.micro_batch_size)
-    {
-        loader.read_rows(rows)?;
-    }
-    warnings.extend(loader.restore_saved(&place)?);
-    Ok(warnings)
 }
 
 /// The loss of the evaluation whose checkpoint is kept as the best: rank 0 knows it and tells the others.

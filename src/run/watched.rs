@@ -15,11 +15,14 @@ use super::{
     catalog::State,
     dir::{self, RunDir},
     lock::is_held,
+    ranks::RankRecord,
+    samples::{NewestSamples, Sample},
     series::Series,
     tail::{Part, Tail},
 };
 use crate::{
     config::suggest::nearest,
+    engine::MemoryUse,
     error::{Code, Error, Result},
 };
 
@@ -60,6 +63,7 @@ struct Line {
     tokens_per_second: Option<f64>,
     resident_bytes: Option<f64>,
     device_bytes: Option<f64>,
+    memory: Option<MemoryUse>,
     #[serde(default)]
     skipped: bool,
 }
@@ -72,6 +76,8 @@ struct Metrics {
     last: Line,
     /// The evaluation with the lowest loss.
     best: Option<(u64, f64)>,
+    /// The memory by kind that was written last, and its step.
+    memory: Option<(u64, MemoryUse)>,
     skipped: u64,
     unreadable: u64,
 }
@@ -82,8 +88,11 @@ pub struct Watched {
     dir: RunDir,
     tail: Tail,
     metrics: Metrics,
+    samples: NewestSamples,
     /// The content of `run.json`.
     told: Map<String, Value>,
+    /// The ranks that it tells of.
+    ranks: Vec<RankRecord>,
     state: State,
     /// When something came, or the lock was looked at.
     stirred: Instant,
@@ -101,8 +110,9 @@ impl Watched {
         let held = is_held(dir.place());
         let state = State::of(&told, held);
         let tail = Tail::of(dir.metrics());
-        let metrics = Metrics::default();
-        let mut watched = Self { dir, tail, metrics, told, state, stirred: Instant::now() };
+        let (metrics, samples) = (Metrics::default(), NewestSamples::of(dir.samples()));
+        let (ranks, stirred) = (ranks_in(&told), Instant::now());
+        let mut watched = Self { dir, tail, metrics, samples, told, ranks, state, stirred };
         watched.look(Duration::ZERO)?;
         // What was there before says nothing of a process.
         watched.state = State::of(&watched.told, held);
@@ -117,6 +127,7 @@ impl Watched {
             Part::Anew => *metrics = Metrics::default(),
             Part::Line(line) => metrics.add(line),
         })?;
+        let is_new = self.samples.look(patience)? || is_new;
         // It is replaced as a whole, and never half there.
         let told = self.dir.told()?;
         let mut state = State::said(&told);
@@ -130,6 +141,9 @@ impl Watched {
             }
         }
         let has_changed = is_new || state != self.state || told != self.told;
+        if told != self.told {
+            self.ranks = ranks_in(&told);
+        }
         (self.told, self.state) = (told, state);
         Ok(has_changed)
     }
@@ -167,6 +181,11 @@ impl Watched {
         &self.metrics.series[quantity as usize]
     }
 
+    /// The samples of its model that were written down last, the newest first.
+    pub fn samples(&self) -> impl Iterator<Item = &Sample> {
+        self.samples.newest()
+    }
+
     /// The last step that it has written down.
     pub fn step(&self) -> u64 {
         self.metrics.last.step
@@ -184,6 +203,16 @@ impl Watched {
             Quantity::HostMemory => last.resident_bytes,
             Quantity::DeviceMemory => last.device_bytes,
         }
+    }
+
+    /// Rank 0's memory by kind at the peak so far.
+    pub fn memory(&self) -> Option<MemoryUse> {
+        self.metrics.memory.map(|(_, memory)| memory)
+    }
+
+    /// The ranks, where there are several and the first step is done.
+    pub fn ranks(&self) -> &[RankRecord] {
+        &self.ranks
     }
 
     /// The evaluation with the lowest loss.
@@ -231,6 +260,11 @@ impl Metrics {
             value.into_iter().for_each(|value| series.add(line.step, value));
         }
         self.skipped += u64::from(line.skipped);
+        if let Some(memory) = line.memory
+            && self.memory.is_none_or(|(step, _)| step <= line.step)
+        {
+            self.memory = Some((line.step, memory));
+        }
         match line.eval_loss {
             // The first of equal ones, in whatever order they are read.
             Some(loss) if self.best.is_none_or(|(step, best)| (loss, line.step) < (best, step)) => {
@@ -241,6 +275,11 @@ impl Metrics {
             None => {}
         }
     }
+}
+
+fn ranks_in(told: &Map<String, Value>) -> Vec<RankRecord> {
+    let ranks = told.get("ranks").map(Vec::<RankRecord>::deserialize);
+    ranks.and_then(Result::ok).unwrap_or_default()
 }
 
 fn named(root: &Path, run: &str) -> Result<RunDir> {

@@ -5,7 +5,14 @@ use std::{
     rc::Rc,
 };
 
-use crate::hub::Progress;
+use crate::{
+    error::{Error, Result},
+    hub::Progress,
+    run::OutputLog,
+};
+
+/// Bytes of lines that are kept until a run starts, whose log then has them.
+const MOST_EARLY: usize = 1 << 20;
 
 /// Takes lines without their ends.
 type Sink = Box<dyn FnMut(&str)>;
@@ -28,6 +35,20 @@ pub struct Output {
     /// Takes the lines of `print` and `debug`.
     sink: RefCell<Sink>,
     printed: Cell<u64>,
+    log: RefCell<Log>,
+}
+
+/// Where printed lines are kept.
+#[derive(Default)]
+struct Log {
+    /// The lines before the run.
+    early: String,
+    /// How many of them were too many.
+    left_out: u64,
+    /// The log of the run.
+    of_run: Option<OutputLog>,
+    /// The error of a line that could not be written, until the recipe ends with it.
+    failed: Option<Error>,
 }
 
 impl Output {
@@ -41,6 +62,7 @@ impl Output {
             show_progress: Box::new(|_, _, _| ()),
             sink: RefCell::new(Box::new(sink)),
             printed: Cell::new(0),
+            log: RefCell::default(),
         }
     }
 
@@ -49,6 +71,9 @@ impl Output {
         self.printed.update(|bytes| bytes.saturating_add(line.len() as u64 + 1));
         if self.is_exceeded() {
             return;
+        }
+        if let Ok(mut log) = self.log.try_borrow_mut() {
+            log.keep(line);
         }
         // A sink that prints through the host again would only lose its own line.
         if let Ok(mut sink) = self.sink.try_borrow_mut() {
@@ -64,6 +89,34 @@ impl Output {
     /// Counts the bytes from the start again, for the next input.
     pub(crate) fn restart(&self) {
         self.printed.set(0);
+        let mut log = self.log.borrow_mut();
+        (log.early, log.left_out) = Default::default();
+    }
+
+    /// Keeps what is printed from now on in the log of a run, behind what was printed before it.
+    ///
+    /// # Errors
+    /// The log cannot be written.
+    pub(crate) fn keep_in(&self, of_run: Option<OutputLog>) -> Result<()> {
+        let mut log = self.log.borrow_mut();
+        let (early, left_out) = (std::mem::take(&mut log.early), std::mem::take(&mut log.left_out));
+        log.of_run = of_run;
+        let Some(of_run) = &mut log.of_run else { return Ok(()) };
+        early.strip_suffix('\n').map_or(Ok(()), |lines| of_run.append(lines))?;
+        match left_out {
+            0 => Ok(()),
+            n => of_run.append(&format!("(and {n} more before the run)")),
+        }
+    }
+
+    /// Keeps nothing of what is printed from now on.
+    pub(crate) fn keep_no_more(&self) {
+        self.log.borrow_mut().of_run = None;
+    }
+
+    /// The error of a line that could not be kept, once.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.log.borrow_mut().failed.take()
     }
 
     /// Tells the user one line that is no output of the recipe.
@@ -74,5 +127,23 @@ impl Output {
     /// Shows that `done` of `total` steps of a run are done, with the progress line.
     pub fn progress(&self, done: u64, total: u64, line: &str) {
         (self.show_progress)(done, total, line);
+    }
+}
+
+impl Log {
+    fn keep(&mut self, line: &str) {
+        match &mut self.of_run {
+            Some(of_run) => {
+                if let Err(e) = of_run.append(line) {
+                    self.of_run = None;
+                    self.failed = Some(e);
+                }
+            }
+            None if self.early.len() + line.len() < MOST_EARLY && self.left_out == 0 => {
+                self.early.push_str(line);
+                self.early.push('\n');
+            }
+            None => self.left_out += 1,
+        }
     }
 }

@@ -52,6 +52,9 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
         if host.output.is_exceeded() {
             return Some(terminated(printed_too_much(host.output.limit)));
         }
+        if let Some(e) = host.output.failure() {
+            return Some(terminated(e));
+        }
         let is_due = operations.is_multiple_of(OPERATIONS_PER_LOOK);
         is_due.then(|| memory.exceeded()).flatten().map(terminated)
     });

@@ -64,6 +64,9 @@ impl Session {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
         };
+        // The last line may be the one that could not be kept.
+        let ended =
+            ended.and_then(|()| self.host.output.failure().map_or(Ok(()), |e| Err(e.into())));
         self.end_run(&ended)?;
         ended
     }

@@ -13,7 +13,10 @@ const TRAINING: &str = r#"
     let e = init_engine(m, #{ micro_batch_size: 2, csv_monitor: csv });
     let l = dataset("rows.jsonl").loader(#{ micro_batch_size: 2, endless: true });
     let run = start_run(e, l, #{ total_steps: P::steps, save_every: 1, name: "r" });
-    for b in run { e.backward(e.forward(b)); if e.step() { run.after_step(); } }
+    for b in run {
+        e.backward(e.forward(b));
+        if e.step() { run.after_step(); print("a line"); run.log_sample("a prompt", "a text"); }
+    }
     run.finish();
 "#;
 
@@ -28,7 +31,16 @@ fn a_run_that_is_gone_on_with_is_written_through_no_link() {
     user.says(&["run", "r.rhai"]);
     let victim = user.home.path().join("out/victim");
     write(&victim, "victim");
-    let files = ["metrics.jsonl", "command.txt", "recipe.rhai", "params.json", "loss.svg", "lock"];
+    let files = [
+        "metrics.jsonl",
+        "samples.jsonl",
+        "output.log",
+        "command.txt",
+        "recipe.rhai",
+        "params.json",
+        "loss.svg",
+        "lock",
+    ];
     let files = files.map(|file| format!("runs/r/{file}"));
     for (i, file) in files.iter().map(String::as_str).chain(["logs/j/Train_loss.csv"]).enumerate() {
         let new = user.home.path().join("out/new");

@@ -15,6 +15,7 @@ pub(crate) mod terminal;
 pub(crate) mod tiny;
 pub(crate) mod tiny_run;
 pub(crate) mod user;
+pub(crate) mod watched_run;
 pub(crate) mod web_server;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -17,9 +17,9 @@ const COLORS: [&str; 16] = [
     "#7f849c", "#f38ba8", "#a6e3a1", "#f9e2af", "#89b4fa", "#f5c2e7", "#94e2d5", "#ffffff",
 ];
 
-/// The first `rows` rows of a screen. Each stretch of one style has the width of its characters, so
+/// The first `rows` rows of a screen, each stretch of one style as `steady` makes it. Each stretch of one style has the width of its characters, so
 /// that any font keeps the columns.
-pub(crate) fn svg(screen: &Screen, rows: u16) -> String {
+pub(crate) fn svg(screen: &Screen, rows: u16, steady: impl Fn(&str) -> String) -> String {
     let columns = screen.size().1.get();
     let width = f32::from(columns) * WIDTH + 2.0 * MARGIN;
     let height = f32::from(rows) * HEIGHT + 2.0 * MARGIN;
@@ -34,13 +34,13 @@ pub(crate) fn svg(screen: &Screen, rows: u16) -> String {
             (0..columns).filter_map(|column| screen.cell(row, column)).collect();
         let mut from = 0;
         for stretch in cells.chunk_by(|a, b| style(a) == style(b)) {
-            let text: String = stretch.iter().map(|cell| shown(cell)).collect();
+            let text = steady(&stretch.iter().map(|cell| shown(cell)).collect::<String>());
             if !text.trim().is_empty() {
                 let x = MARGIN + f32::from(from) * WIDTH;
                 let y = MARGIN + (f32::from(row) + 0.75) * HEIGHT;
                 let _ = writeln!(picture, "{}", element(&text, stretch[0], x, y));
             }
-            from += u16::try_from(stretch.len()).unwrap();
+            from += u16::try_from(text.chars().count()).unwrap();
         }
     }
     picture.push_str("</svg>\n");

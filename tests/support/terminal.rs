@@ -22,6 +22,7 @@ pub(crate) const CTRL_D: &str = "\x04";
 pub(crate) const CTRL_R: &str = "\x12";
 pub(crate) const ENTER: &str = "\r";
 pub(crate) const TAB: &str = "\t";
+pub(crate) const BACK_TAB: &str = "\x1b[Z";
 
 /// A program with a terminal of its own.
 pub(crate) struct Terminal {
@@ -138,7 +139,12 @@ impl Terminal {
 
     /// The first rows of the screen as an SVG.
     pub(crate) fn picture(&self, rows: u16) -> String {
-        picture::svg(self.screen.lock().unwrap().screen(), rows)
+        self.steady_picture(rows, str::to_owned)
+    }
+
+    /// The first rows of the screen as an SVG, in which `steady` has replaced what is never the same.
+    pub(crate) fn steady_picture(&self, rows: u16, steady: impl Fn(&str) -> String) -> String {
+        picture::svg(self.screen.lock().unwrap().screen(), rows, steady)
     }
 
     /// The text on the screen, without blank lines at the end.

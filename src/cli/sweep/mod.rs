@@ -21,6 +21,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use self::{
     grid::Point,
     standing::{Planned, Standing},
+    table::Results,
 };
 use super::{
     Console, console,
@@ -30,6 +31,7 @@ use super::{
     origin::LockArgs,
     run_args::{ParamArgs, RunArgs},
     signals,
+    style::{STRONG, painted},
     words::own_words,
 };
 use crate::{
@@ -70,6 +72,10 @@ pub(super) struct SweepArgs {
     #[arg(long)]
     dry_run: bool,
 
+    /// Print the table as JSON, and what the runs print on standard error.
+    #[arg(long)]
+    json: bool,
+
     #[command(flatten)]
     grants: GrantArgs,
 
@@ -86,7 +92,10 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
         .map(|point| args.plan(point, &recipe, &runs, console))
         .collect::<Result<_, Failure>>()?;
     if args.dry_run {
-        console::out(&table::planned(&planned));
+        console::out(&match args.json {
+            true => format!("{:#}\n", table::planned_as_json(&planned)),
+            false => table::planned(&planned),
+        });
         return Ok(());
     }
     // The questions are asked once, before the first run.
@@ -97,7 +106,11 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
     let interrupt = Interrupt::new();
     signals::install(&interrupt)?;
     let outcome = args.run_all(&planned, &interrupt, verbose);
-    console::out(&table::results(&planned)?);
+    let results = Results::of(&planned)?;
+    console::out(&match args.json {
+        true => format!("{:#}\n", results.as_json()),
+        false => results.as_table(),
+    });
     Ok(outcome?)
 }
 
@@ -149,6 +162,7 @@ impl SweepArgs {
         let mut failed = Vec::new();
         for (i, Planned { point, standing }) in planned.iter().enumerate() {
             let of_all = format!("run {} of {}: {}", i + 1, planned.len(), point.name);
+            let of_all = if console::colors() { painted(&of_all, STRONG) } else { of_all };
             if let Standing::Complete(state) = standing {
                 console::err(&format!("{of_all} is {}\n", state.name()));
                 continue;
@@ -198,7 +212,10 @@ impl SweepArgs {
             Some(ranks) => command.arg("launch").arg(format!("--nproc-per-node={ranks}")),
             None => command.arg("run"),
         };
-        command.args(run.words());
+        command.args(run.words()).args(console::colour_argument());
+        if self.json {
+            command.stdout(std::io::stderr());
+        }
         command
             .spawn()
             .map_err(|e| Error::new(Code::Io, "cannot start a process of dsr").caused_by(e))

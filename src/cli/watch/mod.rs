@@ -3,7 +3,10 @@
 //! The screen looks at the run's files four times a second, for at most [`PATIENCE`] each time, and is drawn
 //! anew once a second where something changed, and after each key. It has no part in the run: see [`Watched`].
 
+mod memory;
 mod pane;
+mod ranks;
+mod samples;
 mod screen;
 
 use std::time::{Duration, Instant};
@@ -12,10 +15,13 @@ use clap::Args;
 use ratatui::{
     DefaultTerminal, Terminal,
     backend::TestBackend,
-    crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+    crossterm::{
+        event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers},
+        style,
+    },
 };
 
-use self::screen::{View, draw};
+use self::screen::{View, draw, rows_of_text};
 use super::{console, runs::RootArgs, signals};
 use crate::{
     error::{Code, Error, Result},
@@ -31,7 +37,8 @@ const DRAWN_AFTER: Duration = Duration::from_secs(1);
 /// How long a look may take where much is to be read: one per cent of the time.
 const PATIENCE: Duration = Duration::from_micros(2500);
 
-/// Columns and rows of the screen that is printed where there is no terminal.
+/// Columns and rows of the screen that is printed where there is no terminal; samples and ranks have rows of
+/// their own.
 const PRINTED: (u16, u16) = (100, 30);
 
 #[derive(Debug, Args)]
@@ -50,6 +57,7 @@ pub(super) fn run(args: &WatchArgs) -> Result<()> {
         console::out(&printed(&watched)?);
         return Ok(());
     }
+    style::force_color_output(console::has_colours());
     let interrupt = Interrupt::new();
     signals::install(&interrupt)?;
     let mut terminal = ratatui::try_init().map_err(|e| broken(&e))?;
@@ -75,7 +83,7 @@ fn show(
         if event::poll(LOOKS_AFTER).map_err(|e| broken(&e))? {
             match event::read().map_err(|e| broken(&e))? {
                 Event::Key(key) if is_end(key) => break,
-                Event::Key(key) => view = view.after(key),
+                Event::Key(key) => view = view.after(key, watched),
                 _ => {}
             }
             is_asked = true;
@@ -96,6 +104,7 @@ fn is_end(key: KeyEvent) -> bool {
 /// The screen as text.
 fn printed(watched: &Watched) -> Result<String> {
     let (columns, rows) = PRINTED;
+    let rows = rows + rows_of_text(watched);
     let Ok(mut terminal) = Terminal::new(TestBackend::new(columns, rows));
     let Ok(_) = terminal.draw(|frame| draw(frame, watched, View::printed()));
     let cells = terminal.backend().buffer().content();

@@ -1,5 +1,5 @@
-//! The screen of a run: how it stands above, its charts below. The chosen chart is large, the others stand
-//! beside it where there is room.
+//! The screen of a run: how it stands above, its charts and samples below. The chosen chart is large, the
+//! others stand beside it where there is room.
 
 use ratatui::{
     Frame,
@@ -11,7 +11,11 @@ use ratatui::{
 };
 use serde_json::Value;
 
-use super::pane::{PANES, steps};
+use super::{
+    memory,
+    pane::{PANES, steps},
+    ranks, samples,
+};
 use crate::{
     foreign::Foreign,
     run::{Count, Elapsed, Quantity, State, Watched},
@@ -21,18 +25,42 @@ use crate::{
 /// Columns from which on the other charts stand beside the chosen one.
 const WIDE: u16 = 80;
 
+/// Rows of charts that stay where samples and ranks stand below them.
+const LEAST_CHARTS: u16 = 20;
+
+/// Rows of samples below the charts, and of ranks at most.
+const SAMPLES: u16 = 10;
+const MOST_RANKS: usize = 10;
+
 /// How often the steps can be halved.
 const MOST_ZOOM: u32 = 10;
 
+/// A part of the screen that can be the large one.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Pane {
+    /// The chart of this number.
+    Chart(usize),
+    /// The newest samples.
+    Samples,
+    /// The ranks.
+    Ranks,
+}
+
 /// The part of the run that is shown.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct View {
-    /// The chosen chart.
-    pane: usize,
+    /// The chosen pane.
+    pane: Pane,
     /// How often the steps are halved.
     zoom: u32,
     /// Whether it is printed, so that there are no keys.
     is_printed: bool,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self { pane: Pane::Chart(0), zoom: 0, is_printed: false }
+    }
 }
 
 impl View {
@@ -42,12 +70,18 @@ impl View {
     }
 
     /// The view after a key.
-    pub(super) fn after(mut self, key: KeyEvent) -> Self {
-        let count = PANES.len();
+    pub(super) fn after(mut self, key: KeyEvent, watched: &Watched) -> Self {
+        let panes: Vec<_> = (0..PANES.len())
+            .map(Pane::Chart)
+            .chain(others(watched).map(|(pane, _)| pane))
+            .collect();
+        let at = panes.iter().position(|pane| *pane == self.pane).unwrap_or(0);
         match key.code {
-            KeyCode::Tab | KeyCode::Right | KeyCode::Down => self.pane = (self.pane + 1) % count,
+            KeyCode::Tab | KeyCode::Right | KeyCode::Down => {
+                self.pane = panes[(at + 1) % panes.len()];
+            }
             KeyCode::BackTab | KeyCode::Left | KeyCode::Up => {
-                self.pane = (self.pane + count - 1) % count;
+                self.pane = panes[(at + panes.len() - 1) % panes.len()];
             }
             KeyCode::Char('+') => self.zoom = (self.zoom + 1).min(MOST_ZOOM),
             KeyCode::Char('-') => self.zoom = self.zoom.saturating_sub(1),
@@ -58,15 +92,25 @@ impl View {
 }
 
 pub(super) fn draw(frame: &mut Frame<'_>, watched: &Watched, view: View) {
-    let mut lines = vec![standing(watched), values(watched), made_of(watched), times(watched)];
+    let mut lines = vec![standing(watched), values(watched), made_of(watched)];
+    lines.extend(memory(watched, frame.area().width));
+    lines.push(times(watched));
     lines.extend(remarks(watched));
     let rows = [
         Constraint::Length(lines.len() as u16),
         Constraint::Min(0),
         Constraint::Length(u16::from(!view.is_printed)),
     ];
-    let [top, middle, bottom] = Layout::vertical(rows).areas(frame.area());
+    let [top, mut middle, bottom] = Layout::vertical(rows).areas(frame.area());
     frame.render_widget(Paragraph::new(lines), top);
+    for (pane, rows) in others(watched).filter(|(pane, _)| *pane != view.pane) {
+        if middle.height >= LEAST_CHARTS + rows {
+            let rows = [Constraint::Min(0), Constraint::Length(rows)];
+            let [above, below] = Layout::vertical(rows).areas(middle);
+            text(frame, below, watched, pane);
+            middle = above;
+        }
+    }
     charts(frame, middle, watched, view);
     let keys = "tab, arrows: chart   + -: zoom   q: end";
     frame.render_widget(Line::from(keys).dim(), bottom);
@@ -125,6 +169,13 @@ fn made_of(watched: &Watched) -> Line<'static> {
     Line::from(words.into_iter().flatten().collect::<Vec<_>>().join("  ")).dim()
 }
 
+/// The memory by kind, of rank 0 where there are several.
+fn memory(watched: &Watched, width: u16) -> impl Iterator<Item = Line<'static>> {
+    let of_rank = if watched.ranks().is_empty() { "" } else { " of rank 0" };
+    let lines = watched.memory().map(|memory| memory::lines(memory, of_rank, width.into()));
+    lines.into_iter().flatten().map(|line| Line::from(line).dim())
+}
+
 fn times(watched: &Watched) -> Line<'static> {
     let time = |word: &str, key| told(watched, key).map(|at| format!("{word} {at}"));
     let times =
@@ -157,13 +208,40 @@ fn charts(frame: &mut Frame<'_>, area: Rect, watched: &Watched, view: View) {
     let has_others = area.width >= WIDE;
     let columns = if has_others { [65, 35] } else { [100, 0] };
     let [left, right] = Layout::horizontal(columns.map(Constraint::Percentage)).areas(area);
-    PANES[view.pane].chart(watched, steps, true, |chart| frame.render_widget(chart, left));
+    match view.pane {
+        Pane::Chart(i) => {
+            PANES[i].chart(watched, steps, true, |chart| frame.render_widget(chart, left));
+        }
+        pane => text(frame, left, watched, pane),
+    }
     if !has_others {
         return;
     }
-    let others = PANES.iter().enumerate().filter(|(i, _)| *i != view.pane);
-    let rows = Layout::vertical([Constraint::Fill(1); PANES.len() - 1]).split(right);
-    for ((_, pane), &row) in others.zip(rows.iter()) {
-        pane.chart(watched, steps, false, |chart| frame.render_widget(chart, row));
+    let others: Vec<_> = (0..PANES.len()).filter(|&i| view.pane != Pane::Chart(i)).collect();
+    let rows = Layout::vertical(vec![Constraint::Fill(1); others.len()]).split(right);
+    for (i, &row) in others.into_iter().zip(rows.iter()) {
+        PANES[i].chart(watched, steps, false, |chart| frame.render_widget(chart, row));
     }
+}
+
+/// The panes of text that there are, with the rows that they take below the charts.
+fn others(watched: &Watched) -> impl Iterator<Item = (Pane, u16)> {
+    let samples = watched.samples().next().map(|_| (Pane::Samples, SAMPLES));
+    let ranks = watched.ranks().len();
+    // Beside them there are the borders and the head.
+    let ranks = (ranks > 0).then(|| (Pane::Ranks, ranks.min(MOST_RANKS) as u16 + 3));
+    samples.into_iter().chain(ranks)
+}
+
+fn text(frame: &mut Frame<'_>, area: Rect, watched: &Watched, pane: Pane) {
+    match pane {
+        Pane::Samples => samples::draw(frame, area, watched),
+        Pane::Ranks => ranks::draw(frame, area, watched),
+        Pane::Chart(_) => {}
+    }
+}
+
+/// Rows that a screen needs more for panes of text.
+pub(super) fn rows_of_text(watched: &Watched) -> u16 {
+    others(watched).map(|(_, rows)| rows).sum()
 }

@@ -17,7 +17,7 @@ use crate::{
         error::{ScriptResult, interruption},
         options,
     },
-    run::{Shown, Training, TrainingOptions, lowest},
+    run::{Sample, Shown, Training, TrainingOptions, lowest},
     script::{
         host::{self, Host},
         iterate,
@@ -112,6 +112,22 @@ pub mod api {
         Ok(run.evaluate_and_log(&*host::of(&ctx)?, &dataset)?)
     }
 
+    /// Writes a text of the model into the run's `samples.jsonl`, with the step and the prompt. `dsr watch`
+    /// shows the newest.
+    ///
+    /// ```rhai
+    /// if engine.global_step % 500 == 0 {
+    ///     let prompt = "It is a truth";
+    ///     run.log_sample(prompt, generate(engine.model, tok, prompt));
+    /// }
+    /// ```
+    #[rhai_fn(return_raw, pure)]
+    pub fn log_sample(run: &mut Run, prompt: &str, text: &str) -> ScriptResult<()> {
+        let step = run.engine.read()?.global_step();
+        let sample = Sample { step, prompt: prompt.to_owned(), text: text.to_owned() };
+        Ok(run.training.write()?.on_sample(&sample)?)
+    }
+
     /// Returns the evaluations that the run has written down, those before a resumption too: maps with
     /// `step` and `loss`.
     ///
@@ -157,6 +173,10 @@ pub mod api {
         let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
         host.run_is_active.store(false, Ordering::Relaxed);
         line.iter().for_each(|line| host.output.note(line));
+        if host.is_live() {
+            // The inputs that follow need not be about the run.
+            host.output.keep_no_more();
+        }
         host.trial_is_over.set(host.run.is_trial);
         if host.run.is_trial { Err(interruption().into()) } else { Ok(()) }
     }
@@ -254,6 +274,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
     loader.write()?.join_mesh();
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     host.run_ending.replace(training.ending());
+    host.output.keep_in(training.output_log())?;
     let training = Shared::new(training);
     show(&host.output, &training, shown)?;
     host.run_is_active.store(true, Ordering::Relaxed);
