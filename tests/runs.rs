@@ -6,7 +6,9 @@ use serde_json::Value;
 
 use crate::support::{
     program::{out, text},
+    terminal::{ENTER, Terminal},
     tiny_run::Folder,
+    watched_run::folder,
 };
 
 /// A recipe of a tiny model that trains in no time.
@@ -148,6 +150,47 @@ fn a_dry_run_makes_one_step_and_leaves_nothing() {
     let end = "the dry run is done: one step, one evaluation, one checkpoint; nothing is kept\n";
     assert!(shown.ends_with(end), "{shown}");
     assert!(!folder.path("runs").exists());
+}
+
+/// A dry run removes what killed ones left. One that goes on stays, and none is listed.
+#[test]
+fn what_killed_dry_runs_left_is_removed() {
+    let folder = Folder::new(RECIPE);
+    let [killed, goes_on] = ["tiny.dry-run", "other.dry-run"].map(|name| {
+        let dir = folder.path("runs").join(name);
+        fs::create_dir_all(dir.join("checkpoints")).unwrap();
+        fs::write(dir.join("run.json"), r#"{"name": "tiny", "number": 1, "is_trial": true}"#)
+            .unwrap();
+        dir
+    });
+    let lock = fs::File::create(goes_on.join("lock")).unwrap();
+    lock.lock().unwrap();
+    fs::create_dir(folder.path("runs/mine")).unwrap();
+    assert_eq!(text(&folder.dsr(&["runs"]).stderr), "no runs in runs\n");
+    out(&folder.dsr(&["run", "tiny.rhai", "--dry-run"]));
+    assert!(!killed.exists() && goes_on.exists() && folder.path("runs/mine").exists());
+    drop(lock);
+    out(&folder.dsr(&["run", "tiny.rhai", "--dry-run"]));
+    assert!(!goes_on.exists() && folder.path("runs/mine").exists());
+}
+
+#[test]
+fn a_run_is_removed_after_a_question() {
+    let dir = folder();
+    let run = dir.path().join("runs/low");
+    for (answer, said, stays) in [
+        ("n", "nothing is removed", true),
+        ("", "nothing is removed", true),
+        ("y", "removed runs/low", false),
+    ] {
+        let mut terminal = Terminal::start(dir.path(), &["runs", "rm", "low"]);
+        terminal.wait_for("Remove runs/low with all checkpoints?  [y] yes   [n] no");
+        assert!(run.exists());
+        terminal.send(&format!("{answer}{ENTER}"));
+        terminal.wait_for(said);
+        assert!(terminal.end().success());
+        assert_eq!(run.exists(), stays, "{answer:?}");
+    }
 }
 
 #[test]

@@ -22,7 +22,10 @@ fn asked_colours(words: &[OsString]) -> ColorChoice {
         "--color" => words.get(i + 1).copied(),
         word => word.strip_prefix("--color="),
     });
-    values.filter_map(|value| ColorChoice::from_str(value, false).ok()).last().unwrap_or_default()
+    values
+        .filter_map(|value| ColorChoice::from_str(value, false).ok())
+        .next_back()
+        .unwrap_or_default()
 }
 
 /// Shows clap's message about `words`: help and version are no errors.

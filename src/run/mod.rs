@@ -25,6 +25,7 @@ mod plot;
 mod plot_points;
 mod ranks;
 mod record;
+mod renewal;
 mod samples;
 mod series;
 mod step_log;

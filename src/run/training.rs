@@ -14,6 +14,7 @@ use super::{
     lock::RunLock,
     ranks,
     record::{RunEnding, Status},
+    renewal::Renewal,
     save_checkpoint,
     trial::Trial,
 };
@@ -27,9 +28,6 @@ use crate::{
 
 /// The name under which rank 0 tells a launcher where its run lies.
 pub const TOLD_DIR: &str = "run_dir";
-
-/// After how long the curve is drawn anew at the earliest.
-const RENEWED_AFTER: Duration = Duration::from_secs(20);
 
 /// The start of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,8 +74,8 @@ pub struct Training {
     meter: Meter,
     /// What the run tells of itself, on rank 0.
     ending: Option<RunEnding>,
-    /// When and how long the curve was drawn last, in time since the start.
-    drawn: (Duration, Duration),
+    /// When the curve is drawn anew.
+    renewal: Renewal,
     /// The files of the run, on rank 0.
     files: Option<(RunDir, RunLog)>,
     /// Keeps other processes from going on with the run, on rank 0.
@@ -167,12 +165,11 @@ impl Training {
             true => told_best(engine, files.as_ref())?,
             false => None,
         };
-        let drawn = (Duration::ZERO, Duration::ZERO);
         let training = Self {
             options,
             meter,
             ending,
-            drawn,
+            renewal: Renewal::default(),
             files,
             _lock: lock,
             trial,
@@ -192,16 +189,11 @@ impl Training {
         self.ending.as_ref().map_or(Ok(()), |ending| ending.end(status, None))
     }
 
-    /// Draws the curve from time to time, for at most a hundredth of the time.
+    /// Draws the curve where it is time for it.
     fn renew_curve(&mut self, elapsed: Duration) -> Result<()> {
-        let (last, took) = self.drawn;
-        if elapsed.saturating_sub(last) < RENEWED_AFTER.max(100 * took) {
-            return Ok(());
-        }
-        let began = Instant::now();
-        self.draw()?;
-        self.drawn = (elapsed, began.elapsed());
-        self.meter.exclude(began.elapsed());
+        let draw = || self.files.iter().try_for_each(|(_, log)| log.finish().map(drop));
+        let took = self.renewal.renew(elapsed, Instant::now, draw)?;
+        self.meter.exclude(took);
         Ok(())
     }
 
