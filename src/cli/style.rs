@@ -4,11 +4,11 @@ use anstyle::{AnsiColor, Style};
 
 /// A head, or a name.
 pub(super) const STRONG: Style = Style::new().bold();
-/// What went well.
+/// A good end.
 pub(super) const GOOD: Style = AnsiColor::Green.on_default();
-/// What to look at.
+/// A warning.
 pub(super) const WARNING: Style = AnsiColor::Yellow.on_default().bold();
-/// What went wrong.
+/// An error.
 pub(super) const BAD: Style = AnsiColor::Red.on_default().bold();
 
 /// The style of a word for how a run stands.

@@ -137,7 +137,7 @@ impl OpenBatch {
         found.map(|(_, accumulation)| accumulation)
     }
 
-    /// What to write where not even the smallest of them fits.
+    /// The advice where not even the smallest of them fits.
     pub fn remedy(&self) -> &'static str {
         match (self.train_batch_size, self.gradient_accumulation_steps) {
             (Some(_), Some(_)) => {

@@ -1,21 +1,13 @@
 //! Rows that a thread of their own makes ahead of their reader.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
-    },
-    thread::{Builder, JoinHandle},
-    time::Duration,
+use std::sync::{
+    Arc,
+    mpsc::{Receiver, Sender, SyncSender, channel},
 };
 
 use arrow::array::RecordBatch;
 
-use super::{
-    stage::Batches,
-    wanted::{check_wanted, read_until},
-};
+use super::{stage::Batches, wanted::check_wanted, worker::Worker};
 use crate::{
     error::{Code, Error, Result},
     panics::catch,
@@ -23,8 +15,6 @@ use crate::{
 
 /// The batches that wait for the reader at most.
 const WAITING: usize = 4;
-/// How often a reader that waits asks whether it still wants the rows.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 /// The rows from one on; called in the thread that reads them.
 pub(super) type Open = Arc<dyn Fn(u64) -> Result<Batches> + Send + Sync>;
@@ -91,33 +81,23 @@ impl Made {
     }
 }
 
-/// The thread and what it has made; dropped, it ends.
+/// The thread, which waits for a second question after its first answer.
 struct Thread {
-    /// `None` only while it is dropped.
-    batches: Option<Receiver<Option<Result<RecordBatch>>>>,
-    /// `None` once a second batch was asked for, or while this is dropped.
+    /// `None` once a second batch was asked for. Dropped before the worker, which may wait for it.
     go: Option<Sender<()>>,
     is_first: bool,
-    unwanted: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+    worker: Worker<Option<Result<RecordBatch>>>,
 }
 
 impl Thread {
     fn start(open: Open, from: u64) -> Option<Self> {
-        let (ready, batches) = sync_channel(WAITING);
         let (go, gone) = channel();
-        let unwanted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&unwanted);
-        let work = move || {
-            read_until(flag);
-            let made = catch(|| make_all(&open, from, &ready, &gone));
-            if let Err(words) = made {
+        let worker = Worker::start("tokenizer", WAITING, move |ready| {
+            if let Err(words) = catch(|| make_all(&open, from, ready, &gone)) {
                 let _ = ready.send(Some(Err(Error::new(Code::Internal, words))));
             }
-        };
-        let thread = Builder::new().name("tokenizer".to_owned()).spawn(work).ok()?;
-        let (batches, go, thread) = (Some(batches), Some(go), Some(thread));
-        Some(Self { batches, go, is_first: true, unwanted, thread })
+        });
+        Some(Self { go: Some(go), is_first: true, worker: worker.ok()? })
     }
 
     fn next(&mut self) -> Option<Result<RecordBatch>> {
@@ -128,28 +108,9 @@ impl Thread {
             let _ = go.send(());
         }
         self.is_first = false;
-        let batches = self.batches.as_ref()?;
-        loop {
-            match batches.recv_timeout(PATIENCE) {
-                Ok(made) => return made,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Err(e) = check_wanted() {
-                        return Some(Err(e));
-                    }
-                }
-                Err(RecvTimeoutError::Disconnected) => return None,
-            }
-        }
-    }
-}
-
-impl Drop for Thread {
-    fn drop(&mut self) {
-        self.unwanted.store(true, Ordering::Relaxed);
-        // A thread that waits to hand a batch over, or to go on, is refused.
-        (self.batches, self.go) = (None, None);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+        match self.worker.next_if_wanted() {
+            Ok(made) => made.flatten(),
+            Err(e) => Some(Err(e)),
         }
     }
 }

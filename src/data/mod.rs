@@ -21,7 +21,7 @@
 //! | `tokenizer_pieces.rs`, `tokenizer_training.rs` | long texts in pieces; a tokenizer learned from a dataset |
 //! | `source_name.rs`, `hub_names.rs` | what a name is: part of dsr, files, the hub; short names of the hub |
 //! | `order.rs` | `sort` and `unique` |
-//! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
+//! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `worker.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
 //! | `batch.rs`, `batch_stats.rs` | one of them as tensors, and what is known of it |
 //! | `batch_rows.rs` | the rows of a batch that training failed on |
 //!
@@ -65,6 +65,7 @@ mod tokens;
 mod values;
 mod wanted;
 mod window;
+mod worker;
 
 #[cfg(test)]
 pub(crate) use batch::tests::batch_of;

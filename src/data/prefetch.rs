@@ -3,19 +3,12 @@
 //! The thread has a plan of its own and hands each batch over with the place behind it; it ends at the
 //! end of the data, at an error, which arrives where its batch would, and when nobody wants more.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, SyncSender, sync_channel},
-    },
-    thread::{Builder, JoinHandle},
-};
+use std::sync::mpsc::SyncSender;
 
 use super::{
     batch::Batch,
     batcher::{Batcher, LoaderState},
-    wanted,
+    worker::Worker,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -25,13 +18,8 @@ use crate::{
 /// A batch, or why there is none, and the place behind it.
 type Prefetched = (Result<Option<Batch>>, LoaderState);
 
-/// The thread and what it has made; dropped, it ends.
-pub(super) struct Prefetcher {
-    /// `None` only while it is dropped.
-    batches: Option<Receiver<Prefetched>>,
-    thread: Option<JoinHandle<()>>,
-    unwanted: Arc<AtomicBool>,
-}
+/// The batches that a thread of their own keeps ready.
+pub(super) struct Prefetcher(Worker<Prefetched>);
 
 impl Prefetcher {
     /// Keeps `count` batches ready, 1 or more.
@@ -39,38 +27,19 @@ impl Prefetcher {
         batcher: impl FnOnce() -> Batcher + Send + 'static,
         count: usize,
     ) -> Result<Self> {
+        let work = move |ready: &SyncSender<Prefetched>| make_all(batcher(), ready);
         // One more waits in the thread's hand.
-        let (ready, batches) = sync_channel(count - 1);
-        let unwanted = Arc::new(AtomicBool::new(false));
-        let flag = Arc::clone(&unwanted);
-        let work = move || {
-            wanted::read_until(flag);
-            make_all(batcher(), &ready);
-        };
-        let thread = Builder::new().name("loader".to_owned()).spawn(work).map_err(|e| {
+        Worker::start("loader", count - 1, work).map(Self).map_err(|e| {
             Error::new(Code::Io, "cannot start the thread of a loader")
                 .caused_by(e)
                 .hint("prefetch_factor: 0 needs none")
-        })?;
-        Ok(Self { batches: Some(batches), thread: Some(thread), unwanted })
+        })
     }
 
     /// The next batch, waited for.
     pub(super) fn next(&mut self) -> Result<Prefetched> {
-        let made = self.batches.as_ref().and_then(|batches| batches.recv().ok());
-        made.ok_or_else(|| Error::new(Code::Internal, "the thread of a loader has ended"))
-    }
-}
-
-impl Drop for Prefetcher {
-    fn drop(&mut self) {
-        self.unwanted.store(true, Ordering::Relaxed);
-        // A thread that waits to hand a batch over is refused.
-        self.batches = None;
-        if let Some(thread) = self.thread.take() {
-            // Waited for, so that none is inside libtorch while the process ends. Panics are caught.
-            let _ = thread.join();
-        }
+        let ended = || Error::new(Code::Internal, "the thread of a loader has ended");
+        self.0.next().ok_or_else(ended)
     }
 }
 
@@ -87,7 +56,13 @@ fn make_all(mut batcher: Batcher, ready: &SyncSender<Prefetched>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::atomic::AtomicU64, thread};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicU64, Ordering},
+        },
+        thread,
+    };
 
     use arrow::{
         array::{ArrayRef, Int32Array, ListArray, RecordBatch},

@@ -82,7 +82,7 @@ pub(super) trait Stage: Send + Sync {
         origin_of(&inputs)
     }
 
-    /// What tells the rows from all others, in this run and the next; `None` where they may be others in
+    /// A text that no other rows have, in this run and the next; `None` where they may be others in
     /// another epoch or run.
     fn identity(&self) -> Result<Option<String>> {
         Ok(None)

@@ -258,7 +258,7 @@ impl Tokenizer {
         guarded("be written", || self.inner.to_string(false)).map(String::into_bytes)
     }
 
-    /// What tells its rules from another tokenizer's.
+    /// The hash of its rules.
     pub(super) fn hash(&self) -> Result<&str> {
         if let Some(hash) = self.hash.get() {
             return Ok(hash);

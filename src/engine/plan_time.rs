@@ -36,7 +36,7 @@ pub struct StepWork {
     pub tokens: u64,
 }
 
-/// What a device does in a second.
+/// The work of a device in a second.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DeviceSpeed {
     /// Floating-point operations of products.

@@ -114,7 +114,7 @@ impl RemoteFile {
         self.blob.size
     }
 
-    /// What tells its content from all others.
+    /// The hash of its content.
     pub fn hash(&self) -> &str {
         self.blob.name()
     }

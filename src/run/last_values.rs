@@ -46,13 +46,13 @@ struct Line {
 }
 
 impl LastValues {
-    /// Those that the run of this `run.json` had when it ended; `None` where it does not tell them.
+    /// The values that the run of this `run.json` had when it ended; `None` where it does not tell them.
     pub(super) fn told(told: &Map<String, Value>) -> Option<Self> {
         told.get("loss")?;
         Self::deserialize(told).ok()
     }
 
-    /// Those at the end of these metrics, of which no more is read than the last 256 KiB. The best
+    /// The values at the end of these metrics, of which no more is read than the last 256 KiB. The best
     /// evaluation is the better one of those there and the one in `told`; where that does not tell of
     /// evaluations and there is more to read, it is not known.
     pub(super) fn at_the_end(metrics: Place, told: &Map<String, Value>) -> Result<Self> {

@@ -7,12 +7,9 @@ use crate::engine::MemoryUse;
 /// Bytes of a rank at the peak of its memory.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(super) struct MemoryNumbers {
-    pub(super) parameters: u64,
-    pub(super) master_weights: u64,
-    pub(super) gradients: u64,
-    pub(super) optimizer_state: u64,
-    pub(super) activations: u64,
-    pub(super) buffers: u64,
+    /// On the device, by kind.
+    #[serde(flatten)]
+    device: MemoryUse,
     /// The sum of these.
     pub(super) all: u64,
     pub(super) host: u64,
@@ -21,38 +18,12 @@ pub(super) struct MemoryNumbers {
 
 impl MemoryNumbers {
     pub(super) fn of(device: MemoryUse, host: u64, disk: u64) -> Self {
-        let MemoryUse {
-            parameters,
-            master_weights,
-            gradients,
-            optimizer_state,
-            activations,
-            buffers,
-            ..
-        } = device;
-        Self {
-            parameters,
-            master_weights,
-            gradients,
-            optimizer_state,
-            activations,
-            buffers,
-            all: device.peak(),
-            host,
-            disk,
-        }
+        Self { device, all: device.peak(), host, disk }
     }
 
-    /// Those of the device by their names.
+    /// The bytes on the device by kind, and their sum.
     pub(super) fn kinds(&self) -> [(&'static str, u64); 7] {
-        [
-            ("parameters", self.parameters),
-            ("master_weights", self.master_weights),
-            ("gradients", self.gradients),
-            ("optimizer_state", self.optimizer_state),
-            ("activations", self.activations),
-            ("buffers", self.buffers),
-            ("all", self.all),
-        ]
+        let [a, b, c, d, e, f] = self.device.kinds();
+        [a, b, c, d, e, f, ("all", self.all)]
     }
 }

@@ -157,7 +157,7 @@ impl DataFile {
         self.0.bytes.fingerprint()
     }
 
-    /// What tells the rows from those of another file, and of this one once it was written again.
+    /// A text that no other file has, nor this one once it was written again.
     pub(super) fn identity(&self) -> Result<String> {
         let Inner { bytes, format, sample_by, .. } = &*self.0;
         Ok(format!("{} {format:?} {sample_by:?}", bytes.identity()?))
@@ -215,7 +215,7 @@ impl DataFile {
         }
     }
 
-    /// What of the file is a row.
+    /// The name of the way in which the file is cut into rows.
     fn rows_of(&self) -> String {
         format!("{:?}", self.0.sample_by).to_lowercase()
     }

@@ -59,7 +59,7 @@ pub(super) fn rows_by_end(
     }
 }
 
-/// What the last bytes of a file tell.
+/// The answer of a file's last bytes.
 enum End {
     /// The number of rows.
     Rows(u64),

@@ -196,31 +196,29 @@ impl SafetensorsFile {
                 into.size()
             );
         }
-        if kind != into.kind() && !(is_float(kind) && is_float(into.kind())) {
-            bail!(
-                Code::Weights,
-                "{}: {name} has the dtype {}, expected {:?}",
-                self.path.display(),
-                self.info(name)?.dtype,
-                into.kind()
-            );
-        }
+        self.check_kind(name, kind, into)?;
         self.fill(self.place(name)?.0, kind, into)
+    }
+
+    /// Refuses a tensor that cannot become one of the kind of `into`.
+    fn check_kind(&self, name: &str, kind: Kind, into: &Tensor) -> Result<()> {
+        if kind == into.kind() || is_float(kind) && is_float(into.kind()) {
+            return Ok(());
+        }
+        bail!(
+            Code::Weights,
+            "{}: {name} has the dtype {}, expected {:?}",
+            self.path.display(),
+            self.info(name)?.dtype,
+            into.kind()
+        )
     }
 
     /// Copies the elements of a tensor from `start` on into a flat one, as many as it has, as
     /// [`SafetensorsFile::copy_into`] does.
     pub fn copy_part(&self, name: &str, start: i64, into: &Tensor) -> Result<()> {
         let kind = self.kind(name)?;
-        if kind != into.kind() && !(is_float(kind) && is_float(into.kind())) {
-            bail!(
-                Code::Weights,
-                "{}: {name} has the dtype {}, expected {:?}",
-                self.path.display(),
-                self.info(name)?.dtype,
-                into.kind()
-            );
-        }
+        self.check_kind(name, kind, into)?;
         let size = kind.elt_size_in_bytes() as u64;
         let (begin, end) = self.place(name)?;
         let from = u64::try_from(start).ok().and_then(|start| start.checked_mul(size));
