@@ -281,7 +281,8 @@ impl<T> IoContext<T> for io::Result<T> {
     }
 }
 
-fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
+/// The error of a file operation: "cannot {doing} {path}", and the reason.
+pub fn io_error(e: &io::Error, doing: &str, path: &Path) -> Error {
     let shown = named(path);
     let place = shown.display();
     // The operating system's own words, without Rust's "(os error 2)".

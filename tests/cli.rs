@@ -420,32 +420,6 @@ fn arguments_that_are_no_text_are_understood_or_refused() {
 }
 
 /// What the shell takes away is told in one sentence.
-#[test]
-fn a_directory_that_is_gone_and_a_limit_of_file_sizes_are_told_in_words() {
-    let folder = Folder::new(
-        "new_model(\"gpt2\", #{ n_layer: 1, n_head: 2, n_embd: 32 }).export_hf(\"m\");",
-    );
-    let shell = |script: &str| {
-        let output = Command::new("bash")
-            .args(["-c", script])
-            .env("DSR", env!("CARGO_BIN_EXE_dsr"))
-            .current_dir(folder.0.path())
-            .output()
-            .unwrap();
-        (output.status.code(), String::from_utf8(output.stderr).unwrap())
-    };
-    for command in ["eval 1", "run r.rhai", "doc log", "launch r.rhai", "--version"] {
-        let (status, words) =
-            shell(&format!("mkdir gone && cd gone && rmdir ../gone && $DSR {command}"));
-        assert_eq!(status, Some(4), "{command}: {words}");
-        assert!(words.starts_with("error[E802]: the working directory does not exist any more\n"));
-    }
-    let (status, words) = shell("ulimit -f 100; $DSR run r.rhai");
-    assert_eq!(status, Some(5), "{words}");
-    assert!(words.starts_with("error[E302]: ") && words.contains("ulimit -f"), "{words}");
-    assert!(!folder.0.path().join("m").exists());
-}
-
 /// A run has one owner: whoever goes on with it at the same time is refused.
 #[test]
 fn a_run_that_is_resumed_twice_has_one_owner() {

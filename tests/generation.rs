@@ -165,6 +165,49 @@ fn a_run_is_a_model_too() {
     assert_eq!(folder.lines(&args, ""), own);
 }
 
+/// Of a run, of a checkpoint and of peft's directory: each names its base, and a run's says how it was
+/// quantized.
+#[test]
+fn an_adapter_is_a_model_with_the_base_that_it_names() {
+    let folder = Folder::new();
+    let recipe = r#"
+        let model = load_model("model", #{ quantize: "nf4" });
+        model.lora(#{ r: 2 });
+        let engine = init_engine(model, #{ micro_batch_size: 1, optimizer: #{ lr: 0.1 } });
+        let rows = dataset("dsr:austen").tokenize(tokenizer("model")).pack(8);
+        let loader = rows.loader(#{ micro_batch_size: 1 });
+        let run = start_run(engine, loader, #{ total_steps: 2, name: "r" });
+        while run.train_batch() {}
+        run.finish();
+        engine.model.export_adapter("adapter");
+    "#;
+    std::fs::write(folder.path("r.rhai"), recipe).unwrap();
+    let output = folder.dsr(&["run", "r.rhai", "--name", "a"], "");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let generate = |model: &[&str]| {
+        folder.lines(&[&["generate", "--logprobs"], model, &["--", "It"]].concat(), "")
+    };
+    let of_run = generate(&["runs/a"]);
+    assert_eq!(of_run, generate(&["model", "--adapter", "runs/a", "--quantize", "nf4"]));
+    assert_eq!(of_run, generate(&["runs/a/checkpoints/step-00000002"]));
+    assert_ne!(of_run, generate(&["model", "--quantize", "nf4"]));
+    assert_eq!(generate(&["adapter"]), generate(&["model", "--adapter", "adapter"]));
+
+    std::fs::create_dir(folder.path("other")).unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        let from = golden("families").join("mistral").join(file);
+        std::fs::copy(from, folder.path("other").join(file)).unwrap();
+    }
+    let (said, status) = folder.error(&["generate", "other", "It", "--adapter", "runs/a"]);
+    assert!(said.contains("is of an adapter of another base, model"), "{said}");
+    assert_eq!(status, Some(4));
+    let (said, _) = folder.error(&["generate", "runs/a", "It", "--adapter", "adapter"]);
+    assert!(said.contains("is an adapter already"), "{said}");
+    std::fs::rename(folder.path("model"), folder.path("moved")).unwrap();
+    let (said, _) = folder.error(&["generate", "runs/a", "It"]);
+    assert!(said.contains("it is the base that the adapter"), "{said}");
+}
+
 #[test]
 fn mistakes_are_told_before_anything_is_loaded() {
     let folder = Folder::new();

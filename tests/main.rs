@@ -21,6 +21,7 @@ mod engine;
 mod examples;
 mod families;
 mod frozen;
+mod full_disk;
 mod fuzz_corpus;
 mod generation;
 mod habits;

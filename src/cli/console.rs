@@ -4,18 +4,23 @@
 //! a terminal; a line that is printed meanwhile goes above it.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::{self, IsTerminal, Write},
+    path::Path,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicU8, Ordering},
     },
 };
 
 use anstream::{AutoStream, ColorChoice};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use rustix::io::Errno;
 
 use super::style;
-use crate::foreign::{self, Foreign};
+use crate::{
+    error::{Error, Result, io_error},
+    foreign::{self, Foreign},
+};
 
 /// The terminal of a run. Clones share the bar.
 #[derive(Clone)]
@@ -164,8 +169,8 @@ impl Console {
     }
 }
 
-/// Writes to standard output. A reader that went away does not stop a training run. Whatever of others
-/// has come into the text is shown and not performed; a style is there only where there are colours.
+/// Writes to standard output. A failure does not stop a training run: [`lost_output`] tells of it. Whatever
+/// of others has come into the text is shown and not performed; a style is there only where there are colours.
 pub(super) fn out(text: &str) {
     out_bytes(shown(text, has_colours()).as_bytes());
 }
@@ -182,7 +187,30 @@ fn shown(text: &str, has_colours: bool) -> String {
 /// As [`out`], for text in any encoding.
 pub(super) fn out_bytes(bytes: &[u8]) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
+    if let Err(e) = out.write_all(bytes).and_then(|()| out.flush())
+        && !is_without_reader(&e)
+    {
+        LOST_OUTPUT.get_or_init(|| e);
+    }
+}
+
+/// The first failure to write to standard output, if its end was lost by one.
+pub(super) fn lost_output() -> Result<()> {
+    match LOST_OUTPUT.get() {
+        None => Ok(()),
+        Some(e) => {
+            let e = io_error(e, "write to", Path::new("standard output"));
+            Err(Error::new(e.code(), e.message())
+                .hint("the output is not whole: write it elsewhere"))
+        }
+    }
+}
+
+static LOST_OUTPUT: OnceLock<io::Error> = OnceLock::new();
+
+/// Whether nobody is left to read: a pipe is closed, or the terminal is.
+fn is_without_reader(e: &io::Error) -> bool {
+    e.kind() == io::ErrorKind::BrokenPipe || e.raw_os_error() == Some(Errno::IO.raw_os_error())
 }
 
 /// As [`err`], for text in any encoding.

@@ -88,7 +88,7 @@ impl Texts for Output<'_> {
     }
 
     fn must_stop(&self) -> bool {
-        self.served.interrupt.requested()
+        self.served.interrupt.requested() || console::lost_output().is_err()
     }
 }
 

@@ -35,6 +35,7 @@ mod run_args;
 mod runs;
 mod score;
 mod served;
+mod served_files;
 mod signals;
 mod style;
 mod sweep;
@@ -114,7 +115,8 @@ fn start(args: &[OsString]) -> ExitCode {
         }
     });
     console.finish();
-    match outcome {
+    match outcome.and_then(|status| console::lost_output().map(|()| status).map_err(Failure::from))
+    {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
             report::show(&failure, verbose);

@@ -9,14 +9,19 @@ use std::{
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 
-use super::{Console, device::DeviceArgs, download::Downloads, signals};
+use super::{
+    Console,
+    device::DeviceArgs,
+    download::Downloads,
+    served_files::{AdapterFiles, ModelFiles},
+    signals,
+};
 use crate::{
-    checkpoint::Store,
     config::{QuantizationKind, QuantizeOptions},
     data::{DataSource, Tokenizer},
-    error::{Code, Error, Result},
-    hub::{Hub, HubSettings, MODEL_FILES, TOKENIZER_FILES},
-    model::{ADAPTER_CONFIG, Model, ModelConfig},
+    error::Result,
+    hub::{Hub, HubSettings, TOKENIZER_FILES},
+    model::{Model, ModelConfig},
     run::Interrupt,
     tensor::LocalRank,
 };
@@ -24,7 +29,8 @@ use crate::{
 /// The model of a command.
 #[derive(Debug, clap::Args)]
 pub(super) struct ModelArgs {
-    /// A directory with config.json and safetensors, a run or a checkpoint, or a model on the hub.
+    /// A directory with config.json and safetensors, a run or a checkpoint, or a model on the hub; an adapter
+    /// where it names its base.
     pub(super) model: String,
 
     /// Use this tokenizer: a directory, a tokenizer.json, dsr:gpt2 or a model on the hub [default:
@@ -64,7 +70,7 @@ fn quantization_kinds() -> impl TypedValueParser<Value = QuantizationKind> {
 pub(super) struct Served {
     pub(super) model: Rc<Model>,
     pub(super) tokenizer: Tokenizer,
-    /// The directory of the model's files.
+    /// The directory of the model's files, or of its adapter's, where the tokenizer is there.
     pub(super) directory: PathBuf,
     pub(super) interrupt: Interrupt,
 }
@@ -83,29 +89,13 @@ impl ModelArgs {
             };
             hub.model_files(spec, self.revision.as_deref(), files)
         };
-        let directory = match DataSource::from(&self.model) {
-            DataSource::Hub { repo, config: None } => files(&repo, MODEL_FILES)?,
-            DataSource::Path(place, _) => here(place.path())?,
-            _ => return Err(no_model(&self.model)),
+        let ModelFiles { base, adapter } =
+            ModelFiles::find(&self.model, self.adapter.as_deref(), &files)?;
+        let model = self.load(&base, adapter.as_ref())?;
+        let directory = match adapter {
+            Some(AdapterFiles { dir, .. }) if dir.join(TOKENIZER_FILES[0]).is_file() => dir,
+            _ => base,
         };
-        let device = self.device.choice().resolve(LocalRank::ALONE)?;
-        let mut model = Model::load(&directory, &ModelConfig::read(&directory)?, device)?;
-        let quantize = QuantizeOptions {
-            quantize: self.quantize,
-            double_quant: false,
-            include_input_output_embeddings: self.include_input_output_embeddings,
-        };
-        if let Some(quantization) = quantize.quantization() {
-            model = model.quantized(quantization)?;
-        }
-        let mut model = Rc::new(model);
-        if let Some(adapter) = &self.adapter {
-            model = model.load_adapter(adapter_dir(adapter)?)?;
-            if self.quantize.is_none() {
-                // Merged it costs nothing more.
-                model = model.merged(false)?;
-            }
-        }
         let tokenizer = match &self.tokenizer {
             Some(spec) => match DataSource::from(spec) {
                 DataSource::Hub { repo, .. } => {
@@ -118,34 +108,33 @@ impl ModelArgs {
         };
         Ok(Served { model, tokenizer, directory, interrupt })
     }
-}
 
-/// The directory that a path means: itself, or the latest checkpoint of a run.
-fn here(path: &Path) -> Result<PathBuf> {
-    if path.join("config.json").is_file() {
-        return Ok(path.to_owned());
+    /// The model of these files, with its adapter.
+    fn load(&self, base: &Path, adapter: Option<&AdapterFiles>) -> Result<Rc<Model>> {
+        let device = self.device.choice().resolve(LocalRank::ALONE)?;
+        let mut model = Model::load(base, &ModelConfig::read(base)?, device)?;
+        if let Some(adapter) = adapter {
+            adapter.check_base(&model.origin_record()?)?;
+        }
+        let options = QuantizeOptions {
+            quantize: self.quantize,
+            double_quant: false,
+            include_input_output_embeddings: self.include_input_output_embeddings,
+        };
+        let of_adapter = || adapter.and_then(|adapter| adapter.quantization);
+        let quantization = options.quantization().or_else(of_adapter);
+        if let Some(quantization) = quantization {
+            model = model.quantized(quantization)?;
+        }
+        let model = Rc::new(model);
+        let Some(adapter) = adapter else { return Ok(model) };
+        let model = model.load_adapter(&*adapter.dir)?;
+        match quantization {
+            Some(_) => Ok(model),
+            // Merged it costs nothing more.
+            None => model.merged(false),
+        }
     }
-    if !path.is_dir() {
-        return Err(no_model(&path.display().to_string()));
-    }
-    let hint = "expected config.json in it, or a run's checkpoints";
-    let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
-    Ok(checkpoint.path().to_owned())
-}
-
-/// The directory of an adapter: itself, or the latest checkpoint of a run.
-fn adapter_dir(path: &Path) -> Result<PathBuf> {
-    if path.join(ADAPTER_CONFIG).is_file() {
-        return Ok(path.to_owned());
-    }
-    let hint = format!("expected {ADAPTER_CONFIG} in it, or a run's checkpoints");
-    let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
-    Ok(checkpoint.path().to_owned())
-}
-
-fn no_model(spec: &str) -> Error {
-    let message = format!("there is no directory {spec}, and it is no name of a model on the hub");
-    Error::new(Code::Missing, message).hint("a name on the hub is OWNER/NAME")
 }
 
 fn hub(console: &Console, interrupt: &Interrupt) -> Result<Hub> {

@@ -1,5 +1,7 @@
 //! Frozen weights in fewer bits, under bitsandbytes' names.
 
+use serde::{Deserialize, Serialize};
+
 use super::options::{Options, option_table, option_words};
 use crate::error::Code;
 
@@ -35,7 +37,7 @@ option_table! {
 }
 
 /// How the quantized matrices of a model are kept, and which they are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantization {
     /// How.
     pub format: QuantizedFormat,
@@ -44,7 +46,8 @@ pub struct Quantization {
 }
 
 /// How a quantized matrix is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum QuantizedFormat {
     /// NF4.
     Nf4 {

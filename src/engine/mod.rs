@@ -8,6 +8,7 @@
 //! once, in [`Engine::step`].
 
 mod accumulation;
+mod adapter_base;
 mod attention_record;
 mod averaged;
 mod averages;
@@ -20,6 +21,7 @@ mod gradients;
 mod host_gradients;
 mod layer_ranks;
 mod layout;
+mod learning_rate;
 mod loss_scaler;
 mod master_weights;
 mod memory;
@@ -67,6 +69,7 @@ use self::{
     unit_states::UnitStates,
 };
 pub use self::{
+    adapter_base::adapter_base,
     evaluation::Evaluation,
     exact::Exact,
     facts::{ChosenBatch, EngineFacts},
@@ -85,7 +88,6 @@ use crate::{
     config::{
         BatchChoice, EngineConfig, MeshConfig, OptimizerConfig,
         optimizer::{Algorithm, check_momentum},
-        schedule::is_rate,
     },
     data::Batch,
     dist::{Mesh, ProcessGroup, ShardSpec},
@@ -307,32 +309,6 @@ impl Engine {
         self.last_step.map_or_else(Vec::new, |StepOutcome { lr, betas, .. }| {
             self.optimizer.group_rates(StepRates { lr, betas })
         })
-    }
-
-    /// The learning rate of the next step.
-    pub fn lr(&self) -> Result<f64> {
-        let lr = self.own_lr.unwrap_or(self.config.optimizer.lr);
-        self.config.scheduler.lr(lr, self.optimizer.applied_steps())
-    }
-
-    /// Trains with the learning rate `lr` from the next step on, in place of the optimizer's; groups of
-    /// parameters keep their ratio to it. Every rank must set the same.
-    ///
-    /// # Errors
-    /// [`Code::CallOrder`] with a scheduler, which would replace it at the next step;
-    /// [`Code::BadValue`] for what is no learning rate.
-    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
-        if let Some(scheduler) = self.config.scheduler.name() {
-            let message = format!("`lr` cannot be set: it is the scheduler's, {scheduler}");
-            return Err(Error::new(Code::CallOrder, message).hint(
-                "leave `scheduler` out of init_engine, or let it be a function of the step",
-            ));
-        }
-        if !is_rate(&lr) {
-            bail!(Code::BadValue, "`lr` must be 0 or more, found {lr}");
-        }
-        self.own_lr = Some(lr);
-        Ok(())
     }
 
     /// The loss scale of the next step; only with fp16.

@@ -44,7 +44,7 @@ use crate::{
     },
 };
 
-const STATE: &str = "state.json";
+pub(super) const STATE: &str = "state.json";
 const MODEL: &str = "model.safetensors";
 const EMA: &str = "ema.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
@@ -362,30 +362,6 @@ impl Engine {
         Ok(state)
     }
 
-    /// Refuses a checkpoint of an adapter of another base, or of none.
-    fn check_base(&self, dir: &Place, state: &TrainState) -> Result<()> {
-        let has_adapter = self.model.adapter().is_some();
-        let refused = |why: String| {
-            Error::new(Code::Checkpoint, format!("checkpoint {} {why}", dir.display()))
-        };
-        match &state.base {
-            None if !has_adapter => Ok(()),
-            None => Err(refused("is of a whole model, and this one trains an adapter".to_owned())
-                .hint("load_model reads the checkpoint as a base")),
-            Some(_) if !has_adapter => {
-                Err(refused("is of an adapter, which the model does not have".to_owned())
-                    .hint("give the model the same adapter first, with `model.lora(#{ ... })`"))
-            }
-            Some(base) if *base.sha256 == self.model.origin_record()?.sha256 => Ok(()),
-            Some(base) => {
-                let path = base.path.as_ref().map(|path| format!(", {}", path.display()));
-                let path = path.unwrap_or_default();
-                Err(refused(format!("is of an adapter of another base{path}"))
-                    .hint(format!("the base had the hash {}", base.sha256)))
-            }
-        }
-    }
-
     /// Refuses a checkpoint whose state is that of another optimizer.
     fn check_optimizer(&self, dir: &Place, state: &TrainState) -> Result<()> {
         let (found, expected) = (&state.optimizer, self.config.optimizer.name());
@@ -402,7 +378,8 @@ impl Engine {
     }
 }
 
-fn train_state(dir: &Place) -> Result<TrainState> {
+/// The state of a checkpoint, which is not verified.
+pub(super) fn train_state(dir: &Place) -> Result<TrainState> {
     let text = read_to_string(dir.join(STATE)).map_err(|e| damaged(dir, e))?;
     let state: TrainState = serde_json::from_str(&text).map_err(|e| {
         let message = format!("checkpoint {}: {STATE} cannot be understood", dir.display());

@@ -85,12 +85,13 @@ pub(super) fn check_names(
     file: &SafetensorsFile,
     expected: &[(String, Vec<i64>)],
 ) -> Result<()> {
-    let mut faults = Vec::new();
+    let (mut faults, mut has_shapes) = (Vec::new(), true);
     for (name, wanted) in expected {
         if !file.contains(name) {
             faults.push(format!("{name} is missing"));
         } else if file.shape(name)? != *wanted {
             let found = file.shape(name)?;
+            has_shapes = false;
             faults.push(format!("{name} has the shape {found:?}, the model {wanted:?}"));
         }
     }
@@ -106,7 +107,10 @@ pub(super) fn check_names(
     };
     let message = format!("checkpoint {} is of another model: {shown}{more}", dir.display());
     Err(Error::new(Code::Checkpoint, message)
-        .hint("make the model with the parameters of the run that wrote the checkpoint"))
+        .hint("make the model with the parameters of the run that wrote the checkpoint")
+        .hint_if(has_shapes.then(|| {
+            "where the model is the same, give init_engine the `freeze` and `trainable` of that run".to_owned()
+        })))
 }
 
 pub(super) fn damaged(dir: &Place, e: Error) -> Error {

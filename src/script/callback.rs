@@ -77,20 +77,34 @@ impl Callback {
         self.call(args)
     }
 
-    /// Calls the function.
+    /// Calls the function, which must take so many arguments.
     pub fn call(&self, args: impl FuncArgs) -> Result<Dynamic> {
+        let mut values = Vec::new();
+        args.parse(&mut values);
+        if let Some(arity) = self.arity
+            && arity != values.len()
+        {
+            let counted = |n: usize| match n {
+                0 => "no arguments".to_owned(),
+                1 => "one argument".to_owned(),
+                n => format!("{n} arguments"),
+            };
+            let (taken, given) = (counted(arity), counted(values.len()));
+            let message = format!("the function takes {taken}, and is called with {given}");
+            return Err(Error::new(Code::WrongType, message));
+        }
         if self.entries.get() == MOST_ENTRIES {
             return Err(Error::new(Code::Recipe, "a function runs itself without an end")
                 .hint("it uses a dataset that is made with this same function"));
         }
         self.entries.update(|n| n + 1);
-        let result = self.enter(args);
+        let result = self.enter(values);
         self.entries.update(|n| n - 1);
         result
     }
 
     #[allow(deprecated, reason = "see the import")]
-    fn enter(&self, args: impl FuncArgs) -> Result<Dynamic> {
+    fn enter(&self, args: Vec<Dynamic>) -> Result<Dynamic> {
         let engine = self.engine.upgrade().ok_or_else(|| {
             Error::new(Code::Internal, "a script function was called after its script had ended")
         })?;

@@ -73,6 +73,8 @@ pub struct Host {
 pub struct RunChoices {
     /// The name of the run, if the user chose one.
     pub name: Option<String>,
+    /// The option or command of the user that names runs.
+    pub named_by: &'static str,
     /// The steps that get a line.
     pub lines: LineInterval,
     /// The command line of this process, which a run keeps and shows for its continuation.
@@ -93,6 +95,7 @@ impl Host {
             ranks: Ranks::new(),
             run: RunChoices {
                 name: None,
+                named_by: "--name",
                 lines: LineInterval::Paced,
                 command: Vec::new(),
                 is_trial: false,

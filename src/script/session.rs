@@ -57,6 +57,10 @@ impl Session {
         let (name, parameters) = (&recipe.name, workspace.parameters.borrow());
         let imports = Imports::load(&engine, workspace, name, &ast, &parameters);
         check::check(&engine, name, &ast, &imports, &parameters)
+            .and_then(|()| {
+                let given = &workspace.rights.params;
+                check::check_given(name, &ast, &imports, &parameters, given)
+            })
             .map_err(|e| Failure::of(e, &[], sources))?;
         drop(parameters);
         self.check_run_options(&ast, &imports)?;
@@ -163,7 +167,7 @@ impl Session {
         let option = match (&self.host.workspace.rights.start, &run.name) {
             _ if run.is_trial => "--dry-run",
             (Start::Afresh, None) => return Ok(()),
-            (Start::Afresh, Some(_)) => "--name",
+            (Start::Afresh, Some(_)) => run.named_by,
             _ => "--resume",
         };
         let mut sources = imports.sources().map(|(_, ast)| ast).chain([ast]);

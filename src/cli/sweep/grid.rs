@@ -77,16 +77,17 @@ pub(super) fn points<'a>(
     Ok(rows.into_iter().map(point).collect())
 }
 
-/// The values in a text: between commas, of whole numbers also `1..3`, both ends included. An array is
-/// one value, several are `[1, 2],[3, 4]`.
+/// The values in a text: between commas, of numbers also `1..3`, the whole ones with both ends. An array
+/// is one value, several are `[1, 2],[3, 4]`.
 fn values_of(name: &str, text: &str, kind: Option<&str>) -> Result<Vec<String>> {
     let is_list = kind != Some("array") || text.trim_start().starts_with('[');
     if !is_list || !text.contains(',') && !text.contains("..") {
         return Ok(vec![text.to_owned()]);
     }
+    let is_number = matches!(kind, Some("int" | "float"));
     let mut values = Vec::new();
     for item in items(text) {
-        match range(item).filter(|_| kind == Some("int")) {
+        match range(item).filter(|_| is_number) {
             Some(range) if range.is_empty() => {
                 let message = format!("the range {item} of `{name}` is empty");
                 return Err(Error::new(Code::Usage, message).hint("the smaller end comes first"));
@@ -103,7 +104,11 @@ fn values_of(name: &str, text: &str, kind: Option<&str>) -> Result<Vec<String>> 
         }
     }
     for (i, value) in values.iter().enumerate() {
-        if values[..i].contains(value) {
+        let is_same = |other: &String| match (other.parse::<f64>(), value.parse::<f64>()) {
+            (Ok(other), Ok(value)) if is_number => other == value,
+            _ => other == value,
+        };
+        if values[..i].iter().any(is_same) {
             bail!(Code::Usage, "parameter `{name}` has the value {value} twice");
         }
     }
@@ -172,6 +177,7 @@ mod tests {
             "tiny-lr=3e-4-seed=7",
         ];
         assert_eq!(names(&["lr=1e-4, 3e-4", "seed=1..2,7"]), expected);
+        assert_eq!(names(&["lr=1..2"]), ["tiny-lr=1", "tiny-lr=2"]);
     }
 
     #[test]
@@ -208,6 +214,7 @@ mod tests {
             (&["lr=1,,2"], "`-p lr=1,,2` has an empty value"),
             (&["lr=1", "lr=2"], "parameter `lr` is given twice"),
             (&["seed=1,1"], "parameter `seed` has the value 1 twice"),
+            (&["lr=1e-3,0.001"], "parameter `lr` has the value 0.001 twice"),
             (&["seed=3..1"], "the range 3..1 of `seed` is empty"),
             (&["seed=1..2000"], "the sweep would have more than 1000 runs"),
         ] {

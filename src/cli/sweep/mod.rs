@@ -49,7 +49,7 @@ pub(super) struct SweepArgs {
     /// The recipe: a .rhai file, one that is part of dsr, or https://HOST/FILE#sha256=HEX.
     recipe: PathBuf,
 
-    /// The values of a parameter: lr=1e-4,3e-4 or, of whole numbers, seed=1..3, both ends included.
+    /// The values of a parameter: lr=1e-4,3e-4 or, of numbers, seed=1..3: the whole ones, both ends included.
     #[arg(short = 'p', long = "param", value_name = "NAME=VALUES")]
     param: Vec<String>,
 
@@ -140,6 +140,7 @@ impl SweepArgs {
         let mut host = host::of(recipe, &given, self.grants.fetch(), console, |_| ())?;
         self.lock.settle(&mut host.workspace, recipe)?;
         host.run.name = Some(point.name.clone());
+        host.run.named_by = "dsr sweep";
         Ok(host)
     }
 

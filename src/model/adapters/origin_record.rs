@@ -21,9 +21,6 @@ impl Model {
         let mut hash = Sha256::new();
         let config = serde_json::Value::from(self.facts.config.clone()).to_string();
         hash.update(config.as_bytes());
-        if let Some(quantization) = self.quantization() {
-            hash.update(quantization.name().as_bytes());
-        }
         let path = match &self.origin {
             Origin::Seed(seed) => {
                 hash.update(&seed.to_le_bytes());
@@ -43,7 +40,8 @@ impl Model {
                 .hint("write it with `export_hf`, and load it with `load_model`"));
             }
         };
-        let record = OriginRecord { path, sha256: hash.finish() };
+        let quantization = self.quantization();
+        let record = OriginRecord { path, sha256: hash.finish(), quantization };
         Ok(self.origin_record.get_or_init(|| record).clone())
     }
 

@@ -225,7 +225,7 @@ pub mod api {
     // By value, so that the function can use the variable that it is called on; so is `map`.
     #[rhai_fn(return_raw)]
     pub fn filter(ctx: NativeCallContext, dataset: Dataset, keep: FnPtr) -> ScriptResult<Dataset> {
-        let keep = Callback::new(&ctx, keep)?;
+        let keep = Callback::new(&ctx, keep)?.taking(1..=1, "|row|")?;
         Ok(dataset.filter(Rc::new(move |row| {
             keep.call_predicate(
                 "the function of `filter`",
@@ -242,7 +242,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn map(ctx: NativeCallContext, dataset: Dataset, change: FnPtr) -> ScriptResult<Dataset> {
-        let change = Callback::new(&ctx, change)?;
+        let change = Callback::new(&ctx, change)?.taking(1..=1, "|row|")?;
         Ok(dataset.map(Rc::new(move |row| {
             dataset_rows::map_to_row(&change.call((dataset_rows::row_to_map(row),))?)
         }))?)

@@ -114,7 +114,7 @@ pub mod api {
     pub fn set_lr(optimizer: &mut Optimizer, lr: Dynamic) -> ScriptResult<()> {
         let lr: f64 = crate::recipe::value::argument("lr", &lr)?;
         if !(lr.is_finite() && lr >= 0.0) {
-            let message = format!("`lr` must be 0 or more, found {lr}");
+            let message = format!("`lr` must be a finite number, 0 or more, found {lr}");
             return Err(Error::new(Code::BadValue, message).into());
         }
         optimizer.write()?.lr = lr;

@@ -27,7 +27,7 @@ pub(crate) use self::{
     own_options::OwnOptions,
     reader::OptionReader,
     surface::{Surface, ValueType},
-    whole::check_whole,
+    whole::{check_given, check_whole},
 };
 use crate::{
     error::{Error, Result},

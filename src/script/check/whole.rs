@@ -10,7 +10,7 @@ use crate::{
     recipe::{
         error::AtPosition,
         imports::Imports,
-        params::{PARAMETERS, Parameter},
+        params::{GivenParameter, PARAMETERS, Parameter},
     },
 };
 
@@ -28,16 +28,44 @@ pub(crate) fn check_whole(
             faults.extend(error.split());
         }
     }
-    let used: BTreeSet<_> =
-        all.sources().map(|(_, ast)| ast).chain([ast]).flat_map(used_parameters).collect();
-    for parameter in parameters.iter().filter(|p| !used.contains(&p.name)) {
-        let message = format!("the parameter `{}` is not used", parameter.name);
-        let fault = Error::new(Code::Recipe, message)
-            .hint(format!("use its value, P::{}, or leave it out", parameter.name));
-        faults.push(fault.at(source, parameter.position));
-    }
+    faults.extend(unused_parameters(source, ast, all, parameters.iter()));
     faults.append(&mut all.faults);
     Error::all(faults).map_or(Ok(()), Err)
+}
+
+/// Refuses values for parameters that are declared and not used: they would change nothing.
+pub(crate) fn check_given(
+    source: &str,
+    ast: &AST,
+    all: &Imports,
+    parameters: &[Parameter],
+    given: &[GivenParameter],
+) -> Result<()> {
+    // A module whose path is put together may use them.
+    if !all.computed.is_empty() {
+        return Ok(());
+    }
+    let is_given = |parameter: &&Parameter| given.iter().any(|given| given.name == parameter.name);
+    let faults = unused_parameters(source, ast, all, parameters.iter().filter(is_given));
+    Error::all(faults).map_or(Ok(()), Err)
+}
+
+fn unused_parameters<'a>(
+    source: &str,
+    ast: &AST,
+    all: &Imports,
+    parameters: impl Iterator<Item = &'a Parameter>,
+) -> Vec<Error> {
+    let used: BTreeSet<_> =
+        all.sources().map(|(_, ast)| ast).chain([ast]).flat_map(used_parameters).collect();
+    let unused = parameters.filter(|parameter| !used.contains(&parameter.name));
+    let fault = |parameter: &Parameter| {
+        let message = format!("the parameter `{}` is not used", parameter.name);
+        Error::new(Code::Recipe, message)
+            .hint(format!("use its value, P::{}, or leave it out", parameter.name))
+            .at(source, parameter.position)
+    };
+    unused.map(fault).collect()
 }
 
 /// The parameters that a source uses.
