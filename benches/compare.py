@@ -54,10 +54,11 @@ class Run:
         return (len(self.arrivals) - warmup) * tokens_per_step / seconds
 
 
-def flops_per_token(family, seq_len):
-    """Forward and backward: 6 for each weight of a product, and attention's two products."""
+def flops_per_token(family, seq_len, lora):
+    """Forward and backward: 6 for each weight of a product, 4 for a frozen one, and attention's two
+    products. An adapter's own are not counted."""
     weights = LAYERS * BLOCK_WEIGHTS[family] + VOCABULARY * WIDTH
-    return 6 * weights + 12 * LAYERS * WIDTH * seq_len
+    return (4 if lora else 6) * weights + 12 * LAYERS * WIDTH * seq_len
 
 
 def in_turns(rounds, commands, steps, environment):
@@ -91,6 +92,7 @@ def main():
     parser.add_argument("--seq-len", type=int, default=256)
     parser.add_argument("--family", choices=sorted(NAMES), default="gpt2")
     parser.add_argument("--dropout", type=float, default=0.1, help="of GPT-2")
+    parser.add_argument("--lora", type=int, default=0, help="the rank of an adapter; 0 trains everything")
     parser.add_argument("--dsr", type=Path, default=HERE.parent / "target" / "release" / "dsr")
     parser.add_argument("--golden", type=Path, help="directory of gpt2-tiny-v512 and its tokens")
     args = parser.parse_args()
@@ -102,12 +104,13 @@ def main():
         "dsr": [
             args.dsr, "run", HERE / "train_125m.rhai", "-p", f"steps={steps}", "-p", f"family={args.family}",
             "-p", f"micro_batch_size={args.micro_batch_size}", "-p", f"seq_len={args.seq_len}",
-            "-p", f"dropout={args.dropout}",
+            "-p", f"dropout={args.dropout}", "-p", f"lora={args.lora}",
         ],
         "peer": [
             *peer, "train", f"--steps={args.steps}", f"--warmup={args.warmup}",
             f"--micro-batch-size={args.micro_batch_size}", f"--seq-len={args.seq_len}",
             f"--dropout={args.dropout}", f"--family={args.family}",
+            f"--lora={args.lora}",
         ],
     }
     sgemm = subprocess.run([*peer, "sgemm"], env=environment, check=True, capture_output=True, text=True)
@@ -117,11 +120,12 @@ def main():
 
     tokens = args.micro_batch_size * args.seq_len
     rates = [[run.rate(args.warmup, tokens) for run in side] for side in (ours, theirs)]
-    share = flops_per_token(args.family, args.seq_len) / (gflops * 1e9) * 100
-    print(f"{NAMES[args.family]}, fp32, {args.micro_batch_size} x {args.seq_len} tokens a step, "
+    share = flops_per_token(args.family, args.seq_len, args.lora) / (gflops * 1e9) * 100
+    what = NAMES[args.family] + (f" with an adapter of rank {args.lora}" if args.lora else "")
+    print(f"{what}, fp32, {args.micro_batch_size} x {args.seq_len} tokens a step, "
           f"{args.threads} threads, {args.rounds} rounds of {args.steps} steps; "
           f"a large sgemm reaches {gflops:.0f} GFLOP/s\n")
-    print("| | dsr | transformers + PyTorch | ratio |\n|---|---|---|---|")
+    print(f"| | dsr | {'peft + ' if args.lora else ''}transformers + PyTorch | ratio |\n|---|---|---|---|")
     print(row("speed", "tokens/s", *rates, 1))
     print(row("share of the sgemm rate", "%", *[[r * share for r in side] for side in rates], 0))
     print(row("peak memory", "MB", *[[run.peak_mb for run in side] for side in (ours, theirs)], 0))

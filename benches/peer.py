@@ -63,6 +63,16 @@ def step(model, optimizer, micro_batches):
 
 
 def model_of(args):
+    model = whole_model_of(args)
+    if args.lora == 0:
+        return model
+    from peft import LoraConfig, get_peft_model
+
+    options = dict(r=args.lora, lora_alpha=16, target_modules="all-linear", task_type="CAUSAL_LM")
+    return get_peft_model(model, LoraConfig(**options))
+
+
+def whole_model_of(args):
     from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
     if args.family == "gpt2":
@@ -78,7 +88,8 @@ def model_of(args):
 def train(args):
     torch.manual_seed(0)
     model = model_of(args).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=6e-4, weight_decay=0.1, fused=True)
+    trained = [param for param in model.parameters() if param.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=6e-4, weight_decay=0.1, fused=True)
     rows = itertools.cycle(austen_rows(args.seq_len).split(args.micro_batch_size))
     losses, first, began = [], None, None
     for n in range(args.warmup + args.steps):
@@ -132,6 +143,7 @@ def main():
     mode.add_argument("--seq-len", type=int, default=256)
     mode.add_argument("--dropout", type=float, default=0.1)
     mode.add_argument("--family", default="gpt2")
+    mode.add_argument("--lora", type=int, default=0)
     mode.set_defaults(run=train)
     mode = modes.add_parser("golden")
     mode.add_argument("dir", type=Path)

@@ -11,7 +11,7 @@ if [ ! -e "$venv/ready" ]; then
         exit 1
     fi
     python3 -m venv "$venv"
-    "$venv/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 pyarrow
+    "$venv/bin/pip" install --quiet torch==2.13.0 transformers==5.23.0 peft==0.21.2 pyarrow
     touch "$venv/ready"
 fi
 cargo build --release --quiet
