@@ -3,7 +3,7 @@
 use crate::support::{
     files::golden,
     numbers::floats,
-    program::{dsr, out},
+    program::{dsr, out, two_ranks},
     recipe::{Recipe, places},
 };
 
@@ -292,6 +292,44 @@ print(found.accuracy > 0.8 && found.margin > last.margin / 2.0);
         for (found, expected) in found.iter().zip(expected) {
             assert!((found - expected).abs() < 2e-6, "step {step}: {found} is not {expected}");
         }
+    }
+}
+
+/// Two ranks tell the loss, the margin and the accuracy of all their pairs: those of one rank that
+/// accumulates the same micro batches, to the rounding of float32 sums in another order.
+#[test]
+fn dpo_on_two_ranks_judges_the_pairs_of_both() {
+    let recipe = r#"
+import "dsr:dpo" as dpo;
+param("golden", "", "directory of the golden values");
+param("accumulation", 1, "micro batches of a step");
+let model = load_model(P::golden + "/gpt2-tiny-v512");
+model.load_adapter(P::golden + "/adapters/gpt2-cattn.init");
+let objective = dpo::objective(#{ beta: 0.1 });
+let engine = init_engine(model, #{
+    micro_batch_size: 2,
+    gradient_accumulation_steps: P::accumulation,
+    optimizer: #{ type: "AdamW", lr: 5e-3 },
+    loss: objective.loss,
+    loss_average: "micro_batches",
+});
+let loader = || dataset(P::golden + "/dpo-pairs.jsonl").loader(#{ micro_batch_size: 2 });
+let last = dpo::fit(engine, loader.call(), objective, #{ total_steps: 3, on_step: |state| () });
+let found = dpo::evaluate(engine.model, loader.call(), objective);
+for value in [last.loss, last.margin, last.accuracy, found.loss, found.margin, found.accuracy] {
+    print(value);
+}
+"#;
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("r.rhai"), recipe).unwrap();
+    let golden_dir = format!("golden={}", golden("").display());
+    let args = ["run", "r.rhai", "-p", &golden_dir, "-p", "accumulation=2"];
+    let read = |text: String| numbers(&text.lines().map(str::to_owned).collect::<Vec<_>>());
+    let one = read(out(&dsr(dir.path(), &args).output().unwrap()));
+    let two = read(out(&two_ranks(dir.path(), &args[..4])[0]));
+    assert_eq!(one.len(), 6);
+    for (one, two) in one.iter().zip(&two) {
+        assert!((one - two).abs() < 2e-6, "{one} is not {two}");
     }
 }
 

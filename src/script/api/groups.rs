@@ -7,7 +7,7 @@ use rhai::{Module, exported_module};
 use super::{
     adapters, batch, console, dataset, deepspeed, engine, engine_batch, engine_ema, engine_restore,
     engine_speed, generate, json, language, loader, model, nn, optimizer, options, param, plot,
-    run, table, tensor, tokenizer, tokenizer_training,
+    ranks, run, table, tensor, tokenizer, tokenizer_training,
 };
 
 /// A group of functions: its name, and what builds it.
@@ -34,6 +34,7 @@ const API: &[Group] = &[
     ("options", || exported_module!(options::api)),
     ("param", || exported_module!(param::api)),
     ("plot", || exported_module!(plot::api)),
+    ("ranks", || exported_module!(ranks::api)),
     ("run", run::build),
     ("table", || exported_module!(table::api)),
     ("tensor", || exported_module!(tensor::api)),

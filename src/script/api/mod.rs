@@ -26,6 +26,7 @@ pub mod optimizer;
 pub mod options;
 pub mod param;
 pub mod plot;
+pub mod ranks;
 pub mod run;
 pub mod table;
 pub mod tensor;
