@@ -2,6 +2,7 @@
 //!
 //! Ranks are threads where nothing is drawn at random. All trainings have the same rows a step.
 
+mod adapters;
 mod recipes;
 mod turns;
 

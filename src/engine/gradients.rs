@@ -21,7 +21,7 @@ use crate::{
     dist::{ProcessGroup, ReduceOp, Reduction},
     error::{Code, Error, Result},
     model::{FlatUnit, ParamPlace, SharedGradients, UnitGradients},
-    tensor::{Copying, Kind, Tensor},
+    tensor::{Copying, Device, Kind, Tensor},
 };
 
 /// Sums under way beside the backward pass: while one is waited for, its buffer exists.
@@ -87,6 +87,11 @@ impl Gradients {
         self.at_once = self.moves
             || self.zero.shards_gradients(ranks)
             || (ranks > 1 && last && self.zero.overlaps());
+    }
+
+    /// The device on which the sums are taken.
+    pub(super) fn location(&self) -> Device {
+        self.host_gradients.location()
     }
 
     /// The gradients of this rank, for the operations of a backward pass to add to.

@@ -17,6 +17,11 @@ impl HostGradients {
         Self { location, buffers: (0..units).map(|_| None).collect() }
     }
 
+    /// The device on which they are taken.
+    pub(super) fn location(&self) -> Device {
+        self.location
+    }
+
     /// Starts to copy the gradient of unit `i` there, over the one before it. A gradient that is there
     /// already stays where it is.
     pub(super) fn receive(&mut self, i: usize, grad: Tensor) -> Result<Copying> {

@@ -25,6 +25,7 @@ mod learning_rate;
 mod loss_scaler;
 mod master_weights;
 mod memory;
+mod mesh_limits;
 mod observe;
 mod offload;
 #[cfg(test)]
@@ -63,7 +64,7 @@ pub use crate::model::ModuleProfile;
 
 use self::{
     accumulation::Accumulation, averages::Averages, gradients::Gradients, layer_ranks::TensorGroup,
-    master_weights::MasterWeights, offload::Offload, outliers::Outliers,
+    master_weights::MasterWeights, mesh_limits::check_mesh, offload::Offload, outliers::Outliers,
     overflow_check::OverflowCheck, pace::Pace, pending::Pending, pipe::Pipe, placement::Placement,
     stage::check_documents, stop::StopSignal, timers::Timers, trainable::optimizer_plan,
     unit_states::UnitStates,
@@ -85,10 +86,7 @@ pub use self::{
 };
 use crate::{
     bridge::memory::{self as ledger, Ledger},
-    config::{
-        BatchChoice, EngineConfig, MeshConfig, OptimizerConfig,
-        optimizer::{Algorithm, check_momentum},
-    },
+    config::{BatchChoice, EngineConfig, optimizer::check_momentum},
     data::Batch,
     dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
@@ -409,38 +407,6 @@ fn whole_names(model: &Model, mut names: Vec<StateName>) -> Vec<StateName> {
         }
     }
     names
-}
-
-/// Refuses what does not go with stages, or with ranks that share layers.
-fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
-    let MeshConfig { pipeline, tensor_parallel } = &config.mesh;
-    let (stages, ranks) = (pipeline.stages, tensor_parallel.autotp_size);
-    if stages == 1 && ranks == 1 {
-        return Ok(());
-    }
-    let option = if stages > 1 { "pipeline.stages" } else { "tensor_parallel.autotp_size" };
-    if config.monitor.flops_profiler.is_some() {
-        let what =
-            "the flops profiler measures a whole model, and each rank of this mesh has a part";
-        return Err(Error::new(Code::BadValue, what).option(option));
-    }
-    if model.adapter().is_some() || model.trainable_count() < model.all_units().len() {
-        let what = "adapters and frozen parameters do not go with pipelines and tensor parallelism";
-        return Err(Error::new(Code::BadValue, what).option(option));
-    }
-    if ranks == 1 {
-        return Ok(());
-    }
-    model.check_sharing(ranks)?;
-    let OptimizerConfig { algorithm, blockwise, .. } = &config.optimizer;
-    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) || blockwise.is_some() {
-        let what = format!(
-            "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
-            config.optimizer.name()
-        );
-        return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
-    }
-    Ok(())
 }
 
 /// A training in float32 with AdamW, which checkpoints `every` n-th block.

@@ -132,9 +132,16 @@ impl Engine {
         let targets = activations.targets();
         let walk = || {
             let of_losses = || activations.loss_gradient(loss_sum.as_ref());
+            // Where nothing below is trained, no gradient goes there.
+            if model.lowest_backward() == model.layers().len() {
+                return Ok(());
+            }
             let grad = self.pipe.receive_gradient(&shape)?.map_or_else(of_losses, Ok)?;
             let grad = activations.backward(model, gradients, &self.stop, grad)?;
-            self.pipe.send_gradient(&shape, &grad)
+            match model.input_has_gradient(model.layers()[0].number) {
+                true => self.pipe.send_gradient(&shape, &grad),
+                false => Ok(()),
+            }
         };
         if let Err(e) = guard("backward", walk) {
             if e.code() == Code::Interrupted {

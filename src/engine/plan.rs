@@ -352,7 +352,7 @@ impl StepMemory<'_> {
     /// Elements of the gradients that exist, and what else is held, at each moment.
     fn moments(&self) -> Vec<(u64, HeldBytes)> {
         let all = self.trained_elements();
-        let lowest = self.setup.model.lowest_trainable().unwrap_or(0);
+        let lowest = self.setup.model.lowest_backward();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
         let (mut kept, mut before) = (Vec::new(), 0);
         for (i, cost) in self.layers.iter().enumerate() {

@@ -70,7 +70,7 @@ impl Setup {
         }
         let costs = self.model.costs(&self.workload)?;
         let micro_batches = self.gradient_accumulation_steps as f64;
-        let lowest = self.model.lowest_trainable().unwrap_or(0);
+        let lowest = self.model.lowest_backward();
         let flops = costs.iter().enumerate().map(|(i, cost)| {
             let forward = 2.0 * cost.profile.macs as f64;
             let backward = if i < lowest { 0.0 } else { 1.0 + self.trained_share(i) };

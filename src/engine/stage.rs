@@ -143,11 +143,11 @@ impl Activations {
         let objective =
             Some(Objective { targets, loss_normalizer: pass.loss_normalizer, function: loss });
         let mut kept = Vec::with_capacity(model.layers().len());
-        let lowest = lowest_trainable(model)?;
+        let lowest = model.lowest_backward();
         for (i, layer) in model.layers().iter().enumerate() {
             stop.check()?;
             // Token ids have no gradient, and what is below all that is trained needs none.
-            let input = flow.detach(layer.number > lowest);
+            let input = flow.detach(model.input_has_gradient(layer.number));
             let gathered = model.gather(i, Direction::Forward)?;
             let run = |with_graph| {
                 let run =
@@ -206,7 +206,7 @@ impl Activations {
         // The tensors of the next layer come back while this one runs.
         let mut fetch = || kept.pop().map(|kept| kept.fetch(model.device())).transpose();
         let mut coming = fetch()?;
-        let lowest = lowest_trainable(model)?;
+        let lowest = model.lowest_backward();
         for (i, layer) in model.layers().iter().enumerate().skip(lowest).rev() {
             stop.check()?;
             let kept = coming.ok_or_else(|| Error::new(Code::Internal, "a layer kept nothing"))?;
@@ -216,7 +216,8 @@ impl Activations {
             let (input, output) = match kept {
                 SavedForBackward::Graph(input, output) => (input, output),
                 SavedForBackward::Input(input) => {
-                    let input = input.try_map(Copying::wait)?.detach(layer.number > lowest);
+                    let input = input.try_map(Copying::wait)?;
+                    let input = input.detach(model.input_has_gradient(layer.number));
                     let output = pass.run((model, i), &gathered, &input, true, (None, None))?;
                     (input, output)
                 }
@@ -263,11 +264,6 @@ fn differentiate(
         None => Tensor::new(),
     };
     Ok(Flow { hidden, encoded, bias })
-}
-
-fn lowest_trainable(model: &Model) -> Result<usize> {
-    let nothing = || Error::new(Code::Internal, "nothing of the model is trained");
-    model.lowest_trainable().ok_or_else(nothing)
 }
 
 fn has_no_graph(layer: &ModelLayer) -> Error {

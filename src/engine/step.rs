@@ -18,7 +18,7 @@ use crate::{
     error::{Code, Error, Result},
     model::{FlatUnit, Split},
     optim::{StepRates, UnitTensors, norm_count, norms, squared_norm},
-    tensor::{Device, Kind, Tensor, guard, no_grad},
+    tensor::{Kind, Tensor, guard, no_grad},
 };
 
 impl Engine {
@@ -144,9 +144,9 @@ impl Engine {
         if shape.pp == 1 {
             return squared_norm(own, device);
         }
-        let units = self.model.all_units();
+        let units = &self.model.all_units()[..self.model.trainable_count()];
         let len = |unit: &FlatUnit| unit.numel_for(shape.dp) / shape.dp as i64;
-        let like = own.first().map_or(Device::Cpu, Tensor::device);
+        let like = self.gradients.location();
         let counts = units.iter().map(|unit| norm_count(len(unit), like));
         let all = Tensor::f_zeros([counts.clone().sum::<i64>()], (Kind::Double, device))?;
         let mut start = 0;

@@ -28,10 +28,9 @@ impl Model {
         if known == range && place == sharers.as_ref().map(|sharers| sharers.place()) {
             return Ok(());
         }
-        if self.stage.get().is_some() || self.is_sharded() {
-            let what = "the model belongs to an engine with another mesh of ranks";
-            return Err(Error::new(Code::BadValue, what)
-                .hint("make or load it anew for this engine; a checkpoint goes from any mesh to any other"));
+        self.check_uncut()?;
+        if self.is_sharded() {
+            return Err(of_another_mesh());
         }
         if self.starts_from_values() || self.facts.names.is_none() {
             let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
@@ -50,6 +49,11 @@ impl Model {
             unit.release()?;
         }
         self.stage.set(stage).map_err(|_| Error::new(Code::Internal, "a model was cut twice"))
+    }
+
+    /// Refuses a model of which this rank has a part.
+    pub(super) fn check_uncut(&self) -> Result<()> {
+        self.stage.get().map_or(Ok(()), |_| Err(of_another_mesh()))
     }
 
     /// A model of the layers in `range` of this one, to plan with: it shares the units' shapes, and is
@@ -170,4 +174,9 @@ impl Model {
     pub fn units_of(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
         self.layers[range].iter().flat_map(|layer| layer.units.iter().copied())
     }
+}
+
+fn of_another_mesh() -> Error {
+    Error::new(Code::BadValue, "the model belongs to an engine with another mesh of ranks")
+        .hint("make or load it anew for this engine; a checkpoint goes from any mesh to any other")
 }

@@ -38,7 +38,7 @@ impl Model {
             if reads { &layer.units[..] } else { &[] }
         };
         let store = self.store.borrow().clone();
-        let lowest = self.lowest_trainable().unwrap_or(0);
+        let lowest = self.lowest_backward();
         let following: Vec<usize> = match (&store, direction) {
             (None, _) => Vec::new(),
             (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
@@ -115,11 +115,7 @@ impl Model {
     /// [`Model::set_store`] follows when all units are there.
     pub fn materialize(&self, i: usize) -> Result<()> {
         if let Some(initializer) = &*self.initializer.borrow() {
-            let unit = &self.units()[i];
-            return match self.unit_part(i) {
-                Some(part) => initializer.fill(unit, Some(&part)),
-                None => self.fill(initializer, unit),
-            };
+            return self.fill(initializer, &self.units()[i], self.unit_part(i).as_ref());
         }
         let store = self.store.borrow().clone();
         store.map_or(Ok(()), |store| store.gather(self.units(), i, &[]))

@@ -224,9 +224,8 @@ impl Model {
 
     /// The units that are trained: the first ones.
     pub fn trainable_units(&self) -> &[FlatUnit] {
-        // Where there are stages, all are.
-        let count = self.stage.get().map_or(self.trainable, |stage| stage.units.len());
-        &self.units()[..count]
+        let units = self.units();
+        &units[..units.partition_point(FlatUnit::is_trainable)]
     }
 
     /// How many units of the whole model are trained: the first ones.

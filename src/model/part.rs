@@ -11,7 +11,7 @@ use super::{
     unit::FlatUnit,
 };
 use crate::{
-    error::Result,
+    error::{Error, Result},
     tensor::{Device, no_grad},
 };
 
@@ -58,9 +58,17 @@ impl Shared {
                     splits[unit][index] = split;
                 }
             }
+            for attached in &layer.places.attached {
+                let ParamPlace { unit, index } = layer.places.of(attached.target);
+                let (of_target, spec) = (splits[unit][index].clone(), &units[unit].specs()[index]);
+                for (ParamPlace { unit, index }, split) in attached.splits(&of_target, spec) {
+                    splits[unit][index] = split;
+                }
+            }
         }
         let part = |(unit, splits): (&FlatUnit, &Vec<Split>)| {
-            FlatUnit::outline(part_specs(unit, splits, tp.size()), device)
+            let part = FlatUnit::outline(part_specs(unit, splits, tp.size()), device)?;
+            Ok::<_, Error>(part.trained(unit.is_trainable()))
         };
         let parts = units.iter().zip(&splits).map(part).collect::<Result<_>>()?;
         Ok(Self { tp, splits, parts })
@@ -71,6 +79,7 @@ impl Shared {
     pub(super) fn unit(&self, unit: &FlatUnit, number: usize, device: Device) -> Result<FlatUnit> {
         let splits = &self.splits[number];
         let part = FlatUnit::absent(part_specs(unit, splits, self.tp.size()), device)?;
+        let part = part.trained(unit.is_trainable());
         if unit.is_here() {
             no_grad(|| {
                 let _ = part.allocate()?.f_zero_()?;
@@ -81,7 +90,7 @@ impl Shared {
                         self.tp.size(),
                     )?)?;
                 }
-                Ok::<_, crate::error::Error>(())
+                Ok::<_, Error>(())
             })?;
             unit.release()?;
         }

@@ -48,10 +48,23 @@ struct Group {
 }
 
 impl Model {
-    /// The first layer that uses a parameter that is trained.
+    /// The first layer of the whole model that uses a parameter that is trained.
     pub fn lowest_trainable(&self) -> Option<usize> {
         let is_trained = |layer: &ModelLayer| layer.units.iter().any(|&i| i < self.trainable);
         self.layers.iter().position(is_trained)
+    }
+
+    /// The first of the layers of this stage that backward passes come to; their number where they come
+    /// to none.
+    pub fn lowest_backward(&self) -> usize {
+        let lowest = self.lowest_trainable().unwrap_or(0);
+        self.layers().partition_point(|layer| layer.number < lowest)
+    }
+
+    /// Whether the input of layer `number` of the whole model has a gradient: there is something to be
+    /// trained below.
+    pub fn input_has_gradient(&self, number: usize) -> bool {
+        self.lowest_trainable().is_some_and(|lowest| number > lowest)
     }
 
     /// The same model, of which the parameters are trained that `is_trained` names, and the others
@@ -84,6 +97,7 @@ impl Model {
 
     /// The same model with its parameters in other units.
     pub(super) fn rebuilt(&self, regroup: Regroup<'_>) -> Result<Self> {
+        self.check_uncut()?;
         if self.is_sharded() {
             self.make_whole()?;
         }
@@ -220,7 +234,7 @@ fn quantized(name: &str) -> Error {
         .hint("train an adapter beside it, with `model.lora(#{ ... })`, or load the model without `quantize`")
 }
 
-fn places_by_name(units: &[FlatUnit]) -> BTreeMap<&str, ParamPlace> {
+pub(super) fn places_by_name(units: &[FlatUnit]) -> BTreeMap<&str, ParamPlace> {
     let mut places = BTreeMap::new();
     for (unit, flat) in units.iter().enumerate() {
         places.extend(

@@ -2,7 +2,11 @@
 
 use crate::{
     error::Result,
-    model::{param_id::ParamId, param_spec::ParamPlace},
+    model::{
+        param_id::ParamId,
+        param_spec::{ParamPlace, ParamSpec},
+        split::Split,
+    },
     tensor::{Kind, Tensor},
 };
 
@@ -63,6 +67,28 @@ impl<P> Attached<P> {
             Part::Lora(lora) => [Some(&lora.a), Some(&lora.b), lora.magnitude.as_ref()],
         };
         all.into_iter().flatten()
+    }
+}
+
+impl Attached {
+    /// How ranks that share the layer divide its parameters, where they divide the target like this: the
+    /// matrix on the side of the parts has parts, and each rank makes a part of the other's gradient.
+    pub(in crate::model) fn splits(
+        &self,
+        target: &Split,
+        spec: &ParamSpec,
+    ) -> Vec<(ParamPlace, Split)> {
+        let (lora, dim, blocks) = match (&self.part, target) {
+            (Part::Saved(param), _) => return vec![(*param, target.clone())],
+            (Part::Lora(lora), Split::Even { dim, blocks }) => (lora, *dim, blocks),
+            (Part::Lora(_), _) => return Vec::new(),
+        };
+        let even = |dim| Split::Even { dim, blocks: blocks.clone() };
+        let (a, b) = match dim as i64 == spec.input_dim() {
+            true => (even(1), Split::Summed),
+            false => (Split::Summed, even(0)),
+        };
+        vec![(lora.a, a), (lora.b, b)]
     }
 }
 

@@ -12,11 +12,8 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_json},
-    model::{Gathered, Model, initializer::AdapterValues},
-    tensor::{
-        SafetensorsFile,
-        safetensors::{self, TensorEntry},
-    },
+    model::{Model, initializer::AdapterValues},
+    tensor::{SafetensorsFile, safetensors},
 };
 
 /// The names of the files.
@@ -118,28 +115,8 @@ impl Model {
     }
 
     fn write_adapter_weights(&self, path: Option<&Path>) -> Result<()> {
-        let mut entries = Vec::new();
-        let mut places = Vec::new();
-        for (i, unit) in self.units.iter().enumerate() {
-            for (j, spec) in unit.specs().iter().enumerate().filter(|(_, s)| is_of_adapter(&s.name))
-            {
-                entries.push(TensorEntry {
-                    name: &spec.name,
-                    kind: unit.kind(),
-                    shape: &spec.shape,
-                });
-                places.push((i, j));
-            }
-        }
-        let mut gathered: Option<(usize, Gathered<'_>)> = None;
-        safetensors::write(path, entries, |param| {
-            let (i, j) = places[param];
-            if gathered.as_ref().is_none_or(|&(unit, _)| unit != i) {
-                gathered = None;
-                gathered = Some((i, self.gather_unit(i)?));
-            }
-            Ok(self.units[i].params()[j].shallow_clone())
-        })
+        let (entries, fetch) = self.brought(is_of_adapter);
+        safetensors::write(path, entries, fetch)
     }
 }
 

@@ -40,9 +40,9 @@ impl Model {
         Ok(Rc::new(model))
     }
 
-    /// The parameters that the adapter does something with.
+    /// The parameters of this rank's layers that the adapter does something with.
     fn attached(&self) -> impl Iterator<Item = (ParamPlace, &Attached)> {
-        self.layers.iter().flat_map(|layer| {
+        self.layers().iter().flat_map(|layer| {
             let places = &layer.places;
             places.attached.iter().map(|attached| (places.of(attached.target), attached))
         })
@@ -53,7 +53,7 @@ impl Model {
     pub(in crate::model) fn merged_param(&self, place: ParamPlace) -> Result<Tensor> {
         let found = self.attached().find(|(target, _)| *target == place);
         let Some((_, attached)) = found else {
-            return Ok(self.units[place.unit].params()[place.index].shallow_clone());
+            return Ok(self.units()[place.unit].params()[place.index].shallow_clone());
         };
         let mut units: Vec<usize> = attached.params().map(|place| place.unit).collect();
         units.dedup();
@@ -65,15 +65,15 @@ impl Model {
     }
 
     fn merged_value(&self, place: ParamPlace, attached: &Attached) -> Result<Tensor> {
-        let tensor = |place: &ParamPlace| &self.units[place.unit].params()[place.index];
+        let tensor = |place: &ParamPlace| &self.units()[place.unit].params()[place.index];
         let Attached { part, .. } = attached.map(|place| tensor(place).shallow_clone());
         let lora = match part {
             // The copy outlives the gathering.
             Part::Saved(value) => return Ok(value.f_detach()?.f_mul_scalar(1.0)?),
             Part::Lora(lora) => lora,
         };
-        let inputs = self.spec(place).input_dim();
-        let weight = self.units[place.unit].value(place.index)?;
+        let inputs = self.units()[place.unit].specs()[place.index].input_dim();
+        let weight = self.units()[place.unit].value(place.index)?;
         let merged = lora.adapted(&weight, inputs)?;
         let merged = match &lora.magnitude {
             None => merged,

@@ -8,8 +8,10 @@ use crate::{
     model::{
         FlatUnit, Init, Model, ParamPlace, ParamSpec,
         initializer::{AdapterValues, Initializer, draw},
+        part::UnitPart,
+        trainable::places_by_name,
     },
-    tensor::{Kind, Tensor, guard, no_grad},
+    tensor::{Device, Kind, Tensor, guard, no_grad},
 };
 
 impl Model {
@@ -23,16 +25,66 @@ impl Model {
         *self.initializer.borrow_mut() = Some(Rc::new(both));
     }
 
-    /// Takes memory for a unit and gives it its first values.
-    pub(in crate::model) fn fill(&self, initializer: &Initializer, unit: &FlatUnit) -> Result<()> {
+    /// Takes memory for a unit, or for this rank's `part` of one, and gives it its first values.
+    pub(in crate::model) fn fill(
+        &self,
+        initializer: &Initializer,
+        unit: &FlatUnit,
+        part: Option<&UnitPart<'_>>,
+    ) -> Result<()> {
         let Initializer::Adapted { base, adapter } = initializer else {
-            return initializer.fill(unit, None);
+            return initializer.fill(unit, part);
         };
-        match (is_adapters(unit), base) {
-            (true, base) => self.fill_adapter(unit, (adapter, base.as_deref())),
-            (false, Some(base)) => self.fill(base, unit),
-            (false, None) => Ok(()),
+        let values = (adapter, base.as_deref());
+        match (is_adapters(unit), part, base) {
+            (true, None, _) => self.fill_adapter(unit, values),
+            (true, Some(part), _) => self.fill_adapter_part(unit, part, values),
+            (false, _, Some(base)) => self.fill(base, unit, part),
+            (false, _, None) => Ok(()),
         }
+    }
+
+    /// Gives a rank its part of each parameter of an adapter, which is whole for a moment.
+    fn fill_adapter_part(
+        &self,
+        unit: &FlatUnit,
+        part: &UnitPart<'_>,
+        values: (&AdapterValues, Option<&Initializer>),
+    ) -> Result<()> {
+        if unit.is_here() {
+            return Ok(());
+        }
+        let filled = no_grad(|| {
+            let _ = unit.allocate()?.f_zero_()?;
+            for ((spec, param), split) in part.specs.iter().zip(unit.params()).zip(part.splits) {
+                if let Some(own) = self.own_part_of_base(spec, values.0)? {
+                    param.f_data()?.f_copy_(&own)?;
+                    continue;
+                }
+                let whole = FlatUnit::absent(vec![spec.clone()], Device::Cpu)?;
+                self.fill_adapter(&whole, values)?;
+                let own = split.take(&whole.params()[0], part.rank, part.ranks)?;
+                param.f_data()?.f_copy_(&own)?;
+            }
+            Ok(())
+        });
+        if filled.is_err() {
+            unit.release()?;
+        }
+        filled
+    }
+
+    /// This rank's part of the parameter that a new one begins as a copy of, where it is here: both are
+    /// divided alike.
+    fn own_part_of_base(&self, spec: &ParamSpec, values: &AdapterValues) -> Result<Option<Tensor>> {
+        if !matches!((spec.init, values), (Init::Saved, AdapterValues::Seed(_))) {
+            return Ok(None);
+        }
+        let name = spec.name.strip_prefix(PREFIX).unwrap_or(&spec.name);
+        let units = self.units();
+        let place = places_by_name(units).get(name).copied();
+        let here = place.filter(|place| units[place.unit].is_here());
+        here.map(|place| units[place.unit].value(place.index)).transpose()
     }
 
     fn fill_adapter(
@@ -101,7 +153,7 @@ impl Model {
         }
         let copy = unit.absent_twin()?;
         let base = base.ok_or_else(|| Error::new(Code::Internal, "a base without values"))?;
-        self.fill(base, &copy)?;
+        self.fill(base, &copy, None)?;
         copy.value(index)
     }
 }

@@ -85,13 +85,21 @@ impl Model {
 
     /// Every parameter as it is exported, with what an adapter makes of it, and what brings it by its number; unit after unit.
     fn entries(&self) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
+        self.brought(|name| !is_of_adapter(name))
+    }
+
+    /// The parameters whose names are `chosen`, unit after unit, and what brings them by their number from
+    /// the stage that has them: those of the base with what an adapter makes of them.
+    pub(in crate::model) fn brought(
+        &self,
+        chosen: fn(&str) -> bool,
+    ) -> (Vec<TensorEntry<'_>>, impl FnMut(usize) -> Result<Tensor>) {
         let (mut entries, mut places) = (Vec::new(), Vec::new());
         // Units of other stages have not changed their format here.
         let kind = self.units().first().map_or(Kind::Float, FlatUnit::kind);
         for (i, unit) in self.whole_units().iter().enumerate() {
             let specs = unit.specs().iter().enumerate();
-            for (j, ParamSpec { name, shape, .. }) in specs.filter(|(_, s)| !is_of_adapter(&s.name))
-            {
+            for (j, ParamSpec { name, shape, .. }) in specs.filter(|(_, spec)| chosen(&spec.name)) {
                 entries.push(TensorEntry { name, kind, shape });
                 places.push((i, j, &shape[..]));
             }
@@ -111,10 +119,9 @@ impl Model {
                 gathered = None;
                 gathered = Some((i, self.gather_unit(i)?));
             }
-            let Some(pipeline) = &pipeline else {
-                return self.merged_param(ParamPlace { unit: i, index: j });
-            };
-            let param = self.joined(number, j, &self.units()[i].params()[j].detach())?;
+            let value = self.merged_param(ParamPlace { unit: i, index: j })?;
+            let Some(pipeline) = &pipeline else { return Ok(value) };
+            let param = self.joined(number, j, &value.detach())?;
             pipeline.bring(number, Some(&param), (shape, kind))
         };
         (entries, fetch)

@@ -1,0 +1,39 @@
+//! What does not go with a mesh of ranks.
+
+use crate::{
+    config::{EngineConfig, MeshConfig, OptimizerConfig, optimizer::Algorithm},
+    error::{Code, Error, Result},
+    model::{Adapter, Model},
+};
+
+/// Refuses what does not go with stages, or with ranks that share layers.
+pub(super) fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
+    let MeshConfig { pipeline, tensor_parallel } = &config.mesh;
+    let (stages, ranks) = (pipeline.stages, tensor_parallel.autotp_size);
+    if stages == 1 && ranks == 1 {
+        return Ok(());
+    }
+    let option = if stages > 1 { "pipeline.stages" } else { "tensor_parallel.autotp_size" };
+    if config.monitor.flops_profiler.is_some() {
+        let what =
+            "the flops profiler measures a whole model, and each rank of this mesh has a part";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
+    if ranks == 1 {
+        return Ok(());
+    }
+    if model.adapter().is_some_and(Adapter::use_dora) || model.quantization().is_some() {
+        let what = "DoRA and quantized bases look at whole matrices, of which a rank has a part with tensor parallelism";
+        return Err(Error::new(Code::BadValue, what).option(option));
+    }
+    model.check_sharing(ranks)?;
+    let OptimizerConfig { algorithm, blockwise, .. } = &config.optimizer;
+    if matches!(algorithm, Algorithm::Lamb(_) | Algorithm::Muon(_)) || blockwise.is_some() {
+        let what = format!(
+            "{} looks at whole parameters, of which a rank has a part with tensor parallelism",
+            config.optimizer.name()
+        );
+        return Err(Error::new(Code::BadValue, what).option("optimizer.type"));
+    }
+    Ok(())
+}
