@@ -6,6 +6,7 @@
 
 use super::{blocks, dynamic};
 use crate::{
+    bridge::blockwise,
     error::Result,
     tensor::{Device, Kind, Tensor},
 };
@@ -32,7 +33,7 @@ struct CodeTable {
     /// one bound lies between two of them, as long as they are not above 1.
     coarse: Tensor,
     /// The code of 0.
-    zero: i64,
+    zero: u8,
 }
 
 impl CodeTable {
@@ -47,7 +48,7 @@ impl CodeTable {
             })
             .collect();
         bounds.push(f32::INFINITY);
-        let zero = values.iter().position(|value| *value == 0.0).unwrap_or(0) as i64;
+        let zero = values.iter().position(|value| *value == 0.0).unwrap_or(0) as u8;
         Ok(Self {
             values: Tensor::f_from_slice(values)?.f_to_device(device)?,
             bounds: Tensor::f_from_slice(&bounds)?.f_to_device(device)?,
@@ -103,13 +104,21 @@ impl MomentCodes {
         let scaled = scaled.f_view([-1i64])?.f_narrow(0, 0, numel)?;
         let mut found = table.codes(&scaled)?;
         if is_signed {
-            let is_zero = found.f_eq(table.zero)?;
+            let is_zero = found.f_eq(i64::from(table.zero))?;
             let loses_sign = values.f_lt(0.0)?.f_logical_and(&is_zero)?;
             let _ = found.f_sub_(&loses_sign.f_to_kind(Kind::Int)?)?;
         }
         codes.shallow_clone().f_copy_(&found)?;
         scales.shallow_clone().f_copy_(&largest.f_view([-1i64])?)?;
         Ok(())
+    }
+
+    /// The tables of the first average and of the second, for the kernel of the CPU.
+    pub(crate) fn tables(&self) -> [blockwise::CodeTable<'_>; 2] {
+        [true, false].map(|is_signed| {
+            let CodeTable { values, bounds, coarse, zero } = self.table(is_signed);
+            blockwise::CodeTable { values, bounds, coarse, zero: *zero, is_signed }
+        })
     }
 
     fn table(&self, is_signed: bool) -> &CodeTable {
