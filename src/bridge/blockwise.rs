@@ -21,8 +21,7 @@ struct RawAverage {
 #[repr(C)]
 struct RawTable {
     values: RawTensor,
-    bounds: RawTensor,
-    coarse: RawTensor,
+    cells: RawTensor,
     zero: i32,
     is_signed: bool,
 }
@@ -54,13 +53,12 @@ unsafe extern "C" {
 /// A data type of 256 codes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CodeTable<'a> {
-    /// The float32 value of each code, ascending.
+    /// The float32 value of each code: `[256]`.
     pub(crate) values: &'a Tensor,
-    /// Where one code ends and the next begins, and infinity: float32, `[256]`.
-    pub(crate) bounds: &'a Tensor,
-    /// The code of the lowest float32 of those with the same upper 16 bits: int32, `[65536]`.
-    pub(crate) coarse: &'a Tensor,
-    /// The code of 0, which is not the first where there are signs.
+    /// The codes of float32 numbers by their upper bits, as `quantize/moments.rs` has them: int32,
+    /// `[65536]`.
+    pub(crate) cells: &'a Tensor,
+    /// The code of 0.
     pub(crate) zero: u8,
     pub(crate) is_signed: bool,
 }
@@ -94,8 +92,7 @@ pub(crate) fn blockwise_adam(
         slice.averages.map(|(codes, scales)| RawAverage { codes: raw(codes), scales: raw(scales) });
     let tables = tables.map(|table| RawTable {
         values: raw(table.values),
-        bounds: raw(table.bounds),
-        coarse: raw(table.coarse),
+        cells: raw(table.cells),
         zero: i32::from(table.zero),
         is_signed: table.is_signed,
     });
@@ -110,7 +107,7 @@ pub(crate) fn blockwise_adam(
     };
     // SAFETY: every pointer is to a live tensor, to a struct or to two of them, and grad_scale may be
     // null; the tensors are of the host, are contiguous, and have the formats and the sizes that the
-    // kernel counts on; a code of 0 that has signs below it has a code below it.
+    // kernel counts on.
     check(unsafe {
         dsr_blockwise_adam(
             raw(slice.param),
@@ -141,10 +138,6 @@ fn slice_fits(slice: &BlockwiseSlice<'_>) -> bool {
         })
 }
 
-/// Numbers of the coarse table are codes where the caller made it.
 fn table_fits(table: &CodeTable<'_>) -> bool {
-    is(table.values, &[Kind::Float], 256)
-        && is(table.bounds, &[Kind::Float], 256)
-        && is(table.coarse, &[Kind::Int], 1 << 16)
-        && table.is_signed == (table.zero > 0)
+    is(table.values, &[Kind::Float], 256) && is(table.cells, &[Kind::Int], 1 << 16)
 }

@@ -14,6 +14,7 @@
 #include <immintrin.h>
 // GCC's own headers leave what they overwrite uninitialized.
 #pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #endif
 
 #if defined(__clang__)
@@ -35,11 +36,11 @@ constexpr int64_t kBlock = 256;
 
 // A data type of averages.
 struct CodeTable {
-  // Of each code, ascending, and where the next one begins.
+  // Of each code.
   const float* values;
-  const float* bounds;
-  // The code of the lowest float of those with the same upper 16 bits.
-  const int32_t* coarse;
+  // For floats with the same upper 16 bits: the code of the lowest of them, and in the lower half the
+  // lower bits of the highest one that has it, inverted below 0.
+  const int32_t* cells;
   // The code of 0.
   int32_t zero;
   bool is_signed;
@@ -49,6 +50,13 @@ struct CodeTable {
 struct Average {
   uint8_t* codes;
   float* scale;
+};
+
+// The averages of a block after an update, whose codes are still to be written.
+struct Updated {
+  Average first, second;
+  float avg_inverse, square_inverse;
+  float avgs[kBlock], squares[kBlock];
 };
 
 // What is the same for all blocks of a step, as libtorch's kernel has it.
@@ -82,16 +90,19 @@ namespace any {
 #include "blockwise_step.h"
 }
 
-using StepBlock = decltype(&any::step_block);
+struct Kernel {
+  decltype(&any::step_block) step_block;
+  decltype(&any::encode_block) encode_block;
+};
 
 // The best that this machine can run.
-StepBlock step_block() {
+Kernel kernel() {
 #ifdef DSR_MACHINES
   __builtin_cpu_init();
-  if (__builtin_cpu_supports("x86-64-v4")) return v4::step_block;
-  if (__builtin_cpu_supports("x86-64-v3")) return v3::step_block;
+  if (__builtin_cpu_supports("x86-64-v4")) return {v4::step_block, v4::encode_block};
+  if (__builtin_cpu_supports("x86-64-v3")) return {v3::step_block, v3::encode_block};
 #endif
-  return any::step_block;
+  return {any::step_block, any::encode_block};
 }
 
 // Float32 as bfloat16, up or down by the random bits of src/optim/state.rs, which are a hash of `place`
@@ -148,8 +159,8 @@ struct Flat {
 };
 
 CodeTable table_of(const DsrCodeTable& table) {
-  return {table.values->const_data_ptr<float>(), table.bounds->const_data_ptr<float>(),
-          table.coarse->const_data_ptr<int32_t>(), table.zero, table.is_signed};
+  return {table.values->const_data_ptr<float>(), table.cells->const_data_ptr<int32_t>(), table.zero,
+          table.is_signed};
 }
 
 // The codes of an average from a block on, in place or in `block`, filled up.
@@ -204,21 +215,31 @@ int dsr_blockwise_adam(at::Tensor* param, at::Tensor* grad, const DsrAverage* av
     const Step step = step_of(*adam, first, second, grad_scale);
     const Flat weights{param->mutable_data_ptr(), param->scalar_type()};
     const Flat gradient{grad->mutable_data_ptr(), grad->scalar_type()};
-    const auto step_one = step_block();
+    const Kernel machine = kernel();
     const int64_t numel = param->numel();
     const int64_t blocks = (numel + kBlock - 1) / kBlock;
     at::parallel_for(0, blocks, /*grain_size=*/64, [&](int64_t from, int64_t to) {
       float param_block[kBlock], grad_block[kBlock];
       uint8_t first_block[kBlock], second_block[kBlock];
+      Updated updated[2];
+      int64_t count = kBlock;
       for (int64_t index = from; index < to; ++index) {
-        const int64_t at = index * kBlock, count = std::min(kBlock, numel - at);
-        const Average avg = average_of(averages[0], first, index, count, first_block);
-        const Average square = average_of(averages[1], second, index, count, second_block);
+        const int64_t at = index * kBlock;
+        // The last one alone can be short.
+        count = std::min(kBlock, numel - at);
+        Updated &block = updated[index % 2], &before = updated[(index + 1) % 2];
+        block.first = average_of(averages[0], first, index, count, first_block);
+        block.second = average_of(averages[1], second, index, count, second_block);
         float* p = weights.load(at, count, param_block);
-        step_one(step, p, gradient.load(at, count, grad_block), avg, square);
+        const float* g = gradient.load(at, count, grad_block);
+        machine.step_block(step, p, g, block, index > from ? &before : nullptr);
         weights.store(p, at, count, place, seed);
-        keep(averages[0], avg, index, count);
-        keep(averages[1], square, index, count);
+      }
+      if (from < to) {
+        const Updated& last = updated[(to - 1) % 2];
+        machine.encode_block(step, last);
+        keep(averages[0], last.first, to - 1, count);
+        keep(averages[1], last.second, to - 1, count);
       }
     });
   )

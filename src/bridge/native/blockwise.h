@@ -14,8 +14,7 @@ struct DsrAverage {
 // The numbers of a data type of 256 codes.
 struct DsrCodeTable {
   at::Tensor* values;
-  at::Tensor* bounds;
-  at::Tensor* coarse;
+  at::Tensor* cells;
   int32_t zero;
   bool is_signed;
 };

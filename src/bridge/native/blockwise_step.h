@@ -12,7 +12,6 @@ constexpr int64_t kWidth = 4;
 #endif
 using Floats = float __attribute__((vector_size(4 * kWidth)));
 using Integers = int32_t __attribute__((vector_size(4 * kWidth)));
-using Unsigned = uint32_t __attribute__((vector_size(4 * kWidth)));
 using Bytes = uint8_t __attribute__((vector_size(kWidth)));
 
 template <typename To>
@@ -75,31 +74,42 @@ INLINE void raise(Integers& most, const Floats& x) {
   most = bits > most ? bits : most;
 }
 
-// Writes the codes of a block of averages and its scale, the largest of their magnitudes.
-INLINE void encode(const CodeTable& table, const float* values, const Integers& most,
-                   const Average& average) {
+INLINE float largest(const Integers& most) {
   int32_t bits = 0;
   for (int64_t i = 0; i < kWidth; ++i) bits = std::max(bits, most[i]);
-  std::memcpy(average.scale, &bits, sizeof bits);
-  const float scale = *average.scale, inverse = 1.0f / (scale < 1e-38f ? 1e-38f : scale);
-  for (int64_t i = 0; i < kBlock; i += kWidth) {
-    const Floats value = read<Floats>(values + i), unit = value * inverse;
-    const Floats above = unit < -1.0f ? Floats{} - 1.0f : unit;
-    const Floats scaled = above > 1.0f ? Floats{} + 1.0f : above;
-    const Unsigned upper = read<Unsigned>(&scaled) >> 16;
-    // A comparison that holds is -1.
-    Integers code = lookup(table.coarse, __builtin_convertvector(upper, Integers));
-    code -= scaled > lookup(table.bounds, code);
-    if (table.is_signed) code += (value < 0.0f) & (code == table.zero);
-    const Bytes bytes = __builtin_convertvector(code, Bytes);
-    std::memcpy(average.codes + i, &bytes, sizeof bytes);
-  }
+  return read<float>(&bits);
 }
 
-// The formula of libtorch's fused kernel, in its order and with its roundings.
-void step_block(const Step& s, float* param, const float* grad, const Average& first,
-                const Average& second) {
-  float avgs[kBlock], squares[kBlock];
+// Writes codes of averages, one vector of them, which `inverse` brings between -1 and 1.
+INLINE void encode(const CodeTable& table, const float* values, float inverse, uint8_t* codes) {
+  const Floats value = read<Floats>(values), unit = value * inverse;
+  const Floats above = unit < -1.0f ? Floats{} - 1.0f : unit;
+  const Floats scaled = above > 1.0f ? Floats{} + 1.0f : above;
+  const Integers bits = read<Integers>(&scaled);
+  const Integers cell = lookup(table.cells, (bits >> 16) & 0xffff);
+  // A comparison that holds is -1. Among numbers below 0 those with lower bits are the larger ones.
+  Integers code = (cell >> 16) - (((bits ^ (bits >> 31)) & 0xffff) > (cell & 0xffff));
+  if (table.is_signed) code += (value < 0.0f) & (code == table.zero);
+  const Bytes bytes = __builtin_convertvector(code, Bytes);
+  std::memcpy(codes, &bytes, sizeof bytes);
+}
+
+INLINE void encode(const Step& s, const Updated& block, int64_t i) {
+  encode(*s.first, block.avgs + i, block.avg_inverse, block.first.codes + i);
+  encode(*s.second, block.squares + i, block.square_inverse, block.second.codes + i);
+}
+
+// Writes the codes of a block.
+void encode_block(const Step& s, const Updated& block) {
+  for (int64_t i = 0; i < kBlock; i += kWidth) encode(s, block, i);
+}
+
+// Updates a block but for its codes, and writes those of the block before, which may be null: the
+// machine looks codes up while it divides. The formula is that of libtorch's fused kernel, in its order
+// and with its roundings.
+void step_block(const Step& s, float* param, const float* grad, Updated& block,
+                const Updated* before) {
+  const float first_scale = *block.first.scale, second_scale = *block.second.scale;
   Integers most_avg{}, most_square{};
   for (int64_t i = 0; i < kBlock; i += kWidth) {
     Floats g = read<Floats>(grad + i), p = read<Floats>(param + i);
@@ -109,20 +119,24 @@ void step_block(const Step& s, float* param, const float* grad, const Average& f
     } else if (s.weight_decay != 0.0f) {
       g = multiply_add(p, Floats{} + s.weight_decay, g);
     }
-    const Floats before = decode(*s.first, first.codes + i, *first.scale);
-    const Floats square_before = decode(*s.second, second.codes + i, *second.scale);
+    const Floats old_avg = decode(*s.first, block.first.codes + i, first_scale);
+    const Floats old_square = decode(*s.second, block.second.codes + i, second_scale);
     // lerp, which goes from the nearer end.
     const Floats avg = s.new_share < 0.5f
-                           ? multiply_add(Floats{} + s.new_share, g - before, before)
-                           : multiply_add(Floats{} + (s.new_share - 1.0f), g - before, g);
-    const Floats square = multiply_add(g * s.new_square_share, g, square_before * s.beta2);
+                           ? multiply_add(Floats{} + s.new_share, g - old_avg, old_avg)
+                           : multiply_add(Floats{} + (s.new_share - 1.0f), g - old_avg, g);
+    const Floats square = multiply_add(g * s.new_square_share, g, old_square * s.beta2);
     const Floats divisor = square_root(square) / s.correction + s.eps;
     write(p + avg * s.step_size / divisor, param + i);
-    write(avg, avgs + i);
-    write(square, squares + i);
+    write(avg, block.avgs + i);
+    write(square, block.squares + i);
     raise(most_avg, avg);
     raise(most_square, square);
+    if (before) encode(s, *before, i);
   }
-  encode(*s.first, avgs, most_avg, first);
-  encode(*s.second, squares, most_square, second);
+  *block.first.scale = largest(most_avg);
+  *block.second.scale = largest(most_square);
+  const auto inverse_of = [](float scale) { return 1.0f / (scale < 1e-38f ? 1e-38f : scale); };
+  block.avg_inverse = inverse_of(*block.first.scale);
+  block.square_inverse = inverse_of(*block.second.scale);
 }
