@@ -9,6 +9,7 @@
 pub mod alloc;
 pub(crate) mod attention;
 pub(crate) mod autograd;
+pub(crate) mod blockwise;
 pub(crate) mod bytes;
 pub(crate) mod context;
 pub(crate) mod cuda_memory;

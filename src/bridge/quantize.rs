@@ -25,6 +25,13 @@ unsafe extern "C" {
         inputs: i64,
         by_inputs: bool,
     ) -> c_int;
+    fn dsr_nf4_encode(
+        values: RawTensor,
+        bounds: *const f32,
+        codes: RawTensor,
+        scales: RawTensor,
+    ) -> c_int;
+    fn dsr_int8_encode(values: RawTensor, codes: RawTensor, scales: RawTensor) -> c_int;
 }
 
 /// How a matrix `[outputs, inputs]` lies in the host's memory.
@@ -91,4 +98,41 @@ pub(crate) fn int8_decode(codes: &Tensor, steps: &Tensor, out: &Tensor) -> Resul
         dsr_int8_decode(raw(codes), raw(steps), raw(out), outputs, inputs, by_inputs)
     })?;
     Ok(true)
+}
+
+/// Whether values are quantized by a kernel: float32 ones without gaps in the host's memory.
+fn is_ours(values: &Tensor) -> bool {
+    fits(values, Kind::Float, values.numel())
+}
+
+/// Codes and scales of a matrix.
+pub(crate) type Encoded = (Tensor, Tensor);
+
+/// The NF4 codes of values in their order in memory, two a byte, and a float32 scale for each 64 of them;
+/// `bounds` are the numbers between the codes. `None` where libtorch's operations are to be taken, which
+/// give the same.
+pub(crate) fn nf4_encode(values: &Tensor, bounds: &[f32; 15]) -> Result<Option<Encoded>> {
+    if !is_ours(values) {
+        return Ok(None);
+    }
+    let numel = values.numel();
+    let empty = |count: usize, kind| Tensor::f_empty([count as i64], (kind, Device::Cpu));
+    let codes = empty(numel.div_ceil(2), Kind::Uint8)?;
+    let scales = empty(numel.div_ceil(64), Kind::Float)?;
+    // SAFETY: every pointer is to a live tensor or to 15 numbers; the tensors are of the host, are
+    // contiguous, and have the formats and the sizes that the kernel counts on.
+    check(unsafe { dsr_nf4_encode(raw(values), bounds.as_ptr(), raw(&codes), raw(&scales)) })?;
+    Ok(Some((codes, scales)))
+}
+
+/// The int8 codes of a matrix `[outputs, inputs]`, and a float32 scale for each output; `None` as above.
+pub(crate) fn int8_encode(values: &Tensor) -> Result<Option<Encoded>> {
+    let (&[outputs, inputs], true) = (&values.size()[..], is_ours(values)) else {
+        return Ok(None);
+    };
+    let codes = Tensor::f_empty([outputs, inputs], (Kind::Int8, Device::Cpu))?;
+    let scales = Tensor::f_empty([outputs], (Kind::Float, Device::Cpu))?;
+    // SAFETY: as above.
+    check(unsafe { dsr_int8_encode(raw(values), raw(&codes), raw(&scales)) })?;
+    Ok(Some((codes, scales)))
 }

@@ -35,17 +35,26 @@ impl Rule for AdamConfig {
 
 fn step(config: &AdamConfig, parts: &[SliceTensors], hyper: &Hyperparameters<'_>) -> Result<()> {
     let Some(first) = parts.first() else { return Ok(()) };
-    let step = if config.bias_correction { hyper.step as f64 } else { NO_CORRECTION };
-    let (step, scaling) = (scalar(step, &first.param), hyper.scaling);
+    let (step, of_kernel) = for_kernel(config, hyper);
+    let step = scalar(step, &first.param);
     let parts: Vec<_> = parts.iter().map(SliceTensors::fused).collect();
-    let hyper = AdamHyperparameters {
+    fused_adam(&parts, &step, of_kernel, hyper.scaling)
+}
+
+/// The number of a step and its hyperparameters, as kernels take them.
+pub(super) fn for_kernel(
+    config: &AdamConfig,
+    hyper: &Hyperparameters<'_>,
+) -> (f64, AdamHyperparameters) {
+    let step = if config.bias_correction { hyper.step as f64 } else { NO_CORRECTION };
+    let of_kernel = AdamHyperparameters {
         decoupled: config.adam_w_mode,
         lr: hyper.lr,
         betas: hyper.betas,
         weight_decay: hyper.weight_decay,
         eps: config.eps,
     };
-    fused_adam(&parts, &step, hyper, scaling)
+    (step, of_kernel)
 }
 
 #[cfg(test)]

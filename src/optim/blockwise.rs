@@ -1,28 +1,31 @@
 //! State in 8 bits (Dettmers et al. 2022): of each average of a large parameter the codes, and a scale
 //! for each block of 256.
 //!
-//! A step makes some blocks float32 at a time, applies the rule to them and writes their new codes and
-//! scales, as bitsandbytes' kernels do; the rule itself is PyTorch's, which decays the weights before
-//! the update and not after it. Blocks are counted from the parameter's first element, and a slice of a
+//! A step makes a block float32, applies the rule to it and writes its new codes and scales, as
+//! bitsandbytes' kernels do; the rule itself is PyTorch's, which decays the weights before the update and
+//! not after it. On the CPU that is one kernel; elsewhere it is libtorch's operations on many blocks at a
+//! time, with the same results. Blocks are counted from the parameter's first element, and a slice of a
 //! rank begins with a block (`tensor::alignment`), so that they are the same on any number of ranks.
 
 use std::{cell::RefCell, rc::Rc};
 
 use super::{
+    adam,
+    algorithm::rule_of,
     flat_slice::FlatSlice,
-    rule::{Hyperparameters, Rule, SliceTensors},
+    rule::{Hyperparameters, SliceTensors},
     state::StoredTensor,
 };
 use crate::{
+    bridge::blockwise::{BlockwiseSlice, blockwise_adam},
     config::{OptimizerConfig, optimizer::Algorithm},
     error::Result,
     quantize::{MOMENT_BLOCK, MomentCodes, moment_scales},
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Kind, Tensor, mix},
 };
 
-/// Elements that are float32 at once: on a CPU so few that they stay in its cache.
-const CPU_CHUNK: i64 = 1 << 16;
-const DEVICE_CHUNK: i64 = 1 << 22;
+/// Elements that libtorch's operations make float32 at once.
+const CHUNK: i64 = 1 << 22;
 
 /// Whether the state of a parameter of `numel` elements is in 8 bits.
 pub(super) fn applies(config: &OptimizerConfig, rule: &Algorithm, numel: i64) -> bool {
@@ -65,15 +68,44 @@ impl BlockwiseTensors<'_> {
     /// One step of `rule` on the slice.
     pub(super) fn step(
         &self,
-        rule: &dyn Rule,
+        rule: &Algorithm,
         slice: &FlatSlice,
         (hyperparameters, tables): (&Hyperparameters<'_>, &CodeTables),
     ) -> Result<()> {
         let device = self.param.device();
         let codes = tables.on(device)?;
-        let chunk = if device == Device::Cpu { CPU_CHUNK } else { DEVICE_CHUNK };
-        for start in (0..slice.len).step_by(chunk as usize) {
-            let len = chunk.min(slice.len - start);
+        match (rule, &self.state[..]) {
+            (Algorithm::Adam(config), &[first, second, first_scales, second_scales])
+                if device == Device::Cpu =>
+            {
+                let slice = BlockwiseSlice {
+                    param: &self.param,
+                    grad: &self.grad,
+                    averages: [(first, first_scales), (second, second_scales)],
+                    seed: mix(&self.seed(slice, hyperparameters)) as u32,
+                    place: slice.unit_offset,
+                };
+                let step = adam::for_kernel(config, hyperparameters);
+                let grad_scale = hyperparameters.scaling.map(|scaling| &scaling.grad_scale);
+                blockwise_adam(slice, codes.tables(), step, grad_scale)
+            }
+            _ => self.step_by_operations(rule, slice, (hyperparameters, &codes)),
+        }
+    }
+
+    /// Of the random bits that round weights.
+    fn seed(&self, slice: &FlatSlice, hyperparameters: &Hyperparameters<'_>) -> [u64; 3] {
+        [hyperparameters.step, slice.number as u64, self.state.len() as u64 / 2]
+    }
+
+    fn step_by_operations(
+        &self,
+        rule: &Algorithm,
+        slice: &FlatSlice,
+        (hyperparameters, codes): (&Hyperparameters<'_>, &MomentCodes),
+    ) -> Result<()> {
+        for start in (0..slice.len).step_by(CHUNK as usize) {
+            let len = CHUNK.min(slice.len - start);
             let weights = self.param.f_narrow(0, start, len)?;
             let weights = StoredTensor(&weights);
             let averages = self.averages(start, len)?;
@@ -85,11 +117,11 @@ impl BlockwiseTensors<'_> {
                 grad: self.grad.f_narrow(0, start, len)?.f_to_kind(Kind::Float)?,
                 state: averages.iter().enumerate().map(decode).collect::<Result<_>>()?,
             };
-            rule.step(std::slice::from_mut(&mut part), hyperparameters)?;
+            rule_of(rule).step(std::slice::from_mut(&mut part), hyperparameters)?;
             for (i, (kept, scales)) in averages.iter().enumerate() {
                 codes.encode(is_signed(i), &part.state[i], (kept, scales))?;
             }
-            let seed = [hyperparameters.step, slice.number as u64, averages.len() as u64];
+            let seed = self.seed(slice, hyperparameters);
             weights.store(&part.param, slice.unit_offset + start, &seed);
         }
         Ok(())
@@ -115,11 +147,13 @@ fn is_signed(i: usize) -> bool {
 mod tests {
     use super::*;
     use crate::{
+        bridge::fused::Scaling,
         config::optimizer::{AdamConfig, BlockwiseConfig},
         dist::{ProcessGroup, ShardSpec},
         optim::{
             Optimizer, OptimizerPlan, ParamLayout, StateForm, StepRates, UnitLayout, UnitTensors,
         },
+        tensor::no_grad,
     };
 
     const LARGE: usize = 5000;
@@ -187,6 +221,45 @@ mod tests {
 
     fn floats(tensor: &Tensor) -> Vec<f32> {
         Vec::try_from(tensor).unwrap()
+    }
+
+    /// 19 blocks and a part of one, in the middle of a unit.
+    fn slice() -> FlatSlice {
+        FlatSlice {
+            unit: 0,
+            number: 3,
+            offset: 0,
+            unit_offset: 1 << 12,
+            len: 5024,
+            is_blockwise: true,
+            params: Vec::new(),
+        }
+    }
+
+    /// A slice's weights and state.
+    struct OneSlice {
+        param: Tensor,
+        state: Vec<Tensor>,
+    }
+
+    impl OneSlice {
+        fn new(kind: Kind) -> Self {
+            let start: Vec<f32> = (0..5024).map(|i| (i as f32).cos()).collect();
+            let zeros = |(kind, numel)| Tensor::zeros([numel], (kind, Device::Cpu));
+            let state = state_tensors(2, 5024).into_iter().map(zeros).collect();
+            Self { param: Tensor::from_slice(&start).to_kind(kind), state }
+        }
+
+        fn tensors(&self, t: u64, kind: Kind) -> BlockwiseTensors<'_> {
+            let grad: Vec<f32> = (0..5024).map(|i| gradient(t, i)).collect();
+            let grad = Tensor::from_slice(&grad).to_kind(kind);
+            let param = self.param.shallow_clone();
+            BlockwiseTensors { param, grad, state: self.state.iter().collect() }
+        }
+
+        fn all(&self) -> impl Iterator<Item = &Tensor> {
+            self.state.iter().chain([&self.param])
+        }
     }
 
     /// One average of the reference: codes with the values of a table, and the scale of each block.
@@ -263,6 +336,57 @@ mod tests {
         let off: Vec<f64> = off.collect();
         let (most, mean) = (off.iter().fold(0f64, |a, b| a.max(*b)), off.iter().sum::<f64>());
         assert!(most < 5e-3 && mean / (LARGE as f64) < 1e-5, "{most} {}", mean / LARGE as f64);
+    }
+
+    /// The kernel of the CPU gives what libtorch's operations give, to the bit: with every format of
+    /// weights and gradients, in whole blocks and a last one that is short. Its length is a multiple of
+    /// 16, as libtorch rounds otherwise behind its last whole vector.
+    #[test]
+    fn the_kernel_gives_what_the_operations_give() {
+        let kinds = [Kind::Float, Kind::BFloat16, Kind::Half];
+        let scaling = Scaling::of(3.7, Device::Cpu).unwrap();
+        let tables = CodeTables::default();
+        let codes = tables.on(Device::Cpu).unwrap();
+        for (adam_w_mode, beta1, grad_scale) in
+            [(true, 0.9, None), (false, 0.9, Some(&scaling)), (true, 0.3, Some(&scaling))]
+        {
+            let adam = AdamConfig { betas: (beta1, 0.99), adam_w_mode, ..AdamConfig::default() };
+            for (param_kind, grad_kind) in
+                [Kind::Float, Kind::BFloat16].into_iter().flat_map(|p| kinds.map(|g| (p, g)))
+            {
+                let by_kernel = OneSlice::new(param_kind);
+                let by_operations = OneSlice::new(param_kind);
+                for step in 1..=5 {
+                    let hyper = Hyperparameters {
+                        step,
+                        lr: LR,
+                        weight_decay: WEIGHT_DECAY,
+                        betas: adam.betas,
+                        scaling: grad_scale,
+                    };
+                    let adam = Algorithm::Adam(adam);
+                    let slice = slice();
+                    by_kernel
+                        .tensors(step, grad_kind)
+                        .step(&adam, &slice, (&hyper, &tables))
+                        .unwrap();
+                    no_grad(|| {
+                        let tensors = by_operations.tensors(step, grad_kind);
+                        tensors.step_by_operations(&adam, &slice, (&hyper, &codes)).unwrap();
+                    });
+                }
+                let both = by_kernel.all().zip(by_operations.all());
+                for (i, (kernel, operations)) in both.enumerate() {
+                    assert!(kernel.equal(operations), "{i}: {param_kind:?} {grad_kind:?} {adam:?}");
+                }
+                assert!(
+                    by_kernel
+                        .state
+                        .iter()
+                        .all(|state| state.count_nonzero(None).int64_value(&[]) > 0)
+                );
+            }
+        }
     }
 
     /// Blocks are the same on one rank and on two, so that weights, codes and scales are.

@@ -4,7 +4,7 @@
 //! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
 //! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
 //! gradients, state and the step's hyperparameters (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
-//! `adagrad.rs` are libtorch's fused kernels (over state in 8 bits block by block, `blockwise.rs`), `lion.rs` is arithmetic on whole parts, `lamb.rs` and
+//! `adagrad.rs` are libtorch's fused kernels (over state in 8 bits one of our own, `blockwise.rs`), `lion.rs` is arithmetic on whole parts, `lamb.rs` and
 //! `muon.rs` also look at each parameter by itself.
 
 mod adagrad;
@@ -253,7 +253,7 @@ fn update_spans(
             if slice.is_blockwise {
                 let state = state.by_ref().take(2 * slots).collect();
                 let tensors = BlockwiseTensors { param: flat(param), grad: flat(grad), state };
-                tensors.step(rule, slice, (hyperparameters, codes))?;
+                tensors.step(&group.settings.rule, slice, (hyperparameters, codes))?;
                 continue;
             }
             let state: Vec<_> = state.by_ref().take(slots).map(StoredTensor).collect();

@@ -3,7 +3,7 @@
 
 use super::rows::parts;
 use crate::{
-    bridge::quantize::int8_decode,
+    bridge::quantize::{int8_decode, int8_encode},
     error::Result,
     tensor::{Kind, Tensor},
 };
@@ -13,6 +13,13 @@ const MOST: f64 = 127.0;
 
 /// The codes of a float32 matrix `[outputs, inputs]`, and the scale of each output.
 pub(super) fn encode(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
+    match int8_encode(matrix)? {
+        Some((codes, scales)) => Ok((codes.f_view_dtype(Kind::Uint8)?, scales)),
+        None => encode_by_operations(matrix),
+    }
+}
+
+fn encode_by_operations(matrix: &Tensor) -> Result<(Tensor, Tensor)> {
     let scales = matrix.f_abs()?.f_amax([1i64], true)?;
     let inverse = scales.f_clamp_min(1e-38)?.f_reciprocal()?.f_mul_scalar(MOST)?;
     let codes = matrix.f_mul(&inverse)?.f_round()?.f_clamp(-MOST, MOST)?;
@@ -42,7 +49,23 @@ pub(super) fn decode(codes: &Tensor, scales: &Tensor, out: &Tensor) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::Device;
+    use crate::tensor::{Device, manual_seed};
+
+    /// Halves too, which go to the even neighbour, and a row of zeros.
+    #[test]
+    fn the_kernel_and_the_operations_give_the_same_codes() {
+        manual_seed(4);
+        for shape in [[300, 70], [5, 1000], [3, 1]] {
+            let matrix = Tensor::randn(shape, (Kind::Float, Device::Cpu));
+            let _ = matrix.select(0, 1).zero_();
+            let halves = Tensor::arange(shape[1], (Kind::Float, Device::Cpu)).remainder(64.0) + 0.5;
+            matrix.select(0, 2).copy_(&halves);
+            let _ = matrix.select(0, 2).narrow(0, 0, 1).fill_(127.0);
+            let (codes, scales) = encode(&matrix).unwrap();
+            let (expected, expected_scales) = encode_by_operations(&matrix).unwrap();
+            assert!(codes.equal(&expected) && scales.equal(&expected_scales), "{shape:?}");
+        }
+    }
 
     #[test]
     fn a_weight_is_a_whole_127th_of_the_largest_of_its_output() {

@@ -6,6 +6,7 @@
 
 use super::{blocks, dynamic};
 use crate::{
+    bridge::blockwise,
     error::Result,
     tensor::{Device, Kind, Tensor},
 };
@@ -26,32 +27,23 @@ pub struct MomentCodes {
 struct CodeTable {
     /// In ascending order: `[256]`.
     values: Tensor,
-    /// Where one code ends and the next begins, and infinity: `[256]`.
-    bounds: Tensor,
-    /// The code of the lowest float32 among those with the same upper 16 bits: `[65536]`, int32. At most
-    /// one bound lies between two of them, as long as they are not above 1.
-    coarse: Tensor,
+    /// For each upper half of a float32's bits the codes of the numbers that have it: `[65536]`, int32.
+    /// The upper half is the code of the lowest of them, the lower half the lower bits of the highest
+    /// with this code, reversed for numbers below 0, of which those with lower bits are the higher ones.
+    /// Numbers above have the next code; there is no third, as long as they are not above 1.
+    cells: Tensor,
     /// The code of 0.
-    zero: i64,
+    zero: u8,
 }
 
 impl CodeTable {
     fn new(values: &[f32], device: Device) -> Result<Self> {
-        let mut bounds: Vec<f32> =
-            values.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
-        let code = |x: f32| bounds.partition_point(|bound| *bound < x) as i32;
-        let coarse: Vec<i32> = (0..=0xffffu32)
-            .map(|upper| {
-                let ends = [f32::from_bits(upper << 16), f32::from_bits(upper << 16 | 0xffff)];
-                code(ends[0].min(ends[1]))
-            })
-            .collect();
-        bounds.push(f32::INFINITY);
-        let zero = values.iter().position(|value| *value == 0.0).unwrap_or(0) as i64;
+        let bounds: Vec<f32> = values.windows(2).map(|pair| (pair[0] + pair[1]) / 2.0).collect();
+        let cells: Vec<i32> = (0..=0xffff).map(|upper| cell(upper, &bounds)).collect();
+        let zero = values.iter().position(|value| *value == 0.0).unwrap_or(0) as u8;
         Ok(Self {
             values: Tensor::f_from_slice(values)?.f_to_device(device)?,
-            bounds: Tensor::f_from_slice(&bounds)?.f_to_device(device)?,
-            coarse: Tensor::f_from_slice(&coarse)?.f_to_device(device)?,
+            cells: Tensor::f_from_slice(&cells)?.f_to_device(device)?,
             zero,
         })
     }
@@ -60,11 +52,25 @@ impl CodeTable {
     fn codes(&self, scaled: &Tensor) -> Result<Tensor> {
         let bits = scaled.f_view_dtype(Kind::Int)?;
         let upper = bits.f_bitwise_right_shift_tensor_scalar(16)?.f_bitwise_and_(0xffff)?;
-        let mut codes = self.coarse.f_index_select(0, &upper)?;
-        let is_above = scaled.f_gt_tensor(&self.bounds.f_index_select(0, &codes)?)?;
-        let _ = codes.f_add_(&is_above)?;
+        let mut lower = bits.f_bitwise_right_shift_tensor_scalar(31)?;
+        let _ = lower.f_bitwise_xor_tensor_(&bits)?.f_bitwise_and_(0xffff)?;
+        let cells = self.cells.f_index_select(0, &upper)?;
+        let mut codes = cells.f_bitwise_right_shift_tensor_scalar(16)?;
+        let _ = codes.f_add_(&lower.f_gt_tensor(&cells.f_bitwise_and(0xffff)?)?)?;
         Ok(codes)
     }
+}
+
+/// The cell of float32 numbers with these `upper` bits; `bounds` are the highest numbers of all codes but
+/// the last.
+fn cell(upper: u32, bounds: &[f32]) -> i32 {
+    let ends = [upper << 16, upper << 16 | 0xffff].map(f32::from_bits);
+    let lowest = ends[0].min(ends[1]);
+    let code = bounds.partition_point(|bound| *bound < lowest);
+    let bound = bounds.get(code).map(|bound| bound.to_bits()).filter(|bits| bits >> 16 == upper);
+    let is_below_zero = upper >> 15 == 1;
+    let highest = bound.map_or(0xffff, |bits| if is_below_zero { !bits } else { bits } & 0xffff);
+    (code as i32) << 16 | highest as i32
 }
 
 impl MomentCodes {
@@ -103,13 +109,21 @@ impl MomentCodes {
         let scaled = scaled.f_view([-1i64])?.f_narrow(0, 0, numel)?;
         let mut found = table.codes(&scaled)?;
         if is_signed {
-            let is_zero = found.f_eq(table.zero)?;
+            let is_zero = found.f_eq(i64::from(table.zero))?;
             let loses_sign = values.f_lt(0.0)?.f_logical_and(&is_zero)?;
             let _ = found.f_sub_(&loses_sign.f_to_kind(Kind::Int)?)?;
         }
         codes.shallow_clone().f_copy_(&found)?;
         scales.shallow_clone().f_copy_(&largest.f_view([-1i64])?)?;
         Ok(())
+    }
+
+    /// The tables of the first average and of the second, for the kernel of the CPU.
+    pub(crate) fn tables(&self) -> [blockwise::CodeTable<'_>; 2] {
+        [true, false].map(|is_signed| {
+            let CodeTable { values, cells, zero } = self.table(is_signed);
+            blockwise::CodeTable { values, cells, zero: *zero, is_signed }
+        })
     }
 
     fn table(&self, is_signed: bool) -> &CodeTable {
@@ -206,24 +220,23 @@ mod tests {
         (found, scales)
     }
 
-    /// No two bounds lie between neighbours of the coarse table, within -1 and 1.
+    /// The codes beside each bound are right, and between two of them there is no other within one cell.
     #[test]
-    fn the_coarse_table_leads_to_each_code() {
+    fn the_cells_lead_to_each_code() {
         let codes = MomentCodes::new(Device::Cpu).unwrap();
         for is_signed in [true, false] {
             let table = codes.table(is_signed);
-            let coarse = Vec::<i32>::try_from(&table.coarse).unwrap();
-            // Positive ones up to 1, whose bits are 0x3f80.
-            assert!(coarse[..=0x3f80].windows(2).all(|pair| pair[1] - pair[0] <= 1));
-            let bounds = floats(&table.bounds);
-            let around: Vec<f32> = bounds[..255]
-                .iter()
-                .flat_map(|b| [b.next_down(), *b, b.next_up()])
-                .filter(|x| is_signed || *x >= 0.0)
-                .collect();
-            let found = Vec::<i32>::try_from(table.codes(&Tensor::from_slice(&around)).unwrap());
-            for (x, code) in around.iter().zip(found.unwrap()) {
-                let expected = bounds[..255].iter().filter(|bound| **bound < *x).count();
+            let values = floats(&table.values);
+            let bounds: Vec<f32> = values.windows(2).map(|v| (v[0] + v[1]) / 2.0).collect();
+            let cell = |bound: &f32| bound.to_bits() >> 16;
+            assert!(bounds.windows(2).all(|pair| cell(&pair[0]) != cell(&pair[1])));
+            let ends = (0..=0xffffu32).flat_map(|upper| [upper << 16, upper << 16 | 0xffff]);
+            let ends = ends.map(f32::from_bits).filter(|x| x.abs() <= 1.0);
+            let around = bounds.iter().flat_map(|b| [b.next_down(), *b, b.next_up()]);
+            let numbers: Vec<f32> = around.chain(ends).collect();
+            let found = Vec::<i32>::try_from(table.codes(&Tensor::from_slice(&numbers)).unwrap());
+            for (x, code) in numbers.iter().zip(found.unwrap()) {
+                let expected = bounds.iter().filter(|bound| *bound < x).count();
                 assert_eq!(code as usize, expected, "{x}");
             }
         }

@@ -7,7 +7,7 @@
 
 use super::{blocks, rows::parts};
 use crate::{
-    bridge::quantize::nf4_decode,
+    bridge::quantize::{nf4_decode, nf4_encode},
     error::Result,
     tensor::{Device, Kind, Tensor},
 };
@@ -44,6 +44,8 @@ pub(super) struct Nf4 {
     pairs: Tensor,
     /// Where one code ends and the next begins: `[15]`.
     bounds: Tensor,
+    /// The same on the host.
+    host_bounds: [f32; 15],
 }
 
 impl Nf4 {
@@ -51,11 +53,19 @@ impl Nf4 {
         let pairs: Vec<f32> =
             (0..256).flat_map(|byte| [VALUES[byte >> 4], VALUES[byte & 15]]).collect();
         let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(device)?;
-        Ok(Self { pairs, bounds: blocks::bounds(&VALUES, device)? })
+        let host_bounds = std::array::from_fn(|i| (VALUES[i] + VALUES[i + 1]) / 2.0);
+        Ok(Self { pairs, bounds: blocks::bounds(&VALUES, device)?, host_bounds })
     }
 
     /// The codes of a contiguous float32 matrix, two a byte, and the scales of its blocks.
     pub(super) fn encode(&self, matrix: &Tensor) -> Result<(Tensor, Scales)> {
+        match nf4_encode(matrix, &self.host_bounds)? {
+            Some(encoded) => Ok(encoded),
+            None => self.encode_by_operations(matrix),
+        }
+    }
+
+    fn encode_by_operations(&self, matrix: &Tensor) -> Result<(Tensor, Scales)> {
         let numel = matrix.numel() as i64;
         let (codes, scales) = blocks::encode(&matrix.f_view([-1i64])?, BLOCK, &self.bounds)?;
         let pairs = codes.f_view([-1i64, 2])?;
@@ -149,6 +159,18 @@ mod tests {
                     assert_eq!(values[i], VALUES[usize::from(code)] * absmax);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_the_operations_give_the_same_codes() {
+        let nf4 = Nf4::new(Device::Cpu).unwrap();
+        for shape in SHAPES.into_iter().chain([[700, 100]]) {
+            let matrix = matrix(shape);
+            let _ = matrix.select(0, 1).zero_();
+            let (codes, scales) = nf4.encode(&matrix).unwrap();
+            let (expected, expected_scales) = nf4.encode_by_operations(&matrix).unwrap();
+            assert!(codes.equal(&expected) && scales.equal(&expected_scales), "{shape:?}");
         }
     }
 

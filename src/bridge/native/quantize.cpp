@@ -1,11 +1,20 @@
-// Kernels of the CPU for quantized weights.
+// Kernels of the CPU for quantized weights. Codes are to the bit what libtorch's operations give, so that
+// products and sums are rounded one by one.
 #include <ATen/Dispatch.h>
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <cstring>
+
+#if defined(__clang__)
+#pragma STDC FP_CONTRACT OFF
+#else
+#pragma GCC optimize("fp-contract=off")
+#endif
 
 #include "bridge.h"
+#include "lanes.h"
 
 namespace {
 
@@ -82,9 +91,103 @@ void int8(const int8_t* codes, const float* steps, T* out, int64_t outputs, int6
   });
 }
 
+// ---- The way to codes.
+
+// The largest magnitude, or no number where one is none: as bits, which are ordered alike.
+INLINE float largest(const float* values, int64_t count) {
+  int32_t most = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    int32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    most = std::max(most, bits & 0x7fffffff);
+  }
+  float scale;
+  std::memcpy(&scale, &most, sizeof scale);
+  return scale;
+}
+
+INLINE float inverse_of(float scale) { return 1.0f / (scale < 1e-38f ? 1e-38f : scale); }
+
+// A code is the number of bounds that are below the value.
+INLINE void nf4_encode_block(const float* values, const float* bounds, uint8_t* bytes, float* scale) {
+  *scale = largest(values, kBlock);
+  const float inverse = inverse_of(*scale);
+  int32_t codes[kBlock];
+  for (int64_t i = 0; i < kBlock; ++i) {
+    const float value = values[i] * inverse;
+    int32_t code = 0;
+    for (int64_t k = 0; k < 15; ++k) code += value > bounds[k];
+    codes[i] = code;
+  }
+  for (int64_t i = 0; i < kBlock / 2; ++i) {
+    bytes[i] = static_cast<uint8_t>(codes[2 * i] << 4 | codes[2 * i + 1]);
+  }
+}
+
+FOR_EACH_MACHINE void nf4_encode_blocks(const float* values, const float* bounds, uint8_t* codes,
+                                        float* scales, int64_t numel, int64_t from, int64_t to) {
+  for (int64_t block = from; block < to; ++block) {
+    const int64_t first = block * kBlock, count = std::min(kBlock, numel - first);
+    if (count == kBlock) {
+      nf4_encode_block(values + first, bounds, codes + first / 2, scales + block);
+      continue;
+    }
+    float filled[kBlock] = {};
+    uint8_t bytes[kBlock / 2];
+    std::copy_n(values + first, count, filled);
+    nf4_encode_block(filled, bounds, bytes, scales + block);
+    std::copy_n(bytes, (count + 1) / 2, codes + first / 2);
+  }
+}
+
+FOR_EACH_MACHINE void int8_encode_rows(const float* values, int8_t* codes, float* scales,
+                                       int64_t inputs, int64_t from, int64_t to) {
+  // Beside so large a number there are no halves, so that it rounds to the nearest whole one, and
+  // to the even one of two.
+  constexpr float kMost = 127.0f, kRounding = 12582912.0f;
+  for (int64_t row = from; row < to; ++row) {
+    const float* value = values + row * inputs;
+    const float scale = scales[row] = largest(value, inputs), factor = inverse_of(scale) * kMost;
+    for (int64_t i = 0; i < inputs; ++i) {
+      const float whole = value[i] * factor + kRounding - kRounding;
+      const float below = whole < kMost ? whole : kMost, within = below > -kMost ? below : -kMost;
+      // In a row of zeros the factor is infinite; a row with what is no number has a scale that is none.
+      codes[row * inputs + i] = static_cast<int8_t>(whole == whole ? within : 0.0f);
+    }
+  }
+}
+
 }  // namespace
 
 extern "C" {
+
+// The NF4 codes of float values in their order in memory, two a byte, and a scale for each 64;
+// `bounds` has the 15 numbers between the codes.
+int dsr_nf4_encode(at::Tensor* values, const float* bounds, at::Tensor* codes, at::Tensor* scales) {
+  TRY(
+    const int64_t numel = values->numel(), blocks = (numel + kBlock - 1) / kBlock;
+    const auto* from = values->const_data_ptr<float>();
+    auto* to = codes->mutable_data_ptr<uint8_t>();
+    auto* factors = scales->mutable_data_ptr<float>();
+    at::parallel_for(0, blocks, /*grain_size=*/256, [&](int64_t begin, int64_t end) {
+      nf4_encode_blocks(from, bounds, to, factors, numel, begin, end);
+    });
+  )
+}
+
+// The int8 codes of a float matrix [outputs, inputs], and a scale for each output.
+int dsr_int8_encode(at::Tensor* values, at::Tensor* codes, at::Tensor* scales) {
+  TRY(
+    const int64_t outputs = values->size(0), inputs = values->size(1);
+    const auto* from = values->const_data_ptr<float>();
+    auto* to = static_cast<int8_t*>(codes->mutable_data_ptr());
+    auto* factors = scales->mutable_data_ptr<float>();
+    const int64_t grain = std::max<int64_t>(1, (1 << 14) / std::max<int64_t>(1, inputs));
+    at::parallel_for(0, outputs, grain, [&](int64_t begin, int64_t end) {
+      int8_encode_rows(from, to, factors, inputs, begin, end);
+    });
+  )
+}
 
 // The values of the NF4 codes of a matrix [outputs, inputs], two a byte with the first in the high
 // bits, with a float scale for each 64; `values` has 16 numbers. `out` has a storage of its size, in the
