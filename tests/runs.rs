@@ -416,6 +416,43 @@ print(engine.with_ema(|| engine.evaluate(rows).loss) == run.best.loss)",
     assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
 }
 
+/// Nothing of a run may tell of steps that are undone.
+#[test]
+fn steps_that_are_undone_are_written_into_no_run() {
+    let folder = Folder::new(RECIPE).with(
+        "{ run.evaluate(rows); }",
+        "{ run.evaluate(rows); run.log_sample(\"a\", \"b\"); }
+let calls = [
+    || run.train_batch(), || run.after_step(), || run.evaluate(rows), || run.log_sample(\"a\", \"c\"),
+    || run.save(), || run.finish(), || { for batch in run { engine.forward(batch); } },
+    || start_run(engine, loader, #{ name: \"inner\", total_steps: 9 }),
+];
+for way in calls {
+    try { engine.with_restore(loader, || { engine.train_batch(loader); way.call(); }); }
+    catch (e) { print(e.message); }
+}",
+    );
+    let output = folder.dsr(&["run", "tiny.rhai"]);
+    let refused = [
+        "run.train_batch",
+        "run.after_step",
+        "run.evaluate",
+        "run.log_sample",
+        "run.save",
+        "run.finish",
+        "a loop over the batches of a run",
+        "start_run",
+    ];
+    let why = "is not possible within `with_restore`, which undoes its steps\n";
+    let expected = refused.map(|call| format!("{call} {why}")).concat();
+    assert_eq!(out(&output), expected + "behind the run\n");
+    let read = |name: &str| fs::read_to_string(folder.path("runs/tiny").join(name)).unwrap();
+    assert_eq!(read("metrics.jsonl").lines().count(), 2 * 4);
+    assert_eq!(read("samples.jsonl").lines().count(), 4);
+    assert_eq!(read("checkpoints/latest"), "step-00000004\n");
+    assert!(!folder.path("runs/inner").exists());
+}
+
 /// What the finder tries goes to no log, and no directory of it stays. Two ranks find the same.
 #[test]
 fn a_learning_rate_is_found_before_a_run() {

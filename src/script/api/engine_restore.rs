@@ -24,8 +24,9 @@ use crate::{
 #[export_module]
 pub mod api {
     /// Calls a function, brings engine and loader back to where they were, also where the function fails,
-    /// and returns what it returned. Its steps go to no monitor. Meanwhile a checkpoint lies in `runs`,
-    /// which is removed. Every rank must call it.
+    /// and returns what it returned. Its steps go to no monitor, and a run of the engine is refused in it:
+    /// `run.train_batch()`, `run.evaluate(...)` and the like would write them down. Meanwhile a checkpoint
+    /// lies in `runs`, which is removed. Every rank must call it.
     ///
     /// ```rhai
     /// let loss = engine.with_restore(loader, || {

@@ -27,6 +27,7 @@ pub mod options;
 pub mod param;
 pub mod plot;
 pub mod run;
+mod run_records;
 pub mod table;
 pub mod tensor;
 pub mod tokenizer;
