@@ -270,6 +270,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
         root,
         keeps_best: keep_best == Some(BestBy::EvalLoss),
         is_trial,
+        is_named: host.run.name.is_some(),
         name: host.run.name.clone().or(name).unwrap_or_else(|| host.program.stem()),
         start: host.workspace.rights.start.clone(),
         total_steps: if is_trial { 1 } else { total_steps },
