@@ -7,24 +7,9 @@ use serde_json::Value;
 use crate::support::{
     program::{out, text},
     terminal::{ENTER, Terminal},
-    tiny_run::Folder,
+    tiny_run::{Folder, RECIPE},
     watched_run::folder,
 };
-
-/// A recipe of a tiny model that trains in no time.
-const RECIPE: &str = r#"param("steps", 4);
-param("lr", 0.01);
-let rows = dataset("rows.jsonl");
-let model = new_model("gpt2", #{ vocab_size: 8, n_positions: 4, n_embd: 4, n_layer: 1, n_head: 1 });
-let engine = init_engine(model, #{
-    micro_batch_size: 2, gradient_accumulation_steps: 2, optimizer: #{ lr: P::lr },
-});
-let loader = rows.loader(#{ micro_batch_size: 2, endless: true });
-let run = start_run(engine, loader, #{ total_steps: P::steps });
-while run.train_batch() { run.evaluate(rows); }
-run.finish();
-print("behind the run");
-"#;
 
 #[test]
 fn a_run_says_what_trains_on_what() {
@@ -150,9 +135,13 @@ fn a_dry_run_makes_one_step_and_leaves_nothing() {
     let end = "the dry run is done: one step, one evaluation, one checkpoint; nothing is kept\n";
     assert!(shown.ends_with(end), "{shown}");
     assert!(!folder.path("runs").exists());
+    // Nor do the logs of ranks stay.
+    let output = folder.dsr(&["launch", "--nproc-per-node=2", "tiny.rhai", "--dry-run"]);
+    assert!(output.status.success() && text(&output.stderr).contains(end), "{output:?}");
+    assert!(!folder.path("runs").exists());
 }
 
-/// A dry run removes what killed ones left. One that goes on stays, and none is listed.
+/// Whatever run starts next removes what killed dry runs left. One that goes on stays, and none is listed.
 #[test]
 fn what_killed_dry_runs_left_is_removed() {
     let folder = Folder::new(RECIPE);
@@ -170,7 +159,7 @@ fn what_killed_dry_runs_left_is_removed() {
     out(&folder.dsr(&["run", "tiny.rhai", "--dry-run"]));
     assert!(!killed.exists() && goes_on.exists() && folder.path("runs/mine").exists());
     drop(lock);
-    out(&folder.dsr(&["run", "tiny.rhai", "--dry-run"]));
+    out(&folder.dsr(&["run", "tiny.rhai"]));
     assert!(!goes_on.exists() && folder.path("runs/mine").exists());
 }
 
@@ -247,31 +236,6 @@ fn a_run_that_fails_keeps_its_error_and_goes_on_as_running() {
     assert_eq!((&ended["status"], ended.get("error")), (&"finished".into(), None));
     assert_eq!(ended["started_at"], told["started_at"]);
     assert!(ended["resumed_at"].is_string());
-}
-
-#[test]
-fn the_best_checkpoint_stays_and_can_be_gone_on_from() {
-    let recipe = r#"let at = engine.global_step;
-    run.evaluate(if at == 2 { rows } else { dataset("other.jsonl") });"#;
-    let folder = Folder::new(RECIPE)
-        .with("{ run.evaluate(rows); }", &format!("{{ {recipe} }}"))
-        .with(
-            "total_steps: P::steps",
-            "total_steps: P::steps, keep: 1, save_every: 1, keep_best: \"eval_loss\"",
-        )
-        .with("print(\"behind the run\")", "print(run.best.step)");
-    fs::write(folder.path("other.jsonl"), "{\"input_ids\": [7, 5, 7, 6]}\n").unwrap();
-    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai", "-p", "steps=5", "-p", "lr=0.05"])), "2\n");
-    let checkpoints = folder.path("runs/tiny/checkpoints");
-    let best = fs::read_to_string(checkpoints.join("best")).unwrap();
-    assert_eq!(best, "step-00000002\n");
-    for (step, is_there) in [(1, false), (2, true), (3, false), (4, false), (5, true)] {
-        assert_eq!(checkpoints.join(format!("step-{step:08}")).exists(), is_there, "step {step}");
-    }
-    let from = "runs/tiny/checkpoints/best";
-    let output = folder.dsr(&["run", "tiny.rhai", "--resume", from]);
-    out(&output);
-    assert!(text(&output.stderr).contains("going on after step 2"), "{output:?}");
 }
 
 #[test]
@@ -398,22 +362,41 @@ fn runs_are_listed_compared_and_removed() {
     assert!(error.contains("did you mean \"high\"?"), "{error}");
 }
 
-/// The best evaluation may be that of averages: its checkpoint is the usual one, with which the run can
-/// go on.
+/// Nothing of a run may tell of steps that are undone.
 #[test]
-fn the_best_checkpoint_may_be_that_of_averages() {
-    let folder = Folder::new(RECIPE)
-        .with("optimizer: #{ lr: P::lr },", "optimizer: #{ lr: P::lr }, ema: #{ decay: 0.5 },")
-        .with("{ run.evaluate(rows); }", "{ engine.with_ema(|| run.evaluate(rows)); }")
-        .with("total_steps: P::steps", "total_steps: P::steps, keep_best: \"eval_loss\"")
-        .with(
-            "print(\"behind the run\")",
-            "let last = engine.evaluate(rows).loss;
-engine.load_checkpoint(`${run.dir}/checkpoints/best`);
-print(run.best.step == P::steps && engine.evaluate(rows).loss == last);
-print(engine.with_ema(|| engine.evaluate(rows).loss) == run.best.loss)",
-        );
-    assert_eq!(out(&folder.dsr(&["run", "tiny.rhai"])), "true\ntrue\n");
+fn steps_that_are_undone_are_written_into_no_run() {
+    let folder = Folder::new(RECIPE).with(
+        "{ run.evaluate(rows); }",
+        "{ run.evaluate(rows); run.log_sample(\"a\", \"b\"); }
+let calls = [
+    || run.train_batch(), || run.after_step(), || run.evaluate(rows), || run.log_sample(\"a\", \"c\"),
+    || run.save(), || run.finish(), || { for batch in run { engine.forward(batch); } },
+    || start_run(engine, loader, #{ name: \"inner\", total_steps: 9 }),
+];
+for way in calls {
+    try { engine.with_restore(loader, || { engine.train_batch(loader); way.call(); }); }
+    catch (e) { print(e.message); }
+}",
+    );
+    let output = folder.dsr(&["run", "tiny.rhai"]);
+    let refused = [
+        "run.train_batch",
+        "run.after_step",
+        "run.evaluate",
+        "run.log_sample",
+        "run.save",
+        "run.finish",
+        "a loop over the batches of a run",
+        "start_run",
+    ];
+    let why = "is not possible within `with_restore`, which undoes its steps\n";
+    let expected = refused.map(|call| format!("{call} {why}")).concat();
+    assert_eq!(out(&output), expected + "behind the run\n");
+    let read = |name: &str| fs::read_to_string(folder.path("runs/tiny").join(name)).unwrap();
+    assert_eq!(read("metrics.jsonl").lines().count(), 2 * 4);
+    assert_eq!(read("samples.jsonl").lines().count(), 4);
+    assert_eq!(read("checkpoints/latest"), "step-00000004\n");
+    assert!(!folder.path("runs/inner").exists());
 }
 
 /// What the finder tries goes to no log, and no directory of it stays. Two ranks find the same.
@@ -445,7 +428,7 @@ let run"#;
         let left = fs::read_dir(folder.path("runs")).unwrap();
         let left = left.filter(|entry| {
             let name = entry.as_ref().unwrap().file_name();
-            name.to_string_lossy().starts_with("restore")
+            name.to_string_lossy().contains("restore")
         });
         assert_eq!(left.count(), 0);
     }

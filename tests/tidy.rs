@@ -24,6 +24,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("panics", ""),
     ("hash", ""),
     ("foreign", ""),
+    ("columns", "foreign"),
     ("names", ""),
     ("fs", "error"),
     ("units", ""),
@@ -52,10 +53,10 @@ const LAYERS: &[(&str, &str)] = &[
          recipe",
     ),
     ("live", "error fs units config tensor data model engine run recipe script"),
-    ("repl", "error foreign fs units config run recipe script live"),
+    ("repl", "error foreign columns fs units config run recipe script live"),
     (
         "cli",
-        "error hash foreign fs units config permission bridge tensor dist hub data model optim \
+        "error hash foreign columns fs units config permission bridge tensor dist hub data model optim \
          generation checkpoint engine run launch recipe script live repl",
     ),
 ];

@@ -50,6 +50,11 @@ impl Manifest {
         Ok(Self { format: FORMAT, step, files })
     }
 
+    /// The size of all files.
+    pub(super) fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
     /// Puts the manifest into `dir`.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)

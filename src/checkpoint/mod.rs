@@ -13,4 +13,4 @@
 pub mod manifest;
 mod store;
 
-pub use store::{Saved, Store};
+pub use store::{Retention, Saved, Store};

@@ -1,8 +1,8 @@
 //! A directory of checkpoints: publishing, finding, verifying and pruning them.
 //!
 //! A checkpoint is written under a temporary name and renamed when it is whole, then `latest` is
-//! replaced, then the oldest ones go, in this order: at every instant `latest` names a whole
-//! checkpoint. `latest` may be one behind the newest directory when a process was killed between
+//! replaced, then `best` where it is the best, then the oldest ones go, in this order: at every instant
+//! `latest` names a whole checkpoint, and no checkpoint goes that is better than the one in `best`. `latest` may be one behind the newest directory when a process was killed between
 //! the first two; that costs the steps in between, not correctness.
 //!
 //! A store knows one writer. With several ranks it is rank 0's.
@@ -14,8 +14,8 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
     fs::{
-        NewDir, Place, available_bytes, is_temporary, read_to_string, remove_dir, remove_leftovers,
-        write_atomic,
+        NewDir, Place, available_bytes, copy, is_temporary, read_to_string, remove_dir,
+        remove_leftovers, write_atomic,
     },
     units::Bytes,
 };
@@ -31,6 +31,22 @@ const IN_A_RUN: &str = "checkpoints";
 #[derive(Debug, Clone)]
 pub struct Store {
     root: Place,
+}
+
+/// How a store is kept small.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retention {
+    /// How many checkpoints are kept, the newest ones; `None` is all.
+    pub keep: Option<usize>,
+    /// Whether the checkpoint that is saved is the best so far, which stays beside these until there is a
+    /// better one.
+    pub is_best: bool,
+}
+
+impl From<Option<usize>> for Retention {
+    fn from(keep: Option<usize>) -> Self {
+        Self { keep, is_best: false }
+    }
 }
 
 /// A published checkpoint.
@@ -75,8 +91,8 @@ impl Store {
     }
 
     /// Saves a checkpoint: `write` fills a directory, which then appears as `step-XXXXXXXX` with its
-    /// manifest and becomes the latest. `keep` is how many to keep, the newest ones; `None` keeps
-    /// all. One of the same step is replaced.
+    /// manifest and becomes the latest. It is marked as the best, where it is, before an older one goes.
+    /// One of the same step is replaced.
     ///
     /// # Errors
     /// The error of `write`, or of the disk: the earlier checkpoints and `latest` are then unchanged.
@@ -84,9 +100,10 @@ impl Store {
     pub fn save(
         &self,
         step: u64,
-        keep: Option<usize>,
+        retention: impl Into<Retention>,
         write: impl FnOnce(&Path) -> Result<()>,
     ) -> Result<PathBuf> {
+        let Retention { keep, is_best } = retention.into();
         if keep == Some(0) {
             bail!(Code::BadValue, "0 checkpoints cannot be kept: keep at least 1");
         }
@@ -104,10 +121,27 @@ impl Store {
         Manifest::of(new.path(), step)?.write(new.path())?;
         new.publish()?;
         write_atomic(self.root.join(LATEST), format!("{name}\n").as_bytes())?;
+        if is_best {
+            self.mark_best(step)?;
+        }
         if let Some(keep) = keep {
             self.prune(keep, &path)?;
         }
         Ok(path)
+    }
+
+    /// Copies the whole checkpoint of `step` in `from`, which is another store's. It does not become the
+    /// latest.
+    pub fn adopt(&self, step: u64, from: &Place) -> Result<()> {
+        let manifest = Manifest::read(from)?;
+        self.check_space(manifest.bytes())?;
+        let place = self.root.join(directory_name(step));
+        check_ours(&place)?;
+        let new = NewDir::create(&place)?;
+        for name in manifest.files.keys().map(String::as_str).chain([manifest::FILE_NAME]) {
+            copy(&from.join(name), &new.path().join(name))?;
+        }
+        new.publish()
     }
 
     /// Marks the checkpoint of `step` as the best: it stays until another is marked.

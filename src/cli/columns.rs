@@ -6,6 +6,7 @@ use super::{
     console,
     style::{STRONG, painted},
 };
+use crate::columns::{Cell, fitted};
 
 /// Lines of columns, all to the left.
 pub(super) fn table(head: &[String], rows: &[Vec<String>]) -> String {
@@ -32,17 +33,14 @@ fn laid_out(
     style: impl Fn(usize, &str) -> Style,
 ) -> String {
     let all = std::iter::once(head).chain(rows.iter().map(Vec::as_slice));
-    let width = |i: usize| all.clone().map(|row| row[i].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..head.len()).map(width).collect();
-    let line = |row: &[String], style: &dyn Fn(usize, &str) -> Style| {
-        let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, &width))| {
-            let room = " ".repeat(width - cell.chars().count());
-            format!("{}{room}", painted(cell, style(i, cell)))
+    let line = |(number, row): (usize, &Vec<Cell>)| {
+        let cells = row.iter().enumerate().map(|(i, cell)| {
+            let style = if number == 0 { of_head } else { style(i, &cell.text) };
+            format!("{}{}", painted(&cell.text, style), " ".repeat(cell.room))
         });
         cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
     };
-    let below = rows.iter().map(|row| line(row, &style));
-    std::iter::once(line(head, &|_, _| of_head)).chain(below).collect()
+    fitted(all).iter().enumerate().map(line).collect()
 }
 
 #[cfg(test)]

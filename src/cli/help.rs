@@ -3,7 +3,10 @@
 use std::fmt::Write;
 
 use super::console;
-use crate::recipe::{self, Description, Failure, Recipe};
+use crate::{
+    columns::{Cell, fitted},
+    recipe::{self, Description, Failure, Recipe},
+};
 
 /// Prints the recipe's documentation and its parameters, without running it.
 pub(super) fn print_recipe(recipe: &Recipe) -> Result<(), Failure> {
@@ -36,11 +39,9 @@ fn text(recipe: &str, description: &Description) -> String {
             [p.name.clone(), p.type_name().to_owned(), p.default_text(), help]
         })
         .collect();
-    let width = |column: usize| rows.iter().map(|r| r[column].chars().count()).max().unwrap_or(0);
-    let (names, types, defaults) = (width(0), width(1), width(2));
-    for [name, kind, default, help] in &rows {
-        let line = format!("  {name:names$}  {kind:types$}  {default:defaults$}  {help}");
-        let _ = writeln!(text, "{}", line.trim_end());
+    for row in fitted(rows) {
+        let cells: Vec<_> = row.iter().map(Cell::to_the_left).collect();
+        let _ = writeln!(text, "  {}", cells.join("  ").trim_end());
     }
     text
 }

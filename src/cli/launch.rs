@@ -92,6 +92,7 @@ fn launch(args: &LaunchArgs, recipe: &Recipe, guard: Arc<dyn Guard>) -> Result<L
         root: Place::guarded(work_dir.join("runs"), guard),
         work_dir,
         name: args.run.name.clone().unwrap_or_else(|| Recipe::stem(&recipe.name)),
+        is_trial: args.run.dry_run,
         command: own_words(),
         environment: std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -18,9 +18,9 @@ use super::{
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
-    fs::write_atomic,
+    foreign::{Foreign, ForeignPath},
     repl::curve,
-    run::{RunSummary, State, differences, list_runs, losses_svg},
+    run::{Picture, Removal, RunSummary, State, differences, list_runs, losses_svg},
 };
 
 /// Columns of a curve where the terminal does not say how wide it is.
@@ -132,10 +132,11 @@ fn list(args: &ListArgs) -> Result<()> {
         1 => of_state(cell),
         _ => Style::new(),
     }));
-    for run in runs.iter().filter(|run| run.state == State::Failed) {
-        if let Some(error) = run.text("error") {
-            let first = error.lines().next().unwrap_or_default();
-            let line = format!("{}: {first}", run.name);
+    for run in &runs {
+        let error = run.text("error").filter(|_| run.state == State::Failed);
+        for fault in error.into_iter().chain(run.damage.as_deref()) {
+            let first = Foreign(fault.lines().next().unwrap_or_default());
+            let line = format!("{}: {first}", Foreign(&run.name));
             let line = if console::has_colours() { painted(&line, BAD) } else { line };
             console::out(&format!("{line}\n"));
         }
@@ -206,6 +207,7 @@ fn chosen(names: &[String], root: &Path) -> Result<Vec<RunSummary>> {
 }
 
 fn compare(args: &CompareArgs) -> Result<()> {
+    args.svg.iter().try_for_each(Picture::check_name)?;
     let runs = chosen(&args.runs, &args.root.root)?;
     if let [only] = &runs[..] {
         let message = format!("{} is one run: there is nothing to compare", only.name);
@@ -224,40 +226,58 @@ fn compare(args: &CompareArgs) -> Result<()> {
     for (name, i) in [("status", 1), ("step", 2), ("loss", 3), ("best eval", 4), ("took", 6)] {
         add(name, told.iter().map(|values| values[i].clone()).collect());
     }
+    let losses = runs.iter().map(RunSummary::losses).collect::<Result<Vec<_>>>()?;
+    if losses.iter().any(|losses| losses.unreadable > 0) {
+        add(
+            "unreadable metrics",
+            losses.iter().map(|losses| format!("{} lines", losses.unreadable)).collect(),
+        );
+    }
     console::out(&coloured(&head, &rows, |column, cell| match column {
         0 => Style::new(),
         _ => of_state(cell),
     }));
-    let losses = runs.iter().map(RunSummary::losses).collect::<Result<Vec<_>>>()?;
     for (run, losses) in runs.iter().zip(&losses) {
-        let points: Vec<_> = losses.iter().map(|&(step, loss)| (step as f64, loss)).collect();
+        let points: Vec<_> =
+            losses.points.iter().map(|&(step, loss)| (step as f64, loss)).collect();
         if let Some(drawn) = curve(&format!("{}: loss", run.name), &points, WIDTH) {
             console::out(&format!("\n{drawn}\n"));
         }
     }
     let Some(file) = &args.svg else { return Ok(()) };
-    let curves: Vec<_> =
-        runs.iter().zip(&losses).map(|(run, losses)| (run.name.as_str(), &losses[..])).collect();
+    let curves: Vec<_> = runs
+        .iter()
+        .zip(&losses)
+        .map(|(run, losses)| (run.name.as_str(), &losses.points[..]))
+        .collect();
     let Some(svg) = losses_svg(&curves)? else {
         return Err(Error::new(Code::BadValue, "none of these runs has a loss to draw"));
     };
-    write_atomic(file, svg.as_bytes())?;
+    svg.write(file)?;
     console::err(&format!("{} has the curves\n", file.display()));
     Ok(())
 }
 
 fn remove(args: RemoveArgs) -> Result<()> {
     let runs = chosen(&args.runs, &args.root.root)?;
-    runs.iter().try_for_each(RunSummary::check_removable)?;
-    let names: Vec<_> = runs.iter().map(|run| run.path().display().to_string()).collect();
+    let named = |run: &RunSummary| {
+        let path = ForeignPath(run.path()).to_string();
+        Ok(match run.removal()? {
+            Removal::Run => format!("{path} with all checkpoints"),
+            Removal::Link => format!("the link {path}, whose run stays"),
+        })
+    };
+    let names = runs.iter().map(named).collect::<Result<Vec<_>>>()?;
     if !args.yes && !consent(&names)? {
         console::err("nothing is removed\n");
         return Ok(());
     }
     for run in runs {
-        let path = run.path().display().to_string();
-        run.remove()?;
-        console::out(&format!("removed {path}\n"));
+        let path = ForeignPath(run.path()).to_string();
+        console::out(&match run.remove()? {
+            Removal::Run => format!("removed {path}\n"),
+            Removal::Link => format!("removed the link {path}, whose run stays\n"),
+        });
     }
     Ok(())
 }
@@ -268,7 +288,7 @@ fn consent(names: &[String]) -> Result<bool> {
         return Err(Error::new(Code::Usage, "there is no terminal to ask on")
             .hint("--yes removes them without a question"));
     }
-    console::err(&format!("Remove {} with all checkpoints?  [y] yes   [n] no  ", names.join(", ")));
+    console::err(&format!("Remove {}?  [y] yes   [n] no  ", names.join(", ")));
     let mut line = String::new();
     let read = std::io::stdin().lock().read_line(&mut line);
     Ok(read.is_ok() && line.trim() == "y")

@@ -16,7 +16,7 @@ pub(super) fn of_state(word: &str) -> Style {
     match word {
         "running" | "finished" => GOOD,
         "stopped" | "interrupted" | "unknown" => AnsiColor::Yellow.on_default(),
-        "failed" | "killed" => AnsiColor::Red.on_default(),
+        "failed" | "killed" | "damaged" => AnsiColor::Red.on_default(),
         _ => Style::new(),
     }
 }

@@ -106,6 +106,20 @@ impl Engine {
         Ok(())
     }
 
+    /// Refuses `what`, which writes steps down that stay, while steps are made that will be undone.
+    ///
+    /// # Errors
+    /// [`Code::CallOrder`] between [`Engine::begin_trial`] and [`Engine::end_trial`].
+    pub fn check_kept(&self, what: &str) -> Result<()> {
+        if !self.is_trial {
+            return Ok(());
+        }
+        let message =
+            format!("{what} is not possible within `with_restore`, which undoes its steps");
+        Err(Error::new(Code::CallOrder, message)
+            .hint("use engine.train_batch(loader) and engine.evaluate(dataset) in it, and the run behind it"))
+    }
+
     /// Tells observers again.
     pub fn end_trial(&mut self) {
         self.is_trial = false;

@@ -130,6 +130,15 @@ pub fn write_json(place: impl Into<Place>, value: &impl Serialize) -> Result<()>
     write_atomic(place, text.as_bytes())
 }
 
+/// Copies a file to a path in a [`NewDir`]; the directories on the way are made.
+pub fn copy(from: &Place, to: &Path) -> Result<()> {
+    if let Some(parent) = to.parent() {
+        fs::create_dir_all(parent).at("make the directory", parent)?;
+    }
+    let mut new = File::create_new(to).at("write", to)?;
+    io::copy(&mut open_file(from)?, &mut new).at("write", to).map(drop)
+}
+
 /// Removes a directory such that it is whole until, at one instant, it is gone.
 pub fn remove_dir(place: impl Into<Place>) -> Result<()> {
     let place = place.into();

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     error::{IoContext, Result},
-    fs::{File, Place},
+    fs::{File, Place, remove_dir},
 };
 
 /// Where a launcher shows what its user is to see. Called from several threads.
@@ -83,6 +83,14 @@ impl Logs {
     pub(super) fn discard(&self) {
         // A log that is not empty stays.
         let _ = self.lock().dir.remove_empty_dir();
+    }
+
+    /// Removes the logs, and the directory of runs where nothing else is in it.
+    pub(super) fn remove(&self) {
+        let dir = &self.lock().dir;
+        // What cannot be removed is in nobody's way.
+        let _ = remove_dir(dir);
+        let _ = dir.parent().map(|root| root.remove_empty_dir());
     }
 
     /// Moves the logs into the run's directory, behind what is there already. Once is enough.

@@ -61,6 +61,8 @@ pub struct Launch {
     pub root: Place,
     /// The name of the logs until the run's own directory is known.
     pub name: String,
+    /// Whether the run is only tried: where that succeeds, no log is kept.
+    pub is_trial: bool,
     /// The command line that was typed.
     pub command: Vec<String>,
     /// The environment of this process, which the ranks inherit.

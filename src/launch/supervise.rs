@@ -72,7 +72,11 @@ pub fn run(launch: &Launch, Events(inbox, events): Events) -> Result<Outcome> {
         return Err(e);
     }
     supervisor.watch(&link, &inbox);
-    Ok(supervisor.outcome(&link))
+    let outcome = supervisor.outcome(&link);
+    if launch.is_trial && outcome.status == 0 {
+        supervisor.logs.remove();
+    }
+    Ok(outcome)
 }
 
 /// A launcher at work.
@@ -195,7 +199,7 @@ impl Supervisor<'_> {
 
     /// Moves the logs into the run's directory when it is known.
     fn settle_logs(&self, link: &Link) {
-        if let Some(dir) = link.run_dir()
+        if let Some(dir) = link.run_dir().filter(|_| !self.launch.is_trial)
             && let Err(e) = self.logs.settle(&self.launch.work_dir.join(dir))
         {
             tracing::warn!("the logs stay in {}: {e}", self.logs.dir().display());

@@ -371,6 +371,7 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
     if what.is_empty() || svg.is_some_and(str::is_empty) {
         return Err(usage("plot"));
     }
+    svg.map_or(Ok(()), run::Picture::check_name)?;
     let points = points(session, what)?;
     let nothing = || Error::new(Code::BadValue, format!("{what} has no number to draw"));
     match svg {
@@ -378,7 +379,7 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
             let finite: Vec<_> = points.into_iter().filter(|(_, y)| y.is_finite()).collect();
             let picture = run::curve_svg(what, &finite)?.ok_or_else(nothing)?;
             let place = session.live().writable(file)?;
-            fs::write_atomic(&place, picture.as_bytes())?;
+            picture.write(&place)?;
             (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
         }
         None => {

@@ -2,7 +2,10 @@
 
 use anstyle::Style;
 
-use crate::live::card::{Card, Table};
+use crate::{
+    columns::{self, Cell, cut, fitted, width},
+    live::card::{Card, Table},
+};
 
 /// A title.
 pub(super) const TITLE: Style = Style::new().bold();
@@ -58,7 +61,7 @@ impl Layout {
         let mut lines: Vec<String> = Vec::new();
         let mut room = 0;
         for (name, value) in facts {
-            let length = name.chars().count() + value.chars().count() + 4;
+            let length = width(name) + width(value) + 4;
             let fact = format!("{} {value}", self.styled(FAINT, name));
             match lines.last_mut() {
                 Some(line) if room >= length => {
@@ -77,37 +80,18 @@ impl Layout {
 
     /// Rows in columns; what is too wide is cut at the end of its line.
     pub(super) fn table(self, table: &Table) -> Vec<String> {
-        let all = || std::iter::once(&table.head).chain(&table.rows);
-        let columns = table.head.len();
-        let width = |i: usize| {
-            all().filter_map(|row| row.get(i)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+        let line = |row: &Vec<Cell>| {
+            let cells = row.iter().map(|cell| cell.to_the_left() + "  ");
+            cut(format!("  {}", cells.collect::<String>()).trim_end(), self.width)
         };
-        let widths: Vec<_> = (0..columns).map(width).collect();
-        let line = |row: &Vec<String>| {
-            let mut line = String::from("  ");
-            for (cell, width) in row.iter().zip(&widths) {
-                let room = width - cell.chars().count().min(*width);
-                line.push_str(cell);
-                line.push_str(&" ".repeat(room + 2));
-            }
-            cut(line.trim_end(), self.width)
-        };
+        let rows = fitted(std::iter::once(&table.head).chain(&table.rows));
         let mut lines = Vec::new();
         if table.head.iter().any(|name| !name.is_empty()) {
-            lines.push(self.styled(FAINT, &line(&table.head)));
+            lines.push(self.styled(FAINT, &line(&rows[0])));
         }
-        lines.extend(table.rows.iter().map(line));
+        lines.extend(rows[1..].iter().map(line));
         lines
     }
-}
-
-/// The text, or as much of it as fits.
-pub(super) fn cut(text: &str, width: usize) -> String {
-    if text.chars().count() <= width {
-        return text.to_owned();
-    }
-    let shown: String = text.chars().take(width.saturating_sub(3)).collect();
-    format!("{}...", shown.trim_end())
 }
 
 /// A text in lines, cut between words.
@@ -115,7 +99,7 @@ pub(super) fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split(' ') {
         match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+            Some(line) if columns::width(line) + 1 + columns::width(word) <= width => {
                 line.push(' ');
                 line.push_str(word);
             }

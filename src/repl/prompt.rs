@@ -23,9 +23,10 @@ use super::{
     commands,
     highlight::painted,
     indent::{self, INDENT},
-    layout::{FAINT, cut},
+    layout::FAINT,
 };
 use crate::{
+    columns::cut,
     error::{Code, Error, Result},
     live::{
         Live,

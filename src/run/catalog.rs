@@ -1,7 +1,7 @@
 //! The runs of a directory: how each stands, what it was made of, and its last values. No list reads all
 //! of a run's metrics.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use serde_json::{Map, Value};
 
@@ -9,7 +9,8 @@ use super::{
     dir::{self, RunDir},
     last_values::LastValues,
     lock::is_held,
-    metrics::curves,
+    step_log::step_of,
+    tail::{Part, Tail},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -33,11 +34,13 @@ pub enum State {
     Killed,
     /// It is of an earlier dsr, which wrote nothing of it.
     Unknown,
+    /// Its `run.json` is missing or cannot be understood.
+    Damaged,
 }
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Running,
         Self::Finished,
         Self::Stopped,
@@ -45,6 +48,7 @@ impl State {
         Self::Failed,
         Self::Killed,
         Self::Unknown,
+        Self::Damaged,
     ];
 
     /// Its name.
@@ -57,11 +61,13 @@ impl State {
             Self::Failed => "failed",
             Self::Killed => "killed",
             Self::Unknown => "unknown",
+            Self::Damaged => "damaged",
         }
     }
 
-    /// How the run of this `run.json` stands, whose lock `is_held` or not; `None` where there are no locks.
-    pub(super) fn of(told: &Map<String, Value>, is_held: Option<bool>) -> Self {
+    /// How the run of this `run.json`, where there is a whole one, stands, whose lock `is_held` or not; `None`
+    /// where there are no locks.
+    pub(super) fn of(told: Option<&Map<String, Value>>, is_held: Option<bool>) -> Self {
         match (Self::said(told), is_held) {
             // A process that holds the lock goes on, whatever was said before.
             (_, Some(true)) => Self::Running,
@@ -71,7 +77,8 @@ impl State {
     }
 
     /// How a run stands by its own words.
-    pub(super) fn said(told: &Map<String, Value>) -> Self {
+    pub(super) fn said(told: Option<&Map<String, Value>>) -> Self {
+        let Some(told) = told else { return Self::Damaged };
         match told.get("status").and_then(Value::as_str) {
             Some("running") => Self::Running,
             Some("finished") => Self::Finished,
@@ -95,19 +102,47 @@ pub struct RunSummary {
     pub told: Map<String, Value>,
     /// Its last step and its best evaluation.
     pub last: LastValues,
+    /// What cannot be read of it: it stands in the list nevertheless.
+    pub damage: Option<String>,
+}
+
+/// The losses of a run's steps.
+#[derive(Debug, Default, PartialEq)]
+pub struct Losses {
+    /// Steps and losses.
+    pub points: Vec<(u64, f64)>,
+    /// How many lines of the metrics cannot be understood.
+    pub unreadable: usize,
+}
+
+/// What a removal takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Removal {
+    /// The run's directory with all that is in it.
+    Run,
+    /// A link to a run, which stays.
+    Link,
 }
 
 impl RunSummary {
-    fn of(dir: RunDir) -> Result<Self> {
-        let told = dir.told()?;
-        let state = State::of(&told, is_held(dir.place()));
-        let has_ended = !matches!(state, State::Running | State::Killed | State::Unknown);
+    /// The run in `dir`; whatever cannot be read of it is told as its damage.
+    fn of(dir: RunDir) -> Self {
+        let told = dir.told();
+        let state = State::of(told.as_ref(), is_held(dir.place()));
+        let mut damage =
+            told.is_none().then(|| format!("{} is missing or damaged", dir.told_in().display()));
+        let told = told.unwrap_or_default();
+        let has_ended =
+            matches!(state, State::Finished | State::Stopped | State::Interrupted | State::Failed);
         let last = match LastValues::told(&told).filter(|_| has_ended) {
             Some(last) => last,
-            None => LastValues::at_the_end(dir.metrics(), &told)?,
+            None => LastValues::at_the_end(dir.metrics(), &told).unwrap_or_else(|e| {
+                damage.get_or_insert(e.message().to_owned());
+                LastValues::default()
+            }),
         };
         let name = dir.place().name().unwrap_or_default().to_owned();
-        Ok(Self { dir, name, state, told, last })
+        Self { dir, name, state, told, last, damage }
     }
 
     /// Its directory.
@@ -115,10 +150,16 @@ impl RunSummary {
         self.dir.path()
     }
 
-    /// The losses of all its steps, from its metrics.
-    pub fn losses(&self) -> Result<Vec<(u64, f64)>> {
-        let metrics = self.dir.metrics();
-        if metrics.is_file() { Ok(curves(&metrics)?.train) } else { Ok(Vec::new()) }
+    /// The losses of all its steps, from its metrics, as far as they can be read.
+    pub fn losses(&self) -> Result<Losses> {
+        let mut losses = Losses::default();
+        let mut tail = Tail::of(self.dir.metrics());
+        while tail.read(Duration::MAX, &mut |part| match part {
+            Part::Anew => losses = Losses::default(),
+            Part::Line(line) => losses.add(line),
+        })? {}
+        losses.points.sort_by_key(|&(step, _)| step);
+        Ok(losses)
     }
 
     /// Whether there is a checkpoint to go on from.
@@ -137,29 +178,54 @@ impl RunSummary {
         all.insert("run".to_owned(), self.name.clone().into());
         all.insert("path".to_owned(), self.path().display().to_string().into());
         all.insert("status".to_owned(), self.state.name().into());
+        if let Some(damage) = &self.damage {
+            all.insert("damage".to_owned(), damage.clone().into());
+        }
         if let Ok(Value::Object(last)) = serde_json::to_value(self.last) {
             all.extend(last);
         }
         all.into()
     }
 
-    /// Refuses to remove a run that a process goes on with.
-    pub fn check_removable(&self) -> Result<()> {
+    /// What removing it takes away.
+    ///
+    /// # Errors
+    /// A process goes on with the run, which would lose its directory.
+    pub fn removal(&self) -> Result<Removal> {
+        if self.dir.place().is_link()? {
+            return Ok(Removal::Link);
+        }
         if self.state == State::Running {
             let message =
                 format!("{} goes on: stop it before you remove it", self.path().display());
             return Err(Error::new(Code::Usage, message));
         }
-        Ok(())
+        Ok(Removal::Run)
     }
 
-    /// Removes the run's directory.
+    /// Removes the run's directory, or a link that stands in its place and nothing else.
     ///
     /// # Errors
-    /// A process goes on with it.
-    pub fn remove(self) -> Result<()> {
-        self.check_removable()?;
-        remove_dir(self.dir.place())
+    /// As [`RunSummary::removal`].
+    pub fn remove(self) -> Result<Removal> {
+        let removal = self.removal()?;
+        match removal {
+            Removal::Run => remove_dir(self.dir.place())?,
+            Removal::Link => self.dir.place().remove_file()?,
+        }
+        Ok(removal)
+    }
+}
+
+impl Losses {
+    fn add(&mut self, line: &[u8]) {
+        match serde_json::from_slice::<Value>(line).ok().filter(Value::is_object) {
+            Some(line) => {
+                let loss = line.get("loss").and_then(Value::as_f64);
+                self.points.extend(step_of(&line).zip(loss));
+            }
+            None => self.unreadable += 1,
+        }
     }
 }
 
@@ -170,7 +236,7 @@ pub fn lowest(evaluations: &[(u64, f64)]) -> Option<(u64, f64)> {
 
 /// The runs in `root` by name and number; none where it does not exist.
 pub fn list(root: impl Into<Place>) -> Result<Vec<RunSummary>> {
-    dir::runs(&root.into())?.into_iter().map(RunSummary::of).collect()
+    Ok(dir::runs(&root.into())?.into_iter().map(RunSummary::of).collect())
 }
 
 /// A row for each parameter and setting that is not the same in all runs: its name, and its value in

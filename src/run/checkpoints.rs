@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::{
-    checkpoint::Store,
+    checkpoint::{Retention, Store},
     data::Loader,
     engine::{Engine, RecipeRecord},
     error::{Code, Error, Result},
@@ -15,13 +15,13 @@ use crate::{
 pub fn save_checkpoint(
     engine: &Engine,
     store: &Store,
-    keep: Option<usize>,
+    retention: impl Into<Retention>,
     loader: Option<&Loader>,
     recipe: Option<RecipeRecord>,
 ) -> Result<PathBuf> {
     store.check_space(engine.state_bytes())?;
     let place = loader.map(Loader::saved_place).transpose()?;
-    store.save(engine.global_step(), keep, |dir| {
+    store.save(engine.global_step(), retention, |dir| {
         engine.write_state(Some(dir), place, recipe)?;
         match loader.and_then(Loader::tokenizer) {
             Some(tokenizer) => engine.write_tokenizer(dir, &tokenizer),

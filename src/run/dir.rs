@@ -20,13 +20,14 @@
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 use crate::{
     checkpoint::Store,
     config::suggest::nearest,
     error::{Code, Error, Result},
     fs::{Place, read_to_string, remove_leftovers, write_atomic, write_json},
-    run::interrupt::shell_line,
+    run::{interrupt::shell_line, lock::RunLock},
 };
 
 const RUN: &str = "run.json";
@@ -55,7 +56,8 @@ pub(super) struct Identity {
     name: String,
     /// How many runs of this name came before it in the same root, plus one.
     number: u64,
-    /// Whether the run is only tried, and its directory is nobody's when its process is gone.
+    /// Whether the run is only tried, or is a checkpoint to go back to: its directory is nobody's when its
+    /// process is gone.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_trial: bool,
 }
@@ -73,17 +75,20 @@ impl RunDir {
     /// Makes the directory of a new run: `root/name`, or with the first free number behind it. Two
     /// processes that do this at once get two directories.
     pub fn create(root: impl Into<Place>, name: &str) -> Result<Self> {
-        Self::create_marked(root.into(), name, false)
+        let (place, number) = new_place(&root.into(), name)?;
+        Self::marked(place, name, number, false)
     }
 
-    /// The directory of a run of `name` that is only tried.
-    pub(super) fn create_trial(root: &Place, name: &str) -> Result<Self> {
-        check_name(name)?;
-        Self::create_marked(root.clone(), &format!("{name}.dry-run"), true)
+    /// A directory in `root` that goes away with its owner, and its number among those of this name. It is
+    /// locked before it is marked so: nobody takes it for one whose owner is gone.
+    pub(super) fn create_passing(root: &Place, name: &str) -> Result<(Self, RunLock, u64)> {
+        let (place, number) = new_place(root, name)?;
+        let lock = RunLock::take(&place)?;
+        Ok((Self::marked(place, name, number, true)?, lock, number))
     }
 
-    /// The directories in `root` of runs that were only tried.
-    pub(super) fn trials(root: &Place) -> Result<Vec<Place>> {
+    /// The directories in `root` that go away with their owners.
+    pub(super) fn passing(root: &Place) -> Result<Vec<Place>> {
         let mut found = Vec::new();
         for place in directories(root)? {
             if identity(&place).is_ok_and(|run| run.is_some_and(|run| run.is_trial)) {
@@ -93,22 +98,10 @@ impl RunDir {
         Ok(found)
     }
 
-    fn create_marked(root: Place, name: &str, is_trial: bool) -> Result<Self> {
-        check_name(name)?;
-        root.create_dir_all()?;
-        for number in 1.. {
-            let place = match number {
-                1 => root.join(name),
-                _ => root.join(format!("{name}-{number}")),
-            };
-            if !place.create_dir()? {
-                continue;
-            }
-            let identity = Identity { name: name.to_owned(), number, is_trial };
-            write_json(place.join(RUN), &identity)?;
-            return Ok(Self { place, name: identity.name });
-        }
-        unreachable!("some number up to 2^64 is free")
+    fn marked(place: Place, name: &str, number: u64, is_trial: bool) -> Result<Self> {
+        let identity = Identity { name: name.to_owned(), number, is_trial };
+        write_json(place.join(RUN), &identity)?;
+        Ok(Self { place, name: identity.name })
     }
 
     /// The run that lies at `path`, to go on with it. Leftovers of killed writers are removed.
@@ -124,10 +117,18 @@ impl RunDir {
         Ok(Self { place, name: identity.name })
     }
 
-    /// The run that lies at `path`, to read it alone; `None` where there is none.
-    pub(super) fn look_at(place: impl Into<Place>) -> Result<Option<Self>> {
+    /// The run that lies at `path`, to be read alone or removed; `None` where there is none. A directory with
+    /// metrics or checkpoints whose `run.json` is missing or damaged is a run of the directory's name.
+    pub(super) fn look_at(place: impl Into<Place>) -> Option<Self> {
         let place = place.into();
-        Ok(identity(&place)?.map(|identity| Self { place, name: identity.name }))
+        if let Ok(Some(identity)) = identity(&place) {
+            return Some(Self { place, name: identity.name });
+        }
+        let is_run = place.join(RUN).is_file()
+            || place.join("metrics.jsonl").is_file()
+            || place.join("checkpoints").is_dir();
+        let name = place.name().filter(|_| is_run)?.to_owned();
+        Some(Self { place, name })
     }
 
     /// Records what is run: the recipe's source, its parameters and the command line, whose
@@ -159,14 +160,22 @@ impl RunDir {
         &self.name
     }
 
+    /// The path to go on with the run by, where it is another one's than `name`'s, which `--resume auto` looks
+    /// for.
+    pub(super) fn path_of_other(&self, name: &str) -> Option<&Path> {
+        (self.name != name).then(|| self.path())
+    }
+
     /// Where the run tells of itself.
     pub(super) fn told_in(&self) -> Place {
         self.place.join(RUN)
     }
 
-    /// What the run tells of itself; runs of earlier versions have their name alone.
-    pub(super) fn told(&self) -> Result<serde_json::Map<String, serde_json::Value>> {
-        parsed(&self.told_in())
+    /// What the run tells of itself; runs of earlier versions have their name alone. `None` where it is
+    /// missing or damaged.
+    pub(super) fn told(&self) -> Option<Map<String, Value>> {
+        let told: Map<String, Value> = parsed(&self.told_in()).ok()?;
+        Identity::deserialize(&told).is_ok().then_some(told)
     }
 
     /// Its name and number, and when it began.
@@ -176,7 +185,12 @@ impl RunDir {
 
     /// The run's checkpoints.
     pub fn checkpoints(&self) -> Store {
-        Store::open(self.place.join("checkpoints"))
+        Self::checkpoints_in(&self.place)
+    }
+
+    /// The checkpoints of the run in this directory.
+    pub(super) fn checkpoints_in(place: &Place) -> Store {
+        Store::open(place.join("checkpoints"))
     }
 
     /// Where the metrics are.
@@ -200,13 +214,34 @@ impl RunDir {
     }
 }
 
+/// Makes the directory `root/name`, or with the first free number behind it; returns the number too.
+fn new_place(root: &Place, name: &str) -> Result<(Place, u64)> {
+    check_name(name)?;
+    root.create_dir_all()?;
+    for number in 1.. {
+        let place = numbered(root, name, number);
+        if place.create_dir()? {
+            return Ok((place, number));
+        }
+    }
+    unreachable!("some number up to 2^64 is free")
+}
+
+/// The directory of the run of `name` with this number.
+pub(super) fn numbered(root: &Place, name: &str, number: u64) -> Place {
+    match number {
+        1 => root.join(name),
+        _ => root.join(format!("{name}-{number}")),
+    }
+}
+
 /// The newest run of `name` in `root` that has a checkpoint: what `--resume auto` means.
 pub fn find_latest(root: impl Into<Place>, name: &str) -> Result<RunDir> {
     let root = root.into();
     let mut runs = Vec::new();
     let mut names = Vec::new();
     for place in directories(&root)? {
-        let Some(found) = identity(&place)? else { continue };
+        let Some(found) = identity(&place)?.filter(|found| !found.is_trial) else { continue };
         if found.name == name {
             runs.push((found.number, place.path().to_owned()));
         } else {
@@ -268,14 +303,16 @@ fn parsed<T: serde::de::DeserializeOwned>(file: &Place) -> Result<T> {
     })
 }
 
-/// The runs in `root`, by name and number.
+/// The runs in `root`, by name and number; damaged ones by the name of their directory.
 pub(super) fn runs(root: &Place) -> Result<Vec<RunDir>> {
     let mut found = Vec::new();
     for place in directories(root)? {
-        if let Ok(Some(run)) = identity(&place)
-            && !run.is_trial
-        {
-            found.push((run.name.clone(), run.number, RunDir { place, name: run.name }));
+        let told = identity(&place).ok().flatten();
+        if told.as_ref().is_some_and(|run| run.is_trial) {
+            continue;
+        }
+        if let Some(run) = RunDir::look_at(place) {
+            found.push((run.name.clone(), told.map(|run| run.number), run));
         }
     }
     found.sort_by(|a, b| (&a.0, a.1).cmp(&(&b.0, b.1)));

@@ -3,9 +3,12 @@
 //! A signal handler may do next to nothing, so it sets a flag; the loop looks at it between steps,
 //! saves a checkpoint and ends with [`Interrupt::error`]. Catching the signal is `cli`'s part.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use crate::error::{Code, Error};
@@ -41,14 +44,15 @@ impl Interrupt {
     }
 
     /// The error with which an interrupted run ends. `command` is the command line of this
-    /// process, `saved` the step of the newest checkpoint.
-    pub fn error(step: u64, saved: Option<u64>, command: &[String]) -> Error {
+    /// process, `saved` the step of the newest checkpoint, `from` the run where `--resume auto` would look for
+    /// another one.
+    pub fn error(step: u64, saved: Option<u64>, command: &[String], from: Option<&Path>) -> Error {
         match saved {
             Some(saved) => Error::new(
                 Code::Interrupted,
                 format!("stopped after step {step}; the checkpoint of step {saved} is saved"),
             )
-            .hint(format!("go on with: {}", resume_command(command))),
+            .hint(format!("go on with: {}", resume_command(command, from))),
             None => Error::new(
                 Code::Interrupted,
                 format!("stopped after step {step}; no checkpoint is saved"),
@@ -57,8 +61,9 @@ impl Interrupt {
     }
 }
 
-/// The command line that goes on where `command` stopped, ready for a shell.
-pub fn resume_command(command: &[String]) -> String {
+/// The command line that goes on where `command` stopped, ready for a shell: with the run `from`, or with the
+/// newest of its name.
+pub fn resume_command(command: &[String], from: Option<&Path>) -> String {
     // Arguments after `--` are not dsr's.
     let end = command.iter().position(|word| word == "--").unwrap_or(command.len());
     let (ours, rest) = command.split_at(end);
@@ -72,7 +77,8 @@ pub fn resume_command(command: &[String]) -> String {
             words.push(word.clone());
         }
     }
-    words.extend(["--resume".to_owned(), "auto".to_owned()]);
+    let from = from.map_or_else(|| "auto".to_owned(), |path| path.display().to_string());
+    words.extend(["--resume".to_owned(), from]);
     words.extend(rest.iter().cloned());
     shell_line(&words)
 }
@@ -106,11 +112,13 @@ mod tests {
 
     #[test]
     fn the_message_says_how_to_go_on() {
-        let e = Interrupt::error(7, Some(6), &words("dsr run a.rhai -p lr=1e-4"));
+        let e = Interrupt::error(7, Some(6), &words("dsr run a.rhai -p lr=1e-4"), None);
         assert_eq!(e.code(), Code::Interrupted);
         assert_eq!(e.message(), "stopped after step 7; the checkpoint of step 6 is saved");
         assert_eq!(e.hints(), ["go on with: dsr run a.rhai -p lr=1e-4 --resume auto"]);
-        assert!(Interrupt::error(7, None, &words("dsr run a.rhai")).hints().is_empty());
+        let e = Interrupt::error(7, Some(6), &words("dsr run a.rhai"), Some(Path::new("runs/b-2")));
+        assert_eq!(e.hints(), ["go on with: dsr run a.rhai --resume runs/b-2"]);
+        assert!(Interrupt::error(7, None, &words("dsr run a.rhai"), None).hints().is_empty());
     }
 
     #[test]
@@ -122,7 +130,7 @@ mod tests {
             ("dsr run a.rhai --resume", "dsr run a.rhai --resume auto"),
         ];
         for (given, expected) in cases {
-            assert_eq!(resume_command(&words(given)), expected);
+            assert_eq!(resume_command(&words(given), None), expected);
         }
     }
 

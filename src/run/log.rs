@@ -8,7 +8,6 @@ use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 use crate::{
     engine::MemoryUse,
     error::Result,
-    fs::write_atomic,
     run::{
         Evaluated, EvaluationAt, LastValues, Record, RunDir, Sample, StepLog, StepReport, loss_svg,
         metrics::{Curves, curves},
@@ -154,7 +153,7 @@ pub(super) fn draw_losses(dir: &RunDir) -> Result<Option<PathBuf>> {
     let curves = curves(&dir.metrics())?;
     let Some(svg) = loss_svg(&curves.train, &curves.eval)? else { return Ok(None) };
     let path = dir.loss_svg();
-    write_atomic(&path, svg.as_bytes())?;
+    svg.write(&path)?;
     Ok(Some(path.path().to_owned()))
 }
 

@@ -9,6 +9,8 @@
 //! Nothing here prints, catches signals or reads the environment: that is `cli`. With several ranks
 //! all of it is rank 0's.
 
+mod best;
+mod branch;
 mod catalog;
 mod checkpoints;
 mod dir;
@@ -20,13 +22,17 @@ mod log;
 mod meter;
 mod metrics;
 mod monitor;
+mod opened;
+mod options;
 mod output_log;
+mod picture;
 mod plot;
 mod plot_points;
 mod ranks;
 mod record;
 mod renewal;
 mod samples;
+mod scratch;
 mod series;
 mod step_log;
 mod tail;
@@ -34,7 +40,7 @@ mod training;
 mod trial;
 mod watched;
 
-pub use catalog::{RunSummary, State, differences, list as list_runs, lowest};
+pub use catalog::{Losses, Removal, RunSummary, State, differences, list as list_runs, lowest};
 pub use checkpoints::{load_checkpoint, save_checkpoint};
 pub use dir::{RunDir, check_name, find_latest};
 pub use interrupt::{Interrupt, resume_command, shell_line};
@@ -43,13 +49,16 @@ pub use log::{LineInterval, RunLog};
 pub use meter::{Count, Elapsed, Memory, Meter, StepReport, StepValues};
 pub use metrics::{Evaluated, PhaseMs, Record};
 pub use monitor::{Monitors, ShowLine};
+pub use options::{Start, TrainingOptions};
 pub use output_log::OutputLog;
+pub use picture::Picture;
 pub use plot::{curve_svg, loss_svg, losses_svg};
 pub use plot_points::{Axes, points_svg};
 pub use ranks::RankRecord;
 pub use record::{RunEnding, Status};
 pub use samples::Sample;
+pub use scratch::Scratch;
 pub use series::Series;
 pub use step_log::StepLog;
-pub use training::{Shown, Start, TOLD_DIR, Training, TrainingOptions};
+pub use training::{Shown, TOLD_DIR, Training};
 pub use watched::{Quantity, Watched};

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use plotters::prelude::*;
 
+use super::picture::Picture;
 use crate::error::{Code, Error, Result};
 
 const MOST_POINTS: usize = 2000;
@@ -37,7 +38,7 @@ const COLOURS: [RGBColor; 8] = [
 
 /// Draws the training loss over the steps and, where there are any, the evaluations' losses, as
 /// `(step, loss)` with finite losses. `None` when there is nothing to draw.
-pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<String>> {
+pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<Picture>> {
     drawn(
         "loss",
         [
@@ -49,7 +50,7 @@ pub fn loss_svg(train: &[(u64, f64)], eval: &[(u64, f64)]) -> Result<Option<Stri
 
 /// Draws the losses of several runs over the steps, each with its name. `None` when there is nothing to
 /// draw.
-pub fn losses_svg(curves: &[(&str, &[(u64, f64)])]) -> Result<Option<String>> {
+pub fn losses_svg(curves: &[(&str, &[(u64, f64)])]) -> Result<Option<Picture>> {
     let curves = curves.iter().zip(COLOURS.iter().cycle());
     drawn(
         "loss",
@@ -59,11 +60,11 @@ pub fn losses_svg(curves: &[(&str, &[(u64, f64)])]) -> Result<Option<String>> {
 
 /// Draws one curve called `name` over the steps, or over the places in an array. `None` when there is
 /// nothing to draw.
-pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<String>> {
+pub fn curve_svg(name: &str, points: &[(u64, f64)]) -> Result<Option<Picture>> {
     drawn(name, [Curve { name, points, colour: TRAIN, is_marked: false }])
 }
 
-fn drawn<'a>(value: &str, curves: impl IntoIterator<Item = Curve<'a>>) -> Result<Option<String>> {
+fn drawn<'a>(value: &str, curves: impl IntoIterator<Item = Curve<'a>>) -> Result<Option<Picture>> {
     let curves: Vec<_> = curves.into_iter().filter(|curve| !curve.points.is_empty()).collect();
     if curves.is_empty() {
         return Ok(None);
@@ -72,7 +73,7 @@ fn drawn<'a>(value: &str, curves: impl IntoIterator<Item = Curve<'a>>) -> Result
     draw(value, &curves, &mut svg).map_err(|e| {
         Error::new(Code::Internal, "the curve cannot be drawn").caused_by(e.to_string())
     })?;
-    Ok(Some(svg))
+    Ok(Some(Picture::of(&svg)))
 }
 
 fn draw(
@@ -172,6 +173,7 @@ mod tests {
     #[test]
     fn both_curves_and_both_axes_are_named() {
         let svg = loss_svg(&train(100), &[(50, 2.5), (100, 2.4)]).unwrap().unwrap();
+        let svg = svg.text();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
         for text in ["step", "loss", "train", "validation"] {
             assert!(svg.lines().any(|line| line.trim() == text), "{text} is missing");
@@ -183,12 +185,13 @@ mod tests {
     #[test]
     fn without_evaluations_there_is_no_validation_curve() {
         let svg = loss_svg(&train(100), &[]).unwrap().unwrap();
+        let svg = svg.text();
         assert!(!svg.contains("validation") && !svg.contains("<circle"));
     }
 
     #[test]
     fn a_single_step_and_equal_losses_can_be_drawn() {
-        assert!(loss_svg(&[(1, 3.0)], &[]).unwrap().unwrap().contains("<circle"));
+        assert!(loss_svg(&[(1, 3.0)], &[]).unwrap().unwrap().text().contains("<circle"));
         assert!(loss_svg(&[(1, 3.0), (2, 3.0)], &[(2, 3.0)]).unwrap().is_some());
         assert!(loss_svg(&[], &[]).unwrap().is_none());
     }
@@ -205,6 +208,7 @@ mod tests {
         // The mean of steps 1 to 5.
         assert_eq!(points[0].0, 3.0);
         let svg = loss_svg(&train(10_000), &[]).unwrap().unwrap();
+        let svg = svg.text();
         assert!(svg.contains("means of 5 steps"));
     }
 }

@@ -2,7 +2,10 @@
 
 use plotters::prelude::*;
 
-use super::plot::{SIZE, TRAIN, bounds};
+use super::{
+    picture::Picture,
+    plot::{SIZE, TRAIN, bounds},
+};
 use crate::error::{Code, Error, Result};
 
 /// The axes of a picture.
@@ -19,12 +22,12 @@ pub struct Axes<'a> {
 }
 
 /// Draws a curve through finite `points`, of which there is at least one.
-pub fn points_svg(points: &[(f64, f64)], axes: Axes<'_>) -> Result<String> {
+pub fn points_svg(points: &[(f64, f64)], axes: Axes<'_>) -> Result<Picture> {
     let mut svg = String::new();
     draw(points, axes, &mut svg).map_err(|e| {
         Error::new(Code::Internal, "the curve cannot be drawn").caused_by(e.to_string())
     })?;
-    Ok(svg)
+    Ok(Picture::of(&svg))
 }
 
 fn draw(
@@ -88,7 +91,10 @@ mod tests {
 
     fn svg(log_x: bool, mark: Option<f64>) -> String {
         let points = [(1e-4, 4.0), (1e-3, 3.0), (1e-2, 5.0)];
-        points_svg(&points, Axes { x: "learning rate", y: "loss", log_x, mark }).unwrap()
+        points_svg(&points, Axes { x: "learning rate", y: "loss", log_x, mark })
+            .unwrap()
+            .text()
+            .to_owned()
     }
 
     #[test]

@@ -50,6 +50,19 @@ pub(super) fn forget_after(place: &Place, step: u64) -> Result<()> {
     if !place.exists() {
         return Ok(());
     }
+    write_atomic(place, until(place, step)?.as_bytes())
+}
+
+/// Writes the lines of the log `from` up to `step` into the log `to`. A log that is not there is fine.
+pub(super) fn copy_until(from: &Place, to: &Place, step: u64) -> Result<()> {
+    if !from.is_file() {
+        return Ok(());
+    }
+    write_atomic(to, until(from, step)?.as_bytes())
+}
+
+/// The lines of a log up to `step`, without a torn last one.
+fn until(place: &Place, step: u64) -> Result<String> {
     let mut kept = String::new();
     for (line, value) in &lines(place)? {
         if step_of(value).is_none_or(|s| s <= step) {
@@ -57,7 +70,7 @@ pub(super) fn forget_after(place: &Place, step: u64) -> Result<()> {
             kept.push('\n');
         }
     }
-    write_atomic(place, kept.as_bytes())
+    Ok(kept)
 }
 
 /// The lines with their values, without a torn last one.

@@ -4,68 +4,30 @@
 //! and prints nothing. Only rank 0 writes; the other ranks keep step with it.
 
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
 use super::{
-    EvaluationAt, Interrupt, LineInterval, Meter, OutputLog, RunDir, RunLog, Sample, StepReport,
-    StepValues, find_latest, header, load_checkpoint,
+    EvaluationAt, Interrupt, Meter, OutputLog, RunDir, RunLog, Sample, StepReport, StepValues,
+    TrainingOptions, header, load_checkpoint,
     lock::RunLock,
+    opened::{Opened, Told, Unbegun, resumed},
     ranks,
     record::{RunEnding, Status},
     renewal::Renewal,
-    save_checkpoint,
+    save_checkpoint, scratch,
     trial::Trial,
 };
 use crate::{
-    checkpoint::Store,
+    checkpoint::{Retention, Store},
     data::{Loader, LoaderOptions},
-    engine::{Engine, Evaluation, RecipeRecord},
+    engine::{Engine, Evaluation},
     error::{Code, Error, Result},
-    fs::Place,
 };
 
 /// The name under which rank 0 tells a launcher where its run lies.
 pub const TOLD_DIR: &str = "run_dir";
-
-/// The start of a run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Start {
-    /// Nothing: a new directory.
-    Afresh,
-    /// The newest checkpoint of the newest run of the same name.
-    Latest,
-    /// This checkpoint, or the latest of this run's directory.
-    From(PathBuf),
-}
-
-/// How a run is kept.
-#[derive(Debug, Clone)]
-pub struct TrainingOptions {
-    /// The directory of all runs.
-    pub root: Place,
-    /// The run's name.
-    pub name: String,
-    /// Where it starts.
-    pub start: Start,
-    /// The number of its last step.
-    pub total_steps: u64,
-    /// After how many steps a checkpoint is saved; `None` is only at the end.
-    pub save_every: Option<u64>,
-    /// Whether the checkpoint of the evaluation with the lowest loss stays.
-    pub keeps_best: bool,
-    /// Whether the run is only tried: its directory goes away with it.
-    pub is_trial: bool,
-    /// How many checkpoints are kept; `None` is all.
-    pub keep: Option<usize>,
-    /// Which steps get a line.
-    pub lines: LineInterval,
-    /// The recipe that is run.
-    pub recipe: RecipeRecord,
-    /// The command line of this process.
-    pub command: Vec<String>,
-}
 
 /// A run that has started.
 #[derive(Debug)]
@@ -109,8 +71,8 @@ impl Training {
         loader: &mut Loader,
     ) -> Result<(Self, Shown)> {
         let is_first = engine.group().rank() == 0;
-        if options.is_trial && is_first {
-            Trial::clear(&options.root)?;
+        if is_first {
+            scratch::clear(&options.root)?;
         }
         let (resumed, lock) = resumed(&options, is_first)?;
         let mut warnings = Vec::new();
@@ -127,16 +89,19 @@ impl Training {
                 .hint("raise total_steps to go on with it"));
         }
         check_data(&options, engine, loader)?;
-        let (files, lock) = match is_first {
-            true => open_files(&options, resumed.as_ref(), step, lock)
-                .map(|(f, l)| (Some(f), Some(l)))?,
-            false => (None, None),
+        if is_first {
+            // Before anything of the run is there.
+            Store::open(&options.root).check_space(engine.state_bytes())?;
+        }
+        let opened = is_first.then(|| Opened::at(&options, resumed.as_ref(), step, lock));
+        let opened = opened.transpose()?;
+        let Told { goes_on, best } = Told::to_all(engine, opened.as_ref())?;
+        let (unbegun, files, lock) = match opened {
+            Some(Opened { dir, log, lock, unbegun, .. }) => (unbegun, Some((dir, log)), Some(lock)),
+            None => (None, None, None),
         };
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
-            engine.save_bad_batches(dir.place());
-            engine.group().tell_launcher(TOLD_DIR, &dir.path().display().to_string());
-            dir.checkpoints().check_space(engine.state_bytes())?;
             shown.lines.push(match &resumed {
                 Some(_) if is_whole => format!(
                     "the run is at step {step} already, its last: nothing is left to train (raise \
@@ -157,14 +122,14 @@ impl Training {
             RunEnding::begin(dir, begun, &options.recipe, last)
         });
         let ending = ending.transpose()?;
+        unbegun.into_iter().for_each(Unbegun::begins);
+        if let Some((dir, _)) = &files {
+            engine.save_bad_batches(dir.place());
+            engine.group().tell_launcher(TOLD_DIR, &dir.path().display().to_string());
+        }
         let meter = Meter::start(Some(options.total_steps), Instant::now());
-        let saved = resumed.map(|_| step);
         let tried = files.as_ref().filter(|_| options.is_trial);
         let trial = tried.map(|(dir, _)| Trial::of(dir.place().clone()));
-        let best = match options.keeps_best {
-            true => told_best(engine, files.as_ref())?,
-            false => None,
-        };
         let training = Self {
             options,
             meter,
@@ -174,7 +139,7 @@ impl Training {
             _lock: lock,
             trial,
             ranks_told: false,
-            saved,
+            saved: goes_on.then_some(step),
             best,
         };
         Ok((training, shown))
@@ -293,12 +258,9 @@ impl Training {
         if !self.options.keeps_best || !is_best {
             return Ok(());
         }
-        self.save(engine, loader)?;
+        self.save_as(engine, loader, true)?;
         self.best = Some(loss);
-        match &self.files {
-            Some((dir, _)) => dir.checkpoints().mark_best(engine.global_step()),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Saves a checkpoint and redraws the loss curve. Every rank must call it.
@@ -306,21 +268,28 @@ impl Training {
     /// # Errors
     /// It cannot be written; the earlier ones are then as they were.
     pub fn save(&mut self, engine: &Engine, loader: &Loader) -> Result<()> {
-        if self.saved == Some(engine.global_step()) {
-            return Ok(());
+        self.save_as(engine, loader, false)
+    }
+
+    fn save_as(&mut self, engine: &Engine, loader: &Loader, is_best: bool) -> Result<()> {
+        let step = engine.global_step();
+        if self.saved == Some(step) {
+            let mut marked = self.files.iter().filter(|_| is_best);
+            return marked.try_for_each(|(dir, _)| dir.checkpoints().mark_best(step));
         }
         let began = Instant::now();
         if let Some((dir, _)) = &self.files {
             let store = dir.checkpoints();
             let recipe = Some(self.options.recipe.clone());
-            save_checkpoint(engine, &store, self.options.keep, Some(loader), recipe)?;
+            let retention = Retention { keep: self.options.keep, is_best };
+            save_checkpoint(engine, &store, retention, Some(loader), recipe)?;
             self.draw()?;
         } else {
             engine.write_state(None, None, None)?;
         }
         engine.group().barrier()?;
         self.tell_ranks(engine)?;
-        self.saved = Some(engine.global_step());
+        self.saved = Some(step);
         self.meter.exclude(began.elapsed());
         Ok(())
     }
@@ -376,20 +345,10 @@ impl Training {
             self.save(engine, loader)?;
         }
         self.end(Status::Interrupted)?;
-        Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command))
+        let files = self.files.as_ref().filter(|_| self.trial.is_none());
+        let from = files.and_then(|(dir, _)| dir.path_of_other(&self.options.name));
+        Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command, from))
     }
-}
-
-/// The loss of the evaluation whose checkpoint is kept as the best: rank 0 knows it and tells the others.
-fn told_best(engine: &Engine, files: Option<&(RunDir, RunLog)>) -> Result<Option<f64>> {
-    let mut own = None;
-    if let Some((dir, log)) = files
-        && let Some(best) = dir.checkpoints().best()?
-    {
-        let losses = log.evaluations()?.into_iter();
-        own = losses.filter(|(step, _)| *step == best.step).map(|(_, loss)| loss).next_back();
-    }
-    Ok(engine.group().told(own.into_iter().collect())?.first().copied())
 }
 
 /// Refuses a loader that ends before the last step, where its length is known.
@@ -416,56 +375,4 @@ fn check_data(options: &TrainingOptions, engine: &Engine, loader: &Loader) -> Re
     )
     .option("total_steps")
     .hint("let the loader go on without end (endless: true), or lower total_steps"))
-}
-
-/// The checkpoint that the run goes on from, and on the first rank the lock of the run that it is the
-/// latest of: whoever else goes on with that run is met here, before anything is read.
-fn resumed(options: &TrainingOptions, is_first: bool) -> Result<(Option<Place>, Option<RunLock>)> {
-    match &options.start {
-        Start::Afresh => Ok((None, None)),
-        Start::Latest => {
-            let dir = find_latest(&options.root, &options.name)?;
-            let lock = is_first.then(|| RunLock::take(dir.place())).transpose()?;
-            // Its former owner may have saved once more.
-            Ok((Some(options.root.beside(dir.checkpoints().latest()?)), lock))
-        }
-        Start::From(path) => {
-            let checkpoint = Store::resolve(options.root.beside(path))?;
-            let own = own_dir(&checkpoint).filter(|_| is_first);
-            let lock = own.map(|dir| RunLock::take(dir.place())).transpose()?;
-            Ok((Some(checkpoint), lock))
-        }
-    }
-}
-
-/// The run that a checkpoint is the latest of.
-fn own_dir(checkpoint: &Place) -> Option<RunDir> {
-    let dir = RunDir::open(checkpoint.parent()?.parent()?).ok()?;
-    (*checkpoint == dir.checkpoints().latest().ok()?).then_some(dir)
-}
-
-/// The directory of the run, as it stands at `step`. A run goes on in its own directory only from
-/// its latest checkpoint; from an earlier one it branches off into a new directory.
-fn open_files(
-    options: &TrainingOptions,
-    resumed: Option<&Place>,
-    step: u64,
-    lock: Option<RunLock>,
-) -> Result<((RunDir, RunLog), RunLock)> {
-    let own = resumed.and_then(own_dir).zip(lock);
-    let goes_on = own.is_some();
-    let (dir, lock) = match own {
-        Some(own) => own,
-        None => {
-            let dir = match options.is_trial {
-                true => RunDir::create_trial(&options.root, &options.name)?,
-                false => RunDir::create(&options.root, &options.name)?,
-            };
-            let lock = RunLock::take(dir.place())?;
-            (dir, lock)
-        }
-    };
-    dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
-    let log = RunLog::open(&dir, goes_on.then_some(step), options.lines)?;
-    Ok(((dir, log), lock))
 }

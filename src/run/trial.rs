@@ -5,7 +5,6 @@ use crate::{
     checkpoint::Store,
     error::Result,
     fs::{Place, remove_dir},
-    run::{RunDir, lock::RunLock},
 };
 
 /// The directory of a run that is only tried.
@@ -16,12 +15,6 @@ pub(super) struct Trial {
 }
 
 impl Trial {
-    /// Removes what killed dry runs left in `root`; those that go on have their lock.
-    pub(super) fn clear(root: &Place) -> Result<()> {
-        let left = RunDir::trials(root)?;
-        left.iter().filter(|place| RunLock::take(*place).is_ok()).try_for_each(remove_dir)
-    }
-
     /// That of the run in `place`.
     pub(super) fn of(place: Place) -> Self {
         Self { place, evaluations: 0 }
@@ -46,7 +39,7 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // What cannot be removed now, the next dry run removes.
+        // What cannot be removed now, the next start of a run removes.
         let _ = remove_dir(&self.place);
         if let Some(root) = self.place.parent() {
             let _ = root.remove_empty_dir();

@@ -106,16 +106,18 @@ impl Watched {
             Some(run) => named(root, run)?,
             None => newest(root)?,
         };
-        let told = dir.told()?;
+        let told = dir.told();
         let held = is_held(dir.place());
-        let state = State::of(&told, held);
+        let state = State::of(told.as_ref(), held);
+        let is_damaged = told.is_none();
+        let told = told.unwrap_or_default();
         let tail = Tail::of(dir.metrics());
         let (metrics, samples) = (Metrics::default(), NewestSamples::of(dir.samples()));
         let (ranks, stirred) = (ranks_in(&told), Instant::now());
         let mut watched = Self { dir, tail, metrics, samples, told, ranks, state, stirred };
         watched.look(Duration::ZERO)?;
         // What was there before says nothing of a process.
-        watched.state = State::of(&watched.told, held);
+        watched.state = State::of(Some(&watched.told).filter(|_| !is_damaged), held);
         Ok(watched)
     }
 
@@ -129,17 +131,18 @@ impl Watched {
         })?;
         let is_new = self.samples.look(patience)? || is_new;
         // It is replaced as a whole, and never half there.
-        let told = self.dir.told()?;
-        let mut state = State::said(&told);
+        let told = self.dir.told();
+        let mut state = State::said(told.as_ref());
         if is_new {
             self.stirred = Instant::now();
         } else if state == State::Running {
             state = self.state;
             if self.stirred.elapsed() > SILENCE {
                 self.stirred = Instant::now();
-                state = State::of(&told, is_held(self.dir.place()));
+                state = State::of(told.as_ref(), is_held(self.dir.place()));
             }
         }
+        let told = told.unwrap_or_default();
         let has_changed = is_new || state != self.state || told != self.told;
         if told != self.told {
             self.ranks = ranks_in(&told);
@@ -287,7 +290,7 @@ fn named(root: &Path, run: &str) -> Result<RunDir> {
     if let Some(at) = runs.iter().position(|dir| dir.place().name() == Some(run)) {
         return Ok(runs.swap_remove(at));
     }
-    if let Some(dir) = RunDir::look_at(Path::new(run))? {
+    if let Some(dir) = RunDir::look_at(Path::new(run)) {
         return Ok(dir);
     }
     let e = Error::new(Code::BadValue, format!("no run {run:?} in {}", root.display()));

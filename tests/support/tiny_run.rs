@@ -6,6 +6,21 @@ use serde_json::Value;
 
 use super::program::dsr;
 
+/// A recipe of a tiny model that trains in no time.
+pub(crate) const RECIPE: &str = r#"param("steps", 4);
+param("lr", 0.01);
+let rows = dataset("rows.jsonl");
+let model = new_model("gpt2", #{ vocab_size: 8, n_positions: 4, n_embd: 4, n_layer: 1, n_head: 1 });
+let engine = init_engine(model, #{
+    micro_batch_size: 2, gradient_accumulation_steps: 2, optimizer: #{ lr: P::lr },
+});
+let loader = rows.loader(#{ micro_batch_size: 2, endless: true });
+let run = start_run(engine, loader, #{ total_steps: P::steps });
+while run.train_batch() { run.evaluate(rows); }
+run.finish();
+print("behind the run");
+"#;
+
 /// A directory with the recipe `tiny.rhai` and its data, `rows.jsonl`.
 pub(crate) struct Folder(pub(crate) tempfile::TempDir);
 

@@ -7,7 +7,10 @@ use super::{
     stages::PipelineNumbers,
     target::TargetKind,
 };
-use crate::units::{Bytes, grouped};
+use crate::{
+    columns::{Cell, fitted},
+    units::{Bytes, grouped},
+};
 
 /// The whole plan.
 pub(super) fn of(plan: &PlanNumbers) -> String {
@@ -239,19 +242,16 @@ fn per_second(tokens: f64) -> String {
     grouped(((tokens / unit).round() * unit) as u64)
 }
 
-/// Columns as wide as their widest entry: words on the left, the rest on the right.
+/// A table with words on the left and the rest on the right.
 fn table<const N: usize>(rows: &[[String; N]]) -> String {
-    let width = |i: usize| rows.iter().map(|row| row[i].len()).max().unwrap_or(0);
-    let widths: [usize; N] = std::array::from_fn(width);
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(widths).enumerate().map(|(i, (cell, width))| match i {
-            0 => format!("{cell:<width$}"),
-            _ => format!("{cell:>width$}"),
+    let line = |row: &Vec<Cell>| {
+        let cells = row.iter().enumerate().map(|(i, cell)| match i {
+            0 => cell.to_the_left(),
+            _ => cell.to_the_right(),
         });
-        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  "));
-    }
-    text
+        cells.collect::<Vec<_>>().join("  ") + "\n"
+    };
+    fitted(rows).iter().map(line).collect()
 }
 
 #[cfg(test)]

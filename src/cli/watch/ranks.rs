@@ -12,7 +12,6 @@ use super::memory::kinds;
 use crate::{
     cli::columns::table,
     engine::MemoryUse,
-    foreign::Foreign,
     run::{RankRecord, Watched},
     units::Bytes,
 };
@@ -46,7 +45,7 @@ fn listed(ranks: &[RankRecord], rows: usize) -> String {
     head.push("PEAK".to_owned());
     head.extend(used.iter().map(|&kind| all_kinds[kind].0.to_uppercase()));
     let row = |(i, rank): (usize, &RankRecord)| {
-        let mut row = vec![i.to_string(), shown(&rank.host), shown(&rank.device)];
+        let mut row = vec![i.to_string(), rank.host.clone(), rank.device.clone()];
         row.extend(axes.iter().map(|(_, at)| at(rank).to_string()));
         row.push(Bytes(rank.memory.peak()).to_string());
         row.extend(used.iter().map(|&kind| Bytes(rank.memory.kinds()[kind].1).to_string()));
@@ -59,10 +58,6 @@ fn listed(ranks: &[RankRecord], rows: usize) -> String {
         text += &format!("and {} more\n", ranks.len() - fits);
     }
     text
-}
-
-fn shown(text: &str) -> String {
-    Foreign(text).to_string()
 }
 
 #[cfg(test)]

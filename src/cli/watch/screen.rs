@@ -123,7 +123,7 @@ fn standing(watched: &Watched) -> Line<'static> {
     let colour = match state {
         State::Running | State::Finished => Color::Green,
         State::Stopped | State::Interrupted | State::Unknown => Color::Yellow,
-        State::Failed | State::Killed => Color::Red,
+        State::Failed | State::Killed | State::Damaged => Color::Red,
     };
     let mut words = format!("step {}", watched.step());
     if let Some(total) = watched.told("total_steps").and_then(Value::as_u64) {

@@ -28,6 +28,7 @@ pub mod param;
 pub mod plot;
 pub mod ranks;
 pub mod run;
+mod run_records;
 pub mod table;
 pub mod tensor;
 pub mod tokenizer;

@@ -5,13 +5,12 @@ use rhai::{Array, Map, plugin::*};
 use crate::{
     config::options::option_table,
     error::{Code, Error, Result},
-    fs::write_atomic,
     recipe::{
         error::ScriptResult,
         options,
         value::{describe, number},
     },
-    run::{Axes, points_svg},
+    run::{Axes, Picture, points_svg},
     script::host::{self, Host},
 };
 
@@ -64,6 +63,7 @@ pub(crate) fn plot_options(map: &Map) -> Result<PlotOptions> {
 }
 
 fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
+    Picture::check_name(path)?;
     let PlotOptions { x, y, log_x, mark } = plot_options(options)?;
     let points: Vec<_> = points.iter().map(point).collect::<Result<_>>()?;
     if points.is_empty() {
@@ -85,7 +85,7 @@ fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
     }
     let svg = points_svg(&points, Axes { x: &x, y: &y, log_x, mark })?;
     place.create_parents()?;
-    write_atomic(place, svg.as_bytes())
+    svg.write(place)
 }
 
 fn can_be_drawn(value: f64) -> bool {

@@ -9,6 +9,7 @@ use super::{
     engine::{self, Engine},
     evaluation,
     loader::{api::Loader, loop_left, next_batch},
+    run_records::Records,
 };
 use crate::{
     config::options::{option_table, option_words},
@@ -22,14 +23,17 @@ use crate::{
         host::{self, Host},
         iterate,
         output::Output,
-        shared::Shared,
     },
 };
+
+/// How the calls are named that more than one function makes.
+const EVALUATE: &str = "run.evaluate";
+const BATCHES: &str = "a loop over the batches of a run";
 
 /// A run as a script value: its records, and the engine and loader that it follows.
 #[derive(Clone)]
 pub struct Run {
-    training: Shared<Training>,
+    training: Records,
     engine: Engine,
     loader: Loader,
 }
@@ -80,6 +84,7 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn train_batch(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<bool> {
         let host = host::of(&ctx)?;
+        run.training.check("run.train_batch")?;
         if run.is_over()? {
             return Ok(false);
         }
@@ -125,7 +130,7 @@ pub mod api {
     pub fn log_sample(run: &mut Run, prompt: &str, text: &str) -> ScriptResult<()> {
         let step = run.engine.read()?.global_step();
         let sample = Sample { step, prompt: prompt.to_owned(), text: text.to_owned() };
-        Ok(run.training.write()?.on_sample(&sample)?)
+        Ok(run.training.write("run.log_sample")?.on_sample(&sample)?)
     }
 
     /// Returns the evaluations that the run has written down, those before a resumption too: maps with
@@ -159,7 +164,8 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn save(run: &mut Run) -> ScriptResult<()> {
-        Ok(run.training.write()?.save(&*run.engine.read()?, &*run.loader.read()?)?)
+        let mut training = run.training.write("run.save")?;
+        Ok(training.save(&*run.engine.read()?, &*run.loader.read()?)?)
     }
 
     /// Ends the run: saves the last step, draws `loss.svg` and says where everything is.
@@ -170,7 +176,9 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn finish(ctx: NativeCallContext, run: &mut Run) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
-        let line = run.training.write()?.finish(&*run.engine.read()?, &*run.loader.read()?)?;
+        let mut training = run.training.write("run.finish")?;
+        let line = training.finish(&*run.engine.read()?, &*run.loader.read()?)?;
+        drop(training);
         host.run_is_active.store(false, Ordering::Relaxed);
         line.iter().for_each(|line| host.output.note(line));
         if host.is_live() {
@@ -262,6 +270,7 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
         root,
         keeps_best: keep_best == Some(BestBy::EvalLoss),
         is_trial,
+        is_named: host.run.name.is_some(),
         name: host.run.name.clone().or(name).unwrap_or_else(|| host.program.stem()),
         start: host.workspace.rights.start.clone(),
         total_steps: if is_trial { 1 } else { total_steps },
@@ -271,17 +280,18 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
         recipe: host.program.record(&host.workspace.sources),
         command: host.run.command.clone(),
     };
+    engine.read()?.check_kept("start_run")?;
     loader.write()?.join_mesh();
     let (training, shown) = Training::start(options, &mut *engine.write()?, &mut *loader.write()?)?;
     host.run_ending.replace(training.ending());
     host.output.keep_in(training.output_log())?;
-    let training = Shared::new(training);
+    let training = Records::new(training, engine.clone());
     show(&host.output, &training, shown)?;
     host.run_is_active.store(true, Ordering::Relaxed);
     Ok(Run { training, engine, loader })
 }
 
-fn show(output: &Output, training: &Shared<Training>, shown: Shown) -> Result<()> {
+fn show(output: &Output, training: &Records, shown: Shown) -> Result<()> {
     if let Some(report) = &shown.report {
         let total = training.read()?.total_steps();
         output.progress(report.values.step, total, &report.to_string());
@@ -297,16 +307,20 @@ impl Run {
 
     /// The error of data that ended before the last step.
     fn data_ended(&self) -> Result<Error> {
-        self.training.write()?.data_ended(&*self.engine.read()?, &*self.loader.read()?)
+        let mut training = self.training.write(BATCHES)?;
+        training.data_ended(&*self.engine.read()?, &*self.loader.read()?)
     }
 
     fn step_done(&self, host: &Host) -> Result<()> {
-        let shown = self.training.write()?.on_step(&*self.engine.read()?, &*self.loader.read()?)?;
+        let mut training = self.training.write("run.after_step")?;
+        let shown = training.on_step(&*self.engine.read()?, &*self.loader.read()?)?;
+        drop(training);
         show(&host.output, &self.training, shown)?;
         self.end_if_interrupted(host)
     }
 
     fn evaluate_and_log(&self, host: &Host, dataset: &Dataset) -> Result<Map> {
+        self.training.check(EVALUATE)?;
         let began = Instant::now();
         let stop = || host.interrupted();
         let found = evaluation::evaluate(host, &self.engine, dataset, &stop)?;
@@ -315,13 +329,13 @@ impl Run {
                 return Err(interruption());
             }
             // All ranks are here, as they agree on the end of an evaluation.
-            let mut training = self.training.write()?;
+            let mut training = self.training.write(EVALUATE)?;
             return Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?);
         };
         let step = self.engine.read()?.global_step();
-        let line = self.training.write()?.on_evaluation(step, &evaluation, began)?;
+        let mut training = self.training.write(EVALUATE)?;
+        let line = training.on_evaluation(step, &evaluation, began)?;
         line.iter().for_each(|line| host.output.note(line));
-        let mut training = self.training.write()?;
         training.keep_best(&*self.engine.read()?, &*self.loader.read()?, evaluation.loss)?;
         Ok(evaluation::map(&evaluation))
     }
@@ -332,7 +346,7 @@ impl Run {
         if host.is_live() || !self.engine.read()?.group().any(host.interrupted())? {
             return Ok(());
         }
-        let mut training = self.training.write()?;
+        let mut training = self.training.write("run.after_step")?;
         Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?)
     }
 }
@@ -356,6 +370,7 @@ impl Iterator for Batches {
 
 impl Batches {
     fn next_batch(&mut self) -> Result<Option<Dynamic>> {
+        self.0.training.check(BATCHES)?;
         if self.0.is_over()? {
             return Ok(None);
         }
