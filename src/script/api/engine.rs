@@ -296,6 +296,13 @@ pub mod api {
         Ok(engine.read()?.loss_scale().map_or(Dynamic::UNIT, Dynamic::from))
     }
 
+    /// The name of the scheduler, such as "WarmupLR"; `()` where there is none.
+    #[rhai_fn(get = "scheduler", return_raw, pure)]
+    pub fn scheduler(engine: &mut Engine) -> ScriptResult<Dynamic> {
+        let engine = engine.read()?;
+        Ok(engine.config().scheduler.name().map_or(Dynamic::UNIT, Dynamic::from))
+    }
+
     /// The learning rate of the next step. It can be set where there is no scheduler, and then holds
     /// from the next step on, also after a resumption; groups of parameters keep their ratio to it.
     ///
