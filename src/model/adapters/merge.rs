@@ -17,6 +17,8 @@ impl Model {
         if self.adapter.is_none() {
             return Err(no_adapter());
         }
+        let hint = "export_hf writes the model with its adapter merged, whatever the mesh";
+        self.check_uncut().map_err(|e| e.hint(hint))?;
         self.make_whole()?;
         let regroup = Regroup {
             added: BTreeMap::new(),
