@@ -176,8 +176,9 @@ fn an_adapter_is_a_model_with_the_base_that_it_names() {
         let engine = init_engine(model, #{ micro_batch_size: 1, optimizer: #{ lr: 0.1 } });
         let rows = dataset("dsr:austen").tokenize(tokenizer("model")).pack(8);
         let loader = rows.loader(#{ micro_batch_size: 1 });
-        let run = start_run(engine, loader, #{ total_steps: 2, name: "r" });
+        let run = start_run(engine, loader, #{ total_steps: 2, name: "r", keep_best: "eval_loss" });
         while run.train_batch() {}
+        run.evaluate(rows.take(1));
         run.finish();
         engine.model.export_adapter("adapter");
     "#;
@@ -190,6 +191,7 @@ fn an_adapter_is_a_model_with_the_base_that_it_names() {
     let of_run = generate(&["runs/a"]);
     assert_eq!(of_run, generate(&["model", "--adapter", "runs/a", "--quantize", "nf4"]));
     assert_eq!(of_run, generate(&["runs/a/checkpoints/step-00000002"]));
+    assert_eq!(of_run, generate(&["runs/a/checkpoints/best"]));
     assert_ne!(of_run, generate(&["model", "--quantize", "nf4"]));
     assert_eq!(generate(&["adapter"]), generate(&["model", "--adapter", "adapter"]));
 

@@ -383,7 +383,10 @@ fn what_a_pipeline_cannot_do_is_refused() {
         assert_eq!(refused(3), "the number of ranks, 2, is not a multiple of `pipeline.stages` 3");
         let other = Engine::new(Rc::clone(engine.model()), Rc::clone(group), self::config(2, 1));
         let message = other.err().unwrap().message().to_owned();
-        assert_eq!(message, "the model belongs to an engine with another mesh of ranks");
+        assert_eq!(
+            message,
+            "the model belongs to an engine whose ranks have parts of it: a pipeline's stages, or shares of layers"
+        );
     });
 }
 

@@ -13,4 +13,4 @@
 pub mod manifest;
 mod store;
 
-pub use store::{Retention, Saved, Store};
+pub use store::{BEST, Retention, Saved, Store};

@@ -23,7 +23,7 @@ use crate::{
 /// The file that names the latest checkpoint, as in DeepSpeed.
 const LATEST: &str = "latest";
 /// The file that names the checkpoint that stays because it is the best.
-const BEST: &str = "best";
+pub const BEST: &str = "best";
 /// Where a run keeps its store.
 const IN_A_RUN: &str = "checkpoints";
 

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    checkpoint::Store,
+    checkpoint::{BEST, Store},
     config::Quantization,
     data::DataSource,
     engine::adapter_base,
@@ -41,8 +41,12 @@ impl ModelFiles {
     /// adapter, its base is the one that they name. `adapter` is of one that was named beside the model.
     pub(super) fn find(model: &str, adapter: Option<&Path>, fetch: Fetch<'_>) -> Result<Self> {
         let dir = match DataSource::from(model) {
-            DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES)?,
-            DataSource::Path(place, _) if place.is_dir() => inner(place.path(), CONFIG)?,
+            DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES)
+                .map_err(|e| e.hint(format!("there is no directory {model} here either")))?,
+            // The mark of a run's best checkpoint is a file.
+            DataSource::Path(place, _) if place.is_dir() || place.name() == Some(BEST) => {
+                inner(place.path(), CONFIG)?
+            }
             _ => return Err(no_model(model)),
         };
         if dir.join(CONFIG).is_file() {

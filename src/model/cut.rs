@@ -30,7 +30,7 @@ impl Model {
         }
         self.check_uncut()?;
         if self.is_sharded() {
-            return Err(of_another_mesh());
+            return Err(in_parts());
         }
         if self.starts_from_values() || self.facts.names.is_none() {
             let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
@@ -53,7 +53,7 @@ impl Model {
 
     /// Refuses a model of which this rank has a part.
     pub(super) fn check_uncut(&self) -> Result<()> {
-        self.stage.get().map_or(Ok(()), |_| Err(of_another_mesh()))
+        self.stage.get().map_or(Ok(()), |_| Err(in_parts()))
     }
 
     /// A model of the layers in `range` of this one, to plan with: it shares the units' shapes, and is
@@ -176,7 +176,8 @@ impl Model {
     }
 }
 
-fn of_another_mesh() -> Error {
-    Error::new(Code::BadValue, "the model belongs to an engine with another mesh of ranks")
-        .hint("make or load it anew for this engine; a checkpoint goes from any mesh to any other")
+fn in_parts() -> Error {
+    let what = "the model belongs to an engine whose ranks have parts of it: a pipeline's stages, or shares of layers";
+    Error::new(Code::BadValue, what)
+        .hint("make or load it anew for another use; a checkpoint goes from any mesh to any other")
 }

@@ -177,6 +177,20 @@ fn a_checkpoint_of_an_adapter_goes_from_mesh_to_mesh() {
     }
 }
 
+/// No rank has the whole model.
+#[test]
+fn a_merge_on_a_mesh_is_refused() {
+    let dir = folder();
+    let recipe = RECIPE.replace("model.export_hf(\"merged\");", "model.merge();");
+    fs::write(dir.path().join("r.rhai"), recipe).unwrap();
+    let args = arguments("llama-gqa", &["stages=2"]);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let output = &two_ranks(dir.path(), &args)[0];
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("whose ranks have parts of it"), "{said}");
+    assert!(said.contains("export_hf writes the model with its adapter merged"), "{said}");
+}
+
 /// What looks at whole matrices is refused before anything is loaded.
 #[test]
 fn what_needs_whole_matrices_is_refused() {
