@@ -37,8 +37,8 @@ pub(super) struct AdapterFiles {
 }
 
 impl ModelFiles {
-    /// Those of `model`: a directory, a checkpoint, a run's latest one, or of the hub. Where these are of an
-    /// adapter, its base is the one that they name. `adapter` is of one that was named beside the model.
+    /// Finds the files of `model`: a directory, a checkpoint, a run's latest one, or a name on the hub. An
+    /// adapter is found with the base that it names. `adapter` is one that was named beside the model.
     pub(super) fn find(model: &str, adapter: Option<&Path>, fetch: Fetch<'_>) -> Result<Self> {
         let dir = match DataSource::from(model) {
             DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES)

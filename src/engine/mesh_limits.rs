@@ -1,4 +1,4 @@
-//! What does not go with a mesh of ranks.
+//! Options and models that no mesh of ranks takes.
 
 use crate::{
     config::{EngineConfig, MeshConfig, OptimizerConfig, optimizer::Algorithm},

@@ -88,7 +88,7 @@ impl Logs {
     /// Removes the logs, and the directory of runs where nothing else is in it.
     pub(super) fn remove(&self) {
         let dir = &self.lock().dir;
-        // What cannot be removed is in nobody's way.
+        // A file that cannot be removed is in nobody's way.
         let _ = remove_dir(dir);
         let _ = dir.parent().map(|root| root.remove_empty_dir());
     }

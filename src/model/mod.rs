@@ -92,6 +92,8 @@ pub struct Model {
     units: Rc<[FlatUnit]>,
     /// The first so many units are trained; the rest is frozen.
     trainable: usize,
+    /// The first layer that uses one of these.
+    lowest_trainable: Option<usize>,
     /// Whether it has no weights.
     is_outline: bool,
     device: Device,
@@ -185,10 +187,14 @@ impl Model {
         units: Vec<FlatUnit>,
         device: Device,
     ) -> Self {
+        let trainable = units.iter().filter(|unit| unit.is_trainable()).count();
+        let is_trained = |layer: &ModelLayer| layer.units.iter().any(|&i| i < trainable);
+        let lowest_trainable = layers.iter().position(is_trained);
         Self {
             facts,
             layers,
-            trainable: units.iter().filter(|unit| unit.is_trainable()).count(),
+            trainable,
+            lowest_trainable,
             is_outline: false,
             units: units.into(),
             device,

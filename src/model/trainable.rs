@@ -50,8 +50,7 @@ struct Group {
 impl Model {
     /// The first layer of the whole model that uses a parameter that is trained.
     pub fn lowest_trainable(&self) -> Option<usize> {
-        let is_trained = |layer: &ModelLayer| layer.units.iter().any(|&i| i < self.trainable);
-        self.layers.iter().position(is_trained)
+        self.lowest_trainable
     }
 
     /// The first of the layers of this stage that backward passes come to; their number where they come

@@ -102,7 +102,7 @@ pub struct RunSummary {
     pub told: Map<String, Value>,
     /// Its last step and its best evaluation.
     pub last: LastValues,
-    /// What cannot be read of it: it stands in the list nevertheless.
+    /// The part of it that cannot be read: it stands in the list nevertheless.
     pub damage: Option<String>,
 }
 
@@ -115,7 +115,7 @@ pub struct Losses {
     pub unreadable: usize,
 }
 
-/// What a removal takes away.
+/// The extent of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {
     /// The run's directory with all that is in it.
@@ -187,7 +187,7 @@ impl RunSummary {
         all.into()
     }
 
-    /// What removing it takes away.
+    /// The extent of its removal.
     ///
     /// # Errors
     /// A process goes on with the run, which would lose its directory.

@@ -174,16 +174,10 @@ fn is_false(value: &bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, path::PathBuf};
+    use std::fs;
 
     use super::*;
-    use crate::run::{StepLog, meter::tests::report};
-
-    fn log() -> (tempfile::TempDir, PathBuf) {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("metrics.jsonl");
-        (dir, path)
-    }
+    use crate::run::{StepLog, meter::tests::report, step_log::tests::log};
 
     fn evaluated(step: u64, eval_loss: f64) -> Evaluated {
         Evaluated { step, eval_loss, eval_perplexity: eval_loss.exp() }

@@ -117,7 +117,7 @@ fn new_dir(options: &TrainingOptions, branch: Option<&Branch>) -> Result<(RunDir
     Ok((dir, lock))
 }
 
-/// What rank 0 finds in the files, and all ranks go by.
+/// Facts that rank 0 finds in the files, and by which all ranks go.
 pub(super) struct Told {
     /// Whether the run was there before.
     pub(super) goes_on: bool,

@@ -40,7 +40,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now, the next start of a run removes.
+        // A directory that cannot be removed now is removed by the next start of a run.
         let _ = remove_dir(self.dir.place());
     }
 }

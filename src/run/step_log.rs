@@ -100,14 +100,15 @@ pub(super) fn step_of(value: &Value) -> Option<u64> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use serde_json::json;
 
     use super::*;
 
-    fn log() -> (tempfile::TempDir, PathBuf) {
+    /// A directory, and the place of a log in it.
+    pub(in crate::run) fn log() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("metrics.jsonl");
         (dir, path)

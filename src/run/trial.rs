@@ -39,7 +39,7 @@ impl Trial {
 
 impl Drop for Trial {
     fn drop(&mut self) {
-        // What cannot be removed now, the next start of a run removes.
+        // A directory that cannot be removed now is removed by the next start of a run.
         let _ = remove_dir(&self.place);
         if let Some(root) = self.place.parent() {
             let _ = root.remove_empty_dir();

@@ -7,11 +7,7 @@
 #include <algorithm>
 #include <cstring>
 
-#if defined(__clang__)
-#pragma STDC FP_CONTRACT OFF
-#else
-#pragma GCC optimize("fp-contract=off")
-#endif
+#include "rounding.h"
 
 #include "bridge.h"
 #include "lanes.h"
