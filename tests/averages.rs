@@ -114,7 +114,7 @@ fn the_average_is_that_of_the_master_weights() {
     let _alone = alone();
     let swap = tempfile::tempdir().unwrap();
     let nvme = ZeroConfig {
-        offload_optimizer: OffloadDevice::Nvme,
+        offload_optimizer: OffloadDevice::Nvme.into(),
         nvme_path: Some(swap.path().to_path_buf()),
         ..zero(2, false)
     };

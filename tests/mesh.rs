@@ -11,8 +11,9 @@ use std::{path::Path, rc::Rc};
 use dsr::{
     checkpoint::Store,
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, OffloadDevice, PartitionMethod,
-        PipelineOptions, PrecisionConfig, SparseAttention, TensorParallelOptions, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, MeshConfig, OffloadDevice, OptimizerOffload,
+        PartitionMethod, PipelineOptions, PrecisionConfig, SparseAttention, TensorParallelOptions,
+        ZeroConfig,
     },
     data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
@@ -275,7 +276,7 @@ fn offload_and_precisions_go_with_a_mesh() {
     let disk = tempfile::tempdir().unwrap();
     let away = |shape: Shape| {
         let zero = ZeroConfig {
-            offload_optimizer: OffloadDevice::Nvme,
+            offload_optimizer: OptimizerOffload { device: OffloadDevice::Nvme, ratio: 0.5 },
             offload_param: OffloadDevice::Nvme,
             nvme_path: Some(disk.path().to_owned()),
             ..zero(shape.3, true)

@@ -4,7 +4,7 @@ use std::{path::Path, rc::Rc};
 
 use dsr::{
     checkpoint::Store,
-    config::{Dtype, EngineConfig, OffloadDevice, PrecisionConfig, ZeroConfig},
+    config::{Dtype, EngineConfig, OffloadDevice, OptimizerOffload, PrecisionConfig, ZeroConfig},
     data::LoaderOptions,
     dist::ProcessGroup,
     engine::{
@@ -37,7 +37,13 @@ fn offloaded(zero: ZeroConfig, dir: &Path) -> ZeroConfig {
         _ => OffloadDevice::None,
     };
     let nvme_path = Some(dir.to_path_buf());
-    ZeroConfig { offload_optimizer: OffloadDevice::Nvme, offload_param, nvme_path, ..zero }
+    ZeroConfig { offload_optimizer: OffloadDevice::Nvme.into(), offload_param, nvme_path, ..zero }
+}
+
+/// `zero` with half of the optimizer's state in a file of `dir`.
+fn half_offloaded(zero: ZeroConfig, dir: &Path) -> ZeroConfig {
+    let offload_optimizer = OptimizerOffload { device: OffloadDevice::Nvme, ratio: 0.5 };
+    ZeroConfig { offload_optimizer, nvme_path: Some(dir.to_path_buf()), ..zero }
 }
 
 /// Every training of `support/stages.rs` with and without offload, on one rank of `group`.
@@ -55,8 +61,10 @@ fn no_bit_changes(group: &Rc<ProcessGroup>) {
                 curve
             };
             let plain = zero(stage, name == "fp32");
-            let (here, there) = (curve(plain.clone()), curve(offloaded(plain, dir.path())));
+            let here = curve(plain.clone());
+            let there = curve(offloaded(plain.clone(), dir.path()));
             assert_eq!(here, there, "{name}, stage {stage}");
+            assert_eq!(here, curve(half_offloaded(plain, dir.path())), "half {name}, {stage}");
         }
     }
 }
@@ -77,9 +85,12 @@ fn no_bit_changes_with_the_place_of_the_state_on_two_ranks() {
 #[test]
 fn offload_to_the_host_is_what_it_is_on_a_machine_without_a_gpu() {
     let _alone = alone();
-    let run = |offload| {
-        let zero =
-            ZeroConfig { offload_optimizer: offload, offload_param: offload, ..zero(3, true) };
+    let run = |offload: OffloadDevice| {
+        let zero = ZeroConfig {
+            offload_optimizer: offload.into(),
+            offload_param: offload,
+            ..zero(3, true)
+        };
         let config = EngineConfig { zero, ..config(12, 1) };
         let mut engine = Engine::new(model(0.0), single(), config).unwrap();
         (train(&mut engine, 0, 2), engine.memory())
@@ -92,24 +103,28 @@ fn offload_to_the_host_is_what_it_is_on_a_machine_without_a_gpu() {
 fn a_checkpoint_goes_on_where_the_state_is_elsewhere() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let engine = |is_offloaded| {
+    let engine = |share| {
         let zero = zero(3, true);
-        let zero = if is_offloaded { offloaded(zero, dir.path()) } else { zero };
+        let zero = match share {
+            0 => zero,
+            50 => half_offloaded(zero, dir.path()),
+            _ => offloaded(zero, dir.path()),
+        };
         let precision = PrecisionConfig::new(Dtype::Bf16);
         let config = EngineConfig { zero, precision, ..config(12, 1) };
         Engine::new(model(0.0), single(), config).unwrap()
     };
-    let expected = train(&mut engine(false), 0, 4);
-    for saves_offloaded in [false, true] {
+    let expected = train(&mut engine(0), 0, 4);
+    for (saves, loads) in [(0, 100), (100, 0), (50, 0), (0, 50), (50, 100)] {
         let store = tempfile::tempdir().unwrap();
         let store = Store::open(store.path());
-        let mut first = engine(saves_offloaded);
+        let mut first = engine(saves);
         train(&mut first, 0, 2);
         save_checkpoint(&first, &store, None, None, None).unwrap();
         drop(first);
-        let mut second = engine(!saves_offloaded);
+        let mut second = engine(loads);
         load_checkpoint(&mut second, None, store.latest().unwrap()).unwrap();
-        assert_eq!(train(&mut second, 24, 2), expected[2..], "{saves_offloaded}");
+        assert_eq!(train(&mut second, 24, 2), expected[2..], "{saves} {loads}");
     }
 }
 
@@ -147,6 +162,10 @@ fn memory_is_what_is_in_use() {
     let MemoryUse { parameters, master_weights, optimizer_state, .. } = half;
     assert_eq!((parameters, master_weights), (2 * all, 0));
     assert!(optimizer_state <= 3 * (12 * unit + 16_384), "{half:?}");
+    let (.., part, plan) = run(half_offloaded(zero(3, false), dir.path()));
+    assert!((4 * all..8 * all).contains(&plan.disk), "{plan:?}");
+    // The units that stay have their state with the model.
+    assert_eq!(part.master_weights, 4 * (all - plan.disk / 12));
     let (.., least, plan) = run(offloaded(zero(3, false), dir.path()));
     assert_eq!((plan.disk, plan.host), (14 * all, 0));
     println!("{all} parameters, bytes: {whole:?}\n{half:?}\n{least:?}");

@@ -7,6 +7,7 @@ mod engine;
 mod mesh;
 mod monitor;
 mod numerics;
+mod offload;
 pub mod optimizer;
 pub mod options;
 mod outliers;
@@ -27,6 +28,7 @@ pub use mesh::{
 };
 pub use monitor::{FlopsProfilerConfig, LogDir, MonitorConfig};
 pub use numerics::{MatmulPrecision, Numerics};
+pub use offload::{OffloadDevice, OptimizerOffload};
 pub use optimizer::OptimizerConfig;
 pub use outliers::OutlierConfig;
 pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
@@ -34,4 +36,4 @@ pub use quantize::{Quantization, QuantizationKind, QuantizeOptions, QuantizedFor
 pub use schedule::Schedule;
 pub use sparse_attention::{SPARSE_ATTENTION, Sides, SparseAttention, SparseMode};
 pub use trainable::TrainableConfig;
-pub use zero::{OffloadDevice, ZeroConfig};
+pub use zero::ZeroConfig;

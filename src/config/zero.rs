@@ -3,13 +3,16 @@
 
 use std::path::PathBuf;
 
-use super::options::{option_table, option_words};
+use super::{
+    offload::{OffloadDevice, OptimizerOffload},
+    options::option_table,
+};
 use crate::error::{Code, Error, Result};
 
 option_table! {
     /// What is sharded, and how the shards travel. Sizes count elements, and are taken at every stage,
     /// so that a recipe can try one stage after another.
-    #[derive(Debug, Clone, PartialEq, Eq)]
+    #[derive(Debug, Clone, PartialEq)]
     #[check(ZeroConfig::check)]
     pub struct ZeroConfig {
         /// 0 shards nothing, 1 the optimizer's state, 2 the gradients too, 3 the parameters too
@@ -30,28 +33,16 @@ option_table! {
         /// tensors of up to this size are not sharded at stage 3
         #[option(default = 100_000, deepspeed = "stage3_param_persistence_threshold")]
         pub stage3_param_persistence_threshold: u64,
-        /// where master weights and the optimizer's state are, and the optimizer steps
-        #[option(default = OffloadDevice::None)]
-        pub offload_optimizer: OffloadDevice,
+        /// where master weights and the optimizer's state are, and the optimizer steps; a map says for which
+        /// share of the parameters
+        #[option(default = OptimizerOffload::NONE)]
+        pub offload_optimizer: OptimizerOffload,
         /// where the parameters are while they are not used
         #[option(default = OffloadDevice::None)]
         pub offload_param: OffloadDevice,
         /// the directory on a fast disk for the state that is offloaded to "nvme"
         #[option(optional)]
         pub nvme_path: Option<PathBuf>,
-    }
-}
-
-option_words! {
-    /// Where a part of the training state is kept.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum OffloadDevice {
-        /// Where the model is.
-        None = "none",
-        /// In host memory; where the model is there too, this is no other place.
-        Cpu = "cpu",
-        /// In a file under [`ZeroConfig::nvme_path`].
-        Nvme = "nvme",
     }
 }
 
@@ -84,7 +75,7 @@ impl ZeroConfig {
     /// no directory for what goes to NVMe.
     pub fn check(&self) -> Result<()> {
         let offloads = [
-            ("offload_optimizer", self.offload_optimizer, 1),
+            ("offload_optimizer", self.offload_optimizer.device, 1),
             ("offload_param", self.offload_param, 3),
         ];
         let mut faults = Vec::new();
@@ -130,7 +121,7 @@ mod tests {
 
     #[test]
     fn an_offload_needs_its_stage_and_nvme_a_directory() {
-        let (offload_optimizer, offload_param) = (OffloadDevice::Cpu, OffloadDevice::Nvme);
+        let (offload_optimizer, offload_param) = (OffloadDevice::Cpu.into(), OffloadDevice::Nvme);
         let both = ZeroConfig { offload_optimizer, offload_param, ..ZeroConfig::default() };
         assert_eq!(options(both.clone()), ["offload_optimizer", "offload_param", "nvme_path"]);
         let of_stage = |stage| options(ZeroConfig { stage, ..both.clone() });
@@ -155,7 +146,7 @@ mod tests {
             allgather_bucket_size: 10,
             stage3_prefetch_bucket_size: 0,
             stage3_param_persistence_threshold: 1,
-            offload_optimizer: OffloadDevice::Cpu,
+            offload_optimizer: OffloadDevice::Cpu.into(),
             offload_param: OffloadDevice::Nvme,
             nvme_path: Some(PathBuf::from("/nvme")),
         };

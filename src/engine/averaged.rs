@@ -45,7 +45,7 @@ impl Engine {
         self.is_inconsistent = true;
         let (states, master_weights) = (&mut self.states, &self.master_weights);
         guard("with_ema", || {
-            states.change(|units| {
+            states.change(|_, units| {
                 for (_, UnitState { master, average, .. }) in units {
                     if let Some(average) = average {
                         no_grad(|| swap(master, average))?;

@@ -21,7 +21,7 @@ use crate::{
     dist::{ProcessGroup, ReduceOp, Reduction},
     error::{Code, Error, Result},
     model::{FlatUnit, ParamPlace, SharedGradients, UnitGradients},
-    tensor::{Copying, Device, Kind, Tensor},
+    tensor::{Copying, Kind, Tensor},
 };
 
 /// Sums under way beside the backward pass: while one is waited for, its buffer exists.
@@ -44,8 +44,8 @@ pub(super) struct Gradients {
     accumulates: bool,
     /// Where the optimizer takes the sums.
     host_gradients: HostGradients,
-    /// Whether every micro batch moves its sums there.
-    moves: bool,
+    /// For each unit whether every micro batch moves its sum there.
+    moves: Vec<bool>,
     /// Whether a buffer is summed as soon as it is complete.
     at_once: bool,
 }
@@ -59,10 +59,10 @@ impl Gradients {
         offload: &Offload,
     ) -> Self {
         let kind = config.precision.grad_accum_dtype.into();
-        let trained = units.iter().filter(|unit| unit.is_trainable()).count();
+        let places = &offload.optimizer;
         Self {
             buffers: Rc::new(RefCell::new(UnitGradients::new(units, kind))),
-            sums: (0..trained).map(|_| None).collect(),
+            sums: places.iter().map(|_| None).collect(),
             under_way: VecDeque::new(),
             kind,
             sum_kind: config.precision.communication_data_type.into(),
@@ -70,8 +70,10 @@ impl Gradients {
             sharers,
             zero: config.zero.clone(),
             accumulates: config.gradient_accumulation_steps > 1,
-            host_gradients: HostGradients::new(offload.optimizer.device(), trained),
-            moves: offload.moves_gradients,
+            host_gradients: HostGradients::new(
+                places.iter().map(|place| place.location.device()).collect(),
+            ),
+            moves: places.iter().map(|place| place.moves_gradient).collect(),
             at_once: false,
         }
     }
@@ -84,14 +86,8 @@ impl Gradients {
     /// A micro batch begins, which may be the `last` of its step.
     pub(super) fn begin(&mut self, last: bool) {
         let ranks = self.group.world_size();
-        self.at_once = self.moves
-            || self.zero.shards_gradients(ranks)
-            || (ranks > 1 && last && self.zero.overlaps());
-    }
-
-    /// The device on which the sums are taken.
-    pub(super) fn location(&self) -> Device {
-        self.host_gradients.location()
+        self.at_once =
+            self.zero.shards_gradients(ranks) || (ranks > 1 && last && self.zero.overlaps());
     }
 
     /// The gradients of this rank, for the operations of a backward pass to add to.
@@ -115,7 +111,8 @@ impl Gradients {
 
     /// Marks unit `i` as complete for this micro batch. Every rank does so in the same order.
     pub(super) fn complete(&mut self, i: usize) -> Result<()> {
-        if !self.at_once {
+        // A unit that is frozen has no place.
+        if !self.at_once && self.moves.get(i) != Some(&true) {
             return Ok(());
         }
         self.start(i)?;

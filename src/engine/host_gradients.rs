@@ -7,25 +7,22 @@ use crate::{
 
 /// The buffer of each unit, made when its first gradient comes.
 pub(super) struct HostGradients {
-    location: Device,
+    /// The device on which the gradient of each unit is taken.
+    devices: Vec<Device>,
     buffers: Vec<Option<Tensor>>,
 }
 
 impl HostGradients {
-    /// For this many units, whose gradients are taken on `location`.
-    pub(super) fn new(location: Device, units: usize) -> Self {
-        Self { location, buffers: (0..units).map(|_| None).collect() }
+    /// For the units whose gradients are taken on these devices.
+    pub(super) fn new(devices: Vec<Device>) -> Self {
+        let buffers = devices.iter().map(|_| None).collect();
+        Self { devices, buffers }
     }
 
-    /// The device on which they are taken.
-    pub(super) fn location(&self) -> Device {
-        self.location
-    }
-
-    /// Starts to copy the gradient of unit `i` there, over the one before it. A gradient that is there
-    /// already stays where it is.
+    /// Starts to copy the gradient of unit `i` to its device, over the one before it. A gradient that is
+    /// there already stays where it is.
     pub(super) fn receive(&mut self, i: usize, grad: Tensor) -> Result<Copying> {
-        if grad.device() == self.location {
+        if grad.device() == self.devices[i] {
             return Ok(Copying::done(grad));
         }
         start_copy(self.buffer(i, &grad)?, &grad)
@@ -53,7 +50,7 @@ mod tests {
     #[test]
     fn a_gradient_that_is_there_stays_and_others_have_one_place_each() {
         let cpu = (Kind::Float, Device::Cpu);
-        let mut host_gradients = HostGradients::new(Device::Cpu, 2);
+        let mut host_gradients = HostGradients::new(vec![Device::Cpu; 2]);
         let grad = Tensor::ones([3], cpu);
         let there = host_gradients.receive(1, grad.shallow_clone()).unwrap().wait().unwrap();
         assert_eq!(there.data_ptr(), grad.data_ptr());

@@ -26,8 +26,8 @@ use crate::{
 pub(super) struct MasterWeights {
     model: Rc<Model>,
     group: Rc<ProcessGroup>,
-    /// Whether the model's parameters are the master weights themselves.
-    shared: bool,
+    /// For each unit that is trained, whether its parameters are the master weights themselves.
+    shared: Vec<bool>,
     /// The slice of each unit whose masters this rank has, if they are not whole.
     shard: Option<ShardSpec>,
     /// The parameters, where they are not all on the device.
@@ -49,7 +49,7 @@ impl MasterWeights {
         mut keep: impl FnMut(usize, Tensor) -> Result<()>,
     ) -> Result<Self> {
         let kind = Kind::from(precision.dtype);
-        let shared = offload.shares_masters;
+        let shared: Vec<_> = offload.optimizer.iter().map(|place| place.shares_master).collect();
         let shard = zero.shards_optimizer(group.world_size()).then(|| ShardSpec::of(group));
         let mut parameters = match offload.shares_parameters {
             true => {
@@ -68,9 +68,9 @@ impl MasterWeights {
             }
             let before = unit.cast_and_pad(kind, group.world_size())?;
             // First the copy, then the parameters go.
-            let copy = match shared || !unit.is_trainable() {
-                true => None,
-                false => Some(slice.copy(&before, Kind::Float)?),
+            let copy = match unit.is_trainable() && !shared[i] {
+                true => Some(slice.copy(&before, Kind::Float)?),
+                false => None,
             };
             drop(before);
             let own = match &mut parameters {
@@ -107,11 +107,6 @@ impl MasterWeights {
         self.shard
     }
 
-    /// Whether the model's parameters are the master weights themselves.
-    pub(super) fn is_shared(&self) -> bool {
-        self.shared
-    }
-
     /// Bytes of the parameters that are always on this rank's device.
     pub(super) fn parameter_bytes(&self) -> u64 {
         let device = self.model.device();
@@ -140,7 +135,7 @@ impl MasterWeights {
         match self.shard {
             // All of them are there: the parameters themselves, or the masters.
             None => Ok(master.shallow_clone()),
-            Some(_) if self.shared && self.slices_of(i).is_none() => {
+            Some(_) if self.shared[i] && self.slices_of(i).is_none() => {
                 Ok(unit.flat()?.shallow_clone())
             }
             Some(_) => self.gathered(i, master),
@@ -200,12 +195,11 @@ impl MasterWeights {
         // The next gather brings slices to the others.
         let (sliced, whole): (Vec<_>, Vec<_>) =
             units.iter().partition(|(i, _)| self.slices_of(*i).is_some());
-        if !self.shared {
-            for &(i, UnitState { master, .. }) in sliced {
-                self.slices_of(i).map_or(Ok(()), |slices| slices.set(i, master))?;
-            }
-            self.round(&whole)?;
+        let has_own = |(i, _): &&&(usize, &UnitState)| !self.shared[*i];
+        for (i, unit) in sliced.into_iter().filter(|unit| has_own(&unit)) {
+            self.slices_of(*i).map_or(Ok(()), |slices| slices.set(*i, &unit.master))?;
         }
+        self.round(&whole.iter().copied().filter(|unit| has_own(&unit)).collect::<Vec<_>>())?;
         if self.shard.is_some() {
             for &(i, _) in whole {
                 let flat = self.model.units()[i].flat()?;

@@ -204,7 +204,9 @@ impl Engine {
         let here = 0..model.trainable_units().len();
         let here: Vec<_> = here.map(|i| model.unit_number(i)).collect();
         let plan = plan.keeping(&here);
-        let offload = Offload::new(&config, world_size, model.device())?;
+        let numels: Vec<_> =
+            model.trainable_units().iter().map(|unit| unit.numel() as u64).collect();
+        let offload = Offload::new(&config, world_size, model.device(), &numels)?;
         plan::check_memory(&model, &config, world_size)?;
         let sharers = placement.sharers(&mesh, &model)?;
         let pipe = Rc::new(Pipe::new(&mesh, &placement));

@@ -40,11 +40,7 @@ impl Engine {
         let (_, peak) = self.ledger.counts();
         MemoryUse {
             parameters: self.master_weights.parameter_bytes() + peak.of(Kind::Parameters),
-            master_weights: if self.master_weights.is_shared() {
-                0
-            } else {
-                self.states.master_bytes(self.model.device())
-            },
+            master_weights: self.states.master_bytes(self.model.device()),
             gradients: peak.of(Kind::Gradients),
             optimizer_state: peak.of(Kind::OptimizerState),
             activations: peak.of(Kind::Activations),

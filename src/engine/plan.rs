@@ -7,11 +7,14 @@
 //! float32, this engine's default, are 2P more. Activations are the model's
 //! ([`LayerCost`]), taken at each moment that can be the peak.
 
-use std::rc::Rc;
+use std::{ops::Add, rc::Rc};
 
 use super::{MemoryUse, trainable::optimizer_plan};
 use crate::{
-    config::{ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig},
+    config::{
+        ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, OptimizerOffload,
+        PrecisionConfig,
+    },
     error::Result,
     model::{FlatUnit, HeldBytes, LayerCost, Model, ModelLayer, Workload},
     tensor::{self, Device, STAGE_BYTES},
@@ -29,14 +32,14 @@ pub struct StateBytes {
 }
 
 /// Which states are divided among the ranks (ZeRO's stages), and where the optimizer's are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sharding {
     /// 0 divides nothing, 1 master weights and optimizer state, 2 gradients too, 3 parameters too.
     pub stage: u8,
     /// Ranks that train together.
     pub world_size: u64,
     /// Where master weights and optimizer state are, and reduced gradients are brought.
-    pub optimizer: OffloadDevice,
+    pub optimizer: OptimizerOffload,
     /// Where the parameters are while they are not used.
     pub parameters: OffloadDevice,
 }
@@ -154,7 +157,10 @@ impl Setup {
             sharding: Sharding {
                 stage: config.zero.stage,
                 world_size: world_size as u64,
-                optimizer: place(config.zero.offload_optimizer, device),
+                optimizer: OptimizerOffload {
+                    device: place(config.zero.offload_optimizer.device, device),
+                    ..config.zero.offload_optimizer
+                },
                 parameters: place(config.zero.offload_param, device),
             },
             activation_checkpointing: config.activation_checkpointing,
@@ -186,7 +192,12 @@ impl Setup {
                     let setup = Self {
                         states,
                         workload: Workload { element_bytes: states.parameter, ..self.workload },
-                        sharding: Sharding { stage, optimizer, parameters: none, ..self.sharding },
+                        sharding: Sharding {
+                            stage,
+                            optimizer: optimizer.into(),
+                            parameters: none,
+                            ..self.sharding
+                        },
                         activation_checkpointing,
                         ..self.clone()
                     };
@@ -207,7 +218,9 @@ impl Setup {
         };
         let codes = self.model.units().iter().map(codes).collect();
         let layers = self.model.costs(&self.workload).unwrap_or_default();
-        StepMemory { setup: self, units, codes, trained, layers }.plan()
+        let numels = self.model.trainable_units().iter().map(|unit| unit.numel() as u64);
+        let goes = self.sharding.optimizer.goes(&numels.collect::<Vec<_>>());
+        StepMemory { setup: self, units, codes, trained, goes, layers }.plan()
     }
 
     /// How layer `i` keeps only its input, where it does.
@@ -252,6 +265,23 @@ struct CodeBytes {
     in_use: u64,
 }
 
+/// Elements of some units by where the optimizer's state of these is.
+#[derive(Debug, Clone, Copy, Default)]
+struct Elements {
+    /// With the model.
+    staying: u64,
+    /// Elsewhere.
+    going: u64,
+}
+
+impl Add for Elements {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { staying: self.staying + other.staying, going: self.going + other.going }
+    }
+}
+
 /// The moments of a step at which memory can be highest.
 struct StepMemory<'a> {
     setup: &'a Setup,
@@ -261,6 +291,8 @@ struct StepMemory<'a> {
     codes: Vec<Option<CodeBytes>>,
     /// The first so many units are trained.
     trained: usize,
+    /// Whether the optimizer's state of each of these is elsewhere.
+    goes: Vec<bool>,
     /// Of each layer; none where they are not known.
     layers: Vec<LayerCost>,
 }
@@ -269,7 +301,8 @@ impl StepMemory<'_> {
     fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
         let Sharding { stage, world_size, optimizer, parameters } = *sharding;
-        let all = self.trained_elements();
+        let Elements { staying, going } = self.trained_elements();
+        let all = staying + going;
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
         };
@@ -277,55 +310,61 @@ impl StepMemory<'_> {
         // A unit is whole while it is used.
         let is_gathered = parameters != OffloadDevice::None || (stage >= 3 && world_size > 1);
         let gathered = self.largest_in_use(is_gathered);
-        let master = if self.has_masters() { divided(all * MASTER_BYTES, 1) } else { 0 };
-        let state = divided(self.setup.optimizer_state, 1);
+        let has_masters = states.master_weight > 0 || parameters != OffloadDevice::None;
+        let master = |elements: u64, has: bool| if has { elements * MASTER_BYTES } else { 0 };
+        // Of all parameters alike.
+        let state = |elements: u64| {
+            let bytes = u128::from(self.setup.optimizer_state) * u128::from(elements);
+            bytes.div_ceil(u128::from(all.max(1))) as u64
+        };
+        let away = master(going, has_masters || self.steps_elsewhere()) + state(going);
+        let away = divided(away, 1);
         // A step has three units in memory: one is read, one updated, one written.
-        let in_turn = (3 * self.largest_unit() * (master + state)).div_ceil(all.max(1));
-        let mut fixed = MemoryUse { parameters: gathered, ..MemoryUse::default() };
+        let in_turn = (3 * self.largest_going() * away).div_ceil(going.max(1));
+        let mut fixed = MemoryUse {
+            parameters: gathered,
+            master_weights: divided(master(staying, has_masters), 1),
+            optimizer_state: divided(state(staying), 1),
+            ..MemoryUse::default()
+        };
         let (mut host, mut disk, mut step) = (self.kept_on_host() + self.stages(), 0, 0);
         match parameters {
             OffloadDevice::None => fixed.parameters += own_parameters,
             OffloadDevice::Cpu => host += own_parameters,
             OffloadDevice::Nvme => disk += own_parameters,
         }
-        match optimizer {
-            OffloadDevice::None => (fixed.master_weights, fixed.optimizer_state) = (master, state),
-            OffloadDevice::Cpu => host += master + state,
-            OffloadDevice::Nvme => disk += master + state,
+        match optimizer.device {
+            OffloadDevice::None => {}
+            OffloadDevice::Cpu => host += away,
+            OffloadDevice::Nvme => disk += away,
         }
         if self.steps_elsewhere() {
-            host += divided(all * states.gradient, 1);
+            host += divided(going * states.gradient, 1);
         }
-        match (optimizer, self.steps_elsewhere()) {
+        match (optimizer.device, self.steps_elsewhere()) {
             (OffloadDevice::Nvme, true) => host += in_turn,
             (OffloadDevice::Nvme, false) => step = in_turn,
             _ => {}
         }
-        let with = |(gradients, held): (u64, HeldBytes)| MemoryUse {
+        let with = |(gradients, held): (Elements, HeldBytes)| MemoryUse {
             gradients: self.gradients(gradients),
             activations: held.activations,
             buffers: held.buffers,
             ..fixed
         };
-        let last = with((all, HeldBytes::default()));
+        let none = HeldBytes::default();
+        let step_begins = with((Elements { staying, going }, none));
+        // What is on disk is updated last, when the gradients of the others are gone.
+        let last = with((Elements { staying: 0, going }, none));
         let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
         let moments = self.moments().into_iter().map(with);
-        let device = moments.chain([last]).max_by_key(MemoryUse::peak).unwrap_or(last);
+        let device = moments.chain([step_begins, last]).max_by_key(MemoryUse::peak).unwrap_or(last);
         MemoryPlan { device, host, disk }
     }
 
-    /// Whether the optimizer steps on the host beside a GPU.
+    /// Whether the optimizer steps on the host beside a GPU, if only for a share of the parameters.
     fn steps_elsewhere(&self) -> bool {
-        let Setup { workload, sharding, .. } = self.setup;
-        sharding.optimizer != OffloadDevice::None && workload.device != Device::Cpu
-    }
-
-    /// Whether the master weights are not the parameters themselves.
-    fn has_masters(&self) -> bool {
-        let Setup { states, sharding, .. } = self.setup;
-        states.master_weight > 0
-            || sharding.parameters != OffloadDevice::None
-            || self.steps_elsewhere()
+        self.goes.contains(&true) && self.setup.workload.device != Device::Cpu
     }
 
     /// Bytes that are kept of each unit.
@@ -345,12 +384,25 @@ impl StepMemory<'_> {
         values.zip(gathered).map(|(values, gathered)| values + gathered).max().unwrap_or(0)
     }
 
-    fn trained_elements(&self) -> u64 {
-        self.units[..self.trained].iter().sum()
+    fn trained_elements(&self) -> Elements {
+        self.elements(0..self.trained)
+    }
+
+    /// The elements of these units.
+    fn elements(&self, units: impl Iterator<Item = usize>) -> Elements {
+        let mut elements = Elements::default();
+        for unit in units {
+            let of_kind = match self.goes[unit] {
+                true => &mut elements.going,
+                false => &mut elements.staying,
+            };
+            *of_kind += self.units[unit];
+        }
+        elements
     }
 
     /// Elements of the gradients that exist, and what else is held, at each moment.
-    fn moments(&self) -> Vec<(u64, HeldBytes)> {
+    fn moments(&self) -> Vec<(Elements, HeldBytes)> {
         let all = self.trained_elements();
         let lowest = self.setup.model.lowest_backward();
         let accumulates = self.setup.gradient_accumulation_steps > 1;
@@ -367,19 +419,18 @@ impl StepMemory<'_> {
         let mut made = vec![false; self.units.len()];
         let mut elements = |layer: &ModelLayer| {
             layer.places().all().for_each(|place| made[place.unit] = true);
-            let trained = &self.units[..self.trained];
-            let made: u64 =
-                trained.iter().zip(&made).filter(|(_, made)| **made).map(|(n, _)| n).sum();
-            if accumulates { all } else { made }
+            let made = (0..self.trained).filter(|&unit| made[unit]);
+            if accumulates { all } else { self.elements(made) }
         };
-        let (mut moments, mut so_far) = (Vec::new(), if accumulates { all } else { 0 });
+        let mut so_far = if accumulates { all } else { Elements::default() };
+        let mut moments = Vec::new();
         let layers = self.setup.model.layers();
         for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().skip(lowest).rev() {
             if cost.forward > 0 {
                 let of_pass = self.borrowed_or_own(layer);
-                let gradients = of_pass + if accumulates { all } else { 0 };
-                moments
-                    .push((gradients, HeldBytes { activations: kept[i], buffers: cost.forward }));
+                let before = if accumulates { all } else { Elements::default() };
+                let held = HeldBytes { activations: kept[i], buffers: cost.forward };
+                moments.push((before + of_pass, held));
             }
             // The input of the layer below comes back while this one runs.
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
@@ -395,9 +446,9 @@ impl StepMemory<'_> {
 
     /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
     /// names, where the projection is.
-    fn borrowed_or_own(&self, layer: &ModelLayer) -> u64 {
+    fn borrowed_or_own(&self, layer: &ModelLayer) -> Elements {
         let trained = layer.places().all().filter(|place| place.unit < self.trained);
-        trained.map(|place| self.units[place.unit]).last().unwrap_or(0)
+        self.elements(trained.map(|place| place.unit).last().into_iter())
     }
 
     /// The bytes that layer `i` keeps on the device.
@@ -436,26 +487,33 @@ impl StepMemory<'_> {
         if self.steps_elsewhere() && travels { 2 * STAGE_BYTES } else { 0 }
     }
 
-    /// Bytes of gradients on the device when `elements` of them exist in whole.
-    fn gradients(&self, elements: u64) -> u64 {
+    /// Bytes of gradients on the device when these of them exist in whole.
+    fn gradients(&self, Elements { staying, going }: Elements) -> u64 {
         let Sharding { stage, world_size, .. } = self.setup.sharding;
         let bytes = self.setup.states.gradient;
-        let unit = elements.min(self.largest_unit()) * bytes;
-        match (stage, self.steps_elsewhere()) {
-            // A unit's gradient goes to the host as soon as it is reduced.
-            (2.., true) => unit,
-            (2.., false) if world_size > 1 => (elements * bytes).div_ceil(world_size) + unit,
-            _ => elements * bytes,
+        if stage < 2 {
+            return (staying + going) * bytes;
+        }
+        // A gradient goes to the host as soon as it is reduced.
+        let leaving = if self.steps_elsewhere() { going } else { 0 };
+        let staying = staying + going - leaving;
+        match world_size {
+            1 => staying * bytes + leaving.min(self.largest_going()) * bytes,
+            _ => {
+                let unit = (staying + leaving).min(self.largest(0..self.trained)) * bytes;
+                (staying * bytes).div_ceil(world_size) + unit
+            }
         }
     }
 
-    fn largest_unit(&self) -> u64 {
-        largest(&self.units[..self.trained])
+    /// Elements of the largest unit whose state is elsewhere.
+    fn largest_going(&self) -> u64 {
+        self.largest((0..self.trained).filter(|&unit| self.goes[unit]))
     }
-}
 
-fn largest(units: &[u64]) -> u64 {
-    units.iter().copied().max().unwrap_or(0)
+    fn largest(&self, units: impl Iterator<Item = usize>) -> u64 {
+        units.map(|unit| self.units[unit]).max().unwrap_or(0)
+    }
 }
 
 /// Bytes of a master weight.
@@ -493,7 +551,7 @@ mod tests {
             },
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
-            sharding: Sharding { stage, world_size, optimizer, parameters },
+            sharding: Sharding { stage, world_size, optimizer: optimizer.into(), parameters },
             activation_checkpointing: None,
             in_flight: 1,
             incoming: 0,
@@ -538,6 +596,27 @@ mod tests {
         assert_eq!(plan.host, (4 + 8 + 2) * p + 2 * STAGE_BYTES);
         assert_eq!((plan.device.optimizer_state, plan.device.master_weights), (0, 0));
         assert_eq!(plan.disk, 0);
+    }
+
+    /// The half that stays takes what it takes without an offload, and the rest what it takes with one.
+    #[test]
+    fn a_share_of_the_optimizer_is_on_the_host() {
+        let mut shared = setup(2, 1, OffloadDevice::Cpu);
+        shared.sharding.optimizer.ratio = 0.5;
+        let units = unit_sizes(&shared);
+        let p: u64 = units.iter().sum();
+        let staying = {
+            let goes = shared.sharding.optimizer.goes(&units);
+            units.iter().zip(goes).filter(|(_, goes)| !goes).map(|(n, _)| n).sum::<u64>()
+        };
+        assert!((0.45..=0.5).contains(&(staying as f64 / p as f64)));
+        let plan = shared.plan();
+        assert_eq!(plan.host, (4 + 8 + 2) * (p - staying) + 2 * STAGE_BYTES);
+        assert_eq!(plan.device.master_weights, 4 * staying);
+        assert_eq!(plan.device.optimizer_state, 8 * staying);
+        let whole = setup(2, 1, OffloadDevice::None).plan().device;
+        let none = setup(2, 1, OffloadDevice::Cpu).plan().device;
+        assert!((none.gradients..whole.gradients).contains(&plan.device.gradients));
     }
 
     #[test]

@@ -64,7 +64,7 @@ impl Setup {
     /// The work of a step; `None` where the products are not known, and where the optimizer or the
     /// parameters are elsewhere, whose transfers decide.
     pub fn step_work(&self) -> Option<StepWork> {
-        let is_here = [self.sharding.optimizer, self.sharding.parameters];
+        let is_here = [self.sharding.optimizer.device, self.sharding.parameters];
         if is_here.iter().any(|place| *place != OffloadDevice::None) {
             return None;
         }
@@ -167,7 +167,7 @@ mod tests {
     fn an_offload_has_no_time() {
         let away = setup(|config| {
             config.zero.stage = 2;
-            config.zero.offload_optimizer = OffloadDevice::Nvme;
+            config.zero.offload_optimizer = OffloadDevice::Nvme.into();
         });
         assert_eq!(away.step_work(), None);
     }

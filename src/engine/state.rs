@@ -298,7 +298,7 @@ impl Engine {
         };
         let places: BTreeMap<String, _> =
             self.state_names.iter().map(place).collect::<Result<_>>()?;
-        self.states.change(|units| {
+        self.states.change(|_, units| {
             for (i, UnitState { master, average, state }) in units {
                 let unit = &model.units()[*i];
                 let number = model.unit_number(*i);

@@ -2,7 +2,7 @@
 //! is read, one that is updated, one that is written (ZeRO-Infinity, Rajbhandari et al. 2021,
 //! section 5.2).
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use crate::{
     bridge::memory::{self, count_as},
@@ -22,12 +22,13 @@ pub(super) struct UnitState {
     pub(super) state: Vec<Tensor>,
 }
 
-/// One region of a file for each unit.
+/// One region of a file for each of some units.
 pub(super) struct StateFile {
     file: SwapFile,
-    layouts: Vec<Layout>,
+    /// The units by their numbers, in order.
+    units: Vec<(usize, Layout)>,
     /// The masters that are the model's own parameters, which stay in memory.
-    shared_masters: Option<Vec<Tensor>>,
+    shared_masters: BTreeMap<usize, Tensor>,
 }
 
 /// The tensors of a region, one behind the other.
@@ -67,48 +68,61 @@ impl Layout {
 const ALIGNMENT_BYTES: u64 = 64;
 
 impl StateFile {
-    /// A file in `dir` with room for all units of `optimizer`: for the master weights unless they are
-    /// shared, and for averages of them.
+    /// A file in `dir` with room for these units of `optimizer`, in order: for the master weights of a unit
+    /// unless it shares them, and for averages of them.
     pub(super) fn create(
         dir: &Path,
         optimizer: &Optimizer,
-        (shares_masters, averages): (bool, bool),
+        (units, averages): (&[(usize, bool)], bool),
     ) -> Result<Self> {
-        let layout = |i| Layout {
-            master: (!shares_masters).then(|| optimizer.unit_numel(i)),
-            average: averages.then(|| optimizer.unit_numel(i)),
-            state: optimizer.state_layout(i),
+        let layout = |&(i, shares_master): &(usize, bool)| {
+            let numel = optimizer.unit_numel(i);
+            let layout = Layout {
+                master: (!shares_master).then_some(numel),
+                average: averages.then_some(numel),
+                state: optimizer.state_layout(i),
+            };
+            (i, layout)
         };
-        let layouts: Vec<_> = (0..optimizer.units()).map(layout).collect();
-        let regions: Vec<_> = layouts.iter().map(Layout::bytes).collect();
+        let units: Vec<_> = units.iter().map(layout).collect();
+        let regions: Vec<_> = units.iter().map(|(_, layout)| layout.bytes()).collect();
         let file = SwapFile::create(dir, &regions)?;
-        Ok(Self { file, layouts, shared_masters: shares_masters.then(Vec::new) })
+        Ok(Self { file, units, shared_masters: BTreeMap::new() })
     }
 
-    /// Writes unit `i`, the next one, with a state of zeros.
+    /// The region of unit `i`.
+    fn region(&self, i: usize) -> Result<usize> {
+        let found = self.units.binary_search_by_key(&i, |(unit, _)| *unit);
+        found.map_err(|_| Error::new(Code::Internal, "a unit without a region"))
+    }
+
+    /// Writes unit `i` with a state of zeros.
     pub(super) fn add(&mut self, i: usize, master: Tensor) -> Result<()> {
-        let buffer = self.file.buffer(i)?;
+        let region = self.region(i)?;
+        let buffer = self.file.buffer(region)?;
         let _ = buffer.shallow_clone().f_zero_()?;
-        if let Some(masters) = &mut self.shared_masters {
-            masters.push(master.shallow_clone());
+        let shares = self.units[region].1.master.is_none();
+        if shares {
+            self.shared_masters.insert(i, master.shallow_clone());
         }
-        let unit = self.unit(i, &buffer)?;
-        let own = self.shared_masters.is_none().then_some(unit.master);
+        let unit = self.unit(region, &buffer)?;
+        let own = (!shares).then_some(unit.master);
         for copy in own.into_iter().chain(unit.average) {
             no_grad(|| copy.shallow_clone().f_copy_(&master))?;
         }
-        self.file.write(i, buffer)?.wait().map(drop)
+        self.file.write(region, buffer)?.wait().map(drop)
     }
 
-    /// Unit `i` in `buffer`, which has its region.
-    fn unit(&self, i: usize, buffer: &Tensor) -> Result<UnitState> {
+    /// The unit of a region, which is in `buffer`.
+    fn unit(&self, region: usize, buffer: &Tensor) -> Result<UnitState> {
         let missing = || Error::new(Code::Internal, "no master weights");
-        let mut views = self.layouts[i].views(buffer)?.into_iter();
-        let master = match &self.shared_masters {
-            Some(masters) => masters.get(i).map(Tensor::shallow_clone),
-            None => views.next(),
+        let (i, layout) = &self.units[region];
+        let mut views = layout.views(buffer)?.into_iter();
+        let master = match layout.master {
+            Some(_) => views.next(),
+            None => self.shared_masters.get(i).map(Tensor::shallow_clone),
         };
-        let average = match self.layouts[i].average {
+        let average = match layout.average {
             Some(_) => Some(views.next().ok_or_else(missing)?),
             None => None,
         };
@@ -118,8 +132,9 @@ impl StateFile {
     /// The state of unit `i`.
     pub(super) fn get(&self, i: usize) -> Result<UnitState> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
-        let buffer = self.file.read(i, self.file.buffer(i)?)?.wait()?;
-        self.unit(i, &buffer)
+        let region = self.region(i)?;
+        let buffer = self.file.read(region, self.file.buffer(region)?)?.wait()?;
+        self.unit(region, &buffer)
     }
 
     /// Changes each unit in turn.
@@ -127,37 +142,37 @@ impl StateFile {
         &mut self,
         mut change: impl FnMut(usize, &UnitState) -> Result<()>,
     ) -> Result<()> {
-        let units = self.layouts.len();
+        let regions = self.units.len();
         let mut spare = Vec::new();
         let mut read = Some(self.start_read(0, &mut spare)?);
         let mut written: Option<Transfer> = None;
-        for i in 0..units {
+        for region in 0..regions {
             let buffer = read.take().ok_or_else(not_read)?.wait()?;
-            if i + 1 < units {
-                read = Some(self.start_read(i + 1, &mut spare)?);
+            if region + 1 < regions {
+                read = Some(self.start_read(region + 1, &mut spare)?);
             }
-            change(i, &self.unit(i, &buffer)?)?;
+            change(self.units[region].0, &self.unit(region, &buffer)?)?;
             if let Some(before) = written.take() {
                 spare.push(before.wait()?);
             }
-            written = Some(self.file.write(i, buffer)?);
+            written = Some(self.file.write(region, buffer)?);
         }
         written.map_or(Ok(()), |last| last.wait().map(drop))
     }
 
-    /// Starts to read unit `i` into a buffer of the same size that is spare, or a new one.
-    fn start_read(&self, i: usize, spare: &mut Vec<Tensor>) -> Result<Transfer> {
-        let bytes = self.file.region_bytes(i) as usize;
+    /// Starts to read a region into a buffer of the same size that is spare, or a new one.
+    fn start_read(&self, region: usize, spare: &mut Vec<Tensor>) -> Result<Transfer> {
+        let bytes = self.file.region_bytes(region) as usize;
         let buffer = match spare.iter().position(|buffer| buffer.numel() == bytes) {
             Some(at) => spare.swap_remove(at),
             None => {
                 // One of another size would only be kept for nothing.
                 spare.clear();
                 let _counting = count_as(memory::Kind::OptimizerState)?;
-                self.file.buffer(i)?
+                self.file.buffer(region)?
             }
         };
-        self.file.read(i, buffer)
+        self.file.read(region, buffer)
     }
 }
 

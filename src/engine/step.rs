@@ -16,8 +16,8 @@ use crate::{
     bridge::{memory as ledger, trace::range},
     dist::{ReduceOp, ShardSpec},
     error::{Code, Error, Result},
-    model::{FlatUnit, Split},
-    optim::{StepRates, UnitTensors, norm_count, norms, squared_norm},
+    model::Split,
+    optim::{StepRates, UnitTensors, squared_norm, squares},
     tensor::{Kind, Tensor, guard, no_grad},
 };
 
@@ -112,7 +112,7 @@ impl Engine {
             if !launched {
                 self.apply(&mut grads, rates, (&totals, false))?;
             } else {
-                self.states.change(|units| self.averages.update(units))?;
+                self.states.change(|_, units| self.averages.update(units))?;
             }
             self.optimizer.end_step();
             self.averages.end_step();
@@ -135,7 +135,7 @@ impl Engine {
     }
 
     /// The square of the gradients `own` of this rank; that of all stages is the last one's, from the
-    /// same norms in the same order as one stage has them.
+    /// same numbers in the same order as one stage has them.
     fn square(&self, own: &[Tensor]) -> Result<Tensor> {
         let (device, shape) = (self.mesh.world().device(), self.mesh.shape());
         if shape.tp > 1 {
@@ -144,25 +144,18 @@ impl Engine {
         if shape.pp == 1 {
             return squared_norm(own, device);
         }
-        let units = &self.model.all_units()[..self.model.trainable_count()];
-        let len = |unit: &FlatUnit| unit.numel_for(shape.dp) / shape.dp as i64;
-        let like = self.gradients.location();
-        let counts = units.iter().map(|unit| norm_count(len(unit), like));
-        let all = Tensor::f_zeros([counts.clone().sum::<i64>()], (Kind::Double, device))?;
-        let mut start = 0;
-        for (number, count) in counts.enumerate() {
-            let local = self.model.local_unit(number);
+        let all = Tensor::f_zeros([self.model.trainable_count() as i64], (Kind::Double, device))?;
+        let here = squares(own, device)?;
+        for i in 0..own.len() {
+            let number = self.model.unit_number(i);
             // What stages share is counted once.
-            if let Some(i) = local.filter(|_| self.placement.owner(number) == self.mesh.place().pp)
-            {
-                let norms = norms(&own[i..=i])?.f_to_device(device)?;
-                all.f_narrow(0, start, count)?.f_copy_(&norms)?;
+            if self.placement.owner(number) == self.mesh.place().pp {
+                all.f_select(0, number as i64)?.f_copy_(&here.f_select(0, i as i64)?)?;
             }
-            start += count;
         }
         self.mesh.pp().all_reduce(&all, ReduceOp::Sum)?;
         match self.mesh.is_last_stage() {
-            true => Ok(all.f_dot(&all)?),
+            true => Ok(all.f_sum(Kind::Double)?),
             false => Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?),
         }
     }
@@ -231,13 +224,22 @@ impl Engine {
         let (optimizer, group, master_weights) =
             (&self.optimizer, self.mesh.dp(), &self.master_weights);
         let averages = &self.averages;
-        let scaling = totals.scaling(self.config.gradient_clipping, self.states.device())?;
-        self.states.change(|units| {
+        let clipping = self.config.gradient_clipping;
+        // All of them before the first update: the host waits for its own, and not for what a device
+        // has to do after.
+        let scaling = |device| Ok((device, totals.scaling(clipping, device)?));
+        let scalings: Vec<_> = {
+            let devices = self.states.devices().into_iter().rev();
+            devices.map(scaling).collect::<Result<_>>()?
+        };
+        self.states.change(|device, units| {
+            let scaling = scalings.iter().find(|(of, _)| *of == device);
+            let scaling = scaling.map(|(_, scaling)| scaling);
             let mut updates = Vec::new();
             for &(i, UnitState { master, state, .. }) in units {
                 updates.push((i, UnitTensors { param: master, grad: &grads[i], state }));
             }
-            optimizer.update(group, &updates, rates, Some(&scaling))?;
+            optimizer.update(group, &updates, rates, scaling)?;
             // What is looked at again may not have been applied.
             if !keep {
                 averages.update(units)?;

@@ -1,8 +1,10 @@
 //! The state that is kept from step to step: master weights, their averages and the optimizer's own
 //! tensors, by unit.
 
+use std::collections::BTreeMap;
+
 use super::{
-    offload::{Location, Offload},
+    offload::{Location, Offload, UnitOffload},
     state_file::{StateFile, UnitState},
 };
 use crate::{
@@ -12,59 +14,66 @@ use crate::{
     tensor::{Device, Tensor, bytes_of, no_grad, settled},
 };
 
-/// The states of all units.
-pub(super) enum UnitStates {
-    Memory { device: Device, averages: bool, units: Vec<UnitState> },
-    Disk(StateFile),
+/// The states of all units, each of which has its place.
+pub(super) struct UnitStates {
+    places: Vec<UnitOffload>,
+    averages: bool,
+    in_memory: BTreeMap<usize, UnitState>,
+    on_disk: Option<StateFile>,
 }
 
 impl UnitStates {
     /// For the units of `optimizer`, none of which is there yet; with averages of the weights or without.
     pub(super) fn new(offload: &Offload, optimizer: &Optimizer, averages: bool) -> Result<Self> {
-        Ok(match &offload.optimizer {
-            &Location::Memory(device) => Self::Memory { device, averages, units: Vec::new() },
-            Location::Disk(dir) => {
-                let weights = (offload.shares_masters, averages);
-                Self::Disk(StateFile::create(dir, optimizer, weights)?)
-            }
-        })
+        let places = offload.optimizer.clone();
+        let directory = places.iter().find_map(|place| place.location.directory());
+        let on_disk = |directory| {
+            let all = (0..).zip(&places);
+            let units = all.filter(|(_, place)| place.location.directory().is_some());
+            let units: Vec<_> = units.map(|(i, place)| (i, place.shares_master)).collect();
+            StateFile::create(directory, optimizer, (&units, averages))
+        };
+        let on_disk = directory.map(on_disk).transpose()?;
+        Ok(Self { places, averages, in_memory: BTreeMap::new(), on_disk })
     }
 
     /// Keeps unit `i`, the next one, with the state of an optimizer that has not stepped yet.
     pub(super) fn add(&mut self, optimizer: &Optimizer, i: usize, master: Tensor) -> Result<()> {
         let _counting = count_as(memory::Kind::OptimizerState)?;
-        match self {
-            Self::Memory { device, averages, units } => {
-                let master = settled(&master, *device)?;
-                let average = averages.then(|| no_grad(|| master.f_detach_copy())).transpose()?;
-                let zeros = |(kind, numel)| Ok(Tensor::f_zeros([numel], (kind, *device))?);
-                let layout = optimizer.state_layout(i);
-                let state = layout.into_iter().map(zeros).collect::<Result<_>>()?;
-                units.push(UnitState { master, average, state });
-                Ok(())
-            }
-            Self::Disk(file) => file.add(i, master),
-        }
+        let device = match (&self.places[i].location, &mut self.on_disk) {
+            (Location::Disk(_), Some(file)) => return file.add(i, master),
+            (location, _) => location.device(),
+        };
+        let master = settled(&master, device)?;
+        let average = self.averages.then(|| no_grad(|| master.f_detach_copy())).transpose()?;
+        let zeros = |(kind, numel)| Ok(Tensor::f_zeros([numel], (kind, device))?);
+        let state = optimizer.state_layout(i).into_iter().map(zeros).collect::<Result<_>>()?;
+        self.in_memory.insert(i, UnitState { master, average, state });
+        Ok(())
     }
 
-    /// Where the optimizer steps.
-    pub(super) fn device(&self) -> Device {
-        match self {
-            Self::Memory { device, .. } => *device,
-            Self::Disk(_) => Device::Cpu,
+    /// The devices on which the optimizer steps, the host last: it is busy while it does.
+    pub(super) fn devices(&self) -> Vec<Device> {
+        let mut devices: Vec<Device> = Vec::new();
+        for place in &self.places {
+            let device = place.location.device();
+            if !devices.contains(&device) {
+                devices.push(device);
+            }
         }
+        devices.sort_by_key(|device| *device == Device::Cpu);
+        devices
     }
 
     /// Whether all of it is in the memory of `device`.
     pub(super) fn is_on(&self, device: Device) -> bool {
-        matches!(self, Self::Memory { device: location, .. } if *location == device)
+        self.places.iter().all(|place| place.location == Location::Memory(device))
     }
 
-    /// Bytes of the master weights that are in the memory of `device`.
+    /// Bytes of the master weights in the memory of `device` that are not the model's parameters.
     pub(super) fn master_bytes(&self, device: Device) -> u64 {
-        let Self::Memory { units, .. } = self else { return 0 };
-        let masters = units.iter().map(|unit| &unit.master);
-        let here = masters.filter(|master| master.device() == device);
+        let masters = self.in_memory.iter().filter(|(i, _)| !self.places[**i].shares_master);
+        let here = masters.map(|(_, unit)| &unit.master).filter(|m| m.device() == device);
         here.map(|master| bytes_of(master.kind(), master.numel() as i64)).sum()
     }
 
@@ -74,23 +83,30 @@ impl UnitStates {
         i: usize,
         look: impl FnOnce(&UnitState) -> Result<T>,
     ) -> Result<T> {
-        match self {
-            Self::Memory { units, .. } => {
-                look(units.get(i).ok_or_else(|| Error::new(Code::Internal, "no such unit"))?)
-            }
-            Self::Disk(file) => look(&file.get(i)?),
+        match (self.in_memory.get(&i), &self.on_disk) {
+            (Some(unit), _) => look(unit),
+            (None, Some(file)) => look(&file.get(i)?),
+            (None, None) => Err(Error::new(Code::Internal, "no such unit")),
         }
     }
 
-    /// Changes what is kept of each unit: of all at once where it is in memory, else of one after
-    /// the other.
+    /// Changes what is kept of each unit: of all at once that are in the memory of one device, then of one
+    /// after the other on disk. `change` is told the device.
     pub(super) fn change(
         &mut self,
-        mut change: impl FnMut(&[(usize, &UnitState)]) -> Result<()>,
+        mut change: impl FnMut(Device, &[(usize, &UnitState)]) -> Result<()>,
     ) -> Result<()> {
-        match self {
-            Self::Memory { units, .. } => change(&units.iter().enumerate().collect::<Vec<_>>()),
-            Self::Disk(file) => file.change(|i, unit| change(&[(i, unit)])),
+        for device in self.devices() {
+            let here = |(i, _): &(usize, &UnitState)| self.places[*i].location.device() == device;
+            let units = self.in_memory.iter().map(|(&i, unit)| (i, unit));
+            let units: Vec<_> = units.filter(here).collect();
+            if !units.is_empty() {
+                change(device, &units)?;
+            }
+        }
+        match &mut self.on_disk {
+            Some(file) => file.change(|i, unit| change(Device::Cpu, &[(i, unit)])),
+            None => Ok(()),
         }
     }
 }

@@ -16,48 +16,66 @@ const CHUNK: i64 = 1024 * ROW;
 /// PyTorch's `clip_grad_norm_` adds this to the norm.
 const EPSILON: f64 = 1e-6;
 
-/// The square of the Euclidean norm of all gradients together: float64, a scalar on `device`, where
-/// they are or are brought.
+/// The square of the Euclidean norm of all gradients together: float64, a scalar on `device`.
 pub fn squared_norm(grads: &[Tensor], device: Device) -> Result<Tensor> {
-    if grads.iter().all(|grad| grad.numel() == 0) {
-        return Ok(Tensor::f_zeros([0i64; 0], (Kind::Double, device))?);
+    Ok(squares(grads, device)?.f_sum(Kind::Double)?)
+}
+
+/// The squares of the Euclidean norms of gradients, which may be on several devices: float64,
+/// `[gradients]`, on `device`.
+pub fn squares(grads: &[Tensor], device: Device) -> Result<Tensor> {
+    let neighbours = grads.chunk_by(|a, b| a.device() == b.device());
+    let of_device = |grads: &[Tensor]| -> Result<Tensor> {
+        let squares = match grads[0].device() {
+            Device::Cpu => squares_on_cpu(grads)?,
+            // One kernel, whose sums are float64.
+            _ => lists::norms(grads)?.f_square()?,
+        };
+        Ok(squares.f_to_device(device)?)
+    };
+    let squares = neighbours.map(of_device).collect::<Result<Vec<_>>>()?;
+    match &squares[..] {
+        [] => Ok(Tensor::f_zeros([0], (Kind::Double, device))?),
+        [one] => Ok(one.shallow_clone()),
+        several => Ok(Tensor::f_cat(several, 0)?),
     }
-    let norms = norms(grads)?.f_to_device(device)?;
-    Ok(norms.f_dot(&norms)?)
 }
 
-/// Norms whose squares together are the square of the gradients, float64.
-pub fn norms(grads: &[Tensor]) -> Result<Tensor> {
-    match grads[0].device() {
-        Device::Cpu => row_norms(grads),
-        // One kernel, whose sums are float64.
-        _ => lists::norms(grads),
-    }
-}
-
-/// How many numbers [`norms`] gives for a gradient of so many elements on `device`.
-pub fn norm_count(numel: i64, device: Device) -> i64 {
-    if device == Device::Cpu { (numel + ROW - 1) / ROW } else { 1 }
-}
-
-/// The norms of the rows of all gradients, float64.
-fn row_norms(grads: &[Tensor]) -> Result<Tensor> {
-    let mut norms = Vec::new();
+/// The squares of the norms of gradients on the CPU, from the norms of their rows: float64.
+fn squares_on_cpu(grads: &[Tensor]) -> Result<Tensor> {
+    let (mut norms, mut ends) = (Vec::new(), Vec::new());
     for grad in grads {
-        let n = grad.numel() as i64;
-        let chunk = if grad.kind() == Kind::Float { n.max(1) } else { CHUNK };
-        for start in (0..n).step_by(chunk as usize) {
-            let part = grad.f_narrow(0, start, chunk.min(n - start))?.f_to_kind(Kind::Float)?;
-            let (n, whole) = (part.numel() as i64, part.numel() as i64 / ROW * ROW);
-            for (start, len, row) in [(0, whole, ROW), (whole, n - whole, n - whole)] {
-                if len > 0 {
-                    let rows = part.f_narrow(0, start, len)?.f_view([-1, row])?;
-                    norms.push(rows.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?);
-                }
+        row_norms(grad, &mut norms)?;
+        ends.push(norms.iter().map(|norms| norms.numel() as i64).sum());
+    }
+    if norms.is_empty() {
+        return Ok(Tensor::f_zeros([grads.len() as i64], (Kind::Double, Device::Cpu))?);
+    }
+    let norms = Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?;
+    let starts = std::iter::once(0).chain(ends.iter().copied());
+    let square = |(start, end): (i64, &i64)| -> Result<Tensor> {
+        let norms = norms.f_narrow(0, start, end - start)?;
+        Ok(norms.f_dot(&norms)?)
+    };
+    let squares = starts.zip(&ends).map(square).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::f_stack(&squares, 0)?)
+}
+
+/// Adds the norms of the rows of a gradient to `norms`, float32.
+fn row_norms(grad: &Tensor, norms: &mut Vec<Tensor>) -> Result<()> {
+    let n = grad.numel() as i64;
+    let chunk = if grad.kind() == Kind::Float { n.max(1) } else { CHUNK };
+    for start in (0..n).step_by(chunk as usize) {
+        let part = grad.f_narrow(0, start, chunk.min(n - start))?.f_to_kind(Kind::Float)?;
+        let (n, whole) = (part.numel() as i64, part.numel() as i64 / ROW * ROW);
+        for (start, len, row) in [(0, whole, ROW), (whole, n - whole, n - whole)] {
+            if len > 0 {
+                let rows = part.f_narrow(0, start, len)?.f_view([-1, row])?;
+                norms.push(rows.f_norm_scalaropt_dim(2.0, [1i64].as_slice(), false)?);
             }
         }
     }
-    Ok(Tensor::f_cat(&norms, 0)?.f_to_kind(Kind::Double)?)
+    Ok(())
 }
 
 /// The divisor of a gradient of this norm that makes it at most `most` long:
@@ -80,15 +98,17 @@ mod tests {
         // Sums of 4096 squares in float32.
         assert!((square(&grads) / expected - 1.0).abs() < 2e-6);
         assert_eq!(square(&[]), 0.0);
+        let of_each = squares(&[Tensor::zeros([0], cpu), Tensor::ones([4], cpu)], Device::Cpu);
+        assert_eq!(Vec::<f64>::try_from(of_each.unwrap()).unwrap(), [0.0, 4.0]);
     }
 
     #[test]
     fn many_tensors_have_the_norm_of_their_rows() {
         let cpu = (Kind::Float, Device::Cpu);
         let grads = [Tensor::randn([3 * ROW + 5], cpu), Tensor::randn([7], cpu)];
-        let square = |norms: Tensor| norms.dot(&norms).double_value(&[]);
-        let rows = square(row_norms(&grads).unwrap());
-        assert!((square(lists::norms(&grads).unwrap()) / rows - 1.0).abs() < 2e-6);
+        let rows = squares(&grads, Device::Cpu).unwrap();
+        let off = lists::norms(&grads).unwrap().square() / rows - 1.0;
+        assert!(off.abs().max().double_value(&[]) < 2e-6);
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod state;
 mod whole;
 
 pub use crate::bridge::fused::Scaling;
-pub use clip::{clip_divisor, norm_count, norms, squared_norm};
+pub use clip::{clip_divisor, squared_norm, squares};
 pub use layout::{ParamLayout, UnitLayout};
 pub use plan::{OptimizerPlan, names_nothing};
 pub use whole::{StateForm, StateName, StatePiece};

@@ -185,7 +185,7 @@ impl WayNumbers {
         speed: Option<DeviceSpeed>,
     ) -> Self {
         let plan = setup.plan();
-        let offload = setup.sharding.optimizer;
+        let offload = setup.sharding.optimizer.device;
         Self {
             precision,
             zero_stage: setup.sharding.stage,

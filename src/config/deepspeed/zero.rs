@@ -139,7 +139,7 @@ const OFFLOAD_OPTIMIZER: &[Key] = &[
     no_meaning("pipeline_read", Kind::Bool, WHY_OVERLAPS),
     no_meaning("pipeline_write", Kind::Bool, WHY_OVERLAPS),
     no_meaning("fast_init", Kind::Bool, "the first state is written layer by layer"),
-    only("ratio", RATIO, &[Literal::Number(1.0)], "the optimizer steps in one place alone"),
+    makes("ratio", RATIO, "zero.offload_optimizer.ratio"),
     only("super_offload", Kind::Bool, NO, "SuperOffload is not supported"),
     goes_with("cpuadam_cores_perc", RATIO, "super_offload"),
 ];
@@ -177,7 +177,22 @@ pub(super) fn translate(found: &Found, draft: &mut Draft) {
         }
     }
     nvme_path(found, draft);
+    ratio(found, draft);
     ignored_offload(draft);
+}
+
+/// Twin-Flow: the share of what is offloaded, where it is not all.
+fn ratio(found: &Found, draft: &mut Draft) {
+    let device = "zero_optimization.offload_optimizer.device";
+    let ratio = found.number("zero_optimization.offload_optimizer.ratio");
+    let Some((device_name, ratio)) = found.text(device).zip(ratio.filter(|ratio| *ratio != 1.0))
+    else {
+        return;
+    };
+    if !device_name.eq_ignore_ascii_case("none") {
+        let map = json!({ "device": device_name, "ratio": ratio });
+        draft.set(found, device, "zero.offload_optimizer", map);
+    }
 }
 
 /// An offload that the stage does not divide: DeepSpeed passes over it.
@@ -185,7 +200,8 @@ fn ignored_offload(draft: &mut Draft) {
     let Some(stage) = draft.number("zero.stage") else { return };
     for (name, least) in [("offload_optimizer", 1.0), ("offload_param", 3.0)] {
         let option = format!("zero.{name}");
-        let is_on = draft.text(&option).is_some_and(|device| device != "none");
+        let device = draft.text(&option).or_else(|| draft.text(&format!("{option}.device")));
+        let is_on = device.is_some_and(|device| device != "none");
         if is_on && stage < least {
             draft.withdraw(&option, &format!("it needs stage {least}, and the stage is {stage}"));
         }
@@ -209,4 +225,38 @@ fn nvme_path(found: &Found, draft: &mut Draft) {
         draft.fault(found.at(&other), message);
     }
     draft.set(found, &first, "zero.nvme_path", json!(path));
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use crate::config::deepspeed::tests::{faults, options};
+
+    fn zero(offload: &str) -> serde_json::Value {
+        let zero = format!(r#"{{ "stage": 3, "offload_optimizer": {offload} }}"#);
+        options(&format!(r#"{{ "zero_optimization": {zero} }}"#))["zero"].clone()
+    }
+
+    #[test]
+    fn a_ratio_is_a_share_of_what_goes() {
+        let shared = json!({ "device": "cpu", "ratio": 0.4 });
+        let expected = json!({ "stage": 3, "offload_optimizer": shared });
+        assert_eq!(zero(r#"{ "device": "cpu", "ratio": 0.4 }"#), expected);
+        let whole = json!({ "stage": 3, "offload_optimizer": "cpu" });
+        assert_eq!(zero(r#"{ "device": "cpu", "ratio": 1.0 }"#), whole);
+        let none = json!({ "stage": 3, "offload_optimizer": "none" });
+        assert_eq!(zero(r#"{ "device": "none", "ratio": 0.4 }"#), none);
+        let text = r#"{ "zero_optimization": { "stage": 3,
+"offload_optimizer": { "device": "cpu", "ratio": 1.4 } } }"#;
+        assert_eq!(faults(text).len(), 1);
+    }
+
+    /// DeepSpeed passes over it, and a file is taken as DeepSpeed takes it.
+    #[test]
+    fn an_offload_below_its_stage_is_passed_over() {
+        let text = r#"{ "zero_optimization": { "stage": 0,
+"offload_optimizer": { "device": "cpu", "ratio": 0.4 } } }"#;
+        assert_eq!(options(text)["zero"], json!({ "stage": 0 }));
+    }
 }
