@@ -1,6 +1,7 @@
 //! `dsr chat MODEL`: a conversation with a model, by its own chat template.
 
 use std::{
+    borrow::Cow,
     io::{BufRead, IsTerminal},
     path::Path,
 };
@@ -49,7 +50,11 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
             .hint("leave --num-return-sequences out"));
     }
     let served = args.model.open(console)?;
-    let template = ChatTemplate::read(&*served.directory)?;
+    // A tokenizer that --tokenizer names may have its own.
+    let template = match served.tokenizer.chat_template() {
+        Some(template) => Cow::Borrowed(template),
+        None => Cow::Owned(ChatTemplate::read(&*served.directory)?),
+    };
     let mut chat =
         Chat { served: &served, template: &template, sampling: &sampling, said: Vec::new() };
     chat.begin(args.system.as_deref().unwrap_or_default());

@@ -1,12 +1,14 @@
 //! Interruption: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, a second SIGINT ends it.
 
-use std::sync::Arc;
+use std::{sync::Arc, thread, time::Duration};
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
+    iterator::Signals,
 };
 
+use super::console;
 use crate::{
     error::{Code, Error, Result},
     fs,
@@ -26,7 +28,24 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
             true => flag::register(SIGHUP, Arc::clone(&stop)).map(drop),
             false => Ok(()),
         })
+        .and_then(|()| Signals::new([SIGINT, SIGTERM]))
+        .map(tell_if_it_takes_long)
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
+}
+
+/// The time after which a stop is told that has not happened yet.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// Says that the signal was heard, where what is under way takes long.
+fn tell_if_it_takes_long(mut signals: Signals) {
+    thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            thread::sleep(PATIENCE);
+            console::err(
+                "stopping as soon as the step that is under way is done; Ctrl-C again ends at once\n",
+            );
+        }
+    });
 }
 
 /// Whether the end of the terminal is this program's business: `nohup` has it ignored.

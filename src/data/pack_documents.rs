@@ -1,7 +1,8 @@
 //! `pack` with separate documents: rows of whole texts, in which no token sees another text.
 //!
 //! Texts are put one behind the other as long as they fit, so that a row is shorter than `seq_len` where
-//! the next text does not; a text that is longer than a row is cut into texts. `position_ids` count anew
+//! the next text does not; a text that is longer than a row is cut into texts, and refused where it has
+//! labels of its own. `position_ids` count anew
 //! from 0 in each, which is how the model knows them apart. The first token of a text is no target.
 
 use std::sync::Arc;
@@ -150,15 +151,30 @@ impl Packer {
         let mask = TokenLists::of(batch, ATTENTION_MASK)?;
         let labels = TokenLists::of(batch, LABELS)?;
         for row in 0..ids.len() {
-            let labels = labels.as_ref().map_or(ids.row(row), |labels| labels.row(row));
             let mask = mask.as_ref().map(|mask| mask.row(row));
+            let has_answers = labels.is_some();
+            let labels = labels.as_ref().map_or(ids.row(row), |labels| labels.row(row));
             let text = self.text(ids.row(row), labels, mask)?;
+            if has_answers && text.len() > self.seq_len {
+                return Err(self.too_long(text.len()));
+            }
             for part in text.chunks(self.seq_len) {
                 self.add(part);
             }
             self.row += 1;
         }
         Ok(())
+    }
+
+    /// The error of a row whose answers would be cut from their questions.
+    fn too_long(&self, tokens: usize) -> Error {
+        let message = format!(
+            "row {} has {tokens} tokens, and a row of pack({}) has room for {}: its labels would be cut from \
+             the text before them",
+            self.row, self.seq_len, self.seq_len
+        );
+        Error::new(Code::Data, message)
+            .hint("give `pack` longer rows, or `max_length` and `truncation: true` to .chat or .tokenize")
     }
 
     /// The tokens of a row with their labels, padding left out.

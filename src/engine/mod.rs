@@ -386,7 +386,18 @@ impl Engine {
     fn begin(&self) -> Result<()> {
         self.check_whole()?;
         self.check_trained("training")?;
+        self.check_model()?;
         compute_with(self.config.numerics)
+    }
+
+    /// Refuses to train a model that the recipe has no more.
+    fn check_model(&self) -> Result<()> {
+        let Some(call) = self.model.replaced_by() else { return Ok(()) };
+        let message = format!(
+            "this engine trains a model whose place another one took: `{call}` was called after init_engine"
+        );
+        Err(Error::new(Code::CallOrder, message)
+            .hint(format!("call `{call}` before init_engine, or make a new engine for the model")))
     }
 
     /// Refuses to go on after an error left gradients or parameters half changed.

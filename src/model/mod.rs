@@ -103,6 +103,8 @@ pub struct Model {
     /// What trains beside frozen parameters.
     adapter: Option<Adapter>,
     is_adapter_off: Cell<bool>,
+    /// The call that put another model in this one's place.
+    replaced_by: Cell<Option<&'static str>>,
     /// The way in which frozen matrices are kept as codes.
     quantizer: Option<Quantizer>,
     /// Where the values come from.
@@ -202,6 +204,7 @@ impl Model {
             initializer: RefCell::default(),
             adapter: None,
             is_adapter_off: Cell::new(false),
+            replaced_by: Cell::new(None),
             quantizer: None,
             origin: Origin::Memory,
             origin_record: OnceCell::new(),

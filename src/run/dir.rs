@@ -145,6 +145,11 @@ impl RunDir {
         write_atomic(&file, commands.as_bytes())
     }
 
+    /// The parameters of its last start, where they can be read.
+    pub(super) fn params(&self) -> Option<Map<String, Value>> {
+        parsed(&self.place.join("params.json")).ok()
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         self.place.path()

@@ -1,6 +1,9 @@
 //! Where a run begins: the checkpoint that it goes on from, its directory with its lock and log, and what
 //! all ranks must know of them.
 
+use serde::Serialize;
+use serde_json::{Map, Value};
+
 use super::{
     RunDir, RunLog, Start, TrainingOptions, best, branch::Branch, find_latest, lock::RunLock,
 };
@@ -49,6 +52,8 @@ pub(super) struct Opened {
     pub(super) unbegun: Option<Unbegun>,
     /// The loss of its best checkpoint.
     best: Option<f64>,
+    /// The parameters that are not those of the start before, as a line to show.
+    pub(super) changed: Option<String>,
 }
 
 impl Opened {
@@ -69,6 +74,7 @@ impl Opened {
             None => new_dir(options, branch.as_ref())?,
         };
         let unbegun = (!goes_on).then(|| Unbegun(Some(dir.place().clone())));
+        let changed = goes_on.then(|| changed(dir.params().as_ref(), &options.recipe.params)).flatten();
         dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
         if let Some(branch) = &branch {
             branch.copy_logs(&dir)?;
@@ -82,8 +88,20 @@ impl Opened {
             true => best::settle(&dir, &log)?,
             false => None,
         };
-        Ok(Self { dir, log, lock, unbegun, best })
+        Ok(Self { dir, log, lock, unbegun, best, changed })
     }
+}
+
+/// The parameters that a run goes on with and that were others before: those of the command line, and
+/// the recipe's defaults where the command line that began it gave them.
+fn changed(before: Option<&Map<String, Value>>, params: &impl Serialize) -> Option<String> {
+    let Ok(Value::Object(now)) = serde_json::to_value(params) else { return None };
+    let others = now.iter().filter_map(|(name, value)| {
+        let before = before?.get(name).filter(|before| *before != value)?;
+        Some(format!("{name} {before} -> {value}"))
+    });
+    let others = others.collect::<Vec<_>>();
+    (!others.is_empty()).then(|| format!("parameters are not as before: {}", others.join(", ")))
 }
 
 /// The directory of a run that has not begun. It goes away where the run never does.

@@ -96,9 +96,11 @@ impl Training {
         let opened = is_first.then(|| Opened::at(&options, resumed.as_ref(), step, lock));
         let opened = opened.transpose()?;
         let Told { goes_on, best } = Told::to_all(engine, opened.as_ref())?;
-        let (unbegun, files, lock) = match opened {
-            Some(Opened { dir, log, lock, unbegun, .. }) => (unbegun, Some((dir, log)), Some(lock)),
-            None => (None, None, None),
+        let (unbegun, files, lock, changed) = match opened {
+            Some(Opened { dir, log, lock, unbegun, changed, .. }) => {
+                (unbegun, Some((dir, log)), Some(lock), changed)
+            }
+            None => (None, None, None, None),
         };
         let mut shown = Shown::default();
         if let Some((dir, _)) = &files {
@@ -111,6 +113,7 @@ impl Training {
                 None if options.is_trial => "a dry run of one step".to_owned(),
                 None => format!("a new run in {}", dir.path().display()),
             });
+            shown.lines.extend(changed);
             if !is_whole {
                 shown.lines.extend(header::lines(engine, loader, total)?);
             }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     conversation::{Conversation, Form, begins_with_system},
-    labels::{Answer, End, PlacedToken, Written, trained, written},
+    labels::{Answer, End, PlacedToken, Written, trained, unwritten, written},
     template::ChatTemplate,
 };
 use crate::{
@@ -195,6 +195,12 @@ impl Rule {
             return Err(Error::new(Code::Internal, "messages without a template"));
         };
         let tools: Option<&Value> = tools.as_ref();
+        if let Some(what) = unwritten(template, &messages, first_trained, tools)? {
+            let message = format!("the chat template does not write {what}: the model would not see it");
+            return Err(wrong(message).hint(
+                "give a `chat_template` that writes it, or remove it from the rows with .map before .chat",
+            ));
+        }
         written(template, &messages, first_trained, tools)?.map_err(|why| {
             wrong(format!("what the assistant wrote cannot be told: {why}"))
                 .hint("put {% generation %} and {% endgeneration %} around it in a `chat_template`")

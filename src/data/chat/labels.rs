@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use minijinja::{Value as Jinja, value::Serde};
 use serde_json::Value;
 
 use super::template::{ChatTemplate, MARKS};
@@ -85,6 +86,39 @@ pub(super) fn written(
         answers.push(Answer { span: start..end, end: how });
     }
     Ok(Ok(Written { text, answers }))
+}
+
+/// What of a conversation its template passes over or writes as it stands: a row's tools, calls of
+/// tools, the parts of a content.
+pub(super) fn unwritten(
+    template: &ChatTemplate,
+    messages: &[Value],
+    first_trained: usize,
+    tools: Option<&Value>,
+) -> Result<Option<String>> {
+    let calls = |message: &Value| message["tool_calls"].as_array().is_some_and(|c| !c.is_empty());
+    let parts = |message: &Value| message["content"].is_array();
+    if tools.is_none() && !messages.iter().any(|message| calls(message) || parts(message)) {
+        return Ok(None);
+    }
+    let text = template.render_values(messages, tools, false)?;
+    if tools.is_some() && template.render_values(messages, None, false)? == text {
+        return Ok(Some("the tools of the row".to_owned()));
+    }
+    for (i, message) in messages.iter().enumerate() {
+        if i >= first_trained && is_answer(message) && calls(message) {
+            let mut without = messages.to_vec();
+            without[i]["tool_calls"] = Value::Null;
+            // A template may refuse a message that has nothing left.
+            if template.render_values(&without, tools, false).is_ok_and(|other| other == text) {
+                return Ok(Some(format!("the tool_calls of message {i}")));
+            }
+        }
+        if parts(message) && text.contains(&Jinja::from(Serde(&message["content"])).to_string()) {
+            return Ok(Some(format!("the parts of message {i} as a text, but as they stand")));
+        }
+    }
+    Ok(None)
 }
 
 /// Where the content of a message ends behind `start`.

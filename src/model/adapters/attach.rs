@@ -63,6 +63,16 @@ impl Model {
         self.adapter.is_some() && self.is_adapter_off.get()
     }
 
+    /// Notes that `call` put another model in the place of this one, for the engine that trains this one.
+    pub fn set_replaced_by(&self, call: &'static str) {
+        self.replaced_by.set(Some(call));
+    }
+
+    /// The call that put another model in the place of this one.
+    pub fn replaced_by(&self) -> Option<&'static str> {
+        self.replaced_by.get()
+    }
+
     /// Runs `work` on the model without its adapter.
     pub fn without_adapter<T>(&self, work: impl FnOnce() -> T) -> T {
         struct Restore<'a>(&'a Model, bool);

@@ -17,7 +17,8 @@ use crate::{
 /// Adapters.
 #[export_module]
 pub mod api {
-    /// Freezes the model and gives it a new LoRA adapter, which `init_engine` trains; returns the model.
+    /// Freezes the model and gives it a new LoRA adapter, which `init_engine` trains; returns the model. An
+    /// engine that was made before has the model without it, and trains no more.
     ///
     /// Names, defaults and arithmetic are those of peft. A checkpoint has the adapter and its
     /// optimizer, and names the base by its path and hash.
@@ -29,7 +30,7 @@ pub mod api {
     pub fn lora(model: &mut Model, options: Map) -> ScriptResult<Model> {
         let options = super::lora_options(&options)?;
         let adapted = model.get().lora(&options)?;
-        Ok(super::replace(model, adapted))
+        Ok(super::replace(model, adapted, "lora"))
     }
 
     /// Freezes the model and gives it the adapter in a directory or on the hub, as peft and
@@ -53,7 +54,7 @@ pub mod api {
             _ => host.workspace.rights.readable(dir)?,
         };
         let adapted = model.get().load_adapter(dir)?;
-        Ok(super::replace(model, adapted))
+        Ok(super::replace(model, adapted, "load_adapter"))
     }
 
     /// Writes the adapter as a directory that peft loads: `adapter_config.json` and
@@ -82,8 +83,8 @@ pub mod api {
     }
 
     /// Puts the adapter into the parameters of the model, which is a usual one then; returns the model.
-    /// An engine that trains the adapter goes on with the model as it was. `export_hf` writes a model
-    /// with its adapter merged, and needs no `merge`.
+    /// An engine that trains the adapter has the model as it was, and trains no more. `export_hf` writes a
+    /// model with its adapter merged, and needs no `merge`.
     ///
     /// ```rhai
     /// model.lora(#{ r: 4 });
@@ -96,7 +97,7 @@ pub mod api {
         // The handle has one, this function the other.
         let is_used = Rc::strong_count(&now) > 2;
         let merged = now.merged(is_used)?;
-        Ok(super::replace(model, merged))
+        Ok(super::replace(model, merged, "merge"))
     }
 
     /// Calls a function while the model computes without its adapter, and returns what it returns.
@@ -121,7 +122,8 @@ pub(crate) fn lora_options(map: &Map) -> Result<LoraOptions> {
     options::read_table("lora", map)
 }
 
-fn replace(handle: &Model, model: Rc<crate::model::Model>) -> Model {
+fn replace(handle: &Model, model: Rc<crate::model::Model>, call: &'static str) -> Model {
+    handle.get().set_replaced_by(call);
     handle.set(model);
     handle.clone()
 }

@@ -53,7 +53,7 @@ const OPS: [(&str, ReduceOp); 4] = [
 ];
 
 fn reduced(group: &ProcessGroup, tensor: &Handle, op: &str) -> Result<Handle> {
-    let Some((_, op)) = OPS.iter().find(|(name, _)| *name == op) else {
+    let Some((name, op)) = OPS.iter().find(|(name, _)| *name == op) else {
         let names = OPS.map(|(name, _)| format!("\"{name}\"")).join(", ");
         let message = format!("`all_reduce` has no operation \"{op}\": they are {names}");
         return Err(Error::new(Code::BadValue, message));
@@ -61,7 +61,7 @@ fn reduced(group: &ProcessGroup, tensor: &Handle, op: &str) -> Result<Handle> {
     if *op == ReduceOp::Avg {
         check::floating("all_reduce", tensor.tensor())?;
     }
-    check_alike(group, tensor)?;
+    check_alike(group, tensor, name)?;
     let copy = check::run("all_reduce", &[tensor.tensor()], || {
         let own = tensor.tensor().f_detach()?;
         let mut copy = Tensor::f_empty(own.size(), (own.kind(), group.device()))?;
@@ -72,9 +72,10 @@ fn reduced(group: &ProcessGroup, tensor: &Handle, op: &str) -> Result<Handle> {
     Ok(Handle::new(copy))
 }
 
-/// Refuses tensors that differ from rank to rank in shape or dtype, of which the transports make nonsense.
-fn check_alike(group: &ProcessGroup, tensor: &Handle) -> Result<()> {
-    let shown = check::shown(tensor.tensor());
+/// Refuses calls that differ from rank to rank in shape, dtype or operation, of which the transports make
+/// nonsense.
+fn check_alike(group: &ProcessGroup, tensor: &Handle, op: &str) -> Result<()> {
+    let shown = format!("\"{op}\" of {}", check::shown(tensor.tensor()));
     let mut hasher = DefaultHasher::new();
     shown.hash(&mut hasher);
     // Its negative is a number too.
@@ -83,7 +84,7 @@ fn check_alike(group: &ProcessGroup, tensor: &Handle) -> Result<()> {
         return Ok(());
     }
     let message = format!(
-        "`all_reduce` needs tensors that are alike on all ranks, and this rank's is {shown}"
+        "`all_reduce` needs calls that are alike on all ranks, and this rank's is {shown}"
     );
-    Err(Error::new(Code::Shape, message).hint("give each rank's the same shape and dtype"))
+    Err(Error::new(Code::Shape, message).hint("give each rank's the same shape, dtype and operation"))
 }
