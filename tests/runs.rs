@@ -135,6 +135,13 @@ fn a_dry_run_makes_one_step_and_leaves_nothing() {
     let end = "the dry run is done: one step, one evaluation, one checkpoint; nothing is kept\n";
     assert!(shown.ends_with(end), "{shown}");
     assert!(!folder.path("runs").exists());
+    // A recipe that ends before its run does has made its step too.
+    let unfinished = RECIPE.replace("run.finish();", "");
+    std::fs::write(folder.path("unfinished.rhai"), unfinished).unwrap();
+    let output = folder.dsr(&["run", "unfinished.rhai", "--dry-run"]);
+    assert!(output.status.success(), "{output:?}");
+    assert!(text(&output.stderr).contains("no checkpoint"), "{output:?}");
+    assert!(!folder.path("runs").exists());
     // Nor do the logs of ranks stay.
     let output = folder.dsr(&["launch", "--nproc-per-node=2", "tiny.rhai", "--dry-run"]);
     assert!(output.status.success() && text(&output.stderr).contains(end), "{output:?}");

@@ -135,6 +135,42 @@ print(result.steps);\n"
     assert_eq!(recipe.prints(), ["3"]);
 }
 
+/// The checkpoint of a step is saved before the step is evaluated. A run that ended in between evaluates
+/// when it goes on, as one that was never interrupted.
+#[test]
+fn an_evaluation_that_was_cut_off_is_made_up_for() {
+    let train = |steps: u32| {
+        format!(
+            "{WORLD}let result = trainer::fit(engine, loader, #{{
+    total_steps: {steps}, save_every: 2, validation: validation, eval_every: 2, name: \"cut\",
+}});
+print(engine.global_step);\n"
+        )
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let metrics = dir.path().join("runs/cut/metrics.jsonl");
+    let evaluations = || {
+        let text = std::fs::read_to_string(&metrics).unwrap();
+        text.lines()
+            .filter(|line| line.contains("eval_loss"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    std::fs::write(dir.path().join("r.rhai"), train(4)).unwrap();
+    out(&dsr(dir.path(), &["run", "r.rhai"]).output().unwrap());
+    let whole = evaluations();
+    assert_eq!(whole.len(), 2);
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    std::fs::write(&metrics, text.replace(&format!("{}\n", whole[1]), "")).unwrap();
+    assert_eq!(evaluations().len(), 1);
+    out(&dsr(dir.path(), &["run", "r.rhai", "--resume", "runs/cut"]).output().unwrap());
+    let loss = |line: &str| line.split("eval_loss").nth(1).unwrap().to_owned();
+    assert_eq!(
+        evaluations().iter().map(|l| loss(l)).collect::<Vec<_>>(),
+        whole.iter().map(|l| loss(l)).collect::<Vec<_>>()
+    );
+}
+
 #[test]
 fn samples_are_printed_and_written_down_on_the_way() {
     let recipe = Recipe::new(&format!(
@@ -344,15 +380,19 @@ let model = new_model("gpt2", #{ n_layer: 1, n_head: 1, n_embd: 8, n_positions: 
 model.lora(#{ r: 2 });
 let rows = || dpo::pairs(preferences, tok, #{ apply_chat_template: false });
 "#;
-    let lines = "{\"prompt\": \"Say\", \"chosen\": \" yes\", \"rejected\": \" no\"}\n";
+    let line = |prompt| {
+        format!("{{\"prompt\": \"{prompt}\", \"chosen\": \" yes\", \"rejected\": \" no\"}}\n")
+    };
+    let lines = ["Say", "Tell", "Write", "Whisper"].map(line).concat();
     let run = |code: &str| {
         let recipe = Recipe::new(&format!("{HEAD}{code}"));
-        recipe.file("p.jsonl", &lines.repeat(4));
+        recipe.file("p.jsonl", &lines);
         recipe
     };
     let texts = "for row in rows.call() { print(tok.decode(row.input_ids)); if row.labels[0] != -100 { print(\"?\"); } }";
     let printed = run(texts).prints();
-    assert_eq!(printed, ["Say yes", "Say no"].repeat(4));
+    assert_eq!(printed[..3], ["Say yes", "Say no", "Tell yes"]);
+    assert_eq!(printed.len(), 8);
 
     // An untrained adapter prefers nothing: the loss is log(2).
     let evaluate = "print(dpo::evaluate(model, rows.call().loader(#{ micro_batch_size: 2 }), dpo::objective(#{})).loss);";
@@ -363,6 +403,10 @@ let rows = || dpo::pairs(preferences, tok, #{ apply_chat_template: false });
         (
             "dpo::evaluate(model, rows.call().loader(#{ micro_batch_size: 1 }), dpo::objective(#{}));",
             "micro_batch_size is even",
+        ),
+        (
+            "dpo::evaluate(model, rows.call().shuffle(#{ seed: 3 }).loader(#{ micro_batch_size: 4 }), dpo::objective(#{}));",
+            "have not the same prompt",
         ),
         ("dpo::objective(#{ beta: 0.0 });", "beta is above 0"),
         ("dpo::objective(#{ bta: 0.1 });", "bta"),

@@ -129,7 +129,11 @@ impl Chat<'_> {
         let Served { model, tokenizer, .. } = self.served;
         let mut answer = Answer { served: self.served };
         let prompts = [tokens];
-        let mut texts = continue_tokens(model, tokenizer, &prompts, self.sampling, &mut answer)?;
+        let answered = continue_tokens(model, tokenizer, &prompts, self.sampling, &mut answer);
+        let mut texts = answered.map_err(|e| match e.code() {
+            Code::Shape if said.len() > 1 => e.hint("/reset begins a conversation anew"),
+            _ => e,
+        })?;
         console::out("\n");
         let Some(Continued { completion, ended, .. }) = texts.pop() else { return Ok(()) };
         if ended.reason == FinishReason::Length {

@@ -112,6 +112,7 @@ pub(super) fn run(args: RunsArgs) -> Result<()> {
 
 fn list(args: &ListArgs) -> Result<()> {
     let mut runs = list_runs(args.root.root.as_path())?;
+    let all = runs.len();
     runs.retain(|run| {
         let of_status = args.status.as_ref().is_none_or(|status| status == run.state.name());
         of_status && args.filter.as_ref().is_none_or(|text| has_text(run, text))
@@ -122,7 +123,11 @@ fn list(args: &ListArgs) -> Result<()> {
         return Ok(());
     }
     if runs.is_empty() {
-        console::err(&format!("no runs in {}\n", args.root.root.display()));
+        let root = args.root.root.display();
+        console::err(&match all {
+            0 => format!("no runs in {root}\n"),
+            all => format!("none of the {all} runs in {root} matches\n"),
+        });
         return Ok(());
     }
     let head = ["RUN", "STATUS", "STEP", "LOSS", "BEST EVAL", "STARTED", "TOOK"];

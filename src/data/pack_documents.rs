@@ -173,8 +173,9 @@ impl Packer {
              the text before them",
             self.row, self.seq_len, self.seq_len
         );
-        Error::new(Code::Data, message)
-            .hint("give `pack` longer rows, or `max_length` and `truncation: true` to .chat or .tokenize")
+        Error::new(Code::Data, message).hint(
+            "give `pack` longer rows, or `max_length` and `truncation: true` to .chat or .tokenize",
+        )
     }
 
     /// The tokens of a row with their labels, padding left out.

@@ -4,9 +4,9 @@
 //! The truncation and padding of a `tokenizer.json` are not used: in dsr that is decided
 //! where the data is tokenized, visibly.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 use tokenizers::{
     AddedToken,
     decoders::byte_level::ByteLevel,
@@ -44,15 +44,18 @@ const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
 const MOST_NORMALIZED: u64 = 256 << 20;
 
 /// A tokenizer with its vocabulary and special tokens.
+#[derive(Clone)]
 pub struct Tokenizer {
-    inner: Inner,
+    inner: Arc<Inner>,
     /// How many times longer its rules can make a text.
     growth: u64,
     /// `None` where a text is taken whole.
-    pieces: Option<Pieces>,
+    pieces: Option<Arc<Pieces>>,
     eos: Option<u32>,
     pad: Option<u32>,
     template: Option<ChatTemplate>,
+    /// The settings of its `tokenizer_config.json`, where it came with one.
+    config: Map<String, Value>,
     /// The hash of its rules, once it was asked for.
     hash: OnceLock<String>,
 }
@@ -146,8 +149,9 @@ impl Tokenizer {
             }
         };
         let (eos, pad) = (named("eos_token", &EOS_TOKENS)?, named("pad_token", &PAD_TOKENS)?);
-        let pieces = Pieces::of(&inner);
-        Ok(Self { inner, growth, pieces, eos, pad, template: None, hash: OnceLock::new() })
+        let (pieces, inner) = (Pieces::of(&inner).map(Arc::new), Arc::new(inner));
+        let config = config.and_then(Value::as_object).cloned().unwrap_or_default();
+        Ok(Self { inner, growth, pieces, eos, pad, template: None, config, hash: OnceLock::new() })
     }
 
     /// Refuses a text that the tokenizer's rules could make too long.
@@ -210,6 +214,21 @@ impl Tokenizer {
     /// The template of conversations, if the tokenizer came with one.
     pub fn chat_template(&self) -> Option<&ChatTemplate> {
         self.template.as_ref()
+    }
+
+    /// The tokenizer with another template of conversations, Jinja.
+    #[must_use]
+    pub fn with_chat_template(&self, source: &str) -> Self {
+        let template = match &self.template {
+            Some(own) => own.with_source(source),
+            None => ChatTemplate::of_source(source),
+        };
+        Self { template: Some(template), ..self.clone() }
+    }
+
+    /// The settings of its `tokenizer_config.json`; empty where it came without one.
+    pub fn config(&self) -> &Map<String, Value> {
+        &self.config
     }
 
     /// The ids of many texts, on all cores.

@@ -24,6 +24,11 @@ impl Engine {
         self.phase_times
     }
 
+    /// Whether the steps of now will be undone.
+    pub fn is_trial(&self) -> bool {
+        self.is_trial
+    }
+
     /// The profile of the last forward pass, where it was that of the step to profile.
     pub fn flops_profile(&self) -> Option<&ModuleProfile> {
         self.flops_profile.as_ref()

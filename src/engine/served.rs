@@ -23,6 +23,8 @@ pub fn exported(tokenizer: &Tokenizer) -> Result<ExportedTokenizer> {
     let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
     Ok(ExportedTokenizer {
         json: tokenizer.to_json()?,
+        config: tokenizer.config().clone(),
+        chat_template: tokenizer.chat_template().map(|template| template.source().to_owned()),
         eos_token: token(tokenizer.eos_id()),
         pad_token: token(tokenizer.own_pad_id()),
     })

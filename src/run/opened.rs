@@ -74,7 +74,8 @@ impl Opened {
             None => new_dir(options, branch.as_ref())?,
         };
         let unbegun = (!goes_on).then(|| Unbegun(Some(dir.place().clone())));
-        let changed = goes_on.then(|| changed(dir.params().as_ref(), &options.recipe.params)).flatten();
+        let changed =
+            goes_on.then(|| changed(dir.params().as_ref(), &options.recipe.params)).flatten();
         dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
         if let Some(branch) = &branch {
             branch.copy_logs(&dir)?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{File, Place, read_to_string, write_atomic},
+    fs::{self, File, Place, write_atomic},
 };
 
 /// An open log of steps.
@@ -75,7 +75,9 @@ fn until(place: &Place, step: u64) -> Result<String> {
 
 /// The lines with their values, without a torn last one.
 pub(super) fn lines(path: &Place) -> Result<Vec<(String, Value)>> {
-    let text = read_to_string(path)?;
+    // What a crash leaves at the end need not be text.
+    let bytes = fs::read(path)?;
+    let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();
     let count = text.lines().count();
     for (i, line) in text.lines().enumerate() {

@@ -4,7 +4,7 @@
 //! the names, run. Each step reports all its mistakes before the next one begins. Nothing is loaded or
 //! written before the last step.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::atomic::Ordering};
 
 use rhai::AST;
 
@@ -71,8 +71,24 @@ impl Session {
         // The last line may be the one that could not be kept.
         let ended =
             ended.and_then(|()| self.host.output.failure().map_or(Ok(()), |e| Err(e.into())));
+        if self.host.run.is_trial && !self.host.trial_is_over.get() {
+            // The directory of the run is gone.
+            return ended.and_then(|()| Ok(self.unfinished_trial()?));
+        }
         self.end_run(&ended)?;
         ended
+    }
+
+    /// Tells of a dry run whose recipe came to its end before the run did.
+    fn unfinished_trial(&self) -> Result<(), Error> {
+        if self.host.run_is_active.load(Ordering::Relaxed) {
+            let line = "the dry run is done: one step, and no checkpoint, as the recipe has no run.finish()";
+            self.host.output.note(line);
+            return Ok(());
+        }
+        let message = "--dry-run tries a run, and the recipe starts none";
+        Err(Error::new(Code::CallOrder, message)
+            .hint("leave it out, or make a run with `start_run(...)`"))
     }
 
     /// Writes down how the run ended, where its recipe did not end it itself.

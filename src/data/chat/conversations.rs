@@ -74,17 +74,19 @@ pub(in crate::data) fn chat(
     options: ChatOptions,
 ) -> Result<Tokenized> {
     let form = Form::of(&input.schema(), options.field.as_deref())?;
-    let own = tokenizer.chat_template();
-    let template = match (&options.chat_template, options.apply_chat_template) {
-        (_, false) => None,
-        (Some(source), true) => Some(match own {
-            Some(own) => own.with_source(source),
-            None => ChatTemplate::of_source(source),
-        }),
-        (None, true) => own.cloned(),
+    let tokenizer = match &options.chat_template {
+        Some(source) => Arc::new(tokenizer.with_chat_template(source)),
+        None => tokenizer,
     };
+    let template = tokenizer.chat_template().filter(|_| options.apply_chat_template).cloned();
     let needs_one = matches!(form, Form::Messages(_)) || options.apply_chat_template;
     if template.is_none() && needs_one {
+        if !options.apply_chat_template {
+            let message = "conversations are written by a chat template";
+            return Err(Error::new(Code::BadValue, message).option("apply_chat_template").hint(
+                "leave `apply_chat_template: false` out, which is for prompts with completions",
+            ));
+        }
         let e = Error::new(Code::Tokenizer, "the tokenizer has no chat template");
         let e = e.hint("give one with `chat_template`, or take the tokenizer of a chat model");
         return Err(match form {
@@ -196,7 +198,8 @@ impl Rule {
         };
         let tools: Option<&Value> = tools.as_ref();
         if let Some(what) = unwritten(template, &messages, first_trained, tools)? {
-            let message = format!("the chat template does not write {what}: the model would not see it");
+            let message =
+                format!("the chat template does not write {what}: the model would not see it");
             return Err(wrong(message).hint(
                 "give a `chat_template` that writes it, or remove it from the rows with .map before .chat",
             ));

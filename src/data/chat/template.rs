@@ -64,6 +64,11 @@ impl ChatTemplate {
         )))
     }
 
+    /// Its text.
+    pub fn source(&self) -> &str {
+        &self.source
+    }
+
     /// The template of a directory, if it has one.
     pub fn find(dir: &Place) -> Result<Option<Self>> {
         let (config, file) = (dir.join(CONFIG), dir.join(TEMPLATE));

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use super::{
     Attached, Lora, PREFIX, Part,
     config::{Adapter, AdapterConfig, LoraOptions},
+    files::no_adapter,
     is_of_adapter,
     targets::{Own, is_within, matrices, no_module, own_params},
 };
@@ -56,6 +57,11 @@ impl Model {
     /// The adapter, if there is one.
     pub fn adapter(&self) -> Option<&Adapter> {
         self.adapter.as_ref()
+    }
+
+    /// Refuses a model without an adapter.
+    pub fn check_adapter(&self) -> Result<()> {
+        if self.adapter.is_some() { Ok(()) } else { Err(no_adapter()) }
     }
 
     /// Whether it computes without its adapter.

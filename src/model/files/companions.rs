@@ -11,15 +11,15 @@ use crate::{
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
+
+/// Settings of a tokenizer that are of the files beside which it lay.
+const NOT_ITS_OWN: [&str; 5] =
+    ["tokenizer_class", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file"];
 
 /// Files of a model's directory beside config and weights, which an export hands on as they are.
-pub(super) const COMPANIONS: [&str; 5] = [
-    TOKENIZER,
-    TOKENIZER_CONFIG,
-    "special_tokens_map.json",
-    GENERATION_CONFIG,
-    "chat_template.jinja",
-];
+pub(super) const COMPANIONS: [&str; 5] =
+    [TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", GENERATION_CONFIG, CHAT_TEMPLATE];
 
 /// The files beside config and weights that a model came with.
 #[derive(Debug, Clone, Default)]
@@ -57,10 +57,14 @@ impl Companions {
 }
 
 /// A tokenizer for an export.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ExportedTokenizer {
     /// The content of its `tokenizer.json`.
     pub json: Vec<u8>,
+    /// The settings of the `tokenizer_config.json` that it came with; empty where there was none.
+    pub config: Map<String, Value>,
+    /// Its template of conversations.
+    pub chat_template: Option<String>,
     /// The token that ends a text.
     pub eos_token: Option<String>,
     /// The token that fills rows up.
@@ -78,8 +82,10 @@ pub(super) fn companions(
     let mut files: Vec<_> = own.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
     let has =
         |files: &[(&str, Vec<u8>)], wanted: &str| files.iter().any(|(name, _)| *name == wanted);
-    if let Some(ExportedTokenizer { json, .. }) = tokenizer {
+    if let Some(ExportedTokenizer { json, chat_template, .. }) = tokenizer {
         files.push((TOKENIZER, json.clone()));
+        let template = chat_template.iter().map(|text| (CHAT_TEMPLATE, text.clone().into_bytes()));
+        files.extend(template);
     }
     if let (Some((_, json)), false) =
         (files.iter().find(|(name, _)| *name == TOKENIZER), has(&files, TOKENIZER_CONFIG))
@@ -122,18 +128,23 @@ fn tokenizer_config(
         })?;
         token.get("content")
     };
-    let mut map = Map::new();
+    let settings = given.map(|given| given.config.clone()).unwrap_or_default();
+    let has_settings = !settings.is_empty();
+    let mut map = settings;
+    // The template has a file of its own.
+    map.retain(|key, _| !NOT_ITS_OWN.contains(&key.as_str()) && key != "chat_template");
     map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
     if let Some(positions) = facts.max_positions {
-        map.insert("model_max_length".to_owned(), positions.into());
+        map.entry("model_max_length").or_insert_with(|| positions.into());
     }
     // Decoding gives back the text, blanks before punctuation included.
-    map.insert("clean_up_tokenization_spaces".to_owned(), false.into());
+    map.entry("clean_up_tokenization_spaces").or_insert_with(|| false.into());
     let by_config = special(facts.eos_token_ids.first().copied()).cloned();
     let eos = given.and_then(|given| given.eos_token.clone()).map(Value::from);
     // The model's ids are of another vocabulary where the two differ.
     let agree = eos.is_none() || eos == by_config;
-    let bos = special(facts.bos_token_id).filter(|_| agree).cloned();
+    // Settings without one mean that there is none.
+    let bos = special(facts.bos_token_id).filter(|_| agree && !has_settings).cloned();
     let pad = given.and_then(|given| given.pad_token.clone()).map(Value::from);
     for (key, token) in [("bos_token", bos), ("eos_token", eos.or(by_config)), ("pad_token", pad)] {
         map.extend(token.map(|token| (key.to_owned(), token)));

@@ -342,11 +342,8 @@ mod tests {
         units: &[FlatUnit],
         tokenizer_json: Option<&[u8]>,
     ) -> Result<()> {
-        let given = tokenizer_json.map(|json| ExportedTokenizer {
-            json: json.to_vec(),
-            eos_token: None,
-            pad_token: None,
-        });
+        let given = tokenizer_json
+            .map(|json| ExportedTokenizer { json: json.to_vec(), ..ExportedTokenizer::default() });
         let companions = companions(facts, &Companions::default(), given.as_ref())?;
         super::export(&dir.into(), facts, &entries(units), &mut fetch(units), &companions)
     }
@@ -458,10 +455,34 @@ mod tests {
         assert_eq!((kept.len(), text(&kept, TOKENIZER_CONFIG)), (3, "mine".to_owned()));
         let json = br#"{"added_tokens": []}"#.to_vec();
         let eos_token = Some("<|end|>".to_owned());
-        let given = ExportedTokenizer { json, eos_token, pad_token: None };
+        let given = ExportedTokenizer { json, eos_token, ..ExportedTokenizer::default() };
         let other = companions(&facts(), &own, Some(&given)).unwrap();
         assert_eq!(text(&other, GENERATION_CONFIG), "its own");
         assert!(text(&other, TOKENIZER_CONFIG).contains("\"eos_token\": \"<|end|>\""));
+    }
+
+    /// Its own settings and its template, but transformers takes the rules as they are.
+    #[test]
+    fn a_tokenizer_keeps_what_it_came_with() {
+        let config = serde_json::json!({
+            "tokenizer_class": "LlamaTokenizer", "bos_token": null, "model_max_length": 9,
+            "chat_template": "old",
+        });
+        let given = ExportedTokenizer {
+            json: br#"{"added_tokens": [{ "id": 0, "content": "<s>", "special": true }]}"#.to_vec(),
+            config: config.as_object().unwrap().clone(),
+            chat_template: Some("{{ messages }}".to_owned()),
+            ..ExportedTokenizer::default()
+        };
+        let files = companions(&facts(), &Companions::default(), Some(&given)).unwrap();
+        let file = |wanted: &str| &files.iter().find(|(name, _)| *name == wanted).unwrap().1[..];
+        assert_eq!(file("chat_template.jinja"), b"{{ messages }}");
+        let written: serde_json::Value = serde_json::from_slice(file(TOKENIZER_CONFIG)).unwrap();
+        let expected = serde_json::json!({
+            "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": null, "model_max_length": 9,
+            "clean_up_tokenization_spaces": false,
+        });
+        assert_eq!(written, expected);
     }
 
     #[test]

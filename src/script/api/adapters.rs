@@ -129,5 +129,7 @@ fn replace(handle: &Model, model: Rc<crate::model::Model>, call: &'static str) -
 }
 
 fn disabled(model: &Model, run: &Callback) -> Result<rhai::Dynamic> {
+    // Silently the same model otherwise, as the reference of what it is compared with.
+    model.get().check_adapter()?;
     model.get().without_adapter(|| run.call(()))
 }

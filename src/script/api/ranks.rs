@@ -83,8 +83,8 @@ fn check_alike(group: &ProcessGroup, tensor: &Handle, op: &str) -> Result<()> {
     if group.greatest(hash)? == -group.greatest(-hash)? {
         return Ok(());
     }
-    let message = format!(
-        "`all_reduce` needs calls that are alike on all ranks, and this rank's is {shown}"
-    );
-    Err(Error::new(Code::Shape, message).hint("give each rank's the same shape, dtype and operation"))
+    let message =
+        format!("`all_reduce` needs calls that are alike on all ranks, and this rank's is {shown}");
+    Err(Error::new(Code::Shape, message)
+        .hint("give each rank's the same shape, dtype and operation"))
 }

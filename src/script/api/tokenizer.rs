@@ -80,6 +80,29 @@ pub mod api {
         Ok(data::Tokenizer::from_vocab_and_merges(&vocab, &merges)?.into())
     }
 
+    /// Returns the template of conversations, Jinja; `()` where there is none. To set it gives the
+    /// tokenizer another one, for `.chat`, checkpoints and exports, as in transformers.
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("dsr:gpt2");
+    /// tok.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}";
+    /// ```
+    #[rhai_fn(get = "chat_template", pure)]
+    pub fn chat_template(tokenizer: &mut Tokenizer) -> Dynamic {
+        let template = tokenizer.chat_template();
+        template.map_or(Dynamic::UNIT, |template| template.source().to_owned().into())
+    }
+
+    /// Gives the tokenizer another template of conversations.
+    ///
+    /// ```rhai
+    /// tok.chat_template = read_text("chat_template.jinja");
+    /// ```
+    #[rhai_fn(set = "chat_template")]
+    pub fn set_chat_template(tokenizer: &mut Tokenizer, source: &str) {
+        *tokenizer = data::Tokenizer::with_chat_template(tokenizer, source).into();
+    }
+
     /// Writes the tokenizer as a `tokenizer.json`.
     ///
     /// ```rhai
