@@ -19,10 +19,10 @@ MODELS = {"gpt2": 50257, "smollm2-135m": 49152}
 PROMPT_TOKENS = 64
 
 
-def prepare():
-    """The models as dsr exports them with random weights, a tokenizer of numbers, CTranslate2's format."""
+def prepare_models():
+    """The models as dsr exports them with random weights, and a tokenizer of numbers."""
     WORK.mkdir(parents=True, exist_ok=True)
-    for name, vocab in MODELS.items():
+    for name in MODELS:
         if (WORK / name).is_dir():
             continue
         recipe = WORK / "export.rhai"
@@ -38,6 +38,11 @@ def prepare():
         "model": {"type": "WordLevel", "vocab": {str(i): i for i in range(most)}, "unk_token": "0"},
     }
     (numbers / "tokenizer.json").write_text(json.dumps(words))
+
+
+def prepare():
+    """The models, also in CTranslate2's format."""
+    prepare_models()
     for name, vocab in MODELS.items():
         out = WORK / f"ct2-{name}"
         if not (out / "model.bin").exists():

@@ -12,6 +12,7 @@ use dsr::{
         plan::{Setup, optimizer_state_bytes},
     },
     error::Code,
+    generation::{Prompt, Sampling, generate},
     model::Model,
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
@@ -24,6 +25,7 @@ use crate::support::{
     recipe::{Recipe, places},
     stages::{in_16_bits, small_shape, train, trainings, zero},
     tiny::{config, model, rows},
+    unwatched::Unwatched,
 };
 
 fn single() -> Rc<ProcessGroup> {
@@ -173,6 +175,39 @@ fn memory_is_what_is_in_use() {
     assert!(least.parameters <= 2 * (2 * unit + 8192), "{least:?}");
     assert_eq!(least.master_weights, 0);
     assert!(3 * least.peak() < whole.peak(), "{least:?}");
+}
+
+/// A pass fetches each layer once for all texts of a batch. Beside the layer that is used there is the
+/// one that is read ahead, and the buffer into which the first was read: on a GPU both buffers are the
+/// host's. An engine that begins has four numbers for each parameter of one layer.
+#[test]
+fn a_model_on_disk_generates_with_two_layers_in_memory() {
+    let _alone = alone();
+    let dir = tempfile::tempdir().unwrap();
+    let prompt =
+        |i: i64| Prompt { tokens: (0..=2 * i).map(|j| (i + 7 * j) % 1000).collect(), seed: 0 };
+    let prompts: Vec<Prompt> = (0..16).map(prompt).collect();
+    let sampling = Sampling { max_new_tokens: 5, logprobs: true, ..Sampling::default() };
+    let run = |zero| {
+        let model = Rc::new(Model::from_scratch(&small_shape(256), 1, Device::Cpu).unwrap());
+        let sizes = model.units().iter().map(|unit| 4 * unit.numel() as u64);
+        let (all, layer) = (sizes.clone().sum::<u64>(), sizes.max().unwrap());
+        let engine = Engine::new(model, single(), EngineConfig { zero, ..config(1, 1) }).unwrap();
+        let texts = generate(engine.model(), &prompts, &sampling, &[], &mut Unwatched).unwrap();
+        (texts, all, layer, engine.memory())
+    };
+    let on_disk = |ahead| ZeroConfig {
+        stage3_prefetch_bucket_size: ahead,
+        ..offloaded(zero(3, false), dir.path())
+    };
+    let (expected, all, layer, _) = run(ZeroConfig::default());
+    let (texts, .., everything) = run(on_disk(1 << 40));
+    assert!(texts == expected, "to the bit");
+    assert!(everything.parameters > all - 2 * layer, "all that is read ahead counts");
+    let (texts, .., least) = run(on_disk(layer / 4));
+    assert!(texts == expected, "to the bit");
+    println!("bytes: all {all}, a layer {layer}, {least:?}, with all ahead {everything:?}");
+    assert!(least.peak() <= 4 * layer + layer / 10, "{least:?} {layer}");
 }
 
 const TRAINING: &str = r#"

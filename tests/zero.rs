@@ -16,18 +16,21 @@ use dsr::{
     config::{Dtype, EngineConfig, PrecisionConfig},
     dist::{ProcessGroup, Rendezvous},
     engine::{Engine, MemoryUse},
-    model::Model,
+    generation::{FinishReason, Prompt, Sampling, generate},
+    model::{Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
 };
 
 use crate::support::{
     alone,
+    files::golden,
     numbers::assert_relative,
     program::{out, two_ranks},
     ranks::{run, said, threads},
     stages::{GLOBAL_BATCH, in_16_bits, small_shape, train, trainings, zero},
     tiny::{config, gpt2, model},
+    unwatched::Unwatched,
 };
 
 const STEPS: usize = 3;
@@ -285,6 +288,42 @@ fn the_memory_of_a_process_falls_from_stage_to_stage() {
             assert!(peak + saved / 4 <= before, "stage {stage}: {peak}, before {before}");
         }
         before = Some(peak);
+    }
+}
+
+/// Ranks of stage 3 go on with prompts of their own, or all with the same ones: as one process does, to
+/// the bit. They end at different times, one has nothing to do, and a decoder behind an encoder runs
+/// alone in most passes.
+#[test]
+fn ranks_that_share_the_parameters_out_generate_as_one_process_does() {
+    let _alone = alone();
+    let prompt =
+        |i: i64| Prompt { tokens: (0..=5 * i).map(|j| (i + 7 * j) % 500).collect(), seed: 3 };
+    let prompts: Vec<Prompt> = (0..9).map(prompt).collect();
+    let sampling =
+        Sampling { max_new_tokens: 12, batch_size: 3, logprobs: true, ..Sampling::default() };
+    for name in ["llama-gqa", "t5-v11"] {
+        let ended = |group: &Rc<ProcessGroup>, stage, prompts: &[Prompt]| {
+            let dir = golden("families").join(name);
+            let shape = ModelConfig::read(&dir).unwrap();
+            let model = Rc::new(Model::load(&dir, &shape, Device::Cpu).unwrap());
+            let config = EngineConfig { zero: zero(stage, false), ..config(1, 1) };
+            let engine = Engine::new(model, Rc::clone(group), config).unwrap();
+            let ends: Vec<i64> = (0..40).collect();
+            generate(engine.model(), prompts, &sampling, &ends, &mut Unwatched).unwrap()
+        };
+        let single = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
+        let expected = ended(&single, 0, &prompts);
+        let reasons: Vec<_> = expected.iter().map(|ended| ended.reason).collect();
+        assert!(reasons.contains(&FinishReason::EosToken), "texts end early");
+        let all = threads(2, |group| ended(group, 3, &prompts));
+        assert!(all.iter().all(|found| *found == expected), "{name}, the same on each rank");
+        // Rank 0 has the first two, rank 1 none, rank 2 the rest.
+        let all = threads(3, |group| {
+            let own = [&prompts[..2], &[], &prompts[2..]][group.rank()];
+            ended(group, 3, own)
+        });
+        assert_eq!(all.concat(), expected, "{name}, on one rank each");
     }
 }
 

@@ -8,7 +8,7 @@ use super::{RawTensor, check, raw};
 use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
-    fn dsr_few_rows(
+    fn dsr_separate_rows(
         x: RawTensor,
         matrix: RawTensor,
         bias: RawTensor,
@@ -51,9 +51,42 @@ pub(crate) enum Matrix<'a> {
     ByInputs(&'a Tensor),
 }
 
-/// `x @ matrix + bias` for a few rows of `x` `[n, inputs]`; `None` where libtorch's product is to be
-/// taken: for many rows, with gradients, on another device or in another format.
+impl Matrix<'_> {
+    /// Its number of outputs.
+    pub(crate) fn outputs(&self) -> i64 {
+        match self {
+            Self::ByOutputs(weight) => weight.size()[0],
+            Self::ByInputs(weight) => weight.size()[1],
+        }
+    }
+
+    /// The matrix as `[inputs, outputs]`.
+    pub(crate) fn by_inputs(&self) -> Result<Tensor> {
+        Ok(match self {
+            Self::ByOutputs(weight) => weight.f_tr()?,
+            Self::ByInputs(weight) => weight.shallow_clone(),
+        })
+    }
+}
+
+/// Rows up to which a product is bound by the memory of its matrix.
+pub(crate) const FEW_ROWS: i64 = 32;
+
+/// [`separate_rows`] for a few rows; `None` where libtorch's product is to be taken, for many rows too.
 pub(crate) fn few_rows(
+    x: &Tensor,
+    matrix: Matrix<'_>,
+    bias: Option<&Tensor>,
+) -> Result<Option<Tensor>> {
+    match x.size().first().is_some_and(|&rows| rows <= FEW_ROWS) {
+        true => separate_rows(x, matrix, bias),
+        false => Ok(None),
+    }
+}
+
+/// `x @ matrix + bias` for rows `x` `[n, inputs]`, each row as it is alone; `None` with gradients, on
+/// another device or in another format.
+pub(crate) fn separate_rows(
     x: &Tensor,
     matrix: Matrix<'_>,
     bias: Option<&Tensor>,
@@ -66,7 +99,7 @@ pub(crate) fn few_rows(
     }
     let bias = bias.map_or(null_mut(), raw);
     // SAFETY: every pointer is to a live tensor or null, and the widths agree.
-    maybe(|out| unsafe { dsr_few_rows(raw(x), raw(weight), bias, by_inputs, out) })
+    maybe(|out| unsafe { dsr_separate_rows(raw(x), raw(weight), bias, by_inputs, out) })
 }
 
 /// The codes of a matrix `[outputs, inputs]`.

@@ -27,6 +27,7 @@ pub(crate) mod quantize;
 mod refusal;
 pub(crate) mod storage;
 pub(crate) mod stream;
+pub(crate) mod texts;
 pub(crate) mod trace;
 
 use std::{

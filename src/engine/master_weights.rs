@@ -14,7 +14,7 @@ use super::{
     state_file::UnitState,
 };
 use crate::{
-    bridge::lists,
+    bridge::{lists, memory::Ledger},
     config::{PrecisionConfig, ZeroConfig},
     dist::{ProcessGroup, ShardSpec},
     error::Result,
@@ -115,6 +115,13 @@ impl MasterWeights {
             None => unit.bytes(),
         };
         self.model.units().iter().enumerate().map(kept).sum()
+    }
+
+    /// Counts the parameters that are brought to the device on this ledger from now on.
+    pub(super) fn count_on(&self, ledger: &Rc<Ledger>) {
+        if let Some(parameters) = &self.parameters {
+            parameters.count_on(ledger);
+        }
     }
 
     /// The slices of the parameters, where unit `i` is not whole on the device.

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes on the engine's device by kind, at the moment when their sum was highest so far.
 ///
-/// Only what training holds counts: not batches, evaluations, other models, or what the allocator
-/// keeps beside live tensors.
+/// Only what training holds counts, and the parameters that evaluations and generation gather: not
+/// batches, other models, or what the allocator keeps beside live tensors.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MemoryUse {

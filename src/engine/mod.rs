@@ -137,7 +137,7 @@ pub struct Engine {
     /// Set while state is changed, and left set by an error in between.
     is_inconsistent: bool,
     /// The bytes that the engine allocates, by kind.
-    ledger: Ledger,
+    ledger: Rc<Ledger>,
 }
 
 /// Is told of each optimizer step, and of each evaluation.
@@ -210,7 +210,7 @@ impl Engine {
         plan::check_memory(&model, &config, world_size)?;
         let sharers = placement.sharers(&mesh, &model)?;
         let pipe = Rc::new(Pipe::new(&mesh, &placement));
-        let ledger = Ledger::new(model.device())?;
+        let ledger = Rc::new(Ledger::new(model.device())?);
         let optimizer = Optimizer::new(plan);
         let mut states = UnitStates::new(&offload, &optimizer, config.ema.is_some())?;
         // Last: it changes the model, which a failure should leave as it is.
@@ -220,6 +220,7 @@ impl Engine {
                 let _counting = ledger.open(ledger::Kind::Buffers)?;
                 states.add(&optimizer, i, master)
             })?;
+        master_weights.count_on(&ledger);
         if !mesh_shape.is_data_parallel() {
             model.set_pipeline(Rc::clone(&pipe) as Rc<dyn Pipeline>);
         }

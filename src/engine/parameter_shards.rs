@@ -7,7 +7,10 @@
 //! of theirs would cost more than their memory. DeepSpeed does the same with single tensors; here a
 //! unit is what a collective brings.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    rc::Rc,
+};
 
 use super::{
     offload::Location,
@@ -15,7 +18,7 @@ use super::{
 };
 use crate::{
     bridge::{
-        memory,
+        memory::{self, Ledger},
         stream::{self, CopyDirection, on_lane},
     },
     config::ZeroConfig,
@@ -32,6 +35,8 @@ pub(super) struct ParameterShards {
     states: RefCell<Vec<GatherState>>,
     /// Elements that may be brought ahead.
     prefetch_bucket_size: u64,
+    /// Where what is brought is counted, also outside of a training.
+    ledger: OnceCell<Rc<Ledger>>,
 }
 
 /// Where a unit is.
@@ -85,7 +90,13 @@ impl ParameterShards {
             slices,
             states: RefCell::new(units.iter().map(|_| GatherState::Sharded).collect()),
             prefetch_bucket_size: zero.stage3_prefetch_bucket_size,
+            ledger: OnceCell::new(),
         })
+    }
+
+    /// Counts what is brought on this ledger from now on.
+    pub(super) fn count_on(&self, ledger: &Rc<Ledger>) {
+        self.ledger.get_or_init(|| Rc::clone(ledger));
     }
 
     /// Takes this rank's slice of unit `i`, whose parameters are there, and releases the unit, unless
@@ -156,6 +167,8 @@ impl ParameterStore for ParameterShards {
         if self.stays_whole(i) {
             return Ok(());
         }
+        let open = |ledger: &Rc<Ledger>| ledger.open(memory::Kind::Parameters);
+        let _counting = self.ledger.get().map(open).transpose()?;
         self.start(&units[i], i)?;
         let mut left = self.prefetch_bucket_size;
         for &next in following.iter().filter(|&&next| !self.stays_whole(next)) {

@@ -10,6 +10,13 @@ use crate::{
     tensor::{Tensor, guard, to_device},
 };
 
+/// Most rows of a pass in which several prompts enter: a product of so many is no longer bound by the
+/// memory of its matrix, and more would only let running texts wait.
+const MOST_ROWS: usize = 512;
+
+/// The same where each pass brings the parameters from elsewhere.
+const MOST_ROWS_OF_SHARDED: usize = 8192;
+
 /// A text to go on with.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Prompt {
@@ -71,7 +78,8 @@ pub trait Watch {
 /// are in the order of the prompts.
 ///
 /// A text does not depend on the others, nor on how many run at a time. Where ranks share the
-/// parameters out, all of them must call it, each with prompts of its own.
+/// parameters out, all of them must call it, each with prompts of its own: a rank whose texts have
+/// ended takes part in the passes of the others.
 pub fn generate(
     model: &Model,
     prompts: &[Prompt],
@@ -145,8 +153,8 @@ struct Running {
 
 /// The part of a rank in a pass.
 enum Pass {
-    /// The whole text of this slot.
-    Prefill(usize),
+    /// The whole texts of these slots.
+    Prefill(Vec<usize>),
     /// One more token of each.
     Decode,
     /// Nothing, while others do.
@@ -201,13 +209,14 @@ impl<'a> Batch<'a> {
             self.model.participate(0..first)?;
         }
         match pass {
-            Pass::Prefill(slot) => {
-                let logits = self.prefill(slot)?;
-                self.grow(slot..slot + 1, &logits, watch)?;
+            Pass::Prefill(slots) => {
+                let logits = self.prefill(&slots)?;
+                self.grow(&slots, &logits, watch)?;
             }
             Pass::Decode => {
                 let logits = self.decode()?;
-                self.grow(0..self.running.len(), &logits, watch)?;
+                let slots: Vec<usize> = (0..self.running.len()).collect();
+                self.grow(&slots, &logits, watch)?;
             }
             Pass::Idle => self.model.participate(first..self.model.all_layers().len())?,
         }
@@ -238,24 +247,63 @@ impl<'a> Batch<'a> {
     }
 
     fn plan(&self) -> Pass {
-        match self.running.iter().position(|text| !text.is_cached) {
-            Some(slot) => Pass::Prefill(slot),
-            None if self.running.is_empty() => Pass::Idle,
-            None => Pass::Decode,
+        let slots = self.entering();
+        match (slots.is_empty(), self.running.is_empty()) {
+            (false, _) => Pass::Prefill(slots),
+            (true, false) => Pass::Decode,
+            (true, true) => Pass::Idle,
         }
     }
 
-    /// The logits `[1, V]` behind the whole text of a slot.
-    fn prefill(&mut self, slot: usize) -> Result<Tensor> {
-        let (model, text) = (self.model, &mut self.running[slot]);
-        let row = |tokens: &[i64]| to_device(tokens, &[1, tokens.len() as i64], model.device());
-        let tokens = row(&text.tokens)?;
-        let (input, masks) = match &text.encoder {
-            None => (tokens, Masks::default()),
-            Some(encoder) => (row(encoder)?, Masks::default().with_decoder(Some(tokens))),
+    /// The slots of texts that enter in one pass: as many as its rows may be, or one where the layers
+    /// keep nothing, and may not know where a text ends.
+    fn entering(&self) -> Vec<usize> {
+        let most = match (&self.caches, self.model.is_sharded()) {
+            (None, _) => 0,
+            (Some(_), false) => MOST_ROWS,
+            (Some(_), true) => MOST_ROWS_OF_SHARDED,
         };
-        text.is_cached = self.caches.is_some();
-        last_logits(model, (&input, &masks), &CachePass::Prefill(slot as i64), &mut self.caches)
+        let waiting = (0..self.running.len()).filter(|&slot| !self.running[slot].is_cached);
+        let rows = waiting.scan(0, |rows, slot| {
+            let is_first = *rows == 0;
+            *rows += self.running[slot].whole().len();
+            (is_first || *rows <= most).then_some(slot)
+        });
+        rows.collect()
+    }
+
+    /// The logits `[n, V]` behind the whole texts of these slots.
+    fn prefill(&mut self, slots: &[usize]) -> Result<Tensor> {
+        let model = self.model;
+        // Short texts stand beside each other, since products of theirs are taken together.
+        let mut places: Vec<usize> = (0..slots.len()).collect();
+        places.sort_by_key(|&place| self.running[slots[place]].whole().len());
+        let slots: Vec<usize> = places.iter().map(|&place| slots[place]).collect();
+        let texts = || slots.iter().map(|&slot| &self.running[slot]);
+        let row = |tokens: Vec<i64>| to_device(&tokens, &[1, tokens.len() as i64], model.device());
+        let input = row(texts().flat_map(Running::whole).copied().collect())?;
+        let masks = match model.facts().is_seq2seq() {
+            false => Masks::default(),
+            true => {
+                let tokens = texts().flat_map(|text| &text.tokens).copied().collect();
+                Masks::default().with_decoder(Some(row(tokens)?))
+            }
+        };
+        let lengths: Vec<i64> = texts().map(|text| text.whole().len() as i64).collect();
+        let masks = match lengths.len() {
+            1 => masks,
+            _ => masks.with_documents(&[lengths], model.device()),
+        };
+        let pass = CachePass::Prefill(slots.iter().map(|&slot| slot as i64).collect());
+        for &slot in &slots {
+            self.running[slot].is_cached = self.caches.is_some();
+        }
+        let logits = last_logits(model, (&input, &masks), &pass, &mut self.caches)?;
+        let mut from: Vec<i64> = vec![0; places.len()];
+        for (row, place) in (0..).zip(places) {
+            from[place] = row;
+        }
+        Ok(logits.f_index_select(0, &to_device(&from, &[from.len() as i64], logits.device())?)?)
     }
 
     /// The logits `[B, V]` behind the last token of each running text.
@@ -269,18 +317,14 @@ impl<'a> Batch<'a> {
         last_logits(model, (&input, &Masks::default()), &pass, &mut self.caches)
     }
 
-    /// Adds the token that the logits `[B, V]` lead to, to each text in these slots; the texts that end
-    /// leave.
-    fn grow(
-        &mut self,
-        slots: std::ops::Range<usize>,
-        logits: &Tensor,
-        watch: &mut dyn Watch,
-    ) -> Result<()> {
-        let texts = &mut self.running[slots.clone()];
-        let choices = self.chooser.choose(logits, texts.iter_mut().map(Running::drawing))?;
+    /// Adds the token that the logits `[n, V]` lead to, to each text in these slots, given from the first
+    /// on; the texts that end leave.
+    fn grow(&mut self, slots: &[usize], logits: &Tensor, watch: &mut dyn Watch) -> Result<()> {
+        let running = self.running.iter_mut().enumerate();
+        let texts = running.filter(|(slot, _)| slots.contains(slot));
+        let choices = self.chooser.choose(logits, texts.map(|(_, text)| text.drawing()))?;
         let mut ends = Vec::new();
-        for (slot, choice) in slots.zip(choices) {
+        for (&slot, choice) in slots.iter().zip(choices) {
             if let Some(reason) = self.add(slot, &choice, watch)? {
                 ends.push((slot, reason));
             }
@@ -349,6 +393,11 @@ impl Ended {
 }
 
 impl Running {
+    /// The tokens that a pass over the whole text reads: the encoder's, if there is one.
+    fn whole(&self) -> &[i64] {
+        self.encoder.as_deref().unwrap_or(&self.tokens)
+    }
+
     fn drawing(&mut self) -> (&[i64], usize, &mut ChaCha8Rng) {
         (&self.tokens, self.tokens.len() - self.start, &mut self.rng)
     }
@@ -364,7 +413,11 @@ fn last_logits(
     let logits =
         model.infer(input, masks, Inference { objective: None, caches, last_only: true })?;
     let tokens = logits.size()[1];
-    Ok(logits.f_select(1, tokens - 1)?)
+    match pass {
+        // Each position is the last one of a text.
+        CachePass::Prefill(texts) if texts.len() > 1 => Ok(logits.f_squeeze_dim(0)?),
+        _ => Ok(logits.f_select(1, tokens - 1)?),
+    }
 }
 
 #[cfg(test)]
@@ -434,7 +487,7 @@ mod tests {
     fn a_text_is_the_same_alone_and_beside_any_others() {
         let model = model(64);
         let texts: Vec<Vec<i64>> =
-            (0..7).map(|i| (0..1 + 3 * i).map(|j| (5 * i + 7 * j) % 31).collect()).collect();
+            (0..7).map(|i| (0..1 + 7 * i).map(|j| (5 * i + 7 * j) % 31).collect()).collect();
         let prompts = prompts(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>());
         for temperature in [0.0, 1.0] {
             let of = |prompts: &[Prompt], batch_size| {
@@ -452,6 +505,38 @@ mod tests {
                 alone.iter().map(|ended| ended.tokens.len()).collect();
             assert!(temperature == 0.0 || lengths.len() > 2, "{lengths:?}");
         }
+    }
+
+    /// Passes are counted by the question before each; the last one finds nothing to do.
+    #[test]
+    fn prompts_enter_in_one_pass_up_to_its_rows() {
+        #[derive(Default)]
+        struct Passes(std::cell::Cell<usize>);
+        impl Watch for Passes {
+            fn token(&mut self, _: usize, _: i64) -> Result<bool> {
+                Ok(true)
+            }
+
+            fn ended(&mut self, _: usize, _: &Ended) -> Result<()> {
+                Ok(())
+            }
+
+            fn must_stop(&self) -> bool {
+                self.0.set(self.0.get() + 1);
+                false
+            }
+        }
+        let model = model(512);
+        let passes = |lengths: &[usize]| {
+            let texts: Vec<Vec<i64>> = lengths.iter().map(|&length| vec![1; length]).collect();
+            let prompts = prompts(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>());
+            let mut watch = Passes::default();
+            generate(&model, &prompts, &greedy(1), &[], &mut watch).unwrap();
+            watch.0.get() - 1
+        };
+        assert_eq!(passes(&[5, 80, 1, 200]), 1);
+        assert_eq!(passes(&[200, MOST_ROWS - 200, 1]), 2);
+        assert_eq!(passes(&[MOST_ROWS - 1, 2, 3]), 2);
     }
 
     #[test]

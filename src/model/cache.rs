@@ -1,7 +1,7 @@
 //! Keys and values of texts that are being generated: a slot of memory for each text.
 //!
-//! A text enters a slot whole (*prefill*, one row), and then all running texts grow together by one
-//! token a pass (*decode*). Their lengths differ, so that nothing is padded.
+//! Texts enter their slots whole (*prefill*, one row of texts one after another), and then all running
+//! texts grow together by one token a pass (*decode*). Their lengths differ, so that nothing is padded.
 
 use crate::{
     bridge::decode::attend,
@@ -12,8 +12,9 @@ use crate::{
 /// How a pass uses the caches.
 #[derive(Debug)]
 pub enum CachePass {
-    /// The one row is a text from its start, whose keys and values are kept in this slot.
-    Prefill(i64),
+    /// The one row is texts from their start, one after another, whose keys and values are kept in these
+    /// slots. Of several texts the masks have the lengths, as documents.
+    Prefill(Vec<i64>),
     /// Each row is the next token of a text: row `i` of that in slot `i`.
     Decode(DecodeRows),
 }

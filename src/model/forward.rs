@@ -4,12 +4,10 @@ use super::{
     Adapter, CachePass, Context, Direction, Flow, LayerCache, Masks, Model, ModelLayer, Objective,
 };
 use crate::{
+    bridge::decode::FEW_ROWS,
     error::{Code, Error, Result},
     tensor::{Kind, Tensor, guard, no_grad},
 };
-
-/// Rows up to which a product is bound by the memory of its matrix.
-const FEW_ROWS: usize = 32;
 
 /// The inputs of a forward pass without gradients, beside token ids.
 #[derive(Debug, Default)]
@@ -76,7 +74,7 @@ impl Model {
             let resumes = matches!(caches, Some((CachePass::Decode(_), _)));
             // A magnitude is for the length of the whole matrix's rows.
             let reads_matrices = self.adapter().is_some_and(Adapter::use_dora);
-            let few_rows = resumes && input_ids.numel() <= FEW_ROWS && !reads_matrices;
+            let few_rows = resumes && input_ids.numel() as i64 <= FEW_ROWS && !reads_matrices;
             let first = if resumes { self.first_of_decoder() } else { 0 };
             let (pipeline, end) = (self.pipeline(), self.all_layers().len());
             let here = |layer: &&ModelLayer| layer.number >= first;

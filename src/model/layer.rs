@@ -91,6 +91,17 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The tokens of each text, in a pass that puts several texts into their slots and has `tokens`
+    /// in all: whole texts, or the first token of each behind an encoder.
+    pub fn texts(&self, tokens: i64) -> Option<Vec<i64>> {
+        let Some((CachePass::Prefill(_), _)) = self.cache else { return None };
+        let lengths = self.masks.documents()?.lengths().first()?;
+        match lengths.iter().sum::<i64>() == tokens {
+            true => Some(lengths.clone()),
+            false => Some(vec![1; tokens as usize]),
+        }
+    }
+
     /// Without dropout, loss and cache.
     pub fn new(masks: &'a Masks) -> Self {
         let (objective, cache, recorder, sparse) = (None, None, None, None);

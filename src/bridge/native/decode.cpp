@@ -264,15 +264,14 @@ void attend_rows(const at::Tensor& query, const at::Tensor& keys, const at::Tens
 
 extern "C" {
 
-// x @ matrix + bias of a few rows, in *out; null where libtorch's product is to be taken. The matrix
-// is [outputs, inputs] or, by_inputs, [inputs, outputs]; bias may be null.
-int dsr_few_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool by_inputs,
-                 at::Tensor** out) {
+// x @ matrix + bias, each row as it is alone, in *out; null where libtorch's product is to be taken. The
+// matrix is [outputs, inputs] or, by_inputs, [inputs, outputs]; bias may be null.
+int dsr_separate_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool by_inputs,
+                      at::Tensor** out) {
   TRY(
-    constexpr int64_t kMostRows = 32;
     *out = nullptr;
     const bool is_ours = !at::GradMode::is_enabled() && is_plain(*x) && is_plain(*matrix) &&
-                         (!bias || is_plain(*bias)) && x->dim() == 2 && x->size(0) <= kMostRows;
+                         (!bias || is_plain(*bias)) && x->dim() == 2;
     if (is_ours) {
       const int64_t rows = x->size(0), outputs = matrix->size(by_inputs ? 1 : 0);
       auto y = at::empty({rows, outputs}, x->options());

@@ -6,10 +6,10 @@ use super::{Linear, Norm, Rotary};
 use crate::{
     error::{Code, Error, Result},
     model::{
-        cache::{CachePass, DecodeRows, LayerCache},
+        cache::{DecodeRows, LayerCache},
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::{AttentionFacts, Context},
-        masks::{Documents, Masks, alibi_of_keys, alibi_slopes},
+        masks::{Masks, alibi_of_keys, alibi_slopes},
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
@@ -159,23 +159,16 @@ impl Attention {
     ) -> Result<Tensor> {
         let (q, k, v) = self.heads(p, x, encoded, context)?;
         if let Some(documents) = context.masks.documents() {
-            return self.of_documents(p, (q, k, v), documents, context);
+            return match context.texts(q.size()[1]) {
+                Some(texts) => self.of_texts(p, (q, k, v), (&texts, bias), context),
+                None => self.of_documents(p, (q, k, v), documents, context),
+            };
         }
-        let (q, k) = self.placed(p, q, k, context)?;
-        let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
-        if let Some((CachePass::Prefill(slot), cache)) = &mut context.cache {
-            let slot = *slot;
-            match &self.projections {
-                Projections::Cross(..) => cache.cross.fill(slot, (&k, &v), None)?,
-                _ if self.is_causal => cache.own.fill(slot, (&k, &v), self.window)?,
-                _ => {}
-            }
-        }
-        self.attend_tokens(p, (&q, &k, &v), (bias, context.masks), context)
+        self.of_text(p, 0, (q, k, v), (bias, context.masks), context)
     }
 
     /// The attention of the tokens of rows to each other, of all or of those in the blocks that they see.
-    fn attend_tokens(
+    pub(super) fn attend_tokens(
         &self,
         p: &Params<'_>,
         (q, k, v): (&Tensor, &Tensor, &Tensor),
@@ -235,33 +228,7 @@ impl Attention {
         )?)
     }
 
-    /// The attention of rows of several texts, text by text: no mask of all tokens is made, and none of a
-    /// text sees another. Positions begin anew in each.
-    fn of_documents(
-        &self,
-        p: &Params<'_>,
-        (q, k, v): (Tensor, Tensor, Tensor),
-        documents: &Documents,
-        context: &Context<'_>,
-    ) -> Result<Tensor> {
-        let mut rows = Vec::new();
-        for (row, lengths) in (0..).zip(documents.lengths()) {
-            let texts = |x: &Tensor| -> Result<Vec<Tensor>> {
-                Ok(x.f_narrow(0, row, 1)?.f_split_with_sizes(&lengths[..], 1)?)
-            };
-            let mut made = Vec::new();
-            for ((q, k), v) in texts(&q)?.into_iter().zip(texts(&k)?).zip(texts(&v)?) {
-                let (q, k) = self.placed(p, q, k, context)?;
-                let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
-                let of_text = (None, documents.masks());
-                made.push(self.attend_tokens(p, (&q, &k, &v), of_text, context)?);
-            }
-            rows.push(Tensor::f_cat(&made, 2)?);
-        }
-        Ok(Tensor::f_cat(&rows, 0)?)
-    }
-
-    /// The same for the next token of each text, `[B, H, 1, D]`, which sees what the cache has.
+    /// The attention of the next token of each text, `[B, H, 1, D]`, which sees what the cache has.
     fn of_next_tokens(
         &self,
         p: &Params<'_>,
@@ -341,7 +308,7 @@ impl Attention {
     }
 
     /// Queries and keys with their norms and positions.
-    fn placed(
+    pub(super) fn placed(
         &self,
         p: &Params<'_>,
         mut q: Tensor,

@@ -114,7 +114,10 @@ impl Branch {
 impl Layer for Block {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Activations)?;
-        let of_tokens = (flow.hidden.size()[1], flow.hidden.device());
+        let tokens = flow.hidden.size()[1];
+        // A bias by distance is that of the longest text, of which each has the first part.
+        let longest = context.texts(tokens).and_then(|texts| texts.into_iter().max());
+        let of_tokens = (longest.unwrap_or(tokens), flow.hidden.device());
         let bias = |bias: &RelativeBias| match context.decode_rows() {
             None => bias.bias(params, of_tokens, context),
             Some(rows) => bias.bias_of_rows(params, rows),

@@ -58,11 +58,13 @@ pub(super) fn gated(activation: Activation, gate: &Tensor, up: &Tensor) -> Resul
 /// The vectors that kernels take at a time have this many elements, or a divisor of it.
 const VECTORS: i64 = 64;
 
-/// A function of each element on the rows of `inputs` `[B, T, C]`, each row alone where its elements
-/// are no whole vectors: kernels compute the last elements of a tensor by other instructions, so that
-/// a row would depend on those behind it.
-pub(super) fn row_by_row(
+/// A function of each element on parts of `inputs` `[B, T, C]`, which have these `lengths` along
+/// dimension `dim`, each part alone where its elements are no whole vectors: kernels compute the last
+/// elements of a tensor by other instructions, so that a part would depend on those behind it.
+pub(super) fn each_alone(
     inputs: &[&Tensor],
+    dim: i64,
+    lengths: &[i64],
     work: impl Fn(&[Tensor]) -> Result<Tensor>,
 ) -> Result<Tensor> {
     let width = inputs[0].size().last().copied().unwrap_or(0);
@@ -70,12 +72,15 @@ pub(super) fn row_by_row(
     if width % VECTORS == 0 || inputs[0].device() != Device::Cpu {
         return work(&whole);
     }
-    let row = |i| {
-        let part = |x: &Tensor| Ok(x.f_narrow(0, i, 1)?);
-        work(&whole.iter().map(part).collect::<Result<Vec<_>>>()?)
+    let mut from = 0;
+    let alone = |&length: &i64| {
+        let part = |x: &Tensor| Ok(x.f_narrow(dim, from, length)?);
+        let parts = whole.iter().map(part).collect::<Result<Vec<_>>>()?;
+        from += length;
+        work(&parts)
     };
-    let rows: Vec<Tensor> = (0..inputs[0].size()[0]).map(row).collect::<Result<_>>()?;
-    Ok(Tensor::f_cat(&rows, 0)?)
+    let made: Vec<Tensor> = lengths.iter().map(alone).collect::<Result<_>>()?;
+    Ok(Tensor::f_cat(&made, dim)?)
 }
 
 #[cfg(test)]

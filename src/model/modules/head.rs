@@ -52,7 +52,7 @@ impl Head {
     /// The input of the projection for hidden states `[B, T, C]`.
     fn hidden(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
         let mut x = match context.last_only {
-            true => x.f_narrow(1, x.size()[1] - 1, 1)?,
+            true => last_of_texts(x, context)?,
             false => x.shallow_clone(),
         };
         if let Some(norm) = &self.norm {
@@ -88,6 +88,18 @@ impl Head {
         let made = work.matrix_gradient_bytes(vocab * width);
         3 * hidden + statistics + rows * row * formats + made
     }
+}
+
+/// The last position of each row, or of each text of the one row, of `x` `[B, T, C]`.
+fn last_of_texts(x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+    let tokens = x.size()[1];
+    let Some(texts) = context.texts(tokens) else { return Ok(x.f_narrow(1, tokens - 1, 1)?) };
+    let ends = texts.iter().scan(-1, |end, length| {
+        *end += length;
+        Some(*end)
+    });
+    let ends = Tensor::f_from_slice(&ends.collect::<Vec<i64>>())?.f_to_device(x.device())?;
+    Ok(x.f_index_select(1, &ends)?)
 }
 
 impl Layer for Head {

@@ -9,11 +9,7 @@ use std::rc::Rc;
 
 use super::lora::Branch;
 use crate::{
-    bridge::{
-        autograd::own_gradients,
-        decode::{Matrix, few_rows},
-        ops::product,
-    },
+    bridge::{autograd::own_gradients, decode::Matrix, ops::product, texts::product_of_texts},
     error::{Code, Error, Result},
     model::{
         codes::Codes,
@@ -109,7 +105,7 @@ impl Linear {
             let mut size = x.size();
             let width = size.pop().unwrap_or(1);
             let flat = x.f_reshape([-1, width])?;
-            let weights = self.weights(p, &flat, context.train);
+            let weights = self.weights(p, &flat, context);
             let weights = Weights { bias: None, bias_sink: None, ..weights };
             let product = outputs([&weights], &flat, p.has_sink())?.swap_remove(0);
             size.push(-1);
@@ -148,7 +144,7 @@ impl Linear {
             let mut size = x.size();
             let width = size.pop().unwrap_or(1);
             let flat = x.f_reshape([-1, width])?;
-            let weights = layers.map(|layer| layer.weights(p, &flat, context.train));
+            let weights = layers.map(|layer| layer.weights(p, &flat, context));
             let outputs = if weights.iter().any(Weights::has_magnitude) {
                 let one = |layer: &Weights| layer.with_magnitude(&flat, p.has_sink());
                 weights.iter().map(one).collect::<Result<_>>()?
@@ -164,16 +160,19 @@ impl Linear {
         })
     }
 
-    fn weights(&self, p: &Params<'_>, x: &Tensor, trains: bool) -> Weights {
+    /// Its parameters in a pass, for the input `[n, in]`.
+    fn weights(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Weights {
         let sink = |id: ParamId| p.sink(id);
+        let texts = context.texts(x.size()[0]).map(Rc::from);
         Weights {
+            texts,
             weight: p.tensor(self.weight).shallow_clone(),
             codes: p.codes(self.weight),
             outputs: self.outputs,
             bias: self.bias.map(|bias| p.tensor(bias).shallow_clone()),
             weight_sink: sink(self.weight),
             bias_sink: self.bias.and_then(sink),
-            branch: p.lora(self.weight).map(|lora| Branch::new(lora, x, trains)),
+            branch: p.lora(self.weight).map(|lora| Branch::new(lora, x, context.train)),
             is_conv1d: self.is_conv1d,
         }
     }
@@ -214,6 +213,8 @@ impl Linear {
 
 /// The parameters of one layer, for its forward and its backward pass.
 struct Weights {
+    /// The rows of each text of the input, where they are several.
+    texts: Option<Rc<[i64]>>,
     /// Without its values where there are codes.
     weight: Tensor,
     codes: Option<(Rc<Codes>, usize)>,
@@ -239,7 +240,7 @@ impl Weights {
             None => self.multiplied(x)?,
         };
         match &self.branch {
-            Some(branch) => branch.added(&y, x),
+            Some(branch) => branch.added(&y, x, self.texts.as_deref()),
             None => Ok(y),
         }
     }
@@ -249,10 +250,7 @@ impl Weights {
             true => Matrix::ByInputs(&self.weight),
             false => Matrix::ByOutputs(&self.weight),
         };
-        match few_rows(x, stored, self.bias.as_ref())? {
-            Some(y) => Ok(y),
-            None => self.product(x),
-        }
+        product_of_texts(x, stored, self.bias.as_ref(), self.texts.as_deref())
     }
 
     fn has_magnitude(&self) -> bool {
@@ -402,6 +400,7 @@ impl Weights {
 
     fn shallow_clone(&self) -> Self {
         Self {
+            texts: self.texts.clone(),
             weight: self.weight.shallow_clone(),
             codes: self.codes.clone(),
             outputs: self.outputs,

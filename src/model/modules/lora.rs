@@ -6,10 +6,7 @@
 //! taken as constants, as in the paper's section 4.3.
 
 use crate::{
-    bridge::{
-        decode::{Matrix, few_rows},
-        ops::product,
-    },
+    bridge::{decode::Matrix, ops::product, texts::product_of_texts},
     error::Result,
     model::{adapters::Lora, params::LoraParam},
     tensor::{Kind, Tensor, no_grad},
@@ -105,15 +102,12 @@ impl Branch {
         }
     }
 
-    /// `y` with its product outside of a training, or where autograd makes the gradients.
-    pub(super) fn added(&self, y: &Tensor, x: &Tensor) -> Result<Tensor> {
+    /// `y` with its product outside of a training, or where autograd makes the gradients; `texts` are
+    /// the rows of each text, where they are several.
+    pub(super) fn added(&self, y: &Tensor, x: &Tensor, texts: Option<&[i64]>) -> Result<Tensor> {
         let x = self.dropped().unwrap_or(x);
-        let times = |x: &Tensor, matrix: &Tensor| -> Result<Tensor> {
-            match few_rows(x, Matrix::ByOutputs(matrix), None)? {
-                Some(y) => Ok(y),
-                None => Ok(x.f_mm(&matrix.f_tr()?)?),
-            }
-        };
+        let times =
+            |x: &Tensor, matrix| product_of_texts(x, Matrix::ByOutputs(matrix), None, texts);
         let [a, b] = self.tensors();
         let inner = times(x, a)?.f_mul_scalar(self.lora.scaling)?;
         Ok(y.f_add(&times(&inner, b)?)?)

@@ -3,7 +3,7 @@
 
 use super::{
     Activation, Linear, dropout,
-    gated::{gated, row_by_row},
+    gated::{each_alone, gated},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -79,9 +79,11 @@ impl Mlp {
         let activate = |inputs: &[&Tensor], work: fn(Activation, &[Tensor]) -> Result<Tensor>| {
             record(context.recorder, "act", || {
                 let work = |inputs: &[Tensor]| work(self.activation, inputs);
-                match context.decode_rows() {
-                    None => work(&inputs.iter().map(|x| x.shallow_clone()).collect::<Vec<_>>()),
-                    Some(_) => row_by_row(inputs, work),
+                let size = inputs[0].size();
+                match (context.decode_rows(), context.texts(size[1])) {
+                    (Some(_), _) => each_alone(inputs, 0, &vec![1; size[0] as usize], work),
+                    (None, Some(texts)) => each_alone(inputs, 1, &texts, work),
+                    _ => work(&inputs.iter().map(|x| x.shallow_clone()).collect::<Vec<_>>()),
                 }
             })
         };

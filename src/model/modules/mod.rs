@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod attention_of_texts;
 mod block;
 mod embedding;
 mod gated;
