@@ -15,7 +15,7 @@ use arrow::{
 use dsr::{
     data::{
         Batch, DataSource, Dataset, DatasetFiles, Loader, LoaderOptions, OpenOptions, Padding, Row,
-        SampleBy, SourceName, TokenizeOptions, Tokenizer,
+        SampleBy, SourceName, TokenizeOptions, Tokenizer, TokenizerTraining,
     },
     error::{Code, Error, Result},
 };

@@ -84,15 +84,17 @@ impl Tokenizer {
     }
 }
 
-/// Counts in a thread, with the library's own on all cores, what this thread reads.
+/// Counts in threads of a pool of its own what this thread reads: those that wait for texts would hold the
+/// threads that files are read with.
 fn learn(dataset: &Dataset, field: &str, mut trainer: TrainerWrapper) -> Result<Inner> {
     let mut inner = Inner::new(BPE::default());
     inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
     inner.with_decoder(Some(ByteLevel::default()));
+    let pool = rayon::ThreadPoolBuilder::new().build().map_err(|e| failed(e.into()))?;
     let (sender, texts) = sync_channel::<String>(READY);
     thread::scope(|scope| {
         let learning = scope.spawn(move || {
-            catch(|| inner.train(&mut trainer, texts.into_iter()).map(drop))
+            catch(|| pool.install(|| inner.train(&mut trainer, texts.into_iter()).map(drop)))
                 .unwrap_or_else(|words| Err(words.into()))
                 .map(|()| inner)
         });

@@ -124,3 +124,14 @@ fn merges_of_two_files_that_do_not_fit_are_errors() {
         assert_eq!(e.code(), Code::Tokenizer, "{vocab} {merges}: {e}");
     }
 }
+
+/// Files are read on all cores, and so are their words counted: neither waits for the other's.
+#[test]
+fn a_tokenizer_learns_from_more_rows_than_are_read_at_once() {
+    let row = |i: usize| format!("{{\"text\": \"row {i} of many\"}}\n");
+    let dir = dir(&[("rows.jsonl", &(0..8000).map(row).collect::<String>())]);
+    let rows = open(&dir, "rows.jsonl").unwrap();
+    let training = TokenizerTraining { vocab_size: 300, ..TokenizerTraining::default() };
+    let tokenizer = Tokenizer::train(&rows, &training).unwrap();
+    assert_eq!(tokenizer.vocab_size(), 300);
+}
