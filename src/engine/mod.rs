@@ -49,6 +49,7 @@ mod state;
 mod state_file;
 mod state_tensors;
 mod step;
+mod step_memory;
 mod stop;
 mod timers;
 mod totals;

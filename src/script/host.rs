@@ -163,6 +163,19 @@ impl Host {
         if self.planning.is_some() { Err(needs_weights(name)) } else { Ok(()) }
     }
 
+    /// Refuses to train under `--dry-run` what is no run, as it would be trained to the end, and is not
+    /// undone (`is_undone`).
+    pub(crate) fn check_tried(&self, is_undone: bool) -> Result<()> {
+        if !self.run.is_trial || is_undone || self.run_is_active.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let message = "--dry-run tries a run, and the recipe trains without one";
+        Err(Error::new(Code::CallOrder, message).hint(
+            "make the steps between `start_run(engine, loader, #{ ... })` and `run.finish()`, or leave \
+             --dry-run out",
+        ))
+    }
+
     /// Whether the user asked to stop.
     pub fn interrupted(&self) -> bool {
         self.interrupt.requested()

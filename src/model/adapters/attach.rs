@@ -5,8 +5,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use super::{
     Attached, Lora, PREFIX, Part,
     config::{Adapter, AdapterConfig, LoraOptions},
-    files::no_adapter,
-    is_of_adapter,
+    is_of_adapter, no_adapter,
     targets::{Own, is_within, matrices, no_module, own_params},
 };
 use crate::{

@@ -6,7 +6,7 @@ use super::{
     Attached, PREFIX, Part,
     attach::{added, names, saved},
     config::AdapterConfig,
-    is_of_adapter,
+    is_of_adapter, no_adapter,
     targets::own_params,
 };
 use crate::{
@@ -118,12 +118,6 @@ impl Model {
         let (entries, fetch) = self.brought(is_of_adapter);
         safetensors::write(path, entries, fetch)
     }
-}
-
-/// The error of a model without an adapter.
-pub(super) fn no_adapter() -> Error {
-    Error::new(Code::CallOrder, "the model has no adapter")
-        .hint("give it one with `model.lora(#{ ... })` or `model.load_adapter(dir)`")
 }
 
 /// Refuses a file whose tensors are not exactly the expected ones.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::{Attached, Part, files::no_adapter};
+use super::{Attached, Part, no_adapter};
 use crate::{
     error::{Error, Result},
     model::{Gathered, Model, Origin, ParamPlace, trainable::Regroup},

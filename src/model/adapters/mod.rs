@@ -20,10 +20,18 @@ pub use self::{
     files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_WEIGHTS},
 };
 
+use crate::error::{Code, Error};
+
 /// The start of the names of an adapter's parameters, in its files too.
 const PREFIX: &str = "base_model.model.";
 
 /// Whether a parameter of this name is an adapter's.
 pub fn is_of_adapter(name: &str) -> bool {
     name.starts_with(PREFIX)
+}
+
+/// The error of a model without an adapter.
+fn no_adapter() -> Error {
+    Error::new(Code::CallOrder, "the model has no adapter")
+        .hint("give it one with `model.lora(#{ ... })` or `model.load_adapter(dir)`")
 }

@@ -1,6 +1,6 @@
 //! `Engine` in scripts: DeepSpeed's three lines, forward, backward, step, and what goes with them.
 
-use std::{rc::Rc, sync::atomic::Ordering};
+use std::rc::Rc;
 
 use rhai::{Map, plugin::*};
 
@@ -17,7 +17,7 @@ use crate::{
     config::{EngineConfig, optimizer::StateDtype, options::option_table},
     dist::Mesh,
     engine::{self, MemoryUse, StepOutcome, fitting::fit_batch},
-    error::{Code, Error, Result},
+    error::Result,
     recipe::{
         error::{ScriptResult, interruption},
         options::{self, Handed},
@@ -127,7 +127,7 @@ pub mod api {
     #[rhai_fn(return_raw, pure)]
     pub fn step(ctx: NativeCallContext, engine: &mut Engine) -> ScriptResult<bool> {
         let host = host::of(&ctx)?;
-        super::check_tried(&host, &*engine.read()?)?;
+        host.check_tried(engine.read()?.is_trial())?;
         let is_done = engine.write()?.step()?;
         if is_done && let Some(feed) = &host.feed {
             feed.step_done();
@@ -362,22 +362,13 @@ pub(super) fn train_batch(
     engine: &Engine,
     loader: &Loader,
 ) -> Result<Option<StepOutcome>> {
-    check_tried(host, &*engine.read()?)?;
+    host.check_tried(engine.read()?.is_trial())?;
     let mut next = || loader.write()?.next_batch();
     let outcome = engine.write()?.train_batch(&mut next, &mut host.feed.as_deref());
     if outcome.is_err() {
         loader::loop_left(loader);
     }
     outcome
-}
-
-/// Refuses to train under `--dry-run` what is no run: it would be trained to the end.
-fn check_tried(host: &Host, engine: &engine::Engine) -> Result<()> {
-    if !host.run.is_trial || host.run_is_active.load(Ordering::Relaxed) || engine.is_trial() {
-        return Ok(());
-    }
-    Err(Error::new(Code::CallOrder, "--dry-run tries a run, and the recipe trains without one")
-        .hint("make the steps between `start_run(engine, loader, #{ ... })` and `run.finish()`, or leave --dry-run out"))
 }
 
 fn mesh_map(mesh: &Mesh) -> Map {

@@ -96,7 +96,7 @@ pub mod api {
     /// Gives the tokenizer another template of conversations.
     ///
     /// ```rhai
-    /// tok.chat_template = read_text("chat_template.jinja");
+    /// tok.chat_template = "{{ messages[0].content }}";
     /// ```
     #[rhai_fn(set = "chat_template")]
     pub fn set_chat_template(tokenizer: &mut Tokenizer, source: &str) {
