@@ -294,6 +294,33 @@ fn a_checkpoint_of_another_base_is_refused() {
     assert!(e.to_string().contains("is of an adapter of another base"), "{e}");
 }
 
+/// An adapter's two files say the same, as peft holds too.
+#[test]
+fn settings_that_its_tensors_contradict_are_refused() {
+    let written = golden("adapters/llama-all.init");
+    let dir = tempfile::tempdir().unwrap();
+    fs::copy(
+        written.join("adapter_model.safetensors"),
+        dir.path().join("adapter_model.safetensors"),
+    )
+    .unwrap();
+    let text = fs::read_to_string(written.join("adapter_config.json")).unwrap();
+    let config: Value = serde_json::from_str(&text).unwrap();
+    let with = |key: &str, value: Value| {
+        let mut config = config.clone();
+        config[key] = value;
+        fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
+        base("llama-all").load_adapter(dir.path())
+    };
+    let (rank, dropout) = (config["r"].as_i64().unwrap(), config["lora_dropout"].clone());
+    with("r", rank.into()).unwrap();
+    let e = with("r", (2 * rank).into()).unwrap_err();
+    assert!(e.message().contains(&format!("has rank {rank}")), "{e}");
+    let e = with("lora_dropout", 2.0.into()).unwrap_err();
+    assert!(e.message().contains("lora_dropout must be"), "{e}");
+    with("lora_dropout", dropout).unwrap();
+}
+
 fn config_of_one() -> EngineConfig {
     config(1, 1)
 }

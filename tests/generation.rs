@@ -191,7 +191,9 @@ fn an_adapter_is_a_model_with_the_base_that_it_names() {
     let of_run = generate(&["runs/a"]);
     assert_eq!(of_run, generate(&["model", "--adapter", "runs/a", "--quantize", "nf4"]));
     assert_eq!(of_run, generate(&["runs/a/checkpoints/step-00000002"]));
-    assert_eq!(of_run, generate(&["runs/a/checkpoints/best"]));
+    for mark in ["best", "latest"] {
+        assert_eq!(of_run, generate(&[&format!("runs/a/checkpoints/{mark}")]));
+    }
     assert_ne!(of_run, generate(&["model", "--quantize", "nf4"]));
     assert_eq!(generate(&["adapter"]), generate(&["model", "--adapter", "adapter"]));
 

@@ -13,4 +13,4 @@
 pub mod manifest;
 mod store;
 
-pub use store::{BEST, Retention, Saved, Store};
+pub use store::{BEST, LATEST, Retention, Saved, Store};

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// The file that names the latest checkpoint, as in DeepSpeed.
-const LATEST: &str = "latest";
+pub const LATEST: &str = "latest";
 /// The file that names the checkpoint that stays because it is the best.
 pub const BEST: &str = "best";
 /// Where a run keeps its store.
@@ -241,17 +241,22 @@ impl Store {
         })
     }
 
-    /// The checkpoint that a path means: itself, the best of a store, which its file `best` names, or the
-    /// latest of a store or of a run's directory.
+    /// The checkpoint that a path means: itself, the one that a store's file `best` or `latest` names, or
+    /// the latest of a store or of a run's directory.
     /// It is not verified yet.
     pub fn resolve(path: impl Into<Place>) -> Result<Place> {
         let path = path.into();
-        if path.name() == Some(BEST)
-            && path.is_file()
-            && let Some(store) = path.parent()
-            && let Some(best) = Self::open(store).best()?
-        {
-            return Ok(path.beside(best.path));
+        if let Some(store) = path.parent().filter(|_| path.is_file()) {
+            let store = Self::open(store);
+            match path.name() {
+                Some(BEST) => {
+                    if let Some(best) = store.best()? {
+                        return Ok(path.beside(best.path));
+                    }
+                }
+                Some(LATEST) => return Ok(path.beside(store.latest()?)),
+                _ => {}
+            }
         }
         if path.join(manifest::FILE_NAME).exists() {
             return Ok(path);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::{
-    checkpoint::{BEST, Store},
+    checkpoint::{BEST, LATEST, Store},
     config::Quantization,
     data::DataSource,
     engine::adapter_base,
@@ -43,8 +43,10 @@ impl ModelFiles {
         let dir = match DataSource::from(model) {
             DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES)
                 .map_err(|e| e.hint(format!("there is no directory {model} here either")))?,
-            // The mark of a run's best checkpoint is a file.
-            DataSource::Path(place, _) if place.is_dir() || place.name() == Some(BEST) => {
+            // The marks of a run's checkpoints are files.
+            DataSource::Path(place, _)
+                if place.is_dir() || matches!(place.name(), Some(BEST | LATEST)) =>
+            {
                 inner(place.path(), CONFIG)?
             }
             _ => return Err(no_model(model)),

@@ -104,9 +104,13 @@ fn values_of(name: &str, text: &str, kind: Option<&str>) -> Result<Vec<String>> 
         }
     }
     for (i, value) in values.iter().enumerate() {
-        let is_same = |other: &String| match (other.parse::<f64>(), value.parse::<f64>()) {
+        // Whole numbers have more digits than a float.
+        let is_same = |other: &String| match (other.parse::<i64>(), value.parse::<i64>()) {
             (Ok(other), Ok(value)) if is_number => other == value,
-            _ => other == value,
+            _ => match (other.parse::<f64>(), value.parse::<f64>()) {
+                (Ok(other), Ok(value)) if is_number => other == value,
+                _ => other == value,
+            },
         };
         if values[..i].iter().any(is_same) {
             bail!(Code::Usage, "parameter `{name}` has the value {value} twice");
@@ -214,6 +218,10 @@ mod tests {
             (&["lr=1,,2"], "`-p lr=1,,2` has an empty value"),
             (&["lr=1", "lr=2"], "parameter `lr` is given twice"),
             (&["seed=1,1"], "parameter `seed` has the value 1 twice"),
+            (
+                &["seed=9007199254740992,9007199254740993,9007199254740993"],
+                "parameter `seed` has the value 9007199254740993 twice",
+            ),
             (&["lr=1e-3,0.001"], "parameter `lr` has the value 0.001 twice"),
             (&["seed=3..1"], "the range 3..1 of `seed` is empty"),
             (&["seed=1..2000"], "the sweep would have more than 1000 runs"),

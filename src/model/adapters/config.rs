@@ -197,6 +197,10 @@ impl AdapterConfig {
                 faults.push(format!("{key} must be a number, found {}", shown(key)));
             }
         }
+        let dropout = self.get("lora_dropout");
+        if !dropout.is_null() && dropout.as_f64().is_none_or(|p| !(0.0..1.0).contains(&p)) {
+            faults.push(format!("lora_dropout must be from 0 to below 1, found {dropout}"));
+        }
         let mine = ["use_dora", "use_rslora"];
         let others = self
             .json
@@ -214,6 +218,13 @@ impl AdapterConfig {
             }
         }
         faults
+    }
+
+    /// Whether a matrix of this rank is what `r` or `rank_pattern` say.
+    pub(super) fn has_rank(&self, rank: i64) -> bool {
+        let patterns = self.get("rank_pattern").as_object();
+        let ranks = patterns.into_iter().flat_map(Map::values).chain([self.get("r")]);
+        ranks.filter_map(Value::as_i64).any(|known| known == rank)
     }
 
     fn get(&self, key: &str) -> &Value {

@@ -58,7 +58,17 @@ impl Model {
         for own in params.iter().filter(|own| own.spec.fan_in_out.is_some()) {
             let [a, ..] = names(own.module());
             if weights.contains(&a) {
-                targets.push((own, weights.shape(&a)?.first().copied().unwrap_or(0)));
+                let rank = weights.shape(&a)?.first().copied().unwrap_or(0);
+                if !config.has_rank(rank) {
+                    let message = format!(
+                        "{}: {a} has rank {rank}, which is neither `r` of {ADAPTER_CONFIG} nor in its \
+                         `rank_pattern`",
+                        dir.display()
+                    );
+                    return Err(Error::new(Code::Weights, message)
+                        .hint("the two files are of different adapters"));
+                }
+                targets.push((own, rank));
             }
         }
         let saved = saved(&params, &config.modules_to_save(), self)?;
