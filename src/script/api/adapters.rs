@@ -103,6 +103,7 @@ pub mod api {
     /// Calls a function while the model computes without its adapter, and returns what it returns.
     ///
     /// ```rhai
+    /// model.lora(#{ r: 4 });
     /// let before = model.disable_adapter(|| model.logits(tensor([[1, 2, 3]])));
     /// ```
     // By value, so that the function can use the variable that it is called on.
