@@ -25,7 +25,6 @@ use crate::support::{
     recipe::{Recipe, places},
     stages::{in_16_bits, small_shape, train, trainings, zero},
     tiny::{config, model, rows},
-    unwatched::Unwatched,
 };
 
 fn single() -> Rc<ProcessGroup> {
@@ -193,7 +192,7 @@ fn a_model_on_disk_generates_with_two_layers_in_memory() {
         let sizes = model.units().iter().map(|unit| 4 * unit.numel() as u64);
         let (all, layer) = (sizes.clone().sum::<u64>(), sizes.max().unwrap());
         let engine = Engine::new(model, single(), EngineConfig { zero, ..config(1, 1) }).unwrap();
-        let texts = generate(engine.model(), &prompts, &sampling, &[], &mut Unwatched).unwrap();
+        let texts = generate(engine.model(), &prompts, &sampling, &[], &mut ()).unwrap();
         (texts, all, layer, engine.memory())
     };
     let on_disk = |ahead| ZeroConfig {

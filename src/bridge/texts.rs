@@ -25,7 +25,7 @@ pub(crate) fn product_of_texts(
     match &parts[..] {
         [] => match few_rows(x, matrix, bias)? {
             Some(y) => Ok(y),
-            None => product(x, matrix, bias, None),
+            None => addmm(x, &matrix.by_inputs()?, bias, None),
         },
         [Part { is_few: true, .. }] => few(x),
         parts => {
@@ -35,7 +35,7 @@ pub(crate) fn product_of_texts(
                 let (x, mut y) = (x.f_narrow(0, from, rows)?, y.f_narrow(0, from, rows)?);
                 match is_few {
                     true => y.f_copy_(&few(&x)?)?,
-                    false => drop(product(&x, matrix, bias, Some(&y))?),
+                    false => drop(addmm(&x, &matrix.by_inputs()?, bias, Some(&y))?),
                 };
             }
             Ok(y)
@@ -43,19 +43,19 @@ pub(crate) fn product_of_texts(
     }
 }
 
-/// libtorch's product, in `out` where that is given.
-fn product(
+/// `x @ matrix + bias` by libtorch's product, in `out` where that is given; the matrix is
+/// `[inputs, outputs]`.
+pub(crate) fn addmm(
     x: &Tensor,
-    matrix: Matrix<'_>,
+    matrix: &Tensor,
     bias: Option<&Tensor>,
     out: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let matrix = matrix.by_inputs()?;
     Ok(match (bias, out) {
-        (Some(bias), None) => bias.f_addmm(x, &matrix)?,
-        (None, None) => x.f_mm(&matrix)?,
-        (Some(bias), Some(out)) => bias.f_addmm_out(out, x, &matrix)?,
-        (None, Some(out)) => x.f_mm_out(out, &matrix)?,
+        (Some(bias), None) => bias.f_addmm(x, matrix)?,
+        (None, None) => x.f_mm(matrix)?,
+        (Some(bias), Some(out)) => bias.f_addmm_out(out, x, matrix)?,
+        (None, Some(out)) => x.f_mm_out(out, matrix)?,
     })
 }
 

@@ -35,7 +35,7 @@ pub(super) struct ParameterShards {
     states: RefCell<Vec<GatherState>>,
     /// Elements that may be brought ahead.
     prefetch_bucket_size: u64,
-    /// Where what is brought is counted, also outside of a training.
+    /// The ledger that counts the units that are brought, also outside of a training.
     ledger: OnceCell<Rc<Ledger>>,
 }
 

@@ -228,18 +228,16 @@ impl Engine {
         // All of them before the first update: the host waits for its own, and not for what a device
         // has to do after.
         let scaling = |device| Ok((device, totals.scaling(clipping, device)?));
-        let scalings: Vec<_> = {
-            let devices = self.states.devices().into_iter().rev();
-            devices.map(scaling).collect::<Result<_>>()?
-        };
+        let devices = self.states.devices().into_iter().rev();
+        let scalings: Vec<_> = devices.map(scaling).collect::<Result<_>>()?;
+        let missing = || Error::new(Code::Internal, "a device without a scaling");
         self.states.change(|device, units| {
-            let scaling = scalings.iter().find(|(of, _)| *of == device);
-            let scaling = scaling.map(|(_, scaling)| scaling);
+            let (_, scaling) = scalings.iter().find(|(of, _)| *of == device).ok_or_else(missing)?;
             let mut updates = Vec::new();
             for &(i, UnitState { master, state, .. }) in units {
                 updates.push((i, UnitTensors { param: master, grad: &grads[i], state }));
             }
-            optimizer.update(group, &updates, rates, scaling)?;
+            optimizer.update(group, &updates, rates, Some(scaling))?;
             // What is looked at again may not have been applied.
             if !keep {
                 averages.update(units)?;

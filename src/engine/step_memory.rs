@@ -16,7 +16,7 @@ impl Setup {
     /// The memory that a rank of this training needs.
     pub fn plan(&self) -> MemoryPlan {
         let sizes = self.model.units().iter().map(|unit| unit.padded_numel() as u64);
-        let (units, trained) = (sizes.collect(), self.model.trainable_units().len());
+        let units = sizes.collect();
         let codes = |unit: &FlatUnit| {
             let in_use = unit.dequantizing_bytes(self.workload.device);
             unit.quantization().map(|_| CodeBytes { kept: unit.bytes(), in_use })
@@ -25,7 +25,7 @@ impl Setup {
         let layers = self.model.costs(&self.workload).unwrap_or_default();
         let numels = self.model.trainable_units().iter().map(|unit| unit.numel() as u64);
         let goes = self.sharding.optimizer.goes(&numels.collect::<Vec<_>>());
-        StepMemory { setup: self, units, codes, trained, goes, layers }.plan()
+        StepMemory { setup: self, units, codes, goes, layers }.plan()
     }
 }
 
@@ -62,9 +62,7 @@ struct StepMemory<'a> {
     units: Vec<u64>,
     /// Of each unit that is quantized.
     codes: Vec<Option<CodeBytes>>,
-    /// The first so many units are trained.
-    trained: usize,
-    /// Whether the optimizer's state of each of these is elsewhere.
+    /// For each unit that is trained, the first ones, whether the optimizer's state of it is elsewhere.
     goes: Vec<bool>,
     /// Of each layer; none where they are not known.
     layers: Vec<LayerCost>,
@@ -127,7 +125,7 @@ impl StepMemory<'_> {
         };
         let none = HeldBytes::default();
         let step_begins = with((Elements { staying, going }, none));
-        // What is on disk is updated last, when the gradients of the others are gone.
+        // The units on disk are updated last, when the gradients of the others are gone.
         let last = with((Elements { staying: 0, going }, none));
         let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
         let moments = self.moments().into_iter().map(with);
@@ -158,7 +156,7 @@ impl StepMemory<'_> {
     }
 
     fn trained_elements(&self) -> Elements {
-        self.elements(0..self.trained)
+        self.elements(0..self.goes.len())
     }
 
     /// The elements of these units.
@@ -192,7 +190,7 @@ impl StepMemory<'_> {
         let mut made = vec![false; self.units.len()];
         let mut elements = |layer: &ModelLayer| {
             layer.places().all().for_each(|place| made[place.unit] = true);
-            let made = (0..self.trained).filter(|&unit| made[unit]);
+            let made = (0..self.goes.len()).filter(|&unit| made[unit]);
             if accumulates { all } else { self.elements(made) }
         };
         let mut so_far = if accumulates { all } else { Elements::default() };
@@ -220,7 +218,7 @@ impl StepMemory<'_> {
     /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
     /// names, where the projection is.
     fn borrowed_or_own(&self, layer: &ModelLayer) -> Elements {
-        let trained = layer.places().all().filter(|place| place.unit < self.trained);
+        let trained = layer.places().all().filter(|place| place.unit < self.goes.len());
         self.elements(trained.map(|place| place.unit).last().into_iter())
     }
 
@@ -273,7 +271,7 @@ impl StepMemory<'_> {
         match world_size {
             1 => staying * bytes + leaving.min(self.largest_going()) * bytes,
             _ => {
-                let unit = (staying + leaving).min(self.largest(0..self.trained)) * bytes;
+                let unit = (staying + leaving).min(self.largest(0..self.goes.len())) * bytes;
                 (staying * bytes).div_ceil(world_size) + unit
             }
         }
@@ -281,7 +279,7 @@ impl StepMemory<'_> {
 
     /// Elements of the largest unit whose state is elsewhere.
     fn largest_going(&self) -> u64 {
-        self.largest((0..self.trained).filter(|&unit| self.goes[unit]))
+        self.largest((0..self.goes.len()).filter(|&unit| self.goes[unit]))
     }
 
     fn largest(&self, units: impl Iterator<Item = usize>) -> u64 {

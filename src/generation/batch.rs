@@ -65,14 +65,23 @@ impl FinishReason {
 /// The caller's view of texts while they grow.
 pub trait Watch {
     /// Takes token `token` of text `text`; false ends that text there.
-    fn token(&mut self, text: usize, token: i64) -> Result<bool>;
+    fn token(&mut self, _text: usize, _token: i64) -> Result<bool> {
+        Ok(true)
+    }
 
     /// Takes the end of text `text`.
-    fn ended(&mut self, text: usize, ended: &Ended) -> Result<()>;
+    fn ended(&mut self, _text: usize, _ended: &Ended) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether all texts must end now.
-    fn must_stop(&self) -> bool;
+    fn must_stop(&self) -> bool {
+        false
+    }
 }
+
+/// Nobody looks.
+impl Watch for () {}
 
 /// Goes on with each of `prompts` until one of `eos`, `max_new_tokens` or the watch ends it; the ends
 /// are in the order of the prompts.
@@ -425,22 +434,6 @@ mod tests {
     use super::*;
     use crate::{model::tiny_gpt2, tensor::Device};
 
-    struct Silent;
-
-    impl Watch for Silent {
-        fn token(&mut self, _: usize, _: i64) -> Result<bool> {
-            Ok(true)
-        }
-
-        fn ended(&mut self, _: usize, _: &Ended) -> Result<()> {
-            Ok(())
-        }
-
-        fn must_stop(&self) -> bool {
-            false
-        }
-    }
-
     fn model(n_positions: i64) -> Model {
         let sizes = [("vocab_size", 31), ("n_positions", n_positions), ("n_embd", 16)];
         Model::from_scratch(&tiny_gpt2(&sizes, 0.1, true), 3, Device::Cpu).unwrap()
@@ -455,7 +448,7 @@ mod tests {
     }
 
     fn run(model: &Model, prompts: &[Prompt], sampling: &Sampling, eos: &[i64]) -> Vec<Ended> {
-        generate(model, prompts, sampling, eos, &mut Silent).unwrap()
+        generate(model, prompts, sampling, eos, &mut ()).unwrap()
     }
 
     /// The cache changes the cost, not the tokens.
@@ -513,14 +506,6 @@ mod tests {
         #[derive(Default)]
         struct Passes(std::cell::Cell<usize>);
         impl Watch for Passes {
-            fn token(&mut self, _: usize, _: i64) -> Result<bool> {
-                Ok(true)
-            }
-
-            fn ended(&mut self, _: usize, _: &Ended) -> Result<()> {
-                Ok(())
-            }
-
             fn must_stop(&self) -> bool {
                 self.0.set(self.0.get() + 1);
                 false
@@ -571,7 +556,7 @@ mod tests {
     fn a_prompt_without_a_position_for_each_token_is_refused() {
         let model = model(4);
         let new = |prompt: &[i64], max_new_tokens| {
-            generate(&model, &prompts(&[prompt]), &greedy(max_new_tokens), &[], &mut Silent)
+            generate(&model, &prompts(&[prompt]), &greedy(max_new_tokens), &[], &mut ())
         };
         assert_eq!(new(&[1, 2], 3).unwrap_err().code(), Code::Shape);
         assert_eq!(new(&[1, 31], 1).unwrap_err().code(), Code::TokenId);

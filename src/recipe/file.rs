@@ -48,14 +48,13 @@ impl Recipe {
     /// is what a recipe imports by it.
     pub fn open(spec: &Path) -> Result<Self> {
         let name = spec.display().to_string();
-        let module = name.strip_prefix(EMBEDDED).and_then(embedded::module);
-        if let Some(text) = module.filter(|_| !spec.exists()) {
-            return Ok(Self { name, text: text.to_owned(), base_dir: ".".into() });
-        }
-        if !spec.exists()
-            && let Some(built_in) = built_in(&name)
-        {
-            return Ok(built_in.into());
+        if !spec.exists() {
+            if let Some(text) = name.strip_prefix(EMBEDDED).and_then(embedded::module) {
+                return Ok(Self { name, text: text.to_owned(), base_dir: ".".into() });
+            }
+            if let Some(built_in) = built_in(&name) {
+                return Ok(built_in.into());
+            }
         }
         let text = fs::read_named(spec).map_err(|e| match spec.exists() {
             true => e,

@@ -1,7 +1,6 @@
 //! Where a run begins: the checkpoint that it goes on from, its directory with its lock and log, and what
 //! all ranks must know of them.
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
@@ -74,8 +73,8 @@ impl Opened {
             None => new_dir(options, branch.as_ref())?,
         };
         let unbegun = (!goes_on).then(|| Unbegun(Some(dir.place().clone())));
-        let changed =
-            goes_on.then(|| changed(dir.params().as_ref(), &options.recipe.params)).flatten();
+        let before = if goes_on { dir.params() } else { None };
+        let changed = before.and_then(|before| changed(&before, &options.recipe.params));
         dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
         if let Some(branch) = &branch {
             branch.copy_logs(&dir)?;
@@ -95,10 +94,9 @@ impl Opened {
 
 /// The parameters that a run goes on with and that were others before: those of the command line, and
 /// the recipe's defaults where the command line that began it gave them.
-fn changed(before: Option<&Map<String, Value>>, params: &impl Serialize) -> Option<String> {
-    let Ok(Value::Object(now)) = serde_json::to_value(params) else { return None };
+fn changed(before: &Map<String, Value>, now: &Map<String, Value>) -> Option<String> {
     let others = now.iter().filter_map(|(name, value)| {
-        let before = before?.get(name).filter(|before| *before != value)?;
+        let before = before.get(name).filter(|before| *before != value)?;
         Some(format!("{name} {before} -> {value}"))
     });
     let others = others.collect::<Vec<_>>();

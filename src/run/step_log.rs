@@ -75,7 +75,7 @@ fn until(place: &Place, step: u64) -> Result<String> {
 
 /// The lines with their values, without a torn last one.
 pub(super) fn lines(path: &Place) -> Result<Vec<(String, Value)>> {
-    // What a crash leaves at the end need not be text.
+    // A crash may leave bytes at the end that are no text.
     let bytes = fs::read(path)?;
     let text = String::from_utf8_lossy(&bytes);
     let mut found = Vec::new();

@@ -14,7 +14,6 @@ pub(crate) mod stages;
 pub(crate) mod terminal;
 pub(crate) mod tiny;
 pub(crate) mod tiny_run;
-pub(crate) mod unwatched;
 pub(crate) mod user;
 pub(crate) mod watched_run;
 pub(crate) mod web_server;

@@ -88,8 +88,8 @@ pub(super) fn written(
     Ok(Ok(Written { text, answers }))
 }
 
-/// What of a conversation its template passes over or writes as it stands: a row's tools, calls of
-/// tools, the parts of a content.
+/// The part of a conversation that its template passes over or writes as it stands: a row's tools, calls
+/// of tools, the parts of a content.
 pub(super) fn unwritten(
     template: &ChatTemplate,
     messages: &[Value],

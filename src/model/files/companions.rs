@@ -13,9 +13,16 @@ pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
-/// Settings of a tokenizer that are of the files beside which it lay.
-const NOT_ITS_OWN: [&str; 5] =
-    ["tokenizer_class", "auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file"];
+/// Settings of a tokenizer that are about the files beside which it lay, and its template, which has a
+/// file of its own.
+const NOT_HANDED_ON: [&str; 6] = [
+    "tokenizer_class",
+    "auto_map",
+    "name_or_path",
+    "tokenizer_file",
+    "special_tokens_map_file",
+    "chat_template",
+];
 
 /// Files of a model's directory beside config and weights, which an export hands on as they are.
 pub(super) const COMPANIONS: [&str; 5] =
@@ -128,11 +135,9 @@ fn tokenizer_config(
         })?;
         token.get("content")
     };
-    let settings = given.map(|given| given.config.clone()).unwrap_or_default();
-    let has_settings = !settings.is_empty();
-    let mut map = settings;
-    // The template has a file of its own.
-    map.retain(|key, _| !NOT_ITS_OWN.contains(&key.as_str()) && key != "chat_template");
+    let mut map = given.map(|given| given.config.clone()).unwrap_or_default();
+    let has_settings = !map.is_empty();
+    map.retain(|key, _| !NOT_HANDED_ON.contains(&key.as_str()));
     map.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
     if let Some(positions) = facts.max_positions {
         map.entry("model_max_length").or_insert_with(|| positions.into());

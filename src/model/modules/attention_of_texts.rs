@@ -69,7 +69,7 @@ impl Attention {
         p: &Params<'_>,
         (q, k, v): (Tensor, Tensor, Tensor),
         documents: &Documents,
-        context: &Context<'_>,
+        context: &mut Context<'_>,
     ) -> Result<Tensor> {
         let mut rows = Vec::new();
         for (row, lengths) in (0..).zip(documents.lengths()) {
@@ -78,10 +78,7 @@ impl Attention {
             };
             let mut made = Vec::new();
             for ((q, k), v) in texts(&q)?.into_iter().zip(texts(&k)?).zip(texts(&v)?) {
-                let (q, k) = self.placed(p, q, k, context)?;
-                let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
-                let of_text = (None, documents.masks());
-                made.push(self.attend_tokens(p, (&q, &k, &v), of_text, context)?);
+                made.push(self.of_text(p, 0, (q, k, v), (None, documents.masks()), context)?);
             }
             rows.push(Tensor::f_cat(&made, 2)?);
         }

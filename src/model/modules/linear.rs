@@ -9,7 +9,12 @@ use std::rc::Rc;
 
 use super::lora::Branch;
 use crate::{
-    bridge::{autograd::own_gradients, decode::Matrix, ops::product, texts::product_of_texts},
+    bridge::{
+        autograd::own_gradients,
+        decode::Matrix,
+        ops::product,
+        texts::{addmm, product_of_texts},
+    },
     error::{Code, Error, Result},
     model::{
         codes::Codes,
@@ -284,11 +289,7 @@ impl Weights {
     }
 
     fn product(&self, x: &Tensor) -> Result<Tensor> {
-        let matrix = self.matrix()?;
-        Ok(match &self.bias {
-            Some(bias) => bias.f_addmm(x, &matrix)?,
-            None => x.f_mm(&matrix)?,
-        })
+        addmm(x, &self.matrix()?, self.bias.as_ref(), None)
     }
 
     /// Adds the gradients of the parameters for the input `x` and the output's gradient.
