@@ -24,6 +24,7 @@ pub(crate) mod memory;
 pub(crate) mod operations;
 pub(crate) mod ops;
 pub(crate) mod quantize;
+pub(crate) mod random;
 mod refusal;
 pub(crate) mod storage;
 pub(crate) mod stream;

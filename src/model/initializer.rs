@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use super::{FlatUnit, Init, files::StoredWeights, part::UnitPart};
 use crate::{
     error::{Code, Result},
-    tensor::{Device, Kind, SafetensorsFile, Tensor, guard, manual_seed, mix, no_grad},
+    tensor::{Device, SafetensorsFile, Tensor, fill_normal, fill_uniform, guard, mix, no_grad},
 };
 
 /// The source of the units' first values.
@@ -109,27 +109,17 @@ impl Initializer {
 }
 
 /// Draws the parameters of a unit of zeros, each from the seed and its own name, so that neither the
-/// order of layers nor their grouping changes a value. Always on the CPU, so that the device does not
-/// matter.
+/// order of layers nor their grouping changes a value, nor anything else that draws.
 pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
     for (spec, param) in unit.specs().iter().zip(unit.params()) {
-        manual_seed(mix(&[seed, name_hash(&spec.name)]));
+        let seed = mix(&[seed, name_hash(&spec.name)]);
         let mut values = param.f_data()?;
         match spec.init {
             // An adapter's are copied over.
             Init::Zeros | Init::Saved | Init::Magnitude => {}
-            Init::Uniform(bound) => {
-                let cpu = Tensor::f_empty(&spec.shape[..], (Kind::Float, Device::Cpu))?;
-                values.f_copy_(&cpu.shallow_clone().f_uniform_(-bound, bound)?)?;
-            }
             Init::Ones => drop(values.f_fill_(1.0)?),
-            Init::Normal(std) if values.device() == Device::Cpu && values.kind() == Kind::Float => {
-                drop(values.f_normal_(0.0, std)?);
-            }
-            Init::Normal(std) => {
-                let cpu = Tensor::f_empty(&spec.shape[..], (Kind::Float, Device::Cpu))?;
-                values.f_copy_(&cpu.shallow_clone().f_normal_(0.0, std)?)?;
-            }
+            Init::Uniform(bound) => fill_uniform(&mut values, -bound, bound, seed)?,
+            Init::Normal(std) => fill_normal(&mut values, 0.0, std, seed)?,
         }
     }
     Ok(())
@@ -145,7 +135,7 @@ fn name_hash(name: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ParamSpec;
+    use crate::{model::ParamSpec, tensor::Kind};
 
     fn unit(names: [&str; 2]) -> FlatUnit {
         let normal = ParamSpec::new(names[0], &[4, 8], Init::Normal(0.5));

@@ -1,8 +1,34 @@
-//! Seeds: libtorch's default generator, and seeds made of several numbers.
+//! Seeds: libtorch's default generator, tensors that a seed fills, and seeds made of several numbers.
+
+use tch::{Device, Kind, Tensor};
+
+use crate::{bridge::random, error::Result};
 
 /// Seeds libtorch's default generators, of the CPU and of every CUDA device.
 pub fn manual_seed(seed: u64) {
     tch::manual_seed(i64::from_ne_bytes(seed.to_ne_bytes()));
+}
+
+/// Draws all elements from a normal distribution, as `normal_` does on the CPU after
+/// `manual_seed(seed)`: the same numbers on every device. No generator that others draw from changes.
+pub fn fill_normal(values: &mut Tensor, mean: f64, std: f64, seed: u64) -> Result<()> {
+    on_cpu(values, |values| random::fill_normal(values, mean, std, seed))
+}
+
+/// Draws all elements evenly from `[from, to)`, as [`fill_normal`] does.
+pub fn fill_uniform(values: &mut Tensor, from: f64, to: f64, seed: u64) -> Result<()> {
+    on_cpu(values, |values| random::fill_uniform(values, from, to, seed))
+}
+
+/// Fills a tensor, or one in float32 on the CPU that is copied into it.
+fn on_cpu(values: &mut Tensor, fill: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
+    if values.device() == Device::Cpu && values.kind() == Kind::Float {
+        return fill(values);
+    }
+    let drawn = Tensor::f_empty(values.size(), (Kind::Float, Device::Cpu))?;
+    fill(&drawn)?;
+    values.f_copy_(&drawn)?;
+    Ok(())
 }
 
 /// One seed of several numbers, such that neighbours have nothing to do with each other.
