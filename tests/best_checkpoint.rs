@@ -115,3 +115,30 @@ fn a_run_that_does_not_begin_leaves_nothing() {
     assert!(!folder.path("runs/a-2").exists());
     assert_eq!(folder.told("runs/a")["status"], "finished");
 }
+
+/// A model is loaded from the files that `--resume` takes: the marks of a store, and a run.
+#[test]
+fn a_model_is_loaded_from_a_run_and_its_marks() {
+    let folder = with_the_best();
+    let load = "
+let of = |path| load_model(path).logits(tensor([[1, 2, 3]])).sum().item();
+let best = of.call(\"runs/a/checkpoints/step-00000002\");
+let last = of.call(\"runs/a/checkpoints/step-00000005\");
+print([best == last, of.call(\"runs/a/checkpoints/best\") == best, of.call(\"runs/a\") == last,
+       of.call(\"runs/a/checkpoints/latest\") == last]);";
+    assert_eq!(out(&folder.dsr(&["eval", load])), "[false, true, true, true]\n");
+}
+
+/// A run whose `run.json` is damaged cannot go on; its checkpoint can, and this is told.
+#[test]
+fn a_run_that_cannot_be_read_goes_on_as_another_which_is_told() {
+    let folder = with_the_best();
+    fs::write(folder.path("runs/a/run.json"), "half").unwrap();
+    let output = folder.dsr(&["run", "tiny.rhai", "-p", "steps=6", "--resume", "runs/a"]);
+    assert_eq!(out(&output), "2 6\n");
+    let told = text(&output.stderr);
+    let line = "a new run begins, as that of the checkpoint cannot go on: runs/a/run.json cannot be \
+                understood";
+    assert!(told.contains(line), "{told}");
+    assert!(folder.path("runs/a-2/checkpoints/step-00000006").is_dir());
+}

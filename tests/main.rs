@@ -54,6 +54,7 @@ mod separate_documents;
 mod sparse_attention;
 mod state_8bit;
 mod stdlib;
+mod stopped_runs;
 mod streaming;
 mod support;
 mod sweep;

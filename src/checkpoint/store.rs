@@ -241,6 +241,13 @@ impl Store {
         })
     }
 
+    /// Whether a path means a checkpoint of those beneath or beside it: a run, or the mark `best` or
+    /// `latest` of a store.
+    pub fn is_mark_or_run(path: &Place) -> bool {
+        let is_mark = matches!(path.name(), Some(BEST | LATEST)) && path.is_file();
+        is_mark || path.join(IN_A_RUN).is_dir()
+    }
+
     /// The checkpoint that a path means: itself, the one that a store's file `best` or `latest` names, or
     /// the latest of a store or of a run's directory.
     /// It is not verified yet.

@@ -34,7 +34,7 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
 }
 
 /// The time after which a stop is told that has not happened yet.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Says that the signal was heard, where what is under way takes long.
 fn tell_if_it_takes_long(mut signals: Signals) {
@@ -42,7 +42,7 @@ fn tell_if_it_takes_long(mut signals: Signals) {
         if signals.forever().next().is_some() {
             thread::sleep(PATIENCE);
             console::err(
-                "stopping as soon as the step that is under way is done; Ctrl-C again ends at once\n",
+                "stopping as soon as what is under way is done; Ctrl-C again ends at once\n",
             );
         }
     });

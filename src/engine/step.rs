@@ -258,6 +258,16 @@ impl Engine {
         }
     }
 
+    /// Goes back to the end of the last optimizer step, whose micro batches since are forgotten.
+    ///
+    /// # Errors
+    /// [`Code::CallOrder`] where an error left parameters or state half changed.
+    pub fn give_up_step(&mut self) -> Result<()> {
+        self.check_whole()?;
+        self.forget_step();
+        Ok(())
+    }
+
     /// Goes back to the end of the last optimizer step.
     pub(super) fn forget_step(&mut self) {
         self.pending = None;

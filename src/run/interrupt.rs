@@ -1,21 +1,30 @@
 //! Interruption of the training loop by a signal, and the notice to the user.
 //!
 //! A signal handler may do next to nothing, so it sets a flag; the loop looks at it between steps,
-//! saves a checkpoint and ends with [`Interrupt::error`]. Catching the signal is `cli`'s part.
+//! saves a checkpoint and ends with [`Interrupt::error`]. A step that takes longer than [`PATIENCE`]
+//! is given up where that is possible. Catching the signal is `cli`'s part.
 
 use std::{
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use crate::error::{Code, Error};
 
+/// The time that is given to the step under way after a request to stop.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// A request to stop. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Interrupt(Arc<AtomicBool>);
+pub struct Interrupt {
+    flag: Arc<AtomicBool>,
+    /// When somebody looked first, since it was made.
+    seen: Arc<Mutex<Option<Instant>>>,
+}
 
 impl Interrupt {
     /// Nothing is requested yet.
@@ -25,22 +34,33 @@ impl Interrupt {
 
     /// True once the user has asked to stop.
     pub fn requested(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// True once the user has asked to stop and what is under way has had its time.
+    pub fn is_overdue(&self) -> bool {
+        let seen = || *self.seen().get_or_insert_with(Instant::now);
+        self.requested() && seen().elapsed() >= PATIENCE
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks to stop.
     pub fn request(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.flag.store(true, Ordering::Relaxed);
     }
 
     /// Takes the request back, before something else is begun.
     pub fn clear(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.flag.store(false, Ordering::Relaxed);
+        *self.seen() = None;
     }
 
     /// The flag itself, for a signal handler to set.
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.flag)
     }
 
     /// The error with which an interrupted run ends. `command` is the command line of this

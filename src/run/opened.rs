@@ -42,6 +42,18 @@ fn own_dir(checkpoint: &Place) -> Option<RunDir> {
     (*checkpoint == dir.checkpoints().latest().ok()?).then_some(dir)
 }
 
+/// Why a checkpoint's own run does not go on: it cannot be read.
+fn unreadable_run(checkpoint: &Place) -> Option<String> {
+    let dir = checkpoint.parent()?.parent()?;
+    let run = RunDir::look_at(&dir)?;
+    let is_its_own = checkpoint.parent()?.path() == run.checkpoints().root();
+    let unreadable = RunDir::open(dir).err().filter(|_| is_its_own)?;
+    Some(format!(
+        "a new run begins, as that of the checkpoint cannot go on: {}",
+        unreadable.message()
+    ))
+}
+
 /// The files of a run on rank 0.
 pub(super) struct Opened {
     pub(super) dir: RunDir,
@@ -51,8 +63,8 @@ pub(super) struct Opened {
     pub(super) unbegun: Option<Unbegun>,
     /// The loss of its best checkpoint.
     best: Option<f64>,
-    /// The parameters that are not those of the start before, as a line to show.
-    pub(super) changed: Option<String>,
+    /// What is not as the user may believe, as a line to show.
+    pub(super) warning: Option<String>,
 }
 
 impl Opened {
@@ -74,7 +86,11 @@ impl Opened {
         };
         let unbegun = (!goes_on).then(|| Unbegun(Some(dir.place().clone())));
         let before = if goes_on { dir.params() } else { None };
-        let changed = before.and_then(|before| changed(&before, &options.recipe.params));
+        let warning = match (before, resumed.filter(|_| !goes_on)) {
+            (Some(before), _) => changed(&before, &options.recipe.params),
+            (None, Some(checkpoint)) => unreadable_run(checkpoint),
+            (None, None) => None,
+        };
         dir.record(&options.recipe.source, &options.recipe.params, &options.command)?;
         if let Some(branch) = &branch {
             branch.copy_logs(&dir)?;
@@ -88,7 +104,7 @@ impl Opened {
             true => best::settle(&dir, &log)?,
             false => None,
         };
-        Ok(Self { dir, log, lock, unbegun, best, changed })
+        Ok(Self { dir, log, lock, unbegun, best, warning })
     }
 }
 

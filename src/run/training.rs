@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     checkpoint::{Retention, Store},
-    data::{Loader, LoaderOptions},
+    data::{Loader, LoaderOptions, LoaderState},
     engine::{Engine, Evaluation},
     error::{Code, Error, Result},
 };
@@ -46,6 +46,8 @@ pub struct Training {
     trial: Option<Trial>,
     /// Whether the ranks have told what they compute on and the memory that a step takes.
     ranks_told: bool,
+    /// The step that was written down last, and the loader's place behind it.
+    noted: (u64, LoaderState),
     /// The step of the newest checkpoint.
     saved: Option<u64>,
     /// The lowest loss of an evaluation, where its checkpoint is kept.
@@ -96,9 +98,9 @@ impl Training {
         let opened = is_first.then(|| Opened::at(&options, resumed.as_ref(), step, lock));
         let opened = opened.transpose()?;
         let Told { goes_on, best } = Told::to_all(engine, opened.as_ref())?;
-        let (unbegun, files, lock, changed) = match opened {
-            Some(Opened { dir, log, lock, unbegun, changed, .. }) => {
-                (unbegun, Some((dir, log)), Some(lock), changed)
+        let (unbegun, files, lock, warning) = match opened {
+            Some(Opened { dir, log, lock, unbegun, warning, .. }) => {
+                (unbegun, Some((dir, log)), Some(lock), warning)
             }
             None => (None, None, None, None),
         };
@@ -113,7 +115,7 @@ impl Training {
                 None if options.is_trial => "a dry run of one step".to_owned(),
                 None => format!("a new run in {}", dir.path().display()),
             });
-            shown.lines.extend(changed);
+            shown.lines.extend(warning);
             if !is_whole {
                 shown.lines.extend(header::lines(engine, loader, total)?);
             }
@@ -142,6 +144,7 @@ impl Training {
             _lock: lock,
             trial,
             ranks_told: false,
+            noted: (step, loader.state()),
             saved: goes_on.then_some(step),
             best,
         };
@@ -206,6 +209,7 @@ impl Training {
             memory_use: engine.memory(),
             phases: engine.phase_times(),
         };
+        self.noted = (values.step, loader.state());
         let report = self.meter.report(values, Instant::now());
         let mut shown = Shown::default();
         if let Some((_, log)) = &mut self.files {
@@ -339,6 +343,20 @@ impl Training {
     /// Draws the loss curve, on rank 0.
     fn draw(&self) -> Result<()> {
         self.files.iter().try_for_each(|(_, log)| log.finish().map(drop))
+    }
+
+    /// Gives up the step under way, so that engine and loader are where the last whole one left them,
+    /// saves that, and gives the error with which an interrupted run ends. For a run of one rank: others
+    /// would be in other steps.
+    pub fn give_up(&mut self, engine: &mut Engine, loader: &mut Loader) -> Result<Error> {
+        engine.give_up_step()?;
+        let (step, place) = self.noted;
+        if engine.global_step() == step {
+            loader.restore(place)?;
+        } else {
+            self.on_step(engine, loader)?;
+        }
+        self.interrupted(engine, loader)
     }
 
     /// Saves and gives the error with which an interrupted run ends.

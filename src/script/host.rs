@@ -37,6 +37,9 @@ use crate::{
 /// Takes an engine before its first step.
 pub(crate) type OnEngine = Box<dyn Fn(&mut Engine)>;
 
+/// Ends a run that the user stopped.
+pub(crate) type EndOfRun = Box<dyn Fn() -> Result<Error>>;
+
 /// The world of a script.
 pub struct Host {
     /// The recipe's rights, its lock, and the texts that it loads.
@@ -48,7 +51,8 @@ pub struct Host {
     /// The user's choices for a run.
     pub run: RunChoices,
     /// A request from outside to stop: the script ends at its next operation, or, while a run is
-    /// active, when it has saved the step that is under way.
+    /// active, when it has saved the step that is under way. A run of one process ends without that step
+    /// where it takes long.
     pub interrupt: Interrupt,
     /// The recipe that runs.
     pub(crate) program: Program,
@@ -62,6 +66,8 @@ pub struct Host {
     pub(crate) on_engine: Option<OnEngine>,
     /// Set while a run accompanies the recipe's training loop.
     pub(crate) run_is_active: Arc<AtomicBool>,
+    /// Saves the last whole step of the active run and gives the error with which it ends.
+    pub(crate) end_of_run: RefCell<Option<EndOfRun>>,
     /// The record of the run that started last, until it is known how it ends.
     pub(crate) run_ending: RefCell<Option<RunEnding>>,
     /// Set when the run was tried to its end, and the recipe ends with it.
@@ -108,6 +114,7 @@ impl Host {
             feed: None,
             on_engine: None,
             run_is_active: Arc::default(),
+            end_of_run: RefCell::default(),
             run_ending: RefCell::default(),
             trial_is_over: Cell::default(),
             hub: OnceCell::new(),
@@ -181,10 +188,11 @@ impl Host {
         self.interrupt.requested()
     }
 
-    /// Whether the script is to end at once: an active run ends it itself, after saving. In a live
-    /// session nothing ends, and the run can go on with the next input.
+    /// Whether the script is to end at once: an active run ends it itself, after saving, unless that
+    /// takes too long. Several ranks must end at the same step. In a live session nothing ends, and the
+    /// run can go on with the next input.
     pub fn must_stop(&self) -> bool {
-        self.interrupted() && (self.is_live() || !self.run_is_active.load(Ordering::Relaxed))
+        self.interrupted() && self.stopper()()
     }
 
     /// Tells whether the operation under way is to end: whenever the script [must
@@ -192,7 +200,11 @@ impl Host {
     pub(crate) fn stopper(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let (interrupt, is_live) = (self.interrupt.clone(), self.is_live());
         let run_is_active = Arc::clone(&self.run_is_active);
-        move || interrupt.requested() && (is_live || !run_is_active.load(Ordering::Relaxed))
+        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
+        move || {
+            let waits = !is_live && run_is_active.load(Ordering::Relaxed);
+            if waits { is_alone && interrupt.is_overdue() } else { interrupt.requested() }
+        }
     }
 
     /// Whether inputs come one after another, and the variables stay.

@@ -71,6 +71,11 @@ impl Ranks {
         Ok(local_rank(Rendezvous::from_env(env)?.as_ref()).count)
     }
 
+    /// Whether this process is the only rank.
+    pub(super) fn is_alone(env: &Environment) -> bool {
+        Rendezvous::from_env(env).is_ok_and(|other| other.is_none_or(|other| other.world_size == 1))
+    }
+
     /// Refuses a device that is not there, before anything is loaded.
     pub fn check_device(&self, env: &Environment) -> Result<()> {
         // The default is a device that is there, and CUDA takes time to start.

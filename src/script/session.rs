@@ -10,7 +10,7 @@ use rhai::AST;
 
 use super::{
     check,
-    host::Host,
+    host::{EndOfRun, Host},
     mistakes,
     planning::{self, Planned, Planning},
     runtime,
@@ -68,6 +68,8 @@ impl Session {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
         };
+        let end_of_run = self.host.end_of_run.take();
+        let ended = ended.map_err(|failure| saved(failure, end_of_run));
         // The last line may be the one that could not be kept.
         let ended =
             ended.and_then(|()| self.host.output.failure().map_or(Ok(()), |e| Err(e.into())));
@@ -202,5 +204,13 @@ impl Session {
             ),
             _ => e,
         })
+    }
+}
+
+/// Saves the active run of a recipe that the user stopped amid a step: the error then says what is saved.
+fn saved(failure: Failure, end_of_run: Option<EndOfRun>) -> Failure {
+    match end_of_run.filter(|_| failure.code() == Code::Interrupted) {
+        Some(end) => end().unwrap_or_else(|e| e).into(),
+        None => failure,
     }
 }

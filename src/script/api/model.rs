@@ -8,14 +8,14 @@ use super::{
     tensor::{Handle as TensorHandle, check},
     tokenizer,
 };
-use crate::data::DataSource;
 use crate::{
+    checkpoint::Store,
     config::{
         Quantization, QuantizeOptions,
         options::{OptionTable, option_table},
         suggest::nearest,
     },
-    data,
+    data::{self, DataSource},
     engine::exported,
     error::{Code, Error, Result},
     fs::Place,
@@ -70,8 +70,10 @@ pub mod api {
     /// Loads a model as Hugging Face writes it: `config.json` and `model.safetensors`, or shards with
     /// `model.safetensors.index.json`.
     /// Families by `model_type`: gpt2, llama, mistral, qwen2, qwen3, phi3, gemma3_text, opt, bloom, t5.
+    /// Of a run it is the latest checkpoint, or the one that its file `best` names.
     ///
-    /// * `spec` - a directory, or a model on the hub
+    /// * `spec` - a directory, a run such as `runs/a`, the mark `runs/a/checkpoints/best`, or a model on
+    ///   the hub
     ///
     /// ```rhai
     /// let model = load_model("openai-community/gpt2");
@@ -347,6 +349,8 @@ pub(super) fn directory(
     match host.workspace.rights.source(spec)? {
         DataSource::Nothing => Err(Error::new(Code::BadValue, "the model has no name")
             .hint("give a directory, or a model on the hub such as openai-community/gpt2")),
+        DataSource::Path(place, _) if place.join("config.json").is_file() => Ok(place),
+        DataSource::Path(place, _) if Store::is_mark_or_run(&place) => Store::resolve(place),
         DataSource::Path(place, _) if place.is_dir() => Ok(place),
         DataSource::Path(place, _) | DataSource::Pattern(place, _) => {
             let what = if place.exists() { "is a file" } else { "does not exist" };

@@ -180,6 +180,7 @@ pub mod api {
         let line = training.finish(&*run.engine.read()?, &*run.loader.read()?)?;
         drop(training);
         host.run_is_active.store(false, Ordering::Relaxed);
+        host.end_of_run.take();
         line.iter().for_each(|line| host.output.note(line));
         if host.is_live() {
             // The inputs that follow need not be about the run.
@@ -288,7 +289,12 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
     let training = Records::new(training, engine.clone());
     show(&host.output, &training, shown)?;
     host.run_is_active.store(true, Ordering::Relaxed);
-    Ok(Run { training, engine, loader })
+    let run = Run { training, engine, loader };
+    if !host.is_live() {
+        let stopped = run.clone();
+        host.end_of_run.replace(Some(Box::new(move || stopped.give_up())));
+    }
+    Ok(run)
 }
 
 fn show(output: &Output, training: &Records, shown: Shown) -> Result<()> {
@@ -329,8 +335,7 @@ impl Run {
                 return Err(interruption());
             }
             // All ranks are here, as they agree on the end of an evaluation.
-            let mut training = self.training.write(EVALUATE)?;
-            return Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?);
+            return Err(self.interrupted(host, EVALUATE)?);
         };
         let step = self.engine.read()?.global_step();
         let mut training = self.training.write(EVALUATE)?;
@@ -346,8 +351,21 @@ impl Run {
         if host.is_live() || !self.engine.read()?.group().any(host.interrupted())? {
             return Ok(());
         }
-        let mut training = self.training.write("run.after_step")?;
-        Err(training.interrupted(&*self.engine.read()?, &*self.loader.read()?)?)
+        Err(self.interrupted(host, "run.after_step")?)
+    }
+
+    /// Saves, and gives the error with which an interrupted run ends.
+    fn interrupted(&self, host: &Host, call: &'static str) -> Result<Error> {
+        host.end_of_run.take();
+        let mut training = self.training.write(call)?;
+        training.interrupted(&*self.engine.read()?, &*self.loader.read()?)
+    }
+
+    /// Gives up the step under way, saves the last whole one, and gives the error with which an
+    /// interrupted run ends.
+    fn give_up(&self) -> Result<Error> {
+        let mut training = self.training.write("run.save")?;
+        training.give_up(&mut *self.engine.write()?, &mut *self.loader.write()?)
     }
 }
 
