@@ -1,11 +1,11 @@
 //! libtorch's flash attention as it is: with the log-sum-exp of the scores, and a backward pass that takes it,
-//! so that results of parts of the keys can be merged.
+//! so that results of parts of the keys can be merged; and that of one token a text to what a cache has.
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use tch::Tensor;
+use tch::{Kind, Tensor};
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, check, maybe, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -17,6 +17,17 @@ unsafe extern "C" {
         scale: f64,
         out: *mut RawTensor,
         sums: *mut RawTensor,
+    ) -> c_int;
+    fn dsr_flash_of_slots(
+        q: RawTensor,
+        k: RawTensor,
+        v: RawTensor,
+        seen: RawTensor,
+        queries: RawTensor,
+        keys: RawTensor,
+        most: i64,
+        scale: f64,
+        out: *mut RawTensor,
     ) -> c_int;
     fn dsr_flash_backward(
         grad: RawTensor,
@@ -64,6 +75,52 @@ pub(crate) fn flash_backward(
     // SAFETY: every pointer is to a live tensor, and the three places are for a pointer.
     check(unsafe { dsr_flash_backward(grad, q, k, v, out, sums, is_causal, scale, dq, dk, dv) })?;
     Ok(made.map(own))
+}
+
+/// The keys that the queries of [`flash_of_slots`] see.
+#[derive(Debug)]
+pub(crate) struct SlotLengths {
+    /// How many, int32 `[n]`.
+    seen: Tensor,
+    /// The most of them.
+    most: i64,
+    /// Where the queries and the keys of each sequence begin, and the last ends, int32 `[n + 1]`.
+    queries: Tensor,
+    keys: Tensor,
+}
+
+impl SlotLengths {
+    /// Of texts whose next token is at `positions`, int64 `[B]`, at most `last`, in caches of `kv_heads` heads
+    /// and `capacity` tokens.
+    pub(crate) fn of_next_tokens(
+        (positions, last): (&Tensor, i64),
+        kv_heads: i64,
+        capacity: i64,
+    ) -> Result<Self> {
+        let most = (last + 1).min(capacity);
+        let seen = positions.f_add_scalar(1)?.f_clamp_max(capacity)?.f_to_kind(Kind::Int)?;
+        let seen = seen.f_repeat_interleave_self_int(kv_heads, 0, None)?;
+        let options = (Kind::Int, seen.device());
+        let queries = Tensor::f_arange(seen.size()[0] + 1, options)?;
+        let keys = queries.f_mul_scalar(capacity)?;
+        Ok(Self { seen, most, queries, keys })
+    }
+}
+
+/// The attention of one query a text, `[B, H, D]`, to the first keys of its slot, of keys and values
+/// `[B, KV, capacity, D]`; `lengths` are those of `B * KV` sequences. `None` where libtorch has no kernel for
+/// it.
+pub(crate) fn flash_of_slots(
+    [q, k, v]: [&Tensor; 3],
+    lengths: &SlotLengths,
+    scale: f64,
+) -> Result<Option<Tensor>> {
+    let SlotLengths { seen, most, queries, keys } = lengths;
+    let (seen, queries, keys) = (raw(seen), raw(queries), raw(keys));
+    // SAFETY: every pointer is to a live tensor; libtorch checks their shapes.
+    maybe(|out| unsafe {
+        dsr_flash_of_slots(raw(q), raw(k), raw(v), seen, queries, keys, *most, scale, out)
+    })
 }
 
 /// The tensor that a call which succeeded has put there.

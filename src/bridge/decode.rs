@@ -4,7 +4,7 @@ use std::{ffi::c_int, ptr::null_mut};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{RawTensor, check, raw};
+use super::{RawTensor, maybe, raw};
 use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
@@ -201,14 +201,6 @@ fn fits(query: &Tensor, keys: &Tensor, bias: Option<&Tensor>, seen: &[i64]) -> b
     let heads_fit = kv > 0 && h % kv == 0 && d == width && keys.kind() == query.kind();
     let seen_fits = most <= capacity && seen.iter().all(|&count| count > 0);
     bias_fits && rows_fit && heads_fit && seen_fits && keys.is_contiguous()
-}
-
-/// The tensor that `make` puts into its place, if it does.
-fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
-    let mut tensor: RawTensor = null_mut();
-    check(make(&raw mut tensor))?;
-    // SAFETY: what a call that succeeded has put there is null or a new tensor that nobody else owns.
-    Ok((!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) }))
 }
 
 #[cfg(test)]

@@ -53,6 +53,14 @@ fn raws<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> Vec<RawTensor> {
     tensors.into_iter().map(raw).collect()
 }
 
+/// The tensor that `make` puts into its place, if it does.
+fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
+    let mut tensor: RawTensor = null_mut();
+    check(make(&raw mut tensor))?;
+    // SAFETY: what a call that succeeded has put there is null or a new tensor that nobody else owns.
+    Ok((!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) }))
+}
+
 /// The tensor that `make` puts into its place.
 fn made(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Tensor> {
     let mut tensor: RawTensor = null_mut();

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, rc::Rc};
 use super::{FlatUnit, Init, files::StoredWeights, part::UnitPart};
 use crate::{
     error::{Code, Result},
-    tensor::{Device, SafetensorsFile, Tensor, fill_normal, fill_uniform, guard, mix, no_grad},
+    tensor::{Device, SafetensorsFile, Tensor, fill_normal, fill_uniform, guard, no_grad, seed_of},
 };
 
 /// The source of the units' first values.
@@ -76,9 +76,7 @@ impl Initializer {
         }
         filled
     }
-}
 
-impl Initializer {
     /// Gives a unit the codes of its values, each of which is whole for a moment.
     fn quantize(&self, unit: &FlatUnit) -> Result<()> {
         let device = unit.stored().tensor().device();
@@ -112,7 +110,7 @@ impl Initializer {
 /// order of layers nor their grouping changes a value, nor anything else that draws.
 pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
     for (spec, param) in unit.specs().iter().zip(unit.params()) {
-        let seed = mix(&[seed, name_hash(&spec.name)]);
+        let seed = seed_of(seed, &spec.name);
         let mut values = param.f_data()?;
         match spec.init {
             // An adapter's are copied over.
@@ -123,13 +121,6 @@ pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// FNV-1a of a name: the same on every machine and in every version.
-fn name_hash(name: &str) -> u64 {
-    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-    const PRIME: u64 = 0x0100_0000_01b3;
-    name.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME))
 }
 
 #[cfg(test)]

@@ -43,6 +43,15 @@ pub fn mix(numbers: &[u64]) -> u64 {
     })
 }
 
+/// The seed of what has a name: the same on every machine and in every version.
+pub fn seed_of(seed: u64, name: &str) -> u64 {
+    // FNV-1a.
+    const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+    const PRIME: u64 = 0x0100_0000_01b3;
+    let hash = name.bytes().fold(OFFSET, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(PRIME));
+    mix(&[seed, hash])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

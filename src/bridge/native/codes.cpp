@@ -65,88 +65,137 @@ INLINE Integers words(const uint8_t* from, int64_t count) {
   return made;
 }
 
-// ---- Bytes from -127 to 127.
+// Codes that are asked for ahead of their use: the machine's own prefetcher does not keep up.
+constexpr int64_t kAhead = 8192;
 
-template <int ROWS>
-INLINE void add_bytes(Lanes (&sums)[ROWS], const CodeProduct& p, const Integers& word,
-                      int64_t row, int64_t k) {
-  const Lanes factors[4] = {__builtin_convertvector((word << 24) >> 24, Lanes),
-                            __builtin_convertvector((word << 16) >> 24, Lanes),
-                            __builtin_convertvector((word << 8) >> 24, Lanes),
-                            __builtin_convertvector(word >> 24, Lanes)};
+INLINE Integers next_words(const uint8_t* from, int64_t count) {
+  __builtin_prefetch(from + kAhead);
+  return words(from, count);
+}
+
+// Of how many outputs the codes are read beside each other.
+constexpr int64_t kOutputs = 4;
+
+// Adds the lanes up, each output with its step where there are any.
+template <int ROWS, int OUTPUTS>
+INLINE void finish(const Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, int64_t row,
+                   int64_t output, const float* steps) {
   for (int m = 0; m < ROWS; ++m) {
-    const float* x = p.x + (row + m) * p.width + k;
-    sums[m] += factors[0] * load(x) + factors[1] * load(x + kLanes);
-    sums[m] += factors[2] * load(x + 2 * kLanes) + factors[3] * load(x + 3 * kLanes);
+    for (int o = 0; o < OUTPUTS; ++o) {
+      const float step = steps ? steps[output + o] : 1.0f;
+      const float bias = p.bias ? p.bias[output + o] : 0.0f;
+      p.y[(row + m) * p.outputs + output + o] = sum(sums[m][o]) * step + bias;
+    }
   }
 }
 
-template <int ROWS>
+// ---- Bytes from -127 to 127.
+
+template <int ROWS, int OUTPUTS>
+INLINE void add_bytes(Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, const uint8_t* codes,
+                      const float* x, int64_t count) {
+  Integers word[OUTPUTS];
+  for (int o = 0; o < OUTPUTS; ++o) word[o] = next_words(codes + o * p.inputs, count);
+  for (int byte = 0; byte < 4; ++byte) {
+    Lanes values[ROWS];
+    for (int m = 0; m < ROWS; ++m) values[m] = load(x + m * p.width + byte * kLanes);
+    for (int o = 0; o < OUTPUTS; ++o) {
+      const Lanes factors = __builtin_convertvector((word[o] << (24 - 8 * byte)) >> 24, Lanes);
+      for (int m = 0; m < ROWS; ++m) sums[m][o] += factors * values[m];
+    }
+  }
+}
+
+template <int ROWS, int OUTPUTS>
 INLINE void dot_bytes(const CodeProduct& p, int64_t row, int64_t output) {
   const uint8_t* codes = p.codes + output * p.inputs;
-  Lanes sums[ROWS] = {};
+  const float* x = p.x + row * p.width;
+  Lanes sums[ROWS][OUTPUTS] = {};
   int64_t k = 0;
-  for (; k + kBytes <= p.inputs; k += kBytes) add_bytes(sums, p, words(codes + k, kBytes), row, k);
-  if (k < p.inputs) add_bytes(sums, p, words(codes + k, p.inputs - k), row, k);
-  const float bias = p.bias ? p.bias[output] : 0.0f;
-  for (int m = 0; m < ROWS; ++m) {
-    p.y[(row + m) * p.outputs + output] = sum(sums[m]) * p.scales[output] + bias;
-  }
+  for (; k + kBytes <= p.inputs; k += kBytes) add_bytes(sums, p, codes + k, x + k, kBytes);
+  if (k < p.inputs) add_bytes(sums, p, codes + k, x + k, p.inputs - k);
+  finish(sums, p, row, output, p.scales);
+}
+
+template <int OUTPUTS>
+INLINE void dot_bytes_of_rows(const CodeProduct& p, int64_t output) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) dot_bytes<4, OUTPUTS>(p, row, output);
+  for (; row < p.rows; ++row) dot_bytes<1, OUTPUTS>(p, row, output);
 }
 
 FOR_EACH_MACHINE void multiply_bytes(const CodeProduct& p, int64_t from, int64_t to) {
-  for (int64_t output = from; output < to; ++output) {
-    int64_t row = 0;
-    for (; row + 4 <= p.rows; row += 4) dot_bytes<4>(p, row, output);
-    for (; row < p.rows; ++row) dot_bytes<1>(p, row, output);
-  }
+  int64_t output = from;
+  for (; output + kOutputs <= to; output += kOutputs) dot_bytes_of_rows<kOutputs>(p, output);
+  for (; output < to; ++output) dot_bytes_of_rows<1>(p, output);
 }
 
 // ---- NF4: two codes a byte, the first in its high bits, and a scale for each 64 of them.
 
 constexpr int64_t kBlock = 64;
 
-template <int ROWS>
-INLINE void add_codes(Lanes (&sums)[ROWS], const CodeProduct& p, const Lanes& table,
-                      const Integers& word, const Lanes& scales, int64_t row, int64_t k) {
-  Lanes of_blocks[ROWS] = {};
+template <int ROWS, int OUTPUTS>
+INLINE void add_codes(Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, const Lanes& table,
+                      const uint8_t* codes, const Lanes (&scales)[OUTPUTS], const float* x,
+                      int64_t count) {
+  Integers word[OUTPUTS];
+  for (int o = 0; o < OUTPUTS; ++o) word[o] = next_words(codes + o * p.inputs / 2, count);
+  Lanes of_blocks[ROWS][OUTPUTS] = {};
   for (int code = 0; code < 8; ++code) {
     const int shift = code / 2 * 8 + (code % 2 ? 0 : 4);
-    const Lanes factors = __builtin_shuffle(table, (word >> shift) & 15);
-    for (int m = 0; m < ROWS; ++m) {
-      of_blocks[m] += factors * load(p.x + (row + m) * p.width + k + code * kLanes);
+    Lanes values[ROWS];
+    for (int m = 0; m < ROWS; ++m) values[m] = load(x + m * p.width + code * kLanes);
+    for (int o = 0; o < OUTPUTS; ++o) {
+      const Lanes factors = __builtin_shuffle(table, (word[o] >> shift) & 15);
+      for (int m = 0; m < ROWS; ++m) of_blocks[m][o] += factors * values[m];
     }
   }
-  for (int m = 0; m < ROWS; ++m) sums[m] += of_blocks[m] * scales;
+  for (int m = 0; m < ROWS; ++m) {
+    for (int o = 0; o < OUTPUTS; ++o) sums[m][o] += of_blocks[m][o] * scales[o];
+  }
 }
 
-template <int ROWS>
+template <int ROWS, int OUTPUTS>
 INLINE void dot_codes(const CodeProduct& p, const Lanes& table, int64_t row, int64_t output) {
+  const int64_t blocks = p.inputs / kBlock;
   const uint8_t* codes = p.codes + output * p.inputs / 2;
-  const float* scales = p.scales + output * p.inputs / kBlock;
+  const float* scales = p.scales + output * blocks;
+  const float* x = p.x + row * p.width;
   // Eight lanes have the codes of one block.
   constexpr Lanes kFirst = {1, 1, 1, 1, 1, 1, 1, 1};
   constexpr Lanes kSecond = {0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1};
-  Lanes sums[ROWS] = {};
-  int64_t k = 0;
-  for (; k + 2 * kBlock <= p.inputs; k += 2 * kBlock, scales += 2) {
-    const Lanes both = kFirst * scales[0] + kSecond * scales[1];
-    add_codes(sums, p, table, words(codes + k / 2, kBytes), both, row, k);
+  Lanes sums[ROWS][OUTPUTS] = {}, both[OUTPUTS];
+  int64_t block = 0;
+  for (; block + 2 <= blocks; block += 2) {
+    for (int o = 0; o < OUTPUTS; ++o) {
+      const float* of_pair = scales + o * blocks + block;
+      both[o] = kFirst * of_pair[0] + kSecond * of_pair[1];
+    }
+    const int64_t k = block * kBlock;
+    add_codes(sums, p, table, codes + k / 2, both, x + k, kBytes);
   }
-  if (k < p.inputs) {
-    add_codes(sums, p, table, words(codes + k / 2, kBytes / 2), kFirst * scales[0], row, k);
+  if (block < blocks) {
+    for (int o = 0; o < OUTPUTS; ++o) both[o] = kFirst * scales[o * blocks + block];
+    const int64_t k = block * kBlock;
+    add_codes(sums, p, table, codes + k / 2, both, x + k, kBytes / 2);
   }
-  const float bias = p.bias ? p.bias[output] : 0.0f;
-  for (int m = 0; m < ROWS; ++m) p.y[(row + m) * p.outputs + output] = sum(sums[m]) + bias;
+  finish(sums, p, row, output, /*steps=*/nullptr);
+}
+
+template <int OUTPUTS>
+INLINE void dot_codes_of_rows(const CodeProduct& p, const Lanes& table, int64_t output) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) dot_codes<4, OUTPUTS>(p, table, row, output);
+  for (; row < p.rows; ++row) dot_codes<1, OUTPUTS>(p, table, row, output);
 }
 
 FOR_EACH_MACHINE void multiply_codes(const CodeProduct& p, int64_t from, int64_t to) {
   const Lanes table = load(p.values);
-  for (int64_t output = from; output < to; ++output) {
-    int64_t row = 0;
-    for (; row + 4 <= p.rows; row += 4) dot_codes<4>(p, table, row, output);
-    for (; row < p.rows; ++row) dot_codes<1>(p, table, row, output);
+  int64_t output = from;
+  for (; output + kOutputs <= to; output += kOutputs) {
+    dot_codes_of_rows<kOutputs>(p, table, output);
   }
+  for (; output < to; ++output) dot_codes_of_rows<1>(p, table, output);
 }
 
 }  // namespace

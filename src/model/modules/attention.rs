@@ -240,7 +240,7 @@ impl Attention {
             let q = q.forward(p, x, context)?;
             let q = q.f_view([x.size()[0], self.heads_of(p).0, 1, self.head_dim])?;
             let cache = cache(context)?;
-            return cache.cross.attend(&q, None, self.scale);
+            return cache.cross.attend(&q, (None, None), self.scale);
         }
         let (q, k, v) = self.heads(p, x, None, context)?;
         let (q, k) = self.placed(p, q, k, context)?;
@@ -264,7 +264,7 @@ impl Attention {
             (Some(bias), Some(unseen)) => Some(bias.f_add(&unseen)?),
             (bias, unseen) => bias.or(unseen),
         };
-        cache.own.attend(&q, bias.as_ref(), self.scale)
+        cache.own.attend(&q, (bias.as_ref(), Some(rows)), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
