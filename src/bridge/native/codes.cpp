@@ -65,9 +65,6 @@ INLINE Integers words(const uint8_t* from, int64_t count) {
   return made;
 }
 
-// Codes that are asked for ahead of their use: the machine's own prefetcher does not keep up.
-constexpr int64_t kAhead = 8192;
-
 INLINE Integers next_words(const uint8_t* from, int64_t count) {
   __builtin_prefetch(from + kAhead);
   return words(from, count);

@@ -39,7 +39,10 @@ template <int ROWS, int OUTPUTS>
 INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const float* w,
                          int64_t inputs, int64_t count) {
   Lanes factors[OUTPUTS];
-  for (int o = 0; o < OUTPUTS; ++o) factors[o] = load_part(w + o * inputs, count);
+  for (int o = 0; o < OUTPUTS; ++o) {
+    factors[o] = load_part(w + o * inputs, count);
+    __builtin_prefetch(w + o * inputs + kAhead / sizeof(float));
+  }
   for (int m = 0; m < ROWS; ++m) {
     const Lanes value = load_part(x + m * inputs, count);
     for (int o = 0; o < OUTPUTS; ++o) sums[m][o] += value * factors[o];
@@ -92,7 +95,11 @@ INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from
   for (int64_t k = from; k < to; ++k) {
     const float* w = p.matrix + k * p.outputs + output;
     Lanes values[VECTORS];
-    for (int v = 0; v < VECTORS; ++v) values[v] = load(w + v * kLanes);
+    for (int v = 0; v < VECTORS; ++v) {
+      values[v] = load(w + v * kLanes);
+      // Of the outputs that come next.
+      __builtin_prefetch(w + (VECTORS + v) * kLanes);
+    }
     for (int m = 0; m < ROWS; ++m) {
       const float factor = p.x[(row + m) * p.inputs + k];
       for (int v = 0; v < VECTORS; ++v) sums[m][v] += values[v] * factor;

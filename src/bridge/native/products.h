@@ -10,6 +10,10 @@
 
 namespace dsr {
 
+// Bytes of a matrix that are asked for ahead of their use: the machine's own prefetcher does not keep up
+// with products of few rows.
+constexpr int64_t kAhead = 8192;
+
 // Splits the outputs among threads, in parts of 64, which no result depends on.
 template <typename P, typename Multiply>
 void in_parts(const P& p, Multiply multiply) {
