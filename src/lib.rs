@@ -8,7 +8,7 @@
 //! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; validated settings; what a recipe may do |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
-//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
+//! | 3 | [`hub`], [`data`], [`kv_cache`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
 //! | 3 | [`generation`] | texts that a model goes on with, many at a time |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |
@@ -39,6 +39,7 @@ pub mod dist;
 pub mod checkpoint;
 pub mod data;
 pub mod hub;
+pub mod kv_cache;
 pub mod model;
 pub mod optim;
 pub mod quantize;

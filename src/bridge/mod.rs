@@ -26,6 +26,7 @@ pub(crate) mod ops;
 pub(crate) mod quantize;
 pub(crate) mod random;
 mod refusal;
+pub(crate) mod rows;
 pub(crate) mod storage;
 pub(crate) mod stream;
 pub(crate) mod texts;

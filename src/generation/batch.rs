@@ -6,7 +6,8 @@ use rand_chacha::ChaCha8Rng;
 use super::sampling::{Choice, Chooser, Sampling};
 use crate::{
     error::{Code, Error, Result},
-    model::{CachePass, DecodeRows, Inference, LayerCache, Masks, Model, Prediction},
+    kv_cache::{CachePass, DecodeRows, LayerCache},
+    model::{Inference, Masks, Model, Prediction},
     tensor::{Tensor, guard, to_device},
 };
 

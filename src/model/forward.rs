@@ -1,11 +1,10 @@
 //! The forward pass without gradients: logits, and the losses of an evaluation.
 
-use super::{
-    Adapter, CachePass, Context, Direction, Flow, LayerCache, Masks, Model, ModelLayer, Objective,
-};
+use super::{Adapter, Context, Direction, Flow, Masks, Model, ModelLayer, Objective};
 use crate::{
     bridge::decode::FEW_ROWS,
     error::{Code, Error, Result},
+    kv_cache::{CachePass, LayerCache},
     tensor::{Kind, Tensor, guard, no_grad},
 };
 

@@ -5,7 +5,6 @@
 //! know. Layers hold no state: an engine may run one again to get its graph back.
 
 use super::{
-    cache::{CachePass, DecodeRows, LayerCache},
     cost::{LayerCost, Workload},
     loss::Objective,
     masks::Masks,
@@ -14,7 +13,12 @@ use super::{
     profile::Recorder,
     split::Split,
 };
-use crate::{error::Result, sparse::BlockSparse, tensor::Tensor};
+use crate::{
+    error::Result,
+    kv_cache::{CachePass, DecodeRows, LayerCache},
+    sparse::BlockSparse,
+    tensor::Tensor,
+};
 
 /// The tensors that one layer hands to the next, or their gradients.
 #[derive(Debug)]

@@ -6,7 +6,6 @@
 
 mod adapters;
 mod architecture;
-mod cache;
 mod codes;
 mod cost;
 mod cut;
@@ -42,7 +41,6 @@ pub use adapters::{
 };
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
-pub use cache::{CachePass, DecodeRows, LayerCache};
 pub use cost::{HeldBytes, LayerCost, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;

@@ -66,7 +66,7 @@ INLINE Integers words(const uint8_t* from, int64_t count) {
 }
 
 INLINE Integers next_words(const uint8_t* from, int64_t count) {
-  __builtin_prefetch(from + kAhead);
+  __builtin_prefetch(from + kAhead, /*rw=*/0, /*locality=*/2);
   return words(from, count);
 }
 

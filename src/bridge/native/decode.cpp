@@ -41,7 +41,7 @@ INLINE void add_products(Lanes (&sums)[ROWS][OUTPUTS], const float* x, const flo
   Lanes factors[OUTPUTS];
   for (int o = 0; o < OUTPUTS; ++o) {
     factors[o] = load_part(w + o * inputs, count);
-    __builtin_prefetch(w + o * inputs + kAhead / sizeof(float));
+    __builtin_prefetch(w + o * inputs + kAhead / sizeof(float), /*rw=*/0, /*locality=*/2);
   }
   for (int m = 0; m < ROWS; ++m) {
     const Lanes value = load_part(x + m * inputs, count);
@@ -98,7 +98,7 @@ INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from
     for (int v = 0; v < VECTORS; ++v) {
       values[v] = load(w + v * kLanes);
       // Of the outputs that come next.
-      __builtin_prefetch(w + (VECTORS + v) * kLanes);
+      __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
     }
     for (int m = 0; m < ROWS; ++m) {
       const float factor = p.x[(row + m) * p.inputs + k];

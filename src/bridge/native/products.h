@@ -11,7 +11,7 @@
 namespace dsr {
 
 // Bytes of a matrix that are asked for ahead of their use: the machine's own prefetcher does not keep up
-// with products of few rows.
+// with products of few rows. Into the second cache, as more of its lines may be on their way.
 constexpr int64_t kAhead = 8192;
 
 // Splits the outputs among threads, in parts of 64, which no result depends on.

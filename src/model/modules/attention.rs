@@ -5,8 +5,8 @@ use std::rc::Rc;
 use super::{Linear, Norm, Rotary};
 use crate::{
     error::{Code, Error, Result},
+    kv_cache::{DecodeRows, LayerCache},
     model::{
-        cache::{DecodeRows, LayerCache},
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
         layer::{AttentionFacts, Context},
         masks::{Masks, alibi_of_keys, alibi_slopes},

@@ -3,8 +3,8 @@
 use super::{Attention, Projections};
 use crate::{
     error::Result,
+    kv_cache::CachePass,
     model::{
-        cache::CachePass,
         layer::Context,
         masks::{Documents, Masks},
         params::Params,

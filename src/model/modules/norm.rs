@@ -2,6 +2,7 @@
 
 use super::rms::rms_norm;
 use crate::{
+    bridge::rows,
     error::Result,
     model::{
         cost::{FLOAT_BYTES, Operation, Tape, Workload},
@@ -89,6 +90,12 @@ impl Norm {
             match (self.kind, weight) {
                 (NormKind::Rms | NormKind::RmsPlusOne, Some(weight)) => {
                     let plus_one = self.kind == NormKind::RmsPlusOne;
+                    if context.decode_rows().is_some() {
+                        let settings = (self.epsilon, f64::from(u8::from(plus_one)));
+                        if let Some(made) = rows::rms_norm(x, weight, settings)? {
+                            return Ok(made);
+                        }
+                    }
                     let backward = self.weight.map_or(Backward::Autograd, |id| p.backward(id));
                     rms_norm(x, weight, backward, (self.epsilon, plus_one))
                 }

@@ -4,8 +4,8 @@
 use super::Embedding;
 use crate::{
     error::Result,
+    kv_cache::DecodeRows,
     model::{
-        cache::DecodeRows,
         cost::{Operation, Tape, Workload},
         layer::Context,
         param_id::ParamId,

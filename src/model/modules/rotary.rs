@@ -6,9 +6,9 @@
 use std::cell::RefCell;
 
 use crate::{
-    bridge::autograd::own_gradient,
+    bridge::{autograd::own_gradient, rows::turn},
     error::Result,
-    model::cache::DecodeRows,
+    kv_cache::DecodeRows,
     rope::Rope,
     tensor::{Device, Kind, Tensor, no_grad},
 };
@@ -69,6 +69,9 @@ impl Rotary {
     pub(crate) fn turn_rows(&self, x: &Tensor, rows: &DecodeRows) -> Result<Tensor> {
         if !self.rope.depends_on_length() {
             let Table { cos, sin, .. } = self.table(rows.longest(), x.kind(), x.device())?;
+            if let Some(made) = turn(x, (&cos, &sin), rows.past())? {
+                return Ok(made);
+            }
             let of = |table: &Tensor| table.f_index_select(0, rows.positions())?.f_unsqueeze(1);
             return turned(x, &of(&cos)?, &of(&sin)?);
         }

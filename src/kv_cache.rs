@@ -9,6 +9,7 @@ use crate::{
     bridge::{
         attention::{SlotLengths, flash_of_slots},
         decode::attend,
+        rows::keep,
     },
     error::{Code, Result},
     tensor::{Device, Kind, Tensor},
@@ -110,7 +111,7 @@ impl KeyValues {
 
     /// Keeps the keys and values of a whole text, `[1, H, T, D]`, of which queries will see the last
     /// `window`.
-    pub(super) fn fill(
+    pub fn fill(
         &mut self,
         slot: i64,
         (k, v): (&Tensor, &Tensor),
@@ -135,19 +136,23 @@ impl KeyValues {
     }
 
     /// Adds the keys and values of one token a row, `[B, H, 1, D]`.
-    pub(super) fn append(
+    pub fn append(
         &mut self,
         (k, v): (&Tensor, &Tensor),
         rows: &DecodeRows,
         window: Option<i64>,
     ) -> Result<()> {
-        let slots = Tensor::f_arange(k.size()[0], (Kind::Int64, k.device()))?;
         let (keys, values) = self.memory(k, window)?;
-        let places = rows.positions.f_remainder(keys.size()[2])?;
-        for (memory, x) in [(keys, k), (values, v)] {
-            let mut memory = memory.shallow_clone();
-            let at = [Some(&slots), None, Some(&places)];
-            let _ = memory.f_index_put_(&at, &x.f_squeeze_dim(2)?, false)?;
+        let capacity = keys.size()[2];
+        let places: Vec<i64> = rows.past.iter().map(|past| past % capacity).collect();
+        if !keep((keys, values), (k, v), &places)? {
+            let slots = Tensor::f_arange(k.size()[0], (Kind::Int64, k.device()))?;
+            let places = rows.positions.f_remainder(capacity)?;
+            for (memory, x) in [(keys, k), (values, v)] {
+                let mut memory = memory.shallow_clone();
+                let at = [Some(&slots), None, Some(&places)];
+                let _ = memory.f_index_put_(&at, &x.f_squeeze_dim(2)?, false)?;
+            }
         }
         for (tokens, past) in self.tokens.iter_mut().zip(&rows.past) {
             *tokens = past + 1;
@@ -157,7 +162,7 @@ impl KeyValues {
 
     /// The attention of the rows' queries, `[B, H, 1, D]`, to what their texts have, the tokens of `rows`
     /// included where they were added; `bias` is added to the scores, float32 `[1 or B, H, T]`.
-    pub(super) fn attend(
+    pub fn attend(
         &self,
         query: &Tensor,
         (bias, rows): (Option<&Tensor>, Option<&DecodeRows>),
