@@ -8,6 +8,7 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -81,7 +82,8 @@ INLINE void finish(const Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, int
     for (int o = 0; o < OUTPUTS; ++o) {
       const float step = steps ? steps[output + o] : 1.0f;
       const float bias = p.bias ? p.bias[output + o] : 0.0f;
-      p.y[(row + m) * p.outputs + output + o] = sum(sums[m][o]) * step + bias;
+      // One rounding, however many rows and outputs there are.
+      p.y[(row + m) * p.outputs + output + o] = std::fma(sum(sums[m][o]), step, bias);
     }
   }
 }

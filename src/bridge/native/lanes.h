@@ -54,13 +54,16 @@ INLINE Lanes load_part(const T* from, int64_t count) {
 
 INLINE void store(float* to, const Lanes& lanes) { *reinterpret_cast<Unaligned*>(to) = lanes; }
 
+// Halves are added to each other until one lane is left.
 INLINE float sum(const Lanes& lanes) {
-  float part[kLanes];
-  store(part, lanes);
-  for (int64_t width = kLanes / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) part[i] += part[i + width];
-  }
-  return part[0];
+  using Half = float __attribute__((vector_size(32)));
+  using Quarter = float __attribute__((vector_size(16)));
+  const Half half = __builtin_shufflevector(lanes, lanes, 0, 1, 2, 3, 4, 5, 6, 7) +
+                    __builtin_shufflevector(lanes, lanes, 8, 9, 10, 11, 12, 13, 14, 15);
+  const Quarter quarter = __builtin_shufflevector(half, half, 0, 1, 2, 3) +
+                          __builtin_shufflevector(half, half, 4, 5, 6, 7);
+  const Quarter two = quarter + __builtin_shufflevector(quarter, quarter, 2, 3, 2, 3);
+  return two[0] + two[1];
 }
 
 }  // namespace dsr
