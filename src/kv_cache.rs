@@ -69,7 +69,7 @@ impl DecodeRows {
         if let Some(made) = lengths.get(&[kv_heads, capacity]) {
             return Ok(Rc::clone(made));
         }
-        let rows = (&self.positions, self.longest() - 1);
+        let rows = (&self.positions, self.longest());
         let made = Rc::new(SlotLengths::of_next_tokens(rows, kv_heads, capacity)?);
         lengths.insert([kv_heads, capacity], Rc::clone(&made));
         Ok(made)

@@ -90,14 +90,14 @@ pub(crate) struct SlotLengths {
 }
 
 impl SlotLengths {
-    /// Of texts whose next token is at `positions`, int64 `[B]`, at most `last`, in caches of `kv_heads` heads
-    /// and `capacity` tokens.
+    /// Of texts whose next token is at `positions`, int64 `[B]`, the longest of which has then `longest`
+    /// tokens, in caches of `kv_heads` heads and `capacity` tokens.
     pub(crate) fn of_next_tokens(
-        (positions, last): (&Tensor, i64),
+        (positions, longest): (&Tensor, i64),
         kv_heads: i64,
         capacity: i64,
     ) -> Result<Self> {
-        let most = (last + 1).min(capacity);
+        let most = longest.min(capacity);
         let seen = positions.f_add_scalar(1)?.f_clamp_max(capacity)?.f_to_kind(Kind::Int)?;
         let seen = seen.f_repeat_interleave_self_int(kv_heads, 0, None)?;
         let options = (Kind::Int, seen.device());

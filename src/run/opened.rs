@@ -63,7 +63,7 @@ pub(super) struct Opened {
     pub(super) unbegun: Option<Unbegun>,
     /// The loss of its best checkpoint.
     best: Option<f64>,
-    /// What is not as the user may believe, as a line to show.
+    /// A fact that is not as the user may believe, as a line to show.
     pub(super) warning: Option<String>,
 }
 
