@@ -436,8 +436,11 @@ mod tests {
     use crate::{model::tiny_gpt2, tensor::Device};
 
     fn model(n_positions: i64) -> Model {
-        let sizes = [("vocab_size", 31), ("n_positions", n_positions), ("n_embd", 16)];
-        Model::from_scratch(&tiny_gpt2(&sizes, 0.1, true), 3, Device::Cpu).unwrap()
+        model_of(&[("vocab_size", 31), ("n_positions", n_positions), ("n_embd", 16)])
+    }
+
+    fn model_of(sizes: &[(&str, i64)]) -> Model {
+        Model::from_scratch(&tiny_gpt2(sizes, 0.1, true), 3, Device::Cpu).unwrap()
     }
 
     fn greedy(max_new_tokens: usize) -> Sampling {
@@ -479,9 +482,9 @@ mod tests {
     /// To the bit: log-probabilities, too. Texts end at different times, and others take their slots.
     #[test]
     fn a_text_is_the_same_alone_and_beside_any_others() {
-        let model = model(64);
+        let model = model_of(&[("vocab_size", 31), ("n_positions", 64), ("n_embd", 48)]);
         let texts: Vec<Vec<i64>> =
-            (0..7).map(|i| (0..1 + 7 * i).map(|j| (5 * i + 7 * j) % 31).collect()).collect();
+            (0..45).map(|i| (0..1 + 7 * (i % 7)).map(|j| (5 * i + 7 * j) % 31).collect()).collect();
         let prompts = prompts(&texts.iter().map(Vec::as_slice).collect::<Vec<_>>());
         for temperature in [0.0, 1.0] {
             let of = |prompts: &[Prompt], batch_size| {
@@ -492,7 +495,7 @@ mod tests {
                 .iter()
                 .map(|prompt| of(std::slice::from_ref(prompt), 1).remove(0))
                 .collect();
-            for slots in [1, 2, 3, 16] {
+            for slots in [1, 2, 3, 16, texts.len()] {
                 assert_eq!(of(&prompts, slots), alone, "{slots} slots, temperature {temperature}");
             }
             let lengths: std::collections::BTreeSet<_> =

@@ -106,6 +106,15 @@ impl<'a> Context<'a> {
         }
     }
 
+    /// The rows of each text in the input of a product, `rows` in all, in a pass that generates for
+    /// several.
+    pub fn rows_of_texts(&self, rows: i64) -> Option<Vec<i64>> {
+        match self.decode_rows() {
+            Some(_) => Some(vec![1; rows as usize]),
+            None => self.texts(rows),
+        }
+    }
+
     /// Without dropout, loss and cache.
     pub fn new(masks: &'a Masks) -> Self {
         let (objective, cache, recorder, sparse) = (None, None, None, None);

@@ -88,17 +88,28 @@ FOR_EACH_MACHINE void multiply_by_outputs(const Product& p, int64_t from, int64_
 // beside each other, and sums of sums round less.
 constexpr int64_t kDepth = 64;
 
-template <int ROWS, int VECTORS>
-INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from, int64_t to) {
+// Rows from which the part of the matrix that is multiplied is copied first: its own rows lie a whole
+// number of outputs apart, often that of a page, for which the first cache has few places.
+constexpr int64_t kCopied = 16;
+
+// A part of the matrix, of kDepth inputs and a few outputs: the matrix itself, or a copy.
+struct Strip {
+  const float* rows;
+  int64_t stride;
+};
+
+// AHEAD: asks for the outputs that come next.
+template <int ROWS, int VECTORS, bool AHEAD>
+INLINE void add_rows(const Product& p, Strip strip, int64_t row, int64_t output, int64_t from,
+                     int64_t to) {
   float* y = p.y + row * p.outputs + output;
+  const float* w = strip.rows;
   Lanes sums[ROWS][VECTORS] = {};
-  for (int64_t k = from; k < to; ++k) {
-    const float* w = p.matrix + k * p.outputs + output;
+  for (int64_t k = from; k < to; ++k, w += strip.stride) {
     Lanes values[VECTORS];
     for (int v = 0; v < VECTORS; ++v) {
       values[v] = load(w + v * kLanes);
-      // Of the outputs that come next.
-      __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
+      if (AHEAD) __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
     }
     for (int m = 0; m < ROWS; ++m) {
       const float factor = p.x[(row + m) * p.inputs + k];
@@ -113,26 +124,46 @@ INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from
   }
 }
 
-template <int VECTORS>
-INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t to) {
+template <int VECTORS, bool AHEAD>
+INLINE void add_to_rows(const Product& p, Strip strip, int64_t output, int64_t from, int64_t to) {
   int64_t row = 0;
-  for (; row + 4 <= p.rows; row += 4) add_rows<4, VECTORS>(p, row, output, from, to);
+  for (; row + 4 <= p.rows; row += 4) {
+    add_rows<4, VECTORS, AHEAD>(p, strip, row, output, from, to);
+  }
   switch (p.rows - row) {
-    case 3: return add_rows<3, VECTORS>(p, row, output, from, to);
-    case 2: return add_rows<2, VECTORS>(p, row, output, from, to);
-    case 1: return add_rows<1, VECTORS>(p, row, output, from, to);
+    case 3: return add_rows<3, VECTORS, AHEAD>(p, strip, row, output, from, to);
+    case 2: return add_rows<2, VECTORS, AHEAD>(p, strip, row, output, from, to);
+    case 1: return add_rows<1, VECTORS, AHEAD>(p, strip, row, output, from, to);
   }
 }
 
+// `copy` has room for kDepth rows of the outputs.
+template <int VECTORS>
+INLINE void add_strip(const Product& p, float* copy, int64_t output, int64_t from, int64_t to) {
+  const Strip strip{p.matrix + from * p.outputs + output, p.outputs};
+  if (p.rows < kCopied) return add_to_rows<VECTORS, true>(p, strip, output, from, to);
+  for (int64_t k = 0; k < to - from; ++k) {
+    const float* w = strip.rows + k * strip.stride;
+    for (int v = 0; v < VECTORS; ++v) {
+      store(copy + (k * VECTORS + v) * kLanes, load(w + v * kLanes));
+      __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
+    }
+  }
+  add_to_rows<VECTORS, false>(p, {copy, VECTORS * kLanes}, output, from, to);
+}
+
 FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_t last) {
+  alignas(64) float copy[kDepth * 4 * kLanes];
   for (int64_t m = 0; m < p.rows; ++m) {
     for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] = p.bias ? p.bias[o] : 0.0f;
   }
   for (int64_t from = 0; from < p.inputs; from += kDepth) {
     const int64_t to = std::min(from + kDepth, p.inputs);
     int64_t output = first;
-    for (; output + 4 * kLanes <= last; output += 4 * kLanes) add_to_rows<4>(p, output, from, to);
-    for (; output + kLanes <= last; output += kLanes) add_to_rows<1>(p, output, from, to);
+    for (; output + 4 * kLanes <= last; output += 4 * kLanes) {
+      add_strip<4>(p, copy, output, from, to);
+    }
+    for (; output + kLanes <= last; output += kLanes) add_strip<1>(p, copy, output, from, to);
     for (; output < last; ++output) {
       for (int64_t m = 0; m < p.rows; ++m) {
         float sum = 0.0f;

@@ -6,8 +6,9 @@
 use super::{Linear, Norm, dropout};
 use crate::{
     bridge::{
-        decode::{Matrix, few_rows},
+        decode::Matrix,
         memory::{self, count_as},
+        texts::product_of_texts,
     },
     error::Result,
     model::{
@@ -110,13 +111,13 @@ impl Layer for Head {
         let logits = || -> Result<Tensor> {
             let rows = x.f_reshape([-1, self.shape.1])?;
             let logits = match params.codes(self.projection) {
-                Some((codes, index)) => Some(codes.multiply(index, self.shape.0, &rows, None)?),
-                None => few_rows(&rows, Matrix::ByOutputs(projection), None)?,
+                Some((codes, index)) => codes.multiply(index, self.shape.0, &rows, None)?,
+                None => {
+                    let texts = context.rows_of_texts(rows.size()[0]);
+                    product_of_texts(&rows, Matrix::ByOutputs(projection), None, texts.as_deref())?
+                }
             };
-            match logits {
-                Some(logits) => Ok(logits.f_view([x.size()[0], -1, self.shape.0])?),
-                None => Ok(x.f_matmul(&projection.f_tr()?)?),
-            }
+            Ok(logits.f_view([x.size()[0], -1, self.shape.0])?)
         };
         let hidden = match context.objective {
             None => logits()?.f_to_kind(Kind::Float)?,

@@ -168,7 +168,7 @@ impl Linear {
     /// Its parameters in a pass, for the input `[n, in]`.
     fn weights(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Weights {
         let sink = |id: ParamId| p.sink(id);
-        let texts = context.texts(x.size()[0]).map(Rc::from);
+        let texts = context.rows_of_texts(x.size()[0]).map(Rc::from);
         Weights {
             texts,
             weight: p.tensor(self.weight).shallow_clone(),
