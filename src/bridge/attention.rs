@@ -5,7 +5,7 @@ use std::{ffi::c_int, ptr::null_mut};
 
 use tch::{Kind, Tensor};
 
-use super::{RawTensor, check, maybe, raw};
+use super::{RawTensor, check, maybe, own, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -121,10 +121,4 @@ pub(crate) fn flash_of_slots(
     maybe(|out| unsafe {
         dsr_flash_of_slots(raw(q), raw(k), raw(v), seen, queries, keys, *most, scale, out)
     })
-}
-
-/// The tensor that a call which succeeded has put there.
-fn own(tensor: RawTensor) -> Tensor {
-    // SAFETY: it is a new tensor that nobody else owns.
-    unsafe { Tensor::from_ptr(tensor.cast()) }
 }

@@ -9,6 +9,7 @@
 pub mod alloc;
 pub(crate) mod attention;
 pub(crate) mod autograd;
+pub(crate) mod blocks;
 pub(crate) mod blockwise;
 pub(crate) mod bytes;
 pub(crate) mod context;
@@ -66,8 +67,13 @@ fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
 fn made(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Tensor> {
     let mut tensor: RawTensor = null_mut();
     check(make(&raw mut tensor))?;
-    // SAFETY: a call that succeeded has put a new tensor there that nobody else owns.
-    Ok(unsafe { Tensor::from_ptr(tensor.cast()) })
+    Ok(own(tensor))
+}
+
+/// The tensor that a call which succeeded has put into its place.
+fn own(tensor: RawTensor) -> Tensor {
+    // SAFETY: it is a new tensor that nobody else owns.
+    unsafe { Tensor::from_ptr(tensor.cast()) }
 }
 
 // The statuses of native/bridge.h.

@@ -1,4 +1,5 @@
-//! The attention of a layout: the flash kernel for its pieces, merged by log-sum-exp.
+//! The attention of a layout: the flash kernel for its pieces, merged by log-sum-exp; on the CPU in float32
+//! a kernel of its own.
 //!
 //! The forward pass keeps queries, keys and values, the merged result and the merged log-sum-exp. With these
 //! the kernel's own backward pass gives for each piece what it adds to the gradients.
@@ -10,6 +11,7 @@ use crate::{
     bridge::{
         attention::{flash, flash_backward},
         autograd::own_gradient,
+        blocks::SeenBlocks,
     },
     error::{Code, Result},
     tensor::{Device, Kind, Tensor, no_grad},
@@ -21,6 +23,8 @@ pub(super) struct Calls {
     block: i64,
     blocks: i64,
     groups: Vec<HeadGroup>,
+    /// For the CPU's own kernel; `None` where all is one call of libtorch's.
+    seen: Option<SeenBlocks>,
 }
 
 /// Heads with the same layout.
@@ -101,20 +105,34 @@ impl Calls {
             };
             groups.push(HeadGroup { heads, calls: calls.collect::<Result<_>>()? });
         }
-        Ok(Self { block, blocks, groups })
+        let is_one = groups.len() == 1 && groups.iter().all(|group| group.calls.len() == 1);
+        let seen = match device == Device::Cpu && !is_one {
+            true => Some(seen_blocks(layout, is_causal, block, (first, heads))?),
+            false => None,
+        };
+        Ok(Self { block, blocks, groups, seen })
     }
 
     /// The attention of queries `[B, H, T, D]` to keys and values of as many heads; T is a multiple of the
     /// block.
     pub(super) fn attend(self: &Rc<Self>, [q, k, v]: [&Tensor; 3], scale: f64) -> Result<Tensor> {
-        let (out, sums) = no_grad(|| self.forward([q, k, v], scale))?;
+        let is_ours = self.seen.is_some() && q.kind() == Kind::Float;
+        let (out, sums) = no_grad(|| match &self.seen {
+            Some(seen) if is_ours => seen.attend([q, k, v], scale),
+            _ => self.forward([q, k, v], scale),
+        })?;
         if !(q.requires_grad() || k.requires_grad() || v.requires_grad()) {
             return Ok(out);
         }
         let inputs = [q.detach(), k.detach(), v.detach()];
         let (calls, kept) = (Rc::clone(self), out.detach());
         own_gradient(&[q, k, v], &out, move |grad| {
-            let grads = no_grad(|| calls.backward(&inputs, (&kept, &sums, grad), scale))?;
+            let grads = no_grad(|| match &calls.seen {
+                Some(seen) if is_ours => {
+                    seen.backward(grad, inputs.each_ref(), (&kept, &sums), scale)
+                }
+                _ => calls.backward(&inputs, (&kept, &sums, grad), scale),
+            })?;
             Ok(grads.into_iter().map(Some).collect())
         })?;
         Ok(out)
@@ -282,6 +300,28 @@ impl Calls {
         let chosen = in_blocks.f_index_select(1, numbers)?;
         Ok(chosen.f_view([rows, blocks.pieces, -1, width])?)
     }
+}
+
+/// What the heads from `first` on see, for the CPU's kernel.
+fn seen_blocks(
+    layout: &Layout,
+    is_causal: bool,
+    block: i64,
+    (first, heads): (i64, i64),
+) -> Result<SeenBlocks> {
+    let mut groups = vec![0; heads.unsigned_abs() as usize];
+    let mut matrices = Vec::with_capacity(layout.groups.len());
+    for (number, (matrix, of)) in (0..).zip(&layout.groups) {
+        let bytes: Vec<u8> = (0..matrix.blocks())
+            .flat_map(|row| matrix.row(row).iter().map(|&is_seen| u8::from(is_seen)))
+            .collect();
+        let blocks = matrix.blocks() as i64;
+        matrices.push(Tensor::f_from_slice(&bytes)?.f_view([blocks, blocks])?);
+        for head in of.iter().map(|head| head - first).filter(|head| (0..heads).contains(head)) {
+            groups[head.unsigned_abs() as usize] = number;
+        }
+    }
+    Ok(SeenBlocks { seen: Tensor::f_stack(&matrices, 0)?, groups, block, is_causal })
 }
 
 impl HeadGroup {

@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "bridge.h"
+#include "exponential.h"
 #include "lanes.h"
 #include "products.h"
 
@@ -182,27 +183,6 @@ bool is_plain(const at::Tensor& tensor) {
 
 // ---- Attention.
 
-// Makes each lane e to its power; all of them are at most 0, within two units of the last place
-// (the polynomial of Cephes' expf).
-INLINE void exponential(Lanes& x) {
-  constexpr float kLeast = -87.0f, kLog2E = 1.44269504f;
-  x = x < kLeast ? Lanes{} + kLeast : x;
-  // Rounded to the nearest: the conversion cuts, and x is not positive.
-  const Integers power = __builtin_convertvector(x * kLog2E - 0.5f, Integers);
-  const Lanes whole = __builtin_convertvector(power, Lanes);
-  const Lanes r = x - whole * 0.693359375f - whole * -2.12194440e-4f;
-  Lanes y = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  y = y * r + 8.3334519073e-3f;
-  y = y * r + 4.1665795894e-2f;
-  y = y * r + 1.6666665459e-1f;
-  y = y * r + 5.0000001201e-1f;
-  y = y * r * r + r + 1.0f;
-  const Integers bits = (power + 127) << 23;
-  Lanes scale;
-  std::memcpy(&scale, &bits, sizeof scale);
-  x = y * scale;
-}
-
 // One query of each row and head, and what it sees: the first `seen[row]` keys of the row.
 template <typename T>
 struct Attention {
@@ -231,13 +211,8 @@ INLINE void softmax(float* scores, int64_t count, int64_t padded) {
   std::fill(scores + count, scores + padded, -INFINITY);
   Lanes sums{};
   for (int64_t i = 0; i < padded; i += kLanes) {
-    const Lanes score = load(scores + i);
-    const Lanes less = score - most;
-    Lanes weight = less;
-    exponential(weight);
-    // What is no number stays none.
-    weight = less == less ? weight : less;
-    weight = score == -INFINITY ? Lanes{} : weight;
+    Lanes weight = load(scores + i);
+    make_weight(weight, most);
     store(scores + i, weight);
     sums += weight;
   }
