@@ -136,10 +136,10 @@ fn small(family: &str, more: serde_json::Value) -> Rc<Model> {
 #[test]
 fn a_sliding_window_trains_as_masked_attention() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[200, 131]);
-    let pattern = json!({ "sliding_window": 24, "sliding_window_pattern": 2 });
-    let some = json!({ "sliding_window": 24, "use_sliding_window": true, "max_window_layers": 1 });
-    let window = json!({ "sliding_window": 24 });
+    let (_dir, rows) = rows(&[700, 531]);
+    let pattern = json!({ "sliding_window": 150, "sliding_window_pattern": 2 });
+    let some = json!({ "sliding_window": 150, "use_sliding_window": true, "max_window_layers": 1 });
+    let window = json!({ "sliding_window": 150 });
     for (family, settings) in
         [("mistral", &window), ("phi3", &window), ("gemma3_text", &pattern), ("qwen2", &some)]
     {

@@ -12,14 +12,16 @@ use crate::{
     tensor::{Device, Kind, Tensor},
 };
 
+/// A mask is as fast as pieces for rows shorter than this, or than one and a half windows: the last piece is
+/// filled up.
+const SHORT_ROW: i64 = 512;
 /// The widest head of a GPU's kernel.
 const WIDEST_HEAD: i64 = 256;
 /// The width of a head is a multiple of this for a GPU's kernel.
 const HEAD_UNIT: i64 = 8;
 
 impl Attention {
-    /// The window of queries `[B, H, T, D]`, if the kernel of windows is for them: where rows are longer than
-    /// it, have no padding that a query would see, and no weights are dropped out.
+    /// The window of queries `[B, H, T, D]`, if the kernel of windows is for them: where rows are long, have no padding that a query would see, and no weights are dropped out.
     pub(super) fn own_window(&self, q: &Tensor, masks: &Masks, trains: bool) -> Option<i64> {
         let drops = trains && self.dropout > 0.0;
         let device = q.device();
@@ -40,7 +42,8 @@ impl Attention {
     fn window_within(&self, tokens: i64) -> Option<i64> {
         let is_plain =
             self.is_causal && matches!(self.position, Position::None | Position::Rotary(_));
-        self.window.filter(|&window| is_plain && window < tokens)
+        let is_long = |&window: &i64| tokens >= SHORT_ROW && 2 * tokens >= 3 * window;
+        self.window.filter(is_long).filter(|_| is_plain)
     }
 
     fn fits_flash(&self, kind: Kind) -> bool {
