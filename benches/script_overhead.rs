@@ -134,6 +134,7 @@ fn config() -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         sparse_attention: None,
+        tiled_mlp: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 42,

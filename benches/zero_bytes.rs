@@ -160,6 +160,7 @@ fn engine_config(zero: ZeroConfig) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         sparse_attention: None,
+        tiled_mlp: None,
         zero,
         mesh: MeshConfig::default(),
         seed: 1,

@@ -9,6 +9,7 @@ use crate::{
     bridge::{
         attention::{SlotLengths, flash_of_slots},
         decode::attend,
+        key_ranges::KeyRanges,
         rows::keep,
     },
     error::{Code, Result},
@@ -161,11 +162,13 @@ impl KeyValues {
     }
 
     /// The attention of the rows' queries, `[B, H, 1, D]`, to what their texts have, the tokens of `rows`
-    /// included where they were added; `bias` is added to the scores, float32 `[1 or B, H, T]`.
-    pub fn attend(
+    /// included where they were added, or to ranges of it; `bias` is added to the scores, float32
+    /// `[1 or B, H, T]`.
+    pub(crate) fn attend(
         &self,
         query: &Tensor,
         (bias, rows): (Option<&Tensor>, Option<&DecodeRows>),
+        ranges: Option<&KeyRanges>,
         scale: Option<f64>,
     ) -> Result<Tensor> {
         let [b, heads, width] = [query.size()[0], query.size()[1], query.size()[3]];
@@ -177,9 +180,16 @@ impl KeyValues {
         let seen: Vec<i64> = tokens.map(|&tokens| tokens.min(capacity)).collect();
         let one = query.f_reshape([b, heads, width])?;
         let factor = scale.unwrap_or((width as f64).powf(-0.5));
-        if let Some(made) = attend(&one, (keys, values), bias, &seen, factor)? {
+        if let Some(made) = attend(&one, (keys, values), bias, (&seen, ranges), factor)? {
             return Ok(made.f_unsqueeze(2)?);
         }
+        let longest = seen.iter().copied().max().unwrap_or(1);
+        let hidden = ranges.map(|ranges| ranges.hidden(longest, query.device())).transpose()?;
+        let both = match (bias, hidden) {
+            (Some(bias), Some(hidden)) => Some(bias.f_narrow(2, 0, longest)?.f_add(hidden)?),
+            (bias, hidden) => bias.or(hidden).map(Tensor::shallow_clone),
+        };
+        let bias = both.as_ref();
         if let (None, Some(rows)) = (bias, rows.filter(|_| query.device().is_cuda())) {
             let lengths = rows.lengths(keys.size()[1], capacity)?;
             let [keys, values] = [keys, values].map(|x| x.f_narrow(0, 0, b));
@@ -187,7 +197,6 @@ impl KeyValues {
                 return Ok(made.f_unsqueeze(2)?);
             }
         }
-        let longest = seen.iter().copied().max().unwrap_or(1);
         let part = |x: &Tensor| x.f_narrow(0, 0, b)?.f_narrow(2, 0, longest);
         let (keys, values) = (part(keys)?, part(values)?);
         let mask = Some(mask(query, bias, &seen, longest)?);
@@ -269,7 +278,7 @@ mod tests {
                     let rows = DecodeRows::new(past, device).unwrap();
                     let [q, k, v] = [4, 2, 2].map(|heads| random(&[2, heads, 1, 8]));
                     cache.append((&k, &v), &rows, window).unwrap();
-                    let made = cache.attend(&q, (None, Some(&rows)), None).unwrap();
+                    let made = cache.attend(&q, (None, Some(&rows)), None, None).unwrap();
                     for (row, (keys, values)) in (0..).zip(&mut texts) {
                         let longer = |x: &Tensor, new: &Tensor| {
                             Tensor::cat(&[x.shallow_clone(), new.narrow(0, row, 1)], 2)

@@ -37,9 +37,11 @@ pub mod tensor;
 pub mod dist;
 
 pub mod checkpoint;
+pub mod cost;
 pub mod data;
 pub mod hub;
 pub mod kv_cache;
+pub mod masks;
 pub mod model;
 pub mod optim;
 pub mod quantize;

@@ -59,6 +59,7 @@ mod streaming;
 mod support;
 mod sweep;
 mod tidy;
+mod tiled_mlp;
 mod trace;
 mod watch;
 mod zero;

@@ -77,6 +77,7 @@ impl Case {
             scheduler: Schedule::Constant,
             activation_checkpointing,
             sparse_attention: None,
+            tiled_mlp: None,
             zero: ZeroConfig::default(),
             mesh: MeshConfig::default(),
             seed: 1,
@@ -261,6 +262,21 @@ fn every_family_is_planned_as_it_is_counted() {
             println!("{family}, dropout {dropout}");
             Case { model, rows: 4, tokens: 160, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
         }
+    }
+}
+
+/// A window takes memory of its own where rows are long, whether it divides them or not.
+#[test]
+fn a_sliding_window_is_planned_as_it_is_counted() {
+    let _alone = alone();
+    let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
+    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("vocab_size", 1024)];
+    for (window, every) in [(160, None), (192, None), (160, Some(1))] {
+        let all = [&sizes[..], &gated, &[("sliding_window", window)]].concat();
+        let sizes = all.into_iter().map(|(key, size)| (key, size.into()));
+        let model = ModelConfig::named("mistral").unwrap().with(sizes, "test").unwrap();
+        println!("window {window}");
+        Case { model, rows: 2, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
     }
 }
 

@@ -3,6 +3,7 @@
 //! Ranks are threads where nothing is drawn at random. All trainings have the same rows a step.
 
 mod adapters;
+mod long_rows;
 mod recipes;
 mod turns;
 

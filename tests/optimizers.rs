@@ -240,6 +240,7 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         sparse_attention: None,
+        tiled_mlp: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

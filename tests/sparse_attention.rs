@@ -113,20 +113,55 @@ fn packed_rows_train_as_the_texts_one_by_one() {
     }
 }
 
-/// What is held of a step of one row of so many tokens: activations, and the peak of all kinds.
-fn bytes(tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
-    let settings = json!({
-        "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 100,
+/// A new model of a family, of two layers and two heads that share their keys, with more settings.
+fn small(family: &str, more: serde_json::Value) -> Rc<Model> {
+    let mut settings = json!({
+        "model_type": family, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 100,
         "max_position_embeddings": 16384,
     });
-    let settings = settings.as_object().unwrap().clone();
-    let (_dir, rows) = rows(&[tokens as usize]);
+    let all = settings.as_object_mut().unwrap();
+    all.extend(more.as_object().unwrap().clone());
+    if family == "phi3" {
+        all.remove("head_dim");
+    }
     let config_file = tempfile::tempdir().unwrap();
-    let path = config_file.path().join("config.json");
-    std::fs::write(&path, serde_json::Value::Object(settings).to_string()).unwrap();
+    std::fs::write(config_file.path().join("config.json"), settings.to_string()).unwrap();
     let described = ModelConfig::read(config_file.path()).unwrap();
-    let model = Rc::new(Model::from_scratch(&described, 1, Device::Cpu).unwrap());
+    Rc::new(Model::from_scratch(&described, 1, Device::Cpu).unwrap())
+}
+
+/// A window in pieces trains as one with a mask, with layers that see all between those with a window too. A
+/// dropout that drops nothing has the mask.
+#[test]
+fn a_sliding_window_trains_as_masked_attention() {
+    let _alone = alone();
+    let (_dir, rows) = rows(&[700, 531]);
+    let pattern = json!({ "sliding_window": 150, "sliding_window_pattern": 2 });
+    let some = json!({ "sliding_window": 150, "use_sliding_window": true, "max_window_layers": 1 });
+    let window = json!({ "sliding_window": 150 });
+    for (family, settings) in
+        [("mistral", &window), ("phi3", &window), ("gemma3_text", &pattern), ("qwen2", &some)]
+    {
+        let trained = |dropout: f64| {
+            let mut settings = settings.clone();
+            settings["attention_dropout"] = dropout.into();
+            let options =
+                LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
+            let mut engine = init_engine(small(family, settings), config(2, 1));
+            train(&mut engine, &mut rows.loader(options).unwrap(), 3)
+        };
+        assert_curves(family, &trained(0.0), &trained(1e-12), 1e-5);
+    }
+}
+
+/// What is held of a step of one row of so many tokens: activations, and the peak of all kinds.
+fn bytes(tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
+    bytes_of(small("llama", json!({})), tokens, sparse)
+}
+
+fn bytes_of(model: Rc<Model>, tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
+    let (_dir, rows) = rows(&[tokens as usize]);
     let plain = EngineConfig { sparse_attention: sparse, ..config(1, 1) };
     let mut engine: Engine = init_engine(model, plain);
     let options = LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() };
@@ -148,6 +183,13 @@ fn bytes_of_activations_are_a_line() {
     };
     let [short, middle, long] =
         [4096, 8192, 16384].map(|tokens| bytes(tokens, Some(window.clone())));
+    assert_line([short, middle, long]);
+    let model = || small("mistral", json!({ "sliding_window": 512 }));
+    assert_line([4096, 8192, 16384].map(|tokens| bytes_of(model(), tokens, None)));
+}
+
+/// Each is twice the one before.
+fn assert_line([short, middle, long]: [(u64, u64); 3]) {
     for ((activations, peak), (more, higher)) in [(short, middle), (middle, long)] {
         assert_relative("activations", more as f64, 2.0 * activations as f64, 0.02);
         assert!(higher as f64 <= 2.02 * peak as f64, "{peak} and {higher}");
@@ -179,4 +221,47 @@ fn a_checkpoint_of_another_layout_is_told() {
     );
     let [dense] = &warnings(None)[..] else { panic!("one warning") };
     assert!(dense.ends_with("the engine has all keys"), "{dense}");
+}
+
+/// Rows of pairs, shorter and longer than a block.
+fn pairs(lengths: &[(usize, usize)]) -> (tempfile::TempDir, Dataset) {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |(i, &(from, to)): (usize, &(usize, usize))| {
+        let ids = |len: usize| (0..len).map(|t| (i * 31 + t * 7) % 97 + 1).collect::<Vec<_>>();
+        json!({ "input_ids": ids(from), "labels": ids(to) }).to_string()
+    };
+    let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
+    let path = dir.path().join("rows.jsonl");
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    (dir, rows)
+}
+
+fn t5(name: &str) -> Rc<Model> {
+    let dir = golden(&format!("families/{name}"));
+    let config = ModelConfig::read(&*dir).unwrap().with([("dropout_rate", 0.0.into())], "test");
+    Rc::new(Model::load(&*dir, &config.unwrap(), Device::Cpu).unwrap())
+}
+
+/// The encoder of T5 has the layout to both sides, with the gradient of its bias: a dense layout trains as
+/// dense attention, padding included, and a sparse one otherwise.
+#[test]
+fn an_encoder_has_the_layout_to_both_sides() {
+    let _alone = alone();
+    let (_dir, rows) = pairs(&[(29, 9), (17, 5)]);
+    for name in ["t5-v10", "t5-v11"] {
+        let trained = |sparse: Option<SparseAttention>| {
+            let options =
+                LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
+            let plain = EngineConfig { sparse_attention: sparse, ..config(2, 1) };
+            train(&mut init_engine(t5(name), plain), &mut rows.loader(options).unwrap(), 3)
+        };
+        let expected = trained(None);
+        let dense = SparseAttention { mode: SparseMode::Dense, ..fixed(4) };
+        let dense = SparseAttention { num_local_blocks: None, ..dense };
+        assert_curves(name, &trained(Some(dense)), &expected, 1e-5);
+        let sparse = trained(Some(fixed(4)));
+        assert!((sparse[0].0 - expected[0].0).abs() > 1e-6, "{name} is dense");
+        assert!(sparse[2].0 < sparse[0].0, "{name} learns");
+    }
 }

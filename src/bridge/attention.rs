@@ -3,9 +3,9 @@
 
 use std::{ffi::c_int, ptr::null_mut};
 
-use tch::{Kind, Tensor};
+use tch::{Device, Kind, Tensor};
 
-use super::{RawTensor, check, maybe, own, raw};
+use super::{RawTensor, check, device::properties, maybe, own, raw};
 use crate::error::Result;
 
 unsafe extern "C" {
@@ -42,6 +42,15 @@ unsafe extern "C" {
         dk: *mut RawTensor,
         dv: *mut RawTensor,
     ) -> c_int;
+}
+
+/// Whether a GPU has kernels of [`flash`]: from Ampere on.
+pub(crate) fn has_flash(device: Device) -> bool {
+    let capability = |index| properties(index).map(|properties| properties.capability);
+    match device {
+        Device::Cuda(index) => capability(index).is_ok_and(|(major, _)| major >= 8),
+        _ => true,
+    }
 }
 
 /// The attention of queries to keys and values, `[B, H, T, D]` each, and the log-sum-exp of its scores, float32

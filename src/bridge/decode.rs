@@ -1,10 +1,13 @@
 //! Kernels of the CPU for a pass of one token a text, whose results do not depend on the other rows.
 
-use std::{ffi::c_int, ptr::null_mut};
+use std::{
+    ffi::c_int,
+    ptr::{null, null_mut},
+};
 
 use tch::{Device, Kind, Tensor};
 
-use super::{RawTensor, maybe, raw};
+use super::{RawTensor, key_ranges::KeyRanges, maybe, raw};
 use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
@@ -37,6 +40,8 @@ unsafe extern "C" {
         values: RawTensor,
         bias: RawTensor,
         seen: *const i64,
+        offsets: *const i64,
+        ranges: *const i64,
         scale: f64,
         out: *mut RawTensor,
     ) -> c_int;
@@ -161,17 +166,18 @@ pub(crate) fn code_rows(
 }
 
 /// The attention of one query a row, `[B, H, D]`, to the first `seen` keys and values of its row,
-/// `[B or more, KV, capacity, D]`, with a float32 `bias` `[1 or B, H, T]`; `None` where libtorch's
-/// attention is to be taken.
+/// `[B or more, KV, capacity, D]`, or to `ranges` of them, with a float32 `bias` `[1 or B, H, T]`; `None` where
+/// libtorch's attention is to be taken.
 pub(crate) fn attend(
     query: &Tensor,
     (keys, values): (&Tensor, &Tensor),
     bias: Option<&Tensor>,
-    seen: &[i64],
+    (seen, ranges): (&[i64], Option<&KeyRanges>),
     scale: f64,
 ) -> Result<Option<Tensor>> {
     let fits = fits(query, keys, bias, seen);
-    if !fits
+    let ranges_fit = ranges.is_none_or(|ranges| ranges.fits(query.size()[1], seen));
+    if !(fits && ranges_fit)
         || values.size() != keys.size()
         || values.kind() != keys.kind()
         || !values.is_contiguous()
@@ -180,9 +186,10 @@ pub(crate) fn attend(
     }
     let bias = bias.map_or(null_mut(), raw);
     let (q, k, v) = (raw(query), raw(keys), raw(values));
+    let (offsets, ranges) = ranges.map_or((null(), null()), KeyRanges::arrays);
     // SAFETY: every pointer is to a live tensor or null, whose sizes and formats fit each other, and
-    // `seen` has a number for each row that is at most the capacity.
-    maybe(|out| unsafe { dsr_attend(q, k, v, bias, seen.as_ptr(), scale, out) })
+    // `seen` has a number for each row that is at most the capacity, and ranges lie within it.
+    maybe(|out| unsafe { dsr_attend(q, k, v, bias, seen.as_ptr(), offsets, ranges, scale, out) })
 }
 
 /// Whether sizes and formats of an attention fit each other.
@@ -244,7 +251,8 @@ mod tests {
             let ones = || Tensor::ones([1, 1, 40, 16], CPU);
             let (q, keys) = (Tensor::ones([1, 1, 16], CPU), ones());
             let _ = keys.i((0, 0, place, 2)).fill_(f64::NAN);
-            let made = no_grad(|| attend(&q, (&keys, &ones()), None, &[5], 1.0)).unwrap().unwrap();
+            let made =
+                no_grad(|| attend(&q, (&keys, &ones()), None, (&[5], None), 1.0)).unwrap().unwrap();
             assert!(made.isnan().all().int64_value(&[]) == 1, "{place}: {made:?}");
         }
     }
@@ -261,7 +269,9 @@ mod tests {
                 let [q, k, v] = [q, k, v].map(|x| x.to_kind(kind));
                 let seen = [1i64, 40, 23];
                 for bias in [None, Some(&bias)] {
-                    let made = no_grad(|| attend(&q, (&k, &v), bias, &seen, 0.3)).unwrap().unwrap();
+                    let made = no_grad(|| attend(&q, (&k, &v), bias, (&seen, None), 0.3))
+                        .unwrap()
+                        .unwrap();
                     for (row, &seen) in (0..).zip(&seen) {
                         let of = |x: &Tensor| x.narrow(0, row, 1).narrow(2, 0, seen);
                         let mask = bias.map(|bias| of(bias).unsqueeze(2).to_kind(kind));
@@ -281,6 +291,37 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// Ranges are the same as an infinity that is added to the scores of all other keys: within the rounding
+    /// of sums in another order.
+    #[test]
+    fn a_head_sees_ranges_of_the_keys_of_its_row() {
+        for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2)] {
+            let random = |size: &[i64]| Tensor::randn(size, CPU).to_kind(kind);
+            let (q, k, v) = (random(&[2, 4, 24]), random(&[2, 2, 40, 24]), random(&[2, 2, 40, 24]));
+            let mut ranges = KeyRanges::new(4);
+            for of_head in [[0..3, 7..9], [8..9, 9..10], [0..1, 5..10], [2..3, 4..5]] {
+                ranges.push(of_head);
+            }
+            for of_head in [[0..3, 37..40], [8..9, 9..10], [0..1, 5..31], [20..36, 36..40]] {
+                ranges.push(of_head);
+            }
+            let seen = [10i64, 40];
+            let alibi = Tensor::randn([2, 4, 40], CPU);
+            let hidden = ranges.hidden(40, Device::Cpu).unwrap();
+            for bias in [None, Some(&alibi)] {
+                let of = |bias, ranges| {
+                    no_grad(|| attend(&q, (&k, &v), bias, (&seen, ranges), 0.3)).unwrap().unwrap()
+                };
+                let made = of(bias, Some(&ranges));
+                let masked = bias.map_or_else(|| hidden.shallow_clone(), |bias| bias + hidden);
+                let expected = of(Some(&masked), None);
+                assert!(made.allclose(&expected, tolerance, tolerance, false), "{kind:?}");
+            }
+            let beyond = no_grad(|| attend(&q, (&k, &v), None, (&[8, 40], Some(&ranges)), 0.3));
+            assert!(beyond.is_err());
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) mod disk;
 pub(crate) mod dist;
 pub(crate) mod early;
 pub(crate) mod fused;
+pub(crate) mod key_ranges;
 pub(crate) mod lists;
 pub(crate) mod memory;
 pub(crate) mod operations;

@@ -48,6 +48,8 @@ pub struct EngineConfig {
     pub activation_checkpointing: Option<ActivationCheckpointing>,
     /// The blocks of keys that attention sees; `None` is all.
     pub sparse_attention: Option<SparseAttention>,
+    /// How MLPs run over slices of tokens; `None` is over all at once.
+    pub tiled_mlp: Option<TiledMlp>,
     /// What the replicas share out among them.
     pub zero: ZeroConfig,
     /// The mesh of the ranks.
@@ -91,6 +93,26 @@ impl ActivationCheckpointing {
     }
 }
 
+option_table! {
+    /// MLPs over slices of tokens, one after another, as DeepSpeed's TiledMLP.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct TiledMlp {
+        /// slices of a micro batch; as many as make slices no longer than the model is wide where it is not
+        /// given
+        #[option(optional, range = 1..)]
+        pub shards: Option<usize>,
+    }
+}
+
+impl TiledMlp {
+    /// The slices of so many tokens of hidden states so wide.
+    pub fn of(&self, tokens: i64, width: i64) -> i64 {
+        let by_width = (tokens + width - 1) / width.max(1);
+        let shards = self.shards.map_or(by_width, |shards| shards as i64);
+        shards.clamp(1, tokens.max(1))
+    }
+}
+
 option_words! {
     /// The parts over which the loss of an optimizer step is averaged.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +146,10 @@ option_table! {
         /// engine's model; true is DeepSpeed's default
         #[option(default = Switch(None))]
         pub sparse_attention: Switch<SparseAttention>,
+        /// whether MLPs run over slices of tokens, one after another, and once more in the backward pass: their
+        /// inner activations are then those of one slice
+        #[option(default = Switch(None))]
+        pub tiled_mlp: Switch<TiledMlp>,
         /// an exponential moving average of the trained weights, in float32, which `engine.with_ema` computes with
         /// and checkpoints have
         #[option(default = Switch(None))]
@@ -203,6 +229,7 @@ impl EngineConfig {
             scheduler,
             activation_checkpointing: options.activation_checkpointing.0,
             sparse_attention: options.sparse_attention.0,
+            tiled_mlp: options.tiled_mlp.0,
             zero: options.zero,
             mesh,
             seed: options.seed,

@@ -22,7 +22,7 @@ mod zero;
 
 pub use batch::{BatchChoice, BatchSizes, FittedBatch, MicroBatchSize, OpenBatch};
 pub use ema::{EmaConfig, EmaWarmup};
-pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage};
+pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage, TiledMlp};
 pub use mesh::{
     MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,
 };

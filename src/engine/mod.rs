@@ -448,6 +448,7 @@ fn config(every: Option<usize>) -> EngineConfig {
         activation_checkpointing: every
             .map(|every| ActivationCheckpointing { every, cpu_checkpointing: false }),
         sparse_attention: None,
+        tiled_mlp: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

@@ -117,7 +117,8 @@ impl Pass {
         let sparse = model.sparse_attention();
         let sparse = sparse.as_deref();
         let begun = Context::new(&self.masks);
-        let mut context = Context { train: true, objective, recorder, sparse, ..begun };
+        let tiled_mlp = model.tiled_mlp();
+        let mut context = Context { train: true, objective, recorder, sparse, tiled_mlp, ..begun };
         let params = gathered.params(i, with_graph.then_some(&self.sink));
         let output = layer.layer().forward(&params, input, &mut context);
         model.draw_from(None);

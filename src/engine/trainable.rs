@@ -54,6 +54,7 @@ pub fn trained(model: &Rc<Model>, config: &EngineConfig) -> Result<Rc<Model>> {
     }
     let model = model.trained(is_trained)?;
     model.attend_sparsely(config.sparse_attention.as_ref(), config.precision.dtype)?;
+    model.tile_mlps(config.tiled_mlp)?;
     Ok(model)
 }
 

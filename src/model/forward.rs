@@ -91,8 +91,9 @@ impl Model {
                     false => self.gather(i, Direction::Forward)?,
                 };
                 let cache = caches.as_mut().map(|(pass, caches)| (&**pass, &mut caches[i]));
-                let mut context =
-                    Context { objective, cache, last_only, sparse, ..Context::new(masks) };
+                let tiled_mlp = self.tiled_mlp();
+                let of_model = Context { sparse, tiled_mlp, ..Context::new(masks) };
+                let mut context = Context { objective, cache, last_only, ..of_model };
                 flow = layer.layer().forward(&gathered.params(i, None), &flow, &mut context)?;
             }
             let Some(pipeline) = pipeline else { return Ok(flow.hidden) };

@@ -14,6 +14,7 @@ use super::{
     split::Split,
 };
 use crate::{
+    config::TiledMlp,
     error::Result,
     kv_cache::{CachePass, DecodeRows, LayerCache},
     sparse::BlockSparse,
@@ -84,6 +85,8 @@ pub struct Context<'a> {
     pub recorder: Option<&'a Recorder>,
     /// The blocks of keys that the model's attention sees; `None` is all.
     pub sparse: Option<&'a BlockSparse>,
+    /// How MLPs run over slices of tokens; `None` is over all at once.
+    pub tiled_mlp: Option<TiledMlp>,
 }
 
 impl<'a> Context<'a> {
@@ -117,8 +120,9 @@ impl<'a> Context<'a> {
 
     /// Without dropout, loss and cache.
     pub fn new(masks: &'a Masks) -> Self {
-        let (objective, cache, recorder, sparse) = (None, None, None, None);
-        Self { train: false, masks, objective, cache, last_only: false, recorder, sparse }
+        let (objective, cache, recorder, sparse, tiled_mlp) = (None, None, None, None, None);
+        let (train, last_only) = (false, false);
+        Self { train, masks, objective, cache, last_only, recorder, sparse, tiled_mlp }
     }
 }
 
@@ -172,6 +176,11 @@ pub trait Layer {
     /// The attention of its tokens to each other, if it has one that may be block-sparse.
     fn attention(&self) -> Option<AttentionFacts> {
         None
+    }
+
+    /// Whether it has an MLP that may run over slices of tokens.
+    fn has_mlp(&self) -> bool {
+        false
     }
 
     /// Whether the backward pass reads the parameters.

@@ -7,7 +7,6 @@
 mod adapters;
 mod architecture;
 mod codes;
-mod cost;
 mod cut;
 mod families;
 mod files;
@@ -16,7 +15,6 @@ mod gather;
 mod initializer;
 mod layer;
 mod loss;
-mod masks;
 mod measure;
 mod measured;
 mod modules;
@@ -26,11 +24,11 @@ mod param_spec;
 mod params;
 mod part;
 mod pipeline;
-mod profile;
 mod sparse;
 mod split;
 mod store;
 mod tensor_parallel;
+mod tiles;
 mod trainable;
 mod unit;
 mod unit_gradient;
@@ -75,9 +73,11 @@ use self::{
     part::Stage,
 };
 use crate::{
-    config::Quantization,
+    config::{Quantization, TiledMlp},
+    cost::{self, profile},
     error::{Code, Error, Result},
     fs::Place,
+    masks,
     quantize::Quantizer,
     sparse::BlockSparse,
     tensor::{Device, Kind, Tensor},
@@ -110,6 +110,8 @@ pub struct Model {
     origin_record: OnceCell<OriginRecord>,
     /// The blocks that attention sees; `None` is all.
     sparse: RefCell<Option<Rc<BlockSparse>>>,
+    /// How MLPs run over slices of tokens; `None` is over all at once.
+    tiled_mlp: Cell<Option<TiledMlp>>,
     /// Where parameters are while they are not used; `None` where all of them are here.
     store: RefCell<Option<Rc<dyn ParameterStore>>>,
     /// The way to the other stages; `None` where all layers are here.
@@ -141,7 +143,8 @@ impl Model {
         let dir = &dir.into();
         let config = config.completed_by(dir)?;
         let mut model = Self::of(config.architecture()?, device, FlatUnit::absent)?;
-        let weights = StoredWeights::open(dir, &model.units, model.facts.names)?;
+        let weights =
+            StoredWeights::open(dir, &model.units, (model.facts.names, config.repeated_rows()))?;
         model.companions = Companions::read(dir)?;
         model.origin = Origin::Files(dir.clone());
         let ends = model.companions.eos_token_ids();
@@ -207,6 +210,7 @@ impl Model {
             origin: Origin::Memory,
             origin_record: OnceCell::new(),
             sparse: RefCell::default(),
+            tiled_mlp: Cell::new(None),
             store: RefCell::default(),
             pipeline: RefCell::default(),
             stage: OnceCell::new(),

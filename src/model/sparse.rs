@@ -36,10 +36,10 @@ impl Model {
     }
 
     /// The part of the scores that block-sparse attention computes for rows of so many tokens.
-    pub(super) fn density(&self, tokens: u64) -> Option<f64> {
+    pub(super) fn density(&self, tokens: u64) -> Option<(Sides, f64)> {
         let sparse = self.sparse_attention()?;
         // A model without so long rows has refused them.
-        Some(sparse.density(tokens as i64).unwrap_or(1.0))
+        Some((sparse.sides(), sparse.density(tokens as i64).unwrap_or(1.0)))
     }
 
     /// Block-sparse attention in words, for rows of so many tokens; `None` where all keys are seen.
@@ -47,17 +47,22 @@ impl Model {
         let Some(sparse) = self.sparse_attention() else { return Ok(None) };
         let density = sparse.density(tokens)?;
         Ok(Some(format!(
-            "{SPARSE_ATTENTION}: {}; at {tokens} tokens {:.1} % of the scores of dense causal attention, which \
-             can be at most {:.1} times as fast",
+            "{SPARSE_ATTENTION}: {}; at {tokens} tokens {:.1} % of the scores of dense {} attention, which can \
+             be at most {:.1} times as fast",
             sparse.options().summary(),
             100.0 * density,
+            if sparse.sides() == Sides::Unidirectional { "causal" } else { "encoder" },
             1.0 / density,
         )))
     }
 
     fn block_sparse(&self, options: &SparseAttention, dtype: Dtype) -> Result<BlockSparse> {
         let attentions = self.layers.iter().filter_map(|layer| layer.layer().attention());
-        let attentions: Vec<AttentionFacts> = attentions.collect();
+        let mut attentions: Vec<AttentionFacts> = attentions.collect();
+        // The decoder behind an encoder stays as it is.
+        let has_encoder = attentions.iter().any(|attention| !attention.is_causal);
+        attentions.retain(|attention| !has_encoder || !attention.is_causal);
+        let sides = if has_encoder { Sides::Bidirectional } else { Sides::Unidirectional };
         let Some(first) = attentions.first() else {
             return Err(refusal(
                 "this model has no attention of dsr's, whose keys could be chosen",
@@ -66,18 +71,12 @@ impl Model {
         for attention in &attentions {
             self.check_attention(attention, dtype)?;
         }
-        let (sides, longest) = (Sides::Unidirectional, self.facts.max_positions);
+        let longest = self.facts.max_positions;
         BlockSparse::new(options.clone(), Extent { sides, heads: first.heads, longest })
     }
 
     fn check_attention(&self, attention: &AttentionFacts, dtype: Dtype) -> Result<()> {
-        let AttentionFacts { head_dim, has_bias, window, dropout, is_causal, .. } = *attention;
-        if has_bias || !is_causal {
-            return Err(refusal(
-                "it is for causal attention; this model adds a bias that is trained to its scores, which the \
-                 kernel has no gradient for",
-            ));
-        }
+        let AttentionFacts { head_dim, has_bias, window, dropout, .. } = *attention;
         if let Some(window) = window {
             let message = format!("this model has a sliding window of its own, of {window} tokens");
             return Err(refusal(&message));
@@ -86,10 +85,12 @@ impl Model {
             let message = format!(
                 "the kernel drops out no weights, and the attention of this model has a dropout of {dropout}"
             );
-            return Err(refusal(&message)
-                .hint("set it to 0 where the model is made: attn_pdrop, attention_dropout"));
+            return Err(refusal(&message).hint(
+                "set it to 0 where the model is made: attn_pdrop, attention_dropout, dropout_rate",
+            ));
         }
-        if self.device == Device::Cpu {
+        // A trained bias goes without the kernel.
+        if self.device == Device::Cpu || has_bias {
             return Ok(());
         }
         if dtype == Dtype::Fp32 {

@@ -126,6 +126,7 @@ impl Model {
         model.is_outline = self.is_outline;
         model.adapter = self.adapter.clone().filter(|_| !regroup.drops_adapter);
         *model.sparse.borrow_mut() = self.sparse.borrow().clone();
+        model.tiled_mlp.set(self.tiled_mlp.get());
         model.origin = self.origin.clone();
         model.origin_record = self.origin_record.clone();
         Ok(model)

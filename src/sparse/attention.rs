@@ -5,8 +5,9 @@ use std::{
     rc::Rc,
 };
 
-use super::{layout::Layout, operation::Calls};
+use super::{by_distance::BlockRows, layout::Layout, operation::Calls};
 use crate::{
+    bridge::key_ranges::KeyRanges,
     config::{Sides, SparseAttention},
     error::{Code, Result},
     tensor::{Device, Kind, Tensor},
@@ -19,10 +20,12 @@ pub struct BlockSparse {
     extent: Extent,
     /// The calls for each length that there was.
     known: RefCell<Vec<(Key, Rc<Calls>)>>,
+    /// The rows for each length that there was, where there is a trained bias.
+    known_rows: RefCell<Vec<(Key, Rc<BlockRows>)>>,
     /// The layouts for generation, by their blocks.
     layouts: RefCell<Option<(usize, Rc<Layout>)>>,
-    /// The last bias of next tokens, which all layers of a pass share.
-    bias: RefCell<Option<(RowsKey, Tensor)>>,
+    /// The keys that the last next tokens see, which all layers of a pass share.
+    ranges: RefCell<Option<(RowsKey, Rc<KeyRanges>)>>,
     /// The last density, and its tokens.
     known_density: Cell<Option<(i64, f64)>>,
 }
@@ -30,8 +33,8 @@ pub struct BlockSparse {
 /// The length, the heads and the device of a pass.
 type Key = (usize, (i64, i64), Device);
 
-/// The tokens before each row's next, the heads and the device of a pass.
-type RowsKey = (Vec<i64>, (i64, i64), Device);
+/// The tokens before each row's next, and the heads of a pass.
+type RowsKey = (Vec<i64>, (i64, i64));
 
 /// The sides, heads and rows of a layout.
 #[derive(Debug, Clone, Copy)]
@@ -71,8 +74,9 @@ impl BlockSparse {
             options,
             extent,
             known: RefCell::default(),
+            known_rows: RefCell::default(),
             layouts: RefCell::default(),
-            bias: RefCell::default(),
+            ranges: RefCell::default(),
             known_density: Cell::default(),
         };
         if let Some(longest) = extent.longest {
@@ -132,44 +136,67 @@ impl BlockSparse {
         Ok(made.f_narrow(2, 0, tokens)?.f_narrow(3, 0, width)?)
     }
 
-    /// What is added to the scores of the next token of each row, float32 `[B, H, keys]`: rows have so many
-    /// tokens before it.
-    pub fn bias_of_rows(&self, past: &[i64], heads: (i64, i64), device: Device) -> Result<Tensor> {
-        let is_known = |((before, of, at), _): &&(RowsKey, Tensor)| {
-            before == past && (*of, *at) == (heads, device)
+    /// The attention of queries `[B, H, T, D]` to keys and values of as many heads, for the heads from `first`
+    /// on, with a bias that is trained: of each distance, key less query and T - 1 more, `[H, 2 * T - 1]`.
+    pub fn attend_by_distance(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        (bias, padding): (&Tensor, Option<&Tensor>),
+        (first, scale): (i64, Option<f64>),
+    ) -> Result<Tensor> {
+        let size = q.size();
+        let (heads, tokens, width) = (size[1], size[2], size[3]);
+        let scale = scale.unwrap_or_else(|| (width as f64).powf(-0.5));
+        let key = (self.blocks(tokens), (first, heads), q.device());
+        let known = self
+            .known_rows
+            .borrow()
+            .iter()
+            .find(|(known, _)| *known == key)
+            .map(|(_, rows)| Rc::clone(rows));
+        let rows = match known {
+            Some(rows) => rows,
+            None => {
+                let (layout, block) = (self.layout(key.0)?, self.options.block as i64);
+                let rows = Rc::new(BlockRows::new(&layout, block, key.1, key.2)?);
+                self.known_rows.borrow_mut().push((key, Rc::clone(&rows)));
+                rows
+            }
         };
-        if let Some((_, bias)) = self.bias.borrow().as_ref().filter(is_known) {
-            return Ok(bias.shallow_clone());
-        }
-        let bias = self.new_bias_of_rows(past, heads, device)?;
-        *self.bias.borrow_mut() = Some(((past.to_vec(), heads, device), bias.shallow_clone()));
-        Ok(bias)
+        rows.attend([q, k, v], bias, padding, scale)
     }
 
-    fn new_bias_of_rows(
-        &self,
-        past: &[i64],
-        (first, heads): (i64, i64),
-        device: Device,
-    ) -> Result<Tensor> {
+    /// The keys that the next token of each row sees, in its heads from the first on: rows have so many tokens
+    /// before it.
+    pub(crate) fn ranges_of_rows(&self, past: &[i64], heads: (i64, i64)) -> Result<Rc<KeyRanges>> {
+        let is_known =
+            |((before, of), _): &&(RowsKey, Rc<KeyRanges>)| before == past && *of == heads;
+        if let Some((_, ranges)) = self.ranges.borrow().as_ref().filter(is_known) {
+            return Ok(Rc::clone(ranges));
+        }
+        let ranges = Rc::new(self.new_ranges_of_rows(past, heads)?);
+        *self.ranges.borrow_mut() = Some(((past.to_vec(), heads), Rc::clone(&ranges)));
+        Ok(ranges)
+    }
+
+    fn new_ranges_of_rows(&self, past: &[i64], (first, heads): (i64, i64)) -> Result<KeyRanges> {
         let longest = past.iter().max().map_or(1, |past| past + 1);
         let layout = self.layout_for_rows(self.blocks(longest))?;
-        let block = self.options.block;
-        let keys = longest.unsigned_abs() as usize;
-        let mut bias = Vec::with_capacity(past.len() * keys * heads.unsigned_abs() as usize);
+        let block = self.options.block as i64;
+        let mut ranges = KeyRanges::new(heads.unsigned_abs() as usize);
         for &past in past {
-            let row = past.unsigned_abs() as usize / block;
             for head in first..first + heads {
                 let matrix = layout.groups.iter().find(|(_, heads)| heads.contains(&head));
                 let Some((matrix, _)) = matrix else {
                     bail!(Code::Internal, "a head without a layout");
                 };
-                let seen = |key: usize| matrix.get(row, key / block);
-                bias.extend((0..keys).map(|key| if seen(key) { 0.0 } else { f32::NEG_INFINITY }));
+                let row = past / block;
+                let seen = |col: &i64| matrix.get(row as usize, *col as usize);
+                let blocks = (0..=row).filter(seen);
+                ranges.push(blocks.map(|col| col * block..((col + 1) * block).min(past + 1)));
             }
         }
-        let bias = Tensor::f_from_slice(&bias)?.f_to_device(device)?;
-        Ok(bias.f_view([past.len() as i64, heads, longest])?)
+        Ok(ranges)
     }
 
     fn is_causal(&self) -> bool {
@@ -444,9 +471,11 @@ mod tests {
         let sparse = BlockSparse::new(options, extent).unwrap();
         let mask = mask_of(&sparse, 200, (2, 2));
         for past in [0i64, 15, 16, 130, 199] {
-            let bias = sparse.bias_of_rows(&[past], (2, 2), Device::Cpu).unwrap();
+            let ranges = sparse.ranges_of_rows(&[past], (2, 2)).unwrap();
             let row = mask.narrow(2, past, 1).squeeze_dim(2).narrow(2, 0, past + 1);
-            assert!(bias.equal(&row), "{past}");
+            assert!(ranges.hidden(past + 1, Device::Cpu).unwrap().equal(&row), "{past}");
+            let seen = row.eq(0.0).sum(Kind::Int64).int64_value(&[]);
+            assert_eq!(ranges.count(), seen, "{past}");
         }
     }
 }

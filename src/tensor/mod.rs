@@ -27,7 +27,9 @@ pub use memory::{
 pub use numerics::{check_numerics, compute_with};
 pub use rates::{copy_rate, product_rate};
 pub use rng::{fill_normal, fill_uniform, manual_seed, mix, seed_of};
-pub use tch::{Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard};
+pub use tch::{
+    Device, Kind, Reduction, Scalar, TchError, Tensor, no_grad, no_grad_guard, with_grad,
+};
 pub use transfer::{
     Copying, STAGE_BYTES, moved, place_on_host, settled, start_copy, start_move, to_device,
     write_over,

@@ -36,6 +36,7 @@ pub(crate) fn config(micro: usize, accum: usize) -> EngineConfig {
         scheduler: Schedule::Constant,
         activation_checkpointing: None,
         sparse_attention: None,
+        tiled_mlp: None,
         zero: ZeroConfig::default(),
         mesh: MeshConfig::default(),
         seed: 1,

@@ -183,13 +183,15 @@ bool is_plain(const at::Tensor& tensor) {
 
 // ---- Attention.
 
-// One query of each row and head, and what it sees: the first `seen[row]` keys of the row.
+// One query of each row and head, and what it sees: the first `seen[row]` keys of the row, or of these the
+// ranges from `offsets[i]` to `offsets[i + 1]` of the row and head `i`, two numbers each.
 template <typename T>
 struct Attention {
   const T *query, *keys, *values;
   const float* bias;
   T* out;
   const int64_t* seen;
+  const int64_t *offsets, *ranges;
   int64_t heads, kv_heads, capacity, width;
   // Of the bias, which rows may share.
   int64_t bias_row, bias_head;
@@ -222,23 +224,31 @@ INLINE void softmax(float* scores, int64_t count, int64_t padded) {
 
 template <typename T>
 INLINE void attend_head(const Attention<T>& a, int64_t row, int64_t head, float* scores) {
-  const int64_t kv_head = head / (a.heads / a.kv_heads), count = a.seen[row];
+  const int64_t kv_head = head / (a.heads / a.kv_heads), which = row * a.heads + head;
+  const int64_t whole[2] = {0, a.seen[row]};
+  const int64_t* first = a.offsets ? a.ranges + 2 * a.offsets[which] : whole;
+  const int64_t* last = a.offsets ? a.ranges + 2 * a.offsets[which + 1] : whole + 2;
   const int64_t place = (row * a.kv_heads + kv_head) * a.capacity * a.width;
-  const T* query = a.query + (row * a.heads + head) * a.width;
+  const T* query = a.query + which * a.width;
   const float* bias = a.bias ? a.bias + row * a.bias_row + head * a.bias_head : nullptr;
-  for (int64_t i = 0; i < count; ++i) {
-    const float score = dot(query, a.keys + place + i * a.width, a.width) * a.scale;
-    scores[i] = bias ? score + bias[i] : score;
+  int64_t count = 0;
+  for (const int64_t* range = first; range != last; range += 2) {
+    for (int64_t i = range[0]; i < range[1]; ++i) {
+      const float score = dot(query, a.keys + place + i * a.width, a.width) * a.scale;
+      scores[count++] = bias ? score + bias[i] : score;
+    }
   }
   softmax(scores, count, (count + kLanes - 1) / kLanes * kLanes);
-  T* out = a.out + (row * a.heads + head) * a.width;
+  T* out = a.out + which * a.width;
   for (int64_t d = 0; d < a.width; d += kLanes) {
     const int64_t part = std::min(kLanes, a.width - d);
     const T* values = a.values + place + d;
     Lanes sums{};
-    for (int64_t i = 0; i < count; ++i) {
-      const T* value = values + i * a.width;
-      sums += scores[i] * load_part(value, part);
+    const float* weight = scores;
+    for (const int64_t* range = first; range != last; range += 2) {
+      for (int64_t i = range[0]; i < range[1]; ++i) {
+        sums += *weight++ * load_part(values + i * a.width, part);
+      }
     }
     float made[kLanes];
     store(made, sums);
@@ -256,11 +266,12 @@ ATTEND(at::BFloat16)
 
 template <typename T>
 void attend_rows(const at::Tensor& query, const at::Tensor& keys, const at::Tensor& values,
-                 const at::Tensor* bias, const int64_t* seen, double scale, at::Tensor& out) {
+                 const at::Tensor* bias, const int64_t* seen, const int64_t* offsets,
+                 const int64_t* ranges, double scale, at::Tensor& out) {
   const int64_t rows = query.size(0), heads = query.size(1);
   const Attention<T> a{
       query.const_data_ptr<T>(), keys.const_data_ptr<T>(), values.const_data_ptr<T>(),
-      data(bias), out.mutable_data_ptr<T>(), seen, heads,
+      data(bias), out.mutable_data_ptr<T>(), seen, offsets, ranges, heads,
       keys.size(1), keys.size(2), query.size(2),
       bias && bias->size(0) > 1 ? bias->stride(0) : 0, bias ? bias->stride(1) : 0,
       static_cast<float>(scale)};
@@ -298,9 +309,10 @@ int dsr_separate_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool 
 
 // The attention of one query a row, [rows, heads, width], to the first seen[row] of its keys and
 // values, [rows or more, kv heads, capacity, width]; bias is float32 [1 or rows, heads, keys or more]
-// or null. Null in *out where the formats have no kernel here.
+// or null. With `offsets` and `ranges`, or null, each head sees ranges of these keys. Null in *out where the formats have no kernel here.
 int dsr_attend(at::Tensor* query, at::Tensor* keys, at::Tensor* values, at::Tensor* bias,
-               const int64_t* seen, double scale, at::Tensor** out) {
+               const int64_t* seen, const int64_t* offsets, const int64_t* ranges, double scale,
+               at::Tensor** out) {
   TRY(
     *out = nullptr;
     const auto kind = query->scalar_type();
@@ -310,7 +322,7 @@ int dsr_attend(at::Tensor* query, at::Tensor* keys, at::Tensor* values, at::Tens
       const auto asked = query->contiguous();
       auto made = at::empty_like(asked);
       (kind == at::kFloat ? attend_rows<float> : attend_rows<at::BFloat16>)(
-          asked, *keys, *values, bias, seen, scale, made);
+          asked, *keys, *values, bias, seen, offsets, ranges, scale, made);
       *out = new at::Tensor(std::move(made));
     }
   )

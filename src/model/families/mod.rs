@@ -14,6 +14,7 @@ mod llama;
 mod mistral;
 mod opt;
 mod phi3;
+mod positions;
 mod qwen2;
 mod qwen3;
 mod t5;
@@ -25,7 +26,10 @@ use self::{
     config_file::{Config, read_file},
     family::Family,
 };
-use super::{architecture::Architecture, files::StoredWeights};
+use super::{
+    architecture::Architecture,
+    files::{RepeatedRows, StoredWeights},
+};
 use crate::{
     error::{Code, Result},
     fs::Place,
@@ -50,6 +54,8 @@ static FAMILIES: &[&Family] = &[
 pub struct ModelConfig {
     family: &'static Family,
     config: Config,
+    /// Positions that are repeated when the model is loaded.
+    repeated: Option<RepeatedRows>,
 }
 
 impl ModelConfig {
@@ -93,7 +99,7 @@ impl ModelConfig {
             let size = sizes.find(|(known, _)| *known == name).map(|(_, size)| *size);
             let settings = size.or((family.table.model_type == name).then_some("{}"))?;
             let config = Config::from_text(settings, family.table, name).ok()?;
-            Some(Self { family, config })
+            Some(Self { family, config, repeated: None })
         })
     }
 
@@ -121,7 +127,8 @@ impl ModelConfig {
                 types.join(", ")
             );
         };
-        Ok(Self { family, config: Config::read(map, family.table, origin)? })
+        let config = Config::read(map, family.table, origin)?;
+        Ok(Self { family, config, repeated: None })
     }
 
     /// The same with other settings, which `owner` gives.
@@ -149,6 +156,11 @@ impl ModelConfig {
     /// The settings as a `config.json` has them.
     pub fn to_json(&self) -> Map<String, Value> {
         self.config.to_json()
+    }
+
+    /// The positions that are repeated when the model is loaded.
+    pub(in crate::model) fn repeated_rows(&self) -> Option<RepeatedRows> {
+        self.repeated
     }
 
     /// The layers that they describe.

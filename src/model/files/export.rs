@@ -350,7 +350,7 @@ mod tests {
 
     fn assert_loads(dir: &Path, expected: &[FlatUnit]) {
         let loaded = units();
-        let weights = StoredWeights::open(dir, &loaded, None).unwrap();
+        let weights = StoredWeights::open(dir, &loaded, (None, None)).unwrap();
         loaded.iter().try_for_each(|unit| weights.fill(unit)).unwrap();
         for ((name, a), (_, b)) in named(&loaded).zip(named(expected)) {
             assert!(a.equal(b), "{name}");

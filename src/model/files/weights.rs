@@ -11,11 +11,12 @@ use std::{
 
 use serde_json::Value;
 
+use super::RepeatedRows;
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
     model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
-    tensor::{Kind, SafetensorsFile},
+    tensor::{Kind, SafetensorsFile, Tensor},
 };
 
 /// The file with all weights.
@@ -37,6 +38,8 @@ pub(in crate::model) struct StoredWeights {
     dir: PathBuf,
     files: Vec<SafetensorsFile>,
     tensors: BTreeMap<String, StoredTensor>,
+    /// The parameter that has more rows than its tensor.
+    repeated: Option<RepeatedRows>,
 }
 
 #[derive(Debug)]
@@ -48,16 +51,18 @@ struct StoredTensor {
 }
 
 impl StoredWeights {
-    /// The weights in `dir`, which must be those of `units`, under the names of a family.
+    /// The weights in `dir`, which must be those of `units`, under the names of a family, but for rows that are
+    /// `repeated`.
     pub(in crate::model) fn open(
         dir: impl Into<Place>,
         units: &[FlatUnit],
-        names: Option<WeightNames>,
+        (names, repeated): (Option<WeightNames>, Option<RepeatedRows>),
     ) -> Result<Self> {
         let specs = units.iter().flat_map(FlatUnit::specs);
         let params: BTreeMap<_, _> = specs.map(|spec| (spec.name.as_str(), spec)).collect();
         let names = names.unwrap_or(WeightNames { prefix: "", aliases: &[], buffers: &[] });
         let mut stored = Self::find(&dir.into(), &|name| full_name(name, names, &params))?;
+        stored.repeated = repeated;
         let mut faults = stored.drop_aliases(names, &params)?;
         faults.extend(stored.faults(&params)?);
         Error::all(faults).map_or(Ok(stored), Err)
@@ -79,16 +84,25 @@ impl StoredWeights {
     /// Fills the parameters of one of the units.
     pub(in crate::model) fn fill(&self, unit: &FlatUnit) -> Result<()> {
         for (spec, param) in unit.specs().iter().zip(unit.params()) {
-            let stored_tensor = &self.tensors[&spec.name];
-            self.files[stored_tensor.file].copy_into(&stored_tensor.name, param)?;
+            let StoredTensor { file, name } = &self.tensors[&spec.name];
+            let file = &self.files[*file];
+            match self.repeated.filter(|repeated| repeated.param == spec.name) {
+                Some(repeated) => {
+                    let shape = repeated.stored_shape(&spec.shape);
+                    let stored = Tensor::f_empty(&shape[..], (param.kind(), param.device()))?;
+                    file.copy_into(name, &stored)?;
+                    repeated.fill(&param.f_data()?, &stored)?;
+                }
+                None => file.copy_into(name, param)?,
+            }
         }
         Ok(())
     }
 
     /// The tensors in the files of `dir`.
     fn find(dir: &Place, full_name: &FullName<'_>) -> Result<Self> {
-        let mut stored =
-            Self { dir: dir.path().to_owned(), files: Vec::new(), tensors: BTreeMap::new() };
+        let (files, tensors, dir_path) = (Vec::new(), BTreeMap::new(), dir.path().to_owned());
+        let mut stored = Self { dir: dir_path, files, tensors, repeated: None };
         if dir.join(SINGLE).exists() {
             stored.add_file(SafetensorsFile::open(dir.join(SINGLE))?, None, full_name)?;
         } else if dir.join(INDEX).exists() {
@@ -232,8 +246,12 @@ impl StoredWeights {
             let Some(stored_tensor) = self.tensors.get(name) else { continue };
             let file = &self.files[stored_tensor.file];
             let found = file.shape(&stored_tensor.name)?;
-            if found != param.shape {
-                shapes.push(format!("{name} is {found:?}, expected {:?}", param.shape));
+            let expected = match self.repeated.filter(|repeated| repeated.param == name) {
+                Some(repeated) => repeated.stored_shape(&param.shape),
+                None => param.shape.clone(),
+            };
+            if found != expected {
+                shapes.push(format!("{name} is {found:?}, expected {expected:?}"));
             }
             match file.kind(&stored_tensor.name) {
                 Ok(Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) => {}
@@ -342,7 +360,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Init,
-        tensor::{Device, Tensor, safetensors},
+        tensor::{Device, safetensors},
     };
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
@@ -380,7 +398,7 @@ mod tests {
 
     /// The faults of the weights, without the directory.
     fn refusal(dir: &TempDir, tied: bool) -> Vec<String> {
-        let e = StoredWeights::open(dir.path(), &units(tied), Some(NAMES)).unwrap_err();
+        let e = StoredWeights::open(dir.path(), &units(tied), (Some(NAMES), None)).unwrap_err();
         assert_eq!(e.code(), Code::Weights);
         let stored_tensor = dir.path().display().to_string();
         let text =
@@ -390,7 +408,7 @@ mod tests {
 
     fn assert_loaded(dir: &TempDir, tied: bool) {
         let units = units(tied);
-        let weights = StoredWeights::open(dir.path(), &units, Some(NAMES)).unwrap();
+        let weights = StoredWeights::open(dir.path(), &units, (Some(NAMES), None)).unwrap();
         units.iter().try_for_each(|unit| weights.fill(unit)).unwrap();
         assert!(units[0].params()[0].equal(&embedding()));
         assert!(units[1].params()[0].equal(&bias()));
@@ -519,14 +537,14 @@ mod tests {
             [format!("no weights in DIR: looked for {SINGLE} and {INDEX}")]
         );
         write_file(dir.path().join("pytorch_model.bin"), "").unwrap();
-        let e = StoredWeights::open(dir.path(), &units(true), Some(NAMES)).unwrap_err();
+        let e = StoredWeights::open(dir.path(), &units(true), (Some(NAMES), None)).unwrap_err();
         assert!(e.message().contains("pytorch_model.bin only, a pickle"), "{e}");
         assert!(e.hints()[0].contains("save_pretrained"), "{e:?}");
         write_file(dir.path().join(SINGLE), "short").unwrap();
         assert!(refusal(&dir, true)[0].starts_with("model.safetensors is truncated"));
         remove_file(dir.path().join(SINGLE)).unwrap();
         create_dir(dir.path().join(SINGLE)).unwrap();
-        let e = StoredWeights::open(dir.path(), &units(true), Some(NAMES)).unwrap_err();
+        let e = StoredWeights::open(dir.path(), &units(true), (Some(NAMES), None)).unwrap_err();
         assert_eq!(e.code(), Code::Io);
     }
 }

@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::{Linear, Norm, Rotary};
 use crate::{
+    config::Sides,
     error::{Code, Error, Result},
     kv_cache::{DecodeRows, LayerCache},
     model::{
@@ -15,7 +16,7 @@ use crate::{
         profile::{ModuleProfile, record},
         split::Split,
     },
-    sparse::{BlockSparse, Hidden},
+    sparse::{BlockSparse, Hidden, attend_window},
     tensor::{Device, Tensor},
 };
 
@@ -176,9 +177,16 @@ impl Attention {
         context: &Context<'_>,
     ) -> Result<Tensor> {
         let Some(sparse) = self.sparse(context) else {
+            if let Some(window) = self.own_window(q, masks, context.train) {
+                return attend_window([q, k, v], window, self.scale);
+            }
             let mask = self.mask(p, q, bias, masks)?;
             return self.attend((q, k, v), mask, context.train);
         };
+        if let (Position::Carried, Some(bias)) = (&self.position, bias) {
+            let (bias, how) = (self.own_heads(p, bias, 0)?, (self.first_head(p), self.scale));
+            return sparse.attend_by_distance([q, k, v], (&bias, masks.padding()), how);
+        }
         let slopes = match self.position {
             Position::Alibi => Some(self.own_heads(p, &alibi_slopes(self.heads, q.device()), 0)?),
             _ => None,
@@ -189,11 +197,21 @@ impl Attention {
 
     /// The blocks that queries see, where they do not see all.
     fn sparse<'a>(&self, context: &Context<'a>) -> Option<&'a BlockSparse> {
-        context.sparse.filter(|_| self.may_be_sparse())
+        context.sparse.filter(|sparse| self.may_be_sparse(sparse.sides()))
     }
 
-    fn may_be_sparse(&self) -> bool {
-        self.is_causal && !matches!(self.position, Position::Carried)
+    /// Whether queries see some blocks of keys.
+    pub(super) fn is_sparse(&self, context: &Context<'_>) -> bool {
+        self.sparse(context).is_some()
+    }
+
+    /// Whether block-sparse attention with these sides is for it: of a model with an encoder for that alone.
+    pub(super) fn may_be_sparse(&self, sides: Sides) -> bool {
+        let is_of_tokens = !matches!(self.projections, Projections::Cross(..));
+        match sides {
+            Sides::Unidirectional => self.is_causal && !matches!(self.position, Position::Carried),
+            Sides::Bidirectional => !self.is_causal && is_of_tokens,
+        }
     }
 
     /// The number of this rank's first head.
@@ -240,18 +258,14 @@ impl Attention {
             let q = q.forward(p, x, context)?;
             let q = q.f_view([x.size()[0], self.heads_of(p).0, 1, self.head_dim])?;
             let cache = cache(context)?;
-            return cache.cross.attend(&q, (None, None), self.scale);
+            return cache.cross.attend(&q, (None, None), None, self.scale);
         }
         let (q, k, v) = self.heads(p, x, None, context)?;
         let (q, k) = self.placed(p, q, k, context)?;
         let [q, k, v] = [q, k, v].map(|x| x.transpose(1, 2));
-        let unseen = match self.sparse(context) {
-            Some(sparse) => {
-                let heads = (self.first_head(p), self.heads_of(p).0);
-                Some(sparse.bias_of_rows(rows.past(), heads, q.device())?)
-            }
-            None => None,
-        };
+        let heads = (self.first_head(p), self.heads_of(p).0);
+        let ranges = self.sparse(context).map(|sparse| sparse.ranges_of_rows(rows.past(), heads));
+        let ranges = ranges.transpose()?;
         let cache = cache(context)?;
         cache.own.append((&k, &v), rows, self.window)?;
         let alibi = matches!(self.position, Position::Alibi)
@@ -259,12 +273,9 @@ impl Attention {
         let bias = alibi
             .as_ref()
             .or(bias)
-            .map(|bias| self.own_heads(p, bias, 1)?.f_contiguous().map_err(Error::from));
-        let bias = match (bias.transpose()?, unseen) {
-            (Some(bias), Some(unseen)) => Some(bias.f_add(&unseen)?),
-            (bias, unseen) => bias.or(unseen),
-        };
-        cache.own.attend(&q, (bias.as_ref(), Some(rows)), self.scale)
+            .map(|bias| self.own_heads(p, bias, 1)?.f_contiguous().map_err(Error::from))
+            .transpose()?;
+        cache.own.attend(&q, (bias.as_ref(), Some(rows)), ranges.as_deref(), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
@@ -390,7 +401,7 @@ impl Attention {
         children.push(Linear::cost([&self.out], work, tape, false));
         // Every query with every key, and every weight with every value, where they are not hidden.
         let macs = 2 * work.places() * work.tokens * wide.unsigned_abs();
-        let macs = match work.density.filter(|_| self.may_be_sparse()) {
+        let macs = match self.density(work) {
             Some(density) => (macs as f64 * density) as u64,
             None => macs,
         };
@@ -402,13 +413,20 @@ impl Attention {
     fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
         let heads = self.heads.unsigned_abs();
         let carried = matches!(self.position, Position::Carried);
-        if work.density.is_some() && self.may_be_sparse() {
+        if self.cost_of_window(work, tape, (q, kv)) {
+            return;
+        }
+        if self.is_sparse_in(work) {
             // Each query has keys and values of its own; the output is copied for the projection.
             let statistics = work.places() * heads * FLOAT_BYTES;
             let in_floats = q / work.element_bytes * FLOAT_BYTES;
+            let transient = match work.density.filter(|_| carried) {
+                Some((_, density)) => 8 * in_floats + self.written_scores(work, density),
+                None => 3 * in_floats + 4 * q,
+            };
             tape.push(Operation {
                 kept: 4 * q + statistics,
-                transient: 3 * in_floats + 4 * q,
+                transient,
                 gradient: q + 2 * kv,
                 ..Operation::default()
             });

@@ -31,6 +31,11 @@ impl Attention {
         {
             let tokens = texts[i];
             let own = |bias: &Tensor| -> Result<Tensor> {
+                if bias.dim() == 2 {
+                    // Of each distance, 0 in the middle.
+                    let middle = bias.size()[1] / 2;
+                    return Ok(bias.f_narrow(1, middle - tokens + 1, 2 * tokens - 1)?);
+                }
                 Ok(bias.f_narrow(2, 0, tokens)?.f_narrow(3, 0, tokens)?.f_contiguous()?)
             };
             let bias = bias.map(own).transpose()?;

@@ -118,7 +118,9 @@ impl Layer for Block {
         // A bias by distance is that of the longest text, of which each has the first part.
         let longest = context.texts(tokens).and_then(|texts| texts.into_iter().max());
         let of_tokens = (longest.unwrap_or(tokens), flow.hidden.device());
+        let is_sparse = self.attention.1.is_sparse(context);
         let bias = |bias: &RelativeBias| match context.decode_rows() {
+            None if is_sparse => bias.by_distance(params, of_tokens),
             None => bias.bias(params, of_tokens, context),
             Some(rows) => bias.bias_of_rows(params, rows),
         };
@@ -153,6 +155,10 @@ impl Layer for Block {
         Some(self.attention.1.facts())
     }
 
+    fn has_mlp(&self) -> bool {
+        true
+    }
+
     fn divisible(&self) -> Vec<(&'static str, i64)> {
         let attention = &self.attention.1;
         vec![
@@ -168,7 +174,8 @@ impl Layer for Block {
         let (branch, attention) = &self.attention;
         let how = |keeps_input| (self.width, self.dropout, keeps_input);
         let mut modules = Vec::new();
-        modules.extend(self.relative.as_ref().map(|bias| bias.cost(work, &mut tape)));
+        let is_sparse = self.attention.1.is_sparse_in(work);
+        modules.extend(self.relative.as_ref().map(|bias| bias.cost(work, &mut tape, is_sparse)));
         modules.extend(branch.cost(work, &mut tape, how(false), |tape, keeps_input| {
             attention.cost(work, tape, keeps_input)
         }));

@@ -17,12 +17,13 @@ use crate::{
     },
     error::{Code, Error, Result},
     model::{
+        adapters::Lora,
         codes::Codes,
         cost::{Operation, Tape, Workload},
         layer::Context,
         param_id::ParamId,
         param_spec::Init,
-        params::{LayerBuilder, Params},
+        params::{LayerBuilder, LoraParam, Params},
         profile::{ModuleProfile, record},
         split::Split,
         unit_gradient::ParamSink,
@@ -106,7 +107,7 @@ impl Linear {
         if !p.is_shared() {
             return self.forward(p, x, context);
         }
-        let sum = record(context.recorder, self.name.clone(), || {
+        let product = record(context.recorder, self.name.clone(), || {
             let mut size = x.size();
             let width = size.pop().unwrap_or(1);
             let flat = x.f_reshape([-1, width])?;
@@ -114,12 +115,9 @@ impl Linear {
             let weights = Weights { bias: None, bias_sink: None, ..weights };
             let product = outputs([&weights], &flat, p.has_sink())?.swap_remove(0);
             size.push(-1);
-            p.leave(product.f_view(&size[..])?)
+            Ok::<_, Error>(product.f_view(&size[..])?)
         })?;
-        match self.bias {
-            Some(bias) => Ok(sum.f_add(p.tensor(bias))?),
-            None => Ok(sum),
-        }
+        self.summed(p, product)
     }
 
     /// Width of the output.
@@ -167,18 +165,37 @@ impl Linear {
 
     /// Its parameters in a pass, for the input `[n, in]`.
     fn weights(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Weights {
-        let sink = |id: ParamId| p.sink(id);
+        let OwnedLinear { weights, lora } = self.owned(p);
         let texts = context.rows_of_texts(x.size()[0]).map(Rc::from);
-        Weights {
-            texts,
+        let branch = lora.map(|lora| Branch::new(lora, x, context.train));
+        Weights { texts, branch, ..weights }
+    }
+
+    /// The layer apart from this pass.
+    pub(super) fn owned(&self, p: &Params<'_>) -> OwnedLinear {
+        let weights = Weights {
+            texts: None,
             weight: p.tensor(self.weight).shallow_clone(),
             codes: p.codes(self.weight),
             outputs: self.outputs,
             bias: self.bias.map(|bias| p.tensor(bias).shallow_clone()),
-            weight_sink: sink(self.weight),
-            bias_sink: self.bias.and_then(sink),
-            branch: p.lora(self.weight).map(|lora| Branch::new(lora, x, context.train)),
+            weight_sink: p.sink(self.weight),
+            bias_sink: self.bias.and_then(|bias| p.sink(bias)),
+            branch: None,
             is_conv1d: self.is_conv1d,
+        };
+        OwnedLinear { weights, lora: p.lora(self.weight) }
+    }
+
+    /// The sum over the ranks that share the layer of their `products`, with the bias.
+    pub(super) fn summed(&self, p: &Params<'_>, products: Tensor) -> Result<Tensor> {
+        if !p.is_shared() {
+            return Ok(products);
+        }
+        let sum = p.leave(products)?;
+        match self.bias {
+            Some(bias) => Ok(sum.f_add(p.tensor(bias))?),
+            None => Ok(sum),
         }
     }
 
@@ -317,6 +334,52 @@ impl Weights {
                 Ok(sum)
             }
         }
+    }
+}
+
+/// A layer apart from a pass, to be run on several inputs and again in a backward pass.
+pub(super) struct OwnedLinear {
+    weights: Weights,
+    lora: Option<Lora<LoraParam>>,
+}
+
+impl OwnedLinear {
+    /// The same without its bias.
+    pub(super) fn without_bias(self) -> Self {
+        let weights = Weights { bias: None, bias_sink: None, ..self.weights };
+        Self { weights, ..self }
+    }
+
+    /// Whether an adapter draws random numbers.
+    pub(super) fn drops(&self) -> bool {
+        self.lora.as_ref().is_some_and(|lora| lora.dropout > 0.0)
+    }
+
+    /// Its parameters.
+    pub(super) fn tensors(&self) -> Vec<Tensor> {
+        let lora = self.lora.iter().flat_map(|lora| {
+            [Some(&lora.a), Some(&lora.b), lora.magnitude.as_ref()].into_iter().flatten()
+        });
+        let own = [&self.weights.weight].into_iter().chain(&self.weights.bias);
+        own.chain(lora.map(|param| &*param.tensor)).map(Tensor::shallow_clone).collect()
+    }
+
+    /// The outputs of several layers for `x` `[n, in]` in a training or not; `by_hand` as for [`outputs`].
+    pub(super) fn forward_all<const N: usize>(
+        layers: [&Self; N],
+        x: &Tensor,
+        (trains, by_hand): (bool, bool),
+    ) -> Result<[Tensor; N]> {
+        let weights = layers.map(|layer| {
+            let branch = layer.lora.clone().map(|lora| Branch::new(lora, x, trains));
+            Weights { branch, ..layer.weights.shallow_clone() }
+        });
+        let made = if weights.iter().any(Weights::has_magnitude) {
+            weights.iter().map(|layer| layer.with_magnitude(x, by_hand)).collect::<Result<_>>()?
+        } else {
+            outputs(weights.each_ref(), x, by_hand)?
+        };
+        made.try_into().map_err(|_| Error::new(Code::Internal, "an output for each layer"))
     }
 }
 

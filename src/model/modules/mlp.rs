@@ -49,7 +49,11 @@ impl Mlp {
         context: &Context<'_>,
     ) -> Result<Tensor> {
         record(context.recorder, "mlp", || {
-            let inner = self.inner(p, &p.enter(x)?, context)?;
+            let x = &p.enter(x)?;
+            if let Some(shards) = self.shards(p, x, context) {
+                return self.down.summed(p, self.tiled(p, x, shards, context)?);
+            }
+            let inner = self.inner(p, x, context)?;
             let inner = dropout(inner, self.dropout, context.train);
             self.down.forward_sum(p, &inner, context)
         })
@@ -110,6 +114,19 @@ impl Mlp {
 
     /// Adds the cost; the input is kept if nothing before keeps it.
     pub(crate) fn cost(
+        &self,
+        work: &Workload,
+        tape: &mut Tape,
+        keeps_input: bool,
+    ) -> ModuleProfile {
+        let shards = work.tiled_mlp.map(|tiles| tiles.of(work.places() as i64, self.up.inputs()));
+        match shards.filter(|&shards| shards > 1) {
+            Some(shards) => self.cost_of_slices(work, tape, (shards, keeps_input)),
+            None => self.cost_at_once(work, tape, keeps_input),
+        }
+    }
+
+    pub(super) fn cost_at_once(
         &self,
         work: &Workload,
         tape: &mut Tape,

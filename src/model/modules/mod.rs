@@ -6,6 +6,7 @@
 
 mod activation;
 mod attention;
+mod attention_of_blocks;
 mod attention_of_texts;
 mod block;
 mod embedding;
@@ -18,6 +19,7 @@ mod norm;
 mod relative;
 mod rms;
 mod rotary;
+mod tiled;
 
 pub(super) use self::{
     activation::Activation,

@@ -68,6 +68,24 @@ impl RelativeBias {
         }
     }
 
+    /// The bias of each distance in rows of `tokens` tokens, of key less query from `1 - tokens` on,
+    /// `[H, 2 * tokens - 1]`.
+    pub(crate) fn by_distance(
+        &self,
+        p: &Params<'_>,
+        (tokens, device): (i64, Device),
+    ) -> Result<Tensor> {
+        let buckets: Vec<i64> =
+            (1 - tokens..tokens).map(|distance| self.bucket(distance)).collect();
+        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(device)?;
+        Ok(self
+            .table
+            .lookup(p, &buckets.f_unsqueeze(0)?)?
+            .f_squeeze_dim(0)?
+            .f_tr()?
+            .f_contiguous()?)
+    }
+
     /// The bias of one query for each row, at its place in its text, float32 `[B, H, T]`.
     pub(crate) fn bias_of_rows(&self, p: &Params<'_>, rows: &DecodeRows) -> Result<Tensor> {
         let keys = rows.longest();
@@ -79,8 +97,8 @@ impl RelativeBias {
     }
 
     /// Adds the cost: the bias stays for all layers of the stack, and its gradient grows in them.
-    pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape) -> ModuleProfile {
-        let bytes = self.bytes(work);
+    pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape, is_sparse: bool) -> ModuleProfile {
+        let bytes = if is_sparse { 0 } else { self.bytes(work) };
         tape.push(Operation { kept: bytes, transient: 2 * bytes, ..Operation::default() });
         let params = (self.buckets * self.heads).unsigned_abs();
         ModuleProfile { params, ..ModuleProfile::new("relative_attention_bias", "RelativeBias") }

@@ -83,8 +83,8 @@ pub mod api {
         load_model_with(ctx, spec, Map::new())
     }
 
-    /// Loads a model, at a revision of the hub, or with another dropout than its config says, under
-    /// the family's names: GPT-2's are `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
+    /// Loads a model, at a revision of the hub, with more positions, or with another dropout than its config
+    /// says, under the family's names: GPT-2's are `resid_pdrop`, `embd_pdrop`, `attn_pdrop`.
     ///
     /// ```rhai
     /// let model = load_model("openai-community/gpt2", #{ resid_pdrop: 0, revision: "main" });
@@ -231,6 +231,10 @@ option_table! {
         /// a branch, tag or commit of the hub
         #[option(optional)]
         pub revision: Option<String>,
+        /// so many positions, over which the learned ones are repeated, as for sparse attention in DeepSpeed:
+        /// GPT-2 and OPT have learned ones
+        #[option(optional, range = 1..=16_777_216)]
+        pub extend_positions: Option<i64>,
     }
 }
 
@@ -287,11 +291,10 @@ fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<Ten
 /// Settings of a `config.json` by their names.
 type Overrides = Vec<(&'static str, serde_json::Value)>;
 
-/// The options of `load_model`: a revision of the hub, fewer bits, and other dropout.
-pub(crate) fn load_options(map: &Map) -> Result<(Option<String>, Option<Quantization>, Overrides)> {
+/// The options of `load_model`: a revision of the hub and more positions, fewer bits, and other dropout.
+pub(crate) fn load_options(map: &Map) -> Result<(LoadOptions, Option<Quantization>, Overrides)> {
     options::read("load_model", map, |o| {
-        let revision = LoadOptions::read(o).revision;
-        (revision, quantization(o), overrides(o, &ModelConfig::DROPOUT_KEYS))
+        (LoadOptions::read(o), quantization(o), overrides(o, &ModelConfig::DROPOUT_KEYS))
     })
 }
 
@@ -313,11 +316,16 @@ pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokeniz
 }
 
 fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
-    let (revision, quantization, overrides) = load_options(options)?;
+    let (LoadOptions { revision, extend_positions }, quantization, overrides) =
+        load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
     let dir = directory(host, spec, revision.as_deref(), files)?;
     let config = with_overrides(ModelConfig::read(&dir)?, overrides, "load_model")?;
+    let config = match extend_positions {
+        Some(positions) => config.extended(positions)?,
+        None => config,
+    };
     let device = host.group()?.device();
     let model = match is_planned {
         true => model::Model::outline(&config, device)?,

@@ -8,7 +8,7 @@
 //! and the loss count nothing.
 //!
 //! A training step does three times the products of its forward pass: the backward pass has one for
-//! the gradient of each side. [`Model::flops_per_token`](super::Model::flops_per_token) counts these alone, which PaLM's paper calls
+//! the gradient of each side. `Model::flops_per_token` counts these alone, which PaLM's paper calls
 //! model FLOPs, whatever activation checkpointing computes again.
 //!
 //! Time is measured by a [`Recorder`] that the layers hand down; a module that the code does not
@@ -47,13 +47,13 @@ pub struct ModuleProfile {
 
 impl ModuleProfile {
     /// A module without any inside. `name` is the one that its [`Recorder`] scope has.
-    pub(super) fn new(name: impl Into<String>, kind: &'static str) -> Self {
+    pub(crate) fn new(name: impl Into<String>, kind: &'static str) -> Self {
         let (name, children) = (name.into(), Vec::new());
         Self { name, kind, params: 0, macs: 0, flops: 0, latency: None, children }
     }
 
     /// A product of `rows` rows of `inputs` with a matrix of `inputs` x `outputs`.
-    pub(super) fn linear(
+    pub(crate) fn linear(
         name: &str,
         kind: &'static str,
         rows: i64,
@@ -71,7 +71,7 @@ impl ModuleProfile {
     }
 
     /// This module with others inside, whose costs are added to its own.
-    pub(super) fn with(mut self, children: Vec<Self>) -> Self {
+    pub(crate) fn with(mut self, children: Vec<Self>) -> Self {
         for child in &children {
             self.params += child.params;
             self.macs += child.macs;
@@ -82,7 +82,7 @@ impl ModuleProfile {
     }
 
     /// Takes over what `recorder` measured.
-    pub(super) fn measured(mut self, recorder: &Recorder) -> Self {
+    pub(crate) fn measured(mut self, recorder: &Recorder) -> Self {
         let name = self.name.clone();
         self.measure(&name, &recorder.latencies.borrow());
         self

@@ -18,7 +18,7 @@ pub struct Masks {
 
 /// The texts of each row, of which none sees another.
 #[derive(Debug)]
-pub(super) struct Documents {
+pub(crate) struct Documents {
     /// Tokens of each text of each row.
     lengths: Vec<Vec<i64>>,
     /// The place of each token in its text, `[B, T]`.
@@ -29,17 +29,17 @@ pub(super) struct Documents {
 
 impl Documents {
     /// Tokens of each text of each row.
-    pub(super) fn lengths(&self) -> &[Vec<i64>] {
+    pub(crate) fn lengths(&self) -> &[Vec<i64>] {
         &self.lengths
     }
 
     /// The place of each token in its text, int64 `[B, T]`.
-    pub(super) fn positions(&self) -> &Tensor {
+    pub(crate) fn positions(&self) -> &Tensor {
         &self.positions
     }
 
     /// The masks of single texts.
-    pub(super) fn masks(&self) -> &Masks {
+    pub(crate) fn masks(&self) -> &Masks {
         &self.masks
     }
 }
@@ -75,7 +75,7 @@ impl Masks {
     }
 
     /// The texts of the rows, where they are several.
-    pub(super) fn documents(&self) -> Option<&Documents> {
+    pub(crate) fn documents(&self) -> Option<&Documents> {
         self.documents.as_deref()
     }
 
@@ -152,13 +152,13 @@ impl Masks {
 }
 
 /// ALiBi's bias of the scores of `keys` keys, float32 `[1, H, T]`.
-pub(super) fn alibi_of_keys(heads: i64, keys: i64, device: Device) -> Tensor {
+pub(crate) fn alibi_of_keys(heads: i64, keys: i64, device: Device) -> Tensor {
     let slopes = alibi_slopes(heads, device).view([1, heads, 1]);
     slopes * Tensor::arange(keys, (Kind::Float, device))
 }
 
 /// ALiBi's slope of each head, float32 `[H]`.
-pub(super) fn alibi_slopes(heads: i64, device: Device) -> Tensor {
+pub(crate) fn alibi_slopes(heads: i64, device: Device) -> Tensor {
     Tensor::from_slice(&slopes(heads)).to_device(device)
 }
 

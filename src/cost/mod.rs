@@ -6,11 +6,16 @@
 //! it and the gradient that it was made from are freed. Tensors below a thousandth of the hidden
 //! states, such as sums, are left out, and so is the mask that padding before a row's tokens needs.
 
-use super::profile::ModuleProfile;
-use crate::{config::Dtype, tensor::Device};
+pub mod profile;
+
+use self::profile::ModuleProfile;
+use crate::{
+    config::{Dtype, Sides, TiledMlp},
+    tensor::Device,
+};
 
 /// Bytes of a float32: of losses, and of the statistics that norms and attention keep.
-pub(super) const FLOAT_BYTES: u64 = Dtype::Fp32.bytes();
+pub(crate) const FLOAT_BYTES: u64 = Dtype::Fp32.bytes();
 
 /// A micro batch and how it is computed on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,29 +32,31 @@ pub struct Workload {
     pub device: Device,
     /// Whether the loss gets the logits whole, and is a cross-entropy of them.
     pub whole_logits: bool,
-    /// The part of the scores that block-sparse attention computes; the model knows it.
-    pub density: Option<f64>,
+    /// The sides of block-sparse attention, and the part of the scores that it computes; the model knows it.
+    pub density: Option<(Sides, f64)>,
+    /// How MLPs run over slices of tokens; the model knows it.
+    pub tiled_mlp: Option<TiledMlp>,
 }
 
 impl Workload {
     /// Bytes of `width` values for each token.
-    pub(super) fn bytes(&self, width: i64) -> u64 {
+    pub(crate) fn bytes(&self, width: i64) -> u64 {
         self.places() * width.unsigned_abs() * self.element_bytes
     }
 
     /// Tokens of all rows.
-    pub(super) fn places(&self) -> u64 {
+    pub(crate) fn places(&self) -> u64 {
         self.rows * self.tokens
     }
 
     /// Bytes that the mask of a dropout of `width` values keeps: on the CPU factors, elsewhere bools.
-    pub(super) fn mask_bytes(&self, width: i64) -> u64 {
+    pub(crate) fn mask_bytes(&self, width: i64) -> u64 {
         let element = if self.device == Device::Cpu { self.element_bytes } else { 1 };
         self.places() * width.unsigned_abs() * element
     }
 
     /// Bytes of the gradient of a matrix, if the product cannot add it to the flat gradient itself.
-    pub(super) fn matrix_gradient_bytes(&self, numel: i64) -> u64 {
+    pub(crate) fn matrix_gradient_bytes(&self, numel: i64) -> u64 {
         match self.element_bytes != FLOAT_BYTES && self.device == Device::Cpu {
             true => numel.unsigned_abs() * self.element_bytes,
             false => 0,
@@ -57,7 +64,7 @@ impl Workload {
     }
 
     /// The same rows as the decoder has them.
-    pub(super) fn of_decoder(self) -> Self {
+    pub(crate) fn of_decoder(self) -> Self {
         Self { tokens: self.decoder_tokens, ..self }
     }
 }
@@ -91,7 +98,7 @@ pub struct LayerCost {
 
 /// The operations of a layer in the order of the forward pass.
 #[derive(Debug)]
-pub(super) struct Tape(Vec<TapeEntry>);
+pub(crate) struct Tape(Vec<TapeEntry>);
 
 #[derive(Debug, Clone, Copy)]
 enum TapeEntry {
@@ -104,34 +111,34 @@ enum TapeEntry {
 
 /// One operation.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Operation {
+pub(crate) struct Operation {
     /// Bytes that are freed after its backward: what it alone keeps, or keeps last.
-    pub(super) kept: u64,
+    pub(crate) kept: u64,
     /// Bytes that its backward takes and gives back before the gradient is made.
-    pub(super) transient: u64,
+    pub(crate) transient: u64,
     /// Bytes of the gradient of its input; 0 where that is a view of the one of its output.
-    pub(super) gradient: u64,
+    pub(crate) gradient: u64,
     /// Bytes of it that the gradient of its output had already.
-    pub(super) carried: u64,
+    pub(crate) carried: u64,
 }
 
 impl Tape {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Vec::new())
     }
 
     /// Adds an operation.
-    pub(super) fn push(&mut self, operation: Operation) {
+    pub(crate) fn push(&mut self, operation: Operation) {
         self.0.push(TapeEntry::Operation(operation));
     }
 
     /// Begins a branch whose result will be added to what is there: a residual connection.
-    pub(super) fn branch(&mut self) {
+    pub(crate) fn branch(&mut self) {
         self.0.push(TapeEntry::Branch);
     }
 
     /// Adds the result of the branch.
-    pub(super) fn join(&mut self) {
+    pub(crate) fn join(&mut self) {
         self.0.push(TapeEntry::Joined);
     }
 
@@ -145,7 +152,7 @@ impl Tape {
     }
 
     /// The cost of a layer with an output of `output` bytes that no operation keeps.
-    pub(super) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
+    pub(crate) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
         let kept = self.kept() + output;
         let (forward, adds_gradients_last) = (0, false);
         let backward = self.backward(kept, output);
