@@ -8,12 +8,12 @@
 use std::{error::Error, time::Instant};
 
 use arrow::{array::Array, compute::cast, datatypes::DataType};
-use dsr::data::{Dataset, OpenOptions};
+use dsr::data::{DataSource, Dataset, OpenOptions};
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in std::env::args().skip(1).filter(|argument| !argument.starts_with("--")) {
         let start = Instant::now();
-        let dataset = Dataset::open(&file, &OpenOptions::default())?;
+        let dataset = Dataset::open(DataSource::unguarded(&file), &OpenOptions::default())?;
         let (mut rows, mut bytes) = (0, 0);
         for batch in dataset.batches()? {
             let batch = batch?;

@@ -15,9 +15,10 @@ use dsr::{
         Dtype, EngineConfig, LossAverage, MeshConfig, MonitorConfig, Numerics, OptimizerConfig,
         OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
     },
-    data::{Dataset, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
+    fs::Place,
     model::{Model, ModelConfig},
     recipe::Recipe,
     script::{Host, Session},
@@ -58,11 +59,15 @@ fn main() -> Result<()> {
 
 fn in_rust() -> Result<Round> {
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, &ModelConfig::read(&dir)?, Device::Cpu)?;
+    let model = Model::load(
+        Place::unguarded(&dir),
+        &ModelConfig::read(Place::unguarded(&dir))?,
+        Device::Cpu,
+    )?;
     let group = Rc::new(ProcessGroup::single(Device::Cpu)?);
     let mut engine = Engine::new(Rc::new(model), group, config())?;
     let rows = Dataset::open(
-        &golden("tokens-v512.parquet").display().to_string(),
+        DataSource::unguarded(&golden("tokens-v512.parquet").display().to_string()),
         &OpenOptions::default(),
     )?;
     let options = LoaderOptions { micro_batch_size: MICRO, ..LoaderOptions::default() };

@@ -21,7 +21,7 @@ use dsr::{
         OutlierConfig, PrecisionConfig, Schedule, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm},
     },
-    data::{Batch, Dataset, LoaderOptions, OpenOptions},
+    data::{Batch, DataSource, Dataset, LoaderOptions, OpenOptions},
     dist::{ProcessGroup, Traffic},
     engine::{Engine, MemoryUse},
     model::{Model, ModelConfig},
@@ -173,7 +173,8 @@ fn batch() -> Result<Batch> {
     let path = dir.path().join("rows.jsonl");
     let ids: Vec<i64> = (0..TOKENS).map(|i| i * 31 % 512).collect();
     std::fs::write(&path, serde_json::json!({ "input_ids": ids }).to_string())?;
-    let dataset = Dataset::open(&*path.to_string_lossy(), &OpenOptions::default())?;
+    let dataset =
+        Dataset::open(DataSource::unguarded(&path.to_string_lossy()), &OpenOptions::default())?;
     let mut loader =
         dataset.loader(LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() })?;
     loader.next_batch()?.ok_or_else(|| "no batch".into())

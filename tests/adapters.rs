@@ -9,12 +9,13 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig},
-    data::{Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::{
         Engine,
         plan::{Setup, optimizer_state_bytes},
     },
+    fs::Place,
     model::{LoraOptions, Masks, Model, ModelConfig, TargetModules},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
@@ -41,8 +42,8 @@ const ADAPTERS: [&str; 7] = [
 ];
 
 fn load(dir: impl AsRef<Path>) -> Rc<Model> {
-    let config = ModelConfig::read(dir.as_ref()).unwrap();
-    Rc::new(Model::load(dir.as_ref(), &config, Device::Cpu).unwrap())
+    let config = ModelConfig::read(Place::unguarded(dir.as_ref())).unwrap();
+    Rc::new(Model::load(Place::unguarded(dir.as_ref()), &config, Device::Cpu).unwrap())
 }
 
 fn family(name: &str) -> PathBuf {
@@ -87,7 +88,7 @@ fn thirty_steps_are_those_of_peft() {
     for name in ADAPTERS {
         let values: Value =
             serde_json::from_slice(&fs::read(file_of(name, "json")).unwrap()).unwrap();
-        let model = base(name).load_adapter(file_of(name, "init")).unwrap();
+        let model = base(name).load_adapter(Place::unguarded(file_of(name, "init"))).unwrap();
         let mut plain = config(2, 4);
         plain.optimizer.lr = 5e-3;
         let mut engine = init_engine(&model, plain);
@@ -101,9 +102,10 @@ fn thirty_steps_are_those_of_peft() {
         let model = engine.model();
         let dir = tempfile::tempdir().unwrap();
         let out = dir.path().join("adapter");
-        model.export_adapter(Some(&out.clone().into())).unwrap();
-        let open =
-            |dir: &Path| SafetensorsFile::open(dir.join("adapter_model.safetensors")).unwrap();
+        model.export_adapter(Some(&Place::unguarded(&out))).unwrap();
+        let open = |dir: &Path| {
+            SafetensorsFile::open(Place::unguarded(dir.join("adapter_model.safetensors"))).unwrap()
+        };
         let (found, expected) = (open(&out), open(&file_of(name, "final")));
         assert_eq!(found.names(), expected.names());
         for param in found.names() {
@@ -117,12 +119,13 @@ fn thirty_steps_are_those_of_peft() {
             .map(|id| id.as_i64().unwrap())
             .collect();
         let ids = Tensor::from_slice(&ids).unsqueeze(0);
-        let file = SafetensorsFile::open(file_of(name, "logits.safetensors")).unwrap();
+        let file =
+            SafetensorsFile::open(Place::unguarded(file_of(name, "logits.safetensors"))).unwrap();
         let expected = tensor(&file, "final").reshape([1, ids.size()[1], -1]);
         let merged = model.merged(true).unwrap();
-        let again = base(name).load_adapter(&*out).unwrap();
+        let again = base(name).load_adapter(Place::unguarded(&*out)).unwrap();
         let exported = dir.path().join("merged");
-        model.export_hf(&*exported, None).unwrap();
+        model.export_hf(Place::unguarded(&*exported), None).unwrap();
         let models = [model, &again, &merged, &load(&exported)];
         for (i, model) in models.into_iter().enumerate() {
             let off = most(&logits(model, &ids), &expected);
@@ -152,7 +155,9 @@ fn rows_for(model: &Model) -> Loader {
         true => golden("families/pairs-v512.parquet"),
         false => golden("tokens-v512.parquet"),
     };
-    let rows = Dataset::open(file.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(file.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let options = LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
     rows.loader(options).unwrap()
 }
@@ -187,8 +192,8 @@ fn every_family_has_adapters() {
             let dir = tempfile::tempdir().unwrap();
             let out = dir.path().join("adapter");
             let model = engine.model();
-            model.export_adapter(Some(&out.clone().into())).unwrap();
-            let again = load(family(name)).load_adapter(&*out).unwrap();
+            model.export_adapter(Some(&Place::unguarded(&out))).unwrap();
+            let again = load(family(name)).load_adapter(Place::unguarded(&*out)).unwrap();
             let ids = Tensor::from_slice(&[5i64, 17, 300, 2]).unsqueeze(0);
             let masks = || match model.facts().is_seq2seq() {
                 true => Masks::default().with_decoder(Some(ids.shallow_clone())),
@@ -234,7 +239,7 @@ fn checkpoint(
         LoraOptions { lora_dropout: 0.1, modules_to_save: vec!["ln_f".to_owned()], ..all_linear() };
     let model = tiny::model(0.0).lora(&options).unwrap();
     let mut engine = Engine::new(model, Rc::clone(group), config).unwrap();
-    let store = Store::open(dir);
+    let store = Store::open(Place::unguarded(dir));
     if !saves {
         load_checkpoint(&mut engine, None, store.latest().unwrap()).unwrap();
         return stages::train(&mut engine, 2 * GLOBAL_BATCH as u64, 2);
@@ -266,8 +271,8 @@ fn a_checkpoint_is_of_the_adapter_and_goes_on_to_the_bit() {
         if ranks == 1 {
             assert_eq!(again, whole[2..]);
         }
-        let saved = Store::open(dir.path()).latest().unwrap();
-        let names: Vec<String> = fs::read_dir(&saved)
+        let saved = Store::open(Place::unguarded(dir.path())).latest().unwrap();
+        let names: Vec<String> = fs::read_dir(saved.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
@@ -286,7 +291,7 @@ fn a_checkpoint_of_another_base_is_refused() {
         let model = Rc::new(Model::from_scratch(&config, seed, Device::Cpu).unwrap());
         init_engine(&model.lora(&all_linear()).unwrap(), config_of_one())
     };
-    let store = Store::open(dir.path());
+    let store = Store::open(Place::unguarded(dir.path()));
     save_checkpoint(&of(1), &store, None, None, None).unwrap();
     let saved = || store.latest().unwrap();
     load_checkpoint(&mut of(1), None, saved()).unwrap();
@@ -310,7 +315,7 @@ fn settings_that_its_tensors_contradict_are_refused() {
         let mut config = config.clone();
         config[key] = value;
         fs::write(dir.path().join("adapter_config.json"), config.to_string()).unwrap();
-        base("llama-all").load_adapter(dir.path())
+        base("llama-all").load_adapter(Place::unguarded(dir.path()))
     };
     let (rank, dropout) = (config["r"].as_i64().unwrap(), config["lora_dropout"].clone());
     with("r", rank.into()).unwrap();

@@ -11,6 +11,7 @@ use dsr::{
     data::{Batch, LoaderOptions},
     dist::ProcessGroup,
     engine::Engine,
+    fs::Place,
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, Tensor},
 };
@@ -44,7 +45,9 @@ fn tensors(file: &Path) -> Tensors {
 /// Saves a checkpoint of all ranks.
 fn save(engine: &Engine, dir: &Path) {
     match engine.group().rank() {
-        0 => drop(save_checkpoint(engine, &Store::open(dir), None, None, None).unwrap()),
+        0 => drop(
+            save_checkpoint(engine, &Store::open(Place::unguarded(dir)), None, None, None).unwrap(),
+        ),
         _ => engine.write_state(None, None, None).unwrap(),
     }
     engine.group().barrier().unwrap();
@@ -67,7 +70,7 @@ fn evaluate(engine: &Engine) -> f64 {
 
 /// The file of the newest checkpoint in `dir`.
 fn newest(dir: &Path, file: &str) -> Tensors {
-    tensors(&Store::open(dir).latest().unwrap().join(file))
+    tensors(Store::open(Place::unguarded(dir)).latest().unwrap().join(file).path())
 }
 
 /// Trains with a checkpoint after each step, whose master weights say what the average must be;
@@ -97,7 +100,9 @@ fn averaged(group: &Rc<ProcessGroup>, config: EngineConfig, dir: &Path) -> (f64,
     engine.begin_ema().unwrap();
     let loss = evaluate(&engine);
     // The checkpoint is that of the training, and the weights are what they were.
-    let whole = |file: &str| fs::read(Store::open(dir).latest().unwrap().join(file)).unwrap();
+    let whole = |file: &str| {
+        fs::read(Store::open(Place::unguarded(dir)).latest().unwrap().join(file).path()).unwrap()
+    };
     let files = ["model.safetensors", "ema.safetensors", "optimizer.safetensors"];
     let before = files.map(whole);
     save(&engine, dir);
@@ -179,7 +184,7 @@ fn a_checkpoint_goes_on_with_its_average() {
                 let config = EngineConfig { zero: zero(stage, false), ..with_ema(ranks) };
                 let mut engine = Engine::new(model(0.0), Rc::clone(group), config).unwrap();
                 if let Some(from) = from {
-                    let latest = Store::open(from).latest().unwrap();
+                    let latest = Store::open(Place::unguarded(from)).latest().unwrap();
                     assert_eq!(load_checkpoint(&mut engine, None, latest).unwrap(), [""; 0]);
                 }
                 (0..steps).for_each(|_| step(&mut engine, dir.path()));
@@ -246,7 +251,7 @@ fn a_checkpoint_with_another_average_is_told() {
     }
     let told = |config: &EngineConfig, dir: &tempfile::TempDir| {
         let mut engine = init_engine(model(0.0), config.clone());
-        let latest = Store::open(dir.path()).latest().unwrap();
+        let latest = Store::open(Place::unguarded(dir.path())).latest().unwrap();
         let warnings = load_checkpoint(&mut engine, None, latest).unwrap();
         assert_eq!(warnings.len(), 1, "{warnings:?}");
         (engine, warnings[0].clone())

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use dsr::checkpoint::Store;
+use dsr::{checkpoint::Store, fs::Place};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -21,7 +21,7 @@ const KILLS: usize = 40;
 fn a_killed_writer_leaves_whole_checkpoints() {
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("checkpoints");
-    let store = Store::open(&root);
+    let store = Store::open(Place::unguarded(&root));
     let mut random = ChaCha8Rng::seed_from_u64(0);
     let (mut last_step, mut torn) = (0, 0);
     for kill in 0..KILLS {
@@ -33,7 +33,8 @@ fn a_killed_writer_leaves_whole_checkpoints() {
 
         let saved = store.list().unwrap();
         for checkpoint in &saved {
-            Store::verify(&checkpoint.path).unwrap_or_else(|e| panic!("after kill {kill}: {e:?}"));
+            Store::verify(Place::unguarded(&checkpoint.path))
+                .unwrap_or_else(|e| panic!("after kill {kill}: {e:?}"));
             assert_eq!(fs::read(checkpoint.path.join("a")).unwrap(), content(checkpoint.step));
         }
         if saved.is_empty() {
@@ -41,7 +42,7 @@ fn a_killed_writer_leaves_whole_checkpoints() {
             continue;
         }
         let latest = store.latest().unwrap_or_else(|e| panic!("after kill {kill}: {e:?}"));
-        let step = saved.iter().find(|c| c.path == latest).unwrap().step;
+        let step = saved.iter().find(|c| latest == c.path).unwrap().step;
         assert!(step >= last_step, "after kill {kill}: step {step} came after {last_step}");
         last_step = step;
     }
@@ -58,13 +59,16 @@ fn a_killed_writer_leaves_whole_checkpoints() {
 #[test]
 #[ignore = "a process of its own, started by the test above"]
 fn writer() {
-    let store = Store::open(PathBuf::from(env::var_os(STORE).expect("started by the test above")));
+    let store = Store::open(Place::unguarded(PathBuf::from(
+        env::var_os(STORE).expect("started by the test above"),
+    )));
     let first = store.list().unwrap().last().map_or(1, |saved| saved.step + 1);
     println!("\nwriting");
     for step in first.. {
         // The second time the directory is there already and has to be exchanged.
         for _ in 0..2 {
-            let write = |dir: &Path| {
+            let write = |dir: &Place| {
+                let dir = dir.path();
                 fs::write(dir.join("a"), content(step)).unwrap();
                 fs::write(dir.join("b"), content(step + 1)).unwrap();
                 Ok(())

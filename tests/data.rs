@@ -18,6 +18,7 @@ use dsr::{
         SampleBy, SourceName, TokenizeOptions, Tokenizer, TokenizerTraining,
     },
     error::{Code, Error, Result},
+    fs::Place,
 };
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 use serde_json::json;
@@ -53,7 +54,7 @@ fn options(split: Option<&str>) -> OpenOptions {
 
 /// What `spec` names where `dir` is the working directory.
 fn source(dir: &TempDir, spec: &str) -> DataSource {
-    SourceName::parse(spec, dir.path()).beneath(&dir.path().into())
+    SourceName::parse(spec, dir.path()).beneath(&Place::unguarded(dir.path()))
 }
 
 fn open(dir: &TempDir, spec: &str) -> Result<Dataset> {

@@ -6,8 +6,9 @@
 
 use std::{
     env, fs,
+    io::BufRead,
     net::TcpListener,
-    process::Command,
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -133,6 +134,60 @@ fn a_rank_that_waits_hears_the_user() {
         let words = text(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{words}");
         assert!(words.starts_with("stopped while waiting for "), "{words}");
+    }
+}
+
+/// Sends a signal to a process.
+fn send(signal: &str, to: &Child) {
+    let sent = Command::new("kill").args([signal, &to.id().to_string()]).status();
+    assert!(sent.unwrap().success());
+}
+
+/// One SIGTERM ends a rank in a collective that another one, which was not asked, keeps from its end: by an
+/// endless loop, or as it shows no sign of life.
+#[test]
+fn a_rank_that_hangs_in_a_collective_hears_the_user() {
+    let recipe = format!(
+        "param(\"hangs\", false);\nlet e = {TRAINS}\nprint(\"ready\");\n\
+         if P::hangs {{ while true {{}} }}\ne.save_checkpoint(\"c\");"
+    );
+    for (silent, why) in [(false, "rank 1 has not come since "), (true, ", silent for ")] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("r.rhai"), &recipe).unwrap();
+        let port = free_port().to_string();
+        let start = |rank: &str, hangs: &str| {
+            let mut rank = dsr(dir.path(), &["run", "r.rhai", "-p", hangs])
+                .envs([("WORLD_SIZE", "2"), ("RANK", rank), ("LOCAL_RANK", rank)])
+                .envs([("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", &port)])
+                .stdout(std::process::Stdio::piped())
+                .stderr(std::process::Stdio::piped())
+                .spawn()
+                .unwrap();
+            let printed = std::io::BufReader::new(rank.stdout.take().unwrap());
+            (rank, printed)
+        };
+        let (mut waiting, mut first) = start("0", "hangs=false");
+        let (mut other, mut second) = start("1", "hangs=true");
+        for printed in [&mut first, &mut second] {
+            printed.read_line(&mut String::new()).unwrap();
+        }
+        // It has told of itself by then.
+        thread::sleep(Duration::from_secs(3));
+        if silent {
+            send("-STOP", &other);
+        }
+        let asked = Instant::now();
+        send("-TERM", &waiting);
+        while waiting.try_wait().unwrap().is_none() && asked.elapsed() < Duration::from_secs(30) {
+            thread::sleep(Duration::from_millis(50));
+        }
+        other.kill().unwrap();
+        other.wait().unwrap();
+        // What still waits then ends by the other's end.
+        let output = waiting.wait_with_output().unwrap();
+        let words = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{words}");
+        assert!(words.contains("stopped while waiting for ") && words.contains(why), "{words}");
     }
 }
 

@@ -9,10 +9,11 @@ use dsr::{
         ActivationCheckpointing, EngineConfig, LossAverage, Schedule,
         schedule::{Cosine, HuggingFaceSchedule, LrFunction},
     },
-    data::{Dataset, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
+    fs::Place,
     model::{Masks, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind},
@@ -75,7 +76,12 @@ fn thirty_steps_on_a_gpu_have_pytorchs_losses() {
     }
     let device = Device::Cuda(0);
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, &ModelConfig::read(&dir).unwrap(), device).unwrap();
+    let model = Model::load(
+        Place::unguarded(&dir),
+        &ModelConfig::read(Place::unguarded(&dir)).unwrap(),
+        device,
+    )
+    .unwrap();
     let group = Rc::new(ProcessGroup::single(device).unwrap());
     let mut engine = Engine::new(Rc::new(model), group, config(2, 4)).unwrap();
     let options =
@@ -111,8 +117,13 @@ fn an_exported_model_is_the_same_to_the_bit() {
     let dir = tempfile::tempdir().unwrap();
     let target = dir.path().join("export");
     let original = model(0.0);
-    original.export_hf(&target, None).unwrap();
-    let again = Model::load(&target, &ModelConfig::read(&target).unwrap(), Device::Cpu).unwrap();
+    original.export_hf(Place::unguarded(&target), None).unwrap();
+    let again = Model::load(
+        Place::unguarded(&target),
+        &ModelConfig::read(Place::unguarded(&target)).unwrap(),
+        Device::Cpu,
+    )
+    .unwrap();
     assert!(flat(&original).equal(&flat(&again)));
     let batch = loader(2).next_batch().unwrap().unwrap();
     let logits = |m: &Model| m.logits(batch.input_ids(), &Masks::default()).unwrap();
@@ -170,7 +181,7 @@ fn a_resumed_run_is_the_same_to_the_bit() {
     let straight = train(&mut whole, &mut shuffled(), 20);
 
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path().join("checkpoints"));
+    let store = Store::open(Place::unguarded(dir.path().join("checkpoints")));
     let (mut first, mut loader) = (init_engine(model(0.1), config()), shuffled());
     let mut outcomes = train(&mut first, &mut loader, 10);
     save_checkpoint(&first, &store, None, Some(&loader), None).unwrap();
@@ -223,7 +234,7 @@ fn a_schedules_function_that_fails_leaves_the_step_to_be_done() {
 fn a_checkpoint_of_another_model_changes_nothing() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
+    let store = Store::open(Place::unguarded(dir.path()));
     let small = |n_layer| {
         let sizes = [("n_positions", 128), ("n_embd", 16), ("n_layer", n_layer), ("n_head", 2)];
         let sizes = sizes.into_iter().chain([("vocab_size", 512)]);
@@ -254,7 +265,9 @@ fn padding_does_not_count() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("rows.jsonl");
         std::fs::write(&path, rows).unwrap();
-        let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let rows =
+            Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+                .unwrap();
         let options = LoaderOptions { micro_batch_size: 2, ..LoaderOptions::default() };
         rows.loader(options).unwrap().next_batch().unwrap().unwrap()
     };
@@ -289,7 +302,9 @@ fn padded_rows_train_alike_however_the_batch_is_cut() {
         serde_json::json!({ "input_ids": ids, "attention_mask": mask }).to_string()
     };
     std::fs::write(&path, (0..8).map(row).collect::<Vec<_>>().join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let run = |micro_batch_size, accum, every: Option<usize>| {
         let activation_checkpointing =
             every.map(|every| ActivationCheckpointing { every, cpu_checkpointing: false });
@@ -323,7 +338,9 @@ fn losses_are_averaged_over_tokens_or_over_micro_batches() {
     let rows = r#"{"input_ids": [5, 6, 7, 8], "labels": [5, 6, 7, 8]}
 {"input_ids": [9, 3, 2, 1], "labels": [-100, 3, -100, -100]}"#;
     std::fs::write(&path, rows).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let run = |loss_average| {
         let mut engine = init_engine(model(0.0), EngineConfig { loss_average, ..config(1, 2) });
         let mut micro_losses = Vec::new();
@@ -366,7 +383,7 @@ fn calls_out_of_order_are_refused_and_do_no_harm() {
     assert!(!engine.step().unwrap());
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(
-        engine.write_state(Some(dir.path()), None, None).unwrap_err().code(),
+        engine.write_state(Some(&Place::unguarded(dir.path())), None, None).unwrap_err().code(),
         Code::CallOrder
     );
     let loss = engine.forward(&batch).unwrap();

@@ -9,7 +9,7 @@ use dsr::{
         TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm, BlockwiseConfig},
     },
-    data::{Batch, Dataset, LoaderOptions, OpenOptions},
+    data::{Batch, DataSource, Dataset, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::{
         Engine, MemoryUse,
@@ -42,7 +42,9 @@ fn batch(rows: i64, tokens: i64, vocab: i64) -> Batch {
     };
     let text: Vec<String> = (0..rows).map(row).collect();
     std::fs::write(&path, text.join("\n")).unwrap();
-    let rows_of = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows_of =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let options = LoaderOptions { micro_batch_size: rows as usize, ..LoaderOptions::default() };
     rows_of.loader(options).unwrap().next_batch().unwrap().unwrap()
 }

@@ -16,10 +16,11 @@ use dsr::{
         PartitionMethod, PipelineOptions, PrecisionConfig, SparseAttention, TensorParallelOptions,
         ZeroConfig,
     },
-    data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{Batch, DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
+    fs::Place,
     model::{Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
@@ -53,8 +54,11 @@ fn named(name: &str) -> Rc<Model> {
     let dir = golden("families").join(name);
     let dropout: &[(&str, serde_json::Value)] =
         if name.starts_with("t5") { &[("dropout_rate", json!(0.0))] } else { &[] };
-    let config = ModelConfig::read(&dir).unwrap().with(dropout.iter().cloned(), "test").unwrap();
-    Rc::new(Model::load(&dir, &config, Device::Cpu).unwrap())
+    let config = ModelConfig::read(Place::unguarded(&dir))
+        .unwrap()
+        .with(dropout.iter().cloned(), "test")
+        .unwrap();
+    Rc::new(Model::load(Place::unguarded(&dir), &config, Device::Cpu).unwrap())
 }
 
 /// Rows of tokens; of pairs for a model with an encoder.
@@ -73,7 +77,7 @@ fn dataset(name: &str, dir: &Path) -> Dataset {
     };
     let lines: Vec<String> = (0..64).map(|i| row(i).to_string()).collect();
     std::fs::write(&file, lines.join("\n")).unwrap();
-    Dataset::open(file.to_str().unwrap(), &OpenOptions::default()).unwrap()
+    Dataset::open(DataSource::unguarded(file.to_str().unwrap()), &OpenOptions::default()).unwrap()
 }
 
 fn loader(engine: &Engine, name: &str, dir: &Path) -> Loader {
@@ -397,7 +401,7 @@ fn checkpoint(group: &Rc<ProcessGroup>, shape: Shape, dir: &Path, saves: bool) -
     let config = of_shape(shape, &config(1, 1));
     let mut engine = Engine::new(named("gpt2"), Rc::clone(group), config).unwrap();
     let mut loader = loader(&engine, "gpt2", dir);
-    let store = Store::open(dir.join("checkpoints"));
+    let store = Store::open(Place::unguarded(dir.join("checkpoints")));
     if !saves {
         load_checkpoint(&mut engine, Some(&mut loader), store.latest().unwrap()).unwrap();
         return steps(&mut engine, &mut loader, 2);

@@ -12,10 +12,11 @@ use dsr::{
             ParamGroup, SgdConfig, StateDtype,
         },
     },
-    data::{Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
     error::Code,
+    fs::Place,
     model::{Model, ModelConfig},
     optim::{Optimizer, OptimizerPlan, ParamLayout, Scaling, StepRates, UnitLayout, UnitTensors},
     run::{load_checkpoint, save_checkpoint},
@@ -251,7 +252,12 @@ fn engine_config(optimizer: OptimizerConfig) -> EngineConfig {
 /// An engine for the golden model, which has no dropout.
 fn try_engine(config: EngineConfig) -> dsr::error::Result<Engine> {
     let dir = golden("gpt2-tiny-v512");
-    let model = Model::load(&dir, &ModelConfig::read(&dir).unwrap(), Device::Cpu).unwrap();
+    let model = Model::load(
+        Place::unguarded(&dir),
+        &ModelConfig::read(Place::unguarded(&dir)).unwrap(),
+        Device::Cpu,
+    )
+    .unwrap();
     let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
     Engine::new(Rc::new(model), group, config)
 }
@@ -262,7 +268,9 @@ fn engine(optimizer: OptimizerConfig) -> Engine {
 
 fn loader() -> Loader {
     let path = golden("tokens-v512.parquet");
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let options = LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() };
     rows.loader(options).unwrap()
 }
@@ -316,7 +324,7 @@ fn every_optimizer_resumes_to_the_bit() {
         assert!(straight[5] < straight[0], "{config:?}: {straight:?}");
 
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path());
+        let store = Store::open(Place::unguarded(dir.path()));
         let (mut first, mut rows) = (engine(config.clone()), loader());
         let mut losses = train(&mut first, &mut rows, 3);
         save_checkpoint(&first, &store, None, Some(&rows), None).unwrap();
@@ -333,7 +341,7 @@ fn every_optimizer_resumes_to_the_bit() {
 /// The names in a checkpoint, with the dtype of the state.
 fn saved_state(config: OptimizerConfig) -> (Vec<String>, Kind) {
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
+    let store = Store::open(Place::unguarded(dir.path()));
     let mut engine = engine(config);
     train(&mut engine, &mut loader(), 1);
     save_checkpoint(&engine, &store, None, None, None).unwrap();
@@ -363,7 +371,7 @@ fn a_checkpoint_has_the_state_by_name_in_float32() {
 fn a_checkpoint_of_another_optimizer_is_refused() {
     let _alone = alone();
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
+    let store = Store::open(Place::unguarded(dir.path()));
     let first = engine(with_decay(adam(true), 1e-3));
     save_checkpoint(&first, &store, None, None, None).unwrap();
     let mut lamb = engine(with_decay(Algorithm::Lamb(LambConfig::default()), 1e-3));

@@ -9,10 +9,11 @@ use dsr::{
         Dtype, DynamicLossScale, EngineConfig, LossScale, OptimizerConfig, PrecisionConfig,
         optimizer::{Algorithm, LambConfig},
     },
-    data::{Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::{Engine, StepOutcome},
     error::{Code, Error},
+    fs::Place,
     model::{FlatUnit, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, Tensor},
@@ -120,7 +121,7 @@ fn a_skipped_step_changes_nothing_but_the_count() {
     assert_eq!(engine.lr().unwrap(), lr);
     assert_eq!(before, flat(engine.model()));
     let dir = tempfile::tempdir().unwrap();
-    engine.write_state(Some(dir.path()), None, None).unwrap();
+    engine.write_state(Some(&Place::unguarded(dir.path())), None, None).unwrap();
     let state: Value =
         serde_json::from_str(&std::fs::read_to_string(dir.path().join("state.json")).unwrap())
             .unwrap();
@@ -137,7 +138,7 @@ fn an_overflow_at_the_lowest_scale_stops_with_all_that_is_known() {
     let mut engine = init_engine(model(0.0), with_precision(precision));
     let mut loader = loader(2);
     let dir = tempfile::tempdir().unwrap();
-    engine.save_bad_batches(dir.path());
+    engine.save_bad_batches(Place::unguarded(dir.path()));
     let before = flat(engine.model());
     // The first is waited for: hysteresis is 2.
     let e = steps(&mut engine, &mut loader, 2).unwrap_err();
@@ -152,7 +153,9 @@ fn an_overflow_at_the_lowest_scale_stops_with_all_that_is_known() {
     assert!(hints.contains("rows 8..10 of epoch 0; rows 10..12 of epoch 0"), "{hints}");
     assert_eq!(before, flat(engine.model()));
     let path = dir.path().join("bad-batch-step-2.arrow");
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let options = LoaderOptions { micro_batch_size: 8, ..LoaderOptions::default() };
     let rows = rows.loader(options).unwrap().next_batch().unwrap().unwrap().rows().unwrap();
     let numbers: Vec<_> = rows.iter().map(|row| row["row"].as_u64().unwrap()).collect();
@@ -194,7 +197,7 @@ fn a_resumed_run_in_16_bits_goes_on_to_the_bit() {
         let (mut engine, mut data) = start();
         let mut whole = steps(&mut engine, &mut data, 6).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let store = Store::open(dir.path());
+        let store = Store::open(Place::unguarded(dir.path()));
         save_checkpoint(&engine, &store, None, Some(&data), None).unwrap();
         let rest = steps(&mut engine, &mut data, 6).unwrap();
         whole.extend(&rest);
@@ -257,17 +260,21 @@ fn a_checkpoint_does_not_depend_on_the_precision() {
         (init_engine(model(0.0), with_precision(PrecisionConfig::new(Dtype::Bf16))), loader(2));
     steps(&mut engine, &mut data, 3).unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path());
+    let store = Store::open(Place::unguarded(dir.path()));
     let checkpoint = save_checkpoint(&engine, &store, None, Some(&data), None).unwrap();
     let next = steps(&mut engine, &mut data, 1).unwrap()[0].loss;
     for precision in [PrecisionConfig::new(Dtype::Fp32), fp16(10)] {
         let (mut other, mut data) = (init_engine(model(0.0), with_precision(precision)), loader(2));
-        load_checkpoint(&mut other, Some(&mut data), &checkpoint).unwrap();
+        load_checkpoint(&mut other, Some(&mut data), Place::unguarded(&checkpoint)).unwrap();
         let loss = steps(&mut other, &mut data, 1).unwrap()[0].loss;
         assert_relative("the loss after the checkpoint", loss, next, 2e-3);
     }
     // It loads as a model whose weights are the masters, which bf16 would have rounded.
-    let loaded = Model::load(&checkpoint, &ModelConfig::read(&checkpoint).unwrap(), Device::Cpu);
+    let loaded = Model::load(
+        Place::unguarded(&checkpoint),
+        &ModelConfig::read(Place::unguarded(&checkpoint)).unwrap(),
+        Device::Cpu,
+    );
     let loaded = flat(&loaded.unwrap());
     let rounded = loaded.to_kind(Kind::BFloat16).to_kind(Kind::Float);
     assert_ne!(loaded, rounded);
@@ -281,12 +288,12 @@ fn an_export_has_the_models_format() {
     let engine = init_engine(model.clone(), with_precision(PrecisionConfig::new(Dtype::Bf16)));
     assert_eq!(model.units()[0].params()[0].kind(), Kind::BFloat16);
     let dir = tempfile::tempdir().unwrap();
-    engine.model().export_hf(dir.path().join("out"), None).unwrap();
+    engine.model().export_hf(Place::unguarded(dir.path().join("out")), None).unwrap();
     let config = std::fs::read_to_string(dir.path().join("out/config.json")).unwrap();
     assert!(config.contains("\"dtype\": \"bfloat16\""), "{config}");
     let back = Model::load(
-        dir.path().join("out"),
-        &ModelConfig::read(dir.path().join("out")).unwrap(),
+        Place::unguarded(dir.path().join("out")),
+        &ModelConfig::read(Place::unguarded(dir.path().join("out"))).unwrap(),
         Device::Cpu,
     );
     assert_eq!(flat(&back.unwrap()), flat(&model).to_kind(Kind::Float));

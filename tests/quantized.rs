@@ -16,6 +16,7 @@ use dsr::{
         Engine,
         plan::{Setup, optimizer_state_bytes},
     },
+    fs::Place,
     model::{LoraOptions, Masks, Model, ModelConfig, TargetModules},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Tensor},
@@ -42,8 +43,8 @@ const ALL: [Quantization; 5] = [
 ];
 
 fn load(dir: impl AsRef<Path>) -> Model {
-    let config = ModelConfig::read(dir.as_ref()).unwrap();
-    Model::load(dir.as_ref(), &config, Device::Cpu).unwrap()
+    let config = ModelConfig::read(Place::unguarded(dir.as_ref())).unwrap();
+    Model::load(Place::unguarded(dir.as_ref()), &config, Device::Cpu).unwrap()
 }
 
 fn lora(model: Model) -> Rc<Model> {
@@ -63,7 +64,10 @@ impl Bases {
     fn new(name: &str, quantization: Quantization) -> Self {
         let (dir, written) = (golden(name), tempfile::tempdir().unwrap());
         let bases = Self { quantization, dir, written };
-        bases.quantized().export_hf(bases.written.path().join("base"), None).unwrap();
+        bases
+            .quantized()
+            .export_hf(Place::unguarded(bases.written.path().join("base")), None)
+            .unwrap();
         bases
     }
 
@@ -128,7 +132,7 @@ fn every_stage_trains_over_codes_as_one_rank_does() {
         threads(ranks, |group| {
             // Of a file: threads of a process would draw from one generator.
             let adapter = golden("adapters/gpt2-all.init");
-            let model = Rc::new(model()).load_adapter(adapter).unwrap();
+            let model = Rc::new(model()).load_adapter(Place::unguarded(adapter)).unwrap();
             let mut engine = Engine::new(model, Rc::clone(group), config()).unwrap();
             stages::train(&mut engine, 0, 5)
         })
@@ -180,7 +184,7 @@ fn sees_values(bases: &Bases) {
 fn a_checkpoint_goes_on_to_the_bit_over_the_same_codes_alone() {
     let _alone = alone();
     let written = tempfile::tempdir().unwrap();
-    let store = Store::open(written.path());
+    let store = Store::open(Place::unguarded(written.path()));
     let engine = |quantization: Option<Quantization>| {
         let model = load(golden("gpt2-tiny-v512"));
         let model = match quantization {

@@ -24,6 +24,7 @@ mod paths;
 mod program;
 mod runs;
 mod share;
+mod shipped_links;
 mod strangers;
 
 /// A recipe's directory with a home and a directory that it was not given beside it.

@@ -4,8 +4,9 @@ use std::{path::Path, rc::Rc};
 
 use dsr::{
     config::EngineConfig,
-    data::{Dataset, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
     engine::Engine,
+    fs::Place,
     model::{Model, ModelConfig},
     tensor::Device,
 };
@@ -19,7 +20,14 @@ use crate::support::{
 
 fn load(name: &str) -> Rc<Model> {
     let dir = golden(&format!("families/{name}"));
-    Rc::new(Model::load(&*dir, &ModelConfig::read(&*dir).unwrap(), Device::Cpu).unwrap())
+    Rc::new(
+        Model::load(
+            Place::unguarded(&*dir),
+            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
+            Device::Cpu,
+        )
+        .unwrap(),
+    )
 }
 
 /// Texts of 3 to 29 tokens below 100, as rows of token ids.
@@ -31,7 +39,7 @@ fn texts(dir: &Path, count: u64) -> Dataset {
     };
     let path = dir.join("texts.jsonl");
     std::fs::write(&path, (0..count).map(row).collect::<Vec<_>>().join("\n")).unwrap();
-    Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
+    Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default()).unwrap()
 }
 
 /// Losses and gradient norms of three steps over all rows.
@@ -90,7 +98,9 @@ fn an_answer_in_the_neighbour_text_is_not_learned() {
         [row.clone(), row]
     });
     std::fs::write(&path, pairs.collect::<Vec<_>>().join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let last_loss = |rows: Dataset| {
         let sizes = [("n_embd", 64), ("n_layer", 2), ("n_head", 4), ("vocab_size", 30)];
         let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, 0.0.into()));
@@ -119,7 +129,9 @@ fn a_row_has_whole_texts_and_a_long_text_is_cut() {
     let texts: [&[i64]; 4] = [&[1, 2], &[3], &[1, 2, 3, 4, 5, 6, 7, 8, 9], &[3, 3]];
     let lines = texts.map(|ids| serde_json::json!({ "input_ids": ids }).to_string());
     std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     let packed = rows.pack_documents(4).unwrap();
     let rows: Vec<_> = packed.rows().unwrap().map(|row| row.unwrap()).collect();
     let column =

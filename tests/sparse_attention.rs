@@ -5,8 +5,9 @@ use std::rc::Rc;
 use dsr::{
     checkpoint::Store,
     config::{Dtype, EngineConfig, PrecisionConfig, SparseAttention, SparseMode},
-    data::{Dataset, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
     engine::Engine,
+    fs::Place,
     model::{Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::Device,
@@ -22,7 +23,14 @@ use crate::support::{
 
 fn load(name: &str) -> Rc<Model> {
     let dir = golden(&format!("families/{name}"));
-    Rc::new(Model::load(&*dir, &ModelConfig::read(&*dir).unwrap(), Device::Cpu).unwrap())
+    Rc::new(
+        Model::load(
+            Place::unguarded(&*dir),
+            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
+            Device::Cpu,
+        )
+        .unwrap(),
+    )
 }
 
 /// Rows of so many token ids.
@@ -35,7 +43,9 @@ fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
     let path = dir.path().join("rows.jsonl");
     let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
     std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     (dir, rows)
 }
 
@@ -127,7 +137,7 @@ fn small(family: &str, more: serde_json::Value) -> Rc<Model> {
     }
     let config_file = tempfile::tempdir().unwrap();
     std::fs::write(config_file.path().join("config.json"), settings.to_string()).unwrap();
-    let described = ModelConfig::read(config_file.path()).unwrap();
+    let described = ModelConfig::read(Place::unguarded(config_file.path())).unwrap();
     Rc::new(Model::from_scratch(&described, 1, Device::Cpu).unwrap())
 }
 
@@ -208,7 +218,7 @@ fn a_checkpoint_of_another_layout_is_told() {
     let mut first = engine(Some(fixed(8)));
     train(&mut first, &mut rows.loader(options).unwrap(), 1);
     let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(dir.path().join("checkpoints"));
+    let store = Store::open(Place::unguarded(dir.path().join("checkpoints")));
     save_checkpoint(&first, &store, None, None, None).unwrap();
     let warnings =
         |sparse| load_checkpoint(&mut engine(sparse), None, store.latest().unwrap()).unwrap();
@@ -233,14 +243,18 @@ fn pairs(lengths: &[(usize, usize)]) -> (tempfile::TempDir, Dataset) {
     let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
     let path = dir.path().join("rows.jsonl");
     std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     (dir, rows)
 }
 
 fn t5(name: &str) -> Rc<Model> {
     let dir = golden(&format!("families/{name}"));
-    let config = ModelConfig::read(&*dir).unwrap().with([("dropout_rate", 0.0.into())], "test");
-    Rc::new(Model::load(&*dir, &config.unwrap(), Device::Cpu).unwrap())
+    let config = ModelConfig::read(Place::unguarded(&*dir))
+        .unwrap()
+        .with([("dropout_rate", 0.0.into())], "test");
+    Rc::new(Model::load(Place::unguarded(&*dir), &config.unwrap(), Device::Cpu).unwrap())
 }
 
 /// The encoder of T5 has the layout to both sides, with the gradient of its bias: a dense layout trains as

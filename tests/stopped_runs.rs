@@ -24,15 +24,15 @@ let hang = || { print(\"ready\"); while true {} };",
     folder
 }
 
-/// Sends SIGINT to a run once it hangs, and gives what it says at its end.
-fn stopped(folder: &Folder) -> String {
+/// Sends a signal to a run once it hangs, and gives what it says at its end.
+fn stopped(folder: &Folder, signal: &str) -> String {
     let given = ["run", "tiny.rhai", "-p", "hangs=true", "--name", "stopped"];
     let mut child =
         dsr(folder.0.path(), &given).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut printed = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut printed).unwrap();
     assert_eq!(printed, "ready\n");
-    let kill = Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+    let kill = Command::new("kill").args([signal, &child.id().to_string()]).status();
     assert!(kill.unwrap().success());
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
@@ -47,9 +47,13 @@ fn losses(folder: &Folder, run: &str) -> Vec<(u64, f64)> {
 }
 
 fn goes_on_as_if_it_had_not_been_stopped(body: &str, saved: u64) {
+    goes_on_as_if_nothing_had_stopped_it("-INT", body, saved);
+}
+
+fn goes_on_as_if_nothing_had_stopped_it(signal: &str, body: &str, saved: u64) {
     let folder = folder(body);
     out(&folder.dsr(&["run", "tiny.rhai", "--name", "whole"]));
-    let told = stopped(&folder);
+    let told = stopped(&folder, signal);
     let line = format!("stopped after step {saved}; the checkpoint of step {saved} is saved");
     assert!(told.contains(&line), "{told}");
     assert_eq!(folder.told("runs/stopped")["status"], "interrupted");
@@ -98,4 +102,16 @@ fn steps_that_are_undone_are_given_up() {
 }",
         2,
     );
+}
+
+/// A terminal that goes away, and whoever ends the job, are heard as Ctrl-C is.
+#[test]
+fn every_signal_that_asks_to_stop_saves() {
+    for signal in ["-HUP", "-TERM"] {
+        goes_on_as_if_nothing_had_stopped_it(
+            signal,
+            "while run.train_batch() { if P::hangs && engine.global_step == 2 { hang.call(); } }",
+            2,
+        );
+    }
 }

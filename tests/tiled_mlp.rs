@@ -4,7 +4,8 @@ use std::rc::Rc;
 
 use dsr::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig, TiledMlp, ZeroConfig},
-    data::{Dataset, LoaderOptions, OpenOptions},
+    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
+    fs::Place,
     model::{Model, ModelConfig},
     tensor::Device,
 };
@@ -19,7 +20,14 @@ use crate::support::{
 
 fn load(name: &str) -> Rc<Model> {
     let dir = golden(&format!("families/{name}"));
-    Rc::new(Model::load(&*dir, &ModelConfig::read(&*dir).unwrap(), Device::Cpu).unwrap())
+    Rc::new(
+        Model::load(
+            Place::unguarded(&*dir),
+            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
+            Device::Cpu,
+        )
+        .unwrap(),
+    )
 }
 
 fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
@@ -31,7 +39,9 @@ fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
     let path = dir.path().join("rows.jsonl");
     let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
     std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
     (dir, rows)
 }
 
@@ -95,7 +105,7 @@ fn bytes(tiles: Option<TiledMlp>) -> (u64, u64) {
     });
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("config.json"), settings.to_string()).unwrap();
-    let described = ModelConfig::read(dir.path()).unwrap();
+    let described = ModelConfig::read(Place::unguarded(dir.path())).unwrap();
     let model = Rc::new(Model::from_scratch(&described, 1, Device::Cpu).unwrap());
     let mut engine = init_engine(model, EngineConfig { tiled_mlp: tiles, ..config(1, 1) });
     let options = LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() };

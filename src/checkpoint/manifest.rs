@@ -56,7 +56,7 @@ impl Manifest {
     }
 
     /// Puts the manifest into `dir`.
-    pub fn write(&self, dir: &Path) -> Result<()> {
+    pub fn write(&self, dir: &Place) -> Result<()> {
         let mut text = serde_json::to_string_pretty(self)
             .expect("a map of strings and numbers can always be written as JSON");
         text.push('\n');
@@ -215,7 +215,7 @@ mod tests {
         // The check value of CRC-32/ISO-HDLC.
         let record = FileRecord { bytes: 9, crc32: "cbf43926".into() };
         assert_eq!(manifest.files, BTreeMap::from([("optimizer/m".into(), record)]));
-        manifest.write(dir.path()).unwrap();
+        manifest.write(&dir.path().into()).unwrap();
         assert_eq!(Manifest::read(dir.path()).unwrap(), manifest);
         manifest.check(dir.path()).unwrap();
     }

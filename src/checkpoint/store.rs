@@ -7,7 +7,11 @@
 //!
 //! A store knows one writer. With several ranks it is rank 0's.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
 
 use crate::{
     checkpoint::manifest::{self, Manifest},
@@ -101,7 +105,7 @@ impl Store {
         &self,
         step: u64,
         retention: impl Into<Retention>,
-        write: impl FnOnce(&Path) -> Result<()>,
+        write: impl FnOnce(&Place) -> Result<()>,
     ) -> Result<PathBuf> {
         let Retention { keep, is_best } = retention.into();
         if keep == Some(0) {
@@ -117,8 +121,8 @@ impl Store {
         })?;
         let path = place.path().to_owned();
         let new = NewDir::create(&place)?;
-        write(new.path())?;
-        Manifest::of(new.path(), step)?.write(new.path())?;
+        write(new.place())?;
+        Manifest::of(new.place(), step)?.write(new.place())?;
         new.publish()?;
         write_atomic(self.root.join(LATEST), format!("{name}\n").as_bytes())?;
         if is_best {
@@ -139,7 +143,7 @@ impl Store {
         check_ours(&place)?;
         let new = NewDir::create(&place)?;
         for name in manifest.files.keys().map(String::as_str).chain([manifest::FILE_NAME]) {
-            copy(&from.join(name), &new.path().join(name))?;
+            copy(&from.join(name), &new.place().join(name))?;
         }
         new.publish()
     }
@@ -174,11 +178,11 @@ impl Store {
 
     /// The checkpoint that `latest` names; where that file is absent, the newest: a process killed
     /// after its first checkpoint was published leaves none.
-    pub fn latest(&self) -> Result<PathBuf> {
+    pub fn latest(&self) -> Result<Place> {
         let file = self.root.join(LATEST);
         if !file.exists() {
             return match self.list()?.pop() {
-                Some(newest) => Ok(newest.path),
+                Some(newest) => Ok(self.root.beside(newest.path)),
                 None => Err(Error::new(
                     Code::Checkpoint,
                     format!("no checkpoint in {}", self.root.display()),
@@ -189,7 +193,7 @@ impl Store {
         let name = text.trim();
         // A name, not a path: `latest` cannot lead out of the store.
         if step_of(name).is_some() && self.root.join(name).join(manifest::FILE_NAME).exists() {
-            return Ok(self.root().join(name));
+            return Ok(self.root.join(name));
         }
         let e = Error::new(
             Code::Checkpoint,
@@ -261,7 +265,7 @@ impl Store {
                         return Ok(path.beside(best.path));
                     }
                 }
-                Some(LATEST) => return Ok(path.beside(store.latest()?)),
+                Some(LATEST) => return store.latest(),
                 _ => {}
             }
         }
@@ -273,11 +277,11 @@ impl Store {
         }
         let run = Self::open(path.join(IN_A_RUN));
         if run.root.is_dir() {
-            return Ok(path.beside(run.latest()?));
+            return run.latest();
         }
         let store = Self::open(&path);
         if path.join(LATEST).exists() || !store.list()?.is_empty() {
-            return Ok(path.beside(store.latest()?));
+            return store.latest();
         }
         if path.name().and_then(step_of).is_some() {
             // It has a checkpoint's name and no manifest: let verification say so.
@@ -297,9 +301,10 @@ impl Store {
         let surplus = saved.len().saturating_sub(keep);
         for old in saved.iter().filter(|old| old.path != latest).take(surplus) {
             let place = self.root.beside(&old.path);
-            // A directory with something of the user's in it stays.
-            if check_ours(&place).is_ok() {
-                remove_dir(place)?;
+            match check_ours(&place) {
+                Ok(()) => remove_dir(place)?,
+                // A directory with something of the user's in it stays.
+                Err(e) => tell_once(&old.path, &e),
             }
         }
         Ok(())
@@ -314,6 +319,15 @@ impl Store {
         let mut earlier = self.list()?;
         earlier.retain(|saved| step.is_none_or(|step| saved.step < step));
         Ok(earlier.into_iter().rev().find(|saved| whole(&saved.path)))
+    }
+}
+
+/// Tells that a directory is passed over, once, as each save comes by it.
+fn tell_once(path: &Path, why: &Error) {
+    static TOLD: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let is_new = TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned());
+    if is_new {
+        tracing::warn!("an old checkpoint is not removed: {}", why.message());
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::{args::BundleArgs, console, host, origin::FetchArgs};
 use crate::{
     error::{Code, Error, Result},
-    fs::{NewDir, create_dir_all, write_atomic},
+    fs::{NewDir, Place, write_atomic},
     recipe::{Failure, Recipe, address, bundle::Bundle, bundling, lock::Lock},
 };
 
@@ -18,7 +18,7 @@ pub(super) fn make(args: &BundleArgs) -> Result<(), Failure> {
     let mut workspace = host::workspace(&recipe, &args.given, &args.fetch)?;
     workspace.lock = Lock::find(&recipe, args.lock.as_deref())?;
     let bundle = bundling::bundle(&workspace, &recipe)?;
-    write_atomic(&to, bundle.text().as_bytes())?;
+    write_atomic(Place::unguarded(&to), bundle.text().as_bytes())?;
     let (modules, lock) = (bundle.modules.len(), bundle.lock.is_some());
     let lock = if lock { "with its lock" } else { "without a lock: there is none" };
     let modules = if modules == 1 { "1 module".to_owned() } else { format!("{modules} modules") };
@@ -36,15 +36,15 @@ pub(super) fn take_apart(from: &Path, to: &Path, fetch: &FetchArgs) -> Result<()
             .into());
     };
     absent(to)?;
-    let dir = NewDir::create(to)?;
+    let dir = NewDir::create(Place::unguarded(to))?;
     let env = fetch.env();
     let mut names = Vec::new();
     let mut write = |name: &str, text: &str| -> Result<()> {
-        let path = dir.path().join(name);
-        absent(&path)?;
-        path.parent().map_or(Ok(()), create_dir_all)?;
+        let place = dir.place().join(name);
+        absent(place.path())?;
+        place.create_parents()?;
         names.push(to.join(name).display().to_string() + "\n");
-        write_atomic(&path, text.as_bytes())
+        write_atomic(place, text.as_bytes())
     };
     write(&bundle.name, &bundle.recipe)?;
     for (name, text) in &bundle.modules {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     data::{ChatTemplate, Message},
     error::{Code, Error, Result},
-    fs::write_atomic,
+    fs::{Place, write_atomic},
     generation::{Continued, FinishReason, Sampling, Texts, continue_tokens},
     recipe::Failure,
     repl::Lines,
@@ -53,7 +53,7 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
     // A tokenizer that --tokenizer names may have its own.
     let template = match served.tokenizer.chat_template() {
         Some(template) => Cow::Borrowed(template),
-        None => Cow::Owned(ChatTemplate::read(&*served.directory)?),
+        None => Cow::Owned(ChatTemplate::read(Place::unguarded(&served.directory))?),
     };
     let mut chat =
         Chat { served: &served, template: &template, sampling: &sampling, said: Vec::new() };
@@ -154,7 +154,7 @@ impl Chat<'_> {
             return Err(Error::new(Code::Io, message).hint("name a new file"));
         }
         let line = serde_json::json!({ "messages": self.said });
-        write_atomic(path, format!("{line}\n").as_bytes())?;
+        write_atomic(Place::unguarded(path), format!("{line}\n").as_bytes())?;
         console::err(&format!("wrote {file}\n"));
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::{fmt::Write, path::Path};
 use super::{args::ConfigArgs, console};
 use crate::{
     config::deepspeed::{Settings, known_keys},
+    fs::Place,
     recipe::{Failure, literal},
     script::deepspeed,
 };
@@ -16,7 +17,7 @@ pub(super) fn show(args: &ConfigArgs) -> Result<(), Failure> {
         return Ok(());
     };
     let world_size = args.world_size.and_then(|n| usize::try_from(n).ok());
-    let settings = deepspeed::read(path, world_size)?;
+    let settings = deepspeed::read(&Place::unguarded(path), world_size)?;
     console::out(&text(path, &settings));
     Ok(())
 }

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     foreign::Foreign,
+    fs::Place,
     permission::{
         Capability, Grants, Permissions, Scope, TrustFile,
         sandbox::{self, Needs, Sandbox},
@@ -368,7 +369,7 @@ fn needs(host: &Host) -> Needs {
     let env = &host.workspace.rights.env;
     let kept = [caches::tokens(env), caches::streams(env)].into_iter().flatten();
     // A rule holds for a directory that is there.
-    write.extend(kept.filter(|dir| crate::fs::create_dir_all(dir.as_path()).is_ok()));
+    write.extend(kept.filter(|dir| Place::unguarded(dir).create_dir_all().is_ok()));
     write.extend(
         dirs(crate::launch::ERROR_FILE).iter().filter_map(|file| file.parent().map(Path::to_owned)),
     );

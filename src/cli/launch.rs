@@ -56,7 +56,7 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
 
 fn launch(args: &LaunchArgs, recipe: &Recipe, guard: Arc<dyn Guard>) -> Result<Launch> {
     let read = |path: &std::path::PathBuf| -> Result<(String, String)> {
-        Ok((fs::read_to_string(path)?, path.display().to_string()))
+        Ok((fs::read_to_string(Place::unguarded(path))?, path.display().to_string()))
     };
     let choice = LaunchOptions {
         nproc_per_node: args.nproc_per_node,

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::{Console, args::LockCommandArgs, console, host, origin};
 use crate::{
     error::{Code, Error},
-    fs::write_atomic,
+    fs::{Place, write_atomic},
     permission::Scope,
     recipe::{Failure, Recipe, bundle::Bundle, lock::Lock, locking},
 };
@@ -35,7 +35,7 @@ fn make(args: &LockCommandArgs, recipe: &Recipe, console: &Console) -> Result<()
     let new = locking::lock(&host.workspace, recipe, &|| host.hub())?;
     // A damaged lock is replaced.
     let old = Lock::open(&path).unwrap_or_default();
-    write_atomic(&path, new.text().as_bytes())?;
+    write_atomic(Place::unguarded(&path), new.text().as_bytes())?;
     let gone = old.beyond(&new).into_iter().map(|line| format!("  - {line}\n"));
     let come = new.beyond(&old).into_iter().map(|line| format!("  + {line}\n"));
     let changes: String = gone.chain(come).collect();

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     error::Result,
     foreign::lines,
-    fs::write_atomic,
+    fs::{Place, write_atomic},
     recipe::{
         Description, Failure, Recipe, describe,
         file::{BUILT_IN, BuiltIn},
@@ -90,7 +90,7 @@ fn copy(recipe: &Recipe, to: &Path) -> Result<()> {
         false => to.to_owned(),
     };
     bundle::absent(&to)?;
-    write_atomic(&to, recipe.text.as_bytes())?;
+    write_atomic(Place::unguarded(&to), recipe.text.as_bytes())?;
     console::out(&format!("{}\n", to.display()));
     Ok(())
 }

@@ -19,6 +19,7 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
     foreign::{Foreign, ForeignPath},
+    fs::Place,
     repl::curve,
     run::{Picture, Removal, RunSummary, State, differences, list_runs, losses_svg},
 };
@@ -111,7 +112,7 @@ pub(super) fn run(args: RunsArgs) -> Result<()> {
 }
 
 fn list(args: &ListArgs) -> Result<()> {
-    let mut runs = list_runs(args.root.root.as_path())?;
+    let mut runs = list_runs(Place::unguarded(&args.root.root))?;
     let all = runs.len();
     runs.retain(|run| {
         let of_status = args.status.as_ref().is_none_or(|status| status == run.state.name());
@@ -190,7 +191,7 @@ fn took(run: &RunSummary) -> Option<String> {
 
 /// The runs of these names or paths, each once.
 fn chosen(names: &[String], root: &Path) -> Result<Vec<RunSummary>> {
-    let mut all = list_runs(root)?;
+    let mut all = list_runs(Place::unguarded(root))?;
     let mut found = Vec::new();
     for name in names {
         let path = Path::new(name);
@@ -258,7 +259,7 @@ fn compare(args: &CompareArgs) -> Result<()> {
     let Some(svg) = losses_svg(&curves)? else {
         return Err(Error::new(Code::BadValue, "none of these runs has a loss to draw"));
     };
-    svg.write(file)?;
+    svg.write(Place::unguarded(file))?;
     console::err(&format!("{} has the curves\n", file.display()));
     Ok(())
 }

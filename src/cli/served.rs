@@ -20,6 +20,7 @@ use crate::{
     config::{QuantizationKind, QuantizeOptions},
     data::{DataSource, Tokenizer},
     error::Result,
+    fs::Place,
     hub::{Hub, HubSettings, TOKENIZER_FILES},
     model::{Model, ModelConfig},
     run::Interrupt,
@@ -97,13 +98,13 @@ impl ModelArgs {
             _ => base,
         };
         let tokenizer = match &self.tokenizer {
-            Some(spec) => match DataSource::from(spec) {
+            Some(spec) => match DataSource::unguarded(spec) {
                 DataSource::Hub { repo, .. } => {
-                    Tokenizer::from_path(&files(&repo, TOKENIZER_FILES)?)?
+                    Tokenizer::from_path(Place::unguarded(files(&repo, TOKENIZER_FILES)?))?
                 }
                 here => Tokenizer::open(here)?,
             },
-            None => Tokenizer::from_path(&directory)
+            None => Tokenizer::from_path(Place::unguarded(&directory))
                 .map_err(|e| e.hint("name one with --tokenizer, such as dsr:gpt2"))?,
         };
         Ok(Served { model, tokenizer, directory, interrupt })
@@ -112,7 +113,8 @@ impl ModelArgs {
     /// The model of these files, with its adapter.
     fn load(&self, base: &Path, adapter: Option<&AdapterFiles>) -> Result<Rc<Model>> {
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
-        let mut model = Model::load(base, &ModelConfig::read(base)?, device)?;
+        let base = Place::unguarded(base);
+        let mut model = Model::load(&base, &ModelConfig::read(&base)?, device)?;
         if let Some(adapter) = adapter {
             adapter.check_base(&model.origin_record()?)?;
         }
@@ -128,7 +130,7 @@ impl ModelArgs {
         }
         let model = Rc::new(model);
         let Some(adapter) = adapter else { return Ok(model) };
-        let model = model.load_adapter(&*adapter.dir)?;
+        let model = model.load_adapter(Place::unguarded(&adapter.dir))?;
         match quantization {
             Some(_) => Ok(model),
             // Merged it costs nothing more.

@@ -8,7 +8,7 @@ use crate::{
     data::DataSource,
     engine::adapter_base,
     error::{Code, Error, Result},
-    fs::read_to_string,
+    fs::{Place, read_to_string},
     hub::MODEL_FILES,
     model::{ADAPTER_CONFIG, OriginRecord},
 };
@@ -40,7 +40,7 @@ impl ModelFiles {
     /// Finds the files of `model`: a directory, a checkpoint, a run's latest one, or a name on the hub. An
     /// adapter is found with the base that it names. `adapter` is one that was named beside the model.
     pub(super) fn find(model: &str, adapter: Option<&Path>, fetch: Fetch<'_>) -> Result<Self> {
-        let dir = match DataSource::from(model) {
+        let dir = match DataSource::unguarded(model) {
             DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES)
                 .map_err(|e| e.hint(format!("there is no directory {model} here either")))?,
             // The marks of a run's checkpoints are files.
@@ -73,7 +73,7 @@ impl ModelFiles {
 
 impl AdapterFiles {
     fn open(dir: PathBuf) -> Result<Self> {
-        let record = adapter_base(&*dir)?;
+        let record = adapter_base(Place::unguarded(&dir))?;
         Ok(Self { dir, record, quantization: None })
     }
 
@@ -103,7 +103,7 @@ impl AdapterFiles {
         let of_adapter = |e: Error| {
             e.hint(format!("it is the base that the adapter {} names: give another as MODEL and the adapter as --adapter", self.dir.display()))
         };
-        match DataSource::from(&name) {
+        match DataSource::unguarded(&name) {
             DataSource::Hub { repo, config: None } => fetch(&repo, MODEL_FILES),
             DataSource::Path(place, _) if place.is_dir() => inner(place.path(), CONFIG),
             _ => Err(no_model(&name)),
@@ -115,7 +115,7 @@ impl AdapterFiles {
     fn base_name(&self) -> Result<Option<String>> {
         let file = self.dir.join(ADAPTER_CONFIG);
         let config: serde_json::Value =
-            serde_json::from_str(&read_to_string(&file)?).map_err(|e| {
+            serde_json::from_str(&read_to_string(Place::unguarded(&file))?).map_err(|e| {
                 Error::new(Code::Weights, format!("{} is not valid JSON", file.display()))
                     .caused_by(e)
             })?;
@@ -129,7 +129,7 @@ fn inner(path: &Path, file: &str) -> Result<PathBuf> {
         return Ok(path.to_owned());
     }
     let hint = format!("expected {file} in it, or a run's checkpoints");
-    let checkpoint = Store::resolve(path).map_err(|e| e.hint(hint))?;
+    let checkpoint = Store::resolve(Place::unguarded(path)).map_err(|e| e.hint(hint))?;
     Ok(checkpoint.path().to_owned())
 }
 

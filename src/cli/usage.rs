@@ -8,6 +8,7 @@ use clap::{
 };
 
 use super::args::Cli;
+use crate::foreign::{self, Foreign};
 
 /// Reads the command line.
 pub(super) fn read(words: &[OsString]) -> Result<Cli, clap::Error> {
@@ -30,10 +31,31 @@ fn asked_colours(words: &[OsString]) -> ColorChoice {
 
 /// Shows clap's message about `words`: help and version are no errors.
 pub(super) fn show(error: clap::Error, words: &[OsString]) -> ExitCode {
-    let error = with_parameter_hint(error, words);
+    let error = escaped(with_parameter_hint(error, words));
     // Nothing can be done when standard error is closed.
     let _ = error.print();
     u8::try_from(error.exit_code()).map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// The error, with what it quotes escaped: a word may be the name of a stranger's file.
+fn escaped(mut error: clap::Error) -> clap::Error {
+    let of = |(kind, value): (ContextKind, &ContextValue)| {
+        let value = match value {
+            ContextValue::String(text) => ContextValue::String(Foreign(text).to_string()),
+            ContextValue::StyledStrs(texts) => {
+                let shown =
+                    texts.iter().map(|text| foreign::styled(&text.ansi().to_string()).into());
+                ContextValue::StyledStrs(shown.collect())
+            }
+            _ => return None,
+        };
+        Some((kind, value))
+    };
+    let values: Vec<_> = error.context().filter_map(of).collect();
+    for (kind, value) in values {
+        error.insert(kind, value);
+    }
+    error
 }
 
 /// The error, with the form of a parameter's value where an unknown flag of a command that takes
@@ -69,6 +91,26 @@ mod tests {
         assert_eq!(asked(&["dsr", "runs"]), ColorChoice::Auto);
         assert_eq!(asked(&["dsr", "--color", "never", "runs"]), ColorChoice::Never);
         assert_eq!(asked(&["dsr", "runs", "--color=always", "--color"]), ColorChoice::Always);
+    }
+
+    #[test]
+    fn what_is_quoted_orders_no_terminal() {
+        let orders = "\u{9b}2J\r\u{202e}x";
+        for words in [
+            vec!["check", "--ORDERS"],
+            vec!["run", "r.rhai", "--ORDERS", "ORDERS"],
+            vec!["completions", "ORDERS"],
+            vec!["ORDERS"],
+            vec!["run", "r.rhai", "--max-hours=ORDERS"],
+        ] {
+            let words = words.iter().map(|word| word.replace("ORDERS", orders));
+            let words: Vec<_> = ["dsr".to_owned()].into_iter().chain(words).collect();
+            let error = Cli::try_parse_from(&words).unwrap_err();
+            let words: Vec<_> = words.iter().map(OsString::from).collect();
+            let said = escaped(with_parameter_hint(error, &words)).to_string();
+            assert!(said.contains("\\u{9b}2J") && said.contains("x"), "{said}");
+            assert!(!said.contains(['\u{9b}', '\r', '\u{202e}']), "{said}");
+        }
     }
 
     #[test]

@@ -399,7 +399,7 @@ fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Resul
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::data::{Dataset, LoaderOptions, OpenOptions};
+    use crate::data::{DataSource, Dataset, LoaderOptions, OpenOptions};
 
     /// A batch of these token ids, for tests of what takes batches.
     pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {
@@ -417,7 +417,9 @@ pub(crate) mod tests {
         let path = dir.path().join("rows.jsonl");
         let lines: Vec<String> = rows.map(|row| row.to_string()).collect();
         std::fs::write(&path, lines.join("\n")).unwrap();
-        let dataset = Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let dataset =
+            Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+                .unwrap();
         let options = LoaderOptions { micro_batch_size: lines.len(), ..LoaderOptions::default() };
         dataset.loader(options).unwrap().next_batch().unwrap().unwrap()
     }

@@ -80,7 +80,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::data::{Dataset, LoaderOptions, OpenOptions};
+    use crate::data::{DataSource, Dataset, LoaderOptions, OpenOptions};
 
     #[test]
     fn written_rows_are_a_dataset_that_knows_where_they_were() {
@@ -88,8 +88,10 @@ mod tests {
         let source = dir.path().join("rows.jsonl");
         let rows: String = (0..6).map(|i| format!("{{\"input_ids\": [{i}, 7]}}\n")).collect();
         std::fs::write(&source, rows).unwrap();
-        let open =
-            |path: &Path| Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap();
+        let open = |path: &Path| {
+            let source = DataSource::unguarded(path.to_str().unwrap());
+            Dataset::open(source, &OpenOptions::default()).unwrap()
+        };
         let options = LoaderOptions { micro_batch_size: 2, ..LoaderOptions::default() };
         let batches = open(&source).loader(options).unwrap().map(|batch| batch.unwrap().source());
         let batches: Vec<_> = batches.skip(1).collect();

@@ -85,7 +85,7 @@ pub use source_name::{DataSource, SourceName, WILD};
 pub use split::{SplitSlice, parse_split};
 pub use stage::Batches;
 pub use tokenize::TokenizeOptions;
-pub use tokenizer::Tokenizer;
+pub use tokenizer::{Tokenizer, is_tokenizer_json};
 pub use tokenizer_training::{TokenizerTraining, TokenizerType};
 pub use tokens::Padding;
 pub use values::Row;

@@ -339,7 +339,7 @@ mod tests {
             };
             let path = self.dir.path().join("rows.txt");
             let source =
-                crate::data::source::open(&DataSource::from(path.to_str().unwrap()), &options)
+                crate::data::source::open(&DataSource::unguarded(path.to_str().unwrap()), &options)
                     .unwrap();
             let (made, tokenizer) = (Arc::clone(&self.made), Arc::clone(&self.tokenizer));
             let rule = Counting { made, refused, name, tokenizer };

@@ -317,6 +317,12 @@ impl Tokenizer {
     }
 }
 
+/// Whether a file's content looks like a `tokenizer.json`, which may be replaced by one.
+pub fn is_tokenizer_json(content: &[u8]) -> bool {
+    let json = serde_json::from_slice::<serde_json::Value>(content).unwrap_or_default();
+    json["model"].is_object() && json["added_tokens"].is_array()
+}
+
 /// A tokenizer, and how many times longer its rules can make a text.
 fn parse(json: &[u8], name: &str) -> Result<(Inner, u64)> {
     let wrong =

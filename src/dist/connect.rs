@@ -5,7 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Rendezvous, rank::Rank, watch::Watch};
+use super::{
+    Rendezvous,
+    rank::Rank,
+    watch::{StopWhen, Watch},
+};
 use crate::{
     bridge::dist::{Group, Store, Transport},
     error::{Code, Error, Result},
@@ -147,12 +151,12 @@ fn where_to(rendezvous: &Rendezvous, Rank { rank, world_size }: Rank) -> String 
 }
 
 /// Starts to tell the others what this rank does, over a connection of its own.
-pub(super) fn watch(rendezvous: &Rendezvous, place: Rank) -> Result<Watch> {
+pub(super) fn watch(rendezvous: &Rendezvous, place: Rank, stop: StopWhen) -> Result<Watch> {
     let Rendezvous { master_addr, master_port, timeout, .. } = rendezvous;
     let address = (master_addr.as_str(), *master_port);
     let store = Store::tcp(address, &rendezvous.store_prefix(), *timeout)
         .map_err(|e| place.failed("connecting", e))?;
-    Ok(Watch::start(store, place.rank, place.world_size))
+    Ok(Watch::start(store, place, stop))
 }
 
 /// Tries Gloo by a group of this process alone, on `interface` or else on the loopback.

@@ -16,7 +16,7 @@ use super::{
     rank::Rank,
     reduce_op::{ReduceOp, check_reduction},
     simulated::Simulated,
-    watch::{RECEIVE, RankPhase, SEND, Watch},
+    watch::{RECEIVE, RankPhase, SEND, StopWhen, Watch},
     work::Watched,
 };
 use crate::{
@@ -61,32 +61,29 @@ impl ProcessGroup {
     /// # Errors
     /// [`Code::Dist`] when the ranks do not all come within the timeout, saying which are missing.
     pub fn connect(rendezvous: &Rendezvous, device: Device) -> Result<Self> {
-        Self::connect_until(rendezvous, device, &|| false)
+        Self::connect_until(rendezvous, device, Arc::new(|| false))
     }
 
     /// As [`ProcessGroup::connect`], until `stop` says that the user wants no more.
     ///
     /// # Errors
-    /// In addition [`Code::Interrupted`] when it says so before all are there.
-    pub fn connect_until(
-        rendezvous: &Rendezvous,
-        device: Device,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Self> {
+    /// In addition [`Code::Interrupted`] when it says so before all are there. A collective that others keep
+    /// from its end fails so too, soon after.
+    pub fn connect_until(rendezvous: &Rendezvous, device: Device, stop: StopWhen) -> Result<Self> {
         let &Rendezvous { rank, world_size, local_rank, timeout, .. } = rendezvous;
         let place = Rank { rank, world_size };
         if world_size == 1 {
             // Alone, it still tells a launcher how it is.
             let mut group = Self::single(device)?;
             if rendezvous.agent_store.is_some() {
-                group.watch = Some(Arc::new(watch(rendezvous, place)?));
+                group.watch = Some(Arc::new(watch(rendezvous, place, stop)?));
             }
             return Ok(group);
         }
         let address = rendezvous.local_address();
         let transport = transport(device, rendezvous.interface.as_deref(), address.as_deref())?;
-        let store = meet(rendezvous, place, stop)?;
-        let watch = Arc::new(watch(rendezvous, place)?);
+        let store = meet(rendezvous, place, &*stop)?;
+        let watch = Arc::new(watch(rendezvous, place, stop)?);
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;
         let mut group = Self::over(Backend::Connected(inner), place, device);

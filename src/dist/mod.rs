@@ -37,5 +37,5 @@ pub use reduce_op::ReduceOp;
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, ShardSpec};
 pub use traffic::{Sent, Traffic};
-pub use watch::{Call, RankPhase, RankState};
+pub use watch::{Call, RankPhase, RankState, StopWhen};
 pub use work::Work;

@@ -7,6 +7,9 @@
 //! of the same number, the wait ends at once with an error; else the timeout's error names who is
 //! missing.
 //!
+//! A rank whose user wants no more tells that too. It gives a collective up that others keep from its end:
+//! those that show no sign of life, and, after a while, those that go on as if nobody had asked.
+//!
 //! All traffic with the store is the thread's: a store that does not answer holds up nobody.
 
 use std::{
@@ -22,6 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::rank::Rank;
 use crate::{bridge::dist::Store, error::Result};
 
 /// The two ends of a transfer.
@@ -34,8 +38,13 @@ const BEAT: Duration = Duration::from_secs(1);
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A rank whose beat has not changed for this long, as seen by another, shows no sign of life.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long a rank that is to stop waits for others that have not heard of it: a step may be under way.
+const LAST_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the store may take to answer before a rank goes on without it.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Says whether the user wants no more.
+pub type StopWhen = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// A collective: its number among those that a rank has started in a group, from 1, and its name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -89,6 +98,9 @@ pub struct RankState {
     pub started: BTreeMap<String, u64>,
     /// A number that grows while the process lives.
     pub beat: u64,
+    /// Whether its user wants it to stop.
+    #[serde(default)]
+    pub stops: bool,
 }
 
 impl RankState {
@@ -144,6 +156,7 @@ struct Seen {
 /// This rank's state and what it saw of the others.
 struct Shared {
     rank: usize,
+    stop: StopWhen,
     own: Mutex<OwnState>,
     /// By rank; `None` for one that has said nothing.
     seen: Mutex<Vec<Option<Seen>>>,
@@ -170,12 +183,18 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Starts to speak for `rank` of `world_size` through `store`.
-    pub(super) fn start(store: Store, rank: usize, world_size: usize) -> Self {
-        let state =
-            RankState { phase: RankPhase::Working, call: None, started: BTreeMap::new(), beat: 0 };
+    /// Starts to speak for a rank through `store`, also of the user's wish to `stop`.
+    pub(super) fn start(store: Store, Rank { rank, world_size }: Rank, stop: StopWhen) -> Self {
+        let state = RankState {
+            phase: RankPhase::Working,
+            call: None,
+            started: BTreeMap::new(),
+            beat: 0,
+            stops: false,
+        };
         let shared = Arc::new(Shared {
             rank,
+            stop,
             own: Mutex::new(OwnState { state, waits_since: None, abandoned: false }),
             seen: Mutex::new(vec![None; world_size]),
         });
@@ -252,6 +271,39 @@ impl Watch {
         words.join(", ")
     }
 
+    /// Whether the user wants no more.
+    pub(super) fn stops(&self) -> bool {
+        (self.shared.stop)()
+    }
+
+    /// Those of `members` that keep this rank in `call`, where it was asked to stop so long ago. A rank that
+    /// was asked too, and lives, may be about to save, and is waited for.
+    pub(super) fn who_holds_up(
+        &self,
+        call: &Call,
+        members: &[usize],
+        asked: Duration,
+    ) -> Option<String> {
+        let words = self.others(members, |rank, seen| {
+            let Some(Seen { state, changed }) = seen else {
+                let is_late = asked >= LAST_PATIENCE;
+                return is_late.then(|| format!("rank {rank} has not been heard of"));
+            };
+            let silent = changed.elapsed();
+            if silent >= SILENCE && state.phase != RankPhase::Ended {
+                return Some(format!(
+                    "rank {rank} {}, silent for {} s",
+                    state.words(),
+                    silent.as_secs()
+                ));
+            }
+            let has_come = state.started_beside(call) >= call.number;
+            let goes_on = !has_come && !state.stops && asked >= LAST_PATIENCE;
+            goes_on.then(|| format!("rank {rank} {}", state.words()))
+        });
+        (!words.is_empty()).then(|| words.join(", "))
+    }
+
     /// Brings what is known of the others up to date, if the store answers.
     pub(super) fn refresh(&self) {
         self.ask(Request::Refresh);
@@ -326,6 +378,7 @@ impl Shared {
         let state = {
             let state = &mut lock(&self.own).state;
             state.beat += 1;
+            state.stops = (self.stop)();
             state.clone()
         };
         // A plain struct always has a JSON form.
@@ -359,7 +412,7 @@ mod tests {
 
     fn state(phase: RankPhase, number: u64, name: &str) -> RankState {
         let started = BTreeMap::from([(String::new(), number)]);
-        RankState { phase, call: Some(call(number, name)), started, beat: 1 }
+        RankState { phase, call: Some(call(number, name)), started, beat: 1, stops: false }
     }
 
     /// Each group has numbers of its own: of a rank that waits in another one nothing follows.
@@ -411,19 +464,36 @@ mod tests {
         let address = "127.0.0.1";
         let (store, port) = Store::host((address, 0), "watch", timeout).unwrap();
         let join = || Store::tcp((address, port), "watch", timeout).unwrap();
-        let (a, b) = (Watch::start(join(), 0, 3), Watch::start(join(), 1, 3));
+        let start = |rank| {
+            let stop = Arc::new(move || rank == 1);
+            Watch::start(join(), Rank { rank, world_size: 3 }, stop)
+        };
+        let (a, b) = (start(0), start(1));
+        assert!(b.stops() && !a.stops());
         let mine = a.started("all_reduce", "");
         b.started("barrier", "");
         b.refresh();
         a.refresh();
         assert_eq!(a.who_is_missing(&mine, &[0, 1, 2]), "rank 2 has not been heard of");
         assert_eq!(a.who_never_comes(&mine, &[0, 1, 2]), None);
+        let held = |asked| a.who_holds_up(&mine, &[0, 1, 2], asked);
+        assert_eq!(held(Duration::from_secs(1)), None);
+        assert_eq!(held(LAST_PATIENCE).unwrap(), "rank 2 has not been heard of");
+        let later = b.started("all_reduce", "");
+        let held = |members| b.who_holds_up(&later, members, LAST_PATIENCE);
+        a.refresh();
+        b.refresh();
+        assert_eq!(held(&[0, 1]).unwrap(), "rank 0 has not come since all_reduce #1");
+        let _second = a.started("all_reduce", "");
+        let last = a.started("all_reduce", "");
+        let of_a = a.who_holds_up(&last, &[0, 1], LAST_PATIENCE);
+        assert_eq!(of_a, None, "rank 1 was asked too, and may come");
         b.close(RankPhase::Ended);
         let next = a.started("barrier", "");
         a.refresh();
         assert_eq!(
             a.who_never_comes(&next, &[0, 1, 2]).unwrap(),
-            "rank 1 has ended after barrier #1"
+            "rank 1 has ended after all_reduce #2"
         );
         let said = store.get(&RankState::key(1)).unwrap().unwrap();
         assert_eq!(RankState::parse(&said).unwrap().phase, RankPhase::Ended);

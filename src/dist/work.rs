@@ -1,6 +1,9 @@
 //! A collective that was started and is not waited for yet.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     backend::Started,
@@ -46,6 +49,7 @@ impl Work {
             return Ok(());
         };
         watch.waits(call);
+        let mut asked = None;
         let result = loop {
             match self.inner.wait(SLICE) {
                 Ok(true) => break Ok(()),
@@ -53,6 +57,10 @@ impl Work {
                     if let Some(who) = watch.who_never_comes(call, members) {
                         watch.abandons();
                         break Err(self.never(call, &who));
+                    }
+                    if let Some(e) = Self::held_up(watched, &mut asked) {
+                        watch.abandons();
+                        break Err((e, RankPhase::Working));
                     }
                 }
                 Err(e) => break Err(self.explain(watched, e)),
@@ -69,6 +77,21 @@ impl Work {
     /// [`Work::wait`].
     pub fn is_completed(&self) -> Result<bool> {
         self.inner.is_completed().map_err(|e| self.place.failed(self.operation, e))
+    }
+
+    /// The error where the user wants no more, and others keep this rank here. `asked` is when that was seen
+    /// first.
+    fn held_up(
+        Watched { watch, call, members }: &Watched,
+        asked: &mut Option<Instant>,
+    ) -> Option<Error> {
+        if !watch.stops() {
+            return None;
+        }
+        let since = asked.get_or_insert_with(Instant::now).elapsed();
+        watch.refresh();
+        let who = watch.who_holds_up(call, members, since)?;
+        Some(Error::new(Code::Interrupted, format!("stopped while waiting for {call}: {who}")))
     }
 
     /// The error where `who` can never take part.

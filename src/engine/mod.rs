@@ -175,9 +175,19 @@ pub struct StepOutcome {
 }
 
 impl Engine {
-    /// An engine for `model` as one rank of `group`. [`Engine::model`] takes the place of `model`, whose
-    /// parameters it may take.
+    /// An engine for `model` as one rank of `group`, of a program whose paths nobody judges.
+    /// [`Engine::model`] takes the place of `model`, whose parameters it may take.
     pub fn new(model: Rc<Model>, group: Rc<ProcessGroup>, config: EngineConfig) -> Result<Self> {
+        Self::new_in(&Place::unguarded(""), model, group, config)
+    }
+
+    /// [`Engine::new`] where paths of `config` start from `work_dir`, whose guard judges them.
+    pub fn new_in(
+        work_dir: &Place,
+        model: Rc<Model>,
+        group: Rc<ProcessGroup>,
+        config: EngineConfig,
+    ) -> Result<Self> {
         let precision = config.precision;
         if let BatchChoice::Open(_) = config.batch_choice {
             bail!(Code::CallOrder, "the micro batch is open: `fit_batch` chooses it");
@@ -207,7 +217,7 @@ impl Engine {
         let plan = plan.keeping(&here);
         let numels: Vec<_> =
             model.trainable_units().iter().map(|unit| unit.numel() as u64).collect();
-        let offload = Offload::new(&config, world_size, model.device(), &numels)?;
+        let offload = Offload::new(&config, world_size, (work_dir, model.device()), &numels)?;
         plan::check_memory(&model, &config, world_size)?;
         let sharers = placement.sharers(&mesh, &model)?;
         let pipe = Rc::new(Pipe::new(&mesh, &placement));

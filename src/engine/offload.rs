@@ -1,11 +1,10 @@
 //! The offload devices of an engine's state (ZeRO-Offload, Ren et al. 2021;
 //! ZeRO-Infinity, Rajbhandari et al. 2021).
 
-use std::path::{Path, PathBuf};
-
 use crate::{
     config::{Dtype, EngineConfig, OffloadDevice, ZeroConfig, optimizer::Algorithm},
     error::{Code, Error, Result},
+    fs::Place,
     tensor::Device,
 };
 
@@ -15,16 +14,20 @@ pub(super) enum Location {
     /// In the memory of this device.
     Memory(Device),
     /// In a file of this directory; in host memory while they are used.
-    Disk(PathBuf),
+    Disk(Place),
 }
 
 impl Location {
-    fn new(zero: &ZeroConfig, offload: OffloadDevice, device: Device) -> Result<Self> {
+    fn new(
+        zero: &ZeroConfig,
+        offload: OffloadDevice,
+        (work_dir, device): (&Place, Device),
+    ) -> Result<Self> {
         match offload {
             OffloadDevice::None => Ok(Self::Memory(device)),
             OffloadDevice::Cpu => Ok(Self::Memory(Device::Cpu)),
             OffloadDevice::Nvme => {
-                let path = zero.nvme_path.clone();
+                let path = zero.nvme_path.as_ref().map(|path| work_dir.join(path));
                 path.map(Self::Disk).ok_or_else(|| Error::new(Code::Internal, "no nvme_path"))
             }
         }
@@ -39,7 +42,7 @@ impl Location {
     }
 
     /// The directory of the file that has them, where one has.
-    pub(super) fn directory(&self) -> Option<&Path> {
+    pub(super) fn directory(&self) -> Option<&Place> {
         match self {
             Self::Memory(_) => None,
             Self::Disk(directory) => Some(directory),
@@ -70,17 +73,18 @@ pub(super) struct UnitOffload {
 }
 
 impl Offload {
-    /// The places for an engine with `config` on one of `world_size` ranks with a `device`; the units
-    /// that are trained have these numbers of parameters.
+    /// The places for an engine with `config` on one of `world_size` ranks, whose files are in a directory
+    /// and whose tensors on a device; the units that are trained have these numbers of parameters.
     pub(super) fn new(
         config: &EngineConfig,
         world_size: usize,
-        device: Device,
+        here: (&Place, Device),
         numels: &[u64],
     ) -> Result<Self> {
-        let (zero, offload) = (&config.zero, config.zero.offload_optimizer);
-        let (here, away) = (Location::Memory(device), Location::new(zero, offload.device, device)?);
-        let parameters = Location::new(zero, zero.offload_param, device)?;
+        let (zero, offload, device) = (&config.zero, config.zero.offload_optimizer, here.1);
+        let away = Location::new(zero, offload.device, here)?;
+        let parameters = Location::new(zero, zero.offload_param, here)?;
+        let here = Location::Memory(device);
         let elsewhere = parameters != here;
         let unit = |goes| {
             let location = if goes { &away } else { &here }.clone();
@@ -138,7 +142,7 @@ mod tests {
             nvme_path: Some("/nvme".into()),
             ..ZeroConfig::default()
         };
-        Offload::new(&config, 1, device, &[1]).unwrap()
+        Offload::new(&config, 1, (&"/".into(), device), &[1]).unwrap()
     }
 
     const GPU: Device = Device::Cuda(0);
@@ -181,7 +185,7 @@ mod tests {
         let mut config = config(Option::None);
         config.zero.stage = 2;
         config.zero.offload_optimizer = OptimizerOffload { device: Cpu, ratio: 0.5 };
-        let places = Offload::new(&config, 1, GPU, &[2, 1, 1]).unwrap().optimizer;
+        let places = Offload::new(&config, 1, (&"/".into(), GPU), &[2, 1, 1]).unwrap().optimizer;
         let devices: Vec<_> = places.iter().map(|unit| unit.location.device()).collect();
         assert_eq!(devices, [GPU, Device::Cpu, Device::Cpu]);
         let alike = |unit: &UnitOffload| unit.shares_master != unit.moves_gradient;

@@ -273,7 +273,7 @@ mod tests {
     #[test]
     fn a_unit_comes_back_from_disk_as_it_was_written_last() {
         let dir = tempfile::tempdir().unwrap();
-        let location = Location::Disk(dir.path().to_owned());
+        let location = Location::Disk(dir.path().into());
         is_brought_and_released(&location);
         let (units, shards) = shards(&location, 1000);
         // The other units are read ahead, and their memory is not taken yet.

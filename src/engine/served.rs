@@ -1,15 +1,13 @@
 //! A checkpoint that can be served as it is: with the tokenizer that made the rows.
 
-use std::path::Path;
-
 use super::Engine;
-use crate::{data::Tokenizer, error::Result, model::ExportedTokenizer};
+use crate::{data::Tokenizer, error::Result, fs::Place, model::ExportedTokenizer};
 
 impl Engine {
     /// Writes `tokenizer`, which made the rows that this engine trains on, beside the model in `dir`.
     /// A model that came with a tokenizer keeps it, and one with fewer rows of logits than the
     /// tokenizer has ids gets none.
-    pub fn write_tokenizer(&self, dir: &Path, tokenizer: &Tokenizer) -> Result<()> {
+    pub fn write_tokenizer(&self, dir: &Place, tokenizer: &Tokenizer) -> Result<()> {
         let ids = i64::try_from(tokenizer.vocab_size()).unwrap_or(i64::MAX);
         if self.model().tokenizer_json().is_some() || ids > self.model().facts().vocab_size {
             return Ok(());

@@ -383,7 +383,7 @@ mod tests {
             let hooks = Hooks { loss: None, recorder: None, stop: &stop };
             let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
             let config = config(None);
-            let offload = Offload::new(&config, 1, Device::Cpu, &[1; 4]).unwrap();
+            let offload = Offload::new(&config, 1, (&"/".into(), Device::Cpu), &[1; 4]).unwrap();
             let mut gradients = Gradients::new(
                 model.units(),
                 (group, vec![None, None, None, None]),

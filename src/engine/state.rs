@@ -17,7 +17,7 @@
 //! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no
 //! generator state: dropout is seeded from the step. A checkpoint directory also loads as a model.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use super::{
     Engine,
@@ -61,7 +61,7 @@ impl Engine {
     /// [`Code::DiskFull`] or [`Code::Io`]; another rank fails.
     pub fn write_state(
         &self,
-        dir: Option<&Path>,
+        dir: Option<&Place>,
         loader: Option<SavedPlace>,
         recipe: Option<RecipeRecord>,
     ) -> Result<()> {
@@ -87,12 +87,12 @@ impl Engine {
             None => {}
         }
         for (name, params) in self.parameter_files() {
-            let path = dir.map(|dir| dir.join(name));
-            self.write_params(path.as_deref(), (&params, Weights::Trained))?;
+            let place = dir.map(|dir| dir.join(name));
+            self.write_params(place.as_ref(), (&params, Weights::Trained))?;
         }
         if self.config.ema.is_some() {
-            let path = dir.map(|dir| dir.join(EMA));
-            self.write_params(path.as_deref(), (&self.averaged_params(), Weights::Averaged))?;
+            let place = dir.map(|dir| dir.join(EMA));
+            self.write_params(place.as_ref(), (&self.averaged_params(), Weights::Averaged))?;
         }
         self.write_optimizer(dir)?;
         let Some(dir) = dir else { return Ok(()) };
@@ -133,12 +133,12 @@ impl Engine {
 
     fn write_params(
         &self,
-        path: Option<&Path>,
+        place: Option<&Place>,
         (params, weights): (&[ParamPlace<'_>], Weights),
     ) -> Result<()> {
         let entries = params.iter().map(|param| float_entry(param.name, param.shape));
         let mut whole = None;
-        safetensors::write(path, entries, |i| {
+        safetensors::write(place, entries, |i| {
             let ParamPlace { unit, index, shape, .. } = params[i];
             let own = self.own_unit(unit).map(|i| -> Result<Tensor> {
                 let flat = fetch(&mut whole, i, || {
@@ -153,14 +153,14 @@ impl Engine {
         })
     }
 
-    fn write_optimizer(&self, dir: Option<&Path>) -> Result<()> {
+    fn write_optimizer(&self, dir: Option<&Place>) -> Result<()> {
         let names = &self.state_names;
         let entries = names.iter().map(|state| TensorEntry {
             kind: if state.form == StateForm::Codes { Kind::Uint8 } else { Kind::Float },
             ..float_entry(&state.name, &state.shape)
         });
         let mut whole = None;
-        safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_deref(), entries, |i| {
+        safetensors::write(dir.map(|dir| dir.join(OPTIMIZER)).as_ref(), entries, |i| {
             let state = &names[i];
             let StateName { place: (unit, slot), ref shape, form, .. } = *state;
             let kind = match form {

@@ -2,11 +2,12 @@
 //! is read, one that is updated, one that is written (ZeRO-Infinity, Rajbhandari et al. 2021,
 //! section 5.2).
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use crate::{
     bridge::memory::{self, count_as},
     error::{Code, Error, Result},
+    fs::Place,
     optim::Optimizer,
     swap::{SwapFile, Transfer, view},
     tensor::{Kind, Tensor, bytes_of, no_grad},
@@ -71,7 +72,7 @@ impl StateFile {
     /// A file in `dir` with room for these units of `optimizer`, in order: for the master weights of a unit
     /// unless it shares them, and for averages of them.
     pub(super) fn create(
-        dir: &Path,
+        dir: &Place,
         optimizer: &Optimizer,
         (units, averages): (&[(usize, bool)], bool),
     ) -> Result<Self> {

@@ -36,6 +36,7 @@ pub(super) fn open_beneath(
     match openat2(&root, below, flags, mode, resolve) {
         // The kernel is older than 5.6, or a filter of the container knows the call by no name.
         Err(Errno::NOSYS | Errno::PERM) => walk(root, below, flags, mode),
+        Err(Errno::NOTDIR) if is_link(&root, below) => Err(Errno::LOOP.into()),
         opened => no_link(opened?),
     }
 }
@@ -55,7 +56,10 @@ fn walk(root: impl AsFd, below: &Path, flags: OFlags, mode: Mode) -> io::Result<
     for part in parents {
         at = step(&at, part)?;
     }
-    no_link(openat(&at, last, flags | OFlags::NOFOLLOW, mode)?)
+    match openat(&at, last, flags | OFlags::NOFOLLOW, mode) {
+        Err(Errno::NOTDIR) if is_link(&at, last) => Err(Errno::LOOP.into()),
+        opened => no_link(opened?),
+    }
 }
 
 /// The directory `part` of a directory; a link is `ELOOP`.
@@ -144,6 +148,8 @@ mod tests {
                     assert!(open(&at, Path::new(path), flags).is_err(), "{path}");
                 }
             }
+            let e = open(&at, Path::new("link"), PLACE).unwrap_err();
+            assert_eq!(e.raw_os_error(), Some(Errno::LOOP.raw_os_error()));
         }
         assert!(make_beneath(&at, Path::new("link/new")).is_err());
         assert!(make_beneath(&at, Path::new("in/new/er")).is_ok());

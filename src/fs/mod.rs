@@ -23,10 +23,10 @@ use std::{
     fs::{self, Permissions},
     io::{self, Read, Write},
     os::unix::fs::PermissionsExt,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
 };
 
-use rustix::fs::{CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{CWD, RenameFlags};
 use serde::Serialize;
 use tempfile::{Builder, TempDir};
 
@@ -71,17 +71,46 @@ pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
 
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
 pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
-    let text = fs::read_to_string(path.as_ref()).at("read", path.as_ref())?;
+    let path = path.as_ref();
+    let (mut text, most) = (String::new(), place::MOST_BYTES);
+    let read = File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
+    if read.at("read", path)? as u64 > most {
+        bail!(Code::Io, "cannot read {}: it has more than {most} bytes", path.display());
+    }
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-/// The text of the file `below` a directory, which is opened through no link.
-pub fn read_beneath(dir: &Path, below: &Path) -> Result<String> {
-    let shown = dir.join(below);
-    let opened = open_root(dir).and_then(|root| {
-        handle::open_beneath(root, below, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
-    });
-    io::read_to_string(File::from(opened.at("read", &shown)?)).at("read", &shown)
+/// Opens a file that the user named, who may name a pipe or a device, to append to it. It is made when
+/// absent. In `work_dir`, whose content may be a stranger's, no link is followed.
+pub fn append_to_named(path: &Path, work_dir: &Path) -> Result<File> {
+    match beneath(path, work_dir) {
+        Some(below) => Place::beneath(work_dir)?.join(below).append(),
+        None => File::options().create(true).append(true).open(path).at("open", path),
+    }
+}
+
+/// The path from `dir` on, where `path` is one beneath it. A relative one starts there.
+fn beneath(path: &Path, dir: &Path) -> Option<PathBuf> {
+    let below = match path.is_relative() {
+        true => path,
+        false => {
+            // Relative, or through links of the user's own.
+            let real = place::here_if_empty(dir).canonicalize();
+            let real = real.unwrap_or_else(|_| dir.to_owned());
+            path.strip_prefix(&real).or_else(|_| path.strip_prefix(dir)).ok()?
+        }
+    };
+    let is_name = |part: Component<'_>| matches!(part, Component::Normal(_) | Component::CurDir);
+    (!below.as_os_str().is_empty() && below.components().all(is_name)).then(|| below.to_owned())
+}
+
+/// Appends `bytes` to a file that was opened to append to: all of them, or none where the disk is full.
+pub fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
+    let before = file.metadata()?.len();
+    file.write_all(bytes).inspect_err(|_| {
+        // What was written of it would tear whatever comes behind. A device has no length.
+        let _ = file.set_len(before);
+    })
 }
 
 /// The first bytes of a file, `len` at most.
@@ -120,6 +149,22 @@ pub fn write_atomic(place: impl Into<Place>, bytes: &[u8]) -> Result<()> {
     sync_dir(&target.parent).at("write", shown)
 }
 
+/// Writes a file, as [`write_atomic`] does, where there is none or one that `is_own` by its content: a `kind` of
+/// file. Another one is somebody's work, and stays.
+pub fn write_over_own(
+    place: &Place,
+    bytes: &[u8],
+    (kind, is_own): (&str, impl Fn(&[u8]) -> bool),
+) -> Result<()> {
+    let is_replaced =
+        || -> Result<bool> { Ok(place.is_file() && !place.is_link()? && is_own(&place.read()?)) };
+    if place.is_taken()? && !is_replaced()? {
+        let message = format!("{} is no {kind}, and is not overwritten", place.display());
+        return Err(Error::new(Code::Io, message).hint("name a file that does not exist yet"));
+    }
+    write_atomic(place, bytes)
+}
+
 /// Writes a value as JSON, as [`write_atomic`] does.
 pub fn write_json(place: impl Into<Place>, value: &impl Serialize) -> Result<()> {
     let place = place.into();
@@ -130,13 +175,11 @@ pub fn write_json(place: impl Into<Place>, value: &impl Serialize) -> Result<()>
     write_atomic(place, text.as_bytes())
 }
 
-/// Copies a file to a path in a [`NewDir`]; the directories on the way are made.
-pub fn copy(from: &Place, to: &Path) -> Result<()> {
-    if let Some(parent) = to.parent() {
-        fs::create_dir_all(parent).at("make the directory", parent)?;
-    }
-    let mut new = File::create_new(to).at("write", to)?;
-    io::copy(&mut open_file(from)?, &mut new).at("write", to).map(drop)
+/// Copies a file to a place that is free; the directories on the way are made.
+pub fn copy(from: &Place, to: &Place) -> Result<()> {
+    to.create_parents()?;
+    let mut new = to.create_new()?;
+    io::copy(&mut open_file(from)?, &mut new).at("write", to.path()).map(drop)
 }
 
 /// Removes a directory such that it is whole until, at one instant, it is gone.
@@ -210,7 +253,7 @@ pub fn available_bytes(place: impl Into<Place>) -> Result<u64> {
 pub struct NewDir {
     shown: PathBuf,
     /// Through the handle of the directory itself.
-    path: PathBuf,
+    place: Place,
     temporary: TempDir,
     target: Target,
     _lock: File,
@@ -247,12 +290,12 @@ impl NewDir {
             Ok((dir, lock, at))
         })
         .at("make the directory", &shown)?;
-        Ok(Self { shown, path: path_of(&lock), temporary, target, _lock: lock })
+        Ok(Self { shown, place: Place::unguarded(path_of(&lock)), temporary, target, _lock: lock })
     }
 
     /// Where to write the files.
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     /// Flushes every file to the disk and puts the directory in its place; a directory that stood
@@ -261,7 +304,7 @@ impl NewDir {
     /// # Errors
     /// [`Code::DiskFull`] or [`Code::Io`]; what stood at the target is then unchanged.
     pub fn publish(self) -> Result<()> {
-        let Self { shown, path: _, temporary, target, _lock } = self;
+        let Self { shown, place: _, temporary, target, _lock } = self;
         sync_tree(temporary.path()).at("write", &shown)?;
         if target.path.symlink_metadata().is_ok() {
             exchange(temporary.path(), &target.path).at("replace", &shown)?;
@@ -363,7 +406,7 @@ fn temporary_prefix(target: &Path) -> Result<OsString> {
 
 #[cfg(test)]
 mod tests {
-    use std::process::Command;
+    use std::{os::unix::fs::symlink, process::Command};
 
     use super::*;
 
@@ -404,8 +447,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("store/step-1");
         let new = NewDir::create(&target).unwrap();
-        fs::create_dir(new.path().join("deep")).unwrap();
-        fs::write(new.path().join("deep/weights"), "w").unwrap();
+        fs::create_dir(new.place().path().join("deep")).unwrap();
+        fs::write(new.place().path().join("deep/weights"), "w").unwrap();
         assert!(!target.exists());
         new.publish().unwrap();
         assert_eq!(read_to_string(target.join("deep/weights")).unwrap(), "w");
@@ -418,7 +461,7 @@ mod tests {
         let target = root.path().join("best");
         for content in ["old", "new"] {
             let new = NewDir::create(&target).unwrap();
-            fs::write(new.path().join(content), content).unwrap();
+            fs::write(new.place().path().join(content), content).unwrap();
             new.publish().unwrap();
         }
         assert_eq!(names(&target), ["new"]);
@@ -442,7 +485,7 @@ mod tests {
     fn a_directory_that_is_not_published_vanishes() {
         let root = tempfile::tempdir().unwrap();
         let new = NewDir::create(root.path().join("step-1")).unwrap();
-        fs::write(new.path().join("half"), "x").unwrap();
+        fs::write(new.place().path().join("half"), "x").unwrap();
         drop(new);
         assert!(names(root.path()).is_empty());
     }
@@ -466,7 +509,7 @@ mod tests {
         fs::write(root.path().join(".hidden"), "the user's own").unwrap();
         let living = NewDir::create(root.path().join("step-2")).unwrap();
         assert_eq!(remove_leftovers(root.path(), |_| true).unwrap(), 2);
-        assert!(living.path().exists());
+        assert!(living.place().path().exists());
         living.publish().unwrap();
         assert_eq!(names(root.path()), [".hidden", "step-2"]);
     }
@@ -497,8 +540,8 @@ mod tests {
         assert_eq!(e.code(), Code::DiskFull);
     }
 
-    #[test]
-    fn a_full_disk_leaves_the_old_file_whole() {
+    /// A disk of 64 KiB, if one can be mounted here.
+    fn small_disk() -> Option<tempfile::TempDir> {
         let root = tempfile::tempdir().unwrap();
         let mount = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
@@ -506,8 +549,29 @@ mod tests {
             .output();
         if !mount.as_ref().is_ok_and(|o| o.status.success()) {
             println!("skipped: a small tmpfs cannot be mounted here");
-            return;
+            return None;
         }
+        Some(root)
+    }
+
+    #[test]
+    fn what_is_appended_to_a_full_disk_is_whole_or_not_there() {
+        let Some(root) = small_disk() else { return };
+        let mut log = Place::unguarded(root.path().join("log")).append().unwrap();
+        append_whole(&mut log, b"a line\n").unwrap();
+        let failed = append_whole(&mut log, &[7; 1 << 20]);
+        let again = append_whole(&mut log, b"another\n");
+        let content = read(root.path().join("log"));
+        drop(log);
+        Command::new("umount").arg(root.path()).status().unwrap();
+        assert_eq!(failed.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        again.unwrap();
+        assert_eq!(content.unwrap(), b"a line\nanother\n");
+    }
+
+    #[test]
+    fn a_full_disk_leaves_the_old_file_whole() {
+        let Some(root) = small_disk() else { return };
         let path = root.path().join("state");
         write_atomic(&path, b"old").unwrap();
         let file = write_atomic(&path, &vec![7; 1 << 20]).unwrap_err();
@@ -544,6 +608,32 @@ mod tests {
             let e = read(path).unwrap_err();
             assert!(e.message().ends_with(expected), "{e}");
         }
+    }
+
+    #[test]
+    fn beneath_a_directory_nothing_is_a_link_or_above_it() {
+        let root = tempfile::tempdir().unwrap();
+        let (dir, file) = (root.path().join("dir"), root.path().join("file"));
+        fs::create_dir(&dir).unwrap();
+        fs::write(&file, "mine").unwrap();
+        symlink(&file, dir.join("link")).unwrap();
+        symlink(root.path(), dir.join("up")).unwrap();
+        let place = Place::beneath(&dir).unwrap();
+        for below in ["link", "up/file", "../file", "x/../../file"] {
+            assert!(place.join(below).read().is_err(), "{below}");
+        }
+        for below in ["link", "up/file", "up/new"] {
+            assert!(append_to_named(Path::new(below), &dir).is_err(), "{below}");
+        }
+        assert!(place.beside(&file).read().is_err());
+        assert!(append_to_named(&dir.join("link"), &dir).is_err());
+        append_to_named(Path::new("log"), &dir).unwrap().write_all(b"a").unwrap();
+        append_to_named(&dir.join("log"), &dir).unwrap().write_all(b"b").unwrap();
+        assert_eq!(place.join("log").read().unwrap(), b"ab");
+        write_atomic(place.join("link"), b"new").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"mine", "the link is replaced");
+        append_to_named(&file, &dir).unwrap().write_all(b" own").unwrap();
+        assert_eq!(fs::read(&file).unwrap(), b"mine own", "it is elsewhere, and the user's");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -23,7 +23,7 @@ use crate::error::{Code, IoContext, Result};
 /// How often a place that changes while it is opened is judged anew.
 const TRIES: usize = 16;
 /// The most bytes of a file that is read as a whole.
-const MOST_BYTES: u64 = 1 << 30;
+pub(super) const MOST_BYTES: u64 = 1 << 30;
 
 /// The use that is made of a place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,19 @@ pub(super) struct Target {
 }
 
 impl Place {
+    /// The place at `path`, which nobody judges: links are followed. It is for paths of the program and of
+    /// its user. `tests/tidy.rs` lists the files that may make one, as a recipe's path needs a guard.
+    pub fn unguarded(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), guard: None }
+    }
+
+    /// The directory `dir` of the user, as it is now. What lies beneath it is opened through no link.
+    pub fn beneath(dir: impl Into<PathBuf>) -> Result<Self> {
+        let dir = dir.into();
+        let root = Arc::new(open_root(here_if_empty(&dir)).at("open", here_if_empty(&dir))?);
+        Ok(Self::guarded(dir.clone(), Arc::new(Beneath { dir, root })))
+    }
+
     /// The place at `path`, which `guard` judges.
     pub fn guarded(path: impl Into<PathBuf>, guard: Arc<dyn Guard>) -> Self {
         Self { path: path.into(), guard: Some(guard) }
@@ -110,9 +123,7 @@ impl Place {
 
     /// The directory that it is in.
     pub fn parent(&self) -> Option<Self> {
-        let parent = self.path.parent()?;
-        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-        Some(self.beside(parent))
+        Some(self.beside(here_if_empty(self.path.parent()?)))
     }
 
     /// Opens the file or directory to read.
@@ -306,6 +317,21 @@ impl Place {
         }
     }
 
+    /// Makes a file, to be written from its start.
+    ///
+    /// # Errors
+    /// [`Code::Io`] where the name is taken.
+    pub fn create_new(&self) -> Result<File> {
+        let taken = || io::Error::from(io::ErrorKind::AlreadyExists);
+        self.create_file()?.ok_or_else(taken).at("write", &self.path)
+    }
+
+    /// Makes a file without a name in the directory that this is, to be written and read.
+    pub fn unnamed_file(&self) -> Result<File> {
+        let dir = self.directory()?;
+        tempfile::tempfile_in(path_of(&dir)).at("make a file in", &self.path)
+    }
+
     /// Removes the directory if it is empty.
     pub fn remove_empty_dir(&self) -> Result<()> {
         std::fs::remove_dir(self.target()?.path).at("remove", &self.path)
@@ -329,8 +355,8 @@ impl Place {
         };
         let handle = match &self.guard {
             None => {
-                let parent = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-                open_root(parent.unwrap_or(Path::new("."))).at("write", &self.path)
+                let parent = self.path.parent().unwrap_or(Path::new("."));
+                open_root(here_if_empty(parent)).at("write", &self.path)
             }
             Some(guard) => self.again(&**guard, Use::Write, "write", |Found { root, below }| {
                 let parent = below.parent().unwrap_or(Path::new(""));
@@ -365,6 +391,31 @@ impl Place {
             }
         }
     }
+}
+
+/// A guard that lets nothing be used but what is beneath one directory, without links on the way.
+struct Beneath {
+    dir: PathBuf,
+    root: Arc<OwnedFd>,
+}
+
+impl Guard for Beneath {
+    fn find(&self, path: &Path, _wants: Use) -> Result<Found> {
+        let below = path.strip_prefix(&self.dir).ok();
+        let is_below = |below: &&Path| !below.components().any(|part| part == Component::ParentDir);
+        match below.filter(is_below) {
+            Some(below) => Ok(Found { root: Arc::clone(&self.root), below: below.to_owned() }),
+            None => {
+                let (path, dir) = (path.display(), here_if_empty(&self.dir).display());
+                bail!(Code::Permission, "{path} is not beneath {dir}")
+            }
+        }
+    }
+}
+
+/// The directory of a path without one.
+pub(super) fn here_if_empty(dir: &Path) -> &Path {
+    if dir.as_os_str().is_empty() { Path::new(".") } else { dir }
 }
 
 fn is_changed(e: &io::Error) -> bool {
@@ -406,27 +457,31 @@ impl From<&Self> for Place {
     }
 }
 
-/// A path of the program or of its user is its own guard: links are followed.
+/// A text of the program itself, such as `/proc/meminfo`. A recipe's text does not live so long.
+impl From<&'static str> for Place {
+    fn from(path: &'static str) -> Self {
+        Self::unguarded(path)
+    }
+}
+
+/// Unit tests name their own files.
+#[cfg(test)]
 impl From<PathBuf> for Place {
     fn from(path: PathBuf) -> Self {
-        Self { path, guard: None }
+        Self::unguarded(path)
     }
 }
 
+#[cfg(test)]
 impl From<&PathBuf> for Place {
     fn from(path: &PathBuf) -> Self {
-        path.clone().into()
+        Self::unguarded(path)
     }
 }
 
+#[cfg(test)]
 impl From<&Path> for Place {
     fn from(path: &Path) -> Self {
-        path.to_owned().into()
-    }
-}
-
-impl From<&str> for Place {
-    fn from(path: &str) -> Self {
-        PathBuf::from(path).into()
+        Self::unguarded(path)
     }
 }

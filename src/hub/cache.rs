@@ -20,7 +20,10 @@ use std::{
 };
 
 use super::{repo::Repo, repo::is_commit, tree::Tree};
-use crate::error::{IoContext, Result};
+use crate::{
+    error::{IoContext, Result},
+    fs::Place,
+};
 
 /// The part of the cache that belongs to one repository.
 #[derive(Debug)]
@@ -132,11 +135,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
     if let Some(parent) = path.parent() {
         make_dir(parent)?;
     }
-    crate::fs::write_atomic(path, text.as_bytes())
+    crate::fs::write_atomic(Place::unguarded(path), text.as_bytes())
 }
 
 pub(super) fn make_dir(dir: &Path) -> Result<()> {
-    crate::fs::create_dir_all(dir)
+    crate::fs::create_dir_all(Place::unguarded(dir))
 }
 
 #[cfg(test)]

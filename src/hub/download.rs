@@ -114,7 +114,10 @@ impl<'a> PartialFile<'a> {
     }
 
     fn check_space(&self) -> Result<()> {
-        let (needed, free) = (self.blob.size - self.done, crate::fs::available_bytes(self.path)?);
+        let (needed, free) = (
+            self.blob.size - self.done,
+            crate::fs::available_bytes(crate::fs::Place::unguarded(self.path))?,
+        );
         if needed <= free {
             return Ok(());
         }

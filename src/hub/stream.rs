@@ -27,7 +27,7 @@ use super::{
 };
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{File, TryLockError},
+    fs::{File, Place, TryLockError},
 };
 
 /// The time after which what a killed run has left is removed.
@@ -137,7 +137,7 @@ impl RemoteFile {
             let client = self.client(stop)?;
             download(&client, &self.asked(), &self.url(), &self.blob, &target, &|_| ())?;
         }
-        crate::fs::open_file(target)
+        crate::fs::open_file(Place::unguarded(target))
     }
 
     /// Removes it. Who reads it reads on.

@@ -174,7 +174,7 @@ impl Live {
             format!("{dir}/")
         };
         let dir = if prefix.is_empty() { "." } else { prefix.as_str() };
-        let dir = Place::from(self.host.workspace.rights.work_dir.join(dir));
+        let dir = Place::unguarded(self.host.workspace.rights.work_dir.join(dir));
         let is_hidden = |name: &str| name.starts_with('.') && !typed.ends_with('.');
         for name in dir.list().unwrap_or_default() {
             let name = name.to_string_lossy();

@@ -132,6 +132,8 @@ impl Live {
     pub fn eval(&mut self, text: &str) -> Result<Value, Failure> {
         self.inputs += 1;
         let name = format!("<repl:{}>", self.inputs);
+        // Whoever has edited a module imports it again.
+        self.host.workspace.forget_files();
         let prepared = self.prepare_typed(&name, text)?;
         self.run(text, prepared)
     }
@@ -147,6 +149,7 @@ impl Live {
         if value.as_ref().is_err_and(|failure| failure.code() != Code::Interrupted) {
             self.import_from(before);
         }
+        host.workspace.forget_files();
         value
     }
 

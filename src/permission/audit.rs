@@ -1,7 +1,6 @@
 //! The audit log: a line of JSON for each access that a recipe asked for.
 
 use std::{
-    fs::{File, OpenOptions},
     io::Write,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -10,7 +9,10 @@ use std::{
 use serde_json::json;
 
 use super::access::Access;
-use crate::error::{IoContext, Result};
+use crate::{
+    error::{IoContext, Result},
+    fs::{File, append_to_named},
+};
 
 /// An open log. Lines are added behind those that it has.
 #[derive(Debug)]
@@ -20,10 +22,11 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// The log in the file at `path`, which is made where there is none.
-    pub fn open(path: &Path) -> Result<Self> {
-        let file = OpenOptions::new().create(true).append(true).open(path);
-        Ok(Self { path: path.to_owned(), file: file.at("open the audit log", path)? })
+    /// The log in the file at `path`, which is made where there is none. In `work_dir` it is opened through
+    /// no link.
+    pub fn open(path: &Path, work_dir: &Path) -> Result<Self> {
+        let file = append_to_named(path, work_dir)?;
+        Ok(Self { path: path.to_owned(), file })
     }
 
     pub(super) fn write(&self, access: Access<'_>, allowed: bool, at: &str) -> Result<()> {

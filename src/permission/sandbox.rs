@@ -19,7 +19,7 @@ use landlock::{
 use super::Permissions;
 use crate::{
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
 };
 
 /// The paths that libtorch, CUDA, the C library and name look-up read.
@@ -61,7 +61,7 @@ pub struct Needs {
 pub fn apply(permissions: &Permissions, needs: &Needs) -> Result<Sandbox> {
     for cache in &permissions.context.caches {
         // A cache that cannot be made is missed when something is to be put there.
-        let _ = fs::create_dir_all(cache);
+        let _ = fs::create_dir_all(Place::unguarded(cache));
     }
     let mut read: BTreeSet<PathBuf> = SYSTEM_READS.iter().map(PathBuf::from).collect();
     read.extend(loaded_libraries());

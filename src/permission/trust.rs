@@ -30,7 +30,8 @@ use super::{Capability, Grants, audit, place};
 use crate::{
     config::suggest,
     error::{Code, Error, IoContext, Result},
-    fs, hash,
+    fs::{self, Place},
+    hash,
 };
 
 /// The file, wherever it is; it need not exist.
@@ -197,16 +198,16 @@ impl TrustFile {
         let text = toml::to_string(content)
             .map_err(|e| Error::new(Code::Io, "the trust file has no TOML form").caused_by(e))?;
         if let Some(dir) = self.0.parent() {
-            fs::create_dir_all(dir)?;
+            fs::create_dir_all(Place::unguarded(dir))?;
         }
-        fs::write_atomic(&self.0, text.as_bytes())
+        fs::write_atomic(Place::unguarded(&self.0), text.as_bytes())
     }
 
     fn content(&self) -> Result<Content> {
         if !self.0.exists() {
             return Ok(Content::default());
         }
-        let text = fs::read_to_string(&self.0)?;
+        let text = fs::read_to_string(Place::unguarded(&self.0))?;
         toml::from_str(&text).map_err(|e| self.damaged(&text, &e))
     }
 

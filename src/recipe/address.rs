@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{
     error::{Code, Error, Result},
-    fs, hash,
+    fs::{self, Place},
+    hash,
     hub::{HubSettings, Web, host_of},
     permission::{Access, AccessContext, Grants, Permissions},
 };
@@ -149,15 +150,17 @@ pub(crate) fn cache_dir(env: Env<'_>) -> Option<PathBuf> {
 
 /// The text with this hash, if it was fetched before and is not damaged.
 pub(crate) fn cached(env: Env<'_>, sha256: &str) -> Option<String> {
-    let text = fs::read_to_string(cache_dir(env)?.join(format!("{sha256}.rhai"))).ok()?;
+    let file = Place::unguarded(cache_dir(env)?).join(format!("{sha256}.rhai"));
+    let text = file.read_to_string().ok()?;
     (hash::sha256(&text) == sha256).then_some(text)
 }
 
 /// Keeps a text. A text that cannot be kept is fetched again.
 pub(crate) fn keep(env: Env<'_>, sha256: &str, text: &str) {
     let Some(dir) = cache_dir(env) else { return };
-    let path = dir.join(format!("{sha256}.rhai"));
-    let kept = fs::create_dir_all(&dir).and_then(|()| fs::write_atomic(&path, text.as_bytes()));
+    let dir = Place::unguarded(dir);
+    let file = dir.join(format!("{sha256}.rhai"));
+    let kept = dir.create_dir_all().and_then(|()| fs::write_atomic(file, text.as_bytes()));
     if let Err(e) = kept {
         tracing::warn!("the text of an address is not kept: {e}");
     }

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::suggest,
     error::{Code, Error, Result},
-    fs,
+    fs::{self, Place},
     hash::{self, is_hex, is_sha256},
     hub::{Content, Hub, Listing, Pins, RepoKind},
 };
@@ -80,8 +80,13 @@ impl Lock {
         if let Some(text) = Bundle::open(recipe)?.and_then(|bundle| bundle.lock) {
             return Ok(Some(Self::read(&text, &format!("{} (its lock)", recipe.name))?));
         }
-        let beside = Self::beside(recipe).filter(|path| path.exists());
-        Ok(beside.map(|path| Self::open(&path)).transpose()?)
+        let Some(path) = Self::beside(recipe).filter(|path| path.exists()) else {
+            return Ok(None);
+        };
+        // It may have come with the recipe.
+        let dir = Place::beneath(path.parent().unwrap_or(Path::new("")))?;
+        let file = dir.join(path.file_name().unwrap_or_default());
+        Ok(Some(Self::read(&file.read_to_string()?, &path.display().to_string())?))
     }
 
     /// The path of the lock beside a recipe, if the recipe is a file.
@@ -92,7 +97,7 @@ impl Lock {
 
     /// Reads the lock in the file at `path`.
     pub fn open(path: &Path) -> Result<Self> {
-        Self::read(&fs::read_to_string(path)?, &path.display().to_string())
+        Self::read(&fs::read_to_string(Place::unguarded(path))?, &path.display().to_string())
     }
 
     /// Reads a lock's text; `name` is its name in errors.

@@ -34,6 +34,7 @@ pub(crate) mod recovery;
 pub(crate) mod resolver;
 pub(crate) mod translate;
 
+mod imported_files;
 mod module_path;
 mod parameter_uses;
 

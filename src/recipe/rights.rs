@@ -93,7 +93,8 @@ impl Rights {
     /// Settles the permissions; to be called when the parameters are given. Fails if the audit log
     /// cannot be opened.
     pub(crate) fn settle(&self) -> Result<()> {
-        let audit = self.audit.as_deref().map(Audit::open).transpose()?;
+        let open = |path| Audit::open(path, &self.work_dir);
+        let audit = self.audit.as_deref().map(open).transpose()?;
         let mut grants = self.with_named(self.grants.clone());
         grants.extend(&self.answered.borrow());
         let permissions = Permissions::new(grants, self.world(), audit);
@@ -191,7 +192,7 @@ impl Rights {
     }
 
     /// A path as what the permissions of now judge, whenever it is opened.
-    fn place(&self, path: impl AsRef<Path>) -> Place {
+    pub(crate) fn place(&self, path: impl AsRef<Path>) -> Place {
         Place::guarded(self.work_dir.join(path), self.permissions())
     }
 
@@ -373,7 +374,7 @@ impl Rights {
                 continue;
             };
             // A pattern that is none, or cannot be listed, is an error of the code that opens it.
-            let found = data::matches(&Place::from(self.work_dir.join(pattern)));
+            let found = data::matches(&Place::unguarded(self.work_dir.join(pattern)));
             for file in found.unwrap_or_default() {
                 let Ok(real) = file.path().canonicalize() else { continue };
                 if real.starts_with(&fixed) {

@@ -8,16 +8,13 @@ use super::{
     diagnostics::Failure,
     embedded::{self, EMBEDDED},
     file::Recipe,
+    imported_files::ImportedFiles,
     lock::{self, Lock},
-    module_path::confined,
     params::Parameter,
     rights::Rights,
     sources::Sources,
 };
-use crate::{
-    error::{Code, Error, IoContext, Result},
-    fs,
-};
+use crate::error::{Code, Error, Result};
 
 /// The surroundings of a recipe's text.
 pub struct Workspace {
@@ -33,6 +30,7 @@ pub struct Workspace {
     /// The parameters that the recipe declares.
     pub(crate) parameters: RefCell<Vec<Parameter>>,
     opened: RefCell<Opened>,
+    files: RefCell<ImportedFiles>,
     /// Texts of addresses by their hash; the cache on disk may be missing.
     fetched: RefCell<BTreeMap<String, String>>,
 }
@@ -64,6 +62,7 @@ impl Workspace {
             sources: Sources::default(),
             parameters: RefCell::default(),
             opened: RefCell::default(),
+            files: RefCell::default(),
             fetched: RefCell::default(),
         }
     }
@@ -120,13 +119,14 @@ impl Workspace {
             return Err(Error::new(Code::Permission, message)
                 .hint("it imports \"dsr:NAME\", or an address with its hash"));
         }
-        let base = &*self.rights.base_dir.borrow();
-        let file = confined(base, importer, path)?;
-        let base = base.canonicalize().at("open", base)?;
-        let relative = file.strip_prefix(&base).unwrap_or(&file);
-        // What was found inside of the directory is opened there, through no link.
-        let text = fs::read_beneath(&base, relative)?;
-        Ok((relative.display().to_string(), text))
+        let recipe = self.opened.borrow().name.clone();
+        let importer = importer.filter(|importer| *importer != recipe);
+        self.files.borrow_mut().find(&self.rights.base_dir.borrow(), importer, path)
+    }
+
+    /// Reads imported files anew from now on.
+    pub(crate) fn forget_files(&self) {
+        self.files.take();
     }
 
     /// The module `path` of the bundle that `importer` imports.

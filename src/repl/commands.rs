@@ -379,7 +379,7 @@ fn draw(session: &mut Session, arguments: &str) -> Result<bool, Failure> {
             let finite: Vec<_> = points.into_iter().filter(|(_, y)| y.is_finite()).collect();
             let picture = run::curve_svg(what, &finite)?.ok_or_else(nothing)?;
             let place = session.live().writable(file)?;
-            picture.write(&place)?;
+            picture.write_over_own(&place)?;
             (session.screen.print)(&Foreign(&place.display().to_string()).to_string());
         }
         None => {

@@ -28,6 +28,7 @@ use super::{
 use crate::{
     columns::cut,
     error::{Code, Error, Result},
+    fs::Place,
     live::{
         Live,
         complete::Completion,
@@ -131,7 +132,7 @@ impl Prompt {
         let is_new = self.editor.add_history_entry(text).unwrap_or(false);
         // Written at once: a session may end without notice. A full disk must not end it.
         if let Some(file) = self.history.as_deref().filter(|_| is_new) {
-            let made = file.parent().map(crate::fs::create_dir_all);
+            let made = file.parent().map(|dir| Place::unguarded(dir).create_dir_all());
             let _ = made.transpose().map(|_| self.editor.append_history(file));
         }
     }

@@ -25,7 +25,7 @@ pub(super) fn resumed(
             let dir = find_latest(&options.root, &options.name)?;
             let lock = is_first.then(|| RunLock::take(dir.place())).transpose()?;
             // Its former owner may have saved once more.
-            Ok((Some(options.root.beside(dir.checkpoints().latest()?)), lock))
+            Ok((Some(dir.checkpoints().latest()?), lock))
         }
         Start::From(path) => {
             let checkpoint = Store::resolve(options.root.beside(path))?;

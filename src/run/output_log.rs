@@ -1,11 +1,9 @@
 //! `output.log`: the lines that a recipe prints, as text. A run that goes on appends to it.
 
-use std::io::Write;
-
 use crate::{
     error::{IoContext, Result},
     foreign,
-    fs::{File, Place},
+    fs::{File, Place, append_whole},
 };
 
 /// A log of printed lines.
@@ -30,6 +28,6 @@ impl OutputLog {
             none => none.insert(self.place.append()?),
         };
         let line = foreign::unstyled(line) + "\n";
-        file.write_all(line.as_bytes()).at("write", self.place.path())
+        append_whole(file, line.as_bytes()).at("write", self.place.path())
     }
 }

@@ -5,11 +5,14 @@ use std::path::Path;
 use crate::{
     error::{Code, Error, Result},
     foreign,
-    fs::{Place, write_atomic},
+    fs::{Place, write_atomic, write_over_own},
 };
 
 /// The ending of a picture's name.
 const ENDING: &str = "svg";
+
+/// The end of a picture that may be replaced.
+const MARK: &str = "<!-- drawn by dsr -->\n";
 
 /// A picture as SVG.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,6 +41,17 @@ impl Picture {
         let message =
             format!("a picture is an SVG file, and {} has another ending", path.display());
         Err(Error::new(Code::BadValue, message).hint("end its name with .svg"))
+    }
+
+    /// Writes it where there is nothing, or a picture that this has written: the user's own stay.
+    ///
+    /// # Errors
+    /// As [`Picture::write`], and where another file is there.
+    pub fn write_over_own(&self, place: &Place) -> Result<()> {
+        Self::check_name(place.path())?;
+        let is_own = |content: &[u8]| content.ends_with(MARK.as_bytes());
+        let text = format!("{}{MARK}", self.0);
+        write_over_own(place, text.as_bytes(), ("picture that dsr has drawn", is_own))
     }
 
     /// Writes it.

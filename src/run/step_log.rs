@@ -3,14 +3,14 @@
 //! Each line reaches the system with one write, so that a killed process leaves at most one torn line, the
 //! last; lines are not flushed to the disk one by one.
 
-use std::{io::Write, path::PathBuf};
+use std::path::PathBuf;
 
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{self, File, Place, write_atomic},
+    fs::{self, File, Place, append_whole, write_atomic},
 };
 
 /// An open log of steps.
@@ -40,7 +40,7 @@ impl StepLog {
             Error::new(Code::Internal, "a step cannot be written as JSON").caused_by(e)
         })?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).at("write", &self.path)
+        append_whole(&mut self.file, line.as_bytes()).at("write", &self.path)
     }
 }
 

@@ -24,6 +24,7 @@ use crate::{
     config::suggest::nearest,
     engine::MemoryUse,
     error::{Code, Error, Result},
+    fs::Place,
 };
 
 /// How long nothing may come from a run before its lock is looked at, and how often then.
@@ -101,10 +102,11 @@ pub struct Watched {
 impl Watched {
     /// The run of this name in `root` or in this directory; without one the run in `root` that began or was
     /// gone on with last. The end of its metrics is read.
-    pub fn open(root: &Path, run: Option<&str>) -> Result<Self> {
+    pub fn open(root: impl Into<Place>, run: Option<&str>) -> Result<Self> {
+        let root = root.into();
         let dir = match run {
-            Some(run) => named(root, run)?,
-            None => newest(root)?,
+            Some(run) => named(&root, run)?,
+            None => newest(&root)?,
         };
         let told = dir.told();
         let held = is_held(dir.place());
@@ -285,12 +287,12 @@ fn ranks_in(told: &Map<String, Value>) -> Vec<RankRecord> {
     ranks.and_then(Result::ok).unwrap_or_default()
 }
 
-fn named(root: &Path, run: &str) -> Result<RunDir> {
-    let mut runs = dir::runs(&root.into())?;
+fn named(root: &Place, run: &str) -> Result<RunDir> {
+    let mut runs = dir::runs(root)?;
     if let Some(at) = runs.iter().position(|dir| dir.place().name() == Some(run)) {
         return Ok(runs.swap_remove(at));
     }
-    if let Some(dir) = RunDir::look_at(Path::new(run)) {
+    if let Some(dir) = RunDir::look_at(root.beside(run)) {
         return Ok(dir);
     }
     let e = Error::new(Code::BadValue, format!("no run {run:?} in {}", root.display()));
@@ -301,14 +303,14 @@ fn named(root: &Path, run: &str) -> Result<RunDir> {
     })
 }
 
-fn newest(root: &Path) -> Result<RunDir> {
+fn newest(root: &Place) -> Result<RunDir> {
     let began = |dir: &RunDir| {
         let told = dir.told().unwrap_or_default();
         let time = told.get("resumed_at").or_else(|| told.get("started_at"));
         // Times in UTC are in the order of their texts.
         time.and_then(Value::as_str).map(str::to_owned)
     };
-    dir::runs(&root.into())?.into_iter().max_by_key(began).ok_or_else(|| {
+    dir::runs(root)?.into_iter().max_by_key(began).ok_or_else(|| {
         Error::new(Code::BadValue, format!("no runs in {}", root.display()))
             .hint("--root DIR is the directory of the runs")
     })

@@ -15,7 +15,7 @@ use crate::{
 
 /// Reads the file at `path` as a recipe on this many ranks would; `None` stands for the number that the
 /// file's batch sizes are made for. Fails with all faults of the file.
-pub fn read(path: &Path, world_size: Option<usize>) -> Result<Settings, Failure> {
+pub fn read(path: &Place, world_size: Option<usize>) -> Result<Settings, Failure> {
     let sources = Sources::default();
     load(path, None, world_size, &sources).map_err(|e| Failure::of(e, &[], &sources))
 }
@@ -248,7 +248,7 @@ mod tests {
             let path = dir.path().join("ds_config.json");
             fs::write_json(&path, &file).unwrap();
 
-            let settings = read(&path, None).unwrap_or_else(|f| panic!("{:?}", f.faults));
+            let settings = read(&path.into(), None).unwrap_or_else(|f| panic!("{:?}", f.faults));
             let found = config(&script_map(&settings), ranks);
             let printed: ScriptMap =
                 rhai::Engine::new().eval(&literal::options(&settings.options)).unwrap();

@@ -29,6 +29,7 @@ use crate::{
     dist::ProcessGroup,
     engine::Engine,
     error::{Code, Error, Result},
+    fs::Place,
     hub::{DatasetFile, Hub, HubSettings, StreamAccess},
     recipe::{caches, lock::Lock, workspace::Workspace},
     run::{Interrupt, LineInterval, RunEnding},
@@ -148,7 +149,11 @@ impl Host {
     pub fn group(&self) -> Result<Rc<ProcessGroup>> {
         match self.planning {
             Some(_) => self.ranks.planned(),
-            None => self.ranks.connected(&self.workspace.rights.env, &|| self.interrupted()),
+            None => {
+                let interrupt = self.interrupt.clone();
+                let stop = Arc::new(move || interrupt.requested());
+                self.ranks.connected(&self.workspace.rights.env, stop)
+            }
         }
     }
 
@@ -243,6 +248,10 @@ impl DatasetFiles for Rc<Host> {
         })?;
         let access = StreamAccess { dir, on_host: Arc::new(rights.host_checker()) };
         self.hub()?.dataset_streams(repo, config, revision, &access)
+    }
+
+    fn place(&self, path: PathBuf) -> Place {
+        self.workspace.rights.place(path)
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use crate::{
-    dist::{ProcessGroup, Rendezvous},
+    dist::{ProcessGroup, Rendezvous, StopWhen},
     error::Result,
     recipe::rights::Environment,
     tensor::{Device, DeviceChoice, LocalRank, make_current},
@@ -32,11 +32,7 @@ impl Ranks {
     /// The group that torchrun's variables name, or this process alone. It is connected at the first
     /// call, which all ranks must make; this thread then works on the process's device.
     /// `stop` says that the user wants no more.
-    pub(super) fn connected(
-        &self,
-        env: &Environment,
-        stop: &dyn Fn() -> bool,
-    ) -> Result<Rc<ProcessGroup>> {
+    pub(super) fn connected(&self, env: &Environment, stop: StopWhen) -> Result<Rc<ProcessGroup>> {
         self.group_or(|| {
             let rendezvous = Rendezvous::from_env(env)?;
             let device = self.device.resolve(local_rank(rendezvous.as_ref()))?;

@@ -1,6 +1,6 @@
 //! Files without a name whose space is there from the start.
 
-use std::{fs::File, io, os::unix::fs::FileExt, path::Path};
+use std::{io, os::unix::fs::FileExt};
 
 use rustix::{
     fs::{FallocateFlags, OFlags, fallocate, fcntl_getfl, fcntl_setfl},
@@ -9,7 +9,7 @@ use rustix::{
 
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::available_bytes,
+    fs::{File, Place, available_bytes},
     units::Bytes,
 };
 
@@ -17,8 +17,8 @@ use crate::{
 pub(super) const BLOCK: u64 = 4096;
 
 /// A file of `bytes` in `dir`, which no directory lists.
-pub(super) fn create(dir: &Path, bytes: u64) -> Result<File> {
-    let file = tempfile::tempfile_in(dir).at("make a file for offloading in", dir)?;
+pub(super) fn create(dir: &Place, bytes: u64) -> Result<File> {
+    let file = dir.unnamed_file()?;
     let room = available_bytes(dir)?;
     if room < bytes {
         return Err(no_room(dir, bytes, room));
@@ -28,14 +28,14 @@ pub(super) fn create(dir: &Path, bytes: u64) -> Result<File> {
             // Not all filesystems can; then the look at the free space is all there is.
             Ok(()) | Err(Errno::OPNOTSUPP) => {}
             Err(Errno::NOSPC) => return Err(no_room(dir, bytes, room)),
-            Err(e) => Err(io::Error::from(e)).at("make a file for offloading in", dir)?,
+            Err(e) => Err(io::Error::from(e)).at("make a file in", dir.path())?,
         }
     }
     bypass_cache(&file);
     Ok(file)
 }
 
-fn no_room(dir: &Path, bytes: u64, room: u64) -> Error {
+fn no_room(dir: &Place, bytes: u64, room: u64) -> Error {
     let (dir, bytes, room) = (dir.display(), Bytes(bytes), Bytes(room));
     let message = format!("what is offloaded to {dir} needs {bytes} there, and {room} are free");
     Error::new(Code::DiskFull, message)

@@ -8,12 +8,13 @@
 mod file;
 mod queue;
 
-use std::{cell::RefCell, path::Path, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use self::{file::BLOCK, queue::Queue};
 use crate::{
     bridge::disk::Direction,
     error::{Code, Result},
+    fs::Place,
     tensor::{Device, Kind, Tensor, bytes_of},
 };
 
@@ -51,7 +52,8 @@ impl SwapFile {
     /// [`Code::DiskFull`] with both numbers where the disk has less
     /// room; [`Code::Io`] where there is no such directory, or it cannot be
     /// written to.
-    pub fn create(dir: &Path, region_bytes: &[u64]) -> Result<Self> {
+    pub fn create(dir: impl Into<Place>, region_bytes: &[u64]) -> Result<Self> {
+        let dir = dir.into();
         let mut end = 0;
         let region = |&bytes: &u64| {
             let region = Region { start: end, bytes: bytes.next_multiple_of(BLOCK) };
@@ -59,7 +61,7 @@ impl SwapFile {
             region
         };
         let regions = region_bytes.iter().map(region).collect();
-        let queue = Queue::new(dir, file::create(dir, end)?)?;
+        let queue = Queue::new(dir.path(), file::create(&dir, end)?)?;
         Ok(Self { queue: Rc::new(RefCell::new(queue)), regions })
     }
 
@@ -162,7 +164,7 @@ mod tests {
     fn a_write_that_failed_is_no_content_whether_or_not_somebody_waited_for_it() {
         let file = file();
         let full = std::fs::OpenOptions::new().read(true).write(true).open("/dev/full").unwrap();
-        file.queue.replace(Queue::new(Path::new("/dev/full"), full).unwrap());
+        file.queue.replace(Queue::new(std::path::Path::new("/dev/full"), full).unwrap());
         let code =
             |transfer: Result<Transfer>| transfer.and_then(Transfer::wait).err().map(|e| e.code());
         assert_eq!(code(file.read(2, file.buffer(2).unwrap())), None);

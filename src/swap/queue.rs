@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
     io,
     path::{Path, PathBuf},
 };
@@ -10,6 +9,7 @@ use std::{
 use crate::{
     bridge::disk::{Chunk, Direction, Threads},
     error::{Code, Error, IoContext, Result},
+    fs::File,
     tensor::Tensor,
 };
 

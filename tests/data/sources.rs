@@ -81,6 +81,10 @@ impl DatasetFiles for FakeHub {
         assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
         Ok(self.0.clone())
     }
+
+    fn place(&self, path: std::path::PathBuf) -> Place {
+        Place::unguarded(path)
+    }
 }
 
 #[test]

@@ -33,7 +33,7 @@ fn vocab_and_merges_read_as_gpt2_wrote_them() {
         ("vocab.json", &json["model"]["vocab"].to_string()),
         ("merges.txt", &format!("#version: 0.2\n{}\n", merges.join("\n"))),
     ]);
-    let tokenizer = Tokenizer::from_path(dir.path()).unwrap();
+    let tokenizer = Tokenizer::from_path(Place::unguarded(dir.path())).unwrap();
     let text = "It is a truth universally acknowledged, that caf\u{e9}s \u{1f600} open  late.";
     assert_eq!(tokenizer.encode(text).unwrap(), gpt2().encode(text).unwrap());
     assert_eq!(tokenizer.decode(&tokenizer.encode(text).unwrap()).unwrap(), text);
@@ -120,7 +120,7 @@ fn merges_of_two_files_that_do_not_fit_are_errors() {
     ];
     for (vocab, merges) in cases {
         let dir = dir(&[("vocab.json", vocab), ("merges.txt", merges)]);
-        let e = Tokenizer::from_path(dir.path()).unwrap_err();
+        let e = Tokenizer::from_path(Place::unguarded(dir.path())).unwrap_err();
         assert_eq!(e.code(), Code::Tokenizer, "{vocab} {merges}: {e}");
     }
 }

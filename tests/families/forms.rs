@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use dsr::fs::Place;
 use dsr::tensor::{
     Device, Kind, Tensor,
     safetensors::{TensorEntry, write},
@@ -20,7 +21,7 @@ type Tensors = BTreeMap<String, Tensor>;
 fn write_tensors(path: &Path, tensors: &Tensors) {
     let parts: Vec<_> = tensors.iter().map(|(name, t)| (name.as_str(), t, t.size())).collect();
     let entries = parts.iter().map(|(name, t, shape)| TensorEntry { name, kind: t.kind(), shape });
-    write(Some(path), entries, |i| Ok(parts[i].1.shallow_clone())).unwrap();
+    write(Some(&Place::unguarded(path)), entries, |i| Ok(parts[i].1.shallow_clone())).unwrap();
 }
 
 /// Writes a model as one file.

@@ -4,7 +4,7 @@ use std::{path::Path, rc::Rc, time::Instant};
 
 use dsr::{
     config::{ActivationCheckpointing, EngineConfig},
-    data::{Batch, Dataset, LoaderOptions, OpenOptions},
+    data::{Batch, DataSource, Dataset, LoaderOptions, OpenOptions},
     dist::{Exchange, ProcessGroup},
     engine::Engine,
     error::Result,
@@ -45,7 +45,8 @@ fn in_turns(
             ..LoaderOptions::default()
         };
         let mut loader =
-            Dataset::open(path.to_str().unwrap(), &OpenOptions::default())?.loader(options)?;
+            Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())?
+                .loader(options)?;
         let mut next = || Ok(loader.next_batch()?.map(Rc::new));
         let mut curve = Vec::new();
         for _ in 0..2 {

@@ -155,6 +155,24 @@ fn poisoned_data_is_refused() {
     }
 }
 
+/// So many columns took hours, and heard no Ctrl-C.
+#[test]
+fn a_row_of_very_many_columns_is_refused() {
+    let place = Place::new();
+    let names = (0..200_000).map(|i| format!("k{i}"));
+    let row: Vec<_> = names.clone().map(|name| format!("\"{name}\":1")).collect();
+    write(&place.recipe.directory().join("many.jsonl"), format!("{{{}}}\n", row.join(",")));
+    let header = names.collect::<Vec<_>>().join(",");
+    write(&place.recipe.directory().join("many.csv"), format!("{header}\n1\n"));
+    assert_codes(
+        &place,
+        &[
+            ("dataset(\"many.jsonl\").count();", Code::Data),
+            ("dataset(\"many.csv\").count();", Code::Data),
+        ],
+    );
+}
+
 #[test]
 fn poisoned_checkpoints_and_configs_of_deepspeed_are_refused() {
     let place = Place::new();

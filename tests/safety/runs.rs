@@ -64,6 +64,29 @@ fn a_run_that_is_gone_on_with_is_written_through_no_link() {
     }
 }
 
+/// An old checkpoint with a file of the user's in it is no checkpoint of ours, and each save comes by it.
+#[test]
+fn an_old_checkpoint_that_stays_is_named_once() {
+    let user = User::new();
+    user.file("rows.jsonl", &"{\"input_ids\": [1, 2, 3, 1]}\n".repeat(8));
+    user.file("r.rhai", &TRAINING.replace("name: \"r\"", "name: \"r\", keep: 2"));
+    user.says(&["run", "r.rhai"]);
+    user.file("runs/r/checkpoints/step-00000001/thesis.tex", "mine");
+    let output = user.dsr(&["run", "r.rhai", "--resume", "auto", "-p", "steps=6"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    assert_eq!(said.matches("an old checkpoint is not removed: ").count(), 1, "{said}");
+    has(&said, &["step-00000001 stays as it is", "thesis.tex"]);
+    assert_eq!(user.read("runs/r/checkpoints/step-00000001/thesis.tex"), "mine");
+    let mut left: Vec<_> = fs::read_dir(user.work().join("runs/r/checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.starts_with("step-"))
+        .collect();
+    left.sort();
+    assert_eq!(left, ["step-00000001", "step-00000005", "step-00000006"]);
+}
+
 /// A module whose name is made while the recipe runs is not among the texts that the user trusted.
 #[test]
 fn trust_is_for_the_texts_that_were_there() {

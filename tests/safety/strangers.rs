@@ -171,6 +171,33 @@ fn what_is_not_a_checkpoint_or_an_export_stays() {
     }
 }
 
+/// What a recipe writes as one file takes the place of its own kind alone.
+#[test]
+fn a_file_of_another_kind_is_not_overwritten() {
+    let user = User::new();
+    let writers = [
+        ("tokenizer(\"dsr:gpt2\").save(\"FILE\");", "tok.json"),
+        ("save_plot(\"FILE\", [[1, 2], [2, 3]], #{});", "plot.svg"),
+    ];
+    for (writer, file) in writers {
+        user.file("r.rhai", &writer.replace("FILE", file));
+        for mine in ["mine", "{}", "<svg></svg>\n", ""] {
+            user.file(file, mine);
+            let (said, _) = user.error(&["run", "r.rhai"]);
+            has(&said, &[file, "is not overwritten"]);
+            assert_eq!(user.read(file), mine);
+        }
+        fs::remove_file(user.work().join(file)).unwrap();
+        symlink("r.rhai", user.work().join(file)).unwrap();
+        has(&user.error(&["run", "r.rhai"]).0, &["is not overwritten"]);
+        fs::remove_file(user.work().join(file)).unwrap();
+        user.says(&["run", "r.rhai"]);
+        let written = user.read(file);
+        user.says(&["run", "r.rhai"]);
+        assert_eq!(user.read(file), written);
+    }
+}
+
 /// The files of a run that are links lead nowhere.
 #[test]
 fn nothing_is_written_through_a_link() {
@@ -321,7 +348,7 @@ fn race(rounds: usize) {
         }
     });
     let place = GuardedPlace::guarded(work.join("d"), guard);
-    let mut done = [0_usize; 5];
+    let mut done = [0_usize; 6];
     let mut round = 0;
     while round < rounds || (done.contains(&0) && round < 100 * rounds) {
         round += 1;
@@ -336,9 +363,13 @@ fn race(rounds: usize) {
             assert!(names.iter().any(|name| name == "file"));
             done[3] += 1;
         }
+        if let Ok(file) = place.unnamed_file() {
+            assert!(!std::fs::read_link(places::path_of(&file)).unwrap().starts_with(&out));
+            done[5] += 1;
+        }
         if round % 16 == 0 {
             let made = places::NewDir::create(place.join("dir")).and_then(|new| {
-                fs::write(new.path().join("x"), "x").unwrap();
+                fs::write(new.place().path().join("x"), "x").unwrap();
                 new.publish()
             });
             done[4] +=
@@ -347,7 +378,9 @@ fn race(rounds: usize) {
     }
     ended.store(true, Ordering::Relaxed);
     swapper.join().unwrap();
-    println!("{round} rounds; read, written, appended, listed, made and removed: {done:?}");
+    println!(
+        "{round} rounds; read, written, appended, listed, made and removed, without a name: {done:?}"
+    );
     assert!(!done.contains(&0), "{done:?}");
     let names: Vec<_> = fs::read_dir(&out).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(names, ["file"]);

@@ -9,9 +9,10 @@ use dsr::{
         optimizer::{AdamConfig, Algorithm},
         schedule::{DeepSpeedSchedule, OneCycle},
     },
-    data::{Batch, Dataset, Loader, LoaderOptions, OpenOptions},
+    data::{Batch, DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::Engine,
+    fs::Place,
     model::{Model, ModelConfig},
     tensor::{Device, Tensor},
 };
@@ -54,8 +55,8 @@ pub(crate) fn adamw(betas: (f64, f64)) -> OptimizerConfig {
 pub(crate) fn model(dropout: f64) -> Rc<Model> {
     let dir = golden("gpt2-tiny-v512");
     let dropouts = ["resid_pdrop", "embd_pdrop", "attn_pdrop"].map(|key| (key, dropout.into()));
-    let config = ModelConfig::read(&dir).unwrap().with(dropouts, "test").unwrap();
-    Rc::new(Model::load(&dir, &config, Device::Cpu).unwrap())
+    let config = ModelConfig::read(Place::unguarded(&dir)).unwrap().with(dropouts, "test").unwrap();
+    Rc::new(Model::load(Place::unguarded(&dir), &config, Device::Cpu).unwrap())
 }
 
 /// GPT-2 with these settings.
@@ -72,7 +73,7 @@ pub(crate) fn init_engine(model: Rc<Model>, config: EngineConfig) -> Engine {
 /// The golden rows of tokens.
 pub(crate) fn rows() -> Dataset {
     let path = golden("tokens-v512.parquet");
-    Dataset::open(path.to_str().unwrap(), &OpenOptions::default()).unwrap()
+    Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default()).unwrap()
 }
 
 /// A loader of these rows without an end.

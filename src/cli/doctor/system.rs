@@ -5,7 +5,7 @@ use std::{path::Path, thread};
 use super::finding::Finding;
 use crate::{
     error::{IoContext, Result},
-    fs::{available_bytes, read_to_string},
+    fs::{Place, available_bytes, read_to_string},
     hub::HubSettings,
     permission::sandbox::{self, Sandbox},
     recipe::rights::Environment,
@@ -107,7 +107,7 @@ fn room(dir: &Path) -> Result<u64> {
     let dir = std::path::absolute(dir).at("find", dir)?;
     let there = dir.ancestors().find(|dir| dir.exists()).unwrap_or(&dir);
     tempfile::tempfile_in(there).at("write to", there)?;
-    available_bytes(there)
+    available_bytes(Place::unguarded(there))
 }
 
 /// The cache, and what the hub is told of this user.

@@ -1,7 +1,5 @@
 //! The standing of a sweep's run before the sweep begins: what is to be done for it.
 
-use std::path::Path;
-
 use serde_json::{Map, Value};
 
 use super::grid::Point;
@@ -35,7 +33,7 @@ pub(super) enum Standing {
 
 /// All runs of this directory, the newest last.
 pub(super) fn all_runs() -> Result<Vec<RunSummary>> {
-    list_runs(Path::new(ROOT))
+    list_runs(ROOT)
 }
 
 /// The newest run of a name.

@@ -25,6 +25,7 @@ use self::screen::{View, draw, rows_of_text};
 use super::{console, runs::RootArgs, signals};
 use crate::{
     error::{Code, Error, Result},
+    fs::Place,
     run::{Interrupt, Watched},
 };
 
@@ -51,7 +52,7 @@ pub(super) struct WatchArgs {
 }
 
 pub(super) fn run(args: &WatchArgs) -> Result<()> {
-    let mut watched = Watched::open(&args.root.root, args.run.as_deref())?;
+    let mut watched = Watched::open(Place::unguarded(&args.root.root), args.run.as_deref())?;
     if !console::is_screen() {
         watched.look_at_all()?;
         console::out(&printed(&watched)?);

@@ -61,6 +61,9 @@ impl Compression {
 #[derive(Debug, Clone)]
 pub(super) struct FileBytes(Arc<(String, FileLocation, Compression)>);
 
+/// As many columns as a spreadsheet has.
+const MOST_COLUMNS: usize = 1 << 14;
+
 impl FileBytes {
     pub(super) fn new(name: String, place: FileLocation, packed: Compression) -> Self {
         Self(Arc::new((name, place, packed)))
@@ -83,6 +86,14 @@ impl FileBytes {
             FileLocation::Streamed(streamed) => Opened::File(streamed.open()?),
             FileLocation::Embedded(bytes) => Opened::Embedded(bytes),
         })
+    }
+
+    /// Refuses more columns than anybody reads: each is looked for by its name among the others.
+    pub(super) fn check_columns(&self, count: usize) -> Result<()> {
+        match count > MOST_COLUMNS {
+            true => Err(self.error(format!("it has more than {MOST_COLUMNS} columns"))),
+            false => Ok(()),
+        }
     }
 
     /// An error about this file.

@@ -107,6 +107,7 @@ impl Table {
                 return Err(file.error(format!("two of its columns are called \"{name}\"")));
             }
             names.push(name.to_owned());
+            file.check_columns(names.len())?;
             if value.is_last {
                 break;
             }

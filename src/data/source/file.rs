@@ -164,13 +164,15 @@ impl DataFile {
     }
 
     pub(super) fn schema(&self) -> Result<Schema> {
-        self.guarded(|bytes| match self.0.format {
+        let schema = self.guarded(|bytes| match self.0.format {
             Format::Parquet => parquet::schema(bytes),
             Format::ArrowIpc => ipc::schema(bytes),
             Format::JsonLines => jsonl::schema(bytes),
             Format::Csv(delimiter) => csv::schema(bytes, delimiter),
             Format::Text => Ok(text::schema()),
-        })
+        })?;
+        self.0.bytes.check_columns(schema.fields().len())?;
+        Ok(schema)
     }
 
     /// Runs a reader's function, whose panic is an error of this file.

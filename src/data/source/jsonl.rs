@@ -114,7 +114,7 @@ fn parse(file: &FileBytes, number: u64, line: &[u8]) -> Result<Row> {
         }
     })?;
     match value {
-        Value::Object(row) => Ok(row),
+        Value::Object(row) => file.check_columns(row.len()).map(|()| row),
         _ => Err(file.error(format!("line {number} is not a JSON object")).hint(HINT)),
     }
 }

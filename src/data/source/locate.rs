@@ -65,6 +65,9 @@ pub trait DatasetFiles {
     ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
         self.dataset_files(repo, config, revision).map(all_here)
     }
+
+    /// A file of the cache, with the guard that judges where links of the cache lead.
+    fn place(&self, path: PathBuf) -> Place;
 }
 
 impl DatasetFiles for crate::hub::Hub {
@@ -75,6 +78,11 @@ impl DatasetFiles for crate::hub::Hub {
         revision: Option<&str>,
     ) -> Result<Vec<(String, Vec<PathBuf>)>> {
         Self::dataset_files(self, repo, config, revision)
+    }
+
+    /// The hub of a program's user.
+    fn place(&self, path: PathBuf) -> Place {
+        Place::unguarded(path)
     }
 }
 
@@ -137,7 +145,7 @@ fn hub(
     let splits = splits.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
     let open = |(split, files): (String, Vec<DatasetFile>)| {
         let file = |file: DatasetFile| match file {
-            DatasetFile::Here(path) => DataFile::at(path.into(), options.sample_by),
+            DatasetFile::Here(path) => DataFile::at(hub.place(path), options.sample_by),
             DatasetFile::Remote(remote) => {
                 DataFile::streamed(remote, options.sample_by, options.stop.clone())
             }

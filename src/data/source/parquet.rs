@@ -17,6 +17,7 @@ use parquet::{
 use super::{
     bytes::{FileBytes, Opened},
     parquet_check::{check_groups, check_metadata},
+    parquet_pages::CheckedPages,
 };
 use crate::{
     data::stage::{Batches, ROWS_PER_BATCH},
@@ -100,17 +101,20 @@ pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
     with_builder!(file, |builder| batches(builder, file, from))
 }
 
-/// The reader of a file whose sizes were checked.
+/// The reader of a file whose sizes were checked. Those of a column's pages are before they are read.
 fn builder<R: ChunkReader + 'static>(
     source: R,
     mut bytes: impl Read + Seek,
     file: &FileBytes,
-) -> Result<ParquetRecordBatchReaderBuilder<R>> {
+) -> Result<ParquetRecordBatchReaderBuilder<CheckedPages<R>>> {
     let wrong = |e: String| file.error(format!("damaged or truncated Parquet file: {e}"));
     let len = source.len();
     check_metadata(&mut bytes, len).map_err(wrong)?;
+    let source = CheckedPages::new(source);
+    let unchecked = source.unchecked();
     let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(|e| damaged(file, e))?;
     check_groups(builder.metadata(), len).map_err(wrong)?;
+    unchecked.add(builder.metadata());
     Ok(builder)
 }
 

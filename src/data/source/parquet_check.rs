@@ -2,7 +2,8 @@
 //!
 //! parquet makes room for as many elements of a list as the list says it has. The metadata is Thrift
 //! in its compact protocol, in which an element is a byte or more: no list, and no text, can be longer
-//! than what follows it. Only this is looked at; the reader itself judges what the fields mean.
+//! than what follows it. Only this is looked at; the reader itself judges what the fields mean. The headers of
+//! pages are the matter of `parquet_pages.rs`.
 
 use std::io::{Read, Seek, SeekFrom};
 
@@ -14,7 +15,7 @@ const MAGIC: &[u8; 4] = b"PAR1";
 /// Structs and lists within each other; the format has far fewer.
 const MOST_LEVELS: usize = 32;
 
-type Checked<T> = Result<T, String>;
+pub(super) type Checked<T> = Result<T, String>;
 
 /// Checks the metadata of a file of `len` bytes.
 pub(super) fn check_metadata(reader: &mut (impl Read + Seek), len: u64) -> Checked<()> {
@@ -58,24 +59,40 @@ pub(super) fn check_groups(metadata: &ParquetMetaData, len: u64) -> Checked<()> 
 }
 
 /// The rest of a text in Thrift's compact protocol.
-struct Thrift<'a>(&'a [u8]);
+pub(super) struct Thrift<'a>(pub(super) &'a [u8]);
+
+/// Takes a field of a structure by its number and kind; false leaves it.
+type TakeField<'a> = &'a mut dyn FnMut(&mut Thrift<'_>, i64, u8) -> Checked<bool>;
 
 impl Thrift<'_> {
     fn structure(&mut self, level: usize) -> Checked<()> {
+        self.fields(level, &mut |_, _, _| Ok(false))
+    }
+
+    /// Gives each field of a structure to `take`, and skips those that it leaves.
+    pub(super) fn fields(&mut self, level: usize, take: TakeField<'_>) -> Checked<()> {
+        let mut field = 0i64;
         loop {
             let header = self.byte()?;
             if header == 0 {
                 return Ok(());
             }
-            if header >> 4 == 0 {
+            field = match header >> 4 {
                 // The field's number is written out.
-                self.number()?;
-            }
+                0 => self.signed()?,
+                further => field.saturating_add(i64::from(further)),
+            };
             // A truth is in the header.
-            if !matches!(header & 15, 1 | 2) {
+            if !take(self, field, header & 15)? && !matches!(header & 15, 1 | 2) {
                 self.value(header & 15, level)?;
             }
         }
+    }
+
+    /// A signed number, whose sign is its last bit.
+    pub(super) fn signed(&mut self) -> Checked<i64> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
     }
 
     fn value(&mut self, kind: u8, level: usize) -> Checked<()> {

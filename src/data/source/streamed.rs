@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
@@ -14,7 +14,7 @@ use std::{
 use crate::{
     data::wanted::{Stop, check_wanted, read_until},
     error::{IoContext, Result},
-    fs::{self, File, path_of},
+    fs::{self, File, Place, path_of},
     hub::{RemoteFile, StopWhen},
 };
 
@@ -61,7 +61,7 @@ impl Streamed {
             None => self.remote.bring(&self.stop)?,
         };
         // It may have lost its name to another process that has read it.
-        let opened = fs::open_file(path_of(&file));
+        let opened = fs::open_file(Place::unguarded(path_of(&file)));
         *held = Some(file);
         opened
     }
@@ -74,19 +74,19 @@ impl Streamed {
 
     /// The number of rows by one way of reading, `rows_of`, where it was kept by a run that read them.
     pub(super) fn kept_rows(&self, rows_of: &str) -> Option<u64> {
-        fs::read_to_string(self.rows_path(rows_of)).ok()?.trim().parse().ok()
+        fs::read_to_string(self.rows_place(rows_of)).ok()?.trim().parse().ok()
     }
 
     /// Keeps the number of rows for the next run, which may begin behind them.
     pub(super) fn keep_rows(&self, rows: u64, rows_of: &str) {
-        let kept = fs::write_atomic(self.rows_path(rows_of), rows.to_string().as_bytes());
+        let kept = fs::write_atomic(self.rows_place(rows_of), rows.to_string().as_bytes());
         if let Err(e) = kept {
             tracing::warn!("the number of rows of {} is not kept: {e}", self.remote.name());
         }
     }
 
-    fn rows_path(&self, rows_of: &str) -> PathBuf {
-        self.remote.dir().join(format!("{}-{rows_of}.rows", self.remote.hash()))
+    fn rows_place(&self, rows_of: &str) -> Place {
+        Place::unguarded(self.remote.dir().join(format!("{}-{rows_of}.rows", self.remote.hash())))
     }
 
     /// The last bytes of the file, of which the rest is not fetched.

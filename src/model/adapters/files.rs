@@ -1,6 +1,6 @@
 //! An adapter's files: peft's `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::{path::Path, rc::Rc};
+use std::rc::Rc;
 
 use super::{
     Attached, PREFIX, Part,
@@ -87,8 +87,8 @@ impl Model {
         let Some(dir) = dir else { return self.write_adapter_weights(None) };
         refuse_other_files(dir)?;
         let new = NewDir::create(dir)?;
-        self.write_adapter_config(new.path())?;
-        self.write_adapter_weights(Some(&new.path().join(ADAPTER_WEIGHTS)))?;
+        self.write_adapter_config(new.place())?;
+        self.write_adapter_weights(Some(&new.place().join(ADAPTER_WEIGHTS)))?;
         new.publish()
     }
 
@@ -108,7 +108,7 @@ impl Model {
     }
 
     /// Writes the adapter's settings into `dir`.
-    pub fn write_adapter_config(&self, dir: &Path) -> Result<()> {
+    pub fn write_adapter_config(&self, dir: &Place) -> Result<()> {
         write_json(dir.join(ADAPTER_CONFIG), &self.adapter_json()?)
     }
 
@@ -124,9 +124,9 @@ impl Model {
         Ok(adapter.config().to_json(base.as_deref(), is_transposed, is_seq2seq))
     }
 
-    fn write_adapter_weights(&self, path: Option<&Path>) -> Result<()> {
+    fn write_adapter_weights(&self, place: Option<&Place>) -> Result<()> {
         let (entries, fetch) = self.brought(is_of_adapter);
-        safetensors::write(path, entries, fetch)
+        safetensors::write(place, entries, fetch)
     }
 }
 

@@ -5,7 +5,7 @@
 //! not at all. An existing directory is replaced only if it holds an export and nothing
 //! else.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
@@ -51,13 +51,13 @@ impl Model {
     }
 
     /// Writes the files that the model came with beside config and weights into `dir`.
-    pub fn write_companions(&self, dir: &Path) -> Result<()> {
+    pub fn write_companions(&self, dir: &Place) -> Result<()> {
         let mut files = self.companions().files();
         files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
     /// Writes the files beside config and weights into `dir`, those of `tokenizer` among them.
-    pub fn write_companions_with(&self, dir: &Path, tokenizer: &ExportedTokenizer) -> Result<()> {
+    pub fn write_companions_with(&self, dir: &Place, tokenizer: &ExportedTokenizer) -> Result<()> {
         let files = companions(self.facts(), self.companions(), Some(tokenizer))?;
         files.iter().try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
@@ -140,7 +140,7 @@ fn export(
     let dtype = dtype(params)?;
     refuse_other_files(target)?;
     let new = NewDir::create(target)?;
-    let dir = new.path();
+    let dir = new.place();
     let mut json = facts.config.clone();
     json.insert("dtype".to_owned(), dtype.into());
     write_json(&dir.join(CONFIG), json)?;
@@ -223,16 +223,16 @@ fn is_of_an_export(name: &str) -> bool {
 
 /// One file, or shards of at most `most_bytes` (or one tensor) with their index.
 fn write_weights(
-    dir: Option<&Path>,
+    dir: Option<&Place>,
     params: &[TensorEntry<'_>],
     fetch: Fetch<'_>,
     most_bytes: usize,
 ) -> Result<()> {
     let mut write = |file: &str, shard: Range<usize>| {
-        let path = dir.map(|dir| dir.join(file));
+        let place = dir.map(|dir| dir.join(file));
         let first = shard.start;
         let entries = params[shard].iter().copied();
-        safetensors::write(path.as_deref(), entries, |i| fetch(first + i))
+        safetensors::write(place.as_ref(), entries, |i| fetch(first + i))
     };
     let shards = shards(params, most_bytes);
     if let [all] = &shards[..] {
@@ -280,13 +280,16 @@ fn bytes_of(param: &TensorEntry<'_>) -> usize {
     numel(param) * param.kind.elt_size_in_bytes()
 }
 
-fn write_json(path: &Path, map: Map<String, Value>) -> Result<()> {
-    write_atomic(path, &text_of(map))
+fn write_json(place: &Place, map: Map<String, Value>) -> Result<()> {
+    write_atomic(place, &text_of(map))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{create_dir, read, read_dir, write};
+    use std::{
+        fs::{create_dir, read, read_dir, write},
+        path::Path,
+    };
 
     use super::*;
     use crate::{
@@ -394,7 +397,7 @@ mod tests {
     fn a_large_model_is_sharded_with_an_index() {
         let dir = tempfile::tempdir().unwrap();
         let units = random_units();
-        write_weights(Some(dir.path()), &entries(&units), &mut fetch(&units), 72).unwrap();
+        write_weights(Some(&dir.path().into()), &entries(&units), &mut fetch(&units), 72).unwrap();
         let (one, two) = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors");
         assert_eq!(names(dir.path()), [one, two, INDEX]);
         assert_eq!(
@@ -411,7 +414,7 @@ mod tests {
         assert!(names(dir.path()).iter().all(|name| is_of_an_export(name)));
         assert_loads(dir.path(), &units);
         let each = tempfile::tempdir().unwrap();
-        write_weights(Some(each.path()), &entries(&units), &mut fetch(&units), 1).unwrap();
+        write_weights(Some(&each.path().into()), &entries(&units), &mut fetch(&units), 1).unwrap();
         assert_eq!(names(each.path()).len(), 4);
         assert_loads(each.path(), &units);
     }

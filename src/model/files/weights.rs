@@ -392,7 +392,7 @@ mod tests {
 
     fn directory(tensors: &[(&str, &Tensor)]) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
-        safetensors::write_tensors(&dir.path().join(SINGLE), tensors.iter().copied()).unwrap();
+        safetensors::write_tensors(dir.path().join(SINGLE), tensors.iter().copied()).unwrap();
         dir
     }
 
@@ -419,7 +419,7 @@ mod tests {
     fn sharded(index: &Value) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         let write = |name, tensors: [(&str, &Tensor); 1]| {
-            safetensors::write_tensors(&dir.path().join(name), tensors).unwrap();
+            safetensors::write_tensors(dir.path().join(name), tensors).unwrap();
         };
         write("one.safetensors", [("wte.weight", &embedding())]);
         write("two.safetensors", [(BIAS, &bias())]);

@@ -6,14 +6,14 @@
 
 use std::{
     collections::HashMap,
-    io::{Read, Seek, SeekFrom, Write},
+    io::{Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
 
 use super::event::{Event, GRAD_NORM, LR, TOKENS_PER_SECOND, TRAIN_LOSS};
 use crate::{
     error::{Code, Error, IoContext, Result},
-    fs::{File, Place, create_dir_all, read_start},
+    fs::{File, Place, append_whole, create_dir_all, read_start},
 };
 
 /// The open files of one directory.
@@ -40,7 +40,7 @@ impl CsvMonitor {
         for Event { tag, value, samples } in events {
             let (path, file) = self.file(tag)?;
             // One write, so that a killed process leaves no part of a row.
-            file.write_all(format!("{samples},{value:?}\n").as_bytes()).at("write", path)?;
+            append_whole(file, format!("{samples},{value:?}\n").as_bytes()).at("write", path)?;
         }
         Ok(())
     }
@@ -52,7 +52,7 @@ impl CsvMonitor {
             let header = format!("step,{}\n", tag.rsplit('/').next().unwrap_or(tag));
             check_header(&mut file, &header, &path)?;
             if cut_torn_row(&mut file).at("read", &path)? == 0 {
-                file.write_all(header.as_bytes()).at("write", &path)?;
+                append_whole(&mut file, header.as_bytes()).at("write", &path)?;
             }
             self.files.insert(tag, (path, file));
         }
@@ -89,7 +89,7 @@ fn cut_torn_row(file: &mut File) -> std::io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, io::Write};
 
     use super::*;
     use crate::error::Code;

@@ -12,7 +12,6 @@
 //! ```
 
 use std::{
-    io::Write,
     path::PathBuf,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +19,7 @@ use std::{
 use super::event::Event;
 use crate::{
     error::{IoContext, Result},
-    fs::{File, Place, create_dir_all},
+    fs::{File, Place, append_whole, create_dir_all},
 };
 
 /// The version that the first event of a file states.
@@ -68,7 +67,7 @@ impl EventFile {
     }
 
     fn append(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file.write_all(bytes).at("write", &self.path)
+        append_whole(&mut self.file, bytes).at("write", &self.path)
     }
 }
 

@@ -71,7 +71,8 @@ pub mod api {
         }
         let group = host.group()?;
         let config = fit_batch(&model.get(), config, &rows, (&*group, host.local_ranks()?))?;
-        let mut engine = engine::Engine::new(model.get(), group, config)?;
+        let work_dir = host.workspace.rights.work_place();
+        let mut engine = engine::Engine::new_in(&work_dir, model.get(), group, config)?;
         model.set(Rc::clone(engine.model()));
         host.ranks.replica().set(Some(engine.mesh().replica()));
         if let Some(loss) = loss {

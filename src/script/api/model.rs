@@ -373,7 +373,8 @@ pub(super) fn directory(
         }
         DataSource::Hub { repo, .. } => {
             let fetched = host.hub()?.model_files(&repo, revision, files);
-            Ok(fetched.map_err(|e| e.hint(data::no_path_hint(spec)))?.into())
+            let dir = fetched.map_err(|e| e.hint(data::no_path_hint(spec)))?;
+            Ok(host.workspace.rights.place(dir))
         }
     }
 }

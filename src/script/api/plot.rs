@@ -20,7 +20,8 @@ const MOST: f64 = 1e300;
 /// Pictures.
 #[export_module]
 pub mod api {
-    /// Draws a curve through points as an SVG picture, which any browser shows.
+    /// Draws a curve through points as an SVG picture, which any browser shows. It replaces one that dsr has
+    /// drawn, and no other file.
     ///
     /// * `points` - arrays of two numbers
     ///
@@ -85,7 +86,7 @@ fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
     }
     let svg = points_svg(&points, Axes { x: &x, y: &y, log_x, mark })?;
     place.create_parents()?;
-    svg.write(place)
+    svg.write_over_own(&place)
 }
 
 fn can_be_drawn(value: f64) -> bool {

@@ -290,7 +290,8 @@ fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<R
     show(&host.output, &training, shown)?;
     host.run_is_active.store(true, Ordering::Relaxed);
     let run = Run { training, engine, loader };
-    if !host.is_live() {
+    // Of several ranks each could be in another step.
+    if !host.is_live() && host.world_size()? == 1 {
         let stopped = run.clone();
         host.end_of_run.replace(Some(Box::new(move || stopped.give_up())));
     }

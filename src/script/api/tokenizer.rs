@@ -103,7 +103,7 @@ pub mod api {
         *tokenizer = data::Tokenizer::with_chat_template(tokenizer, source).into();
     }
 
-    /// Writes the tokenizer as a `tokenizer.json`.
+    /// Writes the tokenizer as a `tokenizer.json`. It replaces one that is there, and no other file.
     ///
     /// ```rhai
     /// tokenizer("dsr:gpt2").save("gpt2.json");
@@ -112,7 +112,8 @@ pub mod api {
     pub fn save(ctx: NativeCallContext, tokenizer: &mut Tokenizer, path: &str) -> ScriptResult<()> {
         let path = host::of(&ctx)?.workspace.rights.writable(path)?;
         path.create_parents()?;
-        Ok(fs::write_atomic(&path, &tokenizer.to_json()?)?)
+        let own = ("tokenizer.json", data::is_tokenizer_json);
+        Ok(fs::write_over_own(&path, &tokenizer.to_json()?, own)?)
     }
 
     /// Returns the token ids of a text, with the special tokens that the tokenizer itself adds.
@@ -243,7 +244,8 @@ fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tok
     match rights.source(spec)? {
         DataSource::Hub { repo, .. } => {
             let dir = host.hub()?.model_files(&repo, revision, TOKENIZER_FILES);
-            data::Tokenizer::from_path(dir.map_err(|e| e.hint(data::no_path_hint(spec)))?)
+            let dir = dir.map_err(|e| e.hint(data::no_path_hint(spec)))?;
+            data::Tokenizer::from_path(rights.place(dir))
         }
         DataSource::Path(place, _) if !place.exists() => {
             data::Tokenizer::from_path(place).map_err(|e| e.hint_if(data::hub_hint(spec)))

@@ -1,10 +1,6 @@
 //! Writing: entries first, then each tensor as it is brought.
 
-use std::{
-    fs::File,
-    io::{BufWriter, Write},
-    path::Path,
-};
+use std::io::{BufWriter, Write};
 
 use safetensors::tensor::Dtype;
 use serde_json::{Map, Value};
@@ -13,6 +9,7 @@ use super::{KINDS, LENGTH_BYTES};
 use crate::{
     bridge::ops::with_bytes,
     error::{Code, IoContext, Result},
+    fs::Place,
     tensor::{Device, Kind, Tensor},
 };
 
@@ -29,23 +26,23 @@ pub struct TensorEntry<'a> {
 
 /// Writes a new file and flushes it to the disk. `fetch` brings the tensors by their number among
 /// `entries`, one at a time, in the order of the file; they need only have the elements of their
-/// shape, and come to host memory one after another. Without a path they are fetched in the same
+/// shape, and come to host memory one after another. Without a place they are fetched in the same
 /// order and not written, for ranks that only take part in bringing them.
 ///
 /// # Errors
 /// [`Code::Io`] when the file exists already, as another process may have it mapped. A file that was
 /// begun stays; write into a [`crate::fs::NewDir`].
 pub fn write<'a>(
-    path: Option<&Path>,
+    place: Option<&Place>,
     entries: impl IntoIterator<Item = TensorEntry<'a>>,
     mut fetch: impl FnMut(usize) -> Result<Tensor>,
 ) -> Result<()> {
     let entries = in_file_order(entries)?;
-    let Some(path) = path else {
+    let Some(place) = place else {
         return entries.iter().try_for_each(|placed| fetch(placed.index).map(drop));
     };
     let header = header(&entries)?;
-    let file = File::create_new(path).at("write", path)?;
+    let (file, path) = (place.create_new()?, place.path());
     let mut writer = BufWriter::with_capacity(1 << 20, &file);
     writer.write_all(&(header.len() as u64).to_le_bytes()).at("write", path)?;
     writer.write_all(&header).at("write", path)?;
@@ -66,7 +63,7 @@ pub fn write<'a>(
 /// [`write`] for tensors that are there.
 #[cfg(test)]
 pub fn write_tensors<'a>(
-    path: &Path,
+    place: impl Into<Place>,
     tensors: impl IntoIterator<Item = (&'a str, &'a Tensor)>,
 ) -> Result<()> {
     let tensors: Vec<_> = tensors.into_iter().map(|(name, t)| (name, t, t.size())).collect();
@@ -75,7 +72,7 @@ pub fn write_tensors<'a>(
     let described: Vec<_> = tensors.iter().map(entry).collect();
     let entries =
         described.iter().map(|(name, kind, shape)| TensorEntry { name, kind: *kind, shape });
-    write(Some(path), entries, |i| Ok(tensors[i].1.shallow_clone()))
+    write(Some(&place.into()), entries, |i| Ok(tensors[i].1.shallow_clone()))
 }
 
 /// An entry with its dtype, and its number among those that were given.
@@ -157,7 +154,7 @@ mod tests {
             return;
         }
         let large = Tensor::zeros([1 << 20], (Kind::Float, CPU));
-        let outcome = write_tensors(&root.path().join("a"), [("w", &large)]);
+        let outcome = write_tensors(root.path().join("a"), [("w", &large)]);
         std::process::Command::new("umount").arg(root.path()).status().unwrap();
         assert_eq!(outcome.unwrap_err().code(), Code::DiskFull);
     }

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use dsr::{
     config::deepspeed::{self, Position},
+    fs::Place,
     recipe::literal,
     script,
 };
@@ -50,7 +51,7 @@ fn config(text: &str, given: Option<&Map<String, Value>>) {
 fn init_engine(text: &str) {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("space for a file");
-    if let Err(failure) = script::deepspeed::read(file.path(), None) {
+    if let Err(failure) = script::deepspeed::read(&Place::unguarded(file.path()), None) {
         assert!(failure.faults.iter().all(|fault| fault.place.is_some()), "{failure:?}");
         dsr::cli::report::text(&failure, true, false);
     }
