@@ -1,12 +1,14 @@
 //! What training needs of memory: counted, planned, and made smaller.
 
+mod long_rows;
+
 use std::rc::Rc;
 
 use dsr::{
     config::{
         ActivationCheckpointing, Dtype, EmaConfig, EngineConfig, LossAverage, MeshConfig,
         MonitorConfig, Numerics, OptimizerConfig, OutlierConfig, PrecisionConfig, Schedule,
-        TrainableConfig, ZeroConfig,
+        SparseAttention, TiledMlp, TrainableConfig, ZeroConfig,
         optimizer::{AdamConfig, Algorithm, BlockwiseConfig},
     },
     data::{Batch, DataSource, Dataset, LoaderOptions, OpenOptions},
@@ -14,6 +16,7 @@ use dsr::{
     engine::{
         Engine, MemoryUse,
         plan::{Setup, optimizer_state_bytes},
+        trained,
     },
     model::{Masks, Model, ModelConfig},
     tensor::{Device, cuda_is_available, no_grad},
@@ -60,8 +63,19 @@ struct Case {
     dtype: Dtype,
 }
 
+/// What an engine does otherwise for long rows.
+#[derive(Default)]
+struct LongRows {
+    tiled_mlp: Option<TiledMlp>,
+    sparse_attention: Option<SparseAttention>,
+}
+
 impl Case {
     fn config(&self) -> EngineConfig {
+        self.config_with(&LongRows::default())
+    }
+
+    fn config_with(&self, LongRows { tiled_mlp, sparse_attention }: &LongRows) -> EngineConfig {
         let activation_checkpointing =
             self.every.map(|every| ActivationCheckpointing { every, cpu_checkpointing: false });
         EngineConfig {
@@ -78,8 +92,8 @@ impl Case {
             trainable: TrainableConfig::default(),
             scheduler: Schedule::Constant,
             activation_checkpointing,
-            sparse_attention: None,
-            tiled_mlp: None,
+            sparse_attention: sparse_attention.clone(),
+            tiled_mlp: *tiled_mlp,
             zero: ZeroConfig::default(),
             mesh: MeshConfig::default(),
             seed: 1,
@@ -88,8 +102,13 @@ impl Case {
     }
 
     fn planned(&self) -> MemoryUse {
-        let config = self.config();
+        self.planned_with(&LongRows::default())
+    }
+
+    fn planned_with(&self, long: &LongRows) -> MemoryUse {
+        let config = self.config_with(long);
         let outline = Rc::new(Model::outline(&self.model, Device::Cpu).unwrap());
+        let outline = trained(&outline, &config).unwrap();
         let optimizer = optimizer_state_bytes(&outline, &config).unwrap();
         let tokens = self.tokens as u64;
         Setup::new(&outline, &config, optimizer, tokens, 1, Device::Cpu).plan().device
@@ -97,10 +116,14 @@ impl Case {
 
     /// What one optimizer step used, and its loss.
     fn counted(&self) -> (MemoryUse, f64) {
+        self.counted_with(&LongRows::default())
+    }
+
+    fn counted_with(&self, long: &LongRows) -> (MemoryUse, f64) {
         let model = Rc::new(Model::from_scratch(&self.model, 3, Device::Cpu).unwrap());
         let batch = batch(self.rows, self.tokens, model.facts().vocab_size);
         let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
-        let mut engine = Engine::new(model, group, self.config()).unwrap();
+        let mut engine = Engine::new(model, group, self.config_with(long)).unwrap();
         for _ in 0..self.accum {
             let loss = engine.forward(&batch).unwrap();
             engine.backward(&loss).unwrap();
@@ -134,7 +157,11 @@ impl Case {
 impl Case {
     /// All kinds together are planned within 3 % of what is counted.
     fn check_whole(&self) {
-        let (planned, (counted, _)) = (self.planned(), self.counted());
+        self.check_whole_with(&LongRows::default());
+    }
+
+    fn check_whole_with(&self, long: &LongRows) {
+        let (planned, (counted, _)) = (self.planned_with(long), self.counted_with(long));
         let off = planned.peak() as f64 / counted.peak() as f64 - 1.0;
         assert!(off.abs() <= 0.03, "every {:?}: {planned:?} is not {counted:?}", self.every);
     }
@@ -264,21 +291,6 @@ fn every_family_is_planned_as_it_is_counted() {
             println!("{family}, dropout {dropout}");
             Case { model, rows: 4, tokens: 160, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
         }
-    }
-}
-
-/// A window takes memory of its own where rows are long, whether it divides them or not.
-#[test]
-fn a_sliding_window_is_planned_as_it_is_counted() {
-    let _alone = alone();
-    let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
-    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("vocab_size", 1024)];
-    for (window, every) in [(160, None), (192, None), (160, Some(1))] {
-        let all = [&sizes[..], &gated, &[("sliding_window", window)]].concat();
-        let sizes = all.into_iter().map(|(key, size)| (key, size.into()));
-        let model = ModelConfig::named("mistral").unwrap().with(sizes, "test").unwrap();
-        println!("window {window}");
-        Case { model, rows: 2, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
     }
 }
 

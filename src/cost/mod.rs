@@ -32,10 +32,21 @@ pub struct Workload {
     pub device: Device,
     /// Whether the loss gets the logits whole, and is a cross-entropy of them.
     pub whole_logits: bool,
-    /// The sides of block-sparse attention, and the part of the scores that it computes; the model knows it.
-    pub density: Option<(Sides, f64)>,
+    /// Block-sparse attention; the model knows it.
+    pub sparse: Option<SparseWork>,
     /// How MLPs run over slices of tokens; the model knows it.
     pub tiled_mlp: Option<TiledMlp>,
+}
+
+/// How block-sparse attention computes on rows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SparseWork {
+    /// The sides that a query sees.
+    pub sides: Sides,
+    /// The part of the scores that is computed.
+    pub density: f64,
+    /// Tokens of a block.
+    pub block: u64,
 }
 
 impl Workload {

@@ -32,8 +32,8 @@ impl Model {
     }
 
     fn costs_of(&self, layers: &[ModelLayer], work: &Workload) -> Option<Vec<LayerCost>> {
-        let (density, tiled_mlp) = (self.density(work.tokens), self.tiled_mlp.get());
-        let work = &Workload { density, tiled_mlp, ..*work };
+        let (sparse, tiled_mlp) = (self.sparse_work(work.tokens), self.tiled_mlp.get());
+        let work = &Workload { sparse, tiled_mlp, ..*work };
         let measured = |i: usize| self.measured.get().map(|layers| layers[i].cost(work));
         let cost = |layer: &ModelLayer| layer.layer().cost(work).or_else(|| measured(layer.number));
         layers.iter().map(cost).collect()
@@ -65,7 +65,7 @@ impl Model {
             element_bytes: FLOAT_BYTES,
             device: self.device(),
             whole_logits: false,
-            density: None,
+            sparse: None,
             tiled_mlp: None,
         }
     }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{AttentionFacts, Model};
 use crate::{
     config::{Dtype, SPARSE_ATTENTION, Sides, SparseAttention},
+    cost::SparseWork,
     error::{Code, Error, Result},
     sparse::{BlockSparse, Extent},
     tensor::Device,
@@ -35,11 +36,13 @@ impl Model {
         self.sparse.borrow().clone()
     }
 
-    /// The part of the scores that block-sparse attention computes for rows of so many tokens.
-    pub(super) fn density(&self, tokens: u64) -> Option<(Sides, f64)> {
+    /// How block-sparse attention computes on rows of so many tokens.
+    pub(super) fn sparse_work(&self, tokens: u64) -> Option<SparseWork> {
         let sparse = self.sparse_attention()?;
         // A model without so long rows has refused them.
-        Some((sparse.sides(), sparse.density(tokens as i64).unwrap_or(1.0)))
+        let density = sparse.density(tokens as i64).unwrap_or(1.0);
+        let block = sparse.options().block as u64;
+        Some(SparseWork { sides: sparse.sides(), density, block })
     }
 
     /// Block-sparse attention in words, for rows of so many tokens; `None` where all keys are seen.

@@ -161,12 +161,13 @@ impl BlockRows {
         Ok(Inputs { q, k, v, bias: bias.f_to_kind(kind)?, hidden, scale })
     }
 
-    /// `[B, H, T, D]` as `[B, H, n, b, D]`, with zeros behind.
+    /// `[B, H, T, D]` as `[B, H, n, b, D]`, with zeros behind, as it lies in memory.
     fn in_blocks(&self, x: &Tensor) -> Result<Tensor> {
         let size = x.size();
         let more = self.blocks * self.block - size[2];
         let x = x.f_to_kind(written(x.kind()))?.f_constant_pad_nd([0, 0, 0, more])?;
-        Ok(x.f_reshape([size[0], size[1], self.blocks, self.block, size[3]])?)
+        let x = x.f_reshape([size[0], size[1], self.blocks, self.block, size[3]])?;
+        Ok(x.f_contiguous()?)
     }
 
     /// `[B, H, n, b, D]` as `[B, H, T, D]`.
@@ -333,6 +334,22 @@ mod tests {
         config::{Sides, SparseAttention, SparseMode},
     };
 
+    /// Whether heads 2 and 3 see a key, `[1, 2, T, T]`.
+    fn seen_by(layout: &Layout, block: i64, tokens: i64) -> Tensor {
+        let mut seen = Vec::new();
+        for head in 2..4 {
+            let (matrix, _) =
+                layout.groups.iter().find(|(_, heads)| heads.contains(&head)).unwrap();
+            let all = (0..tokens).flat_map(|query| (0..tokens).map(move |key| (query, key)));
+            seen.extend(
+                all.map(|(query, key)| {
+                    matrix.get((query / block) as usize, (key / block) as usize)
+                }),
+            );
+        }
+        Tensor::from_slice(&seen).view([1, 2, tokens, tokens])
+    }
+
     /// Beside dense attention with the bias and the mask written out, in float64, so that nothing but a
     /// mistake shows: rows that no block divides, padding, heads of one rank of several with layouts of their
     /// own.
@@ -347,47 +364,43 @@ mod tests {
                 different_layout_per_head: mode != SparseMode::Dense,
                 ..SparseAttention::default()
             };
-            let (tokens, blocks, block) = (61i64, 8usize, 8i64);
-            let layout = Layout::new(&options, Sides::Bidirectional, 4, (blocks, None)).unwrap();
-            let rows = Rc::new(BlockRows::new(&layout, block, (2, 2), Device::Cpu).unwrap());
-            let [q, k, v] = [(); 3].map(|()| random(&[2, 2, tokens, 4]));
-            let bias = random(&[2, 2 * tokens - 1]);
-            let padding = Tensor::ones([2, tokens], (Kind::Int64, Device::Cpu));
-            let _ = padding.narrow(0, 1, 1).narrow(1, 50, 11).fill_(0);
-            let mut seen = Vec::new();
-            for head in 2..4 {
-                let (matrix, _) =
-                    layout.groups.iter().find(|(_, heads)| heads.contains(&head)).unwrap();
-                let all = (0..tokens).flat_map(|query| (0..tokens).map(move |key| (query, key)));
-                seen.extend(all.map(|(query, key)| {
-                    matrix.get((query / block) as usize, (key / block) as usize)
-                }));
-            }
-            let seen = Tensor::from_slice(&seen).view([1, 2, tokens, tokens]);
-            let seen = seen.logical_and(&padding.ne(0).view([2, 1, 1, tokens]));
-            let places = Tensor::arange(tokens, (Kind::Int64, Device::Cpu));
-            let distances = places.unsqueeze(0) - places.unsqueeze(1) + (tokens - 1);
-            let whole = bias.index_select(1, &distances.view([-1])).view([1, 2, tokens, tokens]);
-            let mask = whole.masked_fill(&seen.logical_not(), -1e30);
-            let dense = Tensor::scaled_dot_product_attention(
-                &q,
-                &k,
-                &v,
-                Some(&mask),
-                0.0,
-                false,
-                0.7,
-                false,
-            );
-            let found = rows.attend([&q, &k, &v], &bias, Some(&padding), 0.7).unwrap();
-            // A query of padding may see nothing.
-            let weight =
-                Tensor::randn([2, 2, tokens, 4], doubles) * padding.view([2, 1, tokens, 1]);
-            assert!((&found * &weight).allclose(&(&dense * &weight), 1e-10, 1e-10, false));
-            let of = |out: &Tensor| grad(&[(out, &weight)], &[&q, &k, &v, &bias]).unwrap();
-            for (found, expected) in of(&found).iter().zip(of(&dense)) {
-                let difference = (found.as_ref().unwrap() - expected.unwrap()).abs().max();
-                assert!(difference.double_value(&[]) < 1e-10, "{mode:?}: {difference:?}");
+            for tokens in [61i64, 64] {
+                let (blocks, block) = (8usize, 8i64);
+                let layout =
+                    Layout::new(&options, Sides::Bidirectional, 4, (blocks, None)).unwrap();
+                let rows = Rc::new(BlockRows::new(&layout, block, (2, 2), Device::Cpu).unwrap());
+                // As projections give them.
+                let [q, k, v] = [(); 3].map(|()| random(&[2, tokens, 2, 4]).transpose(1, 2));
+                let bias = random(&[2, 2 * tokens - 1]);
+                let padding = Tensor::ones([2, tokens], (Kind::Int64, Device::Cpu));
+                let _ = padding.narrow(0, 1, 1).narrow(1, 50, 11).fill_(0);
+                let seen = seen_by(&layout, block, tokens);
+                let seen = seen.logical_and(&padding.ne(0).view([2, 1, 1, tokens]));
+                let places = Tensor::arange(tokens, (Kind::Int64, Device::Cpu));
+                let distances = places.unsqueeze(0) - places.unsqueeze(1) + (tokens - 1);
+                let whole =
+                    bias.index_select(1, &distances.view([-1])).view([1, 2, tokens, tokens]);
+                let mask = whole.masked_fill(&seen.logical_not(), -1e30);
+                let dense = Tensor::scaled_dot_product_attention(
+                    &q,
+                    &k,
+                    &v,
+                    Some(&mask),
+                    0.0,
+                    false,
+                    0.7,
+                    false,
+                );
+                let found = rows.attend([&q, &k, &v], &bias, Some(&padding), 0.7).unwrap();
+                // A query of padding may see nothing.
+                let weight =
+                    Tensor::randn([2, 2, tokens, 4], doubles) * padding.view([2, 1, tokens, 1]);
+                assert!((&found * &weight).allclose(&(&dense * &weight), 1e-10, 1e-10, false));
+                let of = |out: &Tensor| grad(&[(out, &weight)], &[&q, &k, &v, &bias]).unwrap();
+                for (found, expected) in of(&found).iter().zip(of(&dense)) {
+                    let difference = (found.as_ref().unwrap() - expected.unwrap()).abs().max();
+                    assert!(difference.double_value(&[]) < 1e-10, "{mode:?}: {difference:?}");
+                }
             }
         }
     }

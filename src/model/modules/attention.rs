@@ -420,8 +420,8 @@ impl Attention {
             // Each query has keys and values of its own; the output is copied for the projection.
             let statistics = work.places() * heads * FLOAT_BYTES;
             let in_floats = q / work.element_bytes * FLOAT_BYTES;
-            let transient = match work.density.filter(|_| carried) {
-                Some((_, density)) => 8 * in_floats + self.written_scores(work, density),
+            let transient = match work.sparse.filter(|_| carried) {
+                Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
                 None => 3 * in_floats + 4 * q,
             };
             tape.push(Operation {

@@ -5,7 +5,7 @@ use super::{Attention, Position};
 use crate::{
     bridge::attention::has_flash,
     model::{
-        cost::{FLOAT_BYTES, Operation, Tape, Workload},
+        cost::{FLOAT_BYTES, Operation, SparseWork, Tape, Workload},
         masks::Masks,
     },
     sparse::{MOST_SCORES, window_density},
@@ -56,19 +56,22 @@ impl Attention {
     pub(super) fn density(&self, work: &Workload) -> Option<f64> {
         match self.window_of(work) {
             Some(window) => Some(window_density(work.tokens as i64, window)),
-            None => work.density.filter(|_| self.is_sparse_in(work)).map(|(_, density)| density),
+            None => work.sparse.filter(|_| self.is_sparse_in(work)).map(|sparse| sparse.density),
         }
     }
 
     /// Whether block-sparse attention computes it.
     pub(super) fn is_sparse_in(&self, work: &Workload) -> bool {
-        work.density.is_some_and(|(sides, _)| self.may_be_sparse(sides))
+        work.sparse.is_some_and(|sparse| self.may_be_sparse(sparse.sides))
     }
 
-    /// Bytes of scores that are held at a time where they have a trained bias: with their weights and gradients.
-    pub(super) fn written_scores(&self, work: &Workload, density: f64) -> u64 {
+    /// Bytes that are held at a time where scores have a trained bias: of scores with their weights and
+    /// gradients, and of the keys and values that rows of blocks see.
+    pub(super) fn written_bytes(&self, work: &Workload, sparse: SparseWork) -> u64 {
         let pairs = work.places() * work.tokens * self.heads.unsigned_abs();
-        4 * FLOAT_BYTES * ((pairs as f64 * density) as u64).min(MOST_SCORES.unsigned_abs())
+        let scores = ((pairs as f64 * sparse.density) as u64).min(MOST_SCORES.unsigned_abs());
+        let gathered = scores / sparse.block.max(1) * self.head_dim.unsigned_abs();
+        FLOAT_BYTES * (4 * scores + 3 * gathered)
     }
 
     /// Adds the cost of the scores in a window; `false` where they are not made so.

@@ -1,0 +1,54 @@
+//! The memory of what long rows need, planned and counted.
+
+use dsr::{
+    config::{Dtype, SparseAttention, TiledMlp},
+    model::ModelConfig,
+};
+
+use super::{Case, LongRows};
+use crate::support::alone;
+
+/// A window takes memory of its own where rows are long, whether it divides them or not.
+#[test]
+fn a_sliding_window_is_planned_as_it_is_counted() {
+    let _alone = alone();
+    let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
+    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("vocab_size", 1024)];
+    for (window, every) in [(160, None), (192, None), (160, Some(1))] {
+        let all = [&sizes[..], &gated, &[("sliding_window", window)]].concat();
+        let sizes = all.into_iter().map(|(key, size)| (key, size.into()));
+        let model = ModelConfig::named("mistral").unwrap().with(sizes, "test").unwrap();
+        println!("window {window}");
+        Case { model, rows: 2, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
+    }
+}
+
+/// MLPs in slices, gated and plain, and the layout of an encoder, whose scores are written out.
+#[test]
+fn what_long_rows_take_is_planned_as_it_is_counted() {
+    let _alone = alone();
+    let decoder = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
+    let tiles = |shards| LongRows {
+        tiled_mlp: Some(TiledMlp { shards: Some(shards) }),
+        ..LongRows::default()
+    };
+    let sparse = SparseAttention { block: 32, ..SparseAttention::default() };
+    let layout = || LongRows { sparse_attention: Some(sparse.clone()), ..LongRows::default() };
+    let cases = [
+        ("llama", [("intermediate_size", 1024), ("num_key_value_heads", 2)], tiles(4)),
+        ("opt", [("ffn_dim", 1024), ("max_position_embeddings", 512)], tiles(8)),
+        ("t5", [("d_ff", 512), ("num_decoder_layers", 4)], layout()),
+    ];
+    for (family, sizes, long) in cases {
+        for every in [None, Some(1)] {
+            let sizes = decoder.iter().chain(&sizes).map(|&(key, size)| (key, size.into()));
+            let dropout = if family == "t5" { "dropout_rate" } else { "attention_dropout" };
+            let rest = [("vocab_size", 1024.into()), (dropout, 0.0.into())];
+            let config = ModelConfig::named(family).unwrap();
+            let model = config.with(sizes.chain(rest), "test").unwrap();
+            let case = Case { model, rows: 2, tokens: 320, accum: 1, every, dtype: Dtype::Fp32 };
+            println!("{family}");
+            case.check_whole_with(&long);
+        }
+    }
+}
