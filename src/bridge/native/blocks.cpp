@@ -28,7 +28,7 @@ namespace {
 using namespace dsr;
 
 // Queries of a tile, and keys that it is multiplied with at a time.
-constexpr int64_t kTile = 128, kKeys = 512;
+constexpr int64_t kTile = 128, kKeys = 384;
 
 // The blocks of keys that blocks of queries see, a matrix [blocks, blocks] for each group of heads.
 struct Layout {
