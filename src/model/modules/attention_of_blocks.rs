@@ -21,7 +21,8 @@ const WIDEST_HEAD: i64 = 256;
 const HEAD_UNIT: i64 = 8;
 
 impl Attention {
-    /// The window of queries `[B, H, T, D]`, if the kernel of windows is for them: where rows are long, have no padding that a query would see, and no weights are dropped out.
+    /// The window of queries `[B, H, T, D]`, if the kernel of windows is for them: where rows are long, have no
+    /// padding that a query would see, and no weights are dropped out.
     pub(super) fn own_window(&self, q: &Tensor, masks: &Masks, trains: bool) -> Option<i64> {
         let drops = trains && self.dropout > 0.0;
         let device = q.device();
