@@ -21,7 +21,7 @@ unsafe extern "C" {
     fn dsr_int8_rows(
         x: RawTensor,
         codes: RawTensor,
-        steps: RawTensor,
+        scales: RawTensor,
         bias: RawTensor,
         out: *mut RawTensor,
     ) -> c_int;
@@ -110,8 +110,8 @@ pub(crate) fn separate_rows(
 /// The codes of a matrix `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum CodeMatrix<'a> {
-    /// Whole numbers, int8, with a float32 step for each output.
-    Int8 { codes: &'a Tensor, steps: &'a Tensor },
+    /// Whole numbers from -127 to 127, with a float32 scale for each output, which 127 stands for.
+    Int8 { codes: &'a Tensor, scales: &'a Tensor },
     /// NF4: two codes a byte with the first in the high bits, a float32 scale for each 64 codes, and the
     /// values of the 16 codes. The number of inputs is a multiple of 64.
     Nf4 { codes: &'a Tensor, scales: &'a Tensor, values: &'a [f32; 16] },
@@ -135,8 +135,8 @@ pub(crate) fn code_rows(
             && tensor.is_contiguous()
     };
     let fits = match matrix {
-        CodeMatrix::Int8 { codes, steps } => {
-            is(codes, Kind::Int8, numel) && is(steps, Kind::Float, outputs as usize)
+        CodeMatrix::Int8 { codes, scales } => {
+            is(codes, Kind::Int8, numel) && is(scales, Kind::Float, outputs as usize)
         }
         CodeMatrix::Nf4 { codes, scales, .. } => {
             inputs % 64 == 0
@@ -153,8 +153,8 @@ pub(crate) fn code_rows(
     // are contiguous, and have the formats and the sizes that the kernels count on.
     let made = maybe(|out| unsafe {
         match matrix {
-            CodeMatrix::Int8 { codes, steps } => {
-                dsr_int8_rows(raw(x), raw(codes), raw(steps), bias, out)
+            CodeMatrix::Int8 { codes, scales } => {
+                dsr_int8_rows(raw(x), raw(codes), raw(scales), bias, out)
             }
             CodeMatrix::Nf4 { codes, scales, values } => {
                 let (codes, scales) = (raw(codes), raw(scales));

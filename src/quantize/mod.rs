@@ -133,8 +133,8 @@ impl Quantizer {
             }
             QuantizedFormat::Int8 => {
                 let codes = &sections.codes.view(storage, Kind::Int8)?;
-                let steps = &int8::steps(&sections.scales.view(storage, Kind::Float)?)?;
-                code_rows(x, CodeMatrix::Int8 { codes, steps }, outputs, bias)
+                let scales = &sections.scales.view(storage, Kind::Float)?;
+                code_rows(x, CodeMatrix::Int8 { codes, scales }, outputs, bias)
             }
         }
     }

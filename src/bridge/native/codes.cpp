@@ -74,13 +74,16 @@ INLINE Integers next_words(const uint8_t* from, int64_t count) {
 // Of how many outputs the codes are read beside each other.
 constexpr int64_t kOutputs = 4;
 
-// Adds the lanes up, each output with its step where there are any.
+// The part of an output's scale that one byte more is.
+constexpr float kStep = 1.0 / 127;
+
+// Adds the lanes up, those of bytes with the step of their output.
 template <int ROWS, int OUTPUTS>
 INLINE void finish(const Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, int64_t row,
-                   int64_t output, const float* steps) {
+                   int64_t output, bool are_bytes) {
   for (int m = 0; m < ROWS; ++m) {
     for (int o = 0; o < OUTPUTS; ++o) {
-      const float step = steps ? steps[output + o] : 1.0f;
+      const float step = are_bytes ? p.scales[output + o] * kStep : 1.0f;
       const float bias = p.bias ? p.bias[output + o] : 0.0f;
       // One rounding, however many rows and outputs there are.
       p.y[(row + m) * p.outputs + output + o] = std::fma(sum(sums[m][o]), step, bias);
@@ -113,7 +116,7 @@ INLINE void dot_bytes(const CodeProduct& p, int64_t row, int64_t output) {
   int64_t k = 0;
   for (; k + kBytes <= p.inputs; k += kBytes) add_bytes(sums, p, codes + k, x + k, kBytes);
   if (k < p.inputs) add_bytes(sums, p, codes + k, x + k, p.inputs - k);
-  finish(sums, p, row, output, p.scales);
+  finish(sums, p, row, output, /*are_bytes=*/true);
 }
 
 template <int OUTPUTS>
@@ -178,7 +181,7 @@ INLINE void dot_codes(const CodeProduct& p, const Lanes& table, int64_t row, int
     const int64_t k = block * kBlock;
     add_codes(sums, p, table, codes + k / 2, both, x + k, kBytes / 2);
   }
-  finish(sums, p, row, output, /*steps=*/nullptr);
+  finish(sums, p, row, output, /*are_bytes=*/false);
 }
 
 template <int OUTPUTS>
@@ -201,17 +204,17 @@ FOR_EACH_MACHINE void multiply_codes(const CodeProduct& p, int64_t from, int64_t
 
 extern "C" {
 
-// x @ matrix + bias of a few rows, with a matrix of bytes and a step for each output, in *out; bias may
+// x @ matrix + bias of a few rows, with a matrix of bytes and a scale for each output, in *out; bias may
 // be null.
-int dsr_int8_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* steps, at::Tensor* bias,
+int dsr_int8_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* scales, at::Tensor* bias,
                   at::Tensor** out) {
   TRY(
-    const int64_t rows = x->size(0), inputs = x->size(1), outputs = steps->size(0);
+    const int64_t rows = x->size(0), inputs = x->size(1), outputs = scales->size(0);
     const int64_t width = (inputs + kBytes - 1) / kBytes * kBytes;
     auto y = at::empty({rows, outputs}, x->options());
     const auto ordered = in_order<4>(*x, width);
     const CodeProduct p{ordered.data(), static_cast<const uint8_t*>(codes->const_data_ptr()),
-                        steps->const_data_ptr<float>(), /*values=*/nullptr, data(bias),
+                        scales->const_data_ptr<float>(), /*values=*/nullptr, data(bias),
                         y.mutable_data_ptr<float>(), rows, inputs, outputs, width};
     in_parts(p, multiply_bytes);
     *out = new at::Tensor(std::move(y));
