@@ -183,7 +183,7 @@ fn a_rank_that_hangs_in_a_collective_hears_the_user() {
         }
         other.kill().unwrap();
         other.wait().unwrap();
-        // What still waits then ends by the other's end.
+        // A rank that still waits then ends with the other.
         let output = waiting.wait_with_output().unwrap();
         let words = text(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{words}");

@@ -6,29 +6,15 @@ use dsr::{
     config::EngineConfig,
     data::{DataSource, Dataset, LoaderOptions, OpenOptions},
     engine::Engine,
-    fs::Place,
-    model::{Model, ModelConfig},
+    model::Model,
     tensor::Device,
 };
 
 use crate::support::{
     alone,
-    files::golden,
     numbers::assert_relative,
-    tiny::{config, gpt2, init_engine, train},
+    tiny::{config, family, gpt2, init_engine, train},
 };
-
-fn load(name: &str) -> Rc<Model> {
-    let dir = golden(&format!("families/{name}"));
-    Rc::new(
-        Model::load(
-            Place::unguarded(&*dir),
-            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
-            Device::Cpu,
-        )
-        .unwrap(),
-    )
-}
 
 /// Texts of 3 to 29 tokens below 100, as rows of token ids.
 fn texts(dir: &Path, count: u64) -> Dataset {
@@ -72,7 +58,7 @@ fn packed_rows_train_as_the_texts_one_by_one() {
     ] {
         let packed = rows.pack_documents(48).unwrap();
         assert!(packed.count().unwrap() < 7);
-        let (one_by_one, together) = (trained(load(name), &rows), trained(load(name), &packed));
+        let (one_by_one, together) = (trained(family(name), &rows), trained(family(name), &packed));
         for (i, (expected, found)) in one_by_one.iter().zip(&together).enumerate() {
             assert_relative(&format!("{name}, loss {i}"), found.0, expected.0, 1e-6);
             assert_relative(&format!("{name}, norm {i}"), found.1, expected.1, 2e-5);
@@ -147,7 +133,7 @@ fn a_model_with_an_encoder_refuses_them() {
     let dir = tempfile::tempdir().unwrap();
     let rows = texts(dir.path(), 4).pack_documents(48).unwrap();
     let with = EngineConfig { ..config(1, 1) };
-    let mut engine: Engine = init_engine(load("t5-v10"), with);
+    let mut engine: Engine = init_engine(family("t5-v10"), with);
     let mut loader =
         rows.loader(LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() }).unwrap();
     let e = engine.forward(&loader.next_batch().unwrap().unwrap()).unwrap_err();

@@ -18,36 +18,8 @@ use crate::support::{
     alone,
     files::golden,
     numbers::assert_relative,
-    tiny::{config, init_engine, train},
+    tiny::{config, family, init_engine, rows_of, train},
 };
-
-fn load(name: &str) -> Rc<Model> {
-    let dir = golden(&format!("families/{name}"));
-    Rc::new(
-        Model::load(
-            Place::unguarded(&*dir),
-            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
-            Device::Cpu,
-        )
-        .unwrap(),
-    )
-}
-
-/// Rows of so many token ids.
-fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
-    let dir = tempfile::tempdir().unwrap();
-    let row = |(i, &length): (usize, &usize)| {
-        let ids: Vec<usize> = (0..length).map(|t| (i * 31 + t * (5 + i % 3)) % 97 + 1).collect();
-        json!({ "input_ids": ids, "labels": ids }).to_string()
-    };
-    let path = dir.path().join("rows.jsonl");
-    let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows =
-        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
-            .unwrap();
-    (dir, rows)
-}
 
 fn fixed(block: usize) -> SparseAttention {
     SparseAttention { block, num_local_blocks: Some(2), ..SparseAttention::default() }
@@ -59,7 +31,7 @@ fn trained(name: &str, rows: &Dataset, plain: EngineConfig) -> Vec<(f64, f64)> {
     let options =
         LoaderOptions { micro_batch_size: count, epochs: None, ..LoaderOptions::default() };
     let plain = EngineConfig { micro_batch_size: count, ..plain };
-    train(&mut init_engine(load(name), plain), &mut rows.loader(options).unwrap(), 3)
+    train(&mut init_engine(family(name), plain), &mut rows.loader(options).unwrap(), 3)
 }
 
 fn assert_curves(what: &str, found: &[(f64, f64)], expected: &[(f64, f64)], tolerance: f64) {
@@ -77,7 +49,7 @@ const CAUSAL: [&str; 8] =
 #[test]
 fn a_dense_layout_trains_as_dense_attention() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[29, 17, 23]);
+    let (_dir, rows) = rows_of(&[29, 17, 23]);
     for name in CAUSAL {
         let expected = trained(name, &rows, config(1, 1));
         let with = |options| EngineConfig { sparse_attention: Some(options), ..config(1, 1) };
@@ -94,7 +66,7 @@ fn a_dense_layout_trains_as_dense_attention() {
 #[test]
 fn sparse_attention_trains_in_16_bits() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[29, 17, 23]);
+    let (_dir, rows) = rows_of(&[29, 17, 23]);
     let with = |dtype| EngineConfig {
         sparse_attention: Some(fixed(4)),
         precision: PrecisionConfig::new(dtype),
@@ -113,7 +85,7 @@ fn sparse_attention_trains_in_16_bits() {
 #[test]
 fn packed_rows_train_as_the_texts_one_by_one() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[29, 17, 23, 5, 31, 12]);
+    let (_dir, rows) = rows_of(&[29, 17, 23, 5, 31, 12]);
     let packed = rows.pack_documents(48).unwrap();
     assert!(packed.count().unwrap() < 6);
     for name in ["bloom-h4", "gpt2-wide", "llama-gqa"] {
@@ -146,7 +118,7 @@ fn small(family: &str, more: serde_json::Value) -> Rc<Model> {
 #[test]
 fn a_sliding_window_trains_as_masked_attention() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[700, 531]);
+    let (_dir, rows) = rows_of(&[700, 531]);
     let pattern = json!({ "sliding_window": 150, "sliding_window_pattern": 2 });
     let some = json!({ "sliding_window": 150, "use_sliding_window": true, "max_window_layers": 1 });
     let window = json!({ "sliding_window": 150 });
@@ -171,7 +143,7 @@ fn bytes(tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
 }
 
 fn bytes_of(model: Rc<Model>, tokens: i64, sparse: Option<SparseAttention>) -> (u64, u64) {
-    let (_dir, rows) = rows(&[tokens as usize]);
+    let (_dir, rows) = rows_of(&[tokens as usize]);
     let plain = EngineConfig { sparse_attention: sparse, ..config(1, 1) };
     let mut engine: Engine = init_engine(model, plain);
     let options = LoaderOptions { micro_batch_size: 1, ..LoaderOptions::default() };
@@ -210,9 +182,9 @@ fn assert_line([short, middle, long]: [(u64, u64); 3]) {
 #[test]
 fn a_checkpoint_of_another_layout_is_told() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[40, 33]);
+    let (_dir, rows) = rows_of(&[40, 33]);
     let engine = |sparse: Option<SparseAttention>| {
-        init_engine(load("llama-gqa"), EngineConfig { sparse_attention: sparse, ..config(2, 1) })
+        init_engine(family("llama-gqa"), EngineConfig { sparse_attention: sparse, ..config(2, 1) })
     };
     let options = LoaderOptions { micro_batch_size: 2, epochs: None, ..LoaderOptions::default() };
     let mut first = engine(Some(fixed(8)));

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use dsr::{
     config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig, TiledMlp, ZeroConfig},
-    data::{DataSource, Dataset, LoaderOptions, OpenOptions},
+    data::{Dataset, LoaderOptions},
     fs::Place,
     model::{Model, ModelConfig},
     tensor::Device,
@@ -13,37 +13,9 @@ use serde_json::json;
 
 use crate::support::{
     alone,
-    files::golden,
     numbers::assert_relative,
-    tiny::{config, init_engine, train},
+    tiny::{config, family, init_engine, rows_of, train},
 };
-
-fn load(name: &str) -> Rc<Model> {
-    let dir = golden(&format!("families/{name}"));
-    Rc::new(
-        Model::load(
-            Place::unguarded(&*dir),
-            &ModelConfig::read(Place::unguarded(&*dir)).unwrap(),
-            Device::Cpu,
-        )
-        .unwrap(),
-    )
-}
-
-fn rows(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
-    let dir = tempfile::tempdir().unwrap();
-    let row = |(i, &length): (usize, &usize)| {
-        let ids: Vec<usize> = (0..length).map(|t| (i * 31 + t * (5 + i % 3)) % 97 + 1).collect();
-        json!({ "input_ids": ids, "labels": ids }).to_string()
-    };
-    let path = dir.path().join("rows.jsonl");
-    let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
-    std::fs::write(&path, lines.join("\n")).unwrap();
-    let rows =
-        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
-            .unwrap();
-    (dir, rows)
-}
 
 /// Losses and gradient norms of three steps.
 fn trained(model: Rc<Model>, rows: &Dataset, plain: EngineConfig) -> Vec<(f64, f64)> {
@@ -65,12 +37,12 @@ const SLICES: [TiledMlp; 2] = [TiledMlp { shards: Some(3) }, TiledMlp { shards: 
 #[test]
 fn slices_train_as_the_whole() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[29, 17]);
+    let (_dir, rows) = rows_of(&[29, 17]);
     for name in ["bloom-h4", "gpt2-wide", "llama-bias", "opt-post", "phi3", "gemma3"] {
-        let expected = trained(load(name), &rows, config(2, 1));
+        let expected = trained(family(name), &rows, config(2, 1));
         for tiles in SLICES {
             let with = EngineConfig { tiled_mlp: Some(tiles), ..config(2, 1) };
-            assert_curves(name, &trained(load(name), &rows, with), &expected);
+            assert_curves(name, &trained(family(name), &rows, with), &expected);
         }
     }
 }
@@ -78,27 +50,27 @@ fn slices_train_as_the_whole() {
 #[test]
 fn slices_go_with_checkpointing_zero_and_16_bits() {
     let _alone = alone();
-    let (_dir, rows) = rows(&[29, 17]);
+    let (_dir, rows) = rows_of(&[29, 17]);
     let checkpointing = Some(ActivationCheckpointing { every: 1, cpu_checkpointing: false });
     let zero = |stage| ZeroConfig { stage, ..ZeroConfig::default() };
     let ways = [1, 2, 3].map(|stage| EngineConfig { zero: zero(stage), ..config(2, 1) });
     let again = EngineConfig { activation_checkpointing: checkpointing, ..config(2, 1) };
     for (i, plain) in ways.into_iter().chain([again]).enumerate() {
-        let expected = trained(load("llama-gqa"), &rows, plain.clone());
+        let expected = trained(family("llama-gqa"), &rows, plain.clone());
         let with = EngineConfig { tiled_mlp: Some(SLICES[0]), ..plain };
-        assert_curves(&format!("way {i}"), &trained(load("llama-gqa"), &rows, with), &expected);
+        assert_curves(&format!("way {i}"), &trained(family("llama-gqa"), &rows, with), &expected);
     }
     // A step of bfloat16 is 2^-8.
     let plain = EngineConfig { precision: PrecisionConfig::new(Dtype::Bf16), ..config(2, 1) };
-    let expected = trained(load("llama-gqa"), &rows, plain.clone());
+    let expected = trained(family("llama-gqa"), &rows, plain.clone());
     let with = EngineConfig { tiled_mlp: Some(SLICES[0]), ..plain };
-    let found = trained(load("llama-gqa"), &rows, with);
+    let found = trained(family("llama-gqa"), &rows, with);
     assert_relative("bf16", found[0].0, expected[0].0, 4e-3);
 }
 
 /// A step of one row of 2,048 tokens in a model whose MLP is wide: its activations and the peak of all kinds.
 fn bytes(tiles: Option<TiledMlp>) -> (u64, u64) {
-    let (_dir, rows) = rows(&[2048]);
+    let (_dir, rows) = rows_of(&[2048]);
     let settings = json!({
         "model_type": "llama", "hidden_size": 32, "intermediate_size": 512, "num_hidden_layers": 2,
         "num_attention_heads": 2, "vocab_size": 100, "max_position_embeddings": 2048,

@@ -50,7 +50,8 @@ impl KeyRanges {
             })
     }
 
-    /// What is added to the scores, float32 `[B, H, keys]`: nothing for what is seen, and an infinity.
+    /// The mask that is added to the scores, float32 `[B, H, keys]`: 0 for keys that are seen, and minus
+    /// infinity.
     pub(crate) fn hidden(&self, keys: i64, device: Device) -> Result<&Tensor> {
         if let Some(made) = self.hidden.get() {
             return Ok(made);

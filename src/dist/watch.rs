@@ -276,7 +276,7 @@ impl Watch {
         (self.shared.stop)()
     }
 
-    /// Those of `members` that keep this rank in `call`, where it was asked to stop so long ago. A rank that
+    /// The `members` that keep this rank in `call`, where it was asked to stop so long ago. A rank that
     /// was asked too, and lives, may be about to save, and is waited for.
     pub(super) fn who_holds_up(
         &self,

@@ -108,7 +108,7 @@ fn beneath(path: &Path, dir: &Path) -> Option<PathBuf> {
 pub fn append_whole(file: &mut File, bytes: &[u8]) -> io::Result<()> {
     let before = file.metadata()?.len();
     file.write_all(bytes).inspect_err(|_| {
-        // What was written of it would tear whatever comes behind. A device has no length.
+        // A line that was written in part would tear the next one. A device has no length.
         let _ = file.set_len(before);
     })
 }

@@ -132,7 +132,7 @@ impl Live {
     pub fn eval(&mut self, text: &str) -> Result<Value, Failure> {
         self.inputs += 1;
         let name = format!("<repl:{}>", self.inputs);
-        // Whoever has edited a module imports it again.
+        // A module that was edited is imported again.
         self.host.workspace.forget_files();
         let prepared = self.prepare_typed(&name, text)?;
         self.run(text, prepared)

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use super::layout::Layout;
+use super::{layout::Layout, merge::accumulate_kind};
 use crate::{
     bridge::autograd::own_gradient,
     error::{Code, Error, Result},
@@ -43,7 +43,7 @@ struct EqualRows {
     seen: Tensor,
 }
 
-/// What one attention computes on: queries, keys and values in blocks, `[B, H, n, b, D]`, in float32.
+/// The queries, keys and values of one attention in blocks, `[B, H, n, b, D]`, in float32.
 struct Inputs {
     q: Tensor,
     k: Tensor,
@@ -70,18 +70,13 @@ impl BlockRows {
     pub(super) fn new(
         layout: &Layout,
         block: i64,
-        (first, heads): (i64, i64),
+        heads: (i64, i64),
         device: Device,
     ) -> Result<Self> {
         let mut groups = Vec::new();
         let mut blocks = 0;
-        for (matrix, of) in &layout.groups {
+        for (matrix, here) in layout.among(heads) {
             blocks = matrix.blocks();
-            let here = of.iter().map(|head| head - first).filter(|head| (0..heads).contains(head));
-            let here: Vec<i64> = here.collect();
-            if here.is_empty() {
-                continue;
-            }
             let mut alike: BTreeMap<usize, (Vec<i64>, Vec<i64>)> = BTreeMap::new();
             for row in 0..blocks {
                 let seen: Vec<i64> =
@@ -156,7 +151,7 @@ impl BlockRows {
                 Some(seen.f_logical_not()?.f_view([rows, self.blocks, self.block])?)
             }
         };
-        let kind = written(q.kind());
+        let kind = accumulate_kind(q.kind());
         let (q, k, v) = (self.in_blocks(q)?, self.in_blocks(k)?, self.in_blocks(v)?);
         Ok(Inputs { q, k, v, bias: bias.f_to_kind(kind)?, hidden, scale })
     }
@@ -165,7 +160,7 @@ impl BlockRows {
     fn in_blocks(&self, x: &Tensor) -> Result<Tensor> {
         let size = x.size();
         let more = self.blocks * self.block - size[2];
-        let x = x.f_to_kind(written(x.kind()))?.f_constant_pad_nd([0, 0, 0, more])?;
+        let x = x.f_to_kind(accumulate_kind(x.kind()))?.f_constant_pad_nd([0, 0, 0, more])?;
         let x = x.f_reshape([size[0], size[1], self.blocks, self.block, size[3]])?;
         Ok(x.f_contiguous()?)
     }
@@ -197,7 +192,7 @@ impl BlockRows {
                     };
                     let (queries, keys) = (places(&rows)?, places(&seen)?);
                     let distances = keys.f_unsqueeze(1)?.f_sub(&queries.f_unsqueeze(2)?)?;
-                    // Those of what stands behind a row are not counted.
+                    // Tokens behind a row are hidden: their distances count nothing.
                     let distances =
                         distances.f_add_scalar(tokens - 1)?.f_clamp(0, 2 * tokens - 2)?;
                     let heads = group.heads.shallow_clone();
@@ -282,7 +277,7 @@ impl Part {
         Ok(x.f_index_select(1, &self.heads)?.f_index_select(2, &self.rows)?)
     }
 
-    /// What each row sees of `x` `[B, H, n, b, D]`: `[B, h, r, keys, D]`.
+    /// The keys of `x` `[B, H, n, b, D]` that each row sees: `[B, h, r, keys, D]`.
     fn keys(&self, x: &Tensor) -> Result<Tensor> {
         let chosen = x.f_index_select(1, &self.heads)?.f_index_select(2, &self.seen)?;
         let size = chosen.size();
@@ -319,11 +314,6 @@ impl Part {
         let _ = all.shallow_clone().f_index_add_(0, &self.heads, &made)?;
         Ok(())
     }
-}
-
-/// The format in which scores of values of this one are written out.
-fn written(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 #[cfg(test)]

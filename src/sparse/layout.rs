@@ -98,6 +98,18 @@ impl BlockMatrix {
 }
 
 impl Layout {
+    /// Each matrix with its heads among the `heads` from `first` on, counted from there, where it has any.
+    pub(super) fn among(
+        &self,
+        (first, heads): (i64, i64),
+    ) -> impl Iterator<Item = (&BlockMatrix, Vec<i64>)> {
+        let here = move |head: &i64| Some(head - first).filter(|head| (0..heads).contains(head));
+        self.groups.iter().filter_map(move |(matrix, of)| {
+            let of: Vec<i64> = of.iter().filter_map(here).collect();
+            (!of.is_empty()).then_some((matrix, of))
+        })
+    }
+
     /// The layout of `heads` heads for rows of `blocks` blocks, cut from that for rows of `longest` blocks,
     /// where rows have a longest.
     ///

@@ -10,6 +10,7 @@ mod by_distance;
 #[cfg(test)]
 mod golden;
 mod layout;
+mod merge;
 mod operation;
 mod pieces;
 mod window;

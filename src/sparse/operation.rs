@@ -6,7 +6,11 @@
 
 use std::rc::Rc;
 
-use super::{layout::Layout, pieces::pieces};
+use super::{
+    layout::Layout,
+    merge::{accumulate_kind, merge_into},
+    pieces::pieces,
+};
 use crate::{
     bridge::{
         attention::{flash, flash_backward},
@@ -51,11 +55,6 @@ struct Blocks {
     pieces: i64,
 }
 
-/// The format in which pieces of values of this one are summed.
-fn summed(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
-}
-
 /// A merged result, `[B * H, n, b, D]`, and its log-sum-exp, `[B * H, n, b]`, both float32.
 struct Merged {
     out: Tensor,
@@ -68,22 +67,14 @@ impl Calls {
         layout: &Layout,
         is_causal: bool,
         block: i64,
-        (first, heads): (i64, i64),
+        heads: (i64, i64),
         device: Device,
     ) -> Result<Self> {
         let mut groups = Vec::new();
         let mut blocks = 0;
-        for (matrix, of) in &layout.groups {
+        for (matrix, here) in layout.among(heads) {
             blocks = matrix.blocks() as i64;
-            let here: Vec<i64> = of
-                .iter()
-                .map(|head| head - first)
-                .filter(|head| (0..heads).contains(head))
-                .collect();
-            if here.is_empty() {
-                continue;
-            }
-            let all = here.len() as i64 == heads;
+            let all = here.len() as i64 == heads.1;
             let numbers = |numbers: &[i64], pieces| -> Result<Blocks> {
                 let is_all = numbers.iter().copied().eq(0..blocks);
                 let numbers = match is_all {
@@ -107,7 +98,7 @@ impl Calls {
         }
         let is_one = groups.len() == 1 && groups.iter().all(|group| group.calls.len() == 1);
         let seen = match device == Device::Cpu && !is_one {
-            true => Some(seen_blocks(layout, is_causal, block, (first, heads))?),
+            true => Some(seen_blocks(layout, is_causal, block, heads)?),
             false => None,
         };
         Ok(Self { block, blocks, groups, seen })
@@ -153,7 +144,7 @@ impl Calls {
             let Some(numbers) = &group.heads else { return Ok((made, of_made)) };
             let options = (inputs[0].kind(), inputs[0].device());
             let out = out.get_or_insert(Tensor::f_empty([b, heads, tokens, size[3]], options)?);
-            let all = (summed(options.0), options.1);
+            let all = (accumulate_kind(options.0), options.1);
             let sums = sums.get_or_insert(Tensor::f_empty([b, heads, tokens], all)?);
             let _ = out.f_index_copy_(1, numbers, &made)?;
             let _ = sums.f_index_copy_(1, numbers, &of_made)?;
@@ -173,7 +164,7 @@ impl Calls {
             let q = self.gather(inputs[0], &call.queries)?;
             let [k, v] = [inputs[1], inputs[2]].map(|x| self.gather(x, &call.keys));
             let (out, sums) = flash([&q, &k?, &v?], call.is_causal, scale)?;
-            let kind = summed(inputs[0].kind());
+            let kind = accumulate_kind(inputs[0].kind());
             let out = out.f_to_kind(kind)?.f_reshape([rows, -1, self.block, width])?;
             let sums = sums.f_reshape([rows, -1, self.block])?;
             let part = Merged { out, sums };
@@ -192,7 +183,8 @@ impl Calls {
                 Some(merged) => merged,
                 None => zeros()?,
             };
-            merged = Some(all.with(&part, &call.queries)?);
+            all.add(&part, &call.queries)?;
+            merged = Some(all);
         }
         match merged {
             Some(merged) => Ok(merged),
@@ -253,7 +245,7 @@ impl Calls {
                 flash_backward(&grad, [&q?, &k?, &v?], (&out, &sums), call.is_causal, scale)?;
             let blocks = [&call.queries, &call.keys, &call.keys];
             for ((total, part), blocks) in totals.iter_mut().zip(&grads).zip(blocks) {
-                let part = part.f_to_kind(summed(kind))?;
+                let part = part.f_to_kind(accumulate_kind(kind))?;
                 let part = part.f_reshape([rows, -1, self.block, width])?;
                 self.add(total, part, blocks)?;
             }
@@ -302,22 +294,22 @@ impl Calls {
     }
 }
 
-/// What the heads from `first` on see, for the CPU's kernel.
+/// The blocks that the heads from the first on see, for the CPU's kernel.
 fn seen_blocks(
     layout: &Layout,
     is_causal: bool,
     block: i64,
-    (first, heads): (i64, i64),
+    heads: (i64, i64),
 ) -> Result<SeenBlocks> {
-    let mut groups = vec![0; heads.unsigned_abs() as usize];
+    let mut groups = vec![0; heads.1.unsigned_abs() as usize];
     let mut matrices = Vec::with_capacity(layout.groups.len());
-    for (number, (matrix, of)) in (0..).zip(&layout.groups) {
+    for (number, (matrix, here)) in (0..).zip(layout.among(heads)) {
         let bytes: Vec<u8> = (0..matrix.blocks())
             .flat_map(|row| matrix.row(row).iter().map(|&is_seen| u8::from(is_seen)))
             .collect();
         let blocks = matrix.blocks() as i64;
         matrices.push(Tensor::f_from_slice(&bytes)?.f_view([blocks, blocks])?);
-        for head in of.iter().map(|head| head - first).filter(|head| (0..heads).contains(head)) {
+        for head in here {
             groups[head.unsigned_abs() as usize] = number;
         }
     }
@@ -334,25 +326,19 @@ impl HeadGroup {
 }
 
 impl Merged {
-    /// The same with the attention of some blocks of queries to other keys.
-    fn with(self, part: &Self, queries: &Blocks) -> Result<Self> {
-        let Self { mut out, mut sums } = self;
-        let of = |x: &Tensor| match &queries.numbers {
-            Some(numbers) => x.f_index_select(1, numbers),
-            None => Ok(x.shallow_clone()),
+    /// Adds the attention of some blocks of queries to other keys.
+    fn add(&self, part: &Self, queries: &Blocks) -> Result<()> {
+        let more = (&part.out, &part.sums);
+        let Some(numbers) = &queries.numbers else {
+            return merge_into((&self.out, &self.sums), more);
         };
-        let before = of(&sums)?;
-        let both = before.f_logaddexp(&part.sums)?;
-        let weight = |sums: &Tensor| sums.f_sub(&both)?.f_exp()?.f_unsqueeze(-1);
-        let (old, new) = (weight(&before)?, weight(&part.sums)?);
-        let joined = of(&out)?.f_mul(&old)?.f_addcmul_(&part.out, &new)?;
-        match &queries.numbers {
-            Some(numbers) => {
-                let _ = out.f_index_copy_(1, numbers, &joined)?;
-                let _ = sums.f_index_copy_(1, numbers, &both)?;
-                Ok(Self { out, sums })
-            }
-            None => Ok(Self { out: joined, sums: both }),
-        }
+        let of = |x: &Tensor| x.f_index_select(1, numbers);
+        let (out, sums) = (of(&self.out)?, of(&self.sums)?);
+        merge_into((&out, &sums), more)?;
+        let put = |whole: &Tensor, part: &Tensor| {
+            whole.shallow_clone().f_index_copy_(1, numbers, part).map(drop)
+        };
+        put(&self.out, &out)?;
+        Ok(put(&self.sums, &sums)?)
     }
 }

@@ -5,13 +5,14 @@
 //! with the order of queries and keys turned around it is causal. Both are merged by their log-sum-exp, and
 //! the backward pass gives the merged one to the kernel's own.
 
+use super::merge::{accumulate_kind, merge_into};
 use crate::{
     bridge::{
         attention::{flash, flash_backward},
         autograd::own_gradient,
     },
     error::Result,
-    tensor::{Kind, Tensor, no_grad},
+    tensor::{Tensor, no_grad},
 };
 
 /// The attention of queries `[B, H, T, D]` to the last `window` keys, their own included; heads of keys and
@@ -63,16 +64,11 @@ impl Cut {
         }
         let [q, k, v] = [self.queries(q)?, self.keys(k)?, self.keys(v)?];
         let (before, of_before) = flash([&q, &k, &v], true, scale)?;
-        let kind = summed(out.kind());
+        let kind = accumulate_kind(out.kind());
         let (out, sums) = (out.f_to_kind(kind)?, sums.f_contiguous()?);
         let (out_part, sums_part) = (self.seeing(&out)?, self.seeing(&sums)?);
         let (before, of_before) = (self.apart(&before)?, self.apart(&of_before)?);
-        let both = sums_part.f_logaddexp(&of_before)?;
-        let weight = |sums: &Tensor| sums.f_sub(&both)?.f_exp()?.f_unsqueeze(-1);
-        let (own, more) = (weight(&sums_part)?, weight(&of_before)?);
-        let _ =
-            out_part.shallow_clone().f_mul_(&own)?.f_addcmul_(&before.f_to_kind(kind)?, &more)?;
-        sums_part.shallow_clone().f_copy_(&both)?;
+        merge_into((&out_part, &sums_part), (&before.f_to_kind(kind)?, &of_before))?;
         Ok((self.whole(&out.f_to_kind(inputs[0].kind())?)?, sums))
     }
 
@@ -85,7 +81,7 @@ impl Cut {
         let [q, k, v] = self.pieces(inputs.each_ref())?;
         let [out, grad] = [self.piece(out)?, self.piece(grad)?];
         let grads = flash_backward(&grad, [&q, &k, &v], (&out, sums), true, scale)?;
-        let kind = summed(q.kind());
+        let kind = accumulate_kind(q.kind());
         let [dq, dk, dv] = grads.map(|grad| grad.f_to_kind(kind));
         let (dq, dk, dv) = (dq?, dk?, dv?);
         if self.window > 1 && self.count() > 1 {
@@ -194,15 +190,13 @@ impl Cut {
     }
 }
 
-/// The format in which parts of values of this one are summed.
-fn summed(kind: Kind) -> Kind {
-    if kind == Kind::Double { Kind::Double } else { Kind::Float }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{bridge::autograd::grad, tensor::Device};
+    use crate::{
+        bridge::autograd::grad,
+        tensor::{Device, Kind},
+    };
 
     /// Outputs and gradients beside dense attention with the mask, whatever the length of the last piece.
     fn is_masked_attention(kind: Kind, tolerance: f64) {

@@ -16,7 +16,7 @@ use dsr::{
     model::{Model, ModelConfig},
     tensor::{Device, Tensor},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::files::golden;
 
@@ -59,6 +59,13 @@ pub(crate) fn model(dropout: f64) -> Rc<Model> {
     Rc::new(Model::load(Place::unguarded(&dir), &config, Device::Cpu).unwrap())
 }
 
+/// The golden model of a family, as its files have it.
+pub(crate) fn family(name: &str) -> Rc<Model> {
+    let dir = golden(&format!("families/{name}"));
+    let config = ModelConfig::read(Place::unguarded(&*dir)).unwrap();
+    Rc::new(Model::load(Place::unguarded(&*dir), &config, Device::Cpu).unwrap())
+}
+
 /// GPT-2 with these settings.
 pub(crate) fn gpt2<'a>(settings: impl IntoIterator<Item = (&'a str, Value)>) -> ModelConfig {
     ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap()
@@ -76,7 +83,23 @@ pub(crate) fn rows() -> Dataset {
     Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default()).unwrap()
 }
 
-/// A loader of these rows without an end.
+/// Rows of so many token ids below 100, and the directory that they are in.
+pub(crate) fn rows_of(lengths: &[usize]) -> (tempfile::TempDir, Dataset) {
+    let dir = tempfile::tempdir().unwrap();
+    let row = |(i, &length): (usize, &usize)| {
+        let ids: Vec<usize> = (0..length).map(|t| (i * 31 + t * (5 + i % 3)) % 97 + 1).collect();
+        json!({ "input_ids": ids, "labels": ids }).to_string()
+    };
+    let path = dir.path().join("rows.jsonl");
+    let lines: Vec<String> = lengths.iter().enumerate().map(row).collect();
+    std::fs::write(&path, lines.join("\n")).unwrap();
+    let rows =
+        Dataset::open(DataSource::unguarded(path.to_str().unwrap()), &OpenOptions::default())
+            .unwrap();
+    (dir, rows)
+}
+
+/// A loader of the golden rows without an end.
 pub(crate) fn loader(micro_batch_size: usize) -> Loader {
     let options = LoaderOptions { micro_batch_size, epochs: None, ..LoaderOptions::default() };
     rows().loader(options).unwrap()

@@ -68,7 +68,7 @@ impl Mlp {
     pub(super) fn shards(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Option<i64> {
         // Texts that are generated are computed each as it is alone.
         let shards = context.tiled_mlp.filter(|_| context.cache.is_none())?;
-        // What autograd differentiates has its graph.
+        // Without a sink autograd differentiates the MLP, and needs the graph of all of it.
         if !p.has_sink() && x.requires_grad() {
             return None;
         }
