@@ -16,17 +16,18 @@ pub(super) fn rms_norm(
     backward: Backward,
     (epsilon, plus_one): (f64, bool),
 ) -> Result<Tensor> {
+    let exact = exact_kind(x.kind());
     let scale = || -> Result<Tensor> {
         Ok(if plus_one {
-            weight.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?
+            weight.f_to_kind(exact)?.f_add_scalar(1.0)?
         } else {
             weight.shallow_clone()
         })
     };
     let Backward::ByHand(sink) = backward else {
-        let exact = x.f_to_kind(Kind::Float)?;
-        let mean = exact.f_square()?.f_mean_dim(&[-1i64][..], true, Kind::Float)?;
-        let unit = exact.f_mul(&mean.f_add_scalar(epsilon)?.f_rsqrt()?)?;
+        let x_exact = x.f_to_kind(exact)?;
+        let mean = x_exact.f_square()?.f_mean_dim(&[-1i64][..], true, exact)?;
+        let unit = x_exact.f_mul(&mean.f_add_scalar(epsilon)?.f_rsqrt()?)?;
         return scaled(unit, &scale()?, x.kind(), plus_one);
     };
     if x.device() != Device::Cpu && !plus_one {
@@ -34,7 +35,7 @@ pub(super) fn rms_norm(
     }
     let (y, reciprocal) = no_grad(|| {
         let width = x.size().last().copied().unwrap_or(1) as f64;
-        let norm = x.f_norm_scalaropt_dim_dtype(2, &[-1i64][..], true, Kind::Float)?;
+        let norm = x.f_norm_scalaropt_dim_dtype(2, &[-1i64][..], true, exact)?;
         let reciprocal = norm.f_square()?.f_div_scalar(width)?.f_add_scalar(epsilon)?.f_rsqrt()?;
         let unit = x.f_mul(&reciprocal)?;
         scaled(unit, &scale()?, x.kind(), plus_one).map(|y| (y, reciprocal))
@@ -43,14 +44,19 @@ pub(super) fn rms_norm(
     own_gradient(&[x, weight], &y, move |grad| {
         no_grad(|| {
             let scale = match plus_one {
-                true => kept.f_to_kind(Kind::Float)?.f_add_scalar(1.0)?,
-                false => kept.f_to_kind(Kind::Float)?,
+                true => kept.f_to_kind(exact)?.f_add_scalar(1.0)?,
+                false => kept.f_to_kind(exact)?,
             };
             let dx = rms_backward(grad, &input, &reciprocal, &scale, sink.as_ref())?;
             Ok(vec![Some(dx), None])
         })
     })?;
     Ok(y)
+}
+
+/// The format in which rows of this one are normalized: float32, or float64 for its own.
+fn exact_kind(kind: Kind) -> Kind {
+    if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }
 
 /// `unit`, float32 or in the format of the model, times the weight: as transformers rounds it.
@@ -70,7 +76,7 @@ fn rms_backward(
     sink: Option<&ParamSink>,
 ) -> Result<Tensor> {
     let width = scale.numel() as i64;
-    let grad = grad.f_to_kind(Kind::Float)?;
+    let grad = grad.f_to_kind(scale.kind())?;
     let unit = input.f_mul(reciprocal)?;
     let both = grad.f_mul(&unit)?.f_view([-1, width])?;
     if let Some(sink) = sink {
