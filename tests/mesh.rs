@@ -106,7 +106,7 @@ fn steps(engine: &mut Engine, loader: &mut Loader, count: usize) -> Vec<(f64, f6
 fn of_shape((stages, replicas, autotp_size, stage): Shape, plain: &EngineConfig) -> EngineConfig {
     let micro_batch_size = 2;
     let pipeline = PipelineOptions { stages, ..PipelineOptions::default() };
-    let tensor_parallel = TensorParallelOptions { autotp_size };
+    let tensor_parallel = TensorParallelOptions { autotp_size, ..TensorParallelOptions::default() };
     EngineConfig {
         micro_batch_size,
         gradient_accumulation_steps: GLOBAL_BATCH / micro_batch_size / replicas,

@@ -170,7 +170,7 @@ impl Engine {
                 continue;
             }
             for (index, part) in self.parts_of(i, grad, ShardSpec::of(self.mesh.dp()))? {
-                let is_part = matches!(self.model.split(number, index), Some(Split::Even { .. }));
+                let is_part = self.model.split(number, index).is_some_and(Split::divides);
                 if is_part || self.mesh.place().tp == 0 {
                     counted.push(part);
                 }
