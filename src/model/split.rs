@@ -97,7 +97,8 @@ impl Split {
         let (dim, blocks) = match self {
             Self::Whole | Self::Summed => {
                 let first = parts.first().map(Tensor::shallow_clone);
-                return first.ok_or_else(|| Error::new(Code::Internal, "a parameter without parts"));
+                return first
+                    .ok_or_else(|| Error::new(Code::Internal, "a parameter without parts"));
             }
             Self::Rows(rows) => return Ok(Tensor::f_cat(parts, 0)?.f_narrow(0, 0, *rows)?),
             Self::Even { dim, blocks } => (dim, blocks),

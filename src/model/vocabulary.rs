@@ -67,7 +67,8 @@ impl VocabularyPart {
         LocalIds { elsewhere, .. }: &LocalIds,
     ) -> Result<(Tensor, Tensor)> {
         let own = logits.f_masked_fill(elsewhere, 0.0)?;
-        let all = Tensor::f_stack(&self.ranks.gather(&Tensor::f_stack(&[normalizer, &own], 0)?)?, 1)?;
+        let all =
+            Tensor::f_stack(&self.ranks.gather(&Tensor::f_stack(&[normalizer, &own], 0)?)?, 1)?;
         let (normalizers, logits) = (all.f_select(0, 0)?, all.f_select(0, 1)?);
         let sum = logits.f_sum_dim_intlist(0i64, false, Kind::Float)?;
         Ok((normalizers.f_logsumexp(0i64, false)?, sum))

@@ -113,7 +113,8 @@ impl Embedding {
             Some(local) => local.ids.shallow_clone(),
             None => ids.f_reshape([-1i64])?,
         };
-        let own = |rows: Tensor| local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows));
+        let own =
+            |rows: Tensor| local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows));
         let rows = || -> Result<Tensor> {
             let rows = match p.codes(self.weight) {
                 Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
