@@ -211,7 +211,8 @@ fn a_mesh_has_the_average_of_one_rank() {
         let dir = tempfile::tempdir().unwrap();
         threads(stages * autotp_size, |group| {
             let pipeline = PipelineOptions { stages, ..PipelineOptions::default() };
-            let tensor_parallel = TensorParallelOptions { autotp_size };
+            let tensor_parallel =
+                TensorParallelOptions { autotp_size, ..TensorParallelOptions::default() };
             let mesh = MeshConfig { pipeline, tensor_parallel };
             let (micro_batch_size, gradient_accumulation_steps) = (2, 2);
             let config =

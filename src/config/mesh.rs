@@ -20,13 +20,19 @@ option_table! {
 }
 
 option_table! {
-    /// Tensor parallelism: ranks share each layer, attention by heads and MLP by inner activations.
+    /// Tensor parallelism: ranks share each layer, attention by heads, MLP by inner activations, embedding
+    /// and head by rows of the vocabulary.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct TensorParallelOptions {
         /// how many ranks share a layer; 1 is none. They must divide the heads, the heads of keys and
         /// values, and the inner activations
         #[option(default = 1, range = 1..=MOST_RANKS)]
         pub autotp_size: usize,
+        /// whether a rank has a part of the tokens of each row between attention and MLP while it trains,
+        /// which divides the memory of norms, dropout and sums (Megatron-LM's sequence parallelism). Rows
+        /// must be a multiple of `autotp_size` long
+        #[option(default = false)]
+        pub sequence_parallel: bool,
     }
 }
 
@@ -74,8 +80,8 @@ option_table! {
         /// made with `engine.train_batch`
         #[option(default = PipelineOptions::default())]
         pub pipeline: PipelineOptions,
-        /// tensor parallelism: ranks share each layer; embeddings, norms and the head are whole on all of
-        /// them
+        /// tensor parallelism: ranks share each layer, the embedding of tokens and the head; norms are whole
+        /// on all of them
         #[option(default = TensorParallelOptions::default())]
         pub tensor_parallel: TensorParallelOptions,
     }
@@ -88,6 +94,13 @@ impl MeshConfig {
     /// [`Code::BadValue`] where these do not divide the ranks, with the numbers.
     pub fn shape(self, ranks: usize) -> Result<MeshShape> {
         let (pp, tp) = (self.pipeline.stages, self.tensor_parallel.autotp_size);
+        if tp == 1 && self.tensor_parallel.sequence_parallel {
+            let message = "`sequence_parallel` divides the tokens among ranks that share layers, and \
+                           `autotp_size` is 1";
+            return Err(Error::new(Code::BadValue, message)
+                .option("tensor_parallel.sequence_parallel")
+                .hint("set autotp_size to the number of ranks that share a layer"));
+        }
         let each = self.ranks_of_a_replica();
         if ranks.is_multiple_of(each) && ranks > 0 {
             return Ok(MeshShape { pp, dp: ranks / each, tp });
@@ -163,7 +176,10 @@ mod tests {
     fn what_is_no_stage_and_shares_no_layer_is_a_replica() {
         let mesh = |stages, autotp_size| MeshConfig {
             pipeline: PipelineOptions { stages, ..PipelineOptions::default() },
-            tensor_parallel: TensorParallelOptions { autotp_size },
+            tensor_parallel: TensorParallelOptions {
+                autotp_size,
+                ..TensorParallelOptions::default()
+            },
         };
         assert_eq!(mesh(2, 1).shape(6).unwrap(), MeshShape { pp: 2, dp: 3, tp: 1 });
         assert_eq!(mesh(2, 2).shape(8).unwrap(), MeshShape { pp: 2, dp: 2, tp: 2 });

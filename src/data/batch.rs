@@ -194,6 +194,8 @@ pub(super) struct BatchPosition {
     pub(super) first_row: u64,
     /// Rows in the batch; filled up with rows that have no target where there are fewer.
     pub(super) len: usize,
+    /// Rows are padded to a multiple of so many tokens.
+    pub(super) pad_to_multiple_of: usize,
     pub(super) device: Device,
 }
 
@@ -215,7 +217,7 @@ pub(super) fn assemble(
     let asked = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
     // Rows with labels of their own may be padded: what fills them up counts in no loss.
     let pad_id = asked.or(schema.field_with_name(LABELS).ok().map(|_| 0));
-    table.even_out(pad_id, place.first_row)?;
+    table.even_out(pad_id, place)?;
     let documents = table.documents();
     let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
         let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
@@ -316,21 +318,33 @@ impl Table {
         self.labels[from..].iter_mut().flatten().for_each(|label| *label = IGNORE_INDEX);
     }
 
-    /// Brings all rows to the length of the longest, if they may be padded.
-    fn even_out(&mut self, pad_id: Option<i64>, first_row: u64) -> Result<()> {
-        let longest = longest_of(&self.input_ids);
+    /// Brings all rows to the length of the longest, or to the next multiple that was asked for, if they
+    /// may be padded.
+    fn even_out(&mut self, pad_id: Option<i64>, place: &BatchPosition) -> Result<()> {
+        let multiple = place.pad_to_multiple_of;
+        let longest = longest_of(&self.input_ids).next_multiple_of(multiple);
         // One at least, so that a batch without any label has a shape.
-        let of_labels = if self.has_pairs { longest_of(&self.labels).max(1) } else { longest };
+        let of_labels = match self.has_pairs {
+            true => longest_of(&self.labels).max(1).next_multiple_of(multiple),
+            false => longest,
+        };
         self.labels.iter_mut().for_each(|row| row.resize(of_labels, IGNORE_INDEX));
         let Some(short) = self.input_ids.iter().position(|row| row.len() != longest) else {
             return Ok(());
         };
         let Some(pad_id) = pad_id else {
-            let (len, row) = (self.input_ids[short].len(), first_row + short as u64);
-            let message = format!(
-                "row {row} has {len} tokens, and another of its batch has {longest}: the rows of a \
-                 batch must have one length"
-            );
+            let (len, row) = (self.input_ids[short].len(), place.first_row + short as u64);
+            let message = if self.input_ids.iter().all(|row| row.len() == len) {
+                format!(
+                    "row {row} has {len} tokens, no multiple of `pad_to_multiple_of` {multiple}, and \
+                     its dataset has no padding"
+                )
+            } else {
+                format!(
+                    "row {row} has {len} tokens, and another of its batch has {longest}: the rows of \
+                     a batch must have one length"
+                )
+            };
             return Err(Error::new(Code::Data, message).hint(
                 "call .pack(seq_len) before .loader, or .tokenize with padding: \"longest\"",
             ));

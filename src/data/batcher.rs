@@ -20,6 +20,8 @@ pub struct LoaderOptions {
     pub epochs: Option<u64>,
     /// Whether a last block that is not full is left out.
     pub drop_last: bool,
+    /// The rows of a batch are padded to a multiple of so many tokens.
+    pub pad_to_multiple_of: usize,
     /// How many batches a thread keeps ready; 0 is none, and no thread.
     pub prefetch_factor: usize,
     /// This process's number.
@@ -36,6 +38,7 @@ impl Default for LoaderOptions {
             micro_batch_size: 1,
             epochs: Some(1),
             drop_last: false,
+            pad_to_multiple_of: 1,
             prefetch_factor: 2,
             rank: 0,
             world_size: 1,
@@ -133,12 +136,14 @@ impl Batcher {
     /// This rank's part of a block.
     fn cut(&self, block: &RecordBatch) -> Result<Batch> {
         let LoaderOptions { micro_batch_size, rank, world_size, device, .. } = self.options;
+        let pad_to_multiple_of = self.options.pad_to_multiple_of;
         let from = (rank * micro_batch_size).min(block.num_rows());
         let len = micro_batch_size.min(block.num_rows() - from);
         let place = BatchPosition {
             epoch: self.state.epoch,
             first_row: self.state.row + from as u64,
             len: if world_size == 1 { len } else { micro_batch_size },
+            pad_to_multiple_of,
             device,
         };
         assemble(block.slice(from, len), &block.slice(0, 1), &place)

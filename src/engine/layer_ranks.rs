@@ -21,6 +21,12 @@ impl LayerRanks for TensorGroup {
         self.0.all_reduce(tensor, ReduceOp::Sum)
     }
 
+    fn sum_parts(&self, parts: &Tensor) -> Result<Tensor> {
+        let part = Tensor::f_empty(&parts.size()[1..], (parts.kind(), parts.device()))?;
+        self.0.reduce_scatter(&part, parts, ReduceOp::Sum)?;
+        Ok(part)
+    }
+
     fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>> {
         let here = part.f_to_device(self.0.device())?.f_contiguous()?;
         let shape = [&[self.0.world_size() as i64], &here.size()[..]].concat();

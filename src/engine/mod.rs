@@ -92,7 +92,7 @@ use crate::{
     dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     fs::Place,
-    model::{LayerRanks, LossFunction, Model, Pipeline},
+    model::{LossFunction, Model, Pipeline, Sharing},
     optim::{GroupRates, Optimizer, StateForm, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
 };
@@ -205,9 +205,11 @@ impl Engine {
             checkpointing.check(model.blocks())?;
         }
         let mesh = Rc::new(Mesh::new(&group, mesh_shape)?);
-        let sharers = (mesh_shape.tp > 1)
-            .then(|| Rc::new(TensorGroup(Rc::clone(mesh.tp()))) as Rc<dyn LayerRanks>);
-        model.cut(placement.layers(mesh.place().pp), sharers)?;
+        let sharing = (mesh_shape.tp > 1).then(|| Sharing {
+            ranks: Rc::new(TensorGroup(Rc::clone(mesh.tp()))),
+            sequence_parallel: config.mesh.tensor_parallel.sequence_parallel,
+        });
+        model.cut(placement.layers(mesh.place().pp), sharing)?;
         let (dp, world_size) = (mesh.dp(), mesh.dp().world_size());
         let shard = config.zero.shards_optimizer(world_size).then(|| ShardSpec::of(dp));
         let plan = optimizer_plan(&model, &config, world_size, shard)?;

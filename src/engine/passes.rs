@@ -44,6 +44,7 @@ impl Engine {
                 .hint("use `model.logits` or `engine.evaluate` in it"));
         }
         self.check_batch(batch)?;
+        self.model.check_sharing_of_tokens(batch.input_ids(), batch.labels())?;
         self.row_tokens = batch.input_ids().size()[1];
         if micro_step == self.config.gradient_accumulation_steps {
             return Err(step_is_due(micro_step));

@@ -119,7 +119,7 @@ impl Pass {
         let begun = Context::new(&self.masks);
         let tiled_mlp = model.tiled_mlp();
         let mut context = Context { train: true, objective, recorder, sparse, tiled_mlp, ..begun };
-        let params = gathered.params(i, with_graph.then_some(&self.sink));
+        let params = gathered.params(i, with_graph.then_some(&self.sink)).of_training();
         let output = layer.layer().forward(&params, input, &mut context);
         model.draw_from(None);
         let output = output?;

@@ -170,7 +170,7 @@ impl Engine {
                 continue;
             }
             for (index, part) in self.parts_of(i, grad, ShardSpec::of(self.mesh.dp()))? {
-                let is_part = matches!(self.model.split(number, index), Some(Split::Even { .. }));
+                let is_part = self.model.split(number, index).is_some_and(Split::divides);
                 if is_part || self.mesh.place().tp == 0 {
                     counted.push(part);
                 }
@@ -200,15 +200,25 @@ impl Engine {
             return Ok(());
         }
         let shard = self.master_weights.shard().unwrap_or(ShardSpec::WHOLE);
+        let mut parts = Vec::new();
         for (i, grad) in grads.iter().enumerate() {
             let number = self.model.unit_number(i);
-            for (index, part) in self.parts_of(i, grad, shard)? {
-                if self.model.split(number, index) == Some(&Split::Summed) {
-                    let sum = part.f_to_device(tp.device())?;
-                    tp.all_reduce(&sum, ReduceOp::Sum)?;
-                    part.shallow_clone().f_copy_(&sum)?;
-                }
-            }
+            let is_summed = |index| self.model.split(number, index) == Some(&Split::Summed);
+            let of_unit = self.parts_of(i, grad, shard)?.into_iter();
+            parts.extend(of_unit.filter(|&(index, _)| is_summed(index)).map(|(_, part)| part));
+        }
+        if parts.is_empty() {
+            return Ok(());
+        }
+        // They are small and many: one sum of all of them.
+        let there = parts.iter().map(|part| part.f_to_device(tp.device()));
+        let sums = Tensor::f_cat(&there.collect::<std::result::Result<Vec<_>, _>>()?, 0)?;
+        tp.all_reduce(&sums, ReduceOp::Sum)?;
+        let mut at = 0;
+        for mut part in parts {
+            let numel = part.numel() as i64;
+            part.f_copy_(&sums.f_narrow(0, at, numel)?)?;
+            at += numel;
         }
         Ok(())
     }

@@ -3,10 +3,10 @@
 //! A model knows all of its layers and parameters by name. Once it is cut, the layers and units that
 //! it gives out are those of this rank's stage; the others have shapes, and no memory.
 
-use std::{ops::Range, rc::Rc};
+use std::ops::Range;
 
 use super::{
-    FlatUnit, LayerRanks, Model, ModelLayer, Run, Split,
+    FlatUnit, Model, ModelLayer, RowsHere, Run, Sharing, Split,
     part::{Shared, Stage, UnitPart},
     tensor_parallel::TensorParallel,
 };
@@ -22,10 +22,10 @@ impl Model {
     /// # Errors
     /// [`Code::BadValue`] for a model that is cut otherwise, or whose parameters another engine has
     /// shared out among its ranks.
-    pub fn cut(&self, range: Range<usize>, sharers: Option<Rc<dyn LayerRanks>>) -> Result<()> {
+    pub fn cut(&self, range: Range<usize>, sharing: Option<Sharing>) -> Result<()> {
         let known = self.stage.get().map_or(0..self.layers.len(), |stage| stage.range.clone());
-        let place = self.tensor_parallel().map(|tp| (tp.rank(), tp.size()));
-        if known == range && place == sharers.as_ref().map(|sharers| sharers.place()) {
+        let shared = self.tensor_parallel().map(|tp| tp.sharing().facts());
+        if known == range && shared == sharing.as_ref().map(Sharing::facts) {
             return Ok(());
         }
         self.check_uncut()?;
@@ -37,8 +37,8 @@ impl Model {
             return Err(Error::new(Code::BadValue, what));
         }
         let mut stage = Stage::of((&self.layers, &self.units), range);
-        if let Some(sharers) = sharers {
-            let tp = TensorParallel::new(sharers);
+        if let Some(sharing) = sharing {
+            let tp = TensorParallel::new(sharing);
             let shared = Shared::of((&self.layers, &self.units), tp, self.device)?;
             let unit = |&number: &usize| shared.unit(&self.units[number], number, self.device);
             stage.units = stage.numbers.iter().map(unit).collect::<Result<Vec<_>>>()?.into();
@@ -97,7 +97,7 @@ impl Model {
     pub fn joined(&self, number: usize, index: usize, part: &Tensor) -> Result<Tensor> {
         match self.shared() {
             Some(shared) => match &shared.splits[number][index] {
-                split @ Split::Even { .. } => split.join(&shared.tp.gather(part)?),
+                split if split.divides() => split.join(&shared.tp.gather(part)?),
                 _ => Ok(part.shallow_clone()),
             },
             None => Ok(part.shallow_clone()),
@@ -132,11 +132,22 @@ impl Model {
         self.tensor_parallel().iter().for_each(|tp| tp.draw_from(seed));
     }
 
+    /// Refuses rows whose tokens the ranks cannot have equal parts of, where each has a part of them
+    /// while it trains.
+    ///
+    /// # Errors
+    /// [`Code::Shape`] with the numbers.
+    pub fn check_sharing_of_tokens(&self, input_ids: &Tensor, labels: &Tensor) -> Result<()> {
+        let Some(tp) = self.tensor_parallel() else { return Ok(()) };
+        [input_ids, labels].into_iter().try_for_each(|ids| tp.check_tokens(ids.size()[1]))
+    }
+
     /// Refuses so many ranks for a layer where they do not divide it.
     ///
     /// # Errors
     /// [`Code::BadValue`] with the numbers.
     pub fn check_sharing(&self, ranks: usize) -> Result<()> {
+        self.check_vocabulary(ranks)?;
         let all = self.layers.iter().flat_map(|layer| {
             layer
                 .layer()
@@ -150,6 +161,23 @@ impl Model {
             "`tensor_parallel.autotp_size` {ranks} does not divide the {count} {what} of layer {layer}"
         );
         Err(Error::new(Code::BadValue, message).option("tensor_parallel.autotp_size"))
+    }
+
+    /// Refuses so many ranks that the last would have no row of a vocabulary.
+    fn check_vocabulary(&self, ranks: usize) -> Result<()> {
+        for split in self.layers.iter().flat_map(|layer| layer.layer().splits()) {
+            let (_, Split::Rows(rows)) = split else { continue };
+            let last = RowsHere::of(rows, ranks as i64 - 1, ranks as i64);
+            if last.count == 0 {
+                let message = format!(
+                    "`tensor_parallel.autotp_size` {ranks} leaves a rank no row of a vocabulary of {rows}"
+                );
+                return Err(
+                    Error::new(Code::BadValue, message).option("tensor_parallel.autotp_size")
+                );
+            }
+        }
+        Ok(())
     }
 
     /// The layers of the whole model, also those that are not on this rank.

@@ -87,9 +87,16 @@ impl Initializer {
         })
     }
 
-    /// Gives a rank its part of each parameter, which is whole for a moment.
+    /// Gives a rank its part of each parameter: what it reads of a file is no more; what is drawn is whole for
+    /// a moment.
     fn fill_part(&self, unit: &FlatUnit, part: &UnitPart<'_>) -> Result<()> {
         for ((spec, param), split) in part.specs.iter().zip(unit.params()).zip(part.splits) {
+            if let Self::Files(weights) = self {
+                let runs = split.runs(&spec.shape, part.rank, part.ranks);
+                if weights.fill_runs(&spec.name, &runs, param)? {
+                    continue;
+                }
+            }
             let whole = FlatUnit::absent(vec![spec.clone()], Device::Cpu)?;
             let _ = whole.allocate()?.f_zero_()?;
             match self {

@@ -11,7 +11,11 @@
 
 use std::{fmt, rc::Rc};
 
-use super::{params::Backward, unit_gradient::ParamSink};
+use super::{
+    params::Backward,
+    unit_gradient::ParamSink,
+    vocabulary::{LocalIds, VocabularyPart},
+};
 use crate::{
     bridge::{autograd::own_gradient, ops::product},
     error::{Code, Error, Result},
@@ -92,11 +96,14 @@ struct LossGradient {
     projection: Option<ParamSink>,
 }
 
-/// The sum of the losses of `hidden` `[B, T, C]` through `projection` `[V, C]`, float64 scalar: the
+/// The projection to the vocabulary, `[V, C]`, and which of its rows they are where ranks divide them.
+pub(super) type Projection<'a> = (&'a Tensor, Option<&'a VocabularyPart>);
+
+/// The sum of the losses of `hidden` `[B, T, C]` through the projection, float64 scalar: the
 /// cross-entropy of the targets in slices of the logits. By hand the gradients are made at once, for a backward pass that begins with one over the normalizer.
 pub(super) fn sum_in_slices(
     hidden: &Tensor,
-    projection: &Tensor,
+    (projection, part): Projection<'_>,
     backward: Backward,
     objective: Objective<'_>,
 ) -> Result<Tensor> {
@@ -108,7 +115,7 @@ pub(super) fn sum_in_slices(
     let width = hidden.size().last().copied().unwrap_or(1);
     let flat = hidden.f_detach()?.f_reshape([-1, width])?;
     let (sum, hidden_grad) =
-        no_grad(|| linear_cross_entropy(&flat, &projection.detach(), targets, gradient))?;
+        no_grad(|| linear_cross_entropy(&flat, (&projection.detach(), part), targets, gradient))?;
     if let Some(grad) = hidden_grad {
         let grad = grad.f_view_as(hidden)?;
         own_gradient(&[hidden], &sum, move |_| Ok(vec![Some(grad.shallow_clone())]))?;
@@ -142,18 +149,18 @@ pub(super) fn sum_of_logits(logits: &Tensor, objective: Objective<'_>) -> Result
 /// a target are left out of all products.
 fn linear_cross_entropy(
     hidden: &Tensor,
-    projection: &Tensor,
+    projection: Projection<'_>,
     targets: &Targets,
     gradient: Option<LossGradient>,
 ) -> Result<(Tensor, Option<Tensor>)> {
-    let rows = slice_rows(targets.count(), projection.size()[0], hidden.device());
+    let rows = slice_rows(targets.count(), projection.0.size()[0], hidden.device());
     in_slices(hidden, projection, targets, gradient, rows)
 }
 
 /// [`linear_cross_entropy`] with slices of `rows` rows.
 fn in_slices(
     hidden: &Tensor,
-    projection: &Tensor,
+    (projection, vocabulary): Projection<'_>,
     targets: &Targets,
     gradient: Option<LossGradient>,
     rows: i64,
@@ -167,7 +174,8 @@ fn in_slices(
     for start in (0..n).step_by(rows.max(1) as usize) {
         let len = rows.min(n - start);
         let part = |x: &Tensor| x.f_narrow(0, start, len);
-        let slice = Slice::forward(part(&scored)?, part(&ids)?, projection, buffers.first(len)?)?;
+        let of_slice = (part(&scored)?, part(&ids)?);
+        let slice = Slice::forward(of_slice, (projection, vocabulary), buffers.first(len)?)?;
         let sum = slice.target_logs.f_sum(Kind::Double)?;
         log_sum = Some(log_sum.map_or_else(|| Ok(sum.shallow_clone()), |logs| logs.f_add(&sum))?);
         if let (Some(gradient), Some(scored_grad)) = (&gradient, &scored_grad) {
@@ -228,12 +236,12 @@ impl Buffers {
         Ok(buffer.f_narrow(1, 0, self.vocab)?)
     }
 
-    /// Turns logits into log-probabilities, float32. The kernels read a row, then write it: they may
+    /// Turns the logits of the first `vocab` columns into log-probabilities, float32. The kernels read a row, then write it: they may
     /// write in place.
-    fn log_softmax(&mut self) -> Result<()> {
+    fn log_softmax(&mut self, vocab: i64) -> Result<()> {
         let width = self.logits.size()[1];
-        if width > self.vocab {
-            let rest = self.logits.f_narrow(1, self.vocab, width - self.vocab)?;
+        if width > vocab {
+            let rest = self.logits.f_narrow(1, vocab, width - vocab)?;
             let _ = rest.shallow_clone().f_fill_(f64::NEG_INFINITY)?;
         }
         // CUDA's kernel reads float16 itself.
@@ -247,16 +255,19 @@ impl Buffers {
         Ok(())
     }
 
+    /// The logarithms of the sums of the exponentials of `vocab` logits, `[n, 1]`, which become
+    /// log-probabilities.
+    fn normalized(&mut self, vocab: i64) -> Result<Tensor> {
+        let highest = |x: &Tensor| x.f_amax([1], true)?.f_to_kind(Kind::Float);
+        let logit = highest(&self.logits.f_narrow(1, 0, vocab)?)?;
+        self.log_softmax(vocab)?;
+        Ok(logit.f_sub(&highest(&self.exact)?)?)
+    }
+
     /// Turns log-probabilities into the gradient of the logits times `factor`, softmax - onehot, in the
-    /// format of the model; `target_logs` are those of the targets `ids`.
-    fn logits_grad(
-        &mut self,
-        ids: &Tensor,
-        mut target_logs: Tensor,
-        factor: f64,
-    ) -> Result<Tensor> {
+    /// format of the model; it is `at_target` in the columns `ids`.
+    fn logits_grad(&mut self, ids: &Tensor, at_target: &Tensor, factor: f64) -> Result<Tensor> {
         let (kind, device) = (self.logits.kind(), self.logits.device());
-        let at_target = target_logs.f_expm1_()?;
         let mut columns = self.columns(&self.logits)?;
         if kind == Kind::BFloat16 && device != Device::Cpu {
             // One pass, which rounds as it writes.
@@ -265,7 +276,7 @@ impl Buffers {
             return Ok(columns);
         }
         let mut exact = self.exact.f_exp_()?;
-        let _ = self.columns(&exact)?.f_scatter_(1, ids, &at_target)?;
+        let _ = self.columns(&exact)?.f_scatter_(1, ids, at_target)?;
         match (kind, device) {
             (Kind::Float, _) => {}
             (_, Device::Cpu) => self.logits.f_copy_(&exact.f_mul_scalar_(factor)?)?,
@@ -281,26 +292,44 @@ impl Buffers {
 /// A slice of the rows: what its losses and their gradients share.
 struct Slice {
     hidden: Tensor,
-    /// Target ids `[n, 1]`.
+    /// The columns of the targets, `[n, 1]`.
     ids: Tensor,
+    /// Of which of them another rank has the column, `[n, 1]`, where ranks divide the columns.
+    elsewhere: Option<Tensor>,
     /// The log-probabilities.
     buffers: Buffers,
-    /// The ids of the targets, `[n, 1]`.
+    /// Those of the targets, `[n, 1]`.
     target_logs: Tensor,
 }
 
 impl Slice {
     fn forward(
-        hidden: Tensor,
-        ids: Tensor,
-        projection: &Tensor,
+        (hidden, ids): (Tensor, Tensor),
+        (projection, part): Projection<'_>,
         mut buffers: Buffers,
     ) -> Result<Self> {
         let logits = buffers.columns(&buffers.logits)?;
         let _ = hidden.f_mm_out(&logits, &projection.f_transpose(0, 1)?)?;
-        buffers.log_softmax()?;
-        let target_logs = buffers.exact.f_gather(1, &ids, false)?;
-        Ok(Self { hidden, ids, buffers, target_logs })
+        let Some(part) = part else {
+            buffers.log_softmax(buffers.vocab)?;
+            let target_logs = buffers.exact.f_gather(1, &ids, false)?;
+            return Ok(Self { hidden, ids, elsewhere: None, buffers, target_logs });
+        };
+        let own = buffers.normalized(part.here().count)?;
+        let local = LocalIds::of(&ids, part.here())?;
+        let target_logits = buffers.exact.f_gather(1, &local.ids, false)?.f_add(&own)?;
+        let (all, target_logits) = part.over_ranks(&own, &target_logits, &local)?;
+        let _ = buffers.exact.f_add_(&own.f_sub(&all)?)?;
+        let (ids, elsewhere) = (local.ids, Some(local.elsewhere));
+        Ok(Self { hidden, ids, elsewhere, buffers, target_logs: target_logits.f_sub(&all)? })
+    }
+
+    /// The gradient of the logits of the targets, or of what stands in their place.
+    fn at_target(&mut self) -> Result<Tensor> {
+        let at_target = self.target_logs.f_expm1_()?;
+        let Some(elsewhere) = &self.elsewhere else { return Ok(at_target) };
+        let no_target = self.buffers.exact.f_gather(1, &self.ids, false)?.f_exp()?;
+        Ok(no_target.f_where_self(elsewhere, &at_target)?)
     }
 
     /// Writes the gradient for the rows to `hidden_grad`, and adds that for the projection.
@@ -317,7 +346,8 @@ impl Slice {
             (Kind::Half, _) | (Kind::BFloat16, Device::Cpu) => (scale, 1.0),
             _ => (1.0, scale),
         };
-        let logits_grad = self.buffers.logits_grad(&self.ids, self.target_logs, factor)?;
+        let at_target = self.at_target()?;
+        let logits_grad = self.buffers.logits_grad(&self.ids, &at_target, factor)?;
         product(hidden_grad, (&logits_grad, projection), 0.0, scale)?;
         let Some(sink) = sink else { return Ok(()) };
         let factors = (logits_grad.f_tr()?, self.hidden);
@@ -351,12 +381,12 @@ mod tests {
     };
 
     /// A unit of a projection of this shape, where its gradient goes, and that gradient at the end.
-    struct Projection {
+    struct OneMatrix {
         units: Rc<[FlatUnit]>,
         sink: Sink,
     }
 
-    impl Projection {
+    impl OneMatrix {
         fn new(shape: &[i64]) -> Self {
             let spec = ParamSpec::new("lm_head.weight", shape, Init::Zeros);
             let units: Rc<[FlatUnit]> =
@@ -386,10 +416,10 @@ mod tests {
         let none = || Tensor::from_slice::<i64>(&[]);
         let targets = Targets::new(ids, none(), none());
         let ones = |shape: [i64; 2]| Tensor::ones(shape, (Kind::Float, Device::Cpu));
-        let projection = Projection::new(&[5, 2]);
+        let projection = OneMatrix::new(&[5, 2]);
         let gradient = Some(projection.gradient(1.0));
         let (loss_sum, hidden_grad) =
-            linear_cross_entropy(&ones([3, 2]), &ones([5, 2]), &targets, gradient).unwrap();
+            linear_cross_entropy(&ones([3, 2]), (&ones([5, 2]), None), &targets, gradient).unwrap();
         let sum = |x: &Tensor| x.sum(Kind::Double).double_value(&[]);
         let learned = [hidden_grad.unwrap(), projection.made()];
         assert_eq!((sum(&loss_sum), learned.map(|x| sum(&x))), (0.0, [0.0; 2]));
@@ -421,10 +451,11 @@ mod tests {
         // nll_loss is a mean over the targets.
         let whole = losses * targets.count() as f64;
         (&whole / 7.0).backward();
-        let made = Projection::new(&[vocab, 8]);
+        let made = OneMatrix::new(&[vocab, 8]);
         let gradient = made.gradient(7.0);
         let (loss_sum, hidden_grad) = no_grad(|| {
-            in_slices(&hidden.detach(), &projection.detach(), &targets, Some(gradient), 16)
+            let matrix = (&projection.detach(), None);
+            in_slices(&hidden.detach(), matrix, &targets, Some(gradient), 16)
         })
         .unwrap();
         let projection_grad = made.made();

@@ -32,6 +32,7 @@ mod tiles;
 mod trainable;
 mod unit;
 mod unit_gradient;
+mod vocabulary;
 
 pub use adapters::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TRAINED_WEIGHTS, TargetModules,
@@ -53,9 +54,9 @@ pub use param_spec::{Init, ParamPlace, ParamSpec};
 pub use params::{Params, Places};
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
-pub use split::{Run, Split};
+pub use split::{RowsHere, Run, Split};
 pub use store::{Direction, ParameterStore};
-pub use tensor_parallel::{LayerRanks, TensorParallel};
+pub use tensor_parallel::{LayerRanks, Sharing, TensorParallel};
 pub use unit::FlatUnit;
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 

@@ -14,6 +14,7 @@ use super::{
     tensor_parallel::TensorParallel,
     unit::FlatUnit,
     unit_gradient::{ParamSink, Sink},
+    vocabulary::VocabularyPart,
 };
 use crate::{error::Result, tensor::Tensor};
 
@@ -168,13 +169,15 @@ pub struct Params<'a> {
     sink: Option<&'a Sink>,
     has_adapter: bool,
     tp: Option<&'a TensorParallel>,
+    /// Whether the pass is one of a training, in which a rank may have a part of the tokens.
+    trains: bool,
 }
 
 impl<'a> Params<'a> {
     /// The parameters at `places`. With a `sink` operations add the gradients that they make by hand
     /// there; without one autograd makes all.
     pub(super) fn new(units: &'a [FlatUnit], places: &'a Places, sink: Option<&'a Sink>) -> Self {
-        Self { units, places, sink, has_adapter: true, tp: None }
+        Self { units, places, sink, has_adapter: true, tp: None, trains: false }
     }
 
     /// The same without an adapter, if that `is_off`.
@@ -209,17 +212,58 @@ impl<'a> Params<'a> {
         self.tp.map_or((0, 1), |tp| (tp.rank(), tp.size()))
     }
 
-    /// Enters a region of the layer that the ranks divide, with what all of them have.
+    /// The same in a pass of a training.
+    pub fn of_training(self) -> Self {
+        Self { trains: true, ..self }
+    }
+
+    /// Enters a region of the layer that the ranks divide: the result is what all of them have.
     pub(super) fn enter(&self, x: &Tensor) -> Result<Tensor> {
-        self.tp.map_or_else(|| Ok(x.shallow_clone()), |tp| tp.enter(x))
+        match self.tp {
+            Some(tp) => tp.enter(x, self.has_part_of_tokens()),
+            None => Ok(x.shallow_clone()),
+        }
     }
 
     /// Leaves a region with the sum over the ranks.
     pub(super) fn leave(&self, y: Tensor) -> Result<Tensor> {
         match self.tp {
-            Some(tp) => tp.leave(&y),
+            Some(tp) => tp.leave(&y, self.has_part_of_tokens()),
             None => Ok(y),
         }
+    }
+
+    /// The sum over the ranks of `y`, of which each has made a part outside of a region.
+    pub(super) fn sum(&self, y: Tensor) -> Result<Tensor> {
+        match self.tp {
+            Some(tp) => tp.sum(&y, self.has_part_of_tokens()),
+            None => Ok(y),
+        }
+    }
+
+    /// Whether this rank has a part of the tokens between two regions.
+    fn has_part_of_tokens(&self) -> bool {
+        self.trains && self.tp.is_some_and(|tp| tp.sharing().sequence_parallel)
+    }
+
+    /// The place in the rows of the first of `tokens` tokens that this rank has.
+    pub(super) fn first_token(&self, tokens: i64) -> i64 {
+        self.tp.filter(|_| self.has_part_of_tokens()).map_or(0, |tp| tp.first_token(tokens))
+    }
+
+    /// This rank's tokens of `all`, along dimension 1, of which it has `tokens`.
+    pub(super) fn own_tokens(&self, all: &Tensor, tokens: i64) -> Result<Tensor> {
+        Ok(all.f_narrow(1, self.first_token(tokens), tokens)?)
+    }
+
+    /// The tokens of whole rows, of which this rank has `tokens`.
+    pub(super) fn all_tokens(&self, tokens: i64) -> i64 {
+        if self.has_part_of_tokens() { tokens * self.tp_place().1 } else { tokens }
+    }
+
+    /// This rank's part of a vocabulary of `rows` tokens, where ranks divide it.
+    pub(super) fn vocabulary(&self, rows: i64) -> Option<VocabularyPart> {
+        self.tp.map(|tp| tp.vocabulary(rows))
     }
 
     /// Whether ranks share the layer.

@@ -50,7 +50,12 @@ impl Shared {
         tp: TensorParallel,
         device: Device,
     ) -> Result<Self> {
-        let whole = |unit: &FlatUnit| vec![Split::Whole; unit.specs().len()];
+        // Between regions each rank has other tokens.
+        let undivided = match tp.sharing().sequence_parallel {
+            true => Split::Summed,
+            false => Split::Whole,
+        };
+        let whole = |unit: &FlatUnit| vec![undivided.clone(); unit.specs().len()];
         let mut splits: Vec<Vec<Split>> = units.iter().map(whole).collect();
         for layer in layers {
             for (id, split) in layer.layer().splits() {

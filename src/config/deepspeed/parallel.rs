@@ -40,17 +40,8 @@ const TENSOR_PARALLEL: &[Key] = &[
         kind: Kind::OrNull(&Kind::Any),
         fate: Fate::Refused(WHY_FAMILY),
     },
-    only(
-        "vocab_parallel_lm_head",
-        Kind::OrNull(&Kind::Bool),
-        NO,
-        "the head is whole on all ranks that share layers",
-    ),
-    goes_with(
-        "vocab_parallel_ce_backend",
-        Kind::Word(&["torch", "liger"]),
-        "vocab_parallel_lm_head",
-    ),
+    no_meaning("vocab_parallel_lm_head", Kind::OrNull(&Kind::Bool), WHY_VOCABULARY),
+    no_meaning("vocab_parallel_ce_backend", Kind::Word(&["torch", "liger"]), WHY_VOCABULARY),
     no_meaning("dtype", Kind::Text, "the precision decides"),
     Key { name: "tp", kind: Kind::Block(TP), fate: Fate::Inside },
     Key { name: "tensor_parallel", kind: Kind::Block(TP), fate: Fate::Inside },
@@ -59,6 +50,9 @@ const TENSOR_PARALLEL: &[Key] = &[
     no_meaning("kernel_inject", Kind::Bool, "it is for inference"),
     no_meaning("replace_with_kernel_inject", Kind::Bool, "it is for inference"),
 ];
+
+const WHY_VOCABULARY: &str =
+    "ranks that share layers always divide the vocabulary, and none has all logits of a loss";
 
 const WHY_FAMILY: &str = "dsr knows how the layers of a family are divided";
 

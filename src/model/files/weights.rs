@@ -15,8 +15,8 @@ use super::RepeatedRows;
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
-    model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
-    tensor::{Kind, SafetensorsFile, Tensor},
+    model::{Run, architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
+    tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
 
 /// The file with all weights.
@@ -97,6 +97,29 @@ impl StoredWeights {
             }
         }
         Ok(())
+    }
+
+    /// Fills a part of a parameter, whose elements lie in `runs` of it; false where it is not stored as it is.
+    pub(in crate::model) fn fill_runs(
+        &self,
+        name: &str,
+        runs: &[Run],
+        part: &Tensor,
+    ) -> Result<bool> {
+        if self.repeated.is_some_and(|repeated| repeated.param == name) {
+            return Ok(false);
+        }
+        let StoredTensor { file, name } = &self.tensors[name];
+        // Runs may be short: on the host, and one copy from there.
+        let here = part.f_data()?.f_to_device(Device::Cpu)?;
+        let flat = here.f_view([-1i64])?;
+        for &Run { part, whole, len } in runs {
+            self.files[*file].copy_part(name, whole, &flat.f_narrow(0, part, len)?)?;
+        }
+        if part.device() != Device::Cpu {
+            part.f_data()?.f_copy_(&here)?;
+        }
+        Ok(true)
     }
 
     /// The tensors in the files of `dir`.

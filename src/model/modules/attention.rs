@@ -104,8 +104,8 @@ impl Attention {
     ) -> Result<Tensor> {
         let recorder = context.recorder;
         record(recorder, self.name, || {
-            let [b, t] = [x.size()[0], x.size()[1]];
             let x = &p.enter(x)?;
+            let [b, t] = [x.size()[0], x.size()[1]];
             let y = match context.decode_rows() {
                 None => self.of_whole_rows(p, x, (bias, encoded), context)?,
                 Some(rows) => self.of_next_tokens(p, x, (bias, rows), context)?,

@@ -114,7 +114,7 @@ impl Branch {
 impl Layer for Block {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Activations)?;
-        let tokens = flow.hidden.size()[1];
+        let tokens = params.all_tokens(flow.hidden.size()[1]);
         // A bias by distance is that of the longest text, of which each has the first part.
         let longest = context.texts(tokens).and_then(|texts| texts.into_iter().max());
         let of_tokens = (longest.unwrap_or(tokens), flow.hidden.device());

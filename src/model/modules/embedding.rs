@@ -3,6 +3,8 @@
 //! Their gradients are written by hand: autograd would make one of the size of the whole table, only
 //! to add it to the one that exists.
 
+use std::rc::Rc;
+
 use super::{Linear, Norm, dropout};
 use crate::{
     bridge::{
@@ -17,6 +19,8 @@ use crate::{
         param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
+        split::Split,
+        vocabulary::LocalIds,
     },
     tensor::{Kind, Tensor, no_grad},
 };
@@ -29,6 +33,8 @@ pub(crate) struct Embedding {
     width: i64,
     /// The factor of the rows.
     scale: Option<f64>,
+    /// Whether ranks that share the layer divide the rows, which are those of a vocabulary.
+    is_divided: bool,
 }
 
 impl Embedding {
@@ -40,7 +46,7 @@ impl Embedding {
         init: Init,
     ) -> Self {
         let weight = b.add_of_tokens(name, (rows, width), init);
-        Self { weight, rows, width, scale: None }
+        Self { weight, rows, width, scale: None, is_divided: true }
     }
 
     fn of_positions(
@@ -50,12 +56,23 @@ impl Embedding {
         init: Init,
     ) -> Self {
         let weight = b.add(name, &[rows, width], init);
-        Self { weight, rows, width, scale: None }
+        Self { weight, rows, width, scale: None, is_divided: false }
     }
 
     /// The table of another layer, by its full name.
     pub(crate) fn borrowed(b: &mut LayerBuilder, name: &str, (rows, width): (i64, i64)) -> Self {
-        Self { weight: b.borrow(name), rows, width, scale: None }
+        Self { weight: b.borrow(name), rows, width, scale: None, is_divided: true }
+    }
+
+    /// The same table, which ranks that share the layer have whole.
+    pub(crate) fn whole(self) -> Self {
+        Self { is_divided: false, ..self }
+    }
+
+    /// How ranks divide the table.
+    pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
+        let split = Split::Rows(self.rows);
+        self.is_divided.then_some((self.weight, split)).into_iter().collect()
     }
 
     /// The table.
@@ -68,30 +85,15 @@ impl Embedding {
         Self { scale: Some(scale), ..self }
     }
 
-    /// The rows of `ids` `[B, T]`: `[B, T, width]`.
+    /// The rows of `ids` `[B, T]`: `[B, T, width]`; of this rank's tokens where ranks have parts of them.
     pub(crate) fn lookup(&self, p: &Params<'_>, ids: &Tensor) -> Result<Tensor> {
-        let weight = p.tensor(self.weight);
-        let shape = [&ids.size()[..], &[self.width]].concat();
-        let rows = || -> Result<Tensor> {
-            let ids = ids.f_reshape([-1])?;
-            let rows = match p.codes(self.weight) {
-                Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
-                None => weight.f_index_select(0, &ids)?,
-            };
-            Ok(rows.f_view(&shape[..])?)
-        };
-        let rows = match p.sink(self.weight) {
-            None => rows()?,
-            Some(sink) => {
-                let rows: Tensor = no_grad(rows)?;
-                let ids = ids.f_reshape([-1i64])?;
-                own_gradient(&[weight], &rows, move |grad| {
-                    let width = grad.size().last().copied().unwrap_or(1);
-                    let rows = grad.f_reshape([-1, width])?;
-                    sink.with(|gradient, i| gradient.add_at(i, &ids, &rows))?;
-                    Ok(vec![None])
-                })?;
-                rows
+        let part = p.vocabulary(self.rows).filter(|_| self.is_divided);
+        let rows = match part {
+            None => self.rows(p, ids, None)?,
+            Some(part) => {
+                let local = LocalIds::of(&ids.f_reshape([-1i64])?, part.here())?;
+                // All other ranks have zeros in the place of a row.
+                p.sum(self.rows(p, ids, Some(Rc::new(local)))?)?
             }
         };
         match self.scale {
@@ -101,6 +103,36 @@ impl Embedding {
                 Ok(rows.f_mul(&scale)?)
             }
         }
+    }
+
+    /// The rows of `ids`; with `local` those that this rank has.
+    fn rows(&self, p: &Params<'_>, ids: &Tensor, local: Option<Rc<LocalIds>>) -> Result<Tensor> {
+        let weight = p.tensor(self.weight);
+        let shape = [&ids.size()[..], &[self.width]].concat();
+        let ids = match &local {
+            Some(local) => local.ids.shallow_clone(),
+            None => ids.f_reshape([-1i64])?,
+        };
+        let own =
+            |rows: Tensor| local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows));
+        let rows = || -> Result<Tensor> {
+            let rows = match p.codes(self.weight) {
+                Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
+                None => weight.f_index_select(0, &ids)?,
+            };
+            Ok(own(rows)?.f_view(&shape[..])?)
+        };
+        let Some(sink) = p.sink(self.weight) else { return rows() };
+        let rows: Tensor = no_grad(rows)?;
+        let local = local.clone();
+        own_gradient(&[weight], &rows, move |grad| {
+            let width = grad.size().last().copied().unwrap_or(1);
+            let rows = grad.f_reshape([-1, width])?;
+            let rows = local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows))?;
+            sink.with(|gradient, i| gradient.add_at(i, &ids, &rows))?;
+            Ok(vec![None])
+        })?;
+        Ok(rows)
     }
 }
 
@@ -137,12 +169,14 @@ impl Positions {
 
     /// `x` `[B, T, C]` with the rows of their positions added.
     fn add(&self, p: &Params<'_>, x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
+        let tokens = x.size()[1];
         if let Some(documents) = context.masks.documents() {
-            let rows = documents.positions().f_add_scalar(self.first)?;
+            let rows = p.own_tokens(documents.positions(), tokens)?.f_add_scalar(self.first)?;
             return Ok(x.f_add(&self.table.lookup(p, &rows)?)?);
         }
         if let (true, Some(padding)) = (self.skips_padding, context.masks.padding()) {
             let counted = padding.f_cumsum(1, Kind::Int64)?.f_mul(padding)?;
+            let counted = p.own_tokens(&counted, tokens)?;
             let rows = self.table.lookup(p, &counted.f_add_scalar(self.first - 1)?)?;
             return Ok(x.f_add(&rows)?);
         }
@@ -151,8 +185,8 @@ impl Positions {
             return Ok(x.f_add(&self.table.lookup(p, &rows)?)?);
         }
         let weight = p.tensor(self.table.weight);
-        let from = self.first;
-        let sum = || Ok(x.f_add(&weight.f_narrow(0, from, x.size()[1])?)?);
+        let from = self.first + p.first_token(tokens);
+        let sum = || Ok(x.f_add(&weight.f_narrow(0, from, tokens)?)?);
         let Some(sink) = p.sink(self.table.weight) else { return sum() };
         let sum = no_grad(sum)?;
         own_gradient(&[x, weight], &sum, move |grad| {
@@ -277,6 +311,10 @@ impl Layer for Embed {
         }
         profile = profile.with(children);
         Some(tape.cost(profile, hidden))
+    }
+
+    fn splits(&self) -> Vec<(ParamId, Split)> {
+        self.tokens.splits()
     }
 
     fn draws(&self) -> bool {

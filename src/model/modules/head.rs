@@ -18,6 +18,7 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
+        split::Split,
     },
     tensor::{Kind, Tensor},
 };
@@ -106,7 +107,8 @@ fn last_of_texts(x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
 impl Layer for Head {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Buffers)?;
-        let x = self.hidden(params, &flow.hidden, context)?;
+        let x = params.enter(&self.hidden(params, &flow.hidden, context)?)?;
+        let vocabulary = params.vocabulary(self.shape.0);
         let projection = params.tensor(self.projection);
         let logits = || -> Result<Tensor> {
             let rows = x.f_reshape([-1, self.shape.1])?;
@@ -117,12 +119,17 @@ impl Layer for Head {
                     product_of_texts(&rows, Matrix::ByOutputs(projection), None, texts.as_deref())?
                 }
             };
+            let logits = match &vocabulary {
+                Some(part) => part.columns(&logits, self.shape.0)?,
+                None => logits,
+            };
             Ok(logits.f_view([x.size()[0], -1, self.shape.0])?)
         };
         let hidden = match context.objective {
             None => logits()?.f_to_kind(Kind::Float)?,
             Some(objective) if objective.function.is_none() => {
-                loss::sum_in_slices(&x, projection, params.backward(self.projection), objective)?
+                let matrix = (projection, vocabulary.as_ref());
+                loss::sum_in_slices(&x, matrix, params.backward(self.projection), objective)?
             }
             Some(objective) => loss::sum_of_logits(&logits()?, objective)?,
         };
@@ -144,6 +151,10 @@ impl Layer for Head {
         let profile = ModuleProfile::new("", "Head").with(modules);
         let forward = self.buffers(work);
         Some(LayerCost { kept: 0, forward, ..tape.cost(profile, 0) })
+    }
+
+    fn splits(&self) -> Vec<(ParamId, Split)> {
+        vec![(self.projection, Split::Rows(self.shape.0))]
     }
 
     fn draws(&self) -> bool {

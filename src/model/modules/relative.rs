@@ -37,7 +37,7 @@ impl RelativeBias {
         (max_distance, is_bidirectional): (i64, bool),
         init: Init,
     ) -> Self {
-        let table = Embedding::new(b, name, (buckets, heads), init);
+        let table = Embedding::new(b, name, (buckets, heads), init).whole();
         Self { table, buckets, heads, max_distance, is_bidirectional }
     }
 

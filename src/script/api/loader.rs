@@ -25,6 +25,9 @@ use crate::{
 /// More rows than this in a micro batch are a mistake in the recipe.
 const MOST_ROWS: usize = 1 << 24;
 
+/// Padding to a larger multiple is a mistake in the recipe.
+const MOST_MULTIPLE: usize = 1 << 16;
+
 /// More batches than these are not kept ready: there is room for all of them from the start.
 const MOST_READY: usize = 1024;
 
@@ -180,6 +183,9 @@ option_table! {
         /// whether a last batch that is not full is left out
         #[option(default = false)]
         pub drop_last: bool,
+        /// padded rows have a multiple of so many tokens
+        #[option(default = 1, range = 1..=MOST_MULTIPLE)]
+        pub pad_to_multiple_of: usize,
         /// how many batches a thread keeps ready; 0 is none, and no thread
         #[option(default = 2, range = 0..=MOST_READY)]
         pub prefetch_factor: usize,
@@ -206,6 +212,7 @@ pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
         micro_batch_size: table.micro_batch_size,
         epochs: if table.endless { None } else { table.epochs.or(Some(1)) },
         drop_last: table.drop_last,
+        pad_to_multiple_of: table.pad_to_multiple_of,
         prefetch_factor: table.prefetch_factor,
         ..LoaderOptions::default()
     })
