@@ -21,7 +21,8 @@ use crate::{
 /// The meeting place of the ranks.
 pub struct Exchange {
     state: Mutex<State>,
-    turned: Condvar,
+    /// Wakes each rank when it is its turn: one thread, and not all that wait.
+    turned: Vec<Condvar>,
 }
 
 struct State {
@@ -89,7 +90,8 @@ impl Exchange {
             stuck: None,
         };
         state.next();
-        Arc::new(Self { state: Mutex::new(state), turned: Condvar::new() })
+        let turned = (0..ranks).map(|_| Condvar::new()).collect();
+        Arc::new(Self { state: Mutex::new(state), turned })
     }
 
     /// Makes `rank` fail at its collective after so many.
@@ -111,9 +113,13 @@ impl Exchange {
         let mut state = self.lock();
         state.ranks[rank].waits_for = waits_for;
         state.next();
-        self.turned.notify_all();
-        let state = self.await_turn(state, rank);
-        drop(state);
+        self.wake(&state);
+        drop(self.await_turn(state, rank));
+    }
+
+    /// Wakes the rank whose turn it is.
+    fn wake(&self, state: &State) {
+        self.turned[state.turn].notify_one();
     }
 
     fn await_turn<'a>(
@@ -122,7 +128,7 @@ impl Exchange {
         rank: usize,
     ) -> MutexGuard<'a, State> {
         while state.turn != rank {
-            state = self.turned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = self.turned[rank].wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.ranks[rank].waits_for = None;
         state
@@ -263,9 +269,8 @@ impl Member {
         state.ranks[self.rank].has_ended = true;
         if state.turn == self.rank {
             state.next();
+            self.exchange.wake(&state);
         }
-        drop(state);
-        self.exchange.turned.notify_all();
     }
 }
 

@@ -46,12 +46,15 @@ mod tests {
     use crate::{
         bridge::autograd,
         dist::Exchange,
-        model::{Context, Direction, Flow, Masks, Model, ModelConfig, Sink, Split, UnitGradients},
+        model::{
+            Context, Direction, Flow, Masks, Model, ModelConfig, Sharing, Sink, Split,
+            UnitGradients,
+        },
         tensor::{Device, Kind, no_grad},
     };
 
     const ROWS: i64 = 2;
-    const TOKENS: i64 = 7;
+    const TOKENS: i64 = 8;
 
     /// Numbers between -1 and 1 that follow from a name.
     fn numbers(name: &str, shape: &[i64]) -> Tensor {
@@ -62,12 +65,19 @@ mod tests {
     }
 
     /// The output and all gradients of the blocks of a model in float64, of one rank or of one of those
-    /// that share them. What a rank makes by itself of a whole parameter is its own.
-    fn pass(config: &ModelConfig, group: Option<&Rc<ProcessGroup>>) -> BTreeMap<String, Tensor> {
+    /// that share them, which may have parts of the tokens. What a rank makes by itself of a whole
+    /// parameter is its own.
+    fn pass(
+        config: &ModelConfig,
+        sharers: Option<(&Rc<ProcessGroup>, bool)>,
+    ) -> BTreeMap<String, Tensor> {
         let model = Model::from_scratch(config, 1, Device::Cpu).unwrap();
-        if let Some(group) = group {
-            let sharers: Rc<dyn LayerRanks> = Rc::new(TensorGroup(Rc::clone(group)));
-            model.cut(0..model.layers().len(), Some(sharers)).unwrap();
+        let group = sharers.map(|(group, _)| group);
+        let in_parts = sharers.filter(|(_, sequence_parallel)| *sequence_parallel);
+        if let Some((group, sequence_parallel)) = sharers {
+            let ranks = Rc::new(TensorGroup(Rc::clone(group)));
+            let sharing = Some(Sharing { ranks, sequence_parallel });
+            model.cut(0..model.layers().len(), sharing).unwrap();
         }
         model.make_whole().unwrap();
         let (rank, ranks) = group.map_or((0, 1), |g| (g.rank() as i64, g.world_size() as i64));
@@ -83,7 +93,21 @@ mod tests {
             }
         }
         let width = model.units()[0].specs()[0].shape[1];
-        let input = |name| numbers(name, &[ROWS, TOKENS, width]).set_requires_grad(true);
+        // This rank's tokens, and those of all ranks.
+        let own = |all: Tensor| match in_parts {
+            Some(_) => all.narrow(1, rank * TOKENS / ranks, TOKENS / ranks),
+            None => all,
+        };
+        let all = |own: Tensor| match in_parts {
+            Some((group, _)) => {
+                let ranks = TensorGroup(Rc::clone(group));
+                Tensor::cat(&ranks.gather(&own).unwrap(), 1)
+            }
+            None => own,
+        };
+        let input = |name| {
+            own(numbers(name, &[ROWS, TOKENS, width])).detach().copy().set_requires_grad(true)
+        };
         let inputs = [input("of the blocks"), input("of a decoder")];
         let sink = Sink::new(model.units(), Kind::Double);
         let masks = Masks::default();
@@ -97,7 +121,7 @@ mod tests {
             if layer.block.is_some() {
                 let gathered = model.gather(i, Direction::Forward).unwrap();
                 let mut context = Context { train: true, ..Context::new(&masks) };
-                let params = gathered.params(i, Some(&sink));
+                let params = gathered.params(i, Some(&sink)).of_training();
                 flow = layer.layer().forward(&params, &flow, &mut context).unwrap();
                 places.extend(layer.places().all());
             }
@@ -106,16 +130,17 @@ mod tests {
         sink.turn_to(&step).unwrap();
         let params = places.iter().map(|at| &model.units()[at.unit].params()[at.index]);
         let of: Vec<&Tensor> = inputs.iter().chain(params).collect();
-        let weight = numbers("of the output", &flow.hidden.size());
+        let weight = own(numbers("of the output", &[ROWS, TOKENS, width]));
         let mut grads = autograd::grad(&[(&flow.hidden, &weight)], &of).unwrap();
         let rest = grads.split_off(2);
         for (at, grad) in places.iter().zip(rest) {
             let Some(grad) = grad else { continue };
             step.borrow_mut().open(at.unit).unwrap().add(&[(at.index, grad)]).unwrap();
         }
-        let mut found = BTreeMap::from([("output".to_owned(), flow.hidden.detach())]);
+        let mut found = BTreeMap::from([("output".to_owned(), all(flow.hidden.detach()))]);
         let names = ["input", "input of the decoder"].map(str::to_owned);
-        found.extend(names.into_iter().zip(grads).filter_map(|(name, grad)| Some((name, grad?))));
+        let of_inputs = names.into_iter().zip(grads);
+        found.extend(of_inputs.filter_map(|(name, grad)| Some((name, all(grad?)))));
         for (u, unit) in model.units().iter().enumerate() {
             let Some(gradient) = step.borrow_mut().take(u) else { continue };
             let parts = unit.views(&gradient.complete().unwrap());
@@ -174,11 +199,11 @@ mod tests {
         for (family, config) in models() {
             let expected = pass(&config, None);
             assert!(expected.len() > 8, "{family}: {:?}", expected.keys());
-            for ranks in [2, 4] {
+            for (ranks, in_parts) in [(2, false), (4, false), (2, true), (4, true)] {
                 let exchange = Exchange::new(ranks, 1);
                 let rank = |number| {
                     let group = ProcessGroup::in_process(&exchange, number, Device::Cpu).unwrap();
-                    pass(&config, Some(&Rc::new(group)))
+                    pass(&config, Some((&Rc::new(group), in_parts)))
                 };
                 let rank = &rank;
                 let all: Vec<_> = thread::scope(|scope| {
@@ -194,7 +219,7 @@ mod tests {
                         assert!(largest > 1e-6, "{family}: {name} has no gradient");
                         assert!(
                             off <= 1e-12 * largest,
-                            "{family}, {ranks} ranks: {name} is off by {off} of {largest}"
+                            "{family}, {ranks} ranks, {in_parts}: {name} is off by {off} of {largest}"
                         );
                     }
                 }
