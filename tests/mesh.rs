@@ -3,9 +3,11 @@
 //! Ranks are threads where nothing is drawn at random. All trainings have the same rows a step.
 
 mod adapters;
+mod generation;
 mod long_rows;
 mod recipes;
 mod shared_layers;
+mod tied;
 mod turns;
 
 use std::{path::Path, rc::Rc};
