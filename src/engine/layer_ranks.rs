@@ -5,8 +5,8 @@ use std::rc::Rc;
 use crate::{
     dist::{ProcessGroup, ReduceOp},
     error::Result,
-    model::LayerRanks,
     tensor::Tensor,
+    tensor_parallel::LayerRanks,
 };
 
 /// A group of ranks that share layers.

@@ -11,12 +11,14 @@ use super::{
     codes::Codes,
     param_id::ParamId,
     param_spec::{Init, ParamPlace, ParamSpec},
-    tensor_parallel::TensorParallel,
     unit::FlatUnit,
     unit_gradient::{ParamSink, Sink},
-    vocabulary::VocabularyPart,
 };
-use crate::{error::Result, tensor::Tensor};
+use crate::{
+    error::Result,
+    tensor::Tensor,
+    tensor_parallel::{TensorParallel, VocabularyPart},
+};
 
 /// Collects the parameters of a layer.
 #[derive(Debug, Default)]

@@ -18,9 +18,9 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
-        split::Split,
     },
     tensor::{Kind, Tensor},
+    tensor_parallel::Split,
 };
 
 /// Bytes of a token id.

@@ -10,36 +10,16 @@
 
 use std::{cell::Cell, fmt, rc::Rc};
 
-use super::{split::RowsHere, vocabulary::VocabularyPart};
+use super::{
+    ranks::{LayerRanks, Sharing},
+    split::RowsHere,
+    vocabulary::VocabularyPart,
+};
 use crate::{
     bridge::autograd::own_gradient,
     error::{Code, Error, Result},
     tensor::{Tensor, manual_seed, mix, no_grad},
 };
-
-/// The ranks that share the layers, as a transport reaches them. All of them make the same calls.
-pub trait LayerRanks {
-    /// This rank's number, and how many there are.
-    fn place(&self) -> (i64, i64);
-
-    /// Sums a tensor over the ranks, in place.
-    fn sum(&self, tensor: &Tensor) -> Result<()>;
-
-    /// Sums `parts`, `[ranks, ...]`, of which rank `i` gets the sum of part `i`.
-    fn sum_parts(&self, parts: &Tensor) -> Result<Tensor>;
-
-    /// The tensors of all ranks, alike in shape, in the order of the ranks.
-    fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>>;
-}
-
-/// How ranks share the layers.
-#[derive(Clone)]
-pub struct Sharing {
-    /// The ranks.
-    pub ranks: Rc<dyn LayerRanks>,
-    /// Whether a rank has a part of the tokens between two regions while it trains.
-    pub sequence_parallel: bool,
-}
 
 /// The ranks that share the layers of a model.
 pub struct TensorParallel {
@@ -54,51 +34,44 @@ impl fmt::Debug for TensorParallel {
     }
 }
 
-impl Sharing {
-    /// The number of this rank and of all, and whether tokens are parted.
-    pub(super) fn facts(&self) -> ((i64, i64), bool) {
-        (self.ranks.place(), self.sequence_parallel)
-    }
-}
-
 impl TensorParallel {
     /// Over these ranks.
-    pub(super) fn new(sharing: Sharing) -> Self {
+    pub(crate) fn new(sharing: Sharing) -> Self {
         Self { sharing, seed: Cell::new(None) }
     }
 
     /// How the ranks share the layers.
-    pub(super) fn sharing(&self) -> &Sharing {
+    pub(crate) fn sharing(&self) -> &Sharing {
         &self.sharing
     }
 
     /// This rank's number.
-    pub(super) fn rank(&self) -> i64 {
+    pub(crate) fn rank(&self) -> i64 {
         self.sharing.ranks.place().0
     }
 
     /// How many ranks there are.
-    pub(super) fn size(&self) -> i64 {
+    pub(crate) fn size(&self) -> i64 {
         self.sharing.ranks.place().1
     }
 
     /// The tensors of all ranks.
-    pub(super) fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>> {
+    pub(crate) fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>> {
         self.sharing.ranks.gather(part)
     }
 
     /// The rows of this rank, of `rows` of a vocabulary.
-    pub(super) fn rows_here(&self, rows: i64) -> RowsHere {
+    pub(crate) fn rows_here(&self, rows: i64) -> RowsHere {
         RowsHere::of(rows, self.rank(), self.size())
     }
 
     /// This rank's part of a vocabulary of `rows` tokens.
-    pub(super) fn vocabulary(&self, rows: i64) -> VocabularyPart {
+    pub(crate) fn vocabulary(&self, rows: i64) -> VocabularyPart {
         VocabularyPart::new(Rc::clone(&self.sharing.ranks), self.rows_here(rows))
     }
 
     /// The seed of a layer that draws, while it runs.
-    pub(super) fn draw_from(&self, seed: Option<u64>) {
+    pub(crate) fn draw_from(&self, seed: Option<u64>) {
         self.seed.set(seed.map(|seed| (seed, 0)));
         if self.sharing.sequence_parallel {
             self.draw_alike();
@@ -127,7 +100,7 @@ impl TensorParallel {
 
     /// Enters a region with `x` `[B, T, C]`, which all ranks have, or of which each has a part where
     /// tokens are `scattered`: its gradient is summed over them.
-    pub(super) fn enter(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
+    pub(crate) fn enter(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
         self.draw_apart();
         let inside = match scattered {
             true => no_grad(|| gathered_tokens(&*self.sharing.ranks, x))?,
@@ -152,7 +125,7 @@ impl TensorParallel {
 
     /// Leaves a region with the sum of all ranks' `y`, which nothing else holds; with its own tokens
     /// of it where they are `scattered`.
-    pub(super) fn leave(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+    pub(crate) fn leave(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
         let sum = self.sum(y, scattered)?;
         self.draw_alike();
         Ok(sum)
@@ -160,7 +133,7 @@ impl TensorParallel {
 
     /// The sum of all ranks' `y` `[B, T, C]`, which nothing else holds; its own tokens of it where they
     /// are `scattered`.
-    pub(super) fn sum(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+    pub(crate) fn sum(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
         let ranks = &self.sharing.ranks;
         let whole = no_grad(|| y.f_data())?;
         let sum = match scattered {
@@ -185,7 +158,7 @@ impl TensorParallel {
     }
 
     /// The first of this rank's tokens, of which it has `tokens`.
-    pub(super) fn first_token(&self, tokens: i64) -> i64 {
+    pub(crate) fn first_token(&self, tokens: i64) -> i64 {
         self.rank() * tokens
     }
 
@@ -193,7 +166,7 @@ impl TensorParallel {
     ///
     /// # Errors
     /// [`Code::Shape`] with the numbers.
-    pub(super) fn check_tokens(&self, tokens: i64) -> Result<()> {
+    pub(crate) fn check_tokens(&self, tokens: i64) -> Result<()> {
         let ranks = self.size();
         if !self.sharing.sequence_parallel || tokens % ranks == 0 {
             return Ok(());
