@@ -227,6 +227,14 @@ impl<'a> Params<'a> {
         }
     }
 
+    /// The same for the loss, which no region leaves.
+    pub(super) fn enter_loss(&self, x: &Tensor) -> Result<Tensor> {
+        match self.tp {
+            Some(tp) => tp.shared(x, self.has_part_of_tokens()),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
     /// Leaves a region with the sum over the ranks.
     pub(super) fn leave(&self, y: Tensor) -> Result<Tensor> {
         match self.tp {

@@ -6,9 +6,14 @@
 //!
 //! With sequence parallelism (Korthikanti et al. 2022) a rank has a part of the tokens of each row
 //! between two regions while it trains. A region is then entered with the tokens of all ranks, and each
-//! rank leaves it with the sum of its own tokens; the gradient goes the other way again.
+//! rank leaves it with the sum of its own tokens; the gradient goes the other way again. The tokens of the
+//! other ranks are let go of where a region is left, and gathered once more for its backward pass.
 
-use std::{cell::Cell, fmt, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+};
 
 use super::{
     ranks::{LayerRanks, Sharing},
@@ -16,7 +21,7 @@ use super::{
     vocabulary::VocabularyPart,
 };
 use crate::{
-    bridge::autograd::own_gradient,
+    bridge::{autograd::own_gradient, storage},
     error::{Code, Error, Result},
     tensor::{Tensor, manual_seed, mix, no_grad},
 };
@@ -26,6 +31,28 @@ pub struct TensorParallel {
     sharing: Sharing,
     /// The seed of the layer that runs, if it draws random numbers, and how often it was mixed.
     seed: Cell<Option<(u64, u64)>>,
+    /// What the region that runs has gathered.
+    entered: RefCell<Vec<Gathered>>,
+}
+
+/// The tokens of all ranks, which a backward pass needs again.
+struct Gathered {
+    whole: Tensor,
+    /// This rank's.
+    part: Tensor,
+}
+
+impl Gathered {
+    fn release(&self) -> Result<()> {
+        storage::release(&self.whole)
+    }
+
+    fn bring(&self, ranks: &dyn LayerRanks) -> Result<()> {
+        storage::allocate(&self.whole)?;
+        let parts = ranks.gather(&self.part)?;
+        let _ = no_grad(|| Tensor::f_cat_out(&self.whole.f_data()?, &parts, 1))?;
+        Ok(())
+    }
 }
 
 impl fmt::Debug for TensorParallel {
@@ -37,7 +64,7 @@ impl fmt::Debug for TensorParallel {
 impl TensorParallel {
     /// Over these ranks.
     pub(crate) fn new(sharing: Sharing) -> Self {
-        Self { sharing, seed: Cell::new(None) }
+        Self { sharing, seed: Cell::new(None), entered: RefCell::default() }
     }
 
     /// How the ranks share the layers.
@@ -102,6 +129,17 @@ impl TensorParallel {
     /// tokens are `scattered`: its gradient is summed over them.
     pub(crate) fn enter(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
         self.draw_apart();
+        let inside = self.shared(x, scattered)?;
+        if scattered && x.requires_grad() {
+            let (whole, part) = (inside.shallow_clone(), x.f_detach()?);
+            self.entered.borrow_mut().push(Gathered { whole, part });
+        }
+        Ok(inside)
+    }
+
+    /// `x` for what each rank makes a part of and nothing leaves, such as a loss; otherwise as
+    /// [`TensorParallel::enter`].
+    pub(crate) fn shared(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
         let inside = match scattered {
             true => no_grad(|| gathered_tokens(&*self.sharing.ranks, x))?,
             false if !x.requires_grad() => return Ok(x.shallow_clone()),
@@ -126,7 +164,11 @@ impl TensorParallel {
     /// Leaves a region with the sum of all ranks' `y`, which nothing else holds; with its own tokens
     /// of it where they are `scattered`.
     pub(crate) fn leave(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
-        let sum = self.sum(y, scattered)?;
+        let mut entered = self.entered.take();
+        if !y.requires_grad() {
+            entered.clear();
+        }
+        let sum = self.summed(y, scattered, entered)?;
         self.draw_alike();
         Ok(sum)
     }
@@ -134,6 +176,12 @@ impl TensorParallel {
     /// The sum of all ranks' `y` `[B, T, C]`, which nothing else holds; its own tokens of it where they
     /// are `scattered`.
     pub(crate) fn sum(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+        self.summed(y, scattered, Vec::new())
+    }
+
+    /// The same, which lets go of what was gathered until the backward pass.
+    fn summed(&self, y: &Tensor, scattered: bool, gathered: Vec<Gathered>) -> Result<Tensor> {
+        gathered.iter().try_for_each(Gathered::release)?;
         let ranks = &self.sharing.ranks;
         let whole = no_grad(|| y.f_data())?;
         let sum = match scattered {
@@ -147,6 +195,7 @@ impl TensorParallel {
         if y.requires_grad() {
             let ranks = Rc::clone(ranks);
             own_gradient(&[y], &sum, move |grad| {
+                gathered.iter().try_for_each(|gathered| gathered.bring(&*ranks))?;
                 let whole = match scattered {
                     true => gathered_tokens(&*ranks, grad)?,
                     false => grad.shallow_clone(),
