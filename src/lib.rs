@@ -47,6 +47,7 @@ pub mod optim;
 pub mod quantize;
 pub mod sparse;
 pub mod swap;
+pub mod tensor_parallel;
 
 pub mod generation;
 

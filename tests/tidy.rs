@@ -41,12 +41,19 @@ const LAYERS: &[(&str, &str)] = &[
     ("kv_cache", "error bridge tensor"),
     ("masks", "tensor"),
     ("cost", "config bridge tensor"),
-    ("model", "error hash fs config rope bridge tensor sparse quantize kv_cache masks cost"),
+    ("tensor_parallel", "error bridge tensor"),
+    (
+        "model",
+        "error hash fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
+    ),
     ("optim", "error config bridge tensor dist quantize"),
     ("generation", "error fs config tensor data kv_cache model"),
     ("checkpoint", "error fs units config tensor"),
     ("swap", "error fs units bridge tensor"),
-    ("engine", "error fs config bridge tensor dist data model optim checkpoint swap"),
+    (
+        "engine",
+        "error fs config bridge tensor tensor_parallel dist data model optim checkpoint swap",
+    ),
     ("run", "error hash foreign fs units config data checkpoint engine"),
     ("launch", "error fs config dist run"),
     ("recipe", "error hash fs units config permission hub data model run"),
@@ -96,8 +103,7 @@ const WORDS: &[(&str, &[&str], &str)] = &[
     ("super::super", &[], "write crate:: and the path"),
 ];
 
-/// Who may open files by their paths: the file layer, and the hub's client in the cache that it shares with
-/// Python.
+/// Who may open files by their paths: the file layer, and the hub's client in Python's cache.
 const FILE_USERS: &[&str] = &[
     "src/fs",
     "src/hub",

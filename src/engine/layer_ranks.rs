@@ -5,8 +5,8 @@ use std::rc::Rc;
 use crate::{
     dist::{ProcessGroup, ReduceOp},
     error::Result,
-    model::LayerRanks,
     tensor::Tensor,
+    tensor_parallel::LayerRanks,
 };
 
 /// A group of ranks that share layers.
@@ -46,11 +46,9 @@ mod tests {
     use crate::{
         bridge::autograd,
         dist::Exchange,
-        model::{
-            Context, Direction, Flow, Masks, Model, ModelConfig, Sharing, Sink, Split,
-            UnitGradients,
-        },
+        model::{Context, Direction, Flow, Masks, Model, ModelConfig, Sink, UnitGradients},
         tensor::{Device, Kind, no_grad},
+        tensor_parallel::{Sharing, Split},
     };
 
     const ROWS: i64 = 2;

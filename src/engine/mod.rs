@@ -92,9 +92,10 @@ use crate::{
     dist::{Mesh, ProcessGroup, ShardSpec},
     error::{Code, Error, Result},
     fs::Place,
-    model::{LossFunction, Model, Pipeline, Sharing},
+    model::{LossFunction, Model, Pipeline},
     optim::{GroupRates, Optimizer, StateForm, StateName, StepRates},
     tensor::{Gpu, check_numerics, compute_with},
+    tensor_parallel::Sharing,
 };
 
 /// One model with its optimizer, on one rank of a group.

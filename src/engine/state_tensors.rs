@@ -3,11 +3,11 @@
 use crate::{
     error::{Code, Error, Result},
     fs::Place,
-    model::Run,
     tensor::{
         Kind, Tensor,
         safetensors::{SafetensorsFile, TensorEntry},
     },
+    tensor_parallel::Run,
 };
 
 /// How much that does not fit is listed.

@@ -16,9 +16,9 @@ use crate::{
     bridge::{memory as ledger, trace::range},
     dist::{ReduceOp, ShardSpec},
     error::{Code, Error, Result},
-    model::Split,
     optim::{StepRates, UnitTensors, squared_norm, squares},
     tensor::{Kind, Tensor, guard, no_grad},
+    tensor_parallel::Split,
 };
 
 impl Engine {

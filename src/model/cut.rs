@@ -6,13 +6,13 @@
 use std::ops::Range;
 
 use super::{
-    FlatUnit, Model, ModelLayer, RowsHere, Run, Sharing, Split,
+    FlatUnit, Model, ModelLayer,
     part::{Shared, Stage, UnitPart},
-    tensor_parallel::TensorParallel,
 };
 use crate::{
     error::{Code, Error, Result},
     tensor::Tensor,
+    tensor_parallel::{RowsHere, Run, Sharing, Split, TensorParallel},
 };
 
 impl Model {

@@ -11,7 +11,6 @@ use super::{
     param_id::ParamId,
     params::Params,
     profile::Recorder,
-    split::Split,
 };
 use crate::{
     config::TiledMlp,
@@ -19,6 +18,7 @@ use crate::{
     kv_cache::{CachePass, DecodeRows, LayerCache},
     sparse::BlockSparse,
     tensor::Tensor,
+    tensor_parallel::Split,
 };
 
 /// The tensors that one layer hands to the next, or their gradients.

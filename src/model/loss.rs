@@ -11,15 +11,12 @@
 
 use std::{fmt, rc::Rc};
 
-use super::{
-    params::Backward,
-    unit_gradient::ParamSink,
-    vocabulary::{LocalIds, VocabularyPart},
-};
+use super::{params::Backward, unit_gradient::ParamSink};
 use crate::{
     bridge::{autograd::own_gradient, ops::product},
     error::{Code, Error, Result},
     tensor::{Device, IGNORE_INDEX, Kind, Reduction, Tensor, no_grad},
+    tensor_parallel::{LocalIds, VocabularyPart},
 };
 
 /// Bytes of logits held at a time on the CPU, where larger slices gain nothing, and elsewhere.

@@ -25,14 +25,11 @@ mod params;
 mod part;
 mod pipeline;
 mod sparse;
-mod split;
 mod store;
-mod tensor_parallel;
 mod tiles;
 mod trainable;
 mod unit;
 mod unit_gradient;
-mod vocabulary;
 
 pub use adapters::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TRAINED_WEIGHTS, TargetModules,
@@ -54,9 +51,7 @@ pub use param_spec::{Init, ParamPlace, ParamSpec};
 pub use params::{Params, Places};
 pub use pipeline::Pipeline;
 pub use profile::{ModuleProfile, Recorder, record};
-pub use split::{RowsHere, Run, Split};
 pub use store::{Direction, ParameterStore};
-pub use tensor_parallel::{LayerRanks, Sharing, TensorParallel};
 pub use unit::FlatUnit;
 pub use unit_gradient::{SharedGradients, Sink, UnitGradient, UnitGradients};
 

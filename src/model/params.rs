@@ -11,12 +11,14 @@ use super::{
     codes::Codes,
     param_id::ParamId,
     param_spec::{Init, ParamPlace, ParamSpec},
-    tensor_parallel::TensorParallel,
     unit::FlatUnit,
     unit_gradient::{ParamSink, Sink},
-    vocabulary::VocabularyPart,
 };
-use crate::{error::Result, tensor::Tensor};
+use crate::{
+    error::Result,
+    tensor::Tensor,
+    tensor_parallel::{TensorParallel, VocabularyPart},
+};
 
 /// Collects the parameters of a layer.
 #[derive(Debug, Default)]
@@ -221,6 +223,14 @@ impl<'a> Params<'a> {
     pub(super) fn enter(&self, x: &Tensor) -> Result<Tensor> {
         match self.tp {
             Some(tp) => tp.enter(x, self.has_part_of_tokens()),
+            None => Ok(x.shallow_clone()),
+        }
+    }
+
+    /// The same for the loss, which no region leaves.
+    pub(super) fn enter_loss(&self, x: &Tensor) -> Result<Tensor> {
+        match self.tp {
+            Some(tp) => tp.shared(x, self.has_part_of_tokens()),
             None => Ok(x.shallow_clone()),
         }
     }

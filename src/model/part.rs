@@ -6,13 +6,12 @@ use std::{ops::Range, rc::Rc};
 use super::{
     architecture::ModelLayer,
     param_spec::{ParamPlace, ParamSpec},
-    split::Split,
-    tensor_parallel::TensorParallel,
     unit::FlatUnit,
 };
 use crate::{
     error::{Error, Result},
     tensor::{Device, no_grad},
+    tensor_parallel::{Split, TensorParallel},
 };
 
 /// The layers of a stage.

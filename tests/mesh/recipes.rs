@@ -93,24 +93,26 @@ print(load_model("export-{autotp_size}").num_params);
 #[test]
 fn masks_are_drawn_again_where_ranks_share_layers() {
     let dir = tempfile::tempdir().unwrap();
-    let losses = |checkpointing: bool| {
+    let losses = |checkpointing: bool, parts: bool| {
         let recipe = format!(
             r#"let model = new_model("gpt2", #{{ n_layer: 2, n_embd: 32, n_head: 2, n_positions: 64 }});
 let rows = dataset("dsr:austen").tokenize(tokenizer("dsr:gpt2")).pack(32);
 let engine = init_engine(model, #{{
     micro_batch_size: 2,
     activation_checkpointing: {checkpointing},
-    tensor_parallel: #{{ autotp_size: 2 }},
+    tensor_parallel: #{{ autotp_size: 2, sequence_parallel: {parts} }},
 }});
 let loader = rows.loader(#{{ micro_batch_size: 2 }});
 for i in 0..3 {{ print(engine.train_batch(loader)); }}
 "#
         );
-        let file = format!("{checkpointing}.rhai");
+        let file = format!("{checkpointing}-{parts}.rhai");
         std::fs::write(dir.path().join(&file), recipe).unwrap();
         out(&two_ranks(dir.path(), &["run", &file])[0])
     };
-    assert_eq!(losses(true), losses(false));
+    assert_eq!(losses(true, false), losses(false, false));
+    assert_eq!(losses(true, true), losses(false, true));
+    assert_ne!(losses(true, true), losses(true, false));
 }
 
 /// A plan shows every stage, the slowest, and how long stages wait.

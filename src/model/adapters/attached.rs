@@ -5,9 +5,9 @@ use crate::{
     model::{
         param_id::ParamId,
         param_spec::{ParamPlace, ParamSpec},
-        split::Split,
     },
     tensor::{Kind, Tensor},
+    tensor_parallel::Split,
 };
 
 /// The parameters that an adapter has beside one of a layer; `P` is what tells them.

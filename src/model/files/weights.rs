@@ -15,8 +15,9 @@ use super::RepeatedRows;
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
-    model::{Run, architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
+    model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
+    tensor_parallel::Run,
 };
 
 /// The file with all weights.

@@ -14,10 +14,10 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
-        split::Split,
     },
     sparse::{BlockSparse, Hidden, attend_window},
     tensor::{Device, Tensor},
+    tensor_parallel::Split,
 };
 
 /// Attention of `heads` heads, of which groups may share their keys and values (GQA, Ainslie et al.

@@ -10,9 +10,9 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
-        split::Split,
     },
     tensor::Tensor,
+    tensor_parallel::Split,
 };
 
 /// One block: hidden states `[B, T, C]` to hidden states of the same shape.

@@ -19,10 +19,9 @@ use crate::{
         param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
-        split::Split,
-        vocabulary::LocalIds,
     },
     tensor::{Kind, Tensor, no_grad},
+    tensor_parallel::{LocalIds, Split},
 };
 
 /// The rows of a table by id.

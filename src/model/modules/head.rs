@@ -18,9 +18,9 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::ModuleProfile,
-        split::Split,
     },
     tensor::{Kind, Tensor},
+    tensor_parallel::Split,
 };
 
 /// Bytes of a token id.
@@ -107,7 +107,7 @@ fn last_of_texts(x: &Tensor, context: &Context<'_>) -> Result<Tensor> {
 impl Layer for Head {
     fn forward(&self, params: &Params<'_>, flow: &Flow, context: &mut Context<'_>) -> Result<Flow> {
         let _counting = count_as(memory::Kind::Buffers)?;
-        let x = params.enter(&self.hidden(params, &flow.hidden, context)?)?;
+        let x = params.enter_loss(&self.hidden(params, &flow.hidden, context)?)?;
         let vocabulary = params.vocabulary(self.shape.0);
         let projection = params.tensor(self.projection);
         let logits = || -> Result<Tensor> {

@@ -25,10 +25,10 @@ use crate::{
         param_spec::Init,
         params::{LayerBuilder, LoraParam, Params},
         profile::{ModuleProfile, record},
-        split::Split,
         unit_gradient::ParamSink,
     },
     tensor::{Tensor, no_grad},
+    tensor_parallel::Split,
 };
 
 /// One linear layer.

@@ -13,9 +13,9 @@ use crate::{
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
-        split::Split,
     },
     tensor::Tensor,
+    tensor_parallel::Split,
 };
 
 /// The MLP of a block.

@@ -12,9 +12,9 @@ use crate::{
         param_spec::Init,
         params::{LayerBuilder, Params},
         profile::ModuleProfile,
-        split::Split,
     },
     tensor::{Device, Kind, Tensor},
+    tensor_parallel::Split,
 };
 
 /// The table of biases, `[buckets, H]`.

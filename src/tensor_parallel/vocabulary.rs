@@ -7,7 +7,7 @@
 
 use std::{fmt, rc::Rc};
 
-use super::{split::RowsHere, tensor_parallel::LayerRanks};
+use super::{ranks::LayerRanks, split::RowsHere};
 use crate::{
     bridge::autograd::own_gradient,
     error::Result,
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// The rows that a rank has.
-pub(super) struct VocabularyPart {
+pub(crate) struct VocabularyPart {
     ranks: Rc<dyn LayerRanks>,
     here: RowsHere,
 }
@@ -27,40 +27,40 @@ impl fmt::Debug for VocabularyPart {
 }
 
 /// Ids among a rank's rows.
-pub(super) struct LocalIds {
+pub(crate) struct LocalIds {
     /// The rows; the first in the place of those that another rank has.
-    pub(super) ids: Tensor,
+    pub(crate) ids: Tensor,
     /// Whether another rank has the row.
-    pub(super) elsewhere: Tensor,
+    pub(crate) elsewhere: Tensor,
 }
 
 impl LocalIds {
     /// Of token ids.
-    pub(super) fn of(ids: &Tensor, here: RowsHere) -> Result<Self> {
+    pub(crate) fn of(ids: &Tensor, here: RowsHere) -> Result<Self> {
         let local = ids.f_sub_scalar(here.first)?;
         let elsewhere = local.f_lt(0)?.f_logical_or(&local.f_ge(here.count)?)?;
         Ok(Self { ids: local.f_masked_fill(&elsewhere, 0)?, elsewhere })
     }
 
     /// `rows`, one for each id along the first dimensions, with zeros for those of other ranks.
-    pub(super) fn masked(&self, rows: &Tensor) -> Result<Tensor> {
+    pub(crate) fn masked(&self, rows: &Tensor) -> Result<Tensor> {
         Ok(rows.f_masked_fill(&self.elsewhere.f_unsqueeze(-1)?, 0.0)?)
     }
 }
 
 impl VocabularyPart {
-    pub(super) fn new(ranks: Rc<dyn LayerRanks>, here: RowsHere) -> Self {
+    pub(crate) fn new(ranks: Rc<dyn LayerRanks>, here: RowsHere) -> Self {
         Self { ranks, here }
     }
 
     /// The rows.
-    pub(super) fn here(&self) -> RowsHere {
+    pub(crate) fn here(&self) -> RowsHere {
         self.here
     }
 
     /// The logarithm of the sum of all ranks' exponentials, and the targets' logits, `[n, 1]` each, from
     /// this rank's `normalizer` and from the `logits` of the targets that it has.
-    pub(super) fn over_ranks(
+    pub(crate) fn over_ranks(
         &self,
         normalizer: &Tensor,
         logits: &Tensor,
@@ -76,7 +76,7 @@ impl VocabularyPart {
 
     /// The columns of all ranks from this rank's `part`, `[.., V / ranks]`; the gradient of each is what
     /// comes of its own.
-    pub(super) fn columns(&self, part: &Tensor, vocab: i64) -> Result<Tensor> {
+    pub(crate) fn columns(&self, part: &Tensor, vocab: i64) -> Result<Tensor> {
         let RowsHere { first, count, room } = self.here;
         let all = no_grad(|| -> Result<Tensor> {
             let parts = self.ranks.gather(&part.f_contiguous()?)?;

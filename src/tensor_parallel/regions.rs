@@ -6,46 +6,53 @@
 //!
 //! With sequence parallelism (Korthikanti et al. 2022) a rank has a part of the tokens of each row
 //! between two regions while it trains. A region is then entered with the tokens of all ranks, and each
-//! rank leaves it with the sum of its own tokens; the gradient goes the other way again.
+//! rank leaves it with the sum of its own tokens; the gradient goes the other way again. The tokens of the
+//! other ranks are let go of where a region is left, and gathered once more for its backward pass.
 
-use std::{cell::Cell, fmt, rc::Rc};
+use std::{
+    cell::{Cell, RefCell},
+    fmt,
+    rc::Rc,
+};
 
-use super::{split::RowsHere, vocabulary::VocabularyPart};
+use super::{
+    ranks::{LayerRanks, Sharing},
+    split::RowsHere,
+    vocabulary::VocabularyPart,
+};
 use crate::{
-    bridge::autograd::own_gradient,
+    bridge::{autograd::own_gradient, storage},
     error::{Code, Error, Result},
     tensor::{Tensor, manual_seed, mix, no_grad},
 };
-
-/// The ranks that share the layers, as a transport reaches them. All of them make the same calls.
-pub trait LayerRanks {
-    /// This rank's number, and how many there are.
-    fn place(&self) -> (i64, i64);
-
-    /// Sums a tensor over the ranks, in place.
-    fn sum(&self, tensor: &Tensor) -> Result<()>;
-
-    /// Sums `parts`, `[ranks, ...]`, of which rank `i` gets the sum of part `i`.
-    fn sum_parts(&self, parts: &Tensor) -> Result<Tensor>;
-
-    /// The tensors of all ranks, alike in shape, in the order of the ranks.
-    fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>>;
-}
-
-/// How ranks share the layers.
-#[derive(Clone)]
-pub struct Sharing {
-    /// The ranks.
-    pub ranks: Rc<dyn LayerRanks>,
-    /// Whether a rank has a part of the tokens between two regions while it trains.
-    pub sequence_parallel: bool,
-}
 
 /// The ranks that share the layers of a model.
 pub struct TensorParallel {
     sharing: Sharing,
     /// The seed of the layer that runs, if it draws random numbers, and how often it was mixed.
     seed: Cell<Option<(u64, u64)>>,
+    /// What the region that runs has gathered.
+    entered: RefCell<Vec<Gathered>>,
+}
+
+/// The tokens of all ranks, which a backward pass needs again.
+struct Gathered {
+    whole: Tensor,
+    /// This rank's.
+    part: Tensor,
+}
+
+impl Gathered {
+    fn release(&self) -> Result<()> {
+        storage::release(&self.whole)
+    }
+
+    fn bring(&self, ranks: &dyn LayerRanks) -> Result<()> {
+        storage::allocate(&self.whole)?;
+        let parts = ranks.gather(&self.part)?;
+        let _ = no_grad(|| Tensor::f_cat_out(&self.whole.f_data()?, &parts, 1))?;
+        Ok(())
+    }
 }
 
 impl fmt::Debug for TensorParallel {
@@ -54,51 +61,44 @@ impl fmt::Debug for TensorParallel {
     }
 }
 
-impl Sharing {
-    /// The number of this rank and of all, and whether tokens are parted.
-    pub(super) fn facts(&self) -> ((i64, i64), bool) {
-        (self.ranks.place(), self.sequence_parallel)
-    }
-}
-
 impl TensorParallel {
     /// Over these ranks.
-    pub(super) fn new(sharing: Sharing) -> Self {
-        Self { sharing, seed: Cell::new(None) }
+    pub(crate) fn new(sharing: Sharing) -> Self {
+        Self { sharing, seed: Cell::new(None), entered: RefCell::default() }
     }
 
     /// How the ranks share the layers.
-    pub(super) fn sharing(&self) -> &Sharing {
+    pub(crate) fn sharing(&self) -> &Sharing {
         &self.sharing
     }
 
     /// This rank's number.
-    pub(super) fn rank(&self) -> i64 {
+    pub(crate) fn rank(&self) -> i64 {
         self.sharing.ranks.place().0
     }
 
     /// How many ranks there are.
-    pub(super) fn size(&self) -> i64 {
+    pub(crate) fn size(&self) -> i64 {
         self.sharing.ranks.place().1
     }
 
     /// The tensors of all ranks.
-    pub(super) fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>> {
+    pub(crate) fn gather(&self, part: &Tensor) -> Result<Vec<Tensor>> {
         self.sharing.ranks.gather(part)
     }
 
     /// The rows of this rank, of `rows` of a vocabulary.
-    pub(super) fn rows_here(&self, rows: i64) -> RowsHere {
+    pub(crate) fn rows_here(&self, rows: i64) -> RowsHere {
         RowsHere::of(rows, self.rank(), self.size())
     }
 
     /// This rank's part of a vocabulary of `rows` tokens.
-    pub(super) fn vocabulary(&self, rows: i64) -> VocabularyPart {
+    pub(crate) fn vocabulary(&self, rows: i64) -> VocabularyPart {
         VocabularyPart::new(Rc::clone(&self.sharing.ranks), self.rows_here(rows))
     }
 
     /// The seed of a layer that draws, while it runs.
-    pub(super) fn draw_from(&self, seed: Option<u64>) {
+    pub(crate) fn draw_from(&self, seed: Option<u64>) {
         self.seed.set(seed.map(|seed| (seed, 0)));
         if self.sharing.sequence_parallel {
             self.draw_alike();
@@ -127,8 +127,19 @@ impl TensorParallel {
 
     /// Enters a region with `x` `[B, T, C]`, which all ranks have, or of which each has a part where
     /// tokens are `scattered`: its gradient is summed over them.
-    pub(super) fn enter(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
+    pub(crate) fn enter(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
         self.draw_apart();
+        let inside = self.shared(x, scattered)?;
+        if scattered && x.requires_grad() {
+            let (whole, part) = (inside.shallow_clone(), x.f_detach()?);
+            self.entered.borrow_mut().push(Gathered { whole, part });
+        }
+        Ok(inside)
+    }
+
+    /// `x` for what each rank makes a part of and nothing leaves, such as a loss; otherwise as
+    /// [`TensorParallel::enter`].
+    pub(crate) fn shared(&self, x: &Tensor, scattered: bool) -> Result<Tensor> {
         let inside = match scattered {
             true => no_grad(|| gathered_tokens(&*self.sharing.ranks, x))?,
             false if !x.requires_grad() => return Ok(x.shallow_clone()),
@@ -152,15 +163,25 @@ impl TensorParallel {
 
     /// Leaves a region with the sum of all ranks' `y`, which nothing else holds; with its own tokens
     /// of it where they are `scattered`.
-    pub(super) fn leave(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
-        let sum = self.sum(y, scattered)?;
+    pub(crate) fn leave(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+        let mut entered = self.entered.take();
+        if !y.requires_grad() {
+            entered.clear();
+        }
+        let sum = self.summed(y, scattered, entered)?;
         self.draw_alike();
         Ok(sum)
     }
 
     /// The sum of all ranks' `y` `[B, T, C]`, which nothing else holds; its own tokens of it where they
     /// are `scattered`.
-    pub(super) fn sum(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+    pub(crate) fn sum(&self, y: &Tensor, scattered: bool) -> Result<Tensor> {
+        self.summed(y, scattered, Vec::new())
+    }
+
+    /// The same, which lets go of what was gathered until the backward pass.
+    fn summed(&self, y: &Tensor, scattered: bool, gathered: Vec<Gathered>) -> Result<Tensor> {
+        gathered.iter().try_for_each(Gathered::release)?;
         let ranks = &self.sharing.ranks;
         let whole = no_grad(|| y.f_data())?;
         let sum = match scattered {
@@ -174,6 +195,7 @@ impl TensorParallel {
         if y.requires_grad() {
             let ranks = Rc::clone(ranks);
             own_gradient(&[y], &sum, move |grad| {
+                gathered.iter().try_for_each(|gathered| gathered.bring(&*ranks))?;
                 let whole = match scattered {
                     true => gathered_tokens(&*ranks, grad)?,
                     false => grad.shallow_clone(),
@@ -185,7 +207,7 @@ impl TensorParallel {
     }
 
     /// The first of this rank's tokens, of which it has `tokens`.
-    pub(super) fn first_token(&self, tokens: i64) -> i64 {
+    pub(crate) fn first_token(&self, tokens: i64) -> i64 {
         self.rank() * tokens
     }
 
@@ -193,7 +215,7 @@ impl TensorParallel {
     ///
     /// # Errors
     /// [`Code::Shape`] with the numbers.
-    pub(super) fn check_tokens(&self, tokens: i64) -> Result<()> {
+    pub(crate) fn check_tokens(&self, tokens: i64) -> Result<()> {
         let ranks = self.size();
         if !self.sharing.sequence_parallel || tokens % ranks == 0 {
             return Ok(());
