@@ -18,6 +18,7 @@ use crate::support::{
 };
 
 mod machines;
+mod meshes;
 
 /// When a rank dies, the others are gone this soon.
 const SOON: Duration = Duration::from_secs(10);

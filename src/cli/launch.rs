@@ -19,6 +19,7 @@ use crate::{
         self, COMMAND, ERROR_FILE, Launch, LaunchOptions, LaunchPlan, Report, Screen, Stopper,
     },
     recipe::{self, Failure, Recipe},
+    script::written_meshes,
     tensor::{self, DeviceChoice, LocalRank},
 };
 
@@ -45,8 +46,10 @@ pub(super) fn run(mut args: LaunchArgs, console: &console::Console) -> Result<u8
     }
     args.run.grants.settle(&mut host, &recipe)?;
     let rights = &host.workspace.rights;
-    let guard = Arc::new(rights.permissions_with(rights.grants.clone()));
+    let guard: Arc<dyn Guard> = Arc::new(rights.permissions_with(rights.grants.clone()));
+    let meshes = written_meshes(&host.workspace, &guard, &recipe)?;
     let launch = launch(&args, &recipe, guard)?;
+    meshes.into_iter().try_for_each(|mesh| launch.plan.check_mesh(mesh))?;
     let (stopper, events) = launch::events();
     listen(stopper)?;
     let outcome = launch::run(&launch, events)?;

@@ -118,6 +118,24 @@ impl MeshConfig {
         Err(Error::new(Code::BadValue, message).option(option).hint(hint))
     }
 
+    /// Refuses ranks that share a layer on two machines, of which `machine` has so many ranks.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] with the numbers.
+    pub fn check_machine(self, machine: &str, ranks: usize) -> Result<()> {
+        let sharers = self.tensor_parallel.autotp_size;
+        if ranks.is_multiple_of(sharers) {
+            return Ok(());
+        }
+        let message = format!(
+            "the number of ranks on {machine}, {ranks}, is not a multiple of \
+             `tensor_parallel.autotp_size` {sharers}: ranks that share a layer would be on two machines"
+        );
+        Err(Error::new(Code::BadValue, message).option("tensor_parallel.autotp_size").hint(format!(
+            "start a multiple of {sharers} processes on each machine: dsr launch --nproc-per-node {sharers}"
+        )))
+    }
+
     /// The replicas among so many ranks, at least one.
     pub(super) fn replicas(self, ranks: usize) -> usize {
         (ranks / self.ranks_of_a_replica()).max(1)
@@ -170,6 +188,18 @@ mod tests {
         assert_eq!(shape.place(3), MeshPlace { pp: 0, dp: 1, tp: 1 });
         assert_eq!(shape.place(11), MeshPlace { pp: 1, dp: 2, tp: 1 });
         assert!((0..12).all(|rank| shape.rank(shape.place(rank)) == rank));
+    }
+
+    #[test]
+    fn ranks_that_share_a_layer_are_on_one_machine() {
+        let tensor_parallel = TensorParallelOptions { autotp_size: 2, sequence_parallel: false };
+        let mesh = MeshConfig { tensor_parallel, ..MeshConfig::default() };
+        assert!(mesh.check_machine("here", 4).is_ok());
+        assert_eq!(
+            mesh.check_machine("node-1", 3).unwrap_err().message(),
+            "the number of ranks on node-1, 3, is not a multiple of `tensor_parallel.autotp_size` 2: \
+             ranks that share a layer would be on two machines"
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
 
 use super::hostfile::{self, Host};
 use crate::{
+    config::MeshConfig,
     dist::Rendezvous,
     error::{Code, Error, Result},
 };
@@ -80,6 +81,26 @@ impl LaunchPlan {
         };
         let filtered = choice.include.is_some() || choice.exclude.is_some();
         over_ssh(choice, hosts, filtered, timeout)
+    }
+}
+
+impl LaunchPlan {
+    /// Refuses a mesh that these ranks cannot have, as far as this machine knows of the others: those
+    /// that are started by hand have as many ranks.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`](crate::error::Code::BadValue) with the numbers.
+    pub fn check_mesh(&self, mesh: MeshConfig) -> Result<()> {
+        let here = self.here.slots.len();
+        let listed: usize = self.others.iter().map(|host| host.slots.len()).sum();
+        let all = if self.others.is_empty() { here * self.nnodes } else { here + listed };
+        let machines = [&self.here].into_iter().chain(&self.others);
+        // Of one machine alone the number of all ranks says more.
+        if self.nnodes > 1 {
+            let mut faults = machines.map(|host| mesh.check_machine(&host.name, host.slots.len()));
+            faults.try_for_each(|checked| checked)?;
+        }
+        mesh.shape(all).map(drop)
     }
 }
 
@@ -251,6 +272,39 @@ mod tests {
         assert_eq!((second.nnodes, second.node_rank, second.others.len()), (2, 1, 0));
         assert_eq!(second.master, ("a".to_owned(), 29500));
         assert_eq!(second.here.name, "me");
+    }
+
+    /// Two machines of three ranks could not share layers by twos, though six ranks could.
+    #[test]
+    fn ranks_that_share_a_layer_are_not_parted() {
+        let mesh = |stages, autotp_size| {
+            let mut mesh = MeshConfig::default();
+            (mesh.pipeline.stages, mesh.tensor_parallel.autotp_size) = (stages, autotp_size);
+            mesh
+        };
+        let by_hand = |processes| {
+            let choice = LaunchOptions {
+                nnodes: Some(2),
+                nproc_per_node: Some(processes),
+                node_rank: Some(0),
+                master_addr: Some("a".into()),
+                ..LaunchOptions::default()
+            };
+            plan(&choice).unwrap()
+        };
+        assert!(by_hand(2).check_mesh(mesh(2, 2)).is_ok());
+        assert!(by_hand(3).check_mesh(mesh(3, 1)).is_ok());
+        let e = by_hand(3).check_mesh(mesh(1, 2)).unwrap_err();
+        assert!(e.message().starts_with("the number of ranks on me, 3,"), "{}", e.message());
+        let listed = LaunchOptions {
+            master_addr: Some("192.0.2.7".into()),
+            ..hosts("localhost slots=2\n192.0.2.1 slots=3\n")
+        };
+        let e = plan(&listed).unwrap().check_mesh(mesh(1, 2)).unwrap_err();
+        assert!(e.message().starts_with("the number of ranks on 192.0.2.1, 3,"), "{}", e.message());
+        let alone = plan(&LaunchOptions::default()).unwrap();
+        let e = alone.check_mesh(mesh(1, 2)).unwrap_err();
+        assert!(e.message().starts_with("the number of ranks, 1, is not"), "{}", e.message());
     }
 
     #[test]

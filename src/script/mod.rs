@@ -28,6 +28,10 @@ mod row_lengths;
 pub use rhai;
 
 pub use self::{
-    callback::Callback, check::check_options, host::Host, planning::Planned, session::Session,
+    callback::Callback,
+    check::{check_options, written_meshes},
+    host::Host,
+    planning::Planned,
+    session::Session,
     shared::Shared,
 };

@@ -70,6 +70,9 @@ pub mod api {
             return Err(planning.end(&model.get(), config, rows)?);
         }
         let group = host.group()?;
+        if config.mesh.shape(group.world_size())?.ranks() > host.local_ranks()? {
+            config.mesh.check_machine("this machine", host.local_ranks()?)?;
+        }
         let config = fit_batch(&model.get(), config, &rows, (&*group, host.local_ranks()?))?;
         let work_dir = host.workspace.rights.work_place();
         let mut engine = engine::Engine::new_in(&work_dir, model.get(), group, config)?;

@@ -67,7 +67,7 @@ pub(super) struct Calls<'a> {
 }
 
 /// Whether what stands in this node depends on a condition.
-fn is_condition(node: &ASTNode<'_>) -> bool {
+pub(super) fn is_condition(node: &ASTNode<'_>) -> bool {
     match node {
         ASTNode::Stmt(stmt) => matches!(stmt, Stmt::If(..) | Stmt::Switch(..) | Stmt::While(..)),
         ASTNode::Expr(expr) => matches!(expr, Expr::And(..) | Expr::Or(..) | Expr::Coalesce(..)),

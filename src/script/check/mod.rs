@@ -14,13 +14,13 @@ mod surface;
 mod types;
 mod whole;
 mod written;
+mod written_mesh;
 
 use std::collections::BTreeMap;
 
 use rhai::AST;
 
 use self::calls::{Calls, Functions};
-pub use self::option_functions::check_options;
 pub(crate) use self::{
     known::KnownNames,
     option_functions::option_function,
@@ -29,6 +29,7 @@ pub(crate) use self::{
     surface::{Surface, ValueType},
     whole::{check_given, check_whole},
 };
+pub use self::{option_functions::check_options, written_mesh::written_meshes};
 use crate::{
     error::{Error, Result},
     recipe::{error::AtPosition, imports::Imports, params::Parameter},
