@@ -1,6 +1,7 @@
 //! What training needs of memory: counted, planned, and made smaller.
 
 mod long_rows;
+mod shared_layers;
 
 use std::rc::Rc;
 

@@ -5,6 +5,7 @@
 mod adapters;
 mod generation;
 mod long_rows;
+mod plans;
 mod recipes;
 mod shared_layers;
 mod tied;

@@ -36,6 +36,22 @@ pub struct Workload {
     pub sparse: Option<SparseWork>,
     /// How MLPs run over slices of tokens; the model knows it.
     pub tiled_mlp: Option<TiledMlp>,
+    /// The ranks that share the layers; the costs are those of one of them.
+    pub sharing: LayerSharing,
+}
+
+/// How ranks share each layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LayerSharing {
+    /// How many there are.
+    pub ranks: u64,
+    /// Whether a rank has a part of the tokens between attention and MLP.
+    pub sequence_parallel: bool,
+}
+
+impl LayerSharing {
+    /// One rank, which has the layers alone.
+    pub const ALONE: Self = Self { ranks: 1, sequence_parallel: false };
 }
 
 /// How block-sparse attention computes on rows.
@@ -78,6 +94,24 @@ impl Workload {
     pub(crate) fn of_decoder(self) -> Self {
         Self { tokens: self.decoder_tokens, ..self }
     }
+
+    /// A rank's part of `all` heads, inner activations or rows of a vocabulary.
+    pub(crate) fn part(&self, all: i64) -> i64 {
+        all.unsigned_abs().div_ceil(self.sharing.ranks).cast_signed()
+    }
+
+    /// Whether a rank has a part of the tokens between attention and MLP.
+    pub(crate) fn has_part_of_tokens(&self) -> bool {
+        self.sharing.ranks > 1 && self.sharing.sequence_parallel
+    }
+
+    /// The same rows between attention and MLP.
+    pub(crate) fn between(self) -> Self {
+        let ranks = if self.has_part_of_tokens() { self.sharing.ranks } else { 1 };
+        let [tokens, decoder_tokens] =
+            [self.tokens, self.decoder_tokens].map(|tokens| tokens.div_ceil(ranks));
+        Self { tokens, decoder_tokens, ..self }
+    }
 }
 
 /// Bytes held at the same time.
@@ -105,11 +139,44 @@ pub struct LayerCost {
     pub backward: HeldBytes,
     /// Whether its gradients come after all else, since autograd makes them.
     pub adds_gradients_last: bool,
+    /// Bytes that the ranks that share it sum.
+    pub summed: SummedBytes,
+}
+
+/// Bytes of what ranks sum in a layer: a tensor that is gathered or scattered is half a sum.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SummedBytes {
+    /// In its forward pass.
+    pub forward: u64,
+    /// In its backward pass.
+    pub backward: u64,
+}
+
+impl LayerCost {
+    /// The same, with `bytes` more that ranks sum in the forward pass.
+    pub(crate) fn and_sums(mut self, bytes: u64) -> Self {
+        self.summed.forward += bytes;
+        self
+    }
 }
 
 /// The operations of a layer in the order of the forward pass.
 #[derive(Debug)]
-pub(crate) struct Tape(Vec<TapeEntry>);
+pub(crate) struct Tape {
+    entries: Vec<TapeEntry>,
+    summed: SummedBytes,
+    /// The region that was entered.
+    region: Region,
+}
+
+/// Bytes of a region that ranks divide, where each has a part of the tokens.
+#[derive(Debug, Default)]
+struct Region {
+    /// Of what was gathered.
+    gathered: u64,
+    /// Of the parts that it is gathered from again.
+    kept: u64,
+}
 
 #[derive(Debug, Clone, Copy)]
 enum TapeEntry {
@@ -118,6 +185,10 @@ enum TapeEntry {
     Branch,
     /// The result of the branch is added.
     Joined,
+    /// So many bytes are gathered, which the backward pass lets go of here.
+    Gathered(u64),
+    /// They are not needed any more, until the backward pass comes here.
+    Left(u64),
 }
 
 /// One operation.
@@ -135,29 +206,79 @@ pub(crate) struct Operation {
 
 impl Tape {
     pub(crate) fn new() -> Self {
-        Self(Vec::new())
+        Self { entries: Vec::new(), summed: SummedBytes::default(), region: Region::default() }
     }
 
     /// Adds an operation.
     pub(crate) fn push(&mut self, operation: Operation) {
-        self.0.push(TapeEntry::Operation(operation));
+        self.entries.push(TapeEntry::Operation(operation));
+    }
+
+    /// Enters a region that ranks divide with `width` values of each token of `work`, which is of
+    /// whole rows; the input is kept if nothing before keeps it.
+    pub(crate) fn enter(&mut self, work: &Workload, width: i64, keeps_input: bool) {
+        self.share(work, width);
+        if work.has_part_of_tokens() {
+            let (all, own) = (work.bytes(width), work.between().bytes(width));
+            // What is gathered is let go of where the region ends, and gathered again to go back.
+            self.summed.backward += all / 2;
+            self.region.gathered += all;
+            self.region.kept += if keeps_input { own } else { 0 };
+            self.entries.push(TapeEntry::Gathered(all));
+        }
+    }
+
+    /// The same for what no region leaves.
+    pub(crate) fn share(&mut self, work: &Workload, width: i64) {
+        if work.sharing.ranks == 1 {
+            return;
+        }
+        let (all, own) = (work.bytes(width), work.between().bytes(width));
+        if work.has_part_of_tokens() {
+            self.summed.forward += all / 2;
+            self.summed.backward += all / 2;
+            // What is scattered stands rank by rank first.
+            self.push(Operation { transient: all + own, gradient: own, ..Operation::default() });
+            return;
+        }
+        self.summed.backward += all;
+        self.push(Operation { gradient: all, ..Operation::default() });
+    }
+
+    /// Leaves a region with a sum.
+    pub(crate) fn leave(&mut self, work: &Workload, width: i64) {
+        if work.sharing.ranks == 1 {
+            return;
+        }
+        let all = work.bytes(width);
+        if work.has_part_of_tokens() {
+            self.summed.forward += all / 2;
+            self.summed.backward += all / 2;
+            let Region { gathered, kept } = std::mem::take(&mut self.region);
+            // What is gathered stands rank by rank first.
+            let transient = 2 * all;
+            self.push(Operation { kept, transient, gradient: all, ..Operation::default() });
+            self.entries.push(TapeEntry::Left(gathered));
+            return;
+        }
+        self.summed.forward += all;
     }
 
     /// Begins a branch whose result will be added to what is there: a residual connection.
     pub(crate) fn branch(&mut self) {
-        self.0.push(TapeEntry::Branch);
+        self.entries.push(TapeEntry::Branch);
     }
 
     /// Adds the result of the branch.
     pub(crate) fn join(&mut self) {
-        self.0.push(TapeEntry::Joined);
+        self.entries.push(TapeEntry::Joined);
     }
 
     /// Bytes that the operations keep.
     fn kept(&self) -> u64 {
-        let bytes = self.0.iter().map(|entry| match entry {
+        let bytes = self.entries.iter().map(|entry| match entry {
             TapeEntry::Operation(operation) => operation.kept,
-            TapeEntry::Branch | TapeEntry::Joined => 0,
+            _ => 0,
         });
         bytes.sum()
     }
@@ -166,8 +287,8 @@ impl Tape {
     pub(crate) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
         let kept = self.kept() + output;
         let (forward, adds_gradients_last) = (0, false);
-        let backward = self.backward(kept, output);
-        LayerCost { profile, kept, output, forward, backward, adds_gradients_last }
+        let (backward, summed) = (self.backward(kept, output), self.summed);
+        LayerCost { profile, kept, output, forward, backward, adds_gradients_last, summed }
     }
 
     /// Plays the tape back. The gradient of the layer's output comes from outside and stays.
@@ -175,7 +296,7 @@ impl Tape {
         let mut tally = MemoryCounter::new(kept, output);
         let mut gradient = Gradient { bytes: output, stays: true };
         let mut joined = Vec::new();
-        for entry in self.0.iter().rev() {
+        for entry in self.entries.iter().rev() {
             match *entry {
                 TapeEntry::Operation(Operation { kept, transient, gradient: made, carried }) => {
                     tally.allocate(transient);
@@ -188,6 +309,8 @@ impl Tape {
                     }
                     tally.free_kept(kept);
                 }
+                TapeEntry::Left(bytes) => tally.allocate(bytes),
+                TapeEntry::Gathered(bytes) => tally.free(bytes),
                 TapeEntry::Joined => {
                     joined.push(gradient);
                     gradient.stays = true;

@@ -8,12 +8,13 @@ use std::rc::Rc;
 
 use super::{
     Engine,
+    mesh_limits::check_mesh,
     plan::{MemoryPlan, Setup, optimizer_state_bytes},
     plan_stages::stages,
     trainable::trained,
 };
 use crate::{
-    config::{BatchChoice, EngineConfig, FittedBatch, OpenBatch},
+    config::{BatchChoice, EngineConfig, FittedBatch, MeshConfig, OpenBatch},
     dist::ProcessGroup,
     error::{Code, Error, Result},
     model::{FlatUnit, Model},
@@ -140,9 +141,7 @@ impl Candidates {
         (rows, replicas): (&RowShape, usize),
         budget: Budget,
     ) -> Result<Self> {
-        if config.mesh.tensor_parallel.autotp_size > 1 {
-            bail!(Code::BadValue, "ranks that share layers (tensor_parallel) are not planned");
-        }
+        check_mesh(model, config)?;
         let model = &trained(model, config)?;
         model.measure()?;
         let positions = model.facts().max_positions.map(i64::unsigned_abs);
@@ -165,14 +164,14 @@ impl Candidates {
         let mut setup = self.whole.clone();
         setup.workload.rows = rows as u64;
         setup.gradient_accumulation_steps = accumulation;
-        if self.config.mesh.pipeline.stages == 1 {
+        if self.config.mesh == MeshConfig::default() {
             return Ok(setup.plan());
         }
         let mut config = self.config.clone();
         (config.micro_batch_size, config.gradient_accumulation_steps) = (rows, accumulation);
         let plans = stages(&setup, &config)?.into_iter().map(|stage| stage.memory);
         let most = plans.max_by_key(|plan| plan.device.peak());
-        most.ok_or_else(|| Error::new(Code::Internal, "a pipeline without stages"))
+        most.ok_or_else(|| Error::new(Code::Internal, "a mesh without stages"))
     }
 
     /// The number of the first candidate that fits, or of all that there are.
@@ -353,12 +352,27 @@ mod tests {
         assert!(e.hints()[0].contains("gradient_accumulation_steps"), "{:?}", e.hints());
     }
 
+    /// Of ranks that share the layers each has a part, so that more rows fit; with parts of the tokens
+    /// no fewer.
+    #[test]
+    fn ranks_that_share_layers_have_room_for_more() {
+        let rows = |autotp_size, sequence_parallel| {
+            let mut config = open(None, None);
+            let of_mesh = &mut config.mesh.tensor_parallel;
+            (of_mesh.autotp_size, of_mesh.sequence_parallel) = (autotp_size, sequence_parallel);
+            within(32 << 20, config, &RowShape::default()).unwrap().micro_batch_size
+        };
+        assert!(rows(2, false) > rows(1, false));
+        assert!(rows(2, true) >= rows(2, false));
+    }
+
     #[test]
     fn a_training_that_is_not_planned_is_refused_with_what_to_write() {
         let mut config = open(None, None);
-        config.mesh.tensor_parallel.autotp_size = 2;
+        config.mesh.tensor_parallel.autotp_size = 3;
         let e = within(1 << 40, config, &RowShape::default()).unwrap_err();
         assert!(e.message().contains("needs a plan"), "{}", e.message());
+        assert!(e.message().contains("3 does not divide the 2 attention heads"), "{}", e.message());
         assert!(e.hints()[0].contains("micro_batch_size: 4"));
     }
 }

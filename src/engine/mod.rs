@@ -40,6 +40,8 @@ mod pending;
 mod pipe;
 mod placement;
 pub mod plan;
+pub mod plan_meshes;
+mod plan_sent;
 pub mod plan_stages;
 pub mod plan_time;
 mod schedule;
@@ -78,6 +80,7 @@ pub use self::{
     loss_scaler::LossScalerState,
     memory::MemoryUse,
     outliers::{OutlierState, Skip},
+    plan_sent::SentBytes,
     served::exported,
     timers::PhaseTimes,
     trace::Tracer,

@@ -62,6 +62,11 @@ impl Placement {
         self.users[unit].first().copied().unwrap_or(0)
     }
 
+    /// How many stages use a unit of the whole model.
+    pub(super) fn users(&self, unit: usize) -> usize {
+        self.users[unit].len()
+    }
+
     /// For each unit of `model`, which is cut, the group of the ranks of this pipeline that have it
     /// too. Every rank must call it.
     pub(super) fn sharers(

@@ -16,7 +16,7 @@ use crate::{
         PrecisionConfig,
     },
     error::Result,
-    model::{FlatUnit, Model, Workload},
+    model::{FlatUnit, LayerSharing, Model, Workload},
     tensor::{self, Device},
 };
 
@@ -99,14 +99,16 @@ impl StateBytes {
 }
 
 /// Bytes that the optimizer of `config` keeps for the trained parameters of `model`, which may be an
-/// outline, and those of the weights' averages.
+/// outline or a rank's part of one, and those of the weights' averages.
 pub fn optimizer_state_bytes(model: &Model, config: &EngineConfig) -> Result<u64> {
-    let averages = average_bytes(model.trainable_units(), config);
-    Ok(optimizer_plan(model, config, 1, None)?.state_bytes() + averages)
+    let trained = model.trainable_units();
+    let here: Vec<_> = (0..trained.len()).map(|i| model.unit_number(i)).collect();
+    let plan = optimizer_plan(model, config, 1, None)?.keeping(&here);
+    Ok(plan.state_bytes() + average_bytes(trained, config))
 }
 
 /// Bytes of the averages of the weights of `units`.
-pub(super) fn average_bytes(units: &[FlatUnit], config: &EngineConfig) -> u64 {
+fn average_bytes(units: &[FlatUnit], config: &EngineConfig) -> u64 {
     let numel = units.iter().map(|unit| unit.numel() as u64).sum::<u64>();
     if config.ema.is_some() { numel * MASTER_BYTES } else { 0 }
 }
@@ -128,7 +130,7 @@ pub(super) fn check_memory(
 }
 
 impl Setup {
-    /// The training of `model` with `config` on `world_size` ranks that each have a `device` of this
+    /// The training of `model` with `config` on `world_size` replicas that each have a `device` of this
     /// kind, with rows of `tokens` tokens; `optimizer_state` is of [`optimizer_state_bytes`].
     pub fn new(
         model: &Rc<Model>,
@@ -151,6 +153,7 @@ impl Setup {
                 whole_logits: false,
                 sparse: None,
                 tiled_mlp: None,
+                sharing: sharing_of(config),
             },
             gradient_accumulation_steps: config.gradient_accumulation_steps,
             states,
@@ -239,6 +242,12 @@ impl Setup {
     }
 }
 
+/// How ranks share the layers of a training.
+pub(super) fn sharing_of(config: &EngineConfig) -> LayerSharing {
+    let options = config.mesh.tensor_parallel;
+    LayerSharing { ranks: options.autotp_size as u64, sequence_parallel: options.sequence_parallel }
+}
+
 /// No micro batch is larger; keeps products within 64 bits.
 const MOST_ROWS: u64 = 1 << 20;
 
@@ -275,6 +284,7 @@ mod tests {
                 whole_logits: false,
                 sparse: None,
                 tiled_mlp: None,
+                sharing: LayerSharing::ALONE,
             },
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },

@@ -1,35 +1,47 @@
-//! What each stage of a pipeline needs and does, before anything is loaded.
+//! What each stage of a mesh needs and does, before anything is loaded: consecutive layers, and of these
+//! the part that a rank has where ranks share them.
 
 use std::{ops::Range, rc::Rc};
 
 use super::{
-    layout::layouts,
+    mesh_limits::check_mesh,
     placement::Placement,
-    plan::{MemoryPlan, Setup, average_bytes},
+    plan::{MemoryPlan, Setup, optimizer_state_bytes, sharing_of},
+    plan_sent::SentBytes,
 };
-use crate::{config::EngineConfig, error::Result, optim::OptimizerPlan};
+use crate::{
+    config::EngineConfig,
+    error::{Code, Error, Result},
+    model::LayerSharing,
+};
 
-/// A stage of a pipeline.
+/// A stage of a mesh; a training without a pipeline has one.
 #[derive(Debug, Clone)]
 pub struct StagePlan {
     /// Its layers, of those of the model.
     pub layers: Range<usize>,
-    /// Its parameters; what stages share counts in each.
+    /// The parameters of one of its ranks; what stages share counts in each.
     pub params: u64,
-    /// Multiply-accumulates of a forward pass.
+    /// Multiply-accumulates of a forward pass of one of its ranks.
     pub macs: u64,
     /// The memory of one of its ranks.
     pub memory: MemoryPlan,
-    /// Bytes that one of its ranks sends to its neighbours in a step: flows forward, gradients back.
-    pub sent: u64,
+    /// Bytes that one of its ranks sends in a step.
+    pub sent: SentBytes,
 }
 
 /// The stages of the training `whole`, which is of all layers on one rank of a replica.
 ///
 /// # Errors
-/// More stages than layers.
+/// More stages than layers, or ranks that do not divide them.
 pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
     let (model, pipeline) = (&whole.model, config.mesh.pipeline);
+    let sharing = sharing_of(config);
+    if pipeline.stages > 1 || sharing != LayerSharing::ALONE {
+        model.check_divisible()?;
+    }
+    check_mesh(model, config)?;
+    check_tokens(whole, sharing)?;
     let placement = Placement::of(model, pipeline)?;
     let micro_batches = config.gradient_accumulation_steps;
     let costs = model.costs(&whole.workload).unwrap_or_default();
@@ -38,33 +50,41 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
     };
     let stage = |number: usize| -> Result<StagePlan> {
         let layers = placement.layers(number);
-        let part = Rc::new(model.stage_outline(layers.clone()));
-        let plan = OptimizerPlan::new(&config.optimizer, &layouts(model.all_units(), 1), None)?;
-        let here: Vec<_> = (0..part.units().len()).map(|i| part.unit_number(i)).collect();
-        let incoming = layers.start.checked_sub(1);
-        let outgoing = (layers.end < model.all_layers().len()).then(|| layers.end - 1);
+        let part = Rc::new(model.part_outline(layers.clone(), sharing)?);
+        let incoming = flow(layers.start.checked_sub(1));
+        let outgoing = flow((layers.end < model.all_layers().len()).then(|| layers.end - 1));
         let setup = Setup {
             model: Rc::clone(&part),
-            optimizer_state: plan.keeping(&here).state_bytes()
-                + average_bytes(part.units(), config),
+            optimizer_state: optimizer_state_bytes(&part, config)?,
             in_flight: (pipeline.stages - number).min(micro_batches) as u64,
-            incoming: flow(incoming),
+            incoming,
             ..whole.clone()
         };
+        let of_stage = costs.get(layers.clone()).unwrap_or_default();
+        let flows = micro_batches as u64 * (incoming + outgoing);
         Ok(StagePlan {
             params: part.units().iter().map(|unit| unit.numel() as u64).sum(),
-            macs: costs
-                .get(layers.clone())
-                .unwrap_or_default()
-                .iter()
-                .map(|c| c.profile.macs)
-                .sum(),
+            macs: of_stage.iter().map(|cost| cost.profile.macs).sum(),
             memory: setup.plan(),
-            sent: micro_batches as u64 * (flow(incoming) + flow(outgoing)),
+            sent: SentBytes::of(&setup, config, flows, &placement),
             layers,
         })
     };
     (0..pipeline.stages).map(stage).collect()
+}
+
+/// Refuses rows whose tokens the ranks that share the layers cannot have equal parts of.
+fn check_tokens(whole: &Setup, sharing: LayerSharing) -> Result<()> {
+    let (tokens, ranks) = (whole.workload.tokens, sharing.ranks);
+    if !sharing.sequence_parallel || tokens.is_multiple_of(ranks) {
+        return Ok(());
+    }
+    let message = format!(
+        "`sequence_parallel` divides rows among {ranks} ranks, and {tokens} tokens are no multiple of that"
+    );
+    Err(Error::new(Code::BadValue, message).option("tensor_parallel.sequence_parallel").hint(
+        format!("pack rows of such a length, or give the loader pad_to_multiple_of: {ranks}"),
+    ))
 }
 
 /// The part of the time for which stages wait: `(p - 1) / (m + p - 1)`.
@@ -102,7 +122,10 @@ mod tests {
             model.num_params() + shared + 32 * 64
         );
         let flow = 4 * 32 * 64 * 4;
-        assert_eq!(all.iter().map(|s| s.sent).collect::<Vec<_>>(), [8 * flow, 16 * flow, 8 * flow]);
+        // The first and the last stage sum the gradient of the tied table, as a ring of two does.
+        let tied = 4 * (shared + 32 * 64);
+        let sent: Vec<_> = all.iter().map(|s| s.sent.pp).collect();
+        assert_eq!(sent, [8 * flow + tied, 16 * flow, 8 * flow + tied]);
         let activations: Vec<u64> = all.iter().map(|s| s.memory.device.activations).collect();
         assert!(activations[0] > activations[1], "{activations:?}");
         let most = whole.plan().device;

@@ -3,16 +3,16 @@
 //! A model knows all of its layers and parameters by name. Once it is cut, the layers and units that
 //! it gives out are those of this rank's stage; the others have shapes, and no memory.
 
-use std::ops::Range;
+use std::{ops::Range, rc::Rc};
 
 use super::{
-    FlatUnit, Model, ModelLayer,
+    FlatUnit, LayerSharing, Model, ModelLayer,
     part::{Shared, Stage, UnitPart},
 };
 use crate::{
     error::{Code, Error, Result},
     tensor::Tensor,
-    tensor_parallel::{RowsHere, Run, Sharing, Split, TensorParallel},
+    tensor_parallel::{LayerRanks, RowsHere, Run, Sharing, Split, TensorParallel},
 };
 
 impl Model {
@@ -32,10 +32,7 @@ impl Model {
         if self.is_sharded() {
             return Err(in_parts());
         }
-        if self.starts_from_values() || self.facts.names.is_none() {
-            let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
-            return Err(Error::new(Code::BadValue, what));
-        }
+        self.check_divisible()?;
         let mut stage = Stage::of((&self.layers, &self.units), range);
         if let Some(sharing) = sharing {
             let tp = TensorParallel::new(sharing);
@@ -56,14 +53,38 @@ impl Model {
         self.stage.get().map_or(Ok(()), |_| Err(in_parts()))
     }
 
-    /// A model of the layers in `range` of this one, to plan with: it shares the units' shapes, and is
-    /// not to be trained.
-    pub fn stage_outline(&self, range: Range<usize>) -> Self {
-        let stage = Stage::of((&self.layers, &self.units), range);
+    /// The part of this model that a rank has, to plan with: the layers in `range`, which ranks share as
+    /// `sharing` says. It has shapes alone, and is not to be trained.
+    pub fn part_outline(&self, range: Range<usize>, sharing: LayerSharing) -> Result<Self> {
+        let mut stage = Stage::of((&self.layers, &self.units), range);
+        if sharing.ranks > 1 {
+            let tp = TensorParallel::new(Sharing {
+                ranks: Rc::new(PlannedRanks(sharing.ranks.cast_signed())),
+                sequence_parallel: sharing.sequence_parallel,
+            });
+            let shared = Shared::of((&self.layers, &self.units), tp, self.device)?;
+            let part = |&number: &usize| shared.parts[number].shallow_clone();
+            stage.units = stage.numbers.iter().map(part).collect();
+            stage.shared = Some(shared);
+        }
         let units = self.units.iter().map(FlatUnit::shallow_clone).collect();
         let model = Self::with(self.facts.clone(), self.layers.clone(), units, self.device);
-        let _ = model.stage.set(stage);
-        model
+        model.sparse.replace(self.sparse_attention());
+        model.tiled_mlp.set(self.tiled_mlp.get());
+        model.stage.set(stage).map_err(|_| Error::new(Code::Internal, "a model was cut twice"))?;
+        Ok(model)
+    }
+
+    /// Refuses a model whose layers stay on one rank, whole.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`] for layers of a recipe's own.
+    pub fn check_divisible(&self) -> Result<()> {
+        if self.starts_from_values() || self.facts.names.is_none() {
+            let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
+            return Err(Error::new(Code::BadValue, what));
+        }
+        Ok(())
     }
 
     /// The units of the whole model, also those that are not on this rank: of each parameter the
@@ -202,6 +223,31 @@ impl Model {
     pub fn units_of(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
         self.layers[range].iter().flat_map(|layer| layer.units.iter().copied())
     }
+}
+
+/// Ranks of a plan, of which none is there.
+struct PlannedRanks(i64);
+
+impl LayerRanks for PlannedRanks {
+    fn place(&self) -> (i64, i64) {
+        (0, self.0)
+    }
+
+    fn sum(&self, _: &Tensor) -> Result<()> {
+        Err(planned())
+    }
+
+    fn sum_parts(&self, _: &Tensor) -> Result<Tensor> {
+        Err(planned())
+    }
+
+    fn gather(&self, _: &Tensor) -> Result<Vec<Tensor>> {
+        Err(planned())
+    }
+}
+
+fn planned() -> Error {
+    Error::new(Code::Internal, "a model that is planned has no ranks to compute with")
 }
 
 fn in_parts() -> Error {

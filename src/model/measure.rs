@@ -3,7 +3,7 @@
 use super::{
     Context, Direction, Flow, LayerCost, Masks, Model, ModelLayer, Objective, ParamPlace, Targets,
     Workload,
-    cost::FLOAT_BYTES,
+    cost::{FLOAT_BYTES, LayerSharing},
     measured::{Measured, Sample},
     profile::{ModuleProfile, Recorder},
 };
@@ -67,6 +67,7 @@ impl Model {
             whole_logits: false,
             sparse: None,
             tiled_mlp: None,
+            sharing: LayerSharing::ALONE,
         }
     }
 

@@ -37,7 +37,7 @@ pub use adapters::{
 };
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
-pub use cost::{HeldBytes, LayerCost, Workload};
+pub use cost::{HeldBytes, LayerCost, LayerSharing, SummedBytes, Workload};
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};

@@ -54,10 +54,6 @@ impl Planning {
         rows: RowShape,
     ) -> Result<Box<EvalAltResult>> {
         let shape = config.mesh.shape(self.world_size)?;
-        if shape.tp > 1 {
-            let what = "a plan is of ranks that have whole layers";
-            return Err(Error::new(Code::BadValue, what).option("tensor_parallel.autotp_size"));
-        }
         let model = &trained(model, &config)?;
         model.measure()?;
         if let Some(checkpointing) = config.activation_checkpointing {

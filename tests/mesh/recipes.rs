@@ -126,10 +126,54 @@ init_engine(model, #{ micro_batch_size: 8, gradient_accumulation_steps: 8, pipel
     let plan =
         |ranks: &str| dsr(dir.path(), &["plan", "r.rhai", "--world-size", ranks]).output().unwrap();
     let text = out(&plan("8"));
+    assert!(text.contains("A mesh of pp 4 x dp 2 x tp 1."), "{text}");
     assert!(text.contains("13 to 13"), "{text}");
     assert!(text.contains("Stage 1 is the slowest"), "{text}");
     assert!(text.contains("Stages wait for 27.3 % of the time."), "{text}");
+    assert!(text.contains("4 x 2 x 1 *") && text.contains("1 x 2 x 4 "), "{text}");
+    assert!(!text.contains("1 x 1 x 8"), "8 does not divide the 12 heads: {text}");
     let refused = plan("6");
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("6, is not a multiple of `pipeline.stages` 4"), "{said}");
+}
+
+/// Ranks that share layers are planned: half the heads and inner activations, and the rows of the
+/// vocabulary; what a mesh cannot have is refused with the numbers.
+#[test]
+fn a_plan_shows_shared_layers() {
+    let dir = tempfile::tempdir().unwrap();
+    let plan = |options: &str, ranks: &str| {
+        let recipe = format!(
+            "let model = new_model(\"gpt2\", #{{}});\n\
+             init_engine(model, #{{ micro_batch_size: 4, tensor_parallel: #{{ {options} }} }});\n"
+        );
+        std::fs::write(dir.path().join("r.rhai"), recipe).unwrap();
+        dsr(dir.path(), &["plan", "r.rhai", "--json", "--world-size", ranks]).output().unwrap()
+    };
+    let json = |options: &str, ranks: &str| -> serde_json::Value {
+        serde_json::from_str(&out(&plan(options, ranks))).unwrap()
+    };
+    let [alone, two, in_parts] = [
+        json("autotp_size: 1", "1")["recipe"].clone(),
+        json("autotp_size: 2", "2")["mesh"]["stages"][0].clone(),
+        json("autotp_size: 2, sequence_parallel: true", "2")["mesh"]["stages"][0].clone(),
+    ];
+    let bytes = |way: &serde_json::Value, kind: &str| way["memory"][kind].as_u64().unwrap();
+    // Positions, norms and the biases of sums are whole.
+    assert!((62_000_000..63_000_000).contains(&two["parameters"].as_u64().unwrap()), "{two}");
+    for kind in ["parameters", "optimizer_state", "activations", "all"] {
+        assert!(bytes(&two, kind) < bytes(&alone, kind) * 3 / 4, "{kind}: {two} {alone}");
+    }
+    assert!(bytes(&in_parts, "activations") < bytes(&two, "activations"));
+    let sent = |way: &serde_json::Value, axis: &str| way["sent"][axis].as_u64().unwrap();
+    // 12 blocks of four sums, one of the embedding and one of the head, and two numbers a target.
+    let sums = (12 * 4 + 2) * 4 * 1024 * 768 * 4 + 2 * 4 * 1023 * 4;
+    assert_eq!(["tp", "dp", "pp"].map(|axis| sent(&two, axis)), [sums, 0, 0]);
+    let refused = |options: &str, ranks: &str| {
+        let output = plan(options, ranks);
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused("autotp_size: 5", "5").contains("does not divide the 12 attention heads"));
+    assert!(refused("autotp_size: 2", "3").contains("3, is not a multiple"));
 }

@@ -2,9 +2,9 @@
 //! loaded.
 
 mod memory;
+mod mesh;
 mod numbers;
 mod speed;
-mod stages;
 mod target;
 mod text;
 

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::{
     memory::MemoryNumbers,
+    mesh::MeshNumbers,
     speed::TargetSpeed,
-    stages::{PipelineNumbers, StageNumbers},
     target::{Target, TargetKind},
 };
 use crate::{
@@ -49,11 +49,11 @@ pub(super) struct PlanNumbers {
     pub(super) tokens_per_step: u64,
     #[serde(skip)]
     pub(super) sparse_line: Option<String>,
-    /// The recipe as it is; null for a pipeline.
+    /// The recipe as it is; null for a mesh.
     pub(super) recipe: Option<WayNumbers>,
-    /// The stages of a pipeline.
+    /// Of pipelines, and of ranks that share layers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) pipeline: Option<PipelineNumbers>,
+    pub(super) mesh: Option<MeshNumbers>,
     /// Other ways to train it.
     pub(super) alternatives: Vec<WayNumbers>,
     /// The recipe as it is, on cards.
@@ -116,7 +116,7 @@ impl PlanNumbers {
         let Planned { model, config, rows, world_size, .. } = planned;
         let setup = setup(planned, target.device);
         let tokens = setup.workload.tokens;
-        let is_pipeline = planned.replicas < *world_size;
+        let is_mesh = planned.replicas < *world_size;
         let mut numbers = Self {
             device: target.name.clone(),
             usable_memory: target.usable(),
@@ -139,7 +139,7 @@ impl PlanNumbers {
                     as u64,
             sparse_line: model.sparse_line(tokens.cast_signed())?,
             recipe: None,
-            pipeline: None,
+            mesh: None,
             alternatives: Vec::new(),
             cards: Vec::new(),
             assumed: Assumed {
@@ -148,8 +148,8 @@ impl PlanNumbers {
                 measured_share: MEASURED_SHARE,
             },
         };
-        if is_pipeline {
-            numbers.pipeline = Some(StageNumbers::all(&setup, config)?);
+        if is_mesh {
+            numbers.mesh = Some(MeshNumbers::of(&setup, config, target.usable())?);
             return Ok(numbers);
         }
         let speed = TargetSpeed::of(target, &setup, config)?;

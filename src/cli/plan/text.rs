@@ -3,8 +3,8 @@
 use std::fmt::Write;
 
 use super::{
+    mesh::{MeshNumbers, MeshWay},
     numbers::{CardNumbers, PlanNumbers, TimeNumbers, WayNumbers},
-    stages::PipelineNumbers,
     target::TargetKind,
 };
 use crate::{
@@ -29,8 +29,8 @@ pub(super) fn of(plan: &PlanNumbers) -> String {
     if let Some(line) = &plan.sparse_line {
         text += &format!("{line}\n\n");
     }
-    if let Some(pipeline) = &plan.pipeline {
-        return text + by_stage(pipeline).as_str();
+    if let Some(mesh) = &plan.mesh {
+        return text + by_stage(mesh).as_str();
     }
     if let Some(recipe) = &plan.recipe {
         text += &as_it_is(plan, recipe);
@@ -157,8 +157,8 @@ fn cards(plan: &PlanNumbers) -> String {
     )
 }
 
-/// The stages of a pipeline, in GiB.
-fn by_stage(pipeline: &PipelineNumbers) -> String {
+/// The stages of a mesh, in GiB, and the other meshes.
+fn by_stage(mesh: &MeshNumbers) -> String {
     let heads = [
         "stage",
         "layers",
@@ -172,10 +172,12 @@ fn by_stage(pipeline: &PipelineNumbers) -> String {
         "buffers",
         "all",
         "host",
-        "sent",
+        "to tp",
+        "to dp",
+        "to pp",
     ];
     let mut table_rows = vec![heads.map(ToOwned::to_owned)];
-    for (number, stage) in pipeline.stages.iter().enumerate() {
+    for (number, stage) in mesh.stages.iter().enumerate() {
         let [parameters, master, gradients, optimizer, activations, buffers, all] =
             stage.memory.kinds().map(|(_, bytes)| gib(bytes));
         table_rows.push([
@@ -191,18 +193,72 @@ fn by_stage(pipeline: &PipelineNumbers) -> String {
             buffers,
             all,
             gib(stage.memory.host),
-            gib(stage.sent),
+            gib(stage.sent.tp),
+            gib(stage.sent.dp),
+            gib(stage.sent.pp),
         ]);
     }
-    let (slowest, share) = pipeline.slowest();
+    let (slowest, share) = mesh.slowest();
+    let waits = match mesh.pp {
+        1 => String::new(),
+        stages => format!(
+            "\nStage {slowest} is the slowest, with {:.2} times the work of an even cut. Stages \
+             wait for {:.1} % of the time.\n",
+            share * stages as f64,
+            100.0 * mesh.bubble,
+        ),
+    };
     format!(
-        "The stages, in GiB for each rank at the peak of its memory; work is the share of the \
-         products, sent what goes to the neighbours in a step.\n{}\n\
-         Stage {slowest} is the slowest, with {:.2} times the work of an even cut. Stages \
-         wait for {:.1} % of the time.\n",
+        "A mesh of pp {} x dp {} x tp {}{}.\n\
+         The stages, in GiB for each rank at the peak of its memory; work is the share of the \
+         products, `to` what a rank sends in a step: to those that share its layers, to replicas, \
+         to other stages.\n{}{waits}\n{}",
+        mesh.pp,
+        mesh.dp,
+        mesh.tp,
+        if mesh.sequence_parallel { ", which divides tokens too" } else { "" },
         table(&table_rows),
-        share * pipeline.stages.len() as f64,
-        100.0 * pipeline.bubble,
+        other_meshes(mesh),
+    )
+}
+
+/// The meshes of as many ranks, in GiB.
+fn other_meshes(mesh: &MeshNumbers) -> String {
+    let heads = [
+        "pp x dp x tp",
+        "accumulate",
+        "all",
+        "host",
+        "fits",
+        "to tp",
+        "to dp",
+        "to pp",
+        "slowest",
+        "waits",
+    ];
+    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    for way in &mesh.alternatives {
+        let MeshWay { pp, dp, tp, .. } = way;
+        let mark = if mesh.is(way) { " *" } else { "" };
+        let fits = way.fits.map_or_else(unknown, |fits| if fits { "yes" } else { "no" }.to_owned());
+        table_rows.push([
+            format!("{pp} x {dp} x {tp}{mark}"),
+            way.gradient_accumulation_steps.to_string(),
+            gib(way.memory.all),
+            gib(way.memory.host),
+            fits,
+            gib(way.sent.tp),
+            gib(way.sent.dp),
+            gib(way.sent.pp),
+            format!("{:.2}", way.slowest),
+            format!("{:.1} %", 100.0 * way.bubble),
+        ]);
+    }
+    format!(
+        "The meshes that these ranks can have with the same rows a step, in GiB for the rank that \
+         needs most and for the one that sends most; `slowest` is the work of the slowest stage \
+         beside an even cut, * this recipe.\n{}",
+        table(&table_rows)
     )
 }
 

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::{Linear, Norm, Rotary};
+use super::{Divided, Linear, Norm, Rotary};
 use crate::{
     config::Sides,
     error::{Code, Error, Result},
@@ -367,21 +367,28 @@ impl Attention {
         tape: &mut Tape,
         keeps_input: bool,
     ) -> ModuleProfile {
-        let (wide, narrow) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let (heads, kv_heads) = (work.part(self.heads), work.part(self.kv_heads));
+        let (wide, narrow) = (heads * self.head_dim, kv_heads * self.head_dim);
         let [q, kv] = [wide, narrow].map(|width| work.bytes(width));
         let mut children = Vec::new();
+        let width = self.out.outputs();
+        tape.enter(work, width, keeps_input);
+        // What was gathered is kept by no layer.
+        let keeps_input = keeps_input && !work.has_part_of_tokens();
+        let by_heads = (work, Divided::Outputs);
         let is_fused = match &self.projections {
             Projections::Apart(q, k, v) => {
-                children.push(Linear::cost([q, k, v], work, tape, keeps_input));
+                children.push(Linear::cost([q, k, v], by_heads, tape, keeps_input));
                 false
             }
             Projections::Cross(q, k, v) => {
-                children.push(Linear::cost([k, v], work, tape, false));
-                children.push(Linear::cost([q], work, tape, keeps_input));
+                tape.enter(work, width, false);
+                children.push(Linear::cost([k, v], by_heads, tape, false));
+                children.push(Linear::cost([q], by_heads, tape, keeps_input));
                 false
             }
             Projections::InParts(qkv) | Projections::ByHeads(qkv) => {
-                children.push(Linear::cost([qkv], work, tape, keeps_input));
+                children.push(Linear::cost([qkv], by_heads, tape, keeps_input));
                 // The parts' gradients are put together.
                 tape.push(Operation { gradient: q + 2 * kv, ..Operation::default() });
                 true
@@ -389,8 +396,8 @@ impl Attention {
         };
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             let rows = |heads: i64| work.places() * heads.unsigned_abs();
-            children.push(k_norm.cost_of_rows(work, tape, rows(self.kv_heads), true));
-            children.push(q_norm.cost_of_rows(work, tape, rows(self.heads), true));
+            children.push(k_norm.cost_of_rows(work, tape, rows(kv_heads), true));
+            children.push(q_norm.cost_of_rows(work, tape, rows(heads), true));
         }
         if let Position::Rotary(_) = self.position {
             // Values keep the storage of all three where one layer made them.
@@ -398,7 +405,8 @@ impl Attention {
             tape.push(Operation { kept, gradient: q + kv, ..Operation::default() });
         }
         self.cost_of_scores(work, tape, (q, kv));
-        children.push(Linear::cost([&self.out], work, tape, false));
+        children.push(Linear::cost([&self.out], (work, Divided::Inputs), tape, false));
+        tape.leave(work, width);
         // Every query with every key, and every weight with every value, where they are not hidden.
         let macs = 2 * work.places() * work.tokens * wide.unsigned_abs();
         let macs = match self.density(work) {
@@ -411,7 +419,7 @@ impl Attention {
     }
 
     fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
-        let heads = self.heads.unsigned_abs();
+        let heads = work.part(self.heads).unsigned_abs();
         let carried = matches!(self.position, Position::Carried);
         if self.cost_of_window(work, tape, (q, kv)) {
             return;

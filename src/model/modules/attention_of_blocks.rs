@@ -69,7 +69,7 @@ impl Attention {
     /// Bytes that are held at a time where scores have a trained bias: of scores with their weights and
     /// gradients, and of the keys and values that rows of blocks see.
     pub(super) fn written_bytes(&self, work: &Workload, sparse: SparseWork) -> u64 {
-        let pairs = work.places() * work.tokens * self.heads.unsigned_abs();
+        let pairs = work.places() * work.tokens * work.part(self.heads).unsigned_abs();
         let scores = ((pairs as f64 * sparse.density) as u64).min(MOST_SCORES.unsigned_abs());
         let gathered = scores / sparse.block.max(1) * self.head_dim.unsigned_abs();
         FLOAT_BYTES * (4 * scores + 3 * gathered)
@@ -88,7 +88,7 @@ impl Attention {
         let padded = |bytes: u64| bytes / work.tokens * pieces * window.unsigned_abs();
         let (all, rest) = (padded(q), padded(q) / pieces * (pieces - 1));
         let has_padding = pieces * window.unsigned_abs() > work.tokens;
-        let statistics = padded(work.places() * self.heads.unsigned_abs() * FLOAT_BYTES);
+        let statistics = padded(work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES);
         let in_floats = |bytes: u64| bytes / work.element_bytes * FLOAT_BYTES;
         // Each query has keys and values of its own.
         let expanded = if self.heads == self.kv_heads { 0 } else { 2 * all };

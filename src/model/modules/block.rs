@@ -170,26 +170,26 @@ impl Layer for Block {
 
     fn cost(&self, work: &Workload) -> Option<LayerCost> {
         let work = &if self.is_decoder { work.of_decoder() } else { *work };
-        let mut tape = Tape::new();
+        let (between, mut tape) = (&work.between(), Tape::new());
         let (branch, attention) = &self.attention;
         let how = |keeps_input| (self.width, self.dropout, keeps_input);
         let mut modules = Vec::new();
         let is_sparse = self.attention.1.is_sparse_in(work);
         modules.extend(self.relative.as_ref().map(|bias| bias.cost(work, &mut tape, is_sparse)));
-        modules.extend(branch.cost(work, &mut tape, how(false), |tape, keeps_input| {
+        modules.extend(branch.cost(between, &mut tape, how(false), |tape, keeps_input| {
             attention.cost(work, tape, keeps_input)
         }));
         if let Some((branch, attention)) = &self.cross {
-            modules.extend(branch.cost(work, &mut tape, how(true), |tape, keeps_input| {
+            modules.extend(branch.cost(between, &mut tape, how(true), |tape, keeps_input| {
                 attention.cost(work, tape, keeps_input)
             }));
         }
         let (branch, mlp) = &self.mlp;
-        modules.extend(branch.cost(work, &mut tape, how(true), |tape, keeps_input| {
+        modules.extend(branch.cost(between, &mut tape, how(true), |tape, keeps_input| {
             mlp.cost(work, tape, keeps_input)
         }));
         let profile = ModuleProfile::new("", "Block").with(modules);
-        Some(tape.cost(profile, work.bytes(self.width)))
+        Some(tape.cost(profile, between.bytes(self.width)))
     }
 
     fn draws(&self) -> bool {

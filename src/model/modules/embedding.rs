@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use super::{Linear, Norm, dropout};
+use super::{Divided, Linear, Norm, dropout};
 use crate::{
     bridge::{
         autograd::own_gradient,
@@ -101,6 +101,15 @@ impl Embedding {
                 let scale = Tensor::f_full([0i64; 0], scale, (rows.kind(), rows.device()))?;
                 Ok(rows.f_mul(&scale)?)
             }
+        }
+    }
+
+    /// Adds the sum over ranks that divide the rows, whose gradient has zeros for the rows of others.
+    fn cost(&self, work: &Workload, tape: &mut Tape) {
+        if self.is_divided && work.sharing.ranks > 1 {
+            let transient = work.bytes(self.width);
+            tape.push(Operation { transient, ..Operation::default() });
+            tape.leave(work, self.width);
         }
     }
 
@@ -223,7 +232,9 @@ impl Layer for DecoderStart {
 
     fn cost(&self, work: &Workload) -> Option<LayerCost> {
         let (mut tape, width) = (Tape::new(), self.tokens.width);
-        let norm = self.norm.cost(work, &mut tape, false);
+        let norm = self.norm.cost(&work.between(), &mut tape, false);
+        self.tokens.cost(&work.of_decoder(), &mut tape);
+        let work = &work.between();
         let mut output = work.bytes(width) + work.of_decoder().bytes(width);
         if self.dropout > 0.0 {
             output += work.mask_bytes(width) + work.of_decoder().mask_bytes(width);
@@ -288,7 +299,10 @@ impl Layer for Embed {
     }
 
     fn cost(&self, work: &Workload) -> Option<LayerCost> {
-        let (mut tape, hidden) = (Tape::new(), work.bytes(self.width()));
+        let mut tape = Tape::new();
+        self.tokens.cost(work, &mut tape);
+        let work = &work.between();
+        let hidden = work.bytes(self.width());
         let tables =
             [Some(&self.tokens), self.positions.as_ref().map(|positions| &positions.table)];
         let params = tables.into_iter().flatten().map(|table| table.rows * table.width);
@@ -298,7 +312,7 @@ impl Layer for Embed {
         };
         let mut children = Vec::new();
         if let Some(projection) = &self.projection {
-            children.push(Linear::cost([projection], work, &mut tape, true));
+            children.push(Linear::cost([projection], (work, Divided::Nothing), &mut tape, true));
         }
         if let Some(norm) = &self.norm {
             children.push(norm.cost(work, &mut tape, true));

@@ -3,7 +3,7 @@
 //! The plain loss, cross-entropy of the targets, is made in slices of the logits (`loss.rs`). A loss of
 //! a recipe's own gets them whole, and autograd goes back through it.
 
-use super::{Linear, Norm, dropout};
+use super::{Divided, Linear, Norm, dropout};
 use crate::{
     bridge::{
         decode::Matrix,
@@ -70,13 +70,22 @@ impl Head {
         }
     }
 
+    /// Bytes that stand for what ranks that divide the vocabulary gather of each target: two numbers.
+    fn summed_of_targets(&self, work: &Workload) -> u64 {
+        let ranks = work.sharing.ranks;
+        let last = if self.is_decoder { 0 } else { work.rows };
+        if ranks == 1 { 0 } else { ranks * (work.places() - last) * FLOAT_BYTES }
+    }
+
     /// Bytes of the norm's output, its rows with a target, their gradient, and the slice of the logits;
     /// with whole logits of the gradient of the norm's output and targets.
     fn buffers(&self, work: &Workload) -> u64 {
-        let (vocab, width) = self.shape;
+        let (vocab, width) = (work.part(self.shape.0), self.shape.1);
         let (places, element, hidden) = (work.places(), work.element_bytes, work.bytes(width));
-        let statistics = 2 * places * FLOAT_BYTES;
+        let between = work.between();
+        let statistics = 2 * between.places() * FLOAT_BYTES;
         if work.whole_logits {
+            let vocab = self.shape.0;
             // In float32 probabilities, their gradient and that of the logits, which goes on in 16
             // bits.
             let also = if element == FLOAT_BYTES { 0 } else { element };
@@ -140,17 +149,22 @@ impl Layer for Head {
         let work = &if self.is_decoder { work.of_decoder() } else { *work };
         let (vocab, width) = self.shape;
         let (mut tape, mut modules) = (Tape::new(), Vec::new());
+        let between = &work.between();
         if let Some(norm) = &self.norm {
-            modules.push(norm.cost(work, &mut tape, false));
+            modules.push(norm.cost(between, &mut tape, false));
         }
         if let Some(narrow) = &self.narrow {
-            modules.push(Linear::cost([narrow], work, &mut tape, true));
+            let part = (between, Divided::Nothing);
+            modules.push(Linear::cost([narrow], part, &mut tape, true));
         }
+        tape.share(work, width);
         let rows = work.places() as i64;
-        modules.push(ModuleProfile::linear("lm_head", "Linear", rows, (width, vocab), false));
+        let shape = (width, work.part(vocab));
+        modules.push(ModuleProfile::linear("lm_head", "Linear", rows, shape, false));
         let profile = ModuleProfile::new("", "Head").with(modules);
         let forward = self.buffers(work);
-        Some(LayerCost { kept: 0, forward, ..tape.cost(profile, 0) })
+        let cost = LayerCost { kept: 0, forward, ..tape.cost(profile, 0) };
+        Some(cost.and_sums(self.summed_of_targets(work)))
     }
 
     fn splits(&self) -> Vec<(ParamId, Split)> {

@@ -203,15 +203,22 @@ impl Linear {
         layers.map(|layer| layer.name.as_str()).join(", ")
     }
 
-    /// Adds the cost of the layers, of which the input is kept if nothing before keeps it.
+    /// Adds the cost of the layers, of which the input is kept if nothing before keeps it; `part` is
+    /// what ranks divide.
     pub(crate) fn cost<const N: usize>(
         layers: [&Self; N],
-        work: &Workload,
+        (work, part): (&Workload, Divided),
         tape: &mut Tape,
         keeps_input: bool,
     ) -> ModuleProfile {
-        let inputs = layers.first().map_or(0, |layer| layer.inputs);
-        let weights = layers.iter().map(|layer| layer.inputs * layer.outputs);
+        let shape = |layer: &Self| match part {
+            Divided::Nothing => (layer.inputs, layer.outputs),
+            Divided::Inputs => (work.part(layer.inputs), layer.outputs),
+            Divided::Outputs => (layer.inputs, work.part(layer.outputs)),
+        };
+        let inputs = layers.first().map_or(0, |layer| shape(layer).0);
+        let weights =
+            layers.iter().map(|layer| shape(layer)).map(|(inputs, outputs)| inputs * outputs);
         let input = work.bytes(inputs);
         tape.push(Operation {
             kept: if keeps_input { input } else { 0 },
@@ -223,14 +230,25 @@ impl Linear {
         let (rows, mut profile) =
             (work.places() as i64, ModuleProfile::new(Self::names(layers), kind));
         for layer in layers {
-            let (shape, has_bias) = ((layer.inputs, layer.outputs), layer.bias.is_some());
-            let part = ModuleProfile::linear(&layer.name, kind, rows, shape, has_bias);
+            let has_bias = layer.bias.is_some();
+            let part = ModuleProfile::linear(&layer.name, kind, rows, shape(layer), has_bias);
             profile.params += part.params;
             profile.macs += part.macs;
             profile.flops += part.flops;
         }
         profile
     }
+}
+
+/// The side of a layer that ranks divide among them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Divided {
+    /// Neither.
+    Nothing,
+    /// The inputs.
+    Inputs,
+    /// The outputs.
+    Outputs,
 }
 
 /// The parameters of one layer, for its forward and its backward pass.

@@ -2,7 +2,7 @@
 //! gate.
 
 use super::{
-    Activation, Linear, dropout,
+    Activation, Divided, Linear, dropout,
     gated::{each_alone, gated},
 };
 use crate::{
@@ -120,10 +120,15 @@ impl Mlp {
         keeps_input: bool,
     ) -> ModuleProfile {
         let shards = work.tiled_mlp.map(|tiles| tiles.of(work.places() as i64, self.up.inputs()));
-        match shards.filter(|&shards| shards > 1) {
+        tape.enter(work, self.up.inputs(), keeps_input);
+        // What was gathered is kept by no layer.
+        let keeps_input = keeps_input && !work.has_part_of_tokens();
+        let profile = match shards.filter(|&shards| shards > 1) {
             Some(shards) => self.cost_of_slices(work, tape, (shards, keeps_input)),
             None => self.cost_at_once(work, tape, keeps_input),
-        }
+        };
+        tape.leave(work, self.down.outputs());
+        profile
     }
 
     pub(super) fn cost_at_once(
@@ -133,13 +138,14 @@ impl Mlp {
         keeps_input: bool,
     ) -> ModuleProfile {
         let width = match self.gate {
-            Gate::InUp => self.up.outputs() / 2,
-            _ => self.up.outputs(),
+            Gate::InUp => work.part(self.up.outputs()) / 2,
+            _ => work.part(self.up.outputs()),
         };
+        let by_inner = (work, Divided::Outputs);
         let inner = work.bytes(width);
         let first = match &self.gate {
-            Gate::Layer(gate) => Linear::cost([gate, &self.up], work, tape, keeps_input),
-            _ => Linear::cost([&self.up], work, tape, keeps_input),
+            Gate::Layer(gate) => Linear::cost([gate, &self.up], by_inner, tape, keeps_input),
+            _ => Linear::cost([&self.up], by_inner, tape, keeps_input),
         };
         let both = Operation {
             kept: 2 * inner,
@@ -167,7 +173,8 @@ impl Mlp {
         }
         // Of a ReLU the output is enough, which the next layer needs too.
         let shares = matches!(self.gate, Gate::None) && self.activation == Activation::Relu;
-        let down = Linear::cost([&self.down], work, tape, !shares || self.dropout > 0.0);
+        let keeps_inner = !shares || self.dropout > 0.0;
+        let down = Linear::cost([&self.down], (work, Divided::Inputs), tape, keeps_inner);
         let activation = ModuleProfile {
             flops: work.places() * width.unsigned_abs(),
             ..ModuleProfile::new("act", self.activation.name())

@@ -27,7 +27,7 @@ pub(super) use self::{
     block::{Block, Branch},
     embedding::{DecoderStart, Embed, Embedding, Positions},
     head::Head,
-    linear::Linear,
+    linear::{Divided, Linear},
     mlp::{Gate, Mlp},
     norm::Norm,
     relative::RelativeBias,
