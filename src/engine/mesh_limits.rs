@@ -1,10 +1,32 @@
 //! Options and models that no mesh of ranks takes.
 
+use super::placement::Placement;
 use crate::{
     config::{EngineConfig, MeshConfig, OptimizerConfig, optimizer::Algorithm},
     error::{Code, Error, Result},
-    model::{Adapter, Model},
+    model::{Adapter, Model, own_layers_stay_whole},
 };
+
+/// Refuses a mesh that cannot divide the layers of a model of a family.
+///
+/// # Errors
+/// [`Code::BadValue`] with the numbers.
+pub fn check_division(model: &Model, mesh: MeshConfig) -> Result<()> {
+    Placement::of(model, mesh.pipeline)?;
+    model.check_sharing(mesh.tensor_parallel.autotp_size)
+}
+
+/// Refuses a mesh for layers of a recipe's own.
+///
+/// # Errors
+/// [`Code::BadValue`].
+pub fn check_own_layers(mesh: MeshConfig) -> Result<()> {
+    match (mesh.pipeline.stages, mesh.tensor_parallel.autotp_size) {
+        (1, 1) => Ok(()),
+        (1, _) => Err(own_layers_stay_whole().option("tensor_parallel.autotp_size")),
+        _ => Err(own_layers_stay_whole().option("pipeline.stages")),
+    }
+}
 
 /// Refuses what does not go with stages, or with ranks that share layers.
 pub(super) fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {

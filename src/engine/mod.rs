@@ -79,6 +79,7 @@ pub use self::{
     facts::{ChosenBatch, EngineFacts},
     loss_scaler::LossScalerState,
     memory::MemoryUse,
+    mesh_limits::{check_division, check_own_layers},
     outliers::{OutlierState, Skip},
     plan_sent::SentBytes,
     served::exported,

@@ -81,8 +81,7 @@ impl Model {
     /// [`Code::BadValue`] for layers of a recipe's own.
     pub fn check_divisible(&self) -> Result<()> {
         if self.starts_from_values() || self.facts.names.is_none() {
-            let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
-            return Err(Error::new(Code::BadValue, what));
+            return Err(own_layers_stay_whole());
         }
         Ok(())
     }
@@ -248,6 +247,12 @@ impl LayerRanks for PlannedRanks {
 
 fn planned() -> Error {
     Error::new(Code::Internal, "a model that is planned has no ranks to compute with")
+}
+
+/// The error for layers that are on several ranks, and of a recipe's own.
+pub fn own_layers_stay_whole() -> Error {
+    let what = "pipelines and tensor parallelism need a model of a family: a recipe's own layers stay whole";
+    Error::new(Code::BadValue, what)
 }
 
 fn in_parts() -> Error {

@@ -38,6 +38,7 @@ pub use adapters::{
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
 pub use cost::{HeldBytes, LayerCost, LayerSharing, SummedBytes, Workload};
+pub use cut::own_layers_stay_whole;
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;
 pub use families::{CustomLayer, LayerFunction, ModelConfig, custom};

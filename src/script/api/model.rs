@@ -28,7 +28,7 @@ use crate::{
         value,
     },
     script::host::{self, Host},
-    tensor::{Kind, Tensor, moved},
+    tensor::{Device, Kind, Tensor, moved},
 };
 
 /// A model of a script. Copies are the same one, also when its layers change: by an adapter, or by an
@@ -392,6 +392,14 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
         false => model::Model::from_scratch(&config, seed, device)?,
     };
     handle(model, quantization)
+}
+
+/// The model without weights that `new_model` makes of a published name with these options; `None` where
+/// there is none, which the call says when it is made.
+pub(crate) fn outline(name: &str, options: &Map) -> Option<model::Model> {
+    let (_, _, overrides) = make_options(options).ok()?;
+    let config = with_overrides(ModelConfig::named(name)?, overrides, "new_model").ok()?;
+    model::Model::outline(&config, Device::Cpu).ok()
 }
 
 fn handle(model: model::Model, quantization: Option<Quantization>) -> Result<api::Model> {

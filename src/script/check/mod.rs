@@ -15,6 +15,7 @@ mod types;
 mod whole;
 mod written;
 mod written_mesh;
+mod written_models;
 
 use std::collections::BTreeMap;
 
@@ -61,7 +62,10 @@ pub(crate) fn check_input(
     modules.extend(imports.of(source));
     let functions = Functions { own: whole, modules };
     let calls = Calls::new(engine, &surface, functions, (ast, imports), parameters, known);
-    let faults = calls.faults(ast);
+    let mut faults = calls.faults(ast);
+    if faults.is_empty() {
+        faults = written_models::faults(ast, parameters);
+    }
     let faults = faults.into_iter().map(|(position, fault)| fault.at(source, position));
     Error::all(faults.collect()).map_or(Ok(()), Err)
 }

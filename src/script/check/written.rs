@@ -37,6 +37,13 @@ impl Seen {
         Self { unseen: Vec::new(), stand_in: Dynamic::UNIT }.value(expr, "", parameters)
     }
 
+    /// The value of `expr`; `None` where only the run knows it, or a part of it.
+    pub(super) fn certain(expr: &Expr, parameters: &[Parameter]) -> Option<Dynamic> {
+        let mut seen = Self { unseen: Vec::new(), stand_in: Dynamic::UNIT };
+        let value = seen.value(expr, "", parameters);
+        seen.unseen.is_empty().then_some(value)
+    }
+
     /// The value of `expr`, which stands at `path` of the map.
     fn value(&mut self, expr: &Expr, path: &str, parameters: &[Parameter]) -> Dynamic {
         match expr {

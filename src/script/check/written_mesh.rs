@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use rhai::{AST, Dynamic, Expr, FnCallExpr, Map};
+use rhai::{AST, Dynamic, Expr, FnCallExpr, Map, Position};
 
 use super::{calls::is_condition, written::Seen};
 use crate::{
@@ -29,7 +29,7 @@ pub fn written_meshes(
     let (ast, mut parameters) = scan(recipe, &Sources::default())?;
     params::give(&mut parameters, &workspace.rights.params)?;
     let value = |expr: &Expr| Seen::of_any_type(expr, &parameters);
-    let of_call = |call: &FnCallExpr| match call.name.as_str() {
+    let of_call = |call: &FnCallExpr, _| match call.name.as_str() {
         "init_engine" => mesh_of(&*call.args.last().map(value)?.as_map_ref().ok()?),
         "from_deepspeed" => {
             let path = call.args.first().map(value)?.into_string().ok()?;
@@ -44,15 +44,18 @@ pub fn written_meshes(
 }
 
 /// What `of_call` finds in the calls that are made whatever happens.
-fn certain_calls<T>(ast: &AST, of_call: impl Fn(&FnCallExpr) -> Option<T>) -> Vec<T> {
+pub(super) fn certain_calls<T>(
+    ast: &AST,
+    of_call: impl Fn(&FnCallExpr, Position) -> Option<T>,
+) -> Vec<T> {
     let mut found = Vec::new();
     ast.clone_statements_only().walk(&mut |nodes| {
         let call = nodes.last().and_then(locate::as_call);
-        if let Some((call, _)) = call
+        if let Some((call, position)) = call
             && !call.is_qualified()
             && !nodes.iter().any(is_condition)
         {
-            found.extend(of_call(call));
+            found.extend(of_call(call, position));
         }
         true
     });
@@ -60,7 +63,7 @@ fn certain_calls<T>(ast: &AST, of_call: impl Fn(&FnCallExpr) -> Option<T>) -> Ve
 }
 
 /// The mesh of the options of an engine; `None` where only the run knows it.
-fn mesh_of(options: &Map) -> Option<MeshConfig> {
+pub(super) fn mesh_of(options: &Map) -> Option<MeshConfig> {
     let plain = MeshConfig::default();
     let stages = number(options, "pipeline", "stages", plain.pipeline.stages)?;
     let sharers = plain.tensor_parallel.autotp_size;
