@@ -30,8 +30,8 @@ use crate::{data::stage::ROWS_PER_BATCH, tensor::available_bytes, units::Bytes};
 
 /// Values of one page; writers begin another one after some ten thousand.
 const MOST_VALUES: u64 = 1 << 24;
-/// Bytes of memory for a value in a list: its levels, and its place in the list.
-const LIST_VALUE: u64 = 16;
+/// Values that the lists of a batch have in all: for each of its rows as many as a long context has.
+const MOST_IN_LISTS: u64 = 1 << 27;
 
 /// Row groups of a file.
 pub(super) struct Groups<R> {
@@ -41,7 +41,7 @@ pub(super) struct Groups<R> {
     pub(super) made: Made,
 }
 
-/// Bytes that the pages of lists make, since the last batch was there.
+/// Values in the pages of lists, since the last batch was there.
 #[derive(Clone, Default)]
 pub(super) struct Made(Arc<AtomicU64>);
 
@@ -67,8 +67,10 @@ impl Made {
         self.0.store(0, Ordering::Relaxed);
     }
 
-    fn add(&self, bytes: u64) -> u64 {
-        self.0.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes)
+    /// Adds the values of a page; returns whether they are still as many as a batch may have.
+    fn add(&self, values: u64) -> bool {
+        let before = self.0.fetch_add(values, Ordering::Relaxed);
+        before.saturating_add(values) <= MOST_IN_LISTS
     }
 }
 
@@ -187,11 +189,12 @@ impl<R: ChunkReader> Pages<R> {
             _ => 0,
         };
         let texts = largest.saturating_mul(values_in_batch(page, values));
-        let lists = match self.column.max_rep_level() {
-            0 => 0,
-            _ => self.made.add(values * LIST_VALUE),
-        };
-        check_memory(texts.saturating_add(lists), available_bytes()).map_err(|e| wrong(&e))
+        if self.column.max_rep_level() > 0 && !self.made.add(values) {
+            return Err(wrong(&format!(
+                "makes lists of more than {MOST_IN_LISTS} values in a batch"
+            )));
+        }
+        check_memory(texts, available_bytes()).map_err(|e| wrong(&e))
     }
 }
 
@@ -457,9 +460,8 @@ mod tests {
         let e = check_memory(10, Some(9)).unwrap_err();
         assert!(e.contains("of memory, and"), "{e}");
         let made = Made::default();
-        made.add(5);
-        assert_eq!(made.add(6), 11);
+        assert!(made.add(MOST_IN_LISTS) && !made.add(1));
         made.begin();
-        assert_eq!(made.add(6), 6);
+        assert!(made.add(1));
     }
 }
