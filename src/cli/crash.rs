@@ -8,6 +8,7 @@ use std::{
     io::Write,
     panic::{self, AssertUnwindSafe},
     sync::{Arc, Mutex, PoisonError},
+    thread,
 };
 
 use crate::{
@@ -22,6 +23,7 @@ pub(super) fn guard<T>(
 ) -> Result<T, Failure> {
     let last = Arc::new(Mutex::new(String::new()));
     let note = Arc::clone(&last);
+    let usual = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let mut text = info.to_string().replace('\n', " ");
         if verbose {
@@ -30,8 +32,14 @@ pub(super) fn guard<T>(
         *note.lock().unwrap_or_else(PoisonError::into_inner) = text;
     }));
     let outcome = panic::catch_unwind(AssertUnwindSafe(work));
-    // The hook of the standard library comes back, for what may still go wrong.
-    let _ = panic::take_hook();
+    // The usual hook comes back for what this thread still does. Others, which the end of the process
+    // does not wait for, may still be in what their own guards catch.
+    let here = thread::current().id();
+    panic::set_hook(Box::new(move |info| {
+        if thread::current().id() == here {
+            usual(info);
+        }
+    }));
     outcome.unwrap_or_else(|_| {
         let what = last.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let message = format!("internal error: {what}");
@@ -60,13 +68,24 @@ pub(super) fn exhausted(bytes: usize) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
+    /// One test, as there is one hook for all threads.
     #[test]
-    fn a_panic_becomes_an_error() {
+    fn a_panic_becomes_an_error_and_is_silent_in_threads_that_are_left() {
+        static SHOWN: AtomicUsize = AtomicUsize::new(0);
+        let outer = panic::take_hook();
+        panic::set_hook(Box::new(|_| _ = SHOWN.fetch_add(1, Ordering::Relaxed)));
         let failure = guard::<()>(false, || panic!("the tokens are gone")).unwrap_err();
         assert_eq!(failure.code(), Code::Internal);
         assert!(failure.faults[0].error.message().starts_with("internal error: "));
         assert!(guard(false, || Ok(1)).is_ok());
+        assert!(thread::spawn(|| panic!("left")).join().is_err());
+        assert_eq!(SHOWN.load(Ordering::Relaxed), 0);
+        assert!(panic::catch_unwind(|| panic!("here")).is_err());
+        assert_eq!(SHOWN.load(Ordering::Relaxed), 1);
+        panic::set_hook(outer);
     }
 }

@@ -4,7 +4,7 @@
 //! number is stored where the column can hold exactly it. What has no equal on the other side is an
 //! error that names the row or the value: nothing is rounded, cut or encoded in silence.
 
-use std::{borrow::Cow, sync::Arc};
+use std::{borrow::Cow, collections::HashMap, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, StructArray, make_array},
@@ -181,21 +181,47 @@ fn check_float(number: &Number) -> Result<(), String> {
 pub(super) fn infer_schema(rows: &[Row]) -> Result<Schema, ArrowError> {
     let objects = rows.iter().map(|row| Ok(Value::Object(row.clone())));
     let inferred = infer_json_schema_from_iterator(objects)?;
-    let mut fields: Vec<FieldRef> = Vec::new();
-    for name in rows.iter().flat_map(Row::keys) {
-        if !fields.iter().any(|f| f.name() == name)
-            && let Some((_, field)) = inferred.fields().find(name)
-        {
-            let large = |row: &Row| row.get(name).is_some_and(|v| v.is_u64() && !v.is_i64());
-            let whole = |row: &Row| row.get(name).is_none_or(|v| v.is_null() || v.is_u64());
-            // Arrow takes ids above those of int64 for floats.
-            fields.push(match rows.iter().any(large) && rows.iter().all(whole) {
-                true => Arc::new(field.as_ref().clone().with_data_type(DataType::UInt64)),
-                false => field.clone(),
-            });
-        }
+    let by_name: HashMap<&str, &FieldRef> =
+        inferred.fields().iter().map(|field| (field.name().as_str(), field)).collect();
+    let columns = columns(rows);
+    let fields = columns.iter().filter_map(|column| {
+        let field = by_name.get(column.name)?;
+        // Arrow takes ids above those of int64 for floats.
+        Some(match column.has_large && column.is_whole {
+            true => Arc::new(field.as_ref().clone().with_data_type(DataType::UInt64)),
+            false => Arc::clone(field),
+        })
+    });
+    Ok(Schema::new(fields.collect::<Vec<FieldRef>>()))
+}
+
+/// The number of columns that rows have together.
+pub(super) fn count_columns(rows: &[Row]) -> usize {
+    columns(rows).len()
+}
+
+/// What is known of a column before its type is.
+struct Column<'a> {
+    name: &'a str,
+    /// Whether a number in it is above those of int64.
+    has_large: bool,
+    /// Whether it has whole numbers from 0 on and nothing else.
+    is_whole: bool,
+}
+
+/// The columns of rows, in one pass: rows can have other columns each.
+fn columns(rows: &[Row]) -> Vec<Column<'_>> {
+    let mut columns: Vec<Column<'_>> = Vec::new();
+    let mut places = HashMap::new();
+    for (name, value) in rows.iter().flatten() {
+        let place = *places.entry(name.as_str()).or_insert_with(|| {
+            columns.push(Column { name, has_large: false, is_whole: true });
+            columns.len() - 1
+        });
+        columns[place].has_large |= value.is_u64() && !value.is_i64();
+        columns[place].is_whole &= value.is_null() || value.is_u64();
     }
-    Ok(Schema::new(fields))
+    columns
 }
 
 /// The inferred columns, of a type that holds what `map` returns: whole numbers and floats of 64 bits,

@@ -62,6 +62,18 @@ impl Scope {
         }
     }
 
+    /// Adds all that `more` has, each path or host once.
+    fn extend(&mut self, more: &Self) {
+        if *more == Self::All {
+            *self = Self::All;
+        }
+        for item in more.items() {
+            if !self.items().contains(item) {
+                self.add(item.clone());
+            }
+        }
+    }
+
     /// The items, where there is a list.
     pub fn items(&self) -> &[String] {
         match self {
@@ -172,19 +184,24 @@ impl Grants {
         }
     }
 
-    /// These, with what `more` gives by name.
+    /// These, with what `more` gives and denies.
     pub fn and(mut self, more: &Self) -> Self {
         self.extend(more);
         self
     }
 
-    /// Gives also what `more` gives by name.
+    /// Gives and denies also what `more` does.
     pub fn extend(&mut self, more: &Self) {
-        for capability in [Capability::Read, Capability::Write, Capability::Net] {
-            for item in more.allowed(capability).items() {
-                self.add(capability, item.clone());
-            }
-        }
+        // Each field is named, so that none can be forgotten.
+        let Self { read, write, net, import, deny_read, deny_write, deny_net, deny_import } = more;
+        self.read.extend(read);
+        self.write.extend(write);
+        self.net.extend(net);
+        self.import.extend(import);
+        self.deny_read.extend(deny_read);
+        self.deny_write.extend(deny_write);
+        self.deny_net.extend(deny_net);
+        self.deny_import.extend(deny_import);
     }
 
     pub(super) fn resolved(self, work_dir: &Path) -> Self {
@@ -195,5 +212,29 @@ impl Grants {
             deny_write: self.deny_write.resolved(work_dir),
             ..self
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grants_are_extended_in_all_that_they_give_and_deny() {
+        let these = |name: &str| Scope::These(vec![name.to_owned()]);
+        let more = Grants {
+            read: these("/r"),
+            write: these("/w"),
+            net: these("n.example"),
+            import: these("i.example"),
+            deny_read: these("/dr"),
+            deny_write: these("/dw"),
+            deny_net: these("dn.example"),
+            deny_import: Scope::All,
+        };
+        assert_eq!(Grants::default().and(&more), more);
+        assert_eq!(more.clone().and(&more), more, "each once");
+        let all = Grants::all().and(&more);
+        assert_eq!((all.import, all.deny_net), (Scope::All, these("dn.example")));
     }
 }

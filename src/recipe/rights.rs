@@ -131,9 +131,11 @@ impl Rights {
             ("read", &grants.read),
             ("write", &grants.write),
             ("net", &grants.net),
+            ("import", &grants.import),
             ("not read", &grants.deny_read),
             ("not write", &grants.deny_write),
             ("not net", &grants.deny_net),
+            ("not import", &grants.deny_import),
         ];
         let words = |scope: &Scope| match scope {
             Scope::None => None,

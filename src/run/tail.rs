@@ -21,6 +21,10 @@ const TAIL: u64 = 256 << 10;
 /// The bytes that are read at once. A line that is longer is none of a log's.
 const PIECE: u64 = 64 << 10;
 
+/// The bytes of a log, at its end, that are read at most: some million steps. A file with holes can be far
+/// longer than what is in it.
+const MOST: u64 = 1 << 30;
+
 /// How far a log is read.
 #[derive(Debug)]
 pub(super) struct Tail {
@@ -31,8 +35,8 @@ pub(super) struct Tail {
     head: Range<u64>,
     /// The end of what is read.
     end: u64,
-    /// Whether the beginning is left out.
-    is_end_alone: bool,
+    /// The bytes at the end that are read at most.
+    most: u64,
 }
 
 /// A piece that a look at a log gives.
@@ -46,15 +50,15 @@ pub(super) enum Part<'a> {
 
 impl Tail {
     pub(super) fn of(place: Place) -> Self {
-        Self { place, inode: None, head: 0..0, end: 0, is_end_alone: false }
+        Self { place, inode: None, head: 0..0, end: 0, most: MOST }
     }
 
     /// The end of a log, and what is appended: what is further up than its last 256 KiB is never read.
     pub(super) fn end_of(place: Place) -> Self {
-        Self { is_end_alone: true, ..Self::of(place) }
+        Self { most: TAIL, ..Self::of(place) }
     }
 
-    /// Whether the beginning is read too.
+    /// Whether the beginning is read too, as far as it is read at all.
     pub(super) fn is_whole(&self) -> bool {
         self.head.is_empty()
     }
@@ -72,7 +76,8 @@ impl Tail {
         let file = open_file(&self.place)?;
         let metadata = file.metadata().at("read", self.place.path())?;
         let (inode, len) = (metadata.ino(), metadata.len());
-        if self.inode != Some(inode) || len < self.end {
+        let is_other = self.inode != Some(inode) || len < self.end;
+        if is_other || len - self.end > self.most {
             take(Part::Anew);
             self.inode = Some(inode);
             self.begin(&file, len, take)?;
@@ -105,10 +110,21 @@ impl Tail {
             _ => text.iter().position(|&b| b == b'\n').map_or(text.len(), |at| at + 1),
         };
         let whole = first + lines(&text[first..], take);
-        let head = if self.is_end_alone { 0 } else { start + first as u64 };
-        self.head = 0..head;
+        let head = start + first as u64;
+        self.head = self.from(file, len)?.min(head)..head;
         self.end = start + whole as u64;
         Ok(())
+    }
+
+    /// Where the first line begins that is read of a log of `len` bytes.
+    fn from(&self, file: &File, len: u64) -> Result<u64> {
+        let start = len.saturating_sub(self.most);
+        if start == 0 {
+            return Ok(0);
+        }
+        let text = self.bytes(file, start..len.min(start + TAIL))?;
+        let line = text.iter().position(|&b| b == b'\n').map_or(text.len(), |at| at + 1);
+        Ok(start + line as u64)
     }
 
     /// Hands on the whole lines at the start of `range`; returns their length.
@@ -197,6 +213,30 @@ mod tests {
         all.sort_unstable();
         assert!(all.into_iter().eq(0..10_000), "each line is read once");
         assert!(read(&mut tail).is_empty());
+    }
+
+    #[test]
+    fn of_a_log_with_holes_the_end_is_read_and_a_bounded_part_before() {
+        let (dir, mut tail) = log(10_000);
+        assert_eq!(tail.most, 1 << 30);
+        tail.most = 2 * TAIL;
+        let path = dir.path().join("log");
+        let mut numbers = read(&mut tail);
+        while !tail.is_whole() {
+            numbers.extend(read(&mut tail));
+        }
+        assert_eq!(numbers.len(), 1 + 2 * TAIL as usize / 100);
+        assert_eq!(numbers[1..].iter().min(), Some(&(10_000 - 2 * TAIL as i64 / 100)));
+
+        let holes = fs::File::options().write(true).open(&path).unwrap();
+        holes.set_len(1 << 42).unwrap();
+        let mut pieces = 0;
+        let mut count = |part: Part<'_>| pieces += usize::from(matches!(part, Part::Line(_)));
+        tail.read(Duration::ZERO, &mut count).unwrap();
+        while !tail.is_whole() {
+            tail.read(Duration::ZERO, &mut count).unwrap();
+        }
+        assert!(pieces as u64 <= 2 * TAIL / PIECE, "{pieces}");
     }
 
     #[test]

@@ -197,3 +197,60 @@ fn a_line_without_an_end_is_refused() {
     let e = error(&dir, "holes.jsonl");
     assert!(e.message().ends_with("line 1 is longer than 256.0 MiB"), "{e}");
 }
+
+/// Rows with other columns each, and columns within a column: without a limit before anything is made
+/// of them, the first takes hours and the second gigabytes.
+#[test]
+fn columns_have_a_limit_however_they_come() {
+    let other = |row: usize| {
+        let columns: Vec<_> = (0..400).map(|i| format!("\"c{row}_{i}\": 1")).collect();
+        format!("{{{}}}\n", columns.join(", "))
+    };
+    let each: String = (0..1024).map(other).collect();
+    let within: Vec<_> = (0..20_000).map(|i| format!("\"c{i}\": 1")).collect();
+    let within = format!("{{\"a\": {{{}}}}}\n{}", within.join(", "), "{}\n".repeat(1000));
+    let few: String = (0..1000).map(|row| format!("{{\"c{row}\": {row}}}\n")).collect();
+    let dir = dir(&[("each.jsonl", &each), ("within.jsonl", &within), ("few.jsonl", &few)]);
+    for name in ["each.jsonl", "within.jsonl"] {
+        let e = error(&dir, name);
+        assert!(e.message().contains("has more than 16384 columns"), "{name}: {e}");
+        assert_eq!(e.code(), Code::Data);
+    }
+    assert_eq!(open(&dir, "few.jsonl").unwrap().columns().len(), 1000);
+}
+
+/// Columns within each other, which readers go through by recursion: JSON has 127 around a value.
+#[test]
+fn columns_are_nested_in_few_levels() {
+    use parquet::arrow::arrow_writer::ArrowWriterOptions;
+
+    let dir = dir(&[]);
+    let path = dir.path().join("nested.parquet");
+    let nested = |levels: usize| {
+        let path = path.clone();
+        let write = move || {
+            let one: ArrayRef = std::sync::Arc::new(arrow::array::Int64Array::from(vec![1]));
+            let within = |column: ArrayRef, _| -> ArrayRef {
+                let field = arrow::datatypes::Field::new("g", column.data_type().clone(), true);
+                std::sync::Arc::new(arrow::array::StructArray::from(vec![(field.into(), column)]))
+            };
+            let column = (0..levels).fold(one, within);
+            let batch = RecordBatch::try_from_iter([("c", column)]).unwrap();
+            // Arrow's own schema, which is left out here, has a limit already.
+            let options = ArrowWriterOptions::new().with_skip_arrow_metadata(true);
+            let file = std::fs::File::create(path).unwrap();
+            let mut writer =
+                ArrowWriter::try_new_with_options(file, batch.schema(), options).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+        };
+        // The writer goes deep too.
+        let deep = std::thread::Builder::new().stack_size(64 << 20).spawn(write);
+        deep.unwrap().join().unwrap();
+    };
+    nested(100);
+    assert_eq!(open(&dir, "nested.parquet").unwrap().columns(), ["c"]);
+    nested(140);
+    let e = error(&dir, "nested.parquet");
+    assert!(e.message().contains("nested in more than 128 levels"), "{e}");
+}

@@ -12,6 +12,7 @@ use minijinja::{
 use serde::Serialize;
 use serde_json::{Map, Value, ser::Formatter};
 
+use super::bounds;
 use crate::{
     error::{Code, Error, Result},
     fs::Place,
@@ -21,8 +22,8 @@ const CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 /// The function of templates that tells the time.
 const CLOCK: &str = "strftime_now";
-/// Steps of a template, far more than any conversation needs.
-const FUEL: u64 = 50_000_000;
+/// Bytes of a format of times.
+const MAX_TIME: usize = 256;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -151,21 +152,25 @@ impl ChatTemplate {
         tools: Option<&Value>,
         add_generation_prompt: bool,
     ) -> Result<String> {
-        let mut environment = environment();
         let mut given = self.tokens.clone();
         given.extend(tools.map(|tools| ("tools".to_owned(), tools.clone())));
         given.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         let values = given.into_iter().map(|(name, value)| (name, Jinja::from(Serde(&value))));
         let messages = ("messages".to_owned(), Jinja::from(Serde(messages)));
         let context = Jinja::from_pairs(values.chain([messages]));
-        environment
-            .add_template("chat_template", source)
-            .and_then(|()| environment.get_template("chat_template")?.render(context))
-            .map_err(|e| {
+        let rendered =
+            syntax().and_then(|syntax| bounds::render(environment(), &syntax, source, context));
+        rendered.map_err(|e| {
+            let words = match e.kind() {
+                ErrorKind::OutOfFuel => {
+                    "it makes more, or takes longer, than any conversation needs"
+                }
                 // The words of a template that refuses the conversation are for the user.
-                let message = format!("the chat template: {}", e.detail().unwrap_or("failed"));
-                Error::new(Code::Tokenizer, message).caused_by(e)
-            })
+                _ => e.detail().unwrap_or("failed"),
+            };
+            let message = format!("the chat template: {words}");
+            Error::new(Code::Tokenizer, message).caused_by(e)
+        })
     }
 }
 
@@ -228,29 +233,29 @@ fn without_generation_blocks(source: &str, marks: bool) -> String {
     text + rest
 }
 
+/// Delimiters are the usual ones.
+fn syntax() -> Result<SyntaxConfig, minijinja::Error> {
+    SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()
+}
+
 fn environment() -> Environment<'static> {
     let mut environment = Environment::new();
-    // Delimiters are the usual ones, which are valid.
-    if let Ok(syntax) = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build() {
-        environment.set_syntax(syntax);
-    }
-    environment.set_fuel(Some(FUEL));
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
     environment.add_filter("tojson", to_json);
     environment.add_function("raise_exception", |message: String| -> Result<String, _> {
         Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
     });
     environment.add_function(CLOCK, |format: String| -> Result<String, _> {
         use std::fmt::Write;
+        let refused =
+            |words: &'static str| minijinja::Error::new(ErrorKind::InvalidOperation, words);
+        if format.len() > MAX_TIME {
+            return Err(refused("the format of a time is too long"));
+        }
         let mut text = String::new();
         // An unknown directive is an error here, and a panic in `to_string`.
-        match write!(text, "{}", chrono::Local::now().format(&format)) {
-            Ok(()) => Ok(text),
-            Err(_) => Err(minijinja::Error::new(
-                ErrorKind::InvalidOperation,
-                "an unknown format of a time",
-            )),
-        }
+        write!(text, "{}", chrono::Local::now().format(&format))
+            .map_err(|_| refused("an unknown format of a time"))?;
+        Ok(text)
     });
     environment
 }

@@ -7,7 +7,7 @@ use std::{
 
 use arrow::{
     array::RecordBatch,
-    datatypes::{Schema, SchemaRef},
+    datatypes::{DataType, FieldRef, Fields, Schema, SchemaRef},
 };
 
 use super::{
@@ -171,7 +171,12 @@ impl DataFile {
             Format::Csv(delimiter) => csv::schema(bytes, delimiter),
             Format::Text => Ok(text::schema()),
         })?;
-        self.0.bytes.check_columns(schema.fields().len())?;
+        if !is_flat_enough(schema.fields(), MOST_LEVELS) {
+            let what = format!("its columns are nested in more than {MOST_LEVELS} levels");
+            return Err(self.0.bytes.error(what));
+        }
+        // Those within a column are columns as well, with a place for each row.
+        self.0.bytes.check_columns(schema.flattened_fields().len())?;
         Ok(schema)
     }
 
@@ -274,4 +279,29 @@ fn slices(batch: Result<RecordBatch>) -> Batches {
         let rows = MOST_ROWS.min(batch.num_rows() - at);
         Ok(batch.slice(at, rows))
     }))
+}
+
+/// Columns within each other: as many as JSON has.
+const MOST_LEVELS: usize = 128;
+
+/// Whether columns go at most `levels` deep. Readers go through them by recursion, and again for each
+/// level.
+fn is_flat_enough(fields: &Fields, levels: usize) -> bool {
+    let Some(left) = levels.checked_sub(1) else { return fields.is_empty() };
+    let within = |field: &FieldRef| match field.data_type() {
+        DataType::Struct(fields) => is_flat_enough(fields, left),
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::Map(item, _)
+        | DataType::RunEndEncoded(_, item) => is_flat_enough(&vec![item.clone()].into(), left),
+        DataType::Union(fields, _) => {
+            let fields: Vec<_> = fields.iter().map(|(_, field)| field.clone()).collect();
+            is_flat_enough(&fields.into(), left)
+        }
+        _ => true,
+    };
+    fields.iter().all(within)
 }

@@ -15,7 +15,7 @@ use super::{array::ArrayItems, bytes::FileBytes, parallel::parsed};
 use crate::{
     data::{
         stage::{BYTES_PER_BATCH, Batches, ROWS_PER_BATCH},
-        values::{Row, from_rows, infer_schema},
+        values::{Row, count_columns, from_rows, infer_schema},
     },
     error::{Error, Result},
 };
@@ -26,6 +26,7 @@ pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
     if rows.is_empty() {
         return Err(file.error("there are no rows in it"));
     }
+    file.check_columns(count_columns(&rows))?;
     let schema = infer_schema(&rows).map_err(|e| file.error(e))?;
     if schema.fields().is_empty() {
         return Err(file.error("its rows have no columns"));

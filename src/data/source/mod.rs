@@ -20,6 +20,7 @@ mod locate;
 mod parallel;
 mod parquet;
 mod parquet_check;
+mod parquet_columns;
 mod parquet_pages;
 mod streamed;
 mod text;

@@ -4,12 +4,17 @@
 use std::{
     io::{Cursor, Read, Seek},
     path::Path,
+    sync::Arc,
 };
 
 use arrow::datatypes::Schema;
 use bytes::Bytes;
 use parquet::{
-    arrow::arrow_reader::ParquetRecordBatchReaderBuilder,
+    arrow::{
+        ProjectionMask,
+        arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, RowSelection, RowSelector},
+        parquet_to_arrow_field_levels,
+    },
     errors::ParquetError,
     file::{metadata::ParquetMetaDataReader, reader::ChunkReader},
 };
@@ -17,6 +22,7 @@ use parquet::{
 use super::{
     bytes::{FileBytes, Opened},
     parquet_check::{check_groups, check_metadata},
+    parquet_columns::{Groups, Made},
     parquet_pages::CheckedPages,
 };
 use crate::{
@@ -24,17 +30,18 @@ use crate::{
     error::{Code, Error, IoContext, Result},
 };
 
-/// Runs an expression on the reader of a file, wherever its bytes are.
-macro_rules! with_builder {
-    ($file:expr, |$builder:ident| $work:expr) => {
+/// Runs an expression on a file with its metadata, wherever its bytes are.
+macro_rules! with_metadata {
+    ($file:expr, |$source:ident, $metadata:ident| $work:expr) => {
         match $file.open()? {
             Opened::File(opened) => {
                 let looked = opened.try_clone().at("read", Path::new($file.name()))?;
-                let $builder = builder(opened, looked, $file)?;
+                let ($source, $metadata) = checked(opened, looked, $file)?;
                 $work
             }
             Opened::Embedded(bytes) => {
-                let $builder = builder(Bytes::from_static(bytes), Cursor::new(bytes), $file)?;
+                let bytes = (Bytes::from_static(bytes), Cursor::new(bytes));
+                let ($source, $metadata) = checked(bytes.0, bytes.1, $file)?;
                 $work
             }
         }
@@ -87,64 +94,83 @@ fn rows_of_end(end: &Bytes, size: u64) -> std::result::Result<End, String> {
 }
 
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
-    with_builder!(file, |builder| Ok(builder.schema().as_ref().clone()))
+    with_metadata!(file, |_source, metadata| Ok(metadata.schema().as_ref().clone()))
 }
 
 pub(super) fn num_rows(file: &FileBytes) -> Result<u64> {
-    let rows = with_builder!(file, |builder| {
-        Ok::<_, Error>(builder.metadata().file_metadata().num_rows())
+    let rows = with_metadata!(file, |_source, metadata| {
+        Ok::<_, Error>(metadata.metadata().file_metadata().num_rows())
     })?;
     u64::try_from(rows).map_err(|_| file.error("damaged Parquet file: negative number of rows"))
 }
 
 pub(super) fn read(file: &FileBytes, from: u64) -> Result<Batches> {
-    with_builder!(file, |builder| batches(builder, file, from))
+    with_metadata!(file, |source, metadata| batches(source, &metadata, file, from))
 }
 
-/// The reader of a file whose sizes were checked. Those of a column's pages are before they are read.
-fn builder<R: ChunkReader + 'static>(
+/// A file with its metadata, whose sizes were checked. Those of a column's pages are before they are
+/// read.
+fn checked<R: ChunkReader + 'static>(
     source: R,
     mut bytes: impl Read + Seek,
     file: &FileBytes,
-) -> Result<ParquetRecordBatchReaderBuilder<CheckedPages<R>>> {
+) -> Result<(CheckedPages<R>, ArrowReaderMetadata)> {
     let wrong = |e: String| file.error(format!("damaged or truncated Parquet file: {e}"));
     let len = source.len();
     check_metadata(&mut bytes, len).map_err(wrong)?;
     let source = CheckedPages::new(source);
-    let unchecked = source.unchecked();
-    let builder = ParquetRecordBatchReaderBuilder::try_new(source).map_err(|e| damaged(file, e))?;
-    check_groups(builder.metadata(), len).map_err(wrong)?;
-    unchecked.add(builder.metadata());
-    Ok(builder)
+    let metadata = ArrowReaderMetadata::load(&source, Default::default());
+    let metadata = metadata.map_err(|e| damaged(file, e))?;
+    check_groups(metadata.metadata(), len).map_err(wrong)?;
+    source.unchecked().add(metadata.metadata());
+    Ok((source, metadata))
 }
 
 fn batches<R: ChunkReader + 'static>(
-    builder: ParquetRecordBatchReaderBuilder<R>,
+    source: CheckedPages<R>,
+    metadata: &ArrowReaderMetadata,
     file: &FileBytes,
     from: u64,
 ) -> Result<Batches> {
     let mut skip = from;
     let mut first = 0;
-    for group in builder.metadata().row_groups() {
+    let mut left: u64 = 0;
+    for group in metadata.metadata().row_groups() {
         let rows = group.num_rows().max(0) as u64;
-        if rows > skip {
-            break;
+        if left == 0 && rows <= skip {
+            skip -= rows;
+            first += 1;
+        } else {
+            left = left.saturating_add(rows);
         }
-        skip -= rows;
-        first += 1;
     }
-    let groups: Vec<usize> = (first..builder.metadata().num_row_groups()).collect();
+    let groups: Vec<usize> = (first..metadata.metadata().num_row_groups()).collect();
     if groups.is_empty() {
         return Ok(Box::new(std::iter::empty()));
     }
-    let reader = builder
-        .with_batch_size(ROWS_PER_BATCH)
-        .with_row_groups(groups)
-        .with_offset(skip as usize)
-        .build()
-        .map_err(|e| damaged(file, e))?;
+    let selected = usize::try_from(left - skip).unwrap_or(usize::MAX);
+    let selection: RowSelection =
+        vec![RowSelector::skip(skip as usize), RowSelector::select(selected)].into();
+    let fields = Some(metadata.schema().fields());
+    let (schema, all) = (metadata.parquet_schema(), ProjectionMask::all());
+    let levels =
+        parquet_to_arrow_field_levels(schema, all, fields).map_err(|e| damaged(file, e))?;
+    let made = Made::default();
+    let (source, metadata) = (Arc::new(source), Arc::clone(metadata.metadata()));
+    let groups = Groups { source, metadata, groups, made: made.clone() };
+    let selection = (skip > 0).then_some(selection);
+    let reader = ParquetRecordBatchReader::try_new_with_row_groups(
+        &levels,
+        &groups,
+        ROWS_PER_BATCH,
+        selection,
+    );
+    let reader = reader.map_err(|e| damaged(file, e))?;
     let file = file.clone();
-    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&file, e.into())))))
+    Ok(Box::new(reader.map(move |batch| {
+        made.begin();
+        batch.map_err(|e| damaged(&file, e.into()))
+    })))
 }
 
 fn damaged(file: &FileBytes, e: ParquetError) -> Error {
