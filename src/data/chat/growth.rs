@@ -88,6 +88,7 @@ impl Size {
             false => Some(items.into()),
         })
     }
+
     fn add_map(
         &mut self,
         object: &DynObject,
