@@ -184,12 +184,21 @@ fn checks_before<'s>(
 /// long to make.
 fn grows(instruction: &Instruction<'_>) -> bool {
     use Instruction::*;
-    match instruction {
-        Slice | BuildMap(_) | BuildList(_) | BuildTuple(_) => true,
-        Add | Mul | Pow | StringConcat | ApplyFilter(..) => true,
-        CallFunction(..) | CallMethod(..) | CallObject(_) => true,
-        _ => false,
-    }
+    matches!(
+        instruction,
+        Slice
+            | BuildMap(_)
+            | BuildList(_)
+            | BuildTuple(_)
+            | Add
+            | Mul
+            | Pow
+            | StringConcat
+            | ApplyFilter(..)
+            | CallFunction(..)
+            | CallMethod(..)
+            | CallObject(_)
+    )
 }
 
 /// Where an instruction goes on.

@@ -19,13 +19,11 @@ const MAX_DEPTH: usize = 160;
 /// no data.
 pub(super) fn bounded(state: &State, value: Value, with_functions: bool) -> Result<Value, Error> {
     let mut size = Size::default();
-    if let Some(object) = value.as_object() {
-        if let Kind::Opaque = kind(object) {
-            return match with_functions {
-                true => Ok(value),
-                false => Err(refused("a namespace holds data alone".to_owned())),
-            };
-        }
+    if value.as_object().is_some_and(|object| matches!(kind(object), Kind::Opaque)) {
+        return match with_functions {
+            true => Ok(value),
+            false => Err(refused("a namespace holds data alone".to_owned())),
+        };
     }
     let plain = size.add(&value, 0)?;
     state.consume_fuel((size.values / 8) as u64)?;
