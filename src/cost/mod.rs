@@ -220,7 +220,7 @@ impl Tape {
         self.share(work, width);
         if work.has_part_of_tokens() {
             let (all, own) = (work.bytes(width), work.between().bytes(width));
-            // What is gathered is let go of where the region ends, and gathered again to go back.
+            // A region lets go of the gathered tokens at its end, and gathers them again to go back.
             self.summed.backward += all / 2;
             self.region.gathered += all;
             self.region.kept += if keeps_input { own } else { 0 };
@@ -237,7 +237,7 @@ impl Tape {
         if work.has_part_of_tokens() {
             self.summed.forward += all / 2;
             self.summed.backward += all / 2;
-            // What is scattered stands rank by rank first.
+            // The tensor that is scattered stands rank by rank first.
             self.push(Operation { transient: all + own, gradient: own, ..Operation::default() });
             return;
         }
@@ -255,7 +255,7 @@ impl Tape {
             self.summed.forward += all / 2;
             self.summed.backward += all / 2;
             let Region { gathered, kept } = std::mem::take(&mut self.region);
-            // What is gathered stands rank by rank first.
+            // The gathered tensor stands rank by rank first.
             let transient = 2 * all;
             self.push(Operation { kept, transient, gradient: all, ..Operation::default() });
             self.entries.push(TapeEntry::Left(gathered));

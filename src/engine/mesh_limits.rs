@@ -21,21 +21,22 @@ pub fn check_division(model: &Model, mesh: MeshConfig) -> Result<()> {
 /// # Errors
 /// [`Code::BadValue`].
 pub fn check_own_layers(mesh: MeshConfig) -> Result<()> {
-    match (mesh.pipeline.stages, mesh.tensor_parallel.autotp_size) {
-        (1, 1) => Ok(()),
-        (1, _) => Err(own_layers_stay_whole().option("tensor_parallel.autotp_size")),
-        _ => Err(own_layers_stay_whole().option("pipeline.stages")),
+    divider(mesh).map_or(Ok(()), |option| Err(own_layers_stay_whole().option(option)))
+}
+
+/// The option that puts a model on several ranks; `None` where none does.
+fn divider(MeshConfig { pipeline, tensor_parallel }: MeshConfig) -> Option<&'static str> {
+    match (pipeline.stages, tensor_parallel.autotp_size) {
+        (1, 1) => None,
+        (1, _) => Some("tensor_parallel.autotp_size"),
+        _ => Some("pipeline.stages"),
     }
 }
 
 /// Refuses what does not go with stages, or with ranks that share layers.
 pub(super) fn check_mesh(model: &Model, config: &EngineConfig) -> Result<()> {
-    let MeshConfig { pipeline, tensor_parallel } = &config.mesh;
-    let (stages, ranks) = (pipeline.stages, tensor_parallel.autotp_size);
-    if stages == 1 && ranks == 1 {
-        return Ok(());
-    }
-    let option = if stages > 1 { "pipeline.stages" } else { "tensor_parallel.autotp_size" };
+    let Some(option) = divider(config.mesh) else { return Ok(()) };
+    let ranks = config.mesh.tensor_parallel.autotp_size;
     if config.monitor.flops_profiler.is_some() {
         let what =
             "the flops profiler measures a whole model, and each rank of this mesh has a part";

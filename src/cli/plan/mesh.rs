@@ -37,7 +37,7 @@ pub(super) struct MeshNumbers {
 pub(super) struct StageNumbers {
     /// The first of its layers, and the last.
     pub(super) layers: (usize, usize),
-    /// Those of one rank.
+    /// The parameters that one rank has.
     pub(super) parameters: u64,
     /// The share of the products.
     pub(super) work: f64,

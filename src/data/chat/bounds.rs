@@ -167,7 +167,7 @@ fn checks_before<'s>(
     last: Option<&Instruction<'s>>,
 ) -> Vec<Instruction<'s>> {
     use Instruction::*;
-    // What is compared with a text or a number is not walked through.
+    // A comparison with a text or a number does not walk through the other value.
     let is_short = matches!(last, Some(LoadConst(value)) if value.as_object().is_none());
     match instruction {
         // The value lies beneath the namespace.

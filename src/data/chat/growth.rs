@@ -1,4 +1,4 @@
-//! What the values of a chat template hold in all, and the operations that pay for it.
+//! The size of the values of a chat template, and the operations that pay for it.
 //!
 //! Filters, tests and methods that look at all that a value holds, or make far more than they are given,
 //! are paid for here, where minijinja counts them as one step.
@@ -30,7 +30,7 @@ pub(super) fn bounded(state: &State, value: Value, with_functions: bool) -> Resu
     Ok(plain.unwrap_or(value))
 }
 
-/// What a value holds in all.
+/// The size of a value with all that it holds.
 #[derive(Default)]
 struct Size {
     text: usize,
@@ -111,7 +111,7 @@ impl Size {
 enum Kind {
     /// Namespaces, macros, loops, functions.
     Opaque,
-    /// What `groupby` makes.
+    /// A group that `groupby` makes.
     Group,
     List {
         is_plain: bool,
@@ -121,7 +121,7 @@ enum Kind {
     },
 }
 
-/// What an object is; what is not plain computes its items each time.
+/// The kind of an object; one that is not plain computes its items each time.
 fn kind(object: &DynObject) -> Kind {
     let name = object.type_name();
     let is = |other: &str| name.ends_with(other);

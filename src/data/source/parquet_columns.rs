@@ -317,7 +317,7 @@ fn check_memory(needed: u64, available: Option<u64>) -> Checked<()> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
     use arrow::datatypes::Int64Type;
     use bytes::Bytes as Buffer;
@@ -403,7 +403,7 @@ mod tests {
     }
 
     /// A number in portions of seven bits.
-    fn portions(mut n: u64) -> Vec<u8> {
+    pub(in crate::data::source) fn portions(mut n: u64) -> Vec<u8> {
         let mut bytes = Vec::new();
         while n >= 0x80 {
             bytes.push(n as u8 | 0x80);

@@ -233,6 +233,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::data::source::parquet_columns::tests::portions;
 
     /// Values of which half are in the dictionary twice.
     const DIFFERENT: i64 = 9000;
@@ -263,14 +264,7 @@ mod tests {
 
     /// A whole number as Thrift writes it.
     fn number(n: i64) -> Vec<u8> {
-        let mut left = (n << 1) as u64;
-        let mut bytes = Vec::new();
-        while left >= 0x80 {
-            bytes.push(left as u8 | 0x80);
-            left >>= 7;
-        }
-        bytes.push(left as u8);
-        bytes
+        portions((n << 1) as u64)
     }
 
     /// The file with a number in its first page's header replaced by one of the same length.

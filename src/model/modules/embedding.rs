@@ -121,22 +121,22 @@ impl Embedding {
             Some(local) => local.ids.shallow_clone(),
             None => ids.f_reshape([-1i64])?,
         };
-        let own =
-            |rows: Tensor| local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows));
+        let masked = move |rows: Tensor| match &local {
+            Some(local) => local.masked(&rows),
+            None => Ok(rows),
+        };
         let rows = || -> Result<Tensor> {
             let rows = match p.codes(self.weight) {
                 Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
                 None => weight.f_index_select(0, &ids)?,
             };
-            Ok(own(rows)?.f_view(&shape[..])?)
+            Ok(masked(rows)?.f_view(&shape[..])?)
         };
         let Some(sink) = p.sink(self.weight) else { return rows() };
         let rows: Tensor = no_grad(rows)?;
-        let local = local.clone();
         own_gradient(&[weight], &rows, move |grad| {
             let width = grad.size().last().copied().unwrap_or(1);
-            let rows = grad.f_reshape([-1, width])?;
-            let rows = local.as_ref().map_or(Ok(rows.shallow_clone()), |l| l.masked(&rows))?;
+            let rows = masked(grad.f_reshape([-1, width])?)?;
             sink.with(|gradient, i| gradient.add_at(i, &ids, &rows))?;
             Ok(vec![None])
         })?;
