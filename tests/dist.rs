@@ -125,15 +125,19 @@ fn a_rank_that_waits_hears_the_user() {
         assert!(sent.unwrap().success());
         while waiting.try_wait().unwrap().is_none() {
             assert!(
-                asked.elapsed() < Duration::from_secs(10),
+                asked.elapsed() < Duration::from_secs(60),
                 "rank {rank} does not hear {signal}"
             );
             thread::sleep(Duration::from_millis(50));
         }
         let output = waiting.wait_with_output().unwrap();
+        // On a loaded machine the line before says that the stop takes long.
         let words = text(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{words}");
-        assert!(words.starts_with("stopped while waiting for "), "{words}");
+        assert!(
+            words.lines().any(|line| line.starts_with("stopped while waiting for ")),
+            "{words}"
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connecting a rank with its group: with the store where all meet, and with the transport.
 
 use std::{
+    net::{TcpStream, ToSocketAddrs},
     thread,
     time::{Duration, Instant},
 };
@@ -19,10 +20,12 @@ use crate::{
 /// Asks whether the user wants the ranks to stop.
 pub(super) type Stop<'a> = &'a dyn Fn() -> bool;
 
-/// How long one attempt to connect takes, and one wait for other ranks; then the request to stop is
-/// looked at.
-const ATTEMPT: Duration = Duration::from_secs(2);
+/// How long one wait for another rank takes; then the request to stop is looked at.
 const SLICE: Duration = Duration::from_millis(500);
+/// The time between two questions whether the store is there.
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a store may take to answer. Another program on its port never does.
+const ATTEMPT: Duration = Duration::from_secs(2);
 /// The key under which the ranks are told that they do not fit together.
 const REFUSAL: &str = "refusal";
 
@@ -98,14 +101,19 @@ fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: Stop<'_>) -> R
     }
     loop {
         let left = end.saturating_duration_since(Instant::now());
-        match Store::tcp(address, &prefix, ATTEMPT.min(left)) {
+        let attempt = if is_open(address, SLICE.min(left)) || left.is_zero() {
+            Store::tcp(address, &prefix, ATTEMPT.min(left)).map(Some)
+        } else {
+            Ok(None)
+        };
+        match attempt {
             // It waits patiently from here on.
-            Ok(_) => break Store::tcp(address, &prefix, *timeout),
-            Err(_) if stop() => {
+            Ok(Some(_)) => break Store::tcp(address, &prefix, *timeout),
+            _ if stop() => {
                 bail!(Code::Interrupted, "stopped while waiting for {master_addr}:{master_port}")
             }
-            Err(e) if Instant::now() >= end => break Err(e),
-            Err(_) => {}
+            Err(e) if left.is_zero() => break Err(e),
+            _ => {}
         }
     }
     .map_err(|e| {
@@ -114,6 +122,18 @@ fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: Stop<'_>) -> R
             .hint("is rank 0 running, and is MASTER_ADDR its machine?")
             .caused_by(e)
     })
+}
+
+/// Whether something accepts connections at `address`, asked for as long as `patience`. libtorch's
+/// own attempts back off for seconds, in which a rank would not hear the user.
+fn is_open(address: (&str, u16), patience: Duration) -> bool {
+    let resolved = address.to_socket_addrs().into_iter().flatten();
+    let open = resolved.into_iter().any(|to| TcpStream::connect_timeout(&to, patience).is_ok());
+    if !open {
+        // A port that is closed says so at once.
+        thread::sleep(PAUSE.min(patience));
+    }
+    open
 }
 
 /// Takes this rank's number, and compares the number of ranks with that of the others. What does not fit
