@@ -1,5 +1,6 @@
 //! What training needs of memory: counted, planned, and made smaller.
 
+mod divided_states;
 mod long_rows;
 mod shared_layers;
 

@@ -23,6 +23,7 @@ option_table! {
     /// Tensor parallelism: ranks share each layer, attention by heads, MLP by inner activations, embedding
     /// and head by rows of the vocabulary.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    #[check(TensorParallelOptions::check)]
     pub struct TensorParallelOptions {
         /// how many ranks share a layer; 1 is none. They must divide the heads, the heads of keys and
         /// values, and the inner activations
@@ -33,6 +34,23 @@ option_table! {
         /// must be a multiple of `autotp_size` long
         #[option(default = false)]
         pub sequence_parallel: bool,
+    }
+}
+
+impl TensorParallelOptions {
+    /// Refuses parts of the tokens where nobody else would have the others.
+    ///
+    /// # Errors
+    /// [`Code::BadValue`].
+    pub fn check(&self) -> Result<()> {
+        if !self.sequence_parallel || self.autotp_size > 1 {
+            return Ok(());
+        }
+        let message = "`sequence_parallel` divides the tokens among ranks that share layers, and \
+                       `autotp_size` is 1";
+        Err(Error::new(Code::BadValue, message)
+            .option("sequence_parallel")
+            .hint("set autotp_size to the number of ranks that share a layer"))
     }
 }
 
@@ -94,13 +112,6 @@ impl MeshConfig {
     /// [`Code::BadValue`] where these do not divide the ranks, with the numbers.
     pub fn shape(self, ranks: usize) -> Result<MeshShape> {
         let (pp, tp) = (self.pipeline.stages, self.tensor_parallel.autotp_size);
-        if tp == 1 && self.tensor_parallel.sequence_parallel {
-            let message = "`sequence_parallel` divides the tokens among ranks that share layers, and \
-                           `autotp_size` is 1";
-            return Err(Error::new(Code::BadValue, message)
-                .option("tensor_parallel.sequence_parallel")
-                .hint("set autotp_size to the number of ranks that share a layer"));
-        }
         let each = self.ranks_of_a_replica();
         if ranks.is_multiple_of(each) && ranks > 0 {
             return Ok(MeshShape { pp, dp: ranks / each, tp });

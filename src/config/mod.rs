@@ -36,4 +36,4 @@ pub use quantize::{Quantization, QuantizationKind, QuantizeOptions, QuantizedFor
 pub use schedule::Schedule;
 pub use sparse_attention::{SPARSE_ATTENTION, Sides, SparseAttention, SparseMode};
 pub use trainable::TrainableConfig;
-pub use zero::ZeroConfig;
+pub use zero::{ZeroConfig, overlaps};

@@ -46,6 +46,11 @@ option_table! {
     }
 }
 
+/// Whether gradients travel while the backward pass goes on, at this stage of ZeRO.
+pub fn overlaps(overlap_comm: Option<bool>, stage: u8) -> bool {
+    overlap_comm.unwrap_or(stage == 3)
+}
+
 impl ZeroConfig {
     /// Whether each rank of `world_size` has only a part of the optimizer's state and of the
     /// weights that it updates.
@@ -65,7 +70,7 @@ impl ZeroConfig {
 
     /// Whether gradients travel while the backward pass goes on.
     pub fn overlaps(&self) -> bool {
-        self.overlap_comm.unwrap_or(self.stage == 3)
+        overlaps(self.overlap_comm, self.stage)
     }
 
     /// Refuses an offload that could not happen, as DeepSpeed ignores it.

@@ -52,6 +52,7 @@ mod state_file;
 mod state_tensors;
 mod step;
 mod step_memory;
+mod step_moments;
 mod stop;
 mod timers;
 mod totals;

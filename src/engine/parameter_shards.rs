@@ -162,6 +162,19 @@ impl ParameterShards {
     }
 }
 
+/// Of the units that are read next, each with its elements, the first ones that fit into the prefetch
+/// bucket.
+pub(super) fn brought_ahead(
+    following: impl Iterator<Item = (usize, u64)>,
+    prefetch_bucket_size: u64,
+) -> impl Iterator<Item = usize> {
+    let mut left = prefetch_bucket_size;
+    following.map_while(move |(unit, numel)| {
+        left = left.checked_sub(numel)?;
+        Some(unit)
+    })
+}
+
 impl ParameterStore for ParameterShards {
     fn gather(&self, units: &[FlatUnit], i: usize, following: &[usize]) -> Result<()> {
         if self.stays_whole(i) {
@@ -170,10 +183,9 @@ impl ParameterStore for ParameterShards {
         let open = |ledger: &Rc<Ledger>| ledger.open(memory::Kind::Parameters);
         let _counting = self.ledger.get().map(open).transpose()?;
         self.start(&units[i], i)?;
-        let mut left = self.prefetch_bucket_size;
-        for &next in following.iter().filter(|&&next| !self.stays_whole(next)) {
-            let Some(rest) = left.checked_sub(units[next].numel() as u64) else { break };
-            left = rest;
+        let following = following.iter().filter(|&&next| !self.stays_whole(next));
+        let following = following.map(|&next| (next, units[next].numel() as u64));
+        for next in brought_ahead(following, self.prefetch_bucket_size) {
             self.start(&units[next], next)?;
         }
         let state = std::mem::replace(&mut self.states.borrow_mut()[i], GatherState::Gathered(1));

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use super::{MemoryUse, trainable::optimizer_plan};
 use crate::{
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, OptimizerOffload,
+        self, ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, OptimizerOffload,
         PrecisionConfig,
     },
     error::Result,
@@ -42,6 +42,19 @@ pub struct Sharding {
     pub optimizer: OptimizerOffload,
     /// Where the parameters are while they are not used.
     pub parameters: OffloadDevice,
+    /// Elements of a unit up to which it is whole on all ranks at stage 3.
+    pub persistence_threshold: u64,
+    /// Elements that are gathered ahead of their use.
+    pub prefetch_bucket_size: u64,
+    /// Whether gradients travel while the backward pass goes on, if that is not the stage's matter.
+    pub overlap_comm: Option<bool>,
+}
+
+impl Sharding {
+    /// Whether gradients travel while the backward pass goes on.
+    pub(super) fn overlaps(&self) -> bool {
+        config::overlaps(self.overlap_comm, self.stage)
+    }
 }
 
 /// A training to be planned.
@@ -166,6 +179,9 @@ impl Setup {
                     ..config.zero.offload_optimizer
                 },
                 parameters: place(config.zero.offload_param, device),
+                persistence_threshold: config.zero.stage3_param_persistence_threshold,
+                prefetch_bucket_size: config.zero.stage3_prefetch_bucket_size,
+                overlap_comm: config.zero.overlap_comm,
             },
             activation_checkpointing: config.activation_checkpointing,
             in_flight: 1,
@@ -288,7 +304,15 @@ mod tests {
             },
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
-            sharding: Sharding { stage, world_size, optimizer: optimizer.into(), parameters },
+            sharding: Sharding {
+                stage,
+                world_size,
+                optimizer: optimizer.into(),
+                parameters,
+                persistence_threshold: 0,
+                prefetch_bucket_size: 0,
+                overlap_comm: None,
+            },
             activation_checkpointing: None,
             in_flight: 1,
             incoming: 0,
@@ -365,7 +389,8 @@ mod tests {
         let plan = setup.plan();
         assert_eq!(plan.disk, (2 + 4 + 8) * p / 2);
         assert_eq!(plan.host, 2 * p / 2 + 3 * (4 + 8) * unit / 2);
-        assert_eq!(plan.device.parameters, 2 * unit);
+        // A unit is whole on the device while it is used: at the peak a block.
+        assert_eq!(plan.device.parameters, 2 * units[1]);
         // Where the host is the device, its memory is.
         setup.workload.device = Device::Cpu;
         let plan = setup.plan();

@@ -1,14 +1,18 @@
 //! The memory of a step at each moment that can be its peak.
 
-use std::ops::Add;
+use std::{
+    collections::BTreeSet,
+    ops::{Add, Range},
+};
 
 use super::{
     MemoryUse,
     plan::{MASTER_BYTES, MemoryPlan, Setup, Sharding},
+    step_moments::{GradientUnits, Moment},
 };
 use crate::{
     config::{ActivationCheckpointing, OffloadDevice},
-    model::{FlatUnit, HeldBytes, LayerCost, ModelLayer},
+    model::{FlatUnit, LayerCost},
     tensor::{Device, STAGE_BYTES},
 };
 
@@ -55,9 +59,9 @@ impl Add for Elements {
     }
 }
 
-/// The moments of a step at which memory can be highest.
-struct StepMemory<'a> {
-    setup: &'a Setup,
+/// A step, whose memory can be highest at several moments.
+pub(super) struct StepMemory<'a> {
+    pub(super) setup: &'a Setup,
     /// Elements of each unit.
     units: Vec<u64>,
     /// Of each unit that is quantized.
@@ -65,22 +69,24 @@ struct StepMemory<'a> {
     /// For each unit that is trained, the first ones, whether the optimizer's state of it is elsewhere.
     goes: Vec<bool>,
     /// Of each layer; none where they are not known.
-    layers: Vec<LayerCost>,
+    pub(super) layers: Vec<LayerCost>,
 }
 
 impl StepMemory<'_> {
     fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
-        let Sharding { stage, world_size, optimizer, parameters } = *sharding;
-        let Elements { staying, going } = self.trained_elements();
+        let Sharding { stage, world_size, optimizer, parameters, .. } = *sharding;
+        let Elements { staying, going } = self.elements(self.trained());
         let all = staying + going;
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
         };
-        let own_parameters = divided(self.stored().sum(), 3);
-        // A unit is whole while it is used.
-        let is_gathered = parameters != OffloadDevice::None || (stage >= 3 && world_size > 1);
-        let gathered = self.largest_in_use(is_gathered);
+        // What is not brought for its use stays on the device.
+        let units = || 0..self.units.len();
+        let brought = units().filter(|&unit| self.is_gathered(unit));
+        let slices = brought.map(|unit| divided(self.stored(unit), 3)).sum::<u64>();
+        let whole = units().filter(|&unit| !self.is_gathered(unit));
+        let whole = whole.map(|unit| self.stored(unit)).sum();
         let has_masters = states.master_weight > 0 || parameters != OffloadDevice::None;
         let master = |elements: u64, has: bool| if has { elements * MASTER_BYTES } else { 0 };
         // Of all parameters alike.
@@ -93,16 +99,16 @@ impl StepMemory<'_> {
         // A step has three units in memory: one is read, one updated, one written.
         let in_turn = (3 * self.largest_going() * away).div_ceil(going.max(1));
         let mut fixed = MemoryUse {
-            parameters: gathered,
+            parameters: whole,
             master_weights: divided(master(staying, has_masters), 1),
             optimizer_state: divided(state(staying), 1),
             ..MemoryUse::default()
         };
         let (mut host, mut disk, mut step) = (self.kept_on_host() + self.stages(), 0, 0);
         match parameters {
-            OffloadDevice::None => fixed.parameters += own_parameters,
-            OffloadDevice::Cpu => host += own_parameters,
-            OffloadDevice::Nvme => disk += own_parameters,
+            OffloadDevice::None => fixed.parameters += slices,
+            OffloadDevice::Cpu => host += slices,
+            OffloadDevice::Nvme => disk += slices,
         }
         match optimizer.device {
             OffloadDevice::None => {}
@@ -117,19 +123,32 @@ impl StepMemory<'_> {
             (OffloadDevice::Nvme, false) => step = in_turn,
             _ => {}
         }
-        let with = |(gradients, held): (Elements, HeldBytes)| MemoryUse {
-            gradients: self.gradients(gradients),
+        let with = |Moment { gradients, parameters, held }: Moment| MemoryUse {
+            gradients: self.gradients(&gradients),
+            parameters: fixed.parameters + parameters,
             activations: held.activations,
             buffers: held.buffers,
             ..fixed
         };
-        let none = HeldBytes::default();
-        let step_begins = with((Elements { staying, going }, none));
+        let of_gradients = |gradients| with(Moment { gradients, ..Moment::default() });
+        let update = |units: BTreeSet<usize>| {
+            of_gradients(match self.keeps_slices() {
+                true => GradientUnits { reduced: units, ..GradientUnits::default() },
+                false => GradientUnits { whole: units, ..GradientUnits::default() },
+            })
+        };
+        let step_begins = update(self.trained().collect());
+        let sums = self.gradients_of_step().map(of_gradients);
+        let sums = sums.filter(|_| self.keeps_slices() && !self.reduces_at_once());
         // The units on disk are updated last, when the gradients of the others are gone.
-        let last = with((Elements { staying: 0, going }, none));
+        let last = update(self.trained().filter(|&unit| self.goes[unit]).collect());
         let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
         let moments = self.moments().into_iter().map(with);
-        let device = moments.chain([step_begins, last]).max_by_key(MemoryUse::peak).unwrap_or(last);
+        let device = moments
+            .chain(sums)
+            .chain([step_begins, last])
+            .max_by_key(MemoryUse::peak)
+            .unwrap_or(last);
         MemoryPlan { device, host, disk }
     }
 
@@ -138,25 +157,46 @@ impl StepMemory<'_> {
         self.goes.contains(&true) && self.setup.workload.device != Device::Cpu
     }
 
-    /// Bytes that are kept of each unit.
-    fn stored(&self) -> impl Iterator<Item = u64> {
-        let bytes = self.setup.states.parameter;
-        let units = self.units.iter().zip(&self.codes);
-        units.map(move |(n, codes)| codes.map_or(n * bytes, |codes| codes.kept))
+    /// Whether a unit is brought for its use alone: from other ranks, the host or the disk.
+    pub(super) fn is_gathered(&self, unit: usize) -> bool {
+        let sharding = self.setup.sharding;
+        let is_elsewhere = sharding.parameters != OffloadDevice::None
+            || (sharding.stage >= 3 && sharding.world_size > 1);
+        let numel = self.setup.model.units()[unit].numel() as u64;
+        is_elsewhere && numel > sharding.persistence_threshold
     }
 
-    /// Bytes that the unit in use takes beside what is kept: where it was gathered, and where it was
-    /// dequantized.
-    fn largest_in_use(&self, is_gathered: bool) -> u64 {
-        let bytes = self.setup.states.parameter;
-        let units = self.units.iter().zip(&self.codes);
-        let values = units.map(|(n, codes)| codes.map_or(0, |codes| n * bytes + codes.in_use));
-        let gathered = self.stored().map(|stored| if is_gathered { stored } else { 0 });
-        values.zip(gathered).map(|(values, gathered)| values + gathered).max().unwrap_or(0)
+    /// Bytes that are kept of a unit.
+    pub(super) fn stored(&self, unit: usize) -> u64 {
+        let bytes = self.units[unit] * self.setup.states.parameter;
+        self.codes[unit].map_or(bytes, |codes| codes.kept)
     }
 
-    fn trained_elements(&self) -> Elements {
-        self.elements(0..self.goes.len())
+    /// Bytes of a unit that is in use beside what is kept: those of its values, where it has codes.
+    pub(super) fn dequantized(&self, unit: usize) -> u64 {
+        let bytes = self.units[unit] * self.setup.states.parameter;
+        self.codes[unit].map_or(0, |codes| bytes + codes.in_use)
+    }
+
+    /// The units that are trained.
+    pub(super) fn trained(&self) -> Range<usize> {
+        0..self.goes.len()
+    }
+
+    /// Whether a step has several micro batches.
+    pub(super) fn accumulates(&self) -> bool {
+        self.setup.gradient_accumulation_steps > 1
+    }
+
+    /// Whether a rank keeps its slice alone of a gradient that is summed.
+    fn keeps_slices(&self) -> bool {
+        self.setup.sharding.stage >= 1 && self.setup.sharding.world_size > 1
+    }
+
+    /// Whether the gradients of a unit are summed over the ranks as soon as they are there.
+    pub(super) fn reduces_at_once(&self) -> bool {
+        let Sharding { stage, world_size, .. } = self.setup.sharding;
+        stage >= 2 && world_size > 1
     }
 
     /// The elements of these units.
@@ -172,58 +212,8 @@ impl StepMemory<'_> {
         elements
     }
 
-    /// Elements of the gradients that exist, and what else is held, at each moment.
-    fn moments(&self) -> Vec<(Elements, HeldBytes)> {
-        let all = self.trained_elements();
-        let lowest = self.setup.model.lowest_backward();
-        let accumulates = self.setup.gradient_accumulation_steps > 1;
-        let (mut kept, mut before) = (Vec::new(), 0);
-        for (i, cost) in self.layers.iter().enumerate() {
-            kept.push(before);
-            before += if i < lowest { 0 } else { self.kept(i, cost) };
-        }
-        // Passes that wait hold all that a pass keeps.
-        let Setup { in_flight, incoming, .. } = *self.setup;
-        let waiting = (in_flight - 1) * before + in_flight * incoming;
-        kept.iter_mut().for_each(|kept| *kept += waiting);
-        // The gradients that the last layer makes in its forward pass.
-        let mut made = vec![false; self.units.len()];
-        let mut elements = |layer: &ModelLayer| {
-            layer.places().all().for_each(|place| made[place.unit] = true);
-            let made = (0..self.goes.len()).filter(|&unit| made[unit]);
-            if accumulates { all } else { self.elements(made) }
-        };
-        let mut so_far = if accumulates { all } else { Elements::default() };
-        let mut moments = Vec::new();
-        let layers = self.setup.model.layers();
-        for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().skip(lowest).rev() {
-            if cost.forward > 0 {
-                let of_pass = self.borrowed_or_own(layer);
-                let before = if accumulates { all } else { Elements::default() };
-                let held = HeldBytes { activations: kept[i], buffers: cost.forward };
-                moments.push((before + of_pass, held));
-            }
-            // The input of the layer below comes back while this one runs.
-            let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
-            let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
-            let activations = cost.backward.activations + kept[i] + back * cost.output;
-            let (before, with) = (so_far, elements(layer));
-            so_far = with;
-            let gradients = if cost.adds_gradients_last { before } else { with };
-            moments.push((gradients, HeldBytes { activations, ..cost.backward }));
-        }
-        moments
-    }
-
-    /// Elements of the units of a layer whose gradients its forward pass makes: of the first that it
-    /// names, where the projection is.
-    fn borrowed_or_own(&self, layer: &ModelLayer) -> Elements {
-        let trained = layer.places().all().filter(|place| place.unit < self.goes.len());
-        self.elements(trained.map(|place| place.unit).last().into_iter())
-    }
-
     /// The bytes that layer `i` keeps on the device.
-    fn kept(&self, i: usize, cost: &LayerCost) -> u64 {
+    pub(super) fn kept(&self, i: usize, cost: &LayerCost) -> u64 {
         match self.checkpoints(i) {
             None => cost.kept,
             // Its output is the next layer's input, and goes where that is kept.
@@ -237,7 +227,7 @@ impl StepMemory<'_> {
     }
 
     /// Whether the input of layer `i` waits in host memory.
-    fn input_on_host(&self, i: usize) -> bool {
+    pub(super) fn input_on_host(&self, i: usize) -> bool {
         let device_is_host = self.setup.workload.device == Device::Cpu;
         !device_is_host
             && self.checkpoints(i).is_some_and(|checkpointing| checkpointing.cpu_checkpointing)
@@ -258,23 +248,22 @@ impl StepMemory<'_> {
         if self.steps_elsewhere() && travels { 2 * STAGE_BYTES } else { 0 }
     }
 
-    /// Bytes of gradients on the device when these of them exist in whole.
-    fn gradients(&self, Elements { staying, going }: Elements) -> u64 {
+    /// Bytes of gradients on the device when there are these.
+    fn gradients(&self, GradientUnits { reduced, whole, of_pass }: &GradientUnits) -> u64 {
         let Sharding { stage, world_size, .. } = self.setup.sharding;
         let bytes = self.setup.states.gradient;
-        if stage < 2 {
-            return (staying + going) * bytes;
-        }
+        let reduced = self.elements(reduced.iter().copied());
+        let whole = self.elements(whole.iter().copied());
+        let Elements { staying, going } = whole + self.elements((*of_pass).into_iter());
         // A gradient goes to the host as soon as it is reduced.
-        let leaving = if self.steps_elsewhere() { going } else { 0 };
-        let staying = staying + going - leaving;
-        match world_size {
-            1 => staying * bytes + leaving.min(self.largest_going()) * bytes,
-            _ => {
-                let unit = (staying + leaving).min(self.largest(0..self.goes.len())) * bytes;
-                (staying * bytes).div_ceil(world_size) + unit
-            }
-        }
+        let goes_on = stage >= 2 && self.steps_elsewhere();
+        let (whole, leaving) = match (self.reduces_at_once(), goes_on) {
+            // Alone a rank has nothing to reduce, and one gradient on its way.
+            (false, true) => (staying, going.min(self.largest_going())),
+            _ => (staying + going, 0),
+        };
+        let slices = if goes_on { reduced.staying } else { reduced.staying + reduced.going };
+        (whole + leaving + slices.div_ceil(world_size)) * bytes
     }
 
     /// Elements of the largest unit whose state is elsewhere.

@@ -31,20 +31,27 @@ impl Model {
     }
 
     fn gather_layer(&self, i: usize, direction: Direction, in_codes: bool) -> Result<Gathered<'_>> {
-        let layers = self.layers();
-        let reads = |i: usize| {
-            let layer = &layers[i];
-            let reads = direction == Direction::Forward || layer.layer.backward_reads_params();
-            if reads { &layer.units[..] } else { &[] }
-        };
         let store = self.store.borrow().clone();
-        let lowest = self.lowest_backward();
-        let following: Vec<usize> = match (&store, direction) {
-            (None, _) => Vec::new(),
-            (_, Direction::Forward) => (i + 1..layers.len()).flat_map(reads).copied().collect(),
-            (_, Direction::Backward) => (lowest..i).rev().flat_map(reads).copied().collect(),
-        };
-        self.gather_units(store, reads(i), &following, in_codes)
+        let following = store.as_ref().map(|_| self.reads_after(i, direction)).unwrap_or_default();
+        self.gather_units(store, self.reads(i, direction), &following, in_codes)
+    }
+
+    /// The units that layer `i` reads in a pass of this direction.
+    pub fn reads(&self, i: usize, direction: Direction) -> &[usize] {
+        let layer = &self.layers()[i];
+        let reads = direction == Direction::Forward || layer.layer.backward_reads_params();
+        if reads { &layer.units } else { &[] }
+    }
+
+    /// The units that the layers after layer `i` read in a pass of this direction, in its order.
+    pub fn reads_after(&self, i: usize, direction: Direction) -> Vec<usize> {
+        let reads = |i| self.reads(i, direction);
+        match direction {
+            Direction::Forward => (i + 1..self.layers().len()).flat_map(reads).copied().collect(),
+            Direction::Backward => {
+                (self.lowest_backward()..i).rev().flat_map(reads).copied().collect()
+            }
+        }
     }
 
     /// Gathers unit `i` alone, outside of a pass. Every rank must call it.

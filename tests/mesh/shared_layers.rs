@@ -179,13 +179,9 @@ fn a_vocabulary_need_not_divide() {
     }
 }
 
-fn refused(
-    group: &Rc<ProcessGroup>,
-    model: Rc<Model>,
-    (ranks, sequence_parallel): (usize, bool),
-) -> Error {
+fn refused(group: &Rc<ProcessGroup>, model: Rc<Model>, autotp_size: usize) -> Error {
     let plain = config(1, 1);
-    let tensor_parallel = TensorParallelOptions { autotp_size: ranks, sequence_parallel };
+    let tensor_parallel = TensorParallelOptions { autotp_size, ..TensorParallelOptions::default() };
     let mesh = MeshConfig { tensor_parallel, ..plain.mesh };
     Engine::new(model, Rc::clone(group), EngineConfig { mesh, ..plain }).err().unwrap()
 }
@@ -193,16 +189,8 @@ fn refused(
 /// What cannot be divided is refused with the numbers.
 #[test]
 fn what_cannot_be_divided_is_refused() {
-    threads(1, |group| {
-        let e = refused(group, named("gpt2"), (1, true));
-        assert_eq!(
-            e.message(),
-            "`sequence_parallel` divides the tokens among ranks that share layers, and \
-             `autotp_size` is 1"
-        );
-    });
     threads(4, |group| {
-        let e = refused(group, of_vocabulary(5), (4, false));
+        let e = refused(group, of_vocabulary(5), 4);
         assert_eq!(
             e.message(),
             "`tensor_parallel.autotp_size` 4 leaves a rank no row of a vocabulary of 5"
