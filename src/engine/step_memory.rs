@@ -1,14 +1,11 @@
 //! The memory of a step at each moment that can be its peak.
 
-use std::{
-    collections::BTreeSet,
-    ops::{Add, Range},
-};
+use std::ops::{Add, Range, Sub};
 
 use super::{
     MemoryUse,
     plan::{MASTER_BYTES, MemoryPlan, Setup, Sharding},
-    step_moments::{GradientUnits, Moment},
+    step_moments::{GradientElements, Moment},
 };
 use crate::{
     config::{ActivationCheckpointing, OffloadDevice},
@@ -44,7 +41,7 @@ struct CodeBytes {
 
 /// Elements of some units by where the optimizer's state of these is.
 #[derive(Debug, Clone, Copy, Default)]
-struct Elements {
+pub(super) struct Elements {
     /// With the model.
     staying: u64,
     /// Elsewhere.
@@ -56,6 +53,14 @@ impl Add for Elements {
 
     fn add(self, other: Self) -> Self {
         Self { staying: self.staying + other.staying, going: self.going + other.going }
+    }
+}
+
+impl Sub for Elements {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        Self { staying: self.staying - other.staying, going: self.going - other.going }
     }
 }
 
@@ -76,7 +81,7 @@ impl StepMemory<'_> {
     fn plan(&self) -> MemoryPlan {
         let Setup { states, sharding, .. } = self.setup;
         let Sharding { stage, world_size, optimizer, parameters, .. } = *sharding;
-        let Elements { staying, going } = self.elements(self.trained());
+        let Elements { staying, going } = self.all();
         let all = staying + going;
         let divided = |bytes: u64, from: u8| {
             if stage >= from { bytes.div_ceil(world_size) } else { bytes }
@@ -131,17 +136,16 @@ impl StepMemory<'_> {
             ..fixed
         };
         let of_gradients = |gradients| with(Moment { gradients, ..Moment::default() });
-        let update = |units: BTreeSet<usize>| {
+        let update = |all: Elements| {
             of_gradients(match self.keeps_slices() {
-                true => GradientUnits { reduced: units, ..GradientUnits::default() },
-                false => GradientUnits { whole: units, ..GradientUnits::default() },
+                true => GradientElements { reduced: all, ..GradientElements::default() },
+                false => GradientElements { whole: all, ..GradientElements::default() },
             })
         };
-        let step_begins = update(self.trained().collect());
-        let sums = self.gradients_of_step().map(of_gradients);
-        let sums = sums.filter(|_| self.keeps_slices() && !self.reduces_at_once());
+        let step_begins = update(Elements { staying, going });
+        let sums = self.gradients_of_step().into_iter().map(of_gradients);
         // The units on disk are updated last, when the gradients of the others are gone.
-        let last = update(self.trained().filter(|&unit| self.goes[unit]).collect());
+        let last = update(Elements { staying: 0, going });
         let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
         let moments = self.moments().into_iter().map(with);
         let device = moments
@@ -189,7 +193,7 @@ impl StepMemory<'_> {
     }
 
     /// Whether a rank keeps its slice alone of a gradient that is summed.
-    fn keeps_slices(&self) -> bool {
+    pub(super) fn keeps_slices(&self) -> bool {
         self.setup.sharding.stage >= 1 && self.setup.sharding.world_size > 1
     }
 
@@ -199,8 +203,13 @@ impl StepMemory<'_> {
         stage >= 2 && world_size > 1
     }
 
+    /// The elements of all units that are trained.
+    pub(super) fn all(&self) -> Elements {
+        self.elements(self.trained())
+    }
+
     /// The elements of these units.
-    fn elements(&self, units: impl Iterator<Item = usize>) -> Elements {
+    pub(super) fn elements(&self, units: impl IntoIterator<Item = usize>) -> Elements {
         let mut elements = Elements::default();
         for unit in units {
             let of_kind = match self.goes[unit] {
@@ -249,12 +258,10 @@ impl StepMemory<'_> {
     }
 
     /// Bytes of gradients on the device when there are these.
-    fn gradients(&self, GradientUnits { reduced, whole, of_pass }: &GradientUnits) -> u64 {
+    fn gradients(&self, GradientElements { reduced, whole }: &GradientElements) -> u64 {
         let Sharding { stage, world_size, .. } = self.setup.sharding;
         let bytes = self.setup.states.gradient;
-        let reduced = self.elements(reduced.iter().copied());
-        let whole = self.elements(whole.iter().copied());
-        let Elements { staying, going } = whole + self.elements((*of_pass).into_iter());
+        let Elements { staying, going } = *whole;
         // A gradient goes to the host as soon as it is reduced.
         let goes_on = stage >= 2 && self.steps_elsewhere();
         let (whole, leaving) = match (self.reduces_at_once(), goes_on) {

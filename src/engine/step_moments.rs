@@ -3,29 +3,30 @@
 
 use std::collections::BTreeSet;
 
-use super::{parameter_shards::brought_ahead, step_memory::StepMemory};
+use super::{
+    parameter_shards::brought_ahead,
+    step_memory::{Elements, StepMemory},
+};
 use crate::model::{Direction, HeldBytes, ModelLayer};
 
 /// A moment of a step.
 #[derive(Debug, Default)]
 pub(super) struct Moment {
     /// The gradients that have been made.
-    pub(super) gradients: GradientUnits,
+    pub(super) gradients: GradientElements,
     /// Bytes of parameters where they were gathered or dequantized.
     pub(super) parameters: u64,
     /// Activations and buffers.
     pub(super) held: HeldBytes,
 }
 
-/// Units whose gradients exist.
-#[derive(Debug, Default)]
-pub(super) struct GradientUnits {
+/// Elements of the units whose gradients exist.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct GradientElements {
     /// Added up over the ranks where a rank keeps its slice of the sum.
-    pub(super) reduced: BTreeSet<usize>,
+    pub(super) reduced: Elements,
     /// Whole, as this rank has added them.
-    pub(super) whole: BTreeSet<usize>,
-    /// Of a pass alone, before it is added to those of the passes before.
-    pub(super) of_pass: Option<usize>,
+    pub(super) whole: Elements,
 }
 
 impl StepMemory<'_> {
@@ -33,7 +34,7 @@ impl StepMemory<'_> {
     pub(super) fn moments(&self) -> Vec<Moment> {
         let lowest = self.setup.model.lowest_backward();
         let kept = self.kept_below();
-        let mut so_far = Progress::default();
+        let mut so_far = Progress::of(self);
         let mut moments = Vec::new();
         let layers = self.setup.model.layers();
         for (i, (layer, cost)) in layers.iter().zip(&self.layers).enumerate().skip(lowest).rev() {
@@ -48,22 +49,21 @@ impl StepMemory<'_> {
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
             let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
             let activations = cost.backward.activations + kept[i] + back * cost.output;
-            let before = self.gradient_units(&so_far);
-            so_far.made.extend(layer.places().all().map(|place| place.unit));
-            let with = self.gradient_units(&so_far);
+            let before = so_far.gradients();
+            so_far.make(layer);
+            let with = so_far.gradients();
             moments.push(Moment {
                 gradients: if cost.adds_gradients_last { before } else { with },
                 parameters: self.parameters_in_use(i, Direction::Backward),
                 held: HeldBytes { activations, ..cost.backward },
             });
-            so_far.complete(layer);
+            let completed = so_far.complete(layer);
             if self.reduces_at_once() {
+                let GradientElements { reduced, whole } = so_far.gradients();
+                let buffers = i.checked_sub(1).map_or(0, |below| self.layers[below].output);
                 moments.push(Moment {
-                    gradients: self.gradients_on_their_way(&so_far, layer),
-                    held: HeldBytes {
-                        activations: kept[i],
-                        buffers: i.checked_sub(1).map_or(0, |below| self.layers[below].output),
-                    },
+                    gradients: GradientElements { reduced, whole: whole + completed },
+                    held: HeldBytes { activations: kept[i], buffers },
                     ..Moment::default()
                 });
             }
@@ -71,22 +71,21 @@ impl StepMemory<'_> {
         moments
     }
 
-    /// The gradients while those of the units that a layer completes are reduced.
-    fn gradients_on_their_way(&self, so_far: &Progress, layer: &ModelLayer) -> GradientUnits {
-        let mut gradients = self.gradient_units(so_far);
-        let on_their_way = layer.completes.iter().copied();
-        gradients.whole.extend(on_their_way.filter(|unit| self.trained().contains(unit)));
-        gradients
-    }
-
     /// The gradients while each unit in turn is summed in the step, where the backward pass leaves that
     /// to it and a rank keeps slices.
-    pub(super) fn gradients_of_step(&self) -> impl Iterator<Item = GradientUnits> {
-        self.trained().map(|unit| GradientUnits {
-            reduced: self.trained().take(unit + 1).collect(),
-            whole: self.trained().skip(unit).collect(),
-            of_pass: None,
-        })
+    pub(super) fn gradients_of_step(&self) -> Vec<GradientElements> {
+        if !self.keeps_slices() || self.reduces_at_once() {
+            return Vec::new();
+        }
+        let mut so_far = GradientElements { whole: self.all(), ..GradientElements::default() };
+        let sum = |unit| {
+            let of_unit = self.elements([unit]);
+            so_far.reduced = so_far.reduced + of_unit;
+            let now = so_far;
+            so_far.whole = so_far.whole - of_unit;
+            now
+        };
+        self.trained().map(sum).collect()
     }
 
     /// What is kept while each layer runs backward: of the layers below, and of passes that wait.
@@ -104,34 +103,13 @@ impl StepMemory<'_> {
         kept
     }
 
-    /// The gradients that there are behind a layer.
-    fn gradient_units(&self, Progress { made, complete, last }: &Progress) -> GradientUnits {
-        let is_trained = |unit: &usize| self.trained().contains(unit);
-        let made = made.iter().copied().filter(is_trained);
-        if !self.reduces_at_once() {
-            let whole = if self.accumulates() { self.trained().collect() } else { made.collect() };
-            return GradientUnits { whole, ..GradientUnits::default() };
-        }
-        let mut whole: BTreeSet<_> = made.filter(|unit| !complete.contains(unit)).collect();
-        let complete = complete.iter().copied().filter(is_trained);
-        let reduced =
-            if self.accumulates() { self.trained().collect() } else { complete.collect() };
-        // Its buffer exists until the next one begins to travel.
-        let under_way = if self.setup.sharding.overlaps() { *last } else { None };
-        whole.extend(under_way.filter(is_trained));
-        GradientUnits { reduced, whole, of_pass: None }
-    }
-
-    /// The gradients of a layer that its forward pass makes: of the first unit that it names, where the
-    /// projection is.
-    fn gradients_of_forward(&self, layer: &ModelLayer) -> GradientUnits {
-        let trained = layer
-            .places()
-            .all()
-            .map(|place| place.unit)
-            .filter(|unit| self.trained().contains(unit));
-        let of_pass = trained.last();
-        GradientUnits { of_pass, ..self.gradient_units(&Progress::default()) }
+    /// The gradients of a layer that its forward pass makes, before they are added to those of the passes
+    /// before: of the first unit that it names, where the projection is.
+    fn gradients_of_forward(&self, layer: &ModelLayer) -> GradientElements {
+        let units = layer.places().all().map(|place| place.unit);
+        let of_pass = units.filter(|unit| self.trained().contains(unit)).last();
+        let GradientElements { reduced, whole } = Progress::of(self).gradients();
+        GradientElements { reduced, whole: whole + self.elements(of_pass) }
     }
 
     /// Bytes of the units that are gathered or dequantized while layer `i` runs.
@@ -139,7 +117,7 @@ impl StepMemory<'_> {
         let model = &self.setup.model;
         let sharding = self.setup.sharding;
         let gathered = |unit: &usize| self.is_gathered(*unit);
-        let following = model.reads_after(i, direction).into_iter().filter(gathered);
+        let following = model.reads_after(i, direction).filter(gathered);
         let following = following.map(|unit| (unit, model.units()[unit].numel() as u64));
         let mut here: BTreeSet<_> =
             model.reads(i, direction).iter().copied().filter(gathered).collect();
@@ -150,19 +128,63 @@ impl StepMemory<'_> {
 }
 
 /// How far a backward pass has come.
-#[derive(Default)]
-struct Progress {
+struct Progress<'a> {
+    step: &'a StepMemory<'a>,
+    /// Of all trained units.
+    all: Elements,
     /// Units with a gradient of some layer.
     made: BTreeSet<usize>,
-    /// Units that no layer below uses.
-    complete: BTreeSet<usize>,
+    /// Those among them that a layer below uses too.
+    open: BTreeSet<usize>,
+    /// Elements of the units with a gradient.
+    elements: Elements,
+    /// Elements of those that no layer below uses.
+    complete: Elements,
     /// The last one of these.
     last: Option<usize>,
 }
 
-impl Progress {
-    fn complete(&mut self, layer: &ModelLayer) {
-        self.complete.extend(&layer.completes);
-        self.last = layer.completes.last().copied().or(self.last);
+impl<'a> Progress<'a> {
+    fn of(step: &'a StepMemory<'a>) -> Self {
+        let none = Elements::default();
+        let (made, open) = Default::default();
+        Self { step, all: step.all(), made, open, elements: none, complete: none, last: None }
+    }
+
+    /// A layer makes its gradients.
+    fn make(&mut self, layer: &ModelLayer) {
+        for unit in layer.places().all().map(|place| place.unit) {
+            if self.step.trained().contains(&unit) && self.made.insert(unit) {
+                self.open.insert(unit);
+                self.elements = self.elements + self.step.elements([unit]);
+            }
+        }
+    }
+
+    /// A layer has run; the elements of the units that no layer below uses.
+    fn complete(&mut self, layer: &ModelLayer) -> Elements {
+        let units =
+            layer.completes.iter().copied().filter(|unit| self.step.trained().contains(unit));
+        let completed = self.step.elements(units.clone());
+        self.last = units.clone().last().or(self.last);
+        for unit in units {
+            self.open.remove(&unit);
+        }
+        self.complete = self.complete + completed;
+        completed
+    }
+
+    /// The gradients that there are.
+    fn gradients(&self) -> GradientElements {
+        let (step, all) = (self.step, self.all);
+        let of_passes = |so_far| if step.accumulates() { all } else { so_far };
+        if !step.reduces_at_once() {
+            let whole = of_passes(self.elements);
+            return GradientElements { whole, ..GradientElements::default() };
+        }
+        // Its buffer exists until the next one begins to travel.
+        let under_way = if step.setup.sharding.overlaps() { self.last } else { None };
+        let whole = step.elements(self.open.iter().copied().chain(under_way));
+        GradientElements { reduced: of_passes(self.complete), whole }
     }
 }

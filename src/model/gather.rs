@@ -32,7 +32,8 @@ impl Model {
 
     fn gather_layer(&self, i: usize, direction: Direction, in_codes: bool) -> Result<Gathered<'_>> {
         let store = self.store.borrow().clone();
-        let following = store.as_ref().map(|_| self.reads_after(i, direction)).unwrap_or_default();
+        let following = store.iter().flat_map(|_| self.reads_after(i, direction));
+        let following: Vec<usize> = following.collect();
         self.gather_units(store, self.reads(i, direction), &following, in_codes)
     }
 
@@ -44,14 +45,13 @@ impl Model {
     }
 
     /// The units that the layers after layer `i` read in a pass of this direction, in its order.
-    pub fn reads_after(&self, i: usize, direction: Direction) -> Vec<usize> {
-        let reads = |i| self.reads(i, direction);
-        match direction {
-            Direction::Forward => (i + 1..self.layers().len()).flat_map(reads).copied().collect(),
-            Direction::Backward => {
-                (self.lowest_backward()..i).rev().flat_map(reads).copied().collect()
-            }
-        }
+    pub fn reads_after(&self, i: usize, direction: Direction) -> impl Iterator<Item = usize> {
+        let (above, below) = match direction {
+            Direction::Forward => (i + 1..self.layers().len(), 0..0),
+            Direction::Backward => (0..0, self.lowest_backward()..i),
+        };
+        let layers = above.chain(below.rev());
+        layers.flat_map(move |layer| self.reads(layer, direction)).copied()
     }
 
     /// Gathers unit `i` alone, outside of a pass. Every rank must call it.
