@@ -128,10 +128,12 @@ pub(super) fn as_text(column: &ArrayRef) -> Result<ArrayRef, String> {
 /// Rows as a batch with the columns of `schema`; a missing key is a null, another key an error, and so
 /// is a number that its column does not hold exactly.
 pub(super) fn from_rows(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
-    for (row, field) in rows.iter().flat_map(|row| schema.fields().iter().map(move |f| (row, f))) {
-        if let Some(value) = row.get(field.name()) {
-            check_exact(value, field.data_type())
-                .map_err(|e| ArrowError::JsonError(format!("{}: {e}", field.name())))?;
+    let types: HashMap<&str, &DataType> =
+        schema.fields().iter().map(|f| (f.name().as_str(), f.data_type())).collect();
+    for (name, value) in rows.iter().flatten() {
+        if let Some(data_type) = types.get(name.as_str()) {
+            check_exact(value, data_type)
+                .map_err(|e| ArrowError::JsonError(format!("{name}: {e}")))?;
         }
     }
     let mut decoder = ReaderBuilder::new(schema.clone())
