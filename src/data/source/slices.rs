@@ -19,7 +19,6 @@ use arrow::{
 use super::bytes::FileBytes;
 use crate::{
     data::stage::{BYTES_PER_BATCH, Batches},
-    error::Result,
     units::Bytes,
 };
 
@@ -200,7 +199,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::data::source::bytes::{Compression, FileLocation};
+    use crate::{
+        data::source::bytes::{Compression, FileLocation},
+        error::Result,
+    };
 
     /// A text of 1,000 bytes.
     fn text() -> String {
