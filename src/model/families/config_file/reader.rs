@@ -52,6 +52,9 @@ const NO_MISSPELLING: &[&str] = &[
     "tie_encoder_decoder",
 ];
 
+/// Keys of a file; transformers writes some hundreds. Each is compared with all that are known.
+const MOST_KEYS: usize = 4096;
+
 /// Reads one file.
 pub(super) struct ConfigReader<'a> {
     map: &'a Map<String, Value>,
@@ -68,6 +71,11 @@ impl<'a> ConfigReader<'a> {
 
     /// The values of all settings, and the keys that mean nothing to dsr.
     pub(super) fn read(mut self) -> Result<(Map<String, Value>, Map<String, Value>)> {
+        let keys = self.map.len();
+        if keys > MOST_KEYS {
+            let origin = self.origin;
+            bail!(Code::ModelConfig, "{origin} has {keys} keys; at most {MOST_KEYS} are read");
+        }
         let values = self.values();
         let kept = self.others();
         Error::all(self.faults).map_or(Ok((values, kept)), Err)
