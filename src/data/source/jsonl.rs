@@ -58,7 +58,8 @@ pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Ba
     objects.skip_rows(from)?;
     let (file, schema) = (file.clone(), schema.clone());
     let cores = rayon::current_num_threads();
-    let rows = (VALUES_PER_BATCH / schema.fields().len().max(1)).clamp(1, ROWS_PER_BATCH);
+    let columns = schema.flattened_fields().len().max(1);
+    let rows = (VALUES_PER_BATCH / columns).clamp(1, ROWS_PER_BATCH);
     let take = move || {
         let lines = objects.take(rows, BYTES_PER_BATCH / cores)?;
         Ok((!lines.is_empty()).then_some(lines))

@@ -33,9 +33,16 @@ pub(super) struct Amount {
 /// What a batch can have of the pages that were read last.
 #[derive(Clone)]
 pub(super) struct Made {
-    columns: Arc<Mutex<BTreeMap<usize, Recent>>>,
+    columns: Arc<Mutex<Columns>>,
     /// The most bytes that it has again.
     pub(super) most_repeated: u64,
+}
+
+/// The columns, and the sum of their sums.
+#[derive(Default)]
+struct Columns {
+    recent: BTreeMap<usize, Recent>,
+    sum: Amount,
 }
 
 /// The pages of a column of which one batch can have rows.
@@ -59,11 +66,12 @@ impl Made {
     /// Adds a page to those of its column; returns the bytes that a batch can have again.
     pub(super) fn add(&self, column: usize, page: Amount) -> Checked<u64> {
         let mut columns = self.columns.lock().unwrap_or_else(PoisonError::into_inner);
-        columns.entry(column).or_default().add(page);
-        let sum = |part: fn(&Amount) -> u64| {
-            columns.values().map(|column| part(&column.sum)).fold(0, u64::saturating_add)
-        };
-        let (in_lists, repeated) = (sum(|sum| sum.in_lists), sum(|sum| sum.repeated));
+        let Columns { recent, sum } = &mut *columns;
+        let column = recent.entry(column).or_default();
+        *sum = sum.without(column.sum);
+        column.add(page);
+        *sum = sum.with(column.sum);
+        let Amount { in_lists, repeated, .. } = *sum;
         if in_lists > MOST_IN_LISTS {
             return Err(format!("makes lists of more than {MOST_IN_LISTS} values in a batch"));
         }
