@@ -278,3 +278,20 @@ pub(super) fn brief(value: &Value) -> String {
         None => json,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::families::gpt2;
+
+    #[test]
+    fn a_file_has_a_bounded_number_of_keys() {
+        let read = |keys: usize| {
+            let map = (0..keys).map(|i| (format!("task_{i}"), i.into())).collect();
+            ConfigReader::new(&map, &gpt2::TABLE, "config.json").read().map(|(_, kept)| kept.len())
+        };
+        assert_eq!(read(4096).unwrap(), 4096);
+        let e = read(4097).unwrap_err();
+        assert_eq!(e.message(), "config.json has 4097 keys; at most 4096 are read");
+    }
+}

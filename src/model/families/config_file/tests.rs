@@ -69,14 +69,6 @@ fn of_the_hub() -> Value {
 }
 
 #[test]
-fn a_file_has_a_bounded_number_of_keys() {
-    let file = |keys: usize| (0..keys).map(|i| (format!("task_{i}"), json!(i))).collect();
-    assert!(read(Value::Object(file(4096))).is_ok());
-    let e = read(Value::Object(file(4097))).unwrap_err();
-    assert_eq!(e.message(), "config.json has 4097 keys; at most 4096 are read");
-}
-
-#[test]
 fn a_file_of_the_hub_is_the_default_and_keeps_its_other_keys() {
     let config = read(of_the_hub()).unwrap();
     assert_eq!(config.kept().len(), 7);
