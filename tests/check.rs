@@ -1,6 +1,11 @@
 //! `dsr check`: what is found in a recipe without running it.
 
-use std::{fmt::Write, fs, path::Path};
+use std::{
+    fmt::Write,
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use dsr::{
     recipe::{Failure, Recipe, diagnostics::Fault},
@@ -109,6 +114,19 @@ fn imports_are_checked_with_the_recipe() {
         assert!(said.contains(part), "{part:?}: {said}");
     }
     assert_eq!(said.matches("error[").count(), 3, "{said}");
+}
+
+/// A text that is mended to find what else is wrong in it may be one long line of brackets.
+#[test]
+fn a_line_of_brackets_is_mended_in_bounded_time() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("r.rhai"), "(".repeat(200_000)).unwrap();
+    let start = Instant::now();
+    let output = dsr(dir.path(), &["check", "r.rhai"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("--> r.rhai:1:64"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
 
 /// The recipes of the repository have no mistake, nor have those of the tests.

@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write,
     path::Path,
+    time::Duration,
 };
 
 use similar::TextDiff;
@@ -17,6 +18,8 @@ use crate::{
 
 /// Lines around each difference.
 const CONTEXT: usize = 3;
+/// How long the least difference of two texts is looked for.
+const DIFF_TIME: Duration = Duration::from_secs(1);
 
 /// The compared parts of a recipe.
 struct Side {
@@ -91,7 +94,9 @@ fn unified((old, new): (&str, &str), (old_name, new_name): (&str, &str)) -> Stri
     if old == new {
         return String::new();
     }
-    let diff = TextDiff::from_lines(old, new);
+    // Where texts differ in most lines, the least difference takes time that grows with its square; after a
+    // while any difference will do.
+    let diff = TextDiff::configure().timeout(DIFF_TIME).diff_lines(old, new);
     diff.unified_diff().context_radius(CONTEXT).header(old_name, new_name).to_string()
 }
 
@@ -104,4 +109,20 @@ fn changes([old, new]: &[BTreeSet<String>; 2]) -> String {
     old.difference(new).for_each(|line| text += &format!("- {line}\n"));
     new.difference(old).for_each(|line| text += &format!("+ {line}\n"));
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+
+    #[test]
+    fn texts_that_have_nothing_in_common_are_compared_in_bounded_time() {
+        let text = |name: &str| (0..60_000).map(|i| format!("{name}{i}\n")).collect::<String>();
+        let start = Instant::now();
+        let diff = unified((&text("a"), &text("b")), ("a", "b"));
+        assert_eq!(diff.lines().filter(|line| line.starts_with("-a")).count(), 60_000);
+        assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    }
 }

@@ -1,11 +1,21 @@
 //! Did-you-mean: the nearest known name for one that is not known.
 
+/// The longest name that is compared.
+const MOST_BYTES: usize = 256;
+
 /// The candidate closest to `name`, if it is close enough to be what was meant: at most two edits
 /// (Damerau-Levenshtein), or one for names of up to four letters, or a shared long prefix.
+///
+/// A name of more than [`MOST_BYTES`] is nobody's slip, and has none: comparing takes as many steps as the
+/// lengths multiplied.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    if name.len() > MOST_BYTES {
+        return None;
+    }
     let lower = name.to_lowercase();
     candidates
         .into_iter()
+        .filter(|c| c.len() <= MOST_BYTES)
         .map(|c| (strsim::damerau_levenshtein(&lower, &c.to_lowercase()), c))
         .filter(|&(distance, c)| {
             // Two names of one letter have nothing in common.
@@ -36,6 +46,16 @@ mod tests {
     fn a_single_letter_is_no_typing_mistake_for_another() {
         assert_eq!(nearest("f", ["t"]), None);
         assert_eq!(nearest("F", ["f"]), Some("f"));
+    }
+
+    #[test]
+    fn a_long_name_is_not_compared() {
+        let (name, near) = ("a".repeat(256), "a".repeat(255));
+        assert_eq!(nearest(&name, [near.as_str()]), Some(near.as_str()));
+        // Hundreds of gigabytes, if it were.
+        let (long, longer) = ("a".repeat(1 << 20), "a".repeat(1 + (1 << 20)));
+        assert_eq!(nearest(&long, [longer.as_str()]), None);
+        assert_eq!(nearest(&name, [longer.as_str(), near.as_str()]), Some(near.as_str()));
     }
 
     #[test]

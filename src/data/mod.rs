@@ -45,6 +45,7 @@ mod order;
 mod pack;
 mod pack_documents;
 mod parts;
+mod places;
 mod prefetch;
 mod rows;
 mod shuffle;

@@ -18,6 +18,7 @@ use arrow::{
 };
 use serde_json::{Number, Value};
 
+use super::places;
 use crate::error::{Code, Error, Result};
 
 /// One row: the columns' names and values.
@@ -128,11 +129,18 @@ pub(super) fn as_text(column: &ArrayRef) -> Result<ArrayRef, String> {
 /// Rows as a batch with the columns of `schema`; a missing key is a null, another key an error, and so
 /// is a number that its column does not hold exactly.
 pub(super) fn from_rows(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
-    for (row, field) in rows.iter().flat_map(|row| schema.fields().iter().map(move |f| (row, f))) {
-        if let Some(value) = row.get(field.name()) {
-            check_exact(value, field.data_type())
-                .map_err(|e| ArrowError::JsonError(format!("{}: {e}", field.name())))?;
+    let types: HashMap<&str, &DataType> =
+        schema.fields().iter().map(|f| (f.name().as_str(), f.data_type())).collect();
+    for (name, value) in rows.iter().flatten() {
+        if let Some(data_type) = types.get(name.as_str()) {
+            check_exact(value, data_type)
+                .map_err(|e| ArrowError::JsonError(format!("{name}: {e}")))?;
         }
+    }
+    if places::taken(schema, rows) > places::MOST {
+        let most = places::MOST;
+        let what = format!("lists of objects take more than {most} places for values");
+        return Err(ArrowError::JsonError(what));
     }
     let mut decoder = ReaderBuilder::new(schema.clone())
         .with_batch_size(rows.len().max(1))
@@ -227,9 +235,14 @@ fn columns(rows: &[Row]) -> Vec<Column<'_>> {
 /// The inferred columns, of a type that holds what `map` returns: whole numbers and floats of 64 bits,
 /// whatever the width was before, and text and lists as they were stored.
 pub(super) fn keep_types(inferred: Schema, input: &SchemaRef) -> Schema {
-    let keep = |field: &FieldRef| match input.field_with_name(field.name()) {
-        Ok(before) => Arc::new(
-            before.clone().with_data_type(kept(field.data_type(), before.data_type()).into_owned()),
+    let before: HashMap<&str, &FieldRef> =
+        input.fields().iter().map(|field| (field.name().as_str(), field)).collect();
+    let keep = |field: &FieldRef| match before.get(field.name().as_str()) {
+        Some(&before) => Arc::new(
+            before
+                .as_ref()
+                .clone()
+                .with_data_type(kept(field.data_type(), before.data_type()).into_owned()),
         ),
         _ => field.clone(),
     };
@@ -252,5 +265,23 @@ fn kept<'a>(inferred: &'a DataType, before: &'a DataType) -> Cow<'a, DataType> {
         (kind, DataType::UInt64) if kind.is_integer() => Cow::Borrowed(before),
         (DataType::Utf8, DataType::LargeUtf8 | DataType::Utf8View) => Cow::Borrowed(before),
         _ => Cow::Borrowed(inferred),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn objects_without_keys_take_no_endless_memory() {
+        let wide: Row = (0..3000).map(|i| (format!("k{i}"), json!(1))).collect();
+        let row = |value: Value| Row::from_iter([("a".to_owned(), value)]);
+        let rows = [row(json!([wide])), row(vec![json!({}); 50_000].into())];
+        let schema = Arc::new(infer_schema(&rows).unwrap());
+        assert_eq!(from_rows(&schema, &rows[..1]).unwrap().num_rows(), 1);
+        let e = from_rows(&schema, &rows).unwrap_err();
+        assert!(e.to_string().contains("take more than 134217728 places"), "{e}");
     }
 }

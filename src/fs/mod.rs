@@ -69,10 +69,13 @@ pub fn read_to_string(place: impl Into<Place>) -> Result<String> {
     place.into().read_to_string()
 }
 
+/// The most bytes of a recipe or of the parameters of one.
+const MOST_NAMED: u64 = 64 << 20;
+
 /// The text of a file that the user named, who may name a pipe: `dsr run <(make_recipe)`.
 pub fn read_named(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
-    let (mut text, most) = (String::new(), place::MOST_BYTES);
+    let (mut text, most) = (String::new(), MOST_NAMED);
     let read = File::open(path).and_then(|file| file.take(most + 1).read_to_string(&mut text));
     if read.at("read", path)? as u64 > most {
         bail!(Code::Io, "cannot read {}: it has more than {most} bytes", path.display());
@@ -608,6 +611,13 @@ mod tests {
             let e = read(path).unwrap_err();
             assert!(e.message().ends_with(expected), "{e}");
         }
+    }
+
+    #[test]
+    fn what_the_user_names_may_be_a_device_that_ends() {
+        assert_eq!(read_named("/dev/null").unwrap(), "");
+        let e = read_named("/dev/zero").unwrap_err();
+        assert_eq!(e.message(), "cannot read /dev/zero: it has more than 67108864 bytes");
     }
 
     #[test]

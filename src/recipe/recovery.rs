@@ -130,16 +130,18 @@ impl<'a> Recovery<'a> {
 }
 
 /// The offsets of the brackets of a line that have no partner in it.
-fn unpaired(line: &str) -> Vec<usize> {
+fn unpaired(line: &str) -> BTreeSet<usize> {
     let mut open: Vec<(usize, char)> = Vec::new();
-    let mut alone = Vec::new();
+    let mut alone = BTreeSet::new();
     for (i, c) in line.char_indices() {
         match (c, open.last()) {
             ('(' | '[' | '{', _) => open.push((i, c)),
             (')', Some((_, '('))) | (']', Some((_, '['))) | ('}', Some((_, '{'))) => {
                 open.pop();
             }
-            (')' | ']' | '}', _) => alone.push(i),
+            (')' | ']' | '}', _) => {
+                alone.insert(i);
+            }
             _ => {}
         }
     }

@@ -3,7 +3,7 @@
 //! DeepSpeed reads its file as hjson: comments (`//`, `/* */`, `#`), trailing and missing commas and
 //! unquoted keys are fine. A key that stands twice in an object is a fault, as it is there.
 
-use std::collections::BTreeMap;
+use std::{cell::Cell, collections::BTreeMap};
 
 use jsonc_parser::{
     ParseOptions,
@@ -27,6 +27,9 @@ const PARSE: ParseOptions = ParseOptions {
     allow_non_finite_numbers: false,
     allow_extended_string_escapes: false,
 };
+
+/// Keys of a file, those of objects within it too; DeepSpeed knows some hundreds.
+const MOST_KEYS: usize = 4096;
 
 /// A value and where it stands.
 #[derive(Debug)]
@@ -85,7 +88,24 @@ pub(super) fn parse(text: &str, faults: &mut Vec<Fault>) -> Result<Vec<Entry>, F
         let message = "a DeepSpeed config is an object: { \"train_batch_size\": 8, ... }";
         return Err(Fault { at: Some(at), error: Error::new(Code::WrongType, message) });
     };
+    let keys = count_keys(&object.properties);
+    if keys > MOST_KEYS {
+        let message = format!("the file has {keys} keys; at most {MOST_KEYS} are read");
+        return Err(Fault { at: Some(at), error: Error::new(Code::BadValue, message) });
+    }
     Ok(Converter { lines: &lines, faults }.entries(object))
+}
+
+fn count_keys(properties: &[ast::ObjectProp<'_>]) -> usize {
+    properties.iter().map(|property| 1 + count_keys_of(&property.value)).sum()
+}
+
+fn count_keys_of(value: &ast::Value<'_>) -> usize {
+    match value {
+        ast::Value::Object(object) => count_keys(&object.properties),
+        ast::Value::Array(array) => array.elements.iter().map(count_keys_of).sum(),
+        _ => 0,
+    }
 }
 
 fn syntax_fault(lines: &Lines<'_>, e: &jsonc_parser::errors::ParseError) -> Fault {
@@ -161,19 +181,29 @@ impl Converter<'_> {
 struct Lines<'a> {
     text: &'a str,
     starts: Vec<usize>,
+    /// The byte that was asked for last, and the characters before it in its line.
+    last: Cell<(usize, usize)>,
 }
 
 impl<'a> Lines<'a> {
     fn of(text: &'a str) -> Self {
         let ends = text.match_indices('\n').map(|(at, _)| at + 1);
-        Self { text, starts: std::iter::once(0).chain(ends).collect() }
+        let starts = std::iter::once(0).chain(ends).collect();
+        Self { text, starts, last: Cell::default() }
     }
 
     fn position(&self, byte: usize) -> Position {
         let line = self.starts.partition_point(|&start| start <= byte);
         let start = self.starts[line - 1];
-        let column = self.text.get(start..byte).map_or(0, |before| before.chars().count()) + 1;
-        Position { line, column }
+        // Values are asked for in the order of the text: a long line is gone through once.
+        let (from, before) = match self.last.get() {
+            (last, before) if (start..=byte).contains(&last) => (last, before),
+            _ => (start, 0),
+        };
+        let before =
+            before + self.text.get(from..byte).map_or(0, |between| between.chars().count());
+        self.last.set((byte, before));
+        Position { line, column: before + 1 }
     }
 }
 
@@ -247,6 +277,27 @@ mod tests {
         assert_eq!(entries[0].at, Position { line: 2, column: 12 });
         let Data::List(items) = &entries[0].node.data else { panic!("a list") };
         assert_eq!(items[1].at, Position { line: 3, column: 2 });
+    }
+
+    #[test]
+    fn positions_are_found_in_any_order() {
+        let lines = Lines::of("\u{e9}\u{e9}ab\n\u{e9}c");
+        for (byte, line, column) in
+            [(4, 1, 3), (5, 1, 4), (0, 1, 1), (9, 2, 2), (2, 1, 2), (7, 2, 1)]
+        {
+            assert_eq!(lines.position(byte), Position { line, column }, "byte {byte}");
+        }
+    }
+
+    #[test]
+    fn a_file_has_a_bounded_number_of_keys() {
+        let file = |keys: usize| {
+            let keys: String = (0..keys).map(|i| format!("\"k{i}\": 1, ")).collect();
+            format!("{{\"a\": [{{{keys}}}]}}")
+        };
+        assert!(parse(&file(MOST_KEYS - 1), &mut Vec::new()).is_ok());
+        let fault = parse(&file(MOST_KEYS), &mut Vec::new()).unwrap_err();
+        assert_eq!(shown(&fault), "1:1 the file has 4097 keys; at most 4096 are read");
     }
 
     #[test]

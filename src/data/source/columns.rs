@@ -1,6 +1,6 @@
 //! The columns that the files of a dataset have in common, and each file's batches with them.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
@@ -58,18 +58,23 @@ fn join_fields(a: &Fields, b: &Fields, may_lack: bool) -> Option<Fields> {
     if !may_lack && a.len() != b.len() {
         return None;
     }
-    let find = |fields: &Fields, name: &str| fields.iter().find(|f| f.name() == name).cloned();
+    let (in_a, in_b) = (by_name(a), by_name(b));
     let mut joined = Vec::new();
     for field in a {
-        joined.push(match find(b, field.name()) {
-            Some(other) => join_field(field, &other, may_lack)?,
+        joined.push(match in_b.get(field.name().as_str()) {
+            Some(other) => join_field(field, other, may_lack)?,
             None if may_lack => field.clone(),
             None => return None,
         });
     }
-    let new = b.iter().filter(|field| find(a, field.name()).is_none());
+    let new = b.iter().filter(|field| !in_a.contains_key(field.name().as_str()));
     joined.extend(new.cloned());
     Some(joined.into())
+}
+
+/// The fields by their names, of which the first counts.
+fn by_name(fields: &Fields) -> HashMap<&str, &FieldRef> {
+    fields.iter().rev().map(|field| (field.name().as_str(), field)).collect()
 }
 
 fn join_field(a: &FieldRef, b: &FieldRef, may_lack: bool) -> Option<FieldRef> {
@@ -111,9 +116,14 @@ fn join_types(a: &DataType, b: &DataType, may_lack: bool) -> Option<DataType> {
 /// A file's batch with exactly the columns of the dataset.
 pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &str) -> Result<RecordBatch> {
     let strict = CastOptions { safe: false, ..CastOptions::default() };
-    let column = |field: &FieldRef| {
-        let column = batch
-            .column_by_name(field.name())
+    let found = batch.schema();
+    // Most files have their columns in the same order.
+    let column_of = |at: usize, field: &FieldRef| match found.fields().get(at) {
+        Some(same) if same.name() == field.name() => Some(batch.column(at)),
+        _ => batch.column_by_name(field.name()),
+    };
+    let column = |(at, field): (usize, &FieldRef)| {
+        let column = column_of(at, field)
             .ok_or_else(|| other_columns(batch.schema().fields(), schema.fields(), file))?;
         let wrong = |e: &dyn std::fmt::Display| {
             Error::new(Code::Data, format!("{file}: column \"{}\": {e}", field.name()))
@@ -131,7 +141,7 @@ pub(super) fn conform(batch: &RecordBatch, schema: &SchemaRef, file: &str) -> Re
         }
         Ok(there)
     };
-    let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>>>()?;
+    let columns = schema.fields().iter().enumerate().map(column).collect::<Result<Vec<_>>>()?;
     RecordBatch::try_new(schema.clone(), columns)
         .map_err(|e| Error::new(Code::Data, format!("{file}: {e}")).caused_by(e))
 }

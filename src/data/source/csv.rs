@@ -4,6 +4,7 @@
 //! Each value is read as text first, so that none is taken for another: `007` is no 7.
 
 use std::{
+    collections::HashMap,
     fmt::{self, Display, Formatter},
     str::Utf8Error,
     sync::Arc,
@@ -193,8 +194,10 @@ impl WrongRecord {
 fn to_schema(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, (u64, String)> {
     let mut fields = Vec::new();
     let mut columns = Vec::new();
+    let kinds: HashMap<&str, &DataType> =
+        schema.fields().iter().map(|field| (field.name().as_str(), field.data_type())).collect();
     for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
-        let kind = schema.field_with_name(field.name()).map_or(&DataType::Utf8, Field::data_type);
+        let kind = kinds.get(field.name().as_str()).copied().unwrap_or(&DataType::Utf8);
         columns.push(typed(column, kind).map_err(|at| {
             let value = column.as_string::<i32>().value(at);
             (at as u64, format!("{}: \"{value}\" is no {kind}", field.name()))

@@ -13,6 +13,7 @@ use arrow::{
 use super::{
     bytes::{Compression, FileBytes, FileLocation},
     csv, ipc, jsonl, parquet,
+    slices::in_parts,
     streamed::Streamed,
     text::{self, SampleBy},
 };
@@ -38,8 +39,6 @@ pub(super) enum Format {
 
 /// The bytes of a file that are looked at before it is opened.
 const START: usize = 64;
-/// The most rows of a batch.
-const MOST_ROWS: usize = 1 << 16;
 
 /// The formats by their file name extensions, for messages.
 pub(super) const KNOWN_EXTENSIONS: &str = ".parquet, .arrow, .ipc, .feather, .jsonl, .ndjson, .json, .csv, .tsv, .txt, .md (all but the \
@@ -260,25 +259,11 @@ impl DataFile {
             Format::Text => text::read(bytes, from, schema, self.0.sample_by),
         })?;
         let file = self.clone();
-        let small = batches.flat_map(slices).map(move |batch| then(&batch?));
+        let small = in_parts(batches, &self.0.bytes).map(move |batch| then(&batch?));
         Ok(Box::new(catch_each(small, move |batches, words| {
             file.damaged(&format!("{words} (after {batches} batches from row {from} on)"))
         })))
     }
-}
-
-/// A batch of a file in parts of which each is not too large to be worked with: a file can claim any
-/// number of rows that take no space.
-fn slices(batch: Result<RecordBatch>) -> Batches {
-    let batch = match batch {
-        Ok(batch) if batch.num_rows() > MOST_ROWS => batch,
-        other => return Box::new(std::iter::once(other)),
-    };
-    let starts = (0..batch.num_rows()).step_by(MOST_ROWS);
-    Box::new(starts.map(move |at| {
-        let rows = MOST_ROWS.min(batch.num_rows() - at);
-        Ok(batch.slice(at, rows))
-    }))
 }
 
 /// Columns within each other: as many as JSON has.

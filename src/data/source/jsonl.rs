@@ -20,9 +20,23 @@ use crate::{
     error::{Error, Result},
 };
 
+/// Values of a batch: with few columns it has as many rows as any other.
+const VALUES_PER_BATCH: usize = ROWS_PER_BATCH << 10;
+/// Values from which the columns are inferred.
+const MOST_SEEN: usize = 4 * VALUES_PER_BATCH;
+
 pub(super) fn schema(file: &FileBytes) -> Result<Schema> {
-    let lines = Objects::of(file)?.take(BYTES_PER_BATCH)?;
-    let (_, rows) = parse_all(file, &lines)?;
+    let lines = Objects::of(file)?.take(ROWS_PER_BATCH, BYTES_PER_BATCH)?;
+    let mut rows = Vec::new();
+    let mut values = 0;
+    for (number, line) in &lines {
+        let row = parse(file, *number, line)?;
+        values += row.len();
+        rows.push(row);
+        if values > MOST_SEEN {
+            break;
+        }
+    }
     if rows.is_empty() {
         return Err(file.error("there are no rows in it"));
     }
@@ -44,8 +58,10 @@ pub(super) fn read(file: &FileBytes, from: u64, schema: &SchemaRef) -> Result<Ba
     objects.skip_rows(from)?;
     let (file, schema) = (file.clone(), schema.clone());
     let cores = rayon::current_num_threads();
+    let columns = schema.flattened_fields().len().max(1);
+    let rows = (VALUES_PER_BATCH / columns).clamp(1, ROWS_PER_BATCH);
     let take = move || {
-        let lines = objects.take(BYTES_PER_BATCH / cores)?;
+        let lines = objects.take(rows, BYTES_PER_BATCH / cores)?;
         Ok((!lines.is_empty()).then_some(lines))
     };
     Ok(parsed(cores, take, move |lines: &Vec<Record>| to_batch(&schema, lines, &file)))
@@ -83,11 +99,11 @@ impl Objects {
         Ok(())
     }
 
-    /// The texts of the next rows, of `most` bytes or a little more; none at the end.
-    fn take(&mut self, most: usize) -> Result<Vec<Record>> {
+    /// The texts of the next `rows` rows, of `most` bytes or a little more; none at the end.
+    fn take(&mut self, rows: usize, most: usize) -> Result<Vec<Record>> {
         let mut lines = Vec::new();
         let mut bytes = 0;
-        while lines.len() < ROWS_PER_BATCH && bytes < most {
+        while lines.len() < rows && bytes < most {
             let Some(line) = self.0.next() else { break };
             let (number, line) = line?;
             bytes += line.len();

@@ -21,7 +21,10 @@ mod parallel;
 mod parquet;
 mod parquet_check;
 mod parquet_columns;
+mod parquet_encodings;
 mod parquet_pages;
+mod parquet_repeats;
+mod slices;
 mod streamed;
 mod text;
 

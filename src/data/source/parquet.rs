@@ -22,8 +22,9 @@ use parquet::{
 use super::{
     bytes::{FileBytes, Opened},
     parquet_check::{check_groups, check_metadata},
-    parquet_columns::{Groups, Made},
+    parquet_columns::Groups,
     parquet_pages::CheckedPages,
+    parquet_repeats::Made,
 };
 use crate::{
     data::stage::{Batches, ROWS_PER_BATCH},
@@ -155,9 +156,8 @@ fn batches<R: ChunkReader + 'static>(
     let (schema, all) = (metadata.parquet_schema(), ProjectionMask::all());
     let levels =
         parquet_to_arrow_field_levels(schema, all, fields).map_err(|e| damaged(file, e))?;
-    let made = Made::default();
     let (source, metadata) = (Arc::new(source), Arc::clone(metadata.metadata()));
-    let groups = Groups { source, metadata, groups, made: made.clone() };
+    let groups = Groups { source, metadata, groups, made: Made::default() };
     let selection = (skip > 0).then_some(selection);
     let reader = ParquetRecordBatchReader::try_new_with_row_groups(
         &levels,
@@ -167,10 +167,7 @@ fn batches<R: ChunkReader + 'static>(
     );
     let reader = reader.map_err(|e| damaged(file, e))?;
     let file = file.clone();
-    Ok(Box::new(reader.map(move |batch| {
-        made.begin();
-        batch.map_err(|e| damaged(&file, e.into()))
-    })))
+    Ok(Box::new(reader.map(move |batch| batch.map_err(|e| damaged(&file, e.into())))))
 }
 
 fn damaged(file: &FileBytes, e: ParquetError) -> Error {

@@ -5,12 +5,10 @@
 //! the head of delta encodings, for which the reader makes room at once; a list of a row can have
 //! as many values as a run of them tells; a text of a dictionary, or one that goes on from the text
 //! before it, is written out once and made for each row. [`Pages`] gives a page to the reader after
-//! it has looked at these. The sizes of pages themselves are the matter of `parquet_pages.rs`.
+//! it has measured these, row by row (`parquet_repeats.rs`). The sizes of pages themselves are the
+//! matter of `parquet_pages.rs`.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
-};
+use std::sync::Arc;
 
 use parquet::{
     arrow::arrow_reader::RowGroups,
@@ -25,13 +23,16 @@ use parquet::{
     schema::types::ColumnDescPtr,
 };
 
-use super::parquet_check::Checked;
+use super::{
+    parquet_check::Checked,
+    parquet_encodings::{Runs, delta, deltas, split_levels},
+    parquet_repeats::{Amount, Dictionary, Made, Slots, Values},
+};
 use crate::{data::stage::ROWS_PER_BATCH, tensor::available_bytes, units::Bytes};
 
-/// Values of one page; writers begin another one after some ten thousand.
-const MOST_VALUES: u64 = 1 << 24;
-/// Values that the lists of a batch have in all: for each of its rows as many as a long context has.
-const MOST_IN_LISTS: u64 = 1 << 27;
+/// Values of a page in delta encoding, for which the reader makes room at once; writers begin another
+/// page after some ten thousand.
+const MOST_DELTAS: u64 = 1 << 24;
 
 /// Row groups of a file.
 pub(super) struct Groups<R> {
@@ -40,10 +41,6 @@ pub(super) struct Groups<R> {
     pub(super) groups: Vec<usize>,
     pub(super) made: Made,
 }
-
-/// Values in the pages of lists, since the last batch was there.
-#[derive(Clone, Default)]
-pub(super) struct Made(Arc<AtomicU64>);
 
 /// One column in the row groups.
 struct Column<R> {
@@ -57,21 +54,12 @@ struct Column<R> {
 /// The pages of a column in one row group.
 struct Pages<R: ChunkReader> {
     pages: SerializedPageReader<R>,
+    index: usize,
     column: ColumnDescPtr,
+    dictionary: Dictionary,
+    /// Repeated bytes of a batch that need no closer look: all columns together stay below the limit.
+    few: u64,
     made: Made,
-}
-
-impl Made {
-    /// Begins a batch.
-    pub(super) fn begin(&self) {
-        self.0.store(0, Ordering::Relaxed);
-    }
-
-    /// Adds the values of a page; returns whether they are still as many as a batch may have.
-    fn add(&self, values: u64) -> bool {
-        let before = self.0.fetch_add(values, Ordering::Relaxed);
-        before.saturating_add(values) <= MOST_IN_LISTS
-    }
 }
 
 impl<R: ChunkReader + 'static> RowGroups for Groups<R> {
@@ -105,14 +93,28 @@ impl<R: ChunkReader + 'static> Iterator for Column<R> {
     type Item = Result<Box<dyn PageReader>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let group = self.metadata.row_group(self.groups.next()?);
+        let group = self.groups.next()?;
+        Some(self.pages(group).map(|pages| Box::new(pages) as _))
+    }
+}
+
+impl<R: ChunkReader> Column<R> {
+    fn pages(&self, group: usize) -> Result<Pages<R>> {
+        let group = self.metadata.row_group(group);
         let column = group.column(self.index);
         let rows = usize::try_from(group.num_rows()).unwrap_or(0);
-        let pages = SerializedPageReader::new(Arc::clone(&self.source), column, rows, None);
-        Some(pages.map(|pages| {
-            let (column, made) = (column.column_descr_ptr(), self.made.clone());
-            Box::new(Pages { pages, column, made }) as _
-        }))
+        let pages = Pages {
+            pages: SerializedPageReader::new(Arc::clone(&self.source), column, rows, None)?,
+            index: self.index,
+            column: column.column_descr_ptr(),
+            dictionary: Dictionary::default(),
+            few: self.made.most_repeated / group.num_columns().max(1) as u64,
+            made: self.made.clone(),
+        };
+        // The reader makes room for a batch of them before it looks at a page.
+        let room = u64::from(pages.fixed()) * ROWS_PER_BATCH as u64;
+        check_memory(room, available_bytes()).map_err(|e| pages.wrong(&e))?;
+        Ok(pages)
     }
 }
 
@@ -128,7 +130,7 @@ impl<R: ChunkReader> PageReader for Pages<R> {
     fn get_next_page(&mut self) -> Result<Option<Page>> {
         let page = self.pages.get_next_page()?;
         if let Some(page) = &page {
-            self.check(page).map_err(ParquetError::General)?;
+            self.check(page).map_err(|e| self.wrong(&e))?;
         }
         Ok(page)
     }
@@ -141,16 +143,9 @@ impl<R: ChunkReader> PageReader for Pages<R> {
         self.pages.skip_next_page()
     }
 
+    /// A dictionary is read before the pages that refer to it, which are measured by it.
     fn supports_deferred_dictionary(&self) -> bool {
-        self.pages.supports_deferred_dictionary()
-    }
-
-    fn take_deferred_dictionary(&mut self) -> Result<Option<Page>> {
-        let page = self.pages.take_deferred_dictionary()?;
-        if let Some(page) = &page {
-            self.check(page).map_err(ParquetError::General)?;
-        }
-        Ok(page)
+        false
     }
 
     fn at_record_boundary(&mut self) -> Result<bool> {
@@ -159,148 +154,107 @@ impl<R: ChunkReader> PageReader for Pages<R> {
 }
 
 impl<R: ChunkReader> Pages<R> {
-    fn check(&self, page: &Page) -> Checked<()> {
-        let wrong =
-            |what: &str| format!("a page of column {:?} {what}", self.column.path().string());
-        let values = u64::from(page.num_values());
-        if values > MOST_VALUES {
-            return Err(wrong(&format!("has {values} values; at most {MOST_VALUES} are read")));
+    fn wrong(&self, what: &str) -> ParquetError {
+        ParquetError::General(format!("a page of column {:?} {what}", self.column.path().string()))
+    }
+
+    /// Bytes of a value, where all have the same number; a null of such a column takes as many.
+    fn fixed(&self) -> u32 {
+        match self.column.physical_type() {
+            Type::FIXED_LEN_BYTE_ARRAY => u32::try_from(self.column.type_length()).unwrap_or(0),
+            _ => 0,
         }
-        let is_text = self.column.physical_type() == Type::BYTE_ARRAY;
-        let body = page.buffer();
-        let largest = match page.encoding() {
-            _ if page.is_dictionary_page() && is_text => longest_text(body),
-            _ if page.is_dictionary_page() => 0,
-            Encoding::DELTA_BINARY_PACKED => {
-                delta(self.values_of(page)?, values).map_err(|e| wrong(&e))?;
-                0
-            }
-            Encoding::DELTA_LENGTH_BYTE_ARRAY => {
-                delta(self.values_of(page)?, values).map_err(|e| wrong(&e))?;
-                0
+    }
+
+    fn check(&mut self, page: &Page) -> Checked<()> {
+        if !page.is_dictionary_page() {
+            let amount = self.amount(page)?;
+            let repeated = self.made.add(self.index, amount)?;
+            return check_memory(repeated, available_bytes());
+        }
+        self.dictionary = match self.column.physical_type() {
+            Type::BYTE_ARRAY => Dictionary::of_texts(page.buffer()),
+            Type::FIXED_LEN_BYTE_ARRAY => Dictionary::of_equal(self.fixed(), page.buffer()),
+            // A number takes no more bytes than its list has for it anyway.
+            _ => Dictionary::default(),
+        };
+        Ok(())
+    }
+
+    /// What a batch can have of a data page.
+    fn amount(&mut self, page: &Page) -> Checked<Amount> {
+        let (slots, body) = self.slots(page)?;
+        let values = match page.encoding() {
+            Encoding::DELTA_BINARY_PACKED | Encoding::DELTA_LENGTH_BYTE_ARRAY => {
+                delta(body, most_deltas(slots.count)?)?;
+                Values::Alone
             }
             Encoding::DELTA_BYTE_ARRAY => {
-                let lengths = self.values_of(page)?;
-                let behind = delta(lengths, values).map_err(|e| wrong(&e))?;
-                delta(&lengths[behind..], values).map_err(|e| wrong(&e))?;
-                // Each text can be all that the page has.
-                body.len() as u64
+                let most = most_deltas(slots.count)?;
+                let mut shared = Vec::new();
+                let mut take = |len| shared.push(u64::try_from(len).unwrap_or(0));
+                let behind = deltas(body, most, &mut take)?;
+                delta(&body[behind..], most)?;
+                Values::Shared(shared.into_iter())
             }
-            _ => 0,
+            Encoding::RLE_DICTIONARY | Encoding::PLAIN_DICTIONARY => {
+                Values::Places(Runs::of_places(body)?, &mut self.dictionary)
+            }
+            _ => Values::Alone,
         };
-        let texts = largest.saturating_mul(values_in_batch(page, values));
-        if self.column.max_rep_level() > 0 && !self.made.add(values) {
-            return Err(wrong(&format!(
-                "makes lists of more than {MOST_IN_LISTS} values in a batch"
-            )));
-        }
-        check_memory(texts, available_bytes()).map_err(|e| wrong(&e))
+        Ok(slots.amount(values, self.few))
     }
-}
 
-impl<R: ChunkReader> Pages<R> {
-    /// The bytes of a data page behind the levels of its values.
-    fn values_of<'p>(&self, page: &'p Page) -> Checked<&'p [u8]> {
-        let behind = |from: usize| {
-            page.buffer().get(from..).ok_or_else(|| "a page ends in its levels".to_owned())
+    /// The places for values of a data page, and the bytes behind their levels.
+    fn slots<'p>(&self, page: &'p Page) -> Checked<(Slots<'p>, &'p [u8])> {
+        let (most_rep, most_def) = (self.column.max_rep_level(), self.column.max_def_level());
+        let mut body = page.buffer().as_ref();
+        let levels = |bytes, encoding, most: i16| match most {
+            0 => Runs::constant(0),
+            _ => Runs::of_levels(bytes, encoding, most),
         };
-        match page {
-            Page::DictionaryPage { .. } => behind(0),
-            Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
-                behind(*def_levels_byte_len as usize + *rep_levels_byte_len as usize)
-            }
+        let (starts, defined) = match page {
             Page::DataPage { def_level_encoding, rep_level_encoding, num_values, .. } => {
-                let mut at = 0;
-                for (most, encoding) in [
-                    (self.column.max_rep_level(), rep_level_encoding),
-                    (self.column.max_def_level(), def_level_encoding),
-                ] {
-                    if most > 0 {
-                        at += levels_len(behind(at)?, *encoding, most, *num_values)?;
+                let mut split = |encoding, most| {
+                    if most == 0 {
+                        return Ok(Runs::constant(0));
                     }
-                }
-                behind(at)
+                    let (bytes, behind) = split_levels(body, encoding, most, *num_values)?;
+                    body = behind;
+                    Checked::Ok(levels(bytes, encoding, most))
+                };
+                (split(*rep_level_encoding, most_rep)?, split(*def_level_encoding, most_def)?)
             }
-        }
-    }
-}
-
-/// The bytes of levels at the start of a page.
-fn levels_len(bytes: &[u8], encoding: Encoding, most: i16, values: u32) -> Checked<usize> {
-    if encoding == Encoding::RLE {
-        let len = bytes.first_chunk().ok_or("a page ends in its levels")?;
-        return Ok(4 + u32::from_le_bytes(*len) as usize);
-    }
-    // The older encoding, of as many bits as the greatest level has.
-    let bits = u64::from(u16::BITS - most.unsigned_abs().leading_zeros());
-    Ok((u64::from(values) * bits).div_ceil(8) as usize)
-}
-
-/// Values of which each can be the longest, in one batch.
-fn values_in_batch(page: &Page, values: u64) -> u64 {
-    let rows = ROWS_PER_BATCH as u64;
-    if page.is_dictionary_page() { rows } else { values.min(rows) }
-}
-
-/// Bytes of the longest text in a dictionary, whose texts stand behind their lengths.
-fn longest_text(mut body: &[u8]) -> u64 {
-    let mut longest = 0;
-    while let Some((len, rest)) = body.split_first_chunk() {
-        let len = u32::from_le_bytes(*len);
-        longest = longest.max(u64::from(len));
-        // What is behind the end is the reader's matter.
-        body = rest.get(len as usize..).unwrap_or_default();
-    }
-    longest
-}
-
-/// Bytes of numbers in delta encoding, which are at most `most`.
-fn delta(bytes: &[u8], most: u64) -> Checked<usize> {
-    let mut rest = Rest(bytes);
-    let (block, parts, count) = (rest.number()?, rest.number()?, rest.number()?);
-    rest.number()?;
-    if count > most {
-        return Err(format!("promises {count} values in delta encoding, and has {most}"));
-    }
-    let values_per_part = block.checked_div(parts).filter(|values| *values > 0);
-    let values_per_part = values_per_part.ok_or("has blocks of no values in delta encoding")?;
-    // The first stands in the head.
-    let mut left = count.saturating_sub(1);
-    while left > 0 {
-        rest.number()?;
-        let widths = rest.take(parts)?;
-        for width in widths {
-            if left > 0 {
-                left = left.saturating_sub(values_per_part);
-                rest.take(u64::from(*width).saturating_mul(values_per_part) / 8)?;
+            Page::DataPageV2 { def_levels_byte_len, rep_levels_byte_len, .. } => {
+                let mut split = |len: u32, most| {
+                    let (bytes, behind) =
+                        body.split_at_checked(len as usize).ok_or("ends in its levels")?;
+                    body = behind;
+                    Checked::Ok(levels(bytes, Encoding::RLE, most))
+                };
+                (split(*rep_levels_byte_len, most_rep)?, split(*def_levels_byte_len, most_def)?)
             }
-        }
+            Page::DictionaryPage { .. } => (Runs::constant(0), Runs::constant(0)),
+        };
+        let slots = Slots {
+            count: page.num_values().into(),
+            starts,
+            defined,
+            value_level: most_def.unsigned_abs().into(),
+            in_lists: most_rep > 0,
+            fixed: self.fixed(),
+        };
+        Ok((slots, body))
     }
-    Ok(bytes.len() - rest.0.len())
 }
 
-/// What was not read yet of a page.
-struct Rest<'a>(&'a [u8]);
-
-impl<'a> Rest<'a> {
-    /// A number in portions of seven bits; a sign is left in it.
-    fn number(&mut self) -> Checked<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let [byte] = *self.take(1)? else { break };
-            number |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Ok(number);
-            }
+/// The values that delta encoding may promise in a page of `count` places.
+fn most_deltas(count: u64) -> Checked<u64> {
+    match count <= MOST_DELTAS {
+        true => Ok(count),
+        false => {
+            Err(format!("has {count} values in delta encoding; at most {MOST_DELTAS} are read"))
         }
-        Err("has a number without an end in delta encoding".to_owned())
-    }
-
-    fn take(&mut self, len: u64) -> Checked<&'a [u8]> {
-        let split = usize::try_from(len).ok().and_then(|len| self.0.split_at_checked(len));
-        let (taken, rest) = split.ok_or("ends within its delta encoding")?;
-        self.0 = rest;
-        Ok(taken)
     }
 }
 
@@ -318,8 +272,14 @@ fn check_memory(needed: u64, available: Option<u64>) -> Checked<()> {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray};
-    use arrow::datatypes::Int64Type;
+    use arrow::{
+        array::{
+            Array, ArrayRef, DictionaryArray, FixedSizeBinaryArray, Int32Array, Int64Array,
+            ListArray, RecordBatch, StringArray,
+        },
+        buffer::OffsetBuffer,
+        datatypes::{DataType, Field, Int32Type, Int64Type},
+    };
     use bytes::Bytes as Buffer;
     use parquet::{
         arrow::{
@@ -353,6 +313,10 @@ pub(super) mod tests {
 
     /// The batches of a file, in which each page was checked.
     fn read(bytes: Vec<u8>) -> std::result::Result<Vec<RecordBatch>, String> {
+        read_with(bytes, Made::default())
+    }
+
+    fn read_with(bytes: Vec<u8>, made: Made) -> std::result::Result<Vec<RecordBatch>, String> {
         let source = Buffer::from(bytes);
         let metadata = ArrowReaderMetadata::load(&source, Default::default()).unwrap();
         let fields = Some(metadata.schema().fields());
@@ -361,10 +325,16 @@ pub(super) mod tests {
         let metadata = Arc::clone(metadata.metadata());
         let groups = (0..metadata.num_row_groups()).collect();
         let source = Arc::new(source);
-        let groups = Groups { source, metadata, groups, made: Made::default() };
+        let groups = Groups { source, metadata, groups, made };
         let reader =
             ParquetRecordBatchReader::try_new_with_row_groups(&levels, &groups, ROWS, None);
         reader.unwrap().map(|batch| batch.map_err(|e| e.to_string())).collect()
+    }
+
+    /// The number of rows that are read.
+    fn rows(bytes: Vec<u8>, most_repeated: usize) -> std::result::Result<usize, String> {
+        let made = Made::with_at_most(most_repeated as u64);
+        Ok(read_with(bytes, made)?.iter().map(RecordBatch::num_rows).sum())
     }
 
     fn texts() -> ArrayRef {
@@ -440,28 +410,87 @@ pub(super) mod tests {
         }
     }
 
+    /// Lists of one text each of `len` bytes, `in_row` to a row, which a dictionary has once.
+    fn lists_of_one(len: usize, rows: usize, in_row: usize) -> ArrayRef {
+        let texts: ArrayRef = Arc::new(StringArray::from(vec!["a".repeat(len)]));
+        let keys = Int32Array::from(vec![0; rows * in_row]);
+        let values: ArrayRef =
+            Arc::new(DictionaryArray::<Int32Type>::try_new(keys, texts).unwrap());
+        let field = Arc::new(Field::new("item", values.data_type().clone(), true));
+        let offsets = OffsetBuffer::from_lengths(vec![in_row; rows]);
+        Arc::new(ListArray::try_new(field, offsets, values, None).unwrap())
+    }
+
+    const MB: usize = 1_000_000;
+
     #[test]
-    fn damaged_delta_encoding_is_an_error() {
-        assert_eq!(delta(&[0x80, 1, 4, 1, 0], 1), Ok(5), "one value, in the head");
-        // 40 values: the first, and 39 in two parts of 32 values of one bit and of none.
-        let two_parts = [vec![0x80, 1, 4, 40, 0, 0, 1, 0, 9, 9], vec![7; 4]].concat();
-        assert_eq!(delta(&two_parts, 40), Ok(14));
-        for damaged in [&two_parts[..12], &two_parts[..8], &[0x80, 1, 0, 9, 0], &[0, 1, 9, 0]] {
-            assert!(delta(damaged, 40).is_err(), "{damaged:?}");
+    fn texts_of_a_dictionary_are_counted_for_each_value_of_lists() {
+        for version in VERSIONS {
+            let rows = |in_row| {
+                let bytes = file(lists_of_one(10, 2000, in_row), Encoding::PLAIN, version);
+                rows(bytes, 1024 * 1000)
+            };
+            assert_eq!(rows(100), Ok(2000));
+            let e = rows(101).unwrap_err();
+            let said = "a page of column \"c.list.item\" repeats what it has once: 1024 rows have";
+            assert!(e.contains(said), "{e}");
         }
-        assert!(delta(&[0xff; 20], 40).is_err());
+    }
+
+    #[test]
+    fn texts_of_a_dictionary_are_counted_for_each_row() {
+        let column = |len: usize, rows: usize| -> ArrayRef {
+            let texts: ArrayRef =
+                Arc::new(StringArray::from(vec!["a".repeat(len), "b".to_owned()]));
+            let keys = Int32Array::from_iter((0..rows).map(|i| Some(i32::from(i % 2 == 1))));
+            Arc::new(DictionaryArray::<Int32Type>::try_new(keys, texts).unwrap())
+        };
+        for version in VERSIONS {
+            let bytes = |len, rows| file(column(len, rows), Encoding::PLAIN, version);
+            // Every other row has it, and the first time is none too many.
+            assert_eq!(rows(bytes(10_000, 201), MB + 100), Ok(201));
+            assert!(
+                rows(bytes(10_000, 203), MB + 100).unwrap_err().contains("repeats what it has")
+            );
+            // A batch has 1,024 rows.
+            assert_eq!(rows(bytes(1900, 3000), MB), Ok(3000));
+            assert!(rows(bytes(2000, 3000), MB).unwrap_err().contains("repeats what it has"));
+        }
+    }
+
+    #[test]
+    fn texts_that_go_on_from_the_one_before_are_counted() {
+        let column = |len| {
+            let values = Arc::new(StringArray::from(vec!["a".repeat(len); 20 * 100]));
+            let field = Arc::new(Field::new("item", DataType::Utf8, true));
+            let offsets = OffsetBuffer::from_lengths(vec![100; 20]);
+            Arc::new(ListArray::try_new(field, offsets, values, None).unwrap()) as ArrayRef
+        };
+        for version in VERSIONS {
+            let bytes = |len| file(column(len), Encoding::DELTA_BYTE_ARRAY, version);
+            assert_eq!(rows(bytes(500), MB), Ok(20));
+            assert!(rows(bytes(510), MB).unwrap_err().contains("repeats what it has once"));
+        }
+    }
+
+    #[test]
+    fn nulls_of_a_fixed_size_take_memory() {
+        let column = |len: i32| -> ArrayRef {
+            let one = vec![7; len as usize];
+            let values = (0..2000).map(|i| (i == 0).then_some(&one));
+            Arc::new(FixedSizeBinaryArray::try_from_sparse_iter_with_size(values, len).unwrap())
+        };
+        for version in VERSIONS {
+            let bytes = |len| file(column(len), Encoding::PLAIN, version);
+            assert_eq!(rows(bytes(900), MB), Ok(2000));
+            assert!(rows(bytes(1000), MB).unwrap_err().contains("repeats what it has once"));
+        }
     }
 
     #[test]
     fn what_a_batch_can_need_must_fit_into_the_memory() {
-        assert_eq!(longest_text(&[1, 0, 0, 0, b'a', 3, 0, 0, 0, b'b', b'c', b'd']), 3);
-        assert_eq!(longest_text(&[255, 255, 255, 255, 0]), u64::from(u32::MAX));
         assert_eq!(check_memory(9, Some(9)), Ok(()));
         let e = check_memory(10, Some(9)).unwrap_err();
         assert!(e.contains("of memory, and"), "{e}");
-        let made = Made::default();
-        assert!(made.add(MOST_IN_LISTS) && !made.add(1));
-        made.begin();
-        assert!(made.add(1));
     }
 }

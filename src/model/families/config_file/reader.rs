@@ -52,6 +52,9 @@ const NO_MISSPELLING: &[&str] = &[
     "tie_encoder_decoder",
 ];
 
+/// Keys of a file; transformers writes some hundreds. Each is compared with all that are known.
+const MOST_KEYS: usize = 4096;
+
 /// Reads one file.
 pub(super) struct ConfigReader<'a> {
     map: &'a Map<String, Value>,
@@ -68,6 +71,11 @@ impl<'a> ConfigReader<'a> {
 
     /// The values of all settings, and the keys that mean nothing to dsr.
     pub(super) fn read(mut self) -> Result<(Map<String, Value>, Map<String, Value>)> {
+        let keys = self.map.len();
+        if keys > MOST_KEYS {
+            let origin = self.origin;
+            bail!(Code::ModelConfig, "{origin} has {keys} keys; at most {MOST_KEYS} are read");
+        }
         let values = self.values();
         let kept = self.others();
         Error::all(self.faults).map_or(Ok((values, kept)), Err)
@@ -268,5 +276,22 @@ pub(super) fn brief(value: &Value) -> String {
     match json.char_indices().nth(MOST_CHARS) {
         Some((end, _)) => format!("{}...", &json[..end]),
         None => json,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::families::gpt2;
+
+    #[test]
+    fn a_file_has_a_bounded_number_of_keys() {
+        let read = |keys: usize| {
+            let map = (0..keys).map(|i| (format!("task_{i}"), i.into())).collect();
+            ConfigReader::new(&map, &gpt2::TABLE, "config.json").read().map(|(_, kept)| kept.len())
+        };
+        assert_eq!(read(4096).unwrap(), 4096);
+        let e = read(4097).unwrap_err();
+        assert_eq!(e.message(), "config.json has 4097 keys; at most 4096 are read");
     }
 }
