@@ -129,6 +129,11 @@ pub(super) fn as_text(column: &ArrayRef) -> Result<ArrayRef, String> {
 /// Rows as a batch with the columns of `schema`; a missing key is a null, another key an error, and so
 /// is a number that its column does not hold exactly.
 pub(super) fn from_rows(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch, ArrowError> {
+    if places::taken(schema, rows) > places::MOST {
+        let most = places::MOST;
+        let what = format!("lists of objects take more than {most} places for values");
+        return Err(ArrowError::JsonError(what));
+    }
     let types: HashMap<&str, &DataType> =
         schema.fields().iter().map(|f| (f.name().as_str(), f.data_type())).collect();
     for (name, value) in rows.iter().flatten() {
@@ -136,11 +141,6 @@ pub(super) fn from_rows(schema: &SchemaRef, rows: &[Row]) -> Result<RecordBatch,
             check_exact(value, data_type)
                 .map_err(|e| ArrowError::JsonError(format!("{name}: {e}")))?;
         }
-    }
-    if places::taken(schema, rows) > places::MOST {
-        let most = places::MOST;
-        let what = format!("lists of objects take more than {most} places for values");
-        return Err(ArrowError::JsonError(what));
     }
     let mut decoder = ReaderBuilder::new(schema.clone())
         .with_batch_size(rows.len().max(1))
