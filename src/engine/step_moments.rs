@@ -166,7 +166,7 @@ impl<'a> Progress<'a> {
         let units =
             layer.completes.iter().copied().filter(|unit| self.step.trained().contains(unit));
         let completed = self.step.elements(units.clone());
-        self.last = units.clone().last().or(self.last);
+        self.last = units.clone().next_back().or(self.last);
         for unit in units {
             self.open.remove(&unit);
         }
