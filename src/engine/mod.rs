@@ -53,6 +53,7 @@ mod state_tensors;
 mod step;
 mod step_memory;
 mod step_moments;
+mod step_peak;
 mod stop;
 mod timers;
 mod totals;

@@ -1,34 +1,13 @@
-//! The memory of a step at each moment that can be its peak.
+//! What the memory of a step consists of: units, where they are and what is kept of them.
 
 use std::ops::{Add, Range, Sub};
 
-use super::{
-    MemoryUse,
-    plan::{MASTER_BYTES, MemoryPlan, Setup, Sharding},
-    step_moments::{GradientElements, Moment},
-};
+use super::plan::{Setup, Sharding};
 use crate::{
     config::{ActivationCheckpointing, OffloadDevice},
     model::{FlatUnit, LayerCost},
     tensor::{Device, STAGE_BYTES},
 };
-
-impl Setup {
-    /// The memory that a rank of this training needs.
-    pub fn plan(&self) -> MemoryPlan {
-        let sizes = self.model.units().iter().map(|unit| unit.padded_numel() as u64);
-        let units = sizes.collect();
-        let codes = |unit: &FlatUnit| {
-            let in_use = unit.dequantizing_bytes(self.workload.device);
-            unit.quantization().map(|_| CodeBytes { kept: unit.bytes(), in_use })
-        };
-        let codes = self.model.units().iter().map(codes).collect();
-        let layers = self.model.costs(&self.workload).unwrap_or_default();
-        let numels = self.model.trainable_units().iter().map(|unit| unit.numel() as u64);
-        let goes = self.sharding.optimizer.goes(&numels.collect::<Vec<_>>());
-        StepMemory { setup: self, units, codes, goes, layers }.plan()
-    }
-}
 
 /// Bytes of a unit that is quantized.
 #[derive(Clone, Copy)]
@@ -43,9 +22,9 @@ struct CodeBytes {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Elements {
     /// With the model.
-    staying: u64,
+    pub(super) staying: u64,
     /// Elsewhere.
-    going: u64,
+    pub(super) going: u64,
 }
 
 impl Add for Elements {
@@ -64,7 +43,7 @@ impl Sub for Elements {
     }
 }
 
-/// A step, whose memory can be highest at several moments.
+/// A step of a training.
 pub(super) struct StepMemory<'a> {
     pub(super) setup: &'a Setup,
     /// Elements of each unit.
@@ -77,87 +56,30 @@ pub(super) struct StepMemory<'a> {
     pub(super) layers: Vec<LayerCost>,
 }
 
-impl StepMemory<'_> {
-    fn plan(&self) -> MemoryPlan {
-        let Setup { states, sharding, .. } = self.setup;
-        let Sharding { stage, world_size, optimizer, parameters, .. } = *sharding;
-        let Elements { staying, going } = self.all();
-        let all = staying + going;
-        let divided = |bytes: u64, from: u8| {
-            if stage >= from { bytes.div_ceil(world_size) } else { bytes }
+impl<'a> StepMemory<'a> {
+    pub(super) fn of(setup: &'a Setup) -> Self {
+        let model = &setup.model;
+        let codes = |unit: &FlatUnit| {
+            let in_use = unit.dequantizing_bytes(setup.workload.device);
+            unit.quantization().map(|_| CodeBytes { kept: unit.bytes(), in_use })
         };
-        // What is not brought for its use stays on the device.
-        let units = || 0..self.units.len();
-        let brought = units().filter(|&unit| self.is_gathered(unit));
-        let slices = brought.map(|unit| divided(self.stored(unit), 3)).sum::<u64>();
-        let whole = units().filter(|&unit| !self.is_gathered(unit));
-        let whole = whole.map(|unit| self.stored(unit)).sum();
-        let has_masters = states.master_weight > 0 || parameters != OffloadDevice::None;
-        let master = |elements: u64, has: bool| if has { elements * MASTER_BYTES } else { 0 };
-        // Of all parameters alike.
-        let state = |elements: u64| {
-            let bytes = u128::from(self.setup.optimizer_state) * u128::from(elements);
-            bytes.div_ceil(u128::from(all.max(1))) as u64
-        };
-        let away = master(going, has_masters || self.steps_elsewhere()) + state(going);
-        let away = divided(away, 1);
-        // A step has three units in memory: one is read, one updated, one written.
-        let in_turn = (3 * self.largest_going() * away).div_ceil(going.max(1));
-        let mut fixed = MemoryUse {
-            parameters: whole,
-            master_weights: divided(master(staying, has_masters), 1),
-            optimizer_state: divided(state(staying), 1),
-            ..MemoryUse::default()
-        };
-        let (mut host, mut disk, mut step) = (self.kept_on_host() + self.stages(), 0, 0);
-        match parameters {
-            OffloadDevice::None => fixed.parameters += slices,
-            OffloadDevice::Cpu => host += slices,
-            OffloadDevice::Nvme => disk += slices,
+        let numels = model.trainable_units().iter().map(|unit| unit.numel() as u64);
+        Self {
+            setup,
+            units: model.units().iter().map(|unit| unit.padded_numel() as u64).collect(),
+            codes: model.units().iter().map(codes).collect(),
+            goes: setup.sharding.optimizer.goes(&numels.collect::<Vec<_>>()),
+            layers: model.costs(&setup.workload).unwrap_or_default(),
         }
-        match optimizer.device {
-            OffloadDevice::None => {}
-            OffloadDevice::Cpu => host += away,
-            OffloadDevice::Nvme => disk += away,
-        }
-        if self.steps_elsewhere() {
-            host += divided(going * states.gradient, 1);
-        }
-        match (optimizer.device, self.steps_elsewhere()) {
-            (OffloadDevice::Nvme, true) => host += in_turn,
-            (OffloadDevice::Nvme, false) => step = in_turn,
-            _ => {}
-        }
-        let with = |Moment { gradients, parameters, held }: Moment| MemoryUse {
-            gradients: self.gradients(&gradients),
-            parameters: fixed.parameters + parameters,
-            activations: held.activations,
-            buffers: held.buffers,
-            ..fixed
-        };
-        let of_gradients = |gradients| with(Moment { gradients, ..Moment::default() });
-        let update = |all: Elements| {
-            of_gradients(match self.keeps_slices() {
-                true => GradientElements { reduced: all, ..GradientElements::default() },
-                false => GradientElements { whole: all, ..GradientElements::default() },
-            })
-        };
-        let step_begins = update(Elements { staying, going });
-        let sums = self.gradients_of_step().into_iter().map(of_gradients);
-        // The units on disk are updated last, when the gradients of the others are gone.
-        let last = update(Elements { staying: 0, going });
-        let last = MemoryUse { optimizer_state: last.optimizer_state + step, ..last };
-        let moments = self.moments().into_iter().map(with);
-        let device = moments
-            .chain(sums)
-            .chain([step_begins, last])
-            .max_by_key(MemoryUse::peak)
-            .unwrap_or(last);
-        MemoryPlan { device, host, disk }
+    }
+
+    /// All units.
+    pub(super) fn units(&self) -> Range<usize> {
+        0..self.units.len()
     }
 
     /// Whether the optimizer steps on the host beside a GPU, if only for a share of the parameters.
-    fn steps_elsewhere(&self) -> bool {
+    pub(super) fn steps_elsewhere(&self) -> bool {
         self.goes.contains(&true) && self.setup.workload.device != Device::Cpu
     }
 
@@ -242,7 +164,7 @@ impl StepMemory<'_> {
             && self.checkpoints(i).is_some_and(|checkpointing| checkpointing.cpu_checkpointing)
     }
 
-    fn kept_on_host(&self) -> u64 {
+    pub(super) fn kept_on_host(&self) -> u64 {
         let layers = self.layers.iter().enumerate();
         // libtorch lends pinned memory in powers of two.
         let kept = layers.filter(|&(i, _)| self.input_on_host(i));
@@ -251,34 +173,15 @@ impl StepMemory<'_> {
 
     /// Staging buffers for master weights that are rounded on the host on their way to the device: one part
     /// is rounded while another travels.
-    fn stages(&self) -> u64 {
+    pub(super) fn stages(&self) -> u64 {
         let Setup { states, sharding, .. } = self.setup;
         let travels = sharding.parameters == OffloadDevice::None && states.master_weight > 0;
         if self.steps_elsewhere() && travels { 2 * STAGE_BYTES } else { 0 }
     }
 
-    /// Bytes of gradients on the device when there are these.
-    fn gradients(&self, GradientElements { reduced, whole }: &GradientElements) -> u64 {
-        let Sharding { stage, world_size, .. } = self.setup.sharding;
-        let bytes = self.setup.states.gradient;
-        let Elements { staying, going } = *whole;
-        // A gradient goes to the host as soon as it is reduced.
-        let goes_on = stage >= 2 && self.steps_elsewhere();
-        let (whole, leaving) = match (self.reduces_at_once(), goes_on) {
-            // Alone a rank has nothing to reduce, and one gradient on its way.
-            (false, true) => (staying, going.min(self.largest_going())),
-            _ => (staying + going, 0),
-        };
-        let slices = if goes_on { reduced.staying } else { reduced.staying + reduced.going };
-        (whole + leaving + slices.div_ceil(world_size)) * bytes
-    }
-
     /// Elements of the largest unit whose state is elsewhere.
-    fn largest_going(&self) -> u64 {
-        self.largest((0..self.goes.len()).filter(|&unit| self.goes[unit]))
-    }
-
-    fn largest(&self, units: impl Iterator<Item = usize>) -> u64 {
-        units.map(|unit| self.units[unit]).max().unwrap_or(0)
+    pub(super) fn largest_going(&self) -> u64 {
+        let going = self.trained().filter(|&unit| self.goes[unit]);
+        going.map(|unit| self.units[unit]).max().unwrap_or(0)
     }
 }
