@@ -31,10 +31,8 @@ impl Model {
     }
 
     fn gather_layer(&self, i: usize, direction: Direction, in_codes: bool) -> Result<Gathered<'_>> {
-        let store = self.store.borrow().clone();
-        let following = store.iter().flat_map(|_| self.reads_after(i, direction));
-        let following: Vec<usize> = following.collect();
-        self.gather_units(store, self.reads(i, direction), &following, in_codes)
+        let following = || self.reads_after(i, direction).collect();
+        self.gather_units(self.reads(i, direction), following, in_codes)
     }
 
     /// The units that layer `i` reads in a pass of this direction.
@@ -56,25 +54,24 @@ impl Model {
 
     /// Gathers unit `i` alone, outside of a pass. Every rank must call it.
     pub fn gather_unit(&self, i: usize) -> Result<Gathered<'_>> {
-        let store = self.store.borrow().clone();
-        self.gather_units(store, &[i], &[], false)
+        self.gather_units(&[i], Vec::new, false)
     }
 
     fn gather_units(
         &self,
-        store: Option<Rc<dyn ParameterStore>>,
         units: &[usize],
-        following: &[usize],
+        following: impl FnOnce() -> Vec<usize>,
         in_codes: bool,
     ) -> Result<Gathered<'_>> {
+        let store = self.store.borrow().clone();
+        let following = store.as_ref().map(|_| following()).unwrap_or_default();
         if self.initializer.borrow().is_some() {
             self.make_whole()?;
         }
-        let of_layer = Vec::with_capacity(units.len());
-        let mut gathered = Gathered { model: self, store, units: of_layer, in_codes };
+        let mut gathered = Gathered { model: self, store, units: Vec::new(), in_codes };
         for (at, &unit) in units.iter().enumerate() {
             if let Some(store) = &gathered.store {
-                let then: Vec<usize> = units[at + 1..].iter().chain(following).copied().collect();
+                let then: Vec<usize> = units[at + 1..].iter().chain(&following).copied().collect();
                 store.gather(self.units(), unit, &then)?;
             }
             gathered.units.push(unit);

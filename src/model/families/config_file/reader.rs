@@ -71,9 +71,8 @@ impl<'a> ConfigReader<'a> {
 
     /// The values of all settings, and the keys that mean nothing to dsr.
     pub(super) fn read(mut self) -> Result<(Map<String, Value>, Map<String, Value>)> {
-        let keys = self.map.len();
+        let (keys, origin) = (self.map.len(), self.origin);
         if keys > MOST_KEYS {
-            let origin = self.origin;
             bail!(Code::ModelConfig, "{origin} has {keys} keys; at most {MOST_KEYS} are read");
         }
         let values = self.values();
