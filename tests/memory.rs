@@ -108,12 +108,15 @@ impl Case {
     }
 
     fn planned_with(&self, long: &LongRows) -> MemoryUse {
-        let config = self.config_with(long);
+        self.setup(&self.config_with(long), 1).plan().device
+    }
+
+    /// The training with `config` on so many replicas.
+    fn setup(&self, config: &EngineConfig, replicas: usize) -> Setup {
         let outline = Rc::new(Model::outline(&self.model, Device::Cpu).unwrap());
-        let outline = trained(&outline, &config).unwrap();
-        let optimizer = optimizer_state_bytes(&outline, &config).unwrap();
-        let tokens = self.tokens as u64;
-        Setup::new(&outline, &config, optimizer, tokens, 1, Device::Cpu).plan().device
+        let outline = trained(&outline, config).unwrap();
+        let optimizer = optimizer_state_bytes(&outline, config).unwrap();
+        Setup::new(&outline, config, optimizer, self.tokens as u64, replicas, Device::Cpu)
     }
 
     /// What one optimizer step used, and its loss.
@@ -122,16 +125,26 @@ impl Case {
     }
 
     fn counted_with(&self, long: &LongRows) -> (MemoryUse, f64) {
+        let engine = self.step(self.config_with(long), ProcessGroup::single(Device::Cpu).unwrap());
+        (engine.memory(), engine.last_step().unwrap().loss)
+    }
+
+    /// The engine of one of `ranks` after one optimizer step; its collectives complete at once.
+    fn step_of_one(&self, config: EngineConfig, ranks: usize) -> Engine {
+        self.step(config, ProcessGroup::simulated(0, ranks, Device::Cpu).unwrap())
+    }
+
+    /// An engine after one optimizer step.
+    fn step(&self, config: EngineConfig, group: ProcessGroup) -> Engine {
         let model = Rc::new(Model::from_scratch(&self.model, 3, Device::Cpu).unwrap());
         let batch = batch(self.rows, self.tokens, model.facts().vocab_size);
-        let group = Rc::new(ProcessGroup::single(Device::Cpu).unwrap());
-        let mut engine = Engine::new(model, group, self.config_with(long)).unwrap();
+        let mut engine = Engine::new(model, Rc::new(group), config).unwrap();
         for _ in 0..self.accum {
             let loss = engine.forward(&batch).unwrap();
             engine.backward(&loss).unwrap();
             engine.step().unwrap();
         }
-        (engine.memory(), engine.last_step().unwrap().loss)
+        engine
     }
 
     /// Every kind is planned within 3 % of what is counted. Allowed beside that is a thousandth of

@@ -11,11 +11,11 @@ pub(super) const MOST: u64 = 1 << 27;
 
 /// The places of a value of one type.
 struct Places<'a> {
-    /// Those of a null.
+    /// Places of a null.
     of_null: u64,
-    /// Those of an object's values.
+    /// Places of each field of an object.
     fields: HashMap<&'a str, Self>,
-    /// Those of a list's values.
+    /// Places of an item of a list.
     item: Option<Box<Self>>,
 }
 

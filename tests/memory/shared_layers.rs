@@ -1,23 +1,13 @@
 //! The memory of ranks that share layers, planned and counted: of one rank, whose collectives complete at
 //! once.
 
-use std::rc::Rc;
-
 use dsr::{
     config::{Dtype, EngineConfig, MeshConfig, TensorParallelOptions, ZeroConfig},
-    dist::ProcessGroup,
-    engine::{
-        Engine, MemoryUse,
-        plan::{Setup, optimizer_state_bytes},
-        plan_stages::stages,
-        trained,
-    },
-    model::{Model, ModelConfig},
-    tensor::Device,
+    engine::{MemoryUse, plan_stages::stages},
 };
 
-use super::{Case, batch, small};
-use crate::support::alone;
+use super::{Case, small};
+use crate::support::{alone, tiny::llama_with_many_tokens};
 
 /// How the ranks are put together: how many share a layer, replicas, and ZeRO's stage.
 #[derive(Debug, Clone, Copy)]
@@ -41,24 +31,11 @@ fn config(case: &Case, shape: Shape) -> EngineConfig {
 
 fn planned(case: &Case, shape: Shape) -> MemoryUse {
     let config = config(case, shape);
-    let outline = Rc::new(Model::outline(&case.model, Device::Cpu).unwrap());
-    let outline = trained(&outline, &config).unwrap();
-    let state = optimizer_state_bytes(&outline, &config).unwrap();
-    let tokens = case.tokens as u64;
-    let whole = Setup::new(&outline, &config, state, tokens, shape.dp, Device::Cpu);
-    stages(&whole, &config).unwrap()[0].memory.device
+    stages(&case.setup(&config, shape.dp), &config).unwrap()[0].memory.device
 }
 
 fn counted(case: &Case, shape: Shape) -> MemoryUse {
-    let model = Rc::new(Model::from_scratch(&case.model, 3, Device::Cpu).unwrap());
-    let batch = batch(case.rows, case.tokens, model.facts().vocab_size);
-    let group = Rc::new(ProcessGroup::simulated(0, shape.tp * shape.dp, Device::Cpu).unwrap());
-    let mut engine = Engine::new(model, group, config(case, shape)).unwrap();
-    for _ in 0..case.accum {
-        let loss = engine.forward(&batch).unwrap();
-        engine.backward(&loss).unwrap();
-        engine.step().unwrap();
-    }
+    let engine = case.step_of_one(config(case, shape), shape.tp * shape.dp);
     assert_eq!(engine.last_step().unwrap().skipped, None, "{shape:?}");
     engine.memory()
 }
@@ -90,26 +67,13 @@ fn check(name: &str, case: &Case, shape: Shape) {
     }
 }
 
-fn llama() -> ModelConfig {
-    let sizes = [
-        ("hidden_size", 256),
-        ("num_hidden_layers", 4),
-        ("num_attention_heads", 4),
-        ("num_key_value_heads", 2),
-        ("intermediate_size", 512),
-        ("vocab_size", 5000),
-    ];
-    let shape = ModelConfig::named("llama").unwrap();
-    shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap()
-}
-
 #[test]
 fn shared_layers_are_planned_as_they_are_counted() {
     let _alone = alone();
     let alone = Shape { tp: 2, sequence_parallel: false, dp: 1, zero: 0 };
     let in_parts = Shape { sequence_parallel: true, ..alone };
     for (name, model, dropout) in
-        [("GPT-2", small(0.0), 0), ("GPT-2", small(0.1), 1), ("LLaMA", llama(), 0)]
+        [("GPT-2", small(0.0), 0), ("GPT-2", small(0.1), 1), ("LLaMA", llama_with_many_tokens(), 0)]
     {
         let divided = [1, 2, 3].map(|zero| Shape { dp: 2, zero, ..alone });
         for shape in [alone, in_parts].into_iter().chain(divided) {

@@ -159,3 +159,9 @@ pub(crate) fn llama() -> ModelConfig {
     let shape = ModelConfig::named("llama").unwrap();
     shape.with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap()
 }
+
+/// The same with grouped heads and a vocabulary that outweighs its blocks.
+pub(crate) fn llama_with_many_tokens() -> ModelConfig {
+    let sizes = [("intermediate_size", 512), ("num_key_value_heads", 2), ("vocab_size", 5000)];
+    llama().with(sizes.map(|(key, size)| (key, size.into())), "test").unwrap()
+}

@@ -181,7 +181,7 @@ impl<R: ChunkReader> Pages<R> {
         Ok(())
     }
 
-    /// What a batch can have of a data page.
+    /// Measures a data page: the amount of it that a batch can have.
     fn amount(&mut self, page: &Page) -> Checked<Amount> {
         let (slots, body) = self.slots(page)?;
         let values = match page.encoding() {

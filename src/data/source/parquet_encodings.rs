@@ -1,4 +1,4 @@
-//! What the encodings of a Parquet page say of its values, read without making the values.
+//! The encodings of a Parquet page, read for their counts, runs and lengths without making the values.
 
 use parquet::basic::Encoding;
 
@@ -176,7 +176,7 @@ pub(super) fn deltas(bytes: &[u8], most: u64, take: &mut dyn FnMut(i64)) -> Chec
     Ok(bytes.len() - rest.0.len())
 }
 
-/// What was not read yet of a page.
+/// The bytes of a page that are still to be read.
 struct Rest<'a>(&'a [u8]);
 
 impl<'a> Rest<'a> {

@@ -1,9 +1,9 @@
-//! What the pages of a Parquet file make in a batch beyond the bytes that they have: the values of lists,
-//! and the bytes of texts that are written out once and come again.
+//! The parts of a batch that are larger than the bytes of their Parquet pages: the values of lists, and
+//! texts that are written out once and come again.
 //!
 //! A batch has a fixed number of rows, and begins at any row. So a page is measured by the most that
 //! as many of its rows have, and the pages of a column count together as long as a batch can touch them.
-//! Repetitions are measured run by run, so that what is long is not gone through value by value.
+//! Repetitions are measured run by run, so that a long run takes no longer than a short one.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -19,7 +19,7 @@ const MOST_IN_LISTS: u64 = 1 << 27;
 const MOST_REPEATED: u64 = 1 << 30;
 const ROWS: u64 = ROWS_PER_BATCH as u64;
 
-/// What a batch can have of a page.
+/// The amount of a page that a batch can have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Amount {
     /// Rows that begin in the page.
@@ -30,7 +30,7 @@ pub(super) struct Amount {
     pub(super) repeated: u64,
 }
 
-/// What a batch can have of the pages that were read last.
+/// The amount of the pages read last that a batch can have.
 #[derive(Clone)]
 pub(super) struct Made {
     columns: Arc<Mutex<Columns>>,
