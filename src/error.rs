@@ -191,6 +191,14 @@ impl Error {
         }
     }
 
+    /// Says in which file, or in which part of one, this fault is, and the others found with it.
+    #[must_use]
+    pub fn within(mut self, place: &str) -> Self {
+        self.0.message.insert_str(0, &format!("{place}: "));
+        self.0.others = self.0.others.into_iter().map(|other| other.within(place)).collect();
+        self
+    }
+
     /// Names the option that is at fault, as a dotted path such as `optimizer.lr`.
     #[must_use]
     pub fn option(mut self, path: impl Into<String>) -> Self {

@@ -33,6 +33,17 @@ impl fmt::Display for ForeignPath<'_> {
     }
 }
 
+/// A value of a file on one line, as JSON, cut where it gets long.
+pub fn brief(value: &serde_json::Value) -> String {
+    const MOST_CHARS: usize = 60;
+    let json = value.to_string();
+    match (json.char_indices().nth(MOST_CHARS), value) {
+        (None, _) => json,
+        (Some(_), serde_json::Value::Array(items)) => format!("a list of {}", items.len()),
+        (Some((end, _)), _) => format!("{}...", &json[..end]),
+    }
+}
+
 /// A text of several lines, whose line ends and tabs stay.
 pub fn lines(text: &str) -> String {
     Lines(text).to_string()

@@ -9,6 +9,8 @@ use std::f64::consts::TAU;
 
 use serde_json::{Map, Value};
 
+use crate::foreign::brief;
+
 /// A rope, or everything that is wrong with it as texts without the file's name.
 type Reading = Result<Rope, Vec<String>>;
 
@@ -147,14 +149,6 @@ fn power(base: f32, exponent: f64) -> f32 {
 /// The wavelengths of a base, each divided by two pi.
 fn wavelengths(theta: f32, rotated: i64) -> impl Iterator<Item = f32> {
     (0..rotated / 2).map(move |i| power(theta, f64::from((2 * i) as f32 / rotated as f32)))
-}
-
-/// A value in a message, cut short.
-fn brief(value: &Value) -> String {
-    match value {
-        Value::Array(items) => format!("a list of {}", items.len()),
-        other => other.to_string().chars().take(60).collect(),
-    }
 }
 
 /// The rule of a number: in words, and as a check.
@@ -604,9 +598,9 @@ mod tests {
         let starts = [
             "rope_scaling: rope_theta must be a number above 1, got true",
             "rope_scaling: unknown key \"x\"",
-            "rope_scaling: factor must be a number of 1 or more, got a list of 0",
+            "rope_scaling: factor must be a number of 1 or more, got []",
             "rope_scaling: attention_factor must be a number above 0, got -1",
-            "rope_scaling: short_factor must be a list of 8 numbers above 0, got a list of 2",
+            "rope_scaling: short_factor must be a list of 8 numbers above 0, got [1,2]",
             "rope_scaling: long_factor must be a list of 8 numbers above 0, got nothing",
         ];
         assert_eq!(got.len(), starts.len(), "{got:#?}");

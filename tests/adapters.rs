@@ -20,7 +20,7 @@ use dsr::{
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     alone,
@@ -299,7 +299,7 @@ fn a_checkpoint_of_another_base_is_refused() {
     assert!(e.to_string().contains("is of an adapter of another base"), "{e}");
 }
 
-/// An adapter's two files say the same, as peft holds too.
+/// An adapter's two files say the same, as peft holds too, and of the types that peft has.
 #[test]
 fn settings_that_its_tensors_contradict_are_refused() {
     let written = golden("adapters/llama-all.init");
@@ -324,6 +324,16 @@ fn settings_that_its_tensors_contradict_are_refused() {
     let e = with("lora_dropout", 2.0.into()).unwrap_err();
     assert!(e.message().contains("lora_dropout must be"), "{e}");
     with("lora_dropout", dropout).unwrap();
+    for (key, value, fault) in [
+        ("modules_to_save", json!(["nowhere"]), "modules_to_save: the model has no module"),
+        ("modules_to_save", json!("lm_head"), "modules_to_save must be a list of names"),
+        ("use_dora", json!("yes"), "use_dora must be true or false, found \"yes\""),
+    ] {
+        let e = with(key, value).unwrap_err();
+        let file = dir.path().join("adapter_config.json").display().to_string();
+        assert!(e.message().starts_with(&format!("{file}: {fault}")), "{e}");
+        with(key, config[key].clone()).unwrap();
+    }
 }
 
 fn config_of_one() -> EngineConfig {

@@ -28,7 +28,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("names", ""),
     ("fs", "error"),
     ("units", ""),
-    ("rope", ""),
+    ("rope", "foreign"),
     ("config", "error"),
     ("permission", "error hash foreign names fs config"),
     ("bridge", "error"),
@@ -44,7 +44,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tensor_parallel", "error bridge tensor"),
     (
         "model",
-        "error hash fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
+        "error hash foreign fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
     ),
     ("optim", "error config bridge tensor dist quantize"),
     ("generation", "error fs config tensor data kv_cache model"),

@@ -18,6 +18,10 @@ use crate::{
 const BESIDE_THE_MARK: usize = 60;
 /// A longer line is not drawn: nobody would find the mark, and a file may be one line.
 const LONGEST_LINE: usize = 400;
+/// A longer line of a message or a hint is shown by its ends: a name may be the whole of a file.
+const LONGEST_SHOWN: usize = 4_000;
+/// The characters that are shown of each end.
+const SHOWN_END: usize = 1_000;
 /// Where ariadne ends a line; a recipe's lines end with the line feed only.
 const LINE_ENDS: [char; 7] = ['\r', '\n', '\x0B', '\x0C', '\u{85}', '\u{2028}', '\u{2029}'];
 
@@ -45,7 +49,8 @@ pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
                     name if name.starts_with("import ") => format!("in {name}"),
                     name => format!("in `{name}`, called"),
                 };
-                let _ = writeln!(text, "   {} at {}", Foreign(&what), position(&call.place));
+                let what = ends(&Foreign(&what).to_string());
+                let _ = writeln!(text, "   {what} at {}", position(&call.place));
             }
         }
         if verbose {
@@ -55,13 +60,35 @@ pub fn text(failure: &Failure, verbose: bool, color: bool) -> String {
     text
 }
 
+/// A text of errors, escaped, with lines that a reader can take in.
+fn shown(text: &str) -> String {
+    let text = lines(text);
+    if text.lines().all(|line| line.len() <= LONGEST_SHOWN) {
+        return text;
+    }
+    let mut lines = text.lines().map(ends);
+    let first = lines.next().unwrap_or_default();
+    lines.fold(first, |text, line| text + "\n" + line.as_str())
+}
+
+/// The beginning and the end of a long line, and the number of characters between them.
+fn ends(line: &str) -> String {
+    let len = line.chars().count();
+    if len <= LONGEST_SHOWN {
+        return line.to_owned();
+    }
+    let at = |n: usize| line.char_indices().nth(n).map_or(line.len(), |(at, _)| at);
+    let (begin, end) = (&line[..at(SHOWN_END)], &line[at(len - SHOWN_END)..]);
+    format!("{begin} ... ({} more characters) ... {end}", len - 2 * SHOWN_END)
+}
+
 /// An interruption by the user is no error, and has no place in the recipe.
 fn interruption(failure: &Failure) -> String {
     let mut text = String::new();
     for error in failure.faults.iter().map(|fault| &fault.error) {
-        let _ = writeln!(text, "{}", lines(error.message()));
+        let _ = writeln!(text, "{}", shown(error.message()));
         for hint in error.hints() {
-            let _ = writeln!(text, "{}", lines(hint));
+            let _ = writeln!(text, "{}", shown(hint));
         }
     }
     text
@@ -79,7 +106,7 @@ fn fault(fault: &Fault, color: bool) -> String {
         text.push_str(&excerpt(place, beside.map(String::as_str), color));
     }
     for hint in hints {
-        let _ = writeln!(text, "   = {}", lines(hint));
+        let _ = writeln!(text, "   = {}", shown(hint));
     }
     text
 }
@@ -87,7 +114,7 @@ fn fault(fault: &Fault, color: bool) -> String {
 fn header(error: &Error, color: bool) -> String {
     let code = error.code().number();
     // The other faults have headers of their own.
-    let message = lines(error.message());
+    let message = shown(error.message());
     let (red, bold) = match color {
         true => (AnsiColor::Red.on_default().bold(), Style::new().bold()),
         false => (Style::new(), Style::new()),
@@ -177,7 +204,7 @@ fn causes(error: &Error) -> String {
     let mut text = String::new();
     let mut cause = error.source();
     while let Some(e) = cause {
-        let _ = writeln!(text, "   caused by: {}", lines(&e.to_string()));
+        let _ = writeln!(text, "   caused by: {}", shown(&e.to_string()));
         cause = e.source();
     }
     text
@@ -209,6 +236,18 @@ mod tests {
         assert!(!found.contains('_'), "{found}");
         assert_eq!(without_a_label("   │ ──┬──"), "   │ ─────");
         assert_eq!(without_a_label("   |"), "   |");
+    }
+
+    #[test]
+    fn a_name_of_a_megabyte_is_shown_by_its_ends() {
+        let name = format!("{}\u{1b}{}", "ä".repeat(600_000), "z".repeat(400_000));
+        let error = Error::new(Code::BadValue, format!("no option\n{name}")).hint(&name);
+        let text = fault(&Fault { error, place: None }, false);
+        assert!(text.starts_with("error[E103]: no option\nää"), "{text}");
+        assert!(text.contains("ä ... (998006 more characters) ... z"), "{text}");
+        assert!(text.len() < 3 * LONGEST_SHOWN, "{} bytes", text.len());
+        let short = "a line\n\nof a message\n";
+        assert_eq!(shown(short), short);
     }
 
     #[test]

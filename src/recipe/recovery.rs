@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use rhai::{AST, EvalAltResult, ParseError, ParseErrorType};
+use rhai::{AST, EvalAltResult, ParseError, ParseErrorType, Position};
 
 use super::{
     diagnostics::typed,
@@ -23,8 +23,7 @@ const MOST_ROUNDS: usize = 64;
 pub(crate) struct Recovery<'a> {
     sources: &'a Sources,
     name: &'a str,
-    /// The text as it was written, which the mistakes are shown in.
-    written: &'a str,
+    /// The text for Rhai; what is mended in it leaves every other place where it is.
     text: String,
     faults: Vec<Error>,
     /// Names that a mended line may have declared, and those that were told to be unknown.
@@ -32,16 +31,16 @@ pub(crate) struct Recovery<'a> {
 }
 
 impl<'a> Recovery<'a> {
-    /// For the source called `name`.
-    pub(crate) fn new(sources: &'a Sources, name: &'a str, written: &'a str) -> Self {
-        let (text, faults, known) = (written.to_owned(), Vec::new(), BTreeSet::new());
-        Self { sources, name, written, text, faults, known }
+    /// For the source called `name`, as it was written.
+    pub(crate) fn new(sources: &'a Sources, name: &'a str, written: &str) -> Self {
+        let text = sources.insert(name, written);
+        Self { sources, name, text, faults: Vec::new(), known: BTreeSet::new() }
     }
 
     /// The syntax tree of the text, which is mended until `engine` takes it; `None` where it never does.
     pub(crate) fn parse(&mut self, engine: &rhai::Engine) -> Option<AST> {
         for _ in 0..MOST_ROUNDS {
-            match self.sources.compile_mended(engine, self.name, self.written, &self.text) {
+            match self.sources.compile_values(engine, self.name, &self.text) {
                 Ok(ast) => return Some(ast),
                 Err(error) => self.mend(engine, error)?,
             }
@@ -74,7 +73,7 @@ impl<'a> Recovery<'a> {
                 self.faults.push(error.at(self.name, position));
             }
             let place = place?;
-            return match self.without_name(&place, name) {
+            return match self.without_name(position, name) {
                 Some(text) => {
                     self.text = text;
                     Some(())
@@ -96,10 +95,10 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    /// The text with a value in the place of the name that stands at `place`.
-    fn without_name(&self, place: &Location, name: &str) -> Option<String> {
+    /// The text with a value in the place of the name that Rhai found at a position.
+    fn without_name(&self, position: Position, name: &str) -> Option<String> {
         let value = if name.len() < 2 { "0" } else { "()" };
-        let start = offset(&self.text, place)?;
+        let start = offset(&self.text, position)?;
         let rest = self.text[start..].strip_prefix(name)?;
         let space = " ".repeat(name.chars().count() - value.len());
         Some(format!("{}{value}{space}{rest}", &self.text[..start]))
@@ -155,8 +154,8 @@ fn line_range(text: &str, line: usize) -> Option<std::ops::Range<usize>> {
     Some(before..before + len)
 }
 
-fn offset(text: &str, place: &Location) -> Option<usize> {
-    let range = line_range(text, place.line)?;
-    let column = text[range.clone()].char_indices().nth(place.column - 1)?.0;
+fn offset(text: &str, position: Position) -> Option<usize> {
+    let range = line_range(text, position.line()?)?;
+    let column = text[range.clone()].char_indices().nth(position.position()?.checked_sub(1)?)?.0;
     Some(range.start + column)
 }

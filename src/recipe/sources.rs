@@ -121,21 +121,26 @@ impl Sources {
         name: &str,
         text: &str,
     ) -> Result<AST, rhai::ParseError> {
-        self.compile_mended(engine, name, text, text)
+        self.compile_values(engine, name, &self.insert(name, text))
     }
 
-    /// Compiles `mended` in the place of a text, which is kept to show errors.
-    pub(crate) fn compile_mended(
+    /// Keeps a text as it was written, and returns it as Rhai can read it.
+    pub(crate) fn insert(&self, name: &str, text: &str) -> String {
+        let text = with_line_feeds(text);
+        let (values, added) = as_values(&text);
+        self.entries.borrow_mut().insert(name.to_owned(), KeptText::new(name, &text, added));
+        values
+    }
+
+    /// Compiles the text that [`Self::insert`] returned for `name`, or one in which every place that
+    /// Rhai reports is the same.
+    pub(crate) fn compile_values(
         &self,
         engine: &rhai::Engine,
         name: &str,
-        text: &str,
-        mended: &str,
+        values: &str,
     ) -> Result<AST, rhai::ParseError> {
-        let (values, added) = as_values(&with_line_feeds(mended));
-        let kept = KeptText::new(name, &with_line_feeds(text), added);
-        self.entries.borrow_mut().insert(name.to_owned(), kept);
-        let mut ast = engine.compile(&values)?;
+        let mut ast = engine.compile(values)?;
         ast.set_source(name);
         if let Some(entry) = self.entries.borrow_mut().get_mut(name) {
             entry.ast = Some(ast.clone().into());

@@ -5,6 +5,7 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::options::{Kind, OptionValue, Value as Given, Wrong, option_table},
     error::{Code, Error, Result},
+    foreign::brief,
 };
 
 option_table! {
@@ -178,7 +179,7 @@ impl AdapterConfig {
     /// What dsr would not compute as peft does.
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
-        let shown = |key: &str| self.get(key).to_string();
+        let shown = |key: &str| brief(self.get(key));
         if self.get("peft_type") != &json!("LORA") {
             faults.push(format!("peft_type is {}, and dsr has \"LORA\"", shown("peft_type")));
         }
@@ -190,7 +191,10 @@ impl AdapterConfig {
         let is_plain = matches!(init, Value::Null | Value::Bool(_))
             || matches!(init.as_str(), Some("gaussian" | "orthogonal" | "eva"));
         if !is_plain {
-            faults.push(format!("init_lora_weights is {init}, which changes the base model"));
+            faults.push(format!(
+                "init_lora_weights is {}, which changes the base model",
+                brief(init)
+            ));
         }
         for key in ["r", "lora_alpha"] {
             if self.get(key).as_f64().is_none_or(|value| !value.is_finite()) {
@@ -199,9 +203,18 @@ impl AdapterConfig {
         }
         let dropout = self.get("lora_dropout");
         if !dropout.is_null() && dropout.as_f64().is_none_or(|p| !(0.0..1.0).contains(&p)) {
-            faults.push(format!("lora_dropout must be from 0 to below 1, found {dropout}"));
+            faults
+                .push(format!("lora_dropout must be from 0 to below 1, found {}", brief(dropout)));
+        }
+        let names = self.get("modules_to_save");
+        if !names.is_null() && !names.as_array().is_some_and(|l| l.iter().all(Value::is_string)) {
+            faults.push(format!("modules_to_save must be a list of names, found {}", brief(names)));
         }
         let mine = ["use_dora", "use_rslora"];
+        for key in mine.into_iter().filter(|k| !self.get(k).is_null() && !self.get(k).is_boolean())
+        {
+            faults.push(format!("{key} must be true or false, found {}", shown(key)));
+        }
         let others = self
             .json
             .iter()
@@ -214,7 +227,7 @@ impl AdapterConfig {
                 _ => false,
             };
             if !is_off {
-                faults.push(format!("{key} is {value}, which dsr does not have"));
+                faults.push(format!("{key} is {}, which dsr does not have", brief(value)));
             }
         }
         faults

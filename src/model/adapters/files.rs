@@ -71,7 +71,8 @@ impl Model {
                 targets.push((own, rank));
             }
         }
-        let saved = saved(&params, &config.modules_to_save(), self)?;
+        let saved = saved(&params, &config.modules_to_save(), self)
+            .map_err(|e| e.within(&format!("{}: modules_to_save", file.display())))?;
         let added = added(targets, saved, &config);
         let specs = added.values().flat_map(|(specs, _)| specs);
         let expected = specs.map(|spec| (spec.name.as_str(), &spec.shape[..])).collect();

@@ -29,15 +29,21 @@ pub(crate) struct Mlp {
     pub(crate) dropout: f64,
 }
 
-/// The factor of the inner activations.
+/// The factor of the inner activations, by a layer `L` or without one.
 #[derive(Debug)]
-pub(crate) enum Gate {
+pub(crate) enum Gate<L = Linear> {
     /// Nothing.
     None,
     /// The activation of a layer beside `up`.
-    Layer(Linear),
+    Layer(L),
     /// The activation of the first half of `up`.
     InUp,
+}
+
+/// The outputs of a layer that has the gate's before those that it is multiplied with.
+pub(super) fn halves(both: &Tensor) -> Result<[Tensor; 2]> {
+    let halves = both.f_chunk(2, -1)?.try_into();
+    halves.map_err(|_| Error::new(Code::Internal, "two halves of gate and up"))
 }
 
 impl Mlp {
@@ -63,14 +69,11 @@ impl Mlp {
     pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
         let width = self.down.inputs();
         let mut splits = self.down.by_inputs();
-        match &self.gate {
-            Gate::None => splits.extend(self.up.by_outputs(&[width])),
-            Gate::Layer(gate) => {
-                splits.extend(gate.by_outputs(&[width]));
-                splits.extend(self.up.by_outputs(&[width]));
-            }
-            Gate::InUp => splits.extend(self.up.by_outputs(&[width, width])),
+        if let Gate::Layer(gate) = &self.gate {
+            splits.extend(gate.by_outputs(&[width]));
         }
+        let halves = if matches!(self.gate, Gate::InUp) { 2 } else { 1 };
+        splits.extend(self.up.by_outputs(&[width, width][..halves]));
         splits
     }
 
@@ -102,11 +105,7 @@ impl Mlp {
                 activate(&[&gate, &up], of_both)
             }
             Gate::InUp => {
-                let both = self.up.forward(p, x, context)?;
-                let mut parts = both.f_chunk(2, -1)?.into_iter();
-                let (Some(gate), Some(up)) = (parts.next(), parts.next()) else {
-                    return Err(Error::new(Code::Internal, "two halves of gate and up"));
-                };
+                let [gate, up] = halves(&self.up.forward(p, x, context)?)?;
                 activate(&[&gate, &up], of_both)
             }
         }

@@ -4,7 +4,12 @@
 //! The forward pass keeps the input alone. The backward pass runs each slice once more, with a graph, and
 //! goes back through it before the next: what it adds to the gradients of the units is added slice by slice.
 
-use super::{Activation, Linear, Mlp, dropout, gated::gated, linear::OwnedLinear, mlp::Gate};
+use super::{
+    Activation, Linear, Mlp, dropout,
+    gated::gated,
+    linear::OwnedLinear,
+    mlp::{Gate, halves},
+};
 use crate::{
     bridge::autograd::{grad, own_gradient},
     error::{Code, Error, Result},
@@ -19,7 +24,7 @@ use crate::{
 
 /// The network of an MLP apart from a pass, to be run again in its backward pass.
 struct Network {
-    gate: OwnedGate,
+    gate: Gate<OwnedLinear>,
     up: OwnedLinear,
     down: OwnedLinear,
     activation: Activation,
@@ -27,12 +32,6 @@ struct Network {
     trains: bool,
     /// The seed of the first slice, if something is dropped out.
     seed: Option<u64>,
-}
-
-enum OwnedGate {
-    None,
-    Layer(Box<OwnedLinear>),
-    InUp,
 }
 
 impl Mlp {
@@ -105,9 +104,9 @@ impl Network {
     fn new(mlp: &Mlp, p: &Params<'_>, context: &Context<'_>) -> Result<Self> {
         let own = |layer: &Linear| layer.owned(p);
         let gate = match &mlp.gate {
-            Gate::None => OwnedGate::None,
-            Gate::Layer(gate) => OwnedGate::Layer(Box::new(own(gate))),
-            Gate::InUp => OwnedGate::InUp,
+            Gate::None => Gate::None,
+            Gate::Layer(gate) => Gate::Layer(own(gate)),
+            Gate::InUp => Gate::InUp,
         };
         // The bias is added to the sum over the ranks.
         let down = if p.is_shared() { own(&mlp.down).without_bias() } else { own(&mlp.down) };
@@ -125,8 +124,8 @@ impl Network {
 
     fn layers(&self) -> impl Iterator<Item = &OwnedLinear> {
         let gate = match &self.gate {
-            OwnedGate::Layer(gate) => Some(&**gate),
-            OwnedGate::None | OwnedGate::InUp => None,
+            Gate::Layer(gate) => Some(gate),
+            Gate::None | Gate::InUp => None,
         };
         gate.into_iter().chain([&self.up, &self.down])
     }
@@ -142,27 +141,21 @@ impl Network {
         if let Some(seed) = self.seed {
             manual_seed(mix(&[seed, i as u64]));
         }
-        let all = |layers| OwnedLinear::forward_all(layers, x, (self.trains, by_hand));
+        let modes = (self.trains, by_hand);
+        let up = || OwnedLinear::forward_all([&self.up], x, modes);
         let inner = match &self.gate {
-            OwnedGate::None => {
-                let [up] = OwnedLinear::forward_all([&self.up], x, (self.trains, by_hand))?;
-                self.activation.of(&up)?
-            }
-            OwnedGate::Layer(gate) => {
-                let [gate, up] = all([&**gate, &self.up])?;
+            Gate::None => self.activation.of(&up()?[0])?,
+            Gate::Layer(gate) => {
+                let [gate, up] = OwnedLinear::forward_all([gate, &self.up], x, modes)?;
                 gated(self.activation, &gate, &up)?
             }
-            OwnedGate::InUp => {
-                let [both] = OwnedLinear::forward_all([&self.up], x, (self.trains, by_hand))?;
-                let mut parts = both.f_chunk(2, -1)?.into_iter();
-                let (Some(gate), Some(up)) = (parts.next(), parts.next()) else {
-                    return Err(Error::new(Code::Internal, "two halves of gate and up"));
-                };
+            Gate::InUp => {
+                let [gate, up] = halves(&up()?[0])?;
                 gated(self.activation, &gate, &up)?
             }
         };
         let inner = dropout(inner, self.dropout, self.trains);
-        let [y] = OwnedLinear::forward_all([&self.down], &inner, (self.trains, by_hand))?;
+        let [y] = OwnedLinear::forward_all([&self.down], &inner, modes)?;
         Ok(y)
     }
 

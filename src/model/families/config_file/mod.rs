@@ -13,11 +13,12 @@ mod tests;
 
 use serde_json::{Map, Value};
 
-use self::reader::{ConfigReader, brief, known_names};
+use self::reader::{ConfigReader, known_names};
 pub(crate) use self::table::{Default, Key, KeyKind, Neutral, Refused, Table};
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
+    foreign::brief,
     fs::{self, Place},
     model::modules::Activation,
 };

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
+    foreign::brief,
     model::modules::Activation,
 };
 
@@ -266,16 +267,6 @@ fn token(value: &Value) -> Result<Value, String> {
 /// Whether the value is a token id.
 fn is_token(value: &Value) -> bool {
     value.as_i64().is_some_and(|id| id >= 0)
-}
-
-/// A value as JSON, cut where it gets long.
-pub(super) fn brief(value: &Value) -> String {
-    const MOST_CHARS: usize = 60;
-    let json = value.to_string();
-    match json.char_indices().nth(MOST_CHARS) {
-        Some((end, _)) => format!("{}...", &json[..end]),
-        None => json,
-    }
 }
 
 #[cfg(test)]
