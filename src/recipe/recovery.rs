@@ -25,6 +25,8 @@ pub(crate) struct Recovery<'a> {
     name: &'a str,
     /// The text for Rhai; what is mended in it leaves every other place where it is.
     text: String,
+    /// Lines of it that are no longer as they were written: their syntax errors are of our making.
+    mended: BTreeSet<usize>,
     faults: Vec<Error>,
     /// Names that a mended line may have declared, and those that were told to be unknown.
     known: BTreeSet<String>,
@@ -34,7 +36,8 @@ impl<'a> Recovery<'a> {
     /// For the source called `name`, as it was written.
     pub(crate) fn new(sources: &'a Sources, name: &'a str, written: &str) -> Self {
         let text = sources.insert(name, written);
-        Self { sources, name, text, faults: Vec::new(), known: BTreeSet::new() }
+        let (mended, faults, known) = (BTreeSet::new(), Vec::new(), BTreeSet::new());
+        Self { sources, name, text, mended, faults, known }
     }
 
     /// The syntax tree of the text, which is mended until `engine` takes it; `None` where it never does.
@@ -50,9 +53,9 @@ impl<'a> Recovery<'a> {
 
     /// Notes the variables that do not exist for `engine`, and leaves the text as it is.
     pub(crate) fn find_unknown_names(&mut self, engine: &rhai::Engine) {
-        let text = self.text.clone();
+        let before = (self.text.clone(), self.mended.clone());
         self.parse(engine);
-        self.text = text;
+        (self.text, self.mended) = before;
     }
 
     /// All mistakes.
@@ -81,17 +84,18 @@ impl<'a> Recovery<'a> {
                 None => self.without_line(&place),
             };
         }
-        let counts =
-            self.faults.is_empty() || place.as_ref().is_some_and(|place| is_habit(&error, place));
-        let message = error.message().to_owned();
-        if counts {
+        let end = place.as_ref().and_then(|place| end_of_statement(error.message(), place));
+        let shown = end.as_ref().or(place.as_ref());
+        let is_written = shown.is_some_and(|shown| !self.mended.contains(&shown.line));
+        if self.faults.is_empty()
+            || is_written && place.as_ref().is_some_and(|place| is_habit(&error, place))
+        {
             self.faults.push(error.at(self.name, position));
         }
-        let place = place?;
-        match end_of_statement(&message, &place) {
+        match end {
             // A `;` in a comment would be none.
             Some(end) => self.with_semicolon(end.line).or_else(|| self.without_line(&end)),
-            None => self.without_line(&place),
+            None => self.without_line(&place?),
         }
     }
 
@@ -107,7 +111,7 @@ impl<'a> Recovery<'a> {
     /// Ends the statement on a line.
     fn with_semicolon(&mut self, line: usize) -> Option<()> {
         let end = line_range(&self.text, line)?.end;
-        let is_new = !self.text[..end].trim_end().ends_with(';');
+        let is_new = self.mended.insert(line) && !self.text[..end].trim_end().ends_with(';');
         is_new.then(|| self.text.insert(end, ';'))
     }
 
@@ -124,6 +128,7 @@ impl<'a> Recovery<'a> {
             return None;
         }
         self.text.replace_range(range, &mended);
+        self.mended.insert(place.line);
         Some(())
     }
 }
