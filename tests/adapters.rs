@@ -8,7 +8,9 @@ use std::{
 
 use dsr::{
     checkpoint::Store,
-    config::{ActivationCheckpointing, Dtype, EngineConfig, PrecisionConfig},
+    config::{
+        ActivationCheckpointing, Dtype, EngineConfig, LoraOptions, PrecisionConfig, TargetModules,
+    },
     data::{DataSource, Dataset, Loader, LoaderOptions, OpenOptions},
     dist::ProcessGroup,
     engine::{
@@ -16,7 +18,7 @@ use dsr::{
         plan::{Setup, optimizer_state_bytes},
     },
     fs::Place,
-    model::{LoraOptions, Masks, Model, ModelConfig, TargetModules},
+    model::{Masks, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Kind, SafetensorsFile, Tensor},
 };

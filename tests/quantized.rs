@@ -8,8 +8,8 @@ use std::{
 use dsr::{
     checkpoint::Store,
     config::{
-        ActivationCheckpointing, Dtype, EngineConfig, OffloadDevice, PrecisionConfig, Quantization,
-        QuantizedFormat, ZeroConfig,
+        ActivationCheckpointing, Dtype, EngineConfig, LoraOptions, OffloadDevice, PrecisionConfig,
+        Quantization, QuantizedFormat, TargetModules, ZeroConfig,
     },
     dist::ProcessGroup,
     engine::{
@@ -17,7 +17,7 @@ use dsr::{
         plan::{Setup, optimizer_state_bytes},
     },
     fs::Place,
-    model::{LoraOptions, Masks, Model, ModelConfig, TargetModules},
+    model::{Masks, Model, ModelConfig},
     run::{load_checkpoint, save_checkpoint},
     tensor::{Device, Tensor},
 };

@@ -7,31 +7,26 @@ use std::{
 
 use tch::{Device, Kind, Tensor};
 
-use super::{RawTensor, key_ranges::KeyRanges, maybe, raw};
+use super::{RawTensor, all, key_ranges::KeyRanges, maybe, raw};
 use crate::error::{Code, Error, Result};
 
 unsafe extern "C" {
     fn dsr_separate_rows(
         x: RawTensor,
-        matrix: RawTensor,
-        bias: RawTensor,
-        by_inputs: bool,
+        count: i64,
+        matrices: *const RawTensor,
+        biases: *const RawTensor,
+        by_inputs: *const bool,
         out: *mut RawTensor,
     ) -> c_int;
-    fn dsr_int8_rows(
+    fn dsr_code_rows(
         x: RawTensor,
-        codes: RawTensor,
-        scales: RawTensor,
-        bias: RawTensor,
-        out: *mut RawTensor,
-    ) -> c_int;
-    fn dsr_nf4_rows(
-        x: RawTensor,
-        codes: RawTensor,
-        scales: RawTensor,
+        count: i64,
+        codes: *const RawTensor,
+        scales: *const RawTensor,
+        biases: *const RawTensor,
+        outputs: *const i64,
         values: *const f32,
-        bias: RawTensor,
-        outputs: i64,
         out: *mut RawTensor,
     ) -> c_int;
     fn dsr_attend(
@@ -57,6 +52,20 @@ pub(crate) enum Matrix<'a> {
 }
 
 impl Matrix<'_> {
+    fn stored(&self) -> &Tensor {
+        match self {
+            Self::ByOutputs(weight) | Self::ByInputs(weight) => weight,
+        }
+    }
+
+    /// Its number of inputs.
+    fn inputs(&self) -> i64 {
+        match self {
+            Self::ByOutputs(weight) => weight.size()[1],
+            Self::ByInputs(weight) => weight.size()[0],
+        }
+    }
+
     /// Its number of outputs.
     pub(crate) fn outputs(&self) -> i64 {
         match self {
@@ -77,90 +86,120 @@ impl Matrix<'_> {
 /// Rows up to which a product is bound by the memory of its matrix.
 pub(crate) const FEW_ROWS: i64 = 32;
 
-/// [`separate_rows`] for a few rows; `None` where libtorch's product is to be taken, for many rows too.
+/// [`separate_rows`] of one matrix for a few rows `[n, inputs]`; `None` where libtorch's product is to be
+/// taken, for many rows too.
 pub(crate) fn few_rows(
     x: &Tensor,
     matrix: Matrix<'_>,
     bias: Option<&Tensor>,
 ) -> Result<Option<Tensor>> {
     match x.size().first().is_some_and(|&rows| rows <= FEW_ROWS) {
-        true => separate_rows(x, matrix, bias),
+        true => Ok(separate_rows(x, &[(matrix, bias)])?.and_then(|mut all| all.pop())),
         false => Ok(None),
     }
 }
 
-/// `x @ matrix + bias` for rows `x` `[n, inputs]`, each row as it is alone; `None` with gradients, on
-/// another device or in another format.
+/// `x @ matrix + bias` for rows `x` `[.., inputs]` and each of these matrices with its bias, each row as it
+/// is alone; `None` with gradients, on another device or in another format.
 pub(crate) fn separate_rows(
     x: &Tensor,
-    matrix: Matrix<'_>,
-    bias: Option<&Tensor>,
-) -> Result<Option<Tensor>> {
-    let (Matrix::ByOutputs(weight) | Matrix::ByInputs(weight)) = matrix;
-    let by_inputs = matches!(matrix, Matrix::ByInputs(_));
-    let inputs = weight.size().get(usize::from(!by_inputs)).copied();
-    if x.size().get(1).copied() != inputs {
-        bail!(Code::Internal, "a product of {:?} with {:?}", x.size(), weight.size());
+    matrices: &[(Matrix<'_>, Option<&Tensor>)],
+) -> Result<Option<Vec<Tensor>>> {
+    let inputs = x.size().last().copied();
+    for (matrix, bias) in matrices {
+        let has_bias = bias.is_none_or(|bias| bias.numel() as i64 == matrix.outputs());
+        if inputs != Some(matrix.inputs()) || !has_bias {
+            bail!(Code::Internal, "a product of {:?} with {matrix:?}", x.size());
+        }
     }
-    let bias = bias.map_or(null_mut(), raw);
-    // SAFETY: every pointer is to a live tensor or null, and the widths agree.
-    maybe(|out| unsafe { dsr_separate_rows(raw(x), raw(weight), bias, by_inputs, out) })
+    let weights: Vec<_> = matrices.iter().map(|(matrix, _)| raw(matrix.stored())).collect();
+    let biases: Vec<_> = matrices.iter().map(|(_, bias)| maybe_raw(*bias)).collect();
+    let by_inputs: Vec<_> =
+        matrices.iter().map(|(matrix, _)| matches!(matrix, Matrix::ByInputs(_))).collect();
+    let count = matrices.len();
+    let (weights, biases, by_inputs) = (weights.as_ptr(), biases.as_ptr(), by_inputs.as_ptr());
+    // SAFETY: there are `count` of each, every pointer is to a live tensor or a bias that is null, and the
+    // widths agree.
+    all(count, |out| unsafe {
+        dsr_separate_rows(raw(x), count as i64, weights, biases, by_inputs, out)
+    })
 }
 
-/// The codes of a matrix `[outputs, inputs]`.
+fn maybe_raw(tensor: Option<&Tensor>) -> RawTensor {
+    tensor.map_or(null_mut(), raw)
+}
+
+/// What the codes of matrices `[outputs, inputs]` are.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum CodeMatrix<'a> {
+pub(crate) enum CodeFormat<'a> {
     /// Whole numbers from -127 to 127, with a float32 scale for each output, which 127 stands for.
-    Int8 { codes: &'a Tensor, scales: &'a Tensor },
+    Int8,
     /// NF4: two codes a byte with the first in the high bits, a float32 scale for each 64 codes, and the
     /// values of the 16 codes. The number of inputs is a multiple of 64.
-    Nf4 { codes: &'a Tensor, scales: &'a Tensor, values: &'a [f32; 16] },
+    Nf4 { values: &'a [f32; 16] },
 }
 
-/// `x @ matrix + bias` for rows of `x` `[n, inputs]`, float32 on the CPU, and a matrix of `outputs`; each
+/// A matrix of codes, its outputs and its bias.
+pub(crate) struct CodeFactor<'a> {
+    pub(crate) codes: &'a Tensor,
+    pub(crate) scales: Tensor,
+    pub(crate) outputs: i64,
+    pub(crate) bias: Option<&'a Tensor>,
+}
+
+impl CodeFactor<'_> {
+    /// Whether it has what a product with rows of so many inputs counts on.
+    fn fits(&self, inputs: i64, format: CodeFormat<'_>) -> bool {
+        let (outputs, numel) = (self.outputs as usize, (self.outputs * inputs) as usize);
+        let fits = match format {
+            CodeFormat::Int8 => {
+                is_here(self.codes, Kind::Int8, numel)
+                    && is_here(&self.scales, Kind::Float, outputs)
+            }
+            CodeFormat::Nf4 { .. } => {
+                inputs % 64 == 0
+                    && is_here(self.codes, Kind::Uint8, numel / 2)
+                    && is_here(&self.scales, Kind::Float, numel / 64)
+            }
+        };
+        fits && self.bias.is_none_or(|bias| is_here(bias, Kind::Float, outputs))
+    }
+}
+
+fn is_here(tensor: &Tensor, kind: Kind, numel: usize) -> bool {
+    tensor.kind() == kind
+        && tensor.numel() == numel
+        && tensor.device() == Device::Cpu
+        && tensor.is_contiguous()
+}
+
+/// `x @ matrix + bias` for rows of `x` `[.., inputs]`, float32 on the CPU, and each of these matrices; each
 /// row as it is alone.
 pub(crate) fn code_rows(
     x: &Tensor,
-    matrix: CodeMatrix<'_>,
-    outputs: i64,
-    bias: Option<&Tensor>,
-) -> Result<Tensor> {
+    format: CodeFormat<'_>,
+    factors: &[CodeFactor<'_>],
+) -> Result<Vec<Tensor>> {
     let x = &x.f_contiguous()?;
-    let inputs = x.size().get(1).copied().unwrap_or(0);
-    let numel = (outputs * inputs) as usize;
-    let is = |tensor: &Tensor, kind, numel| {
-        tensor.kind() == kind
-            && tensor.numel() == numel
-            && tensor.device() == Device::Cpu
-            && tensor.is_contiguous()
-    };
-    let fits = match matrix {
-        CodeMatrix::Int8 { codes, scales } => {
-            is(codes, Kind::Int8, numel) && is(scales, Kind::Float, outputs as usize)
-        }
-        CodeMatrix::Nf4 { codes, scales, .. } => {
-            inputs % 64 == 0
-                && is(codes, Kind::Uint8, numel / 2)
-                && is(scales, Kind::Float, numel / 64)
-        }
-    };
-    let has_bias = bias.is_none_or(|bias| is(bias, Kind::Float, outputs as usize));
-    if !fits || !has_bias || !is(x, Kind::Float, x.numel()) {
-        bail!(Code::Internal, "a product of {:?} with codes of {outputs} outputs", x.size());
+    let inputs = x.size().last().copied().unwrap_or(0);
+    if !is_here(x, Kind::Float, x.numel()) || !factors.iter().all(|f| f.fits(inputs, format)) {
+        let outputs: Vec<_> = factors.iter().map(|factor| factor.outputs).collect();
+        bail!(Code::Internal, "a product of {:?} with codes of {outputs:?} outputs", x.size());
     }
-    let bias = bias.map_or(null_mut(), raw);
-    // SAFETY: every pointer is to a live tensor, to 16 numbers or null, and the tensors are of the host,
-    // are contiguous, and have the formats and the sizes that the kernels count on.
-    let made = maybe(|out| unsafe {
-        match matrix {
-            CodeMatrix::Int8 { codes, scales } => {
-                dsr_int8_rows(raw(x), raw(codes), raw(scales), bias, out)
-            }
-            CodeMatrix::Nf4 { codes, scales, values } => {
-                let (codes, scales) = (raw(codes), raw(scales));
-                dsr_nf4_rows(raw(x), codes, scales, values.as_ptr(), bias, outputs, out)
-            }
-        }
+    let codes: Vec<_> = factors.iter().map(|factor| raw(factor.codes)).collect();
+    let scales: Vec<_> = factors.iter().map(|factor| raw(&factor.scales)).collect();
+    let biases: Vec<_> = factors.iter().map(|factor| maybe_raw(factor.bias)).collect();
+    let outputs: Vec<_> = factors.iter().map(|factor| factor.outputs).collect();
+    let values = match format {
+        CodeFormat::Int8 => null(),
+        CodeFormat::Nf4 { values } => values.as_ptr(),
+    };
+    let (codes, scales, biases) = (codes.as_ptr(), scales.as_ptr(), biases.as_ptr());
+    let (x, count, outputs) = (raw(x), factors.len(), outputs.as_ptr());
+    // SAFETY: there are `count` of each, every pointer is to a live tensor, to 16 numbers or null, and the tensors
+    // are of the host, are contiguous, and have the formats and the sizes that the kernels count on.
+    let made = all(count, |out| unsafe {
+        dsr_code_rows(x, count as i64, codes, scales, biases, outputs, values, out)
     });
     made?.ok_or_else(|| Error::new(Code::Internal, "a product with codes"))
 }

@@ -64,6 +64,14 @@ fn maybe(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Tensor>> {
     Ok((!tensor.is_null()).then(|| unsafe { Tensor::from_ptr(tensor.cast()) }))
 }
 
+/// The tensors that `make` puts into `count` places, or `None` where it leaves them empty.
+fn all(count: usize, make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Option<Vec<Tensor>>> {
+    let mut tensors: Vec<RawTensor> = vec![null_mut(); count];
+    check(make(tensors.as_mut_ptr()))?;
+    let is_made = tensors.iter().all(|tensor| !tensor.is_null());
+    Ok(is_made.then(|| tensors.into_iter().map(own).collect()))
+}
+
 /// The tensor that `make` puts into its place.
 fn made(make: impl FnOnce(*mut RawTensor) -> c_int) -> Result<Tensor> {
     let mut tensor: RawTensor = null_mut();

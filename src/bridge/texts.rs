@@ -19,7 +19,7 @@ pub(crate) fn product_of_texts(
     let rounds_by_rows = x.device() == Device::Cpu && x.kind() == Kind::Float;
     let parts = parts(texts.filter(|_| rounds_by_rows).unwrap_or(&[]));
     let few = |x: &Tensor| {
-        let made = separate_rows(x, matrix, bias)?;
+        let made = separate_rows(x, &[(matrix, bias)])?.and_then(|mut all| all.pop());
         made.ok_or_else(|| Error::new(Code::Internal, "rows of texts in a training"))
     };
     match &parts[..] {

@@ -4,6 +4,7 @@ mod batch;
 pub mod deepspeed;
 mod ema;
 mod engine;
+mod lora;
 mod mesh;
 mod monitor;
 mod numerics;
@@ -23,6 +24,7 @@ mod zero;
 pub use batch::{BatchChoice, BatchSizes, FittedBatch, MicroBatchSize, OpenBatch};
 pub use ema::{EmaConfig, EmaWarmup};
 pub use engine::{ActivationCheckpointing, ENGINE_TABLES, EngineConfig, LossAverage, TiledMlp};
+pub use lora::{LoraOptions, TargetModules};
 pub use mesh::{
     MeshConfig, MeshPlace, MeshShape, PartitionMethod, PipelineOptions, TensorParallelOptions,
 };

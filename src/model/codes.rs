@@ -4,11 +4,13 @@
 //! the embedding of tokens and the projection to the vocabulary; norms and biases are not. A matrix is dequantized where its layer is gathered, so that whatever
 //! runs a layer, on whatever device, does not know of it.
 
+use std::cell::OnceCell;
+
 use super::param_spec::ParamSpec;
 use crate::{
     config::Quantization,
     error::Result,
-    quantize::{Quantizer, Sections},
+    quantize::{CodeViews, CodedMatrix, Quantizer, Sections},
     tensor::{Device, FlatStorage, Kind, Tensor},
 };
 
@@ -23,6 +25,8 @@ pub(super) struct Codes {
     quantizer: Quantizer,
     storage: FlatStorage,
     sections: Vec<Sections>,
+    /// The codes and scales of each matrix as tensors, once a product has asked for them.
+    views: Vec<OnceCell<CodeViews>>,
 }
 
 impl Codes {
@@ -47,7 +51,8 @@ impl Codes {
         let (sections, bytes) =
             quantizer.layout(matrices.map(|(inputs, outputs)| (outputs, inputs)));
         let storage = storage(bytes, Kind::Uint8, quantizer.device())?;
-        Ok(Self { quantizer: quantizer.clone(), storage, sections })
+        let views = sections.iter().map(|_| OnceCell::new()).collect();
+        Ok(Self { quantizer: quantizer.clone(), storage, sections, views })
     }
 
     /// The quantization.
@@ -77,16 +82,27 @@ impl Codes {
         inputs.into_iter().all(|(inputs, _)| self.quantizer.multiplies(inputs))
     }
 
-    /// `x @ matrix + bias` for float32 rows `[n, inputs]` and parameter `index`.
+    /// `x @ matrix + bias` for float32 rows `[.., inputs]` and parameters by their index, each with its
+    /// outputs and its bias.
     pub(super) fn multiply(
         &self,
-        index: usize,
-        outputs: i64,
         x: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let of = (&self.sections[index], self.storage.flat()?);
-        self.quantizer.multiply(x, of, outputs, bias)
+        params: &[(usize, i64, Option<&Tensor>)],
+    ) -> Result<Vec<Tensor>> {
+        let matrix = |&(index, outputs, bias): &(usize, i64, _)| {
+            let (sections, views) = (&self.sections[index], self.views(index)?);
+            Ok(CodedMatrix { sections, views, outputs, bias })
+        };
+        let matrices = params.iter().map(matrix).collect::<Result<Vec<_>>>()?;
+        self.quantizer.multiply(x, self.storage.flat()?, &matrices)
+    }
+
+    fn views(&self, index: usize) -> Result<&CodeViews> {
+        if let Some(views) = self.views[index].get() {
+            return Ok(views);
+        }
+        let views = self.quantizer.views(&self.sections[index], self.storage.flat()?)?;
+        Ok(self.views[index].get_or_init(|| views))
     }
 
     /// The values of rows of parameter `index`, `[outputs, inputs]`, by their numbers `[n]`: float32

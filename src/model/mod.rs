@@ -31,10 +31,7 @@ mod trainable;
 mod unit;
 mod unit_gradient;
 
-pub use adapters::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, LoraOptions, TRAINED_WEIGHTS, TargetModules,
-    is_of_adapter,
-};
+pub use adapters::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, TRAINED_WEIGHTS, is_of_adapter};
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
 pub use cost::{HeldBytes, LayerCost, LayerSharing, SummedBytes, Workload};

@@ -23,7 +23,7 @@ pub use self::{
     sections::Sections,
 };
 use crate::{
-    bridge::decode::{CodeMatrix, code_rows},
+    bridge::decode::{CodeFactor, CodeFormat, code_rows},
     config::{Quantization, QuantizedFormat},
     error::Result,
     tensor::{Device, Kind, Tensor},
@@ -35,6 +35,26 @@ pub struct Quantizer {
     quantization: Quantization,
     device: Device,
     tables: Rc<Tables>,
+}
+
+/// The codes of a matrix, and its scales, unless these are codes themselves.
+#[derive(Debug)]
+pub struct CodeViews {
+    codes: Tensor,
+    scales: Option<Tensor>,
+}
+
+/// A matrix of so many outputs, and what is added to its products.
+#[derive(Debug, Clone, Copy)]
+pub struct CodedMatrix<'a> {
+    /// Where its codes and scales lie.
+    pub sections: &'a Sections,
+    /// The same as [tensors](Quantizer::views).
+    pub views: &'a CodeViews,
+    /// Its outputs.
+    pub outputs: i64,
+    /// The bias `[outputs]`.
+    pub bias: Option<&'a Tensor>,
 }
 
 struct Tables {
@@ -116,27 +136,39 @@ impl Quantizer {
         self.device == Device::Cpu && is_whole
     }
 
-    /// `x @ matrix + bias` with the matrix of so many `outputs` that codes and scales stand for, for
-    /// float32 rows `[n, inputs]`; each row as it is alone.
+    /// The codes and scales of a matrix where they lie in `storage`.
+    pub fn views(&self, sections: &Sections, storage: &Tensor) -> Result<CodeViews> {
+        let kind = match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => Kind::Uint8,
+            QuantizedFormat::Int8 => Kind::Int8,
+        };
+        let scales = sections.nested.is_none().then(|| sections.scales.view(storage, Kind::Float));
+        Ok(CodeViews { codes: sections.codes.view(storage, kind)?, scales: scales.transpose()? })
+    }
+
+    /// `x @ matrix + bias` with the matrices that codes and scales stand for, for float32 rows
+    /// `[.., inputs]`; each row as it is alone.
     pub fn multiply(
         &self,
         x: &Tensor,
-        (sections, storage): (&Sections, &Tensor),
-        outputs: i64,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        match self.quantization.format {
-            QuantizedFormat::Nf4 { .. } => {
-                let codes = &sections.codes.view(storage, Kind::Uint8)?;
-                let scales = &self.scales(sections, storage)?;
-                code_rows(x, CodeMatrix::Nf4 { codes, scales, values: &nf4::VALUES }, outputs, bias)
-            }
-            QuantizedFormat::Int8 => {
-                let codes = &sections.codes.view(storage, Kind::Int8)?;
-                let scales = &sections.scales.view(storage, Kind::Float)?;
-                code_rows(x, CodeMatrix::Int8 { codes, scales }, outputs, bias)
-            }
-        }
+        storage: &Tensor,
+        matrices: &[CodedMatrix<'_>],
+    ) -> Result<Vec<Tensor>> {
+        let format = match self.quantization.format {
+            QuantizedFormat::Nf4 { .. } => CodeFormat::Nf4 { values: &nf4::VALUES },
+            QuantizedFormat::Int8 => CodeFormat::Int8,
+        };
+        let factors = matrices.iter().map(|&matrix| self.factor(storage, matrix));
+        code_rows(x, format, &factors.collect::<Result<Vec<_>>>()?)
+    }
+
+    fn factor<'a>(&self, storage: &Tensor, matrix: CodedMatrix<'a>) -> Result<CodeFactor<'a>> {
+        let CodedMatrix { sections, views, outputs, bias } = matrix;
+        let scales = match &views.scales {
+            Some(scales) => scales.shallow_clone(),
+            None => self.scales(sections, storage)?,
+        };
+        Ok(CodeFactor { codes: &views.codes, scales, outputs, bias })
     }
 
     /// The values of rows of a matrix of so many inputs and outputs by their numbers `[n]`: float32
@@ -203,23 +235,31 @@ mod tests {
                 let values = Tensor::zeros([outputs, inputs], CPU);
                 quantizer.decode(&sections[0], &storage, &values).unwrap();
                 let (x, bias) = (Tensor::randn([6, inputs], CPU), Tensor::randn([outputs], CPU));
+                let views = quantizer.views(&sections[0], &storage).unwrap();
+                let (sections, bias) = (&sections[0], Some(&bias));
+                let matrix = CodedMatrix { sections, views: &views, outputs, bias };
                 let multiply = |x: &Tensor| {
-                    no_grad(|| {
-                        quantizer.multiply(x, (&sections[0], &storage), outputs, Some(&bias))
-                    })
+                    let made =
+                        no_grad(|| quantizer.multiply(x, &storage, &[matrix])).unwrap().remove(0);
+                    // Beside another one, and for rows of more dimensions.
+                    let twice = no_grad(|| {
+                        quantizer.multiply(&x.unsqueeze(1), &storage, &[matrix, matrix])
+                    });
+                    assert!(twice.unwrap().iter().all(|y| y.squeeze_dim(1).equal(&made)));
+                    made
                 };
-                let found = multiply(&x).unwrap();
-                let exact =
-                    x.to_kind(Kind::Double).matmul(&values.to_kind(Kind::Double).tr()) + &bias;
+                let found = multiply(&x);
+                let exact = x.to_kind(Kind::Double).matmul(&values.to_kind(Kind::Double).tr())
+                    + bias.unwrap();
                 // Sums of up to 128 products of about 1 in float32.
                 let off = (found.to_kind(Kind::Double) - exact).abs().max().double_value(&[]);
                 assert!(off < 2e-5, "{format:?} {outputs} x {inputs}: {off:.1e}");
                 let rows = Tensor::from_slice(&[outputs - 1, 0, 3]);
                 let found_rows =
-                    quantizer.rows((&sections[0], &storage), (inputs, outputs), &rows).unwrap();
+                    quantizer.rows((sections, &storage), (inputs, outputs), &rows).unwrap();
                 assert!(found_rows.equal(&values.index_select(0, &rows)));
                 for row in 0..6 {
-                    let alone = multiply(&x.narrow(0, row, 1)).unwrap();
+                    let alone = multiply(&x.narrow(0, row, 1));
                     assert!(alone.equal(&found.narrow(0, row, 1)));
                 }
             }

@@ -5,7 +5,6 @@
 // then has every fourth input for bytes, or every eighth for half bytes, and the rows are laid out alike
 // before.
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
 
 #include <algorithm>
 #include <cmath>
@@ -38,9 +37,9 @@ struct CodeProduct {
 
 // Rows in the order in which the codes of a word, `EACH` of them, meet them, filled up with zeros.
 template <int64_t EACH>
-std::vector<float> in_order(const at::Tensor& x, int64_t width) {
+std::vector<float> in_order(const at::Tensor& x, int64_t rows, int64_t width) {
   constexpr int64_t kTogether = EACH * kLanes;
-  const int64_t rows = x.size(0), inputs = x.size(1);
+  const int64_t inputs = x.size(-1);
   std::vector<float> ordered(rows * width);
   for (int64_t row = 0; row < rows; ++row) {
     const float* from = x.const_data_ptr<float>() + row * inputs;
@@ -204,36 +203,27 @@ FOR_EACH_MACHINE void multiply_codes(const CodeProduct& p, int64_t from, int64_t
 
 extern "C" {
 
-// x @ matrix + bias of a few rows, with a matrix of bytes and a scale for each output, in *out; bias may
-// be null.
-int dsr_int8_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* scales, at::Tensor* bias,
+// x @ matrix + bias for rows x, [.., inputs], and each of `count` matrices of codes, in out[0] and so on: of
+// bytes with a scale for each output, or, where there are `values` of 16 codes, of NF4 codes with a scale for
+// each 64 of them, whose inputs are a multiple of 64. A bias may be null.
+int dsr_code_rows(at::Tensor* x, int64_t count, at::Tensor** codes, at::Tensor** scales,
+                  at::Tensor** biases, const int64_t* outputs, const float* values,
                   at::Tensor** out) {
   TRY(
-    const int64_t rows = x->size(0), inputs = x->size(1), outputs = scales->size(0);
-    const int64_t width = (inputs + kBytes - 1) / kBytes * kBytes;
-    auto y = at::empty({rows, outputs}, x->options());
-    const auto ordered = in_order<4>(*x, width);
-    const CodeProduct p{ordered.data(), static_cast<const uint8_t*>(codes->const_data_ptr()),
-                        scales->const_data_ptr<float>(), /*values=*/nullptr, data(bias),
-                        y.mutable_data_ptr<float>(), rows, inputs, outputs, width};
-    in_parts(p, multiply_bytes);
-    *out = new at::Tensor(std::move(y));
-  )
-}
-
-// The same with NF4 codes, a scale for each 64 of them, and 16 values; inputs is a multiple of 64.
-int dsr_nf4_rows(at::Tensor* x, at::Tensor* codes, at::Tensor* scales, const float* values,
-                 at::Tensor* bias, int64_t outputs, at::Tensor** out) {
-  TRY(
-    const int64_t rows = x->size(0), inputs = x->size(1);
-    const int64_t width = (inputs + 2 * kBlock - 1) / (2 * kBlock) * 2 * kBlock;
-    auto y = at::empty({rows, outputs}, x->options());
-    const auto ordered = in_order<8>(*x, width);
-    const CodeProduct p{ordered.data(), codes->const_data_ptr<uint8_t>(),
-                        scales->const_data_ptr<float>(), values, data(bias),
-                        y.mutable_data_ptr<float>(), rows, inputs, outputs, width};
-    in_parts(p, multiply_codes);
-    *out = new at::Tensor(std::move(y));
+    const int64_t inputs = x->size(-1), together = values ? 2 * kBlock : kBytes;
+    const int64_t width = (inputs + together - 1) / together * together;
+    const int64_t rows = x->numel() / std::max<int64_t>(1, inputs);
+    const auto ordered = values ? in_order<8>(*x, rows, width) : in_order<4>(*x, rows, width);
+    std::vector<at::Tensor> made;
+    std::vector<CodeProduct> products;
+    for (int64_t i = 0; i < count; ++i) {
+      made.push_back(outputs_of(*x, outputs[i]));
+      products.push_back({ordered.data(), static_cast<const uint8_t*>(codes[i]->const_data_ptr()),
+                          scales[i]->const_data_ptr<float>(), values, data(biases[i]),
+                          made.back().mutable_data_ptr<float>(), rows, inputs, outputs[i], width});
+    }
+    in_parts(products, kLanes, values ? multiply_codes : multiply_bytes);
+    give(made, out);
   )
 }
 

@@ -7,7 +7,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
 
 #include <algorithm>
@@ -31,6 +30,7 @@ struct Product {
   const float* bias;
   float* y;
   int64_t rows, inputs, outputs;
+  bool by_inputs;
 };
 
 // ---- A matrix [outputs, inputs]: each output is the dot product of two rows in memory.
@@ -222,6 +222,31 @@ INLINE void softmax(float* scores, int64_t count, int64_t padded) {
   for (int64_t i = 0; i < padded; i += kLanes) store(scores + i, load(scores + i) / whole);
 }
 
+// Ranges of keys, and the weight of each key.
+struct Seen {
+  const int64_t *first, *last;
+  const float* weights;
+};
+
+// The sum of the values, which lie `width` apart, each with its weight: of so many vectors, of which the last
+// has `count` elements.
+template <int VECTORS, typename T>
+INLINE void add_values(const Seen& seen, const T* values, int64_t width, int64_t count, T* out) {
+  Lanes sums[VECTORS] = {};
+  const float* weight = seen.weights;
+  for (const int64_t* range = seen.first; range != seen.last; range += 2) {
+    for (int64_t i = range[0]; i < range[1]; ++i, ++weight) {
+      const T* value = values + i * width;
+      for (int v = 0; v < VECTORS; ++v) sums[v] += *weight * load_part(value + v * kLanes, count);
+    }
+  }
+  for (int v = 0; v < VECTORS; ++v) {
+    float made[kLanes];
+    store(made, sums[v]);
+    for (int64_t j = 0; j < count; ++j) out[v * kLanes + j] = static_cast<T>(made[j]);
+  }
+}
+
 template <typename T>
 INLINE void attend_head(const Attention<T>& a, int64_t row, int64_t head, float* scores) {
   const int64_t kv_head = head / (a.heads / a.kv_heads), which = row * a.heads + head;
@@ -239,20 +264,15 @@ INLINE void attend_head(const Attention<T>& a, int64_t row, int64_t head, float*
     }
   }
   softmax(scores, count, (count + kLanes - 1) / kLanes * kLanes);
+  const Seen seen{first, last, scores};
+  const T* values = a.values + place;
   T* out = a.out + which * a.width;
-  for (int64_t d = 0; d < a.width; d += kLanes) {
-    const int64_t part = std::min(kLanes, a.width - d);
-    const T* values = a.values + place + d;
-    Lanes sums{};
-    const float* weight = scores;
-    for (const int64_t* range = first; range != last; range += 2) {
-      for (int64_t i = range[0]; i < range[1]; ++i) {
-        sums += *weight++ * load_part(values + i * a.width, part);
-      }
-    }
-    float made[kLanes];
-    store(made, sums);
-    for (int64_t j = 0; j < part; ++j) out[d + j] = static_cast<T>(made[j]);
+  int64_t d = 0;
+  for (; d + 4 * kLanes <= a.width; d += 4 * kLanes) {
+    add_values<4>(seen, values + d, a.width, kLanes, out + d);
+  }
+  for (; d < a.width; d += kLanes) {
+    add_values<1>(seen, values + d, a.width, std::min(kLanes, a.width - d), out + d);
   }
 }
 
@@ -288,21 +308,34 @@ void attend_rows(const at::Tensor& query, const at::Tensor& keys, const at::Tens
 
 extern "C" {
 
-// x @ matrix + bias, each row as it is alone, in *out; null where libtorch's product is to be taken. The
-// matrix is [outputs, inputs] or, by_inputs, [inputs, outputs]; bias may be null.
-int dsr_separate_rows(at::Tensor* x, at::Tensor* matrix, at::Tensor* bias, bool by_inputs,
-                      at::Tensor** out) {
+// x @ matrix + bias for rows x, [.., inputs], and each of `count` matrices, each row as it is alone, in
+// out[0] and so on; null in out[0] where libtorch's product is to be taken. A matrix is [outputs, inputs]
+// or, by_inputs, [inputs, outputs]; a bias may be null.
+int dsr_separate_rows(at::Tensor* x, int64_t count, at::Tensor** matrices, at::Tensor** biases,
+                      const bool* by_inputs, at::Tensor** out) {
   TRY(
     *out = nullptr;
-    const bool is_ours = !at::GradMode::is_enabled() && is_plain(*x) && is_plain(*matrix) &&
-                         (!bias || is_plain(*bias)) && x->dim() == 2;
+    bool is_ours = !at::GradMode::is_enabled() && is_plain(*x);
+    for (int64_t i = 0; i < count; ++i) {
+      is_ours = is_ours && is_plain(*matrices[i]) && (!biases[i] || is_plain(*biases[i]));
+    }
     if (is_ours) {
-      const int64_t rows = x->size(0), outputs = matrix->size(by_inputs ? 1 : 0);
-      auto y = at::empty({rows, outputs}, x->options());
-      const Product p{x->const_data_ptr<float>(), matrix->const_data_ptr<float>(), data(bias),
-                      y.mutable_data_ptr<float>(), rows, x->size(1), outputs};
-      in_parts(p, by_inputs ? multiply_by_inputs : multiply_by_outputs);
-      *out = new at::Tensor(std::move(y));
+      const int64_t inputs = x->size(-1), rows = x->numel() / std::max<int64_t>(1, inputs);
+      std::vector<at::Tensor> made;
+      std::vector<Product> products;
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t outputs = matrices[i]->size(by_inputs[i] ? 1 : 0);
+        made.push_back(outputs_of(*x, outputs));
+        products.push_back({x->const_data_ptr<float>(), matrices[i]->const_data_ptr<float>(),
+                            data(biases[i]), made.back().mutable_data_ptr<float>(), rows, inputs,
+                            outputs, by_inputs[i]});
+      }
+      // Rows of a matrix [inputs, outputs] are read in strips of this width.
+      const bool are_strips = std::any_of(by_inputs, by_inputs + count, [](bool is) { return is; });
+      in_parts(products, are_strips ? 4 * kLanes : kLanes, [](const Product& p, int64_t from, int64_t to) {
+        (p.by_inputs ? multiply_by_inputs : multiply_by_outputs)(p, from, to);
+      });
+      give(made, out);
     }
   )
 }

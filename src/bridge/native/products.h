@@ -3,8 +3,10 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "lanes.h"
 
@@ -14,14 +16,39 @@ namespace dsr {
 // with products of few rows. Into the second cache, as more of its lines may be on their way.
 constexpr int64_t kAhead = 8192;
 
-// Splits the outputs among threads, in parts of 64, which no result depends on.
+// Splits the outputs of products with the same rows among threads, in parts of so many, which no result
+// depends on: threads that begin and end once wait less than once for each product.
 template <typename P, typename Multiply>
-void in_parts(const P& p, Multiply multiply) {
-  constexpr int64_t kPart = 4 * kLanes, kLeastWork = 1 << 16;
-  const int64_t grain = std::max<int64_t>(1, kLeastWork / (kPart * std::max<int64_t>(1, p.inputs)));
-  at::parallel_for(0, (p.outputs + kPart - 1) / kPart, grain, [&](int64_t from, int64_t to) {
-    multiply(p, from * kPart, std::min(to * kPart, p.outputs));
+void in_parts(const std::vector<P>& products, int64_t part, Multiply multiply) {
+  constexpr int64_t kLeastWork = 1 << 16;
+  const auto parts = [part](const P& p) { return (p.outputs + part - 1) / part; };
+  int64_t all = 0;
+  int64_t inputs = 1;
+  for (const P& p : products) {
+    all += parts(p);
+    inputs = std::max(inputs, p.inputs);
+  }
+  const int64_t grain = std::max<int64_t>(1, kLeastWork / (part * inputs));
+  at::parallel_for(0, all, grain, [&](int64_t from, int64_t to) {
+    for (const P& p : products) {
+      const int64_t first = std::max<int64_t>(0, from), last = std::min(to, parts(p));
+      if (first < last) multiply(p, first * part, std::min(last * part, p.outputs));
+      from -= parts(p);
+      to -= parts(p);
+    }
   });
+}
+
+// Memory for the outputs of rows x, [.., inputs].
+inline at::Tensor outputs_of(const at::Tensor& x, int64_t outputs) {
+  auto size = x.sizes().vec();
+  size.back() = outputs;
+  return at::empty(size, x.options());
+}
+
+// Hands out the tensors, once nothing can fail any more.
+inline void give(std::vector<at::Tensor>& made, at::Tensor** out) {
+  for (auto& tensor : made) *out++ = new at::Tensor(std::move(tensor));
 }
 
 inline const float* data(const at::Tensor* tensor) {

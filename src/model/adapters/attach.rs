@@ -4,11 +4,12 @@ use std::{collections::BTreeMap, rc::Rc};
 
 use super::{
     Attached, Lora, PREFIX, Part,
-    config::{Adapter, AdapterConfig, LoraOptions},
+    config::{Adapter, AdapterConfig},
     is_of_adapter, no_adapter,
     targets::{Own, is_within, matrices, no_module, own_params},
 };
 use crate::{
+    config::LoraOptions,
     error::{Code, Error, Result},
     model::{
         Init, Model, ParamSpec,

@@ -16,7 +16,7 @@ mod values;
 
 pub(super) use self::attached::{Attached, Lora, Part};
 pub use self::{
-    config::{Adapter, LoraOptions, TargetModules},
+    config::Adapter,
     files::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINED_WEIGHTS},
 };
 

@@ -1,8 +1,7 @@
 //! The modules that an adapter is for.
 
-use super::config::TargetModules;
 use crate::{
-    config::suggest::nearest,
+    config::{TargetModules, suggest::nearest},
     error::{Code, Error, Result},
     model::{Model, ParamSpec, param_id::ParamId},
 };

@@ -122,7 +122,9 @@ impl Layer for Head {
         let logits = || -> Result<Tensor> {
             let rows = x.f_reshape([-1, self.shape.1])?;
             let logits = match params.codes(self.projection) {
-                Some((codes, index)) => codes.multiply(index, self.shape.0, &rows, None)?,
+                Some((codes, index)) => {
+                    codes.multiply(&rows, &[(index, self.shape.0, None)])?.swap_remove(0)
+                }
                 None => {
                     let texts = context.rows_of_texts(rows.size()[0]);
                     product_of_texts(&rows, Matrix::ByOutputs(projection), None, texts.as_deref())?

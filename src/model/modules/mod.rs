@@ -16,6 +16,7 @@ mod linear;
 mod lora;
 mod mlp;
 mod norm;
+mod products;
 mod relative;
 mod rms;
 mod rotary;

@@ -7,8 +7,8 @@
 use super::{
     Activation, Linear, Mlp, dropout,
     gated::gated,
-    linear::OwnedLinear,
     mlp::{Gate, halves},
+    products::OwnedLinear,
 };
 use crate::{
     bridge::autograd::{grad, own_gradient},

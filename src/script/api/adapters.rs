@@ -6,10 +6,10 @@ use rhai::{FnPtr, Map, plugin::*};
 
 use super::model::{api::Model, directory};
 use crate::{
+    config::LoraOptions,
     data::DataSource,
     error::Result,
     hub::MODEL_FILES,
-    model::LoraOptions,
     recipe::{error::ScriptResult, options},
     script::{callback::Callback, host},
 };

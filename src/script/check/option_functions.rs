@@ -4,13 +4,13 @@ use rhai::{FnPtr, Map};
 
 use crate::{
     config::{
-        ENGINE_TABLES, QuantizeOptions,
+        ENGINE_TABLES, LoraOptions, QuantizeOptions,
         options::{OptionTable, Row},
     },
     data::{ChatOptions, MixOptions, PackOptions, TokenizeOptions, TokenizerTraining},
     error::{Code, Error, Result},
     generation::Sampling,
-    model::{LoraOptions, ModelConfig},
+    model::ModelConfig,
     script::{Callback, api, engine_options},
 };
 
