@@ -275,6 +275,15 @@ mod tests {
                 }
             }
         }
+        // Several matrices together, and rows of more dimensions.
+        let (x, bias) = (Tensor::randn([3, 37], CPU), Tensor::randn([129], CPU));
+        let (matrix, turned) = (Tensor::randn([129, 37], CPU), Tensor::randn([37, 70], CPU));
+        let all = [(Matrix::ByOutputs(&matrix), Some(&bias)), (Matrix::ByInputs(&turned), None)];
+        let together = no_grad(|| separate_rows(&x.unsqueeze(1), &all)).unwrap().unwrap();
+        for (made, (matrix, bias)) in together.iter().zip(all) {
+            let alone = no_grad(|| few_rows(&x, matrix, bias)).unwrap().unwrap();
+            assert!(made.equal(&alone.unsqueeze(1)));
+        }
         let many = Tensor::randn([100, 4], CPU);
         let matrix = Tensor::randn([4, 4], CPU);
         let taken = no_grad(|| few_rows(&many, Matrix::ByInputs(&matrix), None)).unwrap();
