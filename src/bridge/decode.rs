@@ -129,7 +129,7 @@ fn maybe_raw(tensor: Option<&Tensor>) -> RawTensor {
     tensor.map_or(null_mut(), raw)
 }
 
-/// What the codes of matrices `[outputs, inputs]` are.
+/// The format of the codes of matrices `[outputs, inputs]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum CodeFormat<'a> {
     /// Whole numbers from -127 to 127, with a float32 scale for each output, which 127 stands for.

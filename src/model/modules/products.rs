@@ -31,7 +31,7 @@ pub(super) struct Weights {
     pub(super) bias: Option<Tensor>,
     pub(super) weight_sink: Option<ParamSink>,
     pub(super) bias_sink: Option<ParamSink>,
-    /// What an adapter adds.
+    /// The product of an adapter, which is added.
     pub(super) branch: Option<Branch>,
     pub(super) is_conv1d: bool,
 }

@@ -53,7 +53,7 @@ fn init_engine(text: &str) {
     let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
     file.write_all(text.as_bytes()).expect("space for a file");
     if let Err(failure) = script::deepspeed::read(&Place::unguarded(file.path()), None) {
-        // What is no DeepSpeed file at all has no place: a pointer of Git LFS.
+        // A pointer of Git LFS is no DeepSpeed file, and has no place in one.
         let has_place = |fault: &Fault| fault.place.is_some() || fault.error.code() == Code::Io;
         assert!(failure.faults.iter().all(has_place), "{failure:?}");
         dsr::cli::report::text(&failure, true, false);
