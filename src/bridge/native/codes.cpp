@@ -76,21 +76,33 @@ constexpr int64_t kOutputs = 4;
 // The part of an output's scale that one byte more is.
 constexpr float kStep = 1.0 / 127;
 
+// Bytes are multiplied where they are the highest of a word, this part of the products is theirs.
+constexpr float kOfHighest = 1.0 / (1 << 24);
+
 // Adds the lanes up, those of bytes with the step of their output.
 template <int ROWS, int OUTPUTS>
 INLINE void finish(const Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, int64_t row,
                    int64_t output, bool are_bytes) {
   for (int m = 0; m < ROWS; ++m) {
     for (int o = 0; o < OUTPUTS; ++o) {
+      const float all = sum(sums[m][o]) * (are_bytes ? kOfHighest : 1.0f);
       const float step = are_bytes ? p.scales[output + o] * kStep : 1.0f;
       const float bias = p.bias ? p.bias[output + o] : 0.0f;
       // One rounding, however many rows and outputs there are.
-      p.y[(row + m) * p.outputs + output + o] = std::fma(sum(sums[m][o]), step, bias);
+      p.y[(row + m) * p.outputs + output + o] = std::fma(all, step, bias);
     }
   }
 }
 
 // ---- Bytes from -127 to 127.
+
+// The `byte`-th of each word, times 2^24: a shift and a mask where its own value would need two shifts, of
+// which a core makes fewer at once.
+INLINE Lanes highest(const Integers& words, int byte) {
+  constexpr int32_t kMask = INT32_MIN >> 7;
+  const Integers shifted = words << (24 - 8 * byte);
+  return __builtin_convertvector(byte == 0 ? shifted : shifted & kMask, Lanes);
+}
 
 template <int ROWS, int OUTPUTS>
 INLINE void add_bytes(Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, const uint8_t* codes,
@@ -101,7 +113,7 @@ INLINE void add_bytes(Lanes (&sums)[ROWS][OUTPUTS], const CodeProduct& p, const 
     Lanes values[ROWS];
     for (int m = 0; m < ROWS; ++m) values[m] = load(x + m * p.width + byte * kLanes);
     for (int o = 0; o < OUTPUTS; ++o) {
-      const Lanes factors = __builtin_convertvector((word[o] << (24 - 8 * byte)) >> 24, Lanes);
+      const Lanes factors = highest(word[o], byte);
       for (int m = 0; m < ROWS; ++m) sums[m][o] += factors * values[m];
     }
   }
@@ -222,7 +234,7 @@ int dsr_code_rows(at::Tensor* x, int64_t count, at::Tensor** codes, at::Tensor**
                           scales[i]->const_data_ptr<float>(), values, data(biases[i]),
                           made.back().mutable_data_ptr<float>(), rows, inputs, outputs[i], width});
     }
-    in_parts(products, kLanes, values ? multiply_codes : multiply_bytes);
+    in_parts(products, values ? multiply_codes : multiply_bytes);
     give(made, out);
   )
 }

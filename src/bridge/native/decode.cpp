@@ -85,32 +85,29 @@ FOR_EACH_MACHINE void multiply_by_outputs(const Product& p, int64_t from, int64_
 
 // ---- A matrix [inputs, outputs]: rows of it are added, each with its factor.
 
-// Inputs that are summed up before they are added to the result: few rows of the matrix are read
-// beside each other, and sums of sums round less.
+// Rows of the matrix that are added before the next ones: few where they are read for few rows of x, and
+// more where each part of them serves many.
+constexpr int64_t kFewRows = 8;
+constexpr int64_t kDepthOfFew = 16;
 constexpr int64_t kDepth = 64;
 
-// Rows from which the part of the matrix that is multiplied is copied first: its own rows lie a whole
-// number of outputs apart, often that of a page, for which the first cache has few places.
-constexpr int64_t kCopied = 16;
-
-// A part of the matrix, of kDepth inputs and a few outputs: the matrix itself, or a copy.
-struct Strip {
-  const float* rows;
-  int64_t stride;
-};
-
-// AHEAD: asks for the outputs that come next.
-template <int ROWS, int VECTORS, bool AHEAD>
-INLINE void add_rows(const Product& p, Strip strip, int64_t row, int64_t output, int64_t from,
-                     int64_t to) {
+// Adds the inputs from `from` to `to` to the outputs, one after another, wherever parts begin and end. While
+// these rows of the matrix are read, as many behind them are asked for: the machine's own prefetcher
+// would stop at the end of each part of a row.
+template <int ROWS, int VECTORS>
+INLINE void add_rows(const Product& p, int64_t row, int64_t output, int64_t from, int64_t to) {
   float* y = p.y + row * p.outputs + output;
-  const float* w = strip.rows;
-  Lanes sums[ROWS][VECTORS] = {};
-  for (int64_t k = from; k < to; ++k, w += strip.stride) {
+  const float* w = p.matrix + from * p.outputs + output;
+  const int64_t ahead = (to - from) * p.outputs;
+  Lanes sums[ROWS][VECTORS];
+  for (int m = 0; m < ROWS; ++m) {
+    for (int v = 0; v < VECTORS; ++v) sums[m][v] = load(y + m * p.outputs + v * kLanes);
+  }
+  for (int64_t k = from; k < to; ++k, w += p.outputs) {
     Lanes values[VECTORS];
     for (int v = 0; v < VECTORS; ++v) {
       values[v] = load(w + v * kLanes);
-      if (AHEAD) __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
+      __builtin_prefetch(w + ahead + v * kLanes, /*rw=*/0, /*locality=*/2);
     }
     for (int m = 0; m < ROWS; ++m) {
       const float factor = p.x[(row + m) * p.inputs + k];
@@ -118,60 +115,37 @@ INLINE void add_rows(const Product& p, Strip strip, int64_t row, int64_t output,
     }
   }
   for (int m = 0; m < ROWS; ++m) {
-    for (int v = 0; v < VECTORS; ++v) {
-      float* to = y + m * p.outputs + v * kLanes;
-      store(to, load(to) + sums[m][v]);
-    }
+    for (int v = 0; v < VECTORS; ++v) store(y + m * p.outputs + v * kLanes, sums[m][v]);
   }
 }
 
-template <int VECTORS, bool AHEAD>
-INLINE void add_to_rows(const Product& p, Strip strip, int64_t output, int64_t from, int64_t to) {
-  int64_t row = 0;
-  for (; row + 4 <= p.rows; row += 4) {
-    add_rows<4, VECTORS, AHEAD>(p, strip, row, output, from, to);
-  }
-  switch (p.rows - row) {
-    case 3: return add_rows<3, VECTORS, AHEAD>(p, strip, row, output, from, to);
-    case 2: return add_rows<2, VECTORS, AHEAD>(p, strip, row, output, from, to);
-    case 1: return add_rows<1, VECTORS, AHEAD>(p, strip, row, output, from, to);
-  }
-}
-
-// `copy` has room for kDepth rows of the outputs.
 template <int VECTORS>
-INLINE void add_strip(const Product& p, float* copy, int64_t output, int64_t from, int64_t to) {
-  const Strip strip{p.matrix + from * p.outputs + output, p.outputs};
-  if (p.rows < kCopied) return add_to_rows<VECTORS, true>(p, strip, output, from, to);
-  for (int64_t k = 0; k < to - from; ++k) {
-    const float* w = strip.rows + k * strip.stride;
-    for (int v = 0; v < VECTORS; ++v) {
-      store(copy + (k * VECTORS + v) * kLanes, load(w + v * kLanes));
-      __builtin_prefetch(w + (VECTORS + v) * kLanes, /*rw=*/0, /*locality=*/2);
-    }
+INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t to) {
+  int64_t row = 0;
+  for (; row + 4 <= p.rows; row += 4) add_rows<4, VECTORS>(p, row, output, from, to);
+  switch (p.rows - row) {
+    case 3: return add_rows<3, VECTORS>(p, row, output, from, to);
+    case 2: return add_rows<2, VECTORS>(p, row, output, from, to);
+    case 1: return add_rows<1, VECTORS>(p, row, output, from, to);
   }
-  add_to_rows<VECTORS, false>(p, {copy, VECTORS * kLanes}, output, from, to);
 }
 
 FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_t last) {
-  alignas(64) float copy[kDepth * 4 * kLanes];
   for (int64_t m = 0; m < p.rows; ++m) {
     for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] = p.bias ? p.bias[o] : 0.0f;
   }
-  for (int64_t from = 0; from < p.inputs; from += kDepth) {
-    const int64_t to = std::min(from + kDepth, p.inputs);
+  const int64_t depth = p.rows <= kFewRows ? kDepthOfFew : kDepth;
+  for (int64_t from = 0; from < p.inputs; from += depth) {
+    const int64_t to = std::min(from + depth, p.inputs);
     int64_t output = first;
-    for (; output + 4 * kLanes <= last; output += 4 * kLanes) {
-      add_strip<4>(p, copy, output, from, to);
-    }
-    for (; output + kLanes <= last; output += kLanes) add_strip<1>(p, copy, output, from, to);
+    for (; output + 4 * kLanes <= last; output += 4 * kLanes) add_to_rows<4>(p, output, from, to);
+    for (; output + kLanes <= last; output += kLanes) add_to_rows<1>(p, output, from, to);
     for (; output < last; ++output) {
       for (int64_t m = 0; m < p.rows; ++m) {
-        float sum = 0.0f;
+        float& sum = p.y[m * p.outputs + output];
         for (int64_t k = from; k < to; ++k) {
           sum += p.matrix[k * p.outputs + output] * p.x[m * p.inputs + k];
         }
-        p.y[m * p.outputs + output] += sum;
       }
     }
   }
@@ -330,9 +304,7 @@ int dsr_separate_rows(at::Tensor* x, int64_t count, at::Tensor** matrices, at::T
                             data(biases[i]), made.back().mutable_data_ptr<float>(), rows, inputs,
                             outputs, by_inputs[i]});
       }
-      // Rows of a matrix [inputs, outputs] are read in strips of this width.
-      const bool are_strips = std::any_of(by_inputs, by_inputs + count, [](bool is) { return is; });
-      in_parts(products, are_strips ? 4 * kLanes : kLanes, [](const Product& p, int64_t from, int64_t to) {
+      in_parts(products, [](const Product& p, int64_t from, int64_t to) {
         (p.by_inputs ? multiply_by_inputs : multiply_by_outputs)(p, from, to);
       });
       give(made, out);

@@ -16,12 +16,12 @@ namespace dsr {
 // with products of few rows. Into the second cache, as more of its lines may be on their way.
 constexpr int64_t kAhead = 8192;
 
-// Splits the outputs of products with the same rows among threads, in parts of so many, which no result
+// Splits the outputs of products with the same rows among threads, sixteen at a time, which no result
 // depends on: threads that begin and end once wait less than once for each product.
 template <typename P, typename Multiply>
-void in_parts(const std::vector<P>& products, int64_t part, Multiply multiply) {
-  constexpr int64_t kLeastWork = 1 << 16;
-  const auto parts = [part](const P& p) { return (p.outputs + part - 1) / part; };
+void in_parts(const std::vector<P>& products, Multiply multiply) {
+  constexpr int64_t kLeastWork = 1 << 16, part = kLanes;
+  const auto parts = [](const P& p) { return (p.outputs + part - 1) / part; };
   int64_t all = 0;
   int64_t inputs = 1;
   for (const P& p : products) {
