@@ -23,7 +23,7 @@ const KINDS: [&str; 6] = [
     "dynamic factor",
     "llama3 factor low_freq_factor high_freq_factor original_max_position_embeddings",
     "yarn factor original_max_position_embeddings attention_factor beta_fast beta_slow mscale \
-     mscale_all_dim truncate",
+     mscale_all_dim truncate finetuned",
     "longrope factor original_max_position_embeddings attention_factor short_factor long_factor",
 ];
 /// The most elements of a head that may turn: far more than any model has.

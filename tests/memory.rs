@@ -284,7 +284,7 @@ print(engine.memory().optimizer_state);"#
 fn every_family_is_planned_as_it_is_counted() {
     let _alone = alone();
     let decoder = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
-    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512)];
+    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("pad_token_id", 0)];
     type Sizes<'a> = &'a [(&'a str, i64)];
     let families: [(&str, Sizes, &str); 9] = [
         ("llama", &gated, "attention_dropout"),

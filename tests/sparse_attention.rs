@@ -100,7 +100,7 @@ fn small(family: &str, more: serde_json::Value) -> Rc<Model> {
     let mut settings = json!({
         "model_type": family, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
         "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": 100,
-        "max_position_embeddings": 16384,
+        "pad_token_id": 0, "max_position_embeddings": 16384,
     });
     let all = settings.as_object_mut().unwrap();
     all.extend(more.as_object().unwrap().clone());

@@ -6,6 +6,21 @@ pub fn of_elsewhere(name: &str) -> Option<&'static str> {
     WORDS.iter().find(|(names, _)| names.contains(&name)).map(|(_, here)| *here)
 }
 
+/// The one of these words that means `value`, which may be called so elsewhere.
+pub fn alike<'a>(value: &str, mut words: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let value = value.to_lowercase();
+    let names = ALIKE.iter().find(|names| names.contains(&value.as_str()))?;
+    words.find(|word| names.contains(word))
+}
+
+const ALIKE: &[&[&str]] = &[
+    &["fp32", "float32", "float"],
+    &["bf16", "bfloat16"],
+    &["fp16", "float16", "half"],
+    &["nf4", "int4", "fp4", "4bit"],
+    &["int8", "8bit"],
+];
+
 const WORDS: &[(&[&str], &str)] = &[
     (
         &["per_device_train_batch_size", "per_device_batch_size", "batch_size"],
@@ -204,5 +219,12 @@ mod tests {
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len());
         assert!(of_elsewhere("max_grad_norm").unwrap().contains("gradient_clipping"));
         assert_eq!(of_elsewhere("gradient_clipping"), None);
+    }
+
+    #[test]
+    fn a_value_of_elsewhere_is_one_of_the_words_that_an_option_has() {
+        let of = |value| alike(value, ["nf4", "int8"].into_iter());
+        assert_eq!((of("int4"), of("8bit"), of("bfloat16")), (Some("nf4"), Some("int8"), None));
+        assert_eq!(alike("bf16", ["float32", "bfloat16"].into_iter()), Some("bfloat16"));
     }
 }

@@ -198,6 +198,9 @@ fn configs_of_transformers_4_and_5_are_one_model() {
     changed("llama-tied-llama3", &|config| {
         let mut rope = config.remove("rope_scaling").unwrap();
         rope["rope_theta"] = config.remove("rope_theta").unwrap();
+        // These positions may stand outside of the object.
+        let original = rope.as_object_mut().unwrap().remove("original_max_position_embeddings");
+        config.insert("original_max_position_embeddings".to_owned(), original.unwrap());
         config.insert("rope_parameters".to_owned(), rope);
     });
     // Both stand beside a head of its own, which is neither tied nor scaled.
@@ -220,6 +223,11 @@ fn configs_that_are_not_understood_are_refused_by_name() {
         ("llama-tied-llama3", "rope_scaling", json!({ "type": "spiral", "factor": 2.0 }), "spiral"),
         ("llama-gqa", "quantization_config", json!({ "bits": 4 }), "quantization_config"),
         ("llama-gqa", "model_type", json!("mamba"), "mamba"),
+        ("llama-gqa", "is_causal", json!(false), "is_causal"),
+        ("llama-gqa", "pad_token_id", json!(512), "pad_token_id"),
+        ("llama-tied-llama3", "original_max_position_embeddings", json!(64), "it is 64"),
+        ("gemma3", "rope_scaling", json!({ "type": "linear", "factor": 2.0 }), "beside"),
+        ("gemma3", "_sliding_window_pattern", json!(2), "_sliding_window_pattern"),
         ("gemma3", "attn_logit_softcapping", json!(30.0), "attn_logit_softcapping"),
         ("gemma3", "use_bidirectional_attention", json!(true), "use_bidirectional_attention"),
         ("t5-v11", "feed_forward_proj", json!("gated-swoosh"), "gated-swoosh"),

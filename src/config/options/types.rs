@@ -7,7 +7,7 @@ use super::{
     value::{Value, quoted},
     wrong::Wrong,
 };
-use crate::config::suggest::nearest;
+use crate::config::{suggest::nearest, words::alike};
 
 /// The type of a single option.
 pub trait OptionValue: Default {
@@ -219,7 +219,8 @@ pub fn read_word<T: Copy>(value: &Value, words: &[(&'static str, T)]) -> Result<
     if let Some((_, chosen)) = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)) {
         return Ok(*chosen);
     }
-    let near = nearest(text, words.iter().map(|(word, _)| *word));
+    let known = || words.iter().map(|(word, _)| *word);
+    let near = alike(text, known()).or_else(|| nearest(text, known()));
     Err(Wrong::value(must(), value).hint(near.map(|near| format!("did you mean \"{near}\"?"))))
 }
 

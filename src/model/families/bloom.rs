@@ -72,6 +72,11 @@ fn describe(c: &Config) -> Result<Architecture> {
             c.refusal(vec![format!("hidden_size {width} must be divisible by n_head {heads}")])
         );
     }
+    if c.flag("slow_but_exact")? && c.int("pretraining_tp")? > 1 {
+        let text = "slow_but_exact with pretraining_tp above 1 leaves out biases in transformers: \
+                    remove slow_but_exact";
+        return Err(c.refusal(vec![text.to_owned()]));
+    }
     let (init, epsilon) =
         (Init::Normal(c.number("initializer_range")?), c.number("layer_norm_epsilon")?);
     let mut b = LayerBuilder::new("transformer");

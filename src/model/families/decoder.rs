@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use super::config_file::Config;
+use super::config_file::{Config, Default, Key, KeyKind};
 use crate::{
     error::Result,
     model::{
@@ -19,6 +19,10 @@ use crate::{
 };
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The positions before frequencies were stretched, which may stand inside of these too.
+pub(super) const ORIGINAL_POSITIONS: Key =
+    Key::new("original_max_position_embeddings", KeyKind::OptionalSize, Default::Absent);
 
 /// The names in the files of these families.
 pub(super) const NAMES: WeightNames = WeightNames {
@@ -51,7 +55,7 @@ pub(super) struct Decoder<'a> {
     pub(super) partial_rotary_factor: Option<f64>,
     /// Whether a part of a head may stay.
     pub(super) may_turn_partly: bool,
-    /// The positions before frequencies were stretched, where the family has a key for them.
+    /// The positions before frequencies were stretched, where the file does not say them.
     pub(super) original_max_positions: Option<i64>,
     pub(super) head_dim: i64,
     pub(super) kv_heads: i64,
@@ -116,13 +120,14 @@ impl<'a> Decoder<'a> {
         window: impl Fn(i64) -> Option<i64>,
     ) -> Result<Vec<LayerPositions>> {
         let c = self.c;
+        let original = c.optional_int(ORIGINAL_POSITIONS.name)?;
         let context = RopeContext {
             head_dim: self.head_dim,
             default_theta: 10_000.0,
             theta: c.optional_number("rope_theta")?,
             partial_rotary_factor: self.partial_rotary_factor,
             max_positions: c.int("max_position_embeddings")?,
-            original_max_positions: self.original_max_positions,
+            original_max_positions: original.or(self.original_max_positions),
         };
         let rope = match Rope::read_config(&c.to_json(), &context) {
             Ok(rope) => rope,
@@ -157,7 +162,8 @@ impl<'a> Decoder<'a> {
         let (width, vocab) = (c.int("hidden_size")?, c.int("vocab_size")?);
         let init = Init::Normal(c.number("initializer_range")?);
         let mut b = LayerBuilder::new("model");
-        let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, width), init);
+        let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, width), init)
+            .padded_at(c.padding_idx()?);
         let tokens = match self.embedding_scale {
             Some(scale) => tokens.scaled(scale),
             None => tokens,

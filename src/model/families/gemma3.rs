@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use super::{
-    config_file::{Config, Default, Key, KeyKind, Refused, Table},
+    config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     decoder::{Decoder, LayerPositions, NAMES},
     family::Family,
 };
@@ -46,8 +46,14 @@ pub(super) static TABLE: Table = Table {
         Key::tokens("eos_token_id", Some(1)),
         Key::token("pad_token_id", Some(0)),
     ],
-    aliases: &[("_sliding_window_pattern", "sliding_window_pattern")],
+    aliases: &[],
     refused: &[
+        // transformers writes it, and does not read it.
+        Refused::unless(
+            "_sliding_window_pattern",
+            &[Neutral::Number(6.0)],
+            "transformers passes over it: write sliding_window_pattern or layer_types",
+        ),
         Refused::new("attn_logit_softcapping", "dsr's attention does not cap its scores"),
         Refused::new("final_logit_softcapping", "dsr's logits are not capped"),
         Refused::new(
@@ -121,7 +127,9 @@ fn ropes(c: &Config) -> Result<(Rope, Rope)> {
     let theta = c.optional_number("rope_theta")?;
     let full = match by_type("full_attention") {
         Some(given) => {
-            Rope::read("rope_parameters.full_attention", Some(given), &context(1e6, None)?)
+            // A base inside of the object wins.
+            let context = context(theta.unwrap_or(1e6), None)?;
+            Rope::read("rope_parameters.full_attention", Some(given), &context)
         }
         None => Rope::read("rope_scaling", Some(scaling), &context(1e6, theta)?),
     };
@@ -134,8 +142,18 @@ fn ropes(c: &Config) -> Result<(Rope, Rope)> {
         None => Rope::read("rope_scaling", None, &context(local_theta, None)?),
     };
     let mut faults = Vec::new();
+    if !parameters.is_null() && !scaling.is_null() {
+        faults.push("rope_scaling stands beside rope_parameters: remove one of them".to_owned());
+    }
     if !parameters.is_null() && by_type("full_attention").is_none() {
         faults.push("rope_parameters must have full_attention and sliding_attention".to_owned());
+    }
+    for name in ["full_attention", "sliding_attention"] {
+        if by_type(name).and_then(|rope| rope.get("truncate")) == Some(&false.into()) {
+            faults.push(format!(
+                "rope_parameters.{name}: truncate must be true, as transformers takes it to be here"
+            ));
+        }
     }
     let mut read =
         |rope: Result<Rope, Vec<String>>| rope.map_err(|found| faults.extend(found)).ok();

@@ -2,7 +2,7 @@
 
 use super::{
     config_file::{Config, Default, Key, KeyKind, Table},
-    decoder::{Decoder, NAMES},
+    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
     family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
@@ -25,7 +25,7 @@ pub(super) static TABLE: Table = Table {
         Key::probability("embd_pdrop", 0.0),
         Key::probability("attention_dropout", 0.0),
         Key::size("max_position_embeddings", 4096),
-        Key::new("original_max_position_embeddings", KeyKind::OptionalSize, Default::Absent),
+        ORIGINAL_POSITIONS,
         Key::non_negative("initializer_range", 0.02),
         Key::positive("rms_norm_eps", 1e-5),
         Key::optional_positive("rope_theta"),
@@ -46,14 +46,11 @@ pub(super) const SIZES: &[(&str, &str)] = &[("phi-3-mini", r#"{"sliding_window":
 
 fn describe(c: &Config) -> Result<Architecture> {
     let window = c.optional_int("sliding_window")?;
-    const ORIGINAL: &str = "original_max_position_embeddings";
-    // Where neither place has it, the class of transformers has this one.
-    let usual = if inside(c, ORIGINAL)? { None } else { Some(4096) };
-    let original = c.optional_int(ORIGINAL)?.or(usual);
     let decoder = Decoder {
         partial_rotary_factor: c.optional_number("partial_rotary_factor")?,
         may_turn_partly: true,
-        original_max_positions: original,
+        // That of transformers' class, which takes no account of one inside of the frequencies.
+        original_max_positions: Some(4096),
         activation: c.activation("hidden_act")?,
         ..Decoder::without_layers(c)?
     };
@@ -65,10 +62,4 @@ fn describe(c: &Config) -> Result<Architecture> {
         ..decoder
     }
     .describe()
-}
-
-/// Whether the object with the frequencies has this key.
-fn inside(c: &Config, key: &str) -> Result<bool> {
-    let [old, new] = [c.value("rope_scaling")?, c.value("rope_parameters")?];
-    Ok(old.get(key).is_some() || new.get(key).is_some())
 }

@@ -2,7 +2,7 @@
 
 use super::{
     config_file::{Config, Default, Key, KeyKind, Table},
-    decoder::{Decoder, NAMES},
+    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
     family::Family,
 };
 use crate::{error::Result, model::architecture::Architecture};
@@ -27,6 +27,7 @@ pub(super) static TABLE: Table = Table {
         Key::optional_positive("rope_theta"),
         Key::structure("rope_scaling"),
         Key::structure("rope_parameters"),
+        ORIGINAL_POSITIONS,
         Key::flag("attention_bias", false),
         Key::flag("use_sliding_window", false),
         Key::new("sliding_window", KeyKind::OptionalSize, Default::Int(4096)),

@@ -30,6 +30,10 @@ const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"]
 /// The projection to the vocabulary, in most families.
 const HEAD: &str = "lm_head.weight";
 
+/// Ends a hint on `tie_word_embeddings`, from which a T5 takes another setting where that is not there.
+const SCALED: &str = "; a T5 then needs scale_decoder_outputs too: true where its embedding was \
+                      tied, false where it was not";
+
 /// Names listed in one error; more are counted.
 const MOST_NAMES: usize = 20;
 
@@ -216,7 +220,9 @@ impl StoredWeights {
         );
         let e = Error::new(Code::Weights, text);
         Ok(Some(match alias {
-            HEAD => e.hint("with tie_word_embeddings: false in config.json, both are loaded"),
+            HEAD => e.hint(format!(
+                "with tie_word_embeddings: false in config.json, both are loaded{SCALED}"
+            )),
             _ => e,
         }))
     }
@@ -237,7 +243,9 @@ impl StoredWeights {
         if !missing.is_empty() {
             let e = Error::new(Code::Weights, format!("{dir} lacks {}", list(&missing)));
             faults.push(match missing.contains(&HEAD) {
-                true => e.hint("a model without a head of its own has tie_word_embeddings: true"),
+                true => e.hint(format!(
+                    "a model without a head of its own has tie_word_embeddings: true{SCALED}"
+                )),
                 false => e,
             });
         }

@@ -34,6 +34,8 @@ pub(crate) struct Embedding {
     scale: Option<f64>,
     /// Whether ranks that share the layer divide the rows, which are those of a vocabulary.
     is_divided: bool,
+    /// The row that has no gradient of a lookup, as torch's `nn.Embedding` has it.
+    padding_idx: Option<i64>,
 }
 
 impl Embedding {
@@ -45,7 +47,7 @@ impl Embedding {
         init: Init,
     ) -> Self {
         let weight = b.add_of_tokens(name, (rows, width), init);
-        Self { weight, rows, width, scale: None, is_divided: true }
+        Self { weight, rows, width, scale: None, is_divided: true, padding_idx: None }
     }
 
     fn of_positions(
@@ -55,17 +57,23 @@ impl Embedding {
         init: Init,
     ) -> Self {
         let weight = b.add(name, &[rows, width], init);
-        Self { weight, rows, width, scale: None, is_divided: false }
+        Self { weight, rows, width, scale: None, is_divided: false, padding_idx: None }
     }
 
     /// The table of another layer, by its full name.
     pub(crate) fn borrowed(b: &mut LayerBuilder, name: &str, (rows, width): (i64, i64)) -> Self {
-        Self { weight: b.borrow(name), rows, width, scale: None, is_divided: true }
+        let weight = b.borrow(name);
+        Self { weight, rows, width, scale: None, is_divided: true, padding_idx: None }
     }
 
     /// The same table, which ranks that share the layer have whole.
     pub(crate) fn whole(self) -> Self {
         Self { is_divided: false, ..self }
+    }
+
+    /// The same with a row that has no gradient where it is looked up.
+    pub(crate) fn padded_at(self, padding_idx: Option<i64>) -> Self {
+        Self { padding_idx, ..self }
     }
 
     /// How ranks divide the table.
@@ -117,10 +125,8 @@ impl Embedding {
     fn rows(&self, p: &Params<'_>, ids: &Tensor, local: Option<Rc<LocalIds>>) -> Result<Tensor> {
         let weight = p.tensor(self.weight);
         let shape = [&ids.size()[..], &[self.width]].concat();
-        let ids = match &local {
-            Some(local) => local.ids.shallow_clone(),
-            None => ids.f_reshape([-1i64])?,
-        };
+        let all_ids = ids.f_reshape([-1i64])?;
+        let ids = local.as_ref().map_or(&all_ids, |local| &local.ids).shallow_clone();
         let masked = move |rows: Tensor| match &local {
             Some(local) => local.masked(&rows),
             None => Ok(rows),
@@ -134,9 +140,13 @@ impl Embedding {
         };
         let Some(sink) = p.sink(self.weight) else { return rows() };
         let rows: Tensor = no_grad(rows)?;
+        let padding = self.padding_idx.map(|id| all_ids.f_eq(id)?.f_unsqueeze(1)).transpose()?;
         own_gradient(&[weight], &rows, move |grad| {
             let width = grad.size().last().copied().unwrap_or(1);
-            let rows = masked(grad.f_reshape([-1, width])?)?;
+            let mut rows = masked(grad.f_reshape([-1, width])?)?;
+            if let Some(padding) = &padding {
+                rows = rows.f_masked_fill(padding, 0.0)?;
+            }
             sink.with(|gradient, i| gradient.add_at(i, &ids, &rows))?;
             Ok(vec![None])
         })?;

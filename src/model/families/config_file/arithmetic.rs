@@ -1,7 +1,7 @@
 //! Keys that change what some model of transformers computes: no family whose table lacks them may pass
 //! over them.
 
-use super::table::{Neutral, Neutral::Number, Neutral::Text, Table};
+use super::table::{Neutral, Neutral::Number, Neutral::OnlyTrue, Neutral::Text, Table};
 
 /// Keys that change one part of a model.
 struct KeyGroup {
@@ -9,7 +9,6 @@ struct KeyGroup {
     why: &'static str,
     /// Values that turn them off, beside null, false and what is empty.
     also_off: &'static [Neutral],
-    /// Their names.
     /// Their names, with blanks between.
     keys: &'static str,
 }
@@ -43,6 +42,7 @@ const ARITHMETIC: &[KeyGroup] = &[
         &[],
         "add_cross_attention cross_attention_hidden_size prefix_lm use_bidirectional_attention vision_config audio_config speech_config text_config",
     ),
+    group("a decoder of dsr reads from left to right", &[OnlyTrue], "is_causal"),
     group("dsr's MLPs have no experts", &[Number(0.0), Text("dense")], EXPERTS),
     group("dsr has no layers of this kind", &[Number(0.0)], OTHER_LAYERS),
     group(
@@ -110,7 +110,7 @@ const CAPS: &str = "\
 const POSITIONS: &str = "\
     rope_theta rope_scaling rope_parameters rope_local_base_freq rope_interleaved \
     rope_interleave rotary_dim rotary_emb_base rotary_emb_fraction rotary_value \
-    use_mrope mrope_section use_rotary_embedding no_rope_layer_interval \
+    original_max_position_embeddings use_mrope mrope_section use_rotary_embedding no_rope_layer_interval \
     nope_layer_interval attn_temperature_tuning alibi use_alibi \
     relative_attention_num_buckets";
 

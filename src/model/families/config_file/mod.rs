@@ -198,6 +198,17 @@ impl Config {
         Ok(self.tokens(key)?.first().copied())
     }
 
+    /// The row of the embedding that has no gradient, as transformers makes it of `pad_token_id`.
+    pub(crate) fn padding_idx(&self) -> Result<Option<i64>> {
+        let (id, vocab) = (self.token("pad_token_id")?, self.int("vocab_size")?);
+        match id.filter(|&id| id >= vocab) {
+            None => Ok(id),
+            Some(id) => Err(self.refusal(vec![format!(
+                "pad_token_id is {id}, and vocab_size {vocab}: the embedding has no such row"
+            )])),
+        }
+    }
+
     /// Token ids; none where the value is null.
     pub(crate) fn tokens(&self, key: &'static str) -> Result<Vec<i64>> {
         self.converted(key, |value| match value {

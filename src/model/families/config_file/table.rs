@@ -122,14 +122,19 @@ pub(crate) enum Neutral {
     Text(&'static str),
     /// True.
     True,
+    /// True, and false is not.
+    OnlyTrue,
 }
 
 impl Neutral {
     /// Whether a value leaves a model as it is: null, false and what is empty do, and `also_off`.
     pub(super) fn is_off(value: &Value, also_off: &[Self]) -> bool {
         match value {
-            Value::Null | Value::Bool(false) => true,
-            Value::Bool(true) => also_off.iter().any(|off| matches!(off, Self::True)),
+            Value::Null => true,
+            Value::Bool(false) => !also_off.iter().any(|off| matches!(off, Self::OnlyTrue)),
+            Value::Bool(true) => {
+                also_off.iter().any(|off| matches!(off, Self::True | Self::OnlyTrue))
+            }
             Value::Array(items) => items.iter().all(|item| Self::is_off(item, also_off)),
             Value::Object(entries) => entries.is_empty(),
             Value::Number(number) => {
