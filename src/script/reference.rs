@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rhai::{FnAccess, FuncInfo};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{api::groups, check::option_function};
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// A function, a property or a type.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReferenceEntry {
     /// The name that is looked up: `forward`, `loss`, `Engine`.
     pub name: String,
