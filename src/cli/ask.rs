@@ -42,24 +42,8 @@ pub(super) fn ask(
     let trust = if can_trust { "[t] trust this exact file   " } else { "" };
     let question = format!("Allow?  [y] once   {trust}[n] no   [v] view source  ");
     console::err(&screen);
-    loop {
-        console::err(&question);
-        let mut line = String::new();
-        if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
-            return Answer::No;
-        }
-        match line.trim() {
-            "y" => return Answer::Once,
-            "t" if can_trust => return Answer::Trust,
-            "n" | "" => return Answer::No,
-            "v" => {
-                for (name, text) in &requests.texts {
-                    console::err(&format!("--- {}\n{}\n", Foreign(name), lines(text)));
-                }
-            }
-            _ => {}
-        }
-    }
+    let sources = requests.texts.iter().map(|(name, text)| source(name, text));
+    answer(&question, can_trust, &sources.collect::<String>())
 }
 
 /// Asks for one access of a session.
@@ -72,31 +56,36 @@ pub(super) fn ask_for(access: &Access<'_>) -> bool {
     };
     let question =
         format!("This wants to {}. Allow?  [y] for this session   [n] no  ", Foreign(&wanted));
-    is_allowed(&question, None)
+    answer(&question, false, "") == Answer::Once
 }
 
 /// Asks whether a text may run that the user's trust is not in.
 pub(super) fn ask_to_run(name: &str, text: &str) -> bool {
-    let name = Foreign(name);
     let question = format!(
-        "The recipe is trusted without {name}, which it imports now. \
-         Run it?  [y] once   [n] no   [v] view source  "
+        "The recipe is trusted without {}, which it imports now. \
+         Run it?  [y] once   [n] no   [v] view source  ",
+        Foreign(name)
     );
-    is_allowed(&question, Some(&format!("--- {name}\n{}\n", lines(text))))
+    answer(&question, false, &source(name, text)) == Answer::Once
 }
 
-/// Asks until the answer is `y`, or `n` or nothing; `v` shows the source, where there is one.
-fn is_allowed(question: &str, source: Option<&str>) -> bool {
+fn source(name: &str, text: &str) -> String {
+    format!("--- {}\n{}\n", Foreign(name), lines(text))
+}
+
+/// Asks until there is an answer; nothing is `n`, and `v` shows the source.
+fn answer(question: &str, can_trust: bool, source: &str) -> Answer {
     loop {
         console::err(question);
         let mut line = String::new();
         if std::io::stdin().lock().read_line(&mut line).unwrap_or(0) == 0 {
-            return false;
+            return Answer::No;
         }
-        match (line.trim(), source) {
-            ("y", _) => return true,
-            ("n" | "", _) => return false,
-            ("v", Some(source)) => console::err(source),
+        match line.trim() {
+            "y" => return Answer::Once,
+            "t" if can_trust => return Answer::Trust,
+            "n" | "" => return Answer::No,
+            "v" => console::err(source),
             _ => {}
         }
     }

@@ -171,10 +171,6 @@ impl Texts for Answer<'_> {
         Ok(())
     }
 
-    fn ended(&mut self, _: usize, _: &Continued) -> Result<()> {
-        Ok(())
-    }
-
     fn must_stop(&self) -> bool {
         self.served.interrupt.requested()
     }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{args::DocArgs, console};
 use crate::{
@@ -17,8 +17,7 @@ pub(super) fn show(args: &DocArgs) -> Result<()> {
         None => reference::entries(),
     };
     if args.json {
-        let all: Vec<_> = entries.iter().map(as_json).collect();
-        console::out(&format!("{:#}\n", Value::from(all)));
+        console::out(&format!("{:#}\n", json!(entries)));
     } else if args.name.is_some() || args.all {
         console::out(&entries.iter().map(whole).collect::<Vec<_>>().join("\n"));
     } else if args.list {
@@ -77,13 +76,4 @@ fn list(entries: &[ReferenceEntry]) -> String {
 /// An entry as Markdown.
 fn whole(entry: &ReferenceEntry) -> String {
     format!("### `{}`\n\n{}\n", entry.signature, entry.doc)
-}
-
-fn as_json(entry: &ReferenceEntry) -> Value {
-    json!({
-        "name": entry.name,
-        "group": entry.group,
-        "signature": entry.signature,
-        "doc": entry.doc,
-    })
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tracing_subscriber::{EnvFilter, fmt::MakeWriter};
+use tracing_subscriber::EnvFilter;
 
 use super::console::{self, Console};
 
@@ -10,23 +10,14 @@ use super::console::{self, Console};
 pub(super) fn install(console: &Console, verbose: bool) {
     let default = if verbose { "warn,dsr=debug" } else { "warn" };
     let filter = EnvFilter::try_from_env("DSR_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let console = console.clone();
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(Lines(console.clone()))
+        .with_writer(move || Line(console.clone()))
         .with_ansi(console::colors());
     let builder = builder.without_time().with_target(verbose);
     // A program that embeds this one may have installed its own.
     let _ = builder.try_init();
-}
-
-struct Lines(Console);
-
-impl<'a> MakeWriter<'a> for Lines {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        Line(self.0.clone())
-    }
 }
 
 /// Writes one formatted event.

@@ -19,6 +19,7 @@ use crate::{
     fs::{Place, write_atomic},
     recipe::{
         Description, Failure, Recipe, describe,
+        description::first_sentence,
         file::{BUILT_IN, BuiltIn},
     },
 };
@@ -67,20 +68,11 @@ fn list(as_json: bool) -> Result<(), Failure> {
     let width = BUILT_IN.map(|recipe| recipe.name.len()).into_iter().max().unwrap_or(0);
     let mut text = String::new();
     for (recipe, description) in &described {
-        let _ = writeln!(text, "{:width$}  {}", recipe.name, sentence(&description.doc));
+        let _ = writeln!(text, "{:width$}  {}", recipe.name, first_sentence(&description.doc));
     }
     text.push_str("\ndsr run NAME runs one, dsr run NAME --help shows its parameters.\n");
     console::out(&text);
     Ok(())
-}
-
-/// The first sentence of a text, on one line.
-fn sentence(text: &str) -> String {
-    let paragraph = text.split("\n\n").next().unwrap_or(text).replace('\n', " ");
-    match paragraph.split_once(". ") {
-        Some((first, _)) => format!("{first}."),
-        None => paragraph,
-    }
 }
 
 /// Writes the recipe's text into a new file.
@@ -93,15 +85,4 @@ fn copy(recipe: &Recipe, to: &Path) -> Result<()> {
     write_atomic(Place::unguarded(&to), recipe.text.as_bytes())?;
     console::out(&format!("{}\n", to.display()));
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_list_has_one_sentence_of_each() {
-        assert_eq!(sentence("Trains a\nmodel. And more.\n\nDetails."), "Trains a model.");
-        assert_eq!(sentence("Trains a model."), "Trains a model.");
-    }
 }

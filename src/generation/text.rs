@@ -31,7 +31,9 @@ pub trait Texts {
     fn piece(&mut self, text: usize, piece: &str) -> Result<()>;
 
     /// Takes the end of text `text`, after its last piece.
-    fn ended(&mut self, text: usize, continued: &Continued) -> Result<()>;
+    fn ended(&mut self, _text: usize, _continued: &Continued) -> Result<()> {
+        Ok(())
+    }
 
     /// Whether all texts must end now.
     fn must_stop(&self) -> bool;

@@ -12,6 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::repo::{Repo, RepoKind, is_commit};
@@ -23,7 +24,8 @@ use crate::{
 const CHUNK: usize = 256 << 10;
 
 /// A file's content: its SHA-256, as 64 hexadecimal digits, and its length.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Content {
     /// The hash.
     pub sha256: String,

@@ -92,7 +92,7 @@ impl Live {
                 |p: &params::Parameter| Candidate { text: p.name.clone(), help: help(p) };
             return self.parameters.iter().map(candidate).collect();
         }
-        names.functions(module).map(|f| called(&f.name, &f.help)).collect()
+        names.functions(module).iter().map(|f| called(&f.name, &f.help)).collect()
     }
 
     /// Members of the value before the dot.
@@ -101,6 +101,7 @@ impl Live {
         let Some(kind) = known.kind() else { return Vec::new() };
         let mut found: Vec<_> = names
             .members(kind)
+            .into_iter()
             .map(|f| match f.is_property {
                 true => Candidate { text: f.name.clone(), help: f.help.clone() },
                 false => called(&f.name, &f.help),
@@ -193,7 +194,7 @@ impl Live {
             .iter_raw()
             .map(|(name, _, value)| Candidate { text: name.to_owned(), help: short(value) })
             .collect();
-        found.extend(names.functions("").map(|f| called(&f.name, &f.help)));
+        found.extend(names.functions("").iter().map(|f| called(&f.name, &f.help)));
         found.extend(BUILT_IN.iter().map(|(name, help)| called(name, help)));
         let modules = names.by_module.keys().filter(|name| !name.is_empty());
         let modules = modules.map(String::as_str).chain([PARAMETERS]);

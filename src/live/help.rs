@@ -6,7 +6,10 @@ use super::session::Live;
 use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
-    recipe::translate::friendly,
+    recipe::{
+        description::without_marks,
+        translate::{friendly, parameters},
+    },
     script::reference::{self, ReferenceEntry},
 };
 
@@ -78,7 +81,7 @@ impl Live {
             name: f.name.to_owned(),
             group: "session".to_owned(),
             signature: format!("fn {}({})", f.name, f.params.join(", ")),
-            doc: reference::text(&f.comments.join("\n")),
+            doc: without_marks(&f.comments.join("\n")),
         })
         .collect()
     }
@@ -90,18 +93,12 @@ impl Live {
             if meta.name != name || meta.comments.is_empty() {
                 return None;
             }
-            let parameter = |p: &rhai::Identifier| match p.split_once(": ") {
-                Some((name, kind)) => format!("{name}: {}", friendly(&self.engine, kind)),
-                None => p.to_string(),
-            };
-            let taken: Vec<_> =
-                meta.params_info.iter().take(meta.num_params).map(parameter).collect();
             let doc = meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n");
             Some(ReferenceEntry {
                 name: name.to_owned(),
                 group: "rhai".to_owned(),
-                signature: format!("{name}({})", taken.join(", ")),
-                doc: reference::text(&doc),
+                signature: format!("{name}({})", parameters(&self.engine, &f)),
+                doc: without_marks(&doc),
             })
         };
         let mut found = self.engine.collect_fn_metadata(None, read, true);
@@ -135,7 +132,7 @@ impl Live {
         let option = format!("`{option}`");
         let (source, name) = self.source_of(call);
         let mut own = source.into_iter().flat_map(AST::iter_functions).filter(|f| f.name == name);
-        let said = own.find_map(|f| said_of(&reference::text(&f.comments.join("\n")), &option));
+        let said = own.find_map(|f| said_of(&without_marks(&f.comments.join("\n")), &option));
         let mut docs = self.docs().iter().filter(|entry| entry.name == name);
         said.or_else(|| docs.find_map(|entry| said_of(&entry.doc, &option))).unwrap_or_default()
     }

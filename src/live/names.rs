@@ -5,7 +5,7 @@ use std::{any::TypeId, collections::BTreeMap};
 use rhai::{AST, FuncInfo, Map};
 
 use crate::{
-    recipe::translate::friendly,
+    recipe::{description::first_sentence, translate::parameters},
     script::check::{Surface, ValueType},
 };
 
@@ -59,25 +59,21 @@ impl Names {
     }
 
     /// The functions that need no receiver, each name once.
-    pub(super) fn functions(&self, module: &str) -> impl Iterator<Item = &Callable> {
-        let all = self.by_module.get(module).into_iter().flatten();
-        let mut last = "";
-        all.filter(|callable| !callable.is_property).filter(move |callable| {
-            let is_new = callable.name != last;
-            last = &callable.name;
-            is_new
-        })
+    pub(super) fn functions(&self, module: &str) -> Vec<&Callable> {
+        self.once_each(module, |callable| !callable.is_property)
     }
 
     /// The members of a value of a type, each name once.
-    pub(super) fn members(&self, kind: TypeId) -> impl Iterator<Item = &Callable> {
-        let all = self.by_module.get("").into_iter().flatten();
-        let mut last = "";
-        all.filter(move |callable| callable.receiver == Some(kind)).filter(move |callable| {
-            let is_new = callable.name != last;
-            last = &callable.name;
-            is_new
-        })
+    pub(super) fn members(&self, kind: TypeId) -> Vec<&Callable> {
+        self.once_each("", |callable| callable.receiver == Some(kind))
+    }
+
+    /// The first of each name among those that are `wanted`.
+    fn once_each(&self, module: &str, wanted: impl Fn(&Callable) -> bool) -> Vec<&Callable> {
+        let all = self.by_module.get(module).into_iter().flatten();
+        let mut found: Vec<_> = all.filter(|callable| wanted(callable)).collect();
+        found.dedup_by(|a, b| a.name == b.name);
+        found
     }
 }
 
@@ -92,18 +88,10 @@ fn callable(engine: &rhai::Engine, f: &FuncInfo<'_>) -> Option<Callable> {
     let first = meta.param_types.iter().next().copied();
     let any = TypeId::of::<rhai::Dynamic>();
     let receiver = first.filter(|kind| *kind != any);
-    let parameters =
-        meta.params_info.iter().take(meta.num_params).map(|p| match p.split_once(": ") {
-            Some((name, kind)) => format!("{name}: {}", friendly(engine, kind)),
-            None => p.to_string(),
-        });
     let doc = meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n");
     let help = match property {
         Some(_) => with_summary("", &doc),
-        None => {
-            let parameters: Vec<_> = parameters.collect();
-            with_summary(&format!("({})", parameters.join(", ")), &doc)
-        }
+        None => with_summary(&format!("({})", parameters(engine, f)), &doc),
     };
     Some(Callable { name: name.to_owned(), is_property: property.is_some(), receiver, help })
 }
@@ -122,10 +110,8 @@ fn with_summary(signature: &str, doc: &str) -> String {
 fn summary(doc: &str) -> String {
     let lines =
         doc.lines().map(|line| line.trim_start().trim_start_matches(['/', '!', '*']).trim());
-    let paragraph: Vec<_> =
-        lines.skip_while(|line| line.is_empty()).take_while(|line| !line.is_empty()).collect();
-    let paragraph = paragraph.join(" ");
-    paragraph.split(". ").next().unwrap_or_default().trim_end_matches('.').to_owned()
+    let text = lines.collect::<Vec<_>>().join("\n");
+    first_sentence(text.trim()).trim_end_matches('.').to_owned()
 }
 
 /// Whether the type is that of maps, whose keys are members too.

@@ -24,7 +24,7 @@ pub struct Description {
 pub fn describe(recipe: &Recipe) -> Result<Description, Failure> {
     let sources = Sources::default();
     let (ast, parameters) = scan(recipe, &sources)?;
-    Ok(Description { doc: doc_text(ast.doc()), parameters })
+    Ok(Description { doc: without_marks(ast.doc()), parameters })
 }
 
 /// Parses a recipe and reads its parameters.
@@ -40,11 +40,32 @@ pub(crate) fn scan(recipe: &Recipe, sources: &Sources) -> Result<(AST, Vec<Param
     Ok((ast, parameters))
 }
 
-/// The text of `//!` lines without the marks.
-fn doc_text(doc: &str) -> String {
-    let lines = doc.lines().map(|line| {
-        let line = line.strip_prefix("//!").unwrap_or(line);
+/// The text of `///` and `//!` lines without the marks.
+pub(crate) fn without_marks(comments: &str) -> String {
+    let lines = comments.lines().map(|line| {
+        let line = line.trim_start();
+        let line = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).unwrap_or(line);
         line.strip_prefix(' ').unwrap_or(line).trim_end()
     });
     lines.collect::<Vec<_>>().join("\n").trim().to_owned()
+}
+
+/// The first sentence of a text, on one line.
+pub(crate) fn first_sentence(text: &str) -> String {
+    let paragraph = text.split("\n\n").next().unwrap_or(text).replace('\n', " ");
+    match paragraph.split_once(". ") {
+        Some((first, _)) => format!("{first}."),
+        None => paragraph,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_has_one_sentence_of_each() {
+        assert_eq!(first_sentence("Trains a\nmodel. And more.\n\nDetails."), "Trains a model.");
+        assert_eq!(first_sentence("Trains a model."), "Trains a model.");
+    }
 }

@@ -28,7 +28,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
     hash::{self, is_hex, is_sha256},
-    hub::{Content, Hub, Listing, Pins, RepoKind},
+    hub::{Content, Contents, Hub, Listing, Pins, RepoKind},
 };
 
 /// A lock.
@@ -52,16 +52,7 @@ pub struct Lock {
     tokenizers: Repos,
 }
 
-type Repos = BTreeMap<String, BTreeMap<String, LockedFile>>;
-
-/// The content of a file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct LockedFile {
-    sha256: String,
-    /// Bytes.
-    size: u64,
-}
+type Repos = BTreeMap<String, Contents>;
 
 impl Lock {
     /// An empty lock of this version of dsr.
@@ -162,10 +153,7 @@ impl Lock {
             HubUse::Dataset => &mut self.datasets,
             HubUse::Tokenizer => &mut self.tokenizers,
         };
-        let files = contents
-            .into_iter()
-            .map(|(path, Content { sha256, size })| (path, LockedFile { sha256, size }));
-        section.entry(format!("{repo}@{commit}")).or_default().extend(files);
+        section.entry(format!("{repo}@{commit}")).or_default().extend(contents);
     }
 
     /// The commit of a revision, if the lock has it.
@@ -189,10 +177,7 @@ impl Lock {
         for (used_as, repos) in self.sections() {
             for (name, files) in repos {
                 let Some((repo, commit)) = name.split_once('@') else { continue };
-                let contents = files.iter().map(|(path, LockedFile { sha256, size })| {
-                    (path.clone(), Content { sha256: sha256.clone(), size: *size })
-                });
-                pins.add_contents(used_as.kind(), repo, commit, contents.collect());
+                pins.add_contents(used_as.kind(), repo, commit, files.clone());
             }
         }
         pins
@@ -214,7 +199,7 @@ impl Lock {
     }
 
     /// The name in its section, and the files, of what a recipe names.
-    fn entry(&self, name: &HubName) -> Option<(String, &BTreeMap<String, LockedFile>)> {
+    fn entry(&self, name: &HubName) -> Option<(String, &Contents)> {
         let HubName { used_as, repo, revision, .. } = name;
         let commit = self.commit(used_as.kind(), repo, revision).unwrap_or(revision);
         let key = format!("{repo}@{commit}");
@@ -258,7 +243,8 @@ impl Lock {
                 let Some((repo, commit)) = name.split_once('@') else { continue };
                 let dir = hub()?.cached_dir(used_as.kind(), repo, commit)?;
                 for (file, locked) in files {
-                    faults.extend(locked.check(&dir.join(file), &format!("{file} of {name}"))?);
+                    let what = format!("{file} of {name}");
+                    faults.extend(fault(locked, &dir.join(file), &what)?);
                 }
             }
         }
@@ -279,23 +265,21 @@ impl Lock {
     }
 }
 
-impl LockedFile {
-    /// The fault of the file at `path`; a file that is not there has none.
-    fn check(&self, path: &Path, what: &str) -> Result<Option<Error>> {
-        if !path.exists() {
-            return Ok(None);
-        }
-        let Content { sha256, size } = Content::of(path)?;
-        if sha256 == self.sha256 && size == self.size {
-            return Ok(None);
-        }
-        Ok(Some(
-            Error::new(Code::Pin, format!("{what} is not what the lock says"))
-                .hint(format!("the lock: sha256={}, {} bytes", self.sha256, self.size))
-                .hint(format!("found:    sha256={sha256}, {size} bytes"))
-                .hint(format!("it was damaged in the cache: delete {}", path.display())),
-        ))
+/// The fault of the file at `path`; a file that is not there has none.
+fn fault(locked: &Content, path: &Path, what: &str) -> Result<Option<Error>> {
+    if !path.exists() {
+        return Ok(None);
     }
+    let found = Content::of(path)?;
+    if found == *locked {
+        return Ok(None);
+    }
+    Ok(Some(
+        Error::new(Code::Pin, format!("{what} is not what the lock says"))
+            .hint(format!("the lock: sha256={}, {} bytes", locked.sha256, locked.size))
+            .hint(format!("found:    sha256={}, {} bytes", found.sha256, found.size))
+            .hint(format!("it was damaged in the cache: delete {}", path.display())),
+    ))
 }
 
 fn revision_key(kind: RepoKind, repo: &str, revision: &str) -> String {
@@ -319,7 +303,7 @@ mod tests {
     const COMMIT: &str = "c0ffeec0ffeec0ffeec0ffeec0ffeec0ffeec0ff";
 
     fn lock() -> Lock {
-        let file = LockedFile { sha256: hash::sha256("x"), size: 1 };
+        let file = Content { sha256: hash::sha256("x"), size: 1 };
         let files = BTreeMap::from([("config.json".to_owned(), file)]);
         Lock {
             dsr: "0.1.0".to_owned(),

@@ -177,13 +177,7 @@ impl Rights {
 
     /// Gives the session the right to one access.
     fn give_access(&self, access: Access<'_>) -> Result<()> {
-        let (capability, what) = match access {
-            Access::Read(path) => (Capability::Read, path.display().to_string()),
-            Access::Write(path) => (Capability::Write, path.display().to_string()),
-            Access::Net(host) => (Capability::Net, host.to_owned()),
-            Access::Import(host) => (Capability::Import, host.to_owned()),
-        };
-        self.answered.borrow_mut().add(capability, what);
+        self.answered.borrow_mut().add(access.capability(), access.what());
         self.settle()
     }
 

@@ -200,19 +200,22 @@ pub(crate) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error 
 /// The arguments of the function `name`, in each of its forms: Rhai's own functions only if `standard`.
 fn signatures(engine: &rhai::Engine, name: &str, standard: bool) -> Vec<String> {
     let form = |f: rhai::FuncInfo<'_>| {
-        let parameter = |p: &rhai::Identifier| match p.split_once(": ") {
-            Some((name, kind)) => format!("{name}: {}", friendly(engine, kind)),
-            None => p.to_string(),
-        };
-        let info = f.metadata;
-        let taken = info.params_info.iter().take(info.num_params).map(parameter);
-        let taken = taken.collect::<Vec<_>>().join(", ");
-        (info.name == name).then(|| format!("{name}({taken})"))
+        (f.metadata.name == name).then(|| format!("{name}({})", parameters(engine, &f)))
     };
     let mut forms = engine.collect_fn_metadata(None, form, standard);
     // Rhai has them in no order.
     forms.sort_by(|a, b| (a.len(), a).cmp(&(b.len(), b)));
     forms
+}
+
+/// The parameters of a function, each with its type for the user.
+pub(crate) fn parameters(engine: &rhai::Engine, f: &rhai::FuncInfo<'_>) -> String {
+    let parameter = |p: &rhai::Identifier| match p.split_once(": ") {
+        Some((name, kind)) => format!("{name}: {}", friendly(engine, kind)),
+        None => p.to_string(),
+    };
+    let taken = f.metadata.params_info.iter().take(f.metadata.num_params).map(parameter);
+    taken.collect::<Vec<_>>().join(", ")
 }
 
 /// Splits the types of a signature at its commas, but not inside of angle brackets.

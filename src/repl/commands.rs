@@ -256,10 +256,7 @@ fn load(session: &mut Session, file: &str) -> Result<bool, Failure> {
         return Err(usage("load"));
     }
     let recipe = Recipe::open(Path::new(unquoted(file)))?;
-    let value = session.live().load(&recipe);
-    session.recipe = Some(recipe);
-    session.show(&value?);
-    Ok(false)
+    session.load(recipe).map(|()| false)
 }
 
 fn reload(session: &mut Session, _: &str) -> Result<bool, Failure> {
@@ -269,10 +266,7 @@ fn reload(session: &mut Session, _: &str) -> Result<bool, Failure> {
     };
     let recipe = Recipe::open(Path::new(&recipe.name))?;
     session.live().reset();
-    let value = session.live().load(&recipe);
-    session.recipe = Some(recipe);
-    session.show(&value?);
-    Ok(false)
+    session.load(recipe).map(|()| false)
 }
 
 fn reset(session: &mut Session, _: &str) -> Result<bool, Failure> {

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use rhai::{FnAccess, FuncInfo};
+use serde::Serialize;
 use serde_json::Value;
 
 use super::{api::groups, check::option_function};
@@ -11,6 +12,7 @@ use crate::{
     config::{options::document, suggest::nearest},
     error::{Code, Error, Result},
     recipe::{
+        description::{first_sentence, without_marks},
         embedded::{EMBEDDED, STDLIB},
         indices::as_values,
         parser,
@@ -19,7 +21,7 @@ use crate::{
 };
 
 /// A function, a property or a type.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ReferenceEntry {
     /// The name that is looked up: `forward`, `loss`, `Engine`.
     pub name: String,
@@ -45,8 +47,7 @@ impl ReferenceEntry {
 
     /// The first sentence of its documentation.
     pub fn summary(&self) -> String {
-        let text = self.doc.split("\n\n").next().unwrap_or_default().replace('\n', " ");
-        text.split_once(". ").map_or(text.as_str(), |(first, _)| first).trim_end_matches('.').into()
+        first_sentence(&self.doc).trim_end_matches('.').to_owned()
     }
 }
 
@@ -84,7 +85,7 @@ fn module_entries(module: &str, text: &str) -> Vec<ReferenceEntry> {
     let mut all = vec![ReferenceEntry {
         name: module.to_owned(),
         signature: format!("import \"{group}\" as {module}"),
-        doc: self::text(ast.doc()),
+        doc: without_marks(ast.doc()),
         group: group.clone(),
     }];
     let public = ast.iter_functions().filter(|f| f.access == FnAccess::Public);
@@ -93,7 +94,7 @@ fn module_entries(module: &str, text: &str) -> Vec<ReferenceEntry> {
         .map(|f| ReferenceEntry {
             name: f.name.to_owned(),
             signature: format!("{module}::{}({})", f.name, f.params.join(", ")),
-            doc: self::text(&f.comments.join("\n")),
+            doc: without_marks(&f.comments.join("\n")),
             group: group.clone(),
         })
         .collect();
@@ -141,7 +142,7 @@ fn types(alone: &rhai::Engine, group: &str) -> Vec<ReferenceEntry> {
     let entry = |found: &Value| {
         let name = found["displayName"].as_str()?.to_owned();
         let doc = found["docComments"].as_array()?.iter().filter_map(Value::as_str);
-        let doc = text(&doc.collect::<Vec<_>>().join("\n"));
+        let doc = without_marks(&doc.collect::<Vec<_>>().join("\n"));
         Some(ReferenceEntry {
             signature: format!("type {name}"),
             name,
@@ -156,7 +157,8 @@ fn functions(engine: &rhai::Engine, alone: &rhai::Engine, group: &str) -> Vec<Re
     let read = |f: FuncInfo<'_>| {
         let meta = f.metadata;
         let (name, signature) = written(engine, &f, group)?;
-        let doc = text(&meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n"));
+        let doc =
+            without_marks(&meta.comments.iter().map(|c| c.as_str()).collect::<Vec<_>>().join("\n"));
         let doc = with_options(&name, &signature, doc);
         Some(ReferenceEntry { name, group: group.to_owned(), signature, doc })
     };
@@ -248,14 +250,4 @@ fn written(engine: &rhai::Engine, f: &FuncInfo<'_>, group: &str) -> Option<(Stri
         let signature = format!("{prefix}{name}({}){returns}", list(&parameters));
         (name.to_owned(), signature)
     })
-}
-
-/// Comments without their marks.
-pub(crate) fn text(comments: &str) -> String {
-    let lines = comments.lines().map(|line| {
-        let line = line.trim_start();
-        let line = line.strip_prefix("///").or_else(|| line.strip_prefix("//!")).unwrap_or(line);
-        line.strip_prefix(' ').unwrap_or(line).trim_end()
-    });
-    lines.collect::<Vec<_>>().join("\n").trim().to_owned()
 }

@@ -1,7 +1,10 @@
 //! One finding of a probe, with the remedy where something is wrong.
 
+use serde::Serialize;
+
 /// The severity of a finding.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Severity {
     Fine,
     /// dsr works, though less well than it could.
@@ -11,7 +14,7 @@ pub(super) enum Severity {
 }
 
 /// One line.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) name: String,
     pub(super) value: String,

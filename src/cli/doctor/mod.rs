@@ -56,16 +56,7 @@ fn text(findings: &[Finding]) -> String {
 }
 
 fn as_json(findings: &[Finding]) -> Value {
-    let list = findings.iter().map(|Finding { name, value, state, advice }| {
-        let state = match state {
-            Severity::Fine => "fine",
-            Severity::Warning => "warning",
-            Severity::Problem => "problem",
-        };
-        json!({ "name": name, "value": value, "state": state, "advice": advice })
-    });
-    let list: Vec<_> = list.collect();
-    json!({ "usable": is_usable(findings), "findings": list })
+    json!({ "usable": is_usable(findings), "findings": findings })
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{
+    memory::MemoryNumbers,
     mesh::{MeshNumbers, MeshWay},
     numbers::{CardNumbers, PlanNumbers, TimeNumbers, WayNumbers},
     target::TargetKind,
@@ -80,46 +81,19 @@ fn as_it_is(plan: &PlanNumbers, recipe: &WayNumbers) -> String {
 
 /// The table of the alternatives, in GiB.
 fn alternatives(plan: &PlanNumbers) -> String {
-    let heads = [
-        "precision",
-        "stage",
-        "offload",
-        "checkpointing",
-        "parameters",
-        "master",
-        "gradients",
-        "optimizer",
-        "activations",
-        "buffers",
-        "all",
-        "host",
-        "micro batch",
-        "step",
-        "tokens/s",
-    ];
-    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    let ways = ["precision", "stage", "offload", "checkpointing", "parameters"];
+    let mut table_rows = vec![heads(&ways, &["micro batch", "step", "tokens/s"])];
     for way in &plan.alternatives {
-        let [parameters, master, gradients, optimizer, activations, buffers, all] =
-            way.memory.kinds().map(|(_, bytes)| gib(bytes));
         let yes = |is: bool, word: &str| if is { word.to_owned() } else { "-".to_owned() };
         let [step, speed] = times(&way.time);
-        table_rows.push([
+        let way_cells = [
             way.precision.to_owned(),
             way.zero_stage.to_string(),
             yes(way.is_offloaded(), way.offload_optimizer),
             yes(way.activation_checkpointing, "on"),
-            parameters,
-            master,
-            gradients,
-            optimizer,
-            activations,
-            buffers,
-            all,
-            gib(way.memory.host),
-            way.largest_micro_batch_size.map_or_else(unknown, rows),
-            step,
-            speed,
-        ]);
+        ];
+        let largest = way.largest_micro_batch_size.map_or_else(unknown, rows);
+        table_rows.push(row(way_cells, &way.memory, [largest, step, speed]));
     }
     let mut text = "The alternatives, in GiB for each rank; `micro batch` is the largest \
                     micro_batch_size that fits.\n"
@@ -159,44 +133,17 @@ fn cards(plan: &PlanNumbers) -> String {
 
 /// The stages of a mesh, in GiB, and the other meshes.
 fn by_stage(mesh: &MeshNumbers) -> String {
-    let heads = [
-        "stage",
-        "layers",
-        "parameters",
-        "work",
-        "model",
-        "master",
-        "gradients",
-        "optimizer",
-        "activations",
-        "buffers",
-        "all",
-        "host",
-        "to tp",
-        "to dp",
-        "to pp",
-    ];
-    let mut table_rows = vec![heads.map(ToOwned::to_owned)];
+    let stages = ["stage", "layers", "parameters", "work", "model"];
+    let mut table_rows = vec![heads(&stages, &["to tp", "to dp", "to pp"])];
     for (number, stage) in mesh.stages.iter().enumerate() {
-        let [parameters, master, gradients, optimizer, activations, buffers, all] =
-            stage.memory.kinds().map(|(_, bytes)| gib(bytes));
-        table_rows.push([
+        let stage_cells = [
             number.to_string(),
             format!("{} to {}", stage.layers.0, stage.layers.1),
             format!("{:.1}M", stage.parameters as f64 / 1e6),
             format!("{:.1} %", 100.0 * stage.work),
-            parameters,
-            master,
-            gradients,
-            optimizer,
-            activations,
-            buffers,
-            all,
-            gib(stage.memory.host),
-            gib(stage.sent.tp),
-            gib(stage.sent.dp),
-            gib(stage.sent.pp),
-        ]);
+        ];
+        let sent = [stage.sent.tp, stage.sent.dp, stage.sent.pp].map(gib);
+        table_rows.push(row(stage_cells, &stage.memory, sent));
     }
     let (slowest, share) = mesh.slowest();
     let waits = match mesh.pp {
@@ -262,6 +209,18 @@ fn other_meshes(mesh: &MeshNumbers) -> String {
     )
 }
 
+/// Heads of columns around those of the memory, whose first kind is the last of `first`.
+fn heads(first: &[&str], last: &[&str]) -> Vec<String> {
+    let kinds = ["master", "gradients", "optimizer", "activations", "buffers", "all", "host"];
+    [first, &kinds, last].concat().into_iter().map(str::to_owned).collect()
+}
+
+/// Cells around those of the memory, by kind.
+fn row(first: [String; 4], memory: &MemoryNumbers, last: [String; 3]) -> Vec<String> {
+    let kinds = memory.kinds().map(|(_, bytes)| gib(bytes));
+    first.into_iter().chain(kinds).chain([gib(memory.host)]).chain(last).collect()
+}
+
 fn gib(bytes: u64) -> String {
     format!("{:.2}", bytes as f64 / f64::from(1 << 30))
 }
@@ -299,7 +258,7 @@ fn per_second(tokens: f64) -> String {
 }
 
 /// A table with words on the left and the rest on the right.
-fn table<const N: usize>(rows: &[[String; N]]) -> String {
+fn table<R: AsRef<[String]>>(rows: &[R]) -> String {
     let line = |row: &Vec<Cell>| {
         let cells = row.iter().enumerate().map(|(i, cell)| match i {
             0 => cell.to_the_left(),

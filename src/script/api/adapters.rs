@@ -6,7 +6,6 @@ use rhai::{FnPtr, Map, plugin::*};
 
 use super::model::{api::Model, directory};
 use crate::{
-    config::LoraOptions,
     data::DataSource,
     error::Result,
     hub::MODEL_FILES,
@@ -28,7 +27,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw, pure)]
     pub fn lora(model: &mut Model, options: Map) -> ScriptResult<Model> {
-        let options = super::lora_options(&options)?;
+        let options = options::read_table("lora", &options)?;
         let adapted = model.get().lora(&options)?;
         Ok(super::replace(model, adapted, "lora"))
     }
@@ -116,11 +115,6 @@ pub mod api {
         let callback = Callback::new(&ctx, run)?;
         Ok(super::disabled(&model, &callback)?)
     }
-}
-
-/// The options of `lora`.
-pub(crate) fn lora_options(map: &Map) -> Result<LoraOptions> {
-    options::read_table("lora", map)
 }
 
 fn replace(handle: &Model, model: Rc<crate::model::Model>, call: &'static str) -> Model {

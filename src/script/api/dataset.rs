@@ -117,7 +117,7 @@ pub mod api {
         tokenizer: Tokenizer,
         options: Map,
     ) -> ScriptResult<Dataset> {
-        let options = super::tokenize_options(&options)?;
+        let options: TokenizeOptions = options::read_table("tokenize", &options)?;
         let count = |length: Option<usize>| length.map(|length| length as u64);
         let lengths = (count(options.max_length), count(options.max_target_length));
         host::of(&ctx)?.row_lengths.cuts(lengths.0, lengths.1);
@@ -156,7 +156,7 @@ pub mod api {
         tokenizer: Tokenizer,
         options: Map,
     ) -> ScriptResult<Dataset> {
-        let options = super::chat_options(&options)?;
+        let options: ChatOptions = options::read_table("chat", &options)?;
         let cut = options.max_length.map(|length| length as u64);
         host::of(&ctx)?.row_lengths.cuts(cut, None);
         Ok(dataset.chat(tokenizer, options)?)
@@ -209,7 +209,8 @@ pub mod api {
         options: Map,
     ) -> ScriptResult<Dataset> {
         let seq_len = argument("seq_len", &seq_len)?;
-        let packed = match super::pack_options(&options)?.documents {
+        let options: PackOptions = options::read_table("pack", &options)?;
+        let packed = match options.documents {
             Documents::Joined => dataset.pack(seq_len)?,
             Documents::Separate => dataset.pack_documents(seq_len)?,
         };
@@ -267,7 +268,7 @@ pub mod api {
     /// ```
     #[rhai_fn(name = "shuffle", return_raw, pure)]
     pub fn shuffle_with_options(dataset: &mut Dataset, options: Map) -> ScriptResult<Dataset> {
-        let ShuffleOptions { seed, buffer_size } = super::shuffle_options(&options)?;
+        let ShuffleOptions { seed, buffer_size } = options::read_table("shuffle", &options)?;
         Ok(match buffer_size {
             Some(rows) => dataset.shuffle_blocks(seed, rows)?,
             None => dataset.shuffle(seed)?,
@@ -401,7 +402,7 @@ option_table! {
 }
 
 /// The options of `dataset`, without the hub and the directory that paths start from.
-pub(crate) fn open_options(map: &Map) -> Result<OpenOptions> {
+fn open_options(map: &Map) -> Result<OpenOptions> {
     let OpenTable { split, revision, sample_by, streaming } = options::read_table("dataset", map)?;
     Ok(OpenOptions { split, revision, sample_by, streaming, ..OpenOptions::default() })
 }
@@ -425,21 +426,6 @@ fn open(ctx: &NativeCallContext, spec: &str, options: OpenOptions) -> Result<dat
     data::Dataset::open(source, &options)
 }
 
-/// The options of `tokenize`.
-pub(crate) fn tokenize_options(map: &Map) -> Result<TokenizeOptions> {
-    options::read_table("tokenize", map)
-}
-
-/// The option of `pack`.
-pub(crate) fn pack_options(map: &Map) -> Result<PackOptions> {
-    options::read_table("pack", map)
-}
-
-/// The options of `chat`.
-pub(crate) fn chat_options(map: &Map) -> Result<ChatOptions> {
-    options::read_table("chat", map)
-}
-
 /// A row with what is trained of it.
 fn previewed(i: usize, row: &PreviewRow, has_colours: bool) -> String {
     let [open, close] = if has_colours { ["\x1b[32m", "\x1b[0m"] } else { ["[[", "]]"] };
@@ -451,11 +437,6 @@ fn previewed(i: usize, row: &PreviewRow, has_colours: bool) -> String {
         }
     }
     text
-}
-
-/// The options of `shuffle`.
-pub(crate) fn shuffle_options(map: &Map) -> Result<ShuffleOptions> {
-    options::read_table("shuffle", map)
 }
 
 fn description(dataset: &data::Dataset) -> String {

@@ -431,18 +431,9 @@ option_table! {
     }
 }
 
-/// The options of `save_checkpoint`.
-pub(crate) fn save_options(map: &Map) -> Result<SaveOptions> {
-    options::read_table("save_checkpoint", map)
-}
-
-/// The option of `load_checkpoint`: the loader that goes on with the engine.
-pub(crate) fn load_options(map: &Map) -> Result<Option<Loader>> {
-    options::read_table("load_checkpoint", map).map(|LoadOptions { loader }| loader.0)
-}
-
 fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String> {
-    let SaveOptions { loader: Handed(loader), keep } = save_options(options)?;
+    let SaveOptions { loader: Handed(loader), keep } =
+        options::read_table("save_checkpoint", options)?;
     let loader = loader.as_ref().map(Shared::read).transpose()?;
     let engine = engine.read()?;
     let store = Store::open(host.workspace.rights.writable(dir)?);
@@ -462,7 +453,7 @@ fn save(host: &Host, engine: &Engine, dir: &str, options: &Map) -> Result<String
 }
 
 fn load(host: &Host, engine: &Engine, path: &str, options: &Map) -> Result<()> {
-    let loader = load_options(options)?;
+    let LoadOptions { loader: Handed(loader) } = options::read_table("load_checkpoint", options)?;
     let mut loader = loader.as_ref().map(Shared::write).transpose()?;
     let dir = Store::resolve(host.workspace.rights.readable(path)?)?;
     let loader = loader.as_deref_mut().map(|l| &mut **l);

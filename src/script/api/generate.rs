@@ -204,10 +204,6 @@ impl Texts for Pieces<'_> {
         callback.call_with(vec![piece.into(), Dynamic::from(text as i64)]).map(drop)
     }
 
-    fn ended(&mut self, _: usize, _: &Continued) -> Result<()> {
-        Ok(())
-    }
-
     fn must_stop(&self) -> bool {
         self.host.must_stop()
     }

@@ -206,7 +206,7 @@ impl ScriptType for api::Loader {
 }
 
 /// The options of a loader, for a process that is alone.
-pub(crate) fn read_options(map: &Map) -> Result<LoaderOptions> {
+fn read_options(map: &Map) -> Result<LoaderOptions> {
     let table: LoaderTable = options::read_table("loader", map)?;
     Ok(LoaderOptions {
         micro_batch_size: table.micro_batch_size,

@@ -191,11 +191,11 @@ pub mod api {
     ) -> ScriptResult<()> {
         let host = host::of(&ctx)?;
         host.check_weights("export_hf")?;
-        let tokenizer = super::export_options(&options)?;
+        let super::ExportOptions { tokenizer } = options::read_table("export_hf", &options)?;
         let dir = host.workspace.rights.writable(dir)?;
         let model = model.get();
         let tokenizer =
-            tokenizer.map(|tokenizer| super::fitting(&tokenizer, &model)).transpose()?;
+            tokenizer.0.map(|tokenizer| super::fitting(&tokenizer, &model)).transpose()?;
         if host.group()?.rank() == 0 {
             model.export_hf(&dir, tokenizer.as_ref())?;
         } else {
@@ -258,20 +258,15 @@ option_table! {
     }
 }
 
-/// The options of `logits`: the mask of padding, and the decoder's input.
-pub(crate) fn logits_options(map: &Map) -> Result<(Option<TensorHandle>, Option<TensorHandle>)> {
-    let LogitsOptions { attention_mask, decoder_input_ids } = options::read_table("logits", map)?;
-    Ok((attention_mask.0, decoder_input_ids.0))
-}
-
 fn logits(model: &model::Model, input_ids: &Tensor, options: &Map) -> Result<TensorHandle> {
-    let (mask, decoder) = logits_options(options)?;
+    let LogitsOptions { attention_mask, decoder_input_ids } =
+        options::read_table("logits", options)?;
     let there = |x: &TensorHandle| moved(x.tensor(), model.device());
-    let decoder = decoder.as_ref().map(there).transpose()?;
+    let decoder = decoder_input_ids.0.as_ref().map(there).transpose()?;
     let mut shape = decoder.as_ref().unwrap_or(input_ids).size();
     shape.push(model.facts().vocab_size);
     check::room("logits", &shape, Kind::Float, model.device())?;
-    let mask = mask.as_ref().map(there).transpose()?;
+    let mask = attention_mask.0.as_ref().map(there).transpose()?;
     if let Some(found) = mask.as_ref().map(Tensor::size).filter(|found| *found != input_ids.size())
     {
         let size = input_ids.size();
@@ -308,11 +303,6 @@ pub(crate) fn make_options(map: &Map) -> Result<(u64, Option<Quantization>, Over
         let seed = MakeOptions::read(o).seed;
         (seed, quantization(o), overrides(o, &ModelConfig::keys()))
     })
-}
-
-/// The option of `export_hf`.
-pub(crate) fn export_options(map: &Map) -> Result<Option<tokenizer::api::Tokenizer>> {
-    options::read_table("export_hf", map).map(|ExportOptions { tokenizer }| tokenizer.0)
 }
 
 fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {

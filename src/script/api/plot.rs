@@ -58,14 +58,9 @@ option_table! {
     }
 }
 
-/// Reads the options of `save_plot`.
-pub(crate) fn plot_options(map: &Map) -> Result<PlotOptions> {
-    options::read_table("save_plot", map)
-}
-
 fn save(host: &Host, path: &str, points: &Array, options: &Map) -> Result<()> {
     Picture::check_name(path)?;
-    let PlotOptions { x, y, log_x, mark } = plot_options(options)?;
+    let PlotOptions { x, y, log_x, mark } = options::read_table("save_plot", options)?;
     let points: Vec<_> = points.iter().map(point).collect::<Result<_>>()?;
     if points.is_empty() {
         bail!(Code::BadValue, "save_plot has no point to draw");

@@ -258,13 +258,9 @@ fn told_evaluations(host: &Host, run: &Run) -> Result<Vec<(u64, f64)>> {
     Ok(all.chunks_exact(2).map(|pair| (pair[0] as u64, pair[1])).collect())
 }
 
-/// Reads the options of `start_run`.
-pub(crate) fn read_options(map: &Map) -> Result<RunOptions> {
-    options::read_table("start_run", map)
-}
-
 fn start(host: &Host, engine: Engine, loader: Loader, options: &Map) -> Result<Run> {
-    let RunOptions { name, total_steps, save_every, keep, keep_best } = read_options(options)?;
+    let RunOptions { name, total_steps, save_every, keep, keep_best } =
+        options::read_table("start_run", options)?;
     let is_trial = host.run.is_trial;
     let root = host.workspace.rights.writable("runs")?;
     let options = TrainingOptions {

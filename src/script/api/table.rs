@@ -6,7 +6,7 @@ use rhai::{Array, Dynamic, Map, plugin::*};
 
 use crate::{
     config::options::option_table,
-    data::{self, MixOptions},
+    data,
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, options, value::describe},
     script::api::dataset::DEFAULT_SEED,
@@ -107,7 +107,7 @@ pub mod api {
     /// ```
     #[rhai_fn(name = "mix", return_raw)]
     pub fn mix_with_options(datasets: Array, options: Map) -> ScriptResult<Dataset> {
-        let options = super::mix_options(&options)?;
+        let options = options::read_table("mix", &options)?;
         Ok(data::Dataset::mix(&super::datasets(&datasets)?, options)?)
     }
 
@@ -132,7 +132,7 @@ pub mod api {
         column: &str,
         options: Map,
     ) -> ScriptResult<Dataset> {
-        let super::SortOptions { reverse } = super::sort_options(&options)?;
+        let super::SortOptions { reverse } = options::read_table("sort", &options)?;
         Ok(dataset.sort(column, reverse)?)
     }
 
@@ -184,23 +184,9 @@ option_table! {
     }
 }
 
-/// The option of `sort`.
-pub(crate) fn sort_options(map: &Map) -> Result<SortOptions> {
-    options::read_table("sort", map)
-}
-
-/// The options of `mix`.
-pub(crate) fn mix_options(map: &Map) -> Result<MixOptions> {
-    options::read_table("mix", map)
-}
-
-/// The options of `train_test_split`.
-pub(crate) fn split_options(map: &Map) -> Result<SplitOptions> {
-    options::read_table("train_test_split", map)
-}
-
 fn train_test_split(dataset: &data::Dataset, options: &Map) -> Result<Map> {
-    let SplitOptions { test_size, shuffle, seed } = split_options(options)?;
+    let SplitOptions { test_size, shuffle, seed } =
+        options::read_table("train_test_split", options)?;
     let rows = match test_size < 1.0 {
         true => (dataset.count()? as f64 * test_size).ceil() as u64,
         false if test_size.fract() == 0.0 => test_size as u64,

@@ -52,7 +52,7 @@ pub mod api {
         spec: &str,
         options: Map,
     ) -> ScriptResult<Tokenizer> {
-        let revision = super::open_options(&options)?;
+        let super::OpenOptions { revision } = options::read_table("tokenizer", &options)?;
         Ok(super::open(&host::of(&ctx)?, spec, revision.as_deref())?.into())
     }
 
@@ -148,9 +148,9 @@ pub mod api {
         ids: Array,
         options: Map,
     ) -> ScriptResult<String> {
-        let skip = super::decode_options(&options)?;
+        let options: super::DecodeOptions = options::read_table("decode", &options)?;
         let ids = argument::<Vec<u32>>("ids", &ids.into())?;
-        Ok(match skip {
+        Ok(match options.skip_special_tokens {
             true => tokenizer.decode(&ids)?,
             false => tokenizer.decode_with_special_tokens(&ids)?,
         })
@@ -226,17 +226,6 @@ option_table! {
 
 impl ScriptType for api::Tokenizer {
     const EXPECTED: &'static str = "a tokenizer";
-}
-
-/// The option of `tokenizer`: a revision of the hub.
-pub(crate) fn open_options(map: &Map) -> Result<Option<String>> {
-    options::read_table("tokenizer", map).map(|OpenOptions { revision }| revision)
-}
-
-/// The option of `decode`: whether special tokens are left out.
-pub(crate) fn decode_options(map: &Map) -> Result<bool> {
-    options::read_table("decode", map)
-        .map(|DecodeOptions { skip_special_tokens }| skip_special_tokens)
 }
 
 fn open(host: &Rc<Host>, spec: &str, revision: Option<&str>) -> Result<data::Tokenizer> {

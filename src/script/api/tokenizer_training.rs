@@ -5,8 +5,7 @@ use std::sync::Arc;
 use rhai::{Map, plugin::*};
 
 use crate::{
-    data::{self, TokenizerTraining},
-    error::Result,
+    data,
     recipe::{error::ScriptResult, options},
 };
 
@@ -23,12 +22,7 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn train_tokenizer(dataset: Dataset, options: Map) -> ScriptResult<Tokenizer> {
-        let options = super::training_options(&options)?;
+        let options = options::read_table("train_tokenizer", &options)?;
         Ok(Arc::new(data::Tokenizer::train(&dataset, &options)?))
     }
-}
-
-/// The options of `train_tokenizer`.
-pub(crate) fn training_options(map: &Map) -> Result<TokenizerTraining> {
-    options::read_table("train_tokenizer", map)
 }

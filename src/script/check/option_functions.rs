@@ -11,6 +11,7 @@ use crate::{
     error::{Code, Error, Result},
     generation::Sampling,
     model::ModelConfig,
+    recipe::options::read_table,
     script::{Callback, api, engine_options},
 };
 
@@ -18,93 +19,78 @@ use crate::{
 pub(crate) struct OptionFunction {
     /// Its name.
     pub(crate) name: &'static str,
-    /// Reads a map for its mistakes.
-    pub(crate) read: fn(&Map) -> Result<()>,
+    read: fn(&'static str, &Map) -> Result<()>,
     /// Its options, table by table.
     pub(crate) tables: &'static [&'static [Row]],
     /// Options that are settings of a `config.json`.
     pub(crate) settings: fn() -> Vec<&'static str>,
 }
 
+impl OptionFunction {
+    /// Reads a map for its mistakes.
+    pub(crate) fn read(&self, map: &Map) -> Result<()> {
+        (self.read)(self.name, map)
+    }
+}
+
+/// A function whose options are one table.
+const fn table<T: OptionTable>(name: &'static str) -> OptionFunction {
+    function(name, const { &[T::ROWS] }, |name, map| read_table::<T>(name, map).map(drop))
+}
+
 const fn function(
     name: &'static str,
     tables: &'static [&'static [Row]],
-    read: fn(&Map) -> Result<()>,
+    read: fn(&'static str, &Map) -> Result<()>,
 ) -> OptionFunction {
     OptionFunction { name, read, tables, settings: Vec::new }
 }
 
 const FUNCTIONS: &[OptionFunction] = &[
-    function("chat", &[ChatOptions::ROWS], |map| api::dataset::chat_options(map).map(drop)),
-    function("dataset", &[api::dataset::OpenTable::ROWS], |map| {
-        api::dataset::open_options(map).map(drop)
-    }),
-    function("decode", &[api::tokenizer::DecodeOptions::ROWS], |map| {
-        api::tokenizer::decode_options(map).map(drop)
-    }),
-    function("export_hf", &[api::model::ExportOptions::ROWS], |map| {
-        api::model::export_options(map).map(drop)
-    }),
-    function("generate", &[Sampling::ROWS, api::generate::ROWS], |map| {
+    table::<ChatOptions>("chat"),
+    table::<api::dataset::OpenTable>("dataset"),
+    table::<api::tokenizer::DecodeOptions>("decode"),
+    table::<api::model::ExportOptions>("export_hf"),
+    function("generate", &[Sampling::ROWS, api::generate::ROWS], |_, map| {
         api::generate::Request::read(map, no_function).map(drop)
     }),
-    function("init_engine", ENGINE_TABLES, |map| {
+    function("init_engine", ENGINE_TABLES, |_, map| {
         engine_options::read(map, 1, no_function).map(drop)
     }),
-    function("load_checkpoint", &[api::engine::LoadOptions::ROWS], |map| {
-        api::engine::load_options(map).map(drop)
-    }),
+    table::<api::engine::LoadOptions>("load_checkpoint"),
     OptionFunction {
         settings: || ModelConfig::DROPOUT_KEYS.to_vec(),
-        ..function("load_model", &[api::model::LoadOptions::ROWS, QuantizeOptions::ROWS], |map| {
-            api::model::load_options(map).map(drop)
-        })
+        ..function(
+            "load_model",
+            &[api::model::LoadOptions::ROWS, QuantizeOptions::ROWS],
+            |_, map| api::model::load_options(map).map(drop),
+        )
     },
-    function("loader", &[api::loader::LoaderTable::ROWS], |map| {
-        api::loader::read_options(map).map(drop)
-    }),
-    function("lora", &[LoraOptions::ROWS], |map| api::adapters::lora_options(map).map(drop)),
-    function("logits", &[api::model::LogitsOptions::ROWS], |map| {
-        api::model::logits_options(map).map(drop)
-    }),
+    table::<api::loader::LoaderTable>("loader"),
+    table::<LoraOptions>("lora"),
+    table::<api::model::LogitsOptions>("logits"),
     OptionFunction {
         settings: ModelConfig::keys,
-        ..function("new_model", &[api::model::MakeOptions::ROWS, QuantizeOptions::ROWS], |map| {
-            api::model::make_options(map).map(drop)
-        })
+        ..function(
+            "new_model",
+            &[api::model::MakeOptions::ROWS, QuantizeOptions::ROWS],
+            |_, map| api::model::make_options(map).map(drop),
+        )
     },
-    function("pack", &[PackOptions::ROWS], |map| api::dataset::pack_options(map).map(drop)),
-    function("save_checkpoint", &[api::engine::SaveOptions::ROWS], |map| {
-        api::engine::save_options(map).map(drop)
-    }),
-    function("save_plot", &[api::plot::PlotOptions::ROWS], |map| {
-        api::plot::plot_options(map).map(drop)
-    }),
-    function("sequential", api::nn::sequential::TABLES, |map| {
+    table::<PackOptions>("pack"),
+    table::<api::engine::SaveOptions>("save_checkpoint"),
+    table::<api::plot::PlotOptions>("save_plot"),
+    function("sequential", api::nn::sequential::TABLES, |_, map| {
         api::nn::sequential::read(map, no_function).map(drop)
     }),
-    function("mix", &[MixOptions::ROWS], |map| api::table::mix_options(map).map(drop)),
-    function("train_test_split", &[api::table::SplitOptions::ROWS], |map| {
-        api::table::split_options(map).map(drop)
-    }),
-    function("shuffle", &[api::dataset::ShuffleOptions::ROWS], |map| {
-        api::dataset::shuffle_options(map).map(drop)
-    }),
-    function("sort", &[api::table::SortOptions::ROWS], |map| {
-        api::table::sort_options(map).map(drop)
-    }),
-    function("start_run", &[api::run::RunOptions::ROWS], |map| {
-        api::run::read_options(map).map(drop)
-    }),
-    function("train_tokenizer", &[TokenizerTraining::ROWS], |map| {
-        api::tokenizer_training::training_options(map).map(drop)
-    }),
-    function("tokenize", &[TokenizeOptions::ROWS], |map| {
-        api::dataset::tokenize_options(map).map(drop)
-    }),
-    function("tokenizer", &[api::tokenizer::OpenOptions::ROWS], |map| {
-        api::tokenizer::open_options(map).map(drop)
-    }),
+    table::<MixOptions>("mix"),
+    table::<api::table::SplitOptions>("train_test_split"),
+    table::<api::dataset::ShuffleOptions>("shuffle"),
+    table::<api::table::SortOptions>("sort"),
+    table::<api::run::RunOptions>("start_run"),
+    table::<TokenizerTraining>("train_tokenizer"),
+    table::<TokenizeOptions>("tokenize"),
+    table::<api::tokenizer::OpenOptions>("tokenizer"),
 ];
 
 /// A function is there in the run only.
@@ -127,5 +113,5 @@ pub fn check_options(function: &str, options: &Map) -> Result<()> {
     let Some(found) = option_function(function) else {
         bail!(Code::UnknownFunction, "there is no function `{function}` with options");
     };
-    (found.read)(options)
+    found.read(options)
 }

@@ -25,7 +25,7 @@ impl OptionReader {
     /// Reads a map for its mistakes.
     pub(crate) fn read(&self, map: &Map) -> Result<()> {
         match self {
-            Self::Native(function) => (function.read)(map),
+            Self::Native(function) => function.read(map),
             Self::Own(options) => options.read(map),
         }
     }

@@ -12,7 +12,7 @@ use super::{
     Handle, check,
     math::into_shape,
     read::{Nested, Operand, ints},
-    shape::first_size,
+    shape::{first_size, real_dim},
 };
 use crate::{
     config::suggest::nearest,
@@ -163,13 +163,6 @@ pub mod api {
         }
         check::op("index_select", &[t], || t.f_index_select(dim, &index))
     }
-}
-
-fn real_dim(name: &str, t: &Tensor, dim: i64) -> Result<i64> {
-    if t.dim() == 0 {
-        bail!(Code::Shape, "`{name}` needs a tensor with dimensions, found shape []");
-    }
-    check::dim(name, t, dim)
 }
 
 fn gather(t: &Tensor, dim: i64, index: &Tensor) -> ScriptResult<Handle> {

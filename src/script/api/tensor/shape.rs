@@ -303,7 +303,7 @@ pub(super) fn first_size(tensor: &Handle) -> Result<i64> {
 }
 
 /// A dimension of a tensor that has some.
-fn real_dim(name: &str, t: &Tensor, dim: i64) -> Result<i64> {
+pub(super) fn real_dim(name: &str, t: &Tensor, dim: i64) -> Result<i64> {
     if t.dim() == 0 {
         bail!(Code::Shape, "`{name}` needs a tensor with dimensions, found shape []");
     }
