@@ -54,10 +54,6 @@ impl Stage for Pack {
         self.schema.clone()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        Ok(None)
-    }
-
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let packer = Packer {
             input: self.input.read(epoch, 0)?,

@@ -82,20 +82,8 @@ mod tests {
     struct Rows<F>(F);
 
     impl<F: Fn(u64) -> Result<()> + Clone + Send + Sync + 'static> Stage for Rows<F> {
-        fn inputs(&self) -> Vec<&dyn Stage> {
-            Vec::new()
-        }
-
         fn schema(&self) -> SchemaRef {
             row().schema()
-        }
-
-        fn num_rows(&self) -> Result<Option<u64>> {
-            Ok(None)
-        }
-
-        fn is_local(&self) -> bool {
-            false
         }
 
         fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {

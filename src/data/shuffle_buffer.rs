@@ -28,28 +28,16 @@ impl ShuffleBuffer {
 }
 
 impl Stage for ShuffleBuffer {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.input.schema()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
     fn row_tokens(&self) -> Option<usize> {
         self.input.row_tokens()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

@@ -28,20 +28,32 @@ pub(super) const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {
+    /// The stage that it has a row for each row of, in the order of that or another.
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        None
+    }
+
     /// The stages whose rows it has; none for a source.
-    fn inputs(&self) -> Vec<&dyn Stage>;
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        self.one_to_one().into_iter().collect()
+    }
 
     /// The columns of every batch.
     fn schema(&self) -> SchemaRef;
 
     /// The number of rows, where it is known without reading them.
-    fn num_rows(&self) -> Result<Option<u64>>;
+    fn num_rows(&self) -> Result<Option<u64>> {
+        self.one_to_one().map_or(Ok(None), Stage::num_rows)
+    }
 
     /// The rows of `epoch`, from row `from` on; empty when there are not that many.
     fn read(&self, epoch: u64, from: u64) -> Result<Batches>;
 
     /// The number of rows, by reading them where it must be.
     fn count(&self) -> Result<u64> {
+        if let Some(input) = self.one_to_one() {
+            return input.count();
+        }
         if let Some(rows) = self.num_rows()? {
             return Ok(rows);
         }
@@ -50,7 +62,7 @@ pub(super) trait Stage: Send + Sync {
 
     /// Whether counting costs nothing extra, because reading has to pass over all rows anyway.
     fn is_spooled(&self) -> bool {
-        false
+        self.one_to_one().is_some_and(Stage::is_spooled)
     }
 
     /// Whether files are fetched while they are read: there may be more rows than the disk can hold.

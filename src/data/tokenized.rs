@@ -54,24 +54,12 @@ impl Tokenized {
 }
 
 impl Stage for Tokenized {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.plan.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.plan.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.plan.rule.schema()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.plan.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.plan.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.plan.input.is_spooled()
     }
 
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {

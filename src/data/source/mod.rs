@@ -112,10 +112,6 @@ impl Source {
 }
 
 impl Stage for Source {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        Vec::new()
-    }
-
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -135,10 +131,6 @@ impl Stage for Source {
 
     fn count(&self) -> Result<u64> {
         self.parts.iter().try_fold(0, |rows, part| Ok(rows + part.count()?))
-    }
-
-    fn is_local(&self) -> bool {
-        false
     }
 
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
