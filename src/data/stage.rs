@@ -191,3 +191,66 @@ pub(super) fn limit_rows(mut batches: Batches, n: u64) -> Batches {
         }))
     }))
 }
+
+/// Batches of any size, handed out by numbers of rows.
+pub(super) struct RowFeed {
+    batches: Batches,
+    /// The rows of the last batch that come next.
+    rest: Option<RecordBatch>,
+}
+
+impl RowFeed {
+    pub(super) fn new(batches: Batches) -> Self {
+        Self { batches, rest: None }
+    }
+
+    /// The next `n` rows, fewer at the end, none after it.
+    pub(super) fn next_rows(&mut self, n: usize) -> Result<Vec<RecordBatch>> {
+        let (mut parts, mut missing) = (Vec::new(), n);
+        while missing > 0 {
+            let next = self.rest.take().map(Ok).or_else(|| self.batches.next());
+            let Some(batch) = next.transpose()? else { break };
+            let taken = missing.min(batch.num_rows());
+            if taken < batch.num_rows() {
+                self.rest = Some(batch.slice(taken, batch.num_rows() - taken));
+            }
+            if taken > 0 {
+                parts.push(batch.slice(0, taken));
+                missing -= taken;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// The place of a row in parts that follow each other: the part, and the row's number in it.
+///
+/// Only a part with a successor needs to be counted; the last one simply ends.
+pub(super) fn place_of(
+    row: u64,
+    parts: usize,
+    count: impl Fn(usize) -> Result<u64>,
+) -> Result<(usize, u64)> {
+    let (mut part, mut row) = (0, row);
+    while row > 0 && part + 1 < parts {
+        let rows = count(part)?;
+        if rows > row {
+            break;
+        }
+        row -= rows;
+        part += 1;
+    }
+    Ok((part, row))
+}
+
+/// The rows of parts from a place on. `open` reads a part from a row on, when the one before has ended.
+pub(super) fn in_turn(
+    (first, row): (usize, u64),
+    parts: usize,
+    open: impl Fn(usize, u64) -> Result<Batches> + 'static,
+) -> Batches {
+    Box::new((first..parts).flat_map(move |part| {
+        open(part, if part == first { row } else { 0 })
+            .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
+    }))
+}
