@@ -64,11 +64,7 @@ mod tests {
         thread,
     };
 
-    use arrow::{
-        array::{ArrayRef, Int32Array, ListArray, RecordBatch},
-        buffer::OffsetBuffer,
-        datatypes::SchemaRef,
-    };
+    use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
     use super::*;
     use crate::data::{
@@ -101,9 +97,8 @@ mod tests {
     }
 
     fn row() -> RecordBatch {
-        let (ids, offsets) = (Int32Array::from(vec![7, 7]), OffsetBuffer::from_lengths([2]));
-        let list = ListArray::new(tokens::item(), offsets, Arc::new(ids), None);
-        RecordBatch::try_from_iter([(tokens::INPUT_IDS, Arc::new(list) as ArrayRef)]).unwrap()
+        let list = tokens::lists(vec![7, 7], [2]);
+        RecordBatch::try_from_iter([(tokens::INPUT_IDS, list)]).unwrap()
     }
 
     fn loader(check: impl Fn(u64) -> Result<()> + Clone + Send + Sync + 'static) -> Loader {

@@ -6,7 +6,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray},
+    array::{Array, ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, cast::AsArray},
+    buffer::OffsetBuffer,
     compute::cast,
     datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef},
 };
@@ -51,8 +52,14 @@ pub(super) fn int32_list(name: &str) -> Field {
 }
 
 /// The field of the values of [`int32_list`].
-pub(super) fn item() -> FieldRef {
+fn item() -> FieldRef {
     Arc::new(Field::new_list_field(DataType::Int32, false))
+}
+
+/// A column of [`int32_list`]: rows of so many values each, one behind the other.
+pub(super) fn lists(values: Vec<i32>, lengths: impl IntoIterator<Item = usize>) -> ArrayRef {
+    let (offsets, values) = (OffsetBuffer::from_lengths(lengths), Int32Array::from(values));
+    Arc::new(ListArray::new(item(), offsets, Arc::new(values), None))
 }
 
 /// Remembers in the column how its rows are padded.
@@ -175,7 +182,7 @@ pub(super) fn require_tokens(schema: &SchemaRef, doing: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{FixedSizeListArray, LargeListArray, ListArray},
+        array::{FixedSizeListArray, LargeListArray},
         datatypes::{Int32Type, UInt16Type, UInt32Type},
     };
 
