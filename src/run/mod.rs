@@ -47,7 +47,7 @@ pub use interrupt::{Interrupt, resume_command, shell_line};
 pub use last_values::{EvaluationAt, LastValues};
 pub use log::{LineInterval, RunLog};
 pub use meter::{Count, Elapsed, Memory, Meter, StepReport, StepValues};
-pub use metrics::{Evaluated, PhaseMs, Record};
+pub use metrics::Evaluated;
 pub use monitor::{Monitors, ShowLine};
 pub use options::{Start, TrainingOptions};
 pub use output_log::OutputLog;
