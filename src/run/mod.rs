@@ -55,7 +55,7 @@ pub use picture::Picture;
 pub use plot::{curve_svg, loss_svg, losses_svg};
 pub use plot_points::{Axes, points_svg};
 pub use ranks::RankRecord;
-pub use record::{RunEnding, Status};
+pub use record::RunEnding;
 pub use samples::Sample;
 pub use scratch::Scratch;
 pub use series::Series;

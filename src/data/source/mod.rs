@@ -200,8 +200,7 @@ impl RowRange {
         if limit == Some(0) {
             return Ok(Box::new(std::iter::empty()));
         }
-        let (first, skip) =
-            place_of(skip, self.files.len(), |file| self.files[file].num_rows())?;
+        let (first, skip) = place_of(skip, self.files.len(), |file| self.files[file].num_rows())?;
         let files = self.files.iter().skip(first).cloned().collect();
         let batches: Batches = Box::new(FilesInTurn::new(files, skip, schema.clone()));
         Ok(match limit {
