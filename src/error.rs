@@ -184,11 +184,9 @@ impl Error {
 
     /// Adds a hint, if there is one.
     #[must_use]
-    pub fn hint_if(self, hint: Option<String>) -> Self {
-        match hint {
-            Some(hint) => self.hint(hint),
-            None => self,
-        }
+    pub fn hint_if(mut self, hint: Option<impl Into<String>>) -> Self {
+        self.0.hints.extend(hint.map(Into::into));
+        self
     }
 
     /// Says in which file, or in which part of one, this fault is, and the others found with it.

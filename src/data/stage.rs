@@ -141,14 +141,9 @@ pub(super) fn changed(
 /// Refuses a column that does not exist, listing those that do.
 pub(super) fn no_column(name: &str, schema: &SchemaRef) -> Error {
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let e = Error::new(
-        Code::Data,
-        format!("no column \"{name}\": the columns are {}", names.join(", ")),
-    );
-    match suggest::nearest(name, names) {
-        Some(near) => e.hint(format!("did you mean \"{near}\"?")),
-        None => e,
-    }
+    let message = format!("no column \"{name}\": the columns are {}", names.join(", "));
+    let near = suggest::nearest(name, names);
+    Error::new(Code::Data, message).hint_if(near.map(|near| format!("did you mean \"{near}\"?")))
 }
 
 /// Whether a column holds strings.

@@ -165,16 +165,10 @@ pub(super) fn require_tokens(schema: &SchemaRef, doing: &str) -> Result<()> {
     let Ok(field) = schema.field_with_name(INPUT_IDS) else {
         let e = no_column(INPUT_IDS, schema);
         let text = schema.fields().iter().find(|f| is_text(f.data_type()));
-        return Err(match text {
-            Some(f) if f.name() == "text" => {
-                e.hint(format!("call .tokenize(tokenizer) before .{doing}"))
-            }
-            Some(f) => e.hint(format!(
-                "call .tokenize(tokenizer, #{{ field: \"{}\" }}) before .{doing}",
-                f.name()
-            )),
-            None => e,
-        });
+        return Err(e.hint_if(text.map(|text| match text.name().as_str() {
+            "text" => format!("call .tokenize(tokenizer) before .{doing}"),
+            name => format!("call .tokenize(tokenizer, #{{ field: \"{name}\" }}) before .{doing}"),
+        })));
     };
     check_type(field)
 }

@@ -196,11 +196,8 @@ fn chosen(snapshot: &Snapshot<'_>, wanted: &[&str]) -> Result<Vec<String>> {
 fn no_split(repo: &Repo, wanted: &str, splits: &[splits::Split]) -> Error {
     let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
     let message = format!("the {repo} has no split `{wanted}`; it has {}", names.join(", "));
-    let e = Error::new(Code::Hub, message);
-    match suggest::nearest(wanted, names) {
-        Some(near) => e.hint(format!("did you mean `{near}`?")),
-        None => e,
-    }
+    let near = suggest::nearest(wanted, names);
+    Error::new(Code::Hub, message).hint_if(near.map(|near| format!("did you mean `{near}`?")))
 }
 
 /// The first names of a list, for an error.

@@ -340,10 +340,8 @@ fn missing(place: &Place) -> Error {
     }
     let names = parent.list().unwrap_or_default();
     let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
-    match suggest::nearest(wanted, names.iter().map(|name| &**name)) {
-        Some(near) => e("").hint(format!("did you mean {}?", parent.join(near).display())),
-        None => e(""),
-    }
+    let near = suggest::nearest(wanted, names.iter().map(|name| &**name));
+    e("").hint_if(near.map(|near| format!("did you mean {}?", parent.join(near).display())))
 }
 
 #[cfg(test)]
