@@ -2,7 +2,8 @@
 
 use crate::{
     config::options::{
-        Kind, OptionTable, OptionValue, Options, Value, Wrong, option_table, option_words,
+        Kind, OptionTable, OptionValue, Options, Value, Wrong, is_finite, option_table,
+        option_words,
     },
     error::{Code, Error, Result},
 };
@@ -196,11 +197,6 @@ impl OptionValue for (f64, f64) {
     fn shown(&self) -> Option<String> {
         Some(format!("[{}, {}]", self.0, self.1))
     }
-}
-
-/// Whether a number is finite, for options.
-pub(super) fn is_finite(number: &f64) -> bool {
-    number.is_finite()
 }
 
 impl Algorithm {
