@@ -243,7 +243,7 @@ impl Walk<'_> {
         let is = |other: &str| other.eq_ignore_ascii_case(name);
         if let Some((name, params)) = typed.types.iter().find(|(other, _)| is(other)) {
             self.insert(path, kind, State::Value((*name).into()));
-            return Some(params());
+            return Some(params);
         }
         self.insert(path.clone(), kind, State::Faulty);
         if let Some((name, why)) = typed.refused.iter().find(|(other, _)| is(other)) {
@@ -339,7 +339,7 @@ fn is_auto(node: &Node) -> bool {
 
 fn is_block(kind: &Kind) -> bool {
     match kind {
-        Kind::Block(_) | Kind::Options(_) | Kind::Typed(_) => true,
+        Kind::Block(_) | Kind::Typed(_) => true,
         Kind::OrNull(kind) => is_block(kind),
         Kind::Either(_, kind) => is_block(kind),
         _ => false,
