@@ -212,15 +212,6 @@ impl Algorithm {
             Self::Muon(_) => "Muon",
         }
     }
-
-    /// The option under which a schedule's momentum would be given; `None` where there is none.
-    pub fn momentum_option(&self) -> Option<&'static str> {
-        match self {
-            Self::Adam(_) | Self::Lamb(_) | Self::Lion(_) => Some("betas"),
-            Self::Sgd(_) | Self::Muon(_) => Some("momentum"),
-            Self::Adagrad(_) => None,
-        }
-    }
 }
 
 impl AdamConfig {
