@@ -13,7 +13,7 @@ use std::{
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use dsr::{
     error::{Code, Error},
-    hub::{Hub, HubSettings},
+    hub::{DatasetFile, Hub, HubSettings},
     script::Session,
 };
 use parquet::arrow::ArrowWriter;
@@ -81,13 +81,18 @@ impl Fixture {
     }
 }
 
-/// The files of a dataset by split.
+/// The files of a dataset by split, each downloaded.
 fn files(
     hub: &Hub,
     repo: &str,
     config: Option<&str>,
 ) -> Result<Vec<(String, Vec<PathBuf>)>, Error> {
-    hub.dataset_files(repo, config, None)
+    let path = |file| match file {
+        DatasetFile::Here(path) => path,
+        DatasetFile::Remote(_) => panic!("a file was not downloaded"),
+    };
+    let splits = hub.dataset_files(repo, config, None, None)?.into_iter();
+    Ok(splits.map(|(name, files)| (name, files.into_iter().map(path).collect())).collect())
 }
 
 fn train(hub: &Hub) -> Result<Vec<PathBuf>, Error> {

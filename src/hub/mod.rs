@@ -53,8 +53,8 @@ use self::{repo::Repo, snapshot::Snapshot};
 use crate::error::{Code, Error, Result};
 
 impl Hub {
-    /// All splits of a dataset's configuration with their files, downloaded where they are not in
-    /// the cache.
+    /// All splits of a dataset's configuration with their files. Those that are not in the cache are
+    /// downloaded, or, where they are large and streamed, fetched when they are read.
     ///
     /// `revision` is a branch, a tag or a commit; `None` is `main`.
     ///
@@ -66,9 +66,17 @@ impl Hub {
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        streamed: Option<&StreamAccess>,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        streamed.map_or(Ok(()), StreamAccess::prepare)?;
         let (snapshot, splits) = self.dataset(repo, config, revision)?;
-        splits.into_iter().map(|(name, files)| Ok((name, snapshot.fetch(&files)?))).collect()
+        let files = |files: Vec<String>| -> Result<Vec<DatasetFile>> {
+            match streamed {
+                Some(access) => files.into_iter().map(|f| snapshot.stream(f, access)).collect(),
+                None => Ok(snapshot.fetch(&files)?.into_iter().map(DatasetFile::Here).collect()),
+            }
+        };
+        splits.into_iter().map(|(name, all)| Ok((name, files(all)?))).collect()
     }
 
     /// The directory with those files of a model that `wanted` names, by path or by pattern
