@@ -13,133 +13,91 @@ use std::{
 /// A result whose error is dsr's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The kind of an error, as a stable number for users and tests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
-    /// The recipe is not valid Rhai, or a DeepSpeed config not valid JSON.
-    Syntax,
-    /// An option or key that does not exist.
-    UnknownOption,
-    /// A value of the wrong type.
-    WrongType,
-    /// A value of the right type that cannot be used.
-    BadValue,
-    /// A required option, argument or parameter is missing.
-    Missing,
-    /// A command line that cannot be understood.
-    Usage,
-    /// A function, method or property that does not exist.
-    UnknownFunction,
-    /// An exception or a failed operation of the recipe itself.
-    Recipe,
-    /// Calls in an order that has no meaning.
-    CallOrder,
-    /// Tensor shapes that do not fit together.
-    Shape,
-    /// A token id outside the model's vocabulary.
-    TokenId,
-    /// Device or host memory is exhausted.
-    Memory,
-    /// The disk is full.
-    DiskFull,
-    /// A loss or gradient that is not finite.
-    Diverged,
-    /// A power that the recipe was not given.
-    Permission,
-    /// A dataset: files, columns, splits, rows.
-    Data,
-    /// A tokenizer that cannot be loaded or used.
-    Tokenizer,
-    /// The Hugging Face hub.
-    Hub,
-    /// A file at an address of the web.
-    Address,
-    /// A model's `config.json`.
-    ModelConfig,
-    /// A model's weight files.
-    Weights,
-    /// A checkpoint that is missing or damaged.
-    Checkpoint,
-    /// Reading or writing a file.
-    Io,
-    /// A hash, a lock or a bundle that does not match.
-    Pin,
-    /// Processes that train together.
-    Dist,
-    /// libtorch refused an operation.
-    Torch,
-    /// The user asked to stop.
-    Interrupted,
-    /// A mistake in dsr itself.
-    Internal,
+/// The table of the errors' kinds: each with its number and the process's exit status.
+macro_rules! codes {
+    ($($(#[$doc:meta])+ $name:ident = ($number:literal, $status:literal),)+) => {
+        /// The kind of an error, as a stable number for users and tests.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Code {
+            $($(#[$doc])+ $name,)+
+        }
+
+        impl Code {
+            /// The number shown as `error[E101]`.
+            pub fn number(self) -> &'static str {
+                match self {
+                    $(Self::$name => $number,)+
+                }
+            }
+
+            /// The process's exit status: 2 usage and recipe mistakes, 3 permission, 4 data and
+            /// files, 5 memory or disk, 6 divergence, 7 processes, 130 interrupted, 1 anything else.
+            pub fn exit_status(self) -> u8 {
+                match self {
+                    $(Self::$name => $status,)+
+                }
+            }
+        }
+    };
 }
 
-impl Code {
-    /// The number shown as `error[E101]`.
-    pub fn number(self) -> &'static str {
-        match self {
-            Self::Internal => "E001",
-            Self::Syntax => "E100",
-            Self::UnknownOption => "E101",
-            Self::WrongType => "E102",
-            Self::BadValue => "E103",
-            Self::Missing => "E104",
-            Self::Usage => "E105",
-            Self::UnknownFunction => "E110",
-            Self::Recipe => "E111",
-            Self::CallOrder => "E112",
-            Self::Shape => "E201",
-            Self::TokenId => "E202",
-            Self::Memory => "E301",
-            Self::DiskFull => "E302",
-            Self::Diverged => "E401",
-            Self::Permission => "E501",
-            Self::Data => "E601",
-            Self::Tokenizer => "E602",
-            Self::Hub => "E603",
-            Self::Address => "E604",
-            Self::ModelConfig => "E701",
-            Self::Weights => "E702",
-            Self::Checkpoint => "E801",
-            Self::Io => "E802",
-            Self::Pin => "E803",
-            Self::Dist => "E901",
-            Self::Torch => "E902",
-            Self::Interrupted => "E130",
-        }
-    }
-
-    /// The process's exit status: 2 usage and recipe mistakes, 3 permission, 4 data and files,
-    /// 5 memory or disk, 6 divergence, 7 processes, 130 interrupted, 1 anything else.
-    pub fn exit_status(self) -> u8 {
-        match self {
-            Self::Internal | Self::Torch | Self::Recipe => 1,
-            Self::Syntax
-            | Self::UnknownOption
-            | Self::WrongType
-            | Self::BadValue
-            | Self::Missing
-            | Self::Usage
-            | Self::UnknownFunction
-            | Self::CallOrder
-            | Self::Shape
-            | Self::TokenId => 2,
-            Self::Permission => 3,
-            Self::Data
-            | Self::Tokenizer
-            | Self::Hub
-            | Self::Address
-            | Self::ModelConfig
-            | Self::Weights
-            | Self::Checkpoint
-            | Self::Io
-            | Self::Pin => 4,
-            Self::Memory | Self::DiskFull => 5,
-            Self::Diverged => 6,
-            Self::Dist => 7,
-            Self::Interrupted => 130,
-        }
-    }
+codes! {
+    /// The recipe is not valid Rhai, or a DeepSpeed config not valid JSON.
+    Syntax = ("E100", 2),
+    /// An option or key that does not exist.
+    UnknownOption = ("E101", 2),
+    /// A value of the wrong type.
+    WrongType = ("E102", 2),
+    /// A value of the right type that cannot be used.
+    BadValue = ("E103", 2),
+    /// A required option, argument or parameter is missing.
+    Missing = ("E104", 2),
+    /// A command line that cannot be understood.
+    Usage = ("E105", 2),
+    /// A function, method or property that does not exist.
+    UnknownFunction = ("E110", 2),
+    /// An exception or a failed operation of the recipe itself.
+    Recipe = ("E111", 1),
+    /// Calls in an order that has no meaning.
+    CallOrder = ("E112", 2),
+    /// Tensor shapes that do not fit together.
+    Shape = ("E201", 2),
+    /// A token id outside the model's vocabulary.
+    TokenId = ("E202", 2),
+    /// Device or host memory is exhausted.
+    Memory = ("E301", 5),
+    /// The disk is full.
+    DiskFull = ("E302", 5),
+    /// A loss or gradient that is not finite.
+    Diverged = ("E401", 6),
+    /// A power that the recipe was not given.
+    Permission = ("E501", 3),
+    /// A dataset: files, columns, splits, rows.
+    Data = ("E601", 4),
+    /// A tokenizer that cannot be loaded or used.
+    Tokenizer = ("E602", 4),
+    /// The Hugging Face hub.
+    Hub = ("E603", 4),
+    /// A file at an address of the web.
+    Address = ("E604", 4),
+    /// A model's `config.json`.
+    ModelConfig = ("E701", 4),
+    /// A model's weight files.
+    Weights = ("E702", 4),
+    /// A checkpoint that is missing or damaged.
+    Checkpoint = ("E801", 4),
+    /// Reading or writing a file.
+    Io = ("E802", 4),
+    /// A hash, a lock or a bundle that does not match.
+    Pin = ("E803", 4),
+    /// Processes that train together.
+    Dist = ("E901", 7),
+    /// libtorch refused an operation.
+    Torch = ("E902", 1),
+    /// The user asked to stop.
+    Interrupted = ("E130", 130),
+    /// A mistake in dsr itself.
+    Internal = ("E001", 1),
 }
 
 /// An error: what went wrong, what to do about it, and what it came from.
@@ -184,11 +142,9 @@ impl Error {
 
     /// Adds a hint, if there is one.
     #[must_use]
-    pub fn hint_if(self, hint: Option<String>) -> Self {
-        match hint {
-            Some(hint) => self.hint(hint),
-            None => self,
-        }
+    pub fn hint_if(mut self, hint: Option<impl Into<String>>) -> Self {
+        self.0.hints.extend(hint.map(Into::into));
+        self
     }
 
     /// Says in which file, or in which part of one, this fault is, and the others found with it.

@@ -13,7 +13,7 @@ use std::{
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use dsr::{
     error::{Code, Error},
-    hub::{Hub, HubSettings},
+    hub::{DatasetFile, Hub, HubSettings},
     script::Session,
 };
 use parquet::arrow::ArrowWriter;
@@ -81,8 +81,29 @@ impl Fixture {
     }
 }
 
+/// The files of a dataset by split, each downloaded.
+fn files(
+    hub: &Hub,
+    repo: &str,
+    config: Option<&str>,
+) -> Result<Vec<(String, Vec<PathBuf>)>, Error> {
+    let path = |file| match file {
+        DatasetFile::Here(path) => path,
+        DatasetFile::Remote(_) => panic!("a file was not downloaded"),
+    };
+    let splits = hub.dataset_files(repo, config, None, None)?.into_iter();
+    Ok(splits.map(|(name, files)| (name, files.into_iter().map(path).collect())).collect())
+}
+
 fn train(hub: &Hub) -> Result<Vec<PathBuf>, Error> {
-    hub.dataset_split_files("O/data", Some("small"), None, "train")
+    let (name, files) = files(hub, "O/data", Some("small"))?.swap_remove(0);
+    assert_eq!(name, "train");
+    Ok(files)
+}
+
+/// Fetches all but the large file.
+fn list(hub: &Hub) {
+    hub.list_dataset("O/data", Some("small"), None).unwrap();
 }
 
 fn assert_is_large(files: &[PathBuf]) {
@@ -100,12 +121,12 @@ fn told<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
 #[test]
 fn a_dataset_is_downloaded_split_by_split() {
     let f = Fixture::new();
-    assert_eq!(f.hub().dataset_splits("O/data", Some("small"), None).unwrap(), ["train", "test"]);
-    assert!(f.server.take_storage_requests().is_empty(), "names need no data");
+    list(&f.hub());
+    assert!(f.server.take_storage_requests().is_empty(), "a list needs no large data");
     assert_is_large(&train(&f.hub()).unwrap());
 
-    let all = f.hub().dataset_files("O/data", Some("small"), None).unwrap();
-    assert_eq!(all.len(), 2);
+    let all = files(&f.hub(), "O/data", Some("small")).unwrap();
+    assert_eq!(all.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["train", "test"]);
     assert_eq!(fs::read(&all[1].1[0]).unwrap(), b"test rows");
 }
 
@@ -119,22 +140,22 @@ fn what_is_in_the_cache_needs_no_request_and_no_network() {
     assert_is_large(&train(&f.offline()).unwrap());
     assert_eq!(f.server.take_requests().len(), 0);
 
-    let text = told(f.offline().dataset_files("O/data", Some("other"), None));
+    let text = told(files(&f.offline(), "O/data", Some("other")));
     assert!(text.contains("other.parquet") && text.contains("HF_HUB_OFFLINE"), "{text}");
-    let text = told(f.offline().dataset_splits("O/never", None, None));
+    let text = told(files(&f.offline(), "O/never", None));
     assert!(text.contains("dataset `O/never` is not in the cache"), "{text}");
 }
 
 #[test]
 fn a_branch_that_moved_is_seen_by_a_refresh_only() {
     let f = Fixture::new();
-    f.hub().dataset_files("O/data", Some("other"), None).unwrap();
+    files(&f.hub(), "O/data", Some("other")).unwrap();
     let mut moved = HubRepo::new([("other.parquet", b"new rows".as_slice())]);
     moved.commit = "b".repeat(40);
     f.server.put("datasets/O/data", moved);
 
     let other = |hub: Hub, config| {
-        let all = hub.dataset_files("O/data", config, None).unwrap();
+        let all = files(&hub, "O/data", config).unwrap();
         fs::read(&all[0].1[0]).unwrap()
     };
     assert_eq!(other(f.hub(), Some("other")), b"other rows");
@@ -178,10 +199,10 @@ fn files_that_another_tool_downloaded_are_found() {
     fs::create_dir_all(f.repo_dir().join("refs")).unwrap();
     fs::write(f.repo_dir().join("refs/main"), &commit).unwrap();
 
-    let text = told(f.offline().dataset_files("O/data", None, None));
+    let text = told(files(&f.offline(), "O/data", None));
     assert!(text.contains("1 of the 2 files"), "{text}");
     fs::write(file.with_file_name("train-00001-of-00002.parquet"), "rows").unwrap();
-    let all = f.offline().dataset_files("O/data", None, None).unwrap();
+    let all = files(&f.offline(), "O/data", None).unwrap();
     assert_eq!((all[0].0.as_str(), all[0].1.len()), ("train", 2));
 }
 
@@ -189,7 +210,7 @@ fn files_that_another_tool_downloaded_are_found() {
 fn a_cut_connection_leaves_no_broken_file_and_is_taken_up_again() {
     let f = Fixture::new();
     let once = Hub::new(HubSettings { attempts: 1, ..f.settings() });
-    once.dataset_splits("O/data", Some("small"), None).unwrap();
+    list(&once);
     f.server.order([Mishap::CutAfter(600_000)]);
     let text = told(train(&once));
     assert!(text.contains("stopped after 600000 of 4000000 bytes"), "{text}");
@@ -204,7 +225,7 @@ fn a_cut_connection_leaves_no_broken_file_and_is_taken_up_again() {
 #[test]
 fn passing_trouble_is_waited_out() {
     let f = Fixture::new();
-    f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    list(&f.hub());
     f.server.order([Mishap::Busy, Mishap::CutAfter(5), Mishap::Damage]);
     assert_is_large(&train(&f.hub()).unwrap());
 }
@@ -212,22 +233,21 @@ fn passing_trouble_is_waited_out() {
 #[test]
 fn a_download_may_be_cut_often_as_long_as_it_gets_on() {
     let f = Fixture::new();
-    f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    list(&f.hub());
     f.server.order([Mishap::CutAfter(100_000); 10]);
     assert_is_large(&train(&f.hub()).unwrap());
 
     f.server.put("datasets/O/data2", dataset());
-    f.hub().dataset_splits("O/data2", Some("small"), None).unwrap();
+    f.hub().list_dataset("O/data2", Some("small"), None).unwrap();
     f.server.order([Mishap::CutAfter(0); 10]);
-    let outcome = f.hub().dataset_split_files("O/data2", Some("small"), None, "train");
-    let text = told(outcome);
+    let text = told(files(&f.hub(), "O/data2", Some("small")));
     assert!(text.contains("no answer from 127.0.0.1"), "{text}");
 }
 
 #[test]
 fn damage_is_found_by_the_hash() {
     let f = Fixture::new();
-    f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    list(&f.hub());
     f.server.order([Mishap::Damage; 4]);
     let text = told(train(&f.hub()));
     assert!(text.contains("arrived damaged"), "{text}");
@@ -243,7 +263,7 @@ fn a_gated_dataset_says_how_to_get_in() {
     let get = |token: Option<&str>| {
         let token = token.map(str::to_owned);
         let hub = Hub::new(HubSettings { token, ..f.settings() });
-        hub.dataset_files("O/gated", Some("other"), None)
+        files(&hub, "O/gated", Some("other"))
     };
 
     let text = told(get(None));
@@ -273,16 +293,14 @@ fn the_token_is_shown_to_the_hub_alone() {
 fn what_does_not_exist_is_named_with_what_does() {
     let f = Fixture::new();
     let hub = f.hub();
-    let text = told(hub.dataset_splits("O/data", Some("smal"), None));
+    let text = told(files(&hub, "O/data", Some("smal")));
     assert!(text.contains("it has `small`, `other`"), "{text}");
     assert!(text.contains("did you mean `O/data:small`?"), "{text}");
-    let text = told(hub.dataset_split_files("O/data", Some("small"), None, "tests"));
-    assert!(text.contains("no split `tests`; it has train, test"), "{text}");
-    let text = told(hub.dataset_splits("O/nothing", None, None));
+    let text = told(files(&hub, "O/nothing", None));
     assert!(text.contains("no dataset `O/nothing`"), "{text}");
-    let text = told(hub.dataset_splits("O/data", None, Some("v9")));
+    let text = told(hub.list_dataset("O/data", None, Some("v9")));
     assert!(text.contains("no revision `v9`"), "{text}");
-    assert!(told(hub.dataset_splits("../data", None, None)).contains("`Owner/name`"));
+    assert!(told(files(&hub, "../data", None)).contains("`Owner/name`"));
 }
 
 #[test]
@@ -295,7 +313,7 @@ fn no_network_is_said_as_such() {
         backoff: Duration::ZERO,
         ..HubSettings::new(cache.path())
     });
-    let text = told(hub.dataset_splits("O/data", None, None));
+    let text = told(files(&hub, "O/data", None));
     assert!(text.contains("no answer from 127.0.0.1") && text.contains("HTTPS_PROXY"), "{text}");
 }
 
@@ -303,7 +321,8 @@ fn no_network_is_said_as_such() {
 fn a_long_list_of_files_comes_in_pages() {
     let f = Fixture::new();
     f.server.page_size(1);
-    assert_eq!(f.hub().dataset_splits("O/data", Some("small"), None).unwrap(), ["train", "test"]);
+    let all = files(&f.hub(), "O/data", Some("small")).unwrap();
+    assert_eq!(all.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["train", "test"]);
     let pages = f.server.take_requests().iter().filter(|r| r.path.contains("/tree/")).count();
     assert_eq!(pages, 4);
 }
@@ -363,7 +382,7 @@ fn python(f: &Fixture, code: &str) -> Option<String> {
 #[test]
 fn python_finds_what_dsr_downloaded() {
     let f = Fixture::new();
-    let files = f.hub().dataset_files("O/data", Some("small"), None).unwrap();
+    let files = files(&f.hub(), "O/data", Some("small")).unwrap();
     let code = "from huggingface_hub import snapshot_download as s\n\
         print(s('O/data', repo_type='dataset', local_files_only=True, allow_patterns='small/*'))";
     let Some(dir) = python(&f, code) else { return };

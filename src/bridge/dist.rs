@@ -114,13 +114,17 @@ pub(crate) enum Mode {
     Async,
 }
 
-/// The numbers of c10d's `ReduceOp::RedOpType`.
+/// How values of all ranks become one, by the numbers of c10d's `ReduceOp::RedOpType`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(i32)]
-pub(crate) enum RedOpType {
+pub enum ReduceOp {
+    /// The sum.
     Sum = 0,
+    /// The sum divided by the world size; for floating-point tensors.
     Avg = 1,
+    /// The least.
     Min = 3,
+    /// The greatest.
     Max = 4,
 }
 
@@ -284,7 +288,7 @@ impl Group {
     }
 
     /// Reduces `tensor` over all ranks, in place.
-    pub(crate) fn all_reduce(&self, tensor: &Tensor, op: RedOpType, mode: Mode) -> Result<Work> {
+    pub(crate) fn all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Work> {
         // SAFETY: group and tensor are alive; the work keeps its own reference to the tensor.
         work(|out| unsafe {
             dsr_all_reduce(self.0, raw(tensor), op as c_int, mode == Mode::Async, out)
@@ -304,7 +308,7 @@ impl Group {
         &self,
         shard: &Tensor,
         input: &Tensor,
-        op: RedOpType,
+        op: ReduceOp,
         mode: Mode,
     ) -> Result<Work> {
         // SAFETY: as in `all_reduce`.

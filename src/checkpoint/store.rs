@@ -195,14 +195,11 @@ impl Store {
         if step_of(name).is_some() && self.root.join(name).join(manifest::FILE_NAME).exists() {
             return Ok(self.root.join(name));
         }
-        let e = Error::new(
-            Code::Checkpoint,
-            format!("{} names {name:?}, and there is no such checkpoint", file.display()),
-        );
-        Err(match self.good_before(None)? {
-            Some(good) => e.hint(format!("the newest good checkpoint is {}", good.path.display())),
-            None => e,
-        })
+        let message = format!("{} names {name:?}, and there is no such checkpoint", file.display());
+        let hint = self
+            .good_before(None)?
+            .map(|good| format!("the newest good checkpoint is {}", good.path.display()));
+        Err(Error::new(Code::Checkpoint, message).hint_if(hint))
     }
 
     /// The published checkpoints, by step. None when the store does not exist.
@@ -237,12 +234,8 @@ impl Store {
             (Some(root), Some(step)) => Self::open(root).good_before(Some(step))?,
             _ => None,
         };
-        Err(match previous {
-            Some(good) => {
-                e.hint(format!("the previous good checkpoint is {}", good.path.display()))
-            }
-            None => e,
-        })
+        let hint = |good: Saved| format!("the previous good checkpoint is {}", good.path.display());
+        Err(e.hint_if(previous.map(hint)))
     }
 
     /// Whether a path means a checkpoint of those beneath or beside it: a run, or the mark `best` or

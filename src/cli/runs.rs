@@ -56,7 +56,7 @@ struct ListArgs {
     filter: Option<String>,
 
     /// Show only runs that stand so.
-    #[arg(long, value_parser = State::ALL.map(State::name))]
+    #[arg(long, value_parser = State::NAMES.map(|(_, name)| name))]
     status: Option<String>,
 
     /// Print as JSON.

@@ -1,6 +1,6 @@
 //! The exponential moving average of the weights, under timm's names.
 
-use super::options::{Switch, option_table};
+use super::options::{Switch, is_finite, option_table};
 
 option_table! {
     /// How the average is taken.
@@ -30,10 +30,6 @@ option_table! {
         #[option(default = 2.0 / 3.0, range = 0.0.., must = is_finite => "finite")]
         pub power: f64,
     }
-}
-
-fn is_finite(number: &f64) -> bool {
-    number.is_finite()
 }
 
 impl EmaConfig {

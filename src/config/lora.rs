@@ -1,6 +1,6 @@
 //! LoRA's settings, under peft's names.
 
-use super::options::{Kind, OptionValue, Value, Wrong, option_table};
+use super::options::{Kind, OptionValue, Value, Wrong, is_finite, option_table};
 
 option_table! {
     /// The settings of LoRA (Hu et al. 2021), under peft's names.
@@ -32,10 +32,6 @@ option_table! {
         #[option(default = 42)]
         pub seed: u64,
     }
-}
-
-fn is_finite(value: &f64) -> bool {
-    value.is_finite()
 }
 
 /// The linear layers that an adapter is for.

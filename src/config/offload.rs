@@ -77,11 +77,7 @@ impl From<OffloadDevice> for OptimizerOffload {
 impl OptionType for OptimizerOffload {
     fn take(o: &mut super::options::Options<'_>, key: &'static str) -> Given<Self> {
         if !o.is_map(key) {
-            return match OffloadDevice::take(o, key) {
-                Given::Value(device) => Given::Value(device.into()),
-                Given::Absent => Given::Absent,
-                Given::Faulty => Given::Faulty,
-            };
+            return OffloadDevice::take(o, key).map(Self::from);
         }
         let map = o.map(key, OptimizerOffloadOptions::read);
         let read =

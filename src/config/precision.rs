@@ -6,7 +6,7 @@
 //! DeepSpeed uses the model's format.
 
 use super::options::{
-    Given, Kind, OptionTable, OptionType, Options, Row, option_table, option_words,
+    Given, Kind, OptionTable, OptionType, Options, Row, is_finite, option_table, option_words,
 };
 use crate::error::{Code, Error, Result};
 
@@ -194,7 +194,7 @@ option_table! {
         #[option(default = Dtype::Fp32)]
         pub communication_data_type: Dtype,
         /// fp16 alone: a static scale of the loss; 0 is a dynamic one, for which the other options are
-        #[option(default = 0.0, range = 0.0.., must = |scale: &f64| scale.is_finite() => "finite")]
+        #[option(default = 0.0, range = 0.0.., must = is_finite => "finite")]
         pub loss_scale: f64,
     }
 }
@@ -207,11 +207,7 @@ impl OptionType for PrecisionConfig {
         if o.is_map(key) {
             return o.map(key, Self::read).map_or(Given::Faulty, Given::Value);
         }
-        match Dtype::take(o, key) {
-            Given::Value(dtype) => Given::Value(Self::new(dtype)),
-            Given::Absent => Given::Absent,
-            Given::Faulty => Given::Faulty,
-        }
+        Dtype::take(o, key).map(Self::new)
     }
 
     fn kind() -> Kind {

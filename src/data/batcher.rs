@@ -1,13 +1,13 @@
 //! The rows of a plan, cut into the batches of one rank.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
 
 use super::{
     batch::{Batch, BatchPosition, Device, assemble},
-    stage::{Batches, Stage},
+    stage::{RowFeed, Stage},
 };
 use crate::error::{Code, Error, Result};
 
@@ -73,7 +73,7 @@ pub(super) struct Batcher {
     options: LoaderOptions,
     state: LoaderState,
     /// The open epoch; `None` before the first batch and after an error.
-    stream: Option<Stream>,
+    stream: Option<RowFeed>,
 }
 
 impl Batcher {
@@ -110,13 +110,9 @@ impl Batcher {
             let size = self.block();
             let stream = match &mut self.stream {
                 Some(stream) => stream,
-                None => {
-                    let batches = self.rows.read(epoch, row)?;
-                    self.stream.insert(Stream { batches, ready: VecDeque::new(), rows: 0 })
-                }
+                none => none.insert(RowFeed::new(self.rows.read(epoch, row)?)),
             };
-            let block = stream.next_rows(size)?;
-            match block {
+            match joined(stream.next_rows(size)?)? {
                 Some(block) if block.num_rows() == size || !self.options.drop_last => {
                     let batch = self.cut(&block)?;
                     self.state.row += block.num_rows() as u64;
@@ -163,43 +159,11 @@ impl Batcher {
     }
 }
 
-/// Batches of any size, handed out as batches of the size asked for.
-struct Stream {
-    batches: Batches,
-    ready: VecDeque<RecordBatch>,
-    /// Rows in `ready`.
-    rows: usize,
-}
-
-impl Stream {
-    /// The next `n` rows, fewer at the end, `None` after it.
-    fn next_rows(&mut self, n: usize) -> Result<Option<RecordBatch>> {
-        while self.rows < n {
-            let Some(batch) = self.batches.next().transpose()? else { break };
-            self.rows += batch.num_rows();
-            self.ready.push_back(batch);
-        }
-        let mut parts = Vec::new();
-        let mut left = n;
-        while left > 0 {
-            let Some(batch) = self.ready.pop_front() else { break };
-            let rows = batch.num_rows();
-            if rows > left {
-                self.ready.push_front(batch.slice(left, rows - left));
-            }
-            if rows > 0 {
-                parts.push(batch.slice(0, rows.min(left)));
-            }
-            left = left.saturating_sub(rows);
-        }
-        self.rows -= n - left;
-        let Some(first) = parts.first() else { return Ok(None) };
-        if parts.len() == 1 {
-            return Ok(parts.pop());
-        }
-        let joined = concat_batches(&first.schema(), &parts);
-        joined
-            .map(Some)
-            .map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
+/// Parts of a block as one batch.
+fn joined(mut parts: Vec<RecordBatch>) -> Result<Option<RecordBatch>> {
+    if parts.len() < 2 {
+        return Ok(parts.pop());
     }
+    let joined = concat_batches(&parts[0].schema(), &parts);
+    joined.map(Some).map_err(|e| Error::new(Code::Internal, format!("loader: {e}")).caused_by(e))
 }

@@ -132,24 +132,12 @@ fn values(batch: &RecordBatch, column: &Column) -> Result<ArrayRef> {
 }
 
 impl Stage for Columns {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

@@ -6,7 +6,7 @@ use arrow::datatypes::SchemaRef;
 
 use super::{
     parts::Parts,
-    stage::{Batches, Stage, identity_of},
+    stage::{Batches, Stage, identity_of, in_turn, place_of},
 };
 use crate::error::Result;
 
@@ -49,21 +49,9 @@ impl Stage for Concat {
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
-        let (mut first, mut skip) = (0, from);
-        while skip > 0 && first + 1 < self.parts.len() {
-            let rows = self.parts.count(first)?;
-            if rows > skip {
-                break;
-            }
-            skip -= rows;
-            first += 1;
-        }
-        let parts = self.parts.clone();
-        let read = move |i: usize| -> Batches {
-            let from = if i == first { skip } else { 0 };
-            parts.read(i, epoch, from).unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
-        };
-        Ok(Box::new((first..self.parts.len()).flat_map(read)))
+        let (parts, len) = (self.parts.clone(), self.parts.len());
+        let place = place_of(from, len, |part| parts.count(part))?;
+        Ok(in_turn(place, len, move |part, from| parts.read(part, epoch, from)))
     }
 
     fn identity(&self) -> Result<Option<String>> {

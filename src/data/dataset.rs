@@ -143,10 +143,7 @@ impl Dataset {
         let message =
             format!("{what} would copy all rows to the disk, of a dataset that is streamed");
         let e = Error::new(Code::Data, message).hint("open it without streaming: true");
-        Err(match instead {
-            Some(instead) => e.hint(instead),
-            None => e,
-        })
+        Err(e.hint_if(instead))
     }
 
     /// Copies the rows once to a temporary file at the first use: later epochs read them from

@@ -35,12 +35,8 @@ fn find<T: Copy>(kind: &str, table: &[(&str, T)], name: &str) -> Result<T> {
         return Ok(value);
     }
     let names: Vec<String> = table.iter().map(|(n, _)| format!("dsr:{n}")).collect();
-    let e = Error::new(
-        Code::Data,
-        format!("no embedded {kind} \"dsr:{name}\": there is {}", names.join(", ")),
-    );
-    Err(match suggest::nearest(name, table.iter().map(|(n, _)| *n)) {
-        Some(near) => e.hint(format!("did you mean \"dsr:{near}\"?")),
-        None => e,
-    })
+    let message = format!("no embedded {kind} \"dsr:{name}\": there is {}", names.join(", "));
+    let near = suggest::nearest(name, table.iter().map(|(n, _)| *n));
+    Err(Error::new(Code::Data, message)
+        .hint_if(near.map(|near| format!("did you mean \"dsr:{near}\"?"))))
 }

@@ -4,11 +4,10 @@
 //! wasted but the remainder at the very end. Tokens whose attention mask is 0 are padding and are
 //! left out. A `labels` column is cut along with the ids.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, iter::repeat_n, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Int32Array, ListArray, RecordBatch},
-    buffer::OffsetBuffer,
+    array::RecordBatch,
     datatypes::{Schema, SchemaRef},
 };
 
@@ -52,10 +51,6 @@ impl Stage for Pack {
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        Ok(None)
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
@@ -161,15 +156,7 @@ impl Packer {
     fn cut(&mut self) -> Result<RecordBatch> {
         let rows = self.ids.len() / self.seq_len;
         let tokens = rows * self.seq_len;
-        let list = |values: Vec<i32>| -> ArrayRef {
-            let offsets = OffsetBuffer::from_repeated_length(self.seq_len, rows);
-            Arc::new(ListArray::new(
-                tokens::item(),
-                offsets,
-                Arc::new(Int32Array::from(values)),
-                None,
-            ))
-        };
+        let list = |values: Vec<i32>| tokens::lists(values, repeat_n(self.seq_len, rows));
         let mut columns = vec![list(self.ids.drain(..tokens).collect())];
         if self.schema.fields().len() > 1 {
             columns.push(list(self.labels.drain(..tokens).collect()));

@@ -8,8 +8,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, Int32Array, ListArray, RecordBatch},
-    buffer::OffsetBuffer,
+    array::RecordBatch,
     datatypes::{Schema, SchemaRef},
 };
 
@@ -77,10 +76,6 @@ impl Stage for PackDocuments {
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        Ok(None)
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
@@ -221,15 +216,7 @@ impl Packer {
 
     fn made(&mut self) -> Result<RecordBatch> {
         let Columns { ids, labels, positions, lens } = std::mem::take(&mut self.full);
-        let list = |values: Vec<i32>| -> ArrayRef {
-            let offsets = OffsetBuffer::from_lengths(lens.iter().copied());
-            Arc::new(ListArray::new(
-                tokens::item(),
-                offsets,
-                Arc::new(Int32Array::from(values)),
-                None,
-            ))
-        };
+        let list = |values: Vec<i32>| tokens::lists(values, lens.iter().copied());
         let columns = vec![list(ids), list(labels), list(positions)];
         RecordBatch::try_new(self.schema.clone(), columns)
             .map_err(|e| Error::new(Code::Internal, format!("pack: {e}")).caused_by(e))

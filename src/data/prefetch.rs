@@ -64,11 +64,7 @@ mod tests {
         thread,
     };
 
-    use arrow::{
-        array::{ArrayRef, Int32Array, ListArray, RecordBatch},
-        buffer::OffsetBuffer,
-        datatypes::SchemaRef,
-    };
+    use arrow::{array::RecordBatch, datatypes::SchemaRef};
 
     use super::*;
     use crate::data::{
@@ -82,20 +78,8 @@ mod tests {
     struct Rows<F>(F);
 
     impl<F: Fn(u64) -> Result<()> + Clone + Send + Sync + 'static> Stage for Rows<F> {
-        fn inputs(&self) -> Vec<&dyn Stage> {
-            Vec::new()
-        }
-
         fn schema(&self) -> SchemaRef {
             row().schema()
-        }
-
-        fn num_rows(&self) -> Result<Option<u64>> {
-            Ok(None)
-        }
-
-        fn is_local(&self) -> bool {
-            false
         }
 
         fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
@@ -113,9 +97,8 @@ mod tests {
     }
 
     fn row() -> RecordBatch {
-        let (ids, offsets) = (Int32Array::from(vec![7, 7]), OffsetBuffer::from_lengths([2]));
-        let list = ListArray::new(tokens::item(), offsets, Arc::new(ids), None);
-        RecordBatch::try_from_iter([(tokens::INPUT_IDS, Arc::new(list) as ArrayRef)]).unwrap()
+        let list = tokens::lists(vec![7, 7], [2]);
+        RecordBatch::try_from_iter([(tokens::INPUT_IDS, list)]).unwrap()
     }
 
     fn loader(check: impl Fn(u64) -> Result<()> + Clone + Send + Sync + 'static) -> Loader {

@@ -79,10 +79,6 @@ impl Stage for Filter {
         self.input.schema()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        Ok(None)
-    }
-
     fn is_local(&self) -> bool {
         true
     }
@@ -138,24 +134,12 @@ impl Map {
 }
 
 impl Stage for Map {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
     }
 
     fn is_local(&self) -> bool {

@@ -37,28 +37,16 @@ impl Shuffle {
 }
 
 impl Stage for Shuffle {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&self.spool]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&self.spool)
     }
 
     fn schema(&self) -> SchemaRef {
         self.spool.schema()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.spool.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.spool.count()
-    }
-
     fn row_tokens(&self) -> Option<usize> {
         self.inputs().first()?.row_tokens()
-    }
-
-    fn is_spooled(&self) -> bool {
-        true
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {

@@ -10,7 +10,7 @@ use arrow::{
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::stage::{Batches, Stage};
+use super::stage::{Batches, RowFeed, Stage};
 use crate::error::{Code, Error, Result};
 
 /// Blocks of rows, each in an order of `seed + epoch` and its number: any row can be gone to by its block
@@ -28,35 +28,22 @@ impl ShuffleBuffer {
 }
 
 impl Stage for ShuffleBuffer {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.input.schema()
     }
 
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.input.count()
-    }
-
     fn row_tokens(&self) -> Option<usize> {
         self.input.row_tokens()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.input.is_spooled()
     }
 
     fn read(&self, epoch: u64, from: u64) -> Result<Batches> {
         let block = from / self.rows;
         Ok(Box::new(Blocks {
-            input: self.input.read(epoch, block * self.rows)?,
-            rest: None,
+            input: RowFeed::new(self.input.read(epoch, block * self.rows)?),
             seed: self.seed.wrapping_add(epoch),
             rows: self.rows as usize,
             block,
@@ -70,9 +57,7 @@ impl Stage for ShuffleBuffer {
 }
 
 struct Blocks {
-    input: Batches,
-    /// The rows of the last batch that belong to the next block.
-    rest: Option<RecordBatch>,
+    input: RowFeed,
     seed: u64,
     rows: usize,
     block: u64,
@@ -84,7 +69,7 @@ impl Iterator for Blocks {
     type Item = Result<RecordBatch>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let block = match self.gather() {
+        let block = match self.input.next_rows(self.rows) {
             Ok(parts) if parts.is_empty() => return None,
             Ok(parts) => self.shuffled(&parts),
             Err(e) => Err(e),
@@ -99,24 +84,6 @@ impl Iterator for Blocks {
 }
 
 impl Blocks {
-    /// The batches of the next block.
-    fn gather(&mut self) -> Result<Vec<RecordBatch>> {
-        let (mut parts, mut missing) = (Vec::new(), self.rows);
-        while missing > 0 {
-            let Some(batch) = self.rest.take().map(Ok).or_else(|| self.input.next()) else { break };
-            let batch = batch?;
-            let taken = missing.min(batch.num_rows());
-            if taken < batch.num_rows() {
-                self.rest = Some(batch.slice(taken, batch.num_rows() - taken));
-            }
-            if taken > 0 {
-                parts.push(batch.slice(0, taken));
-                missing -= taken;
-            }
-        }
-        Ok(parts)
-    }
-
     fn shuffled(&self, parts: &[RecordBatch]) -> Result<RecordBatch> {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(self.block);

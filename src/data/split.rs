@@ -188,14 +188,9 @@ impl Term<'_> {
 
 fn no_split(spec: &str, name: &str, splits: &[&str]) -> Error {
     let place = if spec == name { String::new() } else { format!(" (in \"{spec}\")") };
-    let e = Error::new(
-        Code::Data,
-        format!("no split \"{name}\"{place}: the splits are {}", splits.join(", ")),
-    );
-    match suggest::nearest(name, splits.iter().copied()) {
-        Some(near) => e.hint(format!("did you mean \"{near}\"?")),
-        None => e,
-    }
+    let message = format!("no split \"{name}\"{place}: the splits are {}", splits.join(", "));
+    let near = suggest::nearest(name, splits.iter().copied());
+    Error::new(Code::Data, message).hint_if(near.map(|near| format!("did you mean \"{near}\"?")))
 }
 
 #[cfg(test)]

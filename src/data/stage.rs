@@ -28,20 +28,32 @@ pub(super) const BYTES_PER_BATCH: usize = 64 << 20;
 
 /// One stage of a plan: a source, or an operation on another stage.
 pub(super) trait Stage: Send + Sync {
+    /// The stage that it has a row for each row of, in the order of that or another.
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        None
+    }
+
     /// The stages whose rows it has; none for a source.
-    fn inputs(&self) -> Vec<&dyn Stage>;
+    fn inputs(&self) -> Vec<&dyn Stage> {
+        self.one_to_one().into_iter().collect()
+    }
 
     /// The columns of every batch.
     fn schema(&self) -> SchemaRef;
 
     /// The number of rows, where it is known without reading them.
-    fn num_rows(&self) -> Result<Option<u64>>;
+    fn num_rows(&self) -> Result<Option<u64>> {
+        self.one_to_one().map_or(Ok(None), Stage::num_rows)
+    }
 
     /// The rows of `epoch`, from row `from` on; empty when there are not that many.
     fn read(&self, epoch: u64, from: u64) -> Result<Batches>;
 
     /// The number of rows, by reading them where it must be.
     fn count(&self) -> Result<u64> {
+        if let Some(input) = self.one_to_one() {
+            return input.count();
+        }
         if let Some(rows) = self.num_rows()? {
             return Ok(rows);
         }
@@ -50,7 +62,7 @@ pub(super) trait Stage: Send + Sync {
 
     /// Whether counting costs nothing extra, because reading has to pass over all rows anyway.
     fn is_spooled(&self) -> bool {
-        false
+        self.one_to_one().is_some_and(Stage::is_spooled)
     }
 
     /// Whether files are fetched while they are read: there may be more rows than the disk can hold.
@@ -129,14 +141,9 @@ pub(super) fn changed(
 /// Refuses a column that does not exist, listing those that do.
 pub(super) fn no_column(name: &str, schema: &SchemaRef) -> Error {
     let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    let e = Error::new(
-        Code::Data,
-        format!("no column \"{name}\": the columns are {}", names.join(", ")),
-    );
-    match suggest::nearest(name, names) {
-        Some(near) => e.hint(format!("did you mean \"{near}\"?")),
-        None => e,
-    }
+    let message = format!("no column \"{name}\": the columns are {}", names.join(", "));
+    let near = suggest::nearest(name, names);
+    Error::new(Code::Data, message).hint_if(near.map(|near| format!("did you mean \"{near}\"?")))
 }
 
 /// Whether a column holds strings.
@@ -177,5 +184,68 @@ pub(super) fn limit_rows(mut batches: Batches, n: u64) -> Batches {
             left -= keep;
             batch.slice(0, keep as usize)
         }))
+    }))
+}
+
+/// Batches of any size, handed out by numbers of rows.
+pub(super) struct RowFeed {
+    batches: Batches,
+    /// The rows of the last batch that come next.
+    rest: Option<RecordBatch>,
+}
+
+impl RowFeed {
+    pub(super) fn new(batches: Batches) -> Self {
+        Self { batches, rest: None }
+    }
+
+    /// The next `n` rows, fewer at the end, none after it.
+    pub(super) fn next_rows(&mut self, n: usize) -> Result<Vec<RecordBatch>> {
+        let (mut parts, mut missing) = (Vec::new(), n);
+        while missing > 0 {
+            let next = self.rest.take().map(Ok).or_else(|| self.batches.next());
+            let Some(batch) = next.transpose()? else { break };
+            let taken = missing.min(batch.num_rows());
+            if taken < batch.num_rows() {
+                self.rest = Some(batch.slice(taken, batch.num_rows() - taken));
+            }
+            if taken > 0 {
+                parts.push(batch.slice(0, taken));
+                missing -= taken;
+            }
+        }
+        Ok(parts)
+    }
+}
+
+/// The place of a row in parts that follow each other: the part, and the row's number in it.
+///
+/// Only a part with a successor needs to be counted; the last one simply ends.
+pub(super) fn place_of(
+    row: u64,
+    parts: usize,
+    count: impl Fn(usize) -> Result<u64>,
+) -> Result<(usize, u64)> {
+    let (mut part, mut row) = (0, row);
+    while row > 0 && part + 1 < parts {
+        let rows = count(part)?;
+        if rows > row {
+            break;
+        }
+        row -= rows;
+        part += 1;
+    }
+    Ok((part, row))
+}
+
+/// The rows of parts from a place on. `open` reads a part from a row on, when the one before has ended.
+pub(super) fn in_turn(
+    (first, row): (usize, u64),
+    parts: usize,
+    open: impl Fn(usize, u64) -> Result<Batches> + 'static,
+) -> Batches {
+    Box::new((first..parts).flat_map(move |part| {
+        open(part, if part == first { row } else { 0 })
+            .unwrap_or_else(|e| Box::new(std::iter::once(Err(e))))
     }))
 }

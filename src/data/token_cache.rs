@@ -8,7 +8,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::Read,
+    io::{Cursor, Read},
     path::{Path, PathBuf},
     thread::sleep,
     time::{Duration, SystemTime},
@@ -21,7 +21,7 @@ use arrow::{
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
 
-use super::wanted::check_wanted;
+use super::{stage::skip_rows, wanted::check_wanted};
 use crate::{
     error::{Code, Error, IoContext, Result},
     fs::{self, File, Place, TryLockError},
@@ -147,20 +147,13 @@ fn read(path: &Path, schema: &SchemaRef, skip: u64, rows: u64) -> Result<Vec<Rec
     let file = fs::open_file(Place::unguarded(path))?;
     let mut decoder = zstd::stream::read::Decoder::new(file).map_err(|e| damaged(&e))?;
     decoder.read_to_end(&mut bytes).map_err(|e| damaged(&e))?;
-    let reader = StreamReader::try_new(&*bytes, None).map_err(|e| damaged(&e))?;
+    let reader = StreamReader::try_new(Cursor::new(bytes), None).map_err(|e| damaged(&e))?;
     if reader.schema() != *schema {
         return Err(damaged(&"it has other columns"));
     }
-    let (mut batches, mut left, mut found) = (Vec::new(), skip as usize, 0);
-    for batch in reader {
-        let batch = batch.map_err(|e| damaged(&e))?;
-        let drop = left.min(batch.num_rows());
-        left -= drop;
-        if drop < batch.num_rows() {
-            batches.push(batch.slice(drop, batch.num_rows() - drop));
-            found += (batch.num_rows() - drop) as u64;
-        }
-    }
+    let batches = reader.map(move |batch| batch.map_err(|e| damaged(&e)));
+    let batches = skip_rows(Box::new(batches), skip).collect::<Result<Vec<_>>>()?;
+    let found: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
     match found == rows {
         true => Ok(batches),
         false => Err(damaged(&"rows are missing")),

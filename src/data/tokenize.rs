@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, Int32Array, ListArray, RecordBatch},
-    buffer::OffsetBuffer,
+    array::{Array, ArrayRef, AsArray, RecordBatch},
     compute::cast,
     datatypes::{DataType, Schema, SchemaRef},
 };
@@ -271,8 +270,6 @@ impl Lists {
     }
 
     fn finish(self) -> ArrayRef {
-        let offsets = OffsetBuffer::from_lengths(self.lengths);
-        let values = Arc::new(Int32Array::from(self.values));
-        Arc::new(ListArray::new(tokens::item(), offsets, values, None))
+        tokens::lists(self.values, self.lengths)
     }
 }

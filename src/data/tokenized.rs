@@ -54,24 +54,12 @@ impl Tokenized {
 }
 
 impl Stage for Tokenized {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        vec![&*self.plan.input]
+    fn one_to_one(&self) -> Option<&dyn Stage> {
+        Some(&*self.plan.input)
     }
 
     fn schema(&self) -> SchemaRef {
         self.plan.rule.schema()
-    }
-
-    fn num_rows(&self) -> Result<Option<u64>> {
-        self.plan.input.num_rows()
-    }
-
-    fn count(&self) -> Result<u64> {
-        self.plan.input.count()
-    }
-
-    fn is_spooled(&self) -> bool {
-        self.plan.input.is_spooled()
     }
 
     fn tokenizer(&self) -> Option<Arc<Tokenizer>> {
@@ -257,11 +245,7 @@ mod tests {
         thread,
     };
 
-    use arrow::{
-        array::{ArrayRef, Int32Array, ListArray},
-        buffer::OffsetBuffer,
-        datatypes::Schema,
-    };
+    use arrow::datatypes::Schema;
 
     use super::*;
     use crate::data::{DataSource, Dataset, OpenOptions, tokens};
@@ -293,9 +277,8 @@ mod tests {
             }
             self.made.fetch_add(batch.num_rows() as u64, Ordering::SeqCst);
             let ids = rows.flat_map(|row| std::iter::repeat_n(row as i32, TOKENS));
-            let offsets = OffsetBuffer::from_repeated_length(TOKENS, batch.num_rows());
-            let ids = Arc::new(Int32Array::from_iter_values(ids));
-            let list: ArrayRef = Arc::new(ListArray::new(tokens::item(), offsets, ids, None));
+            let lengths = std::iter::repeat_n(TOKENS, batch.num_rows());
+            let list = tokens::lists(ids.collect(), lengths);
             RecordBatch::try_new(self.schema(), vec![list])
                 .map_err(|e| Error::new(Code::Internal, e.to_string()))
         }

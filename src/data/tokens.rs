@@ -6,7 +6,8 @@
 use std::{collections::HashMap, sync::Arc};
 
 use arrow::{
-    array::{Array, ArrayRef, Int64Array, RecordBatch, cast::AsArray},
+    array::{Array, ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, cast::AsArray},
+    buffer::OffsetBuffer,
     compute::cast,
     datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef},
 };
@@ -51,8 +52,14 @@ pub(super) fn int32_list(name: &str) -> Field {
 }
 
 /// The field of the values of [`int32_list`].
-pub(super) fn item() -> FieldRef {
+fn item() -> FieldRef {
     Arc::new(Field::new_list_field(DataType::Int32, false))
+}
+
+/// A column of [`int32_list`]: rows of so many values each, one behind the other.
+pub(super) fn lists(values: Vec<i32>, lengths: impl IntoIterator<Item = usize>) -> ArrayRef {
+    let (offsets, values) = (OffsetBuffer::from_lengths(lengths), Int32Array::from(values));
+    Arc::new(ListArray::new(item(), offsets, Arc::new(values), None))
 }
 
 /// Remembers in the column how its rows are padded.
@@ -158,16 +165,10 @@ pub(super) fn require_tokens(schema: &SchemaRef, doing: &str) -> Result<()> {
     let Ok(field) = schema.field_with_name(INPUT_IDS) else {
         let e = no_column(INPUT_IDS, schema);
         let text = schema.fields().iter().find(|f| is_text(f.data_type()));
-        return Err(match text {
-            Some(f) if f.name() == "text" => {
-                e.hint(format!("call .tokenize(tokenizer) before .{doing}"))
-            }
-            Some(f) => e.hint(format!(
-                "call .tokenize(tokenizer, #{{ field: \"{}\" }}) before .{doing}",
-                f.name()
-            )),
-            None => e,
-        });
+        return Err(e.hint_if(text.map(|text| match text.name().as_str() {
+            "text" => format!("call .tokenize(tokenizer) before .{doing}"),
+            name => format!("call .tokenize(tokenizer, #{{ field: \"{name}\" }}) before .{doing}"),
+        })));
     };
     check_type(field)
 }
@@ -175,7 +176,7 @@ pub(super) fn require_tokens(schema: &SchemaRef, doing: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use arrow::{
-        array::{FixedSizeListArray, LargeListArray, ListArray},
+        array::{FixedSizeListArray, LargeListArray},
         datatypes::{Int32Type, UInt16Type, UInt32Type},
     };
 

@@ -36,7 +36,7 @@ pub(super) enum Started {
 impl Backend {
     pub(super) fn all_reduce(&self, tensor: &Tensor, op: ReduceOp, mode: Mode) -> Result<Started> {
         match self {
-            Self::Connected(group) => group.all_reduce(tensor, op.into(), mode).map(Into::into),
+            Self::Connected(group) => group.all_reduce(tensor, op, mode).map(Into::into),
             Self::InProcess(member) => member.all_reduce(tensor, op).map(Started::Appointed),
             Self::Simulated(ranks) => ranks.all_reduce(tensor, op).map(Into::into),
         }
@@ -58,9 +58,7 @@ impl Backend {
         mode: Mode,
     ) -> Result<Started> {
         match self {
-            Self::Connected(group) => {
-                group.reduce_scatter(shard, input, op.into(), mode).map(Into::into)
-            }
+            Self::Connected(group) => group.reduce_scatter(shard, input, op, mode).map(Into::into),
             Self::InProcess(member) => {
                 member.reduce_scatter(shard, input, op).map(Started::Appointed)
             }

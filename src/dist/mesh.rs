@@ -118,11 +118,6 @@ impl Mesh {
         self.next.as_ref()
     }
 
-    /// Whether this rank has the first layers.
-    pub fn is_first_stage(&self) -> bool {
-        self.previous.is_none()
-    }
-
     /// Whether this rank has the last layers, and so the losses.
     pub fn is_last_stage(&self) -> bool {
         self.next.is_none()

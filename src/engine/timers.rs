@@ -5,24 +5,37 @@
 
 use std::time::{Duration, Instant};
 
+use serde::{Serialize, Serializer};
+
 use crate::{
     error::Result,
     tensor::{Device, guard, synchronize},
 };
 
 /// The time of each phase of an optimizer step on this rank, summed over its micro batches.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+///
+/// As data they are numbers of milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct PhaseTimes {
     /// Forward passes.
+    #[serde(rename = "forward_ms", serialize_with = "milliseconds")]
     pub forward: Duration,
     /// Backward passes, without exchanging gradients.
+    #[serde(rename = "backward_ms", serialize_with = "milliseconds")]
     pub backward: Duration,
     /// Summing losses and gradients over the ranks, waiting for the slowest one included.
+    #[serde(rename = "reduce_ms", serialize_with = "milliseconds")]
     pub reduce: Duration,
     /// Norm, clipping and optimizer.
+    #[serde(rename = "step_ms", serialize_with = "milliseconds")]
     pub step: Duration,
     /// The time that the loader took to make the batches.
+    #[serde(rename = "data_ms", serialize_with = "milliseconds")]
     pub data: Duration,
+}
+
+fn milliseconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64() * 1e3)
 }
 
 /// A part of a step that is timed while it runs.

@@ -204,11 +204,9 @@ fn no_config(repo: &Repo, wanted: Option<&str>, names: &[&str]) -> Error {
         return Error::new(Code::Hub, message).hint(format!("leave it out: `{}`", repo.id));
     }
     let message = format!("the {repo} has no configuration `{wanted}`; it has {list}");
-    let e = Error::new(Code::Hub, message);
-    match suggest::nearest(wanted, names.iter().copied()) {
-        Some(near) => e.hint(format!("did you mean `{}:{near}`?", repo.id)),
-        None => e,
-    }
+    let near = suggest::nearest(wanted, names.iter().copied());
+    Error::new(Code::Hub, message)
+        .hint_if(near.map(|near| format!("did you mean `{}:{near}`?", repo.id)))
 }
 
 fn no_match(repo: &Repo, config: &Config, split: &str, patterns: &[String]) -> Error {

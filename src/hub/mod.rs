@@ -50,54 +50,33 @@ pub use self::{
     web::{Web, host_of},
 };
 use self::{repo::Repo, snapshot::Snapshot};
-use crate::{
-    config::suggest,
-    error::{Code, Error, Result},
-};
+use crate::error::{Code, Error, Result};
 
 impl Hub {
-    /// The splits of a dataset's configuration, in order; downloads the dataset's card at most.
+    /// All splits of a dataset's configuration with their files. Those that are not in the cache are
+    /// downloaded, or, where they are large and streamed, fetched when they are read.
     ///
     /// `revision` is a branch, a tag or a commit; `None` is `main`.
     ///
     /// # Errors
     /// [`Code::Hub`]: no such repository, revision or configuration (those that exist are listed),
     /// a gated repository, no network, or offline and not in the cache.
-    pub fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>> {
-        let (_, splits) = self.dataset(repo, config, revision)?;
-        Ok(splits.into_iter().map(|(name, _)| name).collect())
-    }
-
-    /// The files of one split of a dataset, downloaded where they are not in the cache.
-    pub fn dataset_split_files(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-        split: &str,
-    ) -> Result<Vec<PathBuf>> {
-        let (snapshot, splits) = self.dataset(repo, config, revision)?;
-        match splits.iter().find(|(name, _)| name == split) {
-            Some((_, files)) => snapshot.fetch(files),
-            None => Err(no_split(snapshot.repo(), split, &splits)),
-        }
-    }
-
-    /// All splits of a dataset's configuration with their files, downloaded where they are not in
-    /// the cache.
     pub fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
+        streamed: Option<&StreamAccess>,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        streamed.map_or(Ok(()), StreamAccess::prepare)?;
         let (snapshot, splits) = self.dataset(repo, config, revision)?;
-        splits.into_iter().map(|(name, files)| Ok((name, snapshot.fetch(&files)?))).collect()
+        let files = |files: Vec<String>| -> Result<Vec<DatasetFile>> {
+            match streamed {
+                Some(access) => files.into_iter().map(|f| snapshot.stream(f, access)).collect(),
+                None => Ok(snapshot.fetch(&files)?.into_iter().map(DatasetFile::Here).collect()),
+            }
+        };
+        splits.into_iter().map(|(name, all)| Ok((name, files(all)?))).collect()
     }
 
     /// The directory with those files of a model that `wanted` names, by path or by pattern
@@ -148,12 +127,6 @@ impl Hub {
         Ok(cache::RepoCache::new(&self.settings.cache_dir, &repo).snapshot(&repo.revision))
     }
 
-    /// The names of all files of a model.
-    pub fn model_file_names(&self, repo: &str, revision: Option<&str>) -> Result<Vec<String>> {
-        let snapshot = self.snapshot(Repo::new(RepoKind::Model, repo, revision)?)?;
-        Ok(snapshot.files().into_iter().map(str::to_owned).collect())
-    }
-
     fn dataset(
         &self,
         repo: &str,
@@ -191,16 +164,6 @@ fn chosen(snapshot: &Snapshot<'_>, wanted: &[&str]) -> Result<Vec<String>> {
         return Err(Error::new(Code::Hub, message));
     }
     Ok(chosen)
-}
-
-fn no_split(repo: &Repo, wanted: &str, splits: &[splits::Split]) -> Error {
-    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
-    let message = format!("the {repo} has no split `{wanted}`; it has {}", names.join(", "));
-    let e = Error::new(Code::Hub, message);
-    match suggest::nearest(wanted, names) {
-        Some(near) => e.hint(format!("did you mean `{near}`?")),
-        None => e,
-    }
 }
 
 /// The first names of a list, for an error.

@@ -16,7 +16,6 @@ use std::{
 use super::{
     cache::make_dir,
     client::Client,
-    connection::Hub,
     download::download,
     patience::Patience,
     refusal::RequestContext,
@@ -68,27 +67,18 @@ pub struct RemoteFile {
     blob: Blob,
 }
 
-impl Hub {
-    /// All splits of a dataset's configuration with their files. Large ones that are not in the cache are
-    /// not fetched now.
-    pub fn dataset_streams(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-        access: &StreamAccess,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
-        make_dir(&access.dir)?;
-        remove_unused(&access.dir);
-        let (snapshot, splits) = self.dataset(repo, config, revision)?;
-        let file = |file: String| snapshot.stream(file, access);
-        let files = |files: Vec<String>| files.into_iter().map(file).collect::<Result<Vec<_>>>();
-        splits.into_iter().map(|(name, all)| Ok((name, files(all)?))).collect()
+impl StreamAccess {
+    /// Makes the directory, and removes what killed runs have left there.
+    pub(super) fn prepare(&self) -> Result<()> {
+        make_dir(&self.dir)?;
+        remove_unused(&self.dir);
+        Ok(())
     }
 }
 
 impl Snapshot<'_> {
-    fn stream(&self, file: String, access: &StreamAccess) -> Result<DatasetFile> {
+    /// A file that is fetched when it is read, where it is large and not in the cache.
+    pub(super) fn stream(&self, file: String, access: &StreamAccess) -> Result<DatasetFile> {
         match self.large(&file)? {
             None => Ok(DatasetFile::Here(self.fetch_one(&file)?)),
             Some(blob) => Ok(DatasetFile::Remote(Box::new(RemoteFile {

@@ -101,10 +101,8 @@ fn read_part<'a>(hosts: &[Host], part: &'a str) -> Result<(&'a str, Option<Vec<u
     };
     let Some(host) = hosts.iter().find(|host| host.name == name) else {
         let e = Error::new(Code::BadValue, format!("there is no host `{name}`"));
-        return Err(match nearest(name, hosts.iter().map(|host| host.name.as_str())) {
-            Some(near) => e.hint(format!("did you mean `{near}`?")),
-            None => e,
-        });
+        let near = nearest(name, hosts.iter().map(|host| host.name.as_str()));
+        return Err(e.hint_if(near.map(|near| format!("did you mean `{near}`?"))));
     };
     let Some(slots) = slots else { return Ok((name, None)) };
     let slot = |text: &str| -> Result<usize> {

@@ -217,11 +217,6 @@ impl Model {
             None => Some(number),
         }
     }
-
-    /// The units that the layers in `range` use.
-    pub fn units_of(&self, range: Range<usize>) -> impl Iterator<Item = usize> {
-        self.layers[range].iter().flat_map(|layer| layer.units.iter().copied())
-    }
 }
 
 /// Ranks of a plan, of which none is there.

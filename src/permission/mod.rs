@@ -328,11 +328,8 @@ impl Refusal {
 
     fn error(self, access: Access<'_>) -> Error {
         let message = format!("the recipe may not {access}: {}", self.why);
-        let error = Error::new(Code::Permission, message);
-        match self.flag {
-            Some(flag) => error.hint(format!("if you trust the recipe: {flag}")),
-            None => error,
-        }
+        Error::new(Code::Permission, message)
+            .hint_if(self.flag.map(|flag| format!("if you trust the recipe: {flag}")))
     }
 }
 

@@ -216,12 +216,10 @@ impl TrustFile {
         let line = before.matches('\n').count() + 1;
         let said = e.message().lines().collect::<Vec<_>>().join(", ");
         let message = format!("the trust file is damaged: {}:{line}: {said}", self.0.display());
-        let error = Error::new(Code::Io, message);
-        let error = match suggest::for_unknown_field(e.message()) {
-            Some(near) => error.hint(format!("did you mean `{near}`?")),
-            None => error,
-        };
-        error.hint("correct it, or remove the file: every recipe is then asked for again")
+        let near = suggest::for_unknown_field(e.message());
+        Error::new(Code::Io, message)
+            .hint_if(near.map(|near| format!("did you mean `{near}`?")))
+            .hint("correct it, or remove the file: every recipe is then asked for again")
     }
 }
 

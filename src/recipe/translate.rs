@@ -192,7 +192,7 @@ pub(crate) fn no_such_function(engine: &rhai::Engine, signature: &str) -> Error 
         true => format!("`{name}` cannot be called with ({given})"),
         false => format!("`{name}` cannot combine {}", types.join(" and ")),
     };
-    let error = Error::new(Code::WrongType, message).hint_if(of_elsewhere(name).map(str::to_owned));
+    let error = Error::new(Code::WrongType, message).hint_if(of_elsewhere(name));
     let few = known.len() <= 4 && is_word;
     if few { known.iter().fold(error, |e, s| e.hint(format!("it takes {s}"))) } else { error }
 }

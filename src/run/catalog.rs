@@ -3,6 +3,7 @@
 
 use std::{path::Path, time::Duration};
 
+use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 
 use super::{
@@ -17,7 +18,7 @@ use crate::{
     fs::{Place, remove_dir},
 };
 
-/// How a run stands, also one whose process could not say so any more.
+/// How a run stands: by its own words, or as it is found where its process could not say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// A process goes on with it.
@@ -39,30 +40,21 @@ pub enum State {
 }
 
 impl State {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Running,
-        Self::Finished,
-        Self::Stopped,
-        Self::Interrupted,
-        Self::Failed,
-        Self::Killed,
-        Self::Unknown,
-        Self::Damaged,
+    /// All of them with their names. A run says the first five of itself.
+    pub const NAMES: [(Self, &'static str); 8] = [
+        (Self::Running, "running"),
+        (Self::Finished, "finished"),
+        (Self::Stopped, "stopped"),
+        (Self::Interrupted, "interrupted"),
+        (Self::Failed, "failed"),
+        (Self::Killed, "killed"),
+        (Self::Unknown, "unknown"),
+        (Self::Damaged, "damaged"),
     ];
 
     /// Its name.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Finished => "finished",
-            Self::Stopped => "stopped",
-            Self::Interrupted => "interrupted",
-            Self::Failed => "failed",
-            Self::Killed => "killed",
-            Self::Unknown => "unknown",
-            Self::Damaged => "damaged",
-        }
+        Self::NAMES[self as usize].1
     }
 
     /// How the run of this `run.json`, where there is a whole one, stands, whose lock `is_held` or not; `None`
@@ -79,14 +71,15 @@ impl State {
     /// How a run stands by its own words.
     pub(super) fn said(told: Option<&Map<String, Value>>) -> Self {
         let Some(told) = told else { return Self::Damaged };
-        match told.get("status").and_then(Value::as_str) {
-            Some("running") => Self::Running,
-            Some("finished") => Self::Finished,
-            Some("stopped") => Self::Stopped,
-            Some("interrupted") => Self::Interrupted,
-            Some("failed") => Self::Failed,
-            _ => Self::Unknown,
-        }
+        let word = told.get("status").and_then(Value::as_str);
+        let said = Self::NAMES[..5].iter().find(|(_, name)| word == Some(*name));
+        said.map_or(Self::Unknown, |&(state, _)| state)
+    }
+}
+
+impl Serialize for State {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
     }
 }
 

@@ -5,11 +5,13 @@
 
 use std::{num::NonZeroU64, path::PathBuf, time::Duration};
 
+use serde::Serialize;
+
 use crate::{
     engine::MemoryUse,
     error::Result,
     run::{
-        Evaluated, EvaluationAt, LastValues, Record, RunDir, Sample, StepLog, StepReport, loss_svg,
+        Evaluated, EvaluationAt, LastValues, RunDir, Sample, StepLog, StepReport, loss_svg,
         metrics::{Curves, curves},
         step_log::forget_after,
     },
@@ -58,6 +60,16 @@ pub struct RunLog {
     last_line: Duration,
 }
 
+/// The line of a step.
+#[derive(Serialize)]
+struct StepLine<'a> {
+    #[serde(flatten)]
+    report: &'a StepReport,
+    /// Rank 0's memory by kind at the peak so far; only where the peak is a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<MemoryUse>,
+}
+
 impl RunLog {
     /// Opens the log of the run in `dir`. `resumed_after` is the step of the checkpoint that the
     /// run goes on from; metrics and samples of later steps are dropped. `None` for a new run.
@@ -85,7 +97,7 @@ impl RunLog {
     pub fn on_step(&mut self, report: &StepReport) -> Result<Option<String>> {
         let memory = report.values.memory_use;
         let is_new = memory != std::mem::replace(&mut self.memory, memory);
-        self.metrics.append(&Record { memory: is_new.then_some(memory), ..report.into() })?;
+        self.metrics.append(&StepLine { report, memory: is_new.then_some(memory) })?;
         self.steps_seen += 1;
         if !self.is_due(report) {
             return Ok(None);

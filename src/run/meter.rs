@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use serde::{Serialize, Serializer, ser::SerializeMap};
+
 use crate::{
     engine::{MemoryUse, PhaseTimes, Skip},
     units::{Bytes, proc_bytes},
@@ -19,7 +21,7 @@ use crate::{
 const WINDOW: usize = 20;
 
 /// The values of a step that the training loop knows.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct StepValues {
     /// Optimizer steps done, this one included.
     pub step: u64,
@@ -28,31 +30,42 @@ pub struct StepValues {
     /// The learning rate that the step used.
     pub lr: f64,
     /// The gradient's norm before clipping, where it was computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub grad_norm: Option<f64>,
+    /// The loss scale that the step used; only with fp16.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<f64>,
+    /// The reason why the step was skipped, where it was.
+    #[serde(flatten, serialize_with = "skip")]
+    pub skipped: Option<Skip>,
     /// Tokens of the step, over all ranks.
     pub tokens: u64,
     /// The model's floating-point operations of the step, over all ranks.
+    #[serde(skip)]
     pub flops: f64,
     /// The peak operations a second of all ranks' devices, where that is known.
+    #[serde(skip)]
     pub peak_flops: Option<f64>,
-    /// The loss scale that the step used; only with fp16.
-    pub loss_scale: Option<f64>,
-    /// The reason why the step was skipped, where it was.
-    pub skipped: Option<Skip>,
     /// The most bytes that libtorch has taken from the device, where it is not the host.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub device_bytes: Option<u64>,
     /// This rank's memory by kind at the peak so far.
+    #[serde(skip)]
     pub memory_use: MemoryUse,
     /// The times of the step's phases, where they were measured.
+    #[serde(flatten)]
     pub phases: Option<PhaseTimes>,
 }
 
-/// A step with what the meter adds. Its `Display` is the progress line.
-#[derive(Debug, Clone, PartialEq)]
+/// A step with what the meter adds. Its `Display` is the progress line; as JSON it is a line of
+/// `metrics.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct StepReport {
     /// The values that the training loop knows.
+    #[serde(flatten)]
     pub values: StepValues,
     /// The last step of the run, where it is known.
+    #[serde(skip)]
     pub total_steps: Option<u64>,
     /// Tokens a second over the recent steps.
     pub tokens_per_second: f64,
@@ -60,24 +73,49 @@ pub struct StepReport {
     pub flops_per_second: f64,
     /// The model FLOPs utilization: their share of what the devices are capable of, where that is
     /// known.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub mfu: Option<f64>,
     /// Tokens a second since the start of this process.
+    #[serde(skip)]
     pub tokens_per_second_overall: f64,
     /// Since the start of this process.
+    #[serde(rename = "elapsed_s", serialize_with = "seconds")]
     pub elapsed: Duration,
     /// Until the last step, where that is known.
+    #[serde(skip)]
     pub left: Option<Duration>,
     /// Of this process, where the system tells.
+    #[serde(flatten)]
     pub memory: Option<Memory>,
 }
 
 /// Host memory of this process in bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Memory {
     /// In use now.
+    #[serde(rename = "resident_bytes")]
     pub resident: u64,
     /// The most that was ever in use.
+    #[serde(rename = "peak_bytes")]
     pub peak: u64,
+}
+
+fn seconds<S: Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_f64(time.as_secs_f64())
+}
+
+/// A skipped step as `skipped`, with the z-score that it was skipped for.
+fn skip<S: Serializer>(skip: &Option<Skip>, serializer: S) -> Result<S::Ok, S::Error> {
+    let mut map = serializer.serialize_map(None)?;
+    if skip.is_some() {
+        map.serialize_entry("skipped", &true)?;
+    }
+    match skip {
+        Some(Skip::Loss(z)) => map.serialize_entry("loss_zscore", z)?,
+        Some(Skip::GradNorm(z)) => map.serialize_entry("grad_norm_zscore", z)?,
+        Some(Skip::NotFinite) | None => {}
+    }
+    map.end()
 }
 
 /// The tokens and operations of steps.

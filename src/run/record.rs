@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
+    catalog::State,
     dir::{Beginning, Identity, RunDir},
     last_values::{EvaluationAt, LastValues},
     log::draw_losses,
@@ -25,28 +26,12 @@ use crate::{
     hash::sha256,
 };
 
-/// How a run stands by its own words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Status {
-    /// Its process goes on, or was killed.
-    Running,
-    /// Its last step is done.
-    Finished,
-    /// The recipe ended it before its last step.
-    Stopped,
-    /// The user stopped it, or a signal, or its time was up.
-    Interrupted,
-    /// An error ended it.
-    Failed,
-}
-
 /// The content of `run.json`.
 #[derive(Debug, Serialize)]
 struct RunRecord {
     #[serde(flatten)]
     identity: Identity,
-    status: Status,
+    status: State,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     started_at: String,
@@ -86,7 +71,7 @@ impl RunEnding {
         let Beginning { identity, started_at: before } = dir.beginning()?;
         let record = RunRecord {
             identity,
-            status: Status::Running,
+            status: State::Running,
             error: None,
             resumed_at: before.as_ref().map(|_| now.clone()),
             started_at: before.unwrap_or(now),
@@ -127,9 +112,9 @@ impl RunEnding {
 
     /// Writes down how the run ended, with its curve. The first end is the one that counts, but for a
     /// run that goes on in the same process.
-    pub fn end(&self, status: Status, error: Option<String>) -> Result<()> {
+    pub fn end(&self, status: State, error: Option<String>) -> Result<()> {
         let (dir, record) = &mut *self.0.borrow_mut();
-        if record.status != Status::Running {
+        if record.status != State::Running {
             return Ok(());
         }
         record.status = status;

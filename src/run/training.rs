@@ -9,12 +9,12 @@ use std::{
 };
 
 use super::{
-    EvaluationAt, Interrupt, Meter, OutputLog, RunDir, RunLog, Sample, StepReport, StepValues,
-    TrainingOptions, header, load_checkpoint,
+    EvaluationAt, Interrupt, Meter, OutputLog, RunDir, RunLog, Sample, State, StepReport,
+    StepValues, TrainingOptions, header, load_checkpoint,
     lock::RunLock,
     opened::{Opened, Told, Unbegun, resumed},
     ranks,
-    record::{RunEnding, Status},
+    record::RunEnding,
     renewal::Renewal,
     save_checkpoint, scratch,
     trial::Trial,
@@ -156,7 +156,7 @@ impl Training {
         self.ending.clone()
     }
 
-    fn end(&self, status: Status) -> Result<()> {
+    fn end(&self, status: State) -> Result<()> {
         self.ending.as_ref().map_or(Ok(()), |ending| ending.end(status, None))
     }
 
@@ -332,7 +332,7 @@ impl Training {
             self.save(engine, loader)?;
         }
         let is_last = engine.global_step() >= self.options.total_steps;
-        self.end(if is_last { Status::Finished } else { Status::Stopped })?;
+        self.end(if is_last { State::Finished } else { State::Stopped })?;
         let Some((dir, _)) = &self.files else { return Ok(None) };
         if let Some(trial) = &self.trial {
             return trial.end().map(Some);
@@ -365,7 +365,7 @@ impl Training {
         if engine.micro_step() == 0 && engine.global_step() > 0 {
             self.save(engine, loader)?;
         }
-        self.end(Status::Interrupted)?;
+        self.end(State::Interrupted)?;
         let files = self.files.as_ref().filter(|_| self.trial.is_none());
         let from = files.and_then(|(dir, _)| dir.path_of_other(&self.options.name));
         Ok(Interrupt::error(engine.global_step(), self.saved, &self.options.command, from))

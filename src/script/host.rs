@@ -231,23 +231,18 @@ impl DatasetFiles for Rc<Host> {
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
-        self.hub()?.dataset_files(repo, config, revision)
-    }
-
-    fn dataset_streams(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        is_streamed: bool,
     ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
         let rights = &self.workspace.rights;
-        let dir = caches::streams(&rights.env).ok_or_else(|| {
-            Error::new(Code::Hub, "no place for the files of a dataset that is streamed")
-                .hint("set XDG_CACHE_HOME to a directory")
-        })?;
-        let access = StreamAccess { dir, on_host: Arc::new(rights.host_checker()) };
-        self.hub()?.dataset_streams(repo, config, revision, &access)
+        let access = || -> Result<StreamAccess> {
+            let dir = caches::streams(&rights.env).ok_or_else(|| {
+                Error::new(Code::Hub, "no place for the files of a dataset that is streamed")
+                    .hint("set XDG_CACHE_HOME to a directory")
+            })?;
+            Ok(StreamAccess { dir, on_host: Arc::new(rights.host_checker()) })
+        };
+        let access = is_streamed.then(access).transpose()?;
+        self.hub()?.dataset_files(repo, config, revision, access.as_ref())
     }
 
     fn place(&self, path: PathBuf) -> Place {

@@ -27,7 +27,7 @@ use crate::{
         locate, locking, params,
         requests::{self, START_RUN},
     },
-    run::{Start, Status},
+    run::{Start, State},
 };
 
 /// Runs recipes for one host.
@@ -97,11 +97,11 @@ impl Session {
     fn end_run(&self, ended: &Result<(), Failure>) -> Result<(), Error> {
         let Some(run) = self.host.run_ending.take() else { return Ok(()) };
         match ended {
-            Ok(()) => run.end(Status::Stopped, None),
+            Ok(()) => run.end(State::Stopped, None),
             Err(failure) => {
                 let status = match failure.code() {
-                    Code::Interrupted => Status::Interrupted,
-                    _ => Status::Failed,
+                    Code::Interrupted => State::Interrupted,
+                    _ => State::Failed,
                 };
                 let error = failure.faults.first().map(|fault| {
                     format!("error[{}]: {}", failure.code().number(), fault.error.message())

@@ -69,7 +69,8 @@ fn slices_cross_files_and_skip_rows_in_every_part() {
     }
 }
 
-struct FakeHub(Vec<(String, Vec<std::path::PathBuf>)>);
+/// A hub with one file.
+struct FakeHub(std::path::PathBuf);
 
 impl DatasetFiles for FakeHub {
     fn dataset_files(
@@ -77,9 +78,10 @@ impl DatasetFiles for FakeHub {
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<std::path::PathBuf>)>> {
+        _is_streamed: bool,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
         assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
-        Ok(self.0.clone())
+        Ok(vec![("train".to_owned(), vec![DatasetFile::Here(self.0.clone())])])
     }
 
     fn place(&self, path: std::path::PathBuf) -> Place {
@@ -90,8 +92,8 @@ impl DatasetFiles for FakeHub {
 #[test]
 fn a_hub_id_is_resolved_by_the_hub() {
     let dir = dir(&[("x.txt", "from the hub\n")]);
-    let files = vec![("train".to_owned(), vec![dir.path().join("x.txt")])];
-    let options = OpenOptions { hub: Some(Rc::new(FakeHub(files))), ..options(None) };
+    let hub = FakeHub(dir.path().join("x.txt"));
+    let options = OpenOptions { hub: Some(Rc::new(hub)), ..options(None) };
     let dataset = Dataset::open("Owner/name:small", &options).unwrap();
     assert_eq!(texts(&dataset), ["from the hub"]);
 }

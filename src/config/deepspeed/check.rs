@@ -34,9 +34,7 @@ pub(super) fn check<'a>(kind: &'static Kind, node: &'a Node) -> Result<Checked<'
         (Kind::OrNull(_), Data::Null) => Ok(Checked::Nothing),
         (Kind::OrNull(kind), _) => check(kind, node),
         (Kind::Either(first, second), _) => check(first, node).or_else(|_| check(second, node)),
-        (Kind::Block(_) | Kind::Options(_), Data::Object(entries)) => {
-            Ok(Checked::Block(kind.keys().unwrap_or_default(), entries))
-        }
+        (Kind::Block(keys), Data::Object(entries)) => Ok(Checked::Block(keys, entries)),
         (Kind::Typed(typed), Data::Object(entries)) => Ok(Checked::Typed(typed, entries)),
         (Kind::Any, _) => is(true),
         (Kind::Bool, Data::Bool(_)) | (Kind::Text, Data::Text(_)) => is(true),
@@ -128,7 +126,7 @@ fn words(kind: &Kind) -> String {
         Kind::Numbers(length) => format!("a list of {length} numbers"),
         Kind::Word(words) => one_of(words),
         Kind::Any => "anything".to_owned(),
-        Kind::Block(_) | Kind::Options(_) | Kind::Typed(_) => "an object".to_owned(),
+        Kind::Block(_) | Kind::Typed(_) => "an object".to_owned(),
         Kind::OrNull(kind) => words(kind),
         Kind::Either(first, second) => format!("{} or {}", words(first), words(second)),
     }

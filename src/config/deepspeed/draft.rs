@@ -167,11 +167,7 @@ impl Draft {
         message: impl Into<String>,
         hint: Option<String>,
     ) {
-        let error = Error::new(code, message);
-        let error = match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        };
+        let error = Error::new(code, message).hint_if(hint);
         self.faults.push(Fault { at: Some(at), error });
     }
 

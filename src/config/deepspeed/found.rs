@@ -243,7 +243,7 @@ impl Walk<'_> {
         let is = |other: &str| other.eq_ignore_ascii_case(name);
         if let Some((name, params)) = typed.types.iter().find(|(other, _)| is(other)) {
             self.insert(path, kind, State::Value((*name).into()));
-            return Some(params());
+            return Some(params);
         }
         self.insert(path.clone(), kind, State::Faulty);
         if let Some((name, why)) = typed.refused.iter().find(|(other, _)| is(other)) {
@@ -294,24 +294,18 @@ impl Walk<'_> {
             self.notes.push(Note { at: entry.at, text });
             return;
         }
-        let mut error = Error::new(Code::UnknownOption, message);
-        if let Some(hint) = hint {
-            error = error.hint(hint);
-        } else if known.len() <= 12 {
-            error = error.hint(format!("it has: {}", known.join(", ")));
-        } else {
-            error = error.hint("dsr config --keys lists all keys");
-        }
+        let hint = hint.unwrap_or_else(|| match known.len() {
+            ..=12 => format!("it has: {}", known.join(", ")),
+            _ => "dsr config --keys lists all keys".to_owned(),
+        });
+        let error = Error::new(Code::UnknownOption, message).hint(hint);
         let error = error.option(level.join(&entry.key));
         self.faults.push(Fault { at: Some(entry.at), error });
     }
 
     fn wrong(&mut self, path: &str, node: &Node, wrong: Wrong) {
         let message = format!("`{path}` must be {}, found {}", wrong.must, describe(node));
-        let mut error = Error::new(wrong.code, message).option(path);
-        if let Some(hint) = wrong.hint {
-            error = error.hint(hint);
-        }
+        let error = Error::new(wrong.code, message).option(path).hint_if(wrong.hint);
         self.faults.push(Fault { at: Some(node.at), error });
     }
 
@@ -345,7 +339,7 @@ fn is_auto(node: &Node) -> bool {
 
 fn is_block(kind: &Kind) -> bool {
     match kind {
-        Kind::Block(_) | Kind::Options(_) | Kind::Typed(_) => true,
+        Kind::Block(_) | Kind::Typed(_) => true,
         Kind::OrNull(kind) => is_block(kind),
         Kind::Either(_, kind) => is_block(kind),
         _ => false,

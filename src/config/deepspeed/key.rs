@@ -33,8 +33,6 @@ pub(super) enum Kind {
     Any,
     /// An object with these keys.
     Block(&'static [Key]),
-    /// An object with these keys, of which some are options of dsr.
-    Options(Keys),
     /// An object with a `type`, and `params` that depend on it.
     Typed(&'static Typed),
     /// `null` is as good as nothing.
@@ -43,25 +41,11 @@ pub(super) enum Kind {
     Either(&'static Self, &'static Self),
 }
 
-/// Gives the keys of an object, of which some are options of dsr.
-pub(super) type Keys = fn() -> &'static [Key];
-
-impl Kind {
-    /// The keys of an object.
-    pub(super) fn keys(&self) -> Option<&'static [Key]> {
-        match self {
-            Self::Block(keys) => Some(keys),
-            Self::Options(keys) => Some(keys()),
-            _ => None,
-        }
-    }
-}
-
 /// An object whose `type` decides about its `params`.
 #[derive(Debug)]
 pub(super) struct Typed {
     /// The types that can be honoured.
-    pub(super) types: &'static [(&'static str, Keys)],
+    pub(super) types: Vec<(&'static str, &'static [Key])>,
     /// Types that DeepSpeed knows, or knew, and why they are refused.
     pub(super) refused: &'static [(&'static str, &'static str)],
     /// Ends the refusal of any other type.
@@ -176,7 +160,7 @@ pub(super) const fn block(name: &'static str, keys: &'static [Key]) -> Key {
     Key { name, kind: Kind::Block(keys), fate: Fate::Inside }
 }
 
-/// An object of which some keys are options of dsr.
-pub(super) const fn options(name: &'static str, keys: Keys) -> Key {
-    Key { name, kind: Kind::Options(keys), fate: Fate::Inside }
+/// An object with a `type`; made once.
+pub(super) fn typed(name: &'static str, typed: Typed) -> Key {
+    Key { name, kind: Kind::Typed(Box::leak(Box::new(typed))), fate: Fate::Inside }
 }

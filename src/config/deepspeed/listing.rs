@@ -51,9 +51,7 @@ fn table(path: &str, suffix: &str, keys: &[Key], visit: &mut dyn FnMut(&str, &st
 
 fn inside(path: &str, suffix: &str, kind: &Kind, visit: &mut dyn FnMut(&str, &str, String)) {
     match kind {
-        Kind::Block(_) | Kind::Options(_) => {
-            table(path, suffix, kind.keys().unwrap_or_default(), visit);
-        }
+        Kind::Block(keys) => table(path, suffix, keys, visit),
         Kind::Typed(kind) => typed(path, kind, visit),
         Kind::OrNull(kind) | Kind::Either(_, kind) => inside(path, suffix, kind, visit),
         _ => {}
@@ -67,10 +65,10 @@ fn typed(path: &str, typed: &Typed, visit: &mut dyn FnMut(&str, &str, String)) {
         visit(&format!("{path}.type {name}"), "type", Fate::Refused(why).to_string());
     }
     // Types that share a table are listed together.
-    for types in typed.types.chunk_by(|(_, a), (_, b)| std::ptr::eq(a(), b())) {
+    for types in typed.types.chunk_by(|(_, a), (_, b)| std::ptr::eq(*a, *b)) {
         let names: Vec<_> = types.iter().map(|(name, _)| *name).collect();
         if let Some((_, keys)) = types.first() {
-            table(&format!("{path}.params"), &format!(" ({})", names.join(", ")), keys(), visit);
+            table(&format!("{path}.params"), &format!(" ({})", names.join(", ")), keys, visit);
         }
     }
 }
@@ -126,11 +124,9 @@ mod tests {
         let mut inside = |mut kind: &Kind| loop {
             match kind {
                 Kind::OrNull(inner) | Kind::Either(_, inner) => kind = inner,
-                Kind::Block(_) | Kind::Options(_) => {
-                    return each_table(kind.keys().unwrap(), &names, check);
-                }
+                Kind::Block(keys) => return each_table(keys, &names, check),
                 Kind::Typed(typed) => {
-                    typed.types.iter().for_each(|(_, keys)| each_table(keys(), &names, check));
+                    typed.types.iter().for_each(|(_, keys)| each_table(keys, &names, check));
                     return;
                 }
                 _ => return,

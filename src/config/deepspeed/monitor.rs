@@ -3,38 +3,35 @@
 use super::{
     draft::Draft,
     found::Found,
-    key::{Key, Kind, NO, block, goes_with, no_meaning, only, options},
-    options::option_keys,
+    key::{Key, Kind, NO, block, goes_with, no_meaning, only},
+    options::with_options,
 };
 use crate::config::{FlopsProfilerConfig, LogDir, options::OptionTable};
 
-pub(super) const KEYS: &[Key] = &[
-    only(
-        "memory_breakdown",
-        Kind::Bool,
-        NO,
-        "memory is not shown between the phases of a step; metrics.jsonl has that of each step",
-    ),
-    options("flops_profiler", flops_profiler),
-    options("csv_monitor", csv_monitor),
-    options("tensorboard", tensorboard),
-    block("wandb", WANDB),
-    block("comet", COMET),
-    block("comms_logger", COMMS_LOGGER),
-    no_meaning("dump_state", Kind::Bool, "dsr config shows what the file is read as"),
-    no_meaning("log_level", Kind::OrNull(&Kind::Text), "dsr --verbose tells more"),
-    no_meaning(
-        "vocabulary_size",
-        Kind::OrNull(&Kind::Whole(0)),
-        "DeepSpeed only warns when it is no multiple of 8",
-    ),
-];
-
-option_keys!(flops_profiler, &[], &[FlopsProfilerConfig::ROWS], "flops_profiler");
-
-option_keys!(csv_monitor, &[], &[LogDir::ROWS], "csv_monitor");
-
-option_keys!(tensorboard, &[], &[LogDir::ROWS], "tensorboard");
+pub(super) fn keys() -> Vec<Key> {
+    let options = |name, rows| block(name, with_options(&[], &[rows], name));
+    vec![
+        only(
+            "memory_breakdown",
+            Kind::Bool,
+            NO,
+            "memory is not shown between the phases of a step; metrics.jsonl has that of each step",
+        ),
+        options("flops_profiler", FlopsProfilerConfig::ROWS),
+        options("csv_monitor", LogDir::ROWS),
+        options("tensorboard", LogDir::ROWS),
+        block("wandb", WANDB),
+        block("comet", COMET),
+        block("comms_logger", COMMS_LOGGER),
+        no_meaning("dump_state", Kind::Bool, "dsr config shows what the file is read as"),
+        no_meaning("log_level", Kind::OrNull(&Kind::Text), "dsr --verbose tells more"),
+        no_meaning(
+            "vocabulary_size",
+            Kind::OrNull(&Kind::Whole(0)),
+            "DeepSpeed only warns when it is no multiple of 8",
+        ),
+    ]
+}
 
 const WHY_LOCAL: &str =
     "dsr sends nothing away; csv_monitor and tensorboard write files that can be uploaded";

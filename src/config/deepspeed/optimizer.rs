@@ -6,37 +6,43 @@ use super::{
     draft::{Draft, Given},
     found::Found,
     key::{
-        Key, Kind, Literal, NO, NOT_NEGATIVE, Typed, YES, becomes, makes, no_meaning, only, refused,
+        Key, Kind, Literal, NO, NOT_NEGATIVE, Typed, YES, becomes, makes, no_meaning, only,
+        refused, typed,
     },
-    options::option_keys,
+    options::with_options,
 };
 use crate::config::optimizer::optimizer_tables;
 
 const MUP: &str = "its muP needs base shapes that dsr's models do not have";
 const ONE_BIT: &str = "DeepSpeed has removed the 1-bit optimizers";
 
-pub(super) const OPTIMIZER: Typed = Typed {
-    types: &[
-        ("AdamW", adam),
-        ("Adam", adam),
-        ("Lamb", lamb),
-        ("Lion", || LION),
-        ("SGD", sgd),
-        ("Adagrad", adagrad),
-        ("Muon", muon),
-    ],
-    refused: &[
-        ("MuAdam", MUP),
-        ("MuAdamW", MUP),
-        ("MuSGD", MUP),
-        ("OneBitAdam", ONE_BIT),
-        ("ZeroOneAdam", ONE_BIT),
-        ("OneBitLamb", ONE_BIT),
-    ],
-    others: "the other optimizers of torch.optim are not supported",
-    beside: &[no_meaning("legacy_fusion", Kind::Bool, WHY_ONE)],
-    becomes: "optimizer.type",
-};
+pub(super) fn key() -> Key {
+    let of = |own, name| with_options(own, &optimizer_tables(name), "optimizer");
+    let adam = of(ADAM, "Adam");
+    let optimizer = Typed {
+        types: vec![
+            ("AdamW", adam),
+            ("Adam", adam),
+            ("Lamb", of(LAMB, "Lamb")),
+            ("Lion", LION),
+            ("SGD", of(SGD, "SGD")),
+            ("Adagrad", of(ADAGRAD, "Adagrad")),
+            ("Muon", of(MUON, "Muon")),
+        ],
+        refused: &[
+            ("MuAdam", MUP),
+            ("MuAdamW", MUP),
+            ("MuSGD", MUP),
+            ("OneBitAdam", ONE_BIT),
+            ("ZeroOneAdam", ONE_BIT),
+            ("OneBitLamb", ONE_BIT),
+        ],
+        others: "the other optimizers of torch.optim are not supported",
+        beside: const { &[no_meaning("legacy_fusion", Kind::Bool, WHY_ONE)] },
+        becomes: "optimizer.type",
+    };
+    typed("optimizer", optimizer)
+}
 
 const WHY_ONE: &str = "there is one implementation of each optimizer";
 const WHY_GRAD: &str = "gradients are always released after a step";
@@ -62,16 +68,6 @@ const CAPTURABLE: Key = no_meaning("capturable", Kind::Bool, WHY_PYTORCH);
 const MAXIMIZE: Key = only("maximize", Kind::Bool, NO, "training minimizes the loss");
 const DIFFERENTIABLE: Key =
     only("differentiable", Kind::Bool, NO, "a step cannot be differentiated");
-
-option_keys!(adam, ADAM, &optimizer_tables("Adam"), "optimizer");
-
-option_keys!(lamb, LAMB, &optimizer_tables("Lamb"), "optimizer");
-
-option_keys!(sgd, SGD, &optimizer_tables("SGD"), "optimizer");
-
-option_keys!(adagrad, ADAGRAD, &optimizer_tables("Adagrad"), "optimizer");
-
-option_keys!(muon, MUON, &optimizer_tables("Muon"), "optimizer");
 
 const ADAM: &[Key] = &[
     LR,

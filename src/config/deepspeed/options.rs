@@ -3,34 +3,18 @@
 use super::key::{Fate, Key, Kind};
 use crate::config::options::{self, Limits, Row};
 
-/// A function that gives the keys of an object, made once of its own and of the rows of options.
-macro_rules! option_keys {
-    ($name:ident, $own:expr, $tables:expr, $path:expr) => {
-        fn $name() -> &'static [$crate::config::deepspeed::key::Key] {
-            static KEYS: std::sync::LazyLock<Vec<$crate::config::deepspeed::key::Key>> =
-                std::sync::LazyLock::new(|| {
-                    $crate::config::deepspeed::options::with_options($own, $tables, $path)
-                });
-            &KEYS
-        }
-    };
-}
-
-pub(super) use option_keys;
-
 /// The keys `own` and those that the rows of `tables` name, which become the options below `path`. A
-/// key of `own` stands for the row of its name.
-pub(super) fn with_options(own: &[Key], tables: &[&'static [Row]], path: &str) -> Vec<Key> {
+/// key of `own` stands for the row of its name. Called once for each table: what it makes stays.
+pub(super) fn with_options(own: &[Key], tables: &[&'static [Row]], path: &str) -> &'static [Key] {
     let rows = tables.iter().flat_map(|rows| rows.iter());
     let keys = rows.filter_map(|row| key_of(row, path));
     let is_other = |key: &Key| own.iter().all(|own| own.name != key.name);
-    keys.filter(is_other).chain(own.iter().copied()).collect()
+    keys.filter(is_other).chain(own.iter().copied()).collect::<Vec<_>>().leak()
 }
 
 fn key_of(row: &'static Row, path: &str) -> Option<Key> {
     let name = row.deepspeed?;
     let option = if path.is_empty() { row.name.to_owned() } else { format!("{path}.{}", row.name) };
-    // Tables are made once.
     let fate = Fate::Becomes(option.leak());
     let kind = kind_of(row)?;
     let is_open = !row.is_required && (row.default)().is_none();

@@ -5,24 +5,28 @@ use serde_json::Value;
 use super::{
     draft::{Draft, Given},
     found::Found,
-    key::{Key, Kind, Literal, NOT_NEGATIVE, Typed, becomes, only},
-    options::option_keys,
+    key::{Key, Kind, Literal, NOT_NEGATIVE, Typed, becomes, only, typed},
+    options::with_options,
 };
 use crate::config::schedule::{required_options, scheduler_tables};
 
-pub(super) const SCHEDULER: Typed = Typed {
-    types: &[
-        ("WarmupLR", warmup_lr),
-        ("WarmupDecayLR", warmup_decay_lr),
-        ("WarmupCosineLR", warmup_cosine_lr),
-        ("OneCycle", one_cycle),
-        ("LRRangeTest", lr_range_test),
-    ],
-    refused: &[],
-    others: "of torch.optim.lr_scheduler's, give the recipe's scheduler as a function of the step: |step| 1e-3 * 0.9 ** step",
-    beside: &[],
-    becomes: "scheduler.type",
-};
+pub(super) fn key() -> Key {
+    let of = |name, own: &[Key]| (name, with_options(own, &scheduler_tables(name), "scheduler"));
+    let scheduler = Typed {
+        types: vec![
+            of("WarmupLR", &[LAST_BATCH_ITERATION]),
+            of("WarmupDecayLR", &[WARMUP_MAX_LR, LAST_BATCH_ITERATION]),
+            of("WarmupCosineLR", &[LAST_BATCH_ITERATION]),
+            of("OneCycle", &[CYCLE_SECOND_STEP_SIZE, LAST_BATCH_ITERATION]),
+            of("LRRangeTest", &[LAST_BATCH_ITERATION]),
+        ],
+        refused: &[],
+        others: "of torch.optim.lr_scheduler's, give the recipe's scheduler as a function of the step: |step| 1e-3 * 0.9 ** step",
+        beside: &[],
+        becomes: "scheduler.type",
+    };
+    typed("scheduler", scheduler)
+}
 
 const LAST_BATCH_ITERATION: Key = only(
     "last_batch_iteration",
@@ -37,31 +41,6 @@ const CYCLE_SECOND_STEP_SIZE: Key = becomes(
     Kind::OrNull(&Kind::Whole(1)),
     "scheduler.cycle_second_step_size",
 );
-
-option_keys!(warmup_lr, &[LAST_BATCH_ITERATION], &scheduler_tables("WarmupLR"), "scheduler");
-
-option_keys!(
-    warmup_decay_lr,
-    &[WARMUP_MAX_LR, LAST_BATCH_ITERATION],
-    &scheduler_tables("WarmupDecayLR"),
-    "scheduler"
-);
-
-option_keys!(
-    warmup_cosine_lr,
-    &[LAST_BATCH_ITERATION],
-    &scheduler_tables("WarmupCosineLR"),
-    "scheduler"
-);
-
-option_keys!(
-    one_cycle,
-    &[CYCLE_SECOND_STEP_SIZE, LAST_BATCH_ITERATION],
-    &scheduler_tables("OneCycle"),
-    "scheduler"
-);
-
-option_keys!(lr_range_test, &[LAST_BATCH_ITERATION], &scheduler_tables("LRRangeTest"), "scheduler");
 
 /// Names the schedule, and refuses one that lacks what it needs.
 pub(super) fn translate(found: &Found, given: &Given, draft: &mut Draft) {

@@ -3,17 +3,18 @@
 use super::{
     draft::Draft,
     found::Found,
-    key::{Key, Kind, becomes, options},
-    options::option_keys,
+    key::{Key, Kind, becomes, block},
+    options::with_options,
 };
 use crate::config::{
     options::OptionTable,
     sparse_attention::{SparseAttention, SparseMode},
 };
 
-pub(super) const KEYS: &[Key] = &[options("sparse_attention", sparse)];
-
-option_keys!(sparse, LISTS, &[SparseAttention::ROWS], "sparse_attention");
+pub(super) fn key() -> Key {
+    let name = "sparse_attention";
+    block(name, with_options(LISTS, &[SparseAttention::ROWS], name))
+}
 
 /// An object without a mode is DeepSpeed's first one.
 pub(super) fn translate(found: &Found, draft: &mut Draft) {

@@ -15,26 +15,26 @@ use crate::config::{
 
 /// Every key of the top level, blocks by their own files.
 pub(super) fn keys() -> &'static [Key] {
-    static KEYS: LazyLock<Vec<Key>> = LazyLock::new(|| {
+    static KEYS: LazyLock<&[Key]> = LazyLock::new(|| {
+        let own = [
+            BATCH,
+            &[optimizer::key(), scheduler::key()],
+            TRAINING,
+            precision::KEYS,
+            &[zero::key()],
+            REDUCTION,
+            checkpoint::KEYS,
+            &monitor::keys(),
+            parallel::KEYS,
+            extras::KEYS,
+            &[sparse::key()],
+            removed::KEYS,
+        ];
         let rows = [BatchSizes::ROWS, EngineOptions::ROWS, MonitorOptions::ROWS];
-        with_options(&OWN.concat(), &rows, "")
+        with_options(&own.concat(), &rows, "")
     });
-    &KEYS
+    *KEYS
 }
-
-const OWN: &[&[Key]] = &[
-    BATCH,
-    TRAINING,
-    precision::KEYS,
-    zero::KEYS,
-    REDUCTION,
-    checkpoint::KEYS,
-    monitor::KEYS,
-    parallel::KEYS,
-    extras::KEYS,
-    sparse::KEYS,
-    removed::KEYS,
-];
 
 const BATCH: &[Key] = &[
     Key {
@@ -56,8 +56,6 @@ const BATCH: &[Key] = &[
 ];
 
 const TRAINING: &[Key] = &[
-    Key { name: "optimizer", kind: Kind::Typed(&optimizer::OPTIMIZER), fate: Fate::Inside },
-    Key { name: "scheduler", kind: Kind::Typed(&scheduler::SCHEDULER), fate: Fate::Inside },
     no_meaning(
         "zero_allow_untested_optimizer",
         Kind::Bool,

@@ -9,7 +9,7 @@ use super::{
         Fate, Key, Kind, Literal, NO, NOT_NEGATIVE, RATIO, YES, alias, becomes, goes_with, makes,
         no_meaning, only, refused,
     },
-    options::option_keys,
+    options::with_options,
 };
 use crate::config::{options::OptionTable, zero::ZeroConfig};
 
@@ -17,14 +17,11 @@ const WHY_PLANNED: &str = "dsr plans its collectives by the layers of the model"
 const WHY_FLAT: &str = "the gradients of a layer always lie in one flat buffer";
 const WHY_HOOKS: &str = "dsr walks the layers itself and hooks into no module";
 
-pub(super) const KEYS: &[Key] = &[Key {
-    name: "zero_optimization",
+pub(super) fn key() -> Key {
+    let keys = Box::new(Kind::Block(with_options(ZERO, &[ZeroConfig::ROWS], "zero")));
     // `true` is the form of old, for stage 1.
-    kind: Kind::Either(&Kind::Bool, &Kind::Options(zero)),
-    fate: Fate::Makes("zero"),
-}];
-
-option_keys!(zero, ZERO, &[ZeroConfig::ROWS], "zero");
+    makes("zero_optimization", Kind::Either(&Kind::Bool, Box::leak(keys)), "zero")
+}
 
 const ZERO: &[Key] = &[
     Key {

@@ -2,7 +2,8 @@
 
 use crate::{
     config::options::{
-        Kind, OptionTable, OptionValue, Options, Value, Wrong, option_table, option_words,
+        Kind, OptionTable, OptionValue, Options, Value, Wrong, is_finite, option_table,
+        option_words,
     },
     error::{Code, Error, Result},
 };
@@ -198,11 +199,6 @@ impl OptionValue for (f64, f64) {
     }
 }
 
-/// Whether a number is finite, for options.
-pub(super) fn is_finite(number: &f64) -> bool {
-    number.is_finite()
-}
-
 impl Algorithm {
     /// The name by which checkpoints and descriptions know it.
     pub fn name(&self) -> &'static str {
@@ -214,15 +210,6 @@ impl Algorithm {
             Self::Sgd(_) => "SGD",
             Self::Adagrad(_) => "Adagrad",
             Self::Muon(_) => "Muon",
-        }
-    }
-
-    /// The option under which a schedule's momentum would be given; `None` where there is none.
-    pub fn momentum_option(&self) -> Option<&'static str> {
-        match self {
-            Self::Adam(_) | Self::Lamb(_) | Self::Lion(_) => Some("betas"),
-            Self::Sgd(_) | Self::Muon(_) => Some("momentum"),
-            Self::Adagrad(_) => None,
         }
     }
 }

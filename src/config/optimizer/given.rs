@@ -4,12 +4,14 @@
 use super::{
     algorithm::{
         AdagradConfig, AdamConfig, AdamMode, AdamOptions, Algorithm, BlockwiseConfig, LambConfig,
-        LionConfig, MuonConfig, SgdConfig, is_finite,
+        LionConfig, MuonConfig, SgdConfig,
     },
     settings::{CommonOptions, OptimizerConfig},
 };
 use crate::{
-    config::options::{Kind, OptionTable, Options, ROW, Row, Typed, Variant, option_table},
+    config::options::{
+        Kind, OptionTable, Options, ROW, Row, Typed, Variant, is_finite, option_table,
+    },
     error::{Code, Error},
 };
 

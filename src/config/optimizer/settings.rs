@@ -4,11 +4,10 @@ use glob::Pattern;
 
 use super::algorithm::{
     AdamConfig, Algorithm, BlockwiseConfig, LambConfig, LionConfig, MuonConfig, SgdConfig,
-    is_finite,
 };
 use crate::{
     config::options::{
-        Kind, OptionValue, Options, Tables, Value, Wrong, option_table, option_words,
+        Kind, OptionValue, Options, Tables, Value, Wrong, is_finite, option_table, option_words,
     },
     error::Code,
 };

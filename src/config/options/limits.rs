@@ -47,3 +47,8 @@ pub fn limits<T: Display>(range: &impl RangeBounds<T>) -> String {
         (Unbounded, Unbounded) => "a number".to_owned(),
     }
 }
+
+/// Whether a number is finite, for options.
+pub fn is_finite(number: &f64) -> bool {
+    number.is_finite()
+}

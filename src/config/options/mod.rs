@@ -16,7 +16,7 @@ pub(crate) use self::table::{option_table, option_words};
 pub use self::{
     document::{Listing, document},
     kind::{Kind, ROW, Row, Typed, Variant},
-    limits::{Limits, limits},
+    limits::{Limits, is_finite, limits},
     reader::{Field, Given, OptionTable, OptionType, Options, read, read_empty, read_table},
     table::{Switch, Tables},
     types::{OneOrMany, OptionValue, read_word},

@@ -397,6 +397,17 @@ pub enum Given<T> {
     Value(T),
 }
 
+impl<T> Given<T> {
+    /// What is made of the value.
+    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Given<U> {
+        match self {
+            Self::Absent => Given::Absent,
+            Self::Faulty => Given::Faulty,
+            Self::Value(value) => Given::Value(make(value)),
+        }
+    }
+}
+
 /// An option that has been looked up and can be narrowed further.
 #[must_use = "finish with `required`, `or` or `optional`"]
 pub struct Field<'a, T> {

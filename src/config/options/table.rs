@@ -22,11 +22,7 @@ impl<T: OptionValue> OptionType for T {
 
 impl<T: OptionType> OptionType for Option<T> {
     fn take(o: &mut Options<'_>, key: &'static str) -> Given<Self> {
-        match T::take(o, key) {
-            Given::Absent => Given::Absent,
-            Given::Faulty => Given::Faulty,
-            Given::Value(value) => Given::Value(Some(value)),
-        }
+        T::take(o, key).map(Some)
     }
 
     fn kind() -> Kind {
@@ -55,11 +51,7 @@ impl<T: OptionTable> OptionType for Switch<T> {
                 .map(key, T::read)
                 .map_or(Given::Faulty, |table| Given::Value(Self(Some(table))));
         }
-        match bool::take(o, key) {
-            Given::Value(is_on) => Given::Value(Self(is_on.then(T::default))),
-            Given::Absent => Given::Absent,
-            Given::Faulty => Given::Faulty,
-        }
+        bool::take(o, key).map(|is_on| Self(is_on.then(T::default)))
     }
 
     fn kind() -> Kind {
@@ -137,7 +129,7 @@ macro_rules! option_table {
                 let read = Self {
                     $(
                         $field: $crate::config::options::option_table!(
-                            @read o, stringify!($field), $type; $($spec)*
+                            @read o, stringify!($field); $($spec)*
                         ),
                     )*
                 };
@@ -163,65 +155,43 @@ macro_rules! option_table {
         }
     };
     (@row $name:expr, $help:expr, $type:ty;
-        default = $default:expr $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
+        $how:ident $(= $default:expr)? $(, range = $range:expr)?
+        $(, must = $holds:expr => $must:expr)? $(, deepspeed = $key:literal)?
     ) => {
-        $crate::config::options::option_table!(@row $name, $help, $type,
-            || {
-                let default: $type = $default;
-                $crate::config::options::OptionType::shown(&default)
-            },
-            false, [$($range)?], [$($key)?])
-    };
-    (@row $name:expr, $help:expr, $type:ty;
-        required $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
-    ) => {
-        $crate::config::options::option_table!(@row $name, $help, $type, || None, true, [$($range)?], [$($key)?])
-    };
-    (@row $name:expr, $help:expr, $type:ty;
-        optional $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
-    ) => {
-        $crate::config::options::option_table!(@row $name, $help, $type, || None, false, [$($range)?], [$($key)?])
-    };
-    (@row $name:expr, $help:expr, $type:ty, $default:expr, $required:expr,
-        [$($range:expr)?], [$($key:literal)?]) => {
         $crate::config::options::Row {
             name: $name,
             help: &$help,
             kind: <$type as $crate::config::options::OptionType>::kind,
-            default: $default,
+            default: $crate::config::options::option_table!(@shown $type $(, $default)?),
             limits: || $crate::config::options::option_table!(@limits $($range)?),
-            is_required: $required,
+            is_required: $crate::config::options::option_table!(@is_required $how),
             deepspeed: $crate::config::options::option_table!(@key $($key)?),
         }
     };
+    (@shown $type:ty) => { || None };
+    (@shown $type:ty, $default:expr) => {
+        || {
+            let default: $type = $default;
+            $crate::config::options::OptionType::shown(&default)
+        }
+    };
+    (@is_required required) => { true };
+    (@is_required $how:ident) => { false };
     (@limits) => { None };
     (@limits $range:expr) => { Some($crate::config::options::Limits::of(&$range)) };
     (@key) => { None };
     (@key $key:literal) => { Some($key) };
-    (@read $o:ident, $name:expr, $type:ty;
-        default = $default:expr $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
+    (@read $o:ident, $name:expr;
+        $how:ident $(= $default:expr)? $(, range = $range:expr)?
+        $(, must = $holds:expr => $must:expr)? $(, deepspeed = $key:literal)?
     ) => {
-        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
-            $(.range($range))?$(.check($holds, $must))?.or($default)
+        $crate::config::options::option_table!(@end
+            $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
+                $(.range($range))?$(.check($holds, $must))?,
+            $how $(= $default)?)
     };
-    (@read $o:ident, $name:expr, $type:ty;
-        required $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
-    ) => {
-        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
-            $(.range($range))?$(.check($holds, $must))?.required()
-    };
-    (@read $o:ident, $name:expr, $type:ty;
-        optional $(, range = $range:expr)? $(, must = $holds:expr => $must:expr)?
-        $(, deepspeed = $key:literal)?
-    ) => {
-        $o.get_spelled($name, $crate::config::options::option_table!(@key $($key)?))
-            $(.range($range))?$(.check($holds, $must))?.optional()
-    };
+    (@end $field:expr, default = $default:expr) => { $field.or($default) };
+    (@end $field:expr, $how:ident) => { $field.$how() };
 }
 
 /// An enum whose variants are the words of an option.

@@ -61,10 +61,7 @@ impl Wrong {
     /// The error for the argument called `name`, which is no option of a map.
     pub fn into_argument_error(self, name: &str) -> Error {
         let Self { code, must, found, hint, within } = self;
-        let error = Error::new(code, format!("`{name}{within}` must be {must}, found {found}"));
-        match hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        let message = format!("`{name}{within}` must be {must}, found {found}");
+        Error::new(code, message).hint_if(hint)
     }
 }

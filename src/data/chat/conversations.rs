@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use arrow::{
-    array::{ArrayRef, Int32Array, ListArray, RecordBatch},
-    buffer::OffsetBuffer,
+    array::RecordBatch,
     datatypes::{Schema, SchemaRef},
 };
 use serde_json::{Value, json};
@@ -131,15 +130,7 @@ impl TokenRule for Rule {
                 labels.push(if is_trained { token.id as i32 } else { IGNORE_INDEX as i32 });
             }
         }
-        let list = |values: Vec<i32>| -> ArrayRef {
-            let offsets = OffsetBuffer::from_lengths(ends.iter().copied());
-            Arc::new(ListArray::new(
-                tokens::item(),
-                offsets,
-                Arc::new(Int32Array::from(values)),
-                None,
-            ))
-        };
+        let list = |values: Vec<i32>| tokens::lists(values, ends.iter().copied());
         RecordBatch::try_new(self.schema.clone(), vec![list(ids), list(labels)])
             .map_err(|e| Error::new(Code::Internal, format!("chat: {e}")).caused_by(e))
     }

@@ -127,9 +127,7 @@ impl Header {
         while let Some(start) = values.next_record() {
             self.record(&mut values, &mut columns).map_err(|what| {
                 let line = group.line + memchr_iter(b'\n', &group.bytes[..start]).count() as u64;
-                self.file
-                    .error(format!("line {line}: {what}"))
-                    .hint_if(what.hint().map(str::to_owned))
+                self.file.error(format!("line {line}: {what}")).hint_if(what.hint())
             })?;
         }
         let fields: Vec<_> =

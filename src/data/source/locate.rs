@@ -46,25 +46,17 @@ pub struct OpenOptions {
     pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
 }
 
-/// The files of a dataset on a hub, present on this machine.
+/// The files of a dataset on a hub.
 pub trait DatasetFiles {
-    /// The splits of `repo` (of its configuration `config`) with their files, in order.
+    /// The splits of `repo` (of its configuration `config`) with their files, in order; large ones are
+    /// fetched when they are read, where they are to be streamed.
     fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>>;
-
-    /// The splits of `repo` with their files, of which large ones are fetched when they are read.
-    fn dataset_streams(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
-        self.dataset_files(repo, config, revision).map(all_here)
-    }
+        is_streamed: bool,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>>;
 
     /// A file of the cache, with the guard that judges where links of the cache lead.
     fn place(&self, path: PathBuf) -> Place;
@@ -76,8 +68,9 @@ impl DatasetFiles for crate::hub::Hub {
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
-    ) -> Result<Vec<(String, Vec<PathBuf>)>> {
-        Self::dataset_files(self, repo, config, revision)
+        _is_streamed: bool,
+    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        Self::dataset_files(self, repo, config, revision, None)
     }
 
     /// The hub of a program's user.
@@ -138,10 +131,7 @@ fn hub(
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
     let revision = options.revision.as_deref();
-    let splits = match options.streaming {
-        true => hub.dataset_streams(repo, config, revision),
-        false => hub.dataset_files(repo, config, revision).map(all_here),
-    };
+    let splits = hub.dataset_files(repo, config, revision, options.streaming);
     let splits = splits.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
     let open = |(split, files): (String, Vec<DatasetFile>)| {
         let file = |file: DatasetFile| match file {
@@ -158,11 +148,6 @@ fn hub(
         bail!(Code::Data, "{spec} has no data files");
     }
     Ok(splits)
-}
-
-fn all_here(splits: Vec<(String, Vec<PathBuf>)>) -> Vec<(String, Vec<DatasetFile>)> {
-    let here = |files: Vec<PathBuf>| files.into_iter().map(DatasetFile::Here).collect();
-    splits.into_iter().map(|(name, files)| (name, here(files))).collect()
 }
 
 fn directory(dir: &Place, sample_by: SampleBy) -> Result<Splits> {
@@ -340,10 +325,8 @@ fn missing(place: &Place) -> Error {
     }
     let names = parent.list().unwrap_or_default();
     let names: Vec<_> = names.iter().map(|name| name.to_string_lossy()).collect();
-    match suggest::nearest(wanted, names.iter().map(|name| &**name)) {
-        Some(near) => e("").hint(format!("did you mean {}?", parent.join(near).display())),
-        None => e(""),
-    }
+    let near = suggest::nearest(wanted, names.iter().map(|name| &**name));
+    e("").hint_if(near.map(|near| format!("did you mean {}?", parent.join(near).display())))
 }
 
 #[cfg(test)]

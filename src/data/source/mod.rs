@@ -38,7 +38,7 @@ use self::{columns::common, file::DataFile, in_turn::FilesInTurn, locate::Splits
 use super::{
     source_name::DataSource,
     split::{SplitSlice, parse_split},
-    stage::{Batches, Stage, limit_rows},
+    stage::{Batches, Stage, in_turn, limit_rows, place_of},
     wanted::{Stop, ask, check_wanted},
 };
 use crate::error::{Code, Error, Result};
@@ -112,10 +112,6 @@ impl Source {
 }
 
 impl Stage for Source {
-    fn inputs(&self) -> Vec<&dyn Stage> {
-        Vec::new()
-    }
-
     fn schema(&self) -> SchemaRef {
         self.schema.clone()
     }
@@ -137,26 +133,11 @@ impl Stage for Source {
         self.parts.iter().try_fold(0, |rows, part| Ok(rows + part.count()?))
     }
 
-    fn is_local(&self) -> bool {
-        false
-    }
-
     fn read(&self, _epoch: u64, from: u64) -> Result<Batches> {
-        let mut skip = from;
-        let mut first = 0;
-        // Only a part with a successor needs to be counted; the last one simply ends.
-        while skip > 0 && first + 1 < self.parts.len() {
-            let rows = self.parts[first].count()?;
-            if rows > skip {
-                break;
-            }
-            skip -= rows;
-            first += 1;
-        }
         let (parts, schema) = (self.parts.clone(), self.schema.clone());
-        let batches = in_turn(first..self.parts.len(), move |i| {
-            parts[i].read(if i == first { skip } else { 0 }, &schema)
-        });
+        let place = place_of(from, parts.len(), |part| parts[part].count())?;
+        let batches =
+            in_turn(place, parts.len(), move |part, from| parts[part].read(from, &schema));
         let stop = self.stop.clone();
         Ok(Box::new(batches.map(move |batch| {
             ask(stop.as_ref());
@@ -214,20 +195,12 @@ impl RowRange {
     }
 
     fn read(&self, from: u64, schema: &SchemaRef) -> Result<Batches> {
-        let mut skip = self.from.saturating_add(from);
+        let skip = self.from.saturating_add(from);
         let limit = self.to.map(|to| to.saturating_sub(skip));
         if limit == Some(0) {
             return Ok(Box::new(std::iter::empty()));
         }
-        let mut first = 0;
-        while skip > 0 && first + 1 < self.files.len() {
-            let rows = self.files[first].num_rows()?;
-            if rows > skip {
-                break;
-            }
-            skip -= rows;
-            first += 1;
-        }
+        let (first, skip) = place_of(skip, self.files.len(), |file| self.files[file].num_rows())?;
         let files = self.files.iter().skip(first).cloned().collect();
         let batches: Batches = Box::new(FilesInTurn::new(files, skip, schema.clone()));
         Ok(match limit {
@@ -239,17 +212,6 @@ impl RowRange {
 
 fn total(files: &[DataFile]) -> Result<u64> {
     files.iter().try_fold(0, |rows, file| Ok(rows + file.num_rows()?))
-}
-
-/// Streams one after another, each opened when the one before has ended.
-fn in_turn(
-    indices: std::ops::Range<usize>,
-    open: impl Fn(usize) -> Result<Batches> + 'static,
-) -> Batches {
-    Box::new(indices.flat_map(move |i| match open(i) {
-        Ok(batches) => batches,
-        Err(e) => Box::new(std::iter::once(Err(e))),
-    }))
 }
 
 #[cfg(test)]

@@ -157,10 +157,7 @@ pub(super) fn saved<'a>(
         let e = no_module(name, "modules_to_save", "module", &known);
         let aliases = model.facts.names.map_or(&[][..], |names| names.aliases);
         let tied = aliases.iter().find(|(alias, _)| alias.strip_suffix(".weight") == Some(name));
-        return Err(match tied {
-            Some((_, with)) => e.hint(format!("{name} is tied to {with}")),
-            None => e,
-        });
+        return Err(e.hint_if(tied.map(|(_, with)| format!("{name} is tied to {with}"))));
     }
     let is_meant = |own: &&Own<'_>| names.iter().any(|name| is_within(own.module(), name));
     Ok(params.iter().filter(is_meant).collect())
