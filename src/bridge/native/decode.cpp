@@ -132,7 +132,8 @@ INLINE void add_to_rows(const Product& p, int64_t output, int64_t from, int64_t 
 
 FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_t last) {
   for (int64_t m = 0; m < p.rows; ++m) {
-    for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] = p.bias ? p.bias[o] : 0.0f;
+    float* y = p.y + m * p.outputs;
+    std::fill(y + first, y + last, 0.0f);
   }
   const int64_t depth = p.rows <= kFewRows ? kDepthOfFew : kDepth;
   for (int64_t from = 0; from < p.inputs; from += depth) {
@@ -148,6 +149,10 @@ FOR_EACH_MACHINE void multiply_by_inputs(const Product& p, int64_t first, int64_
         }
       }
     }
+  }
+  // Last, as libtorch's products have it.
+  for (int64_t m = 0; p.bias && m < p.rows; ++m) {
+    for (int64_t o = first; o < last; ++o) p.y[m * p.outputs + o] += p.bias[o];
   }
 }
 
