@@ -268,9 +268,9 @@ impl Model {
         self.trainable_units().iter().map(|u| u.numel() as u64).sum()
     }
 
-    /// The `tokenizer.json` of the directory that the model was loaded from.
-    pub fn tokenizer_json(&self) -> Option<&[u8]> {
-        self.companions.get("tokenizer.json")
+    /// Whether the directory that the model was loaded from has a tokenizer.
+    pub fn has_tokenizer(&self) -> bool {
+        self.companions.has_tokenizer()
     }
 
     fn companions(&self) -> &Companions {

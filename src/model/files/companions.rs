@@ -11,6 +11,8 @@ use crate::{
 pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(super) const TOKENIZER: &str = "tokenizer.json";
 pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const VOCAB: &str = "vocab.json";
+const MERGES: &str = "merges.txt";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Settings of a tokenizer that are about the files beside which it lay, and its template, which has a
@@ -25,8 +27,19 @@ const NOT_HANDED_ON: [&str; 6] = [
 ];
 
 /// Files of a model's directory beside config and weights, which an export hands on as they are.
-pub(super) const COMPANIONS: [&str; 5] =
-    [TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", GENERATION_CONFIG, CHAT_TEMPLATE];
+pub(super) const COMPANIONS: [&str; 11] = [
+    TOKENIZER,
+    TOKENIZER_CONFIG,
+    "special_tokens_map.json",
+    "added_tokens.json",
+    VOCAB,
+    MERGES,
+    "spiece.model",
+    "tokenizer.model",
+    "sentencepiece.bpe.model",
+    GENERATION_CONFIG,
+    CHAT_TEMPLATE,
+];
 
 /// The files beside config and weights that a model came with.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +59,26 @@ impl Companions {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
     }
 
+    /// Whether a tokenizer that dsr reads is among them.
+    pub(in crate::model) fn has_tokenizer(&self) -> bool {
+        let has = |name| self.get(name).is_some();
+        has(TOKENIZER) || has(VOCAB) && has(MERGES)
+    }
+
     /// All files by name.
     pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
         self.0.iter().map(|(name, bytes)| (*name, &bytes[..]))
+    }
+
+    /// Writes other files into `dir`, in the place of these.
+    pub(super) fn replace(&self, dir: &Place, other: &[(&str, Vec<u8>)]) -> Result<()> {
+        for (name, _) in self.files() {
+            let old = dir.join(name);
+            if !other.iter().any(|(kept, _)| *kept == name) && old.is_file() {
+                old.remove_file()?;
+            }
+        }
+        other.iter().try_for_each(|(name, bytes)| fs::write_atomic(dir.join(name), bytes))
     }
 
     /// The tokens that end a text by `generation_config.json`, which transformers prefers.
