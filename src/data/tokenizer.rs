@@ -28,7 +28,6 @@ use crate::{
     fs::{self, Place},
     hash::sha256,
     panics::catch,
-    units::Bytes,
 };
 
 /// Names under which models know their end-of-text token, most specific first.
@@ -37,9 +36,6 @@ const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos
 const SENTENCEPIECE: [&str; 3] = ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"];
 /// Names under which models know their padding token.
 const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
-
-/// The most bytes that normalizing may make of one text, where it makes it longer.
-const MOST_NORMALIZED: u64 = 256 << 20;
 
 /// A tokenizer with its vocabulary and special tokens.
 #[derive(Clone)]
@@ -111,7 +107,10 @@ impl Tokenizer {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
         let template = ChatTemplate::find(&dir)?;
-        Ok(Self { template, ..Self::new(beside.added_to(inner)?, growth, beside.config())? })
+        Ok(Self {
+            template,
+            ..Self::new(beside.added_to(inner, growth)?, growth, beside.config())?
+        })
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
@@ -121,7 +120,7 @@ impl Tokenizer {
         }
         let beside = Beside::read(&directory_of(vocab))?;
         let (inner, growth) = byte_level_bpe(vocab, merges, beside.adds_prefix_space())?;
-        Self::new(beside.added_to(inner)?, growth, beside.config())
+        Self::new(beside.added_to(inner, growth)?, growth, beside.config())
     }
 
     /// Reads the text of a `tokenizer.json`.
@@ -149,19 +148,8 @@ impl Tokenizer {
         Ok(Self { inner, growth, pieces, eos, pad, template: None, config, hash: OnceLock::new() })
     }
 
-    /// Refuses a text that the tokenizer's rules could make too long.
     fn check_growth(&self, text: &str) -> Result<()> {
-        let bytes = (text.len() as u64).saturating_mul(self.growth);
-        if self.growth <= tokenizer_check::USUAL_GROWTH || bytes <= MOST_NORMALIZED {
-            return Ok(());
-        }
-        bail!(
-            Code::Tokenizer,
-            "the tokenizer's rules can make {} of a text of {}, more than {}",
-            Bytes(bytes),
-            Bytes(text.len() as u64),
-            Bytes(MOST_NORMALIZED)
-        )
+        tokenizer_check::check_growth(self.growth, text)
     }
 
     /// The ids of one text, with the special tokens that the tokenizer itself adds.

@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::Value;
 use tokenizers::{AddedToken, pre_tokenizers::PreTokenizerWrapper, tokenizer::Tokenizer as Inner};
 
+use super::tokenizer_check;
 use crate::{
     error::{Code, Error, Result},
     fs::Place,
+    panics::catch,
 };
 
 /// How a tokenizer whose files are not enough gets a `tokenizer.json`.
@@ -75,8 +77,8 @@ impl Beside {
         Err(Error::new(Code::Tokenizer, message).hint(TO_JSON))
     }
 
-    /// A tokenizer with the tokens that the files add to it.
-    pub(super) fn added_to(&self, mut inner: Inner) -> Result<Inner> {
+    /// A tokenizer with the tokens that the files add to it, whose rules can make a text `growth` times longer.
+    pub(super) fn added_to(&self, mut inner: Inner, growth: u64) -> Result<Inner> {
         let (named, extra) = (self.named(), self.extra());
         let own = inner.get_added_tokens_decoder();
         let mut listed = self.listed(&named, &extra)?;
@@ -93,9 +95,12 @@ impl Beside {
         let mut tokens: Vec<AddedToken> = listed.values().chain(more).cloned().collect();
         for token in &mut tokens {
             token.special |= named.iter().any(|special| special.content == token.content);
+            tokenizer_check::check_growth(growth, &token.content)?;
         }
         listed.retain(|_, token| inner.token_to_id(&token.content).is_none());
-        inner.add_tokens(tokens).map_err(|e| self.wrong(&e.to_string()))?;
+        catch(|| inner.add_tokens(tokens))
+            .map_err(|words| self.wrong(&words))?
+            .map_err(|e| self.wrong(&e.to_string()))?;
         for (id, AddedToken { content, .. }) in listed {
             if inner.token_to_id(&content) != Some(id) {
                 let what = format!("the added token \"{content}\" cannot have the id {id}");

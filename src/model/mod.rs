@@ -268,9 +268,10 @@ impl Model {
         self.trainable_units().iter().map(|u| u.numel() as u64).sum()
     }
 
-    /// Whether the directory that the model was loaded from has a tokenizer.
+    /// Whether the directory that the model was loaded from has a tokenizer that is read.
     pub fn has_tokenizer(&self) -> bool {
-        self.companions.has_tokenizer()
+        let names = ["tokenizer.json", "merges.txt"];
+        names.iter().any(|name| self.companions.get(name).is_some())
     }
 
     fn companions(&self) -> &Companions {

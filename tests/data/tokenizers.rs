@@ -49,32 +49,23 @@ fn vocab_and_merges_read_as_gpt2_wrote_them() {
 /// As transformers' `AutoTokenizer`: the class of GPT-2 goes by the settings alone.
 #[test]
 fn gpt2s_class_puts_a_blank_before_texts_where_its_settings_say_so() {
-    let rules = String::from_utf8(GPT2.to_vec()).unwrap();
-    let [vocab, merges] = vocab_and_merges();
-    let class = |class: &str, prefix: bool| {
-        json!({ "tokenizer_class": class, "add_prefix_space": prefix }).to_string()
-    };
-    let (gpt2s, plain) = (class("GPT2Tokenizer", true), class("GPT2Tokenizer", false));
-    let other = class("PreTrainedTokenizerFast", true);
-    let json = ("tokenizer.json", &rules[..]);
-    let files = [(vocab.0, &vocab.1[..]), (merges.0, &merges.1[..])];
-    let config = |text| ("tokenizer_config.json", text);
+    let rules = std::str::from_utf8(GPT2).unwrap();
+    let [(_, vocab), (_, merges)] = &vocab_and_merges();
+    let json = [("tokenizer.json", rules)];
+    let two = [("vocab.json", &vocab[..]), ("merges.txt", &merges[..])];
     let cases = [
-        ([&files[..], &[config(&gpt2s)]].concat(), " Hello world!"),
-        ([&files[..], &[config(&plain)]].concat(), "Hello world!"),
-        (vec![json, config(&gpt2s)], " Hello world!"),
-        (vec![json, config(&plain)], "Hello world!"),
-        (vec![json, config(&other)], "Hello world!"),
+        (two.as_slice(), "GPT2Tokenizer", true, " Hello world!"),
+        (&two, "GPT2Tokenizer", false, "Hello world!"),
+        (&json, "GPT2Tokenizer", true, " Hello world!"),
+        (&json, "GPT2Tokenizer", false, "Hello world!"),
+        (&json, "PreTrainedTokenizerFast", true, "Hello world!"),
     ];
-    for (files, text) in cases {
-        let dir = dir(&files);
+    for (files, class, adds, text) in cases {
+        let config = json!({ "tokenizer_class": class, "add_prefix_space": adds }).to_string();
+        let dir = dir(&[files, &[("tokenizer_config.json", &config)]].concat());
         let tokenizer = Tokenizer::from_path(Place::unguarded(dir.path())).unwrap();
-        let config = files.last().unwrap().1;
-        assert_eq!(
-            tokenizer.encode("Hello world!").unwrap(),
-            gpt2().encode(text).unwrap(),
-            "{config}"
-        );
+        let ids = tokenizer.encode("Hello world!").unwrap();
+        assert_eq!(ids, gpt2().encode(text).unwrap(), "{} {config}", files.len());
     }
 }
 
@@ -174,6 +165,18 @@ fn tokens_that_cannot_be_added_are_errors() {
         let e = beside("tokenizer_config.json", &content).unwrap_err();
         assert!(e.code() == Code::Tokenizer && e.message().contains(expected), "{e}");
     }
+}
+
+#[test]
+fn an_added_token_that_the_rules_make_too_long_is_an_error() {
+    let long = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "a".repeat(1000)});
+    let bomb = json!({"normalizer": {"type": "Sequence", "normalizers": [long, long, long, long]}});
+    let config =
+        json!({ "added_tokens_decoder": { "3": { "content": "aa", "normalized": true } } });
+    let files = [("tokenizer.json", rules(&bomb)), ("tokenizer_config.json", config.to_string())];
+    let dir = dir(&files.each_ref().map(|(name, text)| (*name, &text[..])));
+    let e = Tokenizer::from_path(Place::unguarded(dir.path())).unwrap_err();
+    assert!(e.message().starts_with("the tokenizer's rules can make"), "{e}");
 }
 
 /// What the library would panic at, or ask gigabytes for.

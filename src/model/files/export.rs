@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::{
-    companions::{COMPANIONS, ExportedTokenizer, companions, text_of},
+    companions::{COMPANIONS, Companions, ExportedTokenizer, companions, text_of},
     weights::{INDEX, SINGLE, StoredWeights},
 };
 use crate::{
@@ -52,8 +52,8 @@ impl Model {
 
     /// Writes the files that the model came with beside config and weights into `dir`.
     pub fn write_companions(&self, dir: &Place) -> Result<()> {
-        let mut files = self.companions().files();
-        files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
+        let Companions(files) = self.companions();
+        files.iter().try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
     /// Writes the files beside config and weights into `dir`, those of `tokenizer` in the place of those that
@@ -298,7 +298,7 @@ mod tests {
             FlatUnit, Init, ModelConfig,
             files::{
                 StoredWeights,
-                companions::{Companions, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
+                companions::{GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
             },
         },
         tensor::Device,
@@ -469,7 +469,7 @@ mod tests {
         assert_eq!(text(&other, GENERATION_CONFIG), "its own");
         assert!(text(&other, TOKENIZER_CONFIG).contains("\"eos_token\": \"<|end|>\""));
         let dir = tempfile::tempdir().unwrap();
-        for (name, bytes) in own.files() {
+        for (name, bytes) in &own.0 {
             write(dir.path().join(name), bytes).unwrap();
         }
         own.replace(&dir.path().into(), &other).unwrap();
@@ -479,14 +479,8 @@ mod tests {
     #[test]
     fn every_form_of_a_tokenizer_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let forms = [
-            "added_tokens.json",
-            "merges.txt",
-            "sentencepiece.bpe.model",
-            "spiece.model",
-            "tokenizer.model",
-            "vocab.json",
-        ];
+        let forms =
+            ["added_tokens.json", "merges.txt", "spiece.model", "tokenizer.model", "vocab.json"];
         for name in forms {
             write(dir.path().join(name), name).unwrap();
             assert!(is_of_an_export(name));
