@@ -19,6 +19,7 @@ use super::{
     embedded,
     source_name::DataSource,
     tokenizer_check,
+    tokenizer_files::{Beside, TO_JSON, content_of},
     tokenizer_pieces::Pieces,
     wanted::check_wanted,
 };
@@ -27,21 +28,14 @@ use crate::{
     fs::{self, Place},
     hash::sha256,
     panics::catch,
-    units::Bytes,
 };
 
 /// Names under which models know their end-of-text token, most specific first.
 const EOS_TOKENS: [&str; 4] = ["<|endoftext|>", "</s>", "<|end_of_text|>", "<eos>"];
 /// Files of SentencePiece.
 const SENTENCEPIECE: [&str; 3] = ["spiece.model", "tokenizer.model", "sentencepiece.bpe.model"];
-/// How a tokenizer without a `tokenizer.json` gets one.
-const TO_JSON: &str = "make a tokenizer.json of it, in Python: \
-     AutoTokenizer.from_pretrained(dir).save_pretrained(dir)";
 /// Names under which models know their padding token.
 const PAD_TOKENS: [&str; 3] = ["<pad>", "[PAD]", "<|pad|>"];
-
-/// The most bytes that normalizing may make of one text, where it makes it longer.
-const MOST_NORMALIZED: u64 = 256 << 20;
 
 /// A tokenizer with its vocabulary and special tokens.
 #[derive(Clone)]
@@ -86,20 +80,21 @@ impl Tokenizer {
     }
 
     /// Opens a `tokenizer.json`, or a directory that holds one, or one that holds `vocab.json` and
-    /// `merges.txt` of a byte-level BPE as GPT-2's. A `tokenizer_config.json` beside them names the
-    /// special tokens.
+    /// `merges.txt` of a byte-level BPE as GPT-2's. The files beside them name the special tokens and
+    /// add others.
     pub fn from_path(path: impl Into<Place>) -> Result<Self> {
         let path = path.into();
         let is_dir = path.is_dir();
         let dir = if is_dir { path.clone() } else { directory_of(&path) };
         let json = if is_dir { path.join("tokenizer.json") } else { path.clone() };
         let (vocab, merges) = (dir.join("vocab.json"), dir.join("merges.txt"));
-        let inner = if json.is_file() && json.name() != Some("vocab.json") {
-            parse(&json.read_json()?, &json.display().to_string())?
+        let beside = Beside::read(&dir)?;
+        let (inner, growth) = if json.is_file() && json.name() != Some("vocab.json") {
+            let (inner, growth) = parse(&json.read_json()?, &json.display().to_string())?;
+            (beside.classed(inner), growth)
         } else if (is_dir || path == vocab) && vocab.is_file() && merges.is_file() {
-            let config = config_in(&dir)?;
-            check_class(&dir, config.as_ref())?;
-            with_added_tokens(byte_level_bpe(&vocab, &merges)?, &dir, config.as_ref())?
+            beside.check_class()?;
+            byte_level_bpe(&vocab, &merges, beside.adds_prefix_space())?
         } else if is_dir {
             let message = format!(
                 "{} holds no tokenizer: expected tokenizer.json, or vocab.json and merges.txt",
@@ -112,7 +107,10 @@ impl Tokenizer {
             bail!(Code::Tokenizer, "no tokenizer at {}: no such file or directory", path.display());
         };
         let template = ChatTemplate::find(&dir)?;
-        Ok(Self { template, ..Self::new(inner, config_in(&dir)?.as_ref())? })
+        Ok(Self {
+            template,
+            ..Self::new(beside.added_to(inner, growth)?, growth, beside.config())?
+        })
     }
 
     /// Opens the two files of a byte-level BPE as GPT-2's, wherever they lie.
@@ -120,24 +118,20 @@ impl Tokenizer {
         if let Some(absent) = [vocab, merges].into_iter().find(|place| !place.is_file()) {
             bail!(Code::Tokenizer, "no file {}", absent.display());
         }
-        let dir = directory_of(vocab);
-        let config = config_in(&dir)?;
-        let inner = with_added_tokens(byte_level_bpe(vocab, merges)?, &dir, config.as_ref())?;
-        Self::new(inner, config.as_ref())
+        let beside = Beside::read(&directory_of(vocab))?;
+        let (inner, growth) = byte_level_bpe(vocab, merges, beside.adds_prefix_space())?;
+        Self::new(beside.added_to(inner, growth)?, growth, beside.config())
     }
 
     /// Reads the text of a `tokenizer.json`.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        Self::new(parse(json, "the tokenizer")?, None)
+        let (inner, growth) = parse(json, "the tokenizer")?;
+        Self::new(inner, growth, &Value::Null)
     }
 
-    fn new((inner, growth): (Inner, u64), config: Option<&Value>) -> Result<Self> {
+    fn new(inner: Inner, growth: u64, config: &Value) -> Result<Self> {
         let named = |key: &str, known: &[&str]| {
-            let token = config.and_then(|config| match &config[key] {
-                Value::String(token) => Some(token.as_str()),
-                object => object["content"].as_str(),
-            });
-            match token {
+            match content_of(&config[key]) {
                 // Another token in its place would end texts where nobody wants it.
                 Some(token) => inner.token_to_id(token).map(Some).ok_or_else(|| {
                     let message = format!(
@@ -150,23 +144,12 @@ impl Tokenizer {
         };
         let (eos, pad) = (named("eos_token", &EOS_TOKENS)?, named("pad_token", &PAD_TOKENS)?);
         let (pieces, inner) = (Pieces::of(&inner).map(Arc::new), Arc::new(inner));
-        let config = config.and_then(Value::as_object).cloned().unwrap_or_default();
+        let config = config.as_object().cloned().unwrap_or_default();
         Ok(Self { inner, growth, pieces, eos, pad, template: None, config, hash: OnceLock::new() })
     }
 
-    /// Refuses a text that the tokenizer's rules could make too long.
     fn check_growth(&self, text: &str) -> Result<()> {
-        let bytes = (text.len() as u64).saturating_mul(self.growth);
-        if self.growth <= tokenizer_check::USUAL_GROWTH || bytes <= MOST_NORMALIZED {
-            return Ok(());
-        }
-        bail!(
-            Code::Tokenizer,
-            "the tokenizer's rules can make {} of a text of {}, more than {}",
-            Bytes(bytes),
-            Bytes(text.len() as u64),
-            Bytes(MOST_NORMALIZED)
-        )
+        tokenizer_check::check_growth(self.growth, text)
     }
 
     /// The ids of one text, with the special tokens that the tokenizer itself adds.
@@ -337,8 +320,8 @@ fn parse(json: &[u8], name: &str) -> Result<(Inner, u64)> {
     Ok((inner, growth))
 }
 
-/// GPT-2's own files: byte-level BPE without a prefix space.
-fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
+/// GPT-2's own files: byte-level BPE, which may put a blank before texts.
+fn byte_level_bpe(vocab: &Place, merges: &Place, adds_prefix_space: bool) -> Result<(Inner, u64)> {
     let wrong = |e: &str| {
         let (vocab, merges) = (vocab.display(), merges.display());
         Error::new(Code::Tokenizer, format!("{vocab} and {merges} are no BPE vocabulary: {e}"))
@@ -359,7 +342,7 @@ fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
         .map_err(|words| wrong(&words))?
         .map_err(|e| wrong(&e.to_string()))?;
     let mut inner = Inner::new(model);
-    inner.with_pre_tokenizer(Some(ByteLevel::new(false, true, true)));
+    inner.with_pre_tokenizer(Some(ByteLevel::new(adds_prefix_space, true, true)));
     inner.with_decoder(Some(ByteLevel::default()));
     let special: Vec<AddedToken> = EOS_TOKENS
         .iter()
@@ -368,108 +351,6 @@ fn byte_level_bpe(vocab: &Place, merges: &Place) -> Result<(Inner, u64)> {
         .collect();
     inner.add_special_tokens(special).map_err(|e| failed("load", e))?;
     Ok((inner, 1))
-}
-
-/// The tokens that a directory adds to its vocabulary, in `added_tokens.json` or as
-/// `added_tokens_decoder` of its `tokenizer_config.json`, at the ids that they have there.
-fn with_added_tokens(
-    (mut inner, growth): (Inner, u64),
-    dir: &Place,
-    config: Option<&Value>,
-) -> Result<(Inner, u64)> {
-    let mut added: Vec<(u32, AddedToken)> = Vec::new();
-    let wrong = |what: &str| {
-        let message = format!("{}: {what}", dir.display());
-        Error::new(Code::Tokenizer, message).hint(TO_JSON)
-    };
-    if let Some(Value::Object(tokens)) = json_in(dir, "added_tokens.json")? {
-        for (token, id) in tokens {
-            let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-            let id = id.ok_or_else(|| wrong("added_tokens.json has an id that is no token id"))?;
-            let special = config.is_some_and(|config| is_named(config, &token));
-            added.push((id, AddedToken::from(token, special).normalized(false)));
-        }
-    }
-    if let Some(Value::Object(tokens)) = config.map(|config| &config["added_tokens_decoder"]) {
-        for (id, token) in tokens {
-            let id =
-                id.parse().map_err(|_| wrong("added_tokens_decoder has an id that is none"))?;
-            let content = token["content"].as_str().unwrap_or_default().to_owned();
-            let is = |key: &str| token[key] == true;
-            let token = AddedToken::from(content, is("special"))
-                .normalized(is("normalized"))
-                .lstrip(is("lstrip"))
-                .rstrip(is("rstrip"))
-                .single_word(is("single_word"));
-            added.retain(|(other, _)| *other != id);
-            added.push((id, token));
-        }
-    }
-    added.sort_by_key(|(id, _)| *id);
-    for (id, token) in added {
-        let content = token.content.clone();
-        match token.special {
-            true => inner.add_special_tokens([token]),
-            false => inner.add_tokens([token]),
-        }
-        .map_err(|e| failed("load", e))?;
-        if inner.token_to_id(&content) != Some(id) {
-            return Err(wrong(&format!("the added token \"{content}\" cannot have the id {id}")));
-        }
-    }
-    Ok((inner, growth))
-}
-
-/// Whether a token is one of the special ones that the files name.
-fn is_named(config: &Value, token: &str) -> bool {
-    let is = |value: &Value| value == token || value["content"] == token;
-    let Value::Object(keys) = config else { return false };
-    keys.iter().filter(|(key, _)| key.ends_with("_token") || key.ends_with("_tokens")).any(
-        |(_, value)| match value {
-            Value::Array(all) => all.iter().any(is),
-            one => is(one),
-        },
-    )
-}
-
-/// A JSON file of a directory, if there is one.
-fn json_in(dir: &Place, name: &str) -> Result<Option<Value>> {
-    let path = dir.join(name);
-    if !path.is_file() {
-        return Ok(None);
-    }
-    serde_json::from_slice(&path.read_json()?).map(Some).map_err(|e| {
-        Error::new(Code::Tokenizer, format!("{} is not JSON: {e}", path.display())).caused_by(e)
-    })
-}
-
-/// The `tokenizer_config.json` of a directory, with what a `special_tokens_map.json` says beside it.
-fn config_in(dir: &Place) -> Result<Option<Value>> {
-    let (config, special) =
-        (json_in(dir, "tokenizer_config.json")?, json_in(dir, "special_tokens_map.json")?);
-    Ok(match (config, special) {
-        (Some(Value::Object(config)), Some(Value::Object(mut special))) => {
-            special.extend(config.into_iter().filter(|(_, value)| !value.is_null()));
-            Some(special.into())
-        }
-        (config, special) => config.or(special),
-    })
-}
-
-/// Refuses the two files of a tokenizer that is no GPT-2's: its class adds rules that they do not hold.
-fn check_class(dir: &Place, config: Option<&Value>) -> Result<()> {
-    let Some(config) = config else { return Ok(()) };
-    let class = config["tokenizer_class"].as_str().unwrap_or("GPT2Tokenizer");
-    let is_plain =
-        matches!(class, "GPT2Tokenizer" | "GPT2TokenizerFast") && config["add_bos_token"] != true;
-    if is_plain {
-        return Ok(());
-    }
-    let dir = dir.display();
-    let message = format!(
-        "{dir} has the tokenizer of a {class} in vocab.json and merges.txt, without its rules"
-    );
-    Err(Error::new(Code::Tokenizer, message).hint(TO_JSON))
 }
 
 /// Runs the library's function, whose panic is an error of the tokenizer.

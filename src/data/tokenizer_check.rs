@@ -6,14 +6,36 @@
 
 use serde_json::Value;
 
+use crate::{
+    error::{Code, Result},
+    units::Bytes,
+};
+
 /// A factor that tokenizers in use stay below: a space becomes three bytes, a ligature a word.
-pub(super) const USUAL_GROWTH: u64 = 64;
+const USUAL_GROWTH: u64 = 64;
+/// The most bytes that normalizing may make of one text, where it makes it longer.
+const MOST_NORMALIZED: u64 = 256 << 20;
 
 /// Checks the rules; returns how many times longer they can make a text.
 pub(super) fn check(rules: &Value) -> Result<u64, String> {
     check_tables(&rules["normalizer"])?;
     let before = growth(&rules["normalizer"]).saturating_mul(growth(&rules["pre_tokenizer"]));
     Ok(before.max(growth(&rules["decoder"])))
+}
+
+/// Refuses a text that rules could make too long, where they make texts `growth` times longer.
+pub(super) fn check_growth(growth: u64, text: &str) -> Result<()> {
+    let bytes = (text.len() as u64).saturating_mul(growth);
+    if growth <= USUAL_GROWTH || bytes <= MOST_NORMALIZED {
+        return Ok(());
+    }
+    bail!(
+        Code::Tokenizer,
+        "the tokenizer's rules can make {} of a text of {}, more than {}",
+        Bytes(bytes),
+        Bytes(text.len() as u64),
+        Bytes(MOST_NORMALIZED)
+    )
 }
 
 /// Refuses a precompiled table that is shorter than it says.

@@ -27,7 +27,10 @@ impl Pieces {
     pub(super) fn of(tokenizer: &Tokenizer) -> Option<Self> {
         let rules = serde_json::to_value(tokenizer).ok()?;
         let has = |part: &str, text: &str| rules[part].to_string().contains(text);
-        let joins = tokenizer.get_added_tokens_decoder().values().any(|t| t.content.contains('\n'));
+        // The cut could lie inside such a token, or between it and the blank that it takes with it.
+        let joins = tokenizer.get_added_tokens_decoder().values().any(|token| {
+            token.content.contains(char::is_whitespace) || token.lstrip || token.rstrip
+        });
         let is_plain = ["null", "\"NFC\""].iter().any(|kind| has("normalizer", kind));
         if !has("pre_tokenizer", "\"ByteLevel\"")
             || has("pre_tokenizer", "\"add_prefix_space\":true")
@@ -92,6 +95,8 @@ fn cut(text: &str, size: usize) -> Vec<&str> {
 
 #[cfg(test)]
 mod tests {
+    use tokenizers::AddedToken;
+
     use super::*;
     use crate::data::embedded;
 
@@ -105,6 +110,21 @@ mod tests {
         let encode = |parts: Vec<&str>| Ok(parts.into_iter().map(ids).collect());
         assert!(Pieces::takes(&text) && cut(&text, PIECE).len() > 3);
         assert_eq!(pieces.encode(&text, encode, || Ok(())).unwrap(), ids(&text));
+    }
+
+    #[test]
+    fn a_tokenizer_whose_added_tokens_take_blanks_takes_texts_whole() {
+        let has_pieces = |token: AddedToken| {
+            let json = embedded::tokenizer("gpt2").unwrap();
+            let mut tokenizer = Tokenizer::from_bytes(json).unwrap();
+            tokenizer.add_tokens([token]).unwrap();
+            Pieces::of(&tokenizer).is_some()
+        };
+        let word = || AddedToken::from("York", false);
+        assert!(has_pieces(word()));
+        assert!(!has_pieces(AddedToken::from("New York", false)));
+        assert!(!has_pieces(word().lstrip(true)));
+        assert!(!has_pieces(word().rstrip(true)));
     }
 
     #[test]

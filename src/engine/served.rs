@@ -9,7 +9,7 @@ impl Engine {
     /// tokenizer has ids gets none.
     pub fn write_tokenizer(&self, dir: &Place, tokenizer: &Tokenizer) -> Result<()> {
         let ids = i64::try_from(tokenizer.vocab_size()).unwrap_or(i64::MAX);
-        if self.model().tokenizer_json().is_some() || ids > self.model().facts().vocab_size {
+        if self.model().has_tokenizer() || ids > self.model().facts().vocab_size {
             return Ok(());
         }
         self.model().write_companions_with(dir, &exported(tokenizer)?)

@@ -89,7 +89,7 @@ pub fn continue_tokens(
 fn ends(model: &Model, tokenizer: &Tokenizer) -> Vec<i64> {
     let eos = tokenizer.eos_id().map(i64::from);
     // Without a tokenizer of its own the model's ids may be of another vocabulary.
-    let by_config = eos.is_none() || model.tokenizer_json().is_some();
+    let by_config = eos.is_none() || model.has_tokenizer();
     let configured = model.facts().eos_token_ids.iter().copied().filter(|_| by_config);
     configured.chain(eos).collect()
 }

@@ -268,9 +268,10 @@ impl Model {
         self.trainable_units().iter().map(|u| u.numel() as u64).sum()
     }
 
-    /// The `tokenizer.json` of the directory that the model was loaded from.
-    pub fn tokenizer_json(&self) -> Option<&[u8]> {
-        self.companions.get("tokenizer.json")
+    /// Whether the directory that the model was loaded from has a tokenizer that is read.
+    pub fn has_tokenizer(&self) -> bool {
+        let names = ["tokenizer.json", "merges.txt"];
+        names.iter().any(|name| self.companions.get(name).is_some())
     }
 
     fn companions(&self) -> &Companions {

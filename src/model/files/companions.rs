@@ -25,8 +25,11 @@ const NOT_HANDED_ON: [&str; 6] = [
 ];
 
 /// Files of a model's directory beside config and weights, which an export hands on as they are.
-pub(super) const COMPANIONS: [&str; 5] =
-    [TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", GENERATION_CONFIG, CHAT_TEMPLATE];
+#[rustfmt::skip]
+pub(super) const COMPANIONS: [&str; 10] = [
+    TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "merges.txt", "spiece.model", "tokenizer.model", GENERATION_CONFIG, CHAT_TEMPLATE,
+];
 
 /// The files beside config and weights that a model came with.
 #[derive(Debug, Clone, Default)]
@@ -46,9 +49,11 @@ impl Companions {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
     }
 
-    /// All files by name.
-    pub(super) fn files(&self) -> impl Iterator<Item = (&'static str, &[u8])> {
-        self.0.iter().map(|(name, bytes)| (*name, &bytes[..]))
+    /// Writes other files into `dir`, in the place of these.
+    pub(super) fn replace(&self, dir: &Place, other: &[(&str, Vec<u8>)]) -> Result<()> {
+        let mut old = self.0.iter().map(|(name, _)| dir.join(name)).filter(Place::is_file);
+        old.try_for_each(|path| path.remove_file())?;
+        other.iter().try_for_each(|(name, bytes)| fs::write_atomic(dir.join(name), bytes))
     }
 
     /// The tokens that end a text by `generation_config.json`, which transformers prefers.
@@ -86,24 +91,21 @@ pub(super) fn companions(
     tokenizer: Option<&ExportedTokenizer>,
 ) -> Result<Vec<(&'static str, Vec<u8>)>> {
     let is_kept = |name: &str| tokenizer.is_none() || name == GENERATION_CONFIG;
-    let mut files: Vec<_> = own.iter().filter(|(name, _)| is_kept(name)).cloned().collect();
-    let has =
-        |files: &[(&str, Vec<u8>)], wanted: &str| files.iter().any(|(name, _)| *name == wanted);
+    let kept = own.iter().filter(|(name, _)| is_kept(name)).cloned();
+    let mut files = Companions(kept.collect());
     if let Some(ExportedTokenizer { json, chat_template, .. }) = tokenizer {
-        files.push((TOKENIZER, json.clone()));
+        files.0.push((TOKENIZER, json.clone()));
         let template = chat_template.iter().map(|text| (CHAT_TEMPLATE, text.clone().into_bytes()));
-        files.extend(template);
+        files.0.extend(template);
     }
-    if let (Some((_, json)), false) =
-        (files.iter().find(|(name, _)| *name == TOKENIZER), has(&files, TOKENIZER_CONFIG))
-    {
+    if let (Some(json), None) = (files.get(TOKENIZER), files.get(TOKENIZER_CONFIG)) {
         let config = tokenizer_config(facts, json, tokenizer)?;
-        files.push((TOKENIZER_CONFIG, text_of(config)));
+        files.0.push((TOKENIZER_CONFIG, text_of(config)));
     }
-    if !has(&files, GENERATION_CONFIG) {
-        files.push((GENERATION_CONFIG, text_of(generation_config(facts))));
+    if files.get(GENERATION_CONFIG).is_none() {
+        files.0.push((GENERATION_CONFIG, text_of(generation_config(facts))));
     }
-    Ok(files)
+    Ok(files.0)
 }
 
 /// The content that transformers derives from a `config.json` when it finds no such file.

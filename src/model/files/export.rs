@@ -10,7 +10,7 @@ use std::ops::Range;
 use serde_json::{Map, Value, json};
 
 use super::{
-    companions::{COMPANIONS, ExportedTokenizer, companions, text_of},
+    companions::{COMPANIONS, Companions, ExportedTokenizer, companions, text_of},
     weights::{INDEX, SINGLE, StoredWeights},
 };
 use crate::{
@@ -52,14 +52,15 @@ impl Model {
 
     /// Writes the files that the model came with beside config and weights into `dir`.
     pub fn write_companions(&self, dir: &Place) -> Result<()> {
-        let mut files = self.companions().files();
-        files.try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
+        let Companions(files) = self.companions();
+        files.iter().try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
     }
 
-    /// Writes the files beside config and weights into `dir`, those of `tokenizer` among them.
+    /// Writes the files beside config and weights into `dir`, those of `tokenizer` in the place of those that
+    /// the model came with.
     pub fn write_companions_with(&self, dir: &Place, tokenizer: &ExportedTokenizer) -> Result<()> {
         let files = companions(self.facts(), self.companions(), Some(tokenizer))?;
-        files.iter().try_for_each(|(name, bytes)| write_atomic(dir.join(name), bytes))
+        self.companions().replace(dir, &files)
     }
 
     /// The names of the files in `dir` that have the weights.
@@ -297,7 +298,7 @@ mod tests {
             FlatUnit, Init, ModelConfig,
             files::{
                 StoredWeights,
-                companions::{Companions, GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
+                companions::{GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
             },
         },
         tensor::Device,
@@ -448,20 +449,48 @@ mod tests {
 
     #[test]
     fn the_files_that_a_model_came_with_go_on_as_they_are() {
-        let files = [(TOKENIZER, "{}"), (TOKENIZER_CONFIG, "mine"), (GENERATION_CONFIG, "its own")];
+        let files = [
+            (TOKENIZER, "{}"),
+            (TOKENIZER_CONFIG, "mine"),
+            ("vocab.json", "{}"),
+            (GENERATION_CONFIG, "its own"),
+        ];
         let own = Companions(files.map(|(name, text)| (name, text.as_bytes().to_vec())).to_vec());
         let text = |files: &[(&str, Vec<u8>)], wanted: &str| {
             let file = files.iter().find(|(name, _)| *name == wanted).unwrap();
             String::from_utf8(file.1.clone()).unwrap()
         };
         let kept = companions(&facts(), &own, None).unwrap();
-        assert_eq!((kept.len(), text(&kept, TOKENIZER_CONFIG)), (3, "mine".to_owned()));
+        assert_eq!((kept.len(), text(&kept, TOKENIZER_CONFIG)), (4, "mine".to_owned()));
         let json = br#"{"added_tokens": []}"#.to_vec();
         let eos_token = Some("<|end|>".to_owned());
         let given = ExportedTokenizer { json, eos_token, ..ExportedTokenizer::default() };
         let other = companions(&facts(), &own, Some(&given)).unwrap();
         assert_eq!(text(&other, GENERATION_CONFIG), "its own");
         assert!(text(&other, TOKENIZER_CONFIG).contains("\"eos_token\": \"<|end|>\""));
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in &own.0 {
+            write(dir.path().join(name), bytes).unwrap();
+        }
+        own.replace(&dir.path().into(), &other).unwrap();
+        assert_eq!(names(dir.path()), [GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG]);
+    }
+
+    #[test]
+    fn every_form_of_a_tokenizer_goes_on() {
+        let dir = tempfile::tempdir().unwrap();
+        let forms =
+            ["added_tokens.json", "merges.txt", "spiece.model", "tokenizer.model", "vocab.json"];
+        for name in forms {
+            write(dir.path().join(name), name).unwrap();
+            assert!(is_of_an_export(name));
+        }
+        let own = Companions::read(&dir.path().into()).unwrap();
+        let handed_on = companions(&facts(), &own, None).unwrap();
+        for name in forms {
+            let file = handed_on.iter().find(|(handed_on, _)| *handed_on == name);
+            assert_eq!(file.unwrap().1, name.as_bytes());
+        }
     }
 
     /// Its own settings and its template, but transformers takes the rules as they are.
