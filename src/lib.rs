@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | concept |
 //! |---|---|---|
-//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; validated settings; what a recipe may do |
+//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`companions`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; the files beside a model; validated settings; what a recipe may do |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`] | process groups and collectives, one rank or many |
 //! | 3 | [`hub`], [`data`], [`kv_cache`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
@@ -21,6 +21,7 @@
 #[macro_use]
 pub mod error;
 pub mod columns;
+pub mod companions;
 pub mod config;
 pub mod foreign;
 pub mod fs;

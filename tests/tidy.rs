@@ -27,6 +27,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("columns", "foreign"),
     ("names", ""),
     ("fs", "error"),
+    ("companions", "error fs"),
     ("units", ""),
     ("rope", "foreign"),
     ("config", "error"),
@@ -44,7 +45,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tensor_parallel", "error bridge tensor"),
     (
         "model",
-        "error hash foreign fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
+        "error hash foreign companions fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
     ),
     ("optim", "error config bridge tensor dist quantize"),
     ("generation", "error fs config tensor data kv_cache model"),

@@ -14,7 +14,10 @@ use super::{
     param_spec::{ParamPlace, ParamSpec},
     params::{LayerBuilder, Places},
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    companions,
+    error::{Code, Error, Result},
+};
 
 /// A model without its parameters.
 pub(super) struct Architecture {
@@ -93,6 +96,16 @@ pub(super) struct LayerSpec {
 }
 
 impl ModelInfo {
+    /// What the files beside config and weights repeat.
+    pub(super) fn for_companions(&self) -> companions::Facts<'_> {
+        companions::Facts {
+            config: &self.config,
+            max_positions: self.max_positions,
+            bos_token_id: self.bos_token_id,
+            eos_token_id: self.eos_token_ids.first().copied(),
+        }
+    }
+
     /// Whether the model predicts a second text from a first.
     pub fn is_seq2seq(&self) -> bool {
         matches!(self.objective, Prediction::Seq2Seq { .. })

@@ -59,14 +59,10 @@ use std::{
     rc::Rc,
 };
 
-pub use self::files::ExportedTokenizer;
-use self::{
-    files::{Companions, StoredWeights},
-    initializer::Initializer,
-    measured::Measured,
-    part::Stage,
-};
+use self::{files::StoredWeights, initializer::Initializer, measured::Measured, part::Stage};
+pub use crate::companions::ExportedTokenizer;
 use crate::{
+    companions::Companions,
     config::{Quantization, TiledMlp},
     cost::{self, profile},
     error::{Code, Error, Result},

@@ -9,11 +9,9 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    companions::{COMPANIONS, Companions, ExportedTokenizer, companions, text_of},
-    weights::{INDEX, SINGLE, StoredWeights},
-};
+use super::weights::{INDEX, SINGLE, StoredWeights};
 use crate::{
+    companions::{COMPANIONS, Companions, ExportedTokenizer, companions, text_of},
     error::{Code, Error, Result},
     fs::{NewDir, Place, write_atomic},
     model::{FlatUnit, Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
@@ -46,7 +44,7 @@ impl Model {
     ) -> Result<()> {
         let facts = self.exported_facts()?;
         let (entries, mut fetch) = self.entries();
-        let companions = companions(facts, self.companions(), tokenizer)?;
+        let companions = companions(facts.for_companions(), self.companions(), tokenizer)?;
         export(&dir.into(), facts, &entries, &mut fetch, &companions)
     }
 
@@ -59,7 +57,7 @@ impl Model {
     /// Writes the files beside config and weights into `dir`, those of `tokenizer` in the place of those that
     /// the model came with.
     pub fn write_companions_with(&self, dir: &Place, tokenizer: &ExportedTokenizer) -> Result<()> {
-        let files = companions(self.facts(), self.companions(), Some(tokenizer))?;
+        let files = companions(self.facts().for_companions(), self.companions(), Some(tokenizer))?;
         self.companions().replace(dir, &files)
     }
 
@@ -294,13 +292,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        model::{
-            FlatUnit, Init, ModelConfig,
-            files::{
-                StoredWeights,
-                companions::{GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
-            },
-        },
+        companions::{GENERATION_CONFIG, TOKENIZER, TOKENIZER_CONFIG},
+        model::{FlatUnit, Init, ModelConfig, files::StoredWeights},
         tensor::Device,
     };
 
@@ -348,7 +341,8 @@ mod tests {
     ) -> Result<()> {
         let given = tokenizer_json
             .map(|json| ExportedTokenizer { json: json.to_vec(), ..ExportedTokenizer::default() });
-        let companions = companions(facts, &Companions::default(), given.as_ref())?;
+        let companions =
+            companions(facts.for_companions(), &Companions::default(), given.as_ref())?;
         super::export(&dir.into(), facts, &entries(units), &mut fetch(units), &companions)
     }
 
@@ -460,12 +454,12 @@ mod tests {
             let file = files.iter().find(|(name, _)| *name == wanted).unwrap();
             String::from_utf8(file.1.clone()).unwrap()
         };
-        let kept = companions(&facts(), &own, None).unwrap();
+        let kept = companions(facts().for_companions(), &own, None).unwrap();
         assert_eq!((kept.len(), text(&kept, TOKENIZER_CONFIG)), (4, "mine".to_owned()));
         let json = br#"{"added_tokens": []}"#.to_vec();
         let eos_token = Some("<|end|>".to_owned());
         let given = ExportedTokenizer { json, eos_token, ..ExportedTokenizer::default() };
-        let other = companions(&facts(), &own, Some(&given)).unwrap();
+        let other = companions(facts().for_companions(), &own, Some(&given)).unwrap();
         assert_eq!(text(&other, GENERATION_CONFIG), "its own");
         assert!(text(&other, TOKENIZER_CONFIG).contains("\"eos_token\": \"<|end|>\""));
         let dir = tempfile::tempdir().unwrap();
@@ -486,7 +480,7 @@ mod tests {
             assert!(is_of_an_export(name));
         }
         let own = Companions::read(&dir.path().into()).unwrap();
-        let handed_on = companions(&facts(), &own, None).unwrap();
+        let handed_on = companions(facts().for_companions(), &own, None).unwrap();
         for name in forms {
             let file = handed_on.iter().find(|(handed_on, _)| *handed_on == name);
             assert_eq!(file.unwrap().1, name.as_bytes());
@@ -506,7 +500,8 @@ mod tests {
             chat_template: Some("{{ messages }}".to_owned()),
             ..ExportedTokenizer::default()
         };
-        let files = companions(&facts(), &Companions::default(), Some(&given)).unwrap();
+        let files =
+            companions(facts().for_companions(), &Companions::default(), Some(&given)).unwrap();
         let file = |wanted: &str| &files.iter().find(|(name, _)| *name == wanted).unwrap().1[..];
         assert_eq!(file("chat_template.jinja"), b"{{ messages }}");
         let written: serde_json::Value = serde_json::from_slice(file(TOKENIZER_CONFIG)).unwrap();

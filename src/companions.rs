@@ -5,12 +5,11 @@ use serde_json::{Map, Value};
 use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
-    model::ModelInfo,
 };
 
-pub(super) const GENERATION_CONFIG: &str = "generation_config.json";
-pub(super) const TOKENIZER: &str = "tokenizer.json";
-pub(super) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Settings of a tokenizer that are about the files beside which it lay, and its template, which has a
@@ -26,18 +25,18 @@ const NOT_HANDED_ON: [&str; 6] = [
 
 /// Files of a model's directory beside config and weights, which an export hands on as they are.
 #[rustfmt::skip]
-pub(super) const COMPANIONS: [&str; 10] = [
+pub(crate) const COMPANIONS: [&str; 10] = [
     TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "merges.txt", "spiece.model", "tokenizer.model", GENERATION_CONFIG, CHAT_TEMPLATE,
 ];
 
 /// The files beside config and weights that a model came with.
 #[derive(Debug, Clone, Default)]
-pub(in crate::model) struct Companions(pub(super) Vec<(&'static str, Vec<u8>)>);
+pub(crate) struct Companions(pub(crate) Vec<(&'static str, Vec<u8>)>);
 
 impl Companions {
     /// Reads the files in `dir`.
-    pub(in crate::model) fn read(dir: &Place) -> Result<Self> {
+    pub(crate) fn read(dir: &Place) -> Result<Self> {
         let there = COMPANIONS.into_iter().map(|name| (name, dir.join(name)));
         let there = there.filter(|(_, path)| path.is_file());
         let read = there.map(|(name, path)| Ok((name, fs::read(&path)?)));
@@ -45,19 +44,19 @@ impl Companions {
     }
 
     /// The file of this name.
-    pub(in crate::model) fn get(&self, name: &str) -> Option<&[u8]> {
+    pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
     }
 
     /// Writes other files into `dir`, in the place of these.
-    pub(super) fn replace(&self, dir: &Place, other: &[(&str, Vec<u8>)]) -> Result<()> {
+    pub(crate) fn replace(&self, dir: &Place, other: &[(&str, Vec<u8>)]) -> Result<()> {
         let mut old = self.0.iter().map(|(name, _)| dir.join(name)).filter(Place::is_file);
         old.try_for_each(|path| path.remove_file())?;
         other.iter().try_for_each(|(name, bytes)| fs::write_atomic(dir.join(name), bytes))
     }
 
     /// The tokens that end a text by `generation_config.json`, which transformers prefers.
-    pub(in crate::model) fn eos_token_ids(&self) -> Vec<i64> {
+    pub(crate) fn eos_token_ids(&self) -> Vec<i64> {
         let config = self.get(GENERATION_CONFIG).map(serde_json::from_slice::<Value>);
         let ids = config.and_then(Result::ok).map(|config| config["eos_token_id"].clone());
         match ids {
@@ -83,10 +82,23 @@ pub struct ExportedTokenizer {
     pub pad_token: Option<String>,
 }
 
+/// The facts of a model that the files repeat.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Facts<'a> {
+    /// The settings of its `config.json`.
+    pub(crate) config: &'a Map<String, Value>,
+    /// The most tokens of a row.
+    pub(crate) max_positions: Option<i64>,
+    /// The token that begins a text.
+    pub(crate) bos_token_id: Option<i64>,
+    /// The first of the tokens that end a text.
+    pub(crate) eos_token_id: Option<i64>,
+}
+
 /// The files beside config and weights: those that the model came with, unless it gets another
 /// tokenizer, and what is missing made new.
-pub(super) fn companions(
-    facts: &ModelInfo,
+pub(crate) fn companions(
+    facts: Facts<'_>,
     Companions(own): &Companions,
     tokenizer: Option<&ExportedTokenizer>,
 ) -> Result<Vec<(&'static str, Vec<u8>)>> {
@@ -109,7 +121,7 @@ pub(super) fn companions(
 }
 
 /// The content that transformers derives from a `config.json` when it finds no such file.
-fn generation_config(facts: &ModelInfo) -> Map<String, Value> {
+fn generation_config(facts: Facts<'_>) -> Map<String, Value> {
     let mut map = Map::new();
     map.insert("_from_model_config".to_owned(), true.into());
     for key in ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"] {
@@ -123,7 +135,7 @@ fn generation_config(facts: &ModelInfo) -> Map<String, Value> {
 /// Makes transformers use `tokenizer.json` as it is. Without the class, a GPT-2 would get a
 /// tokenizer that takes only the vocabulary from that file and splits text in its own way.
 fn tokenizer_config(
-    facts: &ModelInfo,
+    facts: Facts<'_>,
     tokenizer_json: &[u8],
     given: Option<&ExportedTokenizer>,
 ) -> Result<Map<String, Value>> {
@@ -146,7 +158,7 @@ fn tokenizer_config(
     }
     // Decoding gives back the text, blanks before punctuation included.
     map.entry("clean_up_tokenization_spaces").or_insert_with(|| false.into());
-    let by_config = special(facts.eos_token_ids.first().copied()).cloned();
+    let by_config = special(facts.eos_token_id).cloned();
     let eos = given.and_then(|given| given.eos_token.clone()).map(Value::from);
     // The model's ids are of another vocabulary where the two differ.
     let agree = eos.is_none() || eos == by_config;
@@ -159,6 +171,6 @@ fn tokenizer_config(
     Ok(map)
 }
 
-pub(super) fn text_of(map: Map<String, Value>) -> Vec<u8> {
+pub(crate) fn text_of(map: Map<String, Value>) -> Vec<u8> {
     format!("{:#}\n", Value::from(map)).into_bytes()
 }
