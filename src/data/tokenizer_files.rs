@@ -91,8 +91,15 @@ impl Beside {
             let is_unknown = !known.contains(&token.content[..]);
             is_unknown && (inner.token_to_id(&token.content).is_some() || self.may_be_new(token))
         };
-        let more = named.iter().chain(&extra).filter(is_more);
-        let mut tokens: Vec<AddedToken> = listed.values().chain(more).cloned().collect();
+        // A word of the vocabulary is no token inside of other words.
+        let is_word = |token: &AddedToken| {
+            let known = inner.token_to_id(&token.content).is_some();
+            known && token.content.chars().all(char::is_alphanumeric)
+        };
+        let apart =
+            |token: &AddedToken| token.clone().single_word(token.single_word || is_word(token));
+        let more = named.iter().chain(&extra).filter(is_more).map(apart);
+        let mut tokens: Vec<AddedToken> = listed.values().cloned().chain(more).collect();
         for token in &mut tokens {
             token.special |= named.iter().any(|special| special.content == token.content);
             tokenizer_check::check_growth(growth, &token.content)?;
