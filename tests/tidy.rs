@@ -1,8 +1,7 @@
 //! The law of the code, checked on its text: what may use what, and what each file looks like.
 //!
-//! The compiler and clippy hold the rules that they can; here are those that concern files and
-//! layers. [`LAYERS`] and [`WORDS`] are the law; the rest applies it to text that [`source`] took
-//! apart. Nothing is resolved, so that `use crate as c` would get by.
+//! The compiler and clippy hold the rules that they can; here are those that concern files and layers. [`LAYERS`]
+//! and [`WORDS`] are the law for text that [`source`] took apart: `use crate as c` would get by.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
