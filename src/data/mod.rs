@@ -18,7 +18,7 @@
 //! | `window.rs`, `spool.rs`, `shuffle.rs`, `shuffle_buffer.rs` | `take` and `skip`, a copy on disk, a permutation of it, one of each block |
 //! | `columns.rs` | other columns of the same rows |
 //! | `concat.rs`, `mix.rs`, `parts.rs` | the rows of several datasets, one after another and among each other |
-//! | `tokenizer_files.rs` | what stands beside a tokenizer's rules: its settings and the tokens that it adds |
+//! | `tokenizer_files.rs` | the files beside a tokenizer's rules: its settings and the tokens that it adds |
 //! | `tokenizer_pieces.rs`, `tokenizer_training.rs` | long texts in pieces; a tokenizer learned from a dataset |
 //! | `source_name.rs`, `hub_names.rs` | what a name is: part of dsr, files, the hub; short names of the hub |
 //! | `order.rs` | `sort` and `unique` |

@@ -1,4 +1,4 @@
-//! What stands beside a tokenizer's rules: its settings, its special tokens and the tokens that it adds.
+//! The files beside a tokenizer's rules: its settings, its special tokens and the tokens that it adds.
 //!
 //! Tokens get the ids and the flags that transformers gives them.
 

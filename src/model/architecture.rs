@@ -96,7 +96,7 @@ pub(super) struct LayerSpec {
 }
 
 impl ModelInfo {
-    /// What the files beside config and weights repeat.
+    /// The facts that the files beside config and weights repeat.
     pub(super) fn for_companions(&self) -> companions::Facts<'_> {
         companions::Facts {
             config: &self.config,

@@ -398,7 +398,7 @@ pub enum Given<T> {
 }
 
 impl<T> Given<T> {
-    /// What is made of the value.
+    /// The same with another value in its place, where there is one.
     pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Given<U> {
         match self {
             Self::Absent => Given::Absent,

@@ -70,6 +70,7 @@ impl DatasetFiles for crate::hub::Hub {
         revision: Option<&str>,
         _is_streamed: bool,
     ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+        // No host judges later requests here, so that all files are fetched at once.
         Self::dataset_files(self, repo, config, revision, None)
     }
 

@@ -49,7 +49,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     let decoder = Decoder {
         partial_rotary_factor: c.optional_number("partial_rotary_factor")?,
         may_turn_partly: true,
-        // That of transformers' class, which takes no account of one inside of the frequencies.
+        // The class of transformers has this number, and passes over one inside of the frequencies.
         original_max_positions: Some(4096),
         activation: c.activation("hidden_act")?,
         ..Decoder::without_layers(c)?
