@@ -2,6 +2,7 @@
 
 mod divided_states;
 mod long_rows;
+mod scores;
 mod shared_layers;
 
 use std::rc::Rc;

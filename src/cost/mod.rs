@@ -141,6 +141,10 @@ pub struct LayerCost {
     pub adds_gradients_last: bool,
     /// Bytes that the ranks that share it sum.
     pub summed: SummedBytes,
+    /// Bytes of the mask that it shares with all layers of a pass.
+    pub mask: u64,
+    /// Bytes of the bias of scores that it makes for the layers behind it, a part of its output.
+    pub bias: u64,
 }
 
 /// Bytes of what ranks sum in a layer: a tensor that is gathered or scattered is half a sum.
@@ -165,6 +169,8 @@ impl LayerCost {
 pub(crate) struct Tape {
     entries: Vec<TapeEntry>,
     summed: SummedBytes,
+    mask: u64,
+    bias: u64,
     /// The region that was entered.
     region: Region,
 }
@@ -206,7 +212,18 @@ pub(crate) struct Operation {
 
 impl Tape {
     pub(crate) fn new() -> Self {
-        Self { entries: Vec::new(), summed: SummedBytes::default(), region: Region::default() }
+        let (summed, region) = (SummedBytes::default(), Region::default());
+        Self { entries: Vec::new(), summed, mask: 0, bias: 0, region }
+    }
+
+    /// A mask of so many bytes, which is made once a pass for all layers.
+    pub(crate) fn needs_mask(&mut self, bytes: u64) {
+        self.mask = self.mask.max(bytes);
+    }
+
+    /// A bias of the scores of so many bytes, which the layers behind this one add too.
+    pub(crate) fn makes_bias(&mut self, bytes: u64) {
+        self.bias = bytes;
     }
 
     /// Adds an operation.
@@ -288,7 +305,18 @@ impl Tape {
         let kept = self.kept() + output;
         let (forward, adds_gradients_last) = (0, false);
         let (backward, summed) = (self.backward(kept, output), self.summed);
-        LayerCost { profile, kept, output, forward, backward, adds_gradients_last, summed }
+        let (mask, bias) = (self.mask, self.bias);
+        LayerCost {
+            profile,
+            kept,
+            output,
+            forward,
+            backward,
+            adds_gradients_last,
+            summed,
+            mask,
+            bias,
+        }
     }
 
     /// Plays the tape back. The gradient of the layer's output comes from outside and stays.

@@ -149,7 +149,7 @@ impl<'a> StepMemory<'a> {
             None => cost.kept,
             // Its output is the next layer's input, and goes where that is kept.
             Some(_) if self.input_on_host(i + 1) => 0,
-            Some(_) => cost.output,
+            Some(_) => cost.output + cost.bias,
         }
     }
 

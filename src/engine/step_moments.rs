@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 
 use super::{
     parameter_shards::brought_ahead,
+    plan::Setup,
     step_memory::{Elements, StepMemory},
 };
 use crate::model::{Direction, HeldBytes, ModelLayer};
@@ -91,14 +92,17 @@ impl StepMemory<'_> {
     /// What is kept while each layer runs backward: of the layers below, and of passes that wait.
     fn kept_below(&self) -> Vec<u64> {
         let lowest = self.setup.model.lowest_backward();
-        let (mut kept, mut before) = (Vec::new(), 0);
+        // The bias of scores that a layer made or was given has a gradient from the layers above.
+        let (mut kept, mut before, mut bias) = (Vec::new(), 0, 0);
         for (i, cost) in self.layers.iter().enumerate() {
-            kept.push(before);
+            bias = if cost.bias > 0 { cost.bias } else { bias };
+            kept.push(before + bias);
             before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
+        let mask = self.layers.iter().map(|cost| cost.mask).max().unwrap_or(0);
         // Passes that wait hold all that a pass keeps.
-        let waiting =
-            (self.setup.in_flight - 1) * before + self.setup.in_flight * self.setup.incoming;
+        let Setup { in_flight, incoming, .. } = *self.setup;
+        let waiting = (in_flight - 1) * before + in_flight * (incoming + mask);
         kept.iter_mut().for_each(|kept| *kept += waiting);
         kept
     }

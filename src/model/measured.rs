@@ -70,6 +70,8 @@ impl Measured {
             backward: HeldBytes { activations: bytes(activations), buffers: bytes(buffers) },
             adds_gradients_last: true,
             summed: SummedBytes::default(),
+            mask: 0,
+            bias: 0,
         }
     }
 }

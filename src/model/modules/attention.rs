@@ -441,6 +441,10 @@ impl Attention {
             tape.push(Operation { kept: q, ..Operation::default() });
             return;
         }
+        if matches!(self.position, Position::Alibi) {
+            let pairs = work.tokens * work.tokens;
+            tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
+        }
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
         if !is_written {
             let statistics = work.places() * heads * FLOAT_BYTES;
@@ -448,9 +452,10 @@ impl Attention {
             tape.push(Operation { kept, gradient, ..Operation::default() });
             return;
         }
-        // Written out, each query has keys and values of its own.
+        // Written out, each query has keys and values of its own, and all is in float32.
         let kv = if self.heads == self.kv_heads { kv } else { q };
-        let scores = work.rows * heads * work.tokens * work.tokens * work.element_bytes;
+        let [q, kv] = [q, kv].map(|bytes| bytes / work.element_bytes * FLOAT_BYTES);
+        let scores = work.rows * heads * work.tokens * work.tokens * FLOAT_BYTES;
         let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
         // The values of a single row are contiguous, and hold on to the storage of all three.
         let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };
@@ -461,8 +466,14 @@ impl Attention {
                 tape.push(Operation { kept: scores, transient: scores, ..Operation::default() });
             }
         }
-        let kept = scores + kv + copies;
-        tape.push(Operation { kept, gradient: scores + kv, ..Operation::default() });
+        let (mut kept, gradient) = (scores + kv + copies, scores + kv);
+        if self.dropout == 0.0 {
+            // The softmax keeps what it made, and makes the gradient of the scores from that of its weights.
+            kept -= scores;
+            let softmax = Operation { kept: scores, gradient, carried: kv, ..Operation::default() };
+            tape.push(softmax);
+        }
+        tape.push(Operation { kept, gradient, ..Operation::default() });
         // Its output is copied for the projection.
         tape.push(Operation { kept: q, ..Operation::default() });
     }

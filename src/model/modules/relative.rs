@@ -96,9 +96,10 @@ impl RelativeBias {
         Ok(bias.f_permute([0i64, 2, 1])?.f_to_kind(Kind::Float)?.f_contiguous()?)
     }
 
-    /// Adds the cost: the bias stays for all layers of the stack, and its gradient grows in them.
+    /// Adds the cost: the bias stays for all layers of the stack, and has a gradient in each.
     pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape, is_sparse: bool) -> ModuleProfile {
         let bytes = if is_sparse { 0 } else { self.bytes(work) };
+        tape.makes_bias(bytes);
         tape.push(Operation { kept: bytes, transient: 2 * bytes, ..Operation::default() });
         let params = (self.buckets * self.heads).unsigned_abs();
         ModuleProfile { params, ..ModuleProfile::new("relative_attention_bias", "RelativeBias") }
