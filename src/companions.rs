@@ -10,6 +10,7 @@ use crate::{
 pub(crate) const GENERATION_CONFIG: &str = "generation_config.json";
 pub(crate) const TOKENIZER: &str = "tokenizer.json";
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const MERGES: &str = "merges.txt";
 const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Settings of a tokenizer that are about the files beside which it lay, and its template, which has a
@@ -27,8 +28,16 @@ const NOT_HANDED_ON: [&str; 6] = [
 #[rustfmt::skip]
 pub(crate) const COMPANIONS: [&str; 10] = [
     TOKENIZER, TOKENIZER_CONFIG, "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "spiece.model", "tokenizer.model", GENERATION_CONFIG, CHAT_TEMPLATE,
+    MERGES, "spiece.model", "tokenizer.model", GENERATION_CONFIG, CHAT_TEMPLATE,
 ];
+
+/// Files with the rules of a tokenizer; a directory with one of them has a tokenizer that is read.
+const RULES: [&str; 2] = [TOKENIZER, MERGES];
+
+/// Whether `dir` has a tokenizer that is read.
+pub(crate) fn has_tokenizer(dir: &Place) -> bool {
+    RULES.iter().any(|name| dir.join(name).is_file())
+}
 
 /// The files beside config and weights that a model came with.
 #[derive(Debug, Clone, Default)]
@@ -46,6 +55,11 @@ impl Companions {
     /// The file of this name.
     pub(crate) fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(known, _)| *known == name).map(|(_, bytes)| &bytes[..])
+    }
+
+    /// Whether they have a tokenizer that is read.
+    pub(crate) fn has_tokenizer(&self) -> bool {
+        RULES.iter().any(|name| self.get(name).is_some())
     }
 
     /// Writes other files into `dir`, in the place of these.

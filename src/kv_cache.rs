@@ -12,7 +12,7 @@ use crate::{
         key_ranges::KeyRanges,
         rows::keep,
     },
-    error::{Code, Result},
+    error::{Code, Error, Result},
     tensor::{Device, Kind, Tensor},
 };
 
@@ -214,10 +214,27 @@ impl KeyValues {
                 let capacity = window.map_or(self.capacity, |window| window.min(self.capacity));
                 let size = [self.slots, k.size()[1], capacity, k.size()[3]];
                 let make = || Tensor::f_empty(size, (k.kind(), k.device()));
-                (make()?, make()?)
+                make().and_then(|keys| Ok((keys, make()?))).map_err(|e| self.too_large(e, size))?
             }
         };
         Ok(self.memory.insert(made))
+    }
+
+    /// The error where such a memory cannot be made.
+    fn too_large(&self, e: impl Into<Error>, size: [i64; 4]) -> Error {
+        let e = e.into();
+        match e.code() {
+            Code::Memory => {
+                let [slots, _, tokens, _] = size;
+                let message = format!(
+                    "no memory for the keys and values of {slots} texts of {tokens} tokens"
+                );
+                Error::new(Code::Memory, message)
+                    .caused_by(e)
+                    .hint("lower max_new_tokens, or batch_size, the most texts that run at a time")
+            }
+            _ => e,
+        }
     }
 
     fn move_slot(&mut self, from: i64, to: i64) -> Result<()> {

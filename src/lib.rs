@@ -5,10 +5,11 @@
 //!
 //! | layer | modules | concept |
 //! |---|---|---|
-//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`companions`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; the files beside a model; validated settings; what a recipe may do |
+//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`rope`], [`companions`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; frequencies of rotary positions; the files beside a model; validated settings; what a recipe may do |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
-//! | 2 | [`dist`] | process groups and collectives, one rank or many |
-//! | 3 | [`hub`], [`data`], [`kv_cache`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
+//! | 2 | [`dist`], [`tensor_parallel`] | process groups and collectives, one rank or many; ranks that share layers |
+//! | 2 | [`sparse`], [`masks`], [`quantize`], [`kv_cache`], [`cost`] | attention to some keys; masks of scores; matrices in fewer bits; keys and values of texts; what operations keep and make |
+//! | 3 | [`hub`], [`data`], [`model`], [`optim`], [`checkpoint`], [`swap`] | what a training step is made of |
 //! | 3 | [`generation`] | texts that a model goes on with, many at a time |
 //! | 4 | [`engine`] | forward, backward, step: the walk over the layers |
 //! | 5 | [`run`], [`launch`] | a run's directory, metrics, progress and interruption; its ranks as processes |

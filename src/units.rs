@@ -22,6 +22,21 @@ pub fn grouped(n: u64) -> String {
     text
 }
 
+/// A count as people read it: `950`, `3.4k`, `124.4M`, `1.56B`.
+#[derive(Debug, Clone, Copy)]
+pub struct Count(pub f64);
+
+impl fmt::Display for Count {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            n if n < 999.5 => write!(f, "{n:.0}"),
+            n if n < 999_950.0 => write!(f, "{:.1}k", n / 1e3),
+            n if n < 999.95e6 => write!(f, "{:.1}M", n / 1e6),
+            n => write!(f, "{:.2}B", n / 1e9),
+        }
+    }
+}
+
 /// A number of bytes as people read it: `1.9 GiB`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Bytes(pub u64);
@@ -65,6 +80,13 @@ impl FromStr for Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn counts_read_as_people_say_them() {
+        let counts = [950.4, 999.7, 1.23e6, 124_439_808.0, 999.96e6, 1_557_611_200.0];
+        let texts = counts.map(|n| Count(n).to_string());
+        assert_eq!(texts, ["950", "1.0k", "1.2M", "124.4M", "1.00B", "1.56B"]);
+    }
 
     #[test]
     fn sizes_read_as_people_say_them() {

@@ -1,7 +1,7 @@
 //! The program itself: arguments, what it prints where, and its exit statuses.
 
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read},
     path::PathBuf,
     process::{Command, Output, Stdio},
     time::{Duration, Instant},
@@ -331,8 +331,14 @@ fn a_download_is_told_in_lines_where_there_is_no_terminal() {
     );
 }
 
-/// A recipe that has printed its first line, and the signals it is sent.
+/// The status of a recipe that has printed its first line and then gets these signals, and its errors.
 fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
+    let (status, _, errors) = interrupted_with_output(recipe, signals);
+    (status, errors)
+}
+
+/// The same with what it prints behind that line.
+fn interrupted_with_output(recipe: &str, signals: &[&str]) -> (Option<i32>, String, String) {
     let folder = Folder::new(recipe);
     let mut child = command()
         .args(["run", "r.rhai"])
@@ -341,8 +347,9 @@ fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut line = String::new();
-    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let (mut line, mut rest) = (String::new(), String::new());
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    lines.read_line(&mut line).unwrap();
     assert_eq!(line, "ready\n");
     for signal in signals {
         // The recipe gets on to its next line; and two signals of one kind that wait together are
@@ -351,8 +358,9 @@ fn interrupted(recipe: &str, signals: &[&str]) -> (Option<i32>, String) {
         let status = Command::new("kill").args([signal, child.id().to_string().as_str()]).status();
         assert!(status.unwrap().success());
     }
+    lines.read_to_string(&mut rest).unwrap();
     let output = child.wait_with_output().unwrap();
-    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    (output.status.code(), rest, String::from_utf8(output.stderr).unwrap())
 }
 
 #[test]
@@ -363,6 +371,30 @@ fn the_first_interrupt_stops_the_recipe_in_order() {
             let (status, text) = interrupted(&recipe, &[signal]);
             assert_eq!((status, text.as_str()), (Some(130), "interrupted\n"), "{signal} {waiting}");
         }
+    }
+}
+
+/// The pieces that a function of the recipe takes, and the texts: the recipe has seconds to use them.
+#[test]
+fn an_interrupt_keeps_the_texts_that_are_there() {
+    let recipe = |rest: &str| {
+        format!(
+            "let tok = tokenizer(\"dsr:gpt2\");
+             let model = new_model(\"gpt2\", #{{ n_layer: 1, n_head: 1, n_embd: 8, n_positions: 100000 }});
+             let pieces = 0;
+             let options = #{{ max_new_tokens: 90000, return_details: true, on_token: |piece| {{ pieces += 1; }} }};
+             print(\"ready\");
+             let text = generate(model, tok, \"She\", options);
+             print(text.finish_reason);
+             print(pieces > 0 && text.token_ids.len > 0);
+             {rest}"
+        )
+    };
+    for rest in ["", "while true {}", "generate(model, tok, \"She\"); print(1);"] {
+        let (status, output, errors) = interrupted_with_output(&recipe(rest), &["-INT"]);
+        assert_eq!(output, "interrupted\ntrue\n", "{rest}");
+        assert!(errors.ends_with("interrupted\n"), "{errors}");
+        assert_eq!(status, Some(130));
     }
 }
 

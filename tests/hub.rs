@@ -91,8 +91,12 @@ fn files(
         DatasetFile::Here(path) => path,
         DatasetFile::Remote(_) => panic!("a file was not downloaded"),
     };
-    let splits = hub.dataset_files(repo, config, None, None)?.into_iter();
-    Ok(splits.map(|(name, files)| (name, files.into_iter().map(path).collect())).collect())
+    let splits = hub.dataset_splits(repo, config, None)?.into_iter();
+    let files = |split: String| {
+        let files = hub.dataset_files(repo, config, None, &split, None)?;
+        Ok((split, files.into_iter().map(path).collect()))
+    };
+    splits.map(files).collect()
 }
 
 fn train(hub: &Hub) -> Result<Vec<PathBuf>, Error> {
@@ -122,7 +126,11 @@ fn told<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
 fn a_dataset_is_downloaded_split_by_split() {
     let f = Fixture::new();
     list(&f.hub());
+    let splits = f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    assert_eq!(splits, ["train", "test"]);
     assert!(f.server.take_storage_requests().is_empty(), "a list needs no large data");
+    f.hub().dataset_files("O/data", Some("small"), None, "test", None).unwrap();
+    assert!(f.server.take_storage_requests().is_empty(), "the large file is of the other split");
     assert_is_large(&train(&f.hub()).unwrap());
 
     let all = files(&f.hub(), "O/data", Some("small")).unwrap();

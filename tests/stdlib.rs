@@ -239,6 +239,14 @@ fn options_that_need_others_are_refused() {
             "trainer::fit: early_stopping needs evaluations: give validation and eval_every",
         ),
         ("sample_every: 1", "trainer::fit: sample_every needs a tokenizer and prompts"),
+        (
+            "sample_every: -1",
+            "trainer::fit: eval_every and sample_every are numbers of steps, 0 for never",
+        ),
+        (
+            "sample_every: 1, tokenizer: tok, prompts: [\"It is\"]",
+            "a prompt of 2 tokens and max_new_tokens 40 are more than the model's 16 positions",
+        ),
         ("callbacks: [1]", "trainer::fit: a callback is a map: #{ on_step: |state| { ... } }"),
         ("callbacks: [#{ on_stop: 1 }]", "`callbacks` has no option `on_stop`"),
     ] {

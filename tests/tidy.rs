@@ -34,7 +34,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("bridge", "error"),
     ("tensor", "error panics fs units config bridge"),
     ("dist", "error config bridge tensor"),
-    ("hub", "error hash names fs units config"),
+    ("hub", "error hash names companions fs units config"),
     ("data", "error panics hash fs units config tensor hub"),
     ("sparse", "error config bridge tensor"),
     ("quantize", "error config bridge tensor"),
@@ -66,8 +66,8 @@ const LAYERS: &[(&str, &str)] = &[
     ("repl", "error foreign columns fs units config run recipe script live"),
     (
         "cli",
-        "error hash foreign columns fs units config permission bridge tensor dist hub data model optim \
-         generation checkpoint engine run launch recipe script live repl",
+        "error hash foreign columns companions fs units config permission bridge tensor dist hub data model \
+         optim generation checkpoint engine run launch recipe script live repl",
     ),
 ];
 

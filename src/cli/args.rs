@@ -54,7 +54,7 @@ pub(super) enum Command {
     #[command(disable_help_flag = true)]
     Run(RunArgs),
 
-    /// Estimate the memory that a recipe needs, without loading weights.
+    /// Estimate the memory and the time that a recipe needs, without loading weights.
     Plan(PlanArgs),
 
     /// Run a recipe with each combination of parameter values, one run after another.

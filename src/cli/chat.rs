@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     data::{ChatTemplate, Message},
-    error::{Code, Error, Result},
+    error::{Code, Error, IoContext, Result},
     fs::{Place, write_atomic},
     generation::{Continued, FinishReason, Sampling, Texts, continue_tokens},
     recipe::Failure,
@@ -63,15 +63,17 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
         let mut lines = Lines::new()?;
         while let Some(line) = lines.next("> ")? {
             served.interrupt.clear();
-            if !chat.take(&line)? {
+            let goes_on = chat.take(&line)?;
+            // The answer has ended, and the next one begins anew.
+            served.interrupt.clear();
+            if !goes_on {
                 break;
             }
         }
         return Ok(0);
     }
     for line in std::io::stdin().lock().lines() {
-        let line =
-            line.map_err(|e| Error::new(Code::Io, "cannot read standard input").caused_by(e))?;
+        let line = line.at("read", Path::new("standard input"))?;
         if served.interrupt.requested() || !chat.take(&line)? {
             break;
         }

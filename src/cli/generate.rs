@@ -47,6 +47,7 @@ pub(super) fn run(args: &GenerateArgs, console: &Console) -> Result<u8> {
     let served = args.model.open(console)?;
     let is_stream = std::io::stdout().is_terminal()
         && !args.json
+        && !sampling.logprobs
         && prompts.len() * sampling.num_return_sequences == 1;
     let Served { model, tokenizer, interrupt, .. } = &served;
     let mut output = Output { prompts: &prompts, sampling: &sampling, is_stream, served: &served };

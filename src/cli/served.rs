@@ -17,6 +17,7 @@ use super::{
     signals,
 };
 use crate::{
+    companions::has_tokenizer,
     config::{QuantizationKind, QuantizeOptions},
     data::{DataSource, Tokenizer},
     error::Result,
@@ -94,7 +95,7 @@ impl ModelArgs {
             ModelFiles::find(&self.model, self.adapter.as_deref(), &files)?;
         let model = self.load(&base, adapter.as_ref())?;
         let directory = match adapter {
-            Some(AdapterFiles { dir, .. }) if dir.join(TOKENIZER_FILES[0]).is_file() => dir,
+            Some(AdapterFiles { dir, .. }) if has_tokenizer(&Place::unguarded(&dir)) => dir,
             _ => base,
         };
         let tokenizer = match &self.tokenizer {

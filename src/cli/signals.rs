@@ -1,6 +1,13 @@
 //! Interruption: the first SIGINT, SIGTERM or SIGHUP asks the run to stop, a second SIGINT ends it.
 
-use std::{sync::Arc, thread, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -29,21 +36,25 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
             false => Ok(()),
         })
         .and_then(|()| Signals::new([SIGINT, SIGTERM]))
-        .map(tell_if_it_takes_long)
+        .map(|signals| tell_if_it_takes_long(signals, stop))
         .map_err(|e| Error::new(Code::Internal, "cannot listen for signals").caused_by(e))
 }
 
 /// The time after which a stop is told that has not happened yet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Says that the signal was heard, where what is under way takes long.
-fn tell_if_it_takes_long(mut signals: Signals) {
+/// Says once that a signal was heard, where what is under way takes long. The flag is clear again where it
+/// has ended.
+fn tell_if_it_takes_long(mut signals: Signals, stop: Arc<AtomicBool>) {
     thread::spawn(move || {
-        if signals.forever().next().is_some() {
+        for _ in signals.forever() {
             thread::sleep(PATIENCE);
-            console::err(
-                "stopping as soon as what is under way is done; Ctrl-C again ends at once\n",
-            );
+            if stop.load(Ordering::Relaxed) {
+                console::err(
+                    "stopping as soon as what is under way is done; Ctrl-C again ends at once\n",
+                );
+                return;
+            }
         }
     });
 }

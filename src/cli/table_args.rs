@@ -49,9 +49,10 @@ impl<T: OptionTable> FromArgMatches for TableArgs<T> {
 fn argument(row: &'static Row) -> Arg {
     let default = (row.default)().filter(|_| !is_flag(row));
     let default = default.map(|default| format!(" [default: {default}]")).unwrap_or_default();
+    let several = if takes_several(row) { "; give it again for each further one" } else { "" };
     let arg = Arg::new(row.name)
         .long(row.name.replace('_', "-"))
-        .help(format!("{}{default}", capital(&row.text())));
+        .help(format!("{}{several}{default}", capital(&row.text())));
     match is_flag(row) {
         true => arg.action(ArgAction::SetTrue),
         false => arg.action(ArgAction::Append).value_name(shape(row)).allow_negative_numbers(true),
@@ -66,6 +67,11 @@ fn capital(text: &str) -> String {
 
 fn is_flag(row: &Row) -> bool {
     matches!((row.kind)(), Kind::Bool)
+}
+
+/// Whether it may be a list.
+fn takes_several(row: &Row) -> bool {
+    matches!((row.kind)(), Kind::Or(_, other) if matches!(*other, Kind::List))
 }
 
 fn shape(row: &Row) -> &'static str {

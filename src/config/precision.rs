@@ -1,7 +1,7 @@
 //! Number formats: of the model, of the gradients, and the loss scale that fp16 needs.
 //!
 //! bf16 and fp16 are mixed precision (Micikevicius et al. 2018): the model computes in 16 bits, the
-//! optimizer updates float32 master weights. Names and defaults are DeepSpeed's, with one
+//! optimizer updates float32 master weights, unless they are to be bf16 themselves. Names and defaults are DeepSpeed's, with one
 //! difference: gradients are accumulated and reduced in float32 unless told otherwise, where
 //! DeepSpeed uses the model's format.
 
@@ -36,7 +36,8 @@ impl Dtype {
 /// What an engine computes in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionConfig {
-    /// The format of parameters and activations. With 16 bits there are float32 master weights.
+    /// The format of parameters and activations. With 16 bits there are float32 master weights, unless
+    /// `master_weights` says otherwise.
     pub dtype: Dtype,
     /// The format of the weights that the optimizer updates: float32, or that of the model, which is then
     /// updated itself.
@@ -180,7 +181,8 @@ option_table! {
     #[derive(Debug)]
     struct PrecisionOptions {
         /// the format of the model's parameters and activations; with bf16 and fp16 the optimizer updates
-        /// float32 master weights, and a gradient that is not finite skips its step
+        /// float32 master weights unless `master_weights` says otherwise, and a gradient that is not
+        /// finite skips its step
         #[option(required)]
         pub dtype: Option<Dtype>,
         /// the format of the weights that the optimizer updates: "bf16" updates those of a bf16 model

@@ -30,7 +30,7 @@ option_table! {
         /// parameters that stage 3 gathers ahead of their use
         #[option(default = 50_000_000, deepspeed = "stage3_prefetch_bucket_size")]
         pub stage3_prefetch_bucket_size: u64,
-        /// tensors of up to this size are not sharded at stage 3
+        /// layers of up to this many parameters are not sharded at stage 3
         #[option(default = 100_000, deepspeed = "stage3_param_persistence_threshold")]
         pub stage3_param_persistence_threshold: u64,
         /// where master weights and the optimizer's state are, and the optimizer steps; a map says for which

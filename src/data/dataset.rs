@@ -82,7 +82,7 @@ impl Dataset {
     /// Turns the text column into `input_ids`, on all cores.
     ///
     /// The result has the column `input_ids` (list of int32), and `attention_mask` when rows are
-    /// padded; the other columns are dropped.
+    /// padded, and `labels` where there is a `text_target`; the other columns are dropped.
     pub fn tokenize(&self, tokenizer: Arc<Tokenizer>, options: TokenizeOptions) -> Result<Self> {
         Ok(Self::from_stage(tokenize(self.stage.clone(), tokenizer, options)?))
     }

@@ -279,6 +279,11 @@ impl Tokenizer {
         self.eos
     }
 
+    /// The id of the token that begins a text, if the tokenizer's files name one.
+    pub fn bos_id(&self) -> Option<u32> {
+        content_of(self.config.get("bos_token")?).and_then(|token| self.token_id(token))
+    }
+
     /// The id of the padding token, if the tokenizer has one.
     pub fn own_pad_id(&self) -> Option<u32> {
         self.pad

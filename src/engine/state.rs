@@ -3,19 +3,21 @@
 //! ```text
 //! config.json               the model's, as Hugging Face writes it
 //! model.safetensors         parameters, float32, under Hugging Face's names
-//! optimizer.safetensors     the optimizer's state, float32, for each parameter: exp_avg.NAME,
-//!                           exp_avg_sq.NAME, momentum_buffer.NAME or sum.NAME
-//! ema.safetensors          the averages of the trained parameters, float32, where there are any
+//! optimizer.safetensors     the optimizer's state for each parameter: exp_avg.NAME, exp_avg_sq.NAME,
+//!                           momentum_buffer.NAME or sum.NAME in float32; state in 8 bits as codes,
+//!                           with their scales exp_avg_absmax.NAME and so on
+//! ema.safetensors           the averages of the trained parameters, float32, where there are any
 //! adapter_model.safetensors in place of config.json and model.safetensors: the adapter, where the
 //!                           model has one, with adapter_config.json, as peft writes them; the base
 //!                           is named by its path and hash
 //! trained.safetensors       parameters of the base that are trained beside an adapter
-//! tokenizer.json and others  the files that the model came with, or those of the rows' tokenizer
+//! tokenizer.json and others the files that the model came with, or those of the rows' tokenizer
 //! state.json                TrainState: the step, the place in the data, the recipe
 //! ```
 //!
 //! Nothing in it depends on ranks or on how state is laid out and kept in memory. There is no
-//! generator state: dropout is seeded from the step. A checkpoint directory also loads as a model.
+//! generator state: dropout is seeded from the step. A checkpoint directory also loads as a model,
+//! where it has a `config.json`.
 
 use std::collections::BTreeMap;
 

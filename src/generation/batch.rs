@@ -109,7 +109,8 @@ pub fn generate(
     ended.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
 }
 
-fn check(model: &Model, prompt: &[i64], new: usize) -> Result<()> {
+/// Refuses a prompt that the model cannot go on with for so many tokens.
+pub(super) fn check(model: &Model, prompt: &[i64], new: usize) -> Result<()> {
     let (Some(&low), Some(&high)) = (prompt.iter().min(), prompt.iter().max()) else {
         return Err(Error::new(Code::BadValue, "the prompt has no token")
             .hint("begin with the end-of-text token, which models see before each text"));

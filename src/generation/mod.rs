@@ -13,5 +13,5 @@ pub use self::{
     batch::{Ended, FinishReason, Prompt, Watch, generate},
     sampling::Sampling,
     score::{Score, Windows, score},
-    text::{Continued, Texts, continue_texts, continue_tokens},
+    text::{Continued, Texts, check_texts, continue_texts, continue_tokens},
 };

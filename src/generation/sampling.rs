@@ -23,13 +23,13 @@ option_table! {
     #[check(check)]
     pub struct Sampling {
         /// the most tokens to generate
-        #[option(default = 50, range = 1..)]
+        #[option(default = 50, range = 1..=1_000_000_000)]
         pub max_new_tokens: usize,
         /// the tokens before which no end-of-text token is given
         #[option(default = 0)]
         pub min_new_tokens: usize,
         /// what logits are divided by; 0 takes the most likely token each time
-        #[option(default = 1.0, range = 0.0..)]
+        #[option(default = 1.0, must = |t: &f64| *t >= 0.0 && t.is_finite() => "0 or more, and finite")]
         pub temperature: f64,
         /// how many of the most likely tokens are drawn from; 0 is all
         #[option(default = 50)]
@@ -41,13 +41,13 @@ option_table! {
         #[option(default = 0.0, range = 0.0..=1.0)]
         pub min_p: f64,
         /// what the logits of tokens that the text has are divided by, or multiplied if negative
-        #[option(default = 1.0, must = |p: &f64| *p > 0.0 && p.is_finite() => "above 0")]
+        #[option(default = 1.0, must = |p: &f64| *p > 0.0 && p.is_finite() => "above 0, and finite")]
         pub repetition_penalty: f64,
         /// texts that end the generation; they are left out of the result
         #[option(default = OneOrMany(Vec::new()))]
         pub stop: OneOrMany<String>,
         /// texts for each prompt, each from draws of its own
-        #[option(default = 1, range = 1..)]
+        #[option(default = 1, range = 1..=100_000)]
         pub num_return_sequences: usize,
         /// the seed of each text's draws, or an array with one for each prompt
         #[option(default = OneOrMany(vec![0]))]
@@ -67,6 +67,13 @@ fn check(sampling: &Sampling) -> Result<()> {
             Code::BadValue,
             "`num_return_sequences` {} needs a `temperature` above 0: the most likely text is one",
             sampling.num_return_sequences
+        );
+    }
+    let Sampling { min_new_tokens, max_new_tokens, .. } = *sampling;
+    if min_new_tokens > max_new_tokens {
+        bail!(
+            Code::BadValue,
+            "`min_new_tokens` {min_new_tokens} is more than `max_new_tokens` {max_new_tokens}"
         );
     }
     if sampling.stop.0.iter().any(String::is_empty) {
@@ -111,7 +118,7 @@ impl<'a> Chooser<'a> {
         let changed = self.changed(logits, &texts)?;
         let seen = changed.as_ref().unwrap_or(logits);
         let tokens = if self.sampling.temperature == 0.0 {
-            Vec::<i64>::try_from(&seen.f_argmax(1, false)?)?
+            largest_of_rows(seen)?
         } else {
             let rows = most_likely(seen, self.sampling.top_k)?;
             let draw =
@@ -170,9 +177,7 @@ impl<'a> Chooser<'a> {
 /// Draws one token of the most likely ones with their logits, the largest first.
 fn draw(most_likely: &[(i64, f64)], sampling: &Sampling, rng: &mut impl Rng) -> Result<i64> {
     // NaN comes before all others.
-    if most_likely.first().is_none_or(|(_, logit)| logit.is_nan()) {
-        bail!(Code::Diverged, "the model's logits are NaN: no token can be drawn");
-    }
+    check_finite(most_likely.first().map_or(f64::NAN, |&(_, logit)| logit))?;
     let candidates = candidates(most_likely, sampling);
     let total: f64 = candidates.iter().map(|(_, weight)| weight).sum();
     let mut left = rng.random::<f64>() * total;
@@ -184,6 +189,23 @@ fn draw(most_likely: &[(i64, f64)], sampling: &Sampling, rng: &mut impl Rng) -> 
     }
     // Rounding can leave a little over after the last one.
     Ok(candidates.last().map_or(0, |&(token, _)| token))
+}
+
+/// The token with the largest logit of each row `[B, V]`.
+fn largest_of_rows(logits: &Tensor) -> Result<Vec<i64>> {
+    let ids = logits.f_argmax(1, true)?;
+    let largest = logits.f_gather(1, &ids, false)?.f_to_kind(Kind::Double)?;
+    let both = Tensor::f_cat(&[ids.f_to_kind(Kind::Double)?, largest], 1)?.f_reshape([-1])?;
+    let rows = Vec::<f64>::try_from(&both)?;
+    rows.chunks(2).map(|row| check_finite(row[1]).map(|()| row[0] as i64)).collect()
+}
+
+/// Refuses the largest logit of a model that has diverged.
+fn check_finite(largest: f64) -> Result<()> {
+    match largest.is_finite() {
+        true => Ok(()),
+        false => bail!(Code::Diverged, "the model's logits are not finite: no token can be chosen"),
+    }
 }
 
 /// Of each row of the logits `[B, V]` the `top_k` tokens with the largest, all for 0, and these, the
@@ -304,6 +326,8 @@ mod tests {
             let e = draw(&rows[0], &sampling(), &mut ChaCha8Rng::seed_from_u64(1)).unwrap_err();
             assert_eq!(e.code(), Code::Diverged);
         }
+        let e = largest_of_rows(&with_nan.view([1, -1])).unwrap_err();
+        assert_eq!(e.code(), Code::Diverged, "the most likely token is none either");
     }
 
     #[test]

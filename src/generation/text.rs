@@ -1,7 +1,7 @@
 //! Texts in and out: prompts to tokens, tokens to pieces of text as they come, and stops found in them.
 
 use super::{
-    batch::{Ended, FinishReason, Prompt, Watch, generate},
+    batch::{Ended, FinishReason, Prompt, Watch, check, generate},
     sampling::Sampling,
 };
 use crate::{
@@ -63,13 +63,9 @@ pub fn continue_tokens(
     let eos = ends(model, tokenizer);
     let mut streams = Vec::new();
     let mut requests = Vec::new();
-    for (i, prompt) in prompts.iter().enumerate() {
-        let mut tokens: Vec<i64> = prompt.iter().copied().map(i64::from).collect();
-        let written = tokens.len();
-        if tokens.is_empty() {
-            // The token before each text in training.
-            tokens.extend(tokenizer.eos_id().map(i64::from));
-        }
+    let begun = begun(model, tokenizer, prompts, sampling)?;
+    for (i, (prompt, tokens)) in prompts.iter().zip(begun).enumerate() {
+        let written = prompt.len();
         let seed = seed(sampling, i, prompts.len())?;
         for sequence in 0..sampling.num_return_sequences as u64 {
             let seed = if sequence == 0 { seed } else { mix(&[seed, sequence]) };
@@ -83,6 +79,41 @@ pub fn continue_tokens(
     generate(model, &requests, sampling, &eos, &mut watch)?;
     let finished = watch.finished.into_iter().collect::<Option<Vec<_>>>();
     finished.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
+}
+
+/// Refuses what [`continue_texts`] would refuse of these prompts and options.
+pub fn check_texts(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompts: &[&str],
+    sampling: &Sampling,
+) -> Result<()> {
+    let tokens =
+        prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    begun(model, tokenizer, &tokens, sampling)?;
+    (0..prompts.len()).try_for_each(|i| seed(sampling, i, prompts.len()).map(drop))
+}
+
+/// The tokens that each text begins with.
+fn begun(
+    model: &Model,
+    tokenizer: &Tokenizer,
+    prompts: &[Vec<u32>],
+    sampling: &Sampling,
+) -> Result<Vec<Vec<i64>>> {
+    let begin = |(i, prompt): (usize, &Vec<u32>)| {
+        let mut tokens: Vec<i64> = prompt.iter().copied().map(i64::from).collect();
+        if tokens.is_empty() {
+            // The token before each text in training.
+            tokens.extend(tokenizer.eos_id().map(i64::from));
+        }
+        match check(model, &tokens, sampling.max_new_tokens) {
+            Ok(()) => Ok(tokens),
+            Err(e) if prompts.len() == 1 => Err(e),
+            Err(e) => Err(e.within(&format!("prompt {} of {}", i + 1, prompts.len()))),
+        }
+    };
+    prompts.iter().enumerate().map(begin).collect()
 }
 
 /// The tokens that end a text.
@@ -183,7 +214,12 @@ impl<'a> Stream<'a> {
     fn read(&mut self, is_last: bool) -> Result<bool> {
         let before = self.tokenizer.decode(&self.ids[self.context..self.unread])?;
         let with = self.tokenizer.decode(&self.ids[self.context..])?;
-        let Some(piece) = with.strip_prefix(&before) else { return Ok(true) };
+        let piece = match with.strip_prefix(&before) {
+            Some(piece) => piece,
+            // The new tokens change the text of those before, which is given away: they stand alone. A run
+            // of bytes is that way, where one of them makes all of it no text.
+            None => &self.tokenizer.decode(&self.ids[self.unread..])?,
+        };
         if piece.is_empty() || (piece.ends_with(PARTIAL) && !is_last) {
             return Ok(true);
         }
@@ -262,6 +298,39 @@ mod tests {
         assert_eq!((pieces.concat().as_str(), all.as_str()), (text, text));
         assert!(pieces.iter().all(|piece| !piece.contains(PARTIAL)), "{pieces:?}");
         assert!(pieces.len() > 5 && pieces.iter().any(String::is_empty), "{pieces:?}");
+    }
+
+    /// A run of bytes that is no text as a whole changes what was given away of it. What follows is given
+    /// away all the same, and stops in it are found.
+    #[test]
+    fn bytes_that_are_no_text_do_not_end_the_text() {
+        let vocab = ["<unk>", "<0x0A>", "<0xF0>", "<0xC3>", "<0xA9>", "▁the", "▁end"];
+        let vocab: serde_json::Map<_, _> =
+            vocab.iter().zip(0..).map(|(token, id)| ((*token).to_owned(), id.into())).collect();
+        let json = serde_json::json!({
+            "model": {
+                "type": "BPE", "vocab": vocab, "merges": [], "unk_token": "<unk>", "byte_fallback": true,
+            },
+            "decoder": { "type": "Sequence", "decoders": [
+                { "type": "Replace", "pattern": { "String": "▁" }, "content": " " },
+                { "type": "ByteFallback" },
+                { "type": "Fuse" },
+            ] },
+        });
+        let tokenizer = Tokenizer::from_bytes(json.to_string().as_bytes()).unwrap();
+        let of = |tokens: &[i64], stops: &[&str]| {
+            let stops: Vec<String> = stops.iter().map(|stop| (*stop).to_owned()).collect();
+            let mut stream = Stream::new(&tokenizer, &[], &stops).unwrap();
+            let goes_on = tokens.iter().all(|&token| stream.push(token).unwrap());
+            if goes_on {
+                stream.finish(FinishReason::Length).unwrap();
+            }
+            (stream.text, goes_on)
+        };
+        assert_eq!(of(&[1, 3, 4, 5], &[]), ("\né the".to_owned(), true));
+        assert_eq!(of(&[1, 2, 5, 6], &[]), ("\n\u{fffd} the end".to_owned(), true));
+        assert_eq!(of(&[1, 2, 5, 6, 5], &["end"]), ("\n\u{fffd} the ".to_owned(), false));
+        assert_eq!(of(&[1, 2], &[]), ("\n\u{fffd}".to_owned(), true));
     }
 
     #[test]

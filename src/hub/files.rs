@@ -1,6 +1,7 @@
 //! The files of a model repository that are fetched.
 
-/// Files of a model; a plan needs the first one only.
+/// Files of a model: its config, which is enough for a plan, its weights, all that an export hands on, and
+/// an adapter's.
 pub const MODEL_FILES: &[&str] = &[
     "config.json",
     "model.safetensors",
@@ -10,6 +11,10 @@ pub const MODEL_FILES: &[&str] = &[
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "spiece.model",
+    "tokenizer.model",
     "generation_config.json",
     "chat_template.jinja",
     "adapter_config.json",
@@ -26,3 +31,17 @@ pub const TOKENIZER_FILES: &[&str] = &[
     "merges.txt",
     "chat_template.jinja",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::{MODEL_FILES, TOKENIZER_FILES};
+    use crate::companions::COMPANIONS;
+
+    /// A model of the hub has the files beside its weights that a model of a directory has.
+    #[test]
+    fn a_model_comes_with_all_that_an_export_hands_on() {
+        let names = COMPANIONS.iter().chain(TOKENIZER_FILES);
+        let left_out: Vec<_> = names.filter(|name| !MODEL_FILES.contains(name)).collect();
+        assert!(left_out.is_empty(), "{left_out:?}");
+    }
+}

@@ -53,30 +53,45 @@ use self::{repo::Repo, snapshot::Snapshot};
 use crate::error::{Code, Error, Result};
 
 impl Hub {
-    /// All splits of a dataset's configuration with their files. Those that are not in the cache are
-    /// downloaded, or, where they are large and streamed, fetched when they are read.
+    /// The names of the splits of a dataset's configuration, in order. No data is downloaded.
     ///
     /// `revision` is a branch, a tag or a commit; `None` is `main`.
     ///
     /// # Errors
     /// [`Code::Hub`]: no such repository, revision or configuration (those that exist are listed),
     /// a gated repository, no network, or offline and not in the cache.
+    pub fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>> {
+        let (_, splits) = self.dataset(repo, config, revision)?;
+        Ok(splits.into_iter().map(|(name, _)| name).collect())
+    }
+
+    /// The files of one of these splits. Those that are not in the cache are downloaded, or, where they
+    /// are large and streamed, fetched when they are read.
+    ///
+    /// # Errors
+    /// Those of [`Hub::dataset_splits`], and [`Code::Hub`] where there is no such split.
     pub fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
+        split: &str,
         streamed: Option<&StreamAccess>,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+    ) -> Result<Vec<DatasetFile>> {
         streamed.map_or(Ok(()), StreamAccess::prepare)?;
         let (snapshot, splits) = self.dataset(repo, config, revision)?;
-        let files = |files: Vec<String>| -> Result<Vec<DatasetFile>> {
-            match streamed {
-                Some(access) => files.into_iter().map(|f| snapshot.stream(f, access)).collect(),
-                None => Ok(snapshot.fetch(&files)?.into_iter().map(DatasetFile::Here).collect()),
-            }
+        let Some((_, files)) = splits.into_iter().find(|(name, _)| name == split) else {
+            bail!(Code::Hub, "the {} has no split {split}", snapshot.repo());
         };
-        splits.into_iter().map(|(name, all)| Ok((name, files(all)?))).collect()
+        match streamed {
+            Some(access) => files.into_iter().map(|file| snapshot.stream(file, access)).collect(),
+            None => Ok(snapshot.fetch(&files)?.into_iter().map(DatasetFile::Here).collect()),
+        }
     }
 
     /// The directory with those files of a model that `wanted` names, by path or by pattern

@@ -8,13 +8,14 @@ use rhai::{Dynamic, Map};
 
 use super::{
     chain::KnownExpression,
-    cursor::{Cursor, CursorContext},
+    cursor::{Call, Cursor, CursorContext},
     help::shortened,
     names::{Names, is_map},
     session::Live,
 };
 use crate::{
     fs::Place,
+    model::ModelConfig,
     recipe::{
         embedded::STDLIB,
         lexer::{Class, KEYWORDS, Token, tokens},
@@ -121,12 +122,12 @@ impl Live {
     }
 
     /// The options of a call that its map does not have yet.
-    fn keys(&self, call: &str, path: &[String], cursor: &Cursor<'_>) -> Vec<Candidate> {
+    fn keys(&self, call: &Call, path: &[String], cursor: &Cursor<'_>) -> Vec<Candidate> {
         let kind = cursor.beside.get("type").map(String::as_str);
         let Some(reader) = self.reader(call) else { return Vec::new() };
         let help = |name: &str| match reader.help(path, name, kind) {
             Some(help) => shortened(&help),
-            None => self.option_help(call, name),
+            None => self.option_help(&call.name, name),
         };
         let names = reader.names(path, kind).into_iter();
         let missing = names.filter(|name| !cursor.beside.contains_key(name));
@@ -134,8 +135,8 @@ impl Live {
     }
 
     /// The reader of the options of `call`: a function of the session, of a module, or of dsr.
-    fn reader(&self, call: &str) -> Option<OptionReader> {
-        let (source, name) = self.source_of(call);
+    fn reader(&self, call: &Call) -> Option<OptionReader> {
+        let (source, name) = self.source_of(&call.name);
         let mut own = source.iter().flat_map(|ast| ast.iter_functions()).filter(|f| f.name == name);
         match own.next() {
             Some(function) => {
@@ -143,7 +144,7 @@ impl Live {
                 let own = OwnOptions::of(source?, name, parameters, &self.parameters)?;
                 Some(OptionReader::Own(own))
             }
-            None => OptionReader::native(name),
+            None => OptionReader::native(name, call.first.clone()),
         }
     }
 
@@ -158,6 +159,9 @@ impl Live {
             Some(callee) => {
                 let embedded = EMBEDDED.iter().filter(|(function, _)| *function == callee);
                 found.extend(embedded.map(|(_, name)| own(name)));
+                if callee == "new_model" {
+                    found.extend(ModelConfig::names().into_iter().map(own));
+                }
             }
             None => {}
         }

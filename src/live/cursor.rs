@@ -6,11 +6,10 @@ use crate::recipe::lexer::{Class, Token};
 
 /// The context of the cursor.
 pub(super) enum CursorContext {
-    /// In a text, which may be the value of an option: the call with its module, the keys down to its
-    /// map, its key.
+    /// In a text, which may be the value of an option: the call, the keys down to its map, its key.
     InText {
         typed: String,
-        key: Option<(String, Vec<String>, String)>,
+        key: Option<(Call, Vec<String>, String)>,
     },
     Member {
         receiver: Vec<Token>,
@@ -19,11 +18,19 @@ pub(super) enum CursorContext {
         module: String,
     },
     Key {
-        call: String,
+        call: Call,
         path: Vec<String>,
     },
     Name,
     Nothing,
+}
+
+/// The call of a function.
+pub(super) struct Call {
+    /// The function, with its module.
+    pub(super) name: String,
+    /// The first argument, where it is a text.
+    pub(super) first: Option<String>,
 }
 
 /// The cursor in a text.
@@ -98,7 +105,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// The option that has the text behind `before` as its value.
-fn option_of(text: &str, before: &[Token]) -> Option<(String, Vec<String>, String)> {
+fn option_of(text: &str, before: &[Token]) -> Option<(Call, Vec<String>, String)> {
     let (colon, rest) = before.split_last()?;
     let (key, rest) = rest.split_last()?;
     let (call, path, _) = (colon.of(text) == ":").then(|| map_path(text, rest))??;
@@ -167,7 +174,7 @@ fn receiver(text: &str, before: &[Token]) -> Vec<Token> {
 
 /// The call whose option map the last token is in, the keys down to it, and the token that opens the
 /// innermost map.
-fn map_path(text: &str, before: &[Token]) -> Option<(String, Vec<String>, usize)> {
+fn map_path(text: &str, before: &[Token]) -> Option<(Call, Vec<String>, usize)> {
     let (mut depth, mut path, mut innermost) = (0, Vec::new(), None);
     for (i, token) in before.iter().enumerate().rev() {
         match token.class {
@@ -182,7 +189,10 @@ fn map_path(text: &str, before: &[Token]) -> Option<(String, Vec<String>, usize)
                     }
                 }
                 "(" => {
-                    return Some((called(text, &before[..i])?, path, innermost?));
+                    let name = called(text, &before[..i])?;
+                    let first = before.get(i + 1).filter(|token| token.class == Class::Text);
+                    let first = first.map(|token| token.of(text).trim_matches('"').to_owned());
+                    return Some((Call { name, first }, path, innermost?));
                 }
                 _ => return None,
             },

@@ -125,6 +125,10 @@ pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
             Init::Ones => drop(values.f_fill_(1.0)?),
             Init::Uniform(bound) => fill_uniform(&mut values, -bound, bound, seed)?,
             Init::Normal(std) => fill_normal(&mut values, 0.0, std, seed)?,
+            Init::Padded { std, padding_idx } => {
+                fill_normal(&mut values, 0.0, std, seed)?;
+                drop(values.f_select(0, padding_idx)?.f_zero_()?);
+            }
         }
     }
     Ok(())
@@ -159,6 +163,20 @@ mod tests {
         let mean_square = one[..32].iter().map(|x| x * x).sum::<f64>() / 32.0;
         // Of 32 draws with variance 0.25, five standard errors: 5 * 0.25 * sqrt(2 / 32) = 0.31.
         assert!((mean_square - 0.25).abs() < 0.31, "{mean_square}");
+    }
+
+    /// As transformers' `_init_weights` leaves the row of `pad_token_id`.
+    #[test]
+    fn the_row_of_padding_starts_at_zero() {
+        let drawn = |init: Init| {
+            let unit = FlatUnit::absent(vec![ParamSpec::new("a", &[4, 4], init)], Device::Cpu);
+            let unit = unit.unwrap();
+            Initializer::Seed(7).fill(&unit, None).unwrap();
+            numbers(&unit)
+        };
+        let plain = drawn(Init::Normal(0.5));
+        let padded = drawn(Init::Normal(0.5).padded(Some(1)));
+        assert_eq!(padded, [&plain[..4], &[0.0; 4], &plain[8..]].concat());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A family (`families`) describes a model by its layers, which are made of modules (`modules`). A
 //! [`Model`] holds the layers and the units of their parameters. Nothing here knows of optimizers,
-//! schedules or ranks; where parameters are while they are not used is a [`ParameterStore`]'s business.
+//! schedules or how ranks reach each other; where parameters are while they are not used is a
+//! [`ParameterStore`]'s business.
 
 mod adapters;
 mod architecture;
@@ -266,8 +267,7 @@ impl Model {
 
     /// Whether the directory that the model was loaded from has a tokenizer that is read.
     pub fn has_tokenizer(&self) -> bool {
-        let names = ["tokenizer.json", "merges.txt"];
-        names.iter().any(|name| self.companions.get(name).is_some())
+        self.companions.has_tokenizer()
     }
 
     fn companions(&self) -> &Companions {

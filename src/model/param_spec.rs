@@ -9,12 +9,37 @@ pub enum Init {
     Ones,
     /// Normally distributed around zero with this standard deviation.
     Normal(f64),
+    /// Normally distributed as well, but for zeros in one row: the `padding_idx` of torch's `nn.Embedding`.
+    Padded {
+        /// The standard deviation.
+        std: f64,
+        /// The row.
+        padding_idx: i64,
+    },
     /// Equally distributed between this and its negative.
     Uniform(f64),
     /// The value of the base's parameter of an adapter's.
     Saved,
     /// The lengths of the rows of the base's matrix for each of its outputs.
     Magnitude,
+}
+
+impl Init {
+    /// The same with zeros in the row of padding, where there is one.
+    pub(crate) fn padded(self, padding_idx: Option<i64>) -> Self {
+        match (self, padding_idx) {
+            (Self::Normal(std), Some(padding_idx)) => Self::Padded { std, padding_idx },
+            _ => self,
+        }
+    }
+
+    /// The row of padding.
+    pub(crate) fn padding_idx(self) -> Option<i64> {
+        match self {
+            Self::Padded { padding_idx, .. } => Some(padding_idx),
+            _ => None,
+        }
+    }
 }
 
 /// One parameter: its Hugging Face name, shape and first values.

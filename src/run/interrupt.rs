@@ -24,6 +24,24 @@ pub struct Interrupt {
     flag: Arc<AtomicBool>,
     /// When somebody looked first, since it was made.
     seen: Arc<Mutex<Option<Instant>>>,
+    /// Whether what is under way, or was when it was made, ends early and keeps what is there.
+    keeps: Arc<AtomicBool>,
+}
+
+/// The time in which an operation runs that ends early and keeps what is there.
+#[derive(Debug)]
+pub struct Keeping {
+    interrupt: Interrupt,
+    before: bool,
+}
+
+impl Drop for Keeping {
+    fn drop(&mut self) {
+        // What was kept has time to be used.
+        if !self.interrupt.requested() {
+            self.interrupt.keeps.store(self.before, Ordering::Relaxed);
+        }
+    }
 }
 
 impl Interrupt {
@@ -43,6 +61,18 @@ impl Interrupt {
         self.requested() && seen().elapsed() >= PATIENCE
     }
 
+    /// Until the result is dropped an operation runs that a request ends early. Whoever called it then has
+    /// time to use what is there.
+    pub fn keep(&self) -> Keeping {
+        let before = self.keeps.swap(true, Ordering::Relaxed);
+        Keeping { interrupt: self.clone(), before }
+    }
+
+    /// Whether a request has ended such an operation, or is about to.
+    pub fn is_kept(&self) -> bool {
+        self.requested() && self.keeps.load(Ordering::Relaxed)
+    }
+
     fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -55,6 +85,7 @@ impl Interrupt {
     /// Takes the request back, before something else is begun.
     pub fn clear(&self) {
         self.flag.store(false, Ordering::Relaxed);
+        self.keeps.store(false, Ordering::Relaxed);
         *self.seen() = None;
     }
 
@@ -128,6 +159,23 @@ mod tests {
         assert!(!seen_by_the_loop.requested());
         interrupt.flag().store(true, Ordering::Relaxed);
         assert!(seen_by_the_loop.requested());
+    }
+
+    /// An operation within another one leaves the mark of the outer one.
+    #[test]
+    fn an_operation_that_is_interrupted_keeps_what_is_there() {
+        let interrupt = Interrupt::new();
+        let outer = interrupt.keep();
+        drop(interrupt.keep());
+        assert!(!interrupt.is_kept(), "nobody asked");
+        interrupt.request();
+        assert!(interrupt.is_kept());
+        drop(outer);
+        assert!(interrupt.is_kept() && !interrupt.is_overdue(), "there is time to use it");
+        interrupt.clear();
+        drop(interrupt.keep());
+        interrupt.request();
+        assert!(!interrupt.is_kept(), "it was over by then");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::{
     engine::{MemoryUse, PhaseTimes, Skip},
-    units::{Bytes, proc_bytes},
+    units::{Bytes, Count, proc_bytes},
 };
 
 /// How many steps the shown speed is taken from.
@@ -240,20 +240,6 @@ impl fmt::Display for StepReport {
     }
 }
 
-/// A count as people read it: `950`, `3.4k`, `1.2M`.
-#[derive(Debug, Clone, Copy)]
-pub struct Count(pub f64);
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            n if n < 999.5 => write!(f, "{n:.0}"),
-            n if n < 999_950.0 => write!(f, "{:.1}k", n / 1e3),
-            n => write!(f, "{:.1}M", n / 1e6),
-        }
-    }
-}
-
 /// Operations a second as people read them: `310.0 MFLOP/s`, `41.2 TFLOP/s`.
 struct Flops(f64);
 
@@ -420,8 +406,6 @@ pub(super) mod tests {
 
     #[test]
     fn numbers_as_people_say_them() {
-        let count = |n| Count(n).to_string();
-        assert_eq!([count(950.4), count(999.7), count(1.23e6)], ["950", "1.0k", "1.2M"]);
         let flops = |n| Flops(n).to_string();
         assert_eq!(flops(0.0), "0.0 MFLOP/s");
         assert_eq!(flops(999.96e6), "1.0 GFLOP/s");

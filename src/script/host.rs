@@ -31,8 +31,8 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     hub::{DatasetFile, Hub, HubSettings, StreamAccess},
-    recipe::{caches, lock::Lock, workspace::Workspace},
-    run::{Interrupt, LineInterval, RunEnding},
+    recipe::{caches, error::interruption, lock::Lock, workspace::Workspace},
+    run::{Interrupt, Keeping, LineInterval, RunEnding},
 };
 
 /// Takes an engine before its first step.
@@ -200,6 +200,31 @@ impl Host {
         self.interrupted() && self.stopper()()
     }
 
+    /// Whether the script itself is to end: at once, or, where an operation has ended early and kept what
+    /// is there, when the script has had time to use it.
+    pub(crate) fn must_end_script(&self) -> bool {
+        let is_due = !self.interrupt.is_kept() || self.interrupt.is_overdue();
+        is_due && self.must_stop()
+    }
+
+    /// Whether an operation that keeps what is there is to end: one process need not wait for others.
+    pub(crate) fn must_end_early(&self) -> bool {
+        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
+        if is_alone { self.interrupted() } else { self.must_stop() }
+    }
+
+    /// Begins an operation that keeps what is there; the script goes on with it.
+    ///
+    /// # Errors
+    /// The interruption, where there is nothing to keep yet.
+    pub(crate) fn keep_what_is_there(&self) -> Result<Keeping> {
+        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
+        if is_alone && self.must_end_early() {
+            return Err(interruption());
+        }
+        Ok(self.interrupt.keep())
+    }
+
     /// Tells whether the operation under way is to end: whenever the script [must
     /// stop](Self::must_stop).
     pub(crate) fn stopper(&self) -> impl Fn() -> bool + Send + Sync + use<> {
@@ -226,13 +251,23 @@ impl AsRef<Workspace> for Host {
 
 /// A host is the hub of its datasets, so that the settings are read only when a hub is needed.
 impl DatasetFiles for Rc<Host> {
+    fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>> {
+        self.hub()?.dataset_splits(repo, config, revision)
+    }
+
     fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
+        split: &str,
         is_streamed: bool,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+    ) -> Result<Vec<DatasetFile>> {
         let rights = &self.workspace.rights;
         let access = || -> Result<StreamAccess> {
             let dir = caches::streams(&rights.env).ok_or_else(|| {
@@ -242,7 +277,7 @@ impl DatasetFiles for Rc<Host> {
             Ok(StreamAccess { dir, on_host: Arc::new(rights.host_checker()) })
         };
         let access = is_streamed.then(access).transpose()?;
-        self.hub()?.dataset_files(repo, config, revision, access.as_ref())
+        self.hub()?.dataset_files(repo, config, revision, split, access.as_ref())
     }
 
     fn place(&self, path: PathBuf) -> Place {

@@ -46,7 +46,7 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
     let host = Rc::clone(host);
     let memory = MemoryLimit::of_now();
     engine.on_progress(move |operations| {
-        if host.must_stop() {
+        if host.must_end_script() {
             return Some(terminated(interruption()));
         }
         if host.output.is_exceeded() {

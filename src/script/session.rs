@@ -22,6 +22,7 @@ use crate::{
         bundle::code,
         description::scan,
         diagnostics::{Failure, diagnose},
+        error::interruption,
         file::Recipe,
         imports::Imports,
         locate, locking, params,
@@ -66,6 +67,8 @@ impl Session {
         self.check_run_options(&ast, &imports)?;
         let ended = match engine.run_ast(&ast) {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
+            // It had time to use what was there, and is interrupted all the same.
+            Ok(()) if self.host.interrupt.is_kept() => Err(interruption().into()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
         };
         let end_of_run = self.host.end_of_run.take();

@@ -69,19 +69,31 @@ fn slices_cross_files_and_skip_rows_in_every_part() {
     }
 }
 
-/// A hub with one file.
+/// A hub with one file, which is of the split train.
 struct FakeHub(std::path::PathBuf);
 
 impl DatasetFiles for FakeHub {
+    fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>> {
+        assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
+        Ok(vec!["train".to_owned(), "test".to_owned()])
+    }
+
     fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
+        split: &str,
         _is_streamed: bool,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+    ) -> Result<Vec<DatasetFile>> {
         assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
-        Ok(vec![("train".to_owned(), vec![DatasetFile::Here(self.0.clone())])])
+        assert_eq!(split, "train", "only files of the wanted split are fetched");
+        Ok(vec![DatasetFile::Here(self.0.clone())])
     }
 
     fn place(&self, path: std::path::PathBuf) -> Place {
@@ -96,4 +108,5 @@ fn a_hub_id_is_resolved_by_the_hub() {
     let options = OpenOptions { hub: Some(Rc::new(hub)), ..options(None) };
     let dataset = Dataset::open("Owner/name:small", &options).unwrap();
     assert_eq!(texts(&dataset), ["from the hub"]);
+    assert_eq!(Dataset::splits("Owner/name:small", &options).unwrap(), ["train", "test"]);
 }

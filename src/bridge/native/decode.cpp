@@ -319,7 +319,8 @@ int dsr_separate_rows(at::Tensor* x, int64_t count, at::Tensor** matrices, at::T
 
 // The attention of one query a row, [rows, heads, width], to the first seen[row] of its keys and
 // values, [rows or more, kv heads, capacity, width]; bias is float32 [1 or rows, heads, keys or more]
-// or null. With `offsets` and `ranges`, or null, each head sees ranges of these keys. Null in *out where the formats have no kernel here.
+// or null. With `offsets` and `ranges`, or null, each head sees ranges of these keys. Null in *out
+// where the formats have no kernel here.
 int dsr_attend(at::Tensor* query, at::Tensor* keys, at::Tensor* values, at::Tensor* bias,
                const int64_t* seen, const int64_t* offsets, const int64_t* ranges, double scale,
                at::Tensor** out) {

@@ -95,7 +95,7 @@ void check_directory() {
   _exit(4);
 }
 
-// The same words as Session::greet in src/repl/mod.rs, and its prompt.
+// The same words as Session::greet in src/repl/session.rs, and its prompt.
 void greet(int argc, char** argv, char** environment) {
   const bool is_session = argc == 2 && strcmp(argv[1], "repl") == 0;
   if (!is_session || is_set(environment, "WORLD_SIZE")) return;

@@ -10,15 +10,15 @@ use super::{
 };
 use crate::{
     columns::{Cell, fitted},
-    units::{Bytes, grouped},
+    units::{Bytes, Count, grouped},
 };
 
 /// The whole plan.
 pub(super) fn of(plan: &PlanNumbers) -> String {
     let mut text = format!(
-        "{:.1}M parameters, world_size {}, on {}\n\
+        "{} parameters, world_size {}, on {}\n\
          micro_batch_size {}{} x {} tokens ({}), gradient_accumulation_steps {}\n\n",
-        plan.parameters as f64 / 1e6,
+        Count(plan.parameters as f64),
         plan.world_size,
         plan.device,
         plan.micro_batch_size,
@@ -139,7 +139,7 @@ fn by_stage(mesh: &MeshNumbers) -> String {
         let stage_cells = [
             number.to_string(),
             format!("{} to {}", stage.layers.0, stage.layers.1),
-            format!("{:.1}M", stage.parameters as f64 / 1e6),
+            Count(stage.parameters as f64).to_string(),
             format!("{:.1} %", 100.0 * stage.work),
         ];
         let sent = [stage.sent.tp, stage.sent.dp, stage.sent.pp].map(gib);

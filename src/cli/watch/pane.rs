@@ -7,8 +7,8 @@ use ratatui::{
 };
 
 use crate::{
-    run::{Count, Quantity, Watched},
-    units::Bytes,
+    run::{Quantity, Watched},
+    units::{Bytes, Count},
 };
 
 /// A chart.

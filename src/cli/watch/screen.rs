@@ -18,8 +18,8 @@ use super::{
 };
 use crate::{
     foreign::Foreign,
-    run::{Count, Elapsed, Quantity, State, Watched},
-    units::Bytes,
+    run::{Elapsed, Quantity, State, Watched},
+    units::{Bytes, Count},
 };
 
 /// Columns from which on the other charts stand beside the chosen one.

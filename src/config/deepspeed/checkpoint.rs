@@ -20,7 +20,7 @@ const ACTIVATION_CHECKPOINTING: &[Key] = &[
     no_meaning(
         "partition_activations",
         Kind::Bool,
-        "there are no tensor parallel ranks to partition activations over",
+        "ranks that share layers divide what is kept with the recipe's tensor_parallel: #{ sequence_parallel: true }",
     ),
     no_meaning("contiguous_memory_optimization", Kind::Bool, WHY_CONFIGURES),
     no_meaning("number_checkpoints", Kind::OrNull(&Kind::Whole(1)), WHY_CONFIGURES),

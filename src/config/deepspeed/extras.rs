@@ -7,7 +7,7 @@ pub(super) const KEYS: &[Key] = &[
     block("compile", COMPILE),
     block("autotuning", AUTOTUNING),
     block("data_efficiency", DATA_EFFICIENCY),
-    refused("weight_quantization", "weights are not quantized; leave it out"),
+    refused("weight_quantization", "give the recipe's load_model quantize: \"int8\""),
     no_meaning("disable_python_gc", Kind::Bool, "there is no Python"),
 ];
 
@@ -54,7 +54,7 @@ const AUTOTUNING: &[Key] = &[
         "enabled",
         Kind::Bool,
         NO,
-        "settings are not searched for; time a few steps of a recipe with different parameters",
+        "settings are not searched for; `dsr sweep` runs a recipe with different parameters",
     ),
     goes_with("fast", Kind::Bool, "enabled"),
     goes_with("results_dir", Kind::Text, "enabled"),

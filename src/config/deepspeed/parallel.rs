@@ -19,12 +19,12 @@ pub(super) const KEYS: &[Key] = &[
         "sequence_parallel_size",
         Kind::Whole(1),
         &[Literal::Number(1.0)],
-        "sequence parallelism is not supported",
+        "Ulysses is not supported; ranks that share layers divide the tokens with the recipe's tensor_parallel: #{ sequence_parallel: true }",
     ),
     no_meaning(
         "data_parallel_size",
         Kind::Whole(1),
-        "the number of processes decides, and all of them are data parallel",
+        "the processes that neither stages nor shared layers take are data parallel",
     ),
     no_meaning("use_data_before_expert_parallelism", Kind::Bool, "there is no expert parallelism"),
 ];

@@ -95,7 +95,7 @@ const REDUCTION: &[Key] = &[
     no_meaning(
         "seq_parallel_communication_data_type",
         Kind::OrNull(&Kind::Word(&["fp16", "bf16", "fp32"])),
-        "there is no sequence parallelism",
+        "Ulysses, to which it belongs, is not supported",
     ),
     no_meaning("disable_allgather", Kind::Bool, "DeepSpeed 0.19 does not use it either"),
     no_meaning(

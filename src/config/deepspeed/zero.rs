@@ -99,7 +99,11 @@ const ZERO: &[Key] = &[
         "the backward pass keeps no gathered weights",
     ),
     no_meaning("override_module_apply", Kind::Bool, WHY_HOOKS),
-    no_meaning("pipeline_loading_checkpoint", Kind::Bool, "there is no pipeline parallelism"),
+    no_meaning(
+        "pipeline_loading_checkpoint",
+        Kind::Bool,
+        "a rank reads of a checkpoint only what is its own",
+    ),
     no_meaning("log_trace_cache_warnings", Kind::Bool, "no trace of the modules is needed"),
     no_meaning("enable_sanity_checks", Kind::Bool, "dsr's checks are always on"),
     no_meaning(

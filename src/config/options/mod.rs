@@ -4,6 +4,7 @@
 //! help. A map becomes the struct, or *all* of its mistakes as one error.
 
 mod document;
+mod field;
 mod kind;
 mod limits;
 mod reader;
@@ -15,9 +16,10 @@ mod wrong;
 pub(crate) use self::table::{option_table, option_words};
 pub use self::{
     document::{Listing, document},
+    field::{Field, Given},
     kind::{Kind, ROW, Row, Typed, Variant},
     limits::{Limits, is_finite, limits},
-    reader::{Field, Given, OptionTable, OptionType, Options, read, read_empty, read_table},
+    reader::{OptionTable, OptionType, Options, read, read_empty, read_table},
     table::{Switch, Tables},
     types::{OneOrMany, OptionValue, read_word},
     value::{Foreign, Map, Value, quoted},

@@ -7,13 +7,13 @@
 //! Getters always give a value, so that reading goes on after a fault; a value that stands in for
 //! a faulty one never leaves [`read`], which then returns the error.
 
-use std::{collections::BTreeSet, fmt::Display, ops::RangeBounds};
+use std::collections::BTreeSet;
 
 use super::{
+    field::{Field, Given, missing},
     kind::{Kind, Row, Variant},
-    limits::limits,
     types::{OptionValue, read_like, read_word},
-    value::{Map, Value, quoted},
+    value::{Map, Value},
     wrong::Wrong,
 };
 use crate::{
@@ -70,6 +70,8 @@ pub struct Options<'a> {
     level: Level<'a>,
     map: &'a Map,
     asked: BTreeSet<String>,
+    /// Names of elsewhere, each with the option that it means.
+    meant: Vec<(&'static str, &'static str)>,
     faults: &'a mut Vec<Error>,
 }
 
@@ -97,7 +99,7 @@ impl<'a> Options<'a> {
         faults: &'a mut Vec<Error>,
         fields: impl FnOnce(&mut Options<'_>) -> T,
     ) -> T {
-        let mut options = Options { level, map, asked: BTreeSet::new(), faults };
+        let mut options = Options { level, map, asked: BTreeSet::new(), meant: Vec::new(), faults };
         let value = fields(&mut options);
         options.refuse_unknown();
         value
@@ -288,6 +290,11 @@ impl<'a> Options<'a> {
         self.faults.is_empty()
     }
 
+    /// Says which option each of these names of elsewhere means, for the hints.
+    pub fn mean(&mut self, names: Vec<(&'static str, &'static str)>) {
+        self.meant = names;
+    }
+
     /// Accepts whatever else the map holds, where a fault leaves unknown what it may hold.
     pub fn accept_rest(&mut self) {
         self.asked.extend(self.map.keys().cloned());
@@ -362,6 +369,16 @@ impl<'a> Options<'a> {
         }
     }
 
+    /// The option that an unknown key is probably meant to be.
+    fn nearest(&self, key: &str) -> Option<&str> {
+        let meant = |name: &str| self.meant.iter().find(|(known, _)| *known == name);
+        let names = self.meant.iter().map(|&(name, _)| name);
+        let known = self.asked.iter().map(String::as_str);
+        let near =
+            meant(key).map(|&(name, _)| name).or_else(|| nearest(key, known.chain(names)))?;
+        Some(meant(near).map_or(near, |&(_, here)| here))
+    }
+
     fn refuse_unknown(&mut self) {
         let owner = self.level.name();
         let unknown = self.map.keys().filter(|key| !self.asked.contains(key.as_str()));
@@ -371,7 +388,7 @@ impl<'a> Options<'a> {
             let mut fault = Error::new(Code::UnknownOption, message).option(self.level.join(key));
             if let Some(here) = of_elsewhere(key) {
                 fault = fault.hint(here);
-            } else if let Some(near) = nearest(key, self.asked.iter().map(String::as_str)) {
+            } else if let Some(near) = self.nearest(key) {
                 fault = fault.hint(format!("did you mean `{near}`?"));
             }
             if i + 1 == unknown.len() {
@@ -384,106 +401,6 @@ impl<'a> Options<'a> {
             self.faults.push(fault);
         }
     }
-}
-
-/// The outcome of a look at an option.
-#[derive(Debug)]
-pub enum Given<T> {
-    /// Nothing.
-    Absent,
-    /// Something wrong, and the fault is recorded.
-    Faulty,
-    /// A value.
-    Value(T),
-}
-
-impl<T> Given<T> {
-    /// The same with another value in its place, where there is one.
-    pub fn map<U>(self, make: impl FnOnce(T) -> U) -> Given<U> {
-        match self {
-            Self::Absent => Given::Absent,
-            Self::Faulty => Given::Faulty,
-            Self::Value(value) => Given::Value(make(value)),
-        }
-    }
-}
-
-/// An option that has been looked up and can be narrowed further.
-#[must_use = "finish with `required`, `or` or `optional`"]
-pub struct Field<'a, T> {
-    path: String,
-    value: Given<T>,
-    /// The words that it may be.
-    words: Vec<&'static str>,
-    faults: &'a mut Vec<Error>,
-}
-
-impl<T> Field<'_, T> {
-    /// Refuses values outside of `range`.
-    pub fn range<R: RangeBounds<T>>(self, range: R) -> Self
-    where
-        T: PartialOrd + Display,
-    {
-        let limits = limits(&range);
-        self.check(|v| range.contains(v), &limits)
-    }
-
-    /// Refuses values for which `holds` is false; `must` completes "`path` must be ...".
-    pub fn check(mut self, holds: impl FnOnce(&T) -> bool, must: &str) -> Self
-    where
-        T: Display,
-    {
-        if let Given::Value(v) = &self.value
-            && !holds(v)
-        {
-            let message = format!("`{}` must be {must}, found {v}", self.path);
-            self.faults.push(Error::new(Code::BadValue, message).option(&self.path));
-            self.value = Given::Faulty;
-        }
-        self
-    }
-
-    /// The value; its absence is a fault.
-    pub fn required(self) -> T
-    where
-        T: Default,
-    {
-        self.required_or_none().unwrap_or_default()
-    }
-
-    /// The value, `None` for any fault; its absence is one.
-    pub fn required_or_none(mut self) -> Option<T> {
-        self.refuse_absence();
-        self.optional()
-    }
-
-    fn refuse_absence(&mut self) {
-        if let Given::Absent = self.value {
-            let words = std::mem::take(&mut self.words);
-            let fault = missing(&self.path);
-            self.faults.push(match words.is_empty() {
-                true => fault,
-                false => fault.hint(format!("it is one of {}", quoted(words))),
-            });
-        }
-    }
-
-    /// The value, or this one when it is absent.
-    pub fn or(self, default: T) -> T {
-        self.optional().unwrap_or(default)
-    }
-
-    /// The value, if it is there.
-    pub fn optional(self) -> Option<T> {
-        match self.value {
-            Given::Value(v) => Some(v),
-            Given::Absent | Given::Faulty => None,
-        }
-    }
-}
-
-fn missing(path: &str) -> Error {
-    Error::new(Code::Missing, format!("`{path}` is required and missing")).option(path)
 }
 
 #[cfg(test)]

@@ -1,8 +1,9 @@
 //! Tables of options: a struct whose fields are options.
 
 use super::{
+    field::Given,
     kind::Kind,
-    reader::{Given, OptionTable, OptionType, Options},
+    reader::{OptionTable, OptionType, Options},
     types::OptionValue,
 };
 

@@ -160,7 +160,7 @@ impl<T: OptionValue> OptionValue for OneOrMany<T> {
     fn read(value: &Value) -> Result<Self, Wrong> {
         match value {
             Value::List(_) => Vec::read(value).map(Self),
-            _ => T::read(value).map(|one| Self(vec![one])),
+            _ => T::read(value).map(|one| Self(vec![one])).map_err(Wrong::or_list),
         }
     }
 

@@ -43,6 +43,12 @@ impl Wrong {
         Self { found, ..self }
     }
 
+    /// The same where a list of such values would do as well.
+    pub(super) fn or_list(self) -> Self {
+        let must = format!("{}, or an array of such values", self.must);
+        Self { must, ..self }
+    }
+
     pub(super) fn hint(self, hint: Option<String>) -> Self {
         Self { hint, ..self }
     }

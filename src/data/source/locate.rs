@@ -48,30 +48,49 @@ pub struct OpenOptions {
 
 /// The files of a dataset on a hub.
 pub trait DatasetFiles {
-    /// The splits of `repo` (of its configuration `config`) with their files, in order; large ones are
-    /// fetched when they are read, where they are to be streamed.
+    /// The names of the splits of `repo` (of its configuration `config`), in order.
+    fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>>;
+
+    /// The files of one of them; large ones are fetched when they are read, where they are to be
+    /// streamed.
     fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
+        split: &str,
         is_streamed: bool,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>>;
+    ) -> Result<Vec<DatasetFile>>;
 
     /// A file of the cache, with the guard that judges where links of the cache lead.
     fn place(&self, path: PathBuf) -> Place;
 }
 
 impl DatasetFiles for crate::hub::Hub {
+    fn dataset_splits(
+        &self,
+        repo: &str,
+        config: Option<&str>,
+        revision: Option<&str>,
+    ) -> Result<Vec<String>> {
+        Self::dataset_splits(self, repo, config, revision)
+    }
+
     fn dataset_files(
         &self,
         repo: &str,
         config: Option<&str>,
         revision: Option<&str>,
+        split: &str,
         _is_streamed: bool,
-    ) -> Result<Vec<(String, Vec<DatasetFile>)>> {
+    ) -> Result<Vec<DatasetFile>> {
         // No host judges later requests here, so that all files are fetched at once.
-        Self::dataset_files(self, repo, config, revision, None)
+        Self::dataset_files(self, repo, config, revision, split, None)
     }
 
     /// The hub of a program's user.
@@ -80,8 +99,37 @@ impl DatasetFiles for crate::hub::Hub {
     }
 }
 
-/// The splits of a dataset, each with its files.
-pub(super) type Splits = Vec<(String, Arc<[DataFile]>)>;
+/// The files of a split.
+type Files = Arc<[DataFile]>;
+
+/// Opens the files of the split of a name.
+type OpenSplit<'a> = dyn Fn(&str) -> Result<Files> + 'a;
+
+/// Splits with their files.
+type Named = Vec<(String, Files)>;
+
+/// The splits of a dataset. The files of one are fetched and opened when they are asked for.
+pub(super) struct Splits<'a> {
+    pub(super) names: Vec<String>,
+    files: Box<OpenSplit<'a>>,
+}
+
+impl Splits<'_> {
+    /// Files that are here.
+    fn of(splits: Named) -> Self {
+        let names = splits.iter().map(|(name, _)| name.clone()).collect();
+        let files = move |split: &str| match splits.iter().find(|(name, _)| name == split) {
+            Some((_, files)) => Ok(files.clone()),
+            None => bail!(Code::Internal, "there is no split {split}"),
+        };
+        Self { names, files: Box::new(files) }
+    }
+
+    /// The files of the split of this name.
+    pub(super) fn files(&self, split: &str) -> Result<Files> {
+        (self.files)(split)
+    }
+}
 
 /// Files that Hugging Face writes beside the data, which are not data.
 const NOT_DATA: [&str; 4] =
@@ -98,60 +146,64 @@ const SPLIT_KEYWORDS: [(&str, &[&str]); 3] = [
 ];
 
 /// The splits of a dataset, each with at least one file.
-pub(super) fn locate(source: &DataSource, options: &OpenOptions) -> Result<Splits> {
-    match source {
+pub(super) fn locate<'a>(source: &'a DataSource, options: &'a OpenOptions) -> Result<Splits<'a>> {
+    Ok(Splits::of(match source {
         DataSource::Nothing => bail!(Code::Data, "the name of a dataset is empty"),
         DataSource::Embedded(name) => {
             let splits = embedded::dataset(name)?.iter();
             let file =
                 |split: &str, bytes| DataFile::embedded(format!("{source} ({split})"), bytes);
-            Ok(splits
-                .map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into()))
-                .collect())
+            splits.map(|&(split, bytes)| (split.to_owned(), [file(split, bytes)].into())).collect()
         }
-        DataSource::Path(place, _) if place.is_dir() => directory(place, options.sample_by),
+        DataSource::Path(place, _) if place.is_dir() => directory(place, options.sample_by)?,
         DataSource::Path(place, _) if place.exists() => {
             let file = DataFile::at(place.clone(), options.sample_by)?;
-            Ok(vec![("train".to_owned(), [file].into())])
+            vec![("train".to_owned(), [file].into())]
         }
         DataSource::Path(place, written) => {
-            Err(missing(place).hint_if(hub_hint(&written.to_string_lossy())))
+            return Err(missing(place).hint_if(hub_hint(&written.to_string_lossy())));
         }
-        DataSource::Pattern(place, _) => pattern(place, options.sample_by),
-        DataSource::Hub { repo, config } => hub(source, repo, config.as_deref(), options),
-    }
+        DataSource::Pattern(place, _) => pattern(place, options.sample_by)?,
+        DataSource::Hub { repo, config } => return hub(source, repo, config.as_deref(), options),
+    }))
 }
 
-fn hub(
-    spec: &DataSource,
-    repo: &str,
-    config: Option<&str>,
-    options: &OpenOptions,
-) -> Result<Splits> {
+fn hub<'a>(
+    spec: &'a DataSource,
+    repo: &'a str,
+    config: Option<&'a str>,
+    options: &'a OpenOptions,
+) -> Result<Splits<'a>> {
     let Some(hub) = &options.hub else {
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
     let revision = options.revision.as_deref();
-    let splits = hub.dataset_files(repo, config, revision, options.streaming);
-    let splits = splits.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
-    let open = |(split, files): (String, Vec<DatasetFile>)| {
-        let file = |file: DatasetFile| match file {
-            DatasetFile::Here(path) => DataFile::at(hub.place(path), options.sample_by),
-            DatasetFile::Remote(remote) => {
-                DataFile::streamed(remote, options.sample_by, options.stop.clone())
-            }
-        };
-        let files = files.into_iter().map(file).collect::<Result<Vec<_>>>()?;
-        Ok((split, files.into()))
-    };
-    let splits: Splits = splits.into_iter().map(open).collect::<Result<_>>()?;
-    if splits.is_empty() || splits.iter().any(|(_, files)| files.is_empty()) {
-        bail!(Code::Data, "{spec} has no data files");
+    let names = hub.dataset_splits(repo, config, revision);
+    let names = names.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
+    if names.is_empty() {
+        return Err(no_data(spec));
     }
-    Ok(splits)
+    let open = |file: DatasetFile| match file {
+        DatasetFile::Here(path) => DataFile::at(hub.place(path), options.sample_by),
+        DatasetFile::Remote(remote) => {
+            DataFile::streamed(remote, options.sample_by, options.stop.clone())
+        }
+    };
+    let files = move |split: &str| {
+        let files = hub.dataset_files(repo, config, revision, split, options.streaming)?;
+        match files.is_empty() {
+            true => Err(no_data(spec)),
+            false => files.into_iter().map(open).collect(),
+        }
+    };
+    Ok(Splits { names, files: Box::new(files) })
 }
 
-fn directory(dir: &Place, sample_by: SampleBy) -> Result<Splits> {
+fn no_data(spec: &DataSource) -> Error {
+    Error::new(Code::Data, format!("{spec} has no data files"))
+}
+
+fn directory(dir: &Place, sample_by: SampleBy) -> Result<Named> {
     let mut found = Vec::new();
     walk(dir, &mut found)?;
     if found.is_empty() {
@@ -216,7 +268,7 @@ fn one_format(files: &[Place], dir: &Place) -> Result<()> {
     }
 }
 
-fn pattern(pattern: &Place, sample_by: SampleBy) -> Result<Splits> {
+fn pattern(pattern: &Place, sample_by: SampleBy) -> Result<Named> {
     let mut found = Vec::new();
     let fixed = expand(pattern, &mut |place| found.push(place))?;
     if found.is_empty() {
@@ -288,7 +340,7 @@ fn matching(dir: &Place, patterns: &[glob::Pattern], take: &mut dyn FnMut(Place)
 }
 
 /// Sorts files into splits by their names below `root`.
-fn by_split(files: Vec<Place>, root: &Place, sample_by: SampleBy) -> Result<Splits> {
+fn by_split(files: Vec<Place>, root: &Place, sample_by: SampleBy) -> Result<Named> {
     let mut splits: Vec<(String, Vec<DataFile>)> = Vec::new();
     for place in files {
         let split = split_of(place.path().strip_prefix(root.path()).unwrap_or(place.path()));

@@ -28,7 +28,7 @@ mod slices;
 mod streamed;
 mod text;
 
-use std::{path::Path, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 
@@ -46,7 +46,7 @@ use crate::error::{Code, Error, Result};
 /// Opens a dataset.
 pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     let splits = locate::locate(spec, options)?;
-    let names: Vec<&str> = splits.iter().map(|(name, _)| name.as_str()).collect();
+    let names: Vec<&str> = splits.names.iter().map(String::as_str).collect();
     let expression = match &options.split {
         Some(split) => split.as_str(),
         None if names.contains(&"train") => "train",
@@ -61,8 +61,7 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
         true => vec![SplitSlice::whole(expression)],
         false => parse_split(expression, &names).map_err(|e| e.option("split"))?,
     };
-    let parts =
-        slices.iter().map(|slice| RowRange::new(slice, &splits)).collect::<Result<Vec<_>>>()?;
+    let parts = row_ranges(&slices, &splits)?;
     let mut files: Vec<&DataFile> = Vec::new();
     for file in parts.iter().flat_map(|part| part.files.iter()) {
         if !files.iter().any(|known| known.name() == file.name()) {
@@ -85,9 +84,20 @@ pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
     bail!(Code::Data, "{spec}: split \"{expression}\" has no rows")
 }
 
+/// The rows of each slice, whose split is opened once.
+fn row_ranges(slices: &[SplitSlice], splits: &Splits<'_>) -> Result<Vec<RowRange>> {
+    let mut opened: BTreeMap<&str, Arc<[DataFile]>> = BTreeMap::new();
+    for slice in slices {
+        if !opened.contains_key(&*slice.split) {
+            opened.insert(&slice.split, splits.files(&slice.split)?);
+        }
+    }
+    slices.iter().map(|slice| RowRange::new(slice, opened[&*slice.split].clone())).collect()
+}
+
 /// The splits of a dataset, in order.
 pub(super) fn splits(source: &DataSource, options: &OpenOptions) -> Result<Vec<String>> {
-    Ok(locate::locate(source, options)?.into_iter().map(|(name, _)| name).collect())
+    Ok(locate::locate(source, options)?.names)
 }
 
 /// Row ranges of files.
@@ -178,9 +188,7 @@ struct RowRange {
 }
 
 impl RowRange {
-    fn new(slice: &SplitSlice, splits: &Splits) -> Result<Self> {
-        let files = splits.iter().find(|(name, _)| *name == slice.split).map(|(_, files)| files);
-        let files = files.cloned().unwrap_or_default();
+    fn new(slice: &SplitSlice, files: Arc<[DataFile]>) -> Result<Self> {
         let (from, to) = slice.range(|| total(&files))?;
         Ok(Self { files, from, to })
     }

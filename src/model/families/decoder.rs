@@ -150,6 +150,10 @@ impl<'a> Decoder<'a> {
             .filter(|_| matches!(c.flag("use_sliding_window"), Ok(true)));
         let first = c.int("max_window_layers")?;
         let types = c.layer_types(|i| window.is_some() && i >= first)?;
+        if types.contains(&true) && window.is_none() {
+            let text = "use_sliding_window is false, and layer_types has sliding_attention";
+            return Err(c.refusal(vec![text.to_owned()]));
+        }
         self.layers_with(|i| {
             let is_sliding = usize::try_from(i).ok().and_then(|i| types.get(i).copied());
             window.filter(|_| is_sliding == Some(true))
@@ -162,8 +166,8 @@ impl<'a> Decoder<'a> {
         let (width, vocab) = (c.int("hidden_size")?, c.int("vocab_size")?);
         let init = Init::Normal(c.number("initializer_range")?);
         let mut b = LayerBuilder::new("model");
-        let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, width), init)
-            .padded_at(c.padding_idx()?);
+        let padded = init.padded(c.padding_idx()?);
+        let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, width), padded);
         let tokens = match self.embedding_scale {
             Some(scale) => tokens.scaled(scale),
             None => tokens,

@@ -72,9 +72,18 @@ impl Config {
     pub(super) fn layer_types(&self, default: impl Fn(i64) -> bool) -> Result<Vec<bool>> {
         let layers = self.int("num_hidden_layers")?;
         let types = match self.value("layer_types")? {
-            Value::Null => return Ok((0..layers).map(default).collect()),
-            types => types.as_array().map(Vec::as_slice).unwrap_or_default(),
+            Value::Null => (0..layers).map(default).collect(),
+            types => self.written_types(types.as_array().map_or(&[], Vec::as_slice), layers)?,
         };
+        let has_window = self.optional_int("sliding_window")?.is_some();
+        if types.contains(&true) && !has_window {
+            let text = "sliding_window is null, and there are layers of the type sliding_attention";
+            return Err(self.refusal(vec![text.to_owned()]));
+        }
+        Ok(types)
+    }
+
+    fn written_types(&self, types: &[Value], layers: i64) -> Result<Vec<bool>> {
         let is_sliding = |name: &Value| match name.as_str() {
             Some("full_attention") => Some(false),
             Some("sliding_attention") => Some(true),

@@ -56,10 +56,7 @@ pub(super) static TABLE: Table = Table {
         ),
         Refused::new("attn_logit_softcapping", "dsr's attention does not cap its scores"),
         Refused::new("final_logit_softcapping", "dsr's logits are not capped"),
-        Refused::new(
-            "use_bidirectional_attention",
-            "dsr trains models that read from left to right",
-        ),
+        Refused::new("use_bidirectional_attention", "dsr's Gemma 3 reads from left to right"),
     ],
 };
 

@@ -60,7 +60,7 @@ pub(super) static TABLE: Table = Table {
         ("num_hidden_layers", "n_layer"),
         ("num_attention_heads", "n_head"),
     ],
-    refused: &[Refused::new("add_cross_attention", "dsr trains decoders without an encoder")],
+    refused: &[Refused::new("add_cross_attention", "dsr's GPT-2 has no encoder beside it")],
 };
 
 pub(super) const SIZES: &[(&str, &str)] = &[

@@ -1,6 +1,6 @@
 //! The families of models, each of which describes a model by its `config.json`.
 //!
-//! A family is a table of settings, from which one strict reader works (`config_file.rs`), and a
+//! A family is a table of settings, from which one strict reader works (`config_file`), and a
 //! function that puts modules together.
 
 mod bloom;
@@ -81,6 +81,24 @@ impl ModelConfig {
         keys
     }
 
+    /// The names of its settings.
+    pub fn settings(&self) -> Vec<&'static str> {
+        self.family.table.keys.iter().map(|key| key.name).collect()
+    }
+
+    /// The names of its settings and those that stand for them.
+    pub fn names_of_settings(&self) -> Vec<&'static str> {
+        self.family.table.names().collect()
+    }
+
+    /// Names that other families have for these settings, each with the name here.
+    pub fn names_elsewhere(&self) -> Vec<(&'static str, &'static str)> {
+        let here = self.family.table;
+        let aliases = FAMILIES.iter().flat_map(|family| family.table.aliases);
+        let unknown = aliases.filter(|(_, name)| here.canonical(name).is_none());
+        unknown.filter_map(|&(alias, name)| Some((name, here.canonical(alias)?))).collect()
+    }
+
     /// The names that [`ModelConfig::named`] knows: published sizes and families.
     pub fn names() -> Vec<&'static str> {
         let of = |family: &&Family| {
@@ -129,6 +147,11 @@ impl ModelConfig {
         };
         let config = Config::read(map, family.table, origin)?;
         Ok(Self { family, config, repeated: None })
+    }
+
+    /// Refuses settings that make no model.
+    pub fn check(&self) -> Result<()> {
+        self.architecture().map(drop)
     }
 
     /// The same with other settings, which `owner` gives.

@@ -89,8 +89,8 @@ fn describe(c: &Config) -> Result<Architecture> {
     }
     let init = Init::Normal(c.number("init_std")?);
     let mut b = LayerBuilder::new("model.decoder");
-    let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, narrow), init)
-        .padded_at(c.padding_idx()?);
+    let padded = init.padded(c.padding_idx()?);
+    let tokens = Embedding::new(&mut b, "embed_tokens.weight", (vocab, narrow), padded);
     let places = Positions::opt(&mut b, "embed_positions.weight", (positions, width), init);
     let projection =
         (narrow != width).then(|| Linear::new(&mut b, "project_in", (narrow, width), false, init));

@@ -39,7 +39,7 @@ pub(crate) struct Embedding {
 }
 
 impl Embedding {
-    /// A table of tokens, `name`.
+    /// A table of tokens, `name`. A row of padding in `init` has no gradient where it is looked up.
     pub(crate) fn new(
         b: &mut LayerBuilder,
         name: &str,
@@ -47,7 +47,8 @@ impl Embedding {
         init: Init,
     ) -> Self {
         let weight = b.add_of_tokens(name, (rows, width), init);
-        Self { weight, rows, width, scale: None, is_divided: true, padding_idx: None }
+        let padding_idx = init.padding_idx();
+        Self { weight, rows, width, scale: None, is_divided: true, padding_idx }
     }
 
     fn of_positions(
@@ -69,11 +70,6 @@ impl Embedding {
     /// The same table, which ranks that share the layer have whole.
     pub(crate) fn whole(self) -> Self {
         Self { is_divided: false, ..self }
-    }
-
-    /// The same with a row that has no gradient where it is looked up.
-    pub(crate) fn padded_at(self, padding_idx: Option<i64>) -> Self {
-        Self { padding_idx, ..self }
     }
 
     /// How ranks divide the table.

@@ -6,7 +6,7 @@ use super::{model::api::Model, tokenizer::api::Tokenizer};
 use crate::{
     config::options::{Kind, OptionTable, ROW, Row},
     error::{Code, Error, Result},
-    generation::{Continued, Sampling, Texts, continue_texts},
+    generation::{Continued, Sampling, Texts, check_texts, continue_texts},
     recipe::{
         error::ScriptResult,
         options::{self, Options, held},
@@ -100,9 +100,28 @@ pub mod api {
         let texts = request.run(&*host::of(&ctx)?, &model, &tokenizer, &borrowed(&prompts))?;
         Ok(request.results(texts))
     }
+
+    /// Refuses what `generate` would refuse of these prompts and options, for recipes that train first
+    /// and generate later.
+    ///
+    /// ```rhai
+    /// check_generate(model, tok, ["It is a truth"], #{ max_new_tokens: 40 });
+    /// ```
+    #[rhai_fn(return_raw)]
+    pub fn check_generate(
+        ctx: NativeCallContext,
+        model: Model,
+        tokenizer: Tokenizer,
+        prompts: Array,
+        options: Map,
+    ) -> ScriptResult<()> {
+        let request = Request::read(&options, |f| Callback::new(&ctx, f))?;
+        let prompts = strings(&prompts)?;
+        Ok(check_texts(&model.get(), &tokenizer, &borrowed(&prompts), &request.sampling)?)
+    }
 }
 
-/// The options of `generate`.
+/// The options of `generate` and of `check_generate`.
 #[derive(Default)]
 pub(crate) struct Request {
     sampling: Sampling,
@@ -135,11 +154,17 @@ pub(crate) const ROWS: &[Row] = &[
 impl Request {
     /// Reads the option map of `generate`.
     pub(crate) fn read(map: &Map, keep: impl Fn(FnPtr) -> Result<Callback>) -> Result<Self> {
-        options::read("generate", map, |o| Self {
+        let read = options::read("generate", map, |o| Self {
             sampling: Sampling::read(o),
             on_token: on_token(o, keep),
             return_details: o.get("return_details").or(false),
-        })
+        })?;
+        if read.sampling.logprobs && !read.return_details {
+            let message = "`logprobs` are among the details of a text";
+            let e = Error::new(Code::BadValue, message).option("logprobs");
+            return Err(e.hint("write return_details: true beside it"));
+        }
+        Ok(read)
     }
 
     fn run(
@@ -150,6 +175,7 @@ impl Request {
         prompts: &[&str],
     ) -> Result<Vec<Continued>> {
         host.check_weights("generate")?;
+        let _keeping = host.keep_what_is_there()?;
         let mut pieces = Pieces { host, on_token: self.on_token.as_ref() };
         continue_texts(&model.get(), tokenizer, prompts, &self.sampling, &mut pieces)
     }
@@ -205,7 +231,7 @@ impl Texts for Pieces<'_> {
     }
 
     fn must_stop(&self) -> bool {
-        self.host.must_stop()
+        self.host.must_end_early()
     }
 }
 

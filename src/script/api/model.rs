@@ -29,6 +29,7 @@ use crate::{
     },
     script::host::{self, Host},
     tensor::{Device, Kind, Tensor, moved},
+    units::Count,
 };
 
 /// A model of a script. Copies are the same one, also when its layers change: by an adapter, or by an
@@ -297,11 +298,17 @@ fn quantization(o: &mut Options<'_>) -> Option<Quantization> {
     QuantizeOptions::read(o).quantization()
 }
 
-/// The options of `new_model`: the seed, fewer bits, and other settings.
-pub(crate) fn make_options(map: &Map) -> Result<(u64, Option<Quantization>, Overrides)> {
+/// The options of `new_model`: the seed, fewer bits, and other settings than those of `config`, or, where
+/// only the run knows it, of any family.
+pub(crate) fn make_options(
+    map: &Map,
+    config: Option<&ModelConfig>,
+) -> Result<(u64, Option<Quantization>, Overrides)> {
     options::read("new_model", map, |o| {
         let seed = MakeOptions::read(o).seed;
-        (seed, quantization(o), overrides(o, &ModelConfig::keys()))
+        o.mean(config.map(ModelConfig::names_elsewhere).unwrap_or_default());
+        let settings = config.map_or_else(ModelConfig::keys, ModelConfig::names_of_settings);
+        (seed, quantization(o), overrides(o, &settings))
     })
 }
 
@@ -370,11 +377,11 @@ pub(super) fn directory(
 }
 
 fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
-    let (seed, quantization, overrides) = make_options(options)?;
     let config = match ModelConfig::named(spec) {
         Some(config) => config,
         None => from_file(&host.workspace.rights, spec)?,
     };
+    let (seed, quantization, overrides) = make_options(options, Some(&config))?;
     let config = with_overrides(config, overrides, "new_model")?;
     let device = host.group()?.device();
     let model = match host.planning.is_some() {
@@ -384,11 +391,18 @@ fn make(host: &Host, spec: &str, options: &Map) -> Result<api::Model> {
     handle(model, quantization)
 }
 
+/// Refuses what `new_model` would refuse of these options for a model of this config, if that is known.
+pub(crate) fn check_settings(options: &Map, config: Option<ModelConfig>) -> Result<()> {
+    let (_, _, overrides) = make_options(options, config.as_ref())?;
+    config.map_or(Ok(()), |config| with_overrides(config, overrides, "new_model")?.check())
+}
+
 /// The model without weights that `new_model` makes of a published name with these options; `None` where
 /// there is none, which the call says when it is made.
 pub(crate) fn outline(name: &str, options: &Map) -> Option<model::Model> {
-    let (_, _, overrides) = make_options(options).ok()?;
-    let config = with_overrides(ModelConfig::named(name)?, overrides, "new_model").ok()?;
+    let config = ModelConfig::named(name)?;
+    let (_, _, overrides) = make_options(options, Some(&config)).ok()?;
+    let config = with_overrides(config, overrides, "new_model").ok()?;
     model::Model::outline(&config, Device::Cpu).ok()
 }
 
@@ -435,9 +449,9 @@ fn whole(value: serde_json::Value) -> serde_json::Value {
 }
 
 fn describe(model: &model::Model) -> String {
-    let millions = model.num_params() as f64 / 1e6;
+    let parameters = Count(model.num_params() as f64);
     let model::ModelInfo { kind, summary, .. } = model.facts();
     let quantized = model.quantization().map(|quantization| format!(", {}", quantization.name()));
     let quantized = quantized.unwrap_or_default();
-    format!("Model {kind}, {millions:.1}M parameters ({summary}{quantized})")
+    format!("Model {kind}, {parameters} parameters ({summary}{quantized})")
 }

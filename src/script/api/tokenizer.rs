@@ -176,6 +176,17 @@ pub mod api {
         super::id_or_unit(tokenizer.eos_id())
     }
 
+    /// Returns the id of the token that begins a text, or `()` if the tokenizer's files name none.
+    ///
+    /// ```rhai
+    /// let tok = tokenizer("dsr:gpt2");
+    /// print(tok.bos_id ?? tok.eos_id);                // 50256
+    /// ```
+    #[rhai_fn(get = "bos_id", pure)]
+    pub fn bos_id(tokenizer: &mut Tokenizer) -> Dynamic {
+        super::id_or_unit(tokenizer.bos_id())
+    }
+
     /// Returns the id that rows are padded with: that of the padding token, or else of the token
     /// that ends a text, or `()` if there is neither.
     ///

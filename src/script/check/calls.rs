@@ -13,7 +13,7 @@ use super::{
     reader::OptionReader,
     surface::{Judgement, Surface, ValueType},
     types::Types,
-    written,
+    written::{self, Seen},
 };
 use crate::{
     config::suggest::nearest,
@@ -205,9 +205,14 @@ impl<'a> Calls<'a> {
     fn options(&mut self, call: &FnCallExpr, position: Position) {
         if self.surface.own_arguments(&call.name).is_some() {
             self.options_of(self.functions.own, call, position);
-        } else if let Some(reader) = OptionReader::native(&call.name) {
+        } else if let Some(reader) = OptionReader::native(&call.name, self.first_text(call)) {
             self.read_options(&reader, call, position);
         }
+    }
+
+    /// The first argument, where it is a text that is known before the run.
+    fn first_text(&self, call: &FnCallExpr) -> Option<String> {
+        Seen::certain(call.args.first()?, self.certain_parameters())?.into_string().ok()
     }
 
     /// The options of a call of a function that `source` defines.
@@ -218,11 +223,15 @@ impl<'a> Calls<'a> {
         }
     }
 
+    /// The parameters whose values hold here: a branch may be there for the very values with which its
+    /// options are fine.
+    fn certain_parameters(&self) -> &'a [Parameter] {
+        if self.is_guarded { &[] } else { self.parameters }
+    }
+
     fn read_options(&mut self, reader: &OptionReader, call: &FnCallExpr, position: Position) {
         let read = |map: &Map| reader.read(map);
-        // A branch may be there for the very values with which its options are fine.
-        let parameters = if self.is_guarded { &[] } else { self.parameters };
-        let faults = written::faults(&read, &call.args, parameters);
+        let faults = written::faults(&read, &call.args, self.certain_parameters());
         self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
     }
 

@@ -19,68 +19,81 @@ use crate::{
 pub(crate) struct OptionFunction {
     /// Its name.
     pub(crate) name: &'static str,
-    read: fn(&'static str, &Map) -> Result<()>,
+    read: Read,
     /// Its options, table by table.
     pub(crate) tables: &'static [&'static [Row]],
-    /// Options that are settings of a `config.json`.
-    pub(crate) settings: fn() -> Vec<&'static str>,
+    /// Options that are settings of a `config.json`, which the name of a model may tell.
+    pub(crate) settings: fn(Option<&str>) -> Vec<&'static str>,
 }
 
+/// A reader of the map of a call of the function of this name, whose first argument is the text, if that
+/// is known.
+type Read = fn(&'static str, Option<&str>, &Map) -> Result<()>;
+
 impl OptionFunction {
-    /// Reads a map for its mistakes.
-    pub(crate) fn read(&self, map: &Map) -> Result<()> {
-        (self.read)(self.name, map)
+    /// Reads the map of a call with this first argument for its mistakes.
+    pub(crate) fn read(&self, first: Option<&str>, map: &Map) -> Result<()> {
+        (self.read)(self.name, first, map)
     }
 }
 
 /// A function whose options are one table.
 const fn table<T: OptionTable>(name: &'static str) -> OptionFunction {
-    function(name, const { &[T::ROWS] }, |name, map| read_table::<T>(name, map).map(drop))
+    function(name, const { &[T::ROWS] }, |name, _, map| read_table::<T>(name, map).map(drop))
 }
 
 const fn function(
     name: &'static str,
     tables: &'static [&'static [Row]],
-    read: fn(&'static str, &Map) -> Result<()>,
+    read: Read,
 ) -> OptionFunction {
-    OptionFunction { name, read, tables, settings: Vec::new }
+    OptionFunction { name, read, tables, settings: |_| Vec::new() }
 }
 
 const FUNCTIONS: &[OptionFunction] = &[
     table::<ChatOptions>("chat"),
+    function("check_generate", &[Sampling::ROWS, api::generate::ROWS], |_, _, map| {
+        api::generate::Request::read(map, no_function).map(drop)
+    }),
     table::<api::dataset::OpenTable>("dataset"),
     table::<api::tokenizer::DecodeOptions>("decode"),
     table::<api::model::ExportOptions>("export_hf"),
-    function("generate", &[Sampling::ROWS, api::generate::ROWS], |_, map| {
+    function("generate", &[Sampling::ROWS, api::generate::ROWS], |_, _, map| {
         api::generate::Request::read(map, no_function).map(drop)
     }),
-    function("init_engine", ENGINE_TABLES, |_, map| {
+    function("init_engine", ENGINE_TABLES, |_, _, map| {
         engine_options::read(map, 1, no_function).map(drop)
     }),
     table::<api::engine::LoadOptions>("load_checkpoint"),
     OptionFunction {
-        settings: || ModelConfig::DROPOUT_KEYS.to_vec(),
+        settings: |_| ModelConfig::DROPOUT_KEYS.to_vec(),
         ..function(
             "load_model",
             &[api::model::LoadOptions::ROWS, QuantizeOptions::ROWS],
-            |_, map| api::model::load_options(map).map(drop),
+            |_, _, map| api::model::load_options(map).map(drop),
         )
     },
     table::<api::loader::LoaderTable>("loader"),
     table::<LoraOptions>("lora"),
     table::<api::model::LogitsOptions>("logits"),
     OptionFunction {
-        settings: ModelConfig::keys,
+        settings: |name| match name.and_then(ModelConfig::named) {
+            Some(config) => config.settings(),
+            None => ModelConfig::keys(),
+        },
         ..function(
             "new_model",
             &[api::model::MakeOptions::ROWS, QuantizeOptions::ROWS],
-            |_, map| api::model::make_options(map).map(drop),
+            |_, name, map| {
+                let config = name.and_then(ModelConfig::named);
+                api::model::check_settings(map, config)
+            },
         )
     },
     table::<PackOptions>("pack"),
     table::<api::engine::SaveOptions>("save_checkpoint"),
     table::<api::plot::PlotOptions>("save_plot"),
-    function("sequential", api::nn::sequential::TABLES, |_, map| {
+    function("sequential", api::nn::sequential::TABLES, |_, _, map| {
         api::nn::sequential::read(map, no_function).map(drop)
     }),
     table::<MixOptions>("mix"),
@@ -113,5 +126,5 @@ pub fn check_options(function: &str, options: &Map) -> Result<()> {
     let Some(found) = option_function(function) else {
         bail!(Code::UnknownFunction, "there is no function `{function}` with options");
     };
-    found.read(options)
+    found.read(None, options)
 }

@@ -10,22 +10,22 @@ use crate::{config::options::Listing, error::Result};
 
 /// The reader of the option map that ends a call.
 pub(crate) enum OptionReader {
-    /// A function of dsr.
-    Native(&'static OptionFunction),
+    /// A function of dsr, and its first argument, where it is a text that is known.
+    Native(&'static OptionFunction, Option<String>),
     /// A function of a recipe.
     Own(OwnOptions),
 }
 
 impl OptionReader {
-    /// The reader of the function of dsr with this name.
-    pub(crate) fn native(name: &str) -> Option<Self> {
-        option_function(name).map(Self::Native)
+    /// The reader of a call of the function of dsr with this name.
+    pub(crate) fn native(name: &str, first: Option<String>) -> Option<Self> {
+        option_function(name).map(|function| Self::Native(function, first))
     }
 
     /// Reads a map for its mistakes.
     pub(crate) fn read(&self, map: &Map) -> Result<()> {
         match self {
-            Self::Native(function) => function.read(map),
+            Self::Native(function, first) => function.read(first.as_deref(), map),
             Self::Own(options) => options.read(map),
         }
     }
@@ -35,8 +35,11 @@ impl OptionReader {
     pub(crate) fn names(&self, path: &[String], kind: Option<&str>) -> Vec<String> {
         match self {
             Self::Own(options) => options.names(path),
-            Self::Native(function) => {
-                let settings = if path.is_empty() { (function.settings)() } else { Vec::new() };
+            Self::Native(function, first) => {
+                let settings = match path.is_empty() {
+                    true => (function.settings)(first.as_deref()),
+                    false => Vec::new(),
+                };
                 let listed = Listing::at(function.tables, path, kind);
                 let names = listed.iter().flat_map(Listing::names).chain(settings);
                 names.map(str::to_owned).collect()
@@ -51,13 +54,13 @@ impl OptionReader {
         key: &str,
         kind: Option<&str>,
     ) -> Vec<&'static str> {
-        let Self::Native(function) = self else { return Vec::new() };
+        let Self::Native(function, _) = self else { return Vec::new() };
         Listing::at(function.tables, path, kind).map(|map| map.words(key)).unwrap_or_default()
     }
 
     /// The help of the option `key` of this map, if a table has it.
     pub(crate) fn help(&self, path: &[String], key: &str, kind: Option<&str>) -> Option<String> {
-        let Self::Native(function) = self else { return None };
+        let Self::Native(function, _) = self else { return None };
         Listing::at(function.tables, path, kind)?.help(key)
     }
 }

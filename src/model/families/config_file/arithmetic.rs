@@ -31,7 +31,11 @@ pub(super) fn refusal(table: &Table, key: &str) -> Option<(&'static str, &'stati
 
 /// The keys, by what they change.
 const ARITHMETIC: &[KeyGroup] = &[
-    group("dsr trains weights in floating point", &[], "quantization_config compression_config"),
+    group(
+        "dsr reads weights in floating point, and quantizes them itself: load_model(dir, #{ quantize: \"nf4\" })",
+        &[],
+        "quantization_config compression_config",
+    ),
     group(
         "all blocks of dsr's models are alike",
         &[],

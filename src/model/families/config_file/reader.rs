@@ -169,9 +169,7 @@ impl<'a> ConfigReader<'a> {
 
 /// The names that a family gives a meaning.
 pub(super) fn known_names(table: &'static Table) -> impl Iterator<Item = &'static str> {
-    let keys = table.keys.iter().map(|key| key.name);
-    let aliases = table.aliases.iter().map(|&(alias, _)| alias);
-    keys.chain(aliases).chain(table.refused.iter().map(|refused| refused.key))
+    table.names().chain(table.refused.iter().map(|refused| refused.key))
 }
 
 /// The value of a setting that stands on its own.

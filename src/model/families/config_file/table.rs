@@ -30,8 +30,14 @@ impl Table {
         std::iter::once(key).chain(aliases.map(|&(alias, _)| alias))
     }
 
+    /// The names of all settings, and the aliases.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &'static str> {
+        let (keys, aliases) = (self.keys, self.aliases);
+        keys.iter().map(|key| key.name).chain(aliases.iter().map(|&(alias, _)| alias))
+    }
+
     /// The name in `keys` of a setting that may be called by an alias.
-    pub(super) fn canonical(&self, name: &str) -> Option<&'static str> {
+    pub(crate) fn canonical(&self, name: &str) -> Option<&'static str> {
         let alias = self.aliases.iter().find(|(alias, _)| *alias == name);
         alias.map(|&(_, key)| key).or_else(|| Some(self.key(name)?.name))
     }

@@ -217,7 +217,7 @@ fn all_faults_are_told_at_once() {
         "config.json: attn_pdrop must be a number, got null",
         "config.json: eos_token_id must be a token id, a list of token ids or null, got \"end\"",
         "config.json: activation_function must be one of gelu_new, gelu, ",
-        "config.json: add_cross_attention is true, which dsr does not support: dsr trains",
+        "config.json: add_cross_attention is true, which dsr does not support: dsr's GPT-2",
     ] {
         assert!(text.contains(expected), "{expected}\n{text}");
     }
