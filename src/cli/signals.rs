@@ -43,17 +43,20 @@ pub(super) fn install(interrupt: &Interrupt) -> Result<()> {
 /// The time after which a stop is told that has not happened yet.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Says once that a signal was heard, where what is under way takes long. The flag is clear again where it
-/// has ended.
+/// Says that a signal was heard, where what is under way takes long. The flag is clear again where it has
+/// ended.
 fn tell_if_it_takes_long(mut signals: Signals, stop: Arc<AtomicBool>) {
     thread::spawn(move || {
-        for _ in signals.forever() {
+        while signals.forever().next().is_some() {
             thread::sleep(PATIENCE);
+            // A later signal may be about what came after.
+            while signals.pending().next().is_some() {
+                thread::sleep(PATIENCE);
+            }
             if stop.load(Ordering::Relaxed) {
                 console::err(
                     "stopping as soon as what is under way is done; Ctrl-C again ends at once\n",
                 );
-                return;
             }
         }
     });

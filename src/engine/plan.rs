@@ -78,6 +78,8 @@ pub struct Setup {
     pub in_flight: u64,
     /// Bytes of what a stage of a pipeline is given for each of them.
     pub incoming: u64,
+    /// Bytes of the bias of scores among them.
+    pub incoming_bias: u64,
 }
 
 /// Another way to run a training.
@@ -186,6 +188,7 @@ impl Setup {
             activation_checkpointing: config.activation_checkpointing,
             in_flight: 1,
             incoming: 0,
+            incoming_bias: 0,
         }
     }
 
@@ -316,6 +319,7 @@ mod tests {
             activation_checkpointing: None,
             in_flight: 1,
             incoming: 0,
+            incoming_bias: 0,
         }
     }
 

@@ -8,6 +8,7 @@ use super::{
     placement::Placement,
     plan::{MemoryPlan, Setup, optimizer_state_bytes, sharing_of},
     plan_sent::SentBytes,
+    step_memory::biases,
 };
 use crate::{
     config::EngineConfig,
@@ -45,19 +46,24 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
     let placement = Placement::of(model, pipeline)?;
     let micro_batches = config.gradient_accumulation_steps;
     let costs = model.costs(&whole.workload).unwrap_or_default();
+    let biases = biases(model.all_layers(), &costs, 0);
+    let bias = |layer: Option<usize>| layer.and_then(|layer| biases.get(layer)).copied();
     let flow = |layer: Option<usize>| {
-        layer.and_then(|layer| costs.get(layer)).map_or(0, |cost| cost.output)
+        let output = layer.and_then(|layer| costs.get(layer)).map_or(0, |cost| cost.output);
+        output + bias(layer).unwrap_or(0)
     };
     let stage = |number: usize| -> Result<StagePlan> {
         let layers = placement.layers(number);
         let part = Rc::new(model.part_outline(layers.clone(), sharing)?);
-        let incoming = flow(layers.start.checked_sub(1));
+        let below = layers.start.checked_sub(1);
+        let incoming = flow(below);
         let outgoing = flow((layers.end < model.all_layers().len()).then(|| layers.end - 1));
         let setup = Setup {
             model: Rc::clone(&part),
             optimizer_state: optimizer_state_bytes(&part, config)?,
             in_flight: (pipeline.stages - number).min(micro_batches) as u64,
             incoming,
+            incoming_bias: bias(below).unwrap_or(0),
             ..whole.clone()
         };
         let of_stage = costs.get(layers.clone()).unwrap_or_default();

@@ -5,7 +5,7 @@ use std::ops::{Add, Range, Sub};
 use super::plan::{Setup, Sharding};
 use crate::{
     config::{ActivationCheckpointing, OffloadDevice},
-    model::{FlatUnit, LayerCost},
+    model::{FlatUnit, LayerCost, ModelLayer},
     tensor::{Device, STAGE_BYTES},
 };
 
@@ -54,6 +54,21 @@ pub(super) struct StepMemory<'a> {
     goes: Vec<bool>,
     /// Of each layer; none where they are not known.
     pub(super) layers: Vec<LayerCost>,
+    /// Bytes of the bias of scores of each block.
+    pub(super) biases: Vec<u64>,
+}
+
+/// Bytes of the bias of scores of each layer: its own, or that of the layer before, of which the first was
+/// given `incoming` bytes. Layers between stacks have none.
+pub(super) fn biases(layers: &[ModelLayer], costs: &[LayerCost], incoming: u64) -> Vec<u64> {
+    let of_layer = |bias: &mut u64, (layer, cost): (&ModelLayer, &LayerCost)| {
+        *bias = match (cost.bias, layer.block) {
+            (0, Some(_)) => *bias,
+            (own, _) => own,
+        };
+        Some(*bias)
+    };
+    layers.iter().zip(costs).scan(incoming, of_layer).collect()
 }
 
 impl<'a> StepMemory<'a> {
@@ -64,12 +79,15 @@ impl<'a> StepMemory<'a> {
             unit.quantization().map(|_| CodeBytes { kept: unit.bytes(), in_use })
         };
         let numels = model.trainable_units().iter().map(|unit| unit.numel() as u64);
+        let layers = model.costs(&setup.workload).unwrap_or_default();
+        let biases = biases(model.layers(), &layers, setup.incoming_bias);
         Self {
             setup,
             units: model.units().iter().map(|unit| unit.padded_numel() as u64).collect(),
             codes: model.units().iter().map(codes).collect(),
             goes: setup.sharding.optimizer.goes(&numels.collect::<Vec<_>>()),
-            layers: model.costs(&setup.workload).unwrap_or_default(),
+            layers,
+            biases,
         }
     }
 
@@ -164,11 +182,18 @@ impl<'a> StepMemory<'a> {
             && self.checkpoints(i).is_some_and(|checkpointing| checkpointing.cpu_checkpointing)
     }
 
+    /// Bytes of the bias of scores that layer `i` is given.
+    pub(super) fn given_bias(&self, i: usize) -> u64 {
+        if self.layers[i].bias > 0 { 0 } else { self.biases[i] }
+    }
+
     pub(super) fn kept_on_host(&self) -> u64 {
         let layers = self.layers.iter().enumerate();
         // libtorch lends pinned memory in powers of two.
         let kept = layers.filter(|&(i, _)| self.input_on_host(i));
-        kept.map(|(_, cost)| cost.output.next_power_of_two()).sum()
+        let bytes = |(i, cost): (usize, &LayerCost)| [cost.output, self.given_bias(i)];
+        let all = kept.flat_map(bytes).filter(|&bytes| bytes > 0);
+        all.map(u64::next_power_of_two).sum()
     }
 
     /// Staging buffers for master weights that are rounded on the host on their way to the device: one part

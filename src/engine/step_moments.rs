@@ -49,7 +49,8 @@ impl StepMemory<'_> {
             // The input of the layer below comes back while this one runs.
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
             let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
-            let activations = cost.backward.activations + kept[i] + back * cost.output;
+            let activations =
+                cost.backward.activations + kept[i] + back * (cost.output + self.given_bias(i));
             let before = so_far.gradients();
             so_far.make(layer);
             let with = so_far.gradients();
@@ -92,11 +93,10 @@ impl StepMemory<'_> {
     /// What is kept while each layer runs backward: of the layers below, and of passes that wait.
     fn kept_below(&self) -> Vec<u64> {
         let lowest = self.setup.model.lowest_backward();
-        // The bias of scores that a layer made or was given has a gradient from the layers above.
-        let (mut kept, mut before, mut bias) = (Vec::new(), 0, 0);
+        let (mut kept, mut before) = (Vec::new(), 0);
         for (i, cost) in self.layers.iter().enumerate() {
-            bias = if cost.bias > 0 { cost.bias } else { bias };
-            kept.push(before + bias);
+            // The bias of its scores has a gradient from the layers above.
+            kept.push(before + self.biases[i]);
             before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
         let mask = self.layers.iter().map(|cost| cost.mask).max().unwrap_or(0);

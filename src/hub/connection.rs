@@ -1,11 +1,17 @@
 //! The hub as its users set it up: settings, the client that asks it, callbacks and pins.
 
-use std::{cell::OnceCell, fmt, rc::Rc};
+use std::{
+    cell::{OnceCell, RefCell},
+    collections::BTreeSet,
+    fmt,
+    rc::Rc,
+};
 
 use super::{
     client::{Client, OnHost},
     patience::Patience,
     pins::{Contents, Pins},
+    repo::{Repo, RepoKind},
     settings::HubSettings,
 };
 use crate::error::Result;
@@ -31,6 +37,8 @@ pub struct Hub {
     on_host: OnHost,
     patience: Patience,
     pub(super) pins: Pins,
+    /// Revisions whose commits the hub was asked for, which stay for all that is read of them.
+    asked: RefCell<BTreeSet<(RepoKind, String, String)>>,
 }
 
 /// The entry of a repository in a lock.
@@ -58,7 +66,13 @@ impl Hub {
             on_host: Rc::new(|_| Ok(())),
             patience: Patience::default(),
             pins: Pins::default(),
+            asked: RefCell::default(),
         }
+    }
+
+    /// Notes that the hub is asked for the commit of a revision; false where it was before.
+    pub(super) fn asks_first(&self, Repo { kind, id, revision }: &Repo) -> bool {
+        self.asked.borrow_mut().insert((*kind, id.clone(), revision.clone()))
     }
 
     /// Calls `show` at the start of each file's download, with each chunk, and at its end.

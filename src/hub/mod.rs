@@ -49,8 +49,11 @@ pub use self::{
     stream::{CheckHost, DatasetFile, RemoteFile, StopWhen, StreamAccess},
     web::{Web, host_of},
 };
-use self::{repo::Repo, snapshot::Snapshot};
-use crate::error::{Code, Error, Result};
+use self::{files::OTHER_TOKENIZERS, repo::Repo, snapshot::Snapshot};
+use crate::{
+    companions::TOKENIZER,
+    error::{Code, Error, Result},
+};
 
 impl Hub {
     /// The names of the splits of a dataset's configuration, in order. No data is downloaded.
@@ -163,7 +166,9 @@ impl Hub {
 fn chosen(snapshot: &Snapshot<'_>, wanted: &[&str]) -> Result<Vec<String>> {
     let files = snapshot.files();
     let mut chosen: Vec<String> = Vec::new();
-    for pattern in wanted {
+    let has_rules = files.contains(&TOKENIZER) || !wanted.contains(&TOKENIZER);
+    let others = OTHER_TOKENIZERS.iter().filter(|name| !has_rules && !wanted.contains(name));
+    for pattern in wanted.iter().chain(others) {
         let Some(found) = configs::matching(&files, pattern) else {
             bail!(Code::Hub, "not a pattern of file names: `{pattern}`");
         };

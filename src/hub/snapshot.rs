@@ -41,6 +41,8 @@ impl<'a> Snapshot<'a> {
     pub(super) fn open(hub: &'a Hub, repo: Repo) -> Result<Self> {
         let cache = RepoCache::new(&hub.settings.cache_dir, &repo);
         let ask = hub.settings.refresh && !hub.settings.offline && !is_commit(&repo.revision);
+        // One run reads one commit of a branch.
+        let ask = ask && hub.asks_first(&repo);
         let commit = match cache.commit(&repo.revision).filter(|_| !ask) {
             Some(commit) => commit,
             None => ask_for_commit(hub, &repo, &cache)?,

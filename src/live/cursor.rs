@@ -191,7 +191,8 @@ fn map_path(text: &str, before: &[Token]) -> Option<(Call, Vec<String>, usize)> 
                 "(" => {
                     let name = called(text, &before[..i])?;
                     let first = before.get(i + 1).filter(|token| token.class == Class::Text);
-                    let first = first.map(|token| token.of(text).trim_matches('"').to_owned());
+                    let first =
+                        first.map(|token| token.of(text).trim_matches(['"', '`']).to_owned());
                     return Some((Call { name, first }, path, innermost?));
                 }
                 _ => return None,

@@ -122,7 +122,7 @@ pub(super) fn draw(unit: &FlatUnit, seed: u64) -> Result<()> {
         match spec.init {
             // An adapter's are copied over.
             Init::Zeros | Init::Saved | Init::Magnitude => {}
-            Init::Ones => drop(values.f_fill_(1.0)?),
+            Init::Constant(value) => drop(values.f_fill_(value)?),
             Init::Uniform(bound) => fill_uniform(&mut values, -bound, bound, seed)?,
             Init::Normal(std) => fill_normal(&mut values, 0.0, std, seed)?,
             Init::Padded { std, padding_idx } => {
@@ -141,7 +141,7 @@ mod tests {
 
     fn unit(names: [&str; 2]) -> FlatUnit {
         let normal = ParamSpec::new(names[0], &[4, 8], Init::Normal(0.5));
-        let specs = vec![normal, ParamSpec::new(names[1], &[3], Init::Ones)];
+        let specs = vec![normal, ParamSpec::new(names[1], &[3], Init::Constant(1.0))];
         FlatUnit::absent(specs, Device::Cpu).unwrap()
     }
 

@@ -5,8 +5,8 @@
 pub enum Init {
     /// All zeros.
     Zeros,
-    /// All ones.
-    Ones,
+    /// This number everywhere.
+    Constant(f64),
     /// Normally distributed around zero with this standard deviation.
     Normal(f64),
     /// Normally distributed as well, but for zeros in one row: the `padding_idx` of torch's `nn.Embedding`.

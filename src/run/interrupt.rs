@@ -24,8 +24,10 @@ pub struct Interrupt {
     flag: Arc<AtomicBool>,
     /// When somebody looked first, since it was made.
     seen: Arc<Mutex<Option<Instant>>>,
-    /// Whether what is under way, or was when it was made, ends early and keeps what is there.
+    /// Whether an operation is under way that ends early and keeps what is there.
     keeps: Arc<AtomicBool>,
+    /// Whether the request has ended such an operation.
+    has_kept: Arc<AtomicBool>,
 }
 
 /// The time in which an operation runs that ends early and keeps what is there.
@@ -37,10 +39,7 @@ pub struct Keeping {
 
 impl Drop for Keeping {
     fn drop(&mut self) {
-        // What was kept has time to be used.
-        if !self.interrupt.requested() {
-            self.interrupt.keeps.store(self.before, Ordering::Relaxed);
-        }
+        self.interrupt.keeps.store(self.before, Ordering::Relaxed);
     }
 }
 
@@ -61,16 +60,26 @@ impl Interrupt {
         self.requested() && seen().elapsed() >= PATIENCE
     }
 
-    /// Until the result is dropped an operation runs that a request ends early. Whoever called it then has
-    /// time to use what is there.
+    /// Until the result is dropped an operation runs that ends early on a request. Its caller then has time to
+    /// use what is there.
     pub fn keep(&self) -> Keeping {
         let before = self.keeps.swap(true, Ordering::Relaxed);
         Keeping { interrupt: self.clone(), before }
     }
 
-    /// Whether a request has ended such an operation, or is about to.
+    /// Notes that the request ends such an operation.
+    pub fn end_early(&self) {
+        self.has_kept.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the request has ended such an operation.
+    pub fn has_kept(&self) -> bool {
+        self.requested() && self.has_kept.load(Ordering::Relaxed)
+    }
+
+    /// Whether the request has ended such an operation, or finds one under way.
     pub fn is_kept(&self) -> bool {
-        self.requested() && self.keeps.load(Ordering::Relaxed)
+        self.has_kept() || (self.requested() && self.keeps.load(Ordering::Relaxed))
     }
 
     fn seen(&self) -> MutexGuard<'_, Option<Instant>> {
@@ -85,7 +94,7 @@ impl Interrupt {
     /// Takes the request back, before something else is begun.
     pub fn clear(&self) {
         self.flag.store(false, Ordering::Relaxed);
-        self.keeps.store(false, Ordering::Relaxed);
+        self.has_kept.store(false, Ordering::Relaxed);
         *self.seen() = None;
     }
 
@@ -169,9 +178,10 @@ mod tests {
         drop(interrupt.keep());
         assert!(!interrupt.is_kept(), "nobody asked");
         interrupt.request();
-        assert!(interrupt.is_kept());
+        assert!(interrupt.is_kept() && !interrupt.has_kept());
+        interrupt.end_early();
         drop(outer);
-        assert!(interrupt.is_kept() && !interrupt.is_overdue(), "there is time to use it");
+        assert!(interrupt.has_kept() && !interrupt.is_overdue(), "there is time to use it");
         interrupt.clear();
         drop(interrupt.keep());
         interrupt.request();

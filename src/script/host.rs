@@ -53,7 +53,7 @@ pub struct Host {
     pub run: RunChoices,
     /// A request from outside to stop: the script ends at its next operation, or, while a run is
     /// active, when it has saved the step that is under way. A run of one process ends without that step
-    /// where it takes long.
+    /// where it takes long. What an operation kept that it ended has time to be used.
     pub interrupt: Interrupt,
     /// The recipe that runs.
     pub(crate) program: Program,
@@ -207,22 +207,31 @@ impl Host {
         is_due && self.must_stop()
     }
 
-    /// Whether an operation that keeps what is there is to end: one process need not wait for others.
+    /// Whether an operation that keeps what is there is to end. One process ends it at once; several
+    /// ranks end it as any other.
     pub(crate) fn must_end_early(&self) -> bool {
-        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
-        if is_alone { self.interrupted() } else { self.must_stop() }
+        if !self.interrupted() {
+            return false;
+        }
+        if !Ranks::is_alone(&self.workspace.rights.env) {
+            return self.must_stop();
+        }
+        self.interrupt.end_early();
+        true
     }
 
-    /// Begins an operation that keeps what is there; the script goes on with it.
+    /// Begins an operation that keeps what is there; the script of one process goes on with it.
     ///
     /// # Errors
     /// The interruption, where there is nothing to keep yet.
-    pub(crate) fn keep_what_is_there(&self) -> Result<Keeping> {
-        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
-        if is_alone && self.must_end_early() {
+    pub(crate) fn keep_what_is_there(&self) -> Result<Option<Keeping>> {
+        if !Ranks::is_alone(&self.workspace.rights.env) {
+            return Ok(None);
+        }
+        if self.must_stop() {
             return Err(interruption());
         }
-        Ok(self.interrupt.keep())
+        Ok(Some(self.interrupt.keep()))
     }
 
     /// Tells whether the operation under way is to end: whenever the script [must

@@ -1,7 +1,7 @@
 //! The memory of what is as large as the scores of attention, planned and counted: biases, masks, and scores
 //! that are written out.
 
-use dsr::{config::Dtype, model::ModelConfig};
+use dsr::{config::Dtype, engine::plan_stages::stages as planned_stages, model::ModelConfig};
 
 use super::{Case, with, with_dropout};
 use crate::support::{alone, tiny::gpt2};
@@ -27,6 +27,26 @@ fn biases_of_the_scores_are_planned_as_they_are_counted() {
             }
         }
     }
+}
+
+/// A stage of a pipeline behind the layer that makes the bias is given it, for each pass under way.
+#[test]
+fn a_stage_is_given_the_bias_of_its_scores() {
+    let sizes = [("d_model", 64), ("num_layers", 4), ("num_heads", 8), ("d_ff", 64)];
+    let stages = |tokens: i64| {
+        let sizes = sizes.iter().map(|&(key, size)| (key, size.into()));
+        let config = ModelConfig::named("t5").unwrap();
+        let model = with(config, sizes.chain([("vocab_size", 64.into())]));
+        let case = Case { model, rows: 1, tokens, accum: 4, every: None, dtype: Dtype::Fp32 };
+        let mut config = case.config();
+        config.mesh.pipeline.stages = 4;
+        planned_stages(&case.setup(&config, 1), &config).unwrap()
+    };
+    // The first cut is between blocks of the encoder: hidden states and the bias are sent for each of four
+    // micro batches, in float32. What else is sent does not depend on the tokens.
+    let flows = |tokens: u64| 4 * 4 * (64 * tokens + 8 * tokens * tokens);
+    let [short, long] = [64, 128].map(|tokens| stages(tokens)[0].sent.pp);
+    assert_eq!(long - short, flows(128) - flows(64));
 }
 
 /// With dropout of its weights attention on a CPU writes the scores out, in float32 also for a model in 16 bits.

@@ -145,7 +145,7 @@ const SPLIT_KEYWORDS: [(&str, &[&str]); 3] = [
     ("test", &["test", "testing", "eval", "evaluation"]),
 ];
 
-/// The splits of a dataset, each with at least one file.
+/// The splits of a dataset, of which each that is here has at least one file.
 pub(super) fn locate<'a>(source: &'a DataSource, options: &'a OpenOptions) -> Result<Splits<'a>> {
     Ok(Splits::of(match source {
         DataSource::Nothing => bail!(Code::Data, "the name of a dataset is empty"),
@@ -178,8 +178,8 @@ fn hub<'a>(
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
     let revision = options.revision.as_deref();
-    let names = hub.dataset_splits(repo, config, revision);
-    let names = names.map_err(|e| e.hint(no_path_hint(&spec.to_string())))?;
+    let hint = |e: Error| e.hint(no_path_hint(&spec.to_string()));
+    let names = hub.dataset_splits(repo, config, revision).map_err(hint)?;
     if names.is_empty() {
         return Err(no_data(spec));
     }
@@ -190,7 +190,8 @@ fn hub<'a>(
         }
     };
     let files = move |split: &str| {
-        let files = hub.dataset_files(repo, config, revision, split, options.streaming)?;
+        let files = hub.dataset_files(repo, config, revision, split, options.streaming);
+        let files = files.map_err(hint)?;
         match files.is_empty() {
             true => Err(no_data(spec)),
             false => files.into_iter().map(open).collect(),

@@ -86,9 +86,15 @@ impl ModelConfig {
         self.family.table.keys.iter().map(|key| key.name).collect()
     }
 
-    /// The names of its settings and those that stand for them.
-    pub fn names_of_settings(&self) -> Vec<&'static str> {
-        self.family.table.names().collect()
+    /// The names of its settings and those that stand for them; without a config those of all families.
+    pub fn names_of_settings(config: Option<&Self>) -> Vec<&'static str> {
+        let families = FAMILIES.iter().filter(|family| {
+            config.is_none_or(|config| config.family.table.model_type == family.table.model_type)
+        });
+        let mut names: Vec<_> = families.flat_map(|family| family.table.names()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
     }
 
     /// Names that other families have for these settings, each with the name here.
@@ -221,6 +227,7 @@ pub(crate) fn tiny_gpt2(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::param_spec::Init;
 
     /// A size that its family refused would look like a name that is not known.
     #[test]
@@ -232,6 +239,30 @@ mod tests {
             assert_eq!(again.config, config.config, "{name}");
         }
         assert!(ModelConfig::named("gpt3").is_none());
+    }
+
+    /// As transformers' `_init_weights` does.
+    #[test]
+    fn new_values_are_those_of_the_family() {
+        let init = |family: &str, settings: Vec<(&'static str, Value)>, name: &str| {
+            let config = ModelConfig::named(family).unwrap().with(settings, "test").unwrap();
+            let layers = config.architecture().unwrap().layers;
+            let mut params = layers.into_iter().flat_map(|layer| layer.params);
+            params.find(|param| param.name == name).unwrap().init
+        };
+        let factor = vec![("initializer_factor", 0.5.into())];
+        let norms = [
+            "encoder.block.0.layer.0.layer_norm.weight",
+            "decoder.block.1.layer.2.layer_norm.weight",
+            "decoder.final_layer_norm.weight",
+        ];
+        for name in norms {
+            assert_eq!(init("t5", factor.clone(), name), Init::Constant(0.5));
+        }
+        let tokens = init("opt", Vec::new(), "model.decoder.embed_tokens.weight");
+        assert_eq!(tokens, Init::Padded { std: 0.02, padding_idx: 1 });
+        let tokens = init("llama", Vec::new(), "model.embed_tokens.weight");
+        assert_eq!(tokens, Init::Normal(0.02));
     }
 
     /// The counts that OpenAI's weights have.

@@ -102,7 +102,7 @@ fn describe(c: &Config) -> Result<Architecture> {
     check(c)?;
     let (width, vocab) = (c.int("d_model")?, c.int("vocab_size")?);
     let (encoder, decoder) = (c.int("num_layers")?, c.int("num_decoder_layers")?);
-    let (epsilon, dropout) = (c.number("layer_norm_epsilon")?, c.number("dropout_rate")?);
+    let dropout = c.number("dropout_rate")?;
     let (is_tied, is_scaled) = tied_and_scaled(c)?;
     let init = Init::Normal(c.number("initializer_factor")?);
     let mut b = LayerBuilder::new("");
@@ -113,14 +113,14 @@ fn describe(c: &Config) -> Result<Architecture> {
         all.push(block(c, Stack::Encoder, i)?);
     }
     let mut b = LayerBuilder::new("");
-    let norm = Norm::rms(&mut b, "encoder.final_layer_norm", width, epsilon);
+    let norm = norm_of(c, &mut b, "encoder.final_layer_norm")?;
     let tokens = Embedding::borrowed(&mut b, EMBEDDING, (vocab, width));
     all.push(LayerSpec::new("decoder.start", b, DecoderStart { norm, tokens, dropout }));
     for i in 0..decoder {
         all.push(block(c, Stack::Decoder, i)?);
     }
     let mut b = LayerBuilder::new("");
-    let norm = Norm::rms(&mut b, "decoder.final_layer_norm", width, epsilon);
+    let norm = norm_of(c, &mut b, "decoder.final_layer_norm")?;
     let projection = match is_tied {
         true => b.borrow(EMBEDDING),
         false => b.add_of_tokens("lm_head.weight", (vocab, width), init),
@@ -198,8 +198,13 @@ fn feed_forward(c: &Config) -> Result<(Activation, bool)> {
     Ok((activation, is_gated))
 }
 
+fn norm_of(c: &Config, b: &mut LayerBuilder, name: &str) -> Result<Norm> {
+    let sizes = (c.int("d_model")?, c.number("layer_norm_epsilon")?);
+    Ok(Norm::rms_from(b, name, sizes, c.number("initializer_factor")?))
+}
+
 fn block(c: &Config, stack: Stack, i: i64) -> Result<LayerSpec> {
-    let (width, epsilon) = (c.int("d_model")?, c.number("layer_norm_epsilon")?);
+    let width = c.int("d_model")?;
     let is_decoder = stack == Stack::Decoder;
     let side = if is_decoder { "decoder" } else { "encoder" };
     let mut b = LayerBuilder::new(format!("{side}.block.{i}"));
@@ -216,18 +221,18 @@ fn block(c: &Config, stack: Stack, i: i64) -> Result<LayerSpec> {
         )),
         _ => None,
     };
-    let norm = Norm::rms(&mut b, "layer.0.layer_norm", width, epsilon);
+    let norm = norm_of(c, &mut b, "layer.0.layer_norm")?;
     let cross = match is_decoder {
         true => {
             let attention = self::attention(c, &mut b, ("layer.1.EncDecAttention", false), true)?;
-            let norm = Norm::rms(&mut b, "layer.1.layer_norm", width, epsilon);
+            let norm = norm_of(c, &mut b, "layer.1.layer_norm")?;
             Some((Branch::before(norm), attention))
         }
         false => None,
     };
     let at = if is_decoder { "layer.2" } else { "layer.1" };
     let mlp = mlp(c, &mut b, at)?;
-    let mlp_norm = Norm::rms(&mut b, &format!("{at}.layer_norm"), width, epsilon);
+    let mlp_norm = norm_of(c, &mut b, &format!("{at}.layer_norm"))?;
     let block = Block {
         relative,
         cross,

@@ -449,7 +449,10 @@ impl Attention {
         if !is_written {
             let statistics = work.places() * heads * FLOAT_BYTES;
             let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
-            tape.push(Operation { kept, gradient, ..Operation::default() });
+            // The gradient of a trained bias is that of each row before it is summed.
+            let pairs = work.rows * heads * work.tokens * work.tokens;
+            let transient = if carried { pairs * work.element_bytes } else { 0 };
+            tape.push(Operation { kept, gradient, transient, ..Operation::default() });
             return;
         }
         // Written out, each query has keys and values of its own, and all is in float32.

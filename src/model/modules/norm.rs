@@ -38,7 +38,7 @@ enum NormKind {
 impl Norm {
     /// A layer norm with weight and bias.
     pub(crate) fn layer(b: &mut LayerBuilder, name: &str, width: i64, epsilon: f64) -> Self {
-        let weight = b.add(&format!("{name}.weight"), &[width], Init::Ones);
+        let weight = b.add(&format!("{name}.weight"), &[width], Init::Constant(1.0));
         let bias = b.add(&format!("{name}.bias"), &[width], Init::Zeros);
         Self::new(name, (Some(weight), Some(bias)), width, epsilon, NormKind::Layer)
     }
@@ -50,7 +50,17 @@ impl Norm {
 
     /// An RMS norm with a weight.
     pub(crate) fn rms(b: &mut LayerBuilder, name: &str, width: i64, epsilon: f64) -> Self {
-        let weight = b.add(&format!("{name}.weight"), &[width], Init::Ones);
+        Self::rms_from(b, name, (width, epsilon), 1.0)
+    }
+
+    /// An RMS norm whose weights start as `first`.
+    pub(crate) fn rms_from(
+        b: &mut LayerBuilder,
+        name: &str,
+        (width, epsilon): (i64, f64),
+        first: f64,
+    ) -> Self {
+        let weight = b.add(&format!("{name}.weight"), &[width], Init::Constant(first));
         Self::new(name, (Some(weight), None), width, epsilon, NormKind::Rms)
     }
 

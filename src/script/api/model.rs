@@ -307,8 +307,7 @@ pub(crate) fn make_options(
     options::read("new_model", map, |o| {
         let seed = MakeOptions::read(o).seed;
         o.mean(config.map(ModelConfig::names_elsewhere).unwrap_or_default());
-        let settings = config.map_or_else(ModelConfig::keys, ModelConfig::names_of_settings);
-        (seed, quantization(o), overrides(o, &settings))
+        (seed, quantization(o), overrides(o, &ModelConfig::names_of_settings(config)))
     })
 }
 

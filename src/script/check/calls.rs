@@ -64,6 +64,8 @@ pub(super) struct Calls<'a> {
     faults: Vec<(Position, Error)>,
     /// Whether the node stands in a branch, which the run may not come to.
     is_guarded: bool,
+    /// Whether it stands in a `try`, which may catch what is wrong with sizes.
+    is_tried: bool,
 }
 
 /// Whether what stands in this node depends on a condition.
@@ -96,6 +98,7 @@ impl<'a> Calls<'a> {
             keys,
             faults: Vec::new(),
             is_guarded: false,
+            is_tried: false,
         }
     }
 
@@ -112,6 +115,8 @@ impl<'a> Calls<'a> {
     fn node(&mut self, nodes: &[ASTNode<'_>]) {
         let Some(node) = nodes.last() else { return };
         self.is_guarded = nodes.iter().any(is_condition);
+        let is_try = |node: &ASTNode<'_>| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..)));
+        self.is_tried = nodes.iter().any(is_try);
         match node {
             ASTNode::Expr(Expr::Variable(variable, _, position))
                 if variable.2.to_string() == PARAMETERS
@@ -232,7 +237,9 @@ impl<'a> Calls<'a> {
     fn read_options(&mut self, reader: &OptionReader, call: &FnCallExpr, position: Position) {
         let read = |map: &Map| reader.read(map);
         let faults = written::faults(&read, &call.args, self.certain_parameters());
-        self.faults.extend(faults.into_iter().map(|fault| (position, fault)));
+        let is_caught = |fault: &Error| self.is_tried && fault.code() == Code::ModelConfig;
+        let faults = faults.into_iter().filter(|fault| !is_caught(fault));
+        self.faults.extend(faults.map(|fault| (position, fault)).collect::<Vec<_>>());
     }
 
     fn property(&mut self, name: &str, position: Position, nodes: &[ASTNode<'_>]) {

@@ -227,7 +227,6 @@ impl Config {
         convert(self.value(key)?).ok_or_else(|| self.internal(key))
     }
 
-    /// The mistake of asking for a key with another kind of value.
     /// The error of settings that are fine alone and do not fit together.
     pub(crate) fn refusal(&self, faults: Vec<String>) -> Error {
         let fault = |text| Error::new(Code::ModelConfig, format!("{}: {text}", self.origin));
