@@ -76,5 +76,4 @@ check-cuda: export LIBTORCH = $(CURDIR)/libtorch-cuda
 check-cuda:
 	env -u LIBTORCH scripts/fetch-libtorch.sh cuda libtorch-cuda
 	$(CARGO) test --release --target-dir target/check-cuda --no-run
-	$(CARGO) build --release --target-dir target/check-cuda
 	ldd target/check-cuda/release/dsr | grep libtorch_cuda.so
