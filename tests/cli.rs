@@ -382,8 +382,7 @@ fn an_interrupt_keeps_the_texts_that_are_there() {
             "let tok = tokenizer(\"dsr:gpt2\");
              let model = new_model(\"gpt2\", #{{ n_layer: 1, n_head: 1, n_embd: 8, n_positions: 100000 }});
              let pieces = 0;
-             let options = #{{ max_new_tokens: 90000, return_details: true, on_token: |piece| {{ pieces += 1; }} }};
-             print(\"ready\");
+             let options = #{{ max_new_tokens: 90000, return_details: true, on_token: |piece| {{ pieces += 1; if pieces == 1 {{ print(\"ready\"); }} }} }};
              let text = generate(model, tok, \"She\", options);
              print(text.finish_reason);
              print(pieces > 0 && text.token_ids.len > 0);
