@@ -6,6 +6,16 @@ use dsr::{config::Dtype, engine::plan_stages::stages as planned_stages, model::M
 use super::{Case, with, with_dropout};
 use crate::support::{alone, tiny::gpt2};
 
+/// All kinds together within 3 %; in 16 bits within 6 %, since products of 16-bit matrices take memory of their
+/// own on a CPU, which differs from one processor to another.
+fn check(case: &Case) {
+    let tolerance = if case.dtype == Dtype::Fp32 { 0.03 } else { 0.06 };
+    let (planned, (counted, _)) = (case.planned(), case.counted());
+    let off = planned.peak() as f64 / counted.peak() as f64 - 1.0;
+    println!("{off:.4}");
+    assert!(off.abs() <= tolerance, "{planned:?} is not {counted:?}");
+}
+
 /// ALiBi's bias is made once a pass, and that of T5 once a stack, with a gradient; recomputation keeps both.
 #[test]
 fn biases_of_the_scores_are_planned_as_they_are_counted() {
@@ -23,7 +33,7 @@ fn biases_of_the_scores_are_planned_as_they_are_counted() {
                     _ => model,
                 };
                 println!("{family}, {rows} rows, {dtype:?}, every {every:?}");
-                Case { model, rows, tokens: 512, accum: 1, every, dtype }.check_whole();
+                check(&Case { model, rows, tokens: 512, accum: 1, every, dtype });
             }
         }
     }
@@ -58,7 +68,7 @@ fn scores_that_are_written_out_are_planned_as_they_are_counted() {
             let sizes = [("n_embd", 128), ("n_layer", 2), ("n_head", 8), ("vocab_size", 512)];
             let model = with_dropout(gpt2(sizes.map(|(key, size)| (key, size.into()))), 0.1);
             println!("{rows} rows, {dtype:?}, every {every:?}");
-            Case { model, rows, tokens: 512, accum: 1, every, dtype }.check_whole();
+            check(&Case { model, rows, tokens: 512, accum: 1, every, dtype });
         }
     }
 }
