@@ -19,7 +19,7 @@ use dsr::{
     },
     error::{Code, Error, Result},
     fs::Place,
-    hub::DatasetFile,
+    hub::{DatasetFile, DatasetId},
 };
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 use serde_json::json;

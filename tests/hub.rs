@@ -13,7 +13,7 @@ use std::{
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use dsr::{
     error::{Code, Error},
-    hub::{DatasetFile, Hub, HubSettings},
+    hub::{DatasetFile, DatasetId, Hub, HubSettings},
     script::Session,
 };
 use parquet::arrow::ArrowWriter;
@@ -81,6 +81,8 @@ impl Fixture {
     }
 }
 
+const SMALL: DatasetId<'_> = DatasetId { repo: "O/data", config: Some("small"), revision: None };
+
 /// The files of a dataset by split, each downloaded.
 fn files(
     hub: &Hub,
@@ -91,9 +93,10 @@ fn files(
         DatasetFile::Here(path) => path,
         DatasetFile::Remote(_) => panic!("a file was not downloaded"),
     };
-    let splits = hub.dataset_splits(repo, config, None)?.into_iter();
+    let dataset = DatasetId { repo, config, revision: None };
+    let splits = hub.dataset_splits(dataset)?.into_iter();
     let files = |split: String| {
-        let files = hub.dataset_files(repo, config, None, &split, None)?;
+        let files = hub.dataset_files(dataset, &split, None)?;
         Ok((split, files.into_iter().map(path).collect()))
     };
     splits.map(files).collect()
@@ -107,7 +110,7 @@ fn train(hub: &Hub) -> Result<Vec<PathBuf>, Error> {
 
 /// Fetches all but the large file.
 fn list(hub: &Hub) {
-    hub.list_dataset("O/data", Some("small"), None).unwrap();
+    hub.list_dataset(SMALL).unwrap();
 }
 
 fn assert_is_large(files: &[PathBuf]) {
@@ -126,10 +129,10 @@ fn told<T: std::fmt::Debug>(outcome: Result<T, Error>) -> String {
 fn a_dataset_is_downloaded_split_by_split() {
     let f = Fixture::new();
     list(&f.hub());
-    let splits = f.hub().dataset_splits("O/data", Some("small"), None).unwrap();
+    let splits = f.hub().dataset_splits(SMALL).unwrap();
     assert_eq!(splits, ["train", "test"]);
     assert!(f.server.take_storage_requests().is_empty(), "a list needs no large data");
-    f.hub().dataset_files("O/data", Some("small"), None, "test", None).unwrap();
+    f.hub().dataset_files(SMALL, "test", None).unwrap();
     assert!(f.server.take_storage_requests().is_empty(), "the large file is of the other split");
     assert_is_large(&train(&f.hub()).unwrap());
 
@@ -246,7 +249,7 @@ fn a_download_may_be_cut_often_as_long_as_it_gets_on() {
     assert_is_large(&train(&f.hub()).unwrap());
 
     f.server.put("datasets/O/data2", dataset());
-    f.hub().list_dataset("O/data2", Some("small"), None).unwrap();
+    f.hub().list_dataset(DatasetId { repo: "O/data2", ..SMALL }).unwrap();
     f.server.order([Mishap::CutAfter(0); 10]);
     let text = told(files(&f.hub(), "O/data2", Some("small")));
     assert!(text.contains("no answer from 127.0.0.1"), "{text}");
@@ -306,7 +309,7 @@ fn what_does_not_exist_is_named_with_what_does() {
     assert!(text.contains("did you mean `O/data:small`?"), "{text}");
     let text = told(files(&hub, "O/nothing", None));
     assert!(text.contains("no dataset `O/nothing`"), "{text}");
-    let text = told(hub.list_dataset("O/data", None, Some("v9")));
+    let text = told(hub.list_dataset(DatasetId { config: None, revision: Some("v9"), ..SMALL }));
     assert!(text.contains("no revision `v9`"), "{text}");
     assert!(told(files(&hub, "../data", None)).contains("`Owner/name`"));
 }

@@ -1,9 +1,9 @@
 //! Number formats: of the model, of the gradients, and the loss scale that fp16 needs.
 //!
 //! bf16 and fp16 are mixed precision (Micikevicius et al. 2018): the model computes in 16 bits, the
-//! optimizer updates float32 master weights, unless they are to be bf16 themselves. Names and defaults are DeepSpeed's, with one
-//! difference: gradients are accumulated and reduced in float32 unless told otherwise, where
-//! DeepSpeed uses the model's format.
+//! optimizer updates float32 master weights, unless they are to be bf16 themselves. Names and
+//! defaults are DeepSpeed's, with one difference: gradients are accumulated and reduced in float32
+//! unless told otherwise, where DeepSpeed uses the model's format.
 
 use super::options::{
     Given, Kind, OptionTable, OptionType, Options, Row, is_finite, option_table, option_words,

@@ -4,9 +4,9 @@
 //! own master, unless one of both is offloaded. In 16 bits a step changes a parameter by less than
 //! the format can tell apart (Micikevicius et al. 2018, section 3.1), so that float32 copies are kept,
 //! and rounded into the model after each step. A bf16 model whose masters are bf16 is its own master,
-//! too, and is rounded stochastically. From ZeRO's stage 1 on a rank has the masters of its slice of each unit
-//! alone, and the ranks give each other the parameters that they updated: after the step, or at
-//! stage 3 when a layer needs them.
+//! too, and is rounded stochastically. From ZeRO's stage 1 on a rank has the masters of its slice of
+//! each unit alone, and the ranks give each other the parameters that they updated: after the step,
+//! or at stage 3 when a layer needs them.
 
 use std::rc::Rc;
 

@@ -100,6 +100,17 @@ pub fn generate(
     for prompt in prompts {
         check(model, &prompt.tokens, sampling.max_new_tokens)?;
     }
+    generate_checked(model, prompts, sampling, eos, watch)
+}
+
+/// [`generate`] for prompts that were checked.
+pub(super) fn generate_checked(
+    model: &Model,
+    prompts: &[Prompt],
+    sampling: &Sampling,
+    eos: &[i64],
+    watch: &mut dyn Watch,
+) -> Result<Vec<Ended>> {
     let mut batch = Batch::new(model, prompts, sampling, eos)?;
     guard("generate", || {
         while batch.pass(watch)? {}

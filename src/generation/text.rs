@@ -1,7 +1,7 @@
 //! Texts in and out: prompts to tokens, tokens to pieces of text as they come, and stops found in them.
 
 use super::{
-    batch::{Ended, FinishReason, Prompt, Watch, check, generate},
+    batch::{Ended, FinishReason, Prompt, Watch, check, generate_checked},
     sampling::Sampling,
 };
 use crate::{
@@ -47,9 +47,12 @@ pub fn continue_texts(
     sampling: &Sampling,
     texts: &mut dyn Texts,
 ) -> Result<Vec<Continued>> {
-    let tokens =
-        prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    let tokens = encoded(tokenizer, prompts)?;
     continue_tokens(model, tokenizer, &tokens, sampling, texts)
+}
+
+fn encoded(tokenizer: &Tokenizer, prompts: &[&str]) -> Result<Vec<Vec<u32>>> {
+    prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect()
 }
 
 /// [`continue_texts`] for prompts that are tokens already.
@@ -76,7 +79,7 @@ pub fn continue_tokens(
     }
     let finished = streams.iter().map(|_| None).collect();
     let mut watch = Watched { streams, finished, texts };
-    generate(model, &requests, sampling, &eos, &mut watch)?;
+    generate_checked(model, &requests, sampling, &eos, &mut watch)?;
     let finished = watch.finished.into_iter().collect::<Option<Vec<_>>>();
     finished.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
 }
@@ -88,8 +91,7 @@ pub fn check_texts(
     prompts: &[&str],
     sampling: &Sampling,
 ) -> Result<()> {
-    let tokens =
-        prompts.iter().map(|prompt| tokenizer.encode(prompt)).collect::<Result<Vec<_>>>()?;
+    let tokens = encoded(tokenizer, prompts)?;
     begun(model, tokenizer, &tokens, sampling)?;
     (0..prompts.len()).try_for_each(|i| seed(sampling, i, prompts.len()).map(drop))
 }

@@ -55,21 +55,25 @@ use crate::{
     error::{Code, Error, Result},
 };
 
+/// A dataset on the hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DatasetId<'a> {
+    /// Its repository, such as `Salesforce/wikitext`.
+    pub repo: &'a str,
+    /// One of its configurations; `None` is the default one, or the only one.
+    pub config: Option<&'a str>,
+    /// A branch, a tag or a commit; `None` is `main`.
+    pub revision: Option<&'a str>,
+}
+
 impl Hub {
-    /// The names of the splits of a dataset's configuration, in order. No data is downloaded.
-    ///
-    /// `revision` is a branch, a tag or a commit; `None` is `main`.
+    /// The names of the splits of a dataset, in order. No data is downloaded.
     ///
     /// # Errors
     /// [`Code::Hub`]: no such repository, revision or configuration (those that exist are listed),
     /// a gated repository, no network, or offline and not in the cache.
-    pub fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>> {
-        let (_, splits) = self.dataset(repo, config, revision)?;
+    pub fn dataset_splits(&self, dataset: DatasetId<'_>) -> Result<Vec<String>> {
+        let (_, splits) = self.dataset(dataset)?;
         Ok(splits.into_iter().map(|(name, _)| name).collect())
     }
 
@@ -77,17 +81,15 @@ impl Hub {
     /// are large and streamed, fetched when they are read.
     ///
     /// # Errors
-    /// Those of [`Hub::dataset_splits`], and [`Code::Hub`] where there is no such split.
+    /// The errors of [`Hub::dataset_splits`], and [`Code::Hub`] where there is no such split.
     pub fn dataset_files(
         &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        dataset: DatasetId<'_>,
         split: &str,
         streamed: Option<&StreamAccess>,
     ) -> Result<Vec<DatasetFile>> {
         streamed.map_or(Ok(()), StreamAccess::prepare)?;
-        let (snapshot, splits) = self.dataset(repo, config, revision)?;
+        let (snapshot, splits) = self.dataset(dataset)?;
         let Some((_, files)) = splits.into_iter().find(|(name, _)| name == split) else {
             bail!(Code::Hub, "the {} has no split {split}", snapshot.repo());
         };
@@ -125,13 +127,8 @@ impl Hub {
 
     /// The commit of a dataset and the contents of all files that [`Hub::dataset_files`] would use,
     /// without downloading large ones.
-    pub fn list_dataset(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Listing> {
-        let (snapshot, splits) = self.dataset(repo, config, revision)?;
+    pub fn list_dataset(&self, dataset: DatasetId<'_>) -> Result<Listing> {
+        let (snapshot, splits) = self.dataset(dataset)?;
         let mut files: Vec<_> = splits.into_iter().flat_map(|(_, files)| files).collect();
         if snapshot.files().contains(&configs::CARD) {
             files.push(configs::CARD.to_owned());
@@ -145,12 +142,8 @@ impl Hub {
         Ok(cache::RepoCache::new(&self.settings.cache_dir, &repo).snapshot(&repo.revision))
     }
 
-    fn dataset(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<(Snapshot<'_>, Vec<splits::Split>)> {
+    fn dataset(&self, dataset: DatasetId<'_>) -> Result<(Snapshot<'_>, Vec<splits::Split>)> {
+        let DatasetId { repo, config, revision } = dataset;
         let snapshot = self.snapshot(Repo::new(RepoKind::Dataset, repo, revision)?)?;
         let card = snapshot.read_if_exists(configs::CARD)?;
         let splits = configs::resolve(snapshot.repo(), &snapshot.files(), card.as_deref(), config)?;

@@ -50,8 +50,15 @@ const BUILT_IN: [(&str, &str); 3] = [
     ("type_of", "(value)  Returns the name of its type"),
 ];
 
-/// Embedded files, by the function that takes them.
-const EMBEDDED: [(&str, &str); 2] = [("dataset", "dsr:austen"), ("tokenizer", "dsr:gpt2")];
+/// The names within dsr that a function takes.
+fn embedded(function: &str) -> Vec<&'static str> {
+    match function {
+        "dataset" => vec!["dsr:austen"],
+        "tokenizer" => vec!["dsr:gpt2"],
+        "new_model" => ModelConfig::names(),
+        _ => Vec::new(),
+    }
+}
 
 impl Live {
     /// The completions of `text` at byte `at`.
@@ -156,13 +163,7 @@ impl Live {
             Some("import") => {
                 found.extend(STDLIB.iter().map(|(name, _)| own(&format!("dsr:{name}"))));
             }
-            Some(callee) => {
-                let embedded = EMBEDDED.iter().filter(|(function, _)| *function == callee);
-                found.extend(embedded.map(|(_, name)| own(name)));
-                if callee == "new_model" {
-                    found.extend(ModelConfig::names().into_iter().map(own));
-                }
-            }
+            Some(callee) => found.extend(embedded(callee).into_iter().map(own)),
             None => {}
         }
         found.extend(self.paths(typed));

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     hash,
-    hub::{Hub, Listing, MODEL_FILES, TOKENIZER_FILES},
+    hub::{DatasetId, Hub, Listing, MODEL_FILES, TOKENIZER_FILES},
 };
 
 /// Opens the hub when it is first needed.
@@ -53,7 +53,10 @@ fn list(hub: &Hub, name: &HubName) -> Result<Listing> {
     match used_as {
         HubUse::Model => hub.list_model(repo, Some(revision), MODEL_FILES),
         HubUse::Tokenizer => hub.list_model(repo, Some(revision), TOKENIZER_FILES),
-        HubUse::Dataset => hub.list_dataset(repo, config.as_deref(), Some(revision)),
+        HubUse::Dataset => {
+            let (config, revision) = (config.as_deref(), Some(revision.as_str()));
+            hub.list_dataset(DatasetId { repo, config, revision })
+        }
     }
 }
 

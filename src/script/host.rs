@@ -30,7 +30,7 @@ use crate::{
     engine::Engine,
     error::{Code, Error, Result},
     fs::Place,
-    hub::{DatasetFile, Hub, HubSettings, StreamAccess},
+    hub::{DatasetFile, DatasetId, Hub, HubSettings, StreamAccess},
     recipe::{caches, error::interruption, lock::Lock, workspace::Workspace},
     run::{Interrupt, Keeping, LineInterval, RunEnding},
 };
@@ -207,25 +207,29 @@ impl Host {
         is_due && self.must_stop()
     }
 
-    /// Whether an operation that keeps what is there is to end. One process ends it at once; several
+    fn is_alone(&self) -> bool {
+        Ranks::is_alone(&self.workspace.rights.env)
+    }
+
+    /// Tells whether an operation whose results are kept must end now. One process ends it at once; several
     /// ranks end it as any other.
     pub(crate) fn must_end_early(&self) -> bool {
         if !self.interrupted() {
             return false;
         }
-        if !Ranks::is_alone(&self.workspace.rights.env) {
+        if !self.is_alone() {
             return self.must_stop();
         }
         self.interrupt.end_early();
         true
     }
 
-    /// Begins an operation that keeps what is there; the script of one process goes on with it.
+    /// Begins an operation whose results are kept; the script of one process goes on with them.
     ///
     /// # Errors
     /// The interruption, where there is nothing to keep yet.
     pub(crate) fn keep_what_is_there(&self) -> Result<Option<Keeping>> {
-        if !Ranks::is_alone(&self.workspace.rights.env) {
+        if !self.is_alone() {
             return Ok(None);
         }
         if self.must_stop() {
@@ -239,7 +243,7 @@ impl Host {
     pub(crate) fn stopper(&self) -> impl Fn() -> bool + Send + Sync + use<> {
         let (interrupt, is_live) = (self.interrupt.clone(), self.is_live());
         let run_is_active = Arc::clone(&self.run_is_active);
-        let is_alone = Ranks::is_alone(&self.workspace.rights.env);
+        let is_alone = self.is_alone();
         move || {
             let waits = !is_live && run_is_active.load(Ordering::Relaxed);
             if waits { is_alone && interrupt.is_overdue() } else { interrupt.requested() }
@@ -260,20 +264,13 @@ impl AsRef<Workspace> for Host {
 
 /// A host is the hub of its datasets, so that the settings are read only when a hub is needed.
 impl DatasetFiles for Rc<Host> {
-    fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>> {
-        self.hub()?.dataset_splits(repo, config, revision)
+    fn dataset_splits(&self, dataset: DatasetId<'_>) -> Result<Vec<String>> {
+        self.hub()?.dataset_splits(dataset)
     }
 
     fn dataset_files(
         &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        dataset: DatasetId<'_>,
         split: &str,
         is_streamed: bool,
     ) -> Result<Vec<DatasetFile>> {
@@ -286,7 +283,7 @@ impl DatasetFiles for Rc<Host> {
             Ok(StreamAccess { dir, on_host: Arc::new(rights.host_checker()) })
         };
         let access = is_streamed.then(access).transpose()?;
-        self.hub()?.dataset_files(repo, config, revision, split, access.as_ref())
+        self.hub()?.dataset_files(dataset, split, access.as_ref())
     }
 
     fn place(&self, path: PathBuf) -> Place {

@@ -72,26 +72,22 @@ fn slices_cross_files_and_skip_rows_in_every_part() {
 /// A hub with one file, which is of the split train.
 struct FakeHub(std::path::PathBuf);
 
+const NAMED: DatasetId<'_> =
+    DatasetId { repo: "Owner/name", config: Some("small"), revision: None };
+
 impl DatasetFiles for FakeHub {
-    fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>> {
-        assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
+    fn dataset_splits(&self, dataset: DatasetId<'_>) -> Result<Vec<String>> {
+        assert_eq!(dataset, NAMED);
         Ok(vec!["train".to_owned(), "test".to_owned()])
     }
 
     fn dataset_files(
         &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        dataset: DatasetId<'_>,
         split: &str,
         _is_streamed: bool,
     ) -> Result<Vec<DatasetFile>> {
-        assert_eq!((repo, config, revision), ("Owner/name", Some("small"), None));
+        assert_eq!(dataset, NAMED);
         assert_eq!(split, "train", "only files of the wanted split are fetched");
         Ok(vec![DatasetFile::Here(self.0.clone())])
     }

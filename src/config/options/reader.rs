@@ -374,8 +374,7 @@ impl<'a> Options<'a> {
         let meant = |name: &str| self.meant.iter().find(|(known, _)| *known == name);
         let names = self.meant.iter().map(|&(name, _)| name);
         let known = self.asked.iter().map(String::as_str);
-        let near =
-            meant(key).map(|&(name, _)| name).or_else(|| nearest(key, known.chain(names)))?;
+        let near = nearest(key, known.chain(names))?;
         Some(meant(near).map_or(near, |&(_, here)| here))
     }
 

@@ -24,7 +24,7 @@ use crate::{
     },
     error::{Code, Error, Result},
     fs::Place,
-    hub::DatasetFile,
+    hub::{DatasetFile, DatasetId},
 };
 
 /// Where datasets are looked for.
@@ -48,21 +48,14 @@ pub struct OpenOptions {
 
 /// The files of a dataset on a hub.
 pub trait DatasetFiles {
-    /// The names of the splits of `repo` (of its configuration `config`), in order.
-    fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>>;
+    /// The names of the splits, in order.
+    fn dataset_splits(&self, dataset: DatasetId<'_>) -> Result<Vec<String>>;
 
     /// The files of one of them; large ones are fetched when they are read, where they are to be
     /// streamed.
     fn dataset_files(
         &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        dataset: DatasetId<'_>,
         split: &str,
         is_streamed: bool,
     ) -> Result<Vec<DatasetFile>>;
@@ -72,25 +65,18 @@ pub trait DatasetFiles {
 }
 
 impl DatasetFiles for crate::hub::Hub {
-    fn dataset_splits(
-        &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
-    ) -> Result<Vec<String>> {
-        Self::dataset_splits(self, repo, config, revision)
+    fn dataset_splits(&self, dataset: DatasetId<'_>) -> Result<Vec<String>> {
+        Self::dataset_splits(self, dataset)
     }
 
     fn dataset_files(
         &self,
-        repo: &str,
-        config: Option<&str>,
-        revision: Option<&str>,
+        dataset: DatasetId<'_>,
         split: &str,
         _is_streamed: bool,
     ) -> Result<Vec<DatasetFile>> {
         // No host judges later requests here, so that all files are fetched at once.
-        Self::dataset_files(self, repo, config, revision, split, None)
+        Self::dataset_files(self, dataset, split, None)
     }
 
     /// The hub of a program's user.
@@ -177,9 +163,9 @@ fn hub<'a>(
     let Some(hub) = &options.hub else {
         bail!(Code::Data, "{spec} is not a file here, and there is no hub to fetch it from");
     };
-    let revision = options.revision.as_deref();
+    let dataset = DatasetId { repo, config, revision: options.revision.as_deref() };
     let hint = |e: Error| e.hint(no_path_hint(&spec.to_string()));
-    let names = hub.dataset_splits(repo, config, revision).map_err(hint)?;
+    let names = hub.dataset_splits(dataset).map_err(hint)?;
     if names.is_empty() {
         return Err(no_data(spec));
     }
@@ -190,7 +176,7 @@ fn hub<'a>(
         }
     };
     let files = move |split: &str| {
-        let files = hub.dataset_files(repo, config, revision, split, options.streaming);
+        let files = hub.dataset_files(dataset, split, options.streaming);
         let files = files.map_err(hint)?;
         match files.is_empty() {
             true => Err(no_data(spec)),

@@ -72,13 +72,7 @@ impl ModelConfig {
 
     /// The names of the settings of all families.
     pub fn keys() -> Vec<&'static str> {
-        let mut keys: Vec<&str> = FAMILIES
-            .iter()
-            .flat_map(|family| family.table.keys.iter().map(|key| key.name))
-            .collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        sorted(FAMILIES.iter().flat_map(|family| family.table.keys.iter().map(|key| key.name)))
     }
 
     /// The names of its settings.
@@ -91,10 +85,7 @@ impl ModelConfig {
         let families = FAMILIES.iter().filter(|family| {
             config.is_none_or(|config| config.family.table.model_type == family.table.model_type)
         });
-        let mut names: Vec<_> = families.flat_map(|family| family.table.names()).collect();
-        names.sort_unstable();
-        names.dedup();
-        names
+        sorted(families.flat_map(|family| family.table.names()))
     }
 
     /// Names that other families have for these settings, each with the name here.
@@ -222,6 +213,11 @@ pub(crate) fn tiny_gpt2(
     let rest = [("tie_word_embeddings", tie_word_embeddings.into())];
     let settings = sizes.chain(dropouts).chain(rest);
     ModelConfig::named("gpt2").unwrap().with(settings, "test").unwrap()
+}
+
+/// The names in order, each once.
+fn sorted(names: impl Iterator<Item = &'static str>) -> Vec<&'static str> {
+    names.collect::<std::collections::BTreeSet<_>>().into_iter().collect()
 }
 
 #[cfg(test)]

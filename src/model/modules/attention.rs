@@ -441,8 +441,8 @@ impl Attention {
             tape.push(Operation { kept: q, ..Operation::default() });
             return;
         }
+        let pairs = work.tokens * work.tokens;
         if matches!(self.position, Position::Alibi) {
-            let pairs = work.tokens * work.tokens;
             tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
         }
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
@@ -450,15 +450,15 @@ impl Attention {
             let statistics = work.places() * heads * FLOAT_BYTES;
             let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
             // The gradient of a trained bias is that of each row before it is summed.
-            let pairs = work.rows * heads * work.tokens * work.tokens;
-            let transient = if carried { pairs * work.element_bytes } else { 0 };
+            let of_rows = work.rows * heads * pairs * work.element_bytes;
+            let transient = if carried { of_rows } else { 0 };
             tape.push(Operation { kept, gradient, transient, ..Operation::default() });
             return;
         }
         // Written out, each query has keys and values of its own, and all is in float32.
         let kv = if self.heads == self.kv_heads { kv } else { q };
         let [q, kv] = [q, kv].map(|bytes| bytes / work.element_bytes * FLOAT_BYTES);
-        let scores = work.rows * heads * work.tokens * work.tokens * FLOAT_BYTES;
+        let scores = work.rows * heads * pairs * FLOAT_BYTES;
         let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
         // The values of a single row are contiguous, and hold on to the storage of all three.
         let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };

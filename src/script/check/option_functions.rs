@@ -50,17 +50,20 @@ const fn function(
     OptionFunction { name, read, tables, settings: |_| Vec::new() }
 }
 
+/// A function with the options of `generate`.
+const fn generation(name: &'static str) -> OptionFunction {
+    function(name, &[Sampling::ROWS, api::generate::ROWS], |_, _, map| {
+        api::generate::Request::read(map, no_function).map(drop)
+    })
+}
+
 const FUNCTIONS: &[OptionFunction] = &[
     table::<ChatOptions>("chat"),
-    function("check_generate", &[Sampling::ROWS, api::generate::ROWS], |_, _, map| {
-        api::generate::Request::read(map, no_function).map(drop)
-    }),
+    generation("check_generate"),
     table::<api::dataset::OpenTable>("dataset"),
     table::<api::tokenizer::DecodeOptions>("decode"),
     table::<api::model::ExportOptions>("export_hf"),
-    function("generate", &[Sampling::ROWS, api::generate::ROWS], |_, _, map| {
-        api::generate::Request::read(map, no_function).map(drop)
-    }),
+    generation("generate"),
     function("init_engine", ENGINE_TABLES, |_, _, map| {
         engine_options::read(map, 1, no_function).map(drop)
     }),
