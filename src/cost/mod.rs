@@ -124,7 +124,7 @@ pub struct HeldBytes {
 }
 
 /// The cost of a layer for one workload.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct LayerCost {
     /// Its operations, module by module, without a name.
     pub profile: ModuleProfile,
@@ -145,6 +145,8 @@ pub struct LayerCost {
     pub mask: u64,
     /// Bytes of the bias of scores that it makes for the layers behind it, a part of its output.
     pub bias: u64,
+    /// Bytes of the output of an encoder that it reads, as the layers beside it do.
+    pub encoded: u64,
 }
 
 /// Bytes of what ranks sum in a layer: a tensor that is gathered or scattered is half a sum.
@@ -171,6 +173,7 @@ pub(crate) struct Tape {
     summed: SummedBytes,
     mask: u64,
     bias: u64,
+    encoded: u64,
     /// The region that was entered.
     region: Region,
 }
@@ -195,6 +198,8 @@ enum TapeEntry {
     Gathered(u64),
     /// They are not needed any more, until the backward pass comes here.
     Left(u64),
+    /// The backward pass goes on with a gradient of so many bytes, and the rest of what it came with stays.
+    Turned(u64),
 }
 
 /// One operation.
@@ -213,7 +218,7 @@ pub(crate) struct Operation {
 impl Tape {
     pub(crate) fn new() -> Self {
         let (summed, region) = (SummedBytes::default(), Region::default());
-        Self { entries: Vec::new(), summed, mask: 0, bias: 0, region }
+        Self { entries: Vec::new(), summed, mask: 0, bias: 0, encoded: 0, region }
     }
 
     /// A mask of so many bytes, which is made once a pass for all layers.
@@ -224,6 +229,18 @@ impl Tape {
     /// A bias of the scores of so many bytes, which the layers behind this one add too.
     pub(crate) fn makes_bias(&mut self, bytes: u64) {
         self.bias = bytes;
+    }
+
+    /// The operations that follow, up to a [`turn`](Self::turn), read the output of an encoder, of so many bytes.
+    pub(crate) fn reads_encoded(&mut self, bytes: u64) {
+        self.encoded = bytes;
+        self.turn(bytes);
+    }
+
+    /// Of several results the backward pass comes here with the gradient of one, of so many bytes; those of the
+    /// others wait for the operations before, or for other layers.
+    pub(crate) fn turn(&mut self, bytes: u64) {
+        self.entries.push(TapeEntry::Turned(bytes));
     }
 
     /// Adds an operation.
@@ -305,7 +322,7 @@ impl Tape {
         let kept = self.kept() + output;
         let (forward, adds_gradients_last) = (0, false);
         let (backward, summed) = (self.backward(kept, output), self.summed);
-        let (mask, bias) = (self.mask, self.bias);
+        let (mask, bias, encoded) = (self.mask, self.bias, self.encoded);
         LayerCost {
             profile,
             kept,
@@ -316,6 +333,7 @@ impl Tape {
             summed,
             mask,
             bias,
+            encoded,
         }
     }
 
@@ -339,6 +357,7 @@ impl Tape {
                 }
                 TapeEntry::Left(bytes) => tally.allocate(bytes),
                 TapeEntry::Gathered(bytes) => tally.free(bytes),
+                TapeEntry::Turned(bytes) => gradient = Gradient { bytes, stays: false },
                 TapeEntry::Joined => {
                     joined.push(gradient);
                     gradient.stays = true;

@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// One module, its children included.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ModuleProfile {
     /// Its name within the one above it.
     pub name: String,

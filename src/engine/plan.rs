@@ -80,6 +80,8 @@ pub struct Setup {
     pub incoming: u64,
     /// Bytes of the bias of scores among them.
     pub incoming_bias: u64,
+    /// Bytes of what the stage behind it reads too, beside hidden states.
+    pub outgoing: u64,
 }
 
 /// Another way to run a training.
@@ -189,6 +191,7 @@ impl Setup {
             in_flight: 1,
             incoming: 0,
             incoming_bias: 0,
+            outgoing: 0,
         }
     }
 
@@ -320,6 +323,7 @@ mod tests {
             in_flight: 1,
             incoming: 0,
             incoming_bias: 0,
+            outgoing: 0,
         }
     }
 

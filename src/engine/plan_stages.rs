@@ -8,7 +8,7 @@ use super::{
     placement::Placement,
     plan::{MemoryPlan, Setup, optimizer_state_bytes, sharing_of},
     plan_sent::SentBytes,
-    step_memory::biases,
+    step_memory::{biases, given},
 };
 use crate::{
     config::EngineConfig,
@@ -49,8 +49,8 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
     let biases = biases(model.all_layers(), &costs, 0);
     let bias = |layer: Option<usize>| layer.and_then(|layer| biases.get(layer)).copied();
     let flow = |layer: Option<usize>| {
-        let output = layer.and_then(|layer| costs.get(layer)).map_or(0, |cost| cost.output);
-        output + bias(layer).unwrap_or(0)
+        let cost = layer.and_then(|layer| costs.get(layer));
+        cost.map_or(0, |cost| cost.output + cost.encoded) + bias(layer).unwrap_or(0)
     };
     let stage = |number: usize| -> Result<StagePlan> {
         let layers = placement.layers(number);
@@ -64,6 +64,9 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
             in_flight: (pipeline.stages - number).min(micro_batches) as u64,
             incoming,
             incoming_bias: bias(below).unwrap_or(0),
+            outgoing: costs
+                .get(layers.end)
+                .map_or(0, |cost| given(cost, biases[layers.end]).iter().sum()),
             ..whole.clone()
         };
         let of_stage = costs.get(layers.clone()).unwrap_or_default();

@@ -49,8 +49,9 @@ impl StepMemory<'_> {
             // The input of the layer below comes back while this one runs.
             let below = i.checked_sub(1).filter(|&below| self.input_on_host(below));
             let back = u64::from(self.input_on_host(i)) + u64::from(below.is_some());
-            let activations =
-                cost.backward.activations + kept[i] + back * (cost.output + self.given_bias(i));
+            let activations = cost.backward.activations
+                + kept[i]
+                + back * (cost.output + self.given(i).iter().sum::<u64>());
             let before = so_far.gradients();
             so_far.make(layer);
             let with = so_far.gradients();
@@ -95,8 +96,7 @@ impl StepMemory<'_> {
         let lowest = self.setup.model.lowest_backward();
         let (mut kept, mut before) = (Vec::new(), 0);
         for (i, cost) in self.layers.iter().enumerate() {
-            // The bias of its scores has a gradient from the layers above.
-            kept.push(before + self.biases[i]);
+            kept.push(before + self.given_gradients(i));
             before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
         let mask = self.layers.iter().map(|cost| cost.mask).max().unwrap_or(0);

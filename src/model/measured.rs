@@ -5,7 +5,7 @@
 
 use super::{
     LayerCost, Workload,
-    cost::{FLOAT_BYTES, HeldBytes, SummedBytes},
+    cost::{FLOAT_BYTES, HeldBytes},
     profile::ModuleProfile,
 };
 
@@ -69,9 +69,7 @@ impl Measured {
             forward: bytes(forward),
             backward: HeldBytes { activations: bytes(activations), buffers: bytes(buffers) },
             adds_gradients_last: true,
-            summed: SummedBytes::default(),
-            mask: 0,
-            bias: 0,
+            ..LayerCost::default()
         }
     }
 }

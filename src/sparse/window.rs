@@ -85,14 +85,15 @@ impl Cut {
         let [dq, dk, dv] = grads.map(|grad| grad.f_to_kind(kind));
         let (dq, dk, dv) = (dq?, dk?, dv?);
         if self.window > 1 && self.count() > 1 {
-            let of_queries = [&q, &out, &grad].map(|x| self.queries(x));
-            let [q, out, grad] = of_queries;
-            let (k, v) = (self.keys(&k)?, self.keys(&v)?);
+            // Pieces that are filled up are copies, which go as soon as they are turned.
+            let of_queries = [q, out, grad].map(|x| self.queries(&x));
+            let of_keys = [k, v].map(|x| self.keys(&x));
+            let ([q, out, grad], [k, v]) = (of_queries, of_keys);
             let sums = self.queries(sums)?.f_contiguous()?;
-            let before = flash_backward(&grad?, [&q?, &k, &v], (&out?, &sums), true, scale)?;
+            let before = flash_backward(&grad?, [&q?, &k?, &v?], (&out?, &sums), true, scale)?;
             let seen = [self.seeing(&dq)?, self.seen(&dk)?, self.seen(&dv)?];
-            for (mut seen, grad) in seen.into_iter().zip(&before) {
-                let _ = seen.f_add_(&self.apart(grad)?)?;
+            for (mut seen, grad) in seen.into_iter().zip(before) {
+                let _ = seen.f_add_(&self.apart(&grad)?)?;
             }
         }
         let [dq, dk, dv] =

@@ -8,18 +8,28 @@ use dsr::{
 use super::{Case, LongRows};
 use crate::support::alone;
 
-/// A window takes memory of its own where rows are long, whether it divides them or not.
+/// A window takes memory of its own where rows are long, whether it divides them or not, and whether heads of
+/// keys and values are fewer.
 #[test]
 fn a_sliding_window_is_planned_as_it_is_counted() {
     let _alone = alone();
-    let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
-    let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("vocab_size", 1024)];
-    for (window, every) in [(160, None), (192, None), (160, Some(1))] {
-        let all = [&sizes[..], &gated, &[("sliding_window", window)]].concat();
+    let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("intermediate_size", 512)];
+    let heads = |kv_heads| [("num_attention_heads", 4), ("num_key_value_heads", kv_heads)];
+    for (window, every, rows, kv_heads) in [
+        (160, None, 2, 2),
+        (192, None, 2, 2),
+        (160, Some(1), 2, 2),
+        (192, Some(1), 1, 2),
+        (192, None, 1, 4),
+        (192, Some(1), 1, 4),
+        (192, Some(1), 2, 4),
+    ] {
+        let vocabulary = [("vocab_size", 1024), ("sliding_window", window)];
+        let all = [&sizes[..], &heads(kv_heads), &vocabulary].concat();
         let sizes = all.into_iter().map(|(key, size)| (key, size.into()));
         let model = ModelConfig::named("mistral").unwrap().with(sizes, "test").unwrap();
-        println!("window {window}");
-        Case { model, rows: 2, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
+        println!("window {window}, every {every:?}, {rows} rows, {kv_heads} heads of keys");
+        Case { model, rows, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
     }
 }
 

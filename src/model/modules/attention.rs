@@ -8,7 +8,7 @@ use crate::{
     error::{Code, Error, Result},
     kv_cache::{DecodeRows, LayerCache},
     model::{
-        cost::{FLOAT_BYTES, Operation, Tape, Workload},
+        cost::{Operation, Tape, Workload},
         layer::{AttentionFacts, Context},
         masks::{Masks, alibi_of_keys, alibi_slopes},
         param_id::ParamId,
@@ -16,7 +16,7 @@ use crate::{
         profile::{ModuleProfile, record},
     },
     sparse::{BlockSparse, Hidden, attend_window},
-    tensor::{Device, Tensor},
+    tensor::Tensor,
     tensor_parallel::Split,
 };
 
@@ -381,10 +381,13 @@ impl Attention {
                 children.push(Linear::cost([q, k, v], by_heads, tape, keeps_input));
                 false
             }
-            Projections::Cross(q, k, v) => {
+            Projections::Cross(of_q, of_k, of_v) => {
+                tape.reads_encoded(work.between().bytes(width));
                 tape.enter(work, width, false);
-                children.push(Linear::cost([k, v], by_heads, tape, false));
-                children.push(Linear::cost([q], by_heads, tape, keeps_input));
+                children.push(Linear::cost([of_k, of_v], by_heads, tape, false));
+                tape.turn(2 * kv);
+                children.push(Linear::cost([of_q], by_heads, tape, keeps_input));
+                tape.turn(q);
                 false
             }
             Projections::InParts(qkv) | Projections::ByHeads(qkv) => {
@@ -416,69 +419,6 @@ impl Attention {
         let attention =
             ModuleProfile { macs, flops: 2 * macs, ..ModuleProfile::new(self.name, "Attention") };
         attention.with(children)
-    }
-
-    fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
-        let heads = work.part(self.heads).unsigned_abs();
-        let carried = matches!(self.position, Position::Carried);
-        if self.cost_of_window(work, tape, (q, kv)) {
-            return;
-        }
-        if self.is_sparse_in(work) {
-            // Each query has keys and values of its own; the output is copied for the projection.
-            let statistics = work.places() * heads * FLOAT_BYTES;
-            let in_floats = q / work.element_bytes * FLOAT_BYTES;
-            let transient = match work.sparse.filter(|_| carried) {
-                Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
-                None => 3 * in_floats + 4 * q,
-            };
-            tape.push(Operation {
-                kept: 4 * q + statistics,
-                transient,
-                gradient: q + 2 * kv,
-                ..Operation::default()
-            });
-            tape.push(Operation { kept: q, ..Operation::default() });
-            return;
-        }
-        let pairs = work.tokens * work.tokens;
-        if matches!(self.position, Position::Alibi) {
-            tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
-        }
-        let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
-        if !is_written {
-            let statistics = work.places() * heads * FLOAT_BYTES;
-            let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
-            // The gradient of a trained bias is that of each row before it is summed.
-            let of_rows = work.rows * heads * pairs * work.element_bytes;
-            let transient = if carried { of_rows } else { 0 };
-            tape.push(Operation { kept, gradient, transient, ..Operation::default() });
-            return;
-        }
-        // Written out, each query has keys and values of its own, and all is in float32.
-        let kv = if self.heads == self.kv_heads { kv } else { q };
-        let [q, kv] = [q, kv].map(|bytes| bytes / work.element_bytes * FLOAT_BYTES);
-        let scores = work.rows * heads * pairs * FLOAT_BYTES;
-        let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
-        // The values of a single row are contiguous, and hold on to the storage of all three.
-        let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };
-        let gradient = q + 2 * kv;
-        tape.push(Operation { kept: q + kv, gradient, carried: kv, ..Operation::default() });
-        if self.dropout > 0.0 {
-            for _ in 0..2 {
-                tape.push(Operation { kept: scores, transient: scores, ..Operation::default() });
-            }
-        }
-        let (mut kept, gradient) = (scores + kv + copies, scores + kv);
-        if self.dropout == 0.0 {
-            // The softmax keeps what it made, and makes the gradient of the scores from that of its weights.
-            kept -= scores;
-            let softmax = Operation { kept: scores, gradient, carried: kv, ..Operation::default() };
-            tape.push(softmax);
-        }
-        tape.push(Operation { kept, gradient, ..Operation::default() });
-        // Its output is copied for the projection.
-        tape.push(Operation { kept: q, ..Operation::default() });
     }
 }
 

@@ -1,7 +1,6 @@
-//! Attention to some of the keys: windows without a mask of all, and the cost of both these and of block-sparse
-//! attention.
+//! Attention to some of the keys: windows without a mask of all; and the cost of the scores of all attention.
 
-use super::{Attention, Position};
+use super::{Attention, Position, Projections};
 use crate::{
     bridge::attention::has_flash,
     model::{
@@ -68,20 +67,83 @@ impl Attention {
 
     /// Bytes that are held at a time where scores have a trained bias: of scores with their weights and
     /// gradients, and of the keys and values that rows of blocks see.
-    pub(super) fn written_bytes(&self, work: &Workload, sparse: SparseWork) -> u64 {
+    fn written_bytes(&self, work: &Workload, sparse: SparseWork) -> u64 {
         let pairs = work.places() * work.tokens * work.part(self.heads).unsigned_abs();
         let scores = ((pairs as f64 * sparse.density) as u64).min(MOST_SCORES.unsigned_abs());
         let gathered = scores / sparse.block.max(1) * self.head_dim.unsigned_abs();
         FLOAT_BYTES * (4 * scores + 3 * gathered)
     }
 
+    /// Adds the cost of the scores, for queries and keys of so many bytes.
+    pub(super) fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
+        let heads = work.part(self.heads).unsigned_abs();
+        let carried = matches!(self.position, Position::Carried);
+        if self.cost_of_window(work, tape, (q, kv)) {
+            return;
+        }
+        if self.is_sparse_in(work) {
+            // Each query has keys and values of its own; the output is copied for the projection.
+            let statistics = work.places() * heads * FLOAT_BYTES;
+            let in_floats = q / work.element_bytes * FLOAT_BYTES;
+            let transient = match work.sparse.filter(|_| carried) {
+                Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
+                None => 3 * in_floats + 4 * q,
+            };
+            tape.push(Operation {
+                kept: 4 * q + statistics,
+                transient,
+                gradient: q + 2 * kv,
+                ..Operation::default()
+            });
+            tape.push(Operation { kept: q, ..Operation::default() });
+            return;
+        }
+        let pairs = work.tokens * work.tokens;
+        if matches!(self.position, Position::Alibi) {
+            tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
+        }
+        let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
+        if !is_written {
+            let statistics = work.places() * heads * FLOAT_BYTES;
+            let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
+            // The gradient of a trained bias is that of each row before it is summed.
+            let of_rows = work.rows * heads * pairs * work.element_bytes;
+            let transient = if carried { of_rows } else { 0 };
+            tape.push(Operation { kept, gradient, transient, ..Operation::default() });
+            return;
+        }
+        let of_inputs = q + 2 * kv;
+        // Written out, each query has keys and values of its own, and all is in float32.
+        let kv = if self.heads == self.kv_heads { kv } else { q };
+        let [q, kv] = [q, kv].map(|bytes| bytes / work.element_bytes * FLOAT_BYTES);
+        let scores = work.rows * heads * pairs * FLOAT_BYTES;
+        let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
+        // The values of a single row are contiguous, and hold on to the storage of all three.
+        let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };
+        if work.element_bytes != FLOAT_BYTES {
+            tape.push(Operation { gradient: of_inputs, ..Operation::default() });
+        }
+        let gradient = q + 2 * kv;
+        tape.push(Operation { kept: q + kv, gradient, carried: kv, ..Operation::default() });
+        if self.dropout > 0.0 {
+            for _ in 0..2 {
+                tape.push(Operation { kept: scores, transient: scores, ..Operation::default() });
+            }
+        }
+        let (mut kept, gradient) = (scores + kv + copies, scores + kv);
+        if self.dropout == 0.0 {
+            // The softmax keeps what it made, and makes the gradient of the scores from that of its weights.
+            kept -= scores;
+            let softmax = Operation { kept: scores, gradient, carried: kv, ..Operation::default() };
+            tape.push(softmax);
+        }
+        tape.push(Operation { kept, gradient, ..Operation::default() });
+        // Its output is copied for the projection.
+        tape.push(Operation { kept: q, ..Operation::default() });
+    }
+
     /// Adds the cost of the scores in a window; `false` where they are not made so.
-    pub(super) fn cost_of_window(
-        &self,
-        work: &Workload,
-        tape: &mut Tape,
-        (q, kv): (u64, u64),
-    ) -> bool {
+    fn cost_of_window(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) -> bool {
         let Some(window) = self.window_of(work) else { return false };
         let pieces = work.tokens.div_ceil(window.unsigned_abs());
         // Of a row with the zeros behind it, and of all pieces but one.
@@ -90,15 +152,24 @@ impl Attention {
         let has_padding = pieces * window.unsigned_abs() > work.tokens;
         let statistics = padded(work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES);
         let in_floats = |bytes: u64| bytes / work.element_bytes * FLOAT_BYTES;
-        // Each query has keys and values of its own.
-        let expanded = if self.heads == self.kv_heads { 0 } else { 2 * all };
-        let copies = if has_padding { 2 * all + 2 * padded(kv) } else { 0 };
-        let summed = if work.element_bytes == FLOAT_BYTES { 0 } else { 3 * in_floats(all) };
-        let transient = expanded + copies + 3 * all + summed + 8 * rest;
+        // Queries, outputs and gradients are copied to be filled up, and keys and values also to have one of
+        // each for each query head.
+        let is_expanded = self.heads != self.kv_heads;
+        let copies = if has_padding { 3 * all } else { 0 };
+        let copies = copies + if has_padding || is_expanded { 2 * all } else { 0 };
+        let is_float = work.element_bytes == FLOAT_BYTES;
+        let gradients = 3 * in_floats(all);
+        // The first that is turned, or the last that becomes one of floats, is there twice.
+        let of_pieces = copies + gradients + if is_float { rest } else { all };
+        let of_turned = gradients + 8 * rest + statistics;
+        let transient = of_pieces.max(of_turned);
+        // A single row is a view of what has the zeros behind it.
+        let output = if work.rows == 1 { all } else { q };
+        let of_gradient = |bytes| if work.rows == 1 && is_float { padded(bytes) } else { bytes };
         tape.push(Operation {
-            kept: 2 * q + 2 * kv + statistics,
+            kept: q + 2 * kv + output + statistics,
             transient,
-            gradient: q + 2 * kv,
+            gradient: of_gradient(q) + if is_expanded { 2 * kv } else { 2 * of_gradient(kv) },
             ..Operation::default()
         });
         true

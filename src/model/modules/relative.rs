@@ -53,11 +53,9 @@ impl RelativeBias {
         (tokens, device): (i64, Device),
         context: &Context<'_>,
     ) -> Result<Tensor> {
-        let bucket = |query: i64| (0..tokens).map(move |key| self.bucket(key - query));
-        let buckets: Vec<i64> = (0..tokens).flat_map(bucket).collect();
-        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(device)?;
-        let bias = self.table.lookup(p, &buckets.f_view([tokens, tokens])?)?;
-        let bias = bias.f_permute([2i64, 0, 1])?.f_unsqueeze(0)?;
+        // A query's row begins one distance before that of the query ahead of it.
+        let buckets = self.buckets(tokens, device)?.f_unfold(0, tokens, 1)?.f_flip([0i64])?;
+        let bias = self.table.lookup(p, &buckets)?.f_permute([2i64, 0, 1])?.f_unsqueeze(0)?;
         let seen = match self.is_bidirectional {
             true => context.masks.encoder(),
             false => Some(context.masks.decoder(tokens, device)),
@@ -75,15 +73,15 @@ impl RelativeBias {
         p: &Params<'_>,
         (tokens, device): (i64, Device),
     ) -> Result<Tensor> {
-        let buckets: Vec<i64> =
-            (1 - tokens..tokens).map(|distance| self.bucket(distance)).collect();
-        let buckets = Tensor::f_from_slice(&buckets)?.f_to_device(device)?;
-        Ok(self
-            .table
-            .lookup(p, &buckets.f_unsqueeze(0)?)?
-            .f_squeeze_dim(0)?
-            .f_tr()?
-            .f_contiguous()?)
+        let buckets = self.buckets(tokens, device)?;
+        Ok(self.table.lookup(p, &buckets)?.f_tr()?.f_contiguous()?)
+    }
+
+    /// The bucket of each distance, int32 `[2 * tokens - 1]`.
+    fn buckets(&self, tokens: i64, device: Device) -> Result<Tensor> {
+        let buckets: Vec<i32> =
+            (1 - tokens..tokens).map(|distance| self.bucket(distance) as i32).collect();
+        Ok(Tensor::f_from_slice(&buckets)?.f_to_device(device)?)
     }
 
     /// The bias of one query for each row, at its place in its text, float32 `[B, H, T]`.
@@ -98,15 +96,14 @@ impl RelativeBias {
 
     /// Adds the cost: the bias stays for all layers of the stack, and has a gradient in each.
     pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape, is_sparse: bool) -> ModuleProfile {
-        let bytes = if is_sparse { 0 } else { self.bytes(work) };
+        let pairs = if is_sparse { 0 } else { work.tokens * work.tokens };
+        let bytes = self.heads.unsigned_abs() * pairs * work.element_bytes;
+        // Buckets, and what a query must not see.
+        let beside = pairs * if self.is_bidirectional { 4 } else { 5 };
         tape.makes_bias(bytes);
-        tape.push(Operation { kept: bytes, transient: 2 * bytes, ..Operation::default() });
+        tape.push(Operation { kept: bytes + beside, transient: 2 * bytes, ..Operation::default() });
         let params = (self.buckets * self.heads).unsigned_abs();
         ModuleProfile { params, ..ModuleProfile::new("relative_attention_bias", "RelativeBias") }
-    }
-
-    fn bytes(&self, work: &Workload) -> u64 {
-        self.heads.unsigned_abs() * work.tokens * work.tokens * work.element_bytes
     }
 
     /// The bucket of a key this far behind a query (before it, if negative): one for each short
