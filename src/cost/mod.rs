@@ -11,7 +11,7 @@ pub mod profile;
 use self::profile::ModuleProfile;
 use crate::{
     config::{Dtype, Sides, TiledMlp},
-    tensor::Device,
+    tensor::{Device, num_threads},
 };
 
 /// Bytes of a float32: of losses, and of the statistics that norms and attention keep.
@@ -30,6 +30,8 @@ pub struct Workload {
     pub element_bytes: u64,
     /// Decides which kernels run: attention on the CPU is fused only without dropout.
     pub device: Device,
+    /// Threads that a CPU computes with, each with buffers of its own.
+    pub threads: u64,
     /// Whether the loss gets the logits whole, and is a cross-entropy of them.
     pub whole_logits: bool,
     /// Block-sparse attention; the model knows it.
@@ -66,6 +68,22 @@ pub struct SparseWork {
 }
 
 impl Workload {
+    /// Rows of so many tokens, on a rank that has the layers alone.
+    pub fn new((rows, tokens): (u64, u64), element_bytes: u64, device: Device) -> Self {
+        Self {
+            rows,
+            tokens,
+            decoder_tokens: tokens,
+            element_bytes,
+            device,
+            threads: num_threads() as u64,
+            whole_logits: false,
+            sparse: None,
+            tiled_mlp: None,
+            sharing: LayerSharing::ALONE,
+        }
+    }
+
     /// Bytes of `width` values for each token.
     pub(crate) fn bytes(&self, width: i64) -> u64 {
         self.places() * width.unsigned_abs() * self.element_bytes
@@ -84,10 +102,20 @@ impl Workload {
 
     /// Bytes of the gradient of a matrix, if the product cannot add it to the flat gradient itself.
     pub(crate) fn matrix_gradient_bytes(&self, numel: i64) -> u64 {
-        match self.element_bytes != FLOAT_BYTES && self.device == Device::Cpu {
+        match self.is_narrow() && self.device == Device::Cpu {
             true => numel.unsigned_abs() * self.element_bytes,
             false => 0,
         }
+    }
+
+    /// Whether activations are in 16 bits.
+    pub(crate) fn is_narrow(&self) -> bool {
+        self.element_bytes < FLOAT_BYTES
+    }
+
+    /// Bytes of activations of `bytes` in float32.
+    pub(crate) fn in_floats(&self, bytes: u64) -> u64 {
+        bytes / self.element_bytes * FLOAT_BYTES
     }
 
     /// The same rows as the decoder has them.

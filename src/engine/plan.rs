@@ -162,15 +162,8 @@ impl Setup {
         Self {
             model: Rc::clone(model),
             workload: Workload {
-                rows,
-                tokens,
-                decoder_tokens: tokens,
-                element_bytes: states.parameter,
-                device,
-                whole_logits: false,
-                sparse: None,
-                tiled_mlp: None,
                 sharing: sharing_of(config),
+                ..Workload::new((rows, tokens), states.parameter, device)
             },
             gradient_accumulation_steps: config.gradient_accumulation_steps,
             states,
@@ -297,17 +290,7 @@ mod tests {
         Setup {
             optimizer_state: model.units().iter().map(|unit| 8 * unit.padded_numel() as u64).sum(),
             model,
-            workload: Workload {
-                rows: 1,
-                tokens: 1,
-                decoder_tokens: 1,
-                element_bytes: 2,
-                device: Device::Cuda(0),
-                whole_logits: false,
-                sparse: None,
-                tiled_mlp: None,
-                sharing: LayerSharing::ALONE,
-            },
+            workload: Workload::new((1, 1), 2, Device::Cuda(0)),
             gradient_accumulation_steps: 2,
             states: StateBytes { parameter: 2, master_weight: 4, gradient: 2 },
             sharding: Sharding {

@@ -3,7 +3,7 @@
 use super::{
     Context, Direction, Flow, LayerCost, Masks, Model, ModelLayer, Objective, ParamPlace, Targets,
     Workload,
-    cost::{FLOAT_BYTES, LayerSharing},
+    cost::FLOAT_BYTES,
     measured::{Measured, Sample},
     profile::{ModuleProfile, Recorder},
 };
@@ -58,17 +58,7 @@ impl Model {
 
     fn work(&self, rows: i64, tokens: i64) -> Workload {
         let [rows, tokens] = [rows, tokens].map(i64::unsigned_abs);
-        Workload {
-            rows,
-            tokens,
-            decoder_tokens: tokens,
-            element_bytes: FLOAT_BYTES,
-            device: self.device(),
-            whole_logits: false,
-            sparse: None,
-            tiled_mlp: None,
-            sharing: LayerSharing::ALONE,
-        }
+        Workload::new((rows, tokens), FLOAT_BYTES, self.device())
     }
 
     /// The floating-point operations of a training step for each token of rows of `tokens` tokens.

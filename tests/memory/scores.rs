@@ -74,3 +74,21 @@ fn scores_that_are_written_out_are_planned_as_they_are_counted() {
         }
     }
 }
+
+/// Heads that are wider than the model, whose queries and keys have norms: in 16 bits these compute in float32.
+#[test]
+fn norms_of_wide_heads_are_planned_as_they_are_counted() {
+    let _alone = alone();
+    for dtype in [Dtype::Fp32, Dtype::Bf16] {
+        for every in [None, Some(1)] {
+            let sizes =
+                [("hidden_size", 128), ("num_hidden_layers", 2), ("intermediate_size", 256)];
+            let heads = [("num_attention_heads", 4), ("num_key_value_heads", 2), ("head_dim", 128)];
+            let sizes = sizes.into_iter().chain(heads).map(|(key, size)| (key, size.into()));
+            let config = ModelConfig::named("qwen3").unwrap();
+            let model = with(config, sizes.chain([("vocab_size", 512.into())]));
+            println!("{dtype:?}, every {every:?}");
+            check(&Case { model, rows: 3, tokens: 512, accum: 1, every, dtype });
+        }
+    }
+}

@@ -8,6 +8,29 @@
 
 #include "bridge.h"
 
+namespace {
+
+// Whether libtorch refuses each access. Up to 2.11 nothing but its own code can take that back, and an explicit
+// instantiation may name a member that is private.
+bool& refuses(c10::StorageImpl& storage);
+
+template <bool c10::StorageImpl::* Member>
+struct Refusal {
+  friend bool& refuses(c10::StorageImpl& storage) { return storage.*Member; }
+};
+template struct Refusal<&c10::StorageImpl::throw_on_immutable_data_ptr_>;
+
+template <typename Storage>
+void allow_access(Storage& storage) {
+  if constexpr (requires { storage.clear_data_ptr_access_error_msg_(); }) {
+    storage.clear_data_ptr_access_error_msg_();
+  } else {
+    refuses(storage) = false;
+  }
+}
+
+}  // namespace
+
 extern "C" {
 
 // Gives the storage of `tensor` new memory of this many bytes with any content, or none. All
@@ -25,7 +48,7 @@ int dsr_storage_allocate(at::Tensor* tensor, int64_t bytes, const char* released
     storage->release_data_and_set_meta_custom_data_ptr_error_msg_(std::string(released_words));
     if (bytes > 0) {
       c10::DataPtr fresh = c10::GetAllocator(device.type())->allocate(bytes);
-      storage->clear_data_ptr_access_error_msg_();
+      allow_access(*storage);
       storage->set_data_ptr_noswap(std::move(fresh));
       storage->set_nbytes(bytes);
     }

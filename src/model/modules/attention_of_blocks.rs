@@ -32,8 +32,7 @@ impl Attention {
 
     /// The same for a training of a workload.
     fn window_of(&self, work: &Workload) -> Option<i64> {
-        let is_narrow = work.element_bytes < FLOAT_BYTES;
-        let kind = if is_narrow { Kind::BFloat16 } else { Kind::Float };
+        let kind = if work.is_narrow() { Kind::BFloat16 } else { Kind::Float };
         let has_kernel = work.device == Device::Cpu || self.fits_flash(kind);
         let window = self.window_within(work.tokens as i64)?;
         (has_kernel && self.dropout == 0.0).then_some(window)
@@ -84,7 +83,7 @@ impl Attention {
         if self.is_sparse_in(work) {
             // Each query has keys and values of its own; the output is copied for the projection.
             let statistics = work.places() * heads * FLOAT_BYTES;
-            let in_floats = q / work.element_bytes * FLOAT_BYTES;
+            let in_floats = work.in_floats(q);
             let transient = match work.sparse.filter(|_| carried) {
                 Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
                 None => 3 * in_floats + 4 * q,
@@ -108,19 +107,23 @@ impl Attention {
             let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
             // The gradient of a trained bias is that of each row before it is summed.
             let of_rows = work.rows * heads * pairs * work.element_bytes;
-            let transient = if carried { of_rows } else { 0 };
+            let transient = match work.device {
+                Device::Cpu => gradient + flash_buffers(work, work.tokens),
+                _ if carried => of_rows,
+                _ => 0,
+            };
             tape.push(Operation { kept, gradient, transient, ..Operation::default() });
             return;
         }
         let of_inputs = q + 2 * kv;
         // Written out, each query has keys and values of its own, and all is in float32.
         let kv = if self.heads == self.kv_heads { kv } else { q };
-        let [q, kv] = [q, kv].map(|bytes| bytes / work.element_bytes * FLOAT_BYTES);
+        let [q, kv] = [q, kv].map(|bytes| work.in_floats(bytes));
         let scores = work.rows * heads * pairs * FLOAT_BYTES;
         let is_fused = !matches!(self.projections, Projections::Apart(..) | Projections::Cross(..));
         // The values of a single row are contiguous, and hold on to the storage of all three.
         let copies = if work.rows == 1 && is_fused { 2 * q } else { 0 };
-        if work.element_bytes != FLOAT_BYTES {
+        if work.is_narrow() {
             tape.push(Operation { gradient: of_inputs, ..Operation::default() });
         }
         let gradient = q + 2 * kv;
@@ -151,21 +154,20 @@ impl Attention {
         let (all, rest) = (padded(q), padded(q) / pieces * (pieces - 1));
         let has_padding = pieces * window.unsigned_abs() > work.tokens;
         let statistics = padded(work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES);
-        let in_floats = |bytes: u64| bytes / work.element_bytes * FLOAT_BYTES;
         // Queries, outputs and gradients are copied to be filled up, and keys and values also to have one of
         // each for each query head.
         let is_expanded = self.heads != self.kv_heads;
         let copies = if has_padding { 3 * all } else { 0 };
         let copies = copies + if has_padding || is_expanded { 2 * all } else { 0 };
-        let is_float = work.element_bytes == FLOAT_BYTES;
-        let gradients = 3 * in_floats(all);
+        let gradients = 3 * work.in_floats(all);
         // The first that is turned, or the last that becomes one of floats, is there twice.
-        let of_pieces = copies + gradients + if is_float { rest } else { all };
+        let of_pieces = copies + gradients + if work.is_narrow() { all } else { rest };
         let of_turned = gradients + 8 * rest + statistics;
-        let transient = of_pieces.max(of_turned);
+        let transient = of_pieces.max(of_turned) + flash_buffers(work, window.unsigned_abs());
         // A single row is a view of what has the zeros behind it.
         let output = if work.rows == 1 { all } else { q };
-        let of_gradient = |bytes| if work.rows == 1 && is_float { padded(bytes) } else { bytes };
+        let of_gradient =
+            |bytes| if work.rows > 1 || work.is_narrow() { bytes } else { padded(bytes) };
         tape.push(Operation {
             kept: q + 2 * kv + output + statistics,
             transient,
@@ -174,4 +176,19 @@ impl Attention {
         });
         true
     }
+}
+
+/// Bytes in which the threads of a CPU compute the backward pass of attention in rows of `tokens`: libtorch's kernel
+/// takes some queries and keys at a time, with their scores and the gradients of these.
+fn flash_buffers(work: &Workload, tokens: u64) -> u64 {
+    if work.device != Device::Cpu {
+        return 0;
+    }
+    let queries = match tokens {
+        768.. => 256,
+        192.. => 64,
+        _ => 32,
+    };
+    let rounded = if work.is_narrow() { work.element_bytes } else { 0 };
+    2 * work.threads * tokens.min(queries) * tokens.min(512) * (FLOAT_BYTES + rounded)
 }

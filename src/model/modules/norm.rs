@@ -136,12 +136,14 @@ impl Norm {
         let (statistics, transient) = match self.kind {
             NormKind::Layer => (2, 0),
             NormKind::Rms if work.device != Device::Cpu => (1, 0),
-            // The rows at unit size, and their product with the gradient.
-            NormKind::Rms | NormKind::RmsPlusOne => (1, 2 * input),
+            // In floats the rows at unit size with their product with the gradient, or with the result.
+            _ if !work.is_narrow() => (1, 2 * input),
+            // The gradient too.
+            _ => (1, 3 * work.in_floats(input) + input),
         };
         tape.push(Operation {
             kept: statistics * rows * FLOAT_BYTES + if keeps_input { input } else { 0 },
-            transient: transient + if transient > 0 { input } else { 0 },
+            transient,
             gradient: input,
             ..Operation::default()
         });
