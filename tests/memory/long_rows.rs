@@ -5,8 +5,8 @@ use dsr::{
     model::ModelConfig,
 };
 
-use super::{Case, LongRows};
-use crate::support::alone;
+use super::{Case, LongRows, with_dropout};
+use crate::support::{alone, tiny::gpt2};
 
 /// A window takes memory of its own where rows are long, whether it divides them or not, and whether heads of
 /// keys and values are fewer.
@@ -61,4 +61,13 @@ fn what_long_rows_take_is_planned_as_it_is_counted() {
             case.check_whole_with(&long);
         }
     }
+}
+
+/// Slices of the logits in 16 bits: the gradient of each is added to that in float32.
+#[test]
+fn slices_of_the_logits_are_planned_as_they_are_counted() {
+    let _alone = alone();
+    let sizes = [("n_embd", 128), ("n_layer", 2), ("n_head", 4), ("vocab_size", 30_000)];
+    let model = with_dropout(gpt2(sizes.map(|(key, size)| (key, size.into()))), 0.0);
+    Case { model, rows: 2, tokens: 512, accum: 1, every: None, dtype: Dtype::Bf16 }.check_whole();
 }
