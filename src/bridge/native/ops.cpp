@@ -30,11 +30,15 @@ int dsr_product(at::Tensor* out, at::Tensor* a, at::Tensor* b, double beta, doub
       const auto made = at::mm(*a, *b);
       if (beta != 0.0) {
         if (beta != 1.0) out->mul_(beta);
-        // A sum of two formats copies the narrower one first: some rows at a time.
-        const int64_t rows = std::max<int64_t>(1, kCopiedElements / std::max<int64_t>(1, made.size(1)));
-        for (int64_t at = 0; at < made.size(0); at += rows) {
-          const int64_t count = std::min(rows, made.size(0) - at);
-          out->narrow(0, at, count).add_(made.narrow(0, at, count), alpha);
+        // A sum of two formats copies the narrower one first: of a large matrix some rows at a time.
+        if (made.numel() <= kCopiedElements) {
+          out->add_(made, alpha);
+        } else {
+          const int64_t rows = std::max<int64_t>(1, kCopiedElements / made.size(1));
+          for (int64_t at = 0; at < made.size(0); at += rows) {
+            const int64_t count = std::min(rows, made.size(0) - at);
+            out->narrow(0, at, count).add_(made.narrow(0, at, count), alpha);
+          }
         }
       } else {
         out->copy_(made);
