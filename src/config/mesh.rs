@@ -152,7 +152,8 @@ impl MeshConfig {
         (ranks / self.ranks_of_a_replica()).max(1)
     }
 
-    fn ranks_of_a_replica(self) -> usize {
+    /// The ranks that a replica consists of: stages, and the ranks that share each.
+    pub(crate) fn ranks_of_a_replica(self) -> usize {
         self.pipeline.stages * self.tensor_parallel.autotp_size
     }
 }

@@ -24,6 +24,8 @@ pub struct Workload {
     pub rows: u64,
     /// Tokens in a row.
     pub tokens: u64,
+    /// Tokens in a row of an encoder.
+    pub encoder_tokens: u64,
     /// Tokens in a row of the decoder behind an encoder.
     pub decoder_tokens: u64,
     /// Bytes of a value of an activation.
@@ -73,6 +75,7 @@ impl Workload {
         Self {
             rows,
             tokens,
+            encoder_tokens: tokens,
             decoder_tokens: tokens,
             element_bytes,
             device,
@@ -118,9 +121,30 @@ impl Workload {
         bytes / self.element_bytes * FLOAT_BYTES
     }
 
+    /// Bytes of the buffers of libtorch's flash attention on a CPU in its backward pass. Each thread has a block of
+    /// scores and a block of their gradients, in 16 bits also rounded copies. The sizes of a block are those of
+    /// `FlashAttentionKernel.cpp`.
+    pub(crate) fn flash_buffers(&self, queries: u64, keys: u64) -> u64 {
+        if self.device != Device::Cpu {
+            return 0;
+        }
+        let most = match queries {
+            768.. => 256,
+            192.. => 64,
+            _ => 32,
+        };
+        let rounded = if self.is_narrow() { self.element_bytes } else { 0 };
+        2 * self.threads * queries.min(most) * keys.min(512) * (FLOAT_BYTES + rounded)
+    }
+
     /// The same rows as the decoder has them.
     pub(crate) fn of_decoder(self) -> Self {
         Self { tokens: self.decoder_tokens, ..self }
+    }
+
+    /// The same rows as the encoder before a decoder has them.
+    pub(crate) fn of_encoder(self) -> Self {
+        Self { tokens: self.encoder_tokens, ..self }
     }
 
     /// A rank's part of `all` heads, inner activations or rows of a vocabulary.
@@ -136,9 +160,9 @@ impl Workload {
     /// The same rows between attention and MLP.
     pub(crate) fn between(self) -> Self {
         let ranks = if self.has_part_of_tokens() { self.sharing.ranks } else { 1 };
-        let [tokens, decoder_tokens] =
-            [self.tokens, self.decoder_tokens].map(|tokens| tokens.div_ceil(ranks));
-        Self { tokens, decoder_tokens, ..self }
+        let all = [self.tokens, self.encoder_tokens, self.decoder_tokens];
+        let [tokens, encoder_tokens, decoder_tokens] = all.map(|tokens| tokens.div_ceil(ranks));
+        Self { tokens, encoder_tokens, decoder_tokens, ..self }
     }
 }
 
@@ -173,7 +197,7 @@ pub struct LayerCost {
     pub mask: u64,
     /// Bytes of the bias of scores that it makes for the layers behind it, a part of its output.
     pub bias: u64,
-    /// Bytes of the output of an encoder that it reads, as the layers beside it do.
+    /// Bytes of the encoder's output, which cross-attention reads; all blocks of a decoder share it.
     pub encoded: u64,
 }
 
@@ -195,7 +219,7 @@ impl LayerCost {
 }
 
 /// The operations of a layer in the order of the forward pass.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Tape {
     entries: Vec<TapeEntry>,
     summed: SummedBytes,
@@ -226,8 +250,8 @@ enum TapeEntry {
     Gathered(u64),
     /// They are not needed any more, until the backward pass comes here.
     Left(u64),
-    /// The backward pass goes on with a gradient of so many bytes, and the rest of what it came with stays.
-    Turned(u64),
+    /// The backward pass goes on with one gradient, of so many bytes. The others stay allocated.
+    GoesOnWith(u64),
 }
 
 /// One operation.
@@ -245,8 +269,7 @@ pub(crate) struct Operation {
 
 impl Tape {
     pub(crate) fn new() -> Self {
-        let (summed, region) = (SummedBytes::default(), Region::default());
-        Self { entries: Vec::new(), summed, mask: 0, bias: 0, encoded: 0, region }
+        Self::default()
     }
 
     /// A mask of so many bytes, which is made once a pass for all layers.
@@ -259,16 +282,15 @@ impl Tape {
         self.bias = bytes;
     }
 
-    /// The operations that follow, up to a [`turn`](Self::turn), read the output of an encoder, of so many bytes.
+    /// The output of an encoder of so many bytes, which is read beside the hidden states.
     pub(crate) fn reads_encoded(&mut self, bytes: u64) {
         self.encoded = bytes;
-        self.turn(bytes);
     }
 
-    /// Of several results the backward pass comes here with the gradient of one, of so many bytes; those of the
-    /// others wait for the operations before, or for other layers.
-    pub(crate) fn turn(&mut self, bytes: u64) {
-        self.entries.push(TapeEntry::Turned(bytes));
+    /// The backward pass goes on with one gradient, of so many bytes. The others stay allocated: for operations
+    /// before, or for other layers.
+    pub(crate) fn goes_on_with(&mut self, bytes: u64) {
+        self.entries.push(TapeEntry::GoesOnWith(bytes));
     }
 
     /// Adds an operation.
@@ -348,20 +370,18 @@ impl Tape {
     /// The cost of a layer with an output of `output` bytes that no operation keeps.
     pub(crate) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
         let kept = self.kept() + output;
-        let (forward, adds_gradients_last) = (0, false);
         let (backward, summed) = (self.backward(kept, output), self.summed);
         let (mask, bias, encoded) = (self.mask, self.bias, self.encoded);
         LayerCost {
             profile,
             kept,
             output,
-            forward,
             backward,
-            adds_gradients_last,
             summed,
             mask,
             bias,
             encoded,
+            ..LayerCost::default()
         }
     }
 
@@ -385,7 +405,7 @@ impl Tape {
                 }
                 TapeEntry::Left(bytes) => tally.allocate(bytes),
                 TapeEntry::Gathered(bytes) => tally.free(bytes),
-                TapeEntry::Turned(bytes) => gradient = Gradient { bytes, stays: false },
+                TapeEntry::GoesOnWith(bytes) => gradient = Gradient { bytes, stays: false },
                 TapeEntry::Joined => {
                     joined.push(gradient);
                     gradient.stays = true;
@@ -460,6 +480,21 @@ mod tests {
         assert_eq!(cost.kept, 55);
         // The output's gradient stays; 40 are made while all is kept.
         assert_eq!(cost.backward, HeldBytes { activations: 55, buffers: 50 });
+    }
+
+    /// Cross-attention makes the gradient of the encoder's output beside that of its queries.
+    #[test]
+    fn a_gradient_for_other_layers_stays() {
+        let mut tape = Tape::new();
+        tape.goes_on_with(10);
+        tape.push(Operation { gradient: 30, ..Operation::default() });
+        tape.goes_on_with(8);
+        tape.push(Operation { gradient: 10, ..Operation::default() });
+        tape.goes_on_with(4);
+        tape.push(Operation { gradient: 12, ..Operation::default() });
+        let cost = tape.cost(ModuleProfile::new("", "Block"), 10);
+        // The output's; then 4 of queries and 8 of keys and values; 10 and 30 that are made of these.
+        assert_eq!(cost.backward.buffers, 10 + 8 + 10 + 30);
     }
 
     #[test]

@@ -80,8 +80,8 @@ pub struct Setup {
     pub incoming: u64,
     /// Bytes of the bias of scores among them.
     pub incoming_bias: u64,
-    /// Bytes of what the stage behind it reads too, beside hidden states.
-    pub outgoing: u64,
+    /// Bytes of the gradients that the next stage returns beside that of the hidden states.
+    pub gradients_beside: u64,
 }
 
 /// Another way to run a training.
@@ -184,7 +184,7 @@ impl Setup {
             in_flight: 1,
             incoming: 0,
             incoming_bias: 0,
-            outgoing: 0,
+            gradients_beside: 0,
         }
     }
 
@@ -306,7 +306,7 @@ mod tests {
             in_flight: 1,
             incoming: 0,
             incoming_bias: 0,
-            outgoing: 0,
+            gradients_beside: 0,
         }
     }
 

@@ -38,9 +38,7 @@ impl MeshPlan {
 /// Every mesh of as many ranks as `whole` has with `config` that its model and settings allow, and whose
 /// replicas divide the micro batches of a step.
 pub fn meshes(whole: &Setup, config: &EngineConfig) -> Vec<MeshPlan> {
-    let replicas = whole.sharding.world_size as usize;
-    let MeshConfig { pipeline, tensor_parallel } = config.mesh;
-    let ranks = replicas * pipeline.stages * tensor_parallel.autotp_size;
+    let ranks = whole.sharding.world_size as usize * config.mesh.ranks_of_a_replica();
     let divisors = |n: usize| (1..=n).filter(move |d| n.is_multiple_of(*d));
     let shapes = divisors(ranks).flat_map(|pp| {
         divisors(ranks / pp).map(move |tp| MeshShape { pp, dp: ranks / pp / tp, tp })

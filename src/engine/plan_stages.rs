@@ -8,7 +8,7 @@ use super::{
     placement::Placement,
     plan::{MemoryPlan, Setup, optimizer_state_bytes, sharing_of},
     plan_sent::SentBytes,
-    step_memory::{biases, given},
+    step_memory::biases,
 };
 use crate::{
     config::EngineConfig,
@@ -48,29 +48,26 @@ pub fn stages(whole: &Setup, config: &EngineConfig) -> Result<Vec<StagePlan>> {
     let costs = model.costs(&whole.workload).unwrap_or_default();
     let biases = biases(model.all_layers(), &costs, 0);
     let bias = |layer: Option<usize>| layer.and_then(|layer| biases.get(layer)).copied();
-    let flow = |layer: Option<usize>| {
-        let cost = layer.and_then(|layer| costs.get(layer));
-        cost.map_or(0, |cost| cost.output + cost.encoded) + bias(layer).unwrap_or(0)
-    };
+    let cost = |layer: Option<usize>| layer.and_then(|layer| costs.get(layer));
+    let beside = |layer| cost(layer).map_or(0, |cost| cost.encoded) + bias(layer).unwrap_or(0);
+    let flow = |layer| cost(layer).map_or(0, |cost| cost.output) + beside(layer);
     let stage = |number: usize| -> Result<StagePlan> {
         let layers = placement.layers(number);
         let part = Rc::new(model.part_outline(layers.clone(), sharing)?);
         let below = layers.start.checked_sub(1);
         let incoming = flow(below);
-        let outgoing = flow((layers.end < model.all_layers().len()).then(|| layers.end - 1));
+        let above = (layers.end < model.all_layers().len()).then(|| layers.end - 1);
         let setup = Setup {
             model: Rc::clone(&part),
             optimizer_state: optimizer_state_bytes(&part, config)?,
             in_flight: (pipeline.stages - number).min(micro_batches) as u64,
             incoming,
             incoming_bias: bias(below).unwrap_or(0),
-            outgoing: costs
-                .get(layers.end)
-                .map_or(0, |cost| given(cost, biases[layers.end]).iter().sum()),
+            gradients_beside: beside(above),
             ..whole.clone()
         };
         let of_stage = costs.get(layers.clone()).unwrap_or_default();
-        let flows = micro_batches as u64 * (incoming + outgoing);
+        let flows = micro_batches as u64 * (incoming + flow(above));
         Ok(StagePlan {
             params: part.units().iter().map(|unit| unit.numel() as u64).sum(),
             macs: of_stage.iter().map(|cost| cost.profile.macs).sum(),

@@ -71,11 +71,6 @@ pub(super) fn biases(layers: &[ModelLayer], costs: &[LayerCost], incoming: u64) 
     layers.iter().zip(costs).scan(incoming, of_layer).collect()
 }
 
-/// Bytes of the bias of scores and of the output of an encoder that a layer is given.
-pub(super) fn given(cost: &LayerCost, bias: u64) -> [u64; 2] {
-    [if cost.bias > 0 { 0 } else { bias }, cost.encoded]
-}
-
 impl<'a> StepMemory<'a> {
     pub(super) fn of(setup: &'a Setup) -> Self {
         let model = &setup.model;
@@ -189,20 +184,25 @@ impl<'a> StepMemory<'a> {
 
     /// Bytes of what layer `i` reads beside hidden states: a bias of scores, the output of an encoder.
     pub(super) fn given(&self, i: usize) -> [u64; 2] {
-        given(&self.layers[i], self.biases[i])
+        let LayerCost { bias, encoded, .. } = self.layers[i];
+        [if bias > 0 { 0 } else { self.biases[i] }, encoded]
     }
 
     /// Bytes of the gradients of what the layers above `i` read beside hidden states.
     pub(super) fn given_gradients(&self, i: usize) -> u64 {
-        let above = i + 1;
-        if above < self.layers.len() { self.given(above).iter().sum() } else { self.setup.outgoing }
+        if i + 1 == self.layers.len() {
+            return self.setup.gradients_beside;
+        }
+        let [bias, encoded] = self.given(i + 1);
+        // The layer that gives a decoder the encoder's output has its gradient as that of its own.
+        bias + encoded.min(self.layers[i].encoded)
     }
 
     pub(super) fn kept_on_host(&self) -> u64 {
         let layers = self.layers.iter().enumerate();
         // libtorch lends pinned memory in powers of two.
         let kept = layers.filter(|&(i, _)| self.input_on_host(i));
-        let bytes = |(i, cost): (usize, &LayerCost)| [[cost.output, 0], self.given(i)].concat();
+        let bytes = |(i, cost): (usize, &LayerCost)| [cost.output].into_iter().chain(self.given(i));
         let all = kept.flat_map(bytes).filter(|&bytes| bytes > 0);
         all.map(u64::next_power_of_two).sum()
     }

@@ -85,7 +85,7 @@ impl Cut {
         let [dq, dk, dv] = grads.map(|grad| grad.f_to_kind(kind));
         let (dq, dk, dv) = (dq?, dk?, dv?);
         if self.window > 1 && self.count() > 1 {
-            // Pieces that are filled up are copies, which go as soon as they are turned.
+            // Padded pieces are copies. Each is dropped once it is flipped.
             let of_queries = [q, out, grad].map(|x| self.queries(&x));
             let of_keys = [k, v].map(|x| self.keys(&x));
             let ([q, out, grad], [k, v]) = (of_queries, of_keys);

@@ -5,7 +5,7 @@ use dsr::{
     model::ModelConfig,
 };
 
-use super::{Case, LongRows, with_dropout};
+use super::{Case, LongRows, scores::check, with_dropout};
 use crate::support::{alone, tiny::gpt2};
 
 /// A window takes memory of its own where rows are long, whether it divides them or not, and whether heads of
@@ -15,21 +15,25 @@ fn a_sliding_window_is_planned_as_it_is_counted() {
     let _alone = alone();
     let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("intermediate_size", 512)];
     let heads = |kv_heads| [("num_attention_heads", 4), ("num_key_value_heads", kv_heads)];
-    for (window, every, rows, kv_heads) in [
-        (160, None, 2, 2),
-        (192, None, 2, 2),
-        (160, Some(1), 2, 2),
-        (192, Some(1), 1, 2),
-        (192, None, 1, 4),
-        (192, Some(1), 1, 4),
-        (192, Some(1), 2, 4),
+    for (window, every, rows, kv_heads, dtype) in [
+        (160, None, 2, 2, Dtype::Fp32),
+        (192, None, 2, 2, Dtype::Fp32),
+        (160, Some(1), 2, 2, Dtype::Fp32),
+        (192, Some(1), 1, 2, Dtype::Fp32),
+        (192, None, 1, 4, Dtype::Fp32),
+        (192, Some(1), 1, 4, Dtype::Fp32),
+        (192, Some(1), 2, 4, Dtype::Fp32),
+        (160, Some(1), 2, 2, Dtype::Bf16),
+        (192, Some(1), 2, 4, Dtype::Bf16),
     ] {
         let vocabulary = [("vocab_size", 1024), ("sliding_window", window)];
         let all = [&sizes[..], &heads(kv_heads), &vocabulary].concat();
         let sizes = all.into_iter().map(|(key, size)| (key, size.into()));
         let model = ModelConfig::named("mistral").unwrap().with(sizes, "test").unwrap();
-        println!("window {window}, every {every:?}, {rows} rows, {kv_heads} heads of keys");
-        Case { model, rows, tokens: 640, accum: 1, every, dtype: Dtype::Fp32 }.check_whole();
+        println!(
+            "window {window}, every {every:?}, {rows} rows, {kv_heads} heads of keys, {dtype:?}"
+        );
+        check(&Case { model, rows, tokens: 640, accum: 1, every, dtype });
     }
 }
 

@@ -8,7 +8,7 @@ use crate::support::{alone, tiny::gpt2};
 
 /// All kinds together within 1 %; in 16 bits within 6 %, since products of 16-bit matrices take memory of their
 /// own on a CPU, which differs from one processor to another.
-fn check(case: &Case) {
+pub(super) fn check(case: &Case) {
     let tolerance = if case.dtype == Dtype::Fp32 { 0.01 } else { 0.06 };
     let (planned, (counted, _)) = (case.planned(), case.counted());
     let off = planned.peak() as f64 / counted.peak() as f64 - 1.0;
@@ -75,7 +75,7 @@ fn scores_that_are_written_out_are_planned_as_they_are_counted() {
     }
 }
 
-/// Heads that are wider than the model, whose queries and keys have norms: in 16 bits these compute in float32.
+/// Queries and keys have norms, and heads are wider than the model. In 16 bits these norms compute in float32.
 #[test]
 fn norms_of_wide_heads_are_planned_as_they_are_counted() {
     let _alone = alone();

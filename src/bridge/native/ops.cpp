@@ -10,7 +10,8 @@
 
 namespace {
 
-// Elements that a sum of two formats copies at a time: 1 MiB of float32.
+// The CPU adds two formats by first copying the narrower operand to the wider format: so many elements at a
+// time, 1 MiB of float32.
 constexpr int64_t kCopiedElements = 1 << 18;
 
 }  // namespace
@@ -30,14 +31,13 @@ int dsr_product(at::Tensor* out, at::Tensor* a, at::Tensor* b, double beta, doub
       const auto made = at::mm(*a, *b);
       if (beta != 0.0) {
         if (beta != 1.0) out->mul_(beta);
-        // A sum of two formats copies the narrower one first: of a large matrix some rows at a time.
         if (made.numel() <= kCopiedElements) {
           out->add_(made, alpha);
         } else {
           const int64_t rows = std::max<int64_t>(1, kCopiedElements / made.size(1));
-          for (int64_t at = 0; at < made.size(0); at += rows) {
-            const int64_t count = std::min(rows, made.size(0) - at);
-            out->narrow(0, at, count).add_(made.narrow(0, at, count), alpha);
+          for (int64_t row = 0; row < made.size(0); row += rows) {
+            const int64_t count = std::min(rows, made.size(0) - row);
+            out->narrow(0, row, count).add_(made.narrow(0, row, count), alpha);
           }
         }
       } else {

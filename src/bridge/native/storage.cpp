@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/core/Allocator.h>
 #include <c10/core/DeviceGuard.h>
+#include <torch/version.h>
 
 #include <string>
 
@@ -10,8 +11,9 @@
 
 namespace {
 
-// Whether libtorch refuses each access. Up to 2.11 nothing but its own code can take that back, and an explicit
-// instantiation may name a member that is private.
+#if TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR < 13
+// libtorch's flag that refuses every access. Before 2.13 no public function may clear it. An explicit instantiation may
+// name a private member.
 bool& refuses(c10::StorageImpl& storage);
 
 template <bool c10::StorageImpl::* Member>
@@ -20,14 +22,10 @@ struct Refusal {
 };
 template struct Refusal<&c10::StorageImpl::throw_on_immutable_data_ptr_>;
 
-template <typename Storage>
-void allow_access(Storage& storage) {
-  if constexpr (requires { storage.clear_data_ptr_access_error_msg_(); }) {
-    storage.clear_data_ptr_access_error_msg_();
-  } else {
-    refuses(storage) = false;
-  }
-}
+void allow_access(c10::StorageImpl& storage) { refuses(storage) = false; }
+#else
+void allow_access(c10::StorageImpl& storage) { storage.clear_data_ptr_access_error_msg_(); }
+#endif
 
 }  // namespace
 

@@ -169,12 +169,16 @@ impl PlanNumbers {
 
 /// The training on a device of this kind.
 fn setup(planned: &Planned, device: Device) -> Setup {
-    let Planned { model, config, optimizer_state, rows, replicas, .. } = planned;
+    let Planned { model, config, optimizer_state, rows, replicas, world_size, .. } = planned;
     let positions = model.facts().max_positions.map_or(USUAL_TOKENS, i64::unsigned_abs);
     let tokens = rows.tokens.unwrap_or(positions);
     let mut setup = Setup::new(model, config, *optimizer_state, tokens, *replicas, device);
     setup.workload.whole_logits = rows.whole_logits;
     setup.workload.decoder_tokens = rows.targets.unwrap_or(tokens);
+    // As `dsr launch` starts them.
+    if *world_size > 1 && std::env::var_os("OMP_NUM_THREADS").is_none() {
+        setup.workload.threads = 1;
+    }
     setup
 }
 

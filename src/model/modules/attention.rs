@@ -369,7 +369,8 @@ impl Attention {
     ) -> ModuleProfile {
         let (heads, kv_heads) = (work.part(self.heads), work.part(self.kv_heads));
         let (wide, narrow) = (heads * self.head_dim, kv_heads * self.head_dim);
-        let [q, kv] = [wide, narrow].map(|width| work.bytes(width));
+        let keys = self.keys(work);
+        let (q, kv) = (work.bytes(wide), keys.bytes(narrow));
         let mut children = Vec::new();
         let width = self.out.outputs();
         tape.enter(work, width, keeps_input);
@@ -382,12 +383,14 @@ impl Attention {
                 false
             }
             Projections::Cross(of_q, of_k, of_v) => {
-                tape.reads_encoded(work.between().bytes(width));
-                tape.enter(work, width, false);
-                children.push(Linear::cost([of_k, of_v], by_heads, tape, false));
-                tape.turn(2 * kv);
+                tape.reads_encoded(keys.between().bytes(width));
+                tape.goes_on_with(work.bytes(width));
+                tape.enter(&keys, width, false);
+                let of_keys = (&keys, Divided::Outputs);
+                children.push(Linear::cost([of_k, of_v], of_keys, tape, false));
+                tape.goes_on_with(2 * kv);
                 children.push(Linear::cost([of_q], by_heads, tape, keeps_input));
-                tape.turn(q);
+                tape.goes_on_with(q);
                 false
             }
             Projections::InParts(qkv) | Projections::ByHeads(qkv) => {
@@ -411,7 +414,7 @@ impl Attention {
         children.push(Linear::cost([&self.out], (work, Divided::Inputs), tape, false));
         tape.leave(work, width);
         // Every query with every key, and every weight with every value, where they are not hidden.
-        let macs = 2 * work.places() * work.tokens * wide.unsigned_abs();
+        let macs = 2 * work.places() * keys.tokens * wide.unsigned_abs();
         let macs = match self.density(work) {
             Some(density) => (macs as f64 * density) as u64,
             None => macs,

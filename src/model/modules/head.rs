@@ -88,14 +88,14 @@ impl Head {
             let vocab = self.shape.0;
             // In float32 probabilities, their gradient and that of the logits, which goes on in 16
             // bits.
-            let also = if element == FLOAT_BYTES { 0 } else { element };
+            let also = if work.is_narrow() { element } else { 0 };
             let logits = places * vocab.unsigned_abs() * (3 * FLOAT_BYTES + also);
             return 2 * hidden + statistics + places * ID_BYTES + logits;
         }
         let most = i64::try_from(places).unwrap_or(i64::MAX);
         let rows = slice_rows(most, vocab, work.device).unsigned_abs();
         let row = row_width(vocab, work.device).unsigned_abs();
-        let formats = if element == FLOAT_BYTES { element } else { element + FLOAT_BYTES };
+        let formats = if work.is_narrow() { element + FLOAT_BYTES } else { element };
         let made = work.matrix_gradient_bytes(vocab * width);
         3 * hidden + statistics + rows * row * formats + made
     }

@@ -6,8 +6,8 @@
 
 mod activation;
 mod attention;
-mod attention_of_blocks;
 mod attention_of_texts;
+mod attention_scores;
 mod block;
 mod embedding;
 mod gated;

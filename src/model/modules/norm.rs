@@ -136,9 +136,9 @@ impl Norm {
         let (statistics, transient) = match self.kind {
             NormKind::Layer => (2, 0),
             NormKind::Rms if work.device != Device::Cpu => (1, 0),
-            // In floats the rows at unit size with their product with the gradient, or with the result.
+            // In float32: the normalized rows, and their product with the gradient or the new gradient.
             _ if !work.is_narrow() => (1, 2 * input),
-            // The gradient too.
+            // In 16 bits: three float32 tensors (gradient, normalized rows, product or result), and the result.
             _ => (1, 3 * work.in_floats(input) + input),
         };
         tape.push(Operation {

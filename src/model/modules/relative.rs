@@ -53,8 +53,8 @@ impl RelativeBias {
         (tokens, device): (i64, Device),
         context: &Context<'_>,
     ) -> Result<Tensor> {
-        // A query's row begins one distance before that of the query ahead of it.
-        let buckets = self.buckets(tokens, device)?.f_unfold(0, tokens, 1)?.f_flip([0i64])?;
+        // The row of query q + 1 begins one distance before that of query q.
+        let buckets = self.buckets((tokens, device))?.f_unfold(0, tokens, 1)?.f_flip([0i64])?;
         let bias = self.table.lookup(p, &buckets)?.f_permute([2i64, 0, 1])?.f_unsqueeze(0)?;
         let seen = match self.is_bidirectional {
             true => context.masks.encoder(),
@@ -68,17 +68,13 @@ impl RelativeBias {
 
     /// The bias of each distance in rows of `tokens` tokens, of key less query from `1 - tokens` on,
     /// `[H, 2 * tokens - 1]`.
-    pub(crate) fn by_distance(
-        &self,
-        p: &Params<'_>,
-        (tokens, device): (i64, Device),
-    ) -> Result<Tensor> {
-        let buckets = self.buckets(tokens, device)?;
+    pub(crate) fn by_distance(&self, p: &Params<'_>, tokens: (i64, Device)) -> Result<Tensor> {
+        let buckets = self.buckets(tokens)?;
         Ok(self.table.lookup(p, &buckets)?.f_tr()?.f_contiguous()?)
     }
 
     /// The bucket of each distance, int32 `[2 * tokens - 1]`.
-    fn buckets(&self, tokens: i64, device: Device) -> Result<Tensor> {
+    fn buckets(&self, (tokens, device): (i64, Device)) -> Result<Tensor> {
         let buckets: Vec<i32> =
             (1 - tokens..tokens).map(|distance| self.bucket(distance) as i32).collect();
         Ok(Tensor::f_from_slice(&buckets)?.f_to_device(device)?)
@@ -98,7 +94,7 @@ impl RelativeBias {
     pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape, is_sparse: bool) -> ModuleProfile {
         let pairs = if is_sparse { 0 } else { work.tokens * work.tokens };
         let bytes = self.heads.unsigned_abs() * pairs * work.element_bytes;
-        // Buckets, and what a query must not see.
+        // An int32 bucket for each pair, and in a decoder a bool for each key that is hidden.
         let beside = pairs * if self.is_bidirectional { 4 } else { 5 };
         tape.makes_bias(bytes);
         tape.push(Operation { kept: bytes + beside, transient: 2 * bytes, ..Operation::default() });

@@ -1,4 +1,4 @@
-//! Attention to some of the keys: windows without a mask of all; and the cost of the scores of all attention.
+//! The scores of attention: windows that are computed without a mask of all, and the cost of every kind.
 
 use super::{Attention, Position, Projections};
 use crate::{
@@ -73,6 +73,14 @@ impl Attention {
         FLOAT_BYTES * (4 * scores + 3 * gathered)
     }
 
+    /// The workload of the keys: cross-attention has those of the encoder.
+    pub(super) fn keys(&self, work: &Workload) -> Workload {
+        match self.projections {
+            Projections::Cross(..) => work.of_encoder(),
+            _ => *work,
+        }
+    }
+
     /// Adds the cost of the scores, for queries and keys of so many bytes.
     pub(super) fn cost_of_scores(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
         let heads = work.part(self.heads).unsigned_abs();
@@ -97,7 +105,8 @@ impl Attention {
             tape.push(Operation { kept: q, ..Operation::default() });
             return;
         }
-        let pairs = work.tokens * work.tokens;
+        let keys = self.keys(work).tokens;
+        let pairs = work.tokens * keys;
         if matches!(self.position, Position::Alibi) {
             tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
         }
@@ -105,11 +114,11 @@ impl Attention {
         if !is_written {
             let statistics = work.places() * heads * FLOAT_BYTES;
             let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
-            // The gradient of a trained bias is that of each row before it is summed.
-            let of_rows = work.rows * heads * pairs * work.element_bytes;
             let transient = match work.device {
-                Device::Cpu => gradient + flash_buffers(work, work.tokens),
-                _ if carried => of_rows,
+                // The kernel's buffers exist beside the gradients.
+                Device::Cpu => gradient + work.flash_buffers(work.tokens, keys),
+                // The gradient of a trained bias is that of each row before it is summed.
+                _ if carried => work.rows * heads * pairs * work.element_bytes,
                 _ => 0,
             };
             tape.push(Operation { kept, gradient, transient, ..Operation::default() });
@@ -154,17 +163,22 @@ impl Attention {
         let (all, rest) = (padded(q), padded(q) / pieces * (pieces - 1));
         let has_padding = pieces * window.unsigned_abs() > work.tokens;
         let statistics = padded(work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES);
-        // Queries, outputs and gradients are copied to be filled up, and keys and values also to have one of
-        // each for each query head.
         let is_expanded = self.heads != self.kv_heads;
-        let copies = if has_padding { 3 * all } else { 0 };
-        let copies = copies + if has_padding || is_expanded { 2 * all } else { 0 };
+        // Padding copies queries, outputs and their gradients. Padding or shared heads copy keys and values.
+        let copies = match (has_padding, is_expanded) {
+            (true, _) => 5 * all,
+            (false, true) => 2 * all,
+            (false, false) => 0,
+        };
         let gradients = 3 * work.in_floats(all);
-        // The first that is turned, or the last that becomes one of floats, is there twice.
+        let length = window.unsigned_abs();
+        let of_kernel = 3 * all + work.flash_buffers(length, length);
+        // In float32 the first piece exists beside its flipped copy. In 16 bits the last gradient exists in both
+        // formats.
         let of_pieces = copies + gradients + if work.is_narrow() { all } else { rest };
-        let of_turned = gradients + 8 * rest + statistics;
-        let transient = of_pieces.max(of_turned) + flash_buffers(work, window.unsigned_abs());
-        // A single row is a view of what has the zeros behind it.
+        let of_flipped = gradients + 8 * rest + statistics + work.flash_buffers(length, length);
+        let transient = of_pieces.max(copies + of_kernel).max(of_flipped);
+        // The output of a single row is a view, which keeps the padded storage.
         let output = if work.rows == 1 { all } else { q };
         let of_gradient =
             |bytes| if work.rows > 1 || work.is_narrow() { bytes } else { padded(bytes) };
@@ -176,19 +190,4 @@ impl Attention {
         });
         true
     }
-}
-
-/// Bytes in which the threads of a CPU compute the backward pass of attention in rows of `tokens`: libtorch's kernel
-/// takes some queries and keys at a time, with their scores and the gradients of these.
-fn flash_buffers(work: &Workload, tokens: u64) -> u64 {
-    if work.device != Device::Cpu {
-        return 0;
-    }
-    let queries = match tokens {
-        768.. => 256,
-        192.. => 64,
-        _ => 32,
-    };
-    let rounded = if work.is_narrow() { work.element_bytes } else { 0 };
-    2 * work.threads * tokens.min(queries) * tokens.min(512) * (FLOAT_BYTES + rounded)
 }
