@@ -56,10 +56,9 @@ impl Measured {
         let [kept, output, forward, activations, buffers, macs] = self.fits.map(|fit| fit.at(work));
         let bytes = |value: f64| (value * scale).max(0.0) as u64;
         let macs = macs.max(0.0) as u64;
-        let params = self.params;
         let profile = ModuleProfile::new("", "Layer");
         LayerCost {
-            profile: ModuleProfile { params, macs, flops: 2 * macs, ..profile },
+            profile: ModuleProfile { params: self.params, macs, flops: 2 * macs, ..profile },
             kept: bytes(kept),
             output: bytes(output),
             forward: bytes(forward),

@@ -86,9 +86,8 @@ impl Cut {
         let (dq, dk, dv) = (dq?, dk?, dv?);
         if self.window > 1 && self.count() > 1 {
             // Padded pieces are copies. Each is dropped once it is flipped.
-            let of_queries = [q, out, grad].map(|x| self.queries(&x));
-            let of_keys = [k, v].map(|x| self.keys(&x));
-            let ([q, out, grad], [k, v]) = (of_queries, of_keys);
+            let [q, out, grad] = [q, out, grad].map(|x| self.queries(&x));
+            let [k, v] = [k, v].map(|x| self.keys(&x));
             let sums = self.queries(sums)?.f_contiguous()?;
             let before = flash_backward(&grad?, [&q?, &k?, &v?], (&out?, &sums), true, scale)?;
             let seen = [self.seeing(&dq)?, self.seen(&dk)?, self.seen(&dv)?];

@@ -382,12 +382,11 @@ impl Attention {
                 children.push(Linear::cost([q, k, v], by_heads, tape, keeps_input));
                 false
             }
-            Projections::Cross(of_q, of_k, of_v) => {
+            Projections::Cross(of_q, k, v) => {
                 tape.reads_encoded(keys.between().bytes(width));
                 tape.goes_on_with(work.bytes(width));
                 tape.enter(&keys, width, false);
-                let of_keys = (&keys, Divided::Outputs);
-                children.push(Linear::cost([of_k, of_v], of_keys, tape, false));
+                children.push(Linear::cost([k, v], (&keys, Divided::Outputs), tape, false));
                 tape.goes_on_with(2 * kv);
                 children.push(Linear::cost([of_q], by_heads, tape, keeps_input));
                 tape.goes_on_with(q);

@@ -89,21 +89,7 @@ impl Attention {
             return;
         }
         if self.is_sparse_in(work) {
-            // Each query has keys and values of its own; the output is copied for the projection.
-            let statistics = work.places() * heads * FLOAT_BYTES;
-            let in_floats = work.in_floats(q);
-            let transient = match work.sparse.filter(|_| carried) {
-                Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
-                None => 3 * in_floats + 4 * q,
-            };
-            tape.push(Operation {
-                kept: 4 * q + statistics,
-                transient,
-                gradient: q + 2 * kv,
-                ..Operation::default()
-            });
-            tape.push(Operation { kept: q, ..Operation::default() });
-            return;
+            return self.cost_of_blocks(work, tape, (q, kv));
         }
         let keys = self.keys(work).tokens;
         let pairs = work.tokens * keys;
@@ -154,14 +140,32 @@ impl Attention {
         tape.push(Operation { kept: q, ..Operation::default() });
     }
 
+    /// Adds the cost of block-sparse attention.
+    fn cost_of_blocks(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) {
+        // Each query has keys and values of its own; the output is copied for the projection.
+        let statistics = work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES;
+        let in_floats = work.in_floats(q);
+        let transient = match work.sparse.filter(|_| matches!(self.position, Position::Carried)) {
+            Some(sparse) => 8 * in_floats + self.written_bytes(work, sparse),
+            None => 3 * in_floats + 4 * q,
+        };
+        tape.push(Operation {
+            kept: 4 * q + statistics,
+            transient,
+            gradient: q + 2 * kv,
+            ..Operation::default()
+        });
+        tape.push(Operation { kept: q, ..Operation::default() });
+    }
+
     /// Adds the cost of the scores in a window; `false` where they are not made so.
     fn cost_of_window(&self, work: &Workload, tape: &mut Tape, (q, kv): (u64, u64)) -> bool {
-        let Some(window) = self.window_of(work) else { return false };
-        let pieces = work.tokens.div_ceil(window.unsigned_abs());
+        let Some(window) = self.window_of(work).map(i64::unsigned_abs) else { return false };
+        let pieces = work.tokens.div_ceil(window);
         // Of a row with the zeros behind it, and of all pieces but one.
-        let padded = |bytes: u64| bytes / work.tokens * pieces * window.unsigned_abs();
+        let padded = |bytes: u64| bytes / work.tokens * pieces * window;
         let (all, rest) = (padded(q), padded(q) / pieces * (pieces - 1));
-        let has_padding = pieces * window.unsigned_abs() > work.tokens;
+        let has_padding = pieces * window > work.tokens;
         let statistics = padded(work.places() * work.part(self.heads).unsigned_abs() * FLOAT_BYTES);
         let is_expanded = self.heads != self.kv_heads;
         // Padding copies queries, outputs and their gradients. Padding or shared heads copy keys and values.
@@ -171,13 +175,13 @@ impl Attention {
             (false, false) => 0,
         };
         let gradients = 3 * work.in_floats(all);
-        let length = window.unsigned_abs();
-        let of_kernel = 3 * all + work.flash_buffers(length, length);
+        let buffers = work.flash_buffers(window, window);
+        let of_kernel = copies + 3 * all + buffers;
         // In float32 the first piece exists beside its flipped copy. In 16 bits the last gradient exists in both
         // formats.
         let of_pieces = copies + gradients + if work.is_narrow() { all } else { rest };
-        let of_flipped = gradients + 8 * rest + statistics + work.flash_buffers(length, length);
-        let transient = of_pieces.max(copies + of_kernel).max(of_flipped);
+        let of_flipped = gradients + 8 * rest + statistics + buffers;
+        let transient = of_pieces.max(of_kernel).max(of_flipped);
         // The output of a single row is a view, which keeps the padded storage.
         let output = if work.rows == 1 { all } else { q };
         let of_gradient =
