@@ -4,9 +4,10 @@
 use dsr::{
     config::{Dtype, EngineConfig, MeshConfig, TensorParallelOptions, ZeroConfig},
     engine::{MemoryUse, plan_stages::stages},
+    model::ModelConfig,
 };
 
-use super::{Case, small};
+use super::{Case, small, with};
 use crate::support::{alone, tiny::llama_with_many_tokens};
 
 /// How the ranks are put together: how many share a layer, replicas, and ZeRO's stage.
@@ -72,14 +73,20 @@ fn shared_layers_are_planned_as_they_are_counted() {
     let _alone = alone();
     let alone = Shape { tp: 2, sequence_parallel: false, dp: 1, zero: 0 };
     let in_parts = Shape { sequence_parallel: true, ..alone };
-    for (name, model, dropout) in
-        [("GPT-2", small(0.0), 0), ("GPT-2", small(0.1), 1), ("LLaMA", llama_with_many_tokens(), 0)]
-    {
+    let t5 = [("d_model", 128), ("num_layers", 3), ("num_heads", 8), ("d_ff", 256)];
+    let t5 = with(ModelConfig::named("t5").unwrap(), t5.map(|(key, size)| (key, size.into())));
+    let models = [
+        ("GPT-2", small(0.0), 0, (4, 160)),
+        ("GPT-2", small(0.1), 1, (4, 160)),
+        ("LLaMA", llama_with_many_tokens(), 0, (4, 160)),
+        ("T5", with(t5, [("vocab_size", 512.into()), ("dropout_rate", 0.into())]), 0, (1, 512)),
+    ];
+    for (name, model, dropout, (rows, tokens)) in models {
         let divided = [1, 2, 3].map(|zero| Shape { dp: 2, zero, ..alone });
         for shape in [alone, in_parts].into_iter().chain(divided) {
             for (accum, every) in [(1, None), (1, Some(1)), (2, Some(2))] {
                 let model = model.clone();
-                let case = Case { model, rows: 4, tokens: 160, accum, every, dtype: Dtype::Fp32 };
+                let case = Case { model, rows, tokens, accum, every, dtype: Dtype::Fp32 };
                 check(&format!("{name}, dropout 0.{dropout}"), &case, shape);
             }
         }

@@ -184,8 +184,8 @@ impl Attention {
             return self.attend((q, k, v), mask, context.train);
         };
         if let (Position::Carried, Some(bias)) = (&self.position, bias) {
-            let (bias, how) = (self.own_heads(p, bias, 0)?, (self.first_head(p), self.scale));
-            return sparse.attend_by_distance([q, k, v], (&bias, masks.padding()), how);
+            let how = (self.first_head(p), self.scale);
+            return sparse.attend_by_distance([q, k, v], (bias, masks.padding()), how);
         }
         let slopes = match self.position {
             Position::Alibi => Some(self.own_heads(p, &alibi_slopes(self.heads, q.device()), 0)?),
@@ -268,14 +268,14 @@ impl Attention {
         let ranges = ranges.transpose()?;
         let cache = cache(context)?;
         cache.own.append((&k, &v), rows, self.window)?;
-        let alibi = matches!(self.position, Position::Alibi)
-            .then(|| alibi_of_keys(self.heads, rows.longest(), q.device()));
-        let bias = alibi
-            .as_ref()
-            .or(bias)
-            .map(|bias| self.own_heads(p, bias, 1)?.f_contiguous().map_err(Error::from))
-            .transpose()?;
-        cache.own.attend(&q, (bias.as_ref(), Some(rows)), ranges.as_deref(), self.scale)
+        let alibi = match self.position {
+            Position::Alibi => {
+                let all = alibi_of_keys(self.heads, rows.longest(), q.device());
+                Some(self.own_heads(p, &all, 1)?.f_contiguous()?)
+            }
+            _ => None,
+        };
+        cache.own.attend(&q, (alibi.as_ref().or(bias), Some(rows)), ranges.as_deref(), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.
@@ -350,7 +350,7 @@ impl Attention {
     ) -> Result<Option<Tensor>> {
         let (tokens, device) = (q.size()[2], q.device());
         match (&self.position, bias) {
-            (Position::Carried, Some(bias)) => self.own_heads(p, bias, 1).map(Some),
+            (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
             (Position::Alibi, _) => {
                 let all = masks.alibi(tokens, self.heads, (q.kind(), device));
                 self.own_heads(p, &all, 1).map(Some)

@@ -120,7 +120,7 @@ impl Embedding {
     /// The rows of `ids`; with `local` those that this rank has.
     fn rows(&self, p: &Params<'_>, ids: &Tensor, local: Option<Rc<LocalIds>>) -> Result<Tensor> {
         let weight = p.tensor(self.weight);
-        let shape = [&ids.size()[..], &[self.width]].concat();
+        let places = ids.size();
         let all_ids = ids.f_reshape([-1i64])?;
         let ids = local.as_ref().map_or(&all_ids, |local| &local.ids).shallow_clone();
         let masked = move |rows: Tensor| match &local {
@@ -132,7 +132,8 @@ impl Embedding {
                 Some((codes, index)) => codes.rows(index, p.spec(self.weight), &ids)?,
                 None => weight.f_index_select(0, &ids)?,
             };
-            Ok(masked(rows)?.f_view(&shape[..])?)
+            let rows = masked(rows)?;
+            Ok(rows.f_view(&[&places[..], &rows.size()[1..]].concat()[..])?)
         };
         let Some(sink) = p.sink(self.weight) else { return rows() };
         let rows: Tensor = no_grad(rows)?;

@@ -41,12 +41,13 @@ impl RelativeBias {
         Self { table, buckets, heads, max_distance, is_bidirectional }
     }
 
-    /// How ranks divide the table: each head's gradient is made where the head is.
+    /// How ranks divide the table: by heads.
     pub(crate) fn splits(&self) -> Vec<(ParamId, Split)> {
-        vec![(self.table.weight(), Split::Summed)]
+        vec![(self.table.weight(), Split::Even { dim: 1, blocks: vec![self.heads] })]
     }
 
-    /// The bias of `tokens` tokens, with what a query must not see, `[B or 1, H, T, T]`.
+    /// The bias of `tokens` tokens for this rank's heads, with what a query must not see,
+    /// `[B or 1, H, T, T]`.
     pub(crate) fn bias(
         &self,
         p: &Params<'_>,
@@ -93,7 +94,7 @@ impl RelativeBias {
     /// Adds the cost: the bias stays for all layers of the stack, and has a gradient in each.
     pub(crate) fn cost(&self, work: &Workload, tape: &mut Tape, is_sparse: bool) -> ModuleProfile {
         let pairs = if is_sparse { 0 } else { work.tokens * work.tokens };
-        let bytes = self.heads.unsigned_abs() * pairs * work.element_bytes;
+        let bytes = work.part(self.heads).unsigned_abs() * pairs * work.element_bytes;
         // An int32 bucket for each pair, and in a decoder a bool for each key that is hidden.
         let beside = pairs * if self.is_bidirectional { 4 } else { 5 };
         tape.makes_bias(bytes);
