@@ -50,7 +50,18 @@ struct Shape {
     queries: i64,
     window: Option<i64>,
     /// The heads of ALiBi's bias, and its format.
-    alibi: Option<(i64, Kind)>,
+    alibi: Option<(AlibiHeads, Kind)>,
+}
+
+/// Heads with ALiBi's bias: those of one rank, whose slopes depend on how many there are on all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AlibiHeads {
+    /// Heads of the layer.
+    pub all: i64,
+    /// The first of the rank.
+    pub first: i64,
+    /// Heads of the rank.
+    pub count: i64,
 }
 
 impl Masks {
@@ -102,7 +113,7 @@ impl Masks {
     /// The causal mask as a bias of the scores, with ALiBi's, `[B or 1, H, T, T]`: each head adds
     /// its slope times the key's place. The place of the query would add the same to a whole row of
     /// scores, and is left out, as in transformers.
-    pub fn alibi(&self, queries: i64, heads: i64, (kind, device): (Kind, Device)) -> Tensor {
+    pub fn alibi(&self, queries: i64, heads: AlibiHeads, (kind, device): (Kind, Device)) -> Tensor {
         self.get(Shape { queries, window: None, alibi: Some((heads, kind)) }, device)
     }
 
@@ -152,18 +163,18 @@ impl Masks {
 }
 
 /// ALiBi's bias of the scores of `keys` keys, float32 `[1, H, T]`.
-pub(crate) fn alibi_of_keys(heads: i64, keys: i64, device: Device) -> Tensor {
-    let slopes = alibi_slopes(heads, device).view([1, heads, 1]);
+pub(crate) fn alibi_of_keys(heads: AlibiHeads, keys: i64, device: Device) -> Tensor {
+    let slopes = alibi_slopes(heads, device).view([1, heads.count, 1]);
     slopes * Tensor::arange(keys, (Kind::Float, device))
 }
 
 /// ALiBi's slope of each head, float32 `[H]`.
-pub(crate) fn alibi_slopes(heads: i64, device: Device) -> Tensor {
-    Tensor::from_slice(&slopes(heads)).to_device(device)
+pub(crate) fn alibi_slopes(AlibiHeads { all, first, count }: AlibiHeads, device: Device) -> Tensor {
+    Tensor::from_slice(&slopes(all)).narrow(0, first, count).to_device(device)
 }
 
-/// ALiBi's slope of each head: powers of two for a power of two heads, and then those of twice as many
-/// heads, every other one.
+/// ALiBi's slope of each of `heads` heads: powers of two for a power of two heads, and then those of twice
+/// as many heads, every other one.
 fn slopes(heads: i64) -> Vec<f32> {
     let whole = 1 << heads.max(1).ilog2();
     let of = |count: i64, i: i64| 2f64.powf(-8.0 * i as f64 / count as f64) as f32;

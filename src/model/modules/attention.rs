@@ -10,7 +10,7 @@ use crate::{
     model::{
         cost::{Operation, Tape, Workload},
         layer::{AttentionFacts, Context},
-        masks::{Masks, alibi_of_keys, alibi_slopes},
+        masks::{AlibiHeads, Masks, alibi_of_keys, alibi_slopes},
         param_id::ParamId,
         params::Params,
         profile::{ModuleProfile, record},
@@ -121,13 +121,11 @@ impl Attention {
         (self.heads / ranks, self.kv_heads / ranks)
     }
 
-    /// This rank's heads of what has all of them along dimension `dim`.
-    fn own_heads(&self, p: &Params<'_>, all: &Tensor, dim: i64) -> Result<Tensor> {
-        let ((rank, ranks), (heads, _)) = (p.tp_place(), self.heads_of(p));
-        match ranks {
-            1 => Ok(all.shallow_clone()),
-            _ => Ok(all.f_narrow(dim, rank * heads, heads)?),
-        }
+    /// This rank's heads, where they have ALiBi's bias.
+    fn alibi(&self, p: &Params<'_>) -> Option<AlibiHeads> {
+        let (first, count) = (self.first_head(p), self.heads_of(p).0);
+        let heads = AlibiHeads { all: self.heads, first, count };
+        matches!(self.position, Position::Alibi).then_some(heads)
     }
 
     /// How ranks divide the parameters: by heads.
@@ -187,10 +185,7 @@ impl Attention {
             let how = (self.first_head(p), self.scale);
             return sparse.attend_by_distance([q, k, v], (bias, masks.padding()), how);
         }
-        let slopes = match self.position {
-            Position::Alibi => Some(self.own_heads(p, &alibi_slopes(self.heads, q.device()), 0)?),
-            _ => None,
-        };
+        let slopes = self.alibi(p).map(|heads| alibi_slopes(heads, q.device()));
         let hidden = Hidden { padding: masks.padding(), slopes: slopes.as_ref() };
         sparse.attend([q, k, v], hidden, (self.first_head(p), self.scale))
     }
@@ -268,13 +263,7 @@ impl Attention {
         let ranges = ranges.transpose()?;
         let cache = cache(context)?;
         cache.own.append((&k, &v), rows, self.window)?;
-        let alibi = match self.position {
-            Position::Alibi => {
-                let all = alibi_of_keys(self.heads, rows.longest(), q.device());
-                Some(self.own_heads(p, &all, 1)?.f_contiguous()?)
-            }
-            _ => None,
-        };
+        let alibi = self.alibi(p).map(|heads| alibi_of_keys(heads, rows.longest(), q.device()));
         cache.own.attend(&q, (alibi.as_ref().or(bias), Some(rows)), ranges.as_deref(), self.scale)
     }
 
@@ -349,12 +338,11 @@ impl Attention {
         masks: &Masks,
     ) -> Result<Option<Tensor>> {
         let (tokens, device) = (q.size()[2], q.device());
+        if let Some(heads) = self.alibi(p) {
+            return Ok(Some(masks.alibi(tokens, heads, (q.kind(), device))));
+        }
         match (&self.position, bias) {
             (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
-            (Position::Alibi, _) => {
-                let all = masks.alibi(tokens, self.heads, (q.kind(), device));
-                self.own_heads(p, &all, 1).map(Some)
-            }
             _ if self.is_causal => Ok(masks.causal(tokens, self.window, device)),
             _ => Ok(masks.encoder()),
         }

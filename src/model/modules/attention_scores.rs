@@ -94,7 +94,7 @@ impl Attention {
         let keys = self.keys(work).tokens;
         let pairs = work.tokens * keys;
         if matches!(self.position, Position::Alibi) {
-            tape.needs_mask(self.heads.unsigned_abs() * pairs * work.element_bytes);
+            tape.needs_mask(heads * pairs * work.element_bytes);
         }
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
         if !is_written {
