@@ -11,6 +11,8 @@
 //! [`manifest`] lists its files and detects damage. The engine decides what the files hold. A missing or damaged checkpoint is an error that names the file, never a fresh start.
 
 pub mod manifest;
+mod resolve;
+mod step_dir;
 mod store;
 
 pub use store::{BEST, LATEST, Retention, Saved, Store};

@@ -13,13 +13,15 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use super::{
+    manifest::{self, Manifest},
+    step_dir::{check_ours, directory_name, step_of},
+};
 use crate::{
-    checkpoint::manifest::{self, Manifest},
-    config::suggest::nearest,
     error::{Code, Error, Result},
     fs::{
-        NewDir, Place, available_bytes, copy, is_temporary, read_to_string, remove_dir,
-        remove_leftovers, write_atomic,
+        NewDir, Place, available_bytes, copy, read_to_string, remove_dir, remove_leftovers,
+        write_atomic,
     },
     units::Bytes,
 };
@@ -28,8 +30,6 @@ use crate::{
 pub const LATEST: &str = "latest";
 /// The file that names the checkpoint that stays because it is the best.
 pub const BEST: &str = "best";
-/// Where a run keeps its store.
-const IN_A_RUN: &str = "checkpoints";
 
 /// A directory of checkpoints. It need not exist until something is saved.
 #[derive(Debug, Clone)]
@@ -238,54 +238,6 @@ impl Store {
         Err(e.hint_if(previous.map(hint)))
     }
 
-    /// Whether a path means a checkpoint of those beneath or beside it: a run, or the mark `best` or
-    /// `latest` of a store.
-    pub fn is_mark_or_run(path: &Place) -> bool {
-        let is_mark = matches!(path.name(), Some(BEST | LATEST)) && path.is_file();
-        is_mark || path.join(IN_A_RUN).is_dir()
-    }
-
-    /// The checkpoint that a path means: itself, the one that a store's file `best` or `latest` names, or
-    /// the latest of a store or of a run's directory.
-    /// It is not verified yet.
-    pub fn resolve(path: impl Into<Place>) -> Result<Place> {
-        let path = path.into();
-        if let Some(store) = path.parent().filter(|_| path.is_file()) {
-            let store = Self::open(store);
-            match path.name() {
-                Some(BEST) => {
-                    if let Some(best) = store.best()? {
-                        return Ok(path.beside(best.path));
-                    }
-                }
-                Some(LATEST) => return store.latest(),
-                _ => {}
-            }
-        }
-        if path.join(manifest::FILE_NAME).exists() {
-            return Ok(path);
-        }
-        if !path.is_dir() {
-            return Err(absent(&path));
-        }
-        let run = Self::open(path.join(IN_A_RUN));
-        if run.root.is_dir() {
-            return run.latest();
-        }
-        let store = Self::open(&path);
-        if path.join(LATEST).exists() || !store.list()?.is_empty() {
-            return store.latest();
-        }
-        if path.name().and_then(step_of).is_some() {
-            // It has a checkpoint's name and no manifest: let verification say so.
-            Self::verify(&path)?;
-        }
-        Err(Error::new(Code::Checkpoint, format!("no checkpoint in {}", path.display())).hint(
-            "expected a checkpoint (with manifest.json), a directory of checkpoints \
-             (step-...), or a run (with checkpoints/)",
-        ))
-    }
-
     /// Removes the oldest until `keep` are left, but never `latest` and the best.
     fn prune(&self, keep: usize, latest: &Path) -> Result<()> {
         let best = self.best()?;
@@ -324,73 +276,20 @@ fn tell_once(path: &Path, why: &Error) {
     }
 }
 
-fn directory_name(step: u64) -> String {
-    format!("step-{step:08}")
-}
-
-fn step_of(name: &str) -> Option<u64> {
-    let digits = name.strip_prefix("step-")?;
-    let all_digits = digits.bytes().all(|b| b.is_ascii_digit());
-    if digits.len() >= 8 && all_digits { digits.parse().ok() } else { None }
-}
-
-/// Refuses to replace or remove what is no checkpoint of dsr: its manifest says that it is one, of the step
-/// in its name, and lists exactly the files that are there.
-fn check_ours(place: &Place) -> Result<()> {
-    let refused = |why: &str| {
-        let message = format!("{} stays as it is: {why}", place.display());
-        Err(Error::new(Code::Checkpoint, message)
-            .hint("move it away, or save to another directory"))
-    };
-    if !place.is_taken()? {
-        return Ok(());
-    }
-    let step = place.name().and_then(step_of);
-    match Manifest::read(place) {
-        Ok(manifest) if Some(manifest.step) != step => refused("its manifest is of another step"),
-        Ok(manifest) => match manifest.foreign(place)? {
-            Some(name) => refused(&format!("{name:?} in it is not as a checkpoint of dsr has it")),
-            None => Ok(()),
-        },
-        Err(_) => refused("it is no checkpoint of dsr"),
-    }
-}
-
-/// The error for a path that does not exist, with what lies beside it.
-fn absent(path: &Place) -> Error {
-    let e = Error::new(Code::Checkpoint, format!("no checkpoint at {}", path.display()));
-    let Some(parent) = path.parent() else { return e };
-    let Ok(entries) = parent.list() else { return e };
-    let names: Vec<String> = entries
-        .into_iter()
-        .filter_map(|name| name.into_string().ok())
-        .filter(|name| parent.join(name).is_dir() && !is_temporary(Path::new(name)))
-        .collect();
-    let wanted = path.name().unwrap_or_default();
-    if let Some(name) = nearest(wanted, names.iter().map(String::as_str)) {
-        return e.hint(format!("did you mean {}?", parent.join(name).display()));
-    }
-    if names.is_empty() {
-        e
-    } else {
-        e.hint(format!("{} has: {}", parent.display(), names.join(", ")))
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
 
     use super::*;
     use crate::fs::create_dir_all;
 
-    fn store() -> (tempfile::TempDir, Store) {
+    pub(in crate::checkpoint) fn store() -> (tempfile::TempDir, Store) {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path().join("checkpoints"));
         (dir, store)
     }
 
-    fn save(store: &Store, step: u64, keep: Option<usize>) -> PathBuf {
+    pub(in crate::checkpoint) fn save(store: &Store, step: u64, keep: Option<usize>) -> PathBuf {
         store
             .save(step, keep, |dir| write_atomic(dir.join("weights"), &step.to_le_bytes()))
             .unwrap()
@@ -518,32 +417,5 @@ mod tests {
         }
         fs::remove_file(store.root().join("latest")).unwrap();
         assert_eq!(store.latest().unwrap(), good);
-    }
-
-    #[test]
-    fn a_checkpoint_a_store_and_a_run_are_all_understood() {
-        let (run, store) = store();
-        let path = save(&store, 3, None);
-        for given in [path.as_path(), store.root(), run.path()] {
-            assert_eq!(Store::resolve(given).unwrap(), path);
-        }
-    }
-
-    #[test]
-    fn a_path_without_a_checkpoint_is_an_error() {
-        let (run, store) = store();
-        let message = |path: &Path| {
-            let e = Store::resolve(path).unwrap_err();
-            assert_eq!(e.code(), Code::Checkpoint);
-            format!("{e:?}")
-        };
-        assert!(message(run.path()).contains("no checkpoint in"));
-        save(&store, 3, None);
-        assert!(message(&run.path().join("checkpoint")).contains("did you mean"));
-        assert!(message(&store.root().join("best")).contains("has: step-00000003"));
-        let torn = store.root().join("step-00000004");
-        fs::create_dir(&torn).unwrap();
-        assert!(message(&torn).contains("has no manifest.json"));
-        assert!(message(&torn).contains("step-00000003"));
     }
 }
