@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::watch::RankState;
+use super::rank_state::RankState;
 use crate::{
     bridge::dist::Store,
     error::{Code, Error, Result},

@@ -14,9 +14,10 @@ use super::{
     connect::{meet, transport, watch},
     exchange::{Exchange, Member},
     rank::Rank,
+    rank_state::{RECEIVE, RankPhase, SEND},
     reduce_op::{ReduceOp, check_reduction},
     simulated::Simulated,
-    watch::{RECEIVE, RankPhase, SEND, StopWhen, Watch},
+    watch::{StopWhen, Watch},
     work::Watched,
 };
 use crate::{

@@ -8,7 +8,8 @@ use std::{
 use super::{
     backend::Started,
     rank::Rank,
-    watch::{Call, RankPhase, Watch},
+    rank_state::{Call, RankPhase},
+    watch::Watch,
 };
 use crate::error::{Code, Error, Result};
 
