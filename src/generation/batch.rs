@@ -3,12 +3,17 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::sampling::{Choice, Chooser, Sampling};
+use super::{
+    ended::{Ended, FinishReason, Watch},
+    passes::{Running, decode, prefill},
+    prompt::{Prompt, check},
+    sampling::{Choice, Chooser, Sampling},
+};
 use crate::{
     error::{Code, Error, Result},
-    kv_cache::{CachePass, DecodeRows, LayerCache},
-    model::{Inference, Masks, Model, Prediction},
-    tensor::{Tensor, guard, to_device},
+    kv_cache::LayerCache,
+    model::{Model, Prediction},
+    tensor::{Tensor, guard},
 };
 
 /// Most rows of a pass in which several prompts enter: a product of so many is no longer bound by the
@@ -17,72 +22,6 @@ const MOST_ROWS: usize = 512;
 
 /// The same where each pass brings the parameters from elsewhere.
 const MOST_ROWS_OF_SHARDED: usize = 8192;
-
-/// A text to go on with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Prompt {
-    /// Its tokens, at least one. A model with an encoder reads them there.
-    pub tokens: Vec<i64>,
-    /// The seed of its draws.
-    pub seed: u64,
-}
-
-/// The end of one text.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Ended {
-    /// The tokens behind the prompt, without one that ended the text.
-    pub tokens: Vec<i64>,
-    /// The logarithm of each token's probability by the model's own logits; empty unless asked for.
-    pub logprobs: Vec<f64>,
-    /// Why it ended.
-    pub reason: FinishReason,
-}
-
-/// Why a text ended, named as in Text Generation Inference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FinishReason {
-    /// The model gave a token that ends texts.
-    EosToken,
-    /// `max_new_tokens` were made.
-    Length,
-    /// A stop was found.
-    StopSequence,
-    /// The user interrupted it.
-    Interrupted,
-}
-
-impl FinishReason {
-    /// Its name for scripts and files.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::EosToken => "eos_token",
-            Self::Length => "length",
-            Self::StopSequence => "stop_sequence",
-            Self::Interrupted => "interrupted",
-        }
-    }
-}
-
-/// The caller's view of texts while they grow.
-pub trait Watch {
-    /// Takes token `token` of text `text`; false ends that text there.
-    fn token(&mut self, _text: usize, _token: i64) -> Result<bool> {
-        Ok(true)
-    }
-
-    /// Takes the end of text `text`.
-    fn ended(&mut self, _text: usize, _ended: &Ended) -> Result<()> {
-        Ok(())
-    }
-
-    /// Whether all texts must end now.
-    fn must_stop(&self) -> bool {
-        false
-    }
-}
-
-/// Nobody looks.
-impl Watch for () {}
 
 /// Goes on with each of `prompts` until one of `eos`, `max_new_tokens` or the watch ends it; the ends
 /// are in the order of the prompts.
@@ -120,27 +59,6 @@ pub(super) fn generate_checked(
     ended.ok_or_else(|| Error::new(Code::Internal, "a text without an end"))
 }
 
-/// Refuses a prompt that the model cannot go on with for so many tokens.
-pub(super) fn check(model: &Model, prompt: &[i64], new: usize) -> Result<()> {
-    let (Some(&low), Some(&high)) = (prompt.iter().min(), prompt.iter().max()) else {
-        return Err(Error::new(Code::BadValue, "the prompt has no token")
-            .hint("begin with the end-of-text token, which models see before each text"));
-    };
-    let positions = model.facts().max_positions;
-    if let Some(positions) = positions.filter(|&most| (prompt.len() + new) as i64 > most) {
-        return Err(Error::new(
-            Code::Shape,
-            format!(
-                "a prompt of {} tokens and max_new_tokens {new} are more than the model's \
-                 {positions} positions",
-                prompt.len()
-            ),
-        )
-        .hint("shorten the prompt or lower max_new_tokens"));
-    }
-    model.check_ids(low, high)
-}
-
 struct Batch<'a> {
     model: &'a Model,
     prompts: &'a [Prompt],
@@ -155,22 +73,6 @@ struct Batch<'a> {
     /// The next prompt.
     next: usize,
     ended: Vec<Option<Ended>>,
-}
-
-/// A text in a slot.
-struct Running {
-    /// The number of its prompt.
-    text: usize,
-    /// The encoder's tokens.
-    encoder: Option<Vec<i64>>,
-    /// The tokens so far, the prompt's included.
-    tokens: Vec<i64>,
-    /// The number of tokens before the first new one.
-    start: usize,
-    logprobs: Vec<f64>,
-    /// Whether the slot holds all tokens but the last.
-    is_cached: bool,
-    rng: ChaCha8Rng,
 }
 
 /// The part of a rank in a pass.
@@ -232,11 +134,11 @@ impl<'a> Batch<'a> {
         }
         match pass {
             Pass::Prefill(slots) => {
-                let logits = self.prefill(&slots)?;
+                let logits = prefill(self.model, &mut self.running, &slots, &mut self.caches)?;
                 self.grow(&slots, &logits, watch)?;
             }
             Pass::Decode => {
-                let logits = self.decode()?;
+                let logits = decode(self.model, &self.running, &mut self.caches)?;
                 let slots: Vec<usize> = (0..self.running.len()).collect();
                 self.grow(&slots, &logits, watch)?;
             }
@@ -292,51 +194,6 @@ impl<'a> Batch<'a> {
             (is_first || *rows <= most).then_some(slot)
         });
         rows.collect()
-    }
-
-    /// The logits `[n, V]` behind the whole texts of these slots.
-    fn prefill(&mut self, slots: &[usize]) -> Result<Tensor> {
-        let model = self.model;
-        // Short texts stand beside each other, since products of theirs are taken together.
-        let mut places: Vec<usize> = (0..slots.len()).collect();
-        places.sort_by_key(|&place| self.running[slots[place]].whole().len());
-        let slots: Vec<usize> = places.iter().map(|&place| slots[place]).collect();
-        let texts = || slots.iter().map(|&slot| &self.running[slot]);
-        let row = |tokens: Vec<i64>| to_device(&tokens, &[1, tokens.len() as i64], model.device());
-        let input = row(texts().flat_map(Running::whole).copied().collect())?;
-        let masks = match model.facts().is_seq2seq() {
-            false => Masks::default(),
-            true => {
-                let tokens = texts().flat_map(|text| &text.tokens).copied().collect();
-                Masks::default().with_decoder(Some(row(tokens)?))
-            }
-        };
-        let lengths: Vec<i64> = texts().map(|text| text.whole().len() as i64).collect();
-        let masks = match lengths.len() {
-            1 => masks,
-            _ => masks.with_documents(&[lengths], model.device()),
-        };
-        let pass = CachePass::Prefill(slots.iter().map(|&slot| slot as i64).collect());
-        for &slot in &slots {
-            self.running[slot].is_cached = self.caches.is_some();
-        }
-        let logits = last_logits(model, (&input, &masks), &pass, &mut self.caches)?;
-        let mut from: Vec<i64> = vec![0; places.len()];
-        for (row, place) in (0..).zip(places) {
-            from[place] = row;
-        }
-        Ok(logits.f_index_select(0, &to_device(&from, &[from.len() as i64], logits.device())?)?)
-    }
-
-    /// The logits `[B, V]` behind the last token of each running text.
-    fn decode(&mut self) -> Result<Tensor> {
-        let (model, texts) = (self.model, &self.running);
-        let past = texts.iter().map(|text| text.tokens.len() as i64 - 1).collect();
-        let rows = DecodeRows::new(past, model.device())?;
-        let last: Vec<i64> = texts.iter().filter_map(|text| text.tokens.last().copied()).collect();
-        let input = to_device(&last, &[last.len() as i64, 1], model.device())?;
-        let pass = CachePass::Decode(rows);
-        last_logits(model, (&input, &Masks::default()), &pass, &mut self.caches)
     }
 
     /// Adds the token that the logits `[n, V]` lead to, to each text in these slots, given from the first
@@ -408,44 +265,13 @@ impl<'a> Batch<'a> {
     }
 }
 
-impl Ended {
-    fn none(reason: FinishReason) -> Self {
-        Self { tokens: Vec::new(), logprobs: Vec::new(), reason }
-    }
-}
-
-impl Running {
-    /// The tokens that a pass over the whole text reads: the encoder's, if there is one.
-    fn whole(&self) -> &[i64] {
-        self.encoder.as_deref().unwrap_or(&self.tokens)
-    }
-
-    fn drawing(&mut self) -> (&[i64], usize, &mut ChaCha8Rng) {
-        (&self.tokens, self.tokens.len() - self.start, &mut self.rng)
-    }
-}
-
-fn last_logits(
-    model: &Model,
-    (input, masks): (&Tensor, &Masks),
-    pass: &CachePass,
-    caches: &mut Option<Vec<LayerCache>>,
-) -> Result<Tensor> {
-    let caches = caches.as_deref_mut().map(|caches| (pass, caches));
-    let logits =
-        model.infer(input, masks, Inference { objective: None, caches, last_only: true })?;
-    let tokens = logits.size()[1];
-    match pass {
-        // Each position is the last one of a text.
-        CachePass::Prefill(texts) if texts.len() > 1 => Ok(logits.f_squeeze_dim(0)?),
-        _ => Ok(logits.f_select(1, tokens - 1)?),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::tiny_gpt2, tensor::Device};
+    use crate::{
+        model::{Masks, tiny_gpt2},
+        tensor::Device,
+    };
 
     fn model(n_positions: i64) -> Model {
         model_of(&[("vocab_size", 31), ("n_positions", n_positions), ("n_embd", 16)])

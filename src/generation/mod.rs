@@ -5,12 +5,17 @@
 //! nothing is padded and lengths may differ.
 
 mod batch;
+mod ended;
+mod passes;
+mod prompt;
 mod sampling;
 mod score;
 mod text;
 
 pub use self::{
-    batch::{Ended, FinishReason, Prompt, Watch, generate},
+    batch::generate,
+    ended::{Ended, FinishReason, Watch},
+    prompt::Prompt,
     sampling::Sampling,
     score::{Score, Windows, score},
     text::{Continued, Texts, check_texts, continue_texts, continue_tokens},

@@ -1,7 +1,9 @@
 //! Texts in and out: prompts to tokens, tokens to pieces of text as they come, and stops found in them.
 
 use super::{
-    batch::{Ended, FinishReason, Prompt, Watch, check, generate_checked},
+    batch::generate_checked,
+    ended::{Ended, FinishReason, Watch},
+    prompt::{Prompt, check},
     sampling::Sampling,
 };
 use crate::{
