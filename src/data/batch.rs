@@ -2,21 +2,24 @@
 //!
 //! Labels are the input ids themselves, as in Hugging Face: the model shifts them by one. Rows may have
 //! labels of their own: as many as tokens for a causal model, any number for one with an encoder. A label
-//! of [`IGNORE_INDEX`] is no target; all padding has it, so that padding never counts in a loss.
+//! of [`IGNORE_INDEX`](crate::tensor::IGNORE_INDEX) is no target; all padding has it, so that padding never
+//! counts in a loss.
 
 use std::time::Duration;
 
-pub(super) use crate::tensor::Device;
-use crate::tensor::{IGNORE_INDEX, Tensor, to_device};
 use arrow::array::RecordBatch;
 
 use super::{
     batch_rows::BatchRows,
     batch_stats::{BatchStats, HostRows},
-    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, POSITION_IDS, TokenLists, pad_to_longest},
+    batch_table::Table,
+    tokens::{INPUT_IDS, LABELS, pad_to_longest},
     values::{Row, to_rows},
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Error, Result},
+    tensor::{Device, Tensor, to_device},
+};
 
 /// One micro batch of one rank; B rows, T tokens.
 #[derive(Debug)]
@@ -39,7 +42,7 @@ impl Batch {
     }
 
     /// Targets, not shifted, int64 `[B, T]`, or of another length for a model with an encoder;
-    /// [`IGNORE_INDEX`] where there is none.
+    /// [`IGNORE_INDEX`](crate::tensor::IGNORE_INDEX) where there is none.
     pub fn labels(&self) -> &Tensor {
         &self.contents.labels
     }
@@ -104,7 +107,7 @@ impl Batch {
 /// The token that each position of a batch should predict: the labels, shifted by one. All int64.
 #[derive(Debug)]
 pub struct TargetTensors {
-    /// `[B, T]`, [`IGNORE_INDEX`] where there is none.
+    /// `[B, T]`, [`IGNORE_INDEX`](crate::tensor::IGNORE_INDEX) where there is none.
     pub ids: Tensor,
     /// The positions that have one, among B times T.
     pub positions: Tensor,
@@ -209,7 +212,7 @@ pub(super) fn assemble(
     let mut table = Table::default();
     table.push(&rows, place.first_row)?;
     while table.rows < place.len {
-        let from = table.labels.len();
+        let from = table.rows;
         table.push(filler, place.first_row)?;
         table.forget_targets(from);
     }
@@ -217,7 +220,7 @@ pub(super) fn assemble(
     let asked = schema.field_with_name(INPUT_IDS).ok().and_then(pad_to_longest);
     // Rows with labels of their own may be padded: what fills them up counts in no loss.
     let pad_id = asked.or(schema.field_with_name(LABELS).ok().map(|_| 0));
-    table.even_out(pad_id, place)?;
+    table.even_out(pad_id, place.pad_to_multiple_of, place.first_row)?;
     let documents = table.documents();
     let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
         let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
@@ -227,193 +230,13 @@ pub(super) fn assemble(
     Ok(Batch { epoch, first_row, load_time: Duration::ZERO, contents, documents, rows })
 }
 
-/// Refuses a mask that is more than a mask, such as the numbers of joined documents.
-pub(super) fn check_mask(mask: &[i64], row: u64) -> Result<()> {
-    let Some(other) = mask.iter().find(|&&value| value != 0 && value != 1) else { return Ok(()) };
-    let message = format!("row {row}: attention_mask holds {other}; expected 0 and 1 alone");
-    Err(Error::new(Code::Data, message).hint(
-        "numbers of joined documents are not supported: make them 1, or leave the column out",
-    ))
-}
-
-/// Refuses a negative label that is not the one without a target.
-pub(super) fn check_labels(labels: &[i64], row: u64) -> Result<()> {
-    let Some(label) = labels.iter().find(|&&id| id < 0 && id != IGNORE_INDEX) else {
-        return Ok(());
-    };
-    let message =
-        format!("row {row}: {label} is no label: a label is a token id, or {IGNORE_INDEX}");
-    Err(Error::new(Code::TokenId, message)
-        .hint(format!("write {IGNORE_INDEX} where there is no target")))
-}
-
-/// The rows of a batch before they are tensors.
-#[derive(Default)]
-struct Table {
-    rows: usize,
-    /// Whether a row has another number of labels than of tokens.
-    has_pairs: bool,
-    /// Whether the rows have labels of their own.
-    has_labels: bool,
-    input_ids: Vec<Vec<i64>>,
-    labels: Vec<Vec<i64>>,
-    attention_mask: Vec<Vec<i64>>,
-    /// The tokens of each text of a row; none where rows have no positions.
-    documents: Vec<Vec<i64>>,
-}
-
-impl Table {
-    fn push(&mut self, batch: &RecordBatch, first_row: u64) -> Result<()> {
-        let ids = TokenLists::of(batch, INPUT_IDS)?;
-        let ids = ids.ok_or_else(|| Error::new(Code::Internal, "a batch lost its input_ids"))?;
-        let labels = TokenLists::of(batch, LABELS)?;
-        let mask = TokenLists::of(batch, ATTENTION_MASK)?;
-        let positions = TokenLists::of(batch, POSITION_IDS)?;
-        for row in 0..ids.len() {
-            let number = first_row + row as u64;
-            let ids = check_ids(ids.row(row), number)?;
-            let mask = match &mask {
-                Some(mask) => same_length(mask.row(row), ids, ATTENTION_MASK, number)?.to_vec(),
-                None => vec![1; ids.len()],
-            };
-            check_mask(&mask, number)?;
-            if let Some(positions) = &positions {
-                let positions = same_length(positions.row(row), ids, POSITION_IDS, number)?;
-                self.documents.push(texts(positions, number)?);
-            }
-            if !mask.contains(&1) {
-                let message = format!("row {number} has no tokens");
-                return Err(Error::new(Code::Data, message).hint(
-                    "remove empty rows with .filter before .tokenize, or join rows with .pack",
-                ));
-            }
-            self.has_labels |= labels.is_some();
-            let labels = labels.as_ref().map_or(ids, |labels| labels.row(row));
-            check_labels(labels, number)?;
-            let target =
-                |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
-            self.labels.push(match labels.len() == ids.len() {
-                true => labels.iter().zip(&mask).map(target).collect(),
-                false => labels.to_vec(),
-            });
-            self.has_pairs |= labels.len() != ids.len();
-            self.input_ids.push(ids.to_vec());
-            self.attention_mask.push(mask);
-            self.rows += 1;
-        }
-        Ok(())
-    }
-
-    /// The tokens of each text of each row, and of the padding behind them.
-    fn documents(&self) -> Option<Vec<Vec<i64>>> {
-        let longest = longest_of(&self.input_ids) as i64;
-        let whole = |texts: &Vec<i64>| {
-            let padding = longest - texts.iter().sum::<i64>();
-            texts.iter().copied().chain((padding > 0).then_some(padding)).collect()
-        };
-        (!self.documents.is_empty()).then(|| self.documents.iter().map(whole).collect())
-    }
-
-    fn forget_targets(&mut self, from: usize) {
-        self.labels[from..].iter_mut().flatten().for_each(|label| *label = IGNORE_INDEX);
-    }
-
-    /// Brings all rows to the length of the longest, or to the next multiple that was asked for, if they
-    /// may be padded.
-    fn even_out(&mut self, pad_id: Option<i64>, place: &BatchPosition) -> Result<()> {
-        let multiple = place.pad_to_multiple_of;
-        let longest = longest_of(&self.input_ids).next_multiple_of(multiple);
-        // One at least, so that a batch without any label has a shape.
-        let of_labels = match self.has_pairs {
-            true => longest_of(&self.labels).max(1).next_multiple_of(multiple),
-            false => longest,
-        };
-        self.labels.iter_mut().for_each(|row| row.resize(of_labels, IGNORE_INDEX));
-        let Some(short) = self.input_ids.iter().position(|row| row.len() != longest) else {
-            return Ok(());
-        };
-        let Some(pad_id) = pad_id else {
-            let (len, row) = (self.input_ids[short].len(), place.first_row + short as u64);
-            let message = if self.input_ids.iter().all(|row| row.len() == len) {
-                format!(
-                    "row {row} has {len} tokens, no multiple of `pad_to_multiple_of` {multiple}, and \
-                     its dataset has no padding"
-                )
-            } else {
-                format!(
-                    "row {row} has {len} tokens, and another of its batch has {longest}: the rows of \
-                     a batch must have one length"
-                )
-            };
-            return Err(Error::new(Code::Data, message).hint(
-                "call .pack(seq_len) before .loader, or .tokenize with padding: \"longest\"",
-            ));
-        };
-        self.input_ids.iter_mut().for_each(|row| row.resize(longest, pad_id));
-        self.attention_mask.iter_mut().for_each(|row| row.resize(longest, 0));
-        Ok(())
-    }
-
-    /// The rows, which have one length.
-    fn finish(self) -> HostRows {
-        let [len, label_len] = [&self.input_ids, &self.labels].map(|rows| longest_of(rows));
-        let (is_aligned, has_labels) = (!self.has_pairs, self.has_labels);
-        let [input_ids, labels, attention_mask] =
-            [self.input_ids, self.labels, self.attention_mask].map(|rows| rows.concat());
-        HostRows { len, label_len, is_aligned, has_labels, input_ids, labels, attention_mask }
-    }
-}
-
-/// The tokens of each text of a row: positions count up from 0 in each.
-fn texts(positions: &[i64], row: u64) -> Result<Vec<i64>> {
-    let mut texts: Vec<i64> = Vec::new();
-    for (i, &position) in positions.iter().enumerate() {
-        match texts.last_mut() {
-            Some(last) if position == *last => *last += 1,
-            _ if position == 0 => texts.push(1),
-            _ => {
-                let message = format!(
-                    "row {row}: position_ids[{i}] is {position}; expected positions that count up \
-                     from 0 in each text"
-                );
-                return Err(Error::new(Code::Data, message));
-            }
-        }
-    }
-    Ok(texts)
-}
-
-fn longest_of(rows: &[Vec<i64>]) -> usize {
-    rows.iter().map(Vec::len).max().unwrap_or(0)
-}
-
-fn check_ids(ids: &[i64], row: u64) -> Result<&[i64]> {
-    match ids.iter().position(|&id| id < 0) {
-        Some(at) => bail!(
-            Code::TokenId,
-            "row {row}: input_ids[{at}] is {}; a token id is 0 or more",
-            ids[at]
-        ),
-        None => Ok(ids),
-    }
-}
-
-fn same_length<'a>(other: &'a [i64], ids: &[i64], name: &str, row: u64) -> Result<&'a [i64]> {
-    if other.len() != ids.len() {
-        bail!(
-            Code::Data,
-            "row {row}: {name} has {} entries and input_ids {}; expected the same number",
-            other.len(),
-            ids.len()
-        );
-    }
-    Ok(other)
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::data::{DataSource, Dataset, LoaderOptions, OpenOptions};
+    use crate::{
+        data::{DataSource, Dataset, LoaderOptions, OpenOptions},
+        tensor::IGNORE_INDEX,
+    };
 
     /// A batch of these token ids, for tests of what takes batches.
     pub(crate) fn batch_of(rows: &[Vec<i64>]) -> Batch {

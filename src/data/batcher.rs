@@ -6,10 +6,13 @@ use arrow::{array::RecordBatch, compute::concat_batches};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    batch::{Batch, BatchPosition, Device, assemble},
+    batch::{Batch, BatchPosition, assemble},
     stage::{RowFeed, Stage},
 };
-use crate::error::{Code, Error, Result};
+use crate::{
+    error::{Code, Error, Result},
+    tensor::Device,
+};
 
 /// How a dataset is cut into batches, and for which rank.
 #[derive(Debug, Clone)]

@@ -23,6 +23,7 @@
 //! | `source_name.rs`, `hub_names.rs` | what a name is: part of dsr, files, the hub; short names of the hub |
 //! | `order.rs` | `sort` and `unique` |
 //! | `loader.rs`, `batcher.rs`, `prefetch.rs`, `worker.rs`, `wanted.rs` | micro batches of one rank, in order, kept ready by a thread |
+//! | `batch_table.rs`, `row_checks.rs` | the rows of one of them, checked and of one length |
 //! | `batch.rs`, `batch_stats.rs` | one of them as tensors, and what is known of it |
 //! | `batch_rows.rs` | the rows of a batch that training failed on |
 //!
@@ -33,6 +34,7 @@ mod ahead;
 mod batch;
 mod batch_rows;
 mod batch_stats;
+mod batch_table;
 mod batcher;
 mod chat;
 mod columns;
@@ -48,6 +50,7 @@ mod pack_documents;
 mod parts;
 mod places;
 mod prefetch;
+mod row_checks;
 mod rows;
 mod shuffle;
 mod shuffle_buffer;

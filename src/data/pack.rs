@@ -12,7 +12,7 @@ use arrow::{
 };
 
 use super::{
-    batch::{check_labels, check_mask},
+    row_checks::{check_labels, check_mask},
     stage::{Batches, Stage, skip_rows},
     tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, TokenLists, require_tokens},
 };
