@@ -1,11 +1,12 @@
 //! The optimizers over flat parameter units, and the norm that gradients are clipped by.
 //!
-//! A [`OptimizerPlan`] says which parts of which units are updated alike (`plan.rs`), so that its memory is
-//! known before it is taken. An [`Optimizer`] does the steps of a plan, unit by unit, so that the
-//! state of a unit (`state.rs`) has to be at hand only then. A rule is a function of parameters,
-//! gradients, state and the step's hyperparameters (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and
-//! `adagrad.rs` are libtorch's fused kernels (over state in 8 bits one of our own, `blockwise.rs`), `lion.rs` is arithmetic on whole parts, `lamb.rs` and
-//! `muon.rs` also look at each parameter by itself.
+//! A [`OptimizerPlan`] says which parts of which units are updated alike (`plan.rs`), by the groups of a
+//! config (`group_settings.rs`, `overrides.rs`), so that its memory is known before it is taken. An
+//! [`Optimizer`] does the steps of a plan, unit by unit, so that the state of a unit (`state.rs`) has to be at
+//! hand only then. A rule is a function of parameters, gradients, state and the step's hyperparameters
+//! (`rule.rs`), one file each: `adam.rs`, `sgd.rs` and `adagrad.rs` are libtorch's fused kernels (over state in
+//! 8 bits one of our own, `blockwise.rs`), `lion.rs` is arithmetic on whole parts, `lamb.rs` and `muon.rs` also
+//! look at each parameter by itself.
 
 mod adagrad;
 mod adam;
@@ -13,12 +14,14 @@ mod algorithm;
 mod blockwise;
 mod clip;
 mod flat_slice;
+mod group_settings;
 mod lamb;
 mod layout;
 mod lion;
 mod muon;
 #[cfg(test)]
 mod oracle;
+mod overrides;
 mod plan;
 mod rule;
 mod sgd;
@@ -28,14 +31,16 @@ mod whole;
 pub use crate::bridge::fused::Scaling;
 pub use clip::{clip_divisor, squared_norm, squares};
 pub use layout::{ParamLayout, UnitLayout};
-pub use plan::{OptimizerPlan, names_nothing};
+pub use overrides::names_nothing;
+pub use plan::OptimizerPlan;
 pub use whole::{StateForm, StateName, StatePiece};
 
 use self::{
     algorithm::rule_of,
     blockwise::{BlockwiseTensors, CodeTables},
     flat_slice::{FlatSlice, PlanParam},
-    plan::{GroupSettings, UpdateGroup, state_kind, state_tensors},
+    group_settings::GroupSettings,
+    plan::{UpdateGroup, state_kind, state_tensors},
     rule::{GroupUpdate, Hyperparameters, SliceTensors, UnitContext},
     state::StoredTensor,
 };

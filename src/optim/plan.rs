@@ -1,31 +1,22 @@
-//! The update of each parameter: the groups of a config, applied to the names of a model.
+//! The parts of units that are updated alike, and their state.
 //!
 //! Neighbours in a unit that are updated alike are one [`FlatSlice`], padding included, so that a unit
 //! without groups is one call of a kernel; all slices with the same settings are one [`UpdateGroup`].
-
-use std::collections::BTreeSet;
-
-use glob::Pattern;
 
 use super::{
     algorithm::rule_of,
     blockwise,
     flat_slice::{FlatSlice, PlanParam, ShardParamInfo},
+    group_settings::{GroupSettings, settings_of},
     layout::{ParamLayout, UnitLayout},
+    overrides::GroupOverrides,
 };
 use crate::{
-    config::{
-        OptimizerConfig,
-        optimizer::{AdamConfig, Algorithm, StateDtype},
-        suggest::nearest,
-    },
+    config::{OptimizerConfig, optimizer::StateDtype},
     dist::ShardSpec,
-    error::{Code, Error, Result},
+    error::{Error, Result},
     tensor::{Kind, bytes_of},
 };
-
-/// Names that an error shows of a model.
-const SHOWN_NAMES: usize = 3;
 
 /// An optimizer's work and state before any memory is taken.
 #[derive(Debug)]
@@ -48,15 +39,6 @@ pub(super) struct UpdateGroup {
     pub(super) slices: Vec<FlatSlice>,
     /// The units with parameters of the group, the same on all ranks, in order.
     pub(super) units: Vec<usize>,
-}
-
-/// How a parameter is updated.
-#[derive(Debug, Clone, PartialEq)]
-pub(super) struct GroupSettings {
-    pub(super) rule: Algorithm,
-    /// Its learning rate is that of the schedule times this.
-    pub(super) lr_factor: f64,
-    pub(super) weight_decay: f64,
 }
 
 impl OptimizerPlan {
@@ -218,135 +200,12 @@ pub(super) fn state_kind(config: &OptimizerConfig) -> Kind {
     }
 }
 
-/// How this parameter is updated.
-fn settings_of(
-    config: &OptimizerConfig,
-    choices: &GroupOverrides<'_>,
-    param: &ParamLayout,
-) -> Result<GroupSettings> {
-    let (rule, usual_lr) = rule(config, param);
-    let lr = choose(&choices.lr, &param.name, "lr")?.unwrap_or(usual_lr);
-    let weight_decay = choose(&choices.weight_decay, &param.name, "weight_decay")?;
-    let weight_decay = weight_decay.unwrap_or(config.weight_decay);
-    if lr != config.lr && config.lr == 0.0 {
-        let message = format!(
-            "the learning rate {lr} of {} has no proportion to the optimizer's, which is 0",
-            param.name
-        );
-        return Err(Error::new(Code::BadValue, message).option("optimizer.lr"));
-    }
-    let lr_factor = if lr == config.lr { 1.0 } else { lr / config.lr };
-    Ok(GroupSettings { rule, lr_factor, weight_decay })
-}
-
-/// The rule for this parameter, and the learning rate that it has without a group.
-fn rule(config: &OptimizerConfig, param: &ParamLayout) -> (Algorithm, f64) {
-    match &config.algorithm {
-        Algorithm::Muon(muon) if param.fan_in_out.is_none() => {
-            let adam = AdamConfig { betas: muon.betas, eps: muon.eps, ..AdamConfig::default() };
-            (Algorithm::Adam(adam), muon.adam_lr.unwrap_or(config.lr))
-        }
-        algorithm => (algorithm.clone(), config.lr),
-    }
-}
-
-/// The settings that a config's patterns override.
-struct GroupOverrides<'a> {
-    lr: Vec<Override<'a>>,
-    weight_decay: Vec<Override<'a>>,
-    /// Every pattern with its option.
-    patterns: Vec<(&'a Pattern, String)>,
-}
-
-/// A value for the parameters with a name of these.
-struct Override<'a> {
-    patterns: &'a [Pattern],
-    value: f64,
-    option: String,
-}
-
-impl<'a> GroupOverrides<'a> {
-    fn of(config: &'a OptimizerConfig) -> Self {
-        let (mut lr, mut weight_decay) = (Vec::new(), Vec::new());
-        let mut patterns: Vec<_> = numbered(&config.no_decay, "optimizer.no_decay");
-        if !config.no_decay.is_empty() {
-            let option = "optimizer.no_decay".to_owned();
-            weight_decay.push(Override { patterns: &config.no_decay, value: 0.0, option });
-        }
-        for (i, group) in config.groups.iter().enumerate() {
-            let option = format!("optimizer.groups[{i}]");
-            patterns.extend(numbered(&group.params, &format!("{option}.params")));
-            for (value, list, key) in
-                [(group.lr, &mut lr, "lr"), (group.weight_decay, &mut weight_decay, "weight_decay")]
-            {
-                let option = format!("{option}.{key}");
-                list.extend(value.map(|value| Override { patterns: &group.params, value, option }));
-            }
-        }
-        Self { lr, weight_decay, patterns }
-    }
-
-    /// A fault for each pattern that names no parameter.
-    fn unused(&self, units: &[UnitLayout], frozen: &[&str]) -> Vec<Error> {
-        let trained = || units.iter().flat_map(|unit| &unit.params).map(|p| p.name.as_str());
-        let names = || trained().chain(frozen.iter().copied());
-        let unused = self.patterns.iter().filter(|(p, _)| !names().any(|name| p.matches(name)));
-        unused.map(|(pattern, option)| names_nothing(pattern, option, names())).collect()
-    }
-}
-
-fn numbered<'a>(patterns: &'a [Pattern], option: &str) -> Vec<(&'a Pattern, String)> {
-    patterns.iter().enumerate().map(|(i, p)| (p, format!("{option}[{i}]"))).collect()
-}
-
-/// The one value that is chosen for `name`, if one is.
-fn choose(choices: &[Override<'_>], name: &str, what: &str) -> Result<Option<f64>> {
-    let mut chosen: Option<&Override<'_>> = None;
-    for choice in choices.iter().filter(|c| c.patterns.iter().any(|p| p.matches(name))) {
-        let Some(first) = chosen else {
-            chosen = Some(choice);
-            continue;
-        };
-        if first.value != choice.value {
-            let message = format!(
-                "{name} has two values of {what}: {} by `{}` and {} by `{}`",
-                first.value, first.option, choice.value, choice.option
-            );
-            return Err(Error::new(Code::BadValue, message)
-                .option(&choice.option)
-                .hint("write patterns that do not name the same parameters"));
-        }
-    }
-    Ok(chosen.map(|choice| choice.value))
-}
-
-/// The error of a pattern of an option that no parameter of a model has a name like.
-pub fn names_nothing<'a>(
-    pattern: &Pattern,
-    option: &str,
-    names: impl Iterator<Item = &'a str> + Clone,
-) -> Error {
-    let message = format!("`{option}`: no parameter of the model has a name like \"{pattern}\"");
-    let mut error = Error::new(Code::BadValue, message).option(option);
-    let literal = pattern.as_str().trim_matches(['*', '.']);
-    let parts: BTreeSet<&str> = names.clone().flat_map(suffixes_and_parts).collect();
-    if let Some(near) = nearest(literal, parts) {
-        error = error.hint(format!("did you mean `{}`?", pattern.as_str().replace(literal, near)));
-    }
-    let shown: Vec<_> = names.take(SHOWN_NAMES).collect();
-    error.hint(format!("names are such as {}", shown.join(", ")))
-}
-
-/// `a.b.c` as `a.b.c`, `b.c`, `c`, and `a`, `b`, `c`.
-fn suffixes_and_parts(name: &str) -> impl Iterator<Item = &str> {
-    let suffixes = name.match_indices('.').map(move |(at, _)| &name[at + 1..]);
-    name.split('.').chain([name]).chain(suffixes)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use glob::Pattern;
+
     use super::*;
-    use crate::config::optimizer::{LambConfig, MuonConfig, ParamGroup, SgdConfig};
+    use crate::config::optimizer::{Algorithm, LambConfig, MuonConfig, ParamGroup, SgdConfig};
 
     fn unit(names: &[&str]) -> UnitLayout {
         let param = |(i, name): (usize, &&str)| ParamLayout {
@@ -360,18 +219,22 @@ mod tests {
     }
 
     /// An embedding, two blocks and a norm.
-    fn units() -> Vec<UnitLayout> {
+    pub(in crate::optim) fn units() -> Vec<UnitLayout> {
         let block = ["h.0.ln.weight", "h.0.ln.bias", "h.0.c_fc.weight", "h.0.c_fc.bias"];
         let second = block.map(|name| name.replace("h.0", "h.1"));
         let second: Vec<_> = second.iter().map(String::as_str).collect();
         vec![unit(&["wte.weight"]), unit(&block), unit(&second), unit(&["ln_f.bias"])]
     }
 
-    fn patterns(texts: &[&str]) -> Vec<Pattern> {
+    pub(in crate::optim) fn patterns(texts: &[&str]) -> Vec<Pattern> {
         texts.iter().map(|text| Pattern::new(text).unwrap()).collect()
     }
 
-    fn group(params: &[&str], lr: Option<f64>, weight_decay: Option<f64>) -> ParamGroup {
+    pub(in crate::optim) fn group(
+        params: &[&str],
+        lr: Option<f64>,
+        weight_decay: Option<f64>,
+    ) -> ParamGroup {
         ParamGroup { params: patterns(params), lr, weight_decay }
     }
 
@@ -441,65 +304,9 @@ mod tests {
         assert_eq!((sgd(0.0), sgd(0.9)), (0, 160 * 4));
     }
 
-    fn faults(config: OptimizerConfig) -> Vec<(String, String)> {
+    pub(in crate::optim) fn faults(config: OptimizerConfig) -> Vec<(String, String)> {
         let e = OptimizerPlan::new(&config, &units(), None).unwrap_err();
         let fault = |e: &Error| (e.option_path().unwrap().to_owned(), e.message().to_owned());
         std::iter::once(&e).chain(e.others()).map(fault).collect()
-    }
-
-    #[test]
-    fn patterns_that_name_nothing_are_refused_together() {
-        let config = OptimizerConfig {
-            no_decay: patterns(&["*.bias", "*.bais"]),
-            groups: vec![group(&["h.7.*", "wte*"], Some(1.0), None)],
-            ..OptimizerConfig::default()
-        };
-        let e = OptimizerPlan::new(&config, &units(), None).unwrap_err();
-        assert_eq!(e.hints()[0], "did you mean `*.bias`?");
-        assert_eq!(e.hints()[1], "names are such as wte.weight, h.0.ln.weight, h.0.ln.bias");
-        let found = faults(config);
-        assert_eq!(found[0].0, "optimizer.no_decay[1]");
-        assert_eq!(
-            found[0].1,
-            "`optimizer.no_decay[1]`: no parameter of the model has a name like \"*.bais\""
-        );
-        assert_eq!(found[1].0, "optimizer.groups[0].params[0]");
-        assert_eq!(found.len(), 2);
-    }
-
-    #[test]
-    fn two_values_for_one_parameter_are_refused_and_one_twice_is_not() {
-        let config = |decay| OptimizerConfig {
-            no_decay: patterns(&["*.bias"]),
-            groups: vec![
-                group(&["ln_f.*"], None, Some(decay)),
-                group(&["*f.bias"], Some(1.0), None),
-            ],
-            ..OptimizerConfig::default()
-        };
-        OptimizerPlan::new(&config(0.0), &units(), None).unwrap();
-        assert_eq!(
-            faults(config(0.2)),
-            [(
-                "optimizer.groups[0].weight_decay".to_owned(),
-                "ln_f.bias has two values of weight_decay: 0 by `optimizer.no_decay` and 0.2 by \
-                 `optimizer.groups[0].weight_decay`"
-                    .to_owned()
-            )]
-        );
-    }
-
-    #[test]
-    fn a_rate_of_zero_has_no_proportion() {
-        let config = OptimizerConfig {
-            lr: 0.0,
-            groups: vec![group(&["wte*"], Some(1e-3), None)],
-            ..OptimizerConfig::default()
-        };
-        assert_eq!(faults(config.clone())[0].0, "optimizer.lr");
-        let still = OptimizerConfig { lr: 1e-3, ..config };
-        let still = OptimizerConfig { groups: vec![group(&["wte*"], Some(0.0), None)], ..still };
-        let plan = OptimizerPlan::new(&still, &units(), None).unwrap();
-        assert_eq!(plan.groups[0].settings.lr_factor, 0.0);
     }
 }
