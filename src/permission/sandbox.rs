@@ -59,15 +59,15 @@ pub struct Needs {
 /// Keeps this thread, and those that it starts from now on, to what `permissions` give and to what
 /// the program itself needs. There is no way back.
 pub fn apply(permissions: &Permissions, needs: &Needs) -> Result<Sandbox> {
-    for cache in &permissions.context.caches {
+    for cache in &permissions.judge.context.caches {
         // A cache that cannot be made is missed when something is to be put there.
         let _ = fs::create_dir_all(Place::unguarded(cache));
     }
     let mut read: BTreeSet<PathBuf> = SYSTEM_READS.iter().map(PathBuf::from).collect();
     read.extend(loaded_libraries());
-    read.extend(permissions.readable().into_iter().chain(needs.read.iter().cloned()));
+    read.extend(permissions.judge.readable().into_iter().chain(needs.read.iter().cloned()));
     let mut write: BTreeSet<PathBuf> = SYSTEM_WRITES.iter().map(PathBuf::from).collect();
-    write.extend(permissions.writable().into_iter().chain(needs.write.iter().cloned()));
+    write.extend(permissions.judge.writable().into_iter().chain(needs.write.iter().cloned()));
     let write = write.into_iter().filter_map(|path| existing(&path));
     let status = restrict(read, write).map_err(|e| {
         Error::new(Code::Permission, "the kernel refuses the sandbox of the recipe")
