@@ -84,6 +84,8 @@ impl Pipe {
 
     /// The gradient of the flow that was sent for a batch of this shape; `None` for the last stage.
     pub(super) fn receive_gradient(&self, shape: &BatchShape) -> Result<Option<Flow>> {
+        // A backward pass is about to need the memory of gradients that have arrived.
+        self.let_go()?;
         let Some(link) = self.mesh.next() else { return Ok(None) };
         let sizes = self.outgoing.borrow().get(shape).cloned().ok_or_else(out_of_order)?;
         receive_parts(&link.backward, &sizes).map(Some)
@@ -114,6 +116,13 @@ impl Pipe {
 
     /// Keeps a transfer until it is over, and lets go of those that are.
     fn start(&self, work: Work) -> Result<()> {
+        self.let_go()?;
+        self.sending.borrow_mut().push_back(work);
+        Ok(())
+    }
+
+    /// Lets go of the transfers that are over, and so of what they sent.
+    fn let_go(&self) -> Result<()> {
         let mut sending = self.sending.borrow_mut();
         while let Some(first) = sending.pop_front() {
             if !first.is_completed()? {
@@ -122,7 +131,6 @@ impl Pipe {
             }
             first.wait()?;
         }
-        sending.push_back(work);
         Ok(())
     }
 
