@@ -31,10 +31,21 @@ pub struct LayerCost {
     pub summed: SummedBytes,
     /// Bytes of the mask that it shares with all layers of a pass.
     pub mask: u64,
+    /// The table of angles of its rotary positions.
+    pub angles: Option<AngleTable>,
     /// Bytes of the bias of scores that it makes for the layers behind it, a part of its output.
     pub bias: u64,
     /// Bytes of the encoder's output, which cross-attention reads; all blocks of a decoder share it.
     pub encoded: u64,
+}
+
+/// A table of angles, which layers share and keep from pass to pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AngleTable {
+    /// A number that no other table of the model has.
+    pub key: usize,
+    /// Its bytes.
+    pub bytes: u64,
 }
 
 /// Bytes of what ranks sum in a layer: a tensor that is gathered or scattered is half a sum.

@@ -11,7 +11,7 @@ pub mod profile;
 mod tape;
 mod workload;
 
-pub use layer_cost::{HeldBytes, LayerCost, SummedBytes};
+pub use layer_cost::{AngleTable, HeldBytes, LayerCost, SummedBytes};
 pub(crate) use tape::{Operation, Tape};
 pub(crate) use workload::FLOAT_BYTES;
 pub use workload::{LayerSharing, SparseWork, Workload};

@@ -1,7 +1,7 @@
 //! The operations of a layer, taken down in the order of the forward pass and played back as autograd frees.
 
 use super::{
-    layer_cost::{HeldBytes, LayerCost, SummedBytes},
+    layer_cost::{AngleTable, HeldBytes, LayerCost, SummedBytes},
     profile::ModuleProfile,
     workload::Workload,
 };
@@ -12,6 +12,7 @@ pub(crate) struct Tape {
     entries: Vec<TapeEntry>,
     summed: SummedBytes,
     mask: u64,
+    angles: Option<AngleTable>,
     bias: u64,
     encoded: u64,
     /// The region that was entered.
@@ -63,6 +64,11 @@ impl Tape {
     /// A mask of so many bytes, which is made once a pass for all layers.
     pub(crate) fn needs_mask(&mut self, bytes: u64) {
         self.mask = self.mask.max(bytes);
+    }
+
+    /// A table of angles, which other layers may read too.
+    pub(crate) fn reads_angles(&mut self, table: AngleTable) {
+        self.angles = Some(table);
     }
 
     /// A bias of the scores of so many bytes, which the layers behind this one add too.
@@ -159,7 +165,7 @@ impl Tape {
     pub(crate) fn cost(&self, profile: ModuleProfile, output: u64) -> LayerCost {
         let kept = self.kept() + output;
         let (backward, summed) = (self.backward(kept, output), self.summed);
-        let (mask, bias, encoded) = (self.mask, self.bias, self.encoded);
+        let Self { mask, angles, bias, encoded, .. } = *self;
         LayerCost {
             profile,
             kept,
@@ -167,6 +173,7 @@ impl Tape {
             backward,
             summed,
             mask,
+            angles,
             bias,
             encoded,
             ..LayerCost::default()

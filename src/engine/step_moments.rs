@@ -100,10 +100,12 @@ impl StepMemory<'_> {
             before += if i < lowest { 0 } else { self.kept(i, cost) };
         }
         let mask = self.layers.iter().map(|cost| cost.mask).max().unwrap_or(0);
+        let tables: BTreeSet<_> = self.layers.iter().filter_map(|cost| cost.angles).collect();
+        let tables = tables.iter().map(|table| table.bytes).sum::<u64>();
         // Passes that wait hold all that a pass keeps.
         let Setup { in_flight, incoming, .. } = *self.setup;
         let waiting = (in_flight - 1) * before + in_flight * (incoming + mask);
-        kept.iter_mut().for_each(|kept| *kept += waiting);
+        kept.iter_mut().for_each(|kept| *kept += tables + waiting);
         kept
     }
 

@@ -35,7 +35,7 @@ mod unit_gradient;
 pub use adapters::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Adapter, TRAINED_WEIGHTS, is_of_adapter};
 use architecture::Architecture;
 pub use architecture::{ModelInfo, ModelLayer, Prediction};
-pub use cost::{HeldBytes, LayerCost, LayerSharing, SummedBytes, Workload};
+pub use cost::{AngleTable, HeldBytes, LayerCost, LayerSharing, SummedBytes, Workload};
 pub use cut::own_layers_stay_whole;
 #[cfg(test)]
 pub(crate) use families::tiny_gpt2;

@@ -178,7 +178,7 @@ impl Attention {
             if let Some(window) = self.own_window(q, masks, context.train) {
                 return attend_window([q, k, v], window, self.scale);
             }
-            let mask = self.mask(p, q, bias, masks)?;
+            let mask = self.mask(p, q, (bias, masks));
             return self.attend((q, k, v), mask, context.train);
         };
         if let (Position::Carried, Some(bias)) = (&self.position, bias) {
@@ -334,17 +334,14 @@ impl Attention {
         &self,
         p: &Params<'_>,
         q: &Tensor,
-        bias: Option<&Tensor>,
-        masks: &Masks,
-    ) -> Result<Option<Tensor>> {
+        (bias, masks): (Option<&Tensor>, &Masks),
+    ) -> Option<Tensor> {
         let (tokens, device) = (q.size()[2], q.device());
-        if let Some(heads) = self.alibi(p) {
-            return Ok(Some(masks.alibi(tokens, heads, (q.kind(), device))));
-        }
-        match (&self.position, bias) {
-            (Position::Carried, Some(bias)) => Ok(Some(bias.shallow_clone())),
-            _ if self.is_causal => Ok(masks.causal(tokens, self.window, device)),
-            _ => Ok(masks.encoder()),
+        match (&self.position, bias, self.alibi(p)) {
+            (_, _, Some(heads)) => Some(masks.alibi(tokens, heads, (q.kind(), device))),
+            (Position::Carried, Some(bias), _) => Some(bias.shallow_clone()),
+            _ if self.is_causal => masks.causal(tokens, self.window, device),
+            _ => masks.encoder(),
         }
     }
 
@@ -392,7 +389,8 @@ impl Attention {
             children.push(k_norm.cost_of_rows(work, tape, rows(kv_heads), true));
             children.push(q_norm.cost_of_rows(work, tape, rows(heads), true));
         }
-        if let Position::Rotary(_) = self.position {
+        if let Position::Rotary(rotary) = &self.position {
+            tape.reads_angles(rotary.angles(work));
             // Values keep the storage of all three where one layer made them.
             let kept = if is_fused { q + kv } else { 0 };
             tape.push(Operation { kept, gradient: q + kv, ..Operation::default() });

@@ -3,12 +3,13 @@
 //! Queries and keys turn in one pass over memory each, and their gradients turn back. The layout is
 //! Hugging Face's: the first half of the turned elements pairs with the second.
 
-use std::cell::RefCell;
+use std::{cell::RefCell, ptr, rc::Rc};
 
 use crate::{
     bridge::{autograd::own_gradient, rows::turn},
     error::Result,
     kv_cache::DecodeRows,
+    model::cost::{AngleTable, Workload},
     rope::Rope,
     tensor::{Device, Kind, Tensor, no_grad},
 };
@@ -20,7 +21,7 @@ const LEAST_POSITIONS: i64 = 256;
 #[derive(Debug)]
 pub(crate) struct Rotary {
     rope: Rope,
-    table: RefCell<Option<Table>>,
+    table: RefCell<Option<Rc<Table>>>,
 }
 
 /// Cosines and sines of the positions from 0 on, `[positions, 1, rotated / 2]` each.
@@ -29,13 +30,6 @@ struct Table {
     positions: i64,
     cos: Tensor,
     sin: Tensor,
-}
-
-impl Table {
-    fn shallow_clone(&self) -> Self {
-        let Self { positions, cos, sin } = self;
-        Self { positions: *positions, cos: cos.shallow_clone(), sin: sin.shallow_clone() }
-    }
 }
 
 impl Rotary {
@@ -52,9 +46,9 @@ impl Rotary {
     /// `x` `[B, T, H, D]` of the positions from 0 on, turned, in memory of its own.
     pub(crate) fn turn(&self, x: &Tensor) -> Result<Tensor> {
         let tokens = x.size()[1];
-        let Table { cos, sin, .. } = no_grad(|| self.table(tokens, x.kind(), x.device()))?;
+        let table = no_grad(|| self.table(tokens, x.kind(), x.device()))?;
         let part = |table: &Tensor| table.f_narrow(0, 0, tokens);
-        let (cos, sin) = (part(&cos)?, part(&sin)?);
+        let (cos, sin) = (part(&table.cos)?, part(&table.sin)?);
         let result = no_grad(|| turned(x, &cos, &sin))?;
         if x.requires_grad() {
             own_gradient(&[x], &result, move |grad| {
@@ -68,36 +62,49 @@ impl Rotary {
     /// `x` `[B, 1, H, D]`, one token of each text, turned.
     pub(crate) fn turn_rows(&self, x: &Tensor, rows: &DecodeRows) -> Result<Tensor> {
         if !self.rope.depends_on_length() {
-            let Table { cos, sin, .. } = self.table(rows.longest(), x.kind(), x.device())?;
-            if let Some(made) = turn(x, (&cos, &sin), rows.past())? {
+            let table = self.table(rows.longest(), x.kind(), x.device())?;
+            let (cos, sin) = (&table.cos, &table.sin);
+            if let Some(made) = turn(x, (cos, sin), rows.past())? {
                 return Ok(made);
             }
             let of = |table: &Tensor| table.f_index_select(0, rows.positions())?.f_unsqueeze(1);
-            return turned(x, &of(&cos)?, &of(&sin)?);
+            return turned(x, &of(cos)?, &of(sin)?);
         }
         let each = (0..).zip(rows.past()).map(|(row, &past)| {
-            let Table { cos, sin, .. } = self.table(past + 1, x.kind(), x.device())?;
+            let table = self.table(past + 1, x.kind(), x.device())?;
             let of = |table: &Tensor| table.f_narrow(0, past, 1);
-            turned(&x.f_narrow(0, row, 1)?, &of(&cos)?, &of(&sin)?)
+            turned(&x.f_narrow(0, row, 1)?, &of(&table.cos)?, &of(&table.sin)?)
         });
         Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
+    /// The table for rows of `work`, float32 or 16 bits as the model.
+    pub(crate) fn angles(&self, work: &Workload) -> AngleTable {
+        let positions = self.positions_for(work.tokens.cast_signed());
+        let elements = (positions * self.rope.rotated()).unsigned_abs();
+        AngleTable { key: ptr::from_ref(self).addr(), bytes: elements * work.element_bytes }
+    }
+
+    /// The positions of a table for `positions` of them.
+    fn positions_for(&self, positions: i64) -> i64 {
+        match self.rope.depends_on_length() {
+            true => positions,
+            false => (positions.unsigned_abs().next_power_of_two() as i64).max(LEAST_POSITIONS),
+        }
+    }
+
     /// The table for `positions` positions, made anew where the last one does not serve.
-    fn table(&self, positions: i64, kind: Kind, device: Device) -> Result<Table> {
+    fn table(&self, positions: i64, kind: Kind, device: Device) -> Result<Rc<Table>> {
         let depends = self.rope.depends_on_length();
-        let serves = |table: &Table| {
+        let serves = |table: &&Rc<Table>| {
             let enough =
                 if depends { table.positions == positions } else { table.positions >= positions };
             enough && table.cos.kind() == kind && table.cos.device() == device
         };
-        if let Some(table) = self.table.borrow().as_ref().filter(|table| serves(table)) {
-            return Ok(table.shallow_clone());
+        if let Some(table) = self.table.borrow().as_ref().filter(serves) {
+            return Ok(Rc::clone(table));
         }
-        let count = match depends {
-            true => positions,
-            false => (positions.unsigned_abs().next_power_of_two() as i64).max(LEAST_POSITIONS),
-        };
+        let count = self.positions_for(positions);
         let (inv_freq, factor) = self.rope.frequencies(positions);
         // float32 throughout, as transformers computes them.
         let inv_freq = Tensor::f_from_slice(&inv_freq)?.f_view([1, -1])?;
@@ -107,9 +114,9 @@ impl Rotary {
             let values = if factor == 1.0 { values } else { values.f_mul_scalar(factor)? };
             Ok(values.f_to_kind(kind)?.f_to_device(device)?)
         };
-        let table =
-            Table { positions: count, cos: of(angles.f_cos()?)?, sin: of(angles.f_sin()?)? };
-        *self.table.borrow_mut() = Some(table.shallow_clone());
+        let (cos, sin) = (of(angles.f_cos()?)?, of(angles.f_sin()?)?);
+        let table = Rc::new(Table { positions: count, cos, sin });
+        *self.table.borrow_mut() = Some(Rc::clone(&table));
         Ok(table)
     }
 }
