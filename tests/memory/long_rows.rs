@@ -37,6 +37,18 @@ fn a_sliding_window_is_planned_as_it_is_counted() {
     }
 }
 
+/// The layers of a kind share a table of angles, and those of Gemma 3 are of two kinds.
+#[test]
+fn tables_of_angles_are_planned_as_they_are_counted() {
+    let _alone = alone();
+    let sizes = [("hidden_size", 64), ("num_hidden_layers", 6), ("intermediate_size", 128)];
+    let heads = [("num_attention_heads", 1), ("num_key_value_heads", 1), ("head_dim", 256)];
+    let kinds = [("vocab_size", 256), ("sliding_window", 1024), ("sliding_window_pattern", 6)];
+    let sizes = [sizes, heads, kinds].concat().into_iter().map(|(key, size)| (key, size.into()));
+    let model = ModelConfig::named("gemma3_text").unwrap().with(sizes, "test").unwrap();
+    check(&Case { model, rows: 1, tokens: 1024, accum: 1, every: Some(1), dtype: Dtype::Fp32 });
+}
+
 /// MLPs in slices, gated and plain, and the layout of an encoder, whose scores are written out.
 #[test]
 fn what_long_rows_take_is_planned_as_it_is_counted() {
