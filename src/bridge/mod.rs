@@ -3,7 +3,7 @@
 //! `native/` holds `extern "C"` functions that `build.rs` compiles; a file has its Rust side here with
 //! the same name, but for `codes` (in `decode`), `pinned` (in `stream`) and `bridge` (here). A C++
 //! exception ends in the bridge: the function returns a status, the message waits on the same thread,
-//! and [`check`] makes an [`Error`] of both. This module checks no shapes and knows no policy; its
+//! and `check` makes an [`Error`] of both. This module checks no shapes and knows no policy; its
 //! callers (`tensor`, `dist`) do.
 #![allow(unsafe_code)]
 

@@ -6,7 +6,7 @@ const MOST_BYTES: usize = 256;
 /// The candidate closest to `name`, if it is close enough to be what was meant: at most two edits
 /// (Damerau-Levenshtein), or one for names of up to four letters, or a shared long prefix.
 ///
-/// A name of more than [`MOST_BYTES`] is nobody's slip, and has none: comparing takes as many steps as the
+/// A name of more than `MOST_BYTES` is nobody's slip, and has none: comparing takes as many steps as the
 /// lengths multiplied.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > MOST_BYTES {

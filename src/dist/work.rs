@@ -42,7 +42,7 @@ impl Work {
     /// operation of the current stream is ordered after it.
     ///
     /// # Errors
-    /// [`Code::Dist`](crate::error::Code::Dist) when another rank has left or did not take part
+    /// [`Code::Dist`] when another rank has left or did not take part
     /// within the timeout, naming it where it is known.
     pub fn wait(self) -> Result<()> {
         let Some(watched @ Watched { watch, call, members }) = &self.watched else {

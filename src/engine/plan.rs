@@ -5,7 +5,7 @@
 //! N ranks and 16-bit gradients, mixed precision with Adam takes 16P, of which stage 1 divides the
 //! 12P of the optimizer by N, stage 2 the gradients too, and stage 3 everything. Gradients in
 //! float32, this engine's default, are 2P more. Activations are the model's
-//! ([`LayerCost`]), taken at each moment that can be the peak.
+//! ([`LayerCost`](crate::model::LayerCost)), taken at each moment that can be the peak.
 
 use std::rc::Rc;
 

@@ -90,7 +90,7 @@ impl Hub {
         self
     }
 
-    /// Ends requests and downloads with [`Code::Interrupted`] soon after `stop` says so; what has come
+    /// Ends requests and downloads with [`Code::Interrupted`](crate::error::Code::Interrupted) soon after `stop` says so; what has come
     /// of a file is kept.
     #[must_use]
     pub fn stop_when(mut self, stop: Rc<dyn Fn() -> bool>) -> Self {

@@ -89,7 +89,7 @@ impl LaunchPlan {
     /// that are started by hand have as many ranks.
     ///
     /// # Errors
-    /// [`Code::BadValue`](crate::error::Code::BadValue) with the numbers.
+    /// [`Code::BadValue`] with the numbers.
     pub fn check_mesh(&self, mesh: MeshConfig) -> Result<()> {
         let here = self.here.slots.len();
         let listed: usize = self.others.iter().map(|host| host.slots.len()).sum();

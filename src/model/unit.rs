@@ -35,7 +35,7 @@ fn padded_size(specs: &[ParamSpec]) -> i64 {
 /// A unit with its storage.
 ///
 /// Where it is quantized, codes are kept in the place of its parameters, which are there while they
-/// are [used](FlatUnit::begin_use).
+/// are used (`begin_use`).
 #[derive(Debug)]
 pub struct FlatUnit {
     specs: Vec<ParamSpec>,

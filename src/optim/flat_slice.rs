@@ -33,7 +33,7 @@ pub(super) struct FlatSlice {
 /// A parameter in a slice, or the part of it that is there.
 #[derive(Debug)]
 pub(super) struct ShardParamInfo {
-    /// Its number in [`super::Plan`]'s parameters.
+    /// Its number in [`OptimizerPlan`](super::OptimizerPlan)'s parameters.
     pub(super) index: usize,
     /// Its first element in the slice.
     pub(super) offset: i64,

@@ -1,6 +1,6 @@
 //! Faults with their places, from the errors of Rhai.
 //!
-//! Rhai nests an error once for every script function on the way out. [`diagnose`] unwinds that
+//! Rhai nests an error once for every script function on the way out. `diagnose` unwinds that
 //! nest to the innermost position, turns Rhai's own errors into dsr's, and finds the place of every
 //! fault: an option's key, a callback's line. The result is plain data for the command line to draw.
 

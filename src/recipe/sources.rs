@@ -1,7 +1,7 @@
 //! The texts of a recipe and of its imports, kept so that an error can show its line.
 //!
 //! Rhai reports a place as a source name with a line and a column. The syntax tree is kept beside the
-//! text, because [`locate`](super::locate) finds the place of an option in it.
+//! text, because `locate` finds the place of an option in it.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 

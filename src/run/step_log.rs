@@ -27,7 +27,7 @@ impl StepLog {
         Ok(Self { path: place.path().to_owned(), file: place.append()? })
     }
 
-    /// Opens the log of a run that goes on after `step`, without the [steps that are gone](forget_after).
+    /// Opens the log of a run that goes on after `step`, without the steps that are gone (`forget_after`).
     pub fn resume(place: impl Into<Place>, step: u64) -> Result<Self> {
         let place = place.into();
         forget_after(&place, step)?;

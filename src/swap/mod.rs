@@ -65,7 +65,7 @@ impl SwapFile {
         Ok(Self { queue: Rc::new(RefCell::new(queue)), regions })
     }
 
-    /// Bytes of a region, a multiple of [`BLOCK`].
+    /// Bytes of a region, a multiple of `BLOCK`.
     pub fn region_bytes(&self, region: usize) -> u64 {
         self.regions[region].bytes
     }

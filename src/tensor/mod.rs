@@ -57,7 +57,7 @@ pub fn bytes_of(kind: Kind, numel: i64) -> u64 {
 
 /// Waits until `device` has done all that it was given; the CPU always has.
 ///
-/// Panics where libtorch reports what went wrong there, to be called under [`guard`].
+/// Panics where libtorch reports what went wrong there, to be called under [`guard()`].
 pub fn synchronize(device: Device) {
     if let Device::Cuda(index) = device {
         tch::Cuda::synchronize(index as i64);

@@ -2,7 +2,7 @@
 //!
 //! A part is a view: writing into it writes into the tensor. An index means the same as in PyTorch.
 //! Rhai's grammar has one index between brackets: several are one value of the type
-//! [`Indices`](api::Indices), see [`indices`](crate::recipe::indices).
+//! [`Indices`](api::Indices), see `recipe/indices.rs`.
 
 use std::ops::{Range, RangeInclusive};
 
