@@ -8,10 +8,14 @@
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// A result whose error is dsr's own.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Says, in every thread, whether the user wants no more; the work then ends with [`Code::Interrupted`].
+pub type StopWhen = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The table of the errors' kinds: each with its number and the process's exit status.
 macro_rules! codes {

@@ -8,10 +8,7 @@ use std::{
     },
 };
 
-use crate::error::{Code, Error, Result};
-
-/// Says whether the user wants reading to end.
-pub(super) type Stop = Arc<dyn Fn() -> bool + Send + Sync>;
+use crate::error::{Code, Error, Result, StopWhen};
 
 thread_local! {
     /// Set once nobody wants what this thread reads.
@@ -21,7 +18,7 @@ thread_local! {
 }
 
 /// Reads on in this thread until `stop` says so.
-pub(super) fn ask(stop: Option<&Stop>) {
+pub(super) fn ask(stop: Option<&StopWhen>) {
     STOP.set(stop.map(Arc::downgrade));
 }
 

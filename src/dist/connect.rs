@@ -6,19 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Rendezvous,
-    rank::Rank,
-    watch::{StopWhen, Watch},
-};
+use super::{Rendezvous, rank::Rank, watch::Watch};
 use crate::{
     bridge::dist::{Group, Store, Transport},
-    error::{Code, Error, Result},
+    error::{Code, Error, Result, StopWhen},
     tensor::Device,
 };
-
-/// Asks whether the user wants the ranks to stop.
-pub(super) type Stop<'a> = &'a dyn Fn() -> bool;
 
 /// How long one wait for another rank takes; then the request to stop is looked at.
 const SLICE: Duration = Duration::from_millis(500);
@@ -47,7 +40,7 @@ pub(super) fn transport<'a>(
 /// # Errors
 /// [`Code::Dist`] where they do not come in time, where two have one number or see another number of
 /// ranks; [`Code::Interrupted`] when `stop` says so.
-pub(super) fn meet(rendezvous: &Rendezvous, place: Rank, stop: Stop<'_>) -> Result<Store> {
+pub(super) fn meet(rendezvous: &Rendezvous, place: Rank, stop: &StopWhen) -> Result<Store> {
     let &Rendezvous { timeout, .. } = rendezvous;
     let Rank { rank, world_size } = place;
     let end = Instant::now() + timeout;
@@ -89,7 +82,7 @@ pub(super) fn meet(rendezvous: &Rendezvous, place: Rank, stop: Stop<'_>) -> Resu
 }
 
 /// The store where the ranks meet: hosted here, or waited for until `end`.
-fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: Stop<'_>) -> Result<Store> {
+fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: &StopWhen) -> Result<Store> {
     let Rendezvous { master_addr, master_port, timeout, agent_store, .. } = rendezvous;
     let (address, prefix) = ((master_addr.as_str(), *master_port), rendezvous.store_prefix());
     let where_to = where_to(rendezvous, place);

@@ -39,5 +39,4 @@ pub use reduce_op::ReduceOp;
 pub use rendezvous::Rendezvous;
 pub use shard::{Reduction, ShardSpec};
 pub use traffic::{Sent, Traffic};
-pub use watch::StopWhen;
 pub use work::Work;

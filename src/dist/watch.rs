@@ -27,7 +27,10 @@ use super::{
     rank::Rank,
     rank_state::{Call, RankPhase, RankState},
 };
-use crate::{bridge::dist::Store, error::Result};
+use crate::{
+    bridge::dist::Store,
+    error::{Result, StopWhen},
+};
 
 /// How often a rank says that it is alive.
 const BEAT: Duration = Duration::from_secs(1);
@@ -39,9 +42,6 @@ const SILENCE: Duration = Duration::from_secs(5);
 const LAST_PATIENCE: Duration = Duration::from_secs(10);
 /// How long the store may take to answer before a rank goes on without it.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Says whether the user wants no more.
-pub type StopWhen = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// The last state of another rank, and when its beat last changed as seen from here.
 #[derive(Debug, Clone)]

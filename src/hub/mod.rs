@@ -46,7 +46,7 @@ pub use self::{
     pins::{Content, Contents, Pins},
     repo::RepoKind,
     settings::HubSettings,
-    stream::{CheckHost, DatasetFile, RemoteFile, StopWhen, StreamAccess},
+    stream::{CheckHost, DatasetFile, RemoteFile, StreamAccess},
     web::{Web, host_of},
 };
 use self::{files::OTHER_TOKENIZERS, repo::Repo, snapshot::Snapshot};

@@ -25,7 +25,7 @@ use super::{
     tree::Blob,
 };
 use crate::{
-    error::{Code, Error, IoContext, Result},
+    error::{Code, Error, IoContext, Result, StopWhen},
     fs::{File, Place, TryLockError},
 };
 
@@ -36,9 +36,6 @@ const PATIENCE: Duration = Duration::from_millis(20);
 
 /// Says whether a host may be asked, in every thread.
 pub type CheckHost = Arc<dyn Fn(&str) -> Result<()> + Send + Sync>;
-
-/// Says whether what is fetched is wanted no more.
-pub type StopWhen = Arc<dyn Fn() -> bool + Send + Sync>;
 
 /// Where streamed files are kept while they are read, and who may be asked for them.
 #[derive(Clone)]

@@ -6,8 +6,8 @@ use std::{
 };
 
 use crate::{
-    dist::{ProcessGroup, Rendezvous, StopWhen},
-    error::Result,
+    dist::{ProcessGroup, Rendezvous},
+    error::{Result, StopWhen},
     recipe::rights::Environment,
     tensor::{Device, DeviceChoice, LocalRank, make_current},
 };

@@ -18,8 +18,8 @@ use super::{
     text::{self, SampleBy},
 };
 use crate::{
-    data::{stage::Batches, wanted::Stop},
-    error::{Code, Error, IoContext, Result},
+    data::stage::Batches,
+    error::{Code, Error, IoContext, Result, StopWhen},
     fs::{Place, open_file, read_start, refuse_pointer},
     hub::RemoteFile,
     panics::{catch, catch_each},
@@ -111,7 +111,7 @@ impl DataFile {
     pub(super) fn streamed(
         remote: Box<RemoteFile>,
         sample_by: SampleBy,
-        stop: Option<Stop>,
+        stop: Option<StopWhen>,
     ) -> Result<Self> {
         let name = remote.name();
         let Some(format) = Format::of(Path::new(&name)) else {

@@ -22,7 +22,7 @@ use crate::{
         hub_names::{hub_hint, no_path_hint},
         source_name::{DataSource, WILD},
     },
-    error::{Code, Error, Result},
+    error::{Code, Error, Result, StopWhen},
     fs::Place,
     hub::{DatasetFile, DatasetId},
 };
@@ -43,7 +43,7 @@ pub struct OpenOptions {
     /// The directory where tokens are kept from one run to the next; without it none are.
     pub token_cache: Option<PathBuf>,
     /// Whether the user wants reading to end; it then does with [`Code::Interrupted`].
-    pub stop: Option<Arc<dyn Fn() -> bool + Send + Sync>>,
+    pub stop: Option<StopWhen>,
 }
 
 /// The files of a dataset on a hub.

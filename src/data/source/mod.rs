@@ -39,9 +39,9 @@ use super::{
     source_name::DataSource,
     split::{SplitSlice, parse_split},
     stage::{Batches, Stage, in_turn, limit_rows, place_of},
-    wanted::{Stop, ask, check_wanted},
+    wanted::{ask, check_wanted},
 };
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, StopWhen};
 
 /// Opens a dataset.
 pub(super) fn open(spec: &DataSource, options: &OpenOptions) -> Result<Source> {
@@ -106,7 +106,7 @@ pub(super) struct Source {
     name: String,
     parts: Arc<[RowRange]>,
     schema: SchemaRef,
-    stop: Option<Stop>,
+    stop: Option<StopWhen>,
     token_cache: Option<Arc<Path>>,
 }
 

@@ -12,10 +12,10 @@ use std::{
 };
 
 use crate::{
-    data::wanted::{Stop, check_wanted, read_until},
-    error::{IoContext, Result},
+    data::wanted::{check_wanted, read_until},
+    error::{IoContext, Result, StopWhen},
     fs::{self, File, Place, path_of},
-    hub::{RemoteFile, StopWhen},
+    hub::RemoteFile,
 };
 
 /// How often a reader that waits for a download asks whether it still wants the rows.
@@ -36,7 +36,7 @@ impl fmt::Debug for Streamed {
 
 impl Streamed {
     /// The file; downloads end when `stop` says so, or when nobody wants the rows.
-    pub(super) fn new(remote: Box<RemoteFile>, stop: Option<Stop>) -> Self {
+    pub(super) fn new(remote: Box<RemoteFile>, stop: Option<StopWhen>) -> Self {
         let stop = move || stop.as_ref().is_some_and(|stop| stop()) || check_wanted().is_err();
         Self { remote, held: Mutex::default(), stop: Arc::new(stop) }
     }

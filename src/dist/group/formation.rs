@@ -12,9 +12,8 @@ use crate::{
         exchange::{Exchange, Member},
         rank::Rank,
         simulated::Simulated,
-        watch::StopWhen,
     },
-    error::{Code, Result},
+    error::{Code, Result, StopWhen},
     tensor::{Device, cuda_device_count},
 };
 
@@ -57,7 +56,7 @@ impl ProcessGroup {
         }
         let address = rendezvous.local_address();
         let transport = transport(device, rendezvous.interface.as_deref(), address.as_deref())?;
-        let store = meet(rendezvous, place, &*stop)?;
+        let store = meet(rendezvous, place, &stop)?;
         let watch = Arc::new(watch(rendezvous, place, stop)?);
         let inner = bridge::Group::new(&store, (rank, world_size), transport, timeout)
             .map_err(|e| place.failed("connecting", e))?;
