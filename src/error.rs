@@ -186,6 +186,11 @@ impl Error {
         &self.0.message
     }
 
+    /// The message without the lines that libtorch adds to its own.
+    pub fn first_line(&self) -> &str {
+        self.message().lines().next().unwrap_or_default()
+    }
+
     /// The dotted path of the option at fault, if one is.
     pub fn option_path(&self) -> Option<&str> {
         self.0.option.as_deref()

@@ -23,8 +23,7 @@ impl Board {
     pub fn host((host, port): (&str, u16), timeout: Duration) -> Result<(Self, u16)> {
         let hosted = Store::host((host, port), PREFIX, timeout);
         hosted.map(|(store, port)| (Self(store), port)).map_err(|e| {
-            let reason = e.message().lines().next().unwrap_or_default().to_owned();
-            Error::new(Code::Dist, format!("{host}:{port} cannot be opened: {reason}"))
+            Error::new(Code::Dist, format!("{host}:{port} cannot be opened: {}", e.first_line()))
                 .hint("another program uses the port, or the address is not this machine's")
                 .hint("--master-port and --master-addr choose others")
         })

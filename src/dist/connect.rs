@@ -88,7 +88,7 @@ fn open(rendezvous: &Rendezvous, place: Rank, end: Instant, stop: &StopWhen) -> 
     let where_to = where_to(rendezvous, place);
     if place.rank == 0 && agent_store.is_none() {
         return Store::host(address, &prefix, *timeout).map(|(store, _)| store).map_err(|e| {
-            Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", first_line(&e)))
+            Error::new(Code::Dist, format!("{where_to} cannot be opened: {}", e.first_line()))
                 .hint("another program uses the port, or MASTER_ADDR is not this machine")
         });
     }
@@ -178,8 +178,4 @@ pub fn check_gloo(interface: Option<&str>) -> Result<()> {
     let (store, _) = Store::host(("127.0.0.1", 0), "check", timeout)?;
     let transport = transport(Device::Cpu, interface, Some("127.0.0.1"))?;
     Group::new(&store, (0, 1), transport, timeout).map(drop)
-}
-
-fn first_line(e: &Error) -> &str {
-    e.message().lines().next().unwrap_or_default()
 }

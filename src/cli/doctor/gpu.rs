@@ -76,7 +76,7 @@ fn gpu(index: usize) -> Finding {
     match try_kernels(place) {
         Ok(()) => Finding::fine(name, value),
         Err(e) => {
-            let first = e.message().lines().next().unwrap_or_default();
+            let first = e.first_line();
             let advice = match first.contains("no kernel image") {
                 true => {
                     "this libtorch has no kernels for it: LIBTORCH must be one that was built for \
@@ -109,7 +109,7 @@ fn gloo(env: &Environment) -> Finding {
         Ok(()) => Finding::fine("Gloo", interface.unwrap_or_else(|| "works".to_owned())),
         Err(e) => Finding::problem(
             "Gloo",
-            e.message().lines().next().unwrap_or_default(),
+            e.first_line(),
             "GLOO_SOCKET_IFNAME names the network interface that ranks meet on, such as eth0",
         ),
     }
