@@ -3,7 +3,7 @@
 use rhai::{FnPtr, Map};
 
 use super::{
-    api::tensor::{Handle, check, is_floating},
+    api::tensor::{Handle, check},
     callback::Callback,
 };
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
         options::{self, Options, held},
         value::{describe, number, of_foreign},
     },
-    tensor::Tensor,
+    tensor::{Tensor, is_floating},
 };
 
 /// The parameters of the functions of `loss`, for errors.

@@ -50,6 +50,11 @@ impl From<Dtype> for Kind {
     }
 }
 
+/// Whether values of the format `kind` have a fraction.
+pub fn is_floating(kind: Kind) -> bool {
+    matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
+}
+
 /// Bytes of `numel` elements in the format `kind`.
 pub fn bytes_of(kind: Kind, numel: i64) -> u64 {
     numel.unsigned_abs() * kind.elt_size_in_bytes() as u64

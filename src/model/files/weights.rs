@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
     model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
-    tensor::{Device, Kind, SafetensorsFile, Tensor},
+    tensor::{Device, SafetensorsFile, Tensor, is_floating},
     tensor_parallel::Run,
 };
 
@@ -286,7 +286,7 @@ impl StoredWeights {
                 shapes.push(format!("{name} is {found:?}, expected {expected:?}"));
             }
             match file.kind(&stored_tensor.name) {
-                Ok(Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double) => {}
+                Ok(kind) if is_floating(kind) => {}
                 _ => dtypes.push(name.to_owned()),
             }
         }
@@ -392,7 +392,7 @@ mod tests {
     use super::*;
     use crate::{
         model::Init,
-        tensor::{Device, safetensors},
+        tensor::{Device, Kind, safetensors},
     };
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);

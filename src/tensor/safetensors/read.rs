@@ -15,7 +15,7 @@ use crate::{
     bridge::bytes::copy_from_bytes,
     error::{Code, Error, IoContext, Result},
     fs::{File, Place, open_file, refuse_pointer},
-    tensor::{Kind, Tensor},
+    tensor::{Kind, Tensor, is_floating},
     units::Bytes,
 };
 
@@ -202,7 +202,7 @@ impl SafetensorsFile {
 
     /// Refuses a tensor that cannot become one of the kind of `into`.
     fn check_kind(&self, name: &str, kind: Kind, into: &Tensor) -> Result<()> {
-        if kind == into.kind() || is_float(kind) && is_float(into.kind()) {
+        if kind == into.kind() || is_floating(kind) && is_floating(into.kind()) {
             return Ok(());
         }
         bail!(
@@ -241,10 +241,6 @@ impl SafetensorsFile {
             Error::new(Code::Weights, format!("{path} has no tensor {name}"))
         })
     }
-}
-
-fn is_float(kind: Kind) -> bool {
-    matches!(kind, Kind::Float | Kind::Half | Kind::BFloat16 | Kind::Double)
 }
 
 /// The header of a file of `found` bytes, once its length is known to be possible.

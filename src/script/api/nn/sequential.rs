@@ -15,11 +15,11 @@ use crate::{
         value::describe,
     },
     script::{
-        api::tensor::{Handle, check, is_floating},
+        api::tensor::{Handle, check},
         callback::Callback,
         host,
     },
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, is_floating},
 };
 
 /// The parameters of the function of a layer, for errors.

@@ -4,13 +4,13 @@
 use std::fmt::Write;
 
 use super::{
-    dtypes::{device_name, dtype_name, is_floating},
+    dtypes::{device_name, dtype_name},
     handle::Handle,
 };
 use crate::{
     error::{Code, Error, Result},
     recipe::error::ScriptResult,
-    tensor::{Device, Kind, TchError, Tensor, bytes_of, check_memory, guard},
+    tensor::{Device, Kind, TchError, Tensor, bytes_of, check_memory, guard, is_floating},
 };
 
 /// Results up to this size are made without a look at the free memory, which takes longer.

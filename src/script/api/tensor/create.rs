@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::argument},
-    tensor::{Device, Kind, TchError, Tensor, guard, manual_seed},
+    tensor::{Device, Kind, TchError, Tensor, guard, is_floating, manual_seed},
 };
 
 /// Tensors from numbers, patterns and chance.
@@ -363,7 +363,7 @@ fn drawn(
     work: Draw,
 ) -> ScriptResult<Handle> {
     let making = Making::read(ctx, name, options)?;
-    if let Some(kind) = making.kind.filter(|kind| !super::is_floating(*kind)) {
+    if let Some(kind) = making.kind.filter(|kind| !is_floating(*kind)) {
         let found = super::dtype_name(kind);
         let message = format!("`dtype` of {name} must be a floating-point one, found {found}");
         return Err(Error::new(Code::BadValue, message).option("dtype").into());

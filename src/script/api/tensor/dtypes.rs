@@ -21,11 +21,6 @@ pub(super) fn dtype(text: &str) -> Option<Kind> {
     DTYPES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind)
 }
 
-/// Whether values of this type have a fraction.
-pub(crate) fn is_floating(kind: Kind) -> bool {
-    matches!(kind, Kind::Half | Kind::BFloat16 | Kind::Float | Kind::Double)
-}
-
 /// Dtype, shape and device.
 pub(crate) fn describe_place(tensor: &Tensor) -> String {
     let (dtype, device) = (dtype_name(tensor.kind()), device_name(tensor.device()));

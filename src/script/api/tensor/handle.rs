@@ -4,11 +4,10 @@ use std::rc::Rc;
 
 use rhai::Dynamic;
 
-use super::dtypes::is_floating;
 use crate::{
     error::{Code, Error, Result},
     recipe::options::ScriptType,
-    tensor::{Kind, Tensor},
+    tensor::{Kind, Tensor, is_floating},
 };
 
 /// A tensor as a script value; copies share the storage.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::describe},
-    tensor::{Kind, TchError, Tensor},
+    tensor::{Kind, TchError, Tensor, is_floating},
 };
 
 type Made = Result<Tensor, TchError>;
@@ -269,7 +269,7 @@ fn change(
 ) -> Result<()> {
     check::may_change(name, &a.0)?;
     let mut changed = a.0.shallow_clone();
-    let (kind, is_whole) = (a.0.kind(), !super::is_floating(a.0.kind()));
+    let (kind, is_whole) = (a.0.kind(), !is_floating(a.0.kind()));
     let keeps = |adds_fraction: bool| {
         if is_whole && (adds_fraction || name.starts_with('/') || name == "div_") {
             let kind = super::dtype_name(kind);
@@ -283,7 +283,7 @@ fn change(
     };
     match Operand::read(b) {
         Some(Operand::Tensor(b)) => {
-            keeps(super::is_floating(b.0.kind()))?;
+            keeps(is_floating(b.0.kind()))?;
             into_shape(name, &b.0, &a.0)?;
             let _same = check::run(name, &[&a.0, &b.0], || tensors(&mut changed, &b.0))?;
         }

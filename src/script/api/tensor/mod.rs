@@ -16,5 +16,5 @@ pub mod reduce;
 pub mod shape;
 pub(crate) mod show;
 
-pub(crate) use self::dtypes::{describe_place, device_name, dtype_name, is_floating};
+pub(crate) use self::dtypes::{describe_place, device_name, dtype_name};
 pub use self::{attributes::api, handle::Handle};

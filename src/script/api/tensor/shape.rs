@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::argument},
-    tensor::{Device, Kind, Tensor, check_memory},
+    tensor::{Device, Kind, Tensor, check_memory, is_floating},
 };
 
 /// Bytes that a number takes in a script's array, with some for the array.
@@ -312,7 +312,7 @@ pub(super) fn real_dim(name: &str, t: &Tensor, dim: i64) -> Result<i64> {
 
 fn to_array(t: &Tensor) -> Result<Dynamic> {
     check_memory(Device::Cpu, t.numel() as u64 * SCRIPT_BYTES, "`to_array`")?;
-    let is_float = super::is_floating(t.kind());
+    let is_float = is_floating(t.kind());
     let kind = if is_float { Kind::Double } else { Kind::Int64 };
     let flat = check::run("to_array", &[t], || {
         t.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(kind)?.f_reshape([-1i64])

@@ -2,13 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{
-    dtypes::{describe_place, is_floating},
-    handle::Handle,
-};
+use super::{dtypes::describe_place, handle::Handle};
 use crate::{
     error::Result,
-    tensor::{Device, Kind, Tensor, guard, no_grad},
+    tensor::{Device, Kind, Tensor, guard, is_floating, no_grad},
 };
 
 /// Of more than so many rows or columns the first [`EDGE`] are shown.
