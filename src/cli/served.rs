@@ -4,7 +4,7 @@ use std::{
     cell::RefCell,
     path::{Path, PathBuf},
     rc::Rc,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
 };
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -145,5 +145,5 @@ fn hub(console: &Console, interrupt: &Interrupt) -> Result<Hub> {
     let downloads = Downloads::new(console.clone());
     let flag = interrupt.flag();
     let hub = Hub::new(settings).on_progress(move |progress| downloads.show(progress));
-    Ok(hub.stop_when(Rc::new(move || flag.load(Ordering::Relaxed))))
+    Ok(hub.stop_when(Arc::new(move || flag.load(Ordering::Relaxed))))
 }

@@ -1,6 +1,6 @@
 //! The optimizer step: gradients are reduced, checked, clipped and applied.
 
-use std::{rc::Rc, time::Instant};
+use std::time::Instant;
 
 use super::{
     Engine, StepOutcome,
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     bridge::{memory as ledger, trace::range},
     dist::{ReduceOp, ShardSpec},
-    error::{Code, Error, Result},
+    error::{Code, Error, Result, StopWhen},
     optim::{StepRates, UnitTensors, squared_norm, squares},
     tensor::{Kind, Tensor, guard, no_grad},
     tensor_parallel::Split,
@@ -262,7 +262,7 @@ impl Engine {
     /// ends with [`Code::Interrupted`]: a forward pass as if it had not begun, a backward pass with
     /// the micro batches of its step forgotten. An optimizer step is always finished. Only for an
     /// engine that is alone: other ranks would wait.
-    pub fn stop_when(&mut self, stop: Rc<dyn Fn() -> bool>) {
+    pub fn stop_when(&mut self, stop: StopWhen) {
         if self.mesh.world().world_size() == 1 {
             self.stop = StopSignal(Some(stop));
         }

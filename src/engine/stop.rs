@@ -1,12 +1,10 @@
 //! The user's interruption of a pass, asked for between two layers.
 
-use std::rc::Rc;
-
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, StopWhen};
 
 /// Says whether the user wants a pass to end.
 #[derive(Clone, Default)]
-pub(super) struct StopSignal(pub(super) Option<Rc<dyn Fn() -> bool>>);
+pub(super) struct StopSignal(pub(super) Option<StopWhen>);
 
 impl StopSignal {
     /// # Errors

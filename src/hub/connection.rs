@@ -14,7 +14,7 @@ use super::{
     repo::{Repo, RepoKind},
     settings::HubSettings,
 };
-use crate::error::Result;
+use crate::error::{Result, StopWhen};
 
 /// How far the download of one file is.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,7 @@ impl Hub {
     /// Ends requests and downloads with [`Code::Interrupted`](crate::error::Code::Interrupted) soon after `stop` says so; what has come
     /// of a file is kept.
     #[must_use]
-    pub fn stop_when(mut self, stop: Rc<dyn Fn() -> bool>) -> Self {
+    pub fn stop_when(mut self, stop: StopWhen) -> Self {
         self.patience = Patience::until(stop);
         self
     }

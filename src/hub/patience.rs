@@ -5,22 +5,21 @@
 //! when its own time is out.
 
 use std::{
-    rc::Rc,
     sync::mpsc::{RecvTimeoutError, sync_channel},
     thread,
     time::{Duration, Instant},
 };
 
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, StopWhen};
 
 const LOOK: Duration = Duration::from_millis(50);
 
 /// Whether somebody may want to stop, and how to know.
 #[derive(Clone, Default)]
-pub(super) struct Patience(Option<Rc<dyn Fn() -> bool>>);
+pub(super) struct Patience(Option<StopWhen>);
 
 impl Patience {
-    pub(super) fn until(stop: Rc<dyn Fn() -> bool>) -> Self {
+    pub(super) fn until(stop: StopWhen) -> Self {
         Self(Some(stop))
     }
 
@@ -69,13 +68,15 @@ fn given_up() -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[test]
     fn work_that_takes_too_long_is_given_up() {
         let began = Instant::now();
         let patience =
-            Patience::until(Rc::new(move || began.elapsed() > Duration::from_millis(100)));
+            Patience::until(Arc::new(move || began.elapsed() > Duration::from_millis(100)));
         assert_eq!(patience.wait_for(|| 1).unwrap(), 1);
         let slow = patience.wait_for(|| thread::sleep(Duration::from_secs(30)));
         assert_eq!(slow.unwrap_err().code(), Code::Interrupted);

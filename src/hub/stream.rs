@@ -174,8 +174,8 @@ impl RemoteFile {
     }
 
     fn client(&self, stop: &StopWhen) -> Result<Client> {
-        let (on_host, stop) = (Arc::clone(&self.access.on_host), Arc::clone(stop));
-        let patience = Patience::until(Rc::new(move || stop()));
+        let on_host = Arc::clone(&self.access.on_host);
+        let patience = Patience::until(Arc::clone(stop));
         Client::new(&self.settings, Rc::new(move |host| on_host(host)), patience)
     }
 

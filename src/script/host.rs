@@ -139,7 +139,7 @@ impl Host {
             Some(host) => host.workspace.rights.check_host(name),
             None => Err(Error::new(Code::Internal, "a request after the session ended")),
         });
-        let hub = hub.stop_when(Rc::new(self.stopper()));
+        let hub = hub.stop_when(Arc::new(self.stopper()));
         let show = Rc::clone(&self.output.show_download);
         let hub = Rc::new(hub.on_progress(move |progress| show(progress)));
         Ok(Rc::clone(self.hub.get_or_init(|| hub)))

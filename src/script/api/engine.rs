@@ -1,6 +1,6 @@
 //! `Engine` in scripts: DeepSpeed's three lines, forward, backward, step, and what goes with them.
 
-use std::rc::Rc;
+use std::{rc::Rc, sync::Arc};
 
 use rhai::{Map, plugin::*};
 
@@ -84,7 +84,7 @@ pub mod api {
         if let Some(on_engine) = &host.on_engine {
             on_engine(&mut engine);
         }
-        engine.stop_when(Rc::new(host.stopper()));
+        engine.stop_when(Arc::new(host.stopper()));
         observers::trace(&host, &mut engine)?;
         observers::monitor(host, &mut engine)?;
         Ok(Shared::new(engine))
