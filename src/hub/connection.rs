@@ -90,8 +90,10 @@ impl Hub {
         self
     }
 
-    /// Ends requests and downloads with [`Code::Interrupted`](crate::error::Code::Interrupted) soon after `stop` says so; what has come
-    /// of a file is kept.
+    /// Ends requests and downloads with [`Code::Interrupted`] soon after `stop` says so; what has come of a
+    /// file is kept.
+    ///
+    /// [`Code::Interrupted`]: crate::error::Code::Interrupted
     #[must_use]
     pub fn stop_when(mut self, stop: StopWhen) -> Self {
         self.patience = Patience::until(stop);
