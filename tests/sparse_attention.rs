@@ -61,6 +61,19 @@ fn a_dense_layout_trains_as_dense_attention() {
     }
 }
 
+/// A model without a longest row has rows that are shorter than the options want blocks: of one block here, in
+/// which each token sees all before it.
+#[test]
+fn rows_may_be_short_where_a_model_has_no_longest() {
+    let _alone = alone();
+    let (_dir, rows) = rows_of(&[5, 8, 7]);
+    let expected = trained("bloom-h4", &rows, config(1, 1));
+    let options =
+        SparseAttention { mode: SparseMode::BigBird, block: 8, ..SparseAttention::default() };
+    let sparse = EngineConfig { sparse_attention: Some(options), ..config(1, 1) };
+    assert_curves("bloom-h4", &trained("bloom-h4", &rows, sparse), &expected, 1e-5);
+}
+
 /// In 16 bits the losses are those of float32 to their rounding, a step of bfloat16 being 2^-8 and of float16
 /// 2^-11.
 #[test]

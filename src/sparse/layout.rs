@@ -121,9 +121,10 @@ impl Layout {
         heads: i64,
         (blocks, longest): (usize, Option<usize>),
     ) -> Result<Self> {
-        let whole = longest.unwrap_or(blocks).max(blocks);
-        Self::check(options, whole)?;
         let (least, _) = options.least_blocks();
+        // Rows without a longest can have as many blocks as the options want.
+        let whole = longest.unwrap_or(least).max(blocks);
+        Self::check(options, whole)?;
         // What is far behind has no effect on the first blocks, but for the end of a fixed layout's last
         // window.
         let period = options.local_blocks();
