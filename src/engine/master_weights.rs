@@ -12,14 +12,14 @@ use std::rc::Rc;
 
 use super::{
     offload::Offload, parameter_shards::ParameterShards, parameter_slices::ParameterSlices,
-    state_file::UnitState,
+    state_file::UnitState, state_tensors::Parameters,
 };
 use crate::{
     bridge::{lists, memory::Ledger},
     config::{PrecisionConfig, ZeroConfig},
     dist::{ProcessGroup, ShardSpec},
     error::Result,
-    model::{FlatUnit, Model, ParamSpec, ParameterStore},
+    model::{FlatUnit, Model, ParameterStore},
     tensor::{Kind, Tensor, moved, no_grad, write_over},
 };
 
@@ -171,13 +171,8 @@ impl MasterWeights {
         Ok(no_grad(|| flat.f_to_dtype(Kind::Float, false, true))?)
     }
 
-    /// Gives the parameters of unit `i`, which is frozen, the values that `copy` writes into the part
-    /// `[from, to)` of each by its number.
-    pub(super) fn restore_frozen(
-        &self,
-        i: usize,
-        copy: impl Fn(&ParamSpec, i64, &Tensor) -> Result<()>,
-    ) -> Result<()> {
+    /// Gives the parameters of unit `i`, which is frozen, their values in `params`.
+    pub(super) fn restore_frozen(&self, i: usize, params: &Parameters) -> Result<()> {
         let unit = &self.model.units()[i];
         let slices = self.slices_of(i);
         let shard = slices.map_or(ShardSpec::WHOLE, |_| ShardSpec::of(&self.group));
@@ -188,10 +183,13 @@ impl MasterWeights {
             }
             None => unit.flat()?.shallow_clone(),
         };
-        for (spec, &offset) in unit.specs().iter().zip(unit.offsets()) {
+        let number = self.model.unit_number(i);
+        for (index, (spec, &offset)) in unit.specs().iter().zip(unit.offsets()).enumerate() {
             let end = offset + spec.numel();
             if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
-                copy(spec, from - offset, &part.f_narrow(0, at, to - from)?)?;
+                let into = part.f_narrow(0, at, to - from)?;
+                let runs = self.model.runs(number, index);
+                params.read_part(&spec.name, &runs, (from - offset, &into))?;
             }
         }
         slices.map_or(Ok(()), |slices| slices.set(i, &part))

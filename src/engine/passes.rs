@@ -62,14 +62,15 @@ impl Engine {
             let targets = targets_of(&self.model, batch)?;
             let tokens = batch.stats()?.tokens;
             let grad_kind = self.config.precision.grad_accum_dtype.into();
-            let shape = shape_of(batch);
+            let masks = masks_of(&self.model, batch)?;
+            let shape = shape_of(batch, &masks);
             let pass = Pass {
                 checkpointing: self.config.activation_checkpointing,
                 seeds: self.seeds(micro_step),
                 loss_normalizer: self.loss_normalizer(targets.count())
                     / self.overflow_check.scaler.scale(),
                 sink: Sink::new(self.model.units(), grad_kind),
-                masks: masks_of(&self.model, batch)?,
+                masks,
             };
             let ids = || Flow::of(batch.input_ids().shallow_clone());
             let flow = self.pipe.receive(&shape)?.unwrap_or_else(ids);

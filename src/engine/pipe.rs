@@ -15,7 +15,7 @@ use crate::{
     data::Batch,
     dist::{Link, Mesh, ProcessGroup, Work},
     error::{Code, Error, Result},
-    model::{Flow, Pipeline},
+    model::{Flow, Masks, Pipeline},
     tensor::{Device, Kind, Tensor},
 };
 
@@ -44,9 +44,10 @@ pub(super) type BatchShape = Vec<i64>;
 /// The format and the sizes of each part of a flow.
 type FlowSizes = [Option<(Kind, Vec<i64>)>; 3];
 
-/// The shape of a batch.
-pub(super) fn shape_of(batch: &Batch) -> BatchShape {
-    [batch.input_ids().size(), batch.labels().size()].concat()
+/// The shape of a batch, with whether its masks hide padding: a bias of scores is then one for each row.
+pub(super) fn shape_of(batch: &Batch, masks: &Masks) -> BatchShape {
+    let is_padded = i64::from(masks.padding().is_some());
+    [batch.input_ids().size(), batch.labels().size(), vec![is_padded]].concat()
 }
 
 impl Pipe {

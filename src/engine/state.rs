@@ -28,7 +28,7 @@ use super::{
     exact::Exact,
     state_file::UnitState,
     state_tensors::{
-        ParamPlace, Parameters, check_names, damaged, fetch, float_entry, named, read_runs,
+        ParamPlace, Parameters, check_names, damaged, fetch, float_entry, named, read_part,
     },
     train_state::{RecipeRecord, TrainState},
 };
@@ -310,12 +310,10 @@ impl Engine {
                     if let Some((from, to, at)) = shard.overlap(unit.padded_numel(), offset, end) {
                         let into = master.f_narrow(0, at, to - from)?;
                         let runs = model.runs(number, index);
-                        let read = |at, into: &Tensor| params.copy_part(&spec.name, at, into);
-                        read_runs(&runs, (from - offset, &into), read)?;
+                        params.read_part(&spec.name, &runs, (from - offset, &into))?;
                         if let (Some(average), Some(file)) = (average, &averages) {
                             let into = average.f_narrow(0, at, to - from)?;
-                            let read = |at, into: &Tensor| file.copy_part(&spec.name, at, into);
-                            read_runs(&runs, (from - offset, &into), read)?;
+                            read_part(file, &spec.name, &runs, (from - offset, &into))?;
                         }
                     }
                 }
@@ -329,18 +327,15 @@ impl Engine {
                     }
                     let (unit, index) = places[&piece.name[..]];
                     let runs = model.runs(unit, index);
-                    let read = |at, into: &Tensor| optimizer.copy_part(&piece.name, at, into);
-                    read_runs(&runs, (piece.start, &piece.tensor), read)?;
+                    read_part(&optimizer, &piece.name, &runs, (piece.start, &piece.tensor))?;
                 }
             }
             master_weights.publish(units)
         })?;
         for i in model.trainable_units().len()..model.units().len() {
-            if !model.units()[i].names().all(|name| params.has(name)) {
-                continue;
+            if model.units()[i].names().all(|name| params.has(name)) {
+                master_weights.restore_frozen(i, &params)?;
             }
-            master_weights
-                .restore_frozen(i, |spec, from, into| params.copy_part(&spec.name, from, into))?;
         }
         master_weights.finish()?;
         self.overflow_check.forget();

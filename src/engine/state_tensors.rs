@@ -26,10 +26,11 @@ impl Parameters {
         self.0.iter().any(|file| file.contains(name))
     }
 
-    pub(super) fn copy_part(&self, name: &str, from: i64, into: &Tensor) -> Result<()> {
+    /// [`read_part`] of the file that has the parameter.
+    pub(super) fn read_part(&self, name: &str, runs: &[Run], part: (i64, &Tensor)) -> Result<()> {
         let file = self.0.iter().find(|file| file.contains(name));
         let missing = || Error::new(Code::Internal, format!("{name} was not looked for"));
-        file.ok_or_else(missing)?.copy_part(name, from, into)
+        read_part(file.ok_or_else(missing)?, name, runs, part)
     }
 }
 
@@ -42,17 +43,19 @@ pub(super) struct ParamPlace<'a> {
 }
 
 /// Reads the elements from `start` on of a rank's part of a tensor, as many as `into` has: `runs` say
-/// where they are in the file, of which `read` gives those from a place on.
-pub(super) fn read_runs(
+/// where they are in the file.
+pub(super) fn read_part(
+    file: &SafetensorsFile,
+    name: &str,
     runs: &[Run],
     (start, into): (i64, &Tensor),
-    read: impl Fn(i64, &Tensor) -> Result<()>,
 ) -> Result<()> {
     let end = start + into.numel() as i64;
     for run in runs {
         let (from, to) = (run.part.max(start), (run.part + run.len).min(end));
         if from < to {
-            read(run.whole + from - run.part, &into.f_narrow(0, from - start, to - from)?)?;
+            let into = into.f_narrow(0, from - start, to - from)?;
+            file.copy_part(name, run.whole + from - run.part, &into)?;
         }
     }
     Ok(())
