@@ -1,10 +1,10 @@
 //! DeepSpeed's own config file, read as the options of `init_engine`.
 //!
-//! What the file says means here what it means in DeepSpeed 0.19.8. Tables (`key`, and one file for
-//! each family of blocks) say of every key that DeepSpeed knows what type it has and what becomes of
-//! it: an option of dsr, nothing with a note that says why, or a refusal. `found` checks a file
-//! against them, `draft` builds the options, and each family's `translate` sees to what is more
-//! than a copy. All faults of a file come together, each with its place.
+//! Each value has the meaning that DeepSpeed 0.19.8 gives it. Tables (`key`, and one file for each
+//! family of blocks) say of every key that DeepSpeed knows what type it has and what becomes of it: an
+//! option of dsr, nothing with a note that says why, or a refusal. `found` checks a file against them,
+//! `draft` builds the options, and each family's `translate` sees to what is more than a copy. All
+//! faults of a file come together, each with its place.
 //!
 //! A value `"auto"` is left to the recipe, as transformers' Trainer does it; a micro batch that the
 //! recipe leaves to dsr too is the largest that fits.
