@@ -270,7 +270,7 @@ fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
         ),
         (
             group.reduce_scatter(&a, &of(&[4], Kind::Int64), ReduceOp::Sum),
-            "reduce_scatter: input has dtype Int64, but shard has Float",
+            "reduce_scatter: input has dtype int64, but shard has float32",
         ),
         (
             group.all_reduce(&of(&[2, 3], Kind::Float).tr(), ReduceOp::Sum),
@@ -278,7 +278,7 @@ fn tensors_that_do_not_fit_are_refused_before_anything_is_sent() {
         ),
         (
             group.all_reduce(&of(&[4], Kind::Int64), ReduceOp::Avg),
-            "all_reduce: an average needs a floating-point tensor, found Int64",
+            "all_reduce: an average needs a floating-point tensor, found int64",
         ),
         (group.all_reduce(&Tensor::new(), ReduceOp::Sum), "all_reduce: the tensor is undefined"),
     ];

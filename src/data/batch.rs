@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    tensor::{Device, Tensor, to_device},
+    tensor::{Device, Tensor, device_name, to_device},
 };
 
 /// One micro batch of one rank; B rows, T tokens.
@@ -223,7 +223,8 @@ pub(super) fn assemble(
     table.even_out(pad_id, place.pad_to_multiple_of, place.first_row)?;
     let documents = table.documents();
     let contents = Contents::new(&table.finish(), place.device).map_err(|e| {
-        let message = format!("cannot put a batch on {:?}: {}", place.device, e.message());
+        let message =
+            format!("cannot put a batch on {}: {}", device_name(place.device), e.message());
         Error::new(e.code(), message)
     })?;
     let (epoch, first_row) = (place.epoch, place.first_row);

@@ -10,7 +10,7 @@ use super::{Rendezvous, rank::Rank, watch::Watch};
 use crate::{
     bridge::dist::{Group, Store, Transport},
     error::{Code, Error, Result, StopWhen},
-    tensor::Device,
+    tensor::{Device, device_name},
 };
 
 /// How long one wait for another rank takes; then the request to stop is looked at.
@@ -31,7 +31,10 @@ pub(super) fn transport<'a>(
     match device {
         Device::Cpu => Ok(Transport::Gloo { interface, address }),
         Device::Cuda(cuda_index) => Ok(Transport::Nccl { cuda_index }),
-        other => bail!(Code::Dist, "no transport for {other:?}: the CPU has Gloo, CUDA has NCCL"),
+        other => {
+            let name = device_name(other);
+            bail!(Code::Dist, "no transport for {name}: the CPU has Gloo, CUDA has NCCL")
+        }
     }
 }
 

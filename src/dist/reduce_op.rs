@@ -3,7 +3,7 @@
 pub use crate::bridge::dist::ReduceOp;
 use crate::{
     error::{Code, Result},
-    tensor::Tensor,
+    tensor::{Tensor, dtype_name},
 };
 
 /// Refuses an operation that a tensor of this dtype does not have.
@@ -11,8 +11,8 @@ pub(super) fn check_reduction(operation: &str, op: ReduceOp, tensor: &Tensor) ->
     if op == ReduceOp::Avg && !tensor.is_floating_point() {
         bail!(
             Code::Shape,
-            "{operation}: an average needs a floating-point tensor, found {:?}",
-            tensor.kind()
+            "{operation}: an average needs a floating-point tensor, found {}",
+            dtype_name(tensor.kind())
         );
     }
     Ok(())

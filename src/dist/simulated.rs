@@ -175,6 +175,6 @@ mod tests {
             assert_eq!(e.code(), Code::Dist);
         }
         let e = ProcessGroup::simulated(0, 2, Device::Mps).err().expect("no transport");
-        assert_eq!(e.message(), "no transport for Mps: the CPU has Gloo, CUDA has NCCL");
+        assert_eq!(e.message(), "no transport for mps: the CPU has Gloo, CUDA has NCCL");
     }
 }

@@ -81,11 +81,8 @@ impl Engine {
         let whole = self.model().whole_units();
         let version = device::libtorch_version();
         EngineFacts {
-            device: match place {
-                Device::Cuda(index) => format!("cuda:{index}"),
-                _ => "cpu".to_owned(),
-            },
-            device_name: device_name(place),
+            device: tensor::device_name(place),
+            device_name: product_name(place),
             threads: (place == Device::Cpu).then(tensor::num_threads),
             libtorch: match device::is_built_for_cuda() || version.contains('+') {
                 true => version,
@@ -122,7 +119,7 @@ impl Engine {
 }
 
 /// The name of a device, as its maker or the system has it.
-fn device_name(place: Device) -> Option<String> {
+fn product_name(place: Device) -> Option<String> {
     match place {
         Device::Cuda(index) => Some(device::properties(index).ok()?.name),
         _ => cpu_in(&read_to_string("/proc/cpuinfo").ok()?),

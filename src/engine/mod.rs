@@ -100,7 +100,7 @@ use crate::{
     fs::Place,
     model::{LossFunction, Model, Pipeline},
     optim::{GroupRates, Optimizer, StateForm, StateName, StepRates},
-    tensor::{Gpu, check_numerics, compute_with},
+    tensor::{Gpu, check_numerics, compute_with, device_name},
     tensor_parallel::Sharing,
 };
 
@@ -370,9 +370,9 @@ impl Engine {
         if batch.input_ids().device() != self.model.device() {
             bail!(
                 Code::Shape,
-                "the batch is on {:?} and the model on {:?}",
-                batch.input_ids().device(),
-                self.model.device()
+                "the batch is on {} and the model on {}",
+                device_name(batch.input_ids().device()),
+                device_name(self.model.device())
             );
         }
         self.check_ids(batch).map_err(|e| {

@@ -71,7 +71,7 @@ use crate::{
     masks,
     quantize::Quantizer,
     sparse::BlockSparse,
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Kind, Tensor, dtype_name},
 };
 
 /// A language model: layers in the order of the forward pass, and the units of their parameters.
@@ -293,7 +293,7 @@ impl Model {
             bail!(Code::Shape, "input_ids must have the shape [batch, tokens], not {size:?}");
         };
         if input_ids.kind() != Kind::Int64 {
-            bail!(Code::Shape, "input_ids must be int64, not {:?}", input_ids.kind());
+            bail!(Code::Shape, "input_ids must be int64, not {}", dtype_name(input_ids.kind()));
         }
         if rows == 0 || tokens == 0 {
             bail!(Code::Shape, "input_ids of the shape {size:?} hold no token");

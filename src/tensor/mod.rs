@@ -9,6 +9,7 @@ mod flat_storage;
 mod gpu;
 mod guard;
 mod memory;
+mod names;
 mod numerics;
 mod rates;
 mod rng;
@@ -24,6 +25,7 @@ pub use memory::{
     AllocatorUse, allocator_use, available_bytes, check_memory, free_memory, held_by_rust,
     total_memory,
 };
+pub use names::{DTYPES, describe_place, device_name, dtype, dtype_name};
 pub use numerics::{check_numerics, compute_with};
 pub use rates::{copy_rate, product_rate};
 pub use rng::{fill_normal, fill_uniform, manual_seed, mix, seed_of};

@@ -13,7 +13,7 @@ use crate::{
         reduce_op::{ReduceOp, check_reduction},
     },
     error::{Code, Result},
-    tensor::Tensor,
+    tensor::{Tensor, device_name, dtype_name},
 };
 
 impl ProcessGroup {
@@ -172,9 +172,9 @@ impl ProcessGroup {
         if tensor.device() != self.device {
             bail!(
                 Code::Shape,
-                "{operation}: {name} is on {:?}, but the group is on {:?}",
-                tensor.device(),
-                self.device
+                "{operation}: {name} is on {}, but the group is on {}",
+                device_name(tensor.device()),
+                device_name(self.device)
             );
         }
         if !tensor.is_contiguous() {
@@ -200,9 +200,9 @@ impl ProcessGroup {
         if whole.kind() != shard.kind() {
             bail!(
                 Code::Shape,
-                "{operation}: {name} has dtype {:?}, but shard has {:?}",
-                whole.kind(),
-                shard.kind()
+                "{operation}: {name} has dtype {}, but shard has {}",
+                dtype_name(whole.kind()),
+                dtype_name(shard.kind())
             );
         }
         let world_size = self.world_size();

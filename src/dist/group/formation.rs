@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_device_without_a_transport_is_refused() {
         let e = ProcessGroup::single(Device::Mps).err().expect("no transport");
-        assert_eq!(e.message(), "no transport for Mps: the CPU has Gloo, CUDA has NCCL");
+        assert_eq!(e.message(), "no transport for mps: the CPU has Gloo, CUDA has NCCL");
     }
 
     #[test]

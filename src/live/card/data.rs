@@ -6,10 +6,8 @@ use super::layout::{Card, Table};
 use crate::{
     data::{Batch, Dataset, LoaderState},
     error::Result,
-    script::api::{
-        loader::api::Loader,
-        tensor::{Handle, describe_place},
-    },
+    script::api::{loader::api::Loader, tensor::Handle},
+    tensor::describe_place,
     units::grouped,
 };
 

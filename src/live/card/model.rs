@@ -4,7 +4,7 @@ use super::layout::{Card, Table};
 use crate::{
     error::Result,
     model::{FlatUnit, Model},
-    script::api::tensor::{device_name, dtype_name},
+    tensor::{device_name, dtype_name},
     units::{Bytes, grouped},
 };
 

@@ -3,8 +3,8 @@
 use super::layout::{Card, number};
 use crate::{
     error::Result,
-    script::api::tensor::{Handle, describe_place, show::corner},
-    tensor::{Kind, Tensor, guard, is_floating, no_grad},
+    script::api::tensor::{Handle, show::corner},
+    tensor::{Kind, Tensor, describe_place, guard, is_floating, no_grad},
 };
 
 pub(super) fn card(handle: &Handle) -> Result<Card> {

@@ -16,7 +16,7 @@ use crate::{
     fs::{NewDir, Place, write_atomic},
     model::{FlatUnit, Gathered, Model, ModelInfo, ParamPlace, ParamSpec, is_of_adapter},
     tensor::{
-        Kind, Tensor,
+        Kind, Tensor, dtype_name,
         safetensors::{self, TensorEntry},
     },
 };
@@ -156,16 +156,20 @@ fn attend(params: &[TensorEntry<'_>], fetch: Fetch<'_>) -> Result<()> {
 }
 
 /// The name that transformers has for the format of all tensors.
-fn dtype(params: &[TensorEntry<'_>]) -> Result<&'static str> {
+fn dtype(params: &[TensorEntry<'_>]) -> Result<String> {
     let kind = params.first().map_or(Kind::Float, |param| param.kind);
     if let Some(other) = params.iter().find(|param| param.kind != kind) {
-        bail!(Code::Internal, "{} is {:?}, and others are {kind:?}", other.name, other.kind);
+        bail!(
+            Code::Internal,
+            "{} is {}, and others are {}",
+            other.name,
+            dtype_name(other.kind),
+            dtype_name(kind)
+        );
     }
     match kind {
-        Kind::Float => Ok("float32"),
-        Kind::BFloat16 => Ok("bfloat16"),
-        Kind::Half => Ok("float16"),
-        other => bail!(Code::Internal, "weights are not exported as {other:?}"),
+        Kind::Float | Kind::BFloat16 | Kind::Half => Ok(dtype_name(kind)),
+        other => bail!(Code::Internal, "weights are not exported as {}", dtype_name(other)),
     }
 }
 

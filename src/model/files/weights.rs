@@ -16,7 +16,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::{self, Place},
     model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
-    tensor::{Device, SafetensorsFile, Tensor, is_floating},
+    tensor::{Device, SafetensorsFile, Tensor, dtype_name, is_floating},
     tensor_parallel::Run,
 };
 
@@ -210,7 +210,7 @@ impl StoredWeights {
         }
         let shown = |stored: &StoredTensor| -> Result<String> {
             let name = &stored.name;
-            Ok(format!("{:?} {:?}", file(stored).kind(name)?, file(stored).shape(name)?))
+            Ok(format!("{} {:?}", dtype_name(file(stored).kind(name)?), file(stored).shape(name)?))
         };
         let text = format!(
             "{}: {alias}, {}, differs from {name}, {}, and config.json ties the two",
@@ -490,8 +490,8 @@ mod tests {
         assert_loaded(&with_head(&embedding), true);
         assert_eq!(
             refusal(&with_head(&other), true),
-            ["DIR: lm_head.weight, Float [4, 3], differs from transformer.wte.weight, \
-              Float [4, 3], and config.json ties the two"]
+            ["DIR: lm_head.weight, float32 [4, 3], differs from transformer.wte.weight, \
+              float32 [4, 3], and config.json ties the two"]
         );
         assert_eq!(refusal(&directory(&rest), false), ["DIR lacks lm_head.weight"]);
     }

@@ -15,7 +15,7 @@ use crate::{
     bridge::bytes::copy_from_bytes,
     error::{Code, Error, IoContext, Result},
     fs::{File, Place, open_file, refuse_pointer},
-    tensor::{Kind, Tensor, is_floating},
+    tensor::{Kind, Tensor, dtype_name, is_floating},
     units::Bytes,
 };
 
@@ -207,10 +207,10 @@ impl SafetensorsFile {
         }
         bail!(
             Code::Weights,
-            "{}: {name} has the dtype {}, expected {:?}",
+            "{}: {name} has the dtype {}, expected {}",
             self.path.display(),
             self.info(name)?.dtype,
-            into.kind()
+            dtype_name(into.kind())
         )
     }
 
@@ -381,7 +381,7 @@ mod tests {
             file.copy_into("w", &back).unwrap();
             assert_eq!(Vec::<f32>::try_from(&back).unwrap(), [0.5, -3.0]);
             let e = file.copy_into("w", &Tensor::zeros([2], (Kind::Int64, CPU))).unwrap_err();
-            assert!(e.message().ends_with("expected Int64"), "{e}");
+            assert!(e.message().ends_with("expected int64"), "{e}");
         }
     }
 

@@ -2,12 +2,12 @@
 
 use rhai::plugin::*;
 
-use super::{
-    dtypes::{device_name, dtype_name},
-    handle::Handle,
-    show,
+use super::{handle::Handle, show};
+use crate::{
+    error::Error,
+    recipe::error::ScriptResult,
+    tensor::{device_name, dtype_name},
 };
-use crate::{error::Error, recipe::error::ScriptResult};
 
 /// Tensors.
 #[export_module]

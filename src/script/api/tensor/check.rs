@@ -3,14 +3,14 @@
 
 use std::fmt::Write;
 
-use super::{
-    dtypes::{device_name, dtype_name},
-    handle::Handle,
-};
+use super::handle::Handle;
 use crate::{
     error::{Code, Error, Result},
     recipe::error::ScriptResult,
-    tensor::{Device, Kind, TchError, Tensor, bytes_of, check_memory, guard, is_floating},
+    tensor::{
+        Device, Kind, TchError, Tensor, bytes_of, check_memory, device_name, dtype_name, guard,
+        is_floating,
+    },
 };
 
 /// Results up to this size are made without a look at the free memory, which takes longer.

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::argument},
-    tensor::{Device, Kind, TchError, Tensor, guard, is_floating, manual_seed},
+    tensor::{Device, Kind, TchError, Tensor, dtype_name, guard, is_floating, manual_seed},
 };
 
 /// Tensors from numbers, patterns and chance.
@@ -331,7 +331,7 @@ fn make(
     let tensor = tensor.map_err(|e| match e.code() {
         Code::Shape => Error::new(
             Code::BadValue,
-            format!("`{name}` cannot make {} {shape:?} of these", super::dtype_name(kind)),
+            format!("`{name}` cannot make {} {shape:?} of these", dtype_name(kind)),
         )
         .caused_by(e),
         _ => e,
@@ -364,7 +364,7 @@ fn drawn(
 ) -> ScriptResult<Handle> {
     let making = Making::read(ctx, name, options)?;
     if let Some(kind) = making.kind.filter(|kind| !is_floating(*kind)) {
-        let found = super::dtype_name(kind);
+        let found = dtype_name(kind);
         let message = format!("`dtype` of {name} must be a floating-point one, found {found}");
         return Err(Error::new(Code::BadValue, message).option("dtype").into());
     }

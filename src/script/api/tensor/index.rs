@@ -22,7 +22,7 @@ use crate::{
         value::{argument, describe},
     },
     script::iterate::set_iterator,
-    tensor::{Kind, Tensor, guard},
+    tensor::{Kind, Tensor, device_name, dtype_name, guard},
 };
 
 /// The properties of a tensor, for misspelt ones, which Rhai looks up as an index.
@@ -361,7 +361,7 @@ fn fitting(view: &Tensor, dim: i64, index: &Tensor) -> Result<Tensor> {
         return Ok(index.shallow_clone());
     }
     if index.kind() != Kind::Int64 {
-        let found = super::dtype_name(index.kind());
+        let found = dtype_name(index.kind());
         bail!(Code::WrongType, "a tensor is indexed with int64 or bool, found {found}");
     }
     let size = sizes[at];
@@ -442,8 +442,8 @@ fn keep_property(tensor: &Handle, name: &str, value: &Dynamic) -> Result<()> {
     let is_kept = is_kept
         && match name {
             "shape" => value.is_array() && ints("shape", value)? == t.size(),
-            "dtype" => value.to_string() == super::dtype_name(t.kind()),
-            "device" => value.to_string() == super::device_name(t.device()),
+            "dtype" => value.to_string() == dtype_name(t.kind()),
+            "device" => value.to_string() == device_name(t.device()),
             "ndim" => value.as_int() == Ok(t.dim() as i64),
             _ => true,
         };

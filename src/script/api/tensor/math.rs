@@ -11,7 +11,7 @@ use super::{
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::describe},
-    tensor::{Kind, TchError, Tensor, is_floating},
+    tensor::{Kind, TchError, Tensor, dtype_name, is_floating},
 };
 
 type Made = Result<Tensor, TchError>;
@@ -272,7 +272,7 @@ fn change(
     let (kind, is_whole) = (a.0.kind(), !is_floating(a.0.kind()));
     let keeps = |adds_fraction: bool| {
         if is_whole && (adds_fraction || name.starts_with('/') || name == "div_") {
-            let kind = super::dtype_name(kind);
+            let kind = dtype_name(kind);
             return Err(Error::new(
                 Code::WrongType,
                 format!("`{name}` would give {kind} a fraction"),
@@ -432,7 +432,7 @@ pub(super) fn bool_mask(name: &str, mask: &Tensor) -> Result<()> {
     if mask.kind() == Kind::Bool {
         return Ok(());
     }
-    let found = super::dtype_name(mask.kind());
+    let found = dtype_name(mask.kind());
     Err(Error::new(Code::WrongType, format!("`{name}` needs a mask of bool, found {found}"))
         .hint("a comparison gives one: t == 0"))
 }

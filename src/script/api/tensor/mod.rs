@@ -7,7 +7,6 @@ pub mod attributes;
 pub mod autograd;
 pub(crate) mod check;
 pub mod create;
-pub(crate) mod dtypes;
 pub mod handle;
 pub mod index;
 pub mod math;
@@ -16,5 +15,4 @@ pub mod reduce;
 pub mod shape;
 pub(crate) mod show;
 
-pub(crate) use self::dtypes::{describe_place, device_name, dtype_name};
 pub use self::{attributes::api, handle::Handle};

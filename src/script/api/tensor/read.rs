@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, Map, NativeCallContext};
 
-use super::{check, dtypes::DTYPES, handle::Handle};
+use super::{check, handle::Handle};
 use crate::{
     config::options::OptionValue,
     error::{Code, Error, Result},
@@ -11,7 +11,7 @@ use crate::{
         value::{self, argument, describe, option_value},
     },
     script::host,
-    tensor::{Device, DeviceChoice, Kind, Scalar, Tensor, cuda_is_available, guard},
+    tensor::{DTYPES, Device, DeviceChoice, Kind, Scalar, Tensor, cuda_is_available, guard},
 };
 
 /// The other side of an operation on a tensor.

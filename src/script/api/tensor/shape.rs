@@ -3,13 +3,13 @@
 use rhai::{Array, plugin::*};
 
 use super::{
-    Handle, check, dtypes,
+    Handle, check,
     read::{self, ints, tensors},
 };
 use crate::{
     error::{Code, Error, Result},
     recipe::{error::ScriptResult, value::argument},
-    tensor::{Device, Kind, Tensor, check_memory, is_floating},
+    tensor::{DTYPES, Device, Kind, Tensor, check_memory, dtype, is_floating},
 };
 
 /// Bytes that a number takes in a script's array, with some for the array.
@@ -69,12 +69,12 @@ pub mod api {
     #[rhai_fn(return_raw)]
     pub fn to(ctx: NativeCallContext, tensor: Tensor, place: &str) -> ScriptResult<Tensor> {
         let t = tensor.tensor();
-        if let Some(kind) = dtypes::dtype(place) {
+        if let Some(kind) = dtype(place) {
             check::room("to", &t.size(), kind, t.device())?;
             return check::op("to", &[t], || t.f_to_kind(kind));
         }
         let device = read::device(&ctx, place).map_err(|e| {
-            let names: Vec<_> = dtypes::DTYPES.iter().map(|(name, _)| *name).collect();
+            let names: Vec<_> = DTYPES.iter().map(|(name, _)| *name).collect();
             e.hint(format!("or a dtype: {}", names.join(", ")))
         })?;
         check::room("to", &t.size(), t.kind(), device)?;

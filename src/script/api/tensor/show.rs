@@ -2,10 +2,10 @@
 
 use std::fmt::Write;
 
-use super::{dtypes::describe_place, handle::Handle};
+use super::handle::Handle;
 use crate::{
     error::Result,
-    tensor::{Device, Kind, Tensor, guard, is_floating, no_grad},
+    tensor::{Device, Kind, Tensor, describe_place, guard, is_floating, no_grad},
 };
 
 /// Of more than so many rows or columns the first [`EDGE`] are shown.

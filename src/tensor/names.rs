@@ -1,9 +1,9 @@
 //! Dtypes and devices under PyTorch's names.
 
-use crate::tensor::{Device, Kind, Tensor};
+use super::{Device, Kind, Tensor};
 
 /// The dtypes by PyTorch's names.
-pub(super) const DTYPES: &[(&str, Kind)] = &[
+pub const DTYPES: &[(&str, Kind)] = &[
     ("float32", Kind::Float),
     ("float64", Kind::Double),
     ("float16", Kind::Half),
@@ -17,24 +17,24 @@ pub(super) const DTYPES: &[(&str, Kind)] = &[
 ];
 
 /// A dtype by its name, if `text` is one.
-pub(super) fn dtype(text: &str) -> Option<Kind> {
+pub fn dtype(text: &str) -> Option<Kind> {
     DTYPES.iter().find(|(name, _)| *name == text).map(|(_, kind)| *kind)
 }
 
-/// Dtype, shape and device.
-pub(crate) fn describe_place(tensor: &Tensor) -> String {
+/// Dtype, shape and device, as in `float32 [2, 3] on cuda:0`.
+pub fn describe_place(tensor: &Tensor) -> String {
     let (dtype, device) = (dtype_name(tensor.kind()), device_name(tensor.device()));
     format!("{dtype} {:?} on {device}", tensor.size())
 }
 
 /// PyTorch's name of an element type.
-pub(crate) fn dtype_name(kind: Kind) -> String {
+pub fn dtype_name(kind: Kind) -> String {
     let known = DTYPES.iter().find(|(_, known)| *known == kind);
     known.map_or_else(|| format!("{kind:?}").to_lowercase(), |(name, _)| (*name).to_owned())
 }
 
 /// PyTorch's name of a device.
-pub(crate) fn device_name(device: Device) -> String {
+pub fn device_name(device: Device) -> String {
     match device {
         Device::Cpu => "cpu".to_owned(),
         Device::Cuda(index) => format!("cuda:{index}"),
