@@ -204,6 +204,11 @@ pub(crate) fn code_rows(
     made?.ok_or_else(|| Error::new(Code::Internal, "a product with codes"))
 }
 
+/// Whether [`attend`] has a kernel for keys of this format, which reads those that are seen and no others.
+pub(crate) fn attends(kind: Kind, device: Device) -> bool {
+    device == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16)
+}
+
 /// The attention of one query a row, `[B, H, D]`, to the first `seen` keys and values of its row,
 /// `[B or more, KV, capacity, D]`, or to `ranges` of them, with a float32 `bias` `[1 or B, H, T]`; `None` where
 /// libtorch's attention is to be taken.
