@@ -139,7 +139,7 @@ fn a_program_embeds_dsr() {
     let program = Path::new(env!("CARGO_BIN_EXE_dsr")).with_file_name("examples").join("embed");
     let dir = tempfile::tempdir().unwrap();
     let mut command = Command::new(&program);
-    command.env(DEVICE.0, DEVICE.1).current_dir(dir.path());
+    command.env(DEVICE.0, &DEVICE.1).current_dir(dir.path());
     let printed = out(&command.output().expect("cargo build --release --examples builds it"));
     let lines: Vec<&str> = printed.lines().collect();
     assert_eq!(lines.len(), 3, "{printed}");

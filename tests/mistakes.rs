@@ -250,7 +250,7 @@ for i in 0..2 {
     );
     let output = Command::new("unshare")
         .args(["--mount", "sh", "-c", &script])
-        .env(DEVICE.0, DEVICE.1)
+        .env(DEVICE.0, &DEVICE.1)
         .current_dir(folder.path())
         .output();
     let output = match output {

@@ -126,7 +126,7 @@ impl Page {
             .env("PATH", format!("{}:{path}", self.home.path().join("bin").display()))
             .env("DSR", env!("CARGO_BIN_EXE_dsr"))
             .env("HOME", self.home.path())
-            .env(DEVICE.0, DEVICE.1)
+            .env(DEVICE.0, &DEVICE.1)
             .stdin(Stdio::null());
         for name in ["RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"] {
             command.env_remove(name);

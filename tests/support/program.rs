@@ -1,21 +1,21 @@
 //! The program, run as a user runs it.
 
 use std::{
-    fs,
+    env, fs,
     path::Path,
     process::{Command, Output},
-    sync::Once,
+    sync::{LazyLock, Once},
     thread,
     time::{Duration, Instant},
 };
 
 use super::ranks;
 
-/// The program, on the CPU wherever it runs: tests compare what the CPU computes. Those that are for
-/// a GPU say so.
+/// The program, on the CPU wherever it runs, unless [`DEVICE`] is another: tests compare what the CPU computes.
+/// Those that are for a GPU say so.
 pub(crate) fn command() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_dsr"));
-    command.env(DEVICE.0, DEVICE.1).env(CACHES.0, caches());
+    command.env(DEVICE.0, &DEVICE.1).env(CACHES.0, caches());
     command
 }
 
@@ -31,8 +31,10 @@ fn caches() -> &'static str {
     CACHES.1
 }
 
-/// The variable that says it.
-pub(crate) const DEVICE: (&str, &str) = ("DSR_DEVICE", "cpu");
+/// The variable that says which device programs compute on, and the device: the CPU, or that of
+/// `DSR_TEST_DEVICE`, with which the values of other tools hold on a GPU, too (`families::`).
+pub(crate) static DEVICE: LazyLock<(&str, String)> =
+    LazyLock::new(|| ("DSR_DEVICE", env::var("DSR_TEST_DEVICE").unwrap_or("cpu".to_owned())));
 
 /// A command that runs dsr in `dir`.
 pub(crate) fn dsr(dir: &Path, args: &[&str]) -> Command {

@@ -63,7 +63,7 @@ impl Terminal {
         }
         command.env("TERM", "xterm-256color");
         command.env("HOME", dir);
-        command.env(DEVICE.0, DEVICE.1);
+        command.env(DEVICE.0, &DEVICE.1);
         env.iter().for_each(|(name, value)| command.env(name, value));
         let started = Instant::now();
         let child = pair.slave.spawn_command(command).unwrap();
