@@ -44,6 +44,42 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
+/// The widest head of a GPU's kernel.
+const WIDEST_HEAD: i64 = 256;
+/// The width of a head is a multiple of this for a GPU's kernel.
+const HEAD_UNIT: i64 = 8;
+
+/// Whether a GPU's kernel of [`flash`] is for this format and width of heads.
+pub(crate) fn fits_flash(kind: Kind, head_dim: i64) -> bool {
+    matches!(kind, Kind::Half | Kind::BFloat16)
+        && head_dim % HEAD_UNIT == 0
+        && head_dim <= WIDEST_HEAD
+}
+
+/// Keys and values, `[B, H, T, D]`, with as many heads as libtorch's kernel for `q` takes: on a GPU the flash
+/// kernel alone shares heads, and the scores of all others would be written out.
+fn for_kernel(q: &Tensor, keys_and_values: [&Tensor; 2], is_masked: bool) -> Result<[Tensor; 2]> {
+    let (size, device) = (q.size(), q.device());
+    let fits = !is_masked && fits_flash(q.kind(), size[3]) && has_flash(device);
+    let shared = size[1] / keys_and_values[0].size()[1];
+    let [k, v] = keys_and_values.map(|x| match device == Device::Cpu || fits || shared == 1 {
+        true => Ok(x.shallow_clone()),
+        false => x.f_repeat_interleave_self_int(shared, 1, None),
+    });
+    Ok([k?, v?])
+}
+
+/// libtorch's scaled dot-product attention of queries to keys and values, `[B, H, T, D]` each.
+pub(crate) fn scaled_dot_product(
+    [q, k, v]: [&Tensor; 3],
+    mask: Option<Tensor>,
+    (dropout, is_causal, scale): (f64, bool, Option<f64>),
+) -> Result<Tensor> {
+    let [k, v] = for_kernel(q, [k, v], mask.is_some())?;
+    let grouped = k.size()[1] != q.size()[1];
+    Ok(Tensor::f_scaled_dot_product_attention(q, &k, &v, mask, dropout, is_causal, scale, grouped)?)
+}
+
 /// Whether a GPU has kernels of [`flash`]: from Ampere on.
 pub(crate) fn has_flash(device: Device) -> bool {
     let capability = |index| properties(index).map(|properties| properties.capability);

@@ -2,7 +2,7 @@
 
 use crate::{
     config::{Dtype, Sides, TiledMlp},
-    tensor::{Device, num_threads},
+    tensor::{Device, Kind, num_threads},
 };
 
 /// Bytes of a float32: of losses, and of the statistics that norms and attention keep.
@@ -105,6 +105,11 @@ impl Workload {
     /// Whether activations are in 16 bits.
     pub(crate) fn is_narrow(&self) -> bool {
         self.element_bytes < FLOAT_BYTES
+    }
+
+    /// A format as wide as that of the activations.
+    pub(crate) fn kind(&self) -> Kind {
+        if self.is_narrow() { Kind::BFloat16 } else { Kind::Float }
     }
 
     /// Bytes of activations of `bytes` in float32.

@@ -1,9 +1,11 @@
 //! The memory of what is as large as the scores of attention, planned and counted: biases, masks, and scores
 //! that are written out.
 
+use std::rc::Rc;
+
 use dsr::{config::Dtype, engine::plan_stages::stages as planned_stages, model::ModelConfig};
 
-use super::{Case, with, with_dropout};
+use super::{Case, Device, Model, Setup, with, with_dropout};
 use crate::support::{alone, tiny::gpt2};
 
 /// All kinds together within 1 %; in 16 bits within 6 %, since products of 16-bit matrices take memory of their
@@ -39,6 +41,28 @@ fn biases_of_the_scores_are_planned_as_they_are_counted() {
             }
         }
     }
+}
+
+/// On a GPU the flash kernel alone shares heads of keys and values. It is for 16 bits: in float32 each head of
+/// queries keeps its own, as if the model shared none.
+#[test]
+fn on_a_gpu_the_flash_kernel_alone_shares_heads() {
+    let kept = |kv_heads: i64, dtype| {
+        let sizes = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
+        let sizes =
+            sizes.into_iter().chain([("num_key_value_heads", kv_heads), ("vocab_size", 64)]);
+        let model = ModelConfig::named("llama").unwrap();
+        let model = with(model, sizes.map(|(key, size)| (key, size.into())));
+        let case = Case { model, rows: 4, tokens: 128, accum: 1, every: None, dtype };
+        let outline = Rc::new(Model::outline(&case.model, Device::Cpu).unwrap());
+        let tokens = case.tokens as u64;
+        Setup::new(&outline, &case.config(), 0, tokens, 1, Device::Cuda(0))
+            .plan()
+            .device
+            .activations
+    };
+    assert_eq!(kept(2, Dtype::Fp32), kept(4, Dtype::Fp32));
+    assert!(kept(2, Dtype::Bf16) < kept(4, Dtype::Bf16));
 }
 
 /// A stage of a pipeline behind the layer that makes the bias is given it, for each pass under way.

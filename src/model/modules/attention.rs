@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use super::{Divided, Linear, Norm, Rotary};
 use crate::{
+    bridge::attention::scaled_dot_product,
     config::Sides,
     error::{Code, Error, Result},
     kv_cache::{DecodeRows, LayerCache},
@@ -235,10 +236,7 @@ impl Attention {
     ) -> Result<Tensor> {
         let is_causal = self.is_causal && mask.is_none() && q.size()[2] > 1;
         let dropout = if trains { self.dropout } else { 0.0 };
-        let grouped = self.kv_heads != self.heads;
-        Ok(Tensor::f_scaled_dot_product_attention(
-            q, k, v, mask, dropout, is_causal, self.scale, grouped,
-        )?)
+        scaled_dot_product([q, k, v], mask, (dropout, is_causal, self.scale))
     }
 
     /// The attention of the next token of each text, `[B, H, 1, D]`, which sees what the cache has.
@@ -392,7 +390,7 @@ impl Attention {
         if let Position::Rotary(rotary) = &self.position {
             tape.reads_angles(rotary.angles(work));
             // Values keep the storage of all three where one layer made them.
-            let kept = if is_fused { q + kv } else { 0 };
+            let kept = if is_fused && !self.repeats_heads(work) { q + kv } else { 0 };
             tape.push(Operation { kept, gradient: q + kv, ..Operation::default() });
         }
         self.cost_of_scores(work, tape, (q, kv));

@@ -2,38 +2,33 @@
 
 use super::{Attention, Position, Projections};
 use crate::{
-    bridge::attention::has_flash,
+    bridge::attention::{fits_flash, has_flash},
     model::{
         cost::{FLOAT_BYTES, Operation, SparseWork, Tape, Workload},
         masks::Masks,
     },
     sparse::{MOST_SCORES, window_density},
-    tensor::{Device, Kind, Tensor},
+    tensor::{Device, Tensor},
 };
 
 /// A mask is as fast as pieces for rows shorter than this, or than one and a half windows: the last piece is
 /// filled up.
 const SHORT_ROW: i64 = 512;
-/// The widest head of a GPU's kernel.
-const WIDEST_HEAD: i64 = 256;
-/// The width of a head is a multiple of this for a GPU's kernel.
-const HEAD_UNIT: i64 = 8;
-
 impl Attention {
     /// The window of queries `[B, H, T, D]`, if the kernel of windows is for them: where rows are long, have no
     /// padding that a query would see, and no weights are dropped out.
     pub(super) fn own_window(&self, q: &Tensor, masks: &Masks, trains: bool) -> Option<i64> {
         let drops = trains && self.dropout > 0.0;
         let device = q.device();
-        let has_kernel = device == Device::Cpu || (self.fits_flash(q.kind()) && has_flash(device));
+        let has_kernel =
+            device == Device::Cpu || (fits_flash(q.kind(), self.head_dim) && has_flash(device));
         let window = self.window_within(q.size()[2])?;
         (has_kernel && !drops && masks.padding().is_none()).then_some(window)
     }
 
     /// The same for a training of a workload.
     fn window_of(&self, work: &Workload) -> Option<i64> {
-        let kind = if work.is_narrow() { Kind::BFloat16 } else { Kind::Float };
-        let has_kernel = work.device == Device::Cpu || self.fits_flash(kind);
+        let has_kernel = work.device == Device::Cpu || fits_flash(work.kind(), self.head_dim);
         let window = self.window_within(work.tokens as i64)?;
         (has_kernel && self.dropout == 0.0).then_some(window)
     }
@@ -45,10 +40,13 @@ impl Attention {
         self.window.filter(is_long).filter(|_| is_plain)
     }
 
-    fn fits_flash(&self, kind: Kind) -> bool {
-        matches!(kind, Kind::Half | Kind::BFloat16)
-            && self.head_dim % HEAD_UNIT == 0
-            && self.head_dim <= WIDEST_HEAD
+    /// Whether keys and values are repeated for a GPU's kernel in a training of a workload.
+    pub(super) fn repeats_heads(&self, work: &Workload) -> bool {
+        let is_masked = self.window.is_some_and(|window| window < work.tokens as i64);
+        let is_flash = !is_masked && fits_flash(work.kind(), self.head_dim);
+        let shares = work.device != Device::Cpu && self.heads != self.kv_heads;
+        // Windows and blocks have kernels of their own.
+        shares && !is_flash && self.density(work).is_none()
     }
 
     /// The part of causal attention's scores that is computed.
@@ -99,6 +97,11 @@ impl Attention {
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
         if !is_written {
             let statistics = work.places() * heads * FLOAT_BYTES;
+            let repeats = self.repeats_heads(work);
+            if repeats {
+                tape.push(Operation { gradient: q + 2 * kv, ..Operation::default() });
+            }
+            let kv = if repeats { q } else { kv };
             let (kept, gradient) = (2 * q + 2 * kv + statistics, q + 2 * kv);
             let transient = match work.device {
                 // The kernel's buffers exist beside the gradients.
