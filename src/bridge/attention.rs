@@ -60,9 +60,12 @@ pub(crate) fn fits_flash(kind: Kind, head_dim: i64) -> bool {
 /// kernel alone shares heads, and the scores of all others would be written out.
 fn for_kernel(q: &Tensor, keys_and_values: [&Tensor; 2], is_masked: bool) -> Result<[Tensor; 2]> {
     let (size, device) = (q.size(), q.device());
-    let fits = !is_masked && fits_flash(q.kind(), size[3]) && has_flash(device);
     let shared = size[1] / keys_and_values[0].size()[1];
-    let [k, v] = keys_and_values.map(|x| match device == Device::Cpu || fits || shared == 1 {
+    // A device is asked for its properties only where it matters.
+    let is_taken = shared == 1
+        || device == Device::Cpu
+        || !is_masked && fits_flash(q.kind(), size[3]) && has_flash(device);
+    let [k, v] = keys_and_values.map(|x| match is_taken {
         true => Ok(x.shallow_clone()),
         false => x.f_repeat_interleave_self_int(shared, 1, None),
     });
