@@ -172,7 +172,10 @@ fn wrong_options_are_all_shown_where_they_are_written() {
             "`micro_batch_size` must be a whole number, 1 or more, or \"auto\", found string \"2\"",
         ),
         ("3:5", "`init_engine` has no option `gradient_acumulation_steps`"),
-        ("4:16", "`precision` must be one of \"fp32\", \"bf16\", \"fp16\", found string \"int8\""),
+        (
+            "4:16",
+            "`precision` must be one of \"fp32\", \"bf16\", \"fp16\", \"auto\", found string \"int8\"",
+        ),
         ("5:38", "`optimizer.lr` must be 0 or more, found -1"),
         ("5:42", "`optimizer` has no option `wieght_decay`"),
     ] {

@@ -81,6 +81,22 @@ fn cards_have_memory_and_time() {
     assert_eq!(plan["recipe"]["step_seconds"].as_f64(), Some(seconds("RTX 5090")));
 }
 
+/// "auto" is bf16 on devices that have units for it: not on a CPU, and not before Ampere.
+#[test]
+fn an_automatic_precision_is_that_of_the_device() {
+    let plan =
+        |device: &[&str]| json(&[&["plan", "gpt2_wikitext", "-p", "seq_len=16"], device].concat());
+    let precision = |device: &[&str]| plan(device)["recipe"]["precision"].clone();
+    assert_eq!(precision(&["--gpu", "RTX 5090"]), "bf16");
+    assert_eq!(precision(&["--gpu-memory", "24GB"]), "bf16");
+    assert_eq!(precision(&["--gpu", "T4"]), "fp32");
+    let here = plan(&["--device", "cpu"]);
+    assert_eq!(
+        (&here["recipe"]["precision"], &here["cards"][0]["precision"]),
+        (&"fp32".into(), &"bf16".into())
+    );
+}
+
 #[test]
 fn the_machine_here_is_measured() {
     let folder = Folder::new(TINY);

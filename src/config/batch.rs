@@ -3,7 +3,7 @@
 //!
 //! A micro batch may be `"auto"`: the largest that fits, within what the other two leave open.
 
-use super::options::{Kind, OptionValue, Value, Wrong, option_table};
+use super::options::{AUTO, Kind, OptionValue, Value, Wrong, option_table};
 use crate::error::{Code, Error, Result};
 
 option_table! {
@@ -31,9 +31,6 @@ pub enum MicroBatchSize {
     /// As many as fit.
     Auto,
 }
-
-/// The word for [`MicroBatchSize::Auto`].
-const AUTO: &str = "auto";
 
 impl Default for MicroBatchSize {
     fn default() -> Self {

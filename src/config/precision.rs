@@ -6,7 +6,8 @@
 //! unless told otherwise, where DeepSpeed uses the model's format.
 
 use super::options::{
-    Given, Kind, OptionTable, OptionType, Options, Row, is_finite, option_table, option_words,
+    AUTO, Given, Kind, OptionTable, OptionType, OptionValue, Options, Row, Value, Wrong, is_finite,
+    option_table, option_words, read_word,
 };
 use crate::error::{Code, Error, Result};
 
@@ -33,12 +34,39 @@ impl Dtype {
     }
 }
 
+/// A format, or the one that fits the device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum DtypeChoice {
+    #[default]
+    Auto,
+    Given(Dtype),
+}
+
+impl DtypeChoice {
+    fn words() -> Vec<(&'static str, Self)> {
+        let given = Dtype::NAMES.iter().map(|&(word, dtype)| (word, Self::Given(dtype)));
+        given.chain([(AUTO, Self::Auto)]).collect()
+    }
+}
+
+impl OptionValue for DtypeChoice {
+    fn read(value: &Value) -> std::result::Result<Self, Wrong> {
+        read_word(value, &Self::words())
+    }
+
+    fn kind() -> Kind {
+        Kind::Words(Self::words().into_iter().map(|(word, _)| word).collect())
+    }
+}
+
 /// What an engine computes in.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PrecisionConfig {
     /// The format of parameters and activations. With 16 bits there are float32 master weights, unless
     /// `master_weights` says otherwise.
     pub dtype: Dtype,
+    /// Whether `dtype` is the one that fits the [device](Self::on).
+    pub is_auto: bool,
     /// The format of the weights that the optimizer updates: float32, or that of the model, which is then
     /// updated itself.
     pub master_weights: Dtype,
@@ -68,11 +96,33 @@ impl PrecisionConfig {
         };
         Self {
             dtype,
+            is_auto: false,
             master_weights: Dtype::Fp32,
             grad_accum_dtype: Dtype::Fp32,
             communication_data_type: Dtype::Fp32,
             loss_scale,
         }
+    }
+
+    /// `"auto"`, before the device is known.
+    fn auto() -> Self {
+        Self { is_auto: true, ..Self::new(Dtype::Fp32) }
+    }
+
+    /// This on a device: where the format is to fit it, bfloat16 if its units compute in that, else
+    /// float32. Neither overflows where the other does not, as fp16 would.
+    #[must_use]
+    pub fn on(self, has_bf16: bool) -> Self {
+        match self.is_auto {
+            true if has_bf16 => Self { dtype: Dtype::Bf16, ..self },
+            true => Self { dtype: Dtype::Fp32, ..self },
+            false => self,
+        }
+    }
+
+    /// The format as a recipe writes it.
+    fn written(&self) -> &'static str {
+        if self.is_auto { AUTO } else { self.dtype.name() }
     }
 
     /// Whether the optimizer updates float32 copies of the parameters.
@@ -114,7 +164,7 @@ impl PrecisionConfig {
         };
         let message = format!(
             "`precision.grad_accum_dtype` must be {allowed} with {}, found \"{}\"",
-            dtype.name(),
+            self.written(),
             grad_accum_dtype.name()
         );
         Err(Error::new(Code::BadValue, message).option("grad_accum_dtype"))
@@ -182,9 +232,10 @@ option_table! {
     struct PrecisionOptions {
         /// the format of the model's parameters and activations; with bf16 and fp16 the optimizer updates
         /// float32 master weights unless `master_weights` says otherwise, and a gradient that is not
-        /// finite skips its step
+        /// finite skips its step. "auto" is bf16 on GPUs that have units for it (Ampere and later), and
+        /// fp32 elsewhere
         #[option(required)]
-        pub dtype: Option<Dtype>,
+        pub dtype: Option<DtypeChoice>,
         /// the format of the weights that the optimizer updates: "bf16" updates those of a bf16 model
         /// themselves, without float32 copies, and rounds them stochastically
         #[option(default = Dtype::Fp32)]
@@ -209,11 +260,11 @@ impl OptionType for PrecisionConfig {
         if o.is_map(key) {
             return o.map(key, Self::read).map_or(Given::Faulty, Given::Value);
         }
-        Dtype::take(o, key).map(Self::new)
+        DtypeChoice::take(o, key).map(Self::of)
     }
 
     fn kind() -> Kind {
-        Kind::Or(Box::new(<Dtype as OptionType>::kind()), Box::new(Kind::Map(TABLES)))
+        Kind::Or(Box::new(<DtypeChoice as OptionType>::kind()), Box::new(Kind::Map(TABLES)))
     }
 
     fn shown(&self) -> Option<String> {
@@ -222,23 +273,30 @@ impl OptionType for PrecisionConfig {
 }
 
 impl PrecisionConfig {
+    fn of(choice: DtypeChoice) -> Self {
+        match choice {
+            DtypeChoice::Auto => Self::auto(),
+            DtypeChoice::Given(dtype) => Self::new(dtype),
+        }
+    }
+
     /// Reads the map. Settings that only fp16 has are refused with other formats, and those of a dynamic
     /// scale beside a static one.
     fn read(o: &mut Options<'_>) -> Self {
         let given = PrecisionOptions::read(o);
         let dynamic = DynamicLossScale::read(o);
-        let Some(dtype) = given.dtype else { return Self::new(Dtype::Fp32) };
+        let Some(choice) = given.dtype else { return Self::new(Dtype::Fp32) };
         let precision = Self {
             master_weights: given.master_weights,
             grad_accum_dtype: given.grad_accum_dtype,
             communication_data_type: given.communication_data_type,
-            ..Self::new(dtype)
+            ..Self::of(choice)
         };
         o.check(precision.check());
         let dynamic_options = DynamicLossScale::ROWS.iter().map(|row| row.name);
-        if dtype != Dtype::Fp16 {
-            let why =
-                format!("goes with fp16: {} has the range of fp32 and no loss scale", dtype.name());
+        if precision.dtype != Dtype::Fp16 {
+            let dtype = precision.written();
+            let why = format!("goes with fp16: {dtype} has the range of fp32 and no loss scale");
             o.refuse(std::iter::once("loss_scale").chain(dynamic_options), &why);
             return precision;
         }
@@ -279,6 +337,23 @@ mod tests {
             panic!("fp16 has a dynamic scale")
         };
         assert_eq!(scale.initial_scale(), 65536.0);
+    }
+
+    #[test]
+    fn auto_is_bf16_where_a_device_has_it() {
+        for auto in [json!("auto"), json!({ "dtype": "auto" })] {
+            let precision = precision(auto).unwrap();
+            assert_eq!(precision.on(true).dtype, Dtype::Bf16);
+            assert_eq!(precision.on(true).on(false).dtype, Dtype::Fp32);
+        }
+        assert_eq!(precision(json!("fp16")).unwrap().on(true).dtype, Dtype::Fp16);
+        assert_eq!(
+            messages(json!({ "dtype": "auto", "grad_accum_dtype": "bf16", "loss_scale": 8 })),
+            [
+                "`precision.grad_accum_dtype` must be \"fp32\" with auto, found \"bf16\"",
+                "`precision.loss_scale` goes with fp16: auto has the range of fp32 and no loss scale"
+            ]
+        );
     }
 
     #[test]

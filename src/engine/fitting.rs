@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use super::{
     Engine,
+    auto_precision::fit_precision,
     mesh_limits::check_mesh,
     plan::{MemoryPlan, Setup, optimizer_state_bytes},
     plan_stages::stages,
@@ -88,6 +89,7 @@ pub fn fit_batch(
     (group, local_ranks): (&ProcessGroup, usize),
 ) -> Result<EngineConfig> {
     let BatchChoice::Open(open) = config.batch_choice else { return Ok(config) };
+    let config = fit_precision(config, group)?;
     // The others have their models by then, and no training yet.
     group.barrier()?;
     let replicas = config.mesh.shape(group.world_size())?.dp;

@@ -10,6 +10,7 @@
 mod accumulation;
 mod adapter_base;
 mod attention_record;
+mod auto_precision;
 mod averaged;
 mod averages;
 mod evaluate;
@@ -68,11 +69,11 @@ use std::rc::Rc;
 pub use crate::model::ModuleProfile;
 
 use self::{
-    accumulation::Accumulation, averages::Averages, gradients::Gradients, layer_ranks::TensorGroup,
-    master_weights::MasterWeights, mesh_limits::check_mesh, offload::Offload, outliers::Outliers,
-    overflow_check::OverflowCheck, pace::Pace, pending::Pending, pipe::Pipe, placement::Placement,
-    stage::check_documents, stop::StopSignal, timers::Timers, trainable::optimizer_plan,
-    unit_states::UnitStates,
+    accumulation::Accumulation, auto_precision::fit_precision, averages::Averages,
+    gradients::Gradients, layer_ranks::TensorGroup, master_weights::MasterWeights,
+    mesh_limits::check_mesh, offload::Offload, outliers::Outliers, overflow_check::OverflowCheck,
+    pace::Pace, pending::Pending, pipe::Pipe, placement::Placement, stage::check_documents,
+    stop::StopSignal, timers::Timers, trainable::optimizer_plan, unit_states::UnitStates,
 };
 pub use self::{
     adapter_base::adapter_base,
@@ -195,6 +196,7 @@ impl Engine {
         group: Rc<ProcessGroup>,
         config: EngineConfig,
     ) -> Result<Self> {
+        let config = fit_precision(config, &group)?;
         let precision = config.precision;
         if let BatchChoice::Open(_) = config.batch_choice {
             bail!(Code::CallOrder, "the micro batch is open: `fit_batch` chooses it");

@@ -32,13 +32,14 @@ pub struct Planned {
 #[derive(Debug, Default)]
 pub(crate) struct Planning {
     world_size: usize,
+    has_bf16: bool,
     found: RefCell<Option<Planned>>,
 }
 
 impl Planning {
-    /// For this many ranks.
-    pub(super) fn new(world_size: usize) -> Self {
-        Self { world_size, ..Self::default() }
+    /// For this many ranks, on devices that compute in bfloat16 or do not.
+    pub(super) fn new(world_size: usize, has_bf16: bool) -> Self {
+        Self { world_size, has_bf16, ..Self::default() }
     }
 
     /// Ranks that would train together.
@@ -50,9 +51,10 @@ impl Planning {
     pub(super) fn end(
         &self,
         model: &Rc<Model>,
-        config: EngineConfig,
+        mut config: EngineConfig,
         rows: RowShape,
     ) -> Result<Box<EvalAltResult>> {
+        config.precision = config.precision.on(self.has_bf16);
         let shape = config.mesh.shape(self.world_size)?;
         let model = &trained(model, &config)?;
         model.measure()?;

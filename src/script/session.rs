@@ -171,8 +171,13 @@ impl Session {
     /// returns its training.
     ///
     /// Fails as [`Session::run`] does, or where the recipe trains nothing.
-    pub fn plan(mut host: Host, recipe: &Recipe, world_size: usize) -> Result<Planned, Failure> {
-        host.planning = Some(Planning::new(world_size));
+    pub fn plan(
+        mut host: Host,
+        recipe: &Recipe,
+        world_size: usize,
+        has_bf16: bool,
+    ) -> Result<Planned, Failure> {
+        host.planning = Some(Planning::new(world_size, has_bf16));
         let session = Self::new(host);
         let ended = session.run(recipe);
         if let Some(planned) = session.host.planning.as_ref().and_then(Planning::take) {

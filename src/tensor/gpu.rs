@@ -151,6 +151,11 @@ impl Gpu {
         }
     }
 
+    /// Whether it has units for bfloat16.
+    pub fn has_bf16(&self) -> bool {
+        matches!(self.half, Both(_))
+    }
+
     /// Bytes of its memory.
     pub fn memory(&self) -> u64 {
         self.mib << 20
@@ -181,6 +186,17 @@ impl Gpu {
             (Dtype::Fp32, _) => self.tf32.filter(|_| tf32).unwrap_or(self.fp32),
         };
         Some(tera * 1e12)
+    }
+}
+
+/// The compute capability from which on GPUs have units for bfloat16: Ampere's.
+const BF16_CAPABILITY: (i32, i32) = (8, 0);
+
+/// Whether a device is a GPU with units for bfloat16.
+pub fn has_bf16(device: Device) -> Result<bool> {
+    match device {
+        Device::Cuda(index) => Ok(device::properties(index)?.capability >= BF16_CAPABILITY),
+        _ => Ok(false),
     }
 }
 

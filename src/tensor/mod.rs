@@ -19,7 +19,7 @@ mod transfer;
 pub use self::safetensors::SafetensorsFile;
 pub use device::{DeviceChoice, LocalRank, driver_version, make_current, why_no_gpu};
 pub use flat_storage::{ALIGNMENT, BLOCKS_FROM, FlatStorage, alignment};
-pub use gpu::Gpu;
+pub use gpu::{Gpu, has_bf16};
 pub use guard::guard;
 pub use memory::{
     AllocatorUse, allocator_use, available_bytes, check_memory, free_memory, held_by_rust,

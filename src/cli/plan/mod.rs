@@ -20,7 +20,8 @@ use crate::{
 /// Plans the recipe and prints the plan.
 pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Failure> {
     let target = Target::of(args)?;
-    let planned = fitted(Session::plan(host, recipe, args.world_size.into())?, &target)?;
+    let planned = Session::plan(host, recipe, args.world_size.into(), target.has_bf16()?)?;
+    let planned = fitted(planned, &target)?;
     let numbers = PlanNumbers::of(&planned, &target)?;
     let text = match args.json {
         true => serde_json::to_string_pretty(&numbers).map_err(unwritten)? + "\n",

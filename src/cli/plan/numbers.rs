@@ -90,7 +90,9 @@ pub(super) struct TimeNumbers {
 pub(super) struct CardNumbers {
     pub(super) name: &'static str,
     pub(super) memory: u64,
-    /// Published, in the format of the recipe; null where the card has no units for it.
+    /// The format that the recipe computes in there.
+    pub(super) precision: &'static str,
+    /// Published, in that format; null where the card has no units for it.
     pub(super) peak_flops: Option<f64>,
     /// Published, in bytes a second.
     pub(super) bandwidth: f64,
@@ -222,13 +224,16 @@ impl CardNumbers {
     fn of(name: &'static str, planned: &Planned) -> Option<Self> {
         let gpu = Gpu::find(name)?;
         let target = Target::card(gpu);
-        let setup = setup(planned, target.device);
+        let mut planned = planned.clone();
+        planned.config.precision = planned.config.precision.on(gpu.has_bf16());
+        let setup = setup(&planned, target.device);
         let config = &planned.config;
         let (dtype, precision) = (config.precision.dtype, config.numerics.matmul_precision);
         let usable = target.usable().unwrap_or(0);
         Some(Self {
             name,
             memory: gpu.memory(),
+            precision: dtype.name(),
             peak_flops: gpu.peak(dtype, precision != MatmulPrecision::Highest),
             bandwidth: gpu.bandwidth(),
             fits: setup.plan().device.peak() <= usable,

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::{
     cli::{args::PlanArgs, device::DEVICE_VARIABLE},
     error::{Code, Error, Result},
-    tensor::{Device, DeviceChoice, Gpu, LocalRank, total_memory},
+    tensor::{Device, DeviceChoice, Gpu, LocalRank, has_bf16, total_memory},
     units::Bytes,
 };
 
@@ -58,6 +58,15 @@ impl Target {
     pub(super) fn card(gpu: Gpu) -> Self {
         let (name, memory) = (gpu.name().to_owned(), Some(gpu.memory()));
         Self { device: Device::Cuda(0), name, memory, kind: TargetKind::Card(gpu) }
+    }
+
+    /// Whether it computes in bfloat16; so do all GPUs of the last years.
+    pub(super) fn has_bf16(&self) -> Result<bool> {
+        match self.kind {
+            TargetKind::Here => has_bf16(self.device),
+            TargetKind::Card(gpu) => Ok(gpu.has_bf16()),
+            TargetKind::Unknown => Ok(true),
+        }
     }
 
     /// The memory that a training can use of it.

@@ -106,14 +106,25 @@ fn alternatives(plan: &PlanNumbers) -> String {
 
 /// The table of the cards.
 fn cards(plan: &PlanNumbers) -> String {
-    let heads = ["card", "memory", "TFLOP/s", "GB/s", "fits", "micro batch", "step", "tokens/s"];
+    let heads = [
+        "card",
+        "memory",
+        "precision",
+        "TFLOP/s",
+        "GB/s",
+        "fits",
+        "micro batch",
+        "step",
+        "tokens/s",
+    ];
     let mut table_rows = vec![heads.map(ToOwned::to_owned)];
     for card in &plan.cards {
-        let CardNumbers { name, memory, peak_flops, bandwidth, fits, .. } = card;
+        let CardNumbers { name, memory, precision, peak_flops, bandwidth, fits, .. } = card;
         let [step, speed] = times(&card.time);
         table_rows.push([
             (*name).to_owned(),
             gib(*memory),
+            (*precision).to_owned(),
             peak_flops.map_or_else(unknown, |flops| format!("{:.0}", flops / 1e12)),
             format!("{:.0}", bandwidth / 1e9),
             if *fits { "yes" } else { "no" }.to_owned(),

@@ -21,7 +21,7 @@ pub use self::{
     limits::{Limits, is_finite, limits},
     reader::{OptionTable, OptionType, Options, read, read_empty, read_table},
     table::{Switch, Tables},
-    types::{OneOrMany, OptionValue, read_word},
+    types::{AUTO, OneOrMany, OptionValue, read_word},
     value::{Foreign, Map, Value, quoted},
     wrong::Wrong,
 };

@@ -9,6 +9,9 @@ use super::{
 };
 use crate::config::{suggest::nearest, words::alike};
 
+/// The word for a value that fits the model and the device.
+pub const AUTO: &str = "auto";
+
 /// The type of a single option.
 pub trait OptionValue: Default {
     /// Reads a value.
