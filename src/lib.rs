@@ -5,7 +5,7 @@
 //!
 //! | layer | modules | concept |
 //! |---|---|---|
-//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`rope`], [`companions`], [`config`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; frequencies of rotary positions; the files beside a model; validated settings; what a recipe may do |
+//! | 0 | [`error`], [`panics`], [`hash`], [`foreign`], [`columns`], [`names`], [`fs`], [`units`], [`rope`], [`companions`], [`config`], [`config_json`], [`permission`] | the error type; panics of libraries; hashes; text of others, and tables of it; names of hosts; files that are whole or absent; sizes as text; frequencies of rotary positions; the files beside a model; validated settings; the config.json of models; what a recipe may do |
 //! | 1 | [`bridge`], [`tensor`] | the only unsafe code: libtorch through C++; tensors made safe to use |
 //! | 2 | [`dist`], [`tensor_parallel`] | process groups and collectives, one rank or many; ranks that share layers |
 //! | 2 | [`sparse`], [`masks`], [`quantize`], [`kv_cache`], [`cost`] | attention to some keys; masks of scores; matrices in fewer bits; keys and values of texts; what operations keep and make |
@@ -24,6 +24,7 @@ pub mod error;
 pub mod columns;
 pub mod companions;
 pub mod config;
+pub mod config_json;
 pub mod foreign;
 pub mod fs;
 pub mod hash;

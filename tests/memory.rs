@@ -449,10 +449,10 @@ fn a_plan_is_printed_without_training() {
         assert!(text.contains(&format!("  {kind} ")), "{kind}: {text}");
     }
     // fp32 and mixed, whole and offloaded, with and without checkpointing.
-    assert_eq!(text.lines().filter(|l| l.contains("fp32  ") || l.contains("fp16  ")).count(), 8);
+    assert_eq!(text.matches("\nfp32 ").count() + text.matches("\nbf16, ").count(), 8);
     let text = plan(recipe.directory(), &["--world-size", "4", "--gpu", "RTX 5090"]);
     assert!(text.contains("world_size 4, on RTX 5090, 31.4 GiB"), "{text}");
-    assert_eq!(text.lines().filter(|l| l.contains("fp32  ") || l.contains("fp16  ")).count(), 24);
+    assert_eq!(text.matches("\nfp32 ").count() + text.matches("\nbf16, ").count(), 24);
     assert!(!recipe.directory().join("out").exists() && !recipe.directory().join("runs").exists());
 }
 

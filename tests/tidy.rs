@@ -30,6 +30,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("units", ""),
     ("rope", "foreign"),
     ("config", "error"),
+    ("config_json", "error foreign fs config"),
     ("permission", "error hash foreign names fs config"),
     ("bridge", "error"),
     ("tensor", "error panics fs units config bridge"),
@@ -44,7 +45,7 @@ const LAYERS: &[(&str, &str)] = &[
     ("tensor_parallel", "error bridge tensor"),
     (
         "model",
-        "error hash foreign companions fs config rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
+        "error hash foreign companions fs config config_json rope bridge tensor sparse quantize kv_cache masks cost tensor_parallel",
     ),
     ("optim", "error config bridge tensor dist quantize"),
     ("generation", "error fs config tensor data kv_cache model"),
@@ -109,7 +110,7 @@ const FILE_USERS: &[&str] = &[
     "src/hub",
     "src/bridge/disk.rs",
     // Tests in a file of their own.
-    "src/model/families/config_file/tests.rs",
+    "src/model/families/config_json_tests.rs",
     "src/sparse/golden.rs",
 ];
 
@@ -121,8 +122,6 @@ const TEMPORARY: &[&str] = &[
     "src/data/spool.rs",
     "src/engine/trace.rs",
     "src/launch/supervise.rs",
-    // Tests in a file of their own.
-    "src/model/families/config_file/tests.rs",
 ];
 
 /// Who may make a place that nobody judges, from a path of the program or of its user.

@@ -1,17 +1,15 @@
 //! BLOOM (BigScience 2022): ALiBi in place of positions, a norm of the embedding, one layer for queries,
 //! keys and values, head by head.
 
-use super::{
-    config_file::{Config, Key, Refused, Table},
-    family::Family,
-};
+use super::family::Family;
 use crate::{
+    config_json::{Activation, Config, Key, Refused, Table},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, WeightNames},
         modules::{
-            Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
-            Position, Projections,
+            Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Position,
+            Projections,
         },
         param_spec::Init,
         params::LayerBuilder,

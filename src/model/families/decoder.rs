@@ -3,14 +3,14 @@
 
 use std::rc::Rc;
 
-use super::config_file::{Config, Default, Key, KeyKind};
 use crate::{
+    config_json::{Activation, Config, Default, Key, KeyKind},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
         modules::{
-            Activation, Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm,
-            Position, Projections, Rotary,
+            Attention, Block, Branch, Embed, Embedding, Gate, Head, Linear, Mlp, Norm, Position,
+            Projections, Rotary,
         },
         param_spec::Init,
         params::LayerBuilder,

@@ -2,8 +2,8 @@
 
 use serde_json::Value;
 
-use super::config_file::{Config, Table};
 use crate::{
+    config_json::{Config, Table},
     error::Result,
     model::{
         architecture::{Architecture, ModelInfo, Prediction, WeightNames},

@@ -4,11 +4,11 @@
 use std::rc::Rc;
 
 use super::{
-    config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     decoder::{Decoder, LayerPositions, NAMES},
     family::Family,
 };
 use crate::{
+    config_json::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     error::Result,
     model::{architecture::Architecture, modules::Rotary},
     rope::{Rope, RopeContext},

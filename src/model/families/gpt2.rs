@@ -1,11 +1,9 @@
 //! GPT-2 (Radford et al. 2019), in the form and with the parameter names of Hugging Face's
 //! `GPT2LMHeadModel`: pre-norm blocks, learned positions, weights stored `[in, out]`.
 
-use super::{
-    config_file::{Config, Key, Refused, Table},
-    family::Family,
-};
+use super::family::Family;
 use crate::{
+    config_json::{Config, Key, Refused, Table},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},

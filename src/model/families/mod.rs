@@ -1,10 +1,11 @@
 //! The families of models, each of which describes a model by its `config.json`.
 //!
-//! A family is a table of settings, from which one strict reader works (`config_file`), and a
+//! A family is a table of settings, from which one strict reader works (`config_json`), and a
 //! function that puts modules together.
 
 mod bloom;
-pub(super) mod config_file;
+#[cfg(test)]
+mod config_json_tests;
 pub mod custom;
 mod decoder;
 mod family;
@@ -22,15 +23,13 @@ mod t5;
 use serde_json::{Map, Value};
 
 pub use self::custom::{CustomLayer, LayerFunction};
-use self::{
-    config_file::{Config, read_file},
-    family::Family,
-};
+use self::family::Family;
 use super::{
     architecture::Architecture,
     files::{RepeatedRows, StoredWeights},
 };
 use crate::{
+    config_json::{Config, read_file},
     error::{Code, Result},
     fs::Place,
 };

@@ -1,10 +1,8 @@
 //! OPT (Zhang et al. 2022): learned positions from 2 on, ReLU, norms before each part or after it.
 
-use super::{
-    config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
-    family::Family,
-};
+use super::family::Family;
 use crate::{
+    config_json::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},

@@ -1,11 +1,14 @@
 //! Phi-3 (Abdin et al. 2024): Llama with one layer for queries, keys and values, and one for gate and up.
 
 use super::{
-    config_file::{Config, Default, Key, KeyKind, Table},
     decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
     family::Family,
 };
-use crate::{error::Result, model::architecture::Architecture};
+use crate::{
+    config_json::{Config, Default, Key, KeyKind, Table},
+    error::Result,
+    model::architecture::Architecture,
+};
 
 pub(super) static FAMILY: Family = Family { table: &TABLE, sizes: SIZES, describe, names: NAMES };
 

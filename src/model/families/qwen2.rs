@@ -1,11 +1,14 @@
 //! Qwen 2 and 2.5 (Yang et al. 2024): Llama with biases in queries, keys and values.
 
 use super::{
-    config_file::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
     decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
     family::Family,
 };
-use crate::{error::Result, model::architecture::Architecture};
+use crate::{
+    config_json::{Config, Default, Key, KeyKind, Neutral, Refused, Table},
+    error::Result,
+    model::architecture::Architecture,
+};
 
 pub(super) static FAMILY: Family = Family { table: &TABLE, sizes: SIZES, describe, names: NAMES };
 

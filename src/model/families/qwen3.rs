@@ -1,11 +1,14 @@
 //! Qwen 3 (Yang et al. 2025): Llama with norms of each head's queries and keys.
 
 use super::{
-    config_file::{Config, Default, Key, KeyKind, Table},
     decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
     family::Family,
 };
-use crate::{error::Result, model::architecture::Architecture};
+use crate::{
+    config_json::{Config, Default, Key, KeyKind, Table},
+    error::Result,
+    model::architecture::Architecture,
+};
 
 pub(super) static FAMILY: Family = Family { table: &TABLE, sizes: SIZES, describe, names: NAMES };
 

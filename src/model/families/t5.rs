@@ -1,17 +1,15 @@
 //! T5 v1.0 and v1.1, Flan too (Raffel et al. 2020): an encoder and a decoder that attends to it, with a bias
 //! by relative position in place of positions.
 
-use super::{
-    config_file::{Config, Default, Key, KeyKind, Table},
-    family::Family,
-};
+use super::family::Family;
 use crate::{
+    config_json::{Activation, Config, Default, Key, KeyKind, Table},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, ModelInfo, Prediction, WeightNames},
         modules::{
-            Activation, Attention, Block, Branch, DecoderStart, Embed, Embedding, Gate, Head,
-            Linear, Mlp, Norm, Position, Projections, RelativeBias,
+            Attention, Block, Branch, DecoderStart, Embed, Embedding, Gate, Head, Linear, Mlp,
+            Norm, Position, Projections, RelativeBias,
         },
         param_spec::Init,
         params::LayerBuilder,

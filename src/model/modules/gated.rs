@@ -1,9 +1,9 @@
 //! Activations, and the gate of an MLP: `activation(gate) * up` as one operation (GLU variants, Shazeer
 //! 2020), which keeps its inputs alone.
 
-use super::Activation;
 use crate::{
     bridge::autograd::own_gradient,
+    config_json::Activation,
     error::Result,
     tensor::{Device, Tensor, no_grad},
 };

@@ -2,10 +2,11 @@
 //! gate.
 
 use super::{
-    Activation, Divided, Linear, dropout,
+    Divided, Linear, dropout,
     gated::{each_alone, gated},
 };
 use crate::{
+    config_json::Activation,
     error::{Code, Error, Result},
     model::{
         cost::{Operation, Tape, Workload},

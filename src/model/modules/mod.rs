@@ -4,7 +4,6 @@
 //! A module holds the places of its parameters in its layer, and sizes; nothing that changes. Shapes in
 //! comments: B batch, T tokens, C channels (hidden_size), H heads, D head dim, V vocab.
 
-mod activation;
 mod attention;
 mod attention_of_texts;
 mod attention_scores;
@@ -23,7 +22,6 @@ mod rotary;
 mod tiled;
 
 pub(super) use self::{
-    activation::Activation,
     attention::{Attention, Position, Projections},
     block::{Block, Branch},
     embedding::{DecoderStart, Embed, Embedding, Positions},

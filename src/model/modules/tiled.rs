@@ -5,13 +5,14 @@
 //! goes back through it before the next: what it adds to the gradients of the units is added slice by slice.
 
 use super::{
-    Activation, Linear, Mlp, dropout,
+    Linear, Mlp, dropout,
     gated::gated,
     mlp::{Gate, halves},
     products::OwnedLinear,
 };
 use crate::{
     bridge::autograd::{grad, own_gradient},
+    config_json::Activation,
     error::{Code, Error, Result},
     model::{
         cost::{Operation, Tape, Workload},

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use super::{
+    activation::Activation,
     arithmetic::refusal,
     table::{Default, Key, KeyKind, Neutral, Table},
 };
@@ -10,7 +11,6 @@ use crate::{
     config::suggest::nearest,
     error::{Code, Error, Result},
     foreign::brief,
-    model::modules::Activation,
 };
 
 /// A bound of sizes that no real model reaches, and no product of such sizes overflows.
@@ -265,21 +265,4 @@ fn token(value: &Value) -> Result<Value, String> {
 /// Whether the value is a token id.
 fn is_token(value: &Value) -> bool {
     value.as_i64().is_some_and(|id| id >= 0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::families::gpt2;
-
-    #[test]
-    fn a_file_has_a_bounded_number_of_keys() {
-        let read = |keys: usize| {
-            let map = (0..keys).map(|i| (format!("task_{i}"), i.into())).collect();
-            ConfigReader::new(&map, &gpt2::TABLE, "config.json").read().map(|(_, kept)| kept.len())
-        };
-        assert_eq!(read(4096).unwrap(), 4096);
-        let e = read(4097).unwrap_err();
-        assert_eq!(e.message(), "config.json has 4097 keys; at most 4096 are read");
-    }
 }

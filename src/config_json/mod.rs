@@ -5,14 +5,14 @@
 //! its name is so close to a known one that it must be a misspelling: passing over that would train
 //! another model.
 
+mod activation;
 mod arithmetic;
 mod reader;
 mod table;
-#[cfg(test)]
-mod tests;
 
 use serde_json::{Map, Value};
 
+pub(crate) use self::activation::Activation;
 use self::reader::{ConfigReader, known_names};
 pub(crate) use self::table::{Default, Key, KeyKind, Neutral, Refused, Table};
 use crate::{
@@ -20,7 +20,6 @@ use crate::{
     error::{Code, Error, Result},
     foreign::brief,
     fs::{self, Place},
-    model::modules::Activation,
 };
 
 /// The file's name in a model's directory.
@@ -266,5 +265,35 @@ pub(crate) fn read_file(dir_or_file: impl Into<Place>) -> Result<(Map<String, Va
         Ok(Value::Object(map)) => Ok((map, origin)),
         Ok(_) => bail!(Code::ModelConfig, "{origin} must hold one JSON object"),
         Err(e) => bail!(Code::ModelConfig, "{origin} is not valid JSON: {e}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs::write, path::Path};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_directory_or_a_file_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        let refused = |at: &Path| {
+            let e = read_file(at).unwrap_err();
+            assert_eq!(e.code(), Code::ModelConfig);
+            e.to_string()
+        };
+        assert!(refused(dir.path()).starts_with("no config.json at "));
+        write(&path, "{\"n_layer\": 2,").unwrap();
+        assert!(refused(&path).contains("config.json is not valid JSON: EOF"));
+        write(&path, "[]").unwrap();
+        assert!(refused(&path).ends_with("must hold one JSON object"));
+        write(&path, "{\"n_layer\": 2}").unwrap();
+        for place in [dir.path(), &path] {
+            let (map, origin) = read_file(place).unwrap();
+            assert_eq!((&map["n_layer"], origin), (&json!(2), path.display().to_string()));
+        }
     }
 }
