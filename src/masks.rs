@@ -49,8 +49,10 @@ impl Documents {
 struct Shape {
     queries: i64,
     window: Option<i64>,
-    /// The heads of ALiBi's bias, and its format.
-    alibi: Option<(AlibiHeads, Kind)>,
+    /// Bool, or that of a bias.
+    kind: Kind,
+    /// The heads of ALiBi's bias.
+    alibi: Option<AlibiHeads>,
 }
 
 /// Heads with ALiBi's bias: those of one rank, whose slopes depend on how many there are on all.
@@ -100,21 +102,27 @@ impl Masks {
         self.padding.as_ref()
     }
 
-    /// The mask of `queries` tokens, bool, `[B or 1, 1, T, T]`: a query sees the tokens up to its own
-    /// place, of them the last `window`. `None` where causality is all that there is, which kernels
-    /// know themselves.
-    pub fn causal(&self, queries: i64, window: Option<i64>, device: Device) -> Option<Tensor> {
+    /// The mask of `queries` tokens, `[B or 1, 1, T, T]`: a query sees the tokens up to its own place, of
+    /// them the last `window`. `None` where causality is all that there is, which kernels know themselves.
+    /// It is bool, or, in a floating format, 0 for what is seen and minus infinity for the rest: kernels
+    /// would make that of a bool mask for every layer, and keep it for the backward pass.
+    pub fn causal(
+        &self,
+        queries: i64,
+        window: Option<i64>,
+        (kind, device): (Kind, Device),
+    ) -> Option<Tensor> {
         // A window that nothing is outside of.
         let window = window.filter(|&window| window < queries);
         let is_plain = window.is_none() && self.padding.is_none();
-        (!is_plain).then(|| self.get(Shape { queries, window, alibi: None }, device))
+        (!is_plain).then(|| self.get(Shape { queries, window, kind, alibi: None }, device))
     }
 
     /// The causal mask as a bias of the scores, with ALiBi's, `[B or 1, H, T, T]`: each head adds
     /// its slope times the key's place. The place of the query would add the same to a whole row of
     /// scores, and is left out, as in transformers.
     pub fn alibi(&self, queries: i64, heads: AlibiHeads, (kind, device): (Kind, Device)) -> Tensor {
-        self.get(Shape { queries, window: None, alibi: Some((heads, kind)) }, device)
+        self.get(Shape { queries, window: None, kind, alibi: Some(heads) }, device)
     }
 
     /// The causal mask of a decoder's tokens behind an encoder, bool, `[1, 1, T, T]`. Padding stands
@@ -143,9 +151,16 @@ impl Masks {
 
     fn make(&self, shape: Shape, device: Device) -> Tensor {
         let seen = self.seen(shape, device);
-        let Some((heads, kind)) = shape.alibi else { return seen };
-        let bias = alibi_of_keys(heads, shape.queries, device).unsqueeze(2);
-        bias.to_kind(kind).masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
+        if shape.kind == Kind::Bool {
+            return seen;
+        }
+        let bias = match shape.alibi {
+            Some(heads) => {
+                alibi_of_keys(heads, shape.queries, device).unsqueeze(2).to_kind(shape.kind)
+            }
+            None => Tensor::zeros([1], (shape.kind, device)),
+        };
+        bias.masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
     }
 
     fn seen(&self, Shape { queries, window, .. }: Shape, device: Device) -> Tensor {
@@ -187,6 +202,8 @@ fn slopes(heads: i64) -> Vec<f32> {
 mod tests {
     use super::*;
 
+    const BOOL: (Kind, Device) = (Kind::Bool, Device::Cpu);
+
     fn seen(mask: &Tensor) -> Vec<i64> {
         Vec::try_from(mask.to_kind(Kind::Int64).reshape([-1])).unwrap()
     }
@@ -194,7 +211,7 @@ mod tests {
     #[test]
     fn a_token_sees_no_padding_and_padding_sees_itself() {
         let padding = Tensor::from_slice(&[1i64, 1, 1, 0, 1, 1]).view([2, 3]);
-        let mask = Masks::new(Some(padding)).causal(3, None, Device::Cpu).unwrap();
+        let mask = Masks::new(Some(padding)).causal(3, None, BOOL).unwrap();
         assert_eq!(mask.size(), [2, 1, 3, 3]);
         assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 1, 0, 0, 1, 1]);
     }
@@ -202,8 +219,19 @@ mod tests {
     #[test]
     fn a_window_has_the_token_and_those_before_it() {
         let masks = Masks::default();
-        let mask = masks.causal(3, Some(2), Device::Cpu).unwrap();
+        let mask = masks.causal(3, Some(2), BOOL).unwrap();
         assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 0, 1, 1]);
-        assert!(masks.causal(3, Some(3), Device::Cpu).is_none(), "nothing is outside");
+        assert!(masks.causal(3, Some(3), BOOL).is_none(), "nothing is outside");
+    }
+
+    #[test]
+    fn a_bias_hides_what_the_mask_hides() {
+        let padding = Tensor::from_slice(&[0i64, 1, 1, 1, 1, 1]).view([2, 3]);
+        let masks = Masks::new(Some(padding));
+        let bias = masks.causal(3, Some(2), (Kind::Half, Device::Cpu)).unwrap();
+        let mask = masks.causal(3, Some(2), BOOL).unwrap();
+        assert_eq!((bias.kind(), bias.size()), (Kind::Half, mask.size()));
+        assert_eq!(seen(&bias.eq(0)), seen(&mask));
+        assert_eq!(seen(&bias.eq(f64::NEG_INFINITY)), seen(&mask.logical_not()));
     }
 }

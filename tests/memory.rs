@@ -286,10 +286,11 @@ fn every_family_is_planned_as_it_is_counted() {
     let _alone = alone();
     let decoder = [("hidden_size", 256), ("num_hidden_layers", 4), ("num_attention_heads", 4)];
     let gated = [("num_key_value_heads", 2), ("intermediate_size", 512), ("pad_token_id", 0)];
+    let windowed = [gated[0], gated[1], gated[2], ("sliding_window", 64)];
     type Sizes<'a> = &'a [(&'a str, i64)];
     let families: [(&str, Sizes, &str); 9] = [
         ("llama", &gated, "attention_dropout"),
-        ("mistral", &gated, "attention_dropout"),
+        ("mistral", &windowed, "attention_dropout"),
         ("qwen2", &gated, "attention_dropout"),
         ("qwen3", &gated, "attention_dropout"),
         ("phi3", &gated, "resid_pdrop"),

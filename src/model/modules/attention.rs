@@ -338,7 +338,7 @@ impl Attention {
         match (&self.position, bias, self.alibi(p)) {
             (_, _, Some(heads)) => Some(masks.alibi(tokens, heads, (q.kind(), device))),
             (Position::Carried, Some(bias), _) => Some(bias.shallow_clone()),
-            _ if self.is_causal => masks.causal(tokens, self.window, device),
+            _ if self.is_causal => masks.causal(tokens, self.window, (q.kind(), device)),
             _ => masks.encoder(),
         }
     }

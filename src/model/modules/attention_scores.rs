@@ -40,10 +40,14 @@ impl Attention {
         self.window.filter(is_long).filter(|_| is_plain)
     }
 
+    /// Whether there are keys outside of a query's window.
+    fn is_windowed(&self, work: &Workload) -> bool {
+        self.window.is_some_and(|window| window < work.tokens as i64)
+    }
+
     /// Whether keys and values are repeated for a GPU's kernel in a training of a workload.
     pub(super) fn repeats_heads(&self, work: &Workload) -> bool {
-        let is_masked = self.window.is_some_and(|window| window < work.tokens as i64);
-        let is_flash = !is_masked && fits_flash(work.kind(), self.head_dim);
+        let is_flash = !self.is_windowed(work) && fits_flash(work.kind(), self.head_dim);
         let shares = work.device != Device::Cpu && self.heads != self.kv_heads;
         // Windows and blocks have kernels of their own.
         shares && !is_flash && self.density(work).is_none()
@@ -93,6 +97,8 @@ impl Attention {
         let pairs = work.tokens * keys;
         if matches!(self.position, Position::Alibi) {
             tape.needs_mask(heads * pairs * work.element_bytes);
+        } else if self.is_windowed(work) {
+            tape.needs_mask(pairs * work.element_bytes);
         }
         let is_written = work.device == Device::Cpu && (self.dropout > 0.0 || carried);
         if !is_written {

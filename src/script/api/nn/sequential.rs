@@ -19,7 +19,7 @@ use crate::{
         callback::Callback,
         host,
     },
-    tensor::{Device, Tensor, is_floating},
+    tensor::{self, Device, Tensor, is_floating},
 };
 
 /// The parameters of the function of a layer, for errors.
@@ -258,7 +258,9 @@ fn forward(
 
 fn script_context(context: &Context<'_>, device: Device) -> Dynamic {
     let masks = context.masks;
-    let mask = masks.padding().and_then(|padding| masks.causal(padding.size()[1], None, device));
+    let mask = masks
+        .padding()
+        .and_then(|padding| masks.causal(padding.size()[1], None, (tensor::Kind::Bool, device)));
     let mask = mask.map_or(Dynamic::UNIT, |mask| Dynamic::from(Handle::new(mask)));
     Map::from([("training".into(), context.train.into()), ("attn_mask".into(), mask)]).into()
 }
