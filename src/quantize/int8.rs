@@ -40,8 +40,8 @@ pub(super) fn decode(codes: &Tensor, scales: &Tensor, out: &Tensor) -> Result<()
     }
     let (codes, steps) = (codes.f_view(&out.size()[..])?, steps.f_unsqueeze(1)?);
     for (first, rows) in parts(out) {
-        let values = codes.f_narrow(0, first, rows)?.f_mul(&steps.f_narrow(0, first, rows)?)?;
-        out.f_narrow(0, first, rows)?.f_copy_(&values)?;
+        let part = |x: &Tensor| x.f_narrow(0, first, rows);
+        let _ = part(&codes)?.f_mul_out(&part(out)?, &part(&steps)?)?;
     }
     Ok(())
 }
@@ -79,12 +79,13 @@ mod tests {
         let step = 2.0 * (1.0 / 127.0f32);
         let expected = [127.0 * step, -64.0 * step, step, 0.0, 0.0, 0.0];
         assert_eq!(Vec::<f32>::try_from(out.view([-1])).unwrap(), expected);
-        let other = Tensor::zeros([3, 2], (Kind::Float, Device::Cpu));
-        // With gaps, so that operations do it, and in the other order.
-        let wide = Tensor::zeros([2, 6], (Kind::Float, Device::Cpu));
-        for by in [other.transpose(0, 1), wide.slice(1, 0, 6, 2)] {
-            decode(&codes, &scales, &by).unwrap();
-            assert!(by.equal(&out));
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let zeros = |shape: [i64; 2]| Tensor::zeros(shape, (kind, Device::Cpu));
+            // In the other order, and with gaps, so that operations do it.
+            for by in [zeros([3, 2]).transpose(0, 1), zeros([2, 6]).slice(1, 0, 6, 2)] {
+                decode(&codes, &scales, &by).unwrap();
+                assert!(by.equal(&out.to_kind(kind)), "{kind:?}");
+            }
         }
     }
 }

@@ -5,10 +5,12 @@
 //! divided by its largest magnitude, its scale, and each quotient becomes the number of the nearest
 //! value of the table. Two codes share a byte, the first in its high bits.
 
+use std::cell::OnceCell;
+
 use super::{blocks, rows::parts};
 use crate::{
     bridge::quantize::{nf4_decode, nf4_encode},
-    error::Result,
+    error::{Code, Error, Result},
     tensor::{Device, Kind, Tensor},
 };
 
@@ -40,8 +42,9 @@ pub(super) type Scales = Tensor;
 
 /// The table on a device.
 pub(super) struct Nf4 {
-    /// The values of both codes of each byte: `[256, 2]`.
-    pairs: Tensor,
+    device: Device,
+    /// The values of the four codes of each two bytes, `[65536, 4]`, once operations decode.
+    quads: OnceCell<Tensor>,
     /// Where one code ends and the next begins: `[15]`.
     bounds: Tensor,
     /// The same on the host.
@@ -50,11 +53,23 @@ pub(super) struct Nf4 {
 
 impl Nf4 {
     pub(super) fn new(device: Device) -> Result<Self> {
-        let pairs: Vec<f32> =
-            (0..256).flat_map(|byte| [VALUES[byte >> 4], VALUES[byte & 15]]).collect();
-        let pairs = Tensor::f_from_slice(&pairs)?.f_view([256, 2])?.f_to_device(device)?;
         let host_bounds = std::array::from_fn(|i| (VALUES[i] + VALUES[i + 1]) / 2.0);
-        Ok(Self { pairs, bounds: blocks::bounds(&VALUES, device)?, host_bounds })
+        let bounds = blocks::bounds(&VALUES, device)?;
+        Ok(Self { device, quads: OnceCell::new(), bounds, host_bounds })
+    }
+
+    fn quads(&self) -> Result<&Tensor> {
+        if self.quads.get().is_none() {
+            let of_byte = |byte: usize| [VALUES[byte >> 4], VALUES[byte & 15]];
+            // The first byte is the low one of the number.
+            let values: Vec<f32> = (0..=usize::from(u16::MAX))
+                .flat_map(|two| [of_byte(two & 255), of_byte(two >> 8)])
+                .flatten()
+                .collect();
+            let quads = Tensor::f_from_slice(&values)?.f_view([-1i64, 4])?;
+            let _ = self.quads.set(quads.f_to_device(self.device)?);
+        }
+        self.quads.get().ok_or_else(|| Error::new(Code::Internal, "a table that was not kept"))
     }
 
     /// The codes of a contiguous float32 matrix, two a byte, and the scales of its blocks.
@@ -85,17 +100,31 @@ impl Nf4 {
             // Parts begin at whole blocks.
             let codes = codes.f_narrow(0, first * inputs / 2, (numel + 1) / 2)?;
             let scales = scales.f_narrow(0, first * inputs / BLOCK, blocks::count(numel, BLOCK))?;
-            let values = self.by_operations(&codes, &scales, &[rows, inputs])?;
-            out.f_narrow(0, first, rows)?.f_copy_(&values)?;
+            self.by_operations(&codes, &scales, &out.f_narrow(0, first, rows)?)?;
         }
         Ok(())
     }
 
-    /// The values of `codes`, float32, of this `shape`, by libtorch's operations.
-    fn by_operations(&self, codes: &Tensor, scales: &Scales, shape: &[i64]) -> Result<Tensor> {
-        let numel: i64 = shape.iter().product();
-        let values = self.pairs.f_index_select(0, &codes.f_to_kind(Kind::Int)?)?.f_view([-1i64])?;
-        Ok(blocks::scaled(&values, scales, BLOCK, numel)?.f_view(shape)?)
+    /// Writes the values of `codes` into `out` by libtorch's operations, each of which reads and writes as
+    /// little as it can: on a GPU this is done for every matrix of every pass.
+    fn by_operations(&self, codes: &Tensor, scales: &Scales, out: &Tensor) -> Result<()> {
+        let numel = out.numel() as i64;
+        let odd = codes.numel() as i64 % 2;
+        let codes =
+            if odd == 0 { codes.shallow_clone() } else { codes.f_constant_pad_nd([0, odd])? };
+        // As one number for two bytes, from 0 up.
+        let mask = Tensor::f_full([1], i64::from(u16::MAX), (Kind::Int, self.device))?;
+        let numbers = codes.f_view_dtype(Kind::Int16)?.f_bitwise_and_tensor(&mask)?;
+        let values = self.quads()?.f_index_select(0, &numbers)?.f_view([-1i64])?;
+        let values = values.f_narrow(0, 0, numel)?;
+        if out.is_contiguous() && numel % BLOCK == 0 {
+            let scales = scales.f_view([-1i64, 1])?;
+            let _ = values.f_view([-1, BLOCK])?.f_mul_out(&out.f_view([-1, BLOCK])?, &scales)?;
+            return Ok(());
+        }
+        let values = blocks::scaled(&values, scales, BLOCK, numel)?.f_view(&out.size()[..])?;
+        out.shallow_clone().f_copy_(&values)?;
+        Ok(())
     }
 }
 
@@ -136,7 +165,7 @@ mod tests {
     }
 
     /// Whole blocks, a last one that is short, and an odd number of values.
-    const SHAPES: [[i64; 2]; 3] = [[8, 64], [3, 50], [3, 33]];
+    const SHAPES: [[i64; 2]; 4] = [[8, 64], [3, 50], [3, 33], [5, 192]];
 
     #[test]
     fn codes_scales_and_values_are_those_of_bitsandbytes() {
@@ -179,13 +208,17 @@ mod tests {
         let nf4 = Nf4::new(Device::Cpu).unwrap();
         for shape in SHAPES {
             let (codes, scales) = nf4.encode(&matrix(shape)).unwrap();
-            let expected = nf4.by_operations(&codes, &scales, &shape).unwrap();
             for kind in [Kind::Float, Kind::BFloat16, Kind::Half] {
                 let out = Tensor::zeros(shape, (kind, Device::Cpu));
                 nf4.decode(&codes, &scales, &out).unwrap();
-                assert!(out.equal(&expected.to_kind(kind)), "{kind:?} {shape:?}");
+                let by_operations = out.zeros_like();
+                nf4.by_operations(&codes, &scales, &by_operations).unwrap();
+                assert!(out.equal(&by_operations), "{kind:?} {shape:?}");
                 let other = Tensor::zeros([shape[1], shape[0]], (kind, Device::Cpu));
                 nf4.decode(&codes, &scales, &other.transpose(0, 1)).unwrap();
+                assert!(other.transpose(0, 1).equal(&out));
+                let other = other.zeros_like();
+                nf4.by_operations(&codes, &scales, &other.transpose(0, 1)).unwrap();
                 assert!(other.transpose(0, 1).equal(&out));
             }
         }

@@ -20,11 +20,11 @@ pub(super) fn parts(matrix: &Tensor) -> impl Iterator<Item = (i64, i64)> + use<>
 /// Bytes that dequantizing a matrix of so many values takes on a device for a moment, beside what it
 /// writes.
 pub fn passing_bytes(format: QuantizedFormat, numel: i64, device: Device) -> u64 {
-    // The host has kernels that need none; libtorch has float32 values, and numbers of pairs of codes.
+    // The host has kernels that need none; libtorch has float32 values of NF4, and a number of four bytes for
+    // each four codes.
     let each = match format {
-        _ if device == Device::Cpu => 0,
-        QuantizedFormat::Nf4 { .. } => 6,
-        QuantizedFormat::Int8 => 4,
+        QuantizedFormat::Nf4 { .. } if device != Device::Cpu => 5,
+        QuantizedFormat::Nf4 { .. } | QuantizedFormat::Int8 => 0,
     };
     each * numel.min(AT_ONCE) as u64
 }

@@ -9,7 +9,10 @@ use std::ops::Range;
 
 use serde_json::{Map, Value, json};
 
-use super::weights::{INDEX, SINGLE, StoredWeights};
+use super::{
+    weight_files::{self, INDEX, SINGLE},
+    weights::StoredWeights,
+};
 use crate::{
     companions::{COMPANIONS, Companions, ExportedTokenizer, companions, text_of},
     error::{Code, Error, Result},
@@ -63,7 +66,7 @@ impl Model {
 
     /// The names of the files in `dir` that have the weights.
     pub(in crate::model) fn weight_files(dir: &Place) -> Result<Vec<String>> {
-        StoredWeights::file_names(dir)
+        weight_files::file_names(dir)
     }
 
     /// Takes part in the [`Model::export_hf`] of another rank. Where the parameters are

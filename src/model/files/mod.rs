@@ -2,6 +2,7 @@
 
 mod export;
 mod repeated_rows;
+mod weight_files;
 mod weights;
 
 pub(super) use repeated_rows::RepeatedRows;

@@ -6,26 +6,20 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::{Component, Path, PathBuf},
+    path::PathBuf,
 };
 
-use serde_json::Value;
-
-use super::RepeatedRows;
+use super::{
+    RepeatedRows,
+    weight_files::{INDEX, SINGLE, list, no_weights, read_index},
+};
 use crate::{
     error::{Code, Error, Result},
-    fs::{self, Place},
+    fs::Place,
     model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
     tensor::{Device, SafetensorsFile, Tensor, dtype_name, is_floating},
     tensor_parallel::Run,
 };
-
-/// The file with all weights.
-pub(super) const SINGLE: &str = "model.safetensors";
-/// The file that names the shards.
-pub(super) const INDEX: &str = "model.safetensors.index.json";
-/// Formats that hold pickled Python objects.
-const PICKLES: [&str; 2] = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
 
 /// The projection to the vocabulary, in most families.
 const HEAD: &str = "lm_head.weight";
@@ -33,9 +27,6 @@ const HEAD: &str = "lm_head.weight";
 /// Ends a hint on `tie_word_embeddings`, from which a T5 takes another setting where that is not there.
 const SCALED: &str = "; a T5 then needs scale_decoder_outputs too: true where its embedding was \
                       tied, false where it was not";
-
-/// Names listed in one error; more are counted.
-const MOST_NAMES: usize = 20;
 
 /// The open files of a model, with the places of its tensors by their full names.
 #[derive(Debug)]
@@ -71,14 +62,6 @@ impl StoredWeights {
         let mut faults = stored.drop_aliases(names, &params)?;
         faults.extend(stored.faults(&params)?);
         Error::all(faults).map_or(Ok(stored), Err)
-    }
-
-    /// The names of the files in `dir` that have the weights.
-    pub(in crate::model) fn file_names(dir: &Place) -> Result<Vec<String>> {
-        if dir.join(SINGLE).exists() {
-            return Ok(vec![SINGLE.to_owned()]);
-        }
-        Ok(read_index(dir)?.into_keys().collect())
     }
 
     /// The names of the tensors in `dir`.
@@ -294,66 +277,6 @@ impl StoredWeights {
     }
 }
 
-/// The shards with the tensors that the index expects in each. All of them exist.
-fn read_index(dir: &Place) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let path = dir.join(INDEX);
-    let index: Value = serde_json::from_slice(&fs::read(&path)?).map_err(|e| {
-        Error::new(Code::Weights, format!("{} is not valid JSON: {e}", path.display()))
-    })?;
-    let Some(map) = index.get("weight_map").and_then(Value::as_object) else {
-        bail!(Code::Weights, "{} has no weight_map, an object of shards by tensor", path.display());
-    };
-    let mut shards = BTreeMap::<_, BTreeSet<_>>::new();
-    for (name, shard) in map {
-        let Some(shard) = shard.as_str().filter(|shard| is_file_name(shard)) else {
-            bail!(
-                Code::Weights,
-                "{}: the shard of {name} must be the name of a file beside the index, got {shard}",
-                path.display()
-            );
-        };
-        shards.entry(shard.to_owned()).or_default().insert(name.clone());
-    }
-    let absent: Vec<_> =
-        shards.keys().map(String::as_str).filter(|shard| !dir.join(shard).exists()).collect();
-    if !absent.is_empty() {
-        return Err(Error::new(
-            Code::Weights,
-            format!("{} lacks shards that {INDEX} names: {}", dir.display(), list(&absent)),
-        )
-        .hint("download the missing files into the same directory"));
-    }
-    Ok(shards)
-}
-
-/// True for a name that cannot lead out of its directory.
-fn is_file_name(name: &str) -> bool {
-    let mut components = Path::new(name).components();
-    matches!(components.next(), Some(Component::Normal(only)) if only == name)
-        && components.next().is_none()
-}
-
-fn no_weights(dir: &Place) -> Error {
-    if let Some(pickle) = PICKLES.iter().find(|name| dir.join(name).exists()) {
-        return Error::new(
-            Code::Weights,
-            format!(
-                "{} has its weights in {pickle} only, a pickle: reading it would run code from it",
-                dir.display()
-            ),
-        )
-        .hint(
-            "convert it where you trust it, in Python: \
-             AutoModelForCausalLM.from_pretrained(dir).save_pretrained(dir), which writes \
-             safetensors",
-        );
-    }
-    Error::new(
-        Code::Weights,
-        format!("no weights in {}: looked for {SINGLE} and {INDEX}", dir.display()),
-    )
-}
-
 /// The parameter that a tensor's name stands for; `None` for a tensor that is no parameter.
 type FullName<'a> = dyn Fn(&str) -> Option<String> + 'a;
 
@@ -372,21 +295,11 @@ fn full_name(
     (is_known(&full) || !is_buffer).then_some(full)
 }
 
-/// The first names of a list, and how many more there are.
-fn list(names: &[impl AsRef<str>]) -> String {
-    let shown: Vec<_> = names.iter().take(MOST_NAMES).map(AsRef::as_ref).collect();
-    let shown = shown.join(", ");
-    match names.len().saturating_sub(MOST_NAMES) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::{create_dir, remove_file, write as write_file};
 
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tempfile::TempDir;
 
     use super::*;
