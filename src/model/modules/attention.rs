@@ -261,8 +261,12 @@ impl Attention {
         let ranges = ranges.transpose()?;
         let cache = cache(context)?;
         cache.own.append((&k, &v), rows, self.window)?;
-        let alibi = self.alibi(p).map(|heads| alibi_of_keys(heads, rows.longest(), q.device()));
-        cache.own.attend(&q, (alibi.as_ref().or(bias), Some(rows)), ranges.as_deref(), self.scale)
+        let alibi = self.alibi(p).map(|heads| {
+            let make = || alibi_of_keys(heads, rows.longest(), q.device());
+            rows.bias([heads.all, heads.first, heads.count], make)
+        });
+        let alibi = alibi.transpose()?;
+        cache.own.attend(&q, (alibi.as_deref().or(bias), Some(rows)), ranges.as_deref(), self.scale)
     }
 
     /// Queries, keys and values, `[B, T, H, D]` each.

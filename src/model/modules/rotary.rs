@@ -30,6 +30,8 @@ struct Table {
     positions: i64,
     cos: Tensor,
     sin: Tensor,
+    /// The sines of the negative angles, which every turn needs too.
+    minus_sin: Tensor,
 }
 
 impl Rotary {
@@ -48,12 +50,12 @@ impl Rotary {
         let tokens = x.size()[1];
         let table = no_grad(|| self.table(tokens, x.kind(), x.device()))?;
         let part = |table: &Tensor| table.f_narrow(0, 0, tokens);
-        let (cos, sin) = (part(&table.cos)?, part(&table.sin)?);
-        let result = no_grad(|| turned(x, &cos, &sin))?;
+        let [cos, sin, minus_sin] = [part(&table.cos)?, part(&table.sin)?, part(&table.minus_sin)?];
+        let result = no_grad(|| turned(x, &cos, [&sin, &minus_sin]))?;
         if x.requires_grad() {
             own_gradient(&[x], &result, move |grad| {
                 // Back is the same by the negative angle.
-                no_grad(|| Ok(vec![Some(turned(grad, &cos, &sin.f_neg()?)?)]))
+                no_grad(|| Ok(vec![Some(turned(grad, &cos, [&minus_sin, &sin])?)]))
             })?;
         }
         Ok(result)
@@ -67,13 +69,14 @@ impl Rotary {
             if let Some(made) = turn(x, (cos, sin), rows.past())? {
                 return Ok(made);
             }
-            let of = |table: &Tensor| table.f_index_select(0, rows.positions())?.f_unsqueeze(1);
-            return turned(x, &of(cos)?, &of(sin)?);
+            let [cos, sin, minus_sin] = [cos, sin, &table.minus_sin].map(|x| rows.of_table(x));
+            return turned(x, &*cos?, [&*sin?, &*minus_sin?]);
         }
         let each = (0..).zip(rows.past()).map(|(row, &past)| {
             let table = self.table(past + 1, x.kind(), x.device())?;
             let of = |table: &Tensor| table.f_narrow(0, past, 1);
-            turned(&x.f_narrow(0, row, 1)?, &of(&table.cos)?, &of(&table.sin)?)
+            let sines = [&of(&table.sin)?, &of(&table.minus_sin)?];
+            turned(&x.f_narrow(0, row, 1)?, &of(&table.cos)?, sines)
         });
         Ok(Tensor::f_cat(&each.collect::<Result<Vec<_>>>()?, 0)?)
     }
@@ -81,7 +84,7 @@ impl Rotary {
     /// The table for rows of `work`, float32 or 16 bits as the model.
     pub(crate) fn angles(&self, work: &Workload) -> AngleTable {
         let positions = self.positions_for(work.tokens.cast_signed());
-        let elements = (positions * self.rope.rotated()).unsigned_abs();
+        let elements = (positions * self.rope.rotated() / 2 * 3).unsigned_abs();
         AngleTable { key: ptr::from_ref(self).addr(), bytes: elements * work.element_bytes }
     }
 
@@ -115,7 +118,8 @@ impl Rotary {
             Ok(values.f_to_kind(kind)?.f_to_device(device)?)
         };
         let (cos, sin) = (of(angles.f_cos()?)?, of(angles.f_sin()?)?);
-        let table = Rc::new(Table { positions: count, cos, sin });
+        let minus_sin = sin.f_neg()?;
+        let table = Rc::new(Table { positions: count, cos, sin, minus_sin });
         *self.table.borrow_mut() = Some(Rc::clone(&table));
         Ok(table)
     }
@@ -123,7 +127,7 @@ impl Rotary {
 
 /// `(a, b)` to `(a cos - b sin, b cos + a sin)` for the halves `a` and `b` of the elements that turn;
 /// the rest stays.
-fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
+fn turned(x: &Tensor, cos: &Tensor, [sin, minus_sin]: [&Tensor; 2]) -> Result<Tensor> {
     let size = x.size();
     let (head_dim, half) = (size[3], cos.size().last().copied().unwrap_or(0));
     let out = Tensor::f_empty(&size[..], (x.kind(), x.device()))?;
@@ -131,7 +135,7 @@ fn turned(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (a, b) = (part(x, 0, half)?, part(x, half, half)?);
     let (mut first, mut second) = (part(&out, 0, half)?, part(&out, half, half)?);
     let _ = a.f_mul_out(&first, cos)?;
-    let _ = first.f_addcmul_(&b, &sin.f_neg()?)?;
+    let _ = first.f_addcmul_(&b, minus_sin)?;
     let _ = b.f_mul_out(&second, cos)?;
     let _ = second.f_addcmul_(&a, sin)?;
     let rest = head_dim - 2 * half;

@@ -3,17 +3,18 @@
 //! Texts enter their slots whole (*prefill*, one row of texts one after another), and then all running
 //! texts grow together by one token a pass (*decode*). Their lengths differ, so that nothing is padded.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
+mod decode_rows;
 
+pub use self::decode_rows::DecodeRows;
 use crate::{
     bridge::{
-        attention::{SlotLengths, flash_of_slots},
+        attention::flash_of_slots,
         decode::{attend, attends},
         key_ranges::KeyRanges,
         rows::keep,
     },
     error::{Code, Error, Result},
-    tensor::{Device, Kind, Tensor},
+    tensor::{Kind, Tensor},
 };
 
 /// How a pass uses the caches.
@@ -24,17 +25,6 @@ pub enum CachePass {
     Prefill(Vec<i64>),
     /// Each row is the next token of a text: row `i` of that in slot `i`.
     Decode(DecodeRows),
-}
-
-/// The rows of a pass of one token a text.
-#[derive(Debug)]
-pub struct DecodeRows {
-    /// The tokens of each text before this one.
-    past: Vec<i64>,
-    /// The same on the device, int64 `[B]`.
-    positions: Tensor,
-    /// The lengths of what the rows see, by kv heads and capacity: most layers share them.
-    lengths: RefCell<BTreeMap<[i64; 2], Rc<SlotLengths>>>,
 }
 
 /// The keys and values of the attentions of one layer.
@@ -55,41 +45,6 @@ pub struct KeyValues {
     memory: Option<(Tensor, Tensor)>,
     /// Tokens of each slot's text.
     tokens: Vec<i64>,
-}
-
-impl DecodeRows {
-    /// One more token for texts that have so many.
-    pub fn new(past: Vec<i64>, device: Device) -> Result<Self> {
-        let positions = Tensor::f_from_slice(&past)?.f_to_device(device)?;
-        Ok(Self { past, positions, lengths: RefCell::default() })
-    }
-
-    /// How many keys each row sees, its own included, in each kv head of caches of `capacity` tokens.
-    fn lengths(&self, kv_heads: i64, capacity: i64) -> Result<Rc<SlotLengths>> {
-        let mut lengths = self.lengths.borrow_mut();
-        if let Some(made) = lengths.get(&[kv_heads, capacity]) {
-            return Ok(Rc::clone(made));
-        }
-        let rows = (&self.positions, self.longest());
-        let made = Rc::new(SlotLengths::of_next_tokens(rows, kv_heads, capacity)?);
-        lengths.insert([kv_heads, capacity], Rc::clone(&made));
-        Ok(made)
-    }
-
-    /// The tokens of each text before this one.
-    pub fn past(&self) -> &[i64] {
-        &self.past
-    }
-
-    /// The position of each row's token, int64 `[B]`.
-    pub fn positions(&self) -> &Tensor {
-        &self.positions
-    }
-
-    /// The most tokens that a row sees, its own included.
-    pub fn longest(&self) -> i64 {
-        self.past.iter().max().map_or(1, |past| past + 1)
-    }
 }
 
 impl LayerCache {
@@ -145,17 +100,16 @@ impl KeyValues {
     ) -> Result<()> {
         let (keys, values) = self.memory(k, window)?;
         let capacity = keys.size()[2];
-        let places: Vec<i64> = rows.past.iter().map(|past| past % capacity).collect();
+        let places: Vec<i64> = rows.past().iter().map(|past| past % capacity).collect();
         if !keep((keys, values), (k, v), &places)? {
-            let slots = Tensor::f_arange(k.size()[0], (Kind::Int64, k.device()))?;
-            let places = rows.positions.f_remainder(capacity)?;
+            let [slots, places] = &*rows.places(capacity)?;
             for (memory, x) in [(keys, k), (values, v)] {
                 let mut memory = memory.shallow_clone();
-                let at = [Some(&slots), None, Some(&places)];
+                let at = [Some(slots), None, Some(places)];
                 let _ = memory.f_index_put_(&at, &x.f_squeeze_dim(2)?, false)?;
             }
         }
-        for (tokens, past) in self.tokens.iter_mut().zip(&rows.past) {
+        for (tokens, past) in self.tokens.iter_mut().zip(rows.past()) {
             *tokens = past + 1;
         }
         Ok(())
@@ -197,13 +151,19 @@ impl KeyValues {
                 return Ok(made.f_unsqueeze(2)?);
             }
         }
+        let mask = match rows {
+            Some(rows) => rows.hidden(capacity, query.kind())?.map(|hidden| hidden.shallow_clone()),
+            None => hidden_of(&seen, longest, query)?,
+        };
+        let mask = match (bias, mask) {
+            (Some(bias), mask) => {
+                let bias = bias.f_narrow(2, 0, longest)?.f_unsqueeze(2)?.f_to_kind(query.kind())?;
+                Some(mask.map_or(Ok(bias.shallow_clone()), |mask| bias.f_add(&mask))?)
+            }
+            (None, mask) => mask,
+        };
         let part = |x: &Tensor| x.f_narrow(0, 0, b)?.f_narrow(2, 0, longest);
-        let (keys, values) = (part(keys)?, part(values)?);
-        let mask = Some(mask(query, bias, &seen, longest)?);
-        let grouped = keys.size()[1] != heads;
-        Ok(Tensor::f_scaled_dot_product_attention(
-            query, &keys, &values, mask, 0.0, false, scale, grouped,
-        )?)
+        of_shared_heads(query, [&part(keys)?, &part(values)?], mask, scale)
     }
 
     /// The memory, made for keys like `k`.
@@ -253,22 +213,52 @@ impl KeyValues {
     }
 }
 
-/// The mask of the keys that each row sees, `[B, 1, 1, T]`, or the bias with it, `[B, H, 1, T]`.
-fn mask(query: &Tensor, bias: Option<&Tensor>, seen: &[i64], longest: i64) -> Result<Tensor> {
+/// The keys among `longest` that rows do not see, of which each sees so many: 0 and minus infinity,
+/// `[B, 1, 1, T]`. `None` where every row sees all.
+fn hidden_of(seen: &[i64], longest: i64, query: &Tensor) -> Result<Option<Tensor>> {
+    if seen.iter().all(|&seen| seen == longest) {
+        return Ok(None);
+    }
     let device = query.device();
     let seen = Tensor::f_from_slice(seen)?.f_to_device(device)?.f_view([-1, 1, 1, 1])?;
-    let visible = Tensor::f_arange(longest, (Kind::Int64, device))?.f_lt_tensor(&seen)?;
-    let Some(bias) = bias else { return Ok(visible) };
-    let bias = bias.f_narrow(2, 0, longest)?.f_unsqueeze(2)?.f_to_kind(query.kind())?;
-    let hidden = visible.f_logical_not()?;
-    let expanded = bias.f_expand([query.size()[0], -1, -1, -1], false)?;
-    Ok(expanded.f_masked_fill(&hidden, f64::NEG_INFINITY)?)
+    let hidden = Tensor::f_arange(longest, (Kind::Int64, device))?.f_ge_tensor(&seen)?;
+    let none = Tensor::f_zeros([1], (query.kind(), device))?;
+    Ok(Some(none.f_masked_fill(&hidden, f64::NEG_INFINITY)?))
+}
+
+/// libtorch's attention of one query a row, `[B, H, 1, D]`, with a mask `[1 or B, 1 or H, 1, T]`. The queries that
+/// share keys are those of one head: so each kernel shares them.
+fn of_shared_heads(
+    query: &Tensor,
+    [keys, values]: [&Tensor; 2],
+    mask: Option<Tensor>,
+    scale: Option<f64>,
+) -> Result<Tensor> {
+    let size = query.size();
+    let kv_heads = keys.size()[1];
+    let by_head = |x: &Tensor, width: i64| x.f_reshape([x.size()[0], kv_heads, -1, width]);
+    let mask = mask.map(|mask| match mask.size()[1] {
+        1 => Ok(mask),
+        _ => by_head(&mask, mask.size()[3]),
+    });
+    let q = by_head(query, size[3])?;
+    let made = Tensor::f_scaled_dot_product_attention(
+        &q,
+        keys,
+        values,
+        mask.transpose()?,
+        0.0,
+        false,
+        scale,
+        false,
+    )?;
+    Ok(made.f_reshape(&size[..])?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tensor::{cuda_is_available, no_grad};
+    use crate::tensor::{Device, cuda_is_available, no_grad};
 
     #[test]
     fn a_slot_keeps_the_window_of_its_text() {
