@@ -129,6 +129,11 @@ impl Error {
         }))
     }
 
+    /// The error of work that ends because the user asked to stop.
+    pub fn interrupted() -> Self {
+        Self::new(Code::Interrupted, "interrupted")
+    }
+
     /// Several faults as one error, in the order found; `None` when there are none.
     pub fn all(faults: Vec<Self>) -> Option<Self> {
         let mut faults = faults.into_iter();

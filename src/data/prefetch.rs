@@ -140,12 +140,12 @@ mod tests {
             while i == 1 && is_ahead && meets.load(Ordering::SeqCst) == 0 {
                 if seen.load(Ordering::SeqCst) {
                     meets.fetch_add(1, Ordering::SeqCst);
-                    return Err(Error::new(Code::Interrupted, "interrupted"));
+                    return Err(Error::interrupted());
                 }
                 thread::yield_now();
             }
             match seen.load(Ordering::SeqCst) {
-                true => Err(Error::new(Code::Interrupted, "interrupted")),
+                true => Err(Error::interrupted()),
                 false => Ok(()),
             }
         });

@@ -31,7 +31,7 @@ pub(super) fn read_until(unwanted: Arc<AtomicBool>) {
 pub(super) fn check_wanted() -> Result<()> {
     let stop = STOP.with_borrow(|stop| stop.as_ref()?.upgrade());
     if stop.is_some_and(|stop| stop()) {
-        return Err(Error::new(Code::Interrupted, "interrupted"));
+        return Err(Error::interrupted());
     }
     match UNWANTED.with_borrow(|unwanted| unwanted.load(Ordering::Relaxed)) {
         true => Err(Error::new(Code::Interrupted, "nobody waits for these rows")),

@@ -50,7 +50,7 @@ impl Board {
                                 open?";
                     return Err(Error::new(Code::Dist, what).hint(hint).caused_by(e));
                 }
-                Err(_) if stop() => bail!(Code::Interrupted, "interrupted"),
+                Err(_) if stop() => return Err(Error::interrupted()),
                 Err(_) => {}
             }
         }

@@ -1,6 +1,6 @@
 //! The user's interruption of a pass, asked for between two layers.
 
-use crate::error::{Code, Error, Result, StopWhen};
+use crate::error::{Error, Result, StopWhen};
 
 /// Says whether the user wants a pass to end.
 #[derive(Clone, Default)]
@@ -11,7 +11,7 @@ impl StopSignal {
     /// [`Code::Interrupted`] where the pass is to end.
     pub(super) fn check(&self) -> Result<()> {
         match &self.0 {
-            Some(stop) if stop() => Err(Error::new(Code::Interrupted, "interrupted")),
+            Some(stop) if stop() => Err(Error::interrupted()),
             _ => Ok(()),
         }
     }

@@ -63,7 +63,7 @@ impl Patience {
 }
 
 fn given_up() -> Error {
-    Error::new(Code::Interrupted, "interrupted")
+    Error::interrupted()
 }
 
 #[cfg(test)]

@@ -161,7 +161,7 @@ impl RemoteFile {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
                 Err(TryLockError::WouldBlock) if stop() => {
-                    return Err(Error::new(Code::Interrupted, "interrupted"));
+                    return Err(Error::interrupted());
                 }
                 Err(TryLockError::WouldBlock) => sleep(PATIENCE),
                 Err(TryLockError::Error(e)) => return Err(e).at("lock", &path),

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use super::failure::Failure;
 use crate::{
     dist::Board,
-    error::{Code, Result},
+    error::{Code, Error, Result},
     run::TOLD_DIR,
 };
 
@@ -257,7 +257,7 @@ pub(super) fn sizes(
             return Ok(sizes);
         }
         if stop() {
-            bail!(Code::Interrupted, "interrupted");
+            return Err(Error::interrupted());
         }
         if Instant::now() >= end {
             let missing = (0..nnodes).filter(|&node| found.get(node).is_some_and(Option::is_none));

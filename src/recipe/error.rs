@@ -59,11 +59,6 @@ fn kind(code: Code) -> String {
     name
 }
 
-/// The error that stops a script when the user asked to.
-pub(crate) fn interruption() -> Error {
-    Error::new(Code::Interrupted, "interrupted")
-}
-
 /// A copy of an error that a script still holds. Of its causes only the place, a [`Located`], is kept.
 pub(crate) fn duplicate(error: &Error) -> Error {
     let all = std::iter::once(alone(error)).chain(error.others().iter().map(duplicate));

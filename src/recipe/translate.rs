@@ -2,7 +2,7 @@
 
 use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType};
 
-use super::{error::interruption, value};
+use super::value;
 use crate::{
     config::{suggest::nearest, words::of_elsewhere},
     error::{Code, Error},
@@ -40,7 +40,7 @@ pub(crate) fn translate(engine: &rhai::Engine, error: &EvalAltResult) -> Error {
             Error::new(Code::WrongType, message)
         }
         E::ErrorRuntime(value, _) => thrown(value),
-        E::ErrorTerminated(..) => interruption(),
+        E::ErrorTerminated(..) => Error::interrupted(),
         E::ErrorDataRace(name, _) => {
             let message = format!("{name} is used by the call that runs this function");
             Error::new(Code::CallOrder, message)

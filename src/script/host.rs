@@ -31,7 +31,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     hub::{DatasetFile, DatasetId, Hub, HubSettings, StreamAccess},
-    recipe::{caches, error::interruption, lock::Lock, workspace::Workspace},
+    recipe::{caches, lock::Lock, workspace::Workspace},
     run::{Interrupt, Keeping, LineInterval, RunEnding},
 };
 
@@ -233,7 +233,7 @@ impl Host {
             return Ok(None);
         }
         if self.must_stop() {
-            return Err(interruption());
+            return Err(Error::interrupted());
         }
         Ok(Some(self.interrupt.keep()))
     }

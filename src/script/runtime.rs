@@ -14,13 +14,7 @@ use rhai::{Dynamic, Module};
 use super::{api::groups, check, host::Host};
 use crate::{
     error::{Code, Error},
-    recipe::{
-        error::{ScriptError, interruption},
-        params::PARAMETERS,
-        parser::parser,
-        resolver::Resolver,
-        value,
-    },
+    recipe::{error::ScriptError, params::PARAMETERS, parser::parser, resolver::Resolver, value},
     tensor::{available_bytes, held_by_rust},
     units::Bytes,
 };
@@ -47,7 +41,7 @@ pub(crate) fn engine(host: &Rc<Host>, parameters: Module) -> rhai::Engine {
     let memory = MemoryLimit::of_now();
     engine.on_progress(move |operations| {
         if host.must_end_script() {
-            return Some(terminated(interruption()));
+            return Some(terminated(Error::interrupted()));
         }
         if host.output.is_exceeded() {
             return Some(terminated(printed_too_much(host.output.limit)));

@@ -22,7 +22,6 @@ use crate::{
         bundle::code,
         description::scan,
         diagnostics::{Failure, diagnose},
-        error::interruption,
         file::Recipe,
         imports::Imports,
         locate, locking, params,
@@ -68,7 +67,7 @@ impl Session {
         let ended = match engine.run_ast(&ast) {
             Err(_) if self.host.trial_is_over.get() => Ok(()),
             // It had time to use what was there, and is interrupted all the same.
-            Ok(()) if self.host.interrupt.has_kept() => Err(interruption().into()),
+            Ok(()) if self.host.interrupt.has_kept() => Err(Error::interrupted().into()),
             ended => ended.map_err(|e| diagnose(&engine, *e, &recipe.name, sources)),
         };
         let end_of_run = self.host.end_of_run.take();

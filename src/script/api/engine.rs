@@ -17,9 +17,9 @@ use crate::{
     config::{EngineConfig, optimizer::StateDtype, options::option_table},
     dist::Mesh,
     engine::{self, MemoryUse, StepOutcome, fitting::fit_batch},
-    error::Result,
+    error::{Error, Result},
     recipe::{
-        error::{ScriptResult, interruption},
+        error::ScriptResult,
         options::{self, Handed},
     },
     run::{load_checkpoint, save_checkpoint},
@@ -170,7 +170,7 @@ pub mod api {
     ) -> ScriptResult<Map> {
         let host = host::of(&ctx)?;
         let found = evaluation::evaluate(&host, engine, &dataset, &|| host.must_stop())?;
-        Ok(evaluation::map(&found.ok_or_else(interruption)?))
+        Ok(evaluation::map(&found.ok_or_else(Error::interrupted)?))
     }
 
     /// Saves parameters and optimizer into a directory of checkpoints, and returns the path of the

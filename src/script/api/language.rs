@@ -9,12 +9,8 @@ use std::time::{Duration, Instant};
 use rhai::{ImmutableString, plugin::*};
 
 use crate::{
-    error::{Code, Result},
-    recipe::{
-        error::{ScriptResult, interruption},
-        parser::STRING_BYTES,
-        value::argument,
-    },
+    error::{Code, Error, Result},
+    recipe::{error::ScriptResult, parser::STRING_BYTES, value::argument},
     script::host,
     units::Bytes,
 };
@@ -132,7 +128,7 @@ fn wait(ctx: &NativeCallContext, seconds: f64) -> Result<()> {
         std::thread::sleep(left.min(PATIENCE));
     }
     // An active run saves first, and ends at its next step.
-    if host.must_stop() { Err(interruption()) } else { Ok(()) }
+    if host.must_stop() { Err(Error::interrupted()) } else { Ok(()) }
 }
 
 fn replace(string: &mut ImmutableString, find: &str, substitute: &str) -> Result<()> {

@@ -14,10 +14,7 @@ use super::{
 use crate::{
     config::options::{option_table, option_words},
     error::{Error, Result},
-    recipe::{
-        error::{ScriptResult, interruption},
-        options,
-    },
+    recipe::{error::ScriptResult, options},
     run::{Sample, Shown, Training, TrainingOptions, lowest},
     script::{
         host::{self, Host},
@@ -187,7 +184,7 @@ pub mod api {
             host.output.keep_no_more();
         }
         host.trial_is_over.set(host.run.is_trial);
-        if host.run.is_trial { Err(interruption().into()) } else { Ok(()) }
+        if host.run.is_trial { Err(Error::interrupted().into()) } else { Ok(()) }
     }
 
     /// Returns the run's directory; `()` on every rank but the first.
@@ -329,7 +326,7 @@ impl Run {
         let found = evaluation::evaluate(host, &self.engine, dataset, &stop)?;
         let Some(evaluation) = found else {
             if host.is_live() {
-                return Err(interruption());
+                return Err(Error::interrupted());
             }
             // All ranks are here, as they agree on the end of an evaluation.
             return Err(self.interrupted(host, EVALUATE)?);
