@@ -18,14 +18,14 @@ use super::{
 };
 use crate::{
     companions::has_tokenizer,
-    config::{QuantizationKind, QuantizeOptions},
+    config::{Dtype, DtypeChoice, QuantizationKind, QuantizeOptions},
     data::{DataSource, Tokenizer},
     error::Result,
     fs::Place,
     hub::{Hub, HubSettings, TOKENIZER_FILES},
     model::{Model, ModelConfig},
     run::Interrupt,
-    tensor::LocalRank,
+    tensor::{Device, LocalRank},
 };
 
 /// The model of a command.
@@ -49,22 +49,28 @@ pub(super) struct ModelArgs {
     adapter: Option<PathBuf>,
 
     /// Keep the matrices of the model's blocks in fewer bits, as load_model's `quantize` does.
-    #[arg(long, value_name = "KIND", value_parser = quantization_kinds())]
+    #[arg(long, value_name = "KIND", value_parser = one_of(QuantizationKind::NAMES))]
     quantize: Option<QuantizationKind>,
 
     /// Quantize the embedding of tokens and the projection to the vocabulary as well.
     #[arg(long, requires = "quantize")]
     include_input_output_embeddings: bool,
 
+    /// Compute in this format; auto is that of the files [default: auto on a GPU, fp32 on a CPU].
+    #[arg(long, value_name = "DTYPE", value_parser = one_of(DtypeChoice::NAMES))]
+    dtype: Option<DtypeChoice>,
+
     #[command(flatten)]
     device: DeviceArgs,
 }
 
-fn quantization_kinds() -> impl TypedValueParser<Value = QuantizationKind> {
-    let names = QuantizationKind::NAMES;
-    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(|name| {
+/// A parser of these words.
+fn one_of<T: Copy + Default + Send + Sync>(
+    names: &'static [(&'static str, T)],
+) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(names.iter().map(|(name, _)| *name)).map(move |name| {
         let known = names.iter().find(|(known, _)| *known == name);
-        known.map_or_else(Default::default, |(_, kind)| *kind)
+        known.map_or_else(T::default, |(_, value)| *value)
     })
 }
 
@@ -115,7 +121,11 @@ impl ModelArgs {
     fn load(&self, base: &Path, adapter: Option<&AdapterFiles>) -> Result<Rc<Model>> {
         let device = self.device.choice().resolve(LocalRank::ALONE)?;
         let base = Place::unguarded(base);
-        let mut model = Model::load(&base, &ModelConfig::read(&base)?, device)?;
+        let dtype = self.dtype.unwrap_or(match device {
+            Device::Cpu => DtypeChoice::Given(Dtype::Fp32),
+            _ => DtypeChoice::Auto,
+        });
+        let mut model = Model::load(&base, &ModelConfig::read(&base)?, device)?.in_dtype(dtype)?;
         if let Some(adapter) = adapter {
             adapter.check_base(&model.origin_record()?)?;
         }

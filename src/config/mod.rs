@@ -33,7 +33,7 @@ pub use numerics::{MatmulPrecision, Numerics};
 pub use offload::{OffloadDevice, OptimizerOffload};
 pub use optimizer::OptimizerConfig;
 pub use outliers::OutlierConfig;
-pub use precision::{Dtype, DynamicLossScale, LossScale, PrecisionConfig};
+pub use precision::{Dtype, DtypeChoice, DynamicLossScale, LossScale, PrecisionConfig};
 pub use quantize::{Quantization, QuantizationKind, QuantizeOptions, QuantizedFormat};
 pub use schedule::Schedule;
 pub use sparse_attention::{SPARSE_ATTENTION, Sides, SparseAttention, SparseMode};

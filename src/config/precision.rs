@@ -34,28 +34,38 @@ impl Dtype {
     }
 }
 
-/// A format, or the one that fits the device.
+/// A format, or the one that fits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum DtypeChoice {
+pub enum DtypeChoice {
+    /// The one that fits: of a training the device, of a model its files.
     #[default]
     Auto,
+    /// This one.
     Given(Dtype),
 }
 
 impl DtypeChoice {
-    fn words() -> Vec<(&'static str, Self)> {
-        let given = Dtype::NAMES.iter().map(|&(word, dtype)| (word, Self::Given(dtype)));
-        given.chain([(AUTO, Self::Auto)]).collect()
-    }
+    /// All of them by their names in options.
+    pub const NAMES: &'static [(&'static str, Self)] = &[
+        (Dtype::Fp32.name(), Self::Given(Dtype::Fp32)),
+        (Dtype::Bf16.name(), Self::Given(Dtype::Bf16)),
+        (Dtype::Fp16.name(), Self::Given(Dtype::Fp16)),
+        (AUTO, Self::Auto),
+    ];
 }
 
 impl OptionValue for DtypeChoice {
     fn read(value: &Value) -> std::result::Result<Self, Wrong> {
-        read_word(value, &Self::words())
+        read_word(value, Self::NAMES)
     }
 
     fn kind() -> Kind {
-        Kind::Words(Self::words().into_iter().map(|(word, _)| word).collect())
+        Kind::Words(Self::NAMES.iter().map(|(word, _)| *word).collect())
+    }
+
+    fn shown(&self) -> Option<String> {
+        let known = Self::NAMES.iter().find(|(_, choice)| choice == self);
+        known.map(|(word, _)| format!("{word:?}"))
     }
 }
 

@@ -64,7 +64,7 @@ use self::{files::StoredWeights, initializer::Initializer, measured::Measured, p
 pub use crate::companions::ExportedTokenizer;
 use crate::{
     companions::Companions,
-    config::{Quantization, TiledMlp},
+    config::{DtypeChoice, Quantization, TiledMlp},
     cost::{self, profile},
     error::{Code, Error, Result},
     fs::Place,
@@ -143,6 +143,28 @@ impl Model {
             ends.into_iter().filter(|id| !model.facts.eos_token_ids.contains(id)).collect();
         model.facts.eos_token_ids.extend(new);
         Ok(model.starting_from(Initializer::Files(weights)))
+    }
+
+    /// The same model, which has no values yet, with its parameters in this format. `Auto` is that of its
+    /// files, where all of their tensors have the same one of 16 bits, and else float32.
+    pub fn in_dtype(self, dtype: DtypeChoice) -> Result<Self> {
+        let kind = match (dtype, self.initializer.borrow().as_deref()) {
+            (DtypeChoice::Given(dtype), _) => dtype.into(),
+            (DtypeChoice::Auto, Some(Initializer::Files(weights))) => weights.kind()?,
+            (DtypeChoice::Auto, _) => Kind::Float,
+        };
+        if kind == self.kind() {
+            return Ok(self);
+        }
+        let absent =
+            |unit: &FlatUnit| FlatUnit::absent_in(unit.specs().to_vec(), kind, self.device);
+        let units = self.units.iter().map(absent).collect::<Result<_>>()?;
+        Ok(Self { units, ..self })
+    }
+
+    /// The format of the parameters.
+    pub(crate) fn kind(&self) -> Kind {
+        self.units.first().map_or(Kind::Float, FlatUnit::kind)
     }
 
     /// A model without weights, to plan with: all of its parameters are one zero, and take no

@@ -82,7 +82,8 @@ impl Shared {
     /// with the values that `unit` has.
     pub(super) fn unit(&self, unit: &FlatUnit, number: usize, device: Device) -> Result<FlatUnit> {
         let splits = &self.splits[number];
-        let part = FlatUnit::absent(part_specs(unit, splits, self.tp.size()), device)?;
+        let specs = part_specs(unit, splits, self.tp.size());
+        let part = FlatUnit::absent_in(specs, unit.kind(), device)?;
         let part = part.trained(unit.is_trainable());
         if unit.is_here() {
             no_grad(|| {

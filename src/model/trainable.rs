@@ -175,7 +175,7 @@ impl Model {
                 None => outline,
             });
         }
-        let part = FlatUnit::absent(specs.clone(), self.device)?;
+        let part = FlatUnit::absent_in(specs.clone(), self.kind(), self.device)?;
         if let Some(quantizer) = quantizer {
             // A model is quantized before it has values.
             return Ok(part.quantized(Codes::absent(quantizer, specs)?));

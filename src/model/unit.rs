@@ -54,7 +54,8 @@ impl FlatUnit {
         Self::absent_in(specs, Kind::Float, device)
     }
 
-    fn absent_in(specs: Vec<ParamSpec>, kind: Kind, device: Device) -> Result<Self> {
+    /// The same in this format.
+    pub(super) fn absent_in(specs: Vec<ParamSpec>, kind: Kind, device: Device) -> Result<Self> {
         let values = FlatStorage::empty(padded_size(&specs), kind, device)?;
         let unit = Self::over(specs, values);
         unit.values.release()?;
@@ -129,7 +130,7 @@ impl FlatUnit {
 
     /// A unit of the same parameters, kept in the same way, that has no memory yet.
     pub(super) fn absent_twin(&self) -> Result<Self> {
-        let twin = Self::absent(self.specs.clone(), self.device())?;
+        let twin = Self::absent_in(self.specs.clone(), self.kind(), self.device())?;
         Ok(match &self.codes {
             Some(codes) => twin.quantized(Codes::absent(codes.quantizer(), &self.specs)?),
             None => twin,

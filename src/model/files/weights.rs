@@ -17,7 +17,7 @@ use crate::{
     error::{Code, Error, Result},
     fs::Place,
     model::{architecture::WeightNames, param_spec::ParamSpec, unit::FlatUnit},
-    tensor::{Device, SafetensorsFile, Tensor, dtype_name, is_floating},
+    tensor::{Device, Kind, SafetensorsFile, Tensor, dtype_name, is_floating},
     tensor_parallel::Run,
 };
 
@@ -62,6 +62,19 @@ impl StoredWeights {
         let mut faults = stored.drop_aliases(names, &params)?;
         faults.extend(stored.faults(&params)?);
         Error::all(faults).map_or(Ok(stored), Err)
+    }
+
+    /// The format of the tensors, where all of them have the same one of 16 bits, and else float32.
+    pub(in crate::model) fn kind(&self) -> Result<Kind> {
+        let mut kinds = self.tensors.values().map(|at| self.files[at.file].kind(&at.name));
+        let first = kinds.next().unwrap_or(Ok(Kind::Float))?;
+        let is_narrow = matches!(first, Kind::Half | Kind::BFloat16);
+        for kind in kinds {
+            if kind? != first || !is_narrow {
+                return Ok(Kind::Float);
+            }
+        }
+        Ok(if is_narrow { first } else { Kind::Float })
     }
 
     /// The names of the tensors in `dir`.
@@ -303,10 +316,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::{
-        model::Init,
-        tensor::{Device, Kind, safetensors},
-    };
+    use crate::{model::Init, tensor::safetensors};
 
     const CPU: (Kind, Device) = (Kind::Float, Device::Cpu);
     const BIAS: &str = "transformer.h.0.attn.c_attn.bias";

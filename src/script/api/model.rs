@@ -11,7 +11,7 @@ use super::{
 use crate::{
     checkpoint::Store,
     config::{
-        Quantization, QuantizeOptions,
+        Dtype, DtypeChoice, Quantization, QuantizeOptions,
         options::{OptionTable, option_table},
         suggest::nearest,
     },
@@ -236,6 +236,11 @@ option_table! {
         /// GPT-2 and OPT have learned ones
         #[option(optional, range = 1..=16_777_216)]
         pub extend_positions: Option<i64>,
+        /// the format of the parameters until an engine brings them into its own, and that of what is computed
+        /// without one: "auto" is that of the files, where all tensors have the same one of 16 bits, and
+        /// "fp32" else
+        #[option(default = DtypeChoice::Given(Dtype::Fp32))]
+        pub dtype: DtypeChoice,
     }
 }
 
@@ -312,7 +317,7 @@ pub(crate) fn make_options(
 }
 
 fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
-    let (LoadOptions { revision, extend_positions }, quantization, overrides) =
+    let (LoadOptions { revision, extend_positions, dtype }, quantization, overrides) =
         load_options(options)?;
     let is_planned = host.planning.is_some();
     let files = if is_planned { &MODEL_FILES[..1] } else { MODEL_FILES };
@@ -325,7 +330,7 @@ fn load(host: &Rc<Host>, spec: &str, options: &Map) -> Result<api::Model> {
     let device = host.group()?.device();
     let model = match is_planned {
         true => model::Model::outline(&config, device)?,
-        false => model::Model::load(&dir, &config, device)?,
+        false => model::Model::load(&dir, &config, device)?.in_dtype(dtype)?,
     };
     handle(model, quantization)
 }
