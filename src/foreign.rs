@@ -49,6 +49,22 @@ pub fn lines(text: &str) -> String {
     Lines(text).to_string()
 }
 
+/// JSON whose strings have each character that is not seen as itself as JSON's own escape.
+pub fn json(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        // Outside of strings there are line ends.
+        if c == '\n' || !is_hidden(c) {
+            shown.push(c);
+            continue;
+        }
+        for unit in c.encode_utf16(&mut [0; 2]) {
+            shown.push_str(&format!("\\u{unit:04x}"));
+        }
+    }
+    shown
+}
+
 struct Lines<'a>(&'a str);
 
 impl fmt::Display for Lines<'_> {
@@ -129,6 +145,15 @@ mod tests {
         );
         assert_eq!(Foreign("Ärger 😀 C:\\x").to_string(), "Ärger 😀 C:\\x");
         assert_eq!(lines("a\n\tb\u{9b}2J"), "a\n\tb\\u{9b}2J");
+    }
+
+    #[test]
+    fn json_stays_json() {
+        let text = "family \u{1f468}\u{200d}\u{1f469} \u{7f}\u{e0001}\n\u{feff}\"\\";
+        let escaped = json(&format!("{:#}\n", serde_json::json!([text, { "\u{ad}": 1 }])));
+        assert_eq!(escaped, lines(&escaped), "nothing is left to be escaped");
+        let read: serde_json::Value = serde_json::from_str(&escaped).unwrap();
+        assert_eq!(read, serde_json::json!([text, { "\u{ad}": 1 }]));
     }
 
     #[test]

@@ -156,11 +156,22 @@ impl Masks {
         }
         let bias = match shape.alibi {
             Some(heads) => {
-                alibi_of_keys(heads, shape.queries, device).unsqueeze(2).to_kind(shape.kind)
+                let slopes = alibi_slopes(heads, device).view([1, heads.count, 1]);
+                (slopes * self.places(shape.queries, device)).unsqueeze(2).to_kind(shape.kind)
             }
             None => Tensor::zeros([1], (shape.kind, device)),
         };
         bias.masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
+    }
+
+    /// The place of each key among the tokens of its row, float32 `[B or 1, 1, T]`: padding counts for none, as
+    /// in transformers.
+    fn places(&self, keys: i64, device: Device) -> Tensor {
+        let Some(padding) = &self.padding else {
+            return Tensor::arange(keys, (Kind::Float, device)).view([1, 1, keys]);
+        };
+        let real = padding.not_equal(0).to_kind(Kind::Float);
+        ((real.cumsum(1, Kind::Float) - 1) * real).unsqueeze(1)
     }
 
     fn seen(&self, Shape { queries, window, .. }: Shape, device: Device) -> Tensor {
@@ -222,6 +233,19 @@ mod tests {
         let mask = masks.causal(3, Some(2), BOOL).unwrap();
         assert_eq!(seen(&mask), [1, 0, 0, 1, 1, 0, 0, 1, 1]);
         assert!(masks.causal(3, Some(3), BOOL).is_none(), "nothing is outside");
+    }
+
+    #[test]
+    fn padding_inside_of_a_row_takes_no_place() {
+        let heads = AlibiHeads { all: 2, first: 0, count: 2 };
+        let of = |padding: &[i64]| {
+            let padding = Tensor::from_slice(padding).view([1, -1]);
+            let tokens = padding.size()[1];
+            let bias = Masks::new(Some(padding)).alibi(tokens, heads, (Kind::Float, Device::Cpu));
+            bias.select(2, tokens - 1).squeeze()
+        };
+        let keys = Tensor::from_slice(&[0i64, 2, 3]);
+        assert!(of(&[1, 0, 1, 1]).index_select(1, &keys).equal(&of(&[1, 1, 1])));
     }
 
     #[test]

@@ -92,7 +92,8 @@ fn a_conversation_goes_by_the_template() {
                  and now\n/save b.jsonl\n/quit\nunheard\n";
     let output = folder.dsr(&[&["chat", "model"][..], &GREEDY].concat(), input);
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{errors}");
+    // The conversation went on after it.
+    assert_eq!(output.status.code(), Some(4), "{errors}");
     assert!(errors.contains("a.jsonl is there already"), "{errors}");
     assert!(errors.contains("there is no command /nothing"), "{errors}");
     assert_eq!(String::from_utf8_lossy(&output.stdout).matches('\n').count(), 3, "three answers");
@@ -163,6 +164,38 @@ fn a_run_is_a_model_too() {
     assert_ne!(status, Some(0));
     let args = [&args[..], &["--tokenizer", "dsr:gpt2"]].concat();
     assert_eq!(folder.lines(&args, ""), own);
+}
+
+/// Characters that a terminal would not show are JSON's escapes, which say the same.
+#[test]
+fn json_has_every_character_of_a_text() {
+    let folder = Folder::new();
+    let prompt = "family \u{1f468}\u{200d}\u{1f469} \u{ad}\u{feff}\u{e0001}\u{7f}";
+    let found = folder.lines(&["generate", "model", "--max-new-tokens", "1", "--", prompt], "");
+    assert_eq!(found[0]["prompt"], prompt);
+}
+
+/// A script sees that an answer failed, and the next one is given.
+#[test]
+fn a_piped_chat_ends_with_the_first_failure() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("model/chat_template.jinja"), "{{ raise_exception('no') }}")
+        .unwrap();
+    let output = folder.dsr(&["chat", "model"], "hello\nagain\n");
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), text.matches("error[E602]").count()), (Some(4), 2), "{text}");
+}
+
+/// The files are in float32.
+#[test]
+fn a_model_computes_in_the_format_that_is_asked_for() {
+    let folder = Folder::new();
+    let generate = |dtype: &[&str]| {
+        folder.lines(&[&["generate", "model", "--logprobs"], dtype, &["--", "It"]].concat(), "")
+    };
+    let usual = generate(&[]);
+    assert_eq!(usual, generate(&["--dtype", "auto"]));
+    assert_ne!(usual, generate(&["--dtype", "bf16"]));
 }
 
 /// Of a run, of a checkpoint and of peft's directory: each names its base, and a run's says how it was

@@ -57,7 +57,7 @@ const LAYERS: &[(&str, &str)] = &[
     ),
     ("run", "error hash foreign fs units config data checkpoint engine"),
     ("launch", "error fs config dist run"),
-    ("recipe", "error hash fs units config permission hub data model run"),
+    ("recipe", "error hash foreign fs units config permission hub data model run"),
     (
         "script",
         "error fs units config tensor dist hub data model optim generation checkpoint engine run \

@@ -55,8 +55,13 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
         Some(template) => Cow::Borrowed(template),
         None => Cow::Owned(ChatTemplate::read(Place::unguarded(&served.directory))?),
     };
-    let mut chat =
-        Chat { served: &served, template: &template, sampling: &sampling, said: Vec::new() };
+    let mut chat = Chat {
+        served: &served,
+        template: &template,
+        sampling: &sampling,
+        said: Vec::new(),
+        failed: None,
+    };
     chat.begin(args.system.as_deref().unwrap_or_default());
     if std::io::stdin().is_terminal() {
         console::err("/help lists the commands, Ctrl-D ends.\n");
@@ -78,7 +83,8 @@ pub(super) fn run(args: &ChatArgs, console: &Console) -> Result<u8> {
             break;
         }
     }
-    Ok(if served.interrupt.requested() { Code::Interrupted.exit_status() } else { 0 })
+    let interrupted = served.interrupt.requested().then_some(Code::Interrupted);
+    Ok(interrupted.or(chat.failed).map_or(0, Code::exit_status))
 }
 
 struct Chat<'a> {
@@ -86,6 +92,8 @@ struct Chat<'a> {
     template: &'a ChatTemplate,
     sampling: &'a Sampling,
     said: Vec<Message>,
+    /// The first failure of what a line asked for.
+    failed: Option<Code>,
 }
 
 impl Chat<'_> {
@@ -119,6 +127,7 @@ impl Chat<'_> {
     /// Does what a line asks for; an error is shown, and the conversation goes on.
     fn tell(&mut self, work: impl FnOnce(&mut Self) -> Result<()>) {
         if let Err(e) = work(self) {
+            self.failed.get_or_insert(e.code());
             report::show(&Failure::from(e), false);
         }
     }

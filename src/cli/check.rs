@@ -24,7 +24,7 @@ pub(super) fn run(args: &CheckArgs, console: &Console) -> Result<u8, Failure> {
         Err(failure) => (&failure.faults[..], failure.code().exit_status()),
     };
     let faults: Vec<_> = faults.iter().map(fault).collect();
-    console::out(&format!("{:#}\n", Value::from(faults)));
+    console::out_json(format_args!("{:#}", Value::from(faults)));
     Ok(status)
 }
 

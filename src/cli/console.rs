@@ -4,6 +4,7 @@
 //! a terminal; a line that is printed meanwhile goes above it.
 
 use std::{
+    fmt::Display,
     io::{self, IsTerminal, Write},
     path::Path,
     sync::{
@@ -173,6 +174,11 @@ impl Console {
 /// of others has come into the text is shown and not performed; a style is there only where there are colours.
 pub(super) fn out(text: &str) {
     out_bytes(shown(text, has_colours()).as_bytes());
+}
+
+/// Writes JSON to standard output, on a line of its own.
+pub(super) fn out_json(json: impl Display) {
+    out_bytes((foreign::json(&json.to_string()) + "\n").as_bytes());
 }
 
 /// As [`out`], to standard error.

@@ -17,7 +17,7 @@ pub(super) fn show(args: &DocArgs) -> Result<()> {
         None => reference::entries(),
     };
     if args.json {
-        console::out(&format!("{:#}\n", json!(entries)));
+        console::out_json(format_args!("{:#}", json!(entries)));
     } else if args.name.is_some() || args.all {
         console::out(&entries.iter().map(whole).collect::<Vec<_>>().join("\n"));
     } else if args.list {

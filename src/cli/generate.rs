@@ -83,7 +83,7 @@ impl Texts for Output<'_> {
         let is_begun = !continued.ended.tokens.is_empty();
         if is_begun || continued.ended.reason != FinishReason::Interrupted {
             let line = line(self.prompts, self.sampling, text, continued);
-            console::out(&format!("{line}\n"));
+            console::out_json(line);
         }
         Ok(())
     }

@@ -62,7 +62,7 @@ fn list(as_json: bool) -> Result<(), Failure> {
                 "parameters": parameters.collect::<Vec<_>>(),
             })
         });
-        console::out(&format!("{:#}\n", Value::from(all.collect::<Vec<_>>())));
+        console::out_json(format_args!("{:#}", Value::from(all.collect::<Vec<_>>())));
         return Ok(());
     }
     let width = BUILT_IN.map(|recipe| recipe.name.len()).into_iter().max().unwrap_or(0);

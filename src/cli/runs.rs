@@ -120,7 +120,7 @@ fn list(args: &ListArgs) -> Result<()> {
     });
     if args.json {
         let all: Vec<Value> = runs.iter().map(RunSummary::as_json).collect();
-        console::out(&format!("{:#}\n", Value::from(all)));
+        console::out_json(format_args!("{:#}", Value::from(all)));
         return Ok(());
     }
     if runs.is_empty() {

@@ -56,7 +56,10 @@ pub(super) fn run(args: &ScoreArgs, console: &Console) -> Result<u8> {
         let message = format!("{} has no token to predict", args.file.display());
         return Err(Error::new(Code::Data, message).hint("a text needs two tokens or more"));
     }
-    console::out(&if args.json { format!("{}\n", as_json(&all)) } else { as_text(&all) });
+    match args.json {
+        true => console::out_json(as_json(&all)),
+        false => console::out(&as_text(&all)),
+    }
     Ok(0)
 }
 

@@ -196,10 +196,9 @@ fn checked(kind: KeyKind, value: &Value) -> Result<Value, String> {
     use KeyKind as K;
     let expected = match (kind, value) {
         (K::Structure, value) => return Ok(value.clone()),
-        (
-            K::OptionalSize | K::OptionalPositive | K::OptionalFlag | K::Token | K::Tokens,
-            Value::Null,
-        ) => return Ok(Value::Null),
+        (K::OptionalSize | K::OptionalPositive | K::Token | K::Tokens, Value::Null) => {
+            return Ok(Value::Null);
+        }
         (K::Size, value) => return integer(value, (1, MOST_WIDE), "an integer"),
         (K::Layers, value) => return integer(value, (1, MOST_LAYERS), "an integer"),
         (K::Count, value) => return integer(value, (0, MOST_LAYERS), "an integer"),
@@ -208,6 +207,8 @@ fn checked(kind: KeyKind, value: &Value) -> Result<Value, String> {
             return number(kind, value);
         }
         (K::Token, value) => return token(value),
+        // Where the key is there, transformers takes null for false.
+        (K::OptionalFlag, Value::Null) => return Ok(false.into()),
         (K::Flag | K::OptionalFlag, Value::Bool(_)) => return Ok(value.clone()),
         (K::Flag, _) => "true or false".to_owned(),
         (K::OptionalFlag, _) => "true, false or null".to_owned(),

@@ -5,7 +5,7 @@ use arrow::array::RecordBatch;
 use super::{
     batch_stats::HostRows,
     row_checks::{check_ids, check_labels, check_mask, same_length},
-    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, POSITION_IDS, TokenLists},
+    tokens::{ATTENTION_MASK, INPUT_IDS, LABELS, POSITION_IDS, TokenLists, have_answers},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -34,6 +34,7 @@ impl Table {
         let labels = TokenLists::of(batch, LABELS)?;
         let mask = TokenLists::of(batch, ATTENTION_MASK)?;
         let positions = TokenLists::of(batch, POSITION_IDS)?;
+        let are_answers = have_answers(&batch.schema());
         for row in 0..ids.len() {
             let number = first_row + row as u64;
             let ids = check_ids(ids.row(row), number)?;
@@ -57,11 +58,12 @@ impl Table {
             check_labels(labels, number)?;
             let target =
                 |(&label, &real): (&i64, &i64)| if real == 0 { IGNORE_INDEX } else { label };
-            self.labels.push(match labels.len() == ids.len() {
-                true => labels.iter().zip(&mask).map(target).collect(),
-                false => labels.to_vec(),
+            let is_pair = are_answers || labels.len() != ids.len();
+            self.labels.push(match is_pair {
+                true => labels.to_vec(),
+                false => labels.iter().zip(&mask).map(target).collect(),
             });
-            self.has_pairs |= labels.len() != ids.len();
+            self.has_pairs |= is_pair;
             self.input_ids.push(ids.to_vec());
             self.attention_mask.push(mask);
             self.rows += 1;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     batch::{Batch, BatchPosition, assemble},
-    stage::{RowFeed, Stage},
+    stage::{RowFeed, Stage, no_rows},
 };
 use crate::{
     error::{Code, Error, Result},
@@ -151,7 +151,7 @@ impl Batcher {
     fn no_batch(&self, rows: usize) -> Error {
         let from = self.rows.describe();
         if rows == 0 {
-            return Error::new(Code::Data, format!("the dataset has no rows: {from}"));
+            return no_rows(&from);
         }
         let block = self.block();
         let message =

@@ -35,6 +35,7 @@ impl Pack {
         }
         let schema = input.schema();
         require_tokens(&schema, "pack(seq_len)")?;
+        tokens::check_joinable(&schema)?;
         let mut fields = vec![tokens::int32_list(INPUT_IDS)];
         if let Ok(labels) = schema.field_with_name(LABELS) {
             tokens::check_type(labels)?;

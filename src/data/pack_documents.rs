@@ -61,6 +61,7 @@ impl PackDocuments {
         }
         let schema = input.schema();
         require_tokens(&schema, "pack(seq_len)")?;
+        tokens::check_joinable(&schema)?;
         if let Ok(labels) = schema.field_with_name(LABELS) {
             tokens::check_type(labels)?;
         }

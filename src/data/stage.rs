@@ -146,6 +146,11 @@ pub(super) fn no_column(name: &str, schema: &SchemaRef) -> Error {
     Error::new(Code::Data, message).hint_if(near.map(|near| format!("did you mean \"{near}\"?")))
 }
 
+/// The error of a dataset without rows, by its description.
+pub(super) fn no_rows(description: &str) -> Error {
+    Error::new(Code::Data, format!("the dataset has no rows: {description}"))
+}
+
 /// Whether a column holds strings.
 pub(super) fn is_text(data_type: &DataType) -> bool {
     matches!(data_type, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View)

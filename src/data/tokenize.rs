@@ -12,7 +12,7 @@ use super::{
     stage::{Stage, is_bytes, is_text, no_column},
     tokenized::{TokenRule, Tokenized},
     tokenizer::Tokenizer,
-    tokens::{self, ATTENTION_MASK, INPUT_IDS, LABELS, Padding},
+    tokens::{self, ATTENTION_MASK, INPUT_IDS, Padding},
     values::as_text,
 };
 use crate::{
@@ -152,7 +152,7 @@ impl Rule {
             fields.push(tokens::int32_list(ATTENTION_MASK));
         }
         if options.text_target.is_some() {
-            fields.push(tokens::int32_list(LABELS));
+            fields.push(tokens::answers());
         }
         Ok(Self { tokenizer, options, schema: Arc::new(Schema::new(fields)), eos, fill })
     }

@@ -12,7 +12,11 @@ use tokenizers::{
     tokenizer::Tokenizer as Inner,
 };
 
-use super::{dataset::Dataset, stage::no_column, tokenizer::Tokenizer};
+use super::{
+    dataset::Dataset,
+    stage::{no_column, no_rows},
+    tokenizer::Tokenizer,
+};
 use crate::{
     config::options::{option_table, option_words},
     error::{Code, Error, Result},
@@ -98,7 +102,7 @@ fn learn(dataset: &Dataset, field: &str, mut trainer: TrainerWrapper) -> Result<
                 .unwrap_or_else(|words| Err(words.into()))
                 .map(|()| inner)
         });
-        let mut read = Ok(());
+        let mut read = Err(no_rows(&dataset.describe()));
         for (number, row) in dataset.rows()?.enumerate() {
             read = row.and_then(|row| {
                 let Some(text) = row.get(field).and_then(|text| text.as_str()) else {

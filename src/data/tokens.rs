@@ -9,7 +9,7 @@ use arrow::{
     array::{Array, ArrayRef, Int32Array, Int64Array, ListArray, RecordBatch, cast::AsArray},
     buffer::OffsetBuffer,
     compute::cast,
-    datatypes::{DataType, Field, FieldRef, Int64Type, SchemaRef},
+    datatypes::{DataType, Field, FieldRef, Int64Type, Schema, SchemaRef},
 };
 
 use super::stage::{is_text, no_column};
@@ -69,6 +69,32 @@ pub(super) fn with_padding(field: Field, padding: Padding, pad_id: u32) -> Field
         (PADDING_KEY.to_owned(), name.to_owned()),
         (PAD_ID_KEY.to_owned(), pad_id.to_string()),
     ]))
+}
+
+/// The key of a column of labels that are answers, kept as the padding is.
+const ANSWERS_KEY: &str = "dsr.answers";
+
+/// The column of labels that are the tokens of other texts, for a model with an encoder: that there are as many
+/// as input ids is chance.
+pub(super) fn answers() -> Field {
+    let metadata = HashMap::from([(ANSWERS_KEY.to_owned(), "true".to_owned())]);
+    int32_list(LABELS).with_metadata(metadata)
+}
+
+/// Whether rows have answers.
+pub(super) fn have_answers(schema: &Schema) -> bool {
+    let labels = schema.field_with_name(LABELS);
+    labels.is_ok_and(|labels| labels.metadata().contains_key(ANSWERS_KEY))
+}
+
+/// Refuses rows with answers, which cannot be joined.
+pub(super) fn check_joinable(schema: &Schema) -> Result<()> {
+    if !have_answers(schema) {
+        return Ok(());
+    }
+    let message = "the rows are pairs of texts, which `pack` cannot join";
+    Err(Error::new(Code::Data, message)
+        .hint("pairs go to a model with an encoder such as T5 row by row: leave .pack out"))
 }
 
 /// The id to pad with, where the rows are to be padded to the longest of their batch.

@@ -401,7 +401,7 @@ impl Engine {
         if facts.is_aligned {
             return model.check_labels(facts.label_range.1);
         }
-        Err(Error::new(Code::Data, "labels and input_ids of a row differ in number")
+        Err(Error::new(Code::Data, "the labels of a row are not those of its tokens")
             .hint("these are pairs of texts, for a model with an encoder such as T5; for a model without one each token has a label, -100 where it is not to be learned"))
     }
 

@@ -7,6 +7,7 @@ use rhai::{Array, Dynamic, Map};
 use crate::{
     config::options::{self, Foreign, OptionValue, Value},
     error::{Code, Error, Result},
+    foreign,
 };
 
 /// A map of a script as an option map.
@@ -105,6 +106,11 @@ pub fn to_json(value: &Dynamic) -> Result<serde_json::Value> {
         Error::new(Code::WrongType, format!("{found} holds a value that has no JSON form"))
             .hint("maps, arrays, numbers, strings, true, false and () can be written as JSON")
     })
+}
+
+/// Script data as a line of JSON, which reads the same where it is printed.
+pub fn json_text(value: &Dynamic) -> Result<String> {
+    Ok(foreign::json(&to_json(value)?.to_string()))
 }
 
 /// JSON as script data.

@@ -20,8 +20,10 @@ pub(super) fn run(args: &DoctorArgs) -> u8 {
     let env = super::origin::environment(false);
     let mut findings = gpu::findings(&env);
     findings.extend(system::findings(&env));
-    let text = if args.json { format!("{:#}\n", as_json(&findings)) } else { text(&findings) };
-    console::out(&text);
+    match args.json {
+        true => console::out_json(format_args!("{:#}", as_json(&findings))),
+        false => console::out(&text(&findings)),
+    }
     // The status of every failure that has none of its own.
     u8::from(!is_usable(&findings))
 }

@@ -23,11 +23,10 @@ pub(super) fn run(args: &PlanArgs, recipe: &Recipe, host: Host) -> Result<(), Fa
     let planned = Session::plan(host, recipe, args.world_size.into(), target.has_bf16()?)?;
     let planned = fitted(planned, &target)?;
     let numbers = PlanNumbers::of(&planned, &target)?;
-    let text = match args.json {
-        true => serde_json::to_string_pretty(&numbers).map_err(unwritten)? + "\n",
-        false => text::of(&numbers),
-    };
-    console::out(&text);
+    match args.json {
+        true => console::out_json(serde_json::to_string_pretty(&numbers).map_err(unwritten)?),
+        false => console::out(&text::of(&numbers)),
+    }
     Ok(())
 }
 

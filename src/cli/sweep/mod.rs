@@ -92,10 +92,10 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
         .map(|point| args.plan(point, &recipe, &runs, console))
         .collect::<Result<_, Failure>>()?;
     if args.dry_run {
-        console::out(&match args.json {
-            true => format!("{:#}\n", table::planned_as_json(&planned)),
-            false => table::planned(&planned),
-        });
+        match args.json {
+            true => console::out_json(format_args!("{:#}", table::planned_as_json(&planned))),
+            false => console::out(&table::planned(&planned)),
+        }
         return Ok(());
     }
     // The questions are asked once, before the first run.
@@ -107,10 +107,10 @@ pub(super) fn run(mut args: SweepArgs, console: &Console, verbose: bool) -> Resu
     signals::install(&interrupt)?;
     let outcome = args.run_all(&planned, &interrupt, verbose);
     let results = Results::of(&planned)?;
-    console::out(&match args.json {
-        true => format!("{:#}\n", results.as_json()),
-        false => results.as_table(),
-    });
+    match args.json {
+        true => console::out_json(format_args!("{:#}", results.as_json())),
+        false => console::out(&results.as_table()),
+    }
     Ok(outcome?)
 }
 

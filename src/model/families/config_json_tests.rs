@@ -332,6 +332,9 @@ fn all_kinds_of_values_are_read() {
     let config = read_as(&json!({"feed_forward_proj": "gated-gelu"}), &t5::TABLE).unwrap();
     assert_eq!(config.text("feed_forward_proj").unwrap(), "gated-gelu");
     assert_eq!(config.optional_flag("scale_decoder_outputs").unwrap(), None);
+    // Where the key is there, null is Python's None: not scaled.
+    let config = read_as(&json!({"scale_decoder_outputs": null}), &t5::TABLE).unwrap();
+    assert_eq!(config.optional_flag("scale_decoder_outputs").unwrap(), Some(false));
     assert!(config.value("is_gated_act").unwrap().is_null());
 }
 

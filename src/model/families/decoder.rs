@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use crate::{
-    config_json::{Activation, Config, Default, Key, KeyKind},
+    config_json::{Activation, Config, Default, Key, KeyKind, Neutral, Refused},
     error::Result,
     model::{
         architecture::{Architecture, LayerSpec, ModelInfo, WeightNames},
@@ -23,6 +23,16 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The positions before frequencies were stretched, which may stand inside of these too.
 pub(super) const ORIGINAL_POSITIONS: Key =
     Key::new("original_max_position_embeddings", KeyKind::OptionalSize, Default::Absent);
+
+/// Keys by which other families choose the layers with a window.
+pub(super) const WINDOW_KEYS: &[Refused] =
+    &[own_window("use_sliding_window"), own_window("layer_types")];
+
+const fn own_window(key: &'static str) -> Refused {
+    let why =
+        "all layers of this family have the window of sliding_window, or none: leave the key out";
+    Refused { key, why, also_off: &[Neutral::Text("full_attention")] }
+}
 
 /// The names in the files of these families.
 pub(super) const NAMES: WeightNames = WeightNames {

@@ -1,7 +1,7 @@
 //! Mistral (Jiang et al. 2023): Llama with a window on attention.
 
 use super::{
-    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
+    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS, WINDOW_KEYS},
     family::Family,
 };
 use crate::{
@@ -39,7 +39,7 @@ pub(super) static TABLE: Table = Table {
         Key::token("pad_token_id", None),
     ],
     aliases: &[],
-    refused: &[],
+    refused: WINDOW_KEYS,
 };
 
 pub(super) const SIZES: &[(&str, &str)] =

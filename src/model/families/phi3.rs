@@ -1,7 +1,7 @@
 //! Phi-3 (Abdin et al. 2024): Llama with one layer for queries, keys and values, and one for gate and up.
 
 use super::{
-    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS},
+    decoder::{Decoder, NAMES, ORIGINAL_POSITIONS, WINDOW_KEYS},
     family::Family,
 };
 use crate::{
@@ -42,7 +42,7 @@ pub(super) static TABLE: Table = Table {
         Key::token("pad_token_id", Some(32000)),
     ],
     aliases: &[],
-    refused: &[],
+    refused: WINDOW_KEYS,
 };
 
 pub(super) const SIZES: &[(&str, &str)] = &[("phi-3-mini", r#"{"sliding_window": 2047}"#)];

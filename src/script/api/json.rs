@@ -20,13 +20,13 @@ pub mod api {
     /// ```
     #[rhai_fn(return_raw)]
     pub fn to_json(data: Dynamic) -> ScriptResult<String> {
-        Ok(value::to_json(&data)?.to_string())
+        Ok(value::json_text(&data)?)
     }
 
     /// Writes a map as JSON.
     #[rhai_fn(name = "to_json", return_raw, pure)]
     pub fn map_to_json(data: &mut rhai::Map) -> ScriptResult<String> {
-        Ok(value::to_json(&Dynamic::from_map(data.clone()))?.to_string())
+        Ok(value::json_text(&Dynamic::from_map(data.clone()))?)
     }
 
     /// Reads JSON.
