@@ -156,22 +156,15 @@ impl Masks {
         }
         let bias = match shape.alibi {
             Some(heads) => {
-                let slopes = alibi_slopes(heads, device).view([1, heads.count, 1]);
-                (slopes * self.places(shape.queries, device)).unsqueeze(2).to_kind(shape.kind)
+                let bias = match &self.padding {
+                    Some(padding) => alibi_at(heads, &places(padding)),
+                    None => alibi_of_keys(heads, shape.queries, device),
+                };
+                bias.unsqueeze(2).to_kind(shape.kind)
             }
             None => Tensor::zeros([1], (shape.kind, device)),
         };
         bias.masked_fill(&seen.logical_not(), f64::NEG_INFINITY)
-    }
-
-    /// The place of each key among the tokens of its row, float32 `[B or 1, 1, T]`: padding counts for none, as
-    /// in transformers.
-    fn places(&self, keys: i64, device: Device) -> Tensor {
-        let Some(padding) = &self.padding else {
-            return Tensor::arange(keys, (Kind::Float, device)).view([1, 1, keys]);
-        };
-        let real = padding.not_equal(0).to_kind(Kind::Float);
-        ((real.cumsum(1, Kind::Float) - 1) * real).unsqueeze(1)
     }
 
     fn seen(&self, Shape { queries, window, .. }: Shape, device: Device) -> Tensor {
@@ -190,8 +183,19 @@ impl Masks {
 
 /// ALiBi's bias of the scores of `keys` keys, float32 `[1, H, T]`.
 pub(crate) fn alibi_of_keys(heads: AlibiHeads, keys: i64, device: Device) -> Tensor {
-    let slopes = alibi_slopes(heads, device).view([1, heads.count, 1]);
-    slopes * Tensor::arange(keys, (Kind::Float, device))
+    alibi_at(heads, &Tensor::arange(keys, (Kind::Float, device)))
+}
+
+/// ALiBi's bias of the scores of keys in these places, float32 `[B or 1, 1, T]`: `[B or 1, H, T]`.
+fn alibi_at(heads: AlibiHeads, places: &Tensor) -> Tensor {
+    alibi_slopes(heads, places.device()).view([1, heads.count, 1]) * places
+}
+
+/// The place of each key among the tokens of its row, float32 `[B, 1, T]`: padding counts for none, as in
+/// transformers.
+fn places(padding: &Tensor) -> Tensor {
+    let real = padding.not_equal(0).to_kind(Kind::Float);
+    ((real.cumsum(1, Kind::Float) - 1) * real).unsqueeze(1)
 }
 
 /// ALiBi's slope of each head, float32 `[H]`.
